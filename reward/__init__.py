@@ -1,0 +1,1 @@
+"""Reward model: preferences -> a scalar score, with a report card."""

@@ -1,0 +1,30 @@
+"""Configuration of the reward model."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from trueup.config import ModelConfig, SplitConfig, TrainConfig
+from trueup.records import PairRule
+
+
+class RewardConfig(TrainConfig):
+    """Bradley-Terry reward model: -log sigmoid(r(chosen) - r(rejected)), started from the SFT policy."""
+
+    stage: ClassVar[str] = "reward"
+    run: ClassVar[str] = "reward.train:run"
+
+    model: ModelConfig
+    split: SplitConfig
+    pairs: PairRule = "all"
+    """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
+    learning_rate: float = Field(1e-4, gt=0)
+    num_train_epochs: float = Field(1.0, gt=0)
+    """One epoch is the field's default: reward models overfit early (Ouyang et al. 2022, appendix C.2)."""
+    center_rewards_coefficient: float = Field(0.01, ge=0)
+    """Weight of (r(chosen) + r(rejected))^2, which keeps rewards near 0 (https://arxiv.org/abs/2312.09244)."""
+
+    def parents(self) -> tuple[str, ...]:
+        return ("sft", "label")

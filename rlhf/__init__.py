@@ -1,0 +1,1 @@
+"""Alignment and its measurement: SFT policy + preferences -> aligned policy -> verdict."""

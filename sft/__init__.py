@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: demonstrations -> SFT policy -> candidate answers."""

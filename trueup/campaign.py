@@ -1,0 +1,199 @@
+"""A campaign: one file, its stages, what is up to date and what must run.
+
+The stages are named as strings and imported on use, so that planning needs no torch. A stage is stale when its
+resolved config, an input file, a parent's result or an output has changed since its manifest was written.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from trueup import runs
+from trueup.config import ModelConfig, Section, SplitConfig, StageConfig, did_you_mean, read_yaml, set_key, validate
+from trueup.errors import ConfigError
+from trueup.records import sha256_file
+
+
+@dataclass(frozen=True)
+class Command:
+    config: str
+    """`module:name` of the stage's schema; a mapping there is a choice by the key `algorithm`."""
+    does: str
+
+
+STAGES = {
+    "sft": Command("sft.config:SFTConfig", "instruction-tune the base model on demonstrations"),
+    "sample": Command("sft.config:SampleConfig", "sample candidate answers from the SFT policy"),
+    "label": Command("ui.config:LabelConfig", "collect preferences: from people, a rubric, a file or a judge"),
+    "reward": Command("reward.config:RewardConfig", "train the reward model and write its report card"),
+    "align": Command("rlhf.config:ALGORITHMS", "align the SFT policy to the preferences"),
+    "compare": Command("rlhf.config:CompareConfig", "compare SFT and aligned policies on held-out prompts"),
+}
+
+
+class CampaignConfig(Section):
+    """The keys at the top of a campaign file, beside its stages."""
+
+    name: str
+    run_dir: Path | None = None
+    """Where results go, relative to the working directory; default `runs/<name>`."""
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    split: SplitConfig = SplitConfig()
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """A campaign file, resolved: every stage knows its whole configuration."""
+
+    source: Path
+    values: dict[str, Any]
+    """The file's content with `--set` applied; enough to load the campaign again in a stage's process."""
+    config: CampaignConfig
+    run_dir: Path
+    stages: Mapping[str, StageConfig]
+
+    def needed(self, target: str = "compare") -> list[str]:
+        """`target` and the stages that it needs, in order."""
+        wanted = {target}
+        for stage in reversed(STAGES):
+            if stage in wanted:
+                wanted.update(self.stages[stage].parents())
+        return [stage for stage in STAGES if stage in wanted]
+
+
+def load_object(name: str) -> Any:
+    """The object that `module:name` stands for."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
+    """Read and check a campaign file; a ConfigError lists all of its problems."""
+    values = read_yaml(path)
+    for assignment in overrides or []:
+        set_key(values, assignment)
+    return resolve(path, values)
+
+
+def resolve(source: Path, values: dict[str, Any]) -> Campaign:
+    """A campaign from the content of its file."""
+    problems: list[str] = []
+    base = source.parent
+    sections = {stage: values.get(stage) or {} for stage in STAGES}
+    shared = {key: value for key, value in values.items() if key not in STAGES}
+    for key in [key for key in shared if key not in CampaignConfig.model_fields]:
+        problems.append(f"{key}: unknown key{did_you_mean(str(key), [*CampaignConfig.model_fields, *STAGES])}")
+        del shared[key]
+    config = validate(CampaignConfig, shared, base, "", problems)
+    # With a broken top, the stages are still checked, with what a sound top would give them.
+    top = config or CampaignConfig(name="unnamed")
+    run_dir = top.run_dir or Path("runs") / top.name
+
+    stages: dict[str, StageConfig] = {}
+    for stage, section in sections.items():
+        if not isinstance(section, dict):
+            problems.append(f"{stage}: a section of keys is wanted, found {section!r}")
+            continue
+        schema = _schema(stage, section, problems)
+        if schema is None:
+            continue
+        given = {key: getattr(top, key) for key in ("model", "split", "seed") if key in schema.model_fields}
+        misplaced = [key for key in ("model", "split", "run_dir") if key in section]
+        for key in misplaced:
+            problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
+        section = {key: value for key, value in section.items() if key not in misplaced}
+        stage_config = validate(schema, {**given, **section, "run_dir": run_dir}, base, f"{stage}.", problems)
+        if stage_config is not None:
+            stages[stage] = stage_config
+    if problems or config is None:
+        raise ConfigError(source, problems)
+    return Campaign(source, values, config, run_dir, stages)
+
+
+def _schema(stage: str, section: dict[str, Any], problems: list[str]) -> type[StageConfig] | None:
+    schema = load_object(STAGES[stage].config)
+    if isinstance(schema, dict):
+        algorithm = section.get("algorithm", next(iter(schema)))
+        if algorithm not in schema:
+            problems.append(f"{stage}.algorithm: unknown {algorithm!r}{did_you_mean(str(algorithm), list(schema))}")
+            return None
+        schema = schema[algorithm]
+    return schema
+
+
+# ---- Plan -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    stage: str
+    action: Literal["keep", "run", "resume"]
+    reason: str
+
+
+def plan(campaign: Campaign, target: str = "compare", force: tuple[str, ...] = ()) -> list[Step]:
+    """What `trueup run` will do for each stage that `target` needs, and why."""
+    steps: list[Step] = []
+    will_run: set[str] = set()
+    for stage in campaign.needed(target):
+        config = campaign.stages[stage]
+        redone = [parent for parent in config.parents() if parent in will_run]
+        reason = why_stale(config)
+        if stage in force:
+            steps.append(Step(stage, "run", "asked for"))
+        elif reason is None and redone:
+            steps.append(Step(stage, "run", f"{' and '.join(redone)} will be new"))
+        elif reason is None:
+            found = runs.open_stage(config.run_dir, stage)
+            steps.append(Step(stage, "keep", f"up to date ({found.manifest['duration_s']:.0f} s, {found.manifest['started_utc'][:16]} UTC)"))
+            continue
+        else:
+            resumable = not redone and runs.resumable(config)
+            steps.append(Step(stage, "resume" if resumable else "run", "interrupted, continues" if resumable else reason))
+        will_run.add(stage)
+    return steps
+
+
+def why_stale(config: StageConfig) -> str | None:
+    """Why a stage's result does not stand, or None if it does."""
+    found = runs.find_stage(config.run_dir, config.stage)
+    if found is None:
+        return "not run yet" if not runs.stage_dir(config.run_dir, config.stage).exists() else "unfinished"
+    manifest = found.manifest
+    if changed := changed_keys(manifest["identity"], config.identity()):
+        return "; ".join(changed)
+    recorded = [entry["sha256"] for entry in manifest["inputs"]]
+    for path, before in zip(config.input_paths(), recorded, strict=False):
+        if not path.exists():
+            return f"{path} is missing"
+        if sha256_file(path) != before:
+            return f"{path} has changed"
+    if len(config.input_paths()) != len(recorded):
+        return "other input files are named"
+    for parent in manifest["parents"]:
+        made = runs.find_stage(config.run_dir, parent["stage"])
+        if made is None or made.sha256 != parent["manifest_sha256"]:
+            return f"{parent['stage']} has changed"
+    for output in manifest["outputs"]:
+        if not (found.dir / output["path"]).exists():
+            return f"its {output['path']} is missing"
+    if manifest.get("fingerprint") != config.fingerprint():
+        return "there are new labels" if config.stage == "label" else "what it reads has changed"
+    return None
+
+
+def changed_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """`key: old -> new` for every difference between two plain configurations."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in sorted({*before, *now})
+            for line in changed_keys(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
+        ]
+    return [] if before == now else [f"{prefix}: {before!r} -> {now!r}"]
+

@@ -1,0 +1,256 @@
+"""Configuration: strict, frozen pydantic sections, and every problem of a file reported at once.
+
+A section belongs to its stage (`sft/config.py`, ...) and must be importable without torch. Two kinds of field are
+not the user's to write in a section: those that the campaign shares (`model`, `split`, `seed`), which a stage
+receives by declaring a field of that name, and `run_dir`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import ErrorDetails
+
+from trueup.errors import ConfigError
+
+STARTER = Path(__file__).parent / "starter"
+
+# ---- Input files ------------------------------------------------------------------------------------------------
+
+
+def _input_path(starter: str) -> Any:
+    """A field type for a file that a stage reads.
+
+    Written relative to the campaign file; `starter` names the file that ships with Trueup. In a stage's identity the
+    path does not count, since the manifest knows each input by its hash: moving a file makes nothing stale.
+    """
+
+    def resolve(value: Any, info: ValidationInfo) -> Any:
+        if value == "starter":
+            return STARTER / starter
+        if isinstance(value, str) and info.context:
+            return info.context["base"] / Path(value).expanduser()
+        return value
+
+    def serialize(value: Path, info: SerializationInfo) -> str:
+        return "<input>" if info.context and info.context.get("identity") else str(value)
+
+    return Annotated[Path, BeforeValidator(resolve), PlainSerializer(serialize)]
+
+
+DemonstrationsPath = _input_path("demonstrations.jsonl")
+PromptsPath = _input_path("prompts.jsonl")
+InputPath = _input_path("")
+
+# ---- Sections ---------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A part of the campaign file. Unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """Which base model, and how it is laid out in text and in memory."""
+
+    name: str = "embedded"
+    """`embedded` (SmolLM2-135M-Instruct, needs no hub), a hub id, a local directory, or a `.gguf` file."""
+    revision: str | None = None
+    """Hub revision: a branch, tag or commit."""
+    chat_template: str = "auto"
+    """`auto` keeps the tokenizer's own; `chatml` or `plain` are Trueup's; else the path of a Jinja file."""
+    new_tokens: bool = False
+    """With `chatml`: add its two markers to a vocabulary that lacks them, and train their embeddings."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    attn_implementation: str = "auto"
+    load_in_4bit: bool = False
+    """Quantise the frozen base to 4 bits (QLoRA); needs a CUDA device and bitsandbytes."""
+    trust_remote_code: bool = False
+    """Run Python that comes with the model. Off: a model file should be data."""
+
+
+class SplitConfig(Section):
+    """Which prompts no stage may train on. Computed from the prompt's text alone, so all stages agree."""
+
+    heldout_fraction: float = Field(0.25, ge=0, lt=1)
+    """Share of prompts held out."""
+    salt: str = "trueup"
+    """Changing it draws another split."""
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
+
+    r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+    last_layers: int | None = Field(None, ge=1)
+    """Adapt only the last N blocks: cheaper, because gradients stop there. Empty: all of them."""
+
+
+class StageConfig(Section):
+    """What every stage is told: where the campaign lives, and its seed."""
+
+    stage: ClassVar[str]
+    """The command's name, and the section of the campaign file."""
+    run: ClassVar[str]
+    """`module:function` that does the stage; a string, so that a config can be read without torch."""
+
+    run_dir: Path = Field(exclude=True)
+    """The campaign's run directory. Not part of a stage's identity: a run may be moved."""
+    seed: int = 0
+
+    def parents(self) -> tuple[str, ...]:
+        """The stages whose results this one reads."""
+        return ()
+
+    def input_paths(self) -> list[Path]:
+        """The files that this stage reads, besides its parents' results."""
+        return []
+
+    def fingerprint(self) -> str | None:
+        """Anything else that the result depends on and that may change by itself, such as a label store."""
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        """The resolved configuration as plain data; two equal identities promise the same result."""
+        return self.model_dump(mode="json", context={"identity": True})
+
+    def sha256(self) -> str:
+        """Hash of the identity, independent of key order."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+class TrainConfig(StageConfig):
+    """What the training stages share. Names are those of `transformers.TrainingArguments`."""
+
+    learning_rate: float = Field(gt=0)
+    num_train_epochs: float = Field(1.0, gt=0)
+    max_steps: int = -1
+    """Stop after so many optimiser steps; -1: after `num_train_epochs`."""
+    per_device_train_batch_size: int | Literal["auto"] = "auto"
+    """Rows per step and device. `auto`: `train_batch_size` rows, in as many parts as measured memory asks for."""
+    train_batch_size: int = Field(8, ge=1)
+    """Rows per optimiser step, over all devices."""
+    max_length: int = Field(512, ge=8)
+    """Tokens of prompt and answer together; longer rows are dropped and counted, never cut."""
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    save_steps: int = Field(50, ge=1)
+    """Optimiser steps between checkpoints, which an interrupted stage continues from."""
+    report_to: list[str] = []
+    """Trackers as transformers knows them: `trackio`, `tensorboard`, `wandb`."""
+    full_finetuning: bool = False
+    """Train every weight instead of adapters."""
+    lora: LoRAConfig = LoRAConfig()
+    trainer_args: dict[str, Any] = {}
+    """Any other argument of the TRL trainer's config, checked against its fields."""
+
+
+S = TypeVar("S", bound=Section)
+
+# ---- Loading ----------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, or a ConfigError that names the file and line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(path, ["no such file"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(path, [f"cannot be read: {error}"]) from None
+    try:
+        loaded = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise ConfigError(path, [f"{where}{getattr(error, 'problem', None) or error}"]) from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(path, [f"a campaign is a mapping of keys to values, found {type(loaded).__name__}"])
+    return loaded
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice (YAML would keep the last one in silence) and reads 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def set_key(config: dict[str, Any], assignment: str) -> None:
+    """Apply one `--set a.b=value`; the value is read as YAML."""
+    key, separator, text = assignment.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError("--set", [f"{assignment!r} is not of the form key.subkey=value"])
+    target = config
+    for part in parts[:-1]:
+        if target.get(part) is None:
+            target[part] = {}
+        target = target[part]
+        if not isinstance(target, dict):
+            raise ConfigError("--set", [f"{key}: {part} is not a section"])
+    target[parts[-1]] = yaml.safe_load(text)
+
+
+def validate(schema: type[S], values: dict[str, Any], base: Path, prefix: str, problems: list[str]) -> S | None:
+    """An instance of `schema`, or None with one line per problem added to `problems`.
+
+    `base` is the folder that relative input paths start from, `prefix` the section's name and a dot.
+    """
+    try:
+        return schema.model_validate(values, context={"base": base})
+    except ValidationError as error:
+        problems.extend(_describe(schema, detail, prefix) for detail in error.errors())
+        return None
+
+
+def _describe(schema: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
+    key = prefix + ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key{did_you_mean(str(detail['loc'][-1]), _known_keys(schema, detail['loc'][:-1]))}"
+    if detail["type"] == "missing":
+        return f"{key}: is required"
+    return f"{key}: {detail['msg']} (found {detail['input']!r})"
+
+
+def _known_keys(schema: Any, location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = schema.model_fields.get(part) if isinstance(schema, type) and issubclass(schema, BaseModel) else None
+        if field is None:
+            return []
+        schema = field.annotation
+    hidden = {"run_dir"}
+    return [name for name in schema.model_fields if name not in hidden] if hasattr(schema, "model_fields") else []
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """`; did you mean X?` for the nearest known word, or what there is to choose from."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}" if known else ""

@@ -1,0 +1,60 @@
+"""What a stage says while it works.
+
+A stage calls `say` and `progress`. By itself (in a test, in a notebook) the lines are printed. Under `trueup run` the
+stage is a process of its own, and both become JSON events on its standard output, which the parent draws; whatever
+else the stage's libraries print goes to the stage's log file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import IO, Any
+
+_events: IO[str] | None = None
+
+
+def say(text: str) -> None:
+    """A line for the person who watches: a derived number, a choice and its reason."""
+    if _events is None:
+        print(text, flush=True)
+    else:
+        _emit({"say": text})
+
+
+def progress(step: int, total: int, **measures: float) -> None:
+    """Where the stage is. `measures` are shown beside the bar: loss, tokens_per_s."""
+    if _events is not None:
+        _emit({"progress": [step, total], "measures": measures})
+
+
+def report_error(text: str, kind: str) -> None:
+    """The stage ends with one of our own exceptions; `kind` is its class name."""
+    if _events is None:
+        print(text, file=sys.stderr)
+    else:
+        _emit({"error": text, "kind": kind})
+
+
+def _emit(event: dict[str, Any]) -> None:
+    assert _events is not None
+    _events.write(json.dumps(event) + "\n")
+    _events.flush()
+
+
+def become_child() -> None:
+    """Turn standard output into the event channel; what anything else prints goes to standard error, the log."""
+    global _events
+    _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    parent = os.getppid()
+
+    def stop_when_orphaned() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)  # the parent was killed; going on would hold its lock and work for nobody
+
+    threading.Thread(target=stop_when_orphaned, daemon=True).start()

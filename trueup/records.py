@@ -1,0 +1,284 @@
+"""The rows that stages exchange on disk, and the one way to read and write them.
+
+Columns are the field's: `messages` for demonstrations, conversational `prompt`, `chosen`, `rejected` for preferences
+(https://huggingface.co/docs/trl/dataset_formats). Every reader names file and line of a row that it cannot take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from trueup.config import SplitConfig
+from trueup.errors import DataError
+
+# ---- Rows -------------------------------------------------------------------------------------------------------
+
+
+class Row(BaseModel):
+    """A row on disk. Columns that we do not know are ignored: files from elsewhere carry them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Message(Row):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Demonstration(Row):
+    """A conversation whose assistant turns are to be imitated. It ends with an assistant turn."""
+
+    messages: list[Message]
+    category: str | None = None
+
+    @model_validator(mode="after")
+    def _has_answers(self) -> Demonstration:
+        _check_turns(self.messages, last="assistant")
+        return self
+
+    @property
+    def prompts(self) -> Iterator[list[Message]]:
+        """What the model is asked before each of its turns: a prompt held out anywhere must not occur in any of them."""
+        return (self.messages[:i] for i, message in enumerate(self.messages) if message.role == "assistant")
+
+
+class Prompt(Row):
+    """A conversation that waits for an answer."""
+
+    prompt: list[Message]
+    category: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("prompt"), str):
+            return {**values, "prompt": [{"role": "user", "content": values["prompt"]}]}
+        return values
+
+    @model_validator(mode="after")
+    def _asks(self) -> Prompt:
+        _check_turns(self.prompt, last="user")
+        return self
+
+    @cached_property
+    def prompt_id(self) -> str:
+        return prompt_id(self.prompt)
+
+
+class Candidate(Row):
+    """One sampled answer. `token_ids` are what was sampled, so that an answer cut at the limit never looks finished."""
+
+    text: str
+    token_ids: list[int]
+    """The completion's tokens, with the end-of-turn token exactly when the answer was finished."""
+    finished: bool
+    """True: the model ended its turn. False: the limit on new tokens cut it."""
+
+
+class CandidateSet(Row):
+    """A prompt and its K sampled answers."""
+
+    prompt_id: str
+    prompt: list[Message]
+    category: str | None = None
+    split: Literal["train", "heldout"]
+    candidates: list[Candidate]
+    sampler: dict[str, Any]
+    """Provenance: policy_sha256 (manifest of the stage that made it), temperature, top_k, top_p, max_new_tokens, seed."""
+
+
+class Ranking(Row):
+    """What one annotator said of the answers to one prompt, whole. A pairwise label is a ranking of two."""
+
+    label_id: str
+    prompt_id: str
+    prompt: list[Message]
+    category: str | None = None
+    split: Literal["train", "heldout"]
+    completions: list[str]
+    completion_token_ids: list[list[int] | None]
+    """As sampled; None for text that came from elsewhere, which then counts as finished."""
+    finished: list[bool]
+    tiers: list[list[int]]
+    """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
+    strength: int | None = None
+    """Of a pairwise label: 1 slightly, 2 better, 3 much better; None where it was not asked."""
+    source: str
+    """Who or what made it: human, simulated, import, judge, reward_model."""
+    annotator: str
+    created_utc: str
+
+
+class Preference(Row):
+    """A pair in TRL's conversational preference format, with where it came from."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    prompt_id: str
+    category: str | None = None
+    split: Literal["train", "heldout"]
+    chosen_token_ids: list[int] | None = None
+    rejected_token_ids: list[int] | None = None
+    chosen_finished: bool = True
+    rejected_finished: bool = True
+    label_id: str
+    """The ranking that this pair is part of."""
+    chosen_rank: int = 0
+    rejected_rank: int = 1
+    """Tiers in that ranking, 0 is best."""
+    num_tiers: int = 2
+    strength: int | None = None
+    source: str
+    annotator: str
+    created_utc: str
+
+
+def _check_turns(messages: list[Message], last: str) -> None:
+    turns = [message.role for message in messages if message.role != "system"]
+    expected = ["user", "assistant"] * (len(turns) // 2 + 1)
+    if not turns or turns != expected[: len(turns)] or turns[-1] != last:
+        raise ValueError(f"turns must alternate user, assistant and end with {last}; found {', '.join(turns) or 'none'}")
+    for message in messages:
+        if not message.content.strip():
+            raise ValueError(f"a {message.role} turn is empty")
+
+
+def pairs_of(ranking: Ranking) -> list[Preference]:
+    """All strict pairs of a ranking. Ties give none."""
+    pairs = []
+    for better, tier in enumerate(ranking.tiers):
+        for worse in range(better + 1, len(ranking.tiers)):
+            for i in tier:
+                for j in ranking.tiers[worse]:
+                    pairs.append(
+                        Preference(
+                            **ranking.model_dump(include={"prompt_id", "category", "split", "label_id", "strength"}),
+                            **ranking.model_dump(include={"source", "annotator", "created_utc"}),
+                            prompt=ranking.prompt,
+                            chosen=[Message(role="assistant", content=ranking.completions[i])],
+                            rejected=[Message(role="assistant", content=ranking.completions[j])],
+                            chosen_token_ids=ranking.completion_token_ids[i],
+                            rejected_token_ids=ranking.completion_token_ids[j],
+                            chosen_finished=ranking.finished[i],
+                            rejected_finished=ranking.finished[j],
+                            chosen_rank=better,
+                            rejected_rank=worse,
+                            num_tiers=len(ranking.tiers),
+                        )
+                    )
+    return pairs
+
+
+PairRule = Literal["all", "extremes", "nested"]
+
+
+def choose_pairs(preferences: list[Preference], rule: PairRule) -> list[Preference]:
+    """Which pairs of each ranking to train on.
+
+    all       every strict pair
+    extremes  best tier against worst tier: the cleanest pair
+    nested    best against worst, second against second-worst, ...: uses each answer at most once
+    """
+    if rule == "all":
+        return preferences
+    if rule == "extremes":
+        return [p for p in preferences if p.chosen_rank == 0 and p.rejected_rank == p.num_tiers - 1]
+    return [p for p in preferences if p.chosen_rank + p.rejected_rank == p.num_tiers - 1]
+
+
+# ---- Split ------------------------------------------------------------------------------------------------------
+
+
+def prompt_id(messages: list[Message]) -> str:
+    """Identity of a prompt: 16 hex digits over its roles and its text, whitespace normalised."""
+    text = "\x1e".join(f"{message.role}\x1f{' '.join(message.content.split())}" for message in messages)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
+    """Whether a prompt is held out. A function of its text alone, so every stage agrees without talking."""
+    digest = hashlib.sha256(f"{split.salt}\x1f{prompt_id(messages)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < split.heldout_fraction
+
+
+def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", "heldout"]:
+    return "heldout" if is_heldout(messages, split) else "train"
+
+
+# ---- Files ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Dropped:
+    """Rows that were not used, counted by reason. Nothing is dropped without being counted."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str, rows: int = 1) -> None:
+        self.counts[reason] += rows
+
+    def __str__(self) -> str:
+        return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.counts.items())) or "none"
+
+
+R = TypeVar("R", bound=Row)
+
+
+def parse_row(schema: type[R], values: Any, where: str) -> R:
+    """A row of `schema`, or a DataError that starts with `where` (file and line)."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line numbers and values of a JSON Lines file; blank lines are skipped."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        yield number, json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise DataError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def read_rows(path: Path, schema: type[R]) -> list[R]:
+    """All rows of a file that Trueup wrote."""
+    return [parse_row(schema, values, f"{path}:{number}") for number, values in read_jsonl(path)]
+
+
+def write_rows(path: Path, rows: Iterable[BaseModel | dict[str, Any]]) -> None:
+    """Write JSON Lines atomically: a reader sees the old file or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            values = row.model_dump(mode="json") if isinstance(row, BaseModel) else row
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
