@@ -57,9 +57,9 @@ class Campaign:
     run_dir: Path
     stages: Mapping[str, StageConfig]
 
-    def needed(self, target: str = "compare") -> list[str]:
-        """`target` and the stages that it needs, in order."""
-        wanted = {target}
+    def needed(self, target: str | None = None) -> list[str]:
+        """`target` and the stages that it needs, in order; without a target, all that lead to the verdict."""
+        wanted = {target} if target else {"reward", "compare"}
         for stage in reversed(STAGES):
             if stage in wanted:
                 wanted.update(self.stages[stage].parents())
@@ -136,7 +136,7 @@ class Step:
     reason: str
 
 
-def plan(campaign: Campaign, target: str = "compare", force: tuple[str, ...] = ()) -> list[Step]:
+def plan(campaign: Campaign, target: str | None = None, force: tuple[str, ...] = ()) -> list[Step]:
     """What `trueup run` will do for each stage that `target` needs, and why."""
     steps: list[Step] = []
     will_run: set[str] = set()

@@ -50,11 +50,16 @@ def become_child() -> None:
     global _events
     _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    exit_with_parent()
+
+
+def exit_with_parent() -> None:
+    """End this process when its parent is gone: going on would hold the run's lock, and work for nobody."""
     parent = os.getppid()
 
-    def stop_when_orphaned() -> None:
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)  # the parent was killed; going on would hold its lock and work for nobody
+        os._exit(1)
 
-    threading.Thread(target=stop_when_orphaned, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()

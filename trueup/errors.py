@@ -7,7 +7,9 @@
     `-- ModelError         a model or tokenizer that cannot be loaded or used as asked
     LabelsWanted           not an error: the campaign waits for people (exit code 3)
 
-Anything else that is raised is a bug and keeps its traceback.
+    StageFailed            a stage's process ended with one of these; the text is the stage's
+
+Anything else that is raised is a bug and keeps its traceback; StageCrashed carries that of a stage's process.
 """
 
 from __future__ import annotations
@@ -40,5 +42,13 @@ class ModelError(TrueupError):
     """A model or tokenizer that cannot be loaded, or that cannot do what the config asks of it."""
 
 
+class StageFailed(TrueupError):
+    """A stage's process ended with one of our own exceptions."""
+
+
 class LabelsWanted(TrueupError):
     """The label stage waits for people. Not a failure: the CLI prints the text and exits with 3."""
+
+
+class StageCrashed(Exception):
+    """A stage's process ended with a bug: the text is its own traceback, which the CLI shows whole."""

@@ -83,6 +83,8 @@ class Candidate(Row):
     """The completion's tokens, with the end-of-turn token exactly when the answer was finished."""
     finished: bool
     """True: the model ended its turn. False: the limit on new tokens cut it."""
+    logp: float | None = None
+    """log-probability of the tokens under the policy that sampled them, in nats, at temperature 1."""
 
 
 class CandidateSet(Row):

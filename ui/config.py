@@ -24,7 +24,7 @@ class LabelConfig(StageConfig):
     source: Source = "human"
     """human: the browser; simulated: the named rubric; import: a file; judge: a model behind an HTTP endpoint;
     reward_model: a directory with one."""
-    also_use: list[Source] = []
+    also_use: list[Source] = Field([])
     """Other sources whose labels in the store are exported too. Empty: they never mix."""
     store: str | None = None
     """SQLAlchemy URL of the label store. Empty: SQLite in the run directory."""
@@ -33,7 +33,9 @@ class LabelConfig(StageConfig):
     pairs_per_prompt: int = Field(1, ge=1)
     """Pairs of answers that people are shown for each prompt."""
     labels_wanted: int | None = Field(None, ge=1)
-    """Labels after which `trueup run` goes on. Empty: one for every pair."""
+    """Labels after which `trueup run` goes on. Empty: an answer, or a skip, for every pair."""
+    guideline: str = "Which answer would you rather have got? If you cannot tell, call it a tie."
+    """A line that people read above every pair."""
 
     # simulated
     rubric: Literal["plain-and-complete"] = "plain-and-complete"
@@ -62,17 +64,24 @@ class LabelConfig(StageConfig):
         for key in needs.get(self.source, []):
             if getattr(self, key) is None:
                 raise ValueError(f"with source: {self.source}, the key {key} is required")
+        if "import" in self.also_use and self.path is None:
+            raise ValueError("with also_use: [import], the key path is required")
         return self
 
+    @property
+    def sources(self) -> list[Source]:
+        """Whose labels are exported: `source` first."""
+        return list(dict.fromkeys([self.source, *self.also_use]))
+
     def parents(self) -> tuple[str, ...]:
-        return () if self.source == "import" else ("sample",)
+        return () if self.sources == ["import"] else ("sample",)
 
     def input_paths(self) -> list[Path]:
-        return [self.path] if self.path else []
+        return [self.path] if self.path and "import" in self.sources else []
 
     def fingerprint(self) -> str | None:
         """For people's labels: a digest of what the store holds, since it changes by itself."""
-        if self.source != "human" and "human" not in self.also_use:
+        if "human" not in self.sources:
             return None
         from ui.store import digest
 

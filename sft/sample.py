@@ -1,0 +1,121 @@
+"""Sampling: K candidate answers to each prompt from the SFT policy, for people to choose among.
+
+Reads   sft/model and a file of prompts.
+Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json.
+Resume  finished prompts are kept in answered.partial; an answer depends on prompt, index and seed alone.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+from sft.config import SampleConfig
+from trueup import runs
+from trueup.console import progress, say
+from trueup.errors import DataError
+from trueup.formats import read_prompts
+from trueup.models import place
+from trueup.records import CandidateSet, Dropped, Prompt, read_rows, split_name, write_rows
+from trueup.runs import StageRun
+from trueup.sampling import Decoding, sample_directory
+
+
+def run(config: SampleConfig) -> Path:
+    stage = runs.begin(config)
+    (sft,) = stage.parents
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    prompts = choose_prompts(config, stage)
+    say(f"{'prompts':<12} {len(prompts)}, {config.num_candidates} answers each")
+
+    # 2. Sample -------------------------------------------------------------------------------------------------------
+    decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
+    sampler = {"policy": "sft", "policy_sha256": sft.sha256, **decoding.provenance()}
+    partial = stage.dir / "answered.partial"
+    done = read_unfinished(partial) if stage.resumed else {}
+    if done:
+        say(f"{'resume':<12} {len(done)} prompts are answered already")
+    todo = [prompt for prompt in prompts if prompt.prompt_id not in done]
+    started, tokens = time.time(), 0
+    with partial.open("a", encoding="utf-8") as file:
+        for batch in sample_directory(
+            sft.dir / "model",
+            config.model,
+            [prompt.prompt for prompt in todo],
+            decoding,
+            config.num_candidates,
+            config.batch_size,
+            config.num_workers,
+        ):
+            for i, candidates in batch:
+                row = CandidateSet(
+                    prompt_id=todo[i].prompt_id,
+                    prompt=todo[i].prompt,
+                    category=todo[i].category,
+                    split=split_name(todo[i].prompt, config.split),
+                    candidates=candidates,
+                    sampler=sampler,
+                )
+                done[row.prompt_id] = row
+                file.write(row.model_dump_json() + "\n")
+                tokens += sum(len(candidate.token_ids) for candidate in candidates)
+            file.flush()
+            progress(len(done), len(prompts), tokens_per_s=tokens / (time.time() - started))
+
+    # 3. Report and save ----------------------------------------------------------------------------------------------
+    rows = [done[prompt.prompt_id] for prompt in prompts]
+    report = describe(rows)
+    say(f"{'answers':<12} {report['eos_rate']:.0%} end by themselves, {report['mean_tokens']:.0f} tokens on average")
+    if report["eos_rate"] < 0.5:
+        stage.find("warn", "rarely_stops", f"{report['eos_rate']:.0%} of answers end within {config.max_new_tokens} tokens")
+    if report["all_alike"] > 0.2:
+        stage.find("warn", "no_choice", f"in {report['all_alike']:.0%} of prompts all answers are alike: raise the temperature")
+    write_rows(stage.dir / "candidates.jsonl", rows)
+    partial.unlink()
+    stage.write_json("report.json", report)
+    if todo:
+        stage.facts["tokens_per_s"] = round(tokens / (time.time() - started), 1)
+    stage.facts.update(place(config.model).facts)
+    return stage.finish()
+
+
+def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
+    """The prompts to answer: distinct, of the wanted split, at most `max_prompts`."""
+    dropped = Dropped()
+    rows = {prompt.prompt_id: prompt for prompt in read_prompts(config.prompts, dropped)}
+    prompts = list(rows.values())
+    if config.only:
+        kept = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
+        dropped.add(f"not {config.only}", len(prompts) - len(kept))
+        prompts = kept
+    if config.max_prompts is not None and len(prompts) > config.max_prompts:
+        dropped.add("over max_prompts", len(prompts) - config.max_prompts)
+        prompts = random.Random(config.seed).sample(prompts, config.max_prompts)
+    stage.add_input(config.prompts, len(prompts), dropped)
+    if not prompts:
+        raise DataError(f"{config.prompts}: no prompt is left to answer ({dropped})")
+    return prompts
+
+
+def read_unfinished(path: Path) -> dict[str, CandidateSet]:
+    """What an interrupted run had answered; its last line may be cut and is then done again."""
+    if not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    path.write_text("".join(whole), encoding="utf-8")
+    return {row.prompt_id: row for row in read_rows(path, CandidateSet)}
+
+
+def describe(rows: list[CandidateSet]) -> dict[str, float]:
+    """How the answers are: share that end, mean length, share of prompts whose answers are all the same text."""
+    candidates = [candidate for row in rows for candidate in row.candidates]
+    return {
+        "prompts": len(rows),
+        "heldout": sum(row.split == "heldout" for row in rows),
+        "eos_rate": sum(candidate.finished for candidate in candidates) / len(candidates),
+        "mean_tokens": sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
+        "all_alike": sum(len({candidate.text for candidate in row.candidates}) == 1 for row in rows) / len(rows),
+    }

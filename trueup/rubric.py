@@ -1,0 +1,106 @@
+"""Simulated preference: a rubric written down, for demonstrations and tests of the system.
+
+`plain-and-complete` prefers an answer that takes up the subject of the question in its own words and finishes its
+thought in plain sentences. It is a program's taste, recorded as simulated wherever it is used, and never a person's.
+It knows nothing of truth: an answer that is wrong in good form scores well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from trueup.records import Message
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+_MARKUP = re.compile(r"^\s*(?:[-*•#>|]|\d+[.)])\s|```|\*\*|<\|", re.MULTILINE)
+_STOP_WORDS = frozenset(
+    """a about after all also am an and any are as at be because been before but by can could did do does each explain
+    few for from get give go had has have he help her him his how i if in into is it its just like make many me more
+    most much my name need no not of on one only or other our out over please say sentence sentences she should so some
+    something such tell than that the their them then there these they thing this those to too two up us use used very
+    was way we were what when where which while who why will with word words would write you your""".split()
+)
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A named preference. `criteria` are (weight, what is asked), each met to a degree between 0 and 1."""
+
+    name: str
+    criteria: tuple[tuple[float, str, Callable[[Sequence[Message], str, bool], float]], ...]
+
+    def score(self, prompt: Sequence[Message], text: str, finished: bool) -> float:
+        """Weighted sum of the criteria, here out of 10; higher is preferred, equal is a tie."""
+        return round(sum(weight * met(prompt, text, finished) for weight, _, met in self.criteria), 6)
+
+    def explain(self, prompt: Sequence[Message], text: str, finished: bool) -> dict[str, float]:
+        """To what degree each criterion is met."""
+        return {what: met(prompt, text, finished) for _, what, met in self.criteria}
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def stem(word: str) -> str:
+    """A word without its commonest English endings; enough to see that `sinks` and `sinking` are one subject."""
+    word = re.sub(r"['’]s$", "", word)
+    for ending in ("ingly", "edly", "ings", "ing", "ies", "ied", "est", "ers", "er", "ed", "es", "ly", "s", "e", "y"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
+
+
+def content_stems(text: str) -> set[str]:
+    """Stems of the words that carry the subject."""
+    return {stem(word) for word in words(text) if len(word) > 2 and word not in _STOP_WORDS}
+
+
+# ---- Criteria: (prompt, text, finished) -> degree in [0, 1] -----------------------------------------------------
+
+
+def is_finished(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """The turn was ended by the model and its last sentence is closed."""
+    return float(finished and text.rstrip().rstrip("\"'”’)").endswith((".", "!", "?")))
+
+
+def is_plain_prose(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """One paragraph that starts with a capital, without list, heading, code fence or markup."""
+    start = text.lstrip("\"'“‘(")[:1]
+    return float("\n" not in text.strip() and not _MARKUP.search(text) and (start.isupper() or start.isdigit()))
+
+
+def takes_up_subject(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """Shares content words with the question: three or more in full, fewer in part."""
+    asked = content_stems(prompt[-1].content)
+    wanted = min(3, len(asked)) or 1
+    return min(wanted, len(asked & content_stems(text))) / wanted
+
+
+def in_own_words(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """Neither echoes six words of the question in a row nor repeats three of its own."""
+    said, asked = words(text), words(prompt[-1].content)
+    echoed = {tuple(said[i : i + 6]) for i in range(len(said) - 5)} & {tuple(asked[i : i + 6]) for i in range(len(asked) - 5)}
+    trigrams = [tuple(said[i : i + 3]) for i in range(len(said) - 2)]
+    return float(not echoed and len(set(trigrams)) == len(trigrams))
+
+
+def has_measure(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """Between 12 and 34 words: room for a thought, and no more."""
+    return float(12 <= len(words(text)) <= 34)
+
+
+PLAIN_AND_COMPLETE = Rubric(
+    "plain-and-complete",
+    (
+        (4.0, "takes up the subject: three content words of the question", takes_up_subject),
+        (3.0, "in its own words: echoes no six words in a row, repeats no three", in_own_words),
+        (1.0, "ends by itself, with its last sentence closed", is_finished),
+        (1.0, "plain prose: one paragraph, a capital first, no list or markup", is_plain_prose),
+        (1.0, "12 to 34 words", has_measure),
+    ),
+)
+RUBRICS = {rubric.name: rubric for rubric in (PLAIN_AND_COMPLETE,)}

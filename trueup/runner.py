@@ -1,0 +1,203 @@
+"""Run a plan: stages as processes, side by side where nothing forbids it, with their progress drawn in one place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from trueup import runs
+from trueup.campaign import Campaign, Step
+from trueup.errors import LabelsWanted, StageCrashed, StageFailed
+
+
+def run_steps(campaign: Campaign, steps: list[Step], console: Console, lock: int, parallel: int | None = None) -> None:
+    """Run the steps that are not kept, each as soon as its parents are there."""
+    waiting = [step.stage for step in steps if step.action != "keep"]
+    done = {step.stage for step in steps if step.action == "keep"}
+    limit = parallel or side_by_side()
+    running: dict[str, _Child] = {}
+    events: Queue[tuple[str, dict[str, Any] | None]] = Queue()
+    board = _Board(console)
+    with board:
+        try:
+            while waiting or running:
+                for stage in _ready(campaign, waiting, done, running, limit):
+                    waiting.remove(stage)
+                    threads = _threads(campaign, waiting, done, running, stage, limit)
+                    running[stage] = _Child(campaign, stage, threads, lock, events)
+                    board.start(stage)
+                stage, event = events.get()
+                if event is not None:
+                    board.show(stage, event)
+                    running[stage].remember(event)
+                    continue
+                child = running.pop(stage)
+                child.finish()
+                done.add(stage)
+                board.finish(stage, child)
+        except BaseException:
+            for child in running.values():
+                child.stop()
+            raise
+
+
+def side_by_side() -> int:
+    """Two stages at a time on a CPU: two processes of one thread each do more than one of two. One on an accelerator."""
+    accelerated = sys.platform == "darwin" or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
+    return 1 if accelerated or (os.cpu_count() or 1) < 2 else 2
+
+
+def _ready(
+    campaign: Campaign, waiting: list[str], done: set[str], running: dict[str, _Child], limit: int
+) -> list[str]:
+    free = limit - len(running)
+    return [stage for stage in waiting if set(campaign.stages[stage].parents()) <= done][: max(0, free)]
+
+
+def _threads(
+    campaign: Campaign, waiting: list[str], done: set[str], running: dict[str, _Child], stage: str, limit: int
+) -> int:
+    """A stage gets all cores, or its share if another runs beside it or starts with it."""
+    beside = len(running) + len(_ready(campaign, waiting, done, {**running, stage: None}, limit))  # type: ignore[dict-item]
+    return max(1, (os.cpu_count() or 1) // min(limit, beside + 1))
+
+
+@dataclass
+class _Child:
+    """A stage's process, and the thread that reads its events."""
+
+    campaign: Campaign
+    stage: str
+    threads: int
+    lock: int
+    events: Queue[tuple[str, dict[str, Any] | None]]
+    error: dict[str, Any] | None = None
+    last: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        directory = runs.stage_dir(self.campaign.run_dir, self.stage)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.log = directory / runs.LOG
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        with self.log.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "trueup.stage", self.stage],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                pass_fds=(self.lock,),
+                env=environment,
+                text=True,
+            )
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps({"source": str(self.campaign.source), "values": self.campaign.values}, default=str))
+        self.process.stdin.close()
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+
+    def _read(self, stream: IO[str]) -> None:
+        for line in stream:
+            self.events.put((self.stage, json.loads(line)))
+        self.process.wait()
+        self.events.put((self.stage, None))
+
+    def remember(self, event: dict[str, Any]) -> None:
+        if "error" in event:
+            self.error = event
+
+    def finish(self) -> None:
+        """Raise what the stage ended with, if it failed."""
+        if self.error and self.error["kind"] == "LabelsWanted":
+            raise LabelsWanted(self.error["error"])
+        if self.error:
+            raise StageFailed(f"{self.stage}: {self.error['error']}")
+        code = self.process.returncode
+        if code in (130, -2):
+            raise KeyboardInterrupt
+        if code:
+            tail = "\n".join(deque(self.log.read_text(encoding="utf-8", errors="replace").splitlines(), maxlen=40))
+            how = f"was killed by signal {-code}{' (out of memory?)' if code == -9 else ''}" if code < 0 else "crashed"
+            raise StageCrashed(f"{tail}\n\n{self.stage} {how}; its whole log is {self.log}. The same command continues.")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+# ---- What the watcher sees --------------------------------------------------------------------------------------
+
+
+class _Board(AbstractContextManager["_Board"]):
+    """Progress bars on a terminal; elsewhere a line at the start and the end of each stage."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.tasks: dict[str, TaskID] = {}
+        self.started: dict[str, float] = {}
+        columns = (
+            TextColumn("[bold]{task.description:<8}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[measures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self.bars = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self.context: AbstractContextManager[Any] = self.bars or nullcontext()
+
+    def __enter__(self) -> _Board:
+        self.context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.context.__exit__(*error)
+
+    def start(self, stage: str) -> None:
+        self.started[stage] = time.time()
+        self.console.print(f"[bold]{stage:<8}[/] starts", highlight=False)
+        if self.bars:
+            self.tasks[stage] = self.bars.add_task(stage, total=None, measures="loading")
+
+    def show(self, stage: str, event: dict[str, Any]) -> None:
+        if "say" in event:
+            self.console.print(f"{stage:<8} [dim]{_escape(event['say'])}[/]", highlight=False)
+        elif "progress" in event and self.bars:
+            step, total = event["progress"]
+            measures = "  ".join(
+                f"{value:.0f} tokens/s" if name == "tokens_per_s" else f"{name} {value:.3f}"
+                for name, value in event["measures"].items()
+            )
+            self.bars.update(self.tasks[stage], completed=step, total=total, measures=measures)
+
+    def finish(self, stage: str, child: _Child) -> None:
+        verdict = runs.open_stage(child.campaign.run_dir, stage).manifest["verdict"]
+        colour = {"pass": "green", "warn": "yellow", "fail": "red"}[verdict["status"]]
+        self.console.print(
+            f"[bold]{stage:<8}[/] [{colour}]{verdict['status']}[/] in {time.time() - self.started[stage]:.0f} s", highlight=False
+        )
+        for finding in verdict["findings"]:
+            self.console.print(f"{stage:<8} {finding['level']}: {_escape(finding['message'])}", highlight=False)
+        if self.bars:
+            self.bars.remove_task(self.tasks[stage])
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,46 @@
+"""One stage in a process of its own: `python -m trueup.stage STAGE`, the campaign as JSON on standard input.
+
+Internal: `trueup run` and `trueup STAGE` start this. A fresh process per stage keeps memory clean and lets independent
+stages run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    from trueup import console
+    from trueup.campaign import load_object, resolve
+    from trueup.errors import TrueupError
+
+    console.become_child()
+    _quieten()
+    message = json.load(sys.stdin)
+    campaign = resolve(Path(message["source"]), message["values"])
+    config = campaign.stages[sys.argv[1]]
+    try:
+        load_object(config.run)(config)
+    except TrueupError as error:
+        console.report_error(str(error), type(error).__name__)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _quieten() -> None:
+    """Progress bars of libraries would fill the log with control characters."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Idle OpenMP threads that spin take time from the stage beside this one; on a busy machine they stalled for minutes.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What the training stages share around TRL's trainers: arguments, adapters, progress, resume, merging.
+
+TRL is reached in one function of each stage (`build_trainer`); what is private to TRL 1.16 and needed anyway stands in
+`scored_completions_only` below, and has a test that fails when TRL changes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from trueup.config import TrainConfig, did_you_mean
+from trueup.console import progress, say
+from trueup.errors import ConfigError, ModelError
+from trueup.models import Loaded
+from trueup.runs import StageRun
+
+# ---- Arguments --------------------------------------------------------------------------------------------------
+
+
+def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longest: list[int]) -> dict[str, Any]:
+    """Arguments that every TRL config takes from a TrainConfig.
+
+    longest  token counts of the training rows (of a pair: of its two sequences together), to fit a batch in memory
+    """
+    on_cpu = loaded.placement.device.type == "cpu"
+    rows = rows_per_forward(config, loaded, longest)
+    return {
+        "output_dir": str(run.dir),
+        "learning_rate": config.learning_rate,
+        "num_train_epochs": config.num_train_epochs,
+        "max_steps": config.max_steps,
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": rows,
+        "gradient_accumulation_steps": config.train_batch_size // rows,
+        "lr_scheduler_type": config.lr_scheduler_type,
+        "warmup_steps": config.warmup_steps,
+        "max_grad_norm": config.max_grad_norm,
+        "save_strategy": "steps",
+        "save_steps": config.save_steps,
+        "save_total_limit": 1,
+        "logging_steps": 1,
+        "report_to": config.report_to or "none",
+        "seed": config.seed,
+        "use_cpu": on_cpu,
+        "bf16": not on_cpu and loaded.placement.device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        # Recomputing activations saves memory that a CPU has, for time that it has not.
+        "gradient_checkpointing": not on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        "disable_tqdm": True,
+        "max_length": None,  # rows that are too long were dropped and counted, so nothing is cut in silence
+    }
+
+
+def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: type) -> dict[str, Any]:
+    """`arguments` with the user's `trainer_args:` on top, checked against the fields of the TRL config."""
+    known = [field.name for field in dataclasses.fields(schema) if field.init]
+    problems = [
+        f"{config.stage}.trainer_args.{key}: trl.{schema.__name__} has no such argument{did_you_mean(key, known)}"
+        if key not in known
+        else f"{config.stage}.trainer_args.{key}: is set by Trueup; use the key of {config.stage} that stands for it"
+        for key in config.trainer_args
+        if key not in known or key in ("output_dir", "max_length", *type(config).model_fields)
+    ]
+    if problems:
+        raise ConfigError("trainer_args", problems)
+    return {**arguments, **config.trainer_args}
+
+
+def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) -> int:
+    """Rows that go through the model at once; a divisor of `train_batch_size`, so that the step stays what it was."""
+    total = config.train_batch_size
+    if config.per_device_train_batch_size != "auto":
+        if total % config.per_device_train_batch_size:
+            key = f"{config.stage}.per_device_train_batch_size"
+            raise ConfigError(key, [f"{config.per_device_train_batch_size} does not divide train_batch_size {total}"])
+        return config.per_device_train_batch_size
+    if loaded.placement.device.type != "cuda":
+        return total
+    row_bytes = _bytes_per_token(loaded) * max(lengths)
+    free = 0.8 * torch.cuda.mem_get_info(loaded.placement.device)[0]
+    rows = next(n for n in range(total, 0, -1) if total % n == 0 and (n == 1 or n * row_bytes <= free))
+    say(f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, {free / 2**30:.1f} GiB free")
+    return rows
+
+
+def _bytes_per_token(loaded: Loaded) -> float:
+    """Peak memory of one forward and backward pass of the plain model, per token. An upper bound: TRL's head needs less."""
+    device, tokens = loaded.placement.device, 512
+    ids = torch.zeros((1, tokens), dtype=torch.long, device=device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    embedded = loaded.model.get_input_embeddings()(ids).detach().requires_grad_()
+    loaded.model(inputs_embeds=embedded, use_cache=False)[0].float().mean().backward()
+    loaded.model.zero_grad(set_to_none=True)
+    return (torch.cuda.max_memory_allocated(device) - before) / tokens
+
+
+# ---- Adapters ---------------------------------------------------------------------------------------------------
+
+
+def adapter(config: TrainConfig, model: PreTrainedModel, task: TaskType, new_tokens: list[int] | None = None) -> Any:
+    """The LoRA adapter that the config asks for, or None with full fine-tuning.
+
+    new_tokens  ids whose embeddings are trained too, because the base model never saw them
+    """
+    if config.full_finetuning:
+        return None
+    lora = config.lora
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=_last_linears(config, model) if lora.last_layers else lora.target_modules,
+        # A reward model's fresh head is trained whole, and must be saved with the adapter in every checkpoint.
+        modules_to_save=["score"] if task == TaskType.SEQ_CLS else None,
+        trainable_token_indices=new_tokens or None,
+        task_type=task,
+    )
+
+
+def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
+    """Full names of the linear modules in the last blocks. PEFT's own `layers_to_transform` refuses `all-linear`."""
+    layers = model.config.get_text_config().num_hidden_layers
+    wanted = config.lora.last_layers or layers
+    if wanted > layers:
+        raise ConfigError(f"{config.stage}.lora.last_layers", [f"{wanted}, but the model has {layers} layers"])
+    targets = config.lora.target_modules
+    names = []
+    for name, module in model.named_modules():
+        block = next((int(part) for part in name.split(".") if part.isdigit()), -1)
+        chosen = targets == "all-linear" or name.rsplit(".", 1)[-1] in ([targets] if isinstance(targets, str) else targets)
+        if isinstance(module, torch.nn.Linear) and block >= layers - wanted and chosen:
+            names.append(name)
+    if not names:
+        raise ConfigError(f"{config.stage}.lora.target_modules", [f"no linear module of that name: {targets!r}"])
+    return names
+
+
+def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model with its adapter folded into its weights: generation is faster, and the next stage starts from plain weights."""
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+# ---- Training ---------------------------------------------------------------------------------------------------
+
+
+class Watch(TrainerCallback):
+    """Writes metrics.jsonl, shows progress, measures tokens per second, and stops a run whose loss is not a number."""
+
+    def __init__(self, run: StageRun):
+        self.run = run
+        self.first_step: int | None = None
+        self.started = 0.0
+        self.first_tokens = 0.0
+        self.tokens_per_s = 0.0
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        row = {"step": state.global_step, **{key: value for key, value in (logs or {}).items()}}
+        self.run.log(row)
+        if "loss" not in row:
+            return
+        if not math.isfinite(row["loss"]):
+            raise ModelError(f"the loss is {row['loss']} at step {state.global_step}: lower {self.run.config.stage}.learning_rate")
+        now, tokens = time.time(), row.get("num_tokens", 0.0)
+        if self.first_step is None:
+            self.first_step, self.started, self.first_tokens = state.global_step, now, tokens
+        elif now > self.started:
+            self.tokens_per_s = (tokens - self.first_tokens) / (now - self.started)
+        progress(state.global_step, state.max_steps, loss=row["loss"], tokens_per_s=self.tokens_per_s)
+
+
+def train(trainer: Trainer, run: StageRun) -> None:
+    """Train to the end, from the last checkpoint if the stage was interrupted; record tokens per second."""
+    watch = Watch(run)
+    trainer.remove_callback(PrinterCallback)  # a line a step, in place of which there is metrics.jsonl
+    trainer.add_callback(watch)
+    checkpoint = get_last_checkpoint(str(run.dir)) if run.resumed else None
+    if checkpoint:
+        say(f"{'resume':<12} from {Path(checkpoint).name}")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    run.facts["steps"] = trainer.state.global_step
+    run.facts["tokens_per_s"] = round(watch.tokens_per_s, 1)
+    run.facts["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+
+
+@contextmanager
+def scored_completions_only() -> Iterator[None]:
+    """Let TRL's fused head score, on every device, only the positions that carry loss.
+
+    TRL 1.16 does so where Triton runs and scores every position elsewhere, which costs a third to a half of a training
+    step on a CPU (benchmarks/training.py). Results are equal; tests/trueup/test_training.py holds that.
+    """
+    from trl.trainer import utils
+
+    original = utils._use_triton
+    utils._use_triton = lambda device: True
+    try:
+        yield
+    finally:
+        utils._use_triton = original
