@@ -50,8 +50,10 @@ class CompareConfig(StageConfig):
 
     model: ModelConfig
     split: SplitConfig
-    judges: list[Literal["rubric", "reward_model"]] = ["rubric", "reward_model"]
+    judges: list[Literal["rubric", "reward_model"]] = Field(["rubric", "reward_model"], min_length=1)
     """What says which of two answers is preferred. The first decides the verdict."""
+    rubric: Literal["plain-and-complete"] = "plain-and-complete"
+    """Which rubric, of `trueup.rubric`."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Level of every interval."""
     batch_size: int = Field(64, ge=1)

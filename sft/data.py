@@ -35,7 +35,9 @@ def read_data(config: SFTConfig, run: StageRun) -> tuple[list[Demonstration], li
         for row in rows:
             (heldout if touches_heldout(row, config.split) else train).append(row)
     if not train:
-        raise DataError(f"{', '.join(str(source.path) for source in config.data)}: no demonstration is left to train on")
+        raise DataError(
+            f"{', '.join(str(source.path) for source in config.data)}: no demonstration is left to train on"
+        )
     return train, heldout
 
 
@@ -56,7 +58,7 @@ def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
 def encode(
     demonstrations: list[Demonstration], tokenizer: PreTrainedTokenizerBase, max_length: int, dropped: Dropped
 ) -> list[Encoded]:
-    """Training rows; those longer than `max_length` tokens are dropped and counted, since cutting them would cut an EOS."""
+    """Training rows. One longer than `max_length` tokens is dropped and counted: cutting it would cut an EOS."""
     rows = []
     for demonstration in demonstrations:
         ids, labels = encode_demonstration(tokenizer, demonstration.messages)
@@ -76,5 +78,3 @@ def category_counts(demonstrations: list[Demonstration]) -> dict[str, int]:
     for row in demonstrations:
         counts[row.category or "none"] = counts.get(row.category or "none", 0) + 1
     return dict(sorted(counts.items()))
-
-

@@ -69,9 +69,13 @@ def run(config: SampleConfig) -> Path:
     report = describe(rows)
     say(f"{'answers':<12} {report['eos_rate']:.0%} end by themselves, {report['mean_tokens']:.0f} tokens on average")
     if report["eos_rate"] < 0.5:
-        stage.find("warn", "rarely_stops", f"{report['eos_rate']:.0%} of answers end within {config.max_new_tokens} tokens")
+        stage.find(
+            "warn", "rarely_stops", f"{report['eos_rate']:.0%} of answers end within {config.max_new_tokens} tokens"
+        )
     if report["all_alike"] > 0.2:
-        stage.find("warn", "no_choice", f"in {report['all_alike']:.0%} of prompts all answers are alike: raise the temperature")
+        stage.find(
+            "warn", "no_choice", f"in {report['all_alike']:.0%} of prompts all answers are alike: raise the temperature"
+        )
     write_rows(stage.dir / "candidates.jsonl", rows)
     partial.unlink()
     stage.write_json("report.json", report)
@@ -103,9 +107,9 @@ def read_unfinished(path: Path) -> dict[str, CandidateSet]:
     """What an interrupted run had answered; its last line may be cut and is then done again."""
     if not path.exists():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    path.write_text("".join(whole), encoding="utf-8")
+    # Not splitlines(): an answer may hold U+2028 and the like, which JSON leaves as they are.
+    whole, newline, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    path.write_text(whole + newline, encoding="utf-8")
     return {row.prompt_id: row for row in read_rows(path, CandidateSet)}
 
 

@@ -44,8 +44,8 @@ def run(config: SFTConfig) -> Path:
         raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
     turns = sum(m.role == "assistant" for row in train for m in row.messages)
     say(
-        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)}, of which {trained_tokens(train_rows)} carry loss; "
-        f"dropped: {dropped}"
+        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)}, of which {trained_tokens(train_rows)} "
+        f"carry loss; dropped: {dropped}"
     )
 
     # 3. Train --------------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def run(config: SFTConfig) -> Path:
         if not dropped.counts and trained_eos != turns:
             raise AssertionError(f"{trained_eos} EOS labels for {turns} assistant turns in what the collator makes")
         say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in all {trained_eos} assistant turns")
-        before = trainer.evaluate()["eval_loss"] if heldout_rows and not stage.resumed else None
+        before = training.loss_before(trainer, stage) if heldout_rows else None
         training.train(trainer, stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
     base.model = training.merged(trainer.model)
@@ -65,7 +65,11 @@ def run(config: SFTConfig) -> Path:
     eos_rate = sum(row["finished"] for row in samples) / len(samples)
     say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {_new_tokens(config)} tokens")
     if eos_rate < 0.5:
-        stage.find("warn", "rarely_stops", f"only {eos_rate:.0%} of answers end by themselves: train longer or on shorter answers")
+        stage.find(
+            "warn",
+            "rarely_stops",
+            f"only {eos_rate:.0%} of answers end by themselves: train longer or on shorter answers",
+        )
     if before is not None and after is not None and after >= before:
         stage.find("warn", "not_learnt", f"held-out loss went from {before:.3f} to {after:.3f}")
 
@@ -110,7 +114,9 @@ def build_trainer(
 def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
     """EOS labels in what the trainer's own collator makes of the rows: what is really trained, not what was meant."""
     batches = (rows[i : i + 64] for i in range(0, len(rows), 64))
-    return sum(int((trainer.data_collator([vars(row) for row in batch])["labels"] == eos_id).sum()) for batch in batches)
+    return sum(
+        int((trainer.data_collator([vars(row) for row in batch])["labels"] == eos_id).sum()) for batch in batches
+    )
 
 
 def answer_heldout(config: SFTConfig, policy: models.Loaded, rows: list[Demonstration]) -> list[dict[str, Any]]:

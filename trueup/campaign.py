@@ -102,7 +102,7 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
         schema = _schema(stage, section, problems)
         if schema is None:
             continue
-        given = {key: getattr(top, key) for key in ("model", "split", "seed") if key in schema.model_fields}
+        given: dict[str, Any] = {key: getattr(top, key) for key in ("model", "split", "seed") if key in schema.model_fields}
         misplaced = [key for key in ("model", "split", "run_dir") if key in section]
         for key in misplaced:
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
@@ -136,11 +136,13 @@ class Step:
     reason: str
 
 
-def plan(campaign: Campaign, target: str | None = None, force: tuple[str, ...] = ()) -> list[Step]:
-    """What `trueup run` will do for each stage that `target` needs, and why."""
+def plan(
+    campaign: Campaign, target: str | None = None, force: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> list[Step]:
+    """What `trueup run` will do for each stage that `target` needs, and why; with `only`, for no others than these."""
     steps: list[Step] = []
     will_run: set[str] = set()
-    for stage in campaign.needed(target):
+    for stage in only or campaign.needed(target):
         config = campaign.stages[stage]
         redone = [parent for parent in config.parents() if parent in will_run]
         reason = why_stale(config)
@@ -150,11 +152,19 @@ def plan(campaign: Campaign, target: str | None = None, force: tuple[str, ...] =
             steps.append(Step(stage, "run", f"{' and '.join(redone)} will be new"))
         elif reason is None:
             found = runs.open_stage(config.run_dir, stage)
-            steps.append(Step(stage, "keep", f"up to date ({found.manifest['duration_s']:.0f} s, {found.manifest['started_utc'][:16]} UTC)"))
+            steps.append(
+                Step(
+                    stage,
+                    "keep",
+                    f"up to date ({found.manifest['duration_s']:.0f} s, {found.manifest['started_utc'][:16]} UTC)",
+                )
+            )
             continue
         else:
             resumable = not redone and runs.resumable(config)
-            steps.append(Step(stage, "resume" if resumable else "run", "interrupted, continues" if resumable else reason))
+            steps.append(
+                Step(stage, "resume" if resumable else "run", "interrupted, continues" if resumable else reason)
+            )
         will_run.add(stage)
     return steps
 
@@ -196,4 +206,3 @@ def changed_keys(before: Any, now: Any, prefix: str = "") -> list[str]:
             for line in changed_keys(before.get(key), now.get(key), f"{prefix}.{key}" if prefix else key)
         ]
     return [] if before == now else [f"{prefix}: {before!r} -> {now!r}"]
-

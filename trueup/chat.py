@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trueup.config import ModelConfig
-from trueup.errors import ModelError
+from trueup.errors import DataError, ModelError
 from trueup.records import Message
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
         if choice != "chatml":
             raise ModelError("model.new_tokens adds the two markers of ChatML: set model.chat_template: chatml with it")
         tokenizer.add_special_tokens(
-            {"additional_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}, replace_additional_special_tokens=False
+            {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"},
+            replace_extra_special_tokens=False,
         )
     if choice in ("chatml", "plain"):
         if tokenizer.eos_token is None:
@@ -56,7 +57,7 @@ def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Keep padding apart from EOS: a collator or model that looks for padding by id would take an end of turn for it."""
+    """Keep padding apart from EOS: who looks for padding by its id would take an end of turn for it."""
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return f"pad {tokenizer.pad_token!r}"
     for token in (tokenizer.unk_token, "<|endoftext|>", "<pad>", "<|pad|>", "<unk>", tokenizer.bos_token):
@@ -69,6 +70,7 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> list[int]:
     """Tokens of a conversation that waits for the assistant's answer."""
+    _refuse_spelled_eos(tokenizer, prompt)
     return tokenizer.apply_chat_template(_plain(prompt), add_generation_prompt=True, tokenize=True, return_dict=False)
 
 
@@ -90,6 +92,7 @@ def encode_demonstration(
     Each assistant turn's label ends with EOS. The tokens before the last turn are those that `encode_prompt` gives, so
     that what is trained is what is asked. Raises ModelError where the template cannot promise that.
     """
+    _refuse_spelled_eos(tokenizer, messages)
     encoded = tokenizer.apply_chat_template(
         _plain(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -123,6 +126,17 @@ def _mask_by_prefix(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
         stop = next((j + 1 for j in range(start, len(ids)) if ids[j] == tokenizer.eos_token_id), start)
         mask[start:stop] = [True] * (stop - start)
     return mask
+
+
+def _refuse_spelled_eos(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> None:
+    """A tokenizer reads its EOS token in a text as the end of the turn, in training as in sampling."""
+    for message in messages:
+        if tokenizer.eos_token and tokenizer.eos_token in message.content:
+            start = " ".join(message.content.split())[:60]
+            raise DataError(
+                f"a {message.role} turn spells {tokenizer.eos_token!r}, which this model reads as the end of a turn: "
+                f"{start!r}; take it out of the text, or the row out of the file"
+            )
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

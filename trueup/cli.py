@@ -27,7 +27,7 @@ _DOES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 a check failed or a stage crashed, 2 an error, 3 labels wanted."""
+    """Run a command; the exit code is 0 done, 1 a check failed or a stage crashed, 2 an error, 3 labels wanted."""
     arguments = _parser().parse_args(argv)
     from trueup.errors import LabelsWanted, StageCrashed, TrueupError
 
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="trueup", description="Align a language model to your own preferences: from demonstrations to a verdict with error bars."
+        prog="trueup",
+        description="Align a language model to your own preferences: from demonstrations to a verdict with error bars.",
     )
     parser.add_argument("--version", action="version", version=f"trueup {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -61,12 +62,18 @@ def _parser() -> argparse.ArgumentParser:
 
     def takes_config(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made.add_argument("config", type=Path, help="campaign file, such as configs/demo.yaml")
-        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: align.beta=0.3")
+        made.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: align.beta=0.3"
+        )
         return made
 
-    run = takes_config(command("run", "run the whole sequence: what is complete is kept, what was interrupted goes on", _run))
+    run = takes_config(
+        command("run", "run the whole sequence: what is complete is kept, what was interrupted goes on", _run)
+    )
     run.add_argument("--until", choices=STAGES, default=None, help="stop after this stage")
-    run.add_argument("--force", action="append", default=[], choices=STAGES, help="run this stage though it is up to date")
+    run.add_argument(
+        "--force", action="append", default=[], choices=STAGES, help="run this stage though it is up to date"
+    )
     run.add_argument("--plan", action="store_true", help="print what would run and why, and stop")
     for stage in STAGES:
         made = takes_config(command(stage, _DOES[stage], _label if stage == "label" else _stage))
@@ -89,7 +96,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serves(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--host", default="127.0.0.1", help="address to bind; only this machine's own until accounts exist")
+    made.add_argument(
+        "--host", default="127.0.0.1", help="address to bind; only this machine's own until accounts exist"
+    )
     made.add_argument("--port", type=int, default=7860, help="port; 0 takes a free one")
 
 
@@ -104,15 +113,22 @@ def _run(arguments: argparse.Namespace) -> int:
 def _stage(arguments: argparse.Namespace) -> int:
     """One stage alone: its parents must be there."""
     from trueup import runs
+    from trueup.campaign import why_stale
 
     campaign = _campaign(arguments)
     for parent in campaign.stages[arguments.name].parents():
         runs.open_stage(campaign.run_dir, parent)
+        if reason := why_stale(campaign.stages[parent]):
+            print(f"{parent} is used as it stands, but is not up to date: {reason}", file=sys.stderr)
     return _run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
 
 
 def _run_to(
-    campaign: Campaign, target: str | None, force: tuple[str, ...] = (), plan_only: bool = False, only: str | None = None
+    campaign: Campaign,
+    target: str | None,
+    force: tuple[str, ...] = (),
+    plan_only: bool = False,
+    only: str | None = None,
 ) -> int:
     from trueup import runs
     from trueup.campaign import plan
@@ -120,7 +136,7 @@ def _run_to(
 
     console = _console()
     with runs.locked(campaign.run_dir) as lock:
-        steps = [step for step in plan(campaign, target, force) if only in (None, step.stage)]
+        steps = plan(campaign, target, force, (only,) if only else None)
         _print_plan(console, campaign, steps)
         if plan_only:
             return 0
@@ -137,10 +153,12 @@ def _console() -> Console:
 
 
 def _print_plan(console: Console, campaign: Campaign, steps: list[Step]) -> None:
-    console.print(f"[bold]{campaign.config.name}[/] in {campaign.run_dir}", highlight=False)
+    from rich.markup import escape
+
+    console.print(f"[bold]{escape(campaign.config.name)}[/] in {escape(str(campaign.run_dir))}", highlight=False)
     for step in steps:
         mark = {"keep": "[green]keep  [/]", "run": "[bold]run   [/]", "resume": "[yellow]resume[/]"}[step.action]
-        console.print(f"  {step.stage:<8} {mark} {step.reason}", highlight=False, markup=True)
+        console.print(f"  {step.stage:<8} {mark} {escape(step.reason)}", highlight=False)
     console.print()
 
 
@@ -161,7 +179,11 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[Step]) -> N
         console.print()
         for finding in last.manifest["verdict"]["findings"]:
             console.print(finding["message"], highlight=False, markup=False)
-        console.print(f"\nReport: {last.dir / 'report.html'}\nLook at the answers: trueup serve {campaign.run_dir}", highlight=False)
+        console.print(
+            f"\nReport: {last.dir / 'report.html'}\nLook at the answers: trueup serve {campaign.run_dir}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _campaign(arguments: argparse.Namespace) -> Campaign:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -191,16 +193,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice (YAML would keep the last one in silence) and reads 1e-3 as a number."""
+    """SafeLoader that refuses a key written twice, of which YAML would keep the last in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is written twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
+
+
+# YAML 1.1, which PyYAML follows, takes 1e-3 for text: it wants a dot before the exponent.
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def set_key(config: dict[str, Any], assignment: str) -> None:
@@ -211,12 +223,15 @@ def set_key(config: dict[str, Any], assignment: str) -> None:
         raise ConfigError("--set", [f"{assignment!r} is not of the form key.subkey=value"])
     target = config
     for part in parts[:-1]:
-        if target.get(part) is None:
-            target[part] = {}
-        target = target[part]
-        if not isinstance(target, dict):
+        section = {} if target.get(part) is None else target[part]
+        if not isinstance(section, dict):
             raise ConfigError("--set", [f"{key}: {part} is not a section"])
-    target[parts[-1]] = yaml.safe_load(text)
+        target[part] = dict(section)  # a copy: through a YAML anchor, other stages may share this section
+        target = target[part]
+    try:
+        target[parts[-1]] = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError("--set", [f"{assignment!r}: {getattr(error, 'problem', None) or error}"]) from None
 
 
 def validate(schema: type[S], values: dict[str, Any], base: Path, prefix: str, problems: list[str]) -> S | None:
@@ -227,27 +242,50 @@ def validate(schema: type[S], values: dict[str, Any], base: Path, prefix: str, p
     try:
         return schema.model_validate(values, context={"base": base})
     except ValidationError as error:
-        problems.extend(_describe(schema, detail, prefix) for detail in error.errors())
+        found: dict[str, list[str]] = {}
+        for detail in error.errors():
+            key, message = _describe(schema, detail)
+            found.setdefault(prefix + key if key else prefix.removesuffix("."), []).append(message)
+        # A value that fits no branch of a union has a problem with each of them.
+        problems.extend(f"{key}: {', or: '.join(messages)}" for key, messages in found.items())
         return None
 
 
-def _describe(schema: type[BaseModel], detail: ErrorDetails, prefix: str) -> str:
-    key = prefix + ".".join(str(part) for part in detail["loc"])
+def _describe(schema: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]:
+    """The user's key, and what is wrong with its value."""
+    keys, within = _user_keys(schema, detail["loc"], known=detail["type"] != "extra_forbidden")
+    key = ".".join(keys)
     if detail["type"] == "extra_forbidden":
-        return f"{key}: unknown key{did_you_mean(str(detail['loc'][-1]), _known_keys(schema, detail['loc'][:-1]))}"
+        known = [name for name in within.model_fields if name != "run_dir"] if within else []
+        return key, f"unknown key{did_you_mean(keys[-1], known)}"
     if detail["type"] == "missing":
-        return f"{key}: is required"
-    return f"{key}: {detail['msg']} (found {detail['input']!r})"
+        return key, "is required"
+    if detail["type"] == "value_error":
+        return key, detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "path_type":
+        return key, f"a path is wanted (found {detail['input']!r})"
+    return key, f"{detail['msg']} (found {detail['input']!r})"
 
 
-def _known_keys(schema: Any, location: tuple[int | str, ...]) -> list[str]:
+def _user_keys(schema: Any, location: tuple[int | str, ...], known: bool) -> tuple[list[str], type[BaseModel] | None]:
+    """The keys of a location (pydantic adds the branch of a union), and the section that they end in."""
+    keys: list[str] = []
+    section = _section_in(schema)
     for part in location:
-        field = schema.model_fields.get(part) if isinstance(schema, type) and issubclass(schema, BaseModel) else None
-        if field is None:
-            return []
-        schema = field.annotation
-    hidden = {"run_dir"}
-    return [name for name in schema.model_fields if name not in hidden] if hasattr(schema, "model_fields") else []
+        if isinstance(part, str) and section and part in section.model_fields:
+            schema = section.model_fields[part].annotation
+            keys.append(part)
+            section = _section_in(schema)
+        elif isinstance(part, int) or not known:
+            keys.append(str(part))
+    return keys, section
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field's type is, or is a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

@@ -439,6 +439,7 @@ DEMONSTRATIONS = [
 PROMPTS = [
     *DEMONSTRATIONS,
     Format("MT-Bench", ("question_id", "turns"), _first_turn),
+    Format("PandaLM", ("instruction", "response1", "response2"), lambda row, _: [{"prompt": _task(row)}]),
     Format("Trueup, TRL, IFEval", ("prompt",), lambda row, _: [{"prompt": _question(row)}]),
 ]
 PREFERENCES = [

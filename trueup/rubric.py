@@ -83,7 +83,9 @@ def takes_up_subject(prompt: Sequence[Message], text: str, finished: bool) -> fl
 def in_own_words(prompt: Sequence[Message], text: str, finished: bool) -> float:
     """Neither echoes six words of the question in a row nor repeats three of its own."""
     said, asked = words(text), words(prompt[-1].content)
-    echoed = {tuple(said[i : i + 6]) for i in range(len(said) - 5)} & {tuple(asked[i : i + 6]) for i in range(len(asked) - 5)}
+    echoed = {tuple(said[i : i + 6]) for i in range(len(said) - 5)} & {
+        tuple(asked[i : i + 6]) for i in range(len(asked) - 5)
+    }
     trigrams = [tuple(said[i : i + 3]) for i in range(len(said) - 2)]
     return float(not echoed and len(set(trigrams)) == len(trigrams))
 

@@ -16,7 +16,15 @@ from queue import Queue
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from trueup import runs
 from trueup.campaign import Campaign, Step
@@ -26,7 +34,7 @@ from trueup.errors import LabelsWanted, StageCrashed, StageFailed
 def run_steps(campaign: Campaign, steps: list[Step], console: Console, lock: int, parallel: int | None = None) -> None:
     """Run the steps that are not kept, each as soon as its parents are there."""
     waiting = [step.stage for step in steps if step.action != "keep"]
-    done = {step.stage for step in steps if step.action == "keep"}
+    done = set(campaign.stages) - set(waiting)
     limit = parallel or side_by_side()
     running: dict[str, _Child] = {}
     events: Queue[tuple[str, dict[str, Any] | None]] = Queue()
@@ -55,14 +63,12 @@ def run_steps(campaign: Campaign, steps: list[Step], console: Console, lock: int
 
 
 def side_by_side() -> int:
-    """Two stages at a time on a CPU: two processes of one thread each do more than one of two. One on an accelerator."""
+    """Two stages at a time on a CPU: two processes of one thread do more than one of two. One on an accelerator."""
     accelerated = sys.platform == "darwin" or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
     return 1 if accelerated or (os.cpu_count() or 1) < 2 else 2
 
 
-def _ready(
-    campaign: Campaign, waiting: list[str], done: set[str], running: dict[str, _Child], limit: int
-) -> list[str]:
+def _ready(campaign: Campaign, waiting: list[str], done: set[str], running: dict[str, _Child], limit: int) -> list[str]:
     free = limit - len(running)
     return [stage for stage in waiting if set(campaign.stages[stage].parents()) <= done][: max(0, free)]
 
@@ -103,7 +109,9 @@ class _Child:
                 text=True,
             )
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps({"source": str(self.campaign.source), "values": self.campaign.values}, default=str))
+        self.process.stdin.write(
+            json.dumps({"source": str(self.campaign.source), "values": self.campaign.values}, default=str)
+        )
         self.process.stdin.close()
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
 
@@ -129,7 +137,9 @@ class _Child:
         if code:
             tail = "\n".join(deque(self.log.read_text(encoding="utf-8", errors="replace").splitlines(), maxlen=40))
             how = f"was killed by signal {-code}{' (out of memory?)' if code == -9 else ''}" if code < 0 else "crashed"
-            raise StageCrashed(f"{tail}\n\n{self.stage} {how}; its whole log is {self.log}. The same command continues.")
+            raise StageCrashed(
+                f"{tail}\n\n{self.stage} {how}; its whole log is {self.log}. The same command continues."
+            )
 
     def stop(self) -> None:
         self.process.terminate()
@@ -189,7 +199,8 @@ class _Board(AbstractContextManager["_Board"]):
         verdict = runs.open_stage(child.campaign.run_dir, stage).manifest["verdict"]
         colour = {"pass": "green", "warn": "yellow", "fail": "red"}[verdict["status"]]
         self.console.print(
-            f"[bold]{stage:<8}[/] [{colour}]{verdict['status']}[/] in {time.time() - self.started[stage]:.0f} s", highlight=False
+            f"[bold]{stage:<8}[/] [{colour}]{verdict['status']}[/] in {time.time() - self.started[stage]:.0f} s",
+            highlight=False,
         )
         for finding in verdict["findings"]:
             self.console.print(f"{stage:<8} {finding['level']}: {_escape(finding['message'])}", highlight=False)

@@ -8,12 +8,14 @@ no manifest; begun again with the same identity it keeps its checkpoints, with a
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -92,7 +94,9 @@ def open_stage(run_dir: Path, stage: str) -> FinishedStage:
     if found is None:
         directory = stage_dir(run_dir, stage)
         state = "is unfinished" if directory.exists() else "is not there"
-        raise RunError(f"{directory} {state}: run `trueup {stage} CONFIG` first, or `trueup run CONFIG` for the whole sequence")
+        raise RunError(
+            f"{directory} {state}: run `trueup {stage} CONFIG` first, or `trueup run CONFIG` for the whole sequence"
+        )
     return found
 
 
@@ -124,7 +128,12 @@ class StageRun:
     def add_input(self, path: Path, rows: int, dropped: Dropped | None = None) -> None:
         """Record a file that was read, how many of its rows were used, and why others were not."""
         self.inputs.append(
-            {"path": str(path), "sha256": sha256_file(path), "rows": rows, "dropped": dict(dropped.counts) if dropped else {}}
+            {
+                "path": str(path.absolute()),  # so that `verify` finds it from wherever it is called
+                "sha256": sha256_file(path),
+                "rows": rows,
+                "dropped": dict(dropped.counts) if dropped else {},
+            }
         )
 
     def find(self, level: Literal["info", "warn", "fail"], code: str, message: str) -> None:
@@ -169,13 +178,20 @@ class StageRun:
             "verdict": self.verdict,
             **self.facts,
         }
-        _write_atomically(self.dir / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        _write_atomically(self.dir / MANIFEST, _sealed(manifest))
         (self.dir / BEGUN).unlink(missing_ok=True)
         return self.dir
 
 
+def _sealed(manifest: dict[str, Any]) -> str:
+    """The text of a manifest, with the hash of all its other keys as the last one: no other file states its hash."""
+    content = {key: value for key, value in manifest.items() if key != "content_sha256"}
+    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "content_sha256": seal}, indent=2, ensure_ascii=False) + "\n"
+
+
 def begin(config: StageConfig) -> StageRun:
-    """Open the folder of a stage, after its parents; keep checkpoints only of an interrupted run of the same identity."""
+    """Open the folder of a stage; checkpoints are kept only of an interrupted run of the same identity."""
     parents = [open_stage(config.run_dir, name) for name in config.parents()]
     directory = stage_dir(config.run_dir, config.stage)
     resumed = resumable(config)
@@ -184,7 +200,8 @@ def begin(config: StageConfig) -> StageRun:
         directory.mkdir(parents=True, exist_ok=True)
         _write_atomically(directory / BEGUN, json.dumps(_begun(config, parents)))
     (directory / CONFIG).write_text(
-        yaml.safe_dump({config.stage: config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        yaml.safe_dump({config.stage: config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True),
+        encoding="utf-8",
     )
     return StageRun(config, directory, resumed, parents)
 
@@ -259,7 +276,7 @@ def _git_commit() -> str | None:
 
 
 @contextmanager
-def locked(run_dir: Path):
+def locked(run_dir: Path) -> Iterator[int]:
     """Hold the run directory; a second holder is refused. Yields the descriptor, which children inherit.
 
     The lock belongs to the open file, so it lives as long as any process that inherited it: a stage whose parent was
@@ -271,7 +288,9 @@ def locked(run_dir: Path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise RunError(f"{run_dir} is in use by another trueup (process {file.read().strip() or 'unknown'}); wait for it, or stop it") from None
+            raise RunError(
+                f"{run_dir} is in use by another trueup (process {file.read().strip() or 'unknown'}); wait, or stop it"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -290,6 +309,9 @@ def verify(run_dir: Path) -> tuple[int, list[str]]:
         found = find_stage(run_dir, stage)
         if found is None:
             continue
+        checked += 1
+        if (found.dir / MANIFEST).read_text(encoding="utf-8") != _sealed(found.manifest):
+            problems.append(f"{found.dir / MANIFEST}: changed since {stage} wrote it")
         for output in found.manifest["outputs"]:
             path = found.dir / output["path"]
             checked += 1

@@ -210,14 +210,18 @@ def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
         total = cumulative.gather(-1, kept.clamp(max=cumulative.size(-1) - 1))
     else:
         total = cumulative[:, -1:]
+    # Below 1 in float32 too, or the draw would fall behind the last token that is kept.
+    uniform = uniform.clamp(max=1 - 2**-24)
     index = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
     index = index.clamp(max=cumulative.size(-1) - 1)
     return index.squeeze(-1) if tokens is None else tokens.gather(-1, index).squeeze(-1)
 
 
 class _RoomyLayer(DynamicLayer):
-    """A cache layer with room to grow. DynamicLayer copies the whole cache for every token, a third of all time on a CPU."""
+    """A cache layer with room to grow. DynamicLayer copies the cache for every token: a third of all time on a CPU."""
 
+    keys: Tensor
+    values: Tensor
     _ROOM = 64  # tokens
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -266,17 +270,28 @@ def completion_logps(
         rows = [encoded[i] + list(completions[i]) for i in batch]
         tokens, mask = tensors.pad_right(rows, policy.tokenizer.pad_token_id)
         tokens, mask = tokens.to(policy.placement.device), mask.to(policy.placement.device)
-        hidden = policy.model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
         scored = mask.clone()  # (B, T), True on completion tokens
         for row, i in enumerate(batch):
             scored[row, : len(encoded[i])] = False
-        # Only the positions that carry a completion token go through the head, which is a third of a small model.
-        logits = policy.model.get_output_embeddings()(hidden[:, :-1][scored[:, 1:]])
+        read = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+        if _head_is_plain(policy.model):
+            # Only the positions that carry a completion token go through the head, which is a third of a small model.
+            hidden = policy.model.base_model(**read).last_hidden_state
+            logits = policy.model.get_output_embeddings()(hidden[:, :-1][scored[:, 1:]])
+        else:
+            logits = policy.model(**read).logits[:, :-1][scored[:, 1:]]
         per_token = torch.zeros(scored[:, 1:].shape, device=tokens.device)
         per_token[scored[:, 1:]] = tensors.token_logprobs(logits, tokens[:, 1:][scored[:, 1:]])
         for row, i in enumerate(batch):
             logps[i] = per_token[row].sum().item()
     return logps
+
+
+def _head_is_plain(model: Any) -> bool:
+    """Whether logits are the head's product alone. Gemma 2 caps them; Granite, Cohere and Falcon-H1 scale them."""
+    config = model.config.get_text_config()
+    own = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+    return all(getattr(config, key, None) in (None, 1) for key in own)
 
 
 @torch.inference_mode()

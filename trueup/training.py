@@ -7,7 +7,9 @@ TRL is reached in one function of each stage (`build_trainer`); what is private 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,14 +19,15 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, TaskType
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from trueup.config import TrainConfig, did_you_mean
 from trueup.console import progress, say
 from trueup.errors import ConfigError, ModelError
 from trueup.models import Loaded
-from trueup.runs import StageRun
+from trueup.records import write_rows
+from trueup.runs import METRICS, StageRun
 
 # ---- Arguments --------------------------------------------------------------------------------------------------
 
@@ -63,6 +66,10 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
     }
 
 
+_OWN_ARGUMENTS = ("output_dir", "max_length", "gradient_accumulation_steps", "save_strategy")
+"""Arguments of TRL that follow from our own keys, or that resuming needs."""
+
+
 def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: type) -> dict[str, Any]:
     """`arguments` with the user's `trainer_args:` on top, checked against the fields of the TRL config."""
     known = [field.name for field in dataclasses.fields(schema) if field.init]
@@ -71,7 +78,7 @@ def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: 
         if key not in known
         else f"{config.stage}.trainer_args.{key}: is set by Trueup; use the key of {config.stage} that stands for it"
         for key in config.trainer_args
-        if key not in known or key in ("output_dir", "max_length", *type(config).model_fields)
+        if key not in known or key in (*_OWN_ARGUMENTS, *type(config).model_fields)
     ]
     if problems:
         raise ConfigError("trainer_args", problems)
@@ -91,12 +98,15 @@ def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) ->
     row_bytes = _bytes_per_token(loaded) * max(lengths)
     free = 0.8 * torch.cuda.mem_get_info(loaded.placement.device)[0]
     rows = next(n for n in range(total, 0, -1) if total % n == 0 and (n == 1 or n * row_bytes <= free))
-    say(f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, {free / 2**30:.1f} GiB free")
+    say(
+        f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, "
+        f"{free / 2**30:.1f} GiB free"
+    )
     return rows
 
 
 def _bytes_per_token(loaded: Loaded) -> float:
-    """Peak memory of one forward and backward pass of the plain model, per token. An upper bound: TRL's head needs less."""
+    """Peak memory per token of a forward and backward pass. An upper bound: TRL's head needs less."""
     device, tokens = loaded.placement.device, 512
     ids = torch.zeros((1, tokens), dtype=torch.long, device=device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -140,7 +150,9 @@ def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
     names = []
     for name, module in model.named_modules():
         block = next((int(part) for part in name.split(".") if part.isdigit()), -1)
-        chosen = targets == "all-linear" or name.rsplit(".", 1)[-1] in ([targets] if isinstance(targets, str) else targets)
+        chosen = targets == "all-linear" or name.rsplit(".", 1)[-1] in (
+            [targets] if isinstance(targets, str) else targets
+        )
         if isinstance(module, torch.nn.Linear) and block >= layers - wanted and chosen:
             names.append(name)
     if not names:
@@ -149,7 +161,7 @@ def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
 
 
 def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model with its adapter folded into its weights: generation is faster, and the next stage starts from plain weights."""
+    """The model with its adapter folded in: it generates faster, and the next stage starts from plain weights."""
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
@@ -174,7 +186,9 @@ class Watch(TrainerCallback):
         if "loss" not in row:
             return
         if not math.isfinite(row["loss"]):
-            raise ModelError(f"the loss is {row['loss']} at step {state.global_step}: lower {self.run.config.stage}.learning_rate")
+            raise ModelError(
+                f"the loss is {row['loss']} at step {state.global_step}: lower {self.run.config.stage}.learning_rate"
+            )
         now, tokens = time.time(), row.get("num_tokens", 0.0)
         if self.first_step is None:
             self.first_step, self.started, self.first_tokens = state.global_step, now, tokens
@@ -188,13 +202,53 @@ def train(trainer: Trainer, run: StageRun) -> None:
     watch = Watch(run)
     trainer.remove_callback(PrinterCallback)  # a line a step, in place of which there is metrics.jsonl
     trainer.add_callback(watch)
-    checkpoint = get_last_checkpoint(str(run.dir)) if run.resumed else None
+    checkpoint = last_checkpoint(run.dir) if run.resumed else None
+    if run.resumed:
+        _forget_metrics_after(run.dir / METRICS, _step(checkpoint) if checkpoint else 0)
     if checkpoint:
-        say(f"{'resume':<12} from {Path(checkpoint).name}")
-    trainer.train(resume_from_checkpoint=checkpoint)
+        say(f"{'resume':<12} from {checkpoint.name}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     run.facts["steps"] = trainer.state.global_step
     run.facts["tokens_per_s"] = round(watch.tokens_per_s, 1)
     run.facts["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest whole checkpoint. Of one that was being written when the run was killed, trainer_state.json is missing
+    or cut, since it is written last; such a one is removed, or transformers would choose it and fail."""
+    for path in directory.glob("checkpoint-*"):
+        try:
+            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(path)
+    return max(directory.glob("checkpoint-*"), key=_step, default=None)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[-1])
+
+
+def _forget_metrics_after(path: Path, step: int) -> None:
+    """Remove the rows of steps that will be done again, and a last row that was cut."""
+    rows = read_metrics(path)
+    kept = [row for row in rows if row["step"] < step or row["step"] == 0 or (row["step"] == step and "loss" in row)]
+    write_rows(path, kept)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, without a last one that was cut."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def loss_before(trainer: Trainer, run: StageRun) -> float:
+    """Held-out loss before the first step; of an interrupted run, what it measured then."""
+    for row in read_metrics(run.dir / METRICS) if run.resumed else []:
+        if row["step"] == 0 and "eval_loss" in row:
+            return row["eval_loss"]
+    value = trainer.evaluate()["eval_loss"]
+    run.log({"step": 0, "eval_loss": value})
+    return value
 
 
 @contextmanager

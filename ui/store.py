@@ -36,6 +36,8 @@ class AnswerLike(Protocol):
     def token_ids(self) -> Any: ...
     @property
     def finished(self) -> bool: ...
+    @property
+    def logp(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Text:
     text: str
     token_ids: list[int] | None = None
     finished: bool = True
+    logp: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ class Item:
             "prompt": [message.model_dump() for message in self.prompt],
             "category": self.category,
             "split": self.split,
-            "completions": self._answers(),
+            "completions": [
+                {**answer, "logp": a.logp} for answer, a in zip(self._answers(), self.answers, strict=True)
+            ],
             "sampler": self.sampler,
             "created_utc": _now(),
         }
@@ -124,8 +129,8 @@ class Store(Database):
             if fresh:
                 db.execute(item.insert(), list(fresh.values()))
             for row in rows:
-                if row["item_id"] in known:  # the split's salt may have changed, and the label stands
-                    values = {key: row[key] for key in ("category", "split", "sampler")}
+                if row["item_id"] in known:  # the split's salt or the sampler may have changed, and the label stands
+                    values = {key: row[key] for key in ("category", "split", "sampler", "completions")}
                     db.execute(item.update().where(item.c.item_id == row["item_id"]).values(**values))
         return [row["item_id"] for row in rows]
 
@@ -165,7 +170,7 @@ class Store(Database):
                     raise StaleToken("this pair has been answered already, or is not yours; nothing was recorded")
                 if tiers is not None:
                     _check_tiers(tiers, len(waiting.drawn))
-                    tiers = [[waiting.drawn[place] for place in tier] for tier in tiers]
+                    tiers = [sorted(waiting.drawn[place] for place in tier) for tier in tiers]
                 row = _row(waiting.item_id, annotator, "human", client_uuid, tiers, strength, note)
                 db.execute(event.insert().values(**row, view_token=token))
             return _next_view(db, annotator)
@@ -254,6 +259,8 @@ class Store(Database):
                 completions=[answer["text"] for answer in row.completions],
                 completion_token_ids=[answer["token_ids"] for answer in row.completions],
                 finished=[answer["finished"] for answer in row.completions],
+                logps=[answer.get("logp") for answer in row.completions],
+                sampled_by=row.sampler.get("policy_sha256"),
                 tiers=row.tiers,
                 strength=row.strength,
                 source=row.source,

@@ -1,0 +1,43 @@
+# make demo   set up, then the whole sequence on the embedded model, to its verdict
+# make test   set up, then all tests
+# make check  format, lint, types: what CI asks before it tests
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: demo test test-slow check fix setup clean
+.DEFAULT_GOAL := setup
+
+demo: .venv/ready
+	$(BIN)/trueup run configs/demo.yaml
+
+test: .venv/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+setup: .venv/ready
+
+# A machine that has torch keeps it (GPU images do). Else torch comes first and by version: asked for by a range, as a
+# dependency, it may bring gigabytes of CUDA to a machine without a GPU.
+.venv/ready: pyproject.toml
+	@if $(PYTHON) -c "import torch" 2>/dev/null; then \
+	    echo "using the torch that is installed"; $(PYTHON) -m venv --system-site-packages .venv; \
+	else \
+	    $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"; \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,213 @@
+"""Tiny models, tokenizers and campaigns that are built here, so that the real stages run offline in seconds.
+
+    bases("plain")   a base model of web text: no chat template, EOS is <|endoftext|>, no other special token
+    bases("llama")   no chat template, adds <s> to every text, EOS is </s>, has <unk>
+    bases("chatml")  its vocabulary has the markers of ChatML, EOS is <|im_end|>, and it brings a template of its own
+    tiny_base        the directory of bases("plain")
+    campaign(...)    writes a campaign file over tiny data, and loads it
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and transformers are imported by anything.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+
+COLOURS = "red blue green black white brown pink grey gold teal lime plum navy rose sand mint".split()
+DEMONSTRATIONS = [
+    {"messages": [{"role": "user", "content": f"Say {c}."}, {"role": "assistant", "content": f"It is {c}."}], "category": k}
+    for c, k in zip(COLOURS, ["conversation", "creative"] * 8, strict=True)
+]
+PROMPTS = [{"prompt": f"Tell me about {c} things.", "category": "conversation"} for c in COLOURS]
+OWN_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(autouse=True)
+def _isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test but a slow one sees the embedded model of this machine."""
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def make_tokenizer(kind: str) -> Any:
+    """A byte-level BPE tokenizer of about 300 tokens, trained on the sentences above."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {
+        "plain": ["<|endoftext|>"],
+        "llama": ["<unk>", "<s>", "</s>"],
+        "chatml": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+    }[kind]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    texts = [message["content"] for row in DEMONSTRATIONS for message in row["messages"]] + [row["prompt"] for row in PROMPTS]
+    tokenizer.train_from_iterator(texts, trainer)
+    if kind == "llama":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    if kind == "plain":
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
+    )
+    made.chat_template = OWN_CHATML
+    return made
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a random two-layer Llama with a tokenizer of the kind."""
+    made: dict[str, Path] = {}
+
+    def base(kind: str) -> Path:
+        if kind not in made:
+            import torch
+            from transformers import LlamaConfig, LlamaForCausalLM
+
+            tokenizer = make_tokenizer(kind)
+            torch.manual_seed(0)
+            config = LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=256,
+                tie_word_embeddings=True,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+            made[kind] = tmp_path_factory.mktemp("base") / kind
+            LlamaForCausalLM(config).save_pretrained(made[kind])
+            tokenizer.save_pretrained(made[kind])
+        return made[kind]
+
+    return base
+
+
+@pytest.fixture(scope="session")
+def tiny_base(bases: Callable[[str], Path]) -> Path:
+    return bases("plain")
+
+
+@pytest.fixture
+def campaign(tiny_base: Path) -> Callable[..., Any]:
+    """`campaign(folder, sft={"max_steps": 2}, ...)` writes folder/campaign.yaml and its data, and loads it.
+
+    Sections given are merged over the tiny ones key by key; None takes a key away. Results go to folder/run.
+    """
+
+    def make(folder: Path, **overrides: Any) -> Any:
+        from trueup.campaign import load_campaign
+
+        write_jsonl(folder / "demonstrations.jsonl", DEMONSTRATIONS)
+        write_jsonl(folder / "prompts.jsonl", PROMPTS)
+        training = {"train_batch_size": 4, "learning_rate": 1.0e-2, "max_steps": 4, "max_length": 96, "lora": {"r": 4}}
+        values: dict[str, Any] = {
+            "name": "tiny",
+            "run_dir": str(folder / "run"),
+            "model": {"name": str(tiny_base), "chat_template": "plain", "device": "cpu"},
+            "split": {"heldout_fraction": 0.3},
+            "sft": {**training, "data": ["demonstrations.jsonl"]},
+            "sample": {"prompts": "prompts.jsonl", "num_candidates": 3, "max_new_tokens": 8},
+            "label": {"source": "simulated"},
+            "reward": dict(training),
+            "align": {**training, "algorithm": "dpo"},
+            "compare": {},
+        }
+        file = folder / "campaign.yaml"
+        file.write_text(yaml.safe_dump(_merged(values, overrides), sort_keys=False), encoding="utf-8")
+        return load_campaign(file)
+
+    return make
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    made = dict(under)
+    for key, value in over.items():
+        if value is None:
+            made.pop(key, None)
+        elif isinstance(value, dict) and isinstance(made.get(key), dict):
+            made[key] = _merged(made[key], value)
+        else:
+            made[key] = value
+    return made
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    """Rows as JSON Lines; a row that is text is written as it stands."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def jsonl() -> Callable[[Path, list[Any]], Path]:
+    return write_jsonl
+
+
+@pytest.fixture
+def python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python code in a fresh process, from the repository."""
+
+    def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+
+    return run
+
+
+TRUEUP = [sys.executable, "-c", "import sys; from trueup.cli import main; sys.exit(main())"]
+
+
+@pytest.fixture
+def trueup() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command line in a process group of its own; what is still there after the test is ended."""
+    import signal
+
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*TRUEUP, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

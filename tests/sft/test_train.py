@@ -1,0 +1,207 @@
+"""The real SFT stage on a tiny base model: what it leaves, that it learns to stop, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sft.train
+from sft.data import Encoded
+from trueup import models, runs, training
+from trueup.chat import encode_prompt
+from trueup.config import ModelConfig
+from trueup.errors import DataError
+from trueup.formats import read_demonstrations
+from trueup.records import Dropped, Message, is_heldout
+from trueup.sampling import Decoding, sample
+
+FILES = {
+    "config.yaml", "manifest.json", "metrics.jsonl", "report.json", "samples.jsonl", "model/chat_template.jinja", "model/config.json",
+    "model/generation_config.json", "model/model.safetensors", "model/tokenizer.json", "model/tokenizer_config.json",
+}  # fmt: skip
+
+
+def files(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def losses(directory: Path) -> dict[int, float]:
+    """Training loss by step; a step that stands twice fails the test."""
+    rows = [row for row in training.read_metrics(directory / "metrics.jsonl") if "loss" in row]
+    assert len({row["step"] for row in rows}) == len(rows)
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def eos_rate(policy: models.Loaded, prompts: list[list[Message]]) -> float:
+    policy.model.eval()
+    answers = sample(policy, prompts, Decoding(24, seed=1), num_samples=4, batch_size=64)
+    return sum(candidate.finished for row in answers for candidate in row) / (4 * len(prompts))
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "keys"),
+    [
+        ("plain", {"chat_template": "plain"}, {"full_finetuning": True, "learning_rate": 5e-3}),
+        ("plain", {"chat_template": "chatml", "new_tokens": True}, {"learning_rate": 3e-2, "lora": {"r": 16}}),
+        ("llama", {"chat_template": "auto"}, {"learning_rate": 3e-2, "lora": {"r": 16, "last_layers": 2}}),
+    ],
+    ids=["plain, all weights", "chatml with new tokens, adapters", "llama, adapters"],
+)
+def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
+    kind: str,
+    model: dict[str, Any],
+    keys: dict[str, Any],
+    bases: Callable[[str], Path],
+    campaign: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = campaign(tmp_path, model={"name": str(bases(kind)), **model}, sft={"max_steps": 150, "max_length": 128, **keys})
+    config = made.stages["sft"]
+    seen: dict[str, Any] = {}
+    build, save = sft.train.build_trainer, models.save
+
+    def spy_build(config: Any, stage: Any, base: models.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
+        seen["rows"] = [base.tokenizer.decode(row.input_ids) for row in rows]
+        return build(config, stage, base, rows, heldout)
+
+    def spy_save(loaded: models.Loaded, directory: Path) -> None:
+        seen["logits"] = logits(loaded)
+        save(loaded, directory)
+
+    def logits(loaded: models.Loaded) -> torch.Tensor:
+        with torch.inference_mode():
+            ids = encode_prompt(loaded.tokenizer, [Message(role="user", content="Say red.")])
+            return loaded.model(torch.tensor([ids])).logits
+
+    monkeypatch.setattr(sft.train, "build_trainer", spy_build)
+    monkeypatch.setattr(models, "save", spy_save)
+    directory = sft.train.run(config)
+
+    # What it leaves
+    assert files(directory) == FILES
+    manifest = json.loads((directory / "manifest.json").read_text())
+    report = json.loads((directory / "report.json").read_text())
+    assert {entry["path"] for entry in manifest["outputs"]} == FILES - {"manifest.json"}
+    assert (manifest["stage"], manifest["device"], manifest["dtype"], manifest["steps"]) == ("sft", "cpu", "float32", 150)
+    assert manifest["tokens_per_s"] > 0 and manifest["trained_parameters"] > 0 and manifest["parents"] == []
+    assert manifest["inputs"][0]["rows"] == 16
+    assert runs.verify(made.run_dir)[1] == []
+    assert set(losses(directory)) == set(range(1, 151))
+
+    # Nothing held out was trained on
+    demonstrations = read_demonstrations(tmp_path / "demonstrations.jsonl", Dropped())
+    heldout = [row for row in demonstrations if is_heldout(row.messages[:1], config.split)]
+    assert 2 <= len(heldout) and len(seen["rows"]) == 16 - len(heldout)
+    assert not [row for row in heldout for text in seen["rows"] if row.messages[0].content in text]
+
+    # What was saved is what was trained
+    policy = models.load_policy(directory / "model", ModelConfig(device="cpu"))
+    torch.testing.assert_close(logits(policy), seen["logits"], rtol=0, atol=0)
+
+    # It learnt: held-out loss fell, and a model that hardly ever stopped now does, on prompts that it never saw
+    assert report["heldout_loss"]["after"] < report["heldout_loss"]["before"] - 1
+    assert report["trained_eos"] == 16 - len(heldout)
+    prompts = [row.messages[:-1] for row in heldout]
+    before = eos_rate(models.load_base(config.model), prompts)
+    assert before < 0.4 and eos_rate(policy, prompts) > 0.9
+    assert report["eos_rate"] > 0.9 and manifest["verdict"] == {"status": "pass", "findings": []}
+    rows = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
+    assert rows and all(set(row) == {"prompt", "demonstration", "answer", "finished"} for row in rows)
+
+
+# ---- Interrupted ------------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
+    real = training.Watch.on_log
+
+    def on_log(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        real(self, args, state, control, logs, **rest)
+        if state.global_step == step:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training.Watch, "on_log", on_log)
+        run()
+
+
+@pytest.fixture
+def stage(campaign: Callable[..., Any], tmp_path: Path) -> Callable[[str], Any]:
+    def make(name: str, **keys: Any) -> Any:
+        return campaign(tmp_path, run_dir=str(tmp_path / name), sft={"max_steps": 6, "save_steps": 2, **keys}).stages["sft"]
+
+    return make
+
+
+def test_an_interrupted_stage_ends_as_if_it_had_not_been_interrupted(
+    stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = sft.train.run(stage("whole"))
+    config = stage("killed")
+    killed_at(5, monkeypatch, lambda: sft.train.run(config))
+    directory = runs.stage_dir(config.run_dir, "sft")
+    assert (directory / "checkpoint-4").exists() and not (directory / "manifest.json").exists()
+    capsys.readouterr()
+    sft.train.run(config)
+    assert "resume       from checkpoint-4\n" in capsys.readouterr().out
+    assert losses(directory) == pytest.approx(losses(whole), rel=1e-4)
+    assert files(directory) == files(whole) == FILES
+    before, after = (json.loads((path / "report.json").read_text()) for path in (directory, whole))
+    assert before["heldout_loss"] == pytest.approx(after["heldout_loss"], rel=1e-4)
+    assert json.loads((directory / "manifest.json").read_text())["steps"] == 6
+
+
+def test_a_stage_that_was_killed_while_it_wrote_a_checkpoint_or_after_its_last_step_ends_too(
+    stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = stage("killed")
+    killed_at(3, monkeypatch, lambda: sft.train.run(config))
+    directory = runs.stage_dir(config.run_dir, "sft")
+    (directory / "checkpoint-2/trainer_state.json").unlink()  # written last
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(sft.train, "answer_heldout", lambda *_: (_ for _ in ()).throw(Killed))
+        sft.train.run(config)
+    assert (directory / "checkpoint-6").exists()
+    sft.train.run(config)
+    assert set(losses(directory)) == set(range(1, 7)) and files(directory) == FILES
+
+
+# ---- Data -------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_too_long_are_dropped_and_counted_and_never_cut(stage: Callable[..., Any], jsonl, tmp_path: Path) -> None:
+    config = stage("run", max_steps=1, data=["demonstrations.jsonl", {"path": "more.jsonl", "max_rows": 2}])
+    long = {"messages": [{"role": "user", "content": "Sing."}, {"role": "assistant", "content": "la " * 200}]}
+    short = [{"messages": [{"role": "user", "content": f"Hum {i}."}, {"role": "assistant", "content": "Hm."}]} for i in range(5)]
+    jsonl(tmp_path / "demonstrations.jsonl", [long, *short[:1]])
+    jsonl(tmp_path / "more.jsonl", short[1:])
+    directory = sft.train.run(config)
+    report = json.loads((directory / "report.json").read_text())
+    assert report["rows"]["dropped"] == {"longer than max_length": 1}
+    first, second = json.loads((directory / "manifest.json").read_text())["inputs"]
+    assert (first["rows"], second["rows"], second["dropped"]) == (2, 2, {"over max_rows": 2})
+
+
+def test_data_of_which_nothing_is_left_is_an_error_that_says_why(stage: Callable[..., Any], jsonl, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^every demonstration is longer than sft\.max_length, 8 tokens$"):
+        sft.train.run(stage("run", max_length=8))
+    heldout = [{"messages": [{"role": "user", "content": "Say plum."}, {"role": "assistant", "content": "Plum."}]}]
+    config = stage("run").model_copy(update={"split": stage("run").split.model_copy(update={"heldout_fraction": 0.999})})
+    jsonl(tmp_path / "demonstrations.jsonl", heldout)
+    with pytest.raises(DataError, match=r"demonstrations\.jsonl: no demonstration is left to train on$"):
+        sft.train.run(config)
+
+
+def test_a_campaign_may_hold_nothing_out(campaign: Callable[..., Any], tmp_path: Path) -> None:
+    directory = sft.train.run(campaign(tmp_path, split={"heldout_fraction": 0.0}, sft={"max_steps": 1}).stages["sft"])
+    assert json.loads((directory / "report.json").read_text())["heldout_loss"] == {"before": None, "after": None, "rows": 0}

@@ -1,0 +1,165 @@
+"""The plan: a change makes exactly the right stages stale, and the plan says why."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trueup import runs
+from trueup.campaign import Campaign, load_campaign, plan
+from trueup.config import StageConfig
+
+ALL = ["sft", "sample", "label", "reward", "align", "compare"]
+
+
+def make(config: StageConfig) -> None:
+    """A finished stage, without its work."""
+    stage = runs.begin(config)
+    for path in config.input_paths():
+        stage.add_input(path, rows=1)
+    (stage.dir / "result").write_text(config.stage)
+    stage.finish()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "_git_commit", lambda: None)
+    monkeypatch.setattr(runs, "_versions", dict)
+
+
+@pytest.fixture
+def done(campaign: Callable[..., Campaign], tmp_path: Path) -> Campaign:
+    """A campaign of which every stage is complete."""
+    made = campaign(tmp_path)
+    for stage in made.needed():
+        make(made.stages[stage])
+    return made
+
+
+def actions(campaign: Campaign, *arguments: Any) -> dict[str, str]:
+    return {step.stage: f"{step.action}: {step.reason}" for step in plan(campaign, *arguments) if step.action != "keep"}
+
+
+def changed(campaign: Campaign, *overrides: str) -> dict[str, str]:
+    return actions(load_campaign(campaign.source, list(overrides)))
+
+
+def test_a_new_campaign_runs_everything_in_order(campaign: Callable[..., Campaign], tmp_path: Path) -> None:
+    steps = plan(campaign(tmp_path))
+    assert [step.stage for step in steps] == ALL
+    assert {(step.action, step.reason) for step in steps} == {("run", "not run yet")}
+
+
+def test_nothing_is_run_again_when_nothing_changed(done: Campaign) -> None:
+    assert actions(load_campaign(done.source)) == {}
+    assert all(step.reason.startswith("up to date (0 s, 20") for step in plan(done))
+
+
+@pytest.mark.parametrize(
+    ("override", "stale", "reason", "descendants"),
+    [
+        ("sft.learning_rate=0.5", "sft", "learning_rate: 0.01 -> 0.5", ["sample", "label", "reward", "align", "compare"]),
+        ("sft.lora.r=8", "sft", "lora.r: 4 -> 8", ["sample", "label", "reward", "align", "compare"]),
+        ("sample.temperature=0.7", "sample", "temperature: 1.0 -> 0.7", ["label", "reward", "align", "compare"]),
+        ("label.guideline=Be kind", "label", None, ["reward", "align", "compare"]),
+        ("reward.pairs=extremes", "reward", "pairs: 'all' -> 'extremes'", ["compare"]),
+        ("align.beta=0.2", "align", "beta: 0.1 -> 0.2", ["compare"]),
+        ("compare.confidence=0.9", "compare", "confidence: 0.95 -> 0.9", []),
+    ],
+)
+def test_a_changed_key_makes_its_stage_and_all_that_came_from_it_stale_and_no_other(
+    done: Campaign, override: str, stale: str, reason: str | None, descendants: list[str]
+) -> None:
+    found = changed(done, override)
+    assert list(found) == [stage for stage in ALL if stage in (stale, *descendants)]
+    assert found[stale] == f"run: {reason}" if reason else " -> 'Be kind'" in found[stale]
+    assert all(found[stage].endswith(" will be new") for stage in descendants)
+
+
+def test_the_reason_names_every_parent_that_will_be_new(done: Campaign) -> None:
+    assert changed(done, "sft.seed=1")["compare"] == "run: sft and sample and align and reward will be new"
+
+
+def test_a_key_at_the_top_makes_every_stage_stale_that_it_reaches(done: Campaign) -> None:
+    assert list(changed(done, "seed=1")) == ALL
+    assert changed(done, "model.revision=v2")["sft"] == "run: model.revision: None -> 'v2'"
+    assert changed(done, "name=another") == {}, "a name is no setting, and this run directory was named"
+
+
+def test_a_changed_input_file_is_named_and_one_that_was_only_moved_changes_nothing(done: Campaign, tmp_path: Path) -> None:
+    shutil.move(tmp_path / "prompts.jsonl", tmp_path / "moved.jsonl")
+    assert actions(done)["sample"] == f"run: {tmp_path}/prompts.jsonl is missing"
+    assert changed(done, "sample.prompts=moved.jsonl") == {}
+    with (tmp_path / "moved.jsonl").open("a") as file:
+        file.write("\n")
+    found = changed(done, "sample.prompts=moved.jsonl")
+    assert list(found) == ["sample", "label", "reward", "align", "compare"]
+    assert found["sample"] == f"run: {tmp_path}/moved.jsonl has changed"
+    more = changed(done, "sample.prompts=moved.jsonl", "sft.data=[demonstrations.jsonl, moved.jsonl]")
+    assert "sft" in more
+
+
+def test_a_parent_that_was_made_again_behind_the_campaigns_back_is_named(done: Campaign) -> None:
+    (done.run_dir / "reward/manifest.json").write_text((done.run_dir / "reward/manifest.json").read_text() + "\n")
+    assert actions(done) == {"compare": "run: reward has changed"}
+
+
+def test_a_missing_output_is_named(done: Campaign) -> None:
+    (done.run_dir / "reward/result").unlink()
+    assert actions(done) == {"reward": "run: its result is missing", "compare": "run: reward will be new"}
+
+
+def test_an_interrupted_stage_continues_unless_a_parent_will_be_new(done: Campaign) -> None:
+    (done.run_dir / "align/manifest.json").unlink()
+    assert actions(done) == {"align": "run: unfinished", "compare": "run: align has changed"}
+    runs.begin(done.stages["align"])
+    assert actions(done)["align"] == "resume: interrupted, continues"
+    assert changed(done, "align.beta=0.2")["align"] == "run: unfinished"
+    assert changed(done, "sft.seed=1")["align"] == "run: unfinished"
+
+
+def test_a_stage_may_be_forced_and_the_plan_may_end_early(done: Campaign) -> None:
+    assert actions(done, None, ("align",)) == {"align": "run: asked for", "compare": "run: align will be new"}
+    assert [step.stage for step in plan(done, "label")] == ["sft", "sample", "label"]
+    assert [step.stage for step in plan(done, "align")] == ["sft", "sample", "label", "align"]
+
+
+def test_imported_labels_need_no_samples_and_a_comparison_without_a_reward_model_needs_none(
+    campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    imported = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"})
+    assert imported.needed("reward") == ["sft", "label", "reward"]
+    assert imported.needed("compare") == ["sft", "sample", "label", "reward", "align", "compare"]
+    rubric_only = campaign(tmp_path, compare={"judges": ["rubric"]})
+    assert rubric_only.needed("compare") == ["sft", "sample", "label", "align", "compare"]
+    assert rubric_only.needed() == ALL, "the sequence has a reward model even so"
+
+
+def test_new_labels_of_people_make_the_label_stage_stale(campaign: Callable[..., Campaign], tmp_path: Path) -> None:
+    made = campaign(tmp_path, label={"source": "human"})
+    for stage in made.needed():
+        make(made.stages[stage])
+    assert actions(made) == {}
+    _label_something(made)
+    assert actions(made) == {
+        "label": "run: there are new labels",
+        "reward": "run: label will be new",
+        "align": "run: label will be new",
+        "compare": "run: align and reward will be new",
+    }
+
+
+def _label_something(campaign: Campaign) -> None:
+    from trueup.records import Candidate, Message
+    from ui.store import Item, Store, Verdict
+
+    config: Any = campaign.stages["label"]
+    store = Store(config.store_url)
+    answers = [Candidate(text=text, token_ids=[1], finished=True) for text in ("a", "b")]
+    (item,) = store.add_items([Item([Message(role="user", content="q")], answers, None, "train", {})])
+    store.put("human", "ann", [Verdict(item, [[0], [1]])])
+    store.close()

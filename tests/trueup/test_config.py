@@ -1,0 +1,190 @@
+"""The campaign file: what it may say, and what is said of one that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trueup.campaign import load_campaign
+from trueup.errors import ConfigError
+
+MINIMAL = "name: mine\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "campaign.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_campaign(path, list(overrides))
+    return str(caught.value)
+
+
+# ---- What is wrong, all at once ---------------------------------------------------------------------------------
+
+
+def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        nmae: mine
+        split: {heldout_fraction: 1.5}
+        sft:
+          learning_rte: 1.0e-3
+          learning_rate: fast
+          num_train_epochs: 0
+          per_device_train_batch_size: many
+          lora: {rank: 8, target_modules: 5}
+        sample: {prompts: 3}
+        label: {source: robots}
+        reward: {pairs: nestd}
+        align: {algorithm: dop}
+        compare: {judges: [rubric, me]}
+        """,
+    )
+    assert problems(path) == (
+        f"{path}: 15 problems\n"
+        "  nmae: unknown key; did you mean name?\n"
+        "  name: is required\n"
+        "  split.heldout_fraction: Input should be less than 1 (found 1.5)\n"
+        "  sft.learning_rate: Input should be a valid number, unable to parse string as a number (found 'fast')\n"
+        "  sft.num_train_epochs: Input should be greater than 0 (found 0)\n"
+        "  sft.per_device_train_batch_size: Input should be a valid integer, unable to parse string as an integer "
+        "(found 'many'), or: Input should be 'auto' (found 'many')\n"
+        "  sft.lora.target_modules: Input should be a valid string (found 5), or: Input should be a valid list (found 5)\n"
+        "  sft.lora.rank: unknown key; known are last_layers, lora_alpha, lora_dropout, r, target_modules\n"
+        "  sft.data: is required\n"
+        "  sft.learning_rte: unknown key; did you mean learning_rate?\n"
+        "  sample.prompts: a path is wanted (found 3)\n"
+        "  label.source: Input should be 'human', 'simulated', 'import', 'judge' or 'reward_model' (found 'robots')\n"
+        "  reward.pairs: Input should be 'all', 'extremes' or 'nested' (found 'nestd')\n"
+        "  align.algorithm: unknown 'dop'; did you mean dpo?\n"
+        "  compare.judges.1: Input should be 'rubric' or 'reward_model' (found 'me')"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sft: {data: [starter]}\nsample: {prompts: starter}", "  name: is required"),
+        (MINIMAL + "sft: {data: [starter]}", "  line 4: the key 'sft' is written twice"),
+        ("name: mine\nsft:\n  data: [starter]\n  data: [starter]\n", "  line 4: the key 'data' is written twice"),
+        ("name: mine\n\tsft: 1", "  line 2: found character '\\t' that cannot start any token"),
+        ("- a\n- b\n", "  a campaign is a mapping of keys to values, found list"),
+        ("", "  a campaign is a mapping of keys to values, found NoneType"),
+        ("{{ name }}: mine", "  line 1: {} cannot be a key"),
+        ("name: mine\nsft: starter\nsample: {prompts: starter}", "  sft: a section of keys is wanted, found 'starter'"),
+        ("name: mine\nsft: {data: starter}\nsample: {prompts: starter}", "  sft.data: Input should be a valid list (found 'starter')"),
+        (
+            "name: mine\nsft: {data: []}\nsample: {prompts: starter}",
+            "  sft.data: List should have at least 1 item after validation, not 0 (found [])",
+        ),
+        (
+            "name: mine\nsft: {data: [{path: starter, max_row: 3}]}\nsample: {prompts: starter}",
+            "  sft.data.0.max_row: unknown key; did you mean max_rows?",
+        ),
+        (MINIMAL + "label: {source: import}", "  label: with source: import, the key path is required"),
+        (
+            MINIMAL + "label: {also_use: [import]}",
+            "  label: with also_use: [import], the key path is required",
+        ),
+        (MINIMAL + "label: {source: judge, judge_url: 'http://a'}", "  label: with source: judge, the key judge_model is required"),
+        (MINIMAL + "reward: {model: {name: other}}", "  reward.model: belongs at the top of the file, where all stages share it"),
+        (MINIMAL + "align: {split: {salt: x}}", "  align.split: belongs at the top of the file, where all stages share it"),
+        (MINIMAL + "compare: {run_dir: x}", "  compare.run_dir: belongs at the top of the file, where all stages share it"),
+    ],
+)
+def test_one_wrong_thing_is_said_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text)
+    assert problems(path) == f"{path}: 1 problem\n{said}"
+
+
+def test_a_file_that_is_not_there_or_not_text_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    assert problems(tmp_path / "none.yaml") == f"{tmp_path}/none.yaml: 1 problem\n  no such file"
+    assert problems(tmp_path).startswith(f"{tmp_path}: 1 problem\n  cannot be read: ")
+    (tmp_path / "a.yaml").write_bytes(b"name: \xff\xfe")
+    assert "cannot be read: 'utf-8' codec" in problems(tmp_path / "a.yaml")
+
+
+# ---- What is right ----------------------------------------------------------------------------------------------
+
+
+def test_a_minimal_campaign_gets_every_default_and_shares_what_is_shared(tmp_path: Path) -> None:
+    campaign = load_campaign(write(tmp_path, MINIMAL + "seed: 7\nreward: {seed: 8}\n"))
+    assert campaign.run_dir == Path("runs/mine")
+    assert {stage: config.seed for stage, config in campaign.stages.items()} == dict.fromkeys(campaign.stages, 7) | {"reward": 8}
+    models = {id(config.model): config.model.name for config in campaign.stages.values()}  # type: ignore[attr-defined]
+    assert list(models.values()) == ["embedded"]
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "1E-3", "+1e-3", "0.001", "10e-4", "1_0e-4"])
+def test_a_small_number_may_be_written_as_people_write_it(tmp_path: Path, written: str) -> None:
+    text = MINIMAL.replace("[starter]}", f"[starter], learning_rate: {written}, trainer_args: {{weight_decay: {written}}}}}")
+    config: Any = load_campaign(write(tmp_path, text)).stages["sft"]
+    assert config.learning_rate == pytest.approx(1e-3)
+    assert isinstance(config.trainer_args["weight_decay"], float), "TRL would compare a string with 0 and crash"
+
+
+@pytest.mark.parametrize("written", ["1e", "e-3", "v1e-3", "1e-3b", "12e"])
+def test_text_that_only_looks_like_a_number_stays_text(tmp_path: Path, written: str) -> None:
+    assert load_campaign(write(tmp_path, f"{MINIMAL}model: {{name: {written}}}")).config.model.name == written
+
+
+def test_input_paths_start_from_the_campaign_file_and_starter_is_what_ships(tmp_path: Path) -> None:
+    text = "name: mine\nsft: {data: [rows.jsonl, {path: /data/a.json, max_rows: 3}, starter]}\nsample: {prompts: ../p.jsonl}"
+    campaign = load_campaign(write(tmp_path, text))
+    first, second, third = campaign.stages["sft"].input_paths()
+    assert (first, second) == (tmp_path / "rows.jsonl", Path("/data/a.json"))
+    assert third.name == "demonstrations.jsonl" and third.is_file()
+    assert campaign.stages["sample"].input_paths() == [tmp_path / "../p.jsonl"]
+
+
+def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything_else_changes_it(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+
+    def identity(*overrides: str) -> str:
+        return load_campaign(path, list(overrides)).stages["sft"].sha256()
+
+    same = identity()
+    assert identity("sft.data=[elsewhere.jsonl]", "run_dir=/elsewhere", "name=other", "sample.top_k=3") == same
+    assert len({same, identity("seed=1"), identity("model.name=x"), identity("split.salt=x"), identity("sft.lora.r=4")}) == 5
+
+
+# ---- --set ------------------------------------------------------------------------------------------------------
+
+
+def test_set_overrides_keys_at_any_depth_and_reads_values_as_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    overrides = ["align.beta=3e-1", "sft.lora.r=4", "sft.data=[a.jsonl, b.jsonl]", "label.guideline=a=b", "sample.max_prompts=", "seed=5"]
+    campaign = load_campaign(path, overrides)
+    stages: Any = campaign.stages
+    assert (stages["align"].beta, stages["sft"].lora.r, stages["align"].seed) == (0.3, 4, 5)
+    assert [path.name for path in stages["sft"].input_paths()] == ["a.jsonl", "b.jsonl"]
+    assert (stages["label"].guideline, stages["sample"].max_prompts) == ("a=b", None)
+    assert load_campaign(path).stages["align"] != stages["align"], "the file itself is untouched"
+
+
+def test_set_changes_one_stage_although_a_yaml_anchor_is_shared_with_others(tmp_path: Path) -> None:
+    text = MINIMAL.replace("[starter]}", "[starter], lora: &small {r: 4}}") + "reward: {lora: *small}\n"
+    stages: Any = load_campaign(write(tmp_path, text), ["sft.lora.r=8"]).stages
+    assert (stages["sft"].lora.r, stages["reward"].lora.r) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("align.beta", "--set: 1 problem\n  'align.beta' is not of the form key.subkey=value"),
+        ("=3", "--set: 1 problem\n  '=3' is not of the form key.subkey=value"),
+        ("align..beta=3", "--set: 1 problem\n  'align..beta=3' is not of the form key.subkey=value"),
+        ("name.beta=3", "--set: 1 problem\n  name.beta: name is not a section"),
+        ("sft.data=[a", "--set: 1 problem\n  'sft.data=[a': expected ',' or ']', but got '<stream end>'"),
+        ("align.bta=3", "campaign.yaml: 1 problem\n  align.bta: unknown key; did you mean beta?"),
+    ],
+)
+def test_a_wrong_override_is_an_error_with_its_key(tmp_path: Path, override: str, said: str) -> None:
+    assert problems(write(tmp_path, MINIMAL), override).endswith(said)

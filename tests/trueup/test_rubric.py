@@ -1,0 +1,59 @@
+"""The simulated preference: each criterion by example, and that it is not a disguise for length."""
+
+from __future__ import annotations
+
+import pytest
+
+from trueup.records import Message
+from trueup.rubric import PLAIN_AND_COMPLETE, content_stems, stem
+
+PROMPT = [Message(role="user", content="Why does bread go stale faster in a cold fridge than on the counter?")]
+GOOD = "Bread goes stale sooner in the fridge because the cold makes its starch firm up, so keep it outside."
+
+
+def met(text: str, finished: bool = True) -> dict[str, float]:
+    """Degrees by the first word of what is asked."""
+    return {what.split()[0]: degree for what, degree in PLAIN_AND_COMPLETE.explain(PROMPT, text, finished).items()}
+
+
+def score(text: str, finished: bool = True) -> float:
+    return PLAIN_AND_COMPLETE.score(PROMPT, text, finished)
+
+
+def test_a_good_answer_gets_all_ten_points_and_an_empty_one_those_for_what_it_does_not_do() -> None:
+    assert score(GOOD) == 10.0
+    assert met("") == {"takes": 0, "in": 1, "ends": 0, "plain": 0, "12": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        (GOOD.removesuffix("."), {"ends": 0}),
+        ("- " + GOOD, {"plain": 0}),
+        (GOOD.replace(", so", ".\n\nSo"), {"plain": 0}),
+        ("b" + GOOD[1:], {"plain": 0}),
+        (GOOD.replace("starch", "**starch**"), {"plain": 0}),
+        (GOOD[:-1] + ", because the cold makes it so.", {"in": 0}),
+        ("It does because of how fridges work, as people who bake at home have known for ages.", {"takes": 1 / 3}),
+        ("Bread goes stale in a cold fridge.", {"12": 0}),
+        (GOOD[:-1] + ", which also spares you the cost of " + " and ".join("abcdefghijklmn") + ".", {"12": 0}),
+        ("You ask why bread go stale faster in a cold fridge, and it is a matter of starch.", {"in": 0}),
+    ],
+)
+def test_what_is_missing_costs_its_own_points_and_no_others(text: str, lost: dict[str, float]) -> None:
+    assert met(text) == pytest.approx({"takes": 1, "in": 1, "ends": 1, "plain": 1, "12": 1} | lost)
+
+
+def test_an_answer_that_was_cut_is_not_finished_even_where_a_sentence_ends() -> None:
+    assert met(GOOD, finished=False)["ends"] == 0
+    assert score(GOOD) - score(GOOD, finished=False) == 1.0
+
+
+def test_neither_the_longer_nor_the_shorter_answer_wins_for_its_length() -> None:
+    short, long = "Bread in a cold fridge goes stale because its starch sets there.", GOOD + " Toast it if it is too late for that."
+    assert score(short) == score(GOOD) == score(long) == 10.0
+
+
+def test_words_of_one_subject_have_one_stem_and_words_that_carry_none_do_not_count() -> None:
+    assert len({stem(word) for word in ("sink", "sinks", "sinking")}) == 1
+    assert content_stems("What is it that they would like me to say about this?") == set()

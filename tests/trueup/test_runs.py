@@ -1,0 +1,294 @@
+"""The run directory: when a stage is finished, what may go on, who may write, and what `verify` finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from trueup import runs
+from trueup.config import StageConfig
+from trueup.errors import RunError
+from trueup.records import Dropped, sha256_file
+
+KEYS = (
+    "stage status started_utc duration_s device dtype seed git_commit versions config_sha256 parents inputs outputs verdict"
+).split()
+
+
+class First(StageConfig):
+    stage: ClassVar[str] = "sft"
+    run: ClassVar[str] = "nowhere:run"
+    data: Path | None = None
+    rate: float = 1.0
+
+    def input_paths(self) -> list[Path]:
+        return [self.data] if self.data else []
+
+
+class Second(StageConfig):
+    stage: ClassVar[str] = "sample"
+    run: ClassVar[str] = "nowhere:run"
+
+    def parents(self) -> tuple[str, ...]:
+        return ("sft",)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"a": 1}\n')
+    return path
+
+
+def finish(config: StageConfig, **files: str) -> Path:
+    """The stage, finished, with these files among its outputs."""
+    stage = runs.begin(config)
+    for path in config.input_paths():
+        stage.add_input(path, rows=1)
+    for name, text in files.items():
+        (stage.dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (stage.dir / name).write_text(text)
+    return stage.finish()
+
+
+def manifest(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "manifest.json").read_text())
+
+
+# ---- A stage from begin to finish -------------------------------------------------------------------------------
+
+
+def test_the_manifest_has_the_keys_that_scripts_rely_on_and_hashes_of_everything(tmp_path: Path, data: Path) -> None:
+    stage = runs.begin(First(run_dir=tmp_path / "run", data=data, seed=3))
+    dropped = Dropped()
+    dropped.add("too long", 2)
+    stage.add_input(data, rows=1, dropped=dropped)
+    (stage.dir / "model").mkdir()
+    (stage.dir / "model/weights").write_text("w")
+    stage.log({"step": 1, "loss": 2.0})
+    stage.find("info", "few", "few rows")
+    stage.find("warn", "slow", "slow")
+    stage.facts.update(device="NVIDIA H100", dtype="bfloat16", tokens_per_s=12.5)
+    found = manifest(stage.finish())
+    assert set(found) == {*KEYS, "identity", "fingerprint", "tokens_per_s", "content_sha256"}
+    assert (found["stage"], found["status"], found["seed"]) == ("sft", "complete", 3)
+    assert (found["device"], found["dtype"], found["tokens_per_s"]) == ("NVIDIA H100", "bfloat16", 12.5)
+    assert found["inputs"] == [{"path": str(data), "sha256": sha256_file(data), "rows": 1, "dropped": {"too long": 2}}]
+    assert [entry["path"] for entry in found["outputs"]] == ["config.yaml", "metrics.jsonl", "model/weights"]
+    assert all(entry["sha256"] == sha256_file(stage.dir / entry["path"]) for entry in found["outputs"])
+    assert found["verdict"] == {
+        "status": "warn",
+        "findings": [
+            {"level": "info", "code": "few", "message": "few rows"},
+            {"level": "warn", "code": "slow", "message": "slow"},
+        ],
+    }
+    assert found["versions"]["python"].startswith("3.")
+    second = manifest(finish(Second(run_dir=tmp_path / "run")))
+    assert second["parents"] == [{"stage": "sft", "manifest_sha256": sha256_file(stage.dir / "manifest.json")}]
+
+
+def test_an_unfinished_stage_has_no_manifest_and_the_next_one_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError) as caught:
+        runs.begin(Second(run_dir=tmp_path))
+    advice = "run `trueup sft CONFIG` first, or `trueup run CONFIG` for the whole sequence"
+    assert str(caught.value) == f"{tmp_path / 'sft'} is not there: {advice}"
+    stage = runs.begin(First(run_dir=tmp_path))
+    (stage.dir / "result.json").write_text("{}")
+    assert runs.find_stage(tmp_path, "sft") is None
+    with pytest.raises(RunError) as caught:
+        runs.begin(Second(run_dir=tmp_path))
+    assert str(caught.value) == f"{tmp_path / 'sft'} is unfinished: {advice}"
+
+
+def test_the_manifest_is_written_after_every_other_file_and_not_at_all_if_writing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = runs.begin(First(run_dir=tmp_path))
+    hashed: list[str] = []
+
+    def fails(path: Path) -> str:
+        hashed.append(path.name)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(runs, "sha256_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        stage.finish()
+    assert hashed == ["config.yaml"] and not (stage.dir / "manifest.json").exists()
+
+
+def test_a_stage_that_is_run_again_starts_clean_but_keeps_the_label_store(tmp_path: Path) -> None:
+    directory = finish(First(run_dir=tmp_path), **{"model/weights": "old", "report.json": "{}"})
+    for name in ("labels.sqlite", "labels.sqlite-wal", "log.txt"):
+        (directory / name).write_text("kept")
+    runs.begin(First(run_dir=tmp_path))
+    left = sorted(path.name for path in directory.iterdir())
+    assert left == ["begun.json", "config.yaml", "labels.sqlite", "labels.sqlite-wal", "log.txt"]
+
+
+def test_only_an_interrupted_run_of_the_same_config_inputs_and_parents_goes_on(tmp_path: Path, data: Path) -> None:
+    run = tmp_path / "run"
+
+    def interrupted(config: StageConfig) -> runs.StageRun:
+        stage = runs.begin(config)
+        (stage.dir / "checkpoint-5").mkdir(exist_ok=True)
+        return stage
+
+    def resumed(config: StageConfig) -> tuple[bool, bool]:
+        assert runs.resumable(config) == (stage := runs.begin(config)).resumed
+        return stage.resumed, (stage.dir / "checkpoint-5").exists()
+
+    config = First(run_dir=run, data=data)
+    assert not interrupted(config).resumed
+    assert resumed(config) == (True, True)
+    moved = data.rename(tmp_path / "moved.jsonl")
+    assert resumed(First(run_dir=run, data=moved)) == (False, False), "the path is part of this identity"
+    interrupted(config := First(run_dir=run, data=moved))
+    moved.write_text("changed")
+    assert resumed(config) == (False, False), "an input changed"
+    interrupted(config)
+    assert resumed(First(run_dir=run, data=moved, rate=2.0)) == (False, False), "a key changed"
+    finish(First(run_dir=run, data=moved))
+    interrupted(Second(run_dir=run))
+    assert resumed(Second(run_dir=run)) == (True, True)
+    finish(First(run_dir=run, data=moved, rate=3.0))
+    assert resumed(Second(run_dir=run)) == (False, False), "a parent changed"
+    finish(Second(run_dir=run))
+    assert resumed(Second(run_dir=run)) == (False, False), "it was complete"
+
+
+def test_checkpoints_and_partial_files_are_no_outputs(tmp_path: Path) -> None:
+    stage = runs.begin(First(run_dir=tmp_path))
+    (stage.dir / "checkpoint-5").mkdir()
+    (stage.dir / "checkpoint-5/weights").write_text("w")
+    (stage.dir / "labels.sqlite").write_text("changes all the time")
+    directory = stage.finish()
+    assert [entry["path"] for entry in manifest(directory)["outputs"]] == ["config.yaml"]
+    assert not (directory / "checkpoint-5").exists() and not (directory / "begun.json").exists()
+
+
+def test_a_manifest_that_is_not_json_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    directory = finish(First(run_dir=tmp_path))
+    (directory / "manifest.json").write_text("{")
+    with pytest.raises(RunError, match=r"manifest\.json: not JSON .*; delete it to make the stage run again"):
+        runs.find_stage(tmp_path, "sft")
+
+
+# ---- One run at a time ------------------------------------------------------------------------------------------
+
+HOLD = """
+import pathlib, subprocess, sys, time
+from trueup import runs
+with runs.locked(pathlib.Path(sys.argv[1])) as lock:
+    child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_run_directory_is_held_until_the_last_process_that_writes_to_it_is_gone(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    child = int(holder.stdout.readline())
+    try:
+        with pytest.raises(RunError) as caught, runs.locked(tmp_path):
+            pass
+        expected = f"{tmp_path} is in use by another trueup (process {holder.pid}); wait for it, or stop it"
+        assert str(caught.value) == expected
+        holder.kill()
+        holder.wait()
+        with pytest.raises(RunError), runs.locked(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        os.kill(child, signal.SIGKILL)
+        holder.communicate()
+    for _ in range(100):
+        try:
+            with runs.locked(tmp_path):
+                break
+        except RunError:
+            time.sleep(0.05)
+    else:
+        pytest.fail("the lock outlived every process that held it")
+
+
+# ---- Verification -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tmp_path: Path, data: Path) -> Path:
+    run = tmp_path / "run"
+    finish(First(run_dir=run, data=data), **{"model/weights": "some bytes", "report.json": "{}"})
+    finish(Second(run_dir=run), **{"candidates.jsonl": "rows"})
+    return run
+
+
+def test_an_untouched_run_verifies(finished: Path) -> None:
+    (finished / "sft/log.txt").write_text("said later")
+    (finished / "labels").mkdir()
+    (finished / "labels/labels.sqlite").write_text("no manifest yet")
+    checked, problems = runs.verify(finished)
+    assert problems == []
+    # Three outputs, one input and the manifest of sft; two outputs, one parent and the manifest of sample.
+    assert checked == 9
+
+
+@pytest.mark.parametrize("file", ["sft/model/weights", "sft/report.json", "sft/config.yaml", "sample/candidates.jsonl"])
+def test_one_changed_byte_in_any_output_is_found(finished: Path, file: str) -> None:
+    path = finished / file.replace("sample", "candidates")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert runs.verify(finished)[1] == [f"{path}: changed since {file.split('/')[0]} wrote it"]
+
+
+def test_a_missing_file_an_extra_one_and_a_changed_or_missing_input_are_found(finished: Path, data: Path) -> None:
+    (finished / "sft/model/weights").unlink()
+    (finished / "sft/model/extra").write_text("not ours")
+    data.write_text("changed")
+    assert runs.verify(finished)[1] == [
+        f"{finished}/sft/model/weights: missing",
+        f"{finished}/sft/model/extra: not in the manifest of sft",
+        f"{data}: changed since sft read it",
+    ]
+    data.unlink()
+    assert f"{data}: input of sft, missing" in runs.verify(finished)[1]
+
+
+def test_a_parent_that_was_swapped_changed_or_removed_is_found(finished: Path, data: Path) -> None:
+    swapped = f"{finished}/sft/manifest.json: not the sft that sample was made from"
+    finish(First(run_dir=finished, data=data, rate=2.0), **{"model/weights": "some bytes", "report.json": "{}"})
+    assert runs.verify(finished)[1] == [swapped]
+    (finished / "sft/manifest.json").unlink()
+    assert runs.verify(finished)[1] == [f"{finished}/sft: parent of sample, unfinished or missing"]
+
+
+@pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 1'), ('"pass"', '"warn"'), ("[]", "[ ]")])
+def test_a_changed_manifest_is_found_also_of_the_last_stage_which_has_no_child(finished: Path, old: str, new: str) -> None:
+    path = finished / "candidates/manifest.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    assert runs.verify(finished)[1] == [f"{path}: changed since sample wrote it"]
+
+
+def test_a_run_verifies_from_any_directory(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    finish(First(run_dir=tmp_path / "run", data=Path(data.name)))
+    monkeypatch.chdir("/")
+    assert runs.verify(tmp_path / "run")[1] == []
+
+
+def test_a_folder_without_any_stage_is_no_run(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "none"):
+        with pytest.raises(RunError) as caught:
+            runs.verify(directory)
+        assert str(caught.value) == f"{directory}: not a run directory (no stage folder in it)"

@@ -1,0 +1,355 @@
+"""Intervals, win rates, length control and calibration, against hand-worked numbers and by their properties."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from trueup import statistics
+from trueup.statistics import (
+    bootstrap_mean,
+    expected_calibration_error,
+    fit_temperature,
+    length_controlled_win_rate,
+    minimum_detectable_effect,
+    outcomes,
+    spearman,
+    wilson,
+    win_rate,
+)
+
+
+def compared(reference: np.ndarray, aligned: np.ndarray) -> list[np.ndarray]:
+    """Outcomes of each prompt, from scores (P, K) of both policies."""
+    tables = [outcomes(r, a) for r, a in zip(reference, aligned, strict=True)]
+    return [table[~np.isnan(table)] for table in tables]
+
+
+def ratios(reference: np.ndarray, aligned: np.ndarray) -> list[np.ndarray]:
+    """log(aligned / reference) of each comparison, from lengths (P, K) of both policies."""
+    apart = ~np.eye(reference.shape[1], dtype=bool)
+    return [(np.log(a)[None] - np.log(r)[:, None])[apart] for r, a in zip(reference, aligned, strict=True)]
+
+
+# ---- Wilson -----------------------------------------------------------------------------------------------------
+
+
+def test_wilsons_interval_of_8_in_10_is_that_of_the_textbook() -> None:
+    made = wilson(8, 10)
+    assert (made.value, made.n) == (0.8, 10)
+    assert (made.low, made.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+def test_wilsons_interval_of_no_success_starts_at_0_and_ends_near_the_rule_of_three() -> None:
+    made = wilson(0, 30)
+    assert made.low == 0
+    assert 0.09 < made.high < 0.13
+
+
+def test_of_no_trials_nothing_is_known() -> None:
+    made = wilson(0, 0)
+    assert math.isnan(made.value)
+    assert (made.low, made.high) == (0, 1)
+    assert made.as_json() == {"value": None, "ci_low": 0.0, "ci_high": 1.0, "n": 0}
+
+
+# ---- Bootstrap --------------------------------------------------------------------------------------------------
+
+
+def test_the_bootstrap_agrees_with_the_normal_interval_where_that_is_exact() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 400)
+    made = bootstrap_mean(values[:, None], bounds=None)
+    half = 1.96 * values.std(ddof=1) / 20
+    assert made.value == pytest.approx(values.mean())
+    assert (made.low, made.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+
+
+def test_saying_a_thing_four_times_makes_it_no_surer() -> None:
+    once = [[value] for value in np.random.default_rng(1).random(60)]
+    four_times = [values * 4 for values in once]
+    one, four = bootstrap_mean(once), bootstrap_mean(four_times)
+    assert (one.low, one.high) == pytest.approx((four.low, four.high))
+    assert one.n == four.n == 60
+
+
+def test_prompts_with_more_values_weigh_more() -> None:
+    assert bootstrap_mean([[1, 1, 1], [0]]).value == 0.75
+
+
+def test_prompts_without_values_are_not_counted() -> None:
+    assert bootstrap_mean([[1], [], [0]]).n == 2
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_nearly_the_same() -> None:
+    values = np.random.default_rng(2).random((50, 1))
+    assert bootstrap_mean(values, seed=4) == bootstrap_mean(values, seed=4)
+    one, other = bootstrap_mean(values, seed=4), bootstrap_mean(values, seed=5)
+    assert one != other
+    assert one.low == pytest.approx(other.low, abs=0.005)
+
+
+def test_a_higher_confidence_gives_a_wider_interval() -> None:
+    values = np.random.default_rng(3).random((50, 1))
+    usual, sure = bootstrap_mean(values, 0.95), bootstrap_mean(values, 0.99)
+    assert sure.low < usual.low < usual.high < sure.high
+
+
+def test_memory_stays_bounded_with_many_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(4).random((500, 1))
+    at_once = bootstrap_mean(values)
+    monkeypatch.setattr(statistics, "_CELLS", 10_000)
+    in_parts = bootstrap_mean(values)
+    assert (in_parts.low, in_parts.high) == pytest.approx((at_once.low, at_once.high), abs=1e-12)
+
+
+def test_one_prompt_says_nothing_of_others() -> None:
+    share = bootstrap_mean([[1, 0, 1, 1]])
+    assert (share.value, share.low, share.high, share.n) == (0.75, 0, 1, 1)
+    anything = bootstrap_mean([[3.0, 5.0]], bounds=None).as_json()
+    assert anything == {"value": 4.0, "ci_low": None, "ci_high": None, "n": 1}
+
+
+def test_a_mean_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        bootstrap_mean([[], []])
+
+
+@pytest.mark.parametrize("prompts", [10, 50, 200])
+def test_intervals_cover_the_true_win_rate_as_often_as_they_promise(prompts: int) -> None:
+    """Answers of one prompt share its difficulty and its effect; scores are rounded, so that there are ties."""
+
+    def campaign(rng: np.random.Generator, count: int) -> list[np.ndarray]:
+        difficulty = rng.normal(0, 1, (count, 1))
+        effect = rng.normal(0.5, 0.7, (count, 1))
+        reference = np.round(2 * rng.normal(difficulty, 1, (count, 3)))
+        aligned = np.round(2 * rng.normal(difficulty + effect, 1, (count, 3)))
+        return compared(reference, aligned)
+
+    rng = np.random.default_rng(prompts)
+    truth = win_rate(campaign(rng, 20_000), resamples=10).interval.value
+    made = [win_rate(campaign(rng, prompts), resamples=1000).interval for _ in range(300)]
+    assert 0.915 <= np.mean([interval.low <= truth <= interval.high for interval in made]) <= 0.985
+
+
+# ---- Win rates --------------------------------------------------------------------------------------------------
+
+
+def test_every_answer_meets_every_other_but_the_one_of_its_own_random_numbers() -> None:
+    table = outcomes([1.0, 3.0], [2.0, 3.0])
+    assert np.isnan(table[0, 0]) and np.isnan(table[1, 1])
+    assert table[0, 1] == 1  # the aligned 3 against the reference's 1
+    assert table[1, 0] == 0  # the aligned 2 against the reference's 3
+
+
+def test_single_answers_are_compared_with_each_other() -> None:
+    assert outcomes([1.0], [1.0]).tolist() == [[0.5]]
+
+
+def test_a_tie_is_half_a_win() -> None:
+    made = win_rate([[1, 0.5], [0.5, 0]])
+    assert made.interval.value == 0.5
+    assert (made.wins, made.ties, made.losses) == (1, 2, 1)
+
+
+def test_swapping_the_policies_turns_the_win_rate_into_its_complement() -> None:
+    rng = np.random.default_rng(5)
+    reference, aligned = rng.integers(0, 5, (40, 4)), rng.integers(1, 6, (40, 4))
+    one, other = win_rate(compared(reference, aligned)), win_rate(compared(aligned, reference))
+    assert one.interval.value == pytest.approx(1 - other.interval.value, abs=1e-12)
+    assert one.interval.low == pytest.approx(1 - other.interval.high, abs=1e-12)
+    assert (one.wins, one.ties, one.losses) == (other.losses, other.ties, other.wins)
+
+
+def test_a_policy_that_answers_alike_wins_exactly_half() -> None:
+    scores = np.random.default_rng(6).random((30, 4))
+    made = win_rate(compared(scores, scores)).interval
+    assert (made.value, made.low, made.high) == (0.5, 0.5, 0.5)
+
+
+def test_all_ties_are_half_a_win_without_doubt() -> None:
+    made = win_rate([[0.5] * 6] * 9)
+    assert (made.interval.low, made.interval.value, made.interval.high) == (0.5, 0.5, 0.5)
+    assert (made.wins, made.ties, made.losses) == (0, 54, 0)
+
+
+def test_winning_everything_on_few_prompts_is_not_certainty() -> None:
+    made = win_rate([[1.0] * 12] * 4).interval
+    assert (made.value, made.high) == (1, 1)
+    assert made.low == pytest.approx(wilson(4, 4).low)
+
+
+def test_one_prompt_decides_nothing() -> None:
+    made = win_rate([[1, 1, 0.5]]).interval
+    assert (made.low, made.high) == (0, 1)
+
+
+def test_a_change_of_the_detectable_size_is_found_four_times_in_five() -> None:
+    rng = np.random.default_rng(7)
+
+    def campaign(rate: float) -> np.ndarray:
+        return np.clip(rng.normal(rate, 0.2, (60, 1)), 0, 1)
+
+    effect = minimum_detectable_effect(campaign(0.5))
+    assert effect == pytest.approx(2.8 * 0.2 / math.sqrt(60), rel=0.2)
+    found = [win_rate(campaign(0.5 + 2.8 * 0.2 / math.sqrt(60)), resamples=500).interval.low > 0.5 for _ in range(300)]
+    assert 0.72 < np.mean(found) < 0.88
+
+
+def test_four_times_the_prompts_halve_the_detectable_effect() -> None:
+    groups = [[0.0], [1.0]] * 50
+    assert minimum_detectable_effect(groups * 4) == pytest.approx(minimum_detectable_effect(groups) / 2, rel=0.01)
+
+
+def test_one_prompt_has_no_detectable_effect() -> None:
+    assert math.isnan(minimum_detectable_effect([[1, 0]]))
+
+
+# ---- Equal length -----------------------------------------------------------------------------------------------
+
+
+def longer_answers(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths (80, 4) of a reference and of an aligned policy whose answers are longer."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(10, 40, (80, 4)).astype(float), rng.integers(18, 60, (80, 4)).astype(float)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_judge_that_likes_length_is_seen_through(seed: int) -> None:
+    reference, aligned = longer_answers(seed)
+    rng = np.random.default_rng(seed)
+    scores = [np.log(lengths) + rng.normal(0, 0.3, lengths.shape) for lengths in (reference, aligned)]
+    raw = win_rate(compared(*scores)).interval
+    controlled = length_controlled_win_rate(compared(*scores), ratios(reference, aligned))
+    assert raw.low > 0.6
+    assert controlled.interval.low < 0.5 < controlled.interval.high
+    assert controlled.slope > 1
+
+
+def test_a_judge_of_nothing_but_length_gives_half_and_is_named() -> None:
+    reference, aligned = longer_answers(0)
+    made = length_controlled_win_rate(compared(reference, aligned), ratios(reference, aligned))
+    assert made.interval.value == pytest.approx(0.5, abs=0.03)
+    assert made.note is not None and "length decides" in made.note
+
+
+def test_a_judge_that_does_not_look_at_length_is_left_alone() -> None:
+    reference, aligned = longer_answers(1)
+    rng = np.random.default_rng(1)
+    groups = compared(rng.normal(0, 1, (80, 4)), rng.normal(1, 1, (80, 4)))
+    raw, controlled = win_rate(groups).interval, length_controlled_win_rate(groups, ratios(reference, aligned)).interval
+    assert controlled.value == pytest.approx(raw.value, abs=0.04)
+    assert controlled.low > 0.5
+
+
+def test_length_control_has_swap_symmetry() -> None:
+    reference, aligned = longer_answers(2)
+    rng = np.random.default_rng(2)
+    before, after = rng.normal(0, 1, (80, 4)), rng.normal(0.5, 1, (80, 4))
+    one = length_controlled_win_rate(compared(before, after), ratios(reference, aligned))
+    other = length_controlled_win_rate(compared(after, before), ratios(aligned, reference))
+    assert one.interval.value == pytest.approx(1 - other.interval.value, abs=1e-6)
+
+
+def test_the_regression_finds_the_intercept_that_made_the_data() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(0.4, 0.5, (3000, 4))
+    y = (rng.random(x.shape) < 1 / (1 + np.exp(-(0.8 + 2 * x)))).astype(float)
+    made = length_controlled_win_rate(y, x, resamples=100)
+    assert made.interval.value == pytest.approx(1 / (1 + math.exp(-0.8)), abs=0.02)
+    assert made.slope == pytest.approx(2 * x.std(), rel=0.1)
+    assert made.interval.low < made.interval.value < made.interval.high
+
+
+def test_with_equal_lengths_there_is_nothing_to_control() -> None:
+    groups = [[1, 0, 1], [0.5, 1, 1], [0, 1, 1]]
+    made = length_controlled_win_rate(groups, np.zeros((3, 3)))
+    assert made.interval == win_rate(groups).interval
+    assert made.note is not None and "equal" in made.note
+
+
+def test_lengths_that_differ_by_one_factor_cannot_be_controlled_for() -> None:
+    made = length_controlled_win_rate([[1, 0], [1, 1]], np.full((2, 2), math.log(2)))
+    assert made.note is not None and "not controlled" in made.note
+
+
+def test_equal_length_beyond_the_data_is_called_a_guess() -> None:
+    made = length_controlled_win_rate([[1, 0], [1, 1], [0, 1]], [[0.5, 0.7], [0.9, 0.4], [0.6, 0.8]])
+    assert made.note is not None and "guess" in made.note
+
+
+def test_all_ties_stay_half_at_any_length() -> None:
+    made = length_controlled_win_rate([[0.5, 0.5]] * 5, np.random.default_rng(0).normal(0, 1, (5, 2)))
+    assert (made.interval.low, made.interval.value, made.interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_one_prompt_gives_no_interval_at_equal_length() -> None:
+    made = length_controlled_win_rate([[1, 0, 0.5, 1]], [[0.1, -0.2, 0.3, 0.4]]).interval
+    assert (made.low, made.high) == (0, 1)
+
+
+# ---- Reward models ----------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_right_as_often_as_it_says_has_no_calibration_error() -> None:
+    margin = math.log(3)  # confidence 75 %
+    assert expected_calibration_error([margin] * 3 + [-margin]) == pytest.approx(0, abs=1e-12)
+
+
+def test_certain_and_wrong_half_of_the_time_is_an_error_of_a_half() -> None:
+    assert expected_calibration_error([50.0, -50.0]) == pytest.approx(0.5)
+
+
+def test_doubt_about_what_is_always_right_is_an_error_too() -> None:
+    assert expected_calibration_error([math.log(3)] * 10) == pytest.approx(0.25)
+
+
+def test_equal_scores_are_half_right() -> None:
+    assert expected_calibration_error([0.0, 0.0]) == 0
+
+
+def test_bins_are_weighed_by_what_is_in_them() -> None:
+    """Three pairs at 75 %, all right (off by 0.25), and one at certainty, wrong (off by 1)."""
+    assert expected_calibration_error([math.log(3)] * 3 + [-50.0]) == pytest.approx((3 * 0.25 + 1) / 4)
+
+
+def test_the_temperature_of_a_model_that_is_twice_too_sure_is_two() -> None:
+    honest = np.array([math.log(3)] * 3 + [-math.log(3)])
+    assert fit_temperature(honest) == pytest.approx(1, abs=1e-6)
+    assert fit_temperature(2 * honest) == pytest.approx(2, abs=1e-6)
+
+
+def test_the_fitted_temperature_mends_the_calibration() -> None:
+    rng = np.random.default_rng(8)
+    true = rng.normal(0, 1.5, 4000)
+    margins = 3 * np.where(rng.random(4000) < 1 / (1 + np.exp(-true)), true, -true)
+    temperature = fit_temperature(margins)
+    assert temperature == pytest.approx(3, rel=0.1)
+    assert expected_calibration_error(margins, temperature=temperature) < 0.03 < expected_calibration_error(margins)
+
+
+def test_a_temperature_without_an_optimum_stays_within_its_bounds() -> None:
+    assert fit_temperature([1.0, 2.0]) < 0.1  # always right: the surer the better
+    assert fit_temperature([-1.0, -2.0, 0.5]) == pytest.approx(100)  # worse than chance: best not to listen
+
+
+def test_spearman_sees_order_and_not_distance() -> None:
+    assert spearman([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
+    assert spearman([1, 2, 3, 4], [9, 7, 5, 1]) == pytest.approx(-1)
+
+
+def test_spearman_by_hand() -> None:
+    """Ranks 1 2 3 4 5 against 2 1 4 3 5: squared differences sum to 4, so 1 - 6 * 4 / (5 * 24) = 0.8."""
+    assert spearman([1, 2, 3, 4, 5], [2, 1, 4, 3, 5]) == pytest.approx(0.8)
+
+
+def test_spearman_shares_ranks_among_ties_and_knows_no_order_in_a_constant() -> None:
+    assert spearman([1, 1, 2, 2], [1, 1, 2, 2]) == pytest.approx(1)
+    assert spearman([1, 1, 1], [1, 2, 3]) is None
+
+
+@pytest.mark.parametrize("function", [expected_calibration_error, fit_temperature])
+def test_nothing_cannot_be_calibrated(function) -> None:
+    with pytest.raises(ValueError, match="no margins"):
+        function([])

@@ -1,0 +1,343 @@
+"""The label stage: what each source exports, and when it waits for people."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trueup import runs
+from trueup.campaign import why_stale
+from trueup.errors import DataError, LabelsWanted, ModelError
+from trueup.records import CandidateSet, Message, Preference, Ranking, is_heldout, read_rows
+from trueup.rubric import RUBRICS
+from ui import judge
+from ui.config import LabelConfig
+from ui.label import run
+from ui.report import share
+from ui.store import Store
+
+AnswersTo = Callable[..., CandidateSet]
+
+
+def rankings(config: LabelConfig) -> list[Ranking]:
+    return read_rows(runs.stage_dir(config.run_dir, "label") / "rankings.jsonl", Ranking)
+
+
+def pairs(config: LabelConfig) -> list[Preference]:
+    return read_rows(runs.stage_dir(config.run_dir, "label") / "preferences.jsonl", Preference)
+
+
+def report(config: LabelConfig) -> dict[str, Any]:
+    return json.loads((runs.stage_dir(config.run_dir, "label") / "report.json").read_text())
+
+
+def findings(config: LabelConfig) -> set[str]:
+    return {found["code"] for found in runs.open_stage(config.run_dir, "label").manifest["verdict"]["findings"]}
+
+
+def label_as_person(config: LabelConfig, number: int, better: str, annotator: str = "ann") -> None:
+    """Prefer the answer that starts with `better`, on whatever side it is; a tie where there is none."""
+    store = Store(config.store_url)
+    for _ in range(number):
+        shown = store.next_view(annotator)
+        assert shown is not None
+        places = [place for place, text in enumerate(shown.texts) if text.startswith(better)]
+        tiers = [[places[0]], [1 - places[0]]] if len(places) == 1 else [[0, 1]]
+        store.answer(shown.token, annotator, f"{annotator}-{shown.token}", tiers)
+    store.close()
+
+
+# ---- Simulated --------------------------------------------------------------------------------------------------
+
+
+def test_simulated_labels_rank_all_answers_as_the_rubric_scores_them(campaign: Any) -> None:
+    config = campaign.label(source="simulated")
+    run(config)
+    rows = rankings(config)
+    assert len(rows) == 6 and {row.annotator for row in rows} == {"rubric:plain-and-complete"}
+    rubric = RUBRICS["plain-and-complete"]
+    for row in rows:
+        scores = [
+            rubric.score(row.prompt, text, done) for text, done in zip(row.completions, row.finished, strict=True)
+        ]
+        in_order = [[scores[index] for index in tier] for tier in row.tiers]
+        assert all(len(set(tier)) == 1 for tier in in_order)
+        assert [tier[0] for tier in in_order] == sorted(set(scores), reverse=True)
+    for pair in pairs(config):
+        text, worse = pair.chosen[0].content, pair.rejected[0].content
+        assert rubric.score(pair.prompt, text, True) > rubric.score(pair.prompt, worse, True)
+        assert pair.chosen_token_ids and pair.source == "simulated"
+
+
+def test_simulated_labels_say_that_no_person_said_them(campaign: Any) -> None:
+    config = campaign.label(source="simulated")
+    run(config)
+    manifest = runs.open_stage(config.run_dir, "label").manifest
+    assert "simulated_labels" in findings(config) and "few_labels" in findings(config)
+    assert manifest["labels"]["by_source"] == {"simulated": 6}
+    assert report(config)["by_split"].keys() <= {"train", "heldout"}
+
+
+def test_running_the_stage_again_adds_no_row_and_changes_no_label(campaign: Any) -> None:
+    config = campaign.label(source="simulated")
+    run(config)
+    before = rankings(config)
+    run(config)
+    assert rankings(config) == before
+
+
+def test_labels_about_earlier_answers_stay_in_the_store_and_out_of_the_export(
+    campaign: Any, answers_to: AnswersTo
+) -> None:
+    config = campaign.label(source="simulated")
+    run(config)
+    campaign.sampled([answers_to("Another question?", ["Yes.", "No, because it is late."])], seed=1)
+    run(config)
+    assert [row.prompt[0].content for row in rankings(config)] == ["Another question?"]
+    assert len(Store(config.store_url).rankings(["simulated"])) == 7
+
+
+def test_pairs_of_one_text_are_dropped_and_counted(campaign: Any, answers_to: AnswersTo) -> None:
+    row = answers_to("Same?", ["The same answer.", "The same answer.", "Another."])
+    cut = row.candidates[1].model_copy(update={"finished": False})
+    campaign.sampled([row.model_copy(update={"candidates": [row.candidates[0], cut, row.candidates[2]]})], seed=1)
+    config = campaign.label(source="simulated")
+    run(config)
+    assert report(config)["dropped"] == {"identical": 1}
+    assert all(pair.chosen != pair.rejected for pair in pairs(config))
+
+
+def test_length_that_explains_the_labels_is_found(campaign: Any, answers_to: AnswersTo) -> None:
+    rows = [answers_to(f"Question {i}?", [f"Short {i}.", f"This answer, number {i}, is longer."]) for i in range(20)]
+    campaign.sampled(rows, seed=1)
+    config = campaign.label(source="human")
+    with pytest.raises(LabelsWanted):
+        run(config)
+    label_as_person(config, 20, better="This")
+    run(config)
+    length = report(config)["length_baseline"]
+    assert (length["value"], length["n"]) == (1.0, 20) and length["ci_low"] == pytest.approx(0.8389, abs=1e-3)
+    assert "length_explains" in findings(config)
+
+
+def test_the_wilson_interval_is_the_published_one() -> None:
+    """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611."""
+    interval = share(81, 263)
+    assert (round(interval["ci_low"], 4), round(interval["ci_high"], 4)) == (0.2553, 0.3662)
+    assert (share(0, 20)["ci_low"], round(share(0, 20)["ci_high"], 4)) == (0.0, 0.1611)
+
+
+# ---- Human ------------------------------------------------------------------------------------------------------
+
+
+def test_human_labels_are_waited_for_and_then_exported(campaign: Any) -> None:
+    config = campaign.label(source="human")
+    with pytest.raises(LabelsWanted, match=r"0 labels of people so far.*6 of 6 pairs") as wanted:
+        run(config)
+    assert "trueup label CONFIG" in str(wanted.value)
+    assert runs.find_stage(config.run_dir, "label") is None
+    label_as_person(config, 2, better="Freeze")
+    with pytest.raises(LabelsWanted, match=r"2 labels .* 4 of 6 pairs wait"):
+        run(config)
+    label_as_person(config, 4, better="Freeze")
+    run(config)
+    assert report(config)["by_source"] == {"human": 6} and report(config)["by_annotator"] == {"ann": 6}
+    for pair in pairs(config):
+        assert pair.chosen[0].content.startswith("Freeze") and not pair.rejected[0].content.startswith("Freeze")
+    assert report(config)["ties"] + len(pairs(config)) == 6
+    assert report(config)["left_choice"]["n"] == len(pairs(config))
+
+
+def test_simulated_labels_do_not_count_as_peoples(campaign: Any) -> None:
+    run(campaign.label(source="simulated"))
+    config = campaign.label(source="human")
+    with pytest.raises(LabelsWanted, match="0 labels of people"):
+        run(config)
+    label_as_person(config, 6, better="Eat")
+    run(config)
+    assert {row.source for row in rankings(config)} == {"human"}
+
+
+def test_two_sources_are_exported_together_only_when_asked(campaign: Any) -> None:
+    config = campaign.label(source="simulated", also_use=["human"])
+    run(config)
+    assert {row.source for row in rankings(config)} == {"simulated"}
+    label_as_person(config, 3, better="Eat")
+    run(config)
+    assert report(config)["by_source"] == {"human": 3, "simulated": 6}
+
+
+def test_a_new_label_of_a_person_makes_the_stage_stale(campaign: Any) -> None:
+    config = campaign.label(source="human", labels_wanted=2)
+    with pytest.raises(LabelsWanted):
+        run(config)
+    label_as_person(config, 2, better="Eat")
+    run(config)
+    assert why_stale(config) is None
+    label_as_person(config, 1, better="Eat")
+    assert why_stale(config) == "there are new labels"
+
+
+def test_a_skipped_pair_does_not_keep_the_campaign_waiting(campaign: Any) -> None:
+    config = campaign.label(source="human")
+    with pytest.raises(LabelsWanted):
+        run(config)
+    store = Store(config.store_url)
+    shown = store.next_view("ann")
+    assert shown is not None
+    store.answer(shown.token, "ann", "skip-1", None)
+    store.close()
+    label_as_person(config, 5, better="Eat")
+    run(config)
+    assert report(config)["labels"] == 5 and report(config)["skips"] == {"human": 1}
+
+
+def test_more_labels_wanted_than_pairs_says_what_to_change(campaign: Any) -> None:
+    config = campaign.label(source="human", labels_wanted=50)
+    with pytest.raises(LabelsWanted):
+        run(config)
+    label_as_person(config, 6, better="Eat")
+    with pytest.raises(LabelsWanted, match=r"every pair is answered: lower label.labels_wanted or raise"):
+        run(config)
+
+
+def test_people_are_never_asked_about_two_equal_answers(campaign: Any, answers_to: AnswersTo) -> None:
+    campaign.sampled([answers_to("Same?", ["The same.", "The  same.", "The same."])], seed=1)
+    with pytest.raises(DataError, match="no two sampled answers to a prompt differ"):
+        run(campaign.label(source="human"))
+
+
+# ---- Import -----------------------------------------------------------------------------------------------------
+
+
+def test_imported_preferences_keep_their_verdicts_and_follow_the_split(campaign: Any, tmp_path: Path) -> None:
+    path = tmp_path / "theirs.jsonl"
+    rows = [{"prompt": f"Imported {i}?", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = campaign.label(source="import", path=path)
+    run(config)
+    run(config)
+    assert [pair.chosen[0].content for pair in pairs(config)] == [f"good {i}" for i in range(30)]
+    assert [pair.rejected[0].content for pair in pairs(config)] == [f"bad {i}" for i in range(30)]
+    for pair in pairs(config):
+        assert pair.split == ("heldout" if is_heldout(pair.prompt, config.split) else "train")
+        assert pair.source == "import" and pair.chosen_token_ids is None and pair.chosen_finished
+    manifest = runs.open_stage(config.run_dir, "label").manifest
+    assert [(entry["path"], entry["rows"]) for entry in manifest["inputs"]] == [(str(path), 30)]
+    assert manifest["parents"] == []
+
+
+# ---- Judge ------------------------------------------------------------------------------------------------------
+
+
+class Endpoint(ThreadingHTTPServer):
+    """Answers like an OpenAI-compatible server: `reply` sees the question, gives a text or a status to fail with."""
+
+    reply: Callable[[str], str | int]
+    asked: list[dict[str, Any]]
+    keys: list[str | None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        self.server.keys.append(self.headers["Authorization"])
+        said = self.server.reply(body["messages"][-1]["content"])
+        self.send_response(said if isinstance(said, int) else 200)
+        self.end_headers()
+        if isinstance(said, str):
+            self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setattr(judge, "RETRIES_AFTER_S", (0.01, 0.01))
+    monkeypatch.setenv("OPENAI_API_KEY", "key-1")
+    server = Endpoint(("127.0.0.1", 0), Handler)
+    server.asked, server.keys = [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def judged(campaign: Any, endpoint: Endpoint, reply: Callable[[str], str | int]) -> LabelConfig:
+    endpoint.reply = reply
+    url = f"http://127.0.0.1:{endpoint.server_port}/v1"
+    return campaign.label(source="judge", judge_url=url, judge_model="big-judge")
+
+
+def prefers_longer(question: str) -> str:
+    a = question.split("Assistant A's Answer]\n")[1].split("\n[The End")[0]
+    b = question.split("Assistant B's Answer]\n")[1].split("\n[The End")[0]
+    return "[[A]]" if len(a) > len(b) else "[[B]]"
+
+
+def test_a_judge_that_agrees_with_itself_is_believed(campaign: Any, endpoint: Endpoint) -> None:
+    config = judged(campaign, endpoint, prefers_longer)
+    run(config)
+    assert len(endpoint.asked) == 12 and set(endpoint.keys) == {"Bearer key-1"}
+    assert len(pairs(config)) == 6 and {pair.annotator for pair in pairs(config)} == {"judge:big-judge"}
+    assert all(len(pair.chosen[0].content) > len(pair.rejected[0].content) for pair in pairs(config))
+
+
+def test_a_judge_that_always_takes_the_first_answer_says_nothing(campaign: Any, endpoint: Endpoint) -> None:
+    config = judged(campaign, endpoint, lambda question: "[[A]]")
+    run(config)
+    assert pairs(config) == [] and report(config)["ties"] == 6
+
+
+def test_a_reply_without_a_verdict_is_counted_and_is_no_label(campaign: Any, endpoint: Endpoint) -> None:
+    config = judged(campaign, endpoint, lambda question: "I like both.")
+    run(config)
+    assert rankings(config) == [] and report(config)["skips"] == {"judge": 6}
+
+
+def test_an_interrupted_judge_continues_with_the_pairs_that_are_left(campaign: Any, endpoint: Endpoint) -> None:
+    config = judged(campaign, endpoint, lambda question: 400 if len(endpoint.asked) > 6 else prefers_longer(question))
+    with pytest.raises(ModelError, match="400"):
+        run(config)
+    before = len(Store(config.store_url).judged("judge", "judge:big-judge"))
+    endpoint.asked.clear()
+    endpoint.reply = prefers_longer
+    run(config)
+    assert len(endpoint.asked) == 2 * (6 - before) and len(pairs(config)) == 6
+
+
+def test_a_judge_that_is_busy_is_asked_again(campaign: Any, endpoint: Endpoint) -> None:
+    busy = iter([429, 503])
+    config = judged(campaign, endpoint, lambda question: next(busy, None) or prefers_longer(question))
+    run(config)
+    assert len(pairs(config)) == 6
+
+
+def test_a_refused_key_names_the_variable_that_holds_it(campaign: Any, endpoint: Endpoint) -> None:
+    with pytest.raises(ModelError, match=r"401.*OPENAI_API_KEY"):
+        run(judged(campaign, endpoint, lambda question: 401))
+
+
+def test_a_judge_that_is_not_there_is_a_clear_error(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "RETRIES_AFTER_S", ())
+    config = campaign.label(source="judge", judge_url="http://127.0.0.1:9/v1", judge_model="m")
+    with pytest.raises(ModelError, match=r"127.0.0.1:9/v1/chat/completions: no answer"):
+        run(config)
+
+
+def test_the_prompt_reaches_the_judge_whole(campaign: Any, endpoint: Endpoint, answers_to: AnswersTo) -> None:
+    row = answers_to("And then?", ["One.", "Two."])
+    turns = [Message(role="system", content="Be brief."), *row.prompt]
+    campaign.sampled([row.model_copy(update={"prompt": turns})], seed=1)
+    run(judged(campaign, endpoint, prefers_longer))
+    assert "system: Be brief.\n\nuser: And then?" in endpoint.asked[0]["messages"][-1]["content"]

@@ -1,0 +1,152 @@
+"""Plots as inline SVG, for pages that must stand alone: no script, no font and no image from anywhere.
+
+Colours are CSS classes (`s-reference`, `s-aligned`, ...), so that a page draws them for a light and a dark screen. A
+chart is 340 units wide and scales with its box; an interval bar stretches, and therefore holds no text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from markupsafe import Markup
+
+_WIDTH, _HEIGHT = 340, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 34
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line or set of values. `style` is the CSS class of its colour."""
+
+    name: str
+    style: str
+    y: Sequence[float]
+    x: Sequence[float] = ()
+
+
+def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> Markup:
+    """Lines over steps: every point thin, and their moving mean over a tenth of the steps thick."""
+    points = [(x, y) for line in series for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+    if not points:
+        return Markup("")
+    axes = _Axes(
+        (min(x for x, _ in points), max(x for x, _ in points)), (min(y for _, y in points), max(y for _, y in points))
+    )
+    parts = [axes.draw(x_label, y_label)]
+    for line in series:
+        kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+        smooth = moving_mean([y for _, y in kept], max(1, len(kept) // 10))
+        parts.append(axes.path(kept, f"raw {line.style}"))
+        parts.append(axes.path([(x, y) for (x, _), y in zip(kept, smooth, strict=True)], f"mean {line.style}"))
+    names = ", ".join(line.name for line in series)
+    return _svg(parts, f"{y_label} over {x_label}: {names}")
+
+
+def histogram(series: Sequence[Series], x_label: str, bins: int = 16) -> Markup:
+    """Shares of the values of each series in common bins, drawn over each other."""
+    values = [value for line in series for value in line.y]
+    if not values:
+        return Markup("")
+    low, high = math.floor(min(values)), math.ceil(max(values)) + 1
+    edges = np.linspace(low, high, min(bins, high - low) + 1)
+    shares = [np.histogram(line.y, edges)[0] / max(1, len(line.y)) for line in series]
+    axes = _Axes((low, high), (0.0, max(float(share.max()) for share in shares)))
+    parts = [axes.draw(x_label, "share of answers", percent=True)]
+    for line, share in zip(series, shares, strict=True):
+        corners = [(edges[0], 0.0)]
+        for left, right, value in zip(edges, edges[1:], share, strict=False):
+            corners += [(left, value), (right, value)]
+        parts.append(axes.path([*corners, (edges[-1], 0.0)], f"area {line.style}"))
+    return _svg(parts, f"histogram of {x_label}: {', '.join(line.name for line in series)}")
+
+
+def interval_bar(value: float, low: float | None, high: float | None, middle: float | None = 0.5) -> Markup:
+    """A share with its interval on an axis from 0 to 1, and a line where there is no difference."""
+    parts = ['<line class="axis" x1="0" x2="100%" y1="50%" y2="50%"/>']
+    if middle is not None:
+        parts.append(f'<line class="middle" x1="{100 * middle:.2f}%" x2="{100 * middle:.2f}%" y1="0" y2="100%"/>')
+    if low is not None and high is not None:
+        parts.append(f'<line class="interval" x1="{100 * low:.2f}%" x2="{100 * high:.2f}%" y1="50%" y2="50%"/>')
+    parts.append(f'<circle class="value" cx="{100 * value:.2f}%" cy="50%" r="5"/>')
+    return Markup(f'<svg class="bar" width="100%" height="22" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def moving_mean(values: Sequence[float], window: int) -> list[float]:
+    """Centred mean over `window` values, over fewer at the ends."""
+    before, after = (window - 1) // 2, window // 2
+    return [float(np.mean(values[max(0, i - before) : i + after + 1])) for i in range(len(values))]
+
+
+def ticks(low: float, high: float, wanted: int = 3) -> list[float]:
+    """At least `wanted` round numbers within [low, high]: multiples of 1, 2 or 5 times a power of ten, the fewest."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(high - low))
+    steps = (m * power / shift for shift in (1, 10) for m in (5, 2, 1))
+    made = (
+        [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)] for step in steps
+    )
+    return next(values for values in made if len(values) >= wanted)
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """Data to picture coordinates."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        (x0, x1), (y0, y1) = self.x, self._padded
+        across = (x - x0) / (x1 - x0) if x1 > x0 else 0.5
+        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - (y - y0) / (y1 - y0) * (
+            _HEIGHT - _TOP - _BOTTOM
+        )
+
+    @property
+    def _padded(self) -> tuple[float, float]:
+        low, high = self.y
+        if high > low:
+            return low, high + 0.04 * (high - low)
+        return low - 0.5, high + 0.5
+
+    def path(self, points: Sequence[tuple[float, float]], style: str) -> str:
+        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
+        return f'<polyline class="{escape(style)}" points="{drawn}"/>'
+
+    def draw(self, x_label: str, y_label: str, percent: bool = False) -> str:
+        parts = []
+        levels = ticks(*self._padded)
+        for value in levels:
+            _, y = self.at(self.x[0], value)
+            text = f"{100 * value:.0f} %" if percent else _number(value, levels)
+            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
+        steps = ticks(*self.x)
+        for value in steps:
+            x, _ = self.at(value, self.y[0])
+            parts.append(
+                f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="{"end" if x > _WIDTH - 20 else "middle"}">'
+                f"{_number(value, steps)}</text>"
+            )
+        parts.append(
+            f'<text class="label" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
+        )
+        return "".join(parts)
+
+
+def _number(value: float, among: Sequence[float]) -> str:
+    """With as many decimals as the numbers on its axis need, up to six."""
+    decimals = next((d for d in range(6) if all(math.isclose(round(v, d), v, abs_tol=1e-9) for v in among)), 6)
+    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _svg(parts: Sequence[str], label: str) -> Markup:
+    inside = "".join(parts)
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{inside}</svg>'
+    )
