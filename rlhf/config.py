@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trueup.config import ModelConfig, SplitConfig, StageConfig, TrainConfig
 from trueup.records import PairRule
+from trueup.rubric import RUBRICS
 
 
 class DPOConfig(TrainConfig):
@@ -62,3 +63,7 @@ class CompareConfig(StageConfig):
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "sample", "align", *(["reward"] if "reward_model" in self.judges else []))
+
+    def fingerprint(self) -> dict[str, str | None]:
+        """The rubric's own text, if it judges."""
+        return {"rubric": RUBRICS[self.rubric].version} if "rubric" in self.judges else {}

@@ -159,9 +159,7 @@ class StartsAtReference(TrainerCallback):
             raise AssertionError(
                 f"at step 0 policy and reference differ: loss {loss:.4f} (ln 2 {math.log(2):.4f}), margin {margin:.4f}"
             )
-        say(
-            f"{'step 0':<12} loss {loss:.4f} (ln 2 = {math.log(2):.4f}), margin {margin:.4f}: policy is reference"
-        )
+        say(f"{'step 0':<12} loss {loss:.4f} (ln 2 = {math.log(2):.4f}), margin {margin:.4f}: policy is reference")
 
 
 def first_and_last(history: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:

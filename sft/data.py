@@ -9,10 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from sft.config import DataSource, SFTConfig
 from trueup.chat import IGNORED, encode_demonstration
-from trueup.config import SplitConfig
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
-from trueup.records import Demonstration, Dropped, is_heldout
+from trueup.records import Demonstration, Dropped, touches_heldout
 from trueup.runs import StageRun
 
 
@@ -48,11 +47,6 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonst
         dropped.add("over max_rows", len(rows) - source.max_rows)
         rows = random.Random(seed).sample(rows, source.max_rows)
     return rows
-
-
-def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
-    """Whether any of its turns answers a held-out prompt."""
-    return any(is_heldout(prompt, split) for prompt in demonstration.prompts)
 
 
 def encode(

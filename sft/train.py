@@ -100,15 +100,25 @@ def build_trainer(
 
     lengths = [len(row.input_ids) for row in train_rows]
     arguments = training.trainer_arguments(config, stage, base, lengths)
-    arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}, "train_sampling_strategy": "group_by_length"}
-    return SFTTrainer(
+    arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    new_tokens = models.new_token_ids(config.model, base)
+
+    class GroupedSFTTrainer(SFTTrainer):
+        """Rows of like length together: least padding."""
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return training.LengthGrouped(config.train_batch_size, lengths, config.seed)
+
+    trainer = GroupedSFTTrainer(
         model=base.model,
         args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
         train_dataset=Dataset.from_list([vars(row) for row in train_rows]),
         eval_dataset=Dataset.from_list([vars(row) for row in heldout_rows]) if heldout_rows else None,
         processing_class=base.tokenizer,
-        peft_config=training.adapter(config, base.model, TaskType.CAUSAL_LM, models.new_token_ids(config.model, base)),
+        peft_config=training.adapter(config, base.model, TaskType.CAUSAL_LM, new_tokens),
     )
+    training.let_head_be_read(trainer.model)
+    return trainer
 
 
 def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:

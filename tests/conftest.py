@@ -1,10 +1,11 @@
 """Tiny models, tokenizers and campaigns that are built here, so that the real stages run offline in seconds.
 
-    bases("plain")   a base model of web text: no chat template, EOS is <|endoftext|>, no other special token
-    bases("llama")   no chat template, adds <s> to every text, EOS is </s>, has <unk>
-    bases("chatml")  its vocabulary has the markers of ChatML, EOS is <|im_end|>, and it brings a template of its own
-    tiny_base        the directory of bases("plain")
-    campaign(...)    writes a campaign file over tiny data, and loads it
+bases("plain")   a base model of web text: no chat template, EOS is <|endoftext|>, no other special token
+bases("untied")  the same, with an output head of its own
+bases("llama")   no chat template, adds <s> to every text, EOS is </s>, has <unk>
+bases("chatml")  its vocabulary has the markers of ChatML, EOS is <|im_end|>, and it brings a template of its own
+tiny_base        the directory of bases("plain")
+campaign(...)    writes a campaign file over tiny data, and loads it
 """
 
 from __future__ import annotations
@@ -31,18 +32,24 @@ REPOSITORY = Path(__file__).parents[1]
 
 COLOURS = "red blue green black white brown pink grey gold teal lime plum navy rose sand mint".split()
 DEMONSTRATIONS = [
-    {"messages": [{"role": "user", "content": f"Say {c}."}, {"role": "assistant", "content": f"It is {c}."}], "category": k}
+    {
+        "messages": [{"role": "user", "content": f"Say {c}."}, {"role": "assistant", "content": f"It is {c}."}],
+        "category": k,
+    }
     for c, k in zip(COLOURS, ["conversation", "creative"] * 8, strict=True)
 ]
 PROMPTS = [{"prompt": f"Tell me about {c} things.", "category": "conversation"} for c in COLOURS]
 OWN_CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 
 @pytest.fixture(autouse=True)
-def _isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _isolated(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """No test but a slow one sees the embedded model of this machine."""
     if request.node.get_closest_marker("slow") is None:
         monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -56,6 +63,7 @@ def make_tokenizer(kind: str) -> Any:
 
     special = {
         "plain": ["<|endoftext|>"],
+        "untied": ["<|endoftext|>"],
         "llama": ["<unk>", "<s>", "</s>"],
         "chatml": ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
     }[kind]
@@ -63,15 +71,19 @@ def make_tokenizer(kind: str) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    texts = [message["content"] for row in DEMONSTRATIONS for message in row["messages"]] + [row["prompt"] for row in PROMPTS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    texts = [message["content"] for row in DEMONSTRATIONS for message in row["messages"]] + [
+        row["prompt"] for row in PROMPTS
+    ]
     tokenizer.train_from_iterator(texts, trainer)
     if kind == "llama":
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
         )
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    if kind == "plain":
+    if kind in ("plain", "untied"):
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|im_end|>"
@@ -100,7 +112,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 num_attention_heads=2,
                 num_key_value_heads=1,
                 max_position_embeddings=256,
-                tie_word_embeddings=True,
+                tie_word_embeddings=kind != "untied",
+                initializer_range=0.2,  # opinions strong enough for an adapter to work with
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
             )

@@ -61,4 +61,4 @@ def test_a_campaign_is_loaded_and_planned_without_torch(python) -> None:
 
 
 def test_the_command_line_names_the_stages_of_a_campaign_in_their_order() -> None:
-    assert cli.STAGES == tuple(campaign.STAGES)
+    assert tuple(campaign.STAGES) == cli.STAGES

@@ -102,7 +102,9 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
         schema = _schema(stage, section, problems)
         if schema is None:
             continue
-        given: dict[str, Any] = {key: getattr(top, key) for key in ("model", "split", "seed") if key in schema.model_fields}
+        given: dict[str, Any] = {
+            key: getattr(top, key) for key in ("model", "split", "seed") if key in schema.model_fields
+        }
         misplaced = [key for key in ("model", "split", "run_dir") if key in section]
         for key in misplaced:
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
@@ -192,8 +194,8 @@ def why_stale(config: StageConfig) -> str | None:
     for output in manifest["outputs"]:
         if not (found.dir / output["path"]).exists():
             return f"its {output['path']} is missing"
-    if manifest.get("fingerprint") != config.fingerprint():
-        return "there are new labels" if config.stage == "label" else "what it reads has changed"
+    if changed := changed_keys(manifest.get("fingerprint"), config.fingerprint()):
+        return "; ".join(changed)
     return None
 
 

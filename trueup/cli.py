@@ -223,7 +223,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     checked, problems = verify(arguments.run)
     for problem in problems:
         print(problem)
-    print(f"{arguments.run}: {checked} hashes checked, {len(problems)} problems")
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    print(f"{arguments.run}: {checked} hashes checked, {count}")
     return 1 if problems else 0
 
 

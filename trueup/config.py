@@ -128,9 +128,9 @@ class StageConfig(Section):
         """The files that this stage reads, besides its parents' results."""
         return []
 
-    def fingerprint(self) -> str | None:
-        """Anything else that the result depends on and that may change by itself, such as a label store."""
-        return None
+    def fingerprint(self) -> dict[str, str | None]:
+        """Whatever else the result depends on and no key or file says: what is in a label store, a rubric's text."""
+        return {}
 
     def identity(self) -> dict[str, Any]:
         """The resolved configuration as plain data; two equal identities promise the same result."""

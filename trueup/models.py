@@ -183,7 +183,9 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
     else:
         model = _from_pretrained(AutoModelForCausalLM, source, config, placement, quantise=config.load_in_4bit)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer))
+        with torch.random.fork_rng(devices=[]):  # the first values of new tokens are drawn; let them be the same ones
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer))
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, placement)
 

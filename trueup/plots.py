@@ -129,10 +129,9 @@ class _Axes:
         steps = ticks(*self.x)
         for value in steps:
             x, _ = self.at(value, self.y[0])
-            parts.append(
-                f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="{"end" if x > _WIDTH - 20 else "middle"}">'
-                f"{_number(value, steps)}</text>"
-            )
+            anchor = "end" if x > _WIDTH - 20 else "middle"  # the last one would be cut in its middle
+            text = _number(value, steps)
+            parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="{anchor}">{text}</text>')
         parts.append(
             f'<text class="label" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
         )

@@ -235,6 +235,11 @@ def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
     return int.from_bytes(digest[:8], "big") / 2**64 < split.heldout_fraction
 
 
+def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
+    """Whether any of its turns answers a held-out prompt."""
+    return any(is_heldout(prompt, split) for prompt in demonstration.prompts)
+
+
 def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", "heldout"]:
     return "heldout" if is_heldout(messages, split) else "train"
 

@@ -2,14 +2,17 @@
 
 `plain-and-complete` prefers an answer that takes up the subject of the question in its own words and finishes its
 thought in plain sentences. It is a program's taste, recorded as simulated wherever it is used, and never a person's.
-It knows nothing of truth: an answer that is wrong in good form scores well.
+It knows nothing of truth: an answer that is wrong in good form scores well. It asks for no length: a rubric that
+does is learnt by a ruler, and the report's length-only baselines show how far this one is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trueup.records import Message
 
@@ -30,6 +33,11 @@ class Rubric:
 
     name: str
     criteria: tuple[tuple[float, str, Callable[[Sequence[Message], str, bool], float]], ...]
+
+    @property
+    def version(self) -> str:
+        """Changes with the text of this file, so that labels and verdicts by an older rubric are known to be stale."""
+        return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 
     def score(self, prompt: Sequence[Message], text: str, finished: bool) -> float:
         """Weighted sum of the criteria, here out of 10; higher is preferred, equal is a tie."""
@@ -90,19 +98,13 @@ def in_own_words(prompt: Sequence[Message], text: str, finished: bool) -> float:
     return float(not echoed and len(set(trigrams)) == len(trigrams))
 
 
-def has_measure(prompt: Sequence[Message], text: str, finished: bool) -> float:
-    """Between 12 and 34 words: room for a thought, and no more."""
-    return float(12 <= len(words(text)) <= 34)
-
-
 PLAIN_AND_COMPLETE = Rubric(
     "plain-and-complete",
     (
-        (4.0, "takes up the subject: three content words of the question", takes_up_subject),
+        (5.0, "takes up the subject: three content words of the question", takes_up_subject),
         (3.0, "in its own words: echoes no six words in a row, repeats no three", in_own_words),
         (1.0, "ends by itself, with its last sentence closed", is_finished),
         (1.0, "plain prose: one paragraph, a capital first, no list or markup", is_plain_prose),
-        (1.0, "12 to 34 words", has_measure),
     ),
 )
 RUBRICS = {rubric.name: rubric for rubric in (PLAIN_AND_COMPLETE,)}

@@ -299,24 +299,53 @@ def score(
     reward_model: Loaded,
     prompts: Sequence[Sequence[Message]],
     completions: Sequence[Sequence[int]],
-    batch_size: int = 16,
+    batch_size: int = 32,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[float]:
-    """The reward model's score of each completion, read at its last token."""
-    rows = [
-        encode_prompt(reward_model.tokenizer, prompt) + list(completion)
-        for prompt, completion in zip(prompts, completions, strict=True)
-    ]
-    scores = [0.0] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    """The reward model's score of each completion, read at its last token.
+
+    A prompt is read once for all of its completions, which saves a third of the work with four of them.
+    """
+    encoded = [tuple(encode_prompt(reward_model.tokenizer, prompt)) for prompt in prompts]
+    scores = [0.0] * len(encoded)
+    # Completions of one prompt side by side, prompts of like length together.
+    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), encoded[i]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        tokens, mask = tensors.pad_right([rows[i] for i in batch], reward_model.tokenizer.pad_token_id)
-        tokens, mask = tokens.to(reward_model.placement.device), mask.to(reward_model.placement.device)
-        # The head of transformers looks for the last token that is not padding by its id; we know where it is.
-        hidden = reward_model.model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(batch)), mask.sum(dim=1) - 1]  # (B, H)
-        for i, value in zip(batch, reward_model.model.score(last).squeeze(-1).float().tolist(), strict=True):
+        values = _score_batch(reward_model, [encoded[i] for i in batch], [completions[i] for i in batch])
+        for i, value in zip(batch, values.tolist(), strict=True):
             scores[i] = value
         on_progress(start + len(batch))
     return scores
+
+
+def _score_batch(
+    reward_model: Loaded, prompts: Sequence[tuple[int, ...]], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Scores (B,) of B completions; equal prompts among them are read once."""
+    model, device = reward_model.model, reward_model.placement.device
+    pad = reward_model.tokenizer.pad_token_id
+    distinct = list(dict.fromkeys(prompts))
+    which = torch.tensor([distinct.index(prompt) for prompt in prompts], device=device)  # (B,)
+    tokens, mask = (tensor.to(device) for tensor in tensors.pad_left(distinct, pad))  # (P, S)
+    cache = _roomy_cache(model.config)
+    model.base_model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=tensors.positions(mask),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    cache.batch_select_indices(which)
+    tokens, answered = (tensor.to(device) for tensor in tensors.pad_right(completions, pad))  # (B, T)
+    mask = torch.cat([mask[which], answered], dim=1)  # (B, S + T)
+    hidden = model.base_model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=tensors.positions(mask)[:, -tokens.size(1) :],
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
+    # transformers' own head looks for the last token that is not padding by its id; we know where it is.
+    last = hidden[torch.arange(len(tokens), device=device), answered.sum(dim=1) - 1]  # (B, H)
+    return model.score(last).squeeze(-1).float()

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType
+from peft.utils import TrainableTokensWrapper
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from trueup.config import TrainConfig, did_you_mean
 from trueup.console import progress, say
@@ -135,9 +137,25 @@ def adapter(config: TrainConfig, model: PreTrainedModel, task: TaskType, new_tok
         target_modules=_last_linears(config, model) if lora.last_layers else lora.target_modules,
         # A reward model's fresh head is trained whole, and must be saved with the adapter in every checkpoint.
         modules_to_save=["score"] if task == TaskType.SEQ_CLS else None,
-        trainable_token_indices=new_tokens or None,
+        trainable_token_indices=_new_rows(model, new_tokens) if new_tokens else None,
         task_type=task,
     )
+
+
+def _new_rows(model: PreTrainedModel, ids: list[int]) -> list[int] | dict[str, list[int]]:
+    """Where new tokens have weights: in the embeddings, and in the output head where that is not tied to them."""
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is embeddings.weight:
+        return ids
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(module)]: ids for module in (embeddings, head)}
+
+
+def let_head_be_read(model: PreTrainedModel | PeftModel) -> None:
+    """TRL's fused head reads weight and bias of the output head; PEFT's wrapper of new tokens lacks the bias."""
+    head = model.get_base_model().get_output_embeddings() if isinstance(model, PeftModel) else None
+    if isinstance(head, TrainableTokensWrapper):
+        object.__setattr__(head, "bias", head.original_module.bias)
 
 
 def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
@@ -166,6 +184,25 @@ def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 # ---- Training ---------------------------------------------------------------------------------------------------
+
+
+class LengthGrouped(LengthGroupedSampler):
+    """Rows of like length in one batch, in an order that depends on the seed and the epoch alone.
+
+    That of transformers draws from the global generator: with it, a resumed epoch repeats some rows and misses others.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed * 1000003 + self.epoch)
+        return super().__iter__()
 
 
 class Watch(TrainerCallback):
@@ -208,6 +245,7 @@ def train(trainer: Trainer, run: StageRun) -> None:
     if checkpoint:
         say(f"{'resume':<12} from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    (run.dir / "README.md").unlink(missing_ok=True)  # the model card that TRL writes with each checkpoint
     run.facts["steps"] = trainer.state.global_step
     run.facts["tokens_per_s"] = round(watch.tokens_per_s, 1)
     run.facts["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)

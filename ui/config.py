@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from trueup.config import InputPath, ModelConfig, SplitConfig, StageConfig
+from trueup.rubric import RUBRICS
 from trueup.runs import STORE, stage_dir
 
 Source = Literal["human", "simulated", "import", "judge", "reward_model"]
@@ -79,10 +80,13 @@ class LabelConfig(StageConfig):
     def input_paths(self) -> list[Path]:
         return [self.path] if self.path and "import" in self.sources else []
 
-    def fingerprint(self) -> str | None:
-        """For people's labels: a digest of what the store holds, since it changes by itself."""
-        if "human" not in self.sources:
-            return None
-        from ui.store import digest
+    def fingerprint(self) -> dict[str, str | None]:
+        """The rubric's own text, and what people have put into the store."""
+        found: dict[str, str | None] = {}
+        if "simulated" in self.sources:
+            found["rubric"] = RUBRICS[self.rubric].version
+        if "human" in self.sources:
+            from ui.store import digest
 
-        return digest(self.store_url)
+            found["labels in the store"] = digest(self.store_url)
+        return found

@@ -54,8 +54,7 @@ def run(config: LabelConfig) -> Path:
 
         # ---- 3. Export: current labels about the current answers --------------------------------------------
         # The digest is taken before the labels: one that arrives in between makes this stage stale, and is not lost.
-        if "human" in config.sources:
-            run.facts["fingerprint"] = store.digest()
+        run.facts["fingerprint"] = config.fingerprint()
         rankings = [row for name in config.sources for row in store.rankings([name], found.item_ids(name))]
         skipped = sources.skips(store, found, config.sources)
         left, strict = store.left_choices(found.item_ids("human")) if "human" in config.sources else (0, 0)

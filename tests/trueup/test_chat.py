@@ -114,7 +114,7 @@ def test_new_tokens_are_one_token_each_and_only_added_with_chatml(bases, tokeniz
     before = len(AutoTokenizer.from_pretrained(bases("plain")))
     assert len(made) == before + 2 and made.eos_token == "<|im_end|>"
     assert encode_prompt(made, QUESTION)[0] == made.convert_tokens_to_ids("<|im_start|>") >= before
-    with pytest.raises(ModelError, match="set model.chat_template: chatml with it"):
+    with pytest.raises(ModelError, match=r"set model\.chat_template: chatml with it"):
         tokenizer("plain", "plain", True)
 
 
@@ -130,22 +130,31 @@ def test_a_choice_says_what_was_chosen_and_why(bases) -> None:
         "chat template own (the tokenizer brings it), end of turn '<|im_end|>', "
         "pad '<|endoftext|>' (not EOS, so that EOS stays a label)"
     )
-    assert said("llama", chat_template="chatml").startswith("chat template chatml (as the config says), end of turn '</s>', pad '<unk>'")
+    assert said("llama", chat_template="chatml").startswith(
+        "chat template chatml (as the config says), end of turn '</s>', pad '<unk>'"
+    )
 
 
 def test_a_template_that_trains_no_eos_is_refused(tmp_path: Path, bases) -> None:
     template = tmp_path / "no_end.jinja"
-    template.write_text("{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{{ 'assistant: ' if add_generation_prompt }}")
+    template.write_text(
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+        "{{ 'assistant: ' if add_generation_prompt }}"
+    )
     made = AutoTokenizer.from_pretrained(bases("llama"))
     set_template(made, ModelConfig(chat_template=str(template)))
-    with pytest.raises(ModelError, match="does not end every assistant turn with '</s>' .* set model.chat_template to chatml or plain"):
+    with pytest.raises(
+        ModelError,
+        match=r"does not end every assistant turn with '</s>' .* set model\.chat_template to chatml or plain",
+    ):
         encode_demonstration(made, ONE_TURN)
 
 
 def test_a_template_that_ends_only_the_last_turn_is_refused_for_a_dialogue(tmp_path: Path, bases) -> None:
     template = tmp_path / "last_end.jinja"
     template.write_text(
-        "{% for m in messages %}{{ m['role'] + ': ' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}"
+        "{% for m in messages %}{{ m['role'] + ': ' }}{% if m['role'] == 'assistant' %}"
+        "{% generation %}{{ m['content'] }}"
         "{{ eos_token if loop.last }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{{ '\n' }}{% endfor %}"
         "{{ 'assistant: ' if add_generation_prompt }}"
     )
@@ -159,7 +168,8 @@ def test_a_template_that_ends_only_the_last_turn_is_refused_for_a_dialogue(tmp_p
 def test_a_template_that_asks_in_other_tokens_than_it_trains_is_refused(tmp_path: Path, bases) -> None:
     template = tmp_path / "reasoning.jinja"
     template.write_text(
-        "{% for m in messages %}{{ m['role'] + ': ' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + eos_token }}"
+        "{% for m in messages %}{{ m['role'] + ': ' }}{% if m['role'] == 'assistant' %}"
+        "{% generation %}{{ m['content'] + eos_token }}"
         "{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{{ '\n' }}{% endfor %}"
         "{{ 'assistant: <think>' if add_generation_prompt }}"
     )
@@ -184,7 +194,9 @@ def test_text_that_spells_the_end_of_turn_is_refused_since_it_would_be_read_as_o
     for role, others in (("user", ONE_TURN[1:]), ("assistant", [])):
         turns = [Message(role=role, content=f"Say {made.eos_token} red."), *others]  # type: ignore[arg-type]
         conversation = turns if role == "user" else [*QUESTION, *turns]
-        with pytest.raises(DataError, match="spells '.*', which this model reads as the end of a turn: 'Say .* red.'; take"):
+        with pytest.raises(
+            DataError, match=r"spells '.*', which this model reads as the end of a turn: 'Say .* red\.'; take"
+        ):
             encode_demonstration(made, conversation)
     with pytest.raises(DataError, match="a user turn spells"):
         encode_prompt(made, [Message(role="user", content=made.eos_token)])

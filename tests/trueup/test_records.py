@@ -26,6 +26,7 @@ from trueup.records import (
     prompt_id,
     read_rows,
     split_name,
+    touches_heldout,
     write_rows,
 )
 
@@ -60,13 +61,17 @@ def test_a_prompt_is_the_same_whatever_its_spacing_and_another_with_any_other_ch
         ("Say 0.", "558398a8c67deb3b", "heldout"),
     ],
 )
-def test_the_split_never_changes_or_old_runs_would_train_on_what_they_held_out(text: str, identity: str, split: str) -> None:
+def test_the_split_never_changes_or_old_runs_would_train_on_what_they_held_out(
+    text: str, identity: str, split: str
+) -> None:
     assert (prompt_id(user(text)), split_name(user(text), SPLIT)) == (identity, split)
 
 
 def test_the_held_out_share_is_near_what_was_asked_and_the_salt_draws_another() -> None:
     prompts = [user(f"question {i}") for i in range(2000)]
-    shares = [sum(is_heldout(p, SplitConfig(heldout_fraction=f)) for p in prompts) / 2000 for f in (0.0, 0.1, 0.25, 0.9)]
+    shares = [
+        sum(is_heldout(p, SplitConfig(heldout_fraction=f)) for p in prompts) / 2000 for f in (0.0, 0.1, 0.25, 0.9)
+    ]
     assert shares == pytest.approx([0.0, 0.1, 0.25, 0.9], abs=0.03)
     both = sum(is_heldout(p, SPLIT) and is_heldout(p, SplitConfig(salt="another")) for p in prompts) / 2000
     assert both == pytest.approx(0.25 * 0.25, abs=0.02)
@@ -80,25 +85,28 @@ def test_a_prompt_that_is_held_out_stays_so_when_the_share_grows() -> None:
 
 
 def test_a_conversation_is_held_out_if_any_of_its_turns_answers_a_held_out_prompt() -> None:
-    from sft.data import touches_heldout
-
     heldout = next(f"question {i}" for i in range(100) if is_heldout(user(f"question {i}"), SPLIT))
     trained = next(f"question {i}" for i in range(100) if not is_heldout(user(f"question {i}"), SPLIT))
 
     def conversation(first: str) -> Demonstration:
-        turns = [*user(first), Message(role="assistant", content="a"), *user("more"), Message(role="assistant", content="b")]
+        turns = [
+            *user(first),
+            Message(role="assistant", content="a"),
+            *user("more"),
+            Message(role="assistant", content="b"),
+        ]
         return Demonstration(messages=turns)
 
     salts = (SplitConfig(salt=str(i)) for i in range(100))
-    split = next(s for s in salts if not is_heldout(user(heldout), s) and is_heldout(conversation(heldout).messages[:3], s))
+    split = next(
+        s for s in salts if not is_heldout(user(heldout), s) and is_heldout(conversation(heldout).messages[:3], s)
+    )
     assert touches_heldout(conversation(heldout), SPLIT), "its first turn"
     assert touches_heldout(conversation(heldout), split), "its second turn"
     assert touches_heldout(conversation(trained), SPLIT) == is_heldout(conversation(trained).messages[:3], SPLIT)
 
 
 def test_no_held_out_prompt_of_the_starter_set_is_trained_on() -> None:
-    from sft.data import touches_heldout
-
     prompts = {row.prompt_id: row for row in read_prompts(STARTER / "prompts.jsonl", Dropped())}
     heldout = {identity for identity, row in prompts.items() if is_heldout(row.prompt, SPLIT)}
     assert len(heldout) >= 80 and len(prompts) - len(heldout) >= 240
@@ -163,7 +171,9 @@ def test_extremes_and_nested_choose_the_pairs_that_they_say(
 
 
 def test_pairs_are_chosen_within_each_ranking_and_not_across_them() -> None:
-    pairs = [pair for label in ("l", "m") for pair in pairs_of(ranking([0], [1], [2]).model_copy(update={"label_id": label}))]
+    pairs = [
+        pair for label in ("l", "m") for pair in pairs_of(ranking([0], [1], [2]).model_copy(update={"label_id": label}))
+    ]
     assert [(p.label_id, *named([p])) for p in choose_pairs(pairs, "extremes")] == [("l", "0>2"), ("m", "0>2")]
 
 
@@ -175,8 +185,14 @@ def test_pairs_are_chosen_within_each_ranking_and_not_across_them() -> None:
     [
         ('{"messages" 1}', "rows.jsonl:3: not JSON (Expecting ':' delimiter at column 13)"),
         ('{"messages": []}', "rows.jsonl:3: turns must alternate user, assistant and end with assistant; found none"),
-        ('{"messages": [{"role": "user", "content": "hi"}]}', "turns must alternate user, assistant and end with assistant; found user"),
-        ('{"messages": [{"role": "robot", "content": "hi"}]}', "rows.jsonl:3: messages.0.role: Input should be 'system', 'user' or 'assistant'"),
+        (
+            '{"messages": [{"role": "user", "content": "hi"}]}',
+            "turns must alternate user, assistant and end with assistant; found user",
+        ),
+        (
+            '{"messages": [{"role": "robot", "content": "hi"}]}',
+            "rows.jsonl:3: messages.0.role: Input should be 'system', 'user' or 'assistant'",
+        ),
         ("{}", "rows.jsonl:3: messages: Field required"),
         ("[]", "rows.jsonl:3: Input should be a valid dictionary or instance of Demonstration"),
         (
@@ -203,7 +219,7 @@ def test_a_missing_file_and_one_that_is_not_utf8_are_data_errors(tmp_path: Path)
 
 
 def test_rows_come_back_as_they_were_written_whatever_their_text_holds(tmp_path: Path) -> None:
-    texts = ["plain", "two\nlines\r\n", "\u2028\u2029\x85\x0b\x0c\x1e", "quote \" back \\ slash", "日本語 🙂", "\x00"]
+    texts = ["plain", "two\nlines\r\n", "\u2028\u2029\x85\x0b\x0c\x1e", 'quote " back \\ slash', "日本語 🙂", "\x00"]
     rows = [Prompt(prompt=user(text + "?")) for text in texts]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert read_rows(tmp_path / "rows.jsonl", Prompt) == rows

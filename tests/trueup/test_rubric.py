@@ -22,7 +22,7 @@ def score(text: str, finished: bool = True) -> float:
 
 def test_a_good_answer_gets_all_ten_points_and_an_empty_one_those_for_what_it_does_not_do() -> None:
     assert score(GOOD) == 10.0
-    assert met("") == {"takes": 0, "in": 1, "ends": 0, "plain": 0, "12": 0}
+    assert met("") == {"takes": 0, "in": 1, "ends": 0, "plain": 0}
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,11 @@ def test_a_good_answer_gets_all_ten_points_and_an_empty_one_those_for_what_it_do
         (GOOD.replace("starch", "**starch**"), {"plain": 0}),
         (GOOD[:-1] + ", because the cold makes it so.", {"in": 0}),
         ("It does because of how fridges work, as people who bake at home have known for ages.", {"takes": 1 / 3}),
-        ("Bread goes stale in a cold fridge.", {"12": 0}),
-        (GOOD[:-1] + ", which also spares you the cost of " + " and ".join("abcdefghijklmn") + ".", {"12": 0}),
         ("You ask why bread go stale faster in a cold fridge, and it is a matter of starch.", {"in": 0}),
     ],
 )
 def test_what_is_missing_costs_its_own_points_and_no_others(text: str, lost: dict[str, float]) -> None:
-    assert met(text) == pytest.approx({"takes": 1, "in": 1, "ends": 1, "plain": 1, "12": 1} | lost)
+    assert met(text) == pytest.approx({"takes": 1, "in": 1, "ends": 1, "plain": 1} | lost)
 
 
 def test_an_answer_that_was_cut_is_not_finished_even_where_a_sentence_ends() -> None:
@@ -50,7 +48,10 @@ def test_an_answer_that_was_cut_is_not_finished_even_where_a_sentence_ends() -> 
 
 
 def test_neither_the_longer_nor_the_shorter_answer_wins_for_its_length() -> None:
-    short, long = "Bread in a cold fridge goes stale because its starch sets there.", GOOD + " Toast it if it is too late for that."
+    short, long = (
+        "Bread in a cold fridge goes stale because its starch sets there.",
+        GOOD + " Toast it if it is too late for that.",
+    )
     assert score(short) == score(GOOD) == score(long) == 10.0
 
 

@@ -19,7 +19,8 @@ from trueup.errors import RunError
 from trueup.records import Dropped, sha256_file
 
 KEYS = (
-    "stage status started_utc duration_s device dtype seed git_commit versions config_sha256 parents inputs outputs verdict"
+    "stage status started_utc duration_s device dtype seed git_commit versions config_sha256 parents inputs outputs "
+    "verdict"
 ).split()
 
 
@@ -143,7 +144,9 @@ def test_only_an_interrupted_run_of_the_same_config_inputs_and_parents_goes_on(t
         return stage
 
     def resumed(config: StageConfig) -> tuple[bool, bool]:
-        assert runs.resumable(config) == (stage := runs.begin(config)).resumed
+        expected = runs.resumable(config)
+        stage = runs.begin(config)
+        assert stage.resumed == expected
         return stage.resumed, (stage.dir / "checkpoint-5").exists()
 
     config = First(run_dir=run, data=data)
@@ -201,7 +204,7 @@ def test_a_run_directory_is_held_until_the_last_process_that_writes_to_it_is_gon
     try:
         with pytest.raises(RunError) as caught, runs.locked(tmp_path):
             pass
-        expected = f"{tmp_path} is in use by another trueup (process {holder.pid}); wait for it, or stop it"
+        expected = f"{tmp_path} is in use by another trueup (process {holder.pid}); wait, or stop it"
         assert str(caught.value) == expected
         holder.kill()
         holder.wait()
@@ -273,7 +276,9 @@ def test_a_parent_that_was_swapped_changed_or_removed_is_found(finished: Path, d
 
 
 @pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 1'), ('"pass"', '"warn"'), ("[]", "[ ]")])
-def test_a_changed_manifest_is_found_also_of_the_last_stage_which_has_no_child(finished: Path, old: str, new: str) -> None:
+def test_a_changed_manifest_is_found_also_of_the_last_stage_which_has_no_child(
+    finished: Path, old: str, new: str
+) -> None:
     path = finished / "candidates/manifest.json"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))

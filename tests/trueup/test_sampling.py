@@ -21,7 +21,10 @@ from trueup.records import Message
 from trueup.sampling import Decoding, completion_logps, draw, sample, sample_directory, score
 
 CPU = ModelConfig(device="cpu")
-PROMPTS = [[Message(role="user", content=text)] for text in ["Say red.", "Why?", "Tell me about all the grey things of old.", "A b c"]]
+PROMPTS = [
+    [Message(role="user", content=text)]
+    for text in ["Say red.", "Why?", "Tell me about all the grey things of old.", "A b c"]
+]
 DECODING = Decoding(max_new_tokens=20, seed=3)
 
 
@@ -35,10 +38,13 @@ def directory(bases: Callable[[str], Path], tmp_path_factory: pytest.TempPathFac
         model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.4)
         model.config.tie_word_embeddings = False
         # A direction that every token shares, and that EOS is read from.
-        model.model.embed_tokens.weight.normal_(0, 0.5)[:, 0] = 2.0
+        model.model.embed_tokens.weight.normal_(0, 0.5)[:, 0] = 4.0
+        for block in model.model.layers:
+            block.self_attn.o_proj.weight *= 0.3
+            block.mlp.down_proj.weight *= 0.3
         model.lm_head.weight[:, 0] = 0
         model.lm_head.weight[base.tokenizer.eos_token_id] *= 0
-        model.lm_head.weight[base.tokenizer.eos_token_id, 0] = 1.3
+        model.lm_head.weight[base.tokenizer.eos_token_id, 0] = 1.5
     to = tmp_path_factory.mktemp("policy")
     models.save(base, to)
     return to
@@ -82,7 +88,12 @@ def simple(policy: Loaded, prompt: list[Message], decoding: Decoding, k: int) ->
 
 @pytest.mark.parametrize(
     "decoding",
-    [DECODING, replace(DECODING, top_k=20), replace(DECODING, top_p=0.8), replace(DECODING, temperature=0.5, top_k=50, top_p=0.9)],
+    [
+        DECODING,
+        replace(DECODING, top_k=20),
+        replace(DECODING, top_p=0.8),
+        replace(DECODING, temperature=0.5, top_k=50, top_p=0.9),
+    ],
     ids=["all", "top_k", "top_p", "both"],
 )
 def test_answers_are_those_of_a_plain_loop_without_batch_or_cache(policy: Loaded, decoding: Decoding) -> None:
@@ -107,7 +118,9 @@ def test_answers_do_not_depend_on_the_batch_the_order_or_what_else_is_asked(poli
 
 def test_answers_do_not_depend_on_the_number_of_processes(directory: Path, policy: Loaded) -> None:
     alone = sample(policy, PROMPTS, DECODING, num_samples=2, batch_size=2)
-    shared = dict(row for batch in sample_directory(directory, CPU, PROMPTS, DECODING, 2, 2, num_workers=2) for row in batch)
+    shared = dict(
+        row for batch in sample_directory(directory, CPU, PROMPTS, DECODING, 2, 2, num_workers=2) for row in batch
+    )
     assert [shared[i] for i in range(len(PROMPTS))] == alone
 
 
@@ -195,8 +208,16 @@ def test_a_family_that_scales_its_logits_is_scored_with_its_scale(policy: Loaded
     from transformers import GraniteConfig, GraniteForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
-    model: Any = GraniteForCausalLM(GraniteConfig(vocab_size=300, logits_scaling=0.05, pad_token_id=0, eos_token_id=2, **sizes))
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    model: Any = GraniteForCausalLM(
+        GraniteConfig(vocab_size=300, logits_scaling=0.05, pad_token_id=0, eos_token_id=2, **sizes)
+    )
     granite = replace(policy, model=model.eval())
     answers = [row[0] for row in sample(granite, PROMPTS, DECODING, num_samples=1, batch_size=64)]
     logps = completion_logps(granite, PROMPTS, [answer.token_ids for answer in answers])

@@ -64,7 +64,11 @@ def sft_trainer(base: Path, folder: Path) -> Any:
     from sft.train import build_trainer
 
     config = configured(base, folder, train_batch_size=3, full_finetuning=True)
-    rows = [Encoded([5, 6, 7, 8, 0], [-100, -100, 7, 8, 0]), Encoded([9, 9, 0], [-100, 9, 0]), Encoded([4] * 9, [-100] * 9)]
+    rows = [
+        Encoded([5, 6, 7, 8, 0], [-100, -100, 7, 8, 0]),
+        Encoded([9, 9, 0], [-100, 9, 0]),
+        Encoded([4] * 9, [-100] * 9),
+    ]
     return build_trainer(config, runs.begin(config), models.load_base(config.model), rows, [])
 
 
@@ -77,8 +81,12 @@ def dpo_trainer(base: Path, folder: Path) -> Any:
         {"prompt": "Say red.", "chosen": " It is red.", "rejected": " No"},
         {"prompt": "Say blue and then green.", "chosen": " It", "rejected": " It is blue and grey."},
     ]
-    arguments = DPOConfig(output_dir=str(folder), use_cpu=True, report_to="none", per_device_train_batch_size=2, bf16=False)
-    return DPOTrainer(policy.model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=policy.tokenizer)
+    arguments = DPOConfig(
+        output_dir=str(folder), use_cpu=True, report_to="none", per_device_train_batch_size=2, bf16=False
+    )
+    return DPOTrainer(
+        policy.model, args=arguments, train_dataset=Dataset.from_list(pairs), processing_class=policy.tokenizer
+    )
 
 
 @pytest.mark.parametrize("make", [sft_trainer, dpo_trainer], ids=["sft", "dpo"])
@@ -121,7 +129,13 @@ def test_users_arguments_reach_trl_and_wrong_ones_are_named(tiny_base: Path, tmp
 
     good = configured(tiny_base, tmp_path, trainer_args={"weight_decay": 0.1})
     assert training.with_user_arguments({"seed": 1}, good, TRLConfig) == {"seed": 1, "weight_decay": 0.1}
-    wrong = {"weight_dcay": 0.1, "learning_rate": 1.0, "max_length": 8, "output_dir": "x", "gradient_accumulation_steps": 4}
+    wrong = {
+        "weight_dcay": 0.1,
+        "learning_rate": 1.0,
+        "max_length": 8,
+        "output_dir": "x",
+        "gradient_accumulation_steps": 4,
+    }
     with pytest.raises(ConfigError) as caught:
         training.with_user_arguments({}, configured(tiny_base, tmp_path, trainer_args=wrong), TRLConfig)
     own = "is set by Trueup; use the key of sft that stands for it"
@@ -155,10 +169,20 @@ def trained(config: SFTConfig, loaded: models.Loaded, **keys: Any) -> set[str]:
     return {name.removeprefix("base_model.model.model.") for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_only_the_last_blocks_are_adapted_where_that_is_asked_for(tiny_base: Path, tmp_path: Path, loaded: models.Loaded) -> None:
+def test_only_the_last_blocks_are_adapted_where_that_is_asked_for(
+    tiny_base: Path, tmp_path: Path, loaded: models.Loaded
+) -> None:
     names = trained(configured(tiny_base, tmp_path, lora={"r": 2, "last_layers": 1}), loaded)
     assert {name.split(".")[1] for name in names} == {"1"}
-    assert {name.split(".")[3] for name in names} == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert {name.split(".")[3] for name in names} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
 
 
 def test_all_blocks_and_chosen_modules_are_adapted_where_that_is_asked_for(
@@ -166,7 +190,9 @@ def test_all_blocks_and_chosen_modules_are_adapted_where_that_is_asked_for(
 ) -> None:
     config = configured(tiny_base, tmp_path, lora={"r": 2, "last_layers": 2, "target_modules": ["q_proj", "v_proj"]})
     names = trained(config, loaded)
-    assert {(name.split(".")[1], name.split(".")[3]) for name in names} == {(b, p) for b in "01" for p in ("q_proj", "v_proj")}
+    assert {(name.split(".")[1], name.split(".")[3]) for name in names} == {
+        (b, p) for b in "01" for p in ("q_proj", "v_proj")
+    }
 
 
 def test_an_adapter_that_would_adapt_nothing_is_refused(tiny_base: Path, tmp_path: Path, loaded: models.Loaded) -> None:
@@ -180,7 +206,10 @@ def test_an_adapter_that_would_adapt_nothing_is_refused(tiny_base: Path, tmp_pat
         with pytest.raises(ConfigError) as caught:
             training.adapter(configured(tiny_base, tmp_path, lora=lora), loaded.model, TaskType.CAUSAL_LM)
         assert str(caught.value) == said
-    assert training.adapter(configured(tiny_base, tmp_path, full_finetuning=True), loaded.model, TaskType.CAUSAL_LM) is None
+    assert (
+        training.adapter(configured(tiny_base, tmp_path, full_finetuning=True), loaded.model, TaskType.CAUSAL_LM)
+        is None
+    )
 
 
 # ---- Resume -----------------------------------------------------------------------------------------------------
@@ -214,7 +243,9 @@ def test_metrics_of_steps_that_are_done_again_are_forgotten_so_that_each_step_st
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_stage_and_names_the_key(tiny_base: Path, tmp_path: Path, loss: float) -> None:
+def test_a_loss_that_is_no_number_stops_the_stage_and_names_the_key(
+    tiny_base: Path, tmp_path: Path, loss: float
+) -> None:
     watch = training.Watch(runs.begin(configured(tiny_base, tmp_path)))
     with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step 7: lower sft\.learning_rate"):
         watch.on_log(None, TrainerState(global_step=7), None, {"loss": loss})  # type: ignore[arg-type]

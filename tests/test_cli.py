@@ -1,0 +1,237 @@
+"""The command line: exit codes, what is said, and a campaign that survives being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trueup import models, runs
+from trueup.cli import main
+from trueup.errors import RunError
+from trueup.records import read_jsonl
+
+MINIMAL = "name: mine\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Exit code, standard output and standard error of a command, in this process."""
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def with_policy(campaign: Callable[..., Any], tmp_path: Path) -> Any:
+    """A campaign whose SFT stage is complete: the base model, as if it had been trained."""
+    made = campaign(tmp_path)
+    stage = runs.begin(made.stages["sft"])
+    for path in made.stages["sft"].input_paths():
+        stage.add_input(path, rows=16)
+    models.save(models.load_base(made.config.model), stage.dir / "model")
+    stage.finish()
+    return made
+
+
+# ---- Errors -----------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_and_a_wrong_key_are_a_message_and_exit_code_2(cli, tmp_path: Path) -> None:
+    assert cli("run", tmp_path / "none.yaml") == (2, "", f"{tmp_path}/none.yaml: 1 problem\n  no such file\n")
+    (tmp_path / "bad.yaml").write_text(MINIMAL + "align: {bta: 1}\n")
+    said = f"{tmp_path}/bad.yaml: 1 problem\n  align.bta: unknown key; did you mean beta?\n"
+    for command in ("run", "sft", "check", "status", "label"):
+        assert cli(command, tmp_path / "bad.yaml") == (2, "", said)
+    assert cli("status", tmp_path / "bad.yaml", "--set", "align.beta") == (
+        2,
+        "",
+        "--set: 1 problem\n  'align.beta' is not of the form key.subkey=value\n",
+    )
+
+
+def test_a_stage_without_its_parent_says_what_to_run_first(cli, campaign, tmp_path: Path) -> None:
+    made = campaign(tmp_path)
+    advice = "run `trueup sft CONFIG` first, or `trueup run CONFIG` for the whole sequence\n"
+    assert cli("sample", made.source) == (2, "", f"{made.run_dir}/sft is not there: {advice}")
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["trian"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "invalid choice: 'trian'" in said and "'sft'" in said and "Traceback" not in said
+
+
+def test_a_run_directory_in_use_is_refused(cli, campaign, tmp_path: Path) -> None:
+    made = campaign(tmp_path)
+    with runs.locked(made.run_dir):
+        code, out, err = cli("run", made.source)
+    assert (code, out) == (2, "")
+    assert err == f"{made.run_dir} is in use by another trueup (process {os.getpid()}); wait, or stop it\n"
+
+
+# ---- Looking ----------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_printed_with_its_reasons_and_nothing_is_run(cli, with_policy) -> None:
+    code, out, err = cli(
+        "run",
+        with_policy.source,
+        "--plan",
+    )
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert lines[0] == f"tiny in {with_policy.run_dir}"
+    assert lines[1].startswith("  sft      keep   up to date (")
+    assert lines[2:7] == [
+        f"  {stage:<8} run    not run yet" for stage in ("sample", "label", "reward", "align", "compare")
+    ]
+    assert sorted(path.name for path in with_policy.run_dir.iterdir()) == [".lock", "sft"]
+    assert cli("status", with_policy.source)[1].splitlines()[:2] == lines[:2]
+    only_sft = cli("run", with_policy.source, "--plan", "--until", "sft")[1]
+    assert only_sft.splitlines()[1:] == [lines[1], ""]
+
+
+def test_a_reason_with_brackets_is_shown_as_it_is(cli, with_policy) -> None:
+    code, out, _ = cli("status", with_policy.source, "--set", "model.revision='[/b] a [kind]'")
+    assert code == 0 and "model.revision: None -> '[/b] a [kind]'" in out
+
+
+def test_verify_says_what_it_checked_and_fails_on_a_changed_byte(cli, with_policy) -> None:
+    run = with_policy.run_dir
+    code, out, err = cli("verify", run)
+    count = int(out.removeprefix(f"{run}: ").split()[0])
+    assert (code, out, err) == (0, f"{run}: {count} hashes checked, 0 problems\n", "") and count > 6
+    weights = run / "sft/model/model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    code, out, _ = cli("verify", run)
+    assert (code, out) == (1, f"{weights}: changed since sft wrote it\n{run}: {count} hashes checked, 1 problem\n")
+    assert cli("verify", run / "sft") == (2, "", f"{run}/sft: not a run directory (no stage folder in it)\n")
+
+
+# ---- Running ----------------------------------------------------------------------------------------------------
+
+
+def wait(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def held(run_dir: Path) -> bool:
+    try:
+        with runs.locked(run_dir):
+            return False
+    except RunError:
+        return True
+
+
+def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 90) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.time() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def test_one_stage_runs_alone_on_a_parent_that_is_there_and_says_if_that_is_stale(cli, with_policy) -> None:
+    code, out, err = cli("sample", with_policy.source, "--set", "sft.learning_rate=0.5")
+    assert (code, err) == (0, "sft is used as it stands, but is not up to date: learning_rate: 0.01 -> 0.5\n")
+    lines = out.splitlines()
+    assert lines[1] == "  sample   run    not run yet" and not any(line.startswith("  sft") for line in lines)
+    assert any(line.startswith("sample   warn in ") for line in lines)
+    assert "% of answers end within 8 tokens\n" in out
+    code, out, err = cli("sample", with_policy.source)
+    assert (code, err) == (0, "") and out.splitlines()[1].startswith("  sample   keep   up to date")
+
+
+def test_a_stage_that_cannot_go_on_says_why_in_one_line(cli, campaign, tmp_path: Path) -> None:
+    made = campaign(tmp_path)
+    (tmp_path / "demonstrations.jsonl").write_text('{"messages": []}\n{"mesages": []}\n')
+    code, out, err = cli("sft", made.source)
+    assert code == 2 and "Traceback" not in out + err
+    assert err.startswith(f"sft: {tmp_path}/demonstrations.jsonl: 2 problems\n")
+    assert runs.find_stage(made.run_dir, "sft") is None
+
+
+def test_a_crash_shows_its_traceback_and_where_the_log_is(cli, campaign, tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "base")
+    (tmp_path / "base/model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    made = campaign(tmp_path, model={"name": str(tmp_path / "base")}, sft={"lora": {"target_modules": ["nothing"]}})
+    code, _, err = cli("sft", made.source)
+    assert code == 1
+    assert "Traceback (most recent call last):" in err
+    assert err.endswith(f"sft crashed; its whole log is {made.run_dir}/sft/log.txt. The same command continues.\n")
+
+
+def test_a_campaign_survives_kill_9_and_ctrl_c_and_stops_where_people_are_needed(
+    trueup, campaign, tmp_path: Path
+) -> None:
+    keys = {"max_steps": 300, "save_steps": 20, "train_batch_size": 8, "lora": {"r": 16}}
+    made = campaign(tmp_path, sft=keys, label={"source": "human"})
+    directory = made.run_dir / "sft"
+
+    def steps() -> list[int]:
+        return [row["step"] for _, row in read_jsonl(directory / "metrics.jsonl") if "loss" in row]
+
+    def newest() -> int:
+        whole = directory.glob("checkpoint-*/trainer_state.json")
+        return max((int(path.parent.name.split("-")[1]) for path in whole), default=0)
+
+    # kill -9 of the command alone: its stage must not go on without it, or it would hold the directory
+    process = trueup("run", made.source)
+    until(lambda: newest() >= 20, process)
+    process.kill()
+    process.wait()
+    end = time.time() + 20
+    while held(made.run_dir):
+        assert time.time() < end, "the stage goes on without the command that started it"
+        time.sleep(0.1)
+    reached = newest()
+    assert 20 <= reached < 300 and not (directory / "manifest.json").exists()
+
+    # Ctrl-C in a terminal: every process of the group gets it
+    process = trueup("run", made.source)
+    until(lambda: newest() >= reached + 20, process)
+    os.killpg(process.pid, signal.SIGINT)
+    code, out, err = wait(process, 30)
+    assert (code, err) == (130, "\nInterrupted. The same command continues where this one stopped.\n")
+    assert (
+        "  sft      resume interrupted, continues\n" in out
+        and f"sft      resume       from checkpoint-{reached}\n" in out
+    )
+    assert not (directory / "manifest.json").exists()
+
+    # To the label stage, which waits for people
+    code, out, err = wait(trueup("run", made.source))
+    assert (code, err) == (3, "")
+    assert (
+        "0 labels of people so far (0 skipped); " in out and "Open the labelling page with `trueup label CONFIG`" in out
+    )
+    assert steps() == list(range(1, 301)), "every step once, whatever was done twice"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert (manifest["steps"], manifest["status"]) == (300, "complete")
+    assert (made.run_dir / "labels/labels.sqlite").exists() and not (made.run_dir / "labels/manifest.json").exists()
+
+    # What is complete is not repeated
+    before = (directory / "manifest.json").read_bytes()
+    code, out, _ = wait(trueup("run", made.source))
+    assert code == 3 and "  sft      keep   up to date" in out and "  sample   keep   up to date" in out
+    assert (directory / "manifest.json").read_bytes() == before
+    assert runs.verify(made.run_dir)[1] == []

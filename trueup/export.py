@@ -1,0 +1,157 @@
+"""`trueup export`: copy a result out of a run, with where it comes from.
+
+The folder stands by itself: the files, `provenance.json` (the stage's manifest and those of all that it was made
+from, each with its hash) and `README.md`, which says in a page what this is and how far it can be trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from trueup import runs
+from trueup.errors import RunError
+from trueup.records import sha256_file
+from trueup.runs import FinishedStage
+
+WHAT = {
+    "policy": ("align", "model"),
+    "sft": ("sft", "model"),
+    "reward": ("reward", "model"),
+    "preferences": ("label", None),
+}
+_PREFERENCE_FILES = ("preferences.jsonl", "rankings.jsonl")
+_TITLES = {
+    "policy": "a language model aligned to the preferences of a team",
+    "sft": "an instruction-tuned language model (SFT policy)",
+    "reward": "a reward model: it scores an answer, higher is preferred",
+    "preferences": "preferences over answers of a language model",
+}
+
+
+def export(run_dir: Path, what: str, to: Path) -> str:
+    """Copy `what` (policy, sft, reward or preferences) to the new folder `to`; returns what was done, in a sentence."""
+    stage, folder = WHAT[what]
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise RunError(f"{to}: already there and not empty; name a folder that is new")
+    made = runs.open_stage(run_dir, stage)
+    lineage = _lineage(run_dir, made)
+
+    # Written beside the target and renamed: an interrupted export leaves nothing that looks like one.
+    working = to.with_name(f"{to.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    names = [name for name in _PREFERENCE_FILES if (made.dir / name).exists()] if folder is None else None
+    if names is None:
+        shutil.copytree(made.dir / str(folder), working, dirs_exist_ok=True)
+    for name in names or []:
+        shutil.copy2(made.dir / name, working / name)
+    _check_copies(made, folder, working)
+    provenance = {
+        "what": what,
+        "manifest": made.manifest,
+        "manifest_sha256": made.sha256,
+        "made_from": [{"manifest_sha256": parent.sha256, "manifest": parent.manifest} for parent in lineage],
+    }
+    _write(working / "provenance.json", json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
+    _write(working / "README.md", _card(run_dir, what, made, lineage))
+    if to.exists():
+        to.rmdir()
+    working.rename(to)
+    size = sum(path.stat().st_size for path in to.rglob("*") if path.is_file())
+    return f"{to}: {_TITLES[what].partition(':')[0]}, {size / 1e6:.1f} MB, with provenance.json and README.md"
+
+
+def _lineage(run_dir: Path, made: FinishedStage) -> list[FinishedStage]:
+    """All stages that it was made from, nearest first; a RunError where one is not the one it was made from."""
+    lineage: dict[str, FinishedStage] = {}
+    queue = [made]
+    while queue:
+        child = queue.pop(0)
+        for parent in child.manifest["parents"]:
+            found = runs.find_stage(run_dir, parent["stage"])
+            if found is None or found.sha256 != parent["manifest_sha256"]:
+                raise RunError(
+                    f"{runs.stage_dir(run_dir, parent['stage'])}: not the {parent['stage']} that {child.stage} was "
+                    "made from; bring the run up to date with `trueup run CONFIG`, then export"
+                )
+            if found.stage not in lineage:
+                lineage[found.stage] = found
+                queue.append(found)
+    return list(lineage.values())
+
+
+def _check_copies(made: FinishedStage, folder: str | None, working: Path) -> None:
+    """What is handed on must be what the manifest states."""
+    stated = {entry["path"]: entry["sha256"] for entry in made.manifest["outputs"]}
+    for copy in sorted(path for path in working.rglob("*") if path.is_file()):
+        name = str(Path(folder or "") / copy.relative_to(working))
+        if stated.get(name) != sha256_file(copy):
+            shutil.rmtree(working)
+            raise RunError(f"{made.dir / name}: changed since {made.stage} wrote it; `trueup verify` says more")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+# ---- The card ---------------------------------------------------------------------------------------------------
+
+
+def _card(run_dir: Path, what: str, made: FinishedStage, lineage: list[FinishedStage]) -> str:
+    stages = {stage.stage: stage for stage in [made, *lineage]}
+    base = made.manifest["identity"].get("model", {}).get("name", "unknown")
+    lines = [
+        f"# {_TITLES[what].capitalize()}",
+        "",
+        f"Exported from the Trueup run `{run_dir.name}`.",
+        "",
+        "## Made from",
+        "",
+    ]
+    lines.append(f"- Base model: {base}. Its licence is unknown to Trueup and holds for this copy too: check it.")
+    for stage in [made, *lineage]:
+        lines.append(f"- {_describe(stage)}")
+    if "label" in stages:
+        lines += ["", "## Labels", "", _labels(stages["label"])]
+    compared = runs.find_stage(run_dir, "compare")
+    if what == "policy":
+        lines += ["", "## Is it better?", "", _verdict(compared, made)]
+    lines += [
+        "",
+        "`provenance.json` holds the manifest of every stage, with the hash of each file that it read and wrote.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _describe(stage: FinishedStage) -> str:
+    manifest = stage.manifest
+    identity = manifest["identity"]
+    inputs = ", ".join(f"{Path(entry['path']).name} ({entry['rows']} rows)" for entry in manifest["inputs"])
+    keys = ("algorithm", "beta", "learning_rate", "num_train_epochs", "max_steps", "seed")
+    settings = ", ".join(f"{key} {identity[key]}" for key in keys if key in identity and identity[key] != -1)
+    verdict = manifest["verdict"]["status"]
+    details = "; ".join(filter(None, [inputs, settings, f"verdict {verdict}"]))
+    return f"{stage.stage}, {manifest['started_utc'][:10]}: {details}"
+
+
+def _labels(label: FinishedStage) -> str:
+    counts: dict[str, Any] = label.manifest.get("labels", {}).get("by_source", {})
+    sources = ", ".join(f"{count} {source}" for source, count in counts.items()) or label.manifest["identity"]["source"]
+    if set(counts or [label.manifest["identity"]["source"]]) == {"simulated"}:
+        return f"{sources}. SIMULATED: a program's rubric said what is preferred, and no person did."
+    return f"{sources}." + (" Some of them are SIMULATED by a program's rubric." if "simulated" in counts else "")
+
+
+def _verdict(compared: FinishedStage | None, made: FinishedStage) -> str:
+    if compared is None:
+        return "Not known: it was exported before it was compared with the SFT policy."
+    parents = {parent["stage"]: parent["manifest_sha256"] for parent in compared.manifest["parents"]}
+    if parents.get(made.stage) != made.sha256:
+        return "Not known: the comparison in this run is about another policy."
+    findings = "\n".join(f"- {finding['message']}" for finding in compared.manifest["verdict"]["findings"])
+    status = compared.manifest["verdict"]["status"]
+    return f"Comparison with the SFT policy on held-out prompts: {status}.\n\n{findings}".rstrip()
