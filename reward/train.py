@@ -78,9 +78,13 @@ def run(config: RewardConfig) -> Path:
 
 
 def init_head(model: models.Loaded) -> None:
-    """Scores near 0 at first: weights from N(0, 1/(d + 1)) for d inputs (Stiennon et al. 2020, p. 11)."""
+    """Scores near 0 at first, so that the loss starts at ln 2.
+
+    Stiennon et al. 2020 (p. 11) draw the weights from N(0, 1/(d + 1)), for d inputs of unit scale. The hidden states
+    of the models that we start from are several times that; a hundredth of it starts them all alike.
+    """
     head = model.model.score
-    torch.nn.init.normal_(head.weight, std=1 / math.sqrt(head.in_features + 1))
+    torch.nn.init.normal_(head.weight, std=0.01 / math.sqrt(head.in_features + 1))
 
 
 def build_trainer(config: RewardConfig, stage: StageRun, model: models.Loaded, rows: list[EncodedPair]) -> Any:

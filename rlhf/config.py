@@ -53,7 +53,7 @@ class CompareConfig(StageConfig):
     split: SplitConfig
     judges: list[Literal["rubric", "reward_model"]] = Field(["rubric", "reward_model"], min_length=1)
     """What says which of two answers is preferred. The first decides the verdict."""
-    rubric: Literal["plain-and-complete"] = "plain-and-complete"
+    rubric: Literal["says-why"] = "says-why"
     """Which rubric, of `trueup.rubric`."""
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Level of every interval."""

@@ -215,6 +215,8 @@ def trueup() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             text=True,
             cwd=REPOSITORY,
             start_new_session=True,
+            # What a shell starts in the background ignores Ctrl-C, and so would everything that we start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process

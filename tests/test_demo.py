@@ -1,4 +1,4 @@
-"""The demo from end to end on the real model, shortened: every stage, the verdict, verification, and nothing to do twice."""
+"""The demo from end to end on the real model, shortened: each stage, the verdict, and nothing to do twice."""
 
 import json
 import subprocess

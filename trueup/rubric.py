@@ -1,7 +1,7 @@
 """Simulated preference: a rubric written down, for demonstrations and tests of the system.
 
-`plain-and-complete` prefers an answer that takes up the subject of the question in its own words and finishes its
-thought in plain sentences. It is a program's taste, recorded as simulated wherever it is used, and never a person's.
+`says-why` prefers an answer that gives a reason, a condition or a consequence, about the subject that was asked, in
+its own words. It is a program's taste, recorded as simulated wherever it is used, and never a person's.
 It knows nothing of truth: an answer that is wrong in good form scores well. It asks for no length: a rubric that
 does is learnt by a ruler, and the report's length-only baselines show how far this one is.
 """
@@ -18,6 +18,11 @@ from trueup.records import Message
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _MARKUP = re.compile(r"^\s*(?:[-*•#>|]|\d+[.)])\s|```|\*\*|<\|", re.MULTILINE)
+_REASON = re.compile(
+    r"\b(?:because|since|so|therefore|thus|due to|as a result|that is why|in order to|if|when|while|until"
+    r"|which (?:means|makes|helps|lets|keeps|gives|is why))\b",
+    re.IGNORECASE,
+)
 _STOP_WORDS = frozenset(
     """a about after all also am an and any are as at be because been before but by can could did do does each explain
     few for from get give go had has have he help her him his how i if in into is it its just like make many me more
@@ -81,10 +86,15 @@ def is_plain_prose(prompt: Sequence[Message], text: str, finished: bool) -> floa
     return float("\n" not in text.strip() and not _MARKUP.search(text) and (start.isupper() or start.isdigit()))
 
 
+def gives_reason(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """Says why, when or with what result: holds because, since, so, if, when, which means or the like."""
+    return float(bool(_REASON.search(text)))
+
+
 def takes_up_subject(prompt: Sequence[Message], text: str, finished: bool) -> float:
-    """Shares content words with the question: three or more in full, fewer in part."""
+    """Shares content words with the question: two or more in full, one by half."""
     asked = content_stems(prompt[-1].content)
-    wanted = min(3, len(asked)) or 1
+    wanted = min(2, len(asked)) or 1
     return min(wanted, len(asked & content_stems(text))) / wanted
 
 
@@ -98,13 +108,14 @@ def in_own_words(prompt: Sequence[Message], text: str, finished: bool) -> float:
     return float(not echoed and len(set(trigrams)) == len(trigrams))
 
 
-PLAIN_AND_COMPLETE = Rubric(
-    "plain-and-complete",
+SAYS_WHY = Rubric(
+    "says-why",
     (
-        (5.0, "takes up the subject: three content words of the question", takes_up_subject),
-        (3.0, "in its own words: echoes no six words in a row, repeats no three", in_own_words),
-        (1.0, "ends by itself, with its last sentence closed", is_finished),
-        (1.0, "plain prose: one paragraph, a capital first, no list or markup", is_plain_prose),
+        (4.0, "reason: says why, when or with what result (because, so, if, when, which means, ...)", gives_reason),
+        (2.0, "subject: takes up two content words of the question", takes_up_subject),
+        (2.0, "own words: echoes no six words of the question in a row, repeats no three", in_own_words),
+        (1.0, "end: the model ended its turn, and the last sentence is closed", is_finished),
+        (1.0, "prose: one paragraph, a capital first, no list or markup", is_plain_prose),
     ),
 )
-RUBRICS = {rubric.name: rubric for rubric in (PLAIN_AND_COMPLETE,)}
+RUBRICS = {rubric.name: rubric for rubric in (SAYS_WHY,)}

@@ -39,7 +39,7 @@ class LabelConfig(StageConfig):
     """A line that people read above every pair."""
 
     # simulated
-    rubric: Literal["plain-and-complete"] = "plain-and-complete"
+    rubric: Literal["says-why"] = "says-why"
 
     # import
     path: InputPath | None = None

@@ -327,10 +327,10 @@ def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) ->
     label = config.run_dir / "labels"
     label.mkdir()
     (label / "report.json").write_text(json.dumps({"by_source": {"simulated": 12}}))
-    identity = {"rubric": "plain-and-complete"}
+    identity = {"rubric": "says-why"}
     (label / "manifest.json").write_text(json.dumps({"stage": "label", "identity": identity}))
     labels = compare.read_labels(config.run_dir)
-    assert labels == Labels({"simulated": 12}, "plain-and-complete")
+    assert labels == Labels({"simulated": 12}, "says-why")
     assert compare.rubric_judge(config, {}, labels).made_the_labels
 
     (label / "report.json").write_text(json.dumps({"by_source": {"human": 12}}))

@@ -123,7 +123,7 @@ FAKE_REPORT: dict[str, Any] = {
     "sources": {"simulated": 271},
     "judges": {
         "rubric": {
-            "description": "rubric plain-and-complete, simulated",
+            "description": "rubric says-why, simulated",
             "made_the_labels": True,
             "win_rate": {**FIGURES, **COUNTED},
             "length_controlled_win_rate": {**FIGURES, "value": 0.66, "slope": -0.1, "note": None},

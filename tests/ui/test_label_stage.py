@@ -60,8 +60,8 @@ def test_simulated_labels_rank_all_answers_as_the_rubric_scores_them(campaign: A
     config = campaign.label(source="simulated")
     run(config)
     rows = rankings(config)
-    assert len(rows) == 6 and {row.annotator for row in rows} == {"rubric:plain-and-complete"}
-    rubric = RUBRICS["plain-and-complete"]
+    assert len(rows) == 6 and {row.annotator for row in rows} == {"rubric:says-why"}
+    rubric = RUBRICS["says-why"]
     for row in rows:
         scores = [
             rubric.score(row.prompt, text, done) for text, done in zip(row.completions, row.finished, strict=True)

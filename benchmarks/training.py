@@ -1,0 +1,60 @@
+"""What it costs that TRL scores every position on a CPU: SFT steps with and without `scored_completions_only`.
+
+    python benchmarks/training.py            embedded model, LoRA on the last ten blocks, batch 4 of the starter set
+
+Prints seconds per step of both ways, interleaved, and the ratio of medians; the losses must be equal.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from contextlib import nullcontext
+
+import torch
+from peft import TaskType, get_peft_model
+
+from trueup import models, training
+from trueup.chat import encode_demonstration
+from trueup.config import STARTER, LoRAConfig, ModelConfig, TrainConfig
+from trueup.formats import read_demonstrations
+from trueup.records import Dropped
+from trueup.tensors import pad_right
+
+STEPS = 6
+
+
+def main() -> None:
+    from trl.trainer.utils import add_fused_lm_head
+
+    base = models.load_base(ModelConfig(chat_template="chatml"))
+    add_fused_lm_head(base.model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+    config = TrainConfig(run_dir="unused", learning_rate=1e-3, lora=LoRAConfig(last_layers=10))
+    model = get_peft_model(base.model, training.adapter(config, base.model, TaskType.CAUSAL_LM))
+    rows = read_demonstrations(STARTER / "demonstrations.jsonl", Dropped())
+    seconds: dict[str, list[float]] = {"every position": [], "completions only": []}
+    for step in range(STEPS):
+        encoded = [encode_demonstration(base.tokenizer, row.messages) for row in rows[step * 4 : step * 4 + 4]]
+        ids, mask = pad_right([ids for ids, _ in encoded], base.tokenizer.pad_token_id)
+        labels, _ = pad_right([labels for _, labels in encoded], -100)
+        losses = []
+        for name, context in (
+            ("every position", nullcontext()),
+            ("completions only", training.scored_completions_only()),
+        ):
+            with context:
+                started = time.perf_counter()
+                loss = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True).loss
+                loss.backward()
+                seconds[name].append(time.perf_counter() - started)
+            losses.append(loss.item())
+        assert abs(losses[0] - losses[1]) < 1e-4, losses
+    medians = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:<18} {median:.2f} s a step")
+    print(f"ratio {medians['every position'] / medians['completions only']:.2f}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {STEPS - 1} steps after one warm-up")
+
+
+if __name__ == "__main__":
+    main()
