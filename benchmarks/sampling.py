@@ -46,9 +46,7 @@ def main() -> None:
             )  # type: ignore[return-value]
 
         ways: dict[str, Callable[[], object]] = {
-            "generate, 2 threads": lambda: [
-                _generate(policy, prompts[i : i + 16]) for i in range(0, len(prompts), 16)
-            ],
+            "generate, 2 threads": lambda: [_generate(policy, prompts[i : i + 16]) for i in range(0, len(prompts), 16)],
             "ours, 2 threads": lambda: sample(policy, prompts, decoding, SAMPLES, 64),
             "ours, 2 processes (start included)": workers(2),
         }

@@ -74,6 +74,15 @@ class LabelConfig(StageConfig):
         """Whose labels are exported: `source` first."""
         return list(dict.fromkeys([self.source, *self.also_use]))
 
+    @property
+    def programs(self) -> dict[Source, str]:
+        """Sources that are programs, and the annotator's name under which each one's labels are stored."""
+        return {
+            "simulated": f"rubric:{self.rubric}",
+            "judge": f"judge:{self.judge_model}",
+            "reward_model": f"reward_model:{self.reward_model}",
+        }
+
     def parents(self) -> tuple[str, ...]:
         return () if self.sources == ["import"] else ("sample",)
 

@@ -42,7 +42,7 @@ SYSTEM = (
 
 def judge_pairs(config: LabelConfig, store: Store, found: Material) -> None:
     """Have the pairs judged that are not yet; what is judged is stored at once, so an interrupted run continues."""
-    annotator = f"judge:{config.judge_model}"
+    annotator = config.programs["judge"]
     store.add_items(found.pairs)
     done = store.judged("judge", annotator) & {item.item_id for item in found.pairs}
     todo = [item for item in found.pairs if item.item_id not in done]

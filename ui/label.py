@@ -55,7 +55,13 @@ def run(config: LabelConfig) -> Path:
         # ---- 3. Export: current labels about the current answers --------------------------------------------
         # The digest is taken before the labels: one that arrives in between makes this stage stale, and is not lost.
         run.facts["fingerprint"] = config.fingerprint()
-        rankings = [row for name in config.sources for row in store.rankings([name], found.item_ids(name))]
+        rankings = [
+            row
+            for name in config.sources
+            for row in store.rankings([name], found.item_ids(name))
+            # What another rubric or judge said of the same answers stays in the store, and is not this campaign's.
+            if config.programs.get(name) in (None, row.annotator)
+        ]
         skipped = sources.skips(store, found, config.sources)
         left, strict = store.left_choices(found.item_ids("human")) if "human" in config.sources else (0, 0)
     finally:

@@ -120,7 +120,7 @@ def simulate(config: LabelConfig, store: Store, found: Material) -> None:
     for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
         scores = [rubric.score(item.prompt, answer.text, answer.finished) for answer in item.answers]
         verdicts.append(Verdict(item_id, tiers_of(scores)))
-    added = store.put("simulated", f"rubric:{config.rubric}", verdicts)
+    added = store.put("simulated", config.programs["simulated"], verdicts)
     say(f"rubric {config.rubric}: {len(verdicts)} prompts ranked, {added} of them new or changed")
 
 
@@ -175,7 +175,7 @@ def score_by_model(config: LabelConfig, store: Store, found: Material) -> None:
     verdicts = []
     for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
         verdicts.append(Verdict(item_id, tiers_of([next(flat) for _ in item.answers])))
-    store.put("reward_model", f"reward_model:{config.reward_model}", verdicts)
+    store.put("reward_model", config.programs["reward_model"], verdicts)
     say(f"reward model {config.reward_model}: {len(verdicts)} prompts ranked")
 
 

@@ -20,7 +20,7 @@ from ui import judge
 from ui.config import LabelConfig
 from ui.label import run
 from ui.report import share
-from ui.store import Store
+from ui.store import Store, Verdict
 
 AnswersTo = Callable[..., CandidateSet]
 
@@ -171,6 +171,18 @@ def test_two_sources_are_exported_together_only_when_asked(campaign: Any) -> Non
     label_as_person(config, 3, better="Eat")
     run(config)
     assert report(config)["by_source"] == {"human": 3, "simulated": 6}
+
+
+def test_what_another_rubric_said_of_the_same_answers_is_not_exported(campaign: Any) -> None:
+    config = campaign.label(source="simulated")
+    run(config)
+    before = rankings(config)
+    store = Store(config.store_url)
+    verdicts = [Verdict(item_id, [[1], [0]]) for item_id in store.judged("simulated", "rubric:says-why")]
+    store.put("simulated", "rubric:of-last-week", verdicts)
+    store.close()
+    run(config)
+    assert verdicts and rankings(config) == before
 
 
 def test_a_new_label_of_a_person_makes_the_stage_stale(campaign: Any) -> None:
