@@ -89,8 +89,6 @@ def run(config: CompareConfig) -> Path:
     stage.findings += [verdict(first, len(rows), identical), *warnings(judges, before, after, len(rows))]
     if not first.made_the_labels:
         stage.find("warn", "judge_is_not_the_labeller", not_the_labeller(first, labels))
-    for finding in stage.findings:
-        say(f"{finding.level:<12} {finding.message}")
 
     # 6. Save ---------------------------------------------------------------------------------------------------------
     write_rows(stage.dir / "samples.jsonl", (sample_row(answers, judges, i) for i in range(len(rows))))

@@ -22,7 +22,7 @@ from trueup.records import Demonstration, Dropped, write_rows
 from trueup.runs import StageRun
 from trueup.sampling import Decoding, sample
 
-_EVALUATED = 32
+_EVALUATED = 16
 """Held-out demonstrations whose loss is measured, before and after."""
 _ANSWERED = 16
 """Held-out prompts that are answered afterwards, to see whether the policy stops by itself."""

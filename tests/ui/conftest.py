@@ -46,7 +46,11 @@ def questions(number: int) -> list[CandidateSet]:
     return [
         candidate_set(
             f"Question {i}: how do I keep bread fresh?",
-            [f"Wrap loaf {i} in a cloth and leave it on the counter.", f"Freeze loaf {i} in slices.", f"Eat loaf {i}."],
+            [
+                f"Wrap loaf {i} in a cloth and leave it on the counter.",
+                f"Freeze loaf {i} in slices, so it keeps.",
+                f"Eat loaf {i}.",
+            ],
             "advice" if i % 2 else "explanation",
         )
         for i in range(number)

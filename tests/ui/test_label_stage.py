@@ -69,6 +69,7 @@ def test_simulated_labels_rank_all_answers_as_the_rubric_scores_them(campaign: A
         in_order = [[scores[index] for index in tier] for tier in row.tiers]
         assert all(len(set(tier)) == 1 for tier in in_order)
         assert [tier[0] for tier in in_order] == sorted(set(scores), reverse=True)
+    assert pairs(config)
     for pair in pairs(config):
         text, worse = pair.chosen[0].content, pair.rejected[0].content
         assert rubric.score(pair.prompt, text, True) > rubric.score(pair.prompt, worse, True)
