@@ -43,12 +43,13 @@ def report_card(
             "no_better_than_chance",
             f"accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones",
         )
-    elif accuracy["value"] <= length["value"]:
-        stage.find(
-            "warn",
-            "explained_by_length",
-            f"accuracy {_percent(accuracy)} is no more than length explains, {_percent(length)}",
-        )
+    else:
+        rule, best = max(baselines.items(), key=lambda named: named[1]["value"])
+        if accuracy["value"] <= best["value"]:
+            message = (
+                f"accuracy {_percent(accuracy)} is no more than a rule that reads nothing, {rule}: {_percent(best)}"
+            )
+            stage.find("warn", "explained_by_a_rule", message)
 
     lengths = [len(pair.chosen[0].content.split()) - len(pair.rejected[0].content.split()) for pair in heldout]
     values = chosen + rejected

@@ -1,0 +1,61 @@
+"""The real reward stage on a tiny policy: it learns the pairs, and the saved model scores as the trained one did."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import reward.train
+import ui.label
+from trueup import models, runs
+from trueup.chat import encode_completion
+from trueup.records import Preference, is_heldout, read_rows
+from trueup.sampling import score
+
+
+@pytest.fixture
+def trained(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> tuple[Any, Path]:
+    rows = [
+        {"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk is cold."}
+        for i in range(24)
+    ]
+    jsonl(tmp_path / "labels.jsonl", rows)
+    made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward={"max_steps": 16})
+    stage = runs.begin(made.stages["sft"])
+    models.save(models.load_base(made.config.model), stage.dir / "model")
+    stage.finish()
+    ui.label.run(made.stages["label"])
+    return made, reward.train.run(made.stages["reward"])
+
+
+def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(trained: tuple[Any, Path]) -> None:
+    made, directory = trained
+    report = json.loads((directory / "report.json").read_text())
+    assert report["accuracy"]["value"] == 1.0 and report["pairs"]["heldout"] == report["accuracy"]["n"] > 0
+    assert {
+        "accuracy",
+        "length_baseline",
+        "calibration",
+        "reward_length_spearman",
+        "by_category",
+        "by_annotator",
+        "agreement_ceiling",
+        "normalisation",
+    } <= set(report)
+    losses = [json.loads(line).get("loss") for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert losses[0] == pytest.approx(math.log(2), abs=0.02), "scores start near 0"
+
+    # A head that is lost on saving is the classic failure of adapters: score again from the disk.
+    pairs = read_rows(runs.stage_dir(made.run_dir, "label") / "preferences.jsonl", Preference)
+    heldout = [pair for pair in pairs if is_heldout(pair.prompt, made.config.split)]
+    loaded = models.load_reward_model(directory / "model", made.config.model)
+    loaded.model.eval()
+    tokens = [encode_completion(loaded.tokenizer, pair.prompt, pair.chosen[0].content) for pair in heldout]
+    written = [json.loads(line)["chosen"] for line in (directory / "scores.jsonl").read_text().splitlines()]
+    assert score(loaded, [pair.prompt for pair in heldout], tokens) == pytest.approx(written, abs=1e-4)
+    assert runs.verify(made.run_dir)[1] == []
