@@ -73,8 +73,8 @@ def sample_directory(
 ) -> Iterator[list[tuple[int, list[Candidate]]]]:
     """As `sample`, from a saved policy and batch by batch: (index into `prompts`, answers), in any order.
 
-    On a CPU `num_workers` processes share the prompts, each with its share of the cores: small matrix products use two
-    cores badly, and two processes sampled 1.6 times as fast as one with two threads (benchmarks/sampling.py).
+    On a CPU `num_workers` processes share the prompts, each with its share of the cores: small matrix products use
+    several cores badly (benchmarks/sampling.py).
     """
     batches = [[(i, prompts[i]) for i in batch] for batch in _batches(prompts, num_samples, batch_size)]
     workers = min(num_workers, len(batches))
