@@ -293,8 +293,8 @@ def loss_before(trainer: Trainer, run: StageRun) -> float:
 def scored_completions_only() -> Iterator[None]:
     """Let TRL's fused head score, on every device, only the positions that carry loss.
 
-    TRL 1.16 does so where Triton runs and scores every position elsewhere, which makes an SFT step of the demo 1.2 times
-    as long on a CPU (benchmarks/training.py). Results are equal; tests/trueup/test_training.py holds that.
+    TRL 1.16 does so where Triton runs and scores every position elsewhere, which makes an SFT step of the demo 1.2
+    times as long on a CPU (benchmarks/training.py). Results are equal; tests/trueup/test_training.py holds that.
     """
     from trl.trainer import utils
 
