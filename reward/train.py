@@ -42,11 +42,12 @@ def run(config: RewardConfig) -> Path:
     init_head(model)
     dropped = Dropped()
     train, rows = encode_pairs(train, model.tokenizer, config.max_length, dropped)
-    heldout, heldout_rows = encode_pairs(heldout, model.tokenizer, config.max_length, Dropped())
+    heldout_dropped = Dropped()
+    heldout, heldout_rows = encode_pairs(heldout, model.tokenizer, config.max_length, heldout_dropped)
     if not rows:
         raise DataError(f"every pair is longer than reward.max_length, {config.max_length} tokens")
-    if dropped.counts:
-        stage.find("warn", "dropped", f"pairs not trained on: {dropped}")
+    if dropped.counts or heldout_dropped.counts:
+        stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     trainer = build_trainer(config, stage, model, rows)

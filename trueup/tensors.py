@@ -45,8 +45,3 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """
     chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).float()
     return chosen - logits.float().logsumexp(dim=-1)
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the positions where `mask` (same shape, bool) is True; 0 where there is none."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)

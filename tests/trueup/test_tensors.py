@@ -40,9 +40,3 @@ def test_token_logprobs_are_as_exact_from_half_precision_as_from_what_it_holds()
     found = tensors.token_logprobs(logits, tokens)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double().flatten(), -expected, atol=1e-5, rtol=0)
-
-
-def test_the_masked_mean_ignores_what_is_masked_and_is_zero_where_nothing_is_left() -> None:
-    values, mask = torch.tensor([[1.0, 3.0], [100.0, 5.0]]), torch.tensor([[True, True], [False, True]])
-    assert tensors.masked_mean(values, mask).item() == 3.0
-    assert tensors.masked_mean(values, torch.zeros_like(mask)).item() == 0.0
