@@ -162,6 +162,53 @@ def campaign(tiny_base: Path) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def policies_run() -> Callable[..., Path]:
+    """`policies_run(run_dir, base)` is a run whose SFT and alignment left random adapters, beside the merged models;
+    alignment two steps on its way, too; and a reward model. `size` is how far the adapters move the base."""
+
+    def adapter(model: Any, folder: Path, seed: int, size: float, r: int = 4) -> Any:
+        import torch
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        torch.manual_seed(seed)
+        lora = LoraConfig(r=r, lora_alpha=8, target_modules="all-linear", task_type=TaskType.CAUSAL_LM)
+        model = get_peft_model(model, lora)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=size)
+        model.save_pretrained(folder)
+        return model.merge_and_unload()
+
+    def make(run_dir: Path, base: Path, size: float = 0.2) -> Path:
+        import torch
+
+        from trueup import models, runs
+        from trueup.config import ModelConfig
+
+        config = ModelConfig(name=str(base), chat_template="plain", device="cpu")
+        sft, align, reward = (runs.stage_dir(run_dir, stage) for stage in ("sft", "align", "reward"))
+        loaded = models.load_base(config)
+        loaded.model = adapter(loaded.model, sft / "adapter", 1, size)
+        models.save(loaded, sft / "model")
+        # Steps are relative to the SFT policy, as the end is, so each is made on a fresh one.
+        for step in (10, 2):
+            adapter(models.load_policy(sft / "model", config).model, align / "steps" / f"step-{step}", step, size)
+        loaded = models.load_policy(sft / "model", config)
+        loaded.model = adapter(loaded.model, align / "adapter", 4, size, r=6)
+        models.save(loaded, align / "model")
+        torch.manual_seed(0)
+        models.save(models.load_reward_model(sft / "model", config), reward / "model")
+        for stage in (sft, align, reward):
+            section = {"model": config.model_dump(mode="json")}
+            (stage / "config.yaml").write_text(yaml.safe_dump({stage.name: section}), encoding="utf-8")
+            manifest = {"stage": stage.name, "identity": {"algorithm": "dpo"}}
+            (stage / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        return run_dir
+
+    return make
+
+
 def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     made = dict(under)
     for key, value in over.items():

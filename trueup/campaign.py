@@ -99,12 +99,11 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
         if not isinstance(section, dict):
             problems.append(f"{stage}: a section of keys is wanted, found {section!r}")
             continue
-        schema = _schema(stage, section, problems)
+        shared_keys = {key: getattr(top, key) for key in ("model", "split", "seed")}
+        schema, section = _schema(stage, section, {**shared_keys, "run_dir": run_dir}, base, problems)
         if schema is None:
             continue
-        given: dict[str, Any] = {
-            key: getattr(top, key) for key in ("model", "split", "seed") if key in schema.model_fields
-        }
+        given: dict[str, Any] = {key: value for key, value in shared_keys.items() if key in schema.model_fields}
         misplaced = [key for key in ("model", "split", "run_dir") if key in section]
         for key in misplaced:
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
@@ -117,15 +116,37 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
     return Campaign(source, values, config, run_dir, stages)
 
 
-def _schema(stage: str, section: dict[str, Any], problems: list[str]) -> type[StageConfig] | None:
+def _schema(
+    stage: str, section: dict[str, Any], given: dict[str, Any], base: Path, problems: list[str]
+) -> tuple[type[StageConfig] | None, dict[str, Any]]:
+    """The stage's schema, and its keys. Where the schema is a choice, a section within the section may hold the keys of
+    one algorithm: they count where that is chosen, and are checked either way, so that one file serves several. A key
+    that stands in both places is an error, or `--set` of the outer one would be without effect."""
     schema = load_object(STAGES[stage].config)
-    if isinstance(schema, dict):
-        algorithm = section.get("algorithm", next(iter(schema)))
-        if algorithm not in schema:
-            problems.append(f"{stage}.algorithm: unknown {algorithm!r}{did_you_mean(str(algorithm), list(schema))}")
-            return None
-        schema = schema[algorithm]
-    return schema
+    if not isinstance(schema, dict):
+        return schema, section
+    chosen = section.get("algorithm", next(iter(schema)))
+    own = {name: section[name] or {} for name in schema if name in section}
+    keys = {key: value for key, value in section.items() if key not in own}
+    sound = True
+    for name, within in own.items():
+        if not isinstance(within, dict):
+            problems.append(f"{stage}.{name}: a section of keys is wanted, found {within!r}")
+            sound = False
+            continue
+        shared = {key: value for key, value in keys.items() if key in schema[name].model_fields and key != "algorithm"}
+        for key in within.keys() & shared.keys():
+            problems.append(f"{stage}.{key}: stands in {stage}.{name} too; keep one of them")
+        found: list[str] = []
+        validate(schema[name], {**given, **shared, **within}, base, f"{stage}.{name}.", found)
+        # What is wrong with a shared key is told once, as what it is.
+        found = [line for line in found if not any(line.startswith(f"{stage}.{name}.{key}") for key in shared)]
+        problems += found
+        sound &= not found
+    if chosen not in schema:
+        problems.append(f"{stage}.algorithm: unknown {chosen!r}{did_you_mean(str(chosen), list(schema))}")
+        return None, keys
+    return (schema[chosen], {**keys, **own.get(chosen, {})}) if sound else (None, keys)
 
 
 # ---- Plan -------------------------------------------------------------------------------------------------------
@@ -178,7 +199,8 @@ def why_stale(config: StageConfig) -> str | None:
         return "not run yet" if not runs.stage_dir(config.run_dir, config.stage).exists() else "unfinished"
     manifest = found.manifest
     if changed := changed_keys(manifest["identity"], config.identity()):
-        return "; ".join(changed)
+        # Another algorithm has other keys; that it is another one says it all.
+        return next((line for line in changed if line.startswith("algorithm: ")), "; ".join(changed))
     recorded = [entry["sha256"] for entry in manifest["inputs"]]
     for path, before in zip(config.input_paths(), recorded, strict=False):
         if not path.exists():

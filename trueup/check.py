@@ -1,7 +1,7 @@
 """`trueup check`: what can be found wrong without training, all at once, in seconds.
 
 Files are read whole. The tokenizer is loaded where the base model is on this machine, and with it torch, which
-transformers needs; nothing else here does.
+transformers needs; nothing else here does, but for a reward function of the user's own that asks for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trueup.campaign import Campaign
+from trueup.campaign import Campaign, load_object, why_stale
 from trueup.config import ModelConfig, SplitConfig, TrainConfig
-from trueup.errors import ConfigError, DataError, ModelError
+from trueup.errors import ConfigError, DataError, ModelError, TrueupError
 from trueup.formats import read_demonstrations, read_preferences, read_prompts
-from trueup.records import Demonstration, Dropped, Prompt, is_heldout, touches_heldout
+from trueup.records import (
+    Demonstration,
+    Dropped,
+    Message,
+    Prompt,
+    is_for_judge,
+    is_heldout,
+    prompt_id,
+    touches_heldout,
+)
+from trueup.runs import find_stage
+from trueup.votes import VOTES
 
 FEW_DEMONSTRATIONS = 8
 TOO_MANY_DROPPED = 0.2
@@ -27,7 +38,15 @@ MEASURED_ROWS = 2000
 """Rows of a file that are tokenised, evenly drawn from it."""
 EMBEDDED_BYTES = 540_000_000
 TRACKERS = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-TRL_CONFIGS = {"sft": "SFTConfig", "reward": "RewardConfig", "dpo": "DPOConfig"}
+TRL_CONFIGS = {
+    "sft": "SFTConfig",
+    "reward": "RewardConfig",
+    "dpo": "DPOConfig",
+    "ppo": "GRPOConfig",
+    "grpo": "GRPOConfig",
+    "rloo": "RLOOConfig",
+}
+"""Which of TRL's takes a stage's, or an algorithm's, `trainer_args`."""
 
 
 def check(campaign: Campaign) -> tuple[list[str], list[str]]:
@@ -43,12 +62,13 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     if prompts is not None:
         _check_prompts(stages, prompts, split, problems, notes)
     _check_stages(stages, problems, notes)
+    asked = _check_online(stages, prompts, problems, notes) if _is_online(stages["align"]) else []
 
     directory = _find_model(model, problems, notes)
     settings = _model_settings(directory)
     _check_context(stages, settings, problems)
     if directory is not None:
-        _check_tokens(stages, model, split, settings, demonstrations or [], prompts or [], problems, notes)
+        _check_tokens(stages, model, split, settings, demonstrations or [], prompts or [], asked, problems, notes)
     _check_disk(campaign, stages, directory, problems, notes)
     return problems, notes
 
@@ -123,6 +143,33 @@ def _check_stages(stages: dict[str, Any], problems: list[str], notes: list[str])
         notes.append("label.source: human: the run stops at the label stage until people have labelled")
     if label.reward_model and _is_local(label.reward_model) and not Path(label.reward_model).is_dir():
         problems.append(f"label.reward_model: {label.reward_model}: no such directory")
+    _check_compare(stages["compare"], problems, notes)
+
+
+def _check_compare(compare: Any, problems: list[str], notes: list[str]) -> None:
+    _verified(compare, problems)
+    for name, run_dir in compare.others.items():
+        if find_stage(run_dir, "align") is None:
+            problems.append(f"compare.others.{name}: {run_dir}: no finished align stage in it")
+    if "endpoint" in compare.judges and not os.environ.get("OPENAI_API_KEY"):
+        notes.append("compare.judges: endpoint: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
+    if "votes" in compare.judges and not (compare.run_dir / VOTES).is_file():
+        notes.append(
+            "compare.judges: votes: nobody has voted yet; people vote on a finished comparison, which then runs again"
+        )
+
+
+def _verified(config: Any, problems: list[str]) -> list[list[Message]]:
+    """The prompts of a stage's `checks`."""
+    found: list[list[Message]] = []
+    for check in config.checks:
+        try:
+            if check.path.is_dir():
+                raise DataError(f"{check.path}: is a folder; a file is wanted")
+            found += load_object("rlhf.checks:load_check")(check.kind, check.path, check.limit, config.seed).prompts
+        except TrueupError as error:
+            problems.append(f"{config.stage}.checks: {check.kind}: {error}")
+    return found
 
 
 def _check_training(stage: str, config: TrainConfig, problems: list[str]) -> None:
@@ -143,6 +190,76 @@ def _check_training(stage: str, config: TrainConfig, problems: list[str]) -> Non
             with_user_arguments({}, config, getattr(trl, schema))
         except ConfigError as error:
             problems.extend(error.problems)
+
+
+# ---- PPO, GRPO, RLOO --------------------------------------------------------------------------------------------
+
+
+def _is_online(align: Any) -> bool:
+    """Whether the policy is aligned on answers that it gives while it is trained, and not on labels."""
+    return hasattr(align, "rewards")
+
+
+def _check_online(
+    stages: dict[str, Any], sampled: list[Prompt] | None, problems: list[str], notes: list[str]
+) -> list[list[Message]]:
+    """What the rewards need, and the prompts that will be trained on, which are returned."""
+    align = stages["align"]
+    for name in align.rewards:
+        if ":" in name:
+            try:
+                load_object("rlhf.rewards:load_function")(name)
+            except DataError as error:
+                problems.append(f"align.{error}")
+    if "reward_model" in align.rewards:
+        _check_reward_model(align, stages["reward"], problems)
+    for path in getattr(align, "ptx_data", []):
+        rows = _read("align.ptx_data", path, read_demonstrations, problems, notes)
+        if rows and all(touches_heldout(row, align.split) for row in rows):
+            problems.append(f"align.ptx_data: {path}: all {len(rows)} demonstrations are held out")
+
+    prompts = sampled
+    if align.prompts is not None:
+        prompts = _read("align.prompts", align.prompts, read_prompts, problems, notes)
+    verified = _verified(align, problems)
+    if prompts is None:
+        return []
+    if align.prompts is None and stages["sample"].only == "heldout":
+        prompts = []
+    kept = {
+        prompt_id(prompt): prompt
+        for prompt in [*(row.prompt for row in prompts), *verified]
+        if not is_heldout(prompt, align.split) and not is_for_judge(prompt, align.split)
+    }
+    left = len(kept)
+    if align.prompts is None and stages["sample"].max_prompts:
+        left = min(left, stages["sample"].max_prompts + len(verified))
+    _check_enough(align, left, problems)
+    return list(kept.values())
+
+
+def _check_enough(align: Any, left: int, problems: list[str]) -> None:
+    asks = align.rollout_batch_size // align.num_generations
+    if left < align.eval_prompts + asks:
+        problems.append(
+            f"align: {left} prompts may be trained on; {align.eval_prompts} of them choose the step, and a rollout "
+            f"asks {asks}: lower rollout_batch_size or eval_prompts, or give more prompts (align.prompts)"
+        )
+
+
+def _check_reward_model(align: Any, reward: Any, problems: list[str]) -> None:
+    """What would make the align stage refuse it, as far as that is known."""
+    if align.algorithm == "ppo" and reward.full_finetuning and not align.full_finetuning:
+        problems.append(
+            "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves "
+            "no adapter that could share the policy's base: set both, or neither"
+        )
+    made = find_stage(reward.run_dir, "reward")
+    if made is not None and made.manifest["verdict"]["status"] == "fail" and why_stale(reward) is None:
+        problems.append(
+            f"align.rewards: reward_model: the verdict of {made.dir} is fail, and it will be refused: mend it, or "
+            "reward with something else"
+        )
 
 
 # ---- Model ------------------------------------------------------------------------------------------------------
@@ -221,6 +338,7 @@ def _check_tokens(
     settings: dict[str, Any],
     demonstrations: list[Demonstration],
     prompts: list[Prompt],
+    trained_on: list[list[Message]],
     problems: list[str],
     notes: list[str],
 ) -> None:
@@ -234,6 +352,11 @@ def _check_tokens(
         tokenizer = load_base_tokenizer(model)
         trained = _lengths("sft.data", train, lambda row: encode_demonstration(tokenizer, row.messages)[0], problems)
         waiting = _lengths("sample.prompts", asked, lambda row: encode_prompt(tokenizer, row.prompt), problems)
+        if trained_on:
+            key, refused = "align.prompts" if stages["align"].prompts else "sample.prompts", list[str]()
+            lengths = _lengths(key, _drawn(trained_on), lambda prompt: encode_prompt(tokenizer, prompt), refused)
+            problems.extend(problem for problem in refused if problem not in problems)
+            _check_room(stages["align"], lengths, problems, notes)
     except ModelError as error:
         problems.append(f"model: {error}")
         return
@@ -249,7 +372,8 @@ def _check_tokens(
                 f"model's context of {context} tokens"
             )
     for stage in ("reward", "align"):
-        limit = stages[stage].max_length if stage in stages else None
+        pairs = stage in stages and not _is_online(stages[stage])
+        limit = stages[stage].max_length if pairs else None
         beyond = (
             sum(length + new > limit for length in waiting) if limit and "sample" in stages["label"].parents() else 0
         )
@@ -258,6 +382,17 @@ def _check_tokens(
                 f"{stage}.max_length: {beyond} of {len(waiting)} prompts with a whole answer of {new} tokens are "
                 f"longer than {limit}, and their pairs would be dropped"
             )
+
+
+def _check_room(align: Any, lengths: list[int], problems: list[str], notes: list[str]) -> None:
+    """Whether an answer fits behind the prompts that are trained on."""
+    beyond = sum(length + align.max_new_tokens > align.max_length for length in lengths)
+    if beyond:
+        text = (
+            f"align.max_new_tokens: {beyond} of {len(lengths)} prompts with {align.max_new_tokens} new tokens are "
+            f"longer than max_length, {align.max_length}, and are left out"
+        )
+        (problems if beyond / len(lengths) > TOO_MANY_DROPPED else notes).append(text)
 
 
 def _drawn(rows: Sequence[Any]) -> Sequence[Any]:

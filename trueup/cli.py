@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trueup import __version__
 
@@ -27,7 +29,8 @@ _DOES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0 done, 1 a check failed or a stage crashed, 2 an error, 3 labels wanted."""
+    """Run a command. The exit code is 0 done, 1 a check failed or a stage crashed, 2 an error, 3 labels wanted, 4 a
+    gate was not passed."""
     arguments = _parser().parse_args(argv)
     from trueup.errors import LabelsWanted, StageCrashed, TrueupError
 
@@ -63,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     def takes_config(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made.add_argument("config", type=Path, help="campaign file, such as configs/demo.yaml")
         made.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: align.beta=0.3"
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: sample.temperature=1"
         )
         return made
 
@@ -75,12 +78,15 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="append", default=[], choices=STAGES, help="run this stage though it is up to date"
     )
     run.add_argument("--plan", action="store_true", help="print what would run and why, and stop")
+    _gates(run)
     for stage in STAGES:
         made = takes_config(command(stage, _DOES[stage], _label if stage == "label" else _stage))
         if stage == "label":
             _serves(made)
         else:
             made.add_argument("--force", action="store_true", help="run it though it is up to date")
+        if stage == "compare":
+            _gates(made)
     takes_config(command("check", "find every problem that can be found without training", _check))
     takes_config(command("status", "say what is done, what is stale and why", _status))
     verify = command("verify", "recompute every hash that a run's manifests state", _verify)
@@ -92,14 +98,95 @@ def _parser() -> argparse.ArgumentParser:
     serve = command("serve", "open the web application over a run: comparison, report, labels", _serve)
     serve.add_argument("run", type=Path, help="run directory, such as runs/demo")
     _serves(serve)
+    _add_accounts(command("accounts", "say who may label and who may administer", _accounts), takes_config)
+    _add_labels(command("labels", "import, export, promote, back up, count and check labels", _labels), takes_config)
     return parser
+
+
+def _gates(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--gate",
+        nargs="?",
+        const="improved",
+        choices=tuple(GATES),
+        help="exit with 4 unless the verdict is as good: improved (the default), price (improved, at whatever price), "
+        "not-worse (no detectable change will do)",
+    )
 
 
 def _serves(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--host", default="127.0.0.1", help="address to bind; only this machine's own until accounts exist"
+        "--host", default="127.0.0.1", help="address to bind; another than this machine's own needs accounts"
     )
     made.add_argument("--port", type=int, default=7860, help="port; 0 takes a free one")
+    made.add_argument(
+        "--url",
+        help="scheme and host that people open, if a proxy stands in front: https://label.example.org (needs accounts)",
+    )
+
+
+TakesConfig = Callable[[argparse.ArgumentParser], argparse.ArgumentParser]
+
+
+def _actions(made: argparse.ArgumentParser) -> Callable[[str, str], argparse.ArgumentParser]:
+    actions = made.add_subparsers(metavar="ACTION", dest="action", required=True)
+    return lambda name, does: actions.add_parser(name, help=does, description=does[0].upper() + does[1:] + ".")
+
+
+def _add_accounts(made: argparse.ArgumentParser, takes_config: TakesConfig) -> None:
+    action = _actions(made)
+    secret = "the password is asked for, or read from the first line of standard input"
+    for name, does in {
+        "add": f"add an account; {secret}",
+        "password": f"give an account a new password, and sign it out everywhere; {secret}",
+        "disable": "let somebody in no more, from this moment; their labels stay",
+        "enable": "let a disabled account in again",
+    }.items():
+        one = takes_config(action(name, does))
+        one.add_argument("name", help="name to sign in with; labels never carry it")
+        if name == "add":
+            _takes_role(one)
+    invite = takes_config(action("invite", "make a link with which one person makes an account"))
+    _takes_role(invite)
+    invite.add_argument("--days", type=float, default=7, help="days that the link is good for (7)")
+    invite.add_argument(
+        "--url", default="http://127.0.0.1:7860", help="scheme and host at which people reach the pages"
+    )
+    takes_config(action("list", "list accounts: names, pseudonyms, roles"))
+
+
+def _takes_role(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--role",
+        choices=("annotator", "admin"),
+        default="annotator",
+        help="an annotator labels and sees no results; an admin sees everything (annotator)",
+    )
+
+
+def _add_labels(made: argparse.ArgumentParser, takes_config: TakesConfig) -> None:
+    action = _actions(made)
+    file = takes_config(action("import", "put the preferences of a file into the campaign's store"))
+    file.add_argument("file", type=Path, help="preferences in any format of docs/formats.md")
+    export = takes_config(action("export", "write the current labels with their provenance"))
+    export.add_argument("to", type=Path, help="file or folder to make")
+    export.add_argument(
+        "--format",
+        choices=("jsonl", "datasets"),
+        default="jsonl",
+        help="TRL's conversational prompt/chosen/rejected as JSON Lines, or as a folder for datasets.load_from_disk",
+    )
+    export.add_argument(
+        "--rankings", choices=("pairs", "whole"), default="pairs", help="rankings as all their pairs, or one a row"
+    )
+    takes_config(action("stats", "say how many labels there are, how far people agree, and what could explain them"))
+    blind = takes_config(
+        action("blindcheck", "label a copy of the store, and search what the browser gets for identifiers")
+    )
+    blind.add_argument("--browser", action="store_true", help="by the keys of a real Chromium, not over HTTP")
+    takes_config(action("promote", "copy the votes on the run's comparison into the campaign's labels"))
+    backup = takes_config(action("backup", "copy the store while people label"))
+    backup.add_argument("to", type=Path, help="file to make")
 
 
 # ---- Running ----------------------------------------------------------------------------------------------------
@@ -107,7 +194,14 @@ def _serves(made: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     campaign = _campaign(arguments)
-    return _run_to(campaign, arguments.until, tuple(arguments.force), arguments.plan)
+    if arguments.gate and arguments.until not in (None, "compare"):
+        from trueup.errors import TrueupError
+
+        raise TrueupError(
+            f"--gate asks for the verdict, which --until {arguments.until} does not reach; leave one of them out"
+        )
+    code = _run_to(campaign, arguments.until, tuple(arguments.force), arguments.plan)
+    return code or (0 if arguments.plan else _gate(campaign, arguments.gate))
 
 
 def _stage(arguments: argparse.Namespace) -> int:
@@ -120,7 +214,29 @@ def _stage(arguments: argparse.Namespace) -> int:
         runs.open_stage(campaign.run_dir, parent)
         if reason := why_stale(campaign.stages[parent]):
             print(f"{parent} is used as it stands, but is not up to date: {reason}", file=sys.stderr)
-    return _run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
+    code = _run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
+    return code or _gate(campaign, getattr(arguments, "gate", None))
+
+
+GATES = {
+    "improved": ("improved",),
+    "price": ("improved", "improved_at_a_price"),
+    "not-worse": ("improved", "improved_at_a_price", "no_detectable_change"),
+}
+"""Which outcomes of the comparison a gate lets pass."""
+
+
+def _gate(campaign: Campaign, wanted: str | None) -> int:
+    """0: no gate, or its verdict was reached; 4: it was not."""
+    if wanted is None:
+        return 0
+    from trueup import runs
+
+    report = runs.open_stage(campaign.run_dir, "compare").dir / "report.json"
+    outcome = json.loads(report.read_text(encoding="utf-8"))["verdict"]["outcome"]
+    passes = outcome in GATES[wanted]
+    print(f"gate {wanted}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
+    return 0 if passes else 4
 
 
 def _run_to(
@@ -134,14 +250,14 @@ def _run_to(
     from trueup.campaign import plan
     from trueup.runner import run_steps
 
-    console = _console()
+    started, console = time.monotonic(), _console()
     with runs.locked(campaign.run_dir) as lock:
         steps = plan(campaign, target, force, (only,) if only else None)
         _print_plan(console, campaign, steps)
         if plan_only:
             return 0
         run_steps(campaign, steps, console, lock)
-    _print_outcome(console, campaign, steps)
+    _print_outcome(console, campaign, steps, time.monotonic() - started)
     return 0
 
 
@@ -162,7 +278,7 @@ def _print_plan(console: Console, campaign: Campaign, steps: list[Step]) -> None
     console.print()
 
 
-def _print_outcome(console: Console, campaign: Campaign, steps: list[Step]) -> None:
+def _print_outcome(console: Console, campaign: Campaign, steps: list[Step], seconds: float) -> None:
     from trueup import runs
 
     stages = [runs.open_stage(campaign.run_dir, step.stage) for step in steps]
@@ -174,6 +290,8 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[Step]) -> N
             f"{f'{rate:8.0f} tokens/s' if rate else ''}",
             highlight=False,
         )
+    if any(step.action != "keep" for step in steps):
+        console.print(f"  {'in all':<8} {seconds:7.0f} s", highlight=False)
     last = stages[-1]
     if last.stage == "compare":
         console.print()
@@ -241,13 +359,86 @@ def _export(arguments: argparse.Namespace) -> int:
 def _label(arguments: argparse.Namespace) -> int:
     from trueup import campaign
 
-    config = _campaign(arguments).stages["label"]
-    campaign.load_object("ui.app:serve_label")(config, host=arguments.host, port=arguments.port)
+    config: Any = _campaign(arguments).stages["label"]
+    campaign.load_object("ui.app:serve_label")(config, host=arguments.host, port=arguments.port, url=arguments.url)
     return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from trueup import campaign
 
-    campaign.load_object("ui.app:serve_run")(arguments.run, host=arguments.host, port=arguments.port)
+    campaign.load_object("ui.app:serve_run")(arguments.run, host=arguments.host, port=arguments.port, url=arguments.url)
     return 0
+
+
+# ---- People and labels ------------------------------------------------------------------------------------------
+
+
+def _accounts(arguments: argparse.Namespace) -> int:
+    from trueup import campaign
+
+    config: Any = _campaign(arguments).stages["label"]
+    store = campaign.load_object("ui.tables:Database")(config.store_url)
+    people = campaign.load_object("ui.accounts:People")(store)
+    name = getattr(arguments, "name", "")
+    try:
+        if arguments.action == "add":
+            made = people.add(name, arguments.role, _password())
+            print(f"{made.name}: {made.role}, {made.pseudonym} in labels and exports")
+        elif arguments.action == "password":
+            people.set_password(name, _password())
+            print(f"{name}: new password; signed out everywhere")
+        elif arguments.action == "disable":
+            people.disable(name)
+            print(f"{name}: disabled and signed out; their labels stay")
+        elif arguments.action == "enable":
+            people.enable(name)
+            print(f"{name}: may sign in again")
+        elif arguments.action == "invite":
+            link = campaign.load_object("ui.entry:invite_url")(
+                arguments.url, people.invite(arguments.role, arguments.days)
+            )
+            print(f"{link}\nfor one person, as {arguments.role}, within {arguments.days:g} days; not shown again")
+        else:
+            for row in people.accounts():
+                state = "" if row.active else "  disabled"
+                print(f"{row.pseudonym}  {row.role:<9}  since {row.created_utc[:10]}  {row.name}{state}")
+    finally:
+        store.close()
+    return 0
+
+
+def _password() -> str:
+    """Asked for twice at a terminal; from a pipe, the first line. Never an argument: those are in process lists."""
+    from getpass import getpass
+
+    from trueup.errors import TrueupError
+
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass("Password: ")
+    if getpass("Again: ") != password:
+        raise TrueupError("the two passwords differ; nothing was changed")
+    return password
+
+
+def _labels(arguments: argparse.Namespace) -> int:
+    from trueup import campaign
+
+    config: Any = _campaign(arguments).stages["label"]
+    passed = True
+    if arguments.action == "import":
+        said = campaign.load_object("ui.exchange:import_labels")(config, arguments.file)
+    elif arguments.action == "export":
+        export = campaign.load_object("ui.exchange:export_labels")
+        said = export(config, arguments.to, arguments.format, arguments.rankings)
+    elif arguments.action == "stats":
+        said = campaign.load_object("ui.statistics_text:stats")(config)
+    elif arguments.action == "promote":
+        said = campaign.load_object("ui.votes:promote")(config)
+    elif arguments.action == "blindcheck":
+        said, passed = campaign.load_object("ui.blindcheck:blindcheck")(config, browser=arguments.browser)
+    else:
+        said = campaign.load_object("ui.exchange:backup")(config, arguments.to)
+    print(said)
+    return 0 if passed else 1

@@ -25,6 +25,7 @@ from pydantic import (
     SerializationInfo,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -93,8 +94,17 @@ class SplitConfig(Section):
 
     heldout_fraction: float = Field(0.25, ge=0, lt=1)
     """Share of prompts held out."""
+    judge_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of prompts whose labels train nothing but a second reward model, which then judges the comparison: the
+    policy, and the reward model that it may be trained by, never saw them."""
     salt: str = "trueup"
     """Changing it draws another split."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> SplitConfig:
+        if self.heldout_fraction + self.judge_fraction >= 1:
+            raise ValueError("heldout_fraction and judge_fraction together leave no prompt to train on")
+        return self
 
 
 class LoRAConfig(Section):

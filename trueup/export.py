@@ -23,6 +23,11 @@ WHAT = {
     "preferences": ("label", None),
 }
 _PREFERENCE_FILES = ("preferences.jsonl", "rankings.jsonl")
+_SETTINGS = (
+    *("algorithm", "beta", "rewards", "kl_coef", "kl_target", "kl_budget", "learning_rate", "num_train_epochs"),
+    *("max_steps", "seed"),
+)
+"""Keys of a stage that the card names."""
 _TITLES = {
     "policy": "a language model aligned to the preferences of a team",
     "sft": "an instruction-tuned language model (SFT policy)",
@@ -116,6 +121,8 @@ def _card(run_dir: Path, what: str, made: FinishedStage, lineage: list[FinishedS
         lines.append(f"- {_describe(stage)}")
     if "label" in stages:
         lines += ["", "## Labels", "", _labels(stages["label"])]
+    if "rubric" in made.manifest["identity"].get("rewards", {}):
+        lines += ["", "## Rewards", "", "SIMULATED: a program's rubric paid for its answers while it was trained."]
     compared = runs.find_stage(run_dir, "compare")
     if what == "policy":
         lines += ["", "## Is it better?", "", _verdict(compared, made)]
@@ -130,12 +137,21 @@ def _card(run_dir: Path, what: str, made: FinishedStage, lineage: list[FinishedS
 def _describe(stage: FinishedStage) -> str:
     manifest = stage.manifest
     identity = manifest["identity"]
-    inputs = ", ".join(f"{Path(entry['path']).name} ({entry['rows']} rows)" for entry in manifest["inputs"])
-    keys = ("algorithm", "beta", "learning_rate", "num_train_epochs", "max_steps", "seed")
-    settings = ", ".join(f"{key} {identity[key]}" for key in keys if key in identity and identity[key] != -1)
+    inputs = ", ".join(
+        f"{Path(entry['path']).name} ({entry['rows']} rows)" if entry["rows"] else Path(entry["path"]).name
+        for entry in manifest["inputs"]
+    )
+    settings = ", ".join(
+        f"{key} {_shown(identity[key])}" for key in _SETTINGS if identity.get(key, -1) not in (-1, None)
+    )
     verdict = manifest["verdict"]["status"]
     details = "; ".join(filter(None, [inputs, settings, f"verdict {verdict}"]))
     return f"{stage.stage}, {manifest['started_utc'][:10]}: {details}"
+
+
+def _shown(value: Any) -> str:
+    """`{rubric: 1.0}` as `1 rubric`, anything else as it is."""
+    return " + ".join(f"{weight:g} {name}" for name, weight in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _labels(label: FinishedStage) -> str:

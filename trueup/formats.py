@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, combinations
 from pathlib import Path
@@ -29,22 +30,54 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Row)
 
 
-class ImportedRanking(Row):
-    """What one annotator said of the answers to one prompt, in somebody else's file. A pair is a ranking of two."""
+class Provenance(Row):
+    """What Trueup's own files say of a label besides the verdict; the names are those of `records.Ranking`."""
 
+    label_id: str = Field(min_length=1, max_length=200)
+    source: str
+    created_utc: str
+    both_bad: bool = False
+    criteria: dict[str, int | None] | None = None
+    note: str | None = None
+    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
+    guideline_sha256: str | None = None
+    sampler: dict[str, Any] = Field({})
+
+
+class ImportedRanking(Row):
+    """What one annotator said of the answers to one prompt, in a file. A pair is a ranking of two."""
+
+    where: str
+    """File and line."""
     prompt: list[Message]
     completions: list[str]
+    completion_token_ids: list[list[int] | None] | None = None
+    finished: list[bool] | None = None
+    logps: list[float | None] | None = None
     tiers: list[list[int]]
     """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
     annotator: str
     category: str | None = None
     strength: int | None = Field(None, ge=1, le=3)
+    explanation: str | None = None
+    """Why it is so; shown to annotators who practise with this row."""
+    shown: list[int] | None = None
+    """Indices into `completions` in the order in which they were shown."""
+    provenance: Provenance | None = None
+    """Of a row that Trueup wrote."""
+    ranks: tuple[int, int] | None = None
+    """Of a pair that Trueup wrote: tiers of its two completions in the ranking that it is part of."""
 
     @model_validator(mode="after")
     def _ranks_answers(self) -> ImportedRanking:
-        ranked = list(chain(*self.tiers))
-        if len(ranked) < 2 or len(set(ranked)) < len(ranked) or not set(ranked) <= set(range(len(self.completions))):
-            raise ValueError(f"{self.tiers} is no order of two or more of {len(self.completions)} completions")
+        ranked, count = list(chain(*self.tiers)), len(self.completions)
+        if len(ranked) < 2 or len(set(ranked)) < len(ranked) or not set(ranked) <= set(range(count)):
+            raise ValueError(f"{self.tiers} is no order of two or more of {count} completions")
+        if self.shown is not None and sorted(self.shown) != list(range(count)):
+            raise ValueError(f"shown {self.shown} is no order of {count} completions")
+        for key in ("completion_token_ids", "finished", "logps"):
+            if (values := getattr(self, key)) is not None and len(values) != count:
+                raise ValueError(f"{key}: expected one for each of {count} completions, found {len(values)}")
         return self
 
 
@@ -82,14 +115,18 @@ def read_prompts(path: Path, dropped: Dropped) -> list[Prompt]:
 
 
 def read_preferences(path: Path, dropped: Dropped) -> list[ImportedRanking]:
-    """All rankings of a file, one for each annotator of a row. Ties stay; identical answers are dropped and counted."""
-    return _read(path, PREFERENCES, _ranking, dropped)
+    """All rankings of a file, one for each annotator of a row.
+
+    Everything that was said stays: ties, verdicts given twice, answers that are empty or the same. Pairs that Trueup
+    made of a ranking become that ranking again.
+    """
+    return _joined(_read(path, PREFERENCES, _ranking, dropped), dropped)
 
 
 def _read(
     path: Path, formats: Sequence[Format], finish: Callable[[Values, str], R | Skipped], dropped: Dropped
 ) -> list[R]:
-    rows: dict[str, R] = {}
+    rows: dict[Any, R] = {}
     problems: list[str] = []
     unknown = False
     for where, entry in _entries(path):
@@ -105,6 +142,8 @@ def _read(
         except (DataError, ValueError) as error:
             problems.append(str(error) if isinstance(error, DataError) else f"{where}: {error}")
             unknown = unknown or isinstance(error, _UnknownFormat)
+        except RecursionError:
+            problems.append(f"{where}: nested too deeply")
     if problems:
         lines = [f"{path}: {len(problems)} problems"] if len(problems) > 1 else []
         lines += problems[:SHOWN_PROBLEMS]
@@ -139,11 +178,24 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _loads(text: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text, parse_constant=_no_number)
+        if r"\ud" in text.lower():  # an escaped half of a surrogate pair is JSON, but no text that can be stored
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as error:
+        return ValueError(f"not Unicode text (half of a surrogate pair, {error.object[error.start]!a})")
+    except RecursionError:
+        return ValueError("nested too deeply")
     except json.JSONDecodeError as error:
         hint = "; is it one value a line? Then name it .jsonl" if error.lineno > 1 and "Extra" in error.msg else ""
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         return ValueError(f"not JSON ({error.msg} at {line}column {error.colno}){hint}")
+    except ValueError as error:
+        return ValueError(f"not JSON ({error})")
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _convert(row: Any, path: Path, formats: Sequence[Format]) -> Iterator[Values | Skipped]:
@@ -153,17 +205,21 @@ def _convert(row: Any, path: Path, formats: Sequence[Format]) -> Iterator[Values
         raise ValueError(f"expected an object, found {_shown(row)}")
     for format in formats:
         if all(any(key in row for key in keys.split("|")) for keys in format.keys):
-            columns = {"category": row["category"] if isinstance(row.get("category"), str) else None}
+            columns: Values = {"category": row["category"] if isinstance(row.get("category"), str) else None}
             columns["annotator"] = str(row.get("annotator") or row.get("judge") or "unknown")
-            columns["strength"] = row.get("strength")
+            columns |= {"strength": row.get("strength"), "provenance": _provenance(row)}
+            columns["explanation"] = row["explanation"] if isinstance(row.get("explanation"), str) else None
             for values in format.convert(row, path):
                 yield values if isinstance(values, Skipped) else columns | values
             return
     raise _UnknownFormat(f"fits no known format with its keys {', '.join(row) or '(none)'}")
 
 
-def _identity(row: Row) -> str:
-    return row.prompt_id if isinstance(row, Prompt) else row.model_dump_json(exclude={"category", "strength"})
+def _identity(row: Row) -> Any:
+    """What makes a row a duplicate of another. A verdict is none: it was given twice."""
+    if isinstance(row, ImportedRanking):
+        return object()
+    return row.prompt_id if isinstance(row, Prompt) else row.model_dump_json(exclude={"category"})
 
 
 def _demonstration(values: Values, where: str) -> Demonstration | Skipped:
@@ -179,14 +235,64 @@ def _prompt(values: Values, where: str) -> Prompt:
     return parse_row(Prompt, {"prompt": messages[: asked[-1] + 1] if asked else messages, **values}, where)
 
 
-def _ranking(values: Values, where: str) -> ImportedRanking | Skipped:
-    """An empty answer may lose, since people judged saying nothing, but it is nothing to be preferred."""
+def _ranking(values: Values, where: str) -> ImportedRanking:
     _prompt(values, where)
-    ranking = parse_row(ImportedRanking, values, where)
-    texts = [[ranking.completions[i].strip() for i in tier] for tier in ranking.tiers]
-    if len(set(chain(*texts))) < sum(map(len, texts)):
-        return Skipped("identical answers")
-    return Skipped("empty preferred answer") if "" in texts[0] else ranking
+    return parse_row(ImportedRanking, {"where": where, **values}, where)
+
+
+def _joined(rows: list[ImportedRanking], dropped: Dropped) -> list[ImportedRanking]:
+    """Of the rows that Trueup wrote, each label once: pairs become their ranking, a second copy is dropped."""
+    joined: list[ImportedRanking | str] = []
+    labels: dict[str, list[ImportedRanking]] = {}
+    for row in rows:
+        name = row.provenance.label_id if row.provenance else None
+        if name is None:
+            joined.append(row)
+        elif name in labels:
+            labels[name].append(row)
+        else:
+            joined.append(name)
+            labels[name] = [row]
+    return [_one_label(labels[one], dropped) if isinstance(one, str) else one for one in joined]
+
+
+def _one_label(rows: list[ImportedRanking], dropped: Dropped) -> ImportedRanking:
+    """The label that rows with one label_id tell of: whole, or in pairs; refuses rows that contradict each other."""
+    whole = [row for row in rows if row.ranks is None]
+    first, rest = (whole or rows)[0], (whole or rows)[1:]
+    alike = None if whole else {"prompt", "annotator", "category", "strength", "provenance"}
+    for row in rest:
+        if row.model_dump(include=alike, exclude={"where"}) != first.model_dump(include=alike, exclude={"where"}):
+            raise DataError(f"{row.where}: has the label_id of {first.where} and says otherwise; take one of them out")
+    distinct = {row.model_dump_json(exclude={"where"}): row for row in whole or rows}
+    if len(rows) > len(distinct):
+        dropped.add("label given twice", len(rows) - len(distinct))
+    return first if whole else _from_pairs(list(distinct.values()))
+
+
+def _from_pairs(pairs: list[ImportedRanking]) -> ImportedRanking:
+    """The ranking that these are pairs of. Its answers stand in alphabetical order: theirs is not in the file."""
+    if len(pairs) == 1:
+        return pairs[0]
+    found: dict[tuple[Any, ...], Values] = {}
+    before: Counter[tuple[Any, ...]] = Counter()
+    for pair in pairs:
+        keys = []
+        for i, rank in enumerate(pair.ranks or ()):
+            answer = {key: (getattr(pair, key) or {})[i] for key in ("completions", *_OF_AN_ANSWER)}
+            keys.append((answer["completions"], rank, json.dumps(answer)))
+            found[keys[-1]] = answer
+        if pair.shown is not None:
+            before[keys[pair.shown[0]]] += 1  # this many of the others came after it
+    order = sorted(found)
+    levels = sorted({rank for _, rank, _ in order})
+    tiers = [[i for i, key in enumerate(order) if key[1] == level] for level in levels]
+    # Tied answers are in no pair together, and so the order in which all were shown is known only without ties.
+    known = len(pairs) == len(order) * (len(order) - 1) // 2 and all(pair.shown is not None for pair in pairs)
+    columns = {key: [found[one][key] for one in order] for key in ("completions", *_OF_AN_ANSWER)}
+    shown = sorted(range(len(order)), key=lambda i: -before[order[i]]) if known else None
+    values = pairs[0].model_dump(include={"where", "prompt", "annotator", "category", "strength", "provenance"})
+    return parse_row(ImportedRanking, {**values, **columns, "tiers": tiers, "shown": shown}, pairs[0].where)
 
 
 # ---- Parts of rows ----------------------------------------------------------------------------------------------
@@ -357,7 +463,22 @@ def _verdict(row: Values, key: str) -> list[list[int]]:
 
 
 def _trueup_ranking(row: Values, path: Path) -> list[Values]:
-    return [{"prompt": _question(row), "completions": row["completions"], "tiers": row["tiers"]}]
+    more = {key: row.get(key) for key in ("shown", *_OF_AN_ANSWER)} if _is_own(row) else {}
+    return [{"prompt": _question(row), "completions": row["completions"], "tiers": row["tiers"], **more}]
+
+
+_OF_AN_ANSWER = ("completion_token_ids", "finished", "logps")
+
+
+def _is_own(row: Values) -> bool:
+    """Whether Trueup wrote this row: a column `seconds` of somebody else's file may mean anything."""
+    return {"label_id", "prompt_id", "source", "annotator", "created_utc"} <= row.keys()
+
+
+def _provenance(row: Values) -> Values | None:
+    if not _is_own(row):
+        return None
+    return {key: row[key] for key in Provenance.model_fields if key in row}
 
 
 def _pair(row: Values, path: Path) -> list[Values]:
@@ -365,9 +486,32 @@ def _pair(row: Values, path: Path) -> list[Values]:
         prompt = _question(row)
     else:
         prompt = _sharegpt(row) if "conversations" in row else _turns(row, "chosen", "assistant")[:-1]
-    return [
-        {"prompt": prompt, "completions": [_answer(row, k, prompt) for k in ("chosen", "rejected")], "tiers": FIRST}
-    ]
+    answers = {key: _answer(row, key, prompt) for key in ("chosen", "rejected")}
+    # Not the better one first: whoever disagrees judged the same two answers, and they are one item.
+    sides = sorted(answers, key=lambda key: answers[key])
+    pair = {
+        "prompt": prompt,
+        "completions": [answers[side] for side in sides],
+        "tiers": FIRST if sides[0] == "chosen" else SECOND,
+    }
+    return [pair | (_own_pair(row, sides) if _is_own(row) else {})]
+
+
+def _own_pair(row: Values, sides: list[str]) -> Values:
+    """What Trueup's rows say of the two answers and of the ranking that they are part of."""
+    if (first := row.get("shown_first")) not in ("chosen", "rejected", None):
+        raise ValueError(f"shown_first: expected chosen, rejected or nothing, found {_shown(first)}")
+    ranks = {key: row.get(f"{key}_rank") for key in ("chosen", "rejected")}
+    chosen, rejected = ranks.values()
+    if type(chosen) is not int or type(rejected) is not int or chosen >= rejected:
+        raise ValueError(f"chosen_rank, rejected_rank: expected a lower and a higher number, found {_shown(ranks)}")
+    return {
+        "completion_token_ids": [row.get(f"{side}_token_ids") for side in sides],
+        "finished": [row.get(f"{side}_finished", True) for side in sides],
+        "logps": [row.get(f"{side}_logp") for side in sides],
+        "shown": None if first is None else [sides.index(first), 1 - sides.index(first)],
+        "ranks": [ranks[side] for side in sides],
+    }
 
 
 def _pandalm(row: Values, path: Path) -> Iterator[Values]:

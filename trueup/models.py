@@ -215,6 +215,24 @@ def new_token_ids(config: ModelConfig, base: Loaded) -> list[int]:
     return base.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
 
 
+@dataclass(frozen=True)
+class SavedPolicy:
+    """Where a policy lies: a directory with a causal model (None: the base model that the config names), perhaps under
+    an adapter that a stage kept along the way."""
+
+    directory: Path | None
+    adapter: Path | None = None
+
+    def load(self, config: ModelConfig) -> Loaded:
+        loaded = load_policy(self.directory, config) if self.directory else load_base(config)
+        if self.adapter:
+            from peft import PeftModel
+
+            loaded.model = PeftModel.from_pretrained(loaded.model, self.adapter).merge_and_unload()
+        loaded.model.eval()
+        return loaded
+
+
 def load_policy(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
     """A causal model that a stage saved, on the device that the config asks for."""
     return _load_saved(AutoModelForCausalLM, directory, config, master_weights)

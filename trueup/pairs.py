@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from trueup.chat import encode_completion, encode_prompt
 from trueup.config import SplitConfig
 from trueup.errors import DataError
-from trueup.records import Dropped, PairRule, Preference, choose_pairs, is_heldout, read_rows
+from trueup.records import Dropped, PairRule, Preference, choose_pairs, is_for_judge, is_heldout, read_rows
 from trueup.runs import FinishedStage
 
 
@@ -27,14 +27,28 @@ class EncodedPair:
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
 
-def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> tuple[list[Preference], list[Preference]]:
-    """(train, held-out) pairs of the label stage, split by the prompt's hash."""
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a campaign, parted by the hash of their prompts."""
+
+    train: list[Preference]
+    judge: list[Preference]
+    """For the second reward model, which judges the comparison and trains nothing else."""
+    heldout: list[Preference]
+
+
+def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pairs:
+    """The pairs of the label stage; a DataError where a part that something is trained on is empty."""
     path = label.dir / "preferences.jsonl"
     pairs = choose_pairs(read_rows(path, Preference), rule)
-    train = [pair for pair in pairs if not is_heldout(pair.prompt, split)]
+    heldout = [pair for pair in pairs if is_heldout(pair.prompt, split)]
+    judge = [pair for pair in pairs if is_for_judge(pair.prompt, split)]
+    train = [pair for pair in pairs if not (is_heldout(pair.prompt, split) or is_for_judge(pair.prompt, split))]
     if not train:
         raise DataError(f"{path}: no pair is left to train on, of {len(pairs)} in all (the others are held out)")
-    return train, [pair for pair in pairs if is_heldout(pair.prompt, split)]
+    if split.judge_fraction and not judge:
+        raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
+    return Pairs(train, judge, heldout)
 
 
 def encode_pairs(

@@ -64,15 +64,89 @@ def histogram(series: Sequence[Series], x_label: str, bins: int = 16) -> Markup:
     return _svg(parts, f"histogram of {x_label}: {', '.join(line.name for line in series)}")
 
 
-def interval_bar(value: float, low: float | None, high: float | None, middle: float | None = 0.5) -> Markup:
-    """A share with its interval on an axis from 0 to 1, and a line where there is no difference."""
+def interval_bar(
+    value: float,
+    low: float | None,
+    high: float | None,
+    middle: float | None = 0.5,
+    span: tuple[float, float] = (0.0, 1.0),
+) -> Markup:
+    """A figure with its interval on an axis over `span`, and a line where there is no difference."""
+
+    def at(x: float) -> str:
+        return f"{100 * (x - span[0]) / (span[1] - span[0]):.2f}%"
+
     parts = ['<line class="axis" x1="0" x2="100%" y1="50%" y2="50%"/>']
     if middle is not None:
-        parts.append(f'<line class="middle" x1="{100 * middle:.2f}%" x2="{100 * middle:.2f}%" y1="0" y2="100%"/>')
+        parts.append(f'<line class="middle" x1="{at(middle)}" x2="{at(middle)}" y1="0" y2="100%"/>')
     if low is not None and high is not None:
-        parts.append(f'<line class="interval" x1="{100 * low:.2f}%" x2="{100 * high:.2f}%" y1="50%" y2="50%"/>')
-    parts.append(f'<circle class="value" cx="{100 * value:.2f}%" cy="50%" r="5"/>')
+        parts.append(f'<line class="interval" x1="{at(low)}" x2="{at(high)}" y1="50%" y2="50%"/>')
+    parts.append(f'<circle class="value" cx="{at(value)}" cy="50%" r="5"/>')
     return Markup(f'<svg class="bar" width="100%" height="22" aria-hidden="true">{"".join(parts)}</svg>')
+
+
+def shares_bar(parts: Sequence[tuple[str, float]], height: int = 14) -> Markup:
+    """Parts of a whole side by side: (CSS class, size) of each. Sizes need not add up to 1; nothing at all: no bar."""
+    total = math.fsum(size for _, size in parts)
+    if not total > 0:
+        return Markup("")
+    drawn, at = [], 0.0
+    for style, size in parts:
+        if size > 0:
+            wide = 100 * size / total
+            drawn.append(f'<rect class="{escape(style)}" x="{at:.2f}%" width="{wide:.2f}%" y="0" height="100%"/>')
+            at += wide
+    inside = "".join(drawn)
+    return Markup(f'<svg class="shares" width="100%" height="{height}" aria-hidden="true">{inside}</svg>')
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a picture with a name beside it."""
+
+    x: float
+    y: float
+    name: str
+    style: str
+    low: float | None = None
+    high: float | None = None
+    """Interval of y."""
+
+
+def trace(points: Sequence[Point], x_label: str, y_label: str, limit: float | None = None) -> Markup:
+    """Named points, joined in their order; `limit` is a line across at that x, with what lies beyond it shaded."""
+    kept = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
+    if not kept:
+        return Markup("")
+    right = max([point.x for point in kept] + ([limit] if limit is not None else []))
+    left = min(0.0, *(point.x for point in kept))
+    ends = [y for point in kept for y in (point.y, point.low, point.high) if y is not None]
+    heights = min(ends), max(ends)
+    axes = _Axes((left, right + 0.06 * (right - left)), heights, room=0.16)
+    parts = []
+    if limit is not None:
+        x, _ = axes.at(limit, kept[0].y)
+        height = _HEIGHT - _BOTTOM - _TOP
+        parts.append(
+            f'<rect class="beyond" x="{x:.1f}" y="{_TOP}" width="{_WIDTH - _RIGHT - x:.1f}" height="{height}"/>'
+        )
+    parts.append(axes.draw(x_label, y_label))
+    if limit is not None:
+        parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
+    parts.append(axes.path([(point.x, point.y) for point in kept], "join"))
+    for point in kept:
+        x, y = axes.at(point.x, point.y)
+        if point.low is not None and point.high is not None:
+            (_, bottom), (_, top) = axes.at(point.x, point.low), axes.at(point.x, point.high)
+            parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom:.1f}" y2="{top:.1f}"/>')
+        parts.append(f'<circle class="point {escape(point.style)}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+        # Beside the point, since whiskers stand above and below it.
+        inward = x > _WIDTH - 60
+        parts.append(
+            f'<text class="name" x="{x - 8 if inward else x + 8:.1f}" y="{y - 7:.1f}" '
+            f'text-anchor="{"end" if inward else "start"}">{escape(point.name)}</text>'
+        )
+    return _svg(parts, f"{y_label} over {x_label}: {', '.join(point.name for point in kept)}")
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
@@ -99,6 +173,8 @@ class _Axes:
 
     x: tuple[float, float]
     y: tuple[float, float]
+    room: float = 0.0
+    """Share of the height kept free at both ends, for names."""
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         (x0, x1), (y0, y1) = self.x, self._padded
@@ -111,7 +187,7 @@ class _Axes:
     def _padded(self) -> tuple[float, float]:
         low, high = self.y
         if high > low:
-            return low, high + 0.04 * (high - low)
+            return low - self.room * (high - low), high + (self.room or 0.04) * (high - low)
         return low - 0.5, high + 0.5
 
     def path(self, points: Sequence[tuple[float, float]], style: str) -> str:

@@ -115,10 +115,27 @@ class Ranking(Row):
     """log-probability of each answer under the policy that sampled it, in nats."""
     sampled_by: str | None = None
     """Manifest hash of that policy's stage."""
+    sampler: dict[str, Any] = {}
+    """How the answers were sampled: policy, policy_sha256, temperature, seed, ..."""
     tiers: list[list[int]]
     """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
     strength: int | None = None
     """Of a pairwise label: 1 slightly, 2 better, 3 much better; None where it was not asked."""
+    both_bad: bool = False
+    """A tie because neither answer is good."""
+    criteria: dict[str, int | None] | None = None
+    """Index of the better answer by each criterion that was asked; None: a tie."""
+    note: str | None = None
+    """Why, in the annotator's words."""
+    shown: list[int] | None = None
+    """Indices into `completions` in the order in which they were shown: left to right, or top to bottom."""
+    seconds: float | None = None
+    """From the first paint to the decision."""
+    guideline_sha256: str | None = None
+    selection: str | None = None
+    """How people came to be asked: random or uncertainty."""
+    propensity: float | None = None
+    """Probability with which that selection chose it."""
     source: str
     """Who or what made it: human, simulated, import, judge, reward_model."""
     annotator: str
@@ -142,6 +159,7 @@ class Preference(Row):
     rejected_logp: float | None = None
     sampled_by: str | None = None
     """Manifest hash of the policy that sampled both answers, and whose log-probabilities of them these are."""
+    sampler: dict[str, Any] = {}
     label_id: str
     """The ranking that this pair is part of."""
     chosen_rank: int = 0
@@ -149,6 +167,12 @@ class Preference(Row):
     """Tiers in that ranking, 0 is best."""
     num_tiers: int = 2
     strength: int | None = None
+    shown_first: Literal["chosen", "rejected"] | None = None
+    """Which of the two was on the left, or above the other."""
+    seconds: float | None = None
+    guideline_sha256: str | None = None
+    selection: str | None = None
+    propensity: float | None = None
     source: str
     annotator: str
     created_utc: str
@@ -166,18 +190,26 @@ def _check_turns(messages: list[Message], last: str) -> None:
             raise ValueError(f"{'an' if message.role == 'assistant' else 'a'} {message.role} turn is empty")
 
 
+_OF_THE_LABEL = {"prompt_id", "category", "split", "sampled_by", "sampler", "label_id", "strength", "seconds"}
+_OF_THE_LABEL |= {"guideline_sha256", "selection", "propensity", "source", "annotator", "created_utc"}
+
+
 def pairs_of(ranking: Ranking) -> list[Preference]:
     """All strict pairs of a ranking. Ties give none."""
+    shared = ranking.model_dump(include=_OF_THE_LABEL)
     pairs = []
     for better, tier in enumerate(ranking.tiers):
         for worse in range(better + 1, len(ranking.tiers)):
             for i in tier:
                 for j in ranking.tiers[worse]:
+                    first = None
+                    if ranking.shown is not None:
+                        first = "chosen" if ranking.shown.index(i) < ranking.shown.index(j) else "rejected"
                     pairs.append(
                         Preference(
-                            **ranking.model_dump(include={"prompt_id", "category", "split", "label_id", "strength"}),
-                            **ranking.model_dump(include={"source", "annotator", "created_utc", "sampled_by"}),
+                            **shared,
                             prompt=ranking.prompt,
+                            shown_first=first,
                             chosen=[Message(role="assistant", content=ranking.completions[i])],
                             rejected=[Message(role="assistant", content=ranking.completions[j])],
                             chosen_token_ids=ranking.completion_token_ids[i],
@@ -231,8 +263,17 @@ def prompt_id(messages: list[Message]) -> str:
 
 def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
     """Whether a prompt is held out. A function of its text alone, so every stage agrees without talking."""
+    return _position(messages, split) < split.heldout_fraction
+
+
+def is_for_judge(messages: list[Message], split: SplitConfig) -> bool:
+    """Whether a prompt's labels are kept for the second reward model, the one that only judges."""
+    return 0 <= _position(messages, split) - split.heldout_fraction < split.judge_fraction
+
+
+def _position(messages: list[Message], split: SplitConfig) -> float:
     digest = hashlib.sha256(f"{split.salt}\x1f{prompt_id(messages)}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < split.heldout_fraction
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:

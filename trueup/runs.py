@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 BEGUN = "begun.json"
 METRICS = "metrics.jsonl"
+TRAINED = "trained_prompts.json"
 LOG = "log.txt"
 
 DIRECTORIES = {
@@ -65,6 +66,12 @@ class FinishedStage:
     stage: str
     dir: Path
     manifest: dict[str, Any]
+
+    @property
+    def trained_prompts(self) -> set[str]:
+        """Hashes of the prompts that it trained on; empty for a stage that does not train."""
+        path = self.dir / TRAINED
+        return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
 
     @property
     def sha256(self) -> str:
@@ -135,6 +142,10 @@ class StageRun:
                 "dropped": dict(dropped.counts) if dropped else {},
             }
         )
+
+    def trained_on(self, prompt_ids: Iterable[str]) -> None:
+        """Record the prompts that this stage trains on, so that a comparison can prove that it uses none of them."""
+        self.write_json(TRAINED, sorted(set(prompt_ids)))
 
     def find(self, level: Literal["info", "warn", "fail"], code: str, message: str) -> None:
         """Add a finding; the stage's verdict is the worst level among them."""

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from trueup import tensors
 from trueup.chat import encode_prompt
 from trueup.config import ModelConfig
 from trueup.console import exit_with_parent
-from trueup.models import Loaded, load_policy, place
+from trueup.models import Loaded, SavedPolicy, place
 from trueup.records import Candidate, Message, prompt_id
 
 _SHRINK_BELOW = 0.8
@@ -39,7 +38,7 @@ _SHRINK_BELOW = 0.8
 
 @dataclass(frozen=True)
 class Decoding:
-    """How tokens are drawn."""
+    """How tokens are drawn. Temperature 0 is greedy: the likeliest token, whatever the other keys say."""
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -62,8 +61,8 @@ def sample(
     return answers
 
 
-def sample_directory(
-    directory: Path,
+def sample_saved(
+    saved: SavedPolicy,
     config: ModelConfig,
     prompts: Sequence[Sequence[Message]],
     decoding: Decoding,
@@ -79,12 +78,12 @@ def sample_directory(
     batches = [[(i, prompts[i]) for i in batch] for batch in _batches(prompts, num_samples, batch_size)]
     workers = min(num_workers, len(batches))
     if workers <= 1 or place(config).device.type != "cpu":
-        policy = load_policy(directory, config)
+        policy = saved.load(config)
         for batch in batches:
             yield _answer(policy, batch, decoding, num_samples)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (directory, config, threads))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (saved, config, threads))
     with pool:
         try:
             for future in as_completed([pool.submit(_work, batch, decoding, num_samples) for batch in batches]):
@@ -97,11 +96,11 @@ def sample_directory(
 _worker_policy: Loaded | None = None
 
 
-def _start_worker(directory: Path, config: ModelConfig, threads: int) -> None:
+def _start_worker(saved: SavedPolicy, config: ModelConfig, threads: int) -> None:
     global _worker_policy
     exit_with_parent()
     torch.set_num_threads(threads)
-    _worker_policy = load_policy(directory, config)
+    _worker_policy = saved.load(config)
 
 
 def _work(batch: list[tuple[int, Sequence[Message]]], decoding: Decoding, num_samples: int) -> Any:
@@ -121,18 +120,20 @@ def _answer(
     policy: Loaded, batch: list[tuple[int, Sequence[Message]]], decoding: Decoding, num_samples: int
 ) -> list[tuple[int, list[Candidate]]]:
     encoded = [encode_prompt(policy.tokenizer, prompt) for _, prompt in batch]
-    noise = np.stack([_noise(decoding, prompt, k) for _, prompt in batch for k in range(num_samples)])
-    rows = [_candidate(policy, ids, logp) for ids, logp in _sample_batch(policy, encoded, noise, decoding, num_samples)]
+    uniform = np.stack([noise(decoding, prompt, k) for _, prompt in batch for k in range(num_samples)])
+    drawn = _sample_batch(policy, encoded, uniform, decoding, num_samples)
+    rows = [candidate(policy, ids, logp) for ids, logp in drawn]
     return [(i, rows[n * num_samples : (n + 1) * num_samples]) for n, (i, _) in enumerate(batch)]
 
 
-def _noise(decoding: Decoding, prompt: Sequence[Message], k: int) -> np.ndarray:
+def noise(decoding: Decoding, prompt: Sequence[Message], k: int) -> np.ndarray:
     """The uniform numbers (T,) of a prompt's k-th answer."""
     key = hashlib.sha256(f"{decoding.seed}/{prompt_id(list(prompt))}/{k}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big"))).random(decoding.max_new_tokens)
 
 
-def _candidate(policy: Loaded, ids: list[int], logp: float) -> Candidate:
+def candidate(policy: Loaded, ids: list[int], logp: float) -> Candidate:
+    """What was sampled, as a row on disk: finished exactly if its last token is EOS."""
     finished = bool(ids) and ids[-1] == policy.tokenizer.eos_token_id
     text = policy.tokenizer.decode(ids[:-1] if finished else ids, skip_special_tokens=True).strip()
     return Candidate(text=text, token_ids=ids, finished=finished, logp=logp)
@@ -146,7 +147,7 @@ def _sample_batch(
     uniform = torch.from_numpy(noise).to(device=device, dtype=torch.float32)  # (B, T)
     tokens, mask = tensors.pad_left(prompts, policy.tokenizer.pad_token_id)  # (P, S)
     tokens, mask = tokens.to(device), mask.to(device)
-    cache = _roomy_cache(model.config)
+    cache = roomy_cache(model.config)
     out = model(
         input_ids=tokens,
         attention_mask=mask,
@@ -197,6 +198,8 @@ def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
     uniform  (B,) in [0, 1)
     returns  (B,) int64
     """
+    if decoding.temperature == 0:
+        return logits.argmax(dim=-1)
     logits = logits.float() / decoding.temperature
     if decoding.top_k or decoding.top_p < 1:
         # Likeliest first; where tokens fall in [0, 1) is then alike for two policies that are alike.
@@ -247,7 +250,7 @@ class _RoomyLayer(DynamicLayer):
         return buffer[..., :total, :]
 
 
-def _roomy_cache(config: Any) -> DynamicCache:
+def roomy_cache(config: Any) -> DynamicCache:
     """A cache for the model, with roomy layers wherever it has plain ones (not for sliding windows)."""
     cache = DynamicCache(config=config)
     cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
@@ -328,7 +331,7 @@ def _score_batch(
     distinct = list(dict.fromkeys(prompts))
     which = torch.tensor([distinct.index(prompt) for prompt in prompts], device=device)  # (B,)
     tokens, mask = (tensor.to(device) for tensor in tensors.pad_left(distinct, pad))  # (P, S)
-    cache = _roomy_cache(model.config)
+    cache = roomy_cache(model.config)
     model.base_model(
         input_ids=tokens,
         attention_mask=mask,

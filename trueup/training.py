@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -19,10 +20,10 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, TaskType
 from peft.utils import TrainableTokensWrapper
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from trueup.config import TrainConfig, did_you_mean
 from trueup.console import progress, say
@@ -48,7 +49,7 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
         "max_steps": config.max_steps,
         "per_device_train_batch_size": rows,
         "per_device_eval_batch_size": rows,
-        "gradient_accumulation_steps": config.train_batch_size // rows,
+        "gradient_accumulation_steps": config.train_batch_size // (rows * num_processes()),
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": config.warmup_steps,
         "max_grad_norm": config.max_grad_norm,
@@ -87,16 +88,32 @@ def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: 
     return {**arguments, **config.trainer_args}
 
 
+_ROWS_ON_CPU = 16
+"""Rows that go through the model at once without a GPU, at most."""
+
+
+def num_processes() -> int:
+    """Processes that train together, as `accelerate launch` and `torchrun` tell each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) -> int:
-    """Rows that go through the model at once; a divisor of `train_batch_size`, so that the step stays what it was."""
-    total = config.train_batch_size
+    """Rows that go through the model at once on each process; a divisor of a process's share of `train_batch_size`, so
+    that the step stays what it was."""
+    total, rest = divmod(config.train_batch_size, num_processes())
+    if rest:
+        key = f"{config.stage}.train_batch_size"
+        raise ConfigError(key, [f"{config.train_batch_size} rows cannot be shared by {num_processes()} processes"])
     if config.per_device_train_batch_size != "auto":
         if total % config.per_device_train_batch_size:
             key = f"{config.stage}.per_device_train_batch_size"
             raise ConfigError(key, [f"{config.per_device_train_batch_size} does not divide train_batch_size {total}"])
         return config.per_device_train_batch_size
     if loaded.placement.device.type != "cuda":
-        return total
+        rows = next(n for n in range(min(total, _ROWS_ON_CPU), 0, -1) if total % n == 0)
+        if rows < total:
+            say(f"{'batch':<12} {rows} of {total} rows at once: more would take memory and save no time on a CPU")
+        return rows
     row_bytes = _bytes_per_token(loaded) * max(lengths)
     free = 0.8 * torch.cuda.mem_get_info(loaded.placement.device)[0]
     rows = next(n for n in range(total, 0, -1) if total % n == 0 and (n == 1 or n * row_bytes <= free))
@@ -178,6 +195,42 @@ def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
     return names
 
 
+ADAPTER = "adapter"
+"""Folder of a stage's adapter, beside the merged model: several policies can then share one base in memory."""
+SAMPLES = "samples.jsonl"
+"""What an online algorithm sampled on its way, a few answers of each rollout."""
+STEPS = "steps"
+"""Folder of the adapters that were kept along the way: step-10/, step-20/, ..."""
+
+
+def save_adapter(model: PreTrainedModel | PeftModel, directory: Path) -> None:
+    """Write the adapter as PEFT reads it; after full fine-tuning there is none."""
+    if isinstance(model, PeftModel):
+        # New tokens' rows are stored with the adapter; the rest of the embeddings is the base model's.
+        # Of several adapters on one base, it is the default one that a stage's result is.
+        model.save_pretrained(directory, save_embedding_layers=False, selected_adapters=["default"])
+        (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card
+
+
+class KeepSteps(TrainerCallback):
+    """Keeps the adapter of `count` steps along the way, evenly spaced: the path of a training can be looked at."""
+
+    def __init__(self, run: StageRun, count: int):
+        self.run, self.count = run, count
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        if state.global_step in kept_steps(state.max_steps, self.count):
+            save_adapter(model, self.run.dir / STEPS / f"step-{state.global_step}")
+
+
+def kept_steps(steps: int, count: int) -> list[int]:
+    """`count` steps that divide a training evenly; the last step, whose adapter is the result, is not among them."""
+    wanted = (round(steps * part / (count + 1)) for part in range(1, count + 1))
+    return sorted({step for step in wanted if 0 < step < steps})
+
+
 def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The model with its adapter folded in: it generates faster, and the next stage starts from plain weights."""
     return model.merge_and_unload() if isinstance(model, PeftModel) else model
@@ -186,23 +239,49 @@ def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 # ---- Training ---------------------------------------------------------------------------------------------------
 
 
-class LengthGrouped(LengthGroupedSampler):
-    """Rows of like length in one batch, in an order that depends on the seed and the epoch alone.
+class LengthGrouped(Sampler[int]):
+    """Rows of like length in one batch, batches in random order, the longest first, so that memory peaks at once.
 
-    That of transformers draws from the global generator: with it, a resumed epoch repeats some rows and misses others.
+    The order depends on the seed and the epoch alone: the sampler of transformers draws from the global generator, with
+    which a resumed epoch repeats some rows and misses others, and goes from long to short, which would be a curriculum.
     """
 
+    _POOL = 50  # batches that are sorted among themselves: enough to match lengths, few enough to stay random
+
     def __init__(self, batch_size: int, lengths: list[int], seed: int):
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed, self.epoch = seed, 0
+        self.batch_size, self.lengths, self.seed, self.epoch = batch_size, lengths, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader."""
         self.epoch = epoch
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
     def __iter__(self) -> Iterator[int]:
-        self.generator.manual_seed(self.seed * 1000003 + self.epoch)
-        return super().__iter__()
+        generator = torch.Generator().manual_seed(self.seed * 1000003 + self.epoch)
+        rows = torch.randperm(len(self.lengths), generator=generator).tolist()
+        batches = []
+        for start in range(0, len(rows), self._POOL * self.batch_size):
+            pool = sorted(rows[start : start + self._POOL * self.batch_size], key=lambda row: -self.lengths[row])
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        # A batch that is not full has to stay last, or the loader would cut all that follow it elsewhere.
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        full = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
+        if full:
+            full.insert(0, full.pop(max(range(len(full)), key=lambda i: self.lengths[full[i][0]])))
+        return iter([row for batch in [*full, *short] for row in batch])
+
+
+def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list[int]) -> type[Trainer]:
+    """A subclass of `trainer` whose batches hold rows of like length: a quarter less padding to compute on the demo."""
+
+    class GroupedTrainer(trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
+            return LengthGrouped(config.train_batch_size, lengths, config.seed)
+
+    return GroupedTrainer
 
 
 class Watch(TrainerCallback):
@@ -213,6 +292,7 @@ class Watch(TrainerCallback):
         self.first_step: int | None = None
         self.started = 0.0
         self.first_tokens = 0.0
+        self.tokens = 0.0
         self.tokens_per_s = 0.0
 
     def on_log(
@@ -226,7 +306,8 @@ class Watch(TrainerCallback):
             raise ModelError(
                 f"the loss is {row['loss']} at step {state.global_step}: lower {self.run.config.stage}.learning_rate"
             )
-        now, tokens = time.time(), row.get("num_tokens", 0.0)
+        now, tokens = time.time(), row.get("num_tokens", self.tokens)  # PPO counts once a rollout
+        self.tokens = tokens
         if self.first_step is None:
             self.first_step, self.started, self.first_tokens = state.global_step, now, tokens
         elif now > self.started:
@@ -241,7 +322,9 @@ def train(trainer: Trainer, run: StageRun) -> None:
     trainer.add_callback(watch)
     checkpoint = last_checkpoint(run.dir) if run.resumed else None
     if run.resumed:
-        _forget_metrics_after(run.dir / METRICS, _step(checkpoint) if checkpoint else 0)
+        step = _step(checkpoint) if checkpoint else 0
+        _forget_metrics_after(run.dir / METRICS, step)
+        _forget_samples_from(run.dir / SAMPLES, step)
     if checkpoint:
         say(f"{'resume':<12} from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -269,12 +352,24 @@ def _step(checkpoint: Path) -> int:
 def _forget_metrics_after(path: Path, step: int) -> None:
     """Remove the rows of steps that will be done again, and a last row that was cut."""
     rows = read_metrics(path)
-    kept = [row for row in rows if row["step"] < step or row["step"] == 0 or (row["step"] == step and "loss" in row)]
+    # A row of the step itself is kept that was written before its checkpoint: its loss, or how the step was evaluated.
+    before = ("loss", "eval/reward")
+    kept = [
+        row
+        for row in rows
+        if row["step"] < step or row["step"] == 0 or (row["step"] == step and any(key in row for key in before))
+    ]
     write_rows(path, kept)
 
 
+def _forget_samples_from(path: Path, step: int) -> None:
+    """Remove what was sampled in rollouts that will be done again, and a last row that was cut."""
+    if path.exists():
+        write_rows(path, [row for row in read_metrics(path) if row.get("step", -1) < step])
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, without a last one that was cut."""
+    """The rows of metrics.jsonl, or of another log of steps, without a last one that was cut."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
 

@@ -12,6 +12,7 @@ import pytest
 from trueup import runs
 from trueup.campaign import Campaign, load_campaign, plan
 from trueup.config import StageConfig
+from trueup.errors import ConfigError
 
 ALL = ["sft", "sample", "label", "reward", "align", "compare"]
 
@@ -70,19 +71,36 @@ def test_nothing_is_run_again_when_nothing_changed(done: Campaign) -> None:
         ),
         ("sft.lora.r=8", "sft", "lora.r: 4 -> 8", ["sample", "label", "reward", "align", "compare"]),
         ("sample.temperature=0.7", "sample", "temperature: 1.0 -> 0.7", ["label", "reward", "align", "compare"]),
-        ("label.guideline=Be kind", "label", None, ["reward", "align", "compare"]),
+        (
+            "label.store=sqlite:///another.sqlite",
+            "label",
+            "store: None -> 'sqlite:///another.sqlite'",
+            ["reward", "align", "compare"],
+        ),
         ("reward.pairs=extremes", "reward", "pairs: 'all' -> 'extremes'", ["compare"]),
         ("align.beta=0.2", "align", "beta: 0.1 -> 0.2", ["compare"]),
         ("compare.confidence=0.9", "compare", "confidence: 0.95 -> 0.9", []),
     ],
 )
 def test_a_changed_key_makes_its_stage_and_all_that_came_from_it_stale_and_no_other(
-    done: Campaign, override: str, stale: str, reason: str | None, descendants: list[str]
+    done: Campaign, override: str, stale: str, reason: str, descendants: list[str]
 ) -> None:
     found = changed(done, override)
     assert list(found) == [stage for stage in ALL if stage in (stale, *descendants)]
-    assert found[stale] == f"run: {reason}" if reason else " -> 'Be kind'" in found[stale]
+    assert found[stale] == f"run: {reason}"
     assert all(found[stage].endswith(" will be new") for stage in descendants)
+
+
+def test_what_people_go_by_counts_where_people_are_asked(
+    done: Campaign, campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    assert changed(done, "label.guideline=Be kind") == {}, "the rubric reads no guideline"
+    (tmp_path / "asked").mkdir()
+    asked = campaign(tmp_path / "asked", label={"source": "human"})
+    for stage in asked.needed():
+        make(asked.stages[stage])
+    assert list(changed(asked, "label.guideline=Be kind")) == ["label", "reward", "align", "compare"]
+    assert changed(asked, "label.repeat_share=0.1") == {}, "how often a pair comes again changes no label"
 
 
 def test_the_reason_names_every_parent_that_will_be_new(done: Campaign) -> None:
@@ -171,3 +189,60 @@ def _label_something(campaign: Campaign) -> None:
     (item,) = store.add_items([Item([Message(role="user", content="q")], answers, None, "train", {})])
     store.put("human", "ann", [Verdict(item, [[0], [1]])])
     store.close()
+
+
+# ---- Several algorithms in one file -----------------------------------------------------------------------------
+
+
+def test_of_several_algorithms_in_a_file_the_keys_of_the_chosen_one_count(
+    campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    made = campaign(tmp_path, align={"dpo": {"beta": 0.3}, "ppo": {"kl_coef": 0.2}, "grpo": None})
+    (tmp_path / "flat").mkdir()
+    flat = campaign(tmp_path / "flat", align={"beta": 0.3})
+    assert made.stages["align"].identity() == flat.stages["align"].identity(), "it is no other than a flat file's"
+    ppo = load_campaign(made.source, ["align.algorithm=ppo"]).stages["align"]
+    assert (ppo.run, ppo.identity()["kl_coef"], "beta" in ppo.identity()) == ("rlhf.ppo:run", 0.2, False)
+    assert ppo.identity()["lora"]["r"] == 4, "what stands beside the algorithms is for all of them"
+    again = load_campaign(made.source, ["align.algorithm=ppo", "align.ppo.kl_coef=0.1"]).stages["align"]
+    assert again.identity()["kl_coef"] == 0.1
+
+
+def test_an_algorithm_that_is_not_chosen_is_checked_all_the_same(
+    campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    made = campaign(tmp_path)
+    for override, said in (
+        ("align.ppo.kl_coeff=1", "align.ppo.kl_coeff: unknown key; did you mean kl_coef?"),
+        ("align.ppo.gamma=2", "align.ppo.gamma: Input should be less than or equal to 1 (found 2)"),
+        ("align.rloo.num_generations=3", "align.rloo: num_generations 3 does not divide rollout_batch_size 64"),
+        ("align.grpo=3", "align.grpo: a section of keys is wanted, found 3"),
+        ("align.algorithm=pop", "align.algorithm: unknown 'pop'; did you mean ppo?"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load_campaign(made.source, [override])
+        assert str(error.value).splitlines()[1:] == [f"  {said}"]
+
+
+def test_a_changed_key_of_an_algorithm_that_is_not_chosen_makes_nothing_stale(done: Campaign) -> None:
+    assert changed(done, "align.ppo.kl_coef=0.2") == {}
+    assert list(changed(done, "align.dpo.beta=0.2")) == ["align", "compare"]
+    assert list(changed(done, "align.algorithm=ppo")) == ["align", "compare"]
+    assert changed(done, "align.algorithm=ppo")["align"] == "run: algorithm: 'dpo' -> 'ppo'", (
+        "and not every key of both"
+    )
+
+
+def test_a_key_for_all_algorithms_reaches_each_of_them_and_one_that_stands_twice_is_an_error(
+    campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    made = campaign(tmp_path, align={"train_batch_size": 16, "ppo": {"rollout_batch_size": 32}})
+    ppo = load_campaign(made.source, ["align.algorithm=ppo"]).stages["align"].identity()
+    assert (ppo["train_batch_size"], ppo["rollout_batch_size"]) == (16, 32)
+    for override, said in (
+        ("align.rollout_batch_size=64", "align.rollout_batch_size: stands in align.ppo too; keep one of them"),
+        ("align.max_length=2", "align.max_length: Input should be greater than or equal to 8 (found 2)"),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load_campaign(made.source, ["align.algorithm=ppo", override])
+        assert str(error.value).splitlines()[1:] == [f"  {said}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from trueup import check as checking
+from trueup import runs
 from trueup.check import check
 
 Checked = tuple[list[str], list[str]]
@@ -200,6 +202,208 @@ def test_answers_that_would_be_too_long_to_train_on_are_a_note(checked) -> None:
         ) in notes
 
 
+# ---- PPO, GRPO, RLOO --------------------------------------------------------------------------------------------
+
+SMALL = {"rollout_batch_size": 8, "eval_prompts": 2, "max_new_tokens": 16}
+
+
+@pytest.fixture
+def online(checked: Callable[..., Checked]) -> Callable[..., Checked]:
+    """The tiny campaign by PPO, in rollouts of 4 prompts; `keys` are of its align section."""
+
+    def run(prepare: Callable[[], Any] = lambda: None, others: dict[str, Any] | None = None, **keys: Any) -> Checked:
+        return checked(prepare, align={"algorithm": "ppo", **SMALL, **keys}, **(others or {}))
+
+    return run
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_a_sound_campaign_by_an_online_algorithm_has_no_problems(online, tmp_path: Path, algorithm: str) -> None:
+    problems, notes = online(algorithm=algorithm, prompts="starter", max_length=256)
+    assert problems == []
+    assert [note for note in notes if note.startswith("align.prompts: ") and note.endswith(" 368 rows")]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "known", "unknown", "schema"),
+    [
+        ("ppo", "log_completions", "normalize_advantages", "GRPOConfig"),
+        ("grpo", "scale_rewards", "normalize_advantages", "GRPOConfig"),
+        ("rloo", "normalize_advantages", "importance_sampling_level", "RLOOConfig"),
+    ],
+)
+def test_arguments_of_trl_are_checked_against_the_trainer_that_takes_them(
+    online, algorithm: str, known: str, unknown: str, schema: str
+) -> None:
+    assert online(algorithm=algorithm, trainer_args={known: True})[0] == []
+    (problem,) = online(algorithm=algorithm, trainer_args={unknown: True})[0]
+    assert problem.startswith(f"align.trainer_args.{unknown}: trl.{schema} has no such argument")
+
+
+def test_what_a_reward_is_made_of_must_be_there_and_load(online, tmp_path: Path, jsonl) -> None:
+    def prepare() -> None:
+        (tmp_path / "mine.py").write_text("def f(prompts, completions):\n    return 1 / 0\n")
+        (tmp_path / "broken.py").write_text("\nimport nowhere_at_all\n")
+        jsonl(tmp_path / "g.jsonl", [{"question": "How many?", "answer": "two"}])
+
+    problems, _ = online(
+        prepare,
+        rewards={"mine.py:f": 1.0, "mine.py:g": 1.0, "broken.py:f": 1.0, "none.py:f": 1.0, "gsm8k": 1.0, "ifeval": 1.0},
+        checks=[{"kind": "gsm8k", "path": "g.jsonl"}, {"kind": "ifeval", "path": "."}],
+        per_device_train_batch_size=3,
+        ptx_coef=0.1,
+        ptx_data=["demonstrations.jsonl", "gone.jsonl"],
+    )
+    assert problems == [
+        "align.per_device_train_batch_size: 3 does not divide train_batch_size 4",
+        f"align.rewards.{tmp_path}/mine.py:f: takes no **columns; (prompts, completions, **columns) is how it is "
+        "called",
+        f"align.rewards.{tmp_path}/mine.py:g: {tmp_path}/mine.py has no function g",
+        f"align.rewards.{tmp_path}/broken.py:f: {tmp_path}/broken.py:2: ModuleNotFoundError: No module named "
+        "'nowhere_at_all'",
+        f"align.rewards.{tmp_path}/none.py:f: {tmp_path}/none.py: no such file",
+        f"align.ptx_data: {tmp_path}/gone.jsonl: no such file",
+        f"align.checks: gsm8k: {tmp_path}/g.jsonl:1: answer: no number after ####; found 'two'",
+        f"align.checks: ifeval: {tmp_path}: is a folder; a file is wanted",
+    ]
+
+
+def test_a_verifier_that_is_not_installed_is_a_problem(
+    online, tmp_path: Path, jsonl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlhf import checks
+
+    monkeypatch.setitem(sys.modules, "langdetect", None)
+    checks._checkers.cache_clear()
+    row = {"prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    problems, _ = online(
+        lambda: jsonl(tmp_path / "told.jsonl", [row]),
+        rewards={"ifeval": 1.0},
+        checks=[{"kind": "ifeval", "path": "told.jsonl"}],
+    )
+    assert problems == [
+        "align.checks: ifeval: IFEval's verifier is not installed (langdetect): pip install -e '.[checks]'"
+    ]
+
+
+def test_too_few_prompts_to_train_on_are_counted(online, tmp_path: Path, jsonl) -> None:
+    def said(left: int, kept: int, asks: int) -> str:
+        return (
+            f"align: {left} prompts may be trained on; {kept} of them choose the step, and a rollout asks {asks}: "
+            f"lower rollout_batch_size or eval_prompts, or give more prompts (align.prompts)"
+        )
+
+    def problems(prepare: Callable[[], Any] = lambda: None, others: dict[str, Any] | None = None, **keys: Any) -> Any:
+        found, _ = online(prepare, {"split": {"heldout_fraction": 0.0}, **(others or {})}, **keys)
+        assert found.pop(0).startswith("sample.prompts: none of 16 prompts is held out")
+        return found
+
+    assert problems(eval_prompts=12) == []
+    assert problems(eval_prompts=13) == [said(16, 13, 4)]
+    assert problems(eval_prompts=0, rollout_batch_size=64) == [said(16, 0, 32)]
+    assert problems(others={"sample": {"max_prompts": 5}}) == [said(5, 2, 4)]
+
+    def prepare() -> None:
+        jsonl(tmp_path / "own.jsonl", [{"prompt": f"Why {n}?"} for n in (1, 2, 3, 1)])
+        jsonl(tmp_path / "g.jsonl", [{"question": f"How many {n}?", "answer": "#### 1"} for n in (1, 2)])
+
+    keys = {"rewards": {"gsm8k": 1.0}, "checks": [{"kind": "gsm8k", "path": "g.jsonl"}], "prompts": "own.jsonl"}
+    assert problems(prepare, eval_prompts=1, **keys) == []
+    assert problems(prepare, eval_prompts=2, **keys) == [said(5, 2, 4)]
+
+
+def test_where_only_held_out_prompts_are_sampled_others_must_be_named_to_train_on(
+    online, tmp_path: Path, jsonl
+) -> None:
+    others = {"label": {"source": "import", "path": "labels.jsonl"}, "sample": {"only": "heldout"}}
+
+    def prepare() -> None:
+        jsonl(tmp_path / "labels.jsonl", [{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}])
+
+    (problem,) = online(prepare, others)[0]
+    assert problem.startswith("align: 0 prompts may be trained on; 2 of them choose the step")
+    assert online(prepare, others, prompts="starter", max_length=256)[0] == []
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_a_note_if_few_and_a_problem_if_many(
+    online, tmp_path: Path, jsonl
+) -> None:
+    def lengthen(count: int) -> Callable[[], Path]:
+        rows = [{"prompt": f"Why {n}" + " so" * (60 if n < count else 0) + "?"} for n in range(20)]
+        return lambda: jsonl(tmp_path / "own.jsonl", rows)
+
+    def said(count: int) -> str:
+        return (
+            f"align.max_new_tokens: {count} of 20 prompts with 16 new tokens are longer than max_length, 96, and are "
+            "left out"
+        )
+
+    none_held = {"split": {"heldout_fraction": 0.0}}
+    problems, notes = online(lengthen(1), none_held, prompts="own.jsonl")
+    assert said(1) in notes and not any(problem.startswith("align") for problem in problems)
+    assert said(8) in online(lengthen(8), none_held, prompts="own.jsonl")[0]
+    (problem,) = online(lambda: None, max_new_tokens=95)[0]
+    assert problem.startswith("align.max_new_tokens: ") and "prompts with 95 new tokens are longer" in problem
+
+
+def test_answers_that_are_too_long_as_pairs_concern_the_reward_model_alone(online) -> None:
+    _, notes = online(others={"sample": {"max_new_tokens": 90}})
+    assert [note.split(":")[0] for note in notes if "their pairs would be dropped" in note] == ["reward.max_length"]
+
+
+def test_a_row_that_cannot_be_asked_is_named_once_although_two_stages_ask_it(online, tmp_path: Path, jsonl) -> None:
+    rows = [{"prompt": "Say <|endoftext|>."}, *({"prompt": f"Say {i}."} for i in range(15))]
+    problems, _ = online(lambda: jsonl(tmp_path / "prompts.jsonl", rows), {"split": {"heldout_fraction": 0.1}})
+    (problem,) = problems
+    assert problem.startswith("sample.prompts: a user turn spells '<|endoftext|>'")
+    own = {"prompts": "own.jsonl", "eval_prompts": 0}
+    problems, _ = online(lambda: jsonl(tmp_path / "own.jsonl", rows), {"split": {"heldout_fraction": 0.0}}, **own)
+    assert problems[1].startswith("align.prompts: a user turn spells '<|endoftext|>'")
+
+
+def test_demonstrations_to_mix_in_that_are_all_held_out_are_a_problem(online, tmp_path: Path) -> None:
+    (problem,) = [
+        problem
+        for problem in online(
+            others={"split": {"heldout_fraction": 0.999}}, ptx_coef=0.1, ptx_data=["demonstrations.jsonl"]
+        )[0]
+        if problem.startswith("align.ptx_data")
+    ]
+    assert problem == f"align.ptx_data: {tmp_path}/demonstrations.jsonl: all 16 demonstrations are held out"
+
+
+def test_a_reward_model_without_an_adapter_cannot_share_the_base_of_ppo(online) -> None:
+    whole = {"reward": {"full_finetuning": True}}
+    assert online(others=whole)[0] == [
+        "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves no "
+        "adapter that could share the policy's base: set both, or neither"
+    ]
+    assert online(others=whole, full_finetuning=True)[0] == []
+    assert online(others=whole, rewards={"rubric": 1.0})[0] == []
+    assert online(others=whole, algorithm="grpo")[0] == []
+
+
+def test_a_reward_model_that_has_failed_is_known_to_be_refused_until_it_is_trained_again(
+    campaign: Callable[..., Any], tmp_path: Path
+) -> None:
+    align = {"algorithm": "ppo", **SMALL}
+    made = campaign(tmp_path, align=align)
+    for name in ("sft", "sample", "label", "reward"):
+        config = made.stages[name]
+        stage = runs.begin(config)
+        for path in config.input_paths():
+            stage.add_input(path, rows=16)
+        if name == "reward":
+            stage.find("fail", "chance", "no better than chance")
+        stage.finish()
+    assert check(made)[0] == [
+        f"align.rewards: reward_model: the verdict of {tmp_path}/run/reward is fail, and it will be refused: mend it, "
+        "or reward with something else"
+    ]
+    assert check(campaign(tmp_path, align=align, reward={"learning_rate": 0.5}))[0] == []
+    assert check(campaign(tmp_path, align={**align, "rewards": {"rubric": 1.0}}))[0] == []
+
+
 # ---- Else -------------------------------------------------------------------------------------------------------
 
 
@@ -226,9 +430,30 @@ def test_what_a_label_source_needs_is_said(checked, tmp_path: Path, monkeypatch:
     assert problems == [f"label.reward_model: {model}: no such directory"]
 
 
+def test_what_the_comparison_needs_is_said(checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    problems, notes = checked(
+        compare={
+            "judges": ["rubric", "votes", "endpoint"],
+            "judge_url": "http://127.0.0.1:1/v1",
+            "judge_model": "m",
+            "checks": [{"kind": "gsm8k", "path": "none.jsonl"}],
+            "others": {"ppo": str(tmp_path / "no-run")},
+        }
+    )
+    assert problems == [
+        f"compare.checks: gsm8k: {tmp_path}/none.jsonl: no such file",
+        f"compare.others.ppo: {tmp_path}/no-run: no finished align stage in it",
+    ]
+    assert any(note.startswith("compare.judges: endpoint: OPENAI_API_KEY is not set") for note in notes)
+    assert any(note.startswith("compare.judges: votes: nobody has voted yet") for note in notes)
+
+
 def test_files_are_checked_without_torch_where_the_model_is_not_on_this_machine(python, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(**columns): ...\n")
     (tmp_path / "c.yaml").write_text(
         "name: x\nmodel: {name: owner/model}\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
+        "align: {algorithm: ppo, rewards: {'mine.py:f': 1, rubric: 1}}\n"
     )
     code = (
         "import pathlib, sys; from trueup.campaign import load_campaign; from trueup.check import check\n"

@@ -65,7 +65,8 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         "  label.source: Input should be 'human', 'simulated', 'import', 'judge' or 'reward_model' (found 'robots')\n"
         "  reward.pairs: Input should be 'all', 'extremes' or 'nested' (found 'nestd')\n"
         "  align.algorithm: unknown 'dop'; did you mean dpo?\n"
-        "  compare.judges.1: Input should be 'rubric' or 'reward_model' (found 'me')"
+        "  compare.judges.1: Input should be 'rubric', 'reward_model', 'second_reward_model', 'votes' or 'endpoint' "
+        "(found 'me')"
     )
 
 

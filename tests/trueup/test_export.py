@@ -96,6 +96,29 @@ def test_the_card_says_what_it_was_made_from_who_labelled_and_what_the_compariso
     assert "SIMULATED" not in card and "Is it better?" not in card, "no label and no verdict is about this one"
 
 
+def test_the_card_of_a_policy_that_a_program_paid_says_so_and_names_what_paid(
+    campaign: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text("def f(**columns): ...\n")
+    keys = {"algorithm": "ppo", "rollout_batch_size": 8, "rewards": {"rubric": 1.0, "mine.py:f": 0.5}, "kl_budget": 4}
+    stages = campaign(tmp_path, align=keys).stages
+    make(stages["sft"], {"model/model.safetensors": "w"})
+    make(stages["sample"], {"candidates.jsonl": "c"})
+    stage = runs.begin(stages["align"])
+    stage.add_input(tmp_path / "mine.py", rows=0)
+    (stage.dir / "model").mkdir()
+    (stage.dir / "model/model.safetensors").write_text("aligned weights")
+    stage.finish()
+    export(tmp_path / "run", "policy", tmp_path / "policy")
+    card = (tmp_path / "policy/README.md").read_text()
+    assert (
+        ": mine.py; algorithm ppo, rewards 1 rubric + 0.5 mine.py:f, kl_coef 0.05, kl_budget 4.0, learning_rate 0.01, "
+        "num_train_epochs 1.0, max_steps 4, seed 0; verdict pass\n"
+    ) in card
+    assert "## Rewards\n\nSIMULATED: a program's rubric paid for its answers while it was trained.\n" in card
+    assert "## Labels" not in card
+
+
 def test_labels_of_people_are_not_called_simulated(campaign: Callable[..., Any], tmp_path: Path) -> None:
     stages = campaign(tmp_path, label={"source": "import", "path": "prompts.jsonl"}).stages
     make(stages["label"], {"preferences.jsonl": "p"}, labels={"by_source": {"human": 30, "import": 5}})

@@ -313,31 +313,71 @@ def test_annotator_category_and_strength_are_kept_where_a_row_has_them(tmp_path:
     ]
 
 
-def test_what_trueup_wrote_reads_back(tmp_path: Path) -> None:
-    ranking = Ranking(
-        label_id="1",
-        prompt_id="p",
-        prompt=[Message(role="user", content="Hi")],
-        category="chat",
-        split="train",
-        completions=["A", "B", "C"],
-        completion_token_ids=[None, None, None],
-        finished=[True, True, True],
-        tiers=[[2], [0, 1]],
-        source="human",
-        annotator="ann",
-        created_utc="2026-11-22T00:00:00Z",
-    )
-    write_rows(tmp_path / "rankings.jsonl", [ranking])
-    [found] = read_preferences(tmp_path / "rankings.jsonl", Dropped())
-    assert found.model_dump() == ranking.model_dump(include=set(found.model_dump()))
+RANKING = Ranking(
+    label_id="label-1",
+    prompt_id="p",
+    prompt=[Message(role="user", content="Hi")],
+    category="chat",
+    split="train",
+    completions=["B", "C", "A"],
+    completion_token_ids=[[1, 2], None, [3]],
+    finished=[True, False, True],
+    logps=[-1.5, None, -2.5],
+    sampler={"policy_sha256": "abc", "seed": 3},
+    tiers=[[2], [0], [1]],
+    shown=[1, 2, 0],
+    strength=None,
+    note="Because.",
+    seconds=3.5,
+    guideline_sha256="def",
+    source="human",
+    annotator="ann",
+    created_utc="2026-11-22T00:00:00Z",
+)
 
-    write_rows(tmp_path / "preferences.jsonl", pairs_of(ranking))
-    pairs = read_preferences(tmp_path / "preferences.jsonl", Dropped())
-    assert [(row.completions, row.tiers, row.annotator, row.category) for row in pairs] == [
-        (["C", "A"], A_WINS, "ann", "chat"),
-        (["C", "B"], A_WINS, "ann", "chat"),
-    ]
+
+def test_what_trueup_wrote_reads_back_with_where_it_came_from(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rankings.jsonl", [RANKING])
+    [found] = read_preferences(tmp_path / "rankings.jsonl", Dropped())
+    shared = set(Ranking.model_fields) & set(found.model_dump())
+    assert found.model_dump(include=shared) == RANKING.model_dump(include=shared)
+    assert found.provenance is not None
+    told = set(found.provenance.model_dump())
+    assert found.provenance.model_dump() == RANKING.model_dump(include=told)
+
+
+def test_pairs_that_trueup_made_of_a_ranking_become_that_ranking_again(tmp_path: Path) -> None:
+    pairs = pairs_of(RANKING)
+    write_rows(tmp_path / "pairs.jsonl", [*pairs, pairs[0]])
+    [found] = read_preferences(tmp_path / "pairs.jsonl", dropped := Dropped())
+    assert (found.completions, found.tiers) == (["A", "B", "C"], [[0], [1], [2]]), "in alphabetical order"
+    assert found.shown == [2, 0, 1]
+    assert (found.completion_token_ids, found.finished) == ([[3], [1, 2], None], [True, True, False])
+    assert found.logps == [-2.5, -1.5, None]
+    assert found.provenance is not None and found.provenance.seconds == 3.5
+    assert dropped.counts == {"label given twice": 1}
+
+
+def test_a_file_of_somebody_else_may_use_our_column_names_for_other_things(tmp_path: Path) -> None:
+    row = {"prompt": "Hi", "chosen": "A", "rejected": "B", "label_id": 7, "seconds": "long", "shown_first": "left"}
+    [found] = read_preferences(jsonl(tmp_path, row), Dropped())
+    assert found.provenance is None and found.shown is None
+
+
+def test_a_row_of_ours_that_was_damaged_is_named(tmp_path: Path) -> None:
+    whole = RANKING.model_dump(mode="json")
+    pair = pairs_of(RANKING)[0].model_dump(mode="json")
+    for row, problem in [
+        ({**whole, "seconds": -1}, "provenance.seconds: Input should be greater than or equal to 0"),
+        ({**whole, "shown": [0, 0, 1]}, "shown [0, 0, 1] is no order of 3 completions"),
+        ({**whole, "finished": [True]}, "finished: expected one for each of 3 completions, found 1"),
+        ({**pair, "shown_first": "left"}, 'shown_first: expected chosen, rejected or nothing, found "left"'),
+        ({**pair, "chosen_rank": 2}, "chosen_rank, rejected_rank: expected a lower and a higher number, found "),
+    ]:
+        path = jsonl(tmp_path, row)
+        with pytest.raises(DataError) as error:
+            read_preferences(path, Dropped())
+        assert str(error.value).startswith(f"{path}:1: {problem}")
 
 
 def test_pandalm_gives_each_annotators_verdict_and_keeps_ties(tmp_path: Path) -> None:
@@ -399,14 +439,27 @@ def test_an_oasst_tree_gives_a_ranking_for_each_turn_with_two_ranked_answers(tmp
     assert dropped.counts == {"tree without ranked answers": 1}
 
 
-def test_pairs_that_cannot_teach_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_everything_that_was_judged_stays_even_twice_or_of_empty_answers(tmp_path: Path) -> None:
     def pair(chosen: str, rejected: str) -> dict[str, str]:
         return {"prompt": "Hi", "chosen": chosen, "rejected": rejected}
 
-    path = jsonl(tmp_path, pair("A", "B"), pair("A", "B"), pair("A ", "A"), pair("", "B"), pair("A", ""))
+    path = jsonl(tmp_path, pair("A", "B"), pair("A", "B"), pair("A", "A"), pair("", "B"), pair("A", ""))
     found = read_preferences(path, dropped := Dropped())
-    assert [row.completions for row in found] == [["A", "B"], ["A", ""]], "saying nothing may lose"
-    assert dropped.counts == {"duplicate": 1, "identical answers": 1, "empty preferred answer": 1}
+    assert [[row.completions[tier[0]] for tier in row.tiers] for row in found] == [
+        ["A", "B"],
+        ["A", "B"],
+        ["A", "A"],
+        ["", "B"],
+        ["A", ""],
+    ]
+    assert not dropped.counts
+
+
+def test_the_better_answer_does_not_stand_first_by_rule(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"prompt": "Hi", "chosen": "B", "rejected": "A", "explanation": "Longer."})
+    [found] = read_preferences(path, Dropped())
+    assert (found.completions, found.tiers) == (["A", "B"], B_WINS), "two who disagree judged one item"
+    assert found.explanation == "Longer."
 
 
 def test_the_same_verdict_of_two_annotators_is_no_duplicate(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from scipy import stats
 from trueup import models, sampling
 from trueup.chat import encode_completion, encode_prompt
 from trueup.config import ModelConfig
-from trueup.models import Loaded
+from trueup.models import Loaded, SavedPolicy
 from trueup.records import Message
-from trueup.sampling import Decoding, completion_logps, draw, sample, sample_directory, score
+from trueup.sampling import Decoding, completion_logps, draw, sample, sample_saved, score
 
 CPU = ModelConfig(device="cpu")
 PROMPTS = [
@@ -61,7 +61,7 @@ def policy(directory: Path) -> Loaded:
 def simple(policy: Loaded, prompt: list[Message], decoding: Decoding, k: int) -> tuple[list[int], float]:
     """One answer by the plainest loop: no batch, no cache, double precision, a walk along the distribution."""
     context, ids, logp = encode_prompt(policy.tokenizer, prompt), [], 0.0
-    for uniform in sampling._noise(decoding, prompt, k):
+    for uniform in sampling.noise(decoding, prompt, k):
         logits = policy.model(torch.tensor([context + ids])).logits[0, -1].double()
         probabilities = (logits / decoding.temperature).softmax(-1)
         tokens = list(range(len(probabilities)))
@@ -119,7 +119,9 @@ def test_answers_do_not_depend_on_the_batch_the_order_or_what_else_is_asked(poli
 def test_answers_do_not_depend_on_the_number_of_processes(directory: Path, policy: Loaded) -> None:
     alone = sample(policy, PROMPTS, DECODING, num_samples=2, batch_size=2)
     shared = dict(
-        row for batch in sample_directory(directory, CPU, PROMPTS, DECODING, 2, 2, num_workers=2) for row in batch
+        row
+        for batch in sample_saved(SavedPolicy(directory), CPU, PROMPTS, DECODING, 2, 2, num_workers=2)
+        for row in batch
     )
     assert [shared[i] for i in range(len(PROMPTS))] == alone
 

@@ -6,14 +6,17 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from trueup import statistics
 from trueup.statistics import (
     bootstrap_mean,
+    by_group,
     expected_calibration_error,
     fit_temperature,
     length_controlled_win_rate,
     minimum_detectable_effect,
+    noise_floor,
     outcomes,
     spearman,
     wilson,
@@ -27,10 +30,20 @@ def compared(reference: np.ndarray, aligned: np.ndarray) -> list[np.ndarray]:
     return [table[~np.isnan(table)] for table in tables]
 
 
-def ratios(reference: np.ndarray, aligned: np.ndarray) -> list[np.ndarray]:
-    """log(aligned / reference) of each comparison, from lengths (P, K) of both policies."""
+def differences(reference: np.ndarray, aligned: np.ndarray) -> list[np.ndarray]:
+    """aligned - reference of each comparison, from lengths (P, K) of both policies."""
     apart = ~np.eye(reference.shape[1], dtype=bool)
-    return [(np.log(a)[None] - np.log(r)[:, None])[apart] for r, a in zip(reference, aligned, strict=True)]
+    return [(a[None] - r[:, None])[apart] for r, a in zip(reference, aligned, strict=True)]
+
+
+def any_scores(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (P, K) of two policies, with ties, some that no judge gave, and a third of the prompts without any."""
+    rng = np.random.default_rng(seed)
+    shape = rng.integers(1, 60), rng.integers(1, 6)
+    made = rng.integers(0, 4, (2, *shape)) + rng.choice([0.0, 0.1], (2, *shape))
+    made[rng.random(made.shape) < 0.2] = np.nan
+    made[:, rng.random(shape[0]) < 0.3] = np.nan
+    return made[0], made[1]
 
 
 # ---- Wilson -----------------------------------------------------------------------------------------------------
@@ -116,23 +129,6 @@ def test_a_mean_of_nothing_is_refused() -> None:
         bootstrap_mean([[], []])
 
 
-@pytest.mark.parametrize("prompts", [10, 50, 200])
-def test_intervals_cover_the_true_win_rate_as_often_as_they_promise(prompts: int) -> None:
-    """Answers of one prompt share its difficulty and its effect; scores are rounded, so that there are ties."""
-
-    def campaign(rng: np.random.Generator, count: int) -> list[np.ndarray]:
-        difficulty = rng.normal(0, 1, (count, 1))
-        effect = rng.normal(0.5, 0.7, (count, 1))
-        reference = np.round(2 * rng.normal(difficulty, 1, (count, 3)))
-        aligned = np.round(2 * rng.normal(difficulty + effect, 1, (count, 3)))
-        return compared(reference, aligned)
-
-    rng = np.random.default_rng(prompts)
-    truth = win_rate(campaign(rng, 20_000), resamples=10).interval.value
-    made = [win_rate(campaign(rng, prompts), resamples=1000).interval for _ in range(300)]
-    assert 0.915 <= np.mean([interval.low <= truth <= interval.high for interval in made]) <= 0.985
-
-
 # ---- Win rates --------------------------------------------------------------------------------------------------
 
 
@@ -153,13 +149,48 @@ def test_a_tie_is_half_a_win() -> None:
     assert (made.wins, made.ties, made.losses) == (1, 2, 1)
 
 
-def test_swapping_the_policies_turns_the_win_rate_into_its_complement() -> None:
-    rng = np.random.default_rng(5)
-    reference, aligned = rng.integers(0, 5, (40, 4)), rng.integers(1, 6, (40, 4))
-    one, other = win_rate(compared(reference, aligned)), win_rate(compared(aligned, reference))
-    assert one.interval.value == pytest.approx(1 - other.interval.value, abs=1e-12)
-    assert one.interval.low == pytest.approx(1 - other.interval.high, abs=1e-12)
-    assert (one.wins, one.ties, one.losses) == (other.losses, other.ties, other.wins)
+@pytest.mark.parametrize("seed", range(40))
+def test_swapping_the_policies_turns_the_win_rate_into_its_exact_complement(seed: int) -> None:
+    reference, aligned = any_scores(seed)
+    pairs = zip(reference, aligned, strict=True)
+    one, other = zip(*((outcomes(r, a), outcomes(a, r)) for r, a in pairs), strict=True)
+    won, lost = win_rate(one, resamples=500), win_rate(other, resamples=500)
+    assert (won.wins, won.ties, won.losses) == (lost.losses, lost.ties, lost.wins)
+    assert won.interval.n == lost.interval.n
+    assert minimum_detectable_effect(one) == pytest.approx(minimum_detectable_effect(other), abs=1e-15, nan_ok=True)
+    if won.interval.n:
+        assert won.interval.value == 1 - lost.interval.value
+        assert won.interval.low == 1 - lost.interval.high
+        assert won.interval.high == 1 - lost.interval.low
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_complement_is_exact_where_everything_is_won(share: float) -> None:
+    for prompts in range(1, 30):
+        won, lost = win_rate([[share]] * prompts).interval, win_rate([[1 - share]] * prompts).interval
+        assert (won.value, won.low, won.high) == (1 - lost.value, 1 - lost.high, 1 - lost.low)
+
+
+def test_what_was_not_compared_does_not_count() -> None:
+    made = win_rate([[1, np.nan], [0.5, 0], [np.nan, np.nan]])
+    assert made.interval.value == 0.5
+    assert (made.interval.n, made.wins, made.ties, made.losses) == (2, 1, 1, 1)
+
+
+def test_tables_and_lists_of_outcomes_say_the_same() -> None:
+    reference, aligned = np.random.default_rng(8).random((2, 20, 3))
+    tables = [outcomes(r, a) for r, a in zip(reference, aligned, strict=True)]
+    assert win_rate(tables) == win_rate(np.stack(tables)) == win_rate(compared(reference, aligned))
+
+
+@pytest.mark.parametrize("groups", [[], [[], []], [[np.nan], [np.nan, np.nan]]])
+def test_of_no_comparison_nothing_is_known(groups: list) -> None:
+    made = win_rate(groups)
+    assert math.isnan(made.interval.value)
+    assert (made.interval.low, made.interval.high, made.interval.n) == (0, 1, 0)
+    assert (made.wins, made.ties, made.losses) == (0, 0, 0)
+    assert math.isnan(minimum_detectable_effect(groups))
+    assert length_controlled_win_rate(groups, groups).note == "no comparisons"
 
 
 def test_a_policy_that_answers_alike_wins_exactly_half() -> None:
@@ -185,6 +216,39 @@ def test_one_prompt_decides_nothing() -> None:
     assert (made.low, made.high) == (0, 1)
 
 
+def test_each_category_has_its_own_win_rate_and_small_ones_stay() -> None:
+    groups = [[1, 0.5], [0, 1], [1, 1], [0.5]]
+    made = by_group(groups, ["poems", "code", "poems", None])
+    assert list(made) == ["code", "none", "poems"]
+    assert made["poems"] == win_rate([groups[0], groups[2]])
+    assert [category.interval.n for category in made.values()] == [1, 1, 2]
+    assert (made["code"].interval.low, made["code"].interval.high) == (0, 1)
+
+
+def test_a_category_without_comparisons_is_shown_as_unknown() -> None:
+    made = by_group([[1], []], ["poems", "code"])["code"]
+    assert math.isnan(made.interval.value) and made.interval.n == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_policy_against_itself_wins_half_within_its_interval(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    made = noise_floor(rng.normal(0, 1, (80, 1)) + rng.normal(0, 1, (80, 4)))
+    assert made.interval.low <= 0.5 <= made.interval.high
+    assert made.interval.n == 80
+    assert made.wins + made.ties + made.losses == 80 * 2 * 2
+
+
+def test_the_noise_floor_uses_every_answer() -> None:
+    made = noise_floor([[0, 1, 2], [5, 5, 0]])  # 0 against 1 and 2; 5 against 5 and 0
+    assert (made.wins, made.ties, made.losses) == (2, 1, 1)
+
+
+def test_one_answer_cannot_meet_itself() -> None:
+    with pytest.raises(ValueError, match="two answers"):
+        noise_floor([[1.0], [2.0]])
+
+
 def test_a_change_of_the_detectable_size_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(7)
 
@@ -200,6 +264,25 @@ def test_a_change_of_the_detectable_size_is_found_four_times_in_five() -> None:
 def test_four_times_the_prompts_halve_the_detectable_effect() -> None:
     groups = [[0.0], [1.0]] * 50
     assert minimum_detectable_effect(groups * 4) == pytest.approx(minimum_detectable_effect(groups) / 2, rel=0.01)
+
+
+def test_prompts_with_more_comparisons_weigh_more_in_the_detectable_effect() -> None:
+    """An interval's half width is 1.96 standard errors, and the effect 2.80 of the same."""
+    rng = np.random.default_rng(12)
+    groups = [rng.random(size) < 0.5 for size in rng.integers(1, 12, 400)]
+    interval = win_rate(groups).interval
+    ratio = 2 * minimum_detectable_effect(groups) / (interval.high - interval.low)
+    assert ratio == pytest.approx(2.8016 / 1.96, rel=0.04)
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 5])
+def test_of_five_prompts_or_fewer_the_interval_is_students_since_resamples_stay_between_them(prompts: int) -> None:
+    won = np.random.default_rng(prompts).uniform(0.4, 0.6, prompts)
+    made = win_rate([[share] for share in won])
+    low, high = scipy.stats.t.interval(0.95, prompts - 1, won.mean(), scipy.stats.sem(won))
+    assert (made.interval.low, made.interval.high) == pytest.approx((max(0, low), min(1, high)))
+    swapped = win_rate([[1 - share] for share in won]).interval
+    assert (1 - swapped.high, 1 - swapped.low) == pytest.approx((made.interval.low, made.interval.high), abs=1e-15)
 
 
 def test_one_prompt_has_no_detectable_effect() -> None:
@@ -221,7 +304,7 @@ def test_a_judge_that_likes_length_is_seen_through(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores = [np.log(lengths) + rng.normal(0, 0.3, lengths.shape) for lengths in (reference, aligned)]
     raw = win_rate(compared(*scores)).interval
-    controlled = length_controlled_win_rate(compared(*scores), ratios(reference, aligned))
+    controlled = length_controlled_win_rate(compared(*scores), differences(reference, aligned))
     assert raw.low > 0.6
     assert controlled.interval.low < 0.5 < controlled.interval.high
     assert controlled.slope > 1
@@ -229,8 +312,9 @@ def test_a_judge_that_likes_length_is_seen_through(seed: int) -> None:
 
 def test_a_judge_of_nothing_but_length_gives_half_and_is_named() -> None:
     reference, aligned = longer_answers(0)
-    made = length_controlled_win_rate(compared(reference, aligned), ratios(reference, aligned))
-    assert made.interval.value == pytest.approx(0.5, abs=0.03)
+    assert win_rate(compared(reference, aligned)).interval.low > 0.7
+    made = length_controlled_win_rate(compared(reference, aligned), differences(reference, aligned))
+    assert made.interval.low < 0.5 < made.interval.high
     assert made.note is not None and "length decides" in made.note
 
 
@@ -238,28 +322,64 @@ def test_a_judge_that_does_not_look_at_length_is_left_alone() -> None:
     reference, aligned = longer_answers(1)
     rng = np.random.default_rng(1)
     groups = compared(rng.normal(0, 1, (80, 4)), rng.normal(1, 1, (80, 4)))
-    raw, controlled = win_rate(groups).interval, length_controlled_win_rate(groups, ratios(reference, aligned)).interval
+    raw, controlled = (
+        win_rate(groups).interval,
+        length_controlled_win_rate(groups, differences(reference, aligned)).interval,
+    )
     assert controlled.value == pytest.approx(raw.value, abs=0.04)
     assert controlled.low > 0.5
 
 
-def test_length_control_has_swap_symmetry() -> None:
-    reference, aligned = longer_answers(2)
-    rng = np.random.default_rng(2)
-    before, after = rng.normal(0, 1, (80, 4)), rng.normal(0.5, 1, (80, 4))
-    one = length_controlled_win_rate(compared(before, after), ratios(reference, aligned))
-    other = length_controlled_win_rate(compared(after, before), ratios(aligned, reference))
-    assert one.interval.value == pytest.approx(1 - other.interval.value, abs=1e-6)
+@pytest.mark.parametrize("seed", range(20))
+def test_length_control_has_exact_swap_symmetry(seed: int) -> None:
+    reference, aligned = any_scores(seed)
+    lengths = np.random.default_rng(seed).integers(1, 90, (2, *reference.shape)).astype(float)
+    pairs = list(zip(reference, aligned, *lengths, strict=True))
+    one = length_controlled_win_rate(
+        [outcomes(r, a) for r, a, _, _ in pairs], [m[None] - n[:, None] for _, _, n, m in pairs], resamples=200
+    )
+    other = length_controlled_win_rate(
+        [outcomes(a, r) for r, a, _, _ in pairs], [n[None] - m[:, None] for _, _, n, m in pairs], resamples=200
+    )
+    assert one.slope == pytest.approx(other.slope, rel=1e-9)
+    if one.interval.n:
+        assert one.interval.value == pytest.approx(1 - other.interval.value, abs=1e-12)
+        assert one.interval.low == pytest.approx(1 - other.interval.high, abs=1e-12)
+        assert one.interval.high == pytest.approx(1 - other.interval.low, abs=1e-12)
 
 
-def test_the_regression_finds_the_intercept_that_made_the_data() -> None:
+def test_the_regression_finds_the_parameters_that_made_the_data() -> None:
     rng = np.random.default_rng(3)
-    x = rng.normal(0.4, 0.5, (3000, 4))
-    y = (rng.random(x.shape) < 1 / (1 + np.exp(-(0.8 + 2 * x)))).astype(float)
-    made = length_controlled_win_rate(y, x, resamples=100)
+    difference = rng.normal(40, 50, (1500, 4))
+    log_odds = 0.8 + 2 * np.tanh(difference / difference.std())
+    y = (rng.random(log_odds.shape) < 1 / (1 + np.exp(-log_odds))).astype(float)
+    made = length_controlled_win_rate(y, difference, resamples=100)
     assert made.interval.value == pytest.approx(1 / (1 + math.exp(-0.8)), abs=0.02)
-    assert made.slope == pytest.approx(2 * x.std(), rel=0.1)
+    assert made.slope == pytest.approx(2, rel=0.1)
     assert made.interval.low < made.interval.value < made.interval.high
+
+
+def test_the_unit_of_length_does_not_matter() -> None:
+    reference, aligned = longer_answers(3)
+    groups = compared(*np.random.default_rng(3).random((2, 80, 4)))
+    tokens = length_controlled_win_rate(groups, differences(reference, aligned))
+    letters = length_controlled_win_rate(groups, differences(4 * reference, 4 * aligned))
+    assert tokens.interval.value == pytest.approx(letters.interval.value, abs=1e-9)
+
+
+def test_the_interval_is_as_wide_as_that_of_the_few_prompts_of_like_length() -> None:
+    """Where length decides all, a prompt whose answers differ much in it says nothing of equal length."""
+    rng = np.random.default_rng(4)
+    near, far = rng.normal(0, 5, (10, 1)), 100 * rng.choice([-1.0, 1.0], (190, 1)) + rng.normal(0, 5, (190, 1))
+    difference = np.concatenate([near, far])
+    outcome = (np.sign(difference + rng.normal(0, 2, difference.shape)) + 1) / 2
+    made = length_controlled_win_rate(outcome, difference).interval
+    assert made.high - made.low > 0.3
+
+
+def test_lengths_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="length_differences"):
+        length_controlled_win_rate([[1, 0], [1]], [[3], [4, 5]])
 
 
 def test_with_equal_lengths_there_is_nothing_to_control() -> None:
@@ -269,8 +389,8 @@ def test_with_equal_lengths_there_is_nothing_to_control() -> None:
     assert made.note is not None and "equal" in made.note
 
 
-def test_lengths_that_differ_by_one_factor_cannot_be_controlled_for() -> None:
-    made = length_controlled_win_rate([[1, 0], [1, 1]], np.full((2, 2), math.log(2)))
+def test_lengths_that_differ_always_by_the_same_cannot_be_controlled_for() -> None:
+    made = length_controlled_win_rate([[1, 0], [1, 1]], np.full((2, 2), 12.0))
     assert made.note is not None and "not controlled" in made.note
 
 

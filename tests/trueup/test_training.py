@@ -249,3 +249,31 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_names_the_key(
     watch = training.Watch(runs.begin(configured(tiny_base, tmp_path)))
     with pytest.raises(ModelError, match=r"the loss is (nan|inf) at step 7: lower sft\.learning_rate"):
         watch.on_log(None, TrainerState(global_step=7), None, {"loss": loss})  # type: ignore[arg-type]
+
+
+def batches_of(sampler: training.LengthGrouped) -> list[list[int]]:
+    rows = list(sampler)
+    return [rows[i : i + sampler.batch_size] for i in range(0, len(rows), sampler.batch_size)]
+
+
+def test_batches_hold_rows_of_like_length_each_row_once_and_the_longest_first() -> None:
+    lengths = [10 + (row * 37) % 90 for row in range(250)]  # not a multiple of the batch size
+    batches = batches_of(training.LengthGrouped(4, lengths, seed=0))
+
+    assert sorted(row for batch in batches for row in batch) == list(range(250))
+    assert max(lengths) in [lengths[row] for row in batches[0]]
+    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+    assert padded < 1.08 * sum(lengths)
+    longest = [max(lengths[row] for row in batch) for batch in batches]
+    assert longest != sorted(longest, reverse=True), "from long to short is a curriculum that nobody asked for"
+
+
+def test_the_order_of_batches_depends_on_seed_and_epoch_alone() -> None:
+    lengths = [10 + row % 50 for row in range(100)]
+    sampler = training.LengthGrouped(4, lengths, seed=1)
+    first = list(sampler)
+    torch.manual_seed(99)
+    assert list(sampler) == first
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    assert list(training.LengthGrouped(4, lengths, seed=2)) != first

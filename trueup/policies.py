@@ -1,0 +1,87 @@
+"""The policies of a run: the base model, the SFT policy, the aligned one, and the steps on the way to it. No torch.
+
+Adapters say what a stage changed: SFT's is relative to the base model, alignment's to the SFT policy. So one base model
+in memory serves all of them. Where a stage left no adapter, its merged `model/` is loaded as a model of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from trueup import runs
+from trueup.config import ModelConfig, read_yaml, validate
+from trueup.errors import ConfigError
+from trueup.runs import CONFIG
+
+REFERENCE = "sft"
+"""The policy that every other one is compared with."""
+_ALGORITHMS = {"dpo": "DPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """A policy, as weights on disk."""
+
+    name: str
+    """`base`, `sft`, `aligned`, `step-<N>`."""
+    title: str
+    model: Path | None
+    """Directory of the weights under the adapters; None: the base model as the campaign names it."""
+    adapters: tuple[Path, ...] = ()
+    """All active, their changes added."""
+    note: str | None = None
+    """Why it is not an adapter on the base model, where that is so."""
+
+
+def find_policies(run_dir: Path) -> list[PolicyInfo]:
+    """The policies of a run whose SFT stage is finished, in the order in which they came to be."""
+    sft = runs.open_stage(run_dir, "sft")
+    base = PolicyInfo("base", "Base", None)
+    reference = _after(base, sft.dir, "sft", "SFT")
+    align = runs.find_stage(run_dir, "align")
+    if align is None:
+        return [base, reference]
+    steps = sorted((align.dir / "steps").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    on_the_way = [_adapted(reference, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
+    algorithm = _ALGORITHMS.get(align.manifest.get("identity", {}).get("algorithm", ""))
+    return [
+        base,
+        reference,
+        *on_the_way,
+        _after(reference, align.dir, "aligned", f"Aligned ({algorithm})" if algorithm else "Aligned"),
+    ]
+
+
+def _after(before: PolicyInfo, stage: Path, name: str, title: str) -> PolicyInfo:
+    """The policy that a stage made of the one before."""
+    file = stage / "adapter" / "adapter_config.json"
+    if not file.is_file():
+        return PolicyInfo(name, title, stage / "model", note="its own weights: no adapter was saved")
+    if json.loads(file.read_text(encoding="utf-8")).get("trainable_token_indices"):
+        # Rows of the embeddings that the adapter puts in place of others: nothing that could be added to a base model.
+        return PolicyInfo(name, title, stage / "model", note="its own weights: its adapter trains new tokens")
+    return _adapted(before, stage / "adapter", name, title)
+
+
+def _adapted(before: PolicyInfo, adapter: Path, name: str, title: str) -> PolicyInfo:
+    note = None if before.model is None else f"an adapter on the weights of {before.title}"
+    return PolicyInfo(name, title, before.model, (*before.adapters, adapter), note)
+
+
+def model_config(run_dir: Path) -> ModelConfig:
+    """The campaign's `model` section, as the SFT stage wrote it."""
+    path = runs.open_stage(run_dir, "sft").dir / CONFIG
+    problems: list[str] = []
+    values = (read_yaml(path).get("sft") or {}).get("model") or {}
+    config = validate(ModelConfig, values, path.parent, "sft.model.", problems)
+    if config is None:
+        raise ConfigError(path, problems)
+    return config
+
+
+def versions(run_dir: Path) -> tuple[str, ...]:
+    """Changes when a stage whose weights may be in memory was run again."""
+    found = (runs.find_stage(run_dir, stage) for stage in ("sft", "align", "reward"))
+    return tuple(stage.sha256 if stage else "" for stage in found)

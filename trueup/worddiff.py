@@ -1,0 +1,56 @@
+"""Which words two answers share, for pages that show them side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from html import escape
+from itertools import groupby
+
+from markupsafe import Markup
+
+_WORD = re.compile(r"\S+")
+MAX_WORDS = 1_000
+"""Of either answer; the time grows with the product of both."""
+LEAST_SHARED = 0.3
+"""Share of the words in common (Dice) below which marks would cover everything and say nothing."""
+
+
+def word_diff(before: str, after: str) -> tuple[list[bool], list[bool]] | None:
+    """Of each word of `before` and of `after` whether the other has it too, in order; None: too long to compare."""
+    a, b = _WORD.findall(before), _WORD.findall(after)
+    if max(len(a), len(b)) > MAX_WORDS:
+        return None
+    shared = [False] * len(a), [False] * len(b)
+    for block in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
+        for flags, start in zip(shared, (block.a, block.b), strict=True):
+            flags[start : start + block.size] = [True] * block.size
+    return shared
+
+
+def marked(before: str, after: str) -> tuple[Markup, Markup] | None:
+    """Both texts as HTML: words that only `before` has in <del>, words that only `after` has in <ins>.
+
+    None where marks would not help: texts too long to compare, or with hardly a word in common.
+    """
+    shared = word_diff(before, after)
+    if shared is None:
+        return None
+    total = len(shared[0]) + len(shared[1])
+    if total and (sum(shared[0]) + sum(shared[1])) / total < LEAST_SHARED:
+        return None
+    return _markup(before, shared[0], "del"), _markup(after, shared[1], "ins")
+
+
+def _markup(text: str, shared: Sequence[bool], tag: str) -> Markup:
+    """One mark for each run of words that the other text does not have; white space around it stays outside."""
+    parts, at = [], 0
+    words = zip(_WORD.finditer(text), shared, strict=True)
+    for kept, run in groupby(words, key=lambda word: word[1]):
+        found = [match for match, _ in run]
+        start, end = found[0].start(), found[-1].end()
+        inside = escape(text[start:end])
+        parts += [escape(text[at:start]), inside if kept else f"<{tag}>{inside}</{tag}>"]
+        at = end
+    return Markup("".join([*parts, escape(text[at:])]))
