@@ -1,36 +1,127 @@
 """HTTP API of labelling, `/api/v1`: typed, and idempotent by client UUID.
 
 Called by the page. What it returns is all that a labelling browser ever gets to know about an answer: its text.
+Routes are plain functions: FastAPI runs them on threads, so that no commit holds up the event loop.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
-from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 
+from trueup.console import say
+from trueup.errors import TrueupError
+from trueup.records import Message
+from trueup.votes import Policy
+from ui import statistics
+from ui.accounts import Admin, Annotator, Person
+from ui.answers import Tiers
 from ui.render import conversation_html, text_html
-from ui.service import Choice, LabelService, StaleToken, Task
+from ui.service import Answer, BadAnswer, LabelService, Settings, StaleToken, State, Task, Work
+from ui.votes import Votes
+
+T = TypeVar("T")
+
+# ---- What goes out ----------------------------------------------------------------------------------------------
 
 
-class ProgressBody(BaseModel):
-    labelled: int
-    skipped: int
-    total: int
+class AnswerBody(BaseModel):
+    html: str
+    """Rendered and safe."""
+    text: str
 
 
 class TaskBody(BaseModel):
-    """What to show: everything rendered to safe HTML."""
-
-    token: str | None
+    token: str
     prompt: str
-    answers: list[str]
+    """HTML, rendered and safe."""
+    answers: list[AnswerBody]
+    """In the order in which they are to be shown."""
+    wants_rationale: bool
+    practice: bool
+
+
+class PracticeBody(BaseModel):
+    done: int
+    total: int
+    right: int
+
+
+class ProgressBody(BaseModel):
+    mine: int
+    skipped: int
+    left: int
+    practice: PracticeBody | None
+
+
+class WorkBody(BaseModel):
+    tasks: list[TaskBody]
     progress: ProgressBody
-    guideline: str
-    changed: bool = True
-    """False: there was nothing to undo."""
+    state: State
+
+
+class SettingsBody(BaseModel):
+    scale: Literal["plain", "graded"]
+    criteria: list[str]
+    guideline_html: str
+    guideline_line: str
+    me: str
+    campaign: str
+    """A random name: what a browser could not send yet belongs to this campaign."""
+    reveals: bool
+    """Votes: each is final, and answered with whose answers they were."""
+    sees_figures: bool
+    """Of votes: whether you may ask for the running win rate."""
+
+
+class TasksBody(WorkBody):
+    settings: SettingsBody
+
+
+class SaidBody(BaseModel):
+    client_uuid: str
+    kind: Literal["label", "skip", "flag", "late"]
+    choice: str | None
+    order: Tiers | None
+
+
+class FeedbackBody(BaseModel):
+    right: bool
+    best: Literal["a", "b", "tie"] | Tiers
+    explanation: str | None
+
+
+class RevealBody(BaseModel):
+    a: Policy
+    b: Policy
+
+
+class RecordedBody(WorkBody):
+    label: SaidBody
+    feedback: FeedbackBody | None
+    reveal: RevealBody | None
+
+
+class UndoneBody(WorkBody):
+    undone: bool
+
+
+class SavedBody(BaseModel):
+    saved: Literal[True] = True
+
+
+class Problem(BaseModel):
+    detail: str
+
+
+# ---- What comes in ----------------------------------------------------------------------------------------------
 
 
 class Press(BaseModel):
@@ -42,48 +133,179 @@ class Press(BaseModel):
 
 class LabelBody(Press):
     token: str = Field(max_length=64)
-    choice: Choice
+    choice: str | None = Field(None, max_length=16)
+    order: Tiers | None = None
+    note: str | None = None
+    criteria: dict[str, Literal["a", "b", "tie"]] | None = None
+    seconds: float | None = None
+    device: Literal["key", "click", "touch", "api"] = "api"
 
 
-def _annotator(request: Request) -> str:
-    """Who is asking. On a machine of one's own that is given at the start; with accounts it will be the session's."""
-    return str(request.app.state.annotator)
+class DemonstrationBody(Press):
+    token: str = Field(max_length=64)
+    text: str
 
 
-Who = Annotated[str, Depends(_annotator)]
+# ---- Routes -----------------------------------------------------------------------------------------------------
+
+_STALE: dict[int | str, dict[str, Any]] = {
+    409: {"model": TasksBody, "description": "not a task that waits for you; nothing was recorded"},
+    422: {"model": Problem, "description": "nothing was recorded"},
+}
+
+
+class OneLine(APIRoute):
+    """Says in one line what is wrong with a request, where FastAPI would say it as a list."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                keys = ((".".join(map(str, one["loc"][1:])), one["msg"]) for one in error.errors())
+                return _json(
+                    {"detail": "; ".join(f"{key}: {message}" if key else message for key, message in keys)}, 422
+                )
+
+        return handled
 
 
 def label_api(service: LabelService) -> APIRouter:
-    """The routes over a service."""
-    router = APIRouter(prefix="/api/v1", tags=["labels"])
+    """The routes over a campaign's labels."""
+    return _api("/api/v1", "labels", service.settings, lambda: service)
 
-    def body(task: Task, changed: bool = True) -> TaskBody:
-        return TaskBody(
-            token=task.token,
-            prompt=conversation_html(task.prompt) if task.token else "",
-            answers=[text_html(text) for text in task.texts],
-            progress=ProgressBody(**vars(task.progress)),
-            guideline=service.guideline,
-            changed=changed,
-        )
 
-    @router.get("/task")
-    def task(who: Who) -> TaskBody:
-        """The pair that waits for you."""
-        return body(service.task(who))
+def vote_api(votes: Votes) -> APIRouter:
+    """The same routes over the votes on a comparison, and the running win rate for admins."""
+    router = APIRouter()
+    router.include_router(_api("/api/v1/votes", "votes", votes.settings, votes.service))
 
-    @router.post("/labels", responses={409: {"model": TaskBody, "description": "not the pair that waits for you"}})
-    def label(label: LabelBody, who: Who) -> Any:
-        """Answer it, and get the next. A stale token is refused with what does wait for you, and changes nothing."""
+    @router.get("/api/v1/admin/votes", tags=["admin"])
+    def figures(who: Admin) -> dict[str, Any]:
+        """The win rate of the aligned policy so far, with its interval over prompts."""
         try:
-            return body(service.answer(who, label.token, label.choice, label.client_uuid))
-        except StaleToken:
-            return JSONResponse(body(service.task(who)).model_dump(), status_code=409)
-
-    @router.post("/undo")
-    def undo(press: Press, who: Who) -> TaskBody:
-        """Take back your last answer; it is shown again."""
-        changed, shown = service.undo(who, press.client_uuid)
-        return body(shown, changed)
+            return votes.figures()
+        except TrueupError as error:
+            raise HTTPException(503, str(error)) from None
 
     return router
+
+
+def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelService]) -> APIRouter:
+    """The routes over a service. `opened` gives it, or a TrueupError while there is none."""
+    router = APIRouter(prefix=prefix, tags=[tag], route_class=OneLine)
+    guideline_html = text_html(given.guideline)
+    guideline_line = next((line for line in given.guideline.splitlines() if line.strip()), "").lstrip("# ")
+
+    def everything(who: Person, service: LabelService) -> dict[str, Any]:
+        settings = {
+            "scale": given.scale,
+            "criteria": list(given.criteria),
+            "guideline_html": guideline_html,
+            "guideline_line": guideline_line,
+            "me": who.name,
+            "campaign": service.campaign,
+            "reveals": given.reveal,
+            "sees_figures": given.reveal and who.is_admin,
+        }
+        return {**_work(service.work(who.pseudonym)), "settings": settings}
+
+    def answered(who: Person, work: Callable[[LabelService], dict[str, Any]]) -> Response:
+        """The answer of `work`, or 409 with what does wait, or 422 with what is wrong."""
+        try:
+            service = opened()
+        except TrueupError as error:
+            say(f"{prefix}: {error}")  # it may name the run, which whoever labels is not told
+            return _json({"detail": "there is nothing to do here yet; where the server was started, it says why"}, 503)
+        try:
+            return _json(work(service))
+        except StaleToken:
+            return _json(everything(who, service), 409)
+        except BadAnswer as error:
+            return _json({"detail": str(error)}, 422)
+
+    @router.get("/tasks", response_model=TasksBody)
+    def tasks(who: Annotator) -> Response:
+        """What waits for you. It stays yours while you answer, or send a heartbeat."""
+        return answered(who, lambda service: everything(who, service))
+
+    @router.post("/labels", response_model=RecordedBody, responses=_STALE)
+    def label(body: LabelBody, who: Annotator) -> Response:
+        """Answer a task; what waits next comes with the confirmation."""
+
+        def work(service: LabelService) -> dict[str, Any]:
+            done = service.label(who.pseudonym, Answer(**dict(body)))
+            feedback = None if done.feedback is None else vars(done.feedback)
+            reveal = None if done.reveal is None else dict(zip("ab", done.reveal, strict=True))
+            return {"label": vars(done.label), "feedback": feedback, "reveal": reveal, **_work(done.work)}
+
+        return answered(who, work)
+
+    @router.post("/demonstrations", response_model=SavedBody, responses=_STALE)
+    def demonstration(body: DemonstrationBody, who: Annotator) -> Response:
+        """Keep an ideal answer to the prompt of a task; the task goes on waiting."""
+
+        def work(service: LabelService) -> dict[str, Any]:
+            service.demonstrate(who.pseudonym, body.client_uuid, body.token, body.text)
+            return {"saved": True}
+
+        return answered(who, work)
+
+    @router.post("/undo", response_model=UndoneBody, responses=_STALE)
+    def undo(press: Press, who: Annotator) -> Response:
+        """Take back your last answer; it is the first task again."""
+
+        def work(service: LabelService) -> dict[str, Any]:
+            done = service.undo(who.pseudonym, press.client_uuid)
+            return {"undone": done.undone, **_work(done.work)}
+
+        return answered(who, work)
+
+    @router.post("/heartbeat")
+    def heartbeat(who: Annotator) -> Response:
+        """You are still there: your tasks stay yours."""
+
+        def work(service: LabelService) -> dict[str, Any]:
+            service.renew(who.pseudonym)
+            return {}
+
+        return answered(who, work)
+
+    @router.get("/mirror")
+    def mirror(who: Annotator) -> Response:
+        """Your own figures, and nobody else's."""
+        return answered(who, lambda service: statistics.mirror(service.store, who.pseudonym))
+
+    return router
+
+
+def _work(work: Work) -> dict[str, Any]:
+    progress = vars(work.progress) | {"practice": work.progress.practice and vars(work.progress.practice)}
+    return {"tasks": [_task(task) for task in work.tasks], "progress": progress, "state": work.state}
+
+
+def _task(task: Task) -> dict[str, Any]:
+    return {
+        "token": task.token,
+        "prompt": _prompt_html(tuple((message.role, message.content) for message in task.prompt)),
+        "answers": [{"html": _answer_html(text), "text": text} for text in task.texts],
+        "wants_rationale": task.wants_rationale,
+        "practice": task.practice,
+    }
+
+
+# The same answer is shown to several people, and in several responses while it waits in a client's buffer.
+_answer_html = lru_cache(maxsize=8192)(text_html)
+
+
+@lru_cache(maxsize=4096)
+def _prompt_html(turns: tuple[tuple[Any, str], ...]) -> str:
+    return conversation_html([Message(role=role, content=content) for role, content in turns])
+
+
+def _json(body: dict[str, Any], status: int = 200) -> Response:
+    """Without a second look at every field: `response_model` documents the shape, and tests hold it."""
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(content, status, {"Cache-Control": "no-store"}, "application/json")

@@ -1,11 +1,16 @@
-"""The web application: labelling, comparison, reports. `trueup label CONFIG` and `trueup serve RUN` start it.
+"""The web application: labelling, comparison, reports, people. `trueup label CONFIG` and `trueup serve RUN` start it.
 
     /          what there is
-    /label     blind comparison of two answers (the pages talk to /api/v1)
+    /label     blind comparison of answers (the page talks to /api/v1)
+    /vote      the same page over the run's comparison: SFT against aligned, revealed after each vote (/api/v1/votes)
     /compare   the verdict and both policies' answers side by side
+    /open      any policy of a run answers any prompt (the page talks to /api/v1/open)
+    /admin     what the labels say so far, and about whom
+    /run       the stages, where the result comes from, training curves
+    /people    accounts and invitations
     /reports/  the report page of each finished stage
 
-No torch: annotators need none, and the page is there within seconds.
+Who may open what stands in ui.guard. No torch: annotators need none, and the page is there within seconds.
 """
 
 from __future__ import annotations
@@ -14,33 +19,51 @@ import asyncio
 import logging
 import os
 import socket
+import tempfile
 import threading
 import webbrowser
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 # Before gradio is imported: it would look for a newer version of itself, and count who uses it.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import ui.quick_gradio  # noqa: I001, F401  before gradio
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.staticfiles import StaticFiles
 
 from trueup import runs
+from trueup.config import read_yaml, validate
 from trueup.console import say
-from trueup.errors import RunError, TrueupError
-from ui import sources
-from ui.api import label_api
-from ui.compare_page import CSS as COMPARE_CSS
+from trueup.errors import ConfigError, RunError, TrueupError
+from ui.accounts import Annotator, People, Person, current
+from ui.admin_api import admin_api
+from ui.admin_page import admin_blocks
+from ui.agreement import load_libraries
+from ui.api import label_api, vote_api
 from ui.compare_page import Comparison, compare_blocks
 from ui.config import LabelConfig
-from ui.guard import REPORT_POLICY, Guard, require_loopback
-from ui.label import read_candidates
-from ui.service import LabelService
+from ui.entry import entry, not_found, page, people_page, signed_in
+from ui.guard import REPORT_POLICY, Guard, Site, site
+from ui.label import prepare
+from ui.open_api import open_api
+from ui.run_page import run_page
+from ui.service import LabelService, Settings
+from ui.statistics import Live
 from ui.store import Store
+from ui.tables import Database
+from ui.votes import Votes
+from ui.worker import Worker
 
 STATIC = Path(__file__).parent / "static"
+LOAD_AFTER_S = 3.0
+"""So long after the start the first page has come: time to load what only the admin's page needs."""
 SYSTEM_FONT = ["ui-sans-serif", "system-ui", "sans-serif"]
 SYSTEM_MONO = ["ui-monospace", "monospace"]
 
@@ -52,47 +75,98 @@ def serve_label(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
+    url: str | None = None,
     open_browser: bool = False,
-    annotator: str = "local",
 ) -> None:
     """Open the labelling page over the campaign's store, and serve it until interrupted."""
-    require_loopback(host)
-    app = label_app(config, annotator=annotator)
-    progress = app.state.service.store.progress(annotator)
-    say(f"label store {config.store_url}: {progress.labelled} of {progress.total} pairs labelled")
-    _serve(app, host, port, "/label", open_browser)
+    _serve(label_app(config, host, url), host, port, open_browser)
 
 
-def serve_run(run_dir: Path, *, host: str = "127.0.0.1", port: int = 7860, open_browser: bool = False) -> None:
-    """Show a run: its comparison and its reports; serves until interrupted."""
-    require_loopback(host)
+def serve_run(
+    run_dir: Path, *, host: str = "127.0.0.1", port: int = 7860, url: str | None = None, open_browser: bool = False
+) -> None:
+    """Show a run: its comparison, its reports, and its labels if it has a store; serves until interrupted."""
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in runs.DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
-    _serve(run_app(run_dir), host, port, "/", open_browser)
+    _serve(run_app(run_dir, host, url), host, port, open_browser)
 
 
 # ---- Applications -----------------------------------------------------------------------------------------------
 
 
-def label_app(config: LabelConfig, annotator: str = "local") -> FastAPI:
+def label_app(config: LabelConfig, host: str = "127.0.0.1", url: str | None = None) -> FastAPI:
     """The pages over a campaign: its pairs are put into the store, and the labelling page works through them."""
     store = Store(config.store_url)
-    sources.ask_people(store, sources.material(config, read_candidates(config)))
-    app = run_app(config.run_dir, LabelService(store, config.guideline))
-    app.state.annotator = annotator
+    people = People(store)
+    where = site(host, url, people)
+    prepare(config, store)
+    return _app(config.run_dir, people, where, LabelService(store, Settings.of(config)), start="/label")
+
+
+def run_app(run_dir: Path, host: str = "127.0.0.1", url: str | None = None) -> FastAPI:
+    """The pages over a run directory as it stands; its label store, if there is one, says who may sign in."""
+    config = _label_config(run_dir)
+    store = _store_of(run_dir, config)
+    votes = Votes(run_dir, config)
+    if store is None:  # sessions have to be somewhere; without accounts they may end with the server
+        folder = tempfile.TemporaryDirectory(prefix="trueup-")
+        people = People(Database(f"sqlite:///{folder.name}/sessions.sqlite"))
+        app = _app(run_dir, people, site(host, url, people), None, start="/", votes=votes)
+        app.state.folder = folder
+    else:
+        people = People(store)
+        service = LabelService(store, Settings.of(config)) if config else None
+        app = _app(run_dir, people, site(host, url, people), service, start="/", votes=votes)
+    if runs.find_stage(run_dir, "sft") is not None:
+        app.state.worker = Worker(run_dir)
+        app.include_router(open_api(run_dir, app.state.worker))
+        _mount(app, _page("open", "Ask the policies"), "/open", _css("trueup.css", "open.css"), _pseudonym_of_admin)
     return app
 
 
-def run_app(run_dir: Path, service: LabelService | None = None) -> FastAPI:
-    """The pages over a run directory; with a service, the labelling page among them."""
-    app = FastAPI(title="Trueup", docs_url=None, redoc_url=None)
-    app.add_middleware(Guard)
+def _label_config(run_dir: Path) -> LabelConfig | None:
+    """The label stage's configuration, as the stage wrote it when it last began."""
+    path = runs.stage_dir(run_dir, "label") / runs.CONFIG
+    if not path.is_file():
+        return None
+    problems: list[str] = []
+    values = {**(read_yaml(path).get("label") or {}), "run_dir": run_dir}
+    config = validate(LabelConfig, values, path.parent, "label.", problems)
+    if config is None:
+        raise ConfigError(path, problems)
+    return config
+
+
+def _store_of(run_dir: Path, config: LabelConfig | None) -> Store | None:
+    own = runs.stage_dir(run_dir, "label") / runs.STORE
+    if config is not None and config.store is not None:
+        return Store(config.store)
+    return Store(f"sqlite:///{own}") if own.is_file() else None
+
+
+def _app(
+    run_dir: Path, people: People, where: Site, service: LabelService | None, start: str, votes: Votes | None = None
+) -> FastAPI:
+    app = FastAPI(title="Trueup", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
+    app.add_middleware(Guard, people=people, site=where)
+    app.state.people, app.state.site, app.state.service, app.state.start = people, where, service, start
+    app.state.votes, app.state.worker = votes, None
     comparison = Comparison(runs.stage_dir(run_dir, "compare"))
-    app.state.service = service
+    app.include_router(entry(people, start))
+    app.include_router(people_page(people, where.url))
+    app.include_router(run_page(run_dir, lambda: _result_pages(app, run_dir, "/run")))
+    app.mount("/static", _Static(directory=STATIC))
 
     @app.get("/", include_in_schema=False)
-    def index() -> HTMLResponse:
-        return HTMLResponse(_index_html(run_dir, service is not None, comparison.exists))
+    def index(who: Annotator) -> HTMLResponse:
+        votable = votes is not None and votes.exist
+        asks = app.state.worker is not None
+        return HTMLResponse(_index_html(run_dir, who, service is not None, votable, comparison.exists, asks))
+
+    @app.exception_handler(404)
+    async def missing(request: Request, error: HTTPException) -> Response:
+        reads = "text/html" in request.headers.get("accept", "")
+        return not_found() if reads else await http_exception_handler(request, error)
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> FileResponse:
@@ -102,22 +176,63 @@ def run_app(run_dir: Path, service: LabelService | None = None) -> FastAPI:
     def report(stage: str) -> Response:
         path = runs.stage_dir(run_dir, stage) / "report.html" if stage in runs.DIRECTORIES else None
         if path is None or not path.is_file():
-            return HTMLResponse("No such report.", status_code=404)
+            raise HTTPException(404, "no such report")
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
     if service is not None:
         app.include_router(label_api(service))
-        _mount(app, _label_blocks(), "/label", _css("trueup.css", "label.css"))
-    _mount(app, compare_blocks(comparison), "/compare", _css("trueup.css") + COMPARE_CSS)
+        _mount(app, _page("label", "Label"), "/label", _css("trueup.css", "label.css"), _pseudonym)
+        live = Live(service.store, runs.stage_dir(run_dir, "reward") / "report.json", names=people.names)
+        app.include_router(admin_api(live))
+        _mount(app, admin_blocks(), "/admin", _css("trueup.css", "admin.css"), _pseudonym_of_admin)
+    if votes is not None:
+        app.include_router(vote_api(votes))
+        _mount(app, _page("label", "Vote", "votes/"), "/vote", _css("trueup.css", "label.css"), _pseudonym)
+    comparing = compare_blocks(comparison, lambda: _result_pages(app, run_dir, "/compare"))
+    _mount(app, comparing, "/compare", _css("trueup.css", "compare.css"), _pseudonym_of_admin)
     return app
 
 
-def _mount(app: FastAPI, blocks: gr.Blocks, path: str, css: str) -> None:
+def _result_pages(app: FastAPI, run_dir: Path, without: str) -> list[tuple[str, str]]:
+    """(address, title) of what this server has about a result, for an admin who is on the page `without`."""
+    mounted = {getattr(route, "path", "") for route in app.routes}
+    compared = runs.stage_dir(run_dir, "compare")
+    pages = {
+        "/compare": ("Comparison", (compared / "report.json").is_file()),
+        "/vote": ("Vote blind", "/vote" in mounted),
+        "/open": ("Ask the policies", "/open" in mounted),
+        "/run": ("Run", True),
+        "/reports/compare": ("Report", (compared / "report.html").is_file()),
+    }
+    return [(path, title) for path, (title, there) in pages.items() if there and path != without]
+
+
+class _Static(StaticFiles):
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Asked about again at each load, so that a page never runs with the scripts of an older version."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+def _pseudonym(request: Request) -> str | None:
+    """Gradio's own check, behind the guard's."""
+    person = current(request)
+    return person.pseudonym if person else None
+
+
+def _pseudonym_of_admin(request: Request) -> str | None:
+    person = current(request)
+    return person.pseudonym if person and person.is_admin else None
+
+
+def _mount(app: FastAPI, blocks: gr.Blocks, path: str, css: str, who: Callable[[Request], str | None]) -> None:
     theme = gr.themes.Base(font=SYSTEM_FONT, font_mono=SYSTEM_MONO, primary_hue="blue", neutral_hue="stone")
     gr.mount_gradio_app(
         app,
         blocks,
         path,
+        auth_dependency=who,
         theme=theme,
         css=css,
         run_history=False,
@@ -130,12 +245,12 @@ def _mount(app: FastAPI, blocks: gr.Blocks, path: str, css: str) -> None:
     )
 
 
-def _label_blocks() -> gr.Blocks:
-    """One component without a value: what it shows comes over the API, never in the page's /config."""
-    with gr.Blocks(analytics_enabled=False, title="Label · Trueup", fill_width=True) as blocks:
+def _page(name: str, title: str, under: str = "") -> gr.Blocks:
+    """One component without a value: what it shows comes over the API (`under` /api/v1/), never in its /config."""
+    with gr.Blocks(analytics_enabled=False, title=f"{title} · Trueup", fill_width=True) as blocks:
         gr.HTML(
-            html_template=(STATIC / "label.html").read_text(encoding="utf-8"),
-            js_on_load=(STATIC / "label.js").read_text(encoding="utf-8"),
+            html_template=(STATIC / f"{name}.html").read_text(encoding="utf-8"),
+            js_on_load=f'import("/static/{name}.js").then((page) => page.start(element, "{under}"))',
             apply_default_css=False,
         )
     return blocks
@@ -145,28 +260,36 @@ def _css(*names: str) -> str:
     return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
 
 
-def _index_html(run_dir: Path, labels: bool, compares: bool) -> str:
+def _index_html(run_dir: Path, who: Person, labels: bool, votable: bool, compares: bool, asks: bool) -> str:
     links = []
     if labels:
         links.append(("/label", "Label", "Say which of two answers is better. One key, one label."))
-    if compares:
-        links.append(("/compare/", "Comparison", "Is the aligned policy better, and what do its answers look like?"))
-    for stage in runs.DIRECTORIES:
-        if (runs.stage_dir(run_dir, stage) / "report.html").is_file():
-            links.append((f"/reports/{stage}", f"Report of {stage}", "As the stage wrote it."))
+    if votable:
+        text = "Before and after alignment: say blind which answer is better, and see after each vote whose it was."
+        links.append(("/vote", "Vote", text))
+    if who.is_admin:
+        if compares:
+            text = "Is the aligned policy better, and what do its answers look like?"
+            links.append(("/compare/", "Comparison", text))
+        if asks:
+            text = "Type a prompt; every policy of the run answers it, side by side, and you see where they depart."
+            links.append(("/open/", "Ask the policies", text))
+        if labels:
+            text = "How labelling goes, how far people agree, and whether more labels are worth their price."
+            links.append(("/admin/", "Labels so far", text))
+        links.append(("/run", "Run", "Stages and their verdicts, where the result comes from, training curves."))
+        links.append(("/people", "People", "Accounts and invitations."))
+        for stage in runs.DIRECTORIES:
+            if (runs.stage_dir(run_dir, stage) / "report.html").is_file():
+                links.append((f"/reports/{stage}", f"Report of {stage}", "As the stage wrote it."))
     items = "".join(
         f'<li><a href="{href}"><strong>{escape(title)}</strong><span>{escape(text)}</span></a></li>'
         for href, title, text in links
     )
     found = f'<ul class="tu-links">{items}</ul>' if items else '<p class="tu-empty">Nothing is finished yet.</p>'
-    dark = "matchMedia('(prefers-color-scheme: dark)').matches && document.body.classList.add('dark')"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{escape(run_dir.name)} · Trueup</title>'
-        f"<style>body {{ margin: 0 }} {_css('trueup.css')}</style></head><body><script>{dark}</script>"
-        f'<main class="tu tu-page"><h1>{escape(run_dir.name)}</h1><p class="tu-lead">A Trueup campaign.</p>{found}'
-        "</main></body></html>"
-    )
+    # The name of a run may say which model it is about; who labels for it is not told.
+    title = run_dir.name if who.is_admin else "Labelling"
+    return page(title, f'<p class="tu-lead">A Trueup campaign.</p>{found}{signed_in(who.name)}')
 
 
 # ---- Server -----------------------------------------------------------------------------------------------------
@@ -175,11 +298,15 @@ def _index_html(run_dir: Path, labels: bool, compares: bool) -> str:
 def listen(host: str, port: int) -> socket.socket:
     """A bound socket, before anything is announced; port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Without the protocol's number asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for an ACK.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host.strip("[]"), port))
         bound.listen(128)  # whoever opens the address now waits a moment, and is not turned away
+    except OverflowError:
+        bound.close()
+        raise TrueupError(f"--port {port}: expected 0 to 65535") from None
     except OSError as error:
         bound.close()
         raise TrueupError(f"{host}:{port} cannot be bound ({error.strerror}); take another with --port") from None
@@ -198,18 +325,36 @@ def _not_a_closed_page(record: logging.LogRecord) -> bool:
     return not (cancelled or "timeout graceful shutdown exceeded" in str(record.msg))
 
 
-def _serve(app: FastAPI, host: str, port: int, path: str, open_browser: bool) -> None:
+def _serve(app: FastAPI, host: str, port: int, open_browser: bool) -> None:
     bound = listen(host, port)
-    shown = "127.0.0.1" if host in ("localhost", "127.0.0.1") else f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{bound.getsockname()[1]}{path}"
-    saved = "; every label is saved the moment it is given" if app.state.service is not None else ""
-    say(f"open {url}   (Ctrl-C stops{saved})")
+    people, where, service = app.state.people, app.state.site, app.state.service
+    shown = "127.0.0.1" if host in ("localhost", "127.0.0.1") else f"[{host.strip('[]')}]" if ":" in host else host
+    here = f"http://{shown}:{bound.getsockname()[1]}"
+    saved = "; every label is saved the moment it is given" if service is not None else ""
+    if people.any_active():
+        say(f"people sign in at {where.url or here}{app.state.start}")
+    url = f"{here}{app.state.start}"
+    if where.url is None and not where.any_address:
+        url = f"{here}/enter?token={people.link_token()}"
+        say(f"open {url}")
+        say(f"this link lets one browser in, once, as the person at this machine (Ctrl-C stops{saved})")
+    elif not (where.url or "").startswith("https:"):
+        say(
+            "warning: passwords cross the network unencrypted; put a proxy with TLS in front, and say --url https://NAME"
+        )
     if open_browser:
         threading.Timer(1.0, webbrowser.open, [url]).start()
+    if service is not None:
+        later = threading.Timer(LOAD_AFTER_S, load_libraries)
+        later.daemon = True  # Ctrl-C does not wait for it
+        later.start()
     try:
         server(app).run(sockets=[bound])
     except KeyboardInterrupt:
         pass
     finally:
-        if app.state.service is not None:
-            app.state.service.store.close()
+        if app.state.worker is not None:
+            app.state.worker.close()
+        people.store.close()
+        if app.state.votes is not None:
+            app.state.votes.close()

@@ -1,4 +1,4 @@
-"""The comparison page: the verdict, the win rates, and both policies' answers side by side.
+"""The comparison page: the verdict, what each judge says, and all policies' answers side by side.
 
 Reads compare/report.json and compare/samples.jsonl of a run. Not blind: it is for whoever looks at the result.
 """
@@ -6,17 +6,43 @@ Reads compare/report.json and compare/samples.jsonl of a run. Not blind: it is f
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from trueup import plots
 from trueup.errors import RunError
+from trueup.pages import independence, leans, noise_floor, outcome, sentence
 from trueup.records import Message, read_jsonl
+from trueup.worddiff import marked
 from ui.render import conversation_html, text_html
 
 ALL = "All categories"
+ANY, ALIGNED, NEITHER, SFT = "Any", "Aligned", "Neither", "SFT"
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which prompts are looked at."""
+
+    category: str = ALL
+    winner: str = ANY
+    judge: str | None = None
+    """By whom `winner` is preferred; None: by the first."""
+
+    def keeps(self, row: Row) -> bool:
+        if self.category not in (ALL, row.get("category") or "none"):
+            return False
+        shares = row.get("win_share") or {}
+        share = shares.get(self.judge) if self.judge else next(iter(shares.values()), None)
+        if self.winner == ANY:
+            return True
+        return share is not None and self.winner == (ALIGNED if share > 0.5 else SFT if share < 0.5 else NEITHER)
 
 
 class Comparison:
@@ -44,146 +70,194 @@ class Comparison:
             return []
         return list(manifest["verdict"]["findings"])
 
-    def samples(self, category: str = ALL) -> list[dict[str, Any]]:
+    def samples(self, wanted: Wanted | None = None) -> list[dict[str, Any]]:
         path = self.folder / "samples.jsonl"
         rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
-        return [row for row in rows if category == ALL or (row.get("category") or "none") == category]
+        return [row for row in rows if wanted is None or wanted.keeps(row)]
 
 
 # ---- Parts of the page ------------------------------------------------------------------------------------------
 
 
-def summary_html(report: dict[str, Any], findings: list[dict[str, Any]]) -> str:
-    """The verdict line, what else was found, and one row per judge."""
+def summary_html(
+    report: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], links: Sequence[tuple[str, str]] = ()
+) -> str:
+    """The verdict, what else was found, where to go from here, and one row per judge."""
     verdict = report.get("verdict") or {}
-    status, line = str(verdict.get("status", "unknown")), str(verdict.get("message", ""))
+    label, tone = outcome(verdict)
     others = "".join(
-        f"<li>{escape(str(finding['message']))}</li>" for finding in findings if finding["message"] != line
+        f"<li>{escape(str(finding['message']))}</li>"
+        for finding in findings
+        if finding["message"] != verdict.get("message")
     )
+    ways = "".join(f'<li><a href="{escape(href)}">{escape(title)}</a></li>' for href, title in links)
+    return (
+        '<div class="tu tu-page tu-head"><h1>Comparison</h1>'
+        f'<nav class="tu-nav" aria-label="Pages"><ul><li><a href="/">Start</a></li>{ways}</ul></nav>'
+        f'<div class="tu-verdict {escape(tone)}"><span class="tu-eyebrow">Verdict</span>'
+        f'<p class="tu-outcome">{escape(label)}</p><p class="tu-message">{escape(sentence(verdict))}</p>'
+        f"{f'<ul>{others}</ul>' if others else ''}</div>"
+        f"{_judges(report)}</div>"
+    )
+
+
+def _judges(report: Mapping[str, Any]) -> str:
     confidence = f"{100 * float(report.get('confidence', 0.95)):.0f}% interval"
-    heads = ("Judge", "Aligned preferred", confidence, "At equal length", "Wins / ties / losses")
-    columns = "".join(f'<th scope="col">{head}</th>' for head in heads)
-    judges = "".join(_judge_row(name, figures) for name, figures in (report.get("judges") or {}).items())
+    heads = [("Judge", ""), ("Aligned preferred", "number"), (confidence, "number"), ("At equal length", "number")]
+    columns = "".join(f'<th scope="col" class="{style}">{head}</th>' for head, style in heads)
+    rows = [_judge_row(name, figures) for name, figures in (report.get("judges") or {}).items()]
+    if shown := noise_floor(report):
+        by, floor = shown
+        told = f"the noise floor, by {by.replace('_', ' ')}: its interval should hold 50%"
+        rows.append(_figures_row("SFT against itself", f"<small>{escape(told)}</small>", floor, {}))
     return (
-        f'<div class="tu tu-page tu-head"><h1>Comparison</h1><div class="tu-verdict {escape(status)}">'
-        f"<strong>Verdict: {escape(status)}.</strong> {escape(line)}{f'<ul>{others}</ul>' if others else ''}</div>"
-        '<div class="tu-scroll" role="region" aria-label="Win rates" tabindex="0"><table class="tu-figures"><thead><tr>'
-        f'{columns}<th scope="col"><span class="tu-hide">Interval drawn</span></th></tr>'
-        f"</thead><tbody>{judges}</tbody></table></div></div>"
+        '<div class="tu-scroll" role="region" aria-label="Win rates" tabindex="0">'
+        f'<table class="tu-figures tu-judges"><thead><tr>{columns}'
+        '<th scope="col"><span class="tu-hide">Interval, and won / tied / lost</span></th></tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
-def _judge_row(name: str, figures: dict[str, Any]) -> str:
-    rate = figures.get("win_rate") or {}
-    value, low, high = (_percent(rate.get(key)) for key in ("value", "ci_low", "ci_high"))
+def _judge_row(name: str, judge: Mapping[str, Any]) -> str:
+    independent, meaning = independence(name, judge)
+    notes = f"<small>{escape(judge['description'])}</small>" if judge.get("description") else ""
+    notes += f'<small class="{"yes" if independent else "no"}">{escape(meaning)}</small>'
+    return _figures_row(
+        name.replace("_", " "), notes, judge.get("win_rate") or {}, judge.get("length_controlled_win_rate") or {}
+    )
+
+
+def _figures_row(title: str, notes: str, rate: Mapping[str, Any], controlled: Mapping[str, Any]) -> str:
+    head = f'<th scope="row">{escape(title)}{notes}</th>'
+    value, low, high = (rate.get(key) for key in ("value", "ci_low", "ci_high"))
     if value is None:
-        return f'<tr><th scope="row">{escape(name)}</th><td colspan="5">no figures</td></tr>'
-    counts = " / ".join(str(rate.get(key, "?")) for key in ("wins", "ties", "losses"))
-    controlled = _percent((figures.get("length_controlled_win_rate") or {}).get("value"))
-    interval, drawn = "unknown", ""
-    if low is not None and high is not None:
-        interval = f"{low:.1f}% to {high:.1f}%"
-        drawn = (
-            '<svg viewBox="0 0 100 10" preserveAspectRatio="none" width="100%" height="14" aria-hidden="true">'
-            '<line x1="50" x2="50" y1="0" y2="10" stroke="currentColor" stroke-dasharray="1 1" stroke-width=".5"/>'
-            f'<rect x="{low:.2f}" width="{max(high - low, 0.5):.2f}" y="3.5" height="3" rx="1" fill="var(--tu-accent)" '
-            f'opacity=".45"/><rect x="{value - 0.5:.2f}" width="1" y="1.5" height="7" fill="var(--tu-accent)"/></svg>'
-        )
+        return f'<tr>{head}<td colspan="4">no figures</td></tr>'
+    interval = "unknown" if low is None or high is None else f"{100 * low:.1f}% to {100 * high:.1f}%"
+    equal = controlled.get("value")
+    counts = [(kind, rate.get(key)) for kind, key in (("won", "wins"), ("tied", "ties"), ("lost", "losses"))]
+    counted = "".join(f"<span>{count} {kind}</span>" for kind, count in counts if count is not None)
+    shares = plots.shares_bar([(kind, float(count or 0)) for kind, count in counts], 6)
     return (
-        f'<tr><th scope="row">{escape(name)}</th><td>{value:.1f}%</td><td>{interval}</td>'
-        f"<td>{'unknown' if controlled is None else f'{controlled:.1f}%'}</td>"
-        f'<td>{escape(counts)}</td><td class="tu-bar-cell">{drawn}</td></tr>'
+        f'<tr>{head}<td class="number">{100 * value:.1f}%</td><td class="number">{interval}</td>'
+        f'<td class="number">{"–" if equal is None else f"{100 * equal:.1f}%"}</td>'
+        f'<td class="drawn">{plots.interval_bar(value, low, high)}{shares}<small>{counted}</small></td></tr>'
     )
 
 
-def _percent(share: Any) -> float | None:
-    """A report writes null for what is not finite."""
-    return None if share is None else 100 * float(share)
-
-
-def sample_html(samples: list[dict[str, Any]], index: int) -> str:
-    """One prompt with the first answer of each policy; further samples below."""
+def sample_html(samples: Sequence[Row], index: int, diff: bool = False) -> str:
+    """One prompt, whom each judge prefers on it, and every answer; `diff` marks word by word what differs."""
     if not samples:
-        return '<div class="tu tu-page tu-body"><p class="tu-empty">No samples to look at.</p></div>'
+        return '<div class="tu tu-page tu-body"><p class="tu-empty">No prompt is like that.</p></div>'
     row = samples[index]
     prompt = conversation_html([Message(**message) for message in row["prompt"]])
-    pairs = "".join(
-        f'<div class="tu-pair">{_answer("Reference (SFT)", before)}{_answer("Aligned", after)}</div>'
-        for before, after in zip(row.get("reference") or [], row.get("aligned") or [], strict=False)
+    both = zip(row.get("reference") or [], row.get("aligned") or [], strict=False)
+    pairs = "".join(_pair(before, after, diff) for before, after in both)
+    legend = (
+        '<p class="tu-legend">Marked: <del>words of the SFT policy alone</del>, <ins>words of the aligned one alone'
+        "</ins>. Answers with hardly a word in common are not marked.</p>"
     )
-    return f'<div class="tu tu-page tu-body"><div class="tu-card tu-prompt-card">{prompt}</div>{pairs}</div>'
+    return (
+        f'<div class="tu tu-page tu-body"><div class="tu-card tu-prompt-card">{prompt}</div>{_leanings(row)}'
+        f"{legend if diff else ''}{pairs}{_others(row)}</div>"
+    )
 
 
-def _answer(title: str, answer: dict[str, Any]) -> str:
+def _leanings(row: Row) -> str:
+    said = "".join(
+        f"<li>{escape(judge.replace('_', ' '))}<b>{leans(share)}</b>"
+        f"{plots.shares_bar([('won', share), ('lost', 1 - share)], 6) if share is not None else ''}</li>"
+        for judge, share in (row.get("win_share") or {}).items()
+    )
+    return f'<ul class="tu-leans" aria-label="Preferred, by judge">{said}</ul>' if said else ""
+
+
+def _pair(before: Row, after: Row, diff: bool) -> str:
+    shown = marked(str(before["text"]), str(after["text"])) if diff else None
+    first, second = shown if shown else (None, None)
+    return f'<div class="tu-pair">{_answer("SFT", before, first)}{_answer("Aligned", after, second)}</div>'
+
+
+def _others(row: Row) -> str:
+    """The further policies' first answers."""
+    answers = {
+        name: said
+        for name, said in (row.get("answers") or {}).items()
+        if said and name not in ("sft", "reference", "aligned")
+    }
+    cards = "".join(_answer(name.replace("_", " "), said[0]) for name, said in answers.items())
+    names = ", ".join(name.replace("_", " ") for name in answers)
+    if not cards:
+        return ""
+    return (
+        f'<details class="tu-others"><summary>Other policies: {escape(names)}</summary>'
+        f'<div class="tu-pair">{cards}</div></details>'
+    )
+
+
+def _answer(title: str, answer: Row, marks: str | None = None) -> str:
     scores = (answer.get("scores") or {}).items()
-    notes = [f"{escape(name)} {float(score):.2f}" for name, score in scores if score is not None]
+    notes = [f"{answer['num_tokens']} tokens"] if answer.get("num_tokens") is not None else []
+    notes += [
+        f"{escape(name.replace('_', ' '))} {float(score):.2f}".replace("-", "\N{MINUS SIGN}")
+        for name, score in scores
+        if score is not None
+    ]
     if answer.get("finished") is False:
         notes.append("cut at the limit")
     meta = f'<p class="tu-meta">{" · ".join(notes)}</p>' if notes else ""
-    text = text_html(str(answer.get("text", "")))
-    return f'<article class="tu-card"><h3>{title}</h3><div class="tu-text">{text}</div>{meta}</article>'
+    said = text_html(str(answer.get("text", ""))) if marks is None else marks
+    style = "tu-text" if marks is None else "tu-text tu-raw"
+    return f'<article class="tu-card"><h2>{escape(title)}</h2><div class="{style}">{said}</div>{meta}</article>'
 
 
 # ---- The page ---------------------------------------------------------------------------------------------------
 
 
-def compare_blocks(comparison: Comparison) -> gr.Blocks:
-    """Everything is filled by handlers: what stands in a component at build time is in the page's /config."""
+def compare_blocks(comparison: Comparison, links: Callable[[], Sequence[tuple[str, str]]]) -> gr.Blocks:
+    """Everything is filled by handlers: what stands in a component at build time is in the page's /config.
+
+    links  (address, title) of the other pages about this result
+    """
 
     def look() -> tuple[Any, ...]:
+        report = comparison.report()
         names = sorted({row.get("category") or "none" for row in comparison.samples()})
+        judges = list(report.get("judges") or {})
+        first = judges[0] if judges else None
         return (
-            summary_html(comparison.report(), comparison.findings()),
+            summary_html(report, comparison.findings(), links()),
             gr.Dropdown(choices=[ALL, *names], value=ALL),
-            *move(0, ALL),
+            gr.Dropdown(choices=[(name.replace("_", " "), name) for name in judges], value=first),
+            *move(0, ALL, ANY, first, False),
         )
 
-    def move(index: int, category: str) -> tuple[int, str, str]:
-        samples = comparison.samples(category)
+    def move(index: int, category: str, winner: str, judge: str | None, diff: bool) -> tuple[int, str, str]:
+        samples = comparison.samples(Wanted(category, winner, judge))
         index = index % len(samples) if samples else 0
         position = f"{index + 1} of {len(samples)}" if samples else "0 of 0"
-        return index, sample_html(samples, index), f'<p class="tu tu-position" role="status">{position}</p>'
+        return index, sample_html(samples, index, diff), f'<p class="tu tu-position" role="status">{position}</p>'
 
     with gr.Blocks(analytics_enabled=False, title="Comparison · Trueup", fill_width=True) as blocks:
         at = gr.State(0)
         summary = gr.HTML(elem_id="summary")
         with gr.Row(elem_classes="tu-controls", equal_height=True):
-            category = gr.Dropdown(choices=[ALL], value=ALL, label="Category", min_width=160, elem_id="category")
+            category = gr.Dropdown(choices=[ALL], value=ALL, label="Category", min_width=120, elem_id="category")
+            winner = gr.Dropdown(
+                choices=[ANY, ALIGNED, NEITHER, SFT], value=ANY, label="Preferred", min_width=120, elem_id="winner"
+            )
+            judge = gr.Dropdown(choices=[], label="By which judge", min_width=120, elem_id="judge")
             back = gr.Button("Previous", elem_id="previous", min_width=90)
             position = gr.HTML(elem_id="position", min_width=72)
             on = gr.Button("Next", elem_id="next", min_width=90)
+        with gr.Row(elem_classes="tu-controls"):
+            diff = gr.Checkbox(label="Mark what differs, word by word", container=False, elem_id="diff")
         pair = gr.HTML(elem_id="pair")
-        shown = [at, pair, position]
+        shown, asked = [at, pair, position], [category, winner, judge, diff]
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        blocks.load(look, None, [summary, category, *shown], **quiet)
-        category.input(lambda name: move(0, name), category, shown, **quiet)
-        back.click(lambda index, name: move(index - 1, name), [at, category], shown, **quiet)
-        on.click(lambda index, name: move(index + 1, name), [at, category], shown, **quiet)
+        blocks.load(look, None, [summary, category, judge, *shown], **quiet)
+        for filtered in (category, winner, judge):
+            filtered.input(lambda *wanted: move(0, *wanted), asked, shown, **quiet)
+        diff.input(lambda index, *wanted: move(index, *wanted), [at, *asked], shown, **quiet)
+        back.click(lambda index, *wanted: move(index - 1, *wanted), [at, *asked], shown, **quiet)
+        on.click(lambda index, *wanted: move(index + 1, *wanted), [at, *asked], shown, **quiet)
     return blocks
-
-
-CSS = """
-.gradio-container { background: var(--tu-bg); }
-.gradio-container .main.fillable { max-width: none !important; padding: 0 !important; }
-.gradio-container .html-container { padding: 0 !important; }
-.tu-head { padding-bottom: 0.25rem; }
-.tu-body { padding-top: 0.25rem; }
-.tu-pair + .tu-pair { margin-top: 1rem; }
-.tu-hide { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.tu-controls {
-  align-items: end !important; gap: 0.6rem; width: 100%; max-width: 72rem;
-  margin: 0 auto; padding: 0 clamp(1rem, 4vw, 2.5rem);
-}
-.tu-controls > * { flex: 0 0 auto !important; }
-.tu-controls > .form { flex: 0 1 15rem !important; border: 0; background: none; box-shadow: none; }
-#category { padding: 0 !important; border: 0 !important; background: none !important; }
-#category span { color: var(--tu-muted); }
-#category .container > .wrap { border: 1px solid var(--tu-edge); background: var(--tu-card); }
-.tu-controls > #position { width: auto; min-width: 4.5rem !important; }
-.tu-controls button {
-  min-height: 44px; padding-inline: 0.8rem;
-  border: 1px solid var(--tu-edge); background: var(--tu-card); color: var(--tu-ink);
-}
-@media (max-width: 480px) { .tu-controls > .form { flex-basis: 100% !important; } }
-.tu-position { margin: 0; line-height: 44px !important; text-align: center; font-variant-numeric: tabular-nums; }
-"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -30,13 +30,51 @@ class LabelConfig(StageConfig):
     store: str | None = None
     """SQLAlchemy URL of the label store. Empty: SQLite in the run directory."""
 
-    # human
+    # human: what is asked
+    task: Literal["pairs", "ranking"] = "pairs"
+    """pairs: which of two answers is better; ranking: all answers to a prompt in order, ties allowed."""
+    answers_per_item: int | None = Field(None, ge=3, le=9)
+    """Answers to a prompt that are ranked. Empty: all of them, at most nine."""
     pairs_per_prompt: int = Field(1, ge=1)
     """Pairs of answers that people are shown for each prompt."""
+    labels_per_pair: int = Field(1, ge=1, le=99)
+    """Labels wanted of each pair or ranking, from as many different people."""
     labels_wanted: int | None = Field(None, ge=1)
     """Labels after which `trueup run` goes on. Empty: an answer, or a skip, for every pair."""
+    scale: Literal["plain", "graded"] = "graded"
+    """graded: seven steps from A much better to B much better; plain: A, B or a tie."""
+    criteria: list[str] = Field([])
+    """Asked of a pair besides the preference, such as [helpful, honest, harmless]."""
+    rationale_share: float = Field(0.0, ge=0, le=1)
+    """Share of the pairs for which a written reason is required."""
     guideline: str = "Which answer would you rather have got? If you cannot tell, call it a tie."
-    """A line that people read above every pair."""
+    """What people go by, in Markdown; the first line stands above every pair, the rest behind the key `g`."""
+    lease_minutes: float = Field(10.0, gt=0)
+    """So long a pair is kept for whoever has it in front of them; after that it may go to somebody else."""
+
+    # human: who is trusted
+    gold: InputPath | None = None
+    """Pairs with known answers, in any preference format of docs/formats.md, hidden among the others."""
+    gold_share: float = Field(0.05, ge=0, le=0.5)
+    """Share of what people are shown that is gold, while there is some that they have not seen."""
+    repeat_share: float = Field(0.05, ge=0, le=0.5)
+    """Share that is a pair of their own from a while ago, with the sides swapped: do they say the same?"""
+    gold_pass: float = Field(0.7, ge=0, le=1)
+    """Share of gold that an annotator has to answer as known; who falls below is reported."""
+    exclude_failed_gold: bool = False
+    """Leave out the labels of annotators below `gold_pass`."""
+    qualification: InputPath | None = None
+    """Pairs with known answers that everybody labels first, with feedback; an `explanation` column is shown after."""
+    qualification_pass: float = Field(0.7, ge=0, le=1)
+    """Share of them that has to be right before the work begins."""
+
+    # human: in which order
+    selection: Literal["random", "uncertainty"] = "random"
+    """uncertainty: pairs first whose order a reward model, or the labels so far, leave open."""
+    control_share: float = Field(0.2, ge=0, le=1)
+    """With `selection: uncertainty`, the share that is drawn at random all the same, so that figures stay unbiased."""
+    scores: InputPath | None = None
+    """Scores of the sampled answers by a reward model: lines of {prompt_id, scores: [one for each answer]}."""
 
     # simulated
     rubric: Literal["says-why"] = "says-why"
@@ -67,6 +105,12 @@ class LabelConfig(StageConfig):
                 raise ValueError(f"with source: {self.source}, the key {key} is required")
         if "import" in self.also_use and self.path is None:
             raise ValueError("with also_use: [import], the key path is required")
+        if self.gold_share + self.repeat_share > 0.5:
+            raise ValueError("gold_share and repeat_share together are at most 0.5: most of what is asked is work")
+        if len(set(self.criteria)) < len(self.criteria) or not all(name.strip() for name in self.criteria):
+            raise ValueError(f"criteria: every one needs a name of its own, found {self.criteria}")
+        if self.task == "ranking" and self.criteria:
+            raise ValueError("criteria are asked of pairs; with task: ranking leave them out")
         return self
 
     @property
@@ -86,8 +130,18 @@ class LabelConfig(StageConfig):
     def parents(self) -> tuple[str, ...]:
         return () if self.sources == ["import"] else ("sample",)
 
+    def identity(self) -> dict[str, Any]:
+        """Without the keys that only say how people are asked: what they answered is in the store, and that counts."""
+        left_out = {"labels_per_pair", "rationale_share", "lease_minutes", "gold_share", "repeat_share"}
+        left_out |= {"qualification", "qualification_pass", "selection", "control_share", "scores"}
+        if not {"human", "judge"} & set(self.sources):
+            left_out |= {"task", "answers_per_item", "pairs_per_prompt", "labels_wanted", "scale", "criteria"}
+            left_out |= {"guideline", "gold", "gold_pass", "exclude_failed_gold"}
+        return {key: value for key, value in super().identity().items() if key not in left_out}
+
     def input_paths(self) -> list[Path]:
-        return [self.path] if self.path and "import" in self.sources else []
+        asked = (self.gold, self.qualification, self.scores) if "human" in self.sources else ()
+        return [path for path in (*asked, self.path if "import" in self.sources else None) if path]
 
     def fingerprint(self) -> dict[str, str | None]:
         """The rubric's own text, and what people have put into the store."""

@@ -1,23 +1,28 @@
 """Label: preferences over the sampled answers, from people or from a stated stand-in.
 
-Reads   candidates/candidates.jsonl, the label store, and with `source: import` the file that the config names
-Writes  labels.sqlite      the store, append-only; it outlives this stage and is never cleared
-        rankings.jsonl     current labels, whole
-        preferences.jsonl  their strict pairs, in TRL's preference format
-        report.json        who said how much, ties, skips, and how far length alone explains the choices
+Reads   candidates/candidates.jsonl, the label store, and the files that the config names: gold, qualification, scores,
+        and what `source: import` takes over
+Writes  labels.sqlite         the store, append-only; it outlives this stage and is never cleared
+        rankings.jsonl        current labels, whole
+        preferences.jsonl     their strict pairs, in TRL's preference format
+        demonstrations.jsonl  ideal answers that people wrote, in the format that `sft` reads
+        report.json           who said how much, what was left out and why, how far length alone explains the choices
 Source  Ouyang et al. 2022 (https://arxiv.org/abs/2203.02155), section 3.4: K answers ranked, all pairs kept together
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 from trueup import runs
 from trueup.console import say
-from trueup.records import CandidateSet, Dropped, pairs_of, read_rows, write_rows
+from trueup.records import CandidateSet, Dropped, pairs_of, read_rows, sha256_file, split_name, write_rows
 from ui import report, sources
 from ui.config import LabelConfig
 from ui.store import Store
+from ui.votes import promoted
 
 FEW_PAIRS = 50
 LENGTH_EXPLAINS = 0.7
@@ -30,9 +35,12 @@ def run(config: LabelConfig) -> Path:
     store = Store(config.store_url)
     try:
         candidates = read_candidates(config) if "sample" in config.parents() else []
-        found = sources.material(config, candidates)
-        if candidates:
-            sources.ask_people(store, found)  # whatever the source: the page can always be opened
+        if candidates:  # whatever the source: the page can always be opened
+            found, inputs = ask(config, store, candidates)
+            for path, rows, dropped in inputs if "human" in config.sources else []:
+                run.add_input(path, rows, dropped)
+        else:
+            found = sources.material(config, [])
 
         # ---- 2. Labels: what the source says ----------------------------------------------------------------
         if "import" in config.sources:
@@ -62,18 +70,39 @@ def run(config: LabelConfig) -> Path:
             # What another rubric or judge said of the same answers stays in the store, and is not this campaign's.
             if config.programs.get(name) in (None, row.annotator)
         ]
-        skipped = sources.skips(store, found, config.sources)
-        left, strict = store.left_choices(found.item_ids("human")) if "human" in config.sources else (0, 0)
+        people = "human" in config.sources
+        others = set(promoted(store)) - set(found.item_ids("human"))
+        if people and (votes := store.rankings(["human"], others)):
+            # The split may have changed since they were promoted.
+            votes = [row.model_copy(update={"split": split_name(row.prompt, config.split)}) for row in votes]
+            say(f"votes on a comparison that were promoted: {len(votes)}")
+            rankings += votes
+        answered = {name: store.answered(name, found.item_ids(name)) for name in config.sources}
+        left, strict = store.left_choices(found.item_ids("human")) if people else (0, 0)
+        gold = report.gold(store.checks(), config.gold_pass) if people else {}
+        written = [row for row, _ in store.demonstrations(found.item_ids("human"))] if people else []
     finally:
         store.close()
+    failed = {annotator for annotator, figures in gold.items() if figures["passed"] is False}
+    by_failed = [row for row in rankings if row.source == "human" and row.annotator in failed]
+    if config.exclude_failed_gold:
+        rankings = [row for row in rankings if row.source != "human" or row.annotator not in failed]
     every_pair = [pair for ranking in rankings for pair in pairs_of(ranking)]
-    pairs = [pair for pair in every_pair if pair.chosen[0].content != pair.rejected[0].content]
+    differing = [pair for pair in every_pair if pair.chosen[0].content.strip() != pair.rejected[0].content.strip()]
+    pairs = [pair for pair in differing if pair.chosen[0].content.strip()]
     write_rows(run.dir / "rankings.jsonl", rankings)
     write_rows(run.dir / "preferences.jsonl", pairs)
+    write_rows(run.dir / "demonstrations.jsonl", written)
 
     # ---- 4. Report: who said it, and what else could explain it -------------------------------------------------
-    summary = report.summarise(config.sources, rankings, pairs, skipped)
-    summary["dropped"] = {"identical": len(every_pair) - len(pairs)}
+    summary = report.summarise(config.sources, rankings, pairs, answered)
+    summary["dropped"] = {"identical": len(every_pair) - len(differing)}
+    if empty := len(differing) - len(pairs):  # that nothing was better is a label; it is nothing to learn to say
+        summary["dropped"]["empty preferred answer"] = empty
+    if config.exclude_failed_gold:
+        summary["dropped"]["labels of annotators who failed gold"] = len(by_failed)
+    summary["gold"] = gold
+    summary["demonstrations"] = len(written)
     summary["identical_pairs_not_shown"] = found.identical
     summary["left_choice"] = report.share(left, strict) if strict else None
     run.write_json("report.json", summary)
@@ -84,6 +113,14 @@ def run(config: LabelConfig) -> Path:
     if train < FEW_PAIRS:
         noise = f"below {FEW_PAIRS} a reward model is mostly noise"
         run.find("warn", "few_labels", f"{train} strict pairs to train on; {noise}")
+    if failed:
+        names, kept = ", ".join(sorted(failed)), "left out" if config.exclude_failed_gold else "kept"
+        keys = "label.exclude_failed_gold decides"
+        said = f"{names}: below {config.gold_pass:.0%} on gold; their {len(by_failed)} labels are {kept} ({keys})"
+        run.find("warn", "failed_gold", said)
+    if named := summary["self_identified"]["labels"]:
+        said = f"in {named} labels an answer says which model it is, so they were not blind: see report.json"
+        run.find("warn", "self_identified", said)
     length = summary["length_baseline"]
     if length is not None and length["value"] >= LENGTH_EXPLAINS:
         won = f"the longer answer is preferred in {length['value']:.0%} of {length['n']} pairs"
@@ -93,6 +130,49 @@ def run(config: LabelConfig) -> Path:
             said = f"these labels are simulated by the rubric {config.rubric}: no person said them"
             run.find("info", "simulated_labels", f"human_labels: {summary['by_source'].get('human', 0)}; {said}")
     return run.finish()
+
+
+# ---- What people are asked --------------------------------------------------------------------------------------
+
+Inputs = list[tuple[Path, int, Dropped]]
+
+
+def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tuple[sources.Material, Inputs]:
+    """Put into the store what people are asked about. Returns it, and of each file that was read its rows."""
+    inputs: Inputs = []
+    for use, path in (("check", config.gold), ("qualification", config.qualification)):
+        dropped = Dropped()
+        rows = sources.set_gold(config, store, use, dropped)  # type: ignore[arg-type]  # a tuple of literals
+        if path:
+            inputs.append((path, rows, dropped))
+            say(f"known answers {path}: {rows}, dropped: {dropped}")
+    scores = None
+    if config.scores:
+        scores = sources.read_scores(config.scores, candidates)
+        inputs.append((config.scores, len(scores), Dropped()))
+    found = sources.material(config, candidates, scores)
+    sources.ask_people(config, store, found)
+    store.set_note(_ASKED, _what_is_asked(config))
+    return found, inputs
+
+
+def prepare(config: LabelConfig, store: Store) -> None:
+    """For the labelling page: put into the store what people are asked about, unless it is there."""
+    if store.note(_ASKED) != _what_is_asked(config):
+        ask(config, store, read_candidates(config))
+    store.count_rows()
+
+
+_ASKED = "asked"
+
+
+def _what_is_asked(config: LabelConfig) -> str:
+    """A hash of all that the queue is made of, so that a page over many pairs need not read them to start."""
+    keys = "seed split task answers_per_item pairs_per_prompt labels_per_pair selection control_share".split()
+    values = config.model_dump(mode="json", include=set(keys))
+    values["files"] = [path and sha256_file(path) for path in (config.gold, config.qualification, config.scores)]
+    values["sample"] = runs.open_stage(config.run_dir, "sample").sha256
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_candidates(config: LabelConfig) -> list[CandidateSet]:

@@ -1,28 +1,33 @@
-"""The label store: items to judge, what was shown to whom, and every label as an append-only event.
+"""The label store: items to judge, the labels that are wanted of them, and every label as an append-only event.
 
-Labels of people and of machines share the store, but a row says its `source` and `annotator`, and nothing mixes them
-unless it is asked for both. An event counts as long as no later one supersedes it.
+What people say is written by ui/service.py; this is what stands around it: items go in, machines put what they say,
+and current labels are read. Labels of people and of machines share the store, but a row says its `source` and
+`annotator`, and nothing mixes them unless it is asked for both. An event counts as long as no later one supersedes it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 import uuid
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from trueup.errors import TrueupError
-from trueup.records import Message, Ranking, prompt_id
-from ui.tables import Database, event, item, queue, view
+from trueup.records import Demonstration, Message, Ranking, prompt_id
+from ui.answers import Tiers
+from ui.tables import Database, event, gold, guideline, item, meta, slot, view
 
-Tiers = list[list[int]]
+T = TypeVar("T")
+CHUNK = 1000
 
 # ---- What goes in and out ---------------------------------------------------------------------------------------
 
@@ -60,7 +65,7 @@ class Item:
     split: Literal["train", "heldout"]
     sampler: dict[str, Any]
 
-    @property
+    @cached_property
     def item_id(self) -> str:
         """Hash of what is judged; the category, the split and where it came from do not change it."""
         content = [[(message.role, message.content) for message in self.prompt], self._answers()]
@@ -80,25 +85,27 @@ class Item:
                 {**answer, "logp": a.logp} for answer, a in zip(self._answers(), self.answers, strict=True)
             ],
             "sampler": self.sampler,
-            "created_utc": _now(),
+            "created_utc": now(),
         }
 
 
-@dataclass(frozen=True)
-class View:
-    """What one annotator is shown: texts in the drawn order, and a token that says nothing about them."""
+class Asked(NamedTuple):
+    """An item that people are asked about, and how it came to be."""
 
-    token: str
-    prompt: list[Message]
-    texts: list[str]
+    item_id: str
+    selection: str
+    """random, uncertainty; `queue`: by a version that did not say."""
+    propensity: float
+    """Probability with which that selection chose it, in (0, 1]."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    labelled: int
-    skipped: int
-    total: int
-    """Items in the queue."""
+class Gold(NamedTuple):
+    """An item whose answer is known."""
+
+    item_id: str
+    tiers: Tiers
+    explanation: str | None = None
+    """Shown after the answer, in the qualification round."""
 
 
 class Verdict(NamedTuple):
@@ -110,10 +117,6 @@ class Verdict(NamedTuple):
     strength: int | None = None
 
 
-class StaleToken(TrueupError):
-    """An answer to something that is not, or no longer, in front of this annotator."""
-
-
 # ---- The store --------------------------------------------------------------------------------------------------
 
 
@@ -122,91 +125,134 @@ class Store(Database):
 
     def add_items(self, items: Iterable[Item]) -> list[str]:
         """Put items in; those that are there keep their labels. Returns their ids, in order."""
-        rows = [one.row() for one in items]
-        with self.write() as db:
-            known = set(db.scalars(sa.select(item.c.item_id)))
-            fresh = {row["item_id"]: row for row in rows if row["item_id"] not in known}
-            if fresh:
-                db.execute(item.insert(), list(fresh.values()))
-            for row in rows:
-                if row["item_id"] in known:  # the split's salt or the sampler may have changed, and the label stands
-                    values = {key: row[key] for key in ("category", "split", "sampler", "completions")}
-                    db.execute(item.update().where(item.c.item_id == row["item_id"]).values(**values))
-        return [row["item_id"] for row in rows]
+        changing = ("category", "split", "sampler", "completions")  # an item's id is a hash of the rest
+        columns = [item.c.item_id, *(item.c[key] for key in changing)]
+        ids = []
+        for chunk in _chunks(items):
+            rows = {(row := one.row())["item_id"]: row for one in chunk}
+            ids += [one.item_id for one in chunk]
+            with self.write() as db:
+                known = {row.item_id: row for row in db.execute(sa.select(*columns).where(item.c.item_id.in_(rows)))}
+                if fresh := [row for name, row in rows.items() if name not in known]:
+                    db.execute(item.insert(), fresh)
+                for name, old in known.items():  # the split's salt or the sampler may have changed: the label stands
+                    values = {key: rows[name][key] for key in changing}
+                    if any(getattr(old, key) != value for key, value in values.items()):
+                        db.execute(item.update().where(item.c.item_id == name).values(**values))
+        return ids
 
-    def set_queue(self, item_ids: Iterable[str]) -> None:
-        """Ask people about these items, in this order, and about no others."""
-        rows = [{"position": position, "item_id": name} for position, name in enumerate(dict.fromkeys(item_ids))]
-        with self.write() as db:
-            db.execute(queue.delete())
-            if rows:
-                db.execute(queue.insert(), rows)
+    def ask(self, asked: Iterable[Asked], labels_per_pair: int = 1, in_rounds: bool = False) -> None:
+        """Ask people about these items, in this order, and about no others: so many labels of each.
 
-    # ---- People: a view, its answer, the way back
-
-    def next_view(self, annotator: str) -> View | None:
-        """What is in front of this annotator: the view that waits for an answer, else a new one; None: all done."""
-        with self.write() as db:
-            return _next_view(db, annotator)
-
-    def answer(
-        self,
-        token: str,
-        annotator: str,
-        client_uuid: str,
-        tiers: Tiers | None,
-        strength: int | None = None,
-        note: str | None = None,
-    ) -> View | None:
-        """Record what a person says of a view and return the next, in one transaction.
-
-        `tiers` are places on the screen, best first; None skips. The same `client_uuid` again changes nothing. A token
-        that does not wait for this annotator's answer raises StaleToken.
+        What is labelled stays counted; what somebody has in front of them stays theirs, if it is still asked about.
+        in_rounds: every item gets a first label before any gets a second; else each gets all of its labels in turn.
         """
+        wanted = {one.item_id: (position, one) for position, one in reversed(list(enumerate(asked)))}
+        round_of = len(wanted) if in_rounds else 0
         with self.write() as db:
-            if not _is_replay(db, client_uuid, annotator):
-                waiting = _waiting(db, annotator)
-                if waiting is None or waiting.token != token:
-                    raise StaleToken("this pair has been answered already, or is not yours; nothing was recorded")
-                if tiers is not None:
-                    _check_tiers(tiers, len(waiting.drawn))
-                    tiers = [sorted(waiting.drawn[place] for place in tier) for tier in tiers]
-                row = _row(waiting.item_id, annotator, "human", client_uuid, tiers, strength, note)
-                db.execute(event.insert().values(**row, view_token=token))
-            return _next_view(db, annotator)
+            there: dict[str, list[Any]] = {}
+            for row in db.execute(sa.select(slot).order_by(slot.c.slot_no)):
+                there.setdefault(row.item_id, []).append(row)
+            labelled = _annotators(db) if wanted.keys() - there.keys() else {}
+            gone: list[int] = []
+            moved: list[dict[str, Any]] = []
+            fresh: list[dict[str, Any]] = []
+            for name, rows in there.items():
+                if name not in wanted:
+                    gone += [row.slot_id for row in rows]
+            for name, (position, one) in wanted.items():
+                rows = there.get(name, [])
+                kept = [row for row in rows if row.state != "open"]
+                free = [row for row in rows if row.state == "open"]
+                said = [] if rows else labelled.get(name, [])
+                missing = max(0, labels_per_pair - len(kept) - len(said))
+                gone += [row.slot_id for row in free[missing:]]
+                for row in free[:missing]:
+                    to = position + row.slot_no * round_of
+                    if (row.position, row.selection, row.propensity) != (to, one.selection, one.propensity):
+                        moved.append({"id": row.slot_id, "to": to, "by": one.selection, "p": one.propensity})
+                number = 1 + max((row.slot_no for row in rows), default=-1)
+                for annotator in [*said, *[None] * (missing - len(free[:missing]))]:
+                    fresh.append(
+                        {
+                            "item_id": name,
+                            "slot_no": number,
+                            "position": position + number * round_of,
+                            "selection": one.selection,
+                            "propensity": one.propensity,
+                            "state": "open" if annotator is None else "done",
+                            "annotator": annotator,
+                        }
+                    )
+                    number += 1
+            for ids in _chunks(gone):
+                db.execute(slot.delete().where(slot.c.slot_id.in_(ids)))
+            values: dict[str, Any] = {
+                "position": sa.bindparam("to"),
+                "selection": sa.bindparam("by"),
+                "propensity": sa.bindparam("p"),
+            }
+            for some in _chunks(moved):
+                db.execute(slot.update().where(slot.c.slot_id == sa.bindparam("id")).values(values), some)
+            for some in _chunks(fresh):
+                db.execute(slot.insert(), some)
+            total = sum(map(len, there.values())) - len(gone) + len(fresh)
+            _set_note(db, _WANTED, f"{len(wanted)} {total}")
 
-    def undo(self, annotator: str, client_uuid: str) -> tuple[bool, View | None]:
-        """Take back this annotator's last answer. Returns whether there was one, and what is shown now.
-
-        The item comes back in a new view with the sides as they were: who corrects a slip finds what they saw.
-        """
-        with self.write() as db:
-            if _is_replay(db, client_uuid, annotator):
-                return True, _next_view(db, annotator)
-            last = db.execute(
-                _current("human")
-                .join(queue, queue.c.item_id == event.c.item_id)
-                .where(event.c.annotator == annotator)
-                .order_by(event.c.event_id.desc())
-                .limit(1)
-            ).first()
-            if last is None:
-                return False, _next_view(db, annotator)
-            row = _row(last.item_id, annotator, "human", client_uuid, None) | {"kind": "undo"}
-            db.execute(event.insert().values(**row, supersedes=last.event_id))
-            drawn = db.scalar(sa.select(view.c.drawn).where(view.c.token == last.view_token))
-            if drawn is not None:
-                _show(db, annotator, last.item_id, drawn)
-            return True, _next_view(db, annotator)
-
-    def progress(self, annotator: str) -> Progress:
-        """How far this annotator is through the queue."""
-        mine = _current("human").where(event.c.annotator == annotator).subquery()
-        counted = sa.select(mine.c.kind, sa.func.count()).join(queue, queue.c.item_id == mine.c.item_id)
+    def asked(self) -> dict[str, Asked]:
+        """What people are asked about now, and how each came to be."""
+        query = sa.select(slot.c.item_id, slot.c.selection, slot.c.propensity).order_by(slot.c.position)
         with self.read() as db:
-            kinds = {kind: number for kind, number in db.execute(counted.group_by(mine.c.kind))}
-            total = db.scalar(sa.select(sa.func.count()).select_from(queue)) or 0
-        return Progress(kinds.get("label", 0), kinds.get("skip", 0), total)
+            return {row.item_id: Asked(*row) for row in db.execute(query)}
+
+    def set_gold(self, use: Literal["check", "qualification"], known: Iterable[Gold]) -> None:
+        """Make these the hidden checks, or the qualification round; answers to earlier ones stay as they were said."""
+        rows = [{**one._asdict(), "use": use, "position": position} for position, one in enumerate(known)]
+        with self.write() as db:
+            # An item is one or the other: in the round its answer is told.
+            ids = [row["item_id"] for row in rows]
+            db.execute(gold.delete().where(sa.or_(gold.c.use == use, gold.c.item_id.in_(ids))))
+            if rows:
+                db.execute(gold.insert(), rows)
+
+    def gold(self, use: Literal["check", "qualification"]) -> list[Gold]:
+        """The items with a known answer, in order."""
+        query = sa.select(*(gold.c[key] for key in Gold._fields)).where(gold.c.use == use).order_by(gold.c.position)
+        with self.read() as db:
+            return [Gold(*row) for row in db.execute(query)]
+
+    def add_guideline(self, text: str) -> str:
+        """Keep a guideline's text; returns its hash, by which views and labels name it."""
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        with self.write() as db:
+            if db.scalar(sa.select(guideline.c.sha256).where(guideline.c.sha256 == sha256)) is None:
+                db.execute(guideline.insert().values(sha256=sha256, text=text, created_utc=now()))
+        return sha256
+
+    def name(self) -> str:
+        """A random name of this store, by which a browser keeps what it could not send apart from other campaigns'."""
+        with self.write() as db:
+            name = db.scalar(sa.select(meta.c.value).where(meta.c.key == _NAME))
+            if name is None:
+                _set_note(db, _NAME, name := secrets.token_hex(8))
+        return name
+
+    def note(self, key: str) -> str | None:
+        """A remark that was left in the store by `set_note`."""
+        with self.read() as db:
+            return db.scalar(sa.select(meta.c.value).where(meta.c.key == key))
+
+    def set_note(self, key: str, value: str) -> None:
+        with self.write() as db:
+            _set_note(db, key, value)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Labels there are, labels wanted, and items that people are asked about: cheap, whatever their number."""
+        with self.read() as db:
+            done = db.scalar(sa.select(sa.func.count()).where(slot.c.state == "done")) or 0
+            wanted = db.scalar(sa.select(meta.c.value).where(meta.c.key == _WANTED))
+        items, total = map(int, (wanted or "0 0").split())
+        return done, total, items
 
     # ---- Machines
 
@@ -226,7 +272,16 @@ class Store(Database):
                 # The same history gives the same label ids.
                 key = json.dumps([source, annotator, *verdict, old.client_uuid if old is not None else None])
                 name = str(uuid.uuid5(uuid.NAMESPACE_OID, key))
-                row = _row(verdict.item_id, annotator, source, name, verdict.tiers, verdict.strength)
+                row = {
+                    "item_id": verdict.item_id,
+                    "annotator": annotator,
+                    "source": source,
+                    "client_uuid": name,
+                    "kind": "skip" if verdict.tiers is None else "label",
+                    "tiers": verdict.tiers,
+                    "strength": verdict.strength,
+                    "created_utc": now(),
+                }
                 db.execute(event.insert().values(**row, supersedes=None if old is None else old.event_id))
                 added += 1
         return added
@@ -239,62 +294,97 @@ class Store(Database):
     # ---- Reading
 
     def rankings(self, sources: Collection[str], item_ids: Collection[str] | None = None) -> list[Ranking]:
-        """Current labels as rankings, in the order they were given."""
+        """Current labels as rankings, in the order they were given. Of people only their work: no hidden checks."""
         query = (
-            sa.select(event, *(column for column in item.c if column.name not in event.c))
+            sa.select(
+                event,
+                *(item.c[key] for key in ("prompt_id", "prompt", "category", "split", "completions", "sampler")),
+                view.c.drawn,
+                slot.c.selection,
+                slot.c.propensity,
+            )
             .join(item, item.c.item_id == event.c.item_id)
-            .where(event.c.kind == "label", event.c.source.in_(sources), ~_superseded())
+            .outerjoin(view, view.c.token == event.c.view_token)
+            .outerjoin(
+                slot,
+                sa.and_(
+                    event.c.source == "human", slot.c.item_id == event.c.item_id, slot.c.annotator == event.c.annotator
+                ),
+            )
+            .where(event.c.kind == "label", event.c.purpose == "work", event.c.source.in_(sources), ~superseded())
             .order_by(event.c.event_id)
         )
-        with self.read() as db:
-            rows = db.execute(query).all()
         wanted = None if item_ids is None else set(item_ids)
-        return [
-            Ranking(
-                label_id=row.client_uuid,
-                prompt_id=row.prompt_id,
-                prompt=row.prompt,
-                category=row.category,
-                split=row.split,
-                completions=[answer["text"] for answer in row.completions],
-                completion_token_ids=[answer["token_ids"] for answer in row.completions],
-                finished=[answer["finished"] for answer in row.completions],
-                logps=[answer.get("logp") for answer in row.completions],
-                sampled_by=row.sampler.get("policy_sha256"),
-                tiers=row.tiers,
-                strength=row.strength,
-                source=row.source,
-                annotator=row.annotator,
-                created_utc=row.created_utc,
-            )
-            for row in rows
-            if wanted is None or row.item_id in wanted
-        ]
+        with self.read() as db:
+            return [_ranking(row) for row in db.execute(query) if wanted is None or row.item_id in wanted]
 
     def answered(self, source: str, item_ids: Collection[str]) -> dict[str, list[str]]:
-        """Current `label` and `skip` of each of these items that has any."""
+        """Current `label`, `skip`, `flag` and `late` of each of these items that has any."""
         wanted, kinds = set(item_ids), dict[str, list[str]]()
         with self.read() as db:
-            for row in db.execute(_current(source)):
+            for row in db.execute(_current(source).with_only_columns(event.c.item_id, event.c.kind)):
                 if row.item_id in wanted:
                     kinds.setdefault(row.item_id, []).append(row.kind)
         return kinds
 
+    def votes(self) -> dict[str, Counter[str]]:
+        """Of each item that people have labelled: how often each judgement was given, whatever its strength."""
+        found: dict[str, Counter[str]] = {}
+        query = _current("human").with_only_columns(event.c.item_id, event.c.tiers).where(event.c.kind == "label")
+        with self.read() as db:
+            for row in db.execute(query):
+                found.setdefault(row.item_id, Counter())[json.dumps(row.tiers)] += 1
+        return found
+
     def left_choices(self, item_ids: Collection[str]) -> tuple[int, int]:
         """Of the pairs in which people preferred one answer: how often the one on the left, and how many there are."""
-        query = _current("human").add_columns(view.c.drawn).join(view, view.c.token == event.c.view_token)
+        columns = (event.c.item_id, event.c.tiers, event.c.first_shown)
+        query = _current("human").with_only_columns(*columns).where(event.c.kind == "label")
         wanted, left, strict = set(item_ids), 0, 0
         with self.read() as db:
             for row in db.execute(query):
-                if row.kind == "label" and len(row.tiers) == 2 and len(row.drawn) == 2 and row.item_id in wanted:
+                if row.item_id in wanted and len(row.tiers) == 2 and sum(map(len, row.tiers)) == 2:
                     strict += 1
-                    left += row.drawn[0] == row.tiers[0][0]
+                    left += row.first_shown == row.tiers[0][0]
         return left, strict
 
+    def checks(self) -> dict[str, list[tuple[Tiers, Tiers]]]:
+        """Of each annotator, what they said of hidden gold items, and the known answers."""
+        known = {one.item_id: one.tiers for one in self.gold("check")}
+        query = _said("human", "gold").with_only_columns(event.c.annotator, event.c.item_id, event.c.tiers)
+        found: dict[str, list[tuple[Tiers, Tiers]]] = {}
+        with self.read() as db:
+            for row in db.execute(query.where(event.c.kind == "label")):
+                if row.item_id in known:
+                    found.setdefault(row.annotator, []).append((row.tiers, known[row.item_id]))
+        return found
+
+    def demonstrations(self, item_ids: Collection[str] | None = None) -> list[tuple[Demonstration, str]]:
+        """Ideal answers that people wrote, as they stand now, each with who wrote it."""
+        query = (
+            sa.select(event.c.item_id, event.c.annotator, event.c.note, item.c.prompt, item.c.category)
+            .join(item, item.c.item_id == event.c.item_id)
+            .where(event.c.kind == "demonstration", event.c.purpose.in_(("work", "repeat")), ~superseded())
+            .order_by(event.c.event_id)
+        )
+        wanted = None if item_ids is None else set(item_ids)
+        found = []
+        with self.read() as db:
+            for row in db.execute(query):
+                if wanted is None or row.item_id in wanted:
+                    turns = [*row.prompt, {"role": "assistant", "content": row.note}]
+                    found.append((Demonstration(messages=turns, category=row.category), row.annotator))
+        return found
+
     def digest(self) -> str | None:
-        """A hash of people's current labels; None while there are none."""
-        columns = [event.c[name] for name in ("item_id", "annotator", "tiers", "strength")]
-        query = sa.select(*columns).where(event.c.source == "human", event.c.kind == "label", ~_superseded())
+        """A hash of all that people say now and the label stage exports or reports; None while there is nothing."""
+        names = ("item_id", "annotator", "kind", "purpose", "tiers", "strength", "both_bad", "criteria", "note")
+        query = sa.select(*(event.c[name] for name in names)).where(
+            event.c.source == "human",
+            event.c.kind.in_(("label", "demonstration")),
+            event.c.purpose.in_(("work", "gold")),
+            ~superseded(),
+        )
         with self.read() as db:
             rows = sorted(json.dumps(list(row)) for row in db.execute(query))
         return hashlib.sha256("\n".join(rows).encode()).hexdigest() if rows else None
@@ -312,83 +402,90 @@ def digest(url: str) -> str | None:
         store.close()
 
 
-# ---- Inside a transaction ---------------------------------------------------------------------------------------
+# ---- Queries ----------------------------------------------------------------------------------------------------
 
 
-def _superseded() -> sa.ColumnElement[bool]:
+def superseded() -> sa.ColumnElement[bool]:
+    """Whether a later event takes this one back or replaces it."""
     later = event.alias("later")
     return sa.exists().where(later.c.supersedes == event.c.event_id)
 
 
-def _current(source: str) -> sa.Select[Any]:
-    return sa.select(event).where(event.c.source == source, event.c.kind.in_(("label", "skip")), ~_superseded())
+ANSWERS = ("label", "skip", "flag", "late")
+"""Kinds of events that answer what was shown."""
 
 
-def _waiting(db: sa.Connection, annotator: str) -> sa.Row[Any] | None:
-    """The newest view without an answer, of an item that people are still asked about."""
-    query = (
-        sa.select(view.c.token, view.c.drawn, item)
-        .join(item, item.c.item_id == view.c.item_id)
-        .join(queue, queue.c.item_id == view.c.item_id)
-        .where(view.c.annotator == annotator, ~sa.exists().where(event.c.view_token == view.c.token))
-        .order_by(view.c.view_id.desc())
-        .limit(1)
+def _said(source: str, purpose: str) -> sa.Select[Any]:
+    return sa.select(event).where(
+        event.c.source == source, event.c.purpose == purpose, event.c.kind.in_(ANSWERS), ~superseded()
     )
-    return db.execute(query).first()
 
 
-def _next_view(db: sa.Connection, annotator: str) -> View | None:
-    waiting = _waiting(db, annotator)
-    if waiting is None:
-        mine = _current("human").where(event.c.annotator == annotator, event.c.item_id == item.c.item_id)
-        first = db.execute(
-            sa.select(item.c.item_id, item.c.completions)
-            .join(queue, queue.c.item_id == item.c.item_id)
-            .where(~sa.exists(mine.correlate(item)))
-            .order_by(queue.c.position)
-            .limit(1)
-        ).first()
-        if first is None:
-            return None
-        drawn = list(range(len(first.completions)))
-        secrets.SystemRandom().shuffle(drawn)  # drawn and stored before any text is sent
-        _show(db, annotator, first.item_id, drawn)
-        waiting = _waiting(db, annotator)
-        assert waiting is not None
-    texts = [waiting.completions[index]["text"] for index in waiting.drawn]
-    return View(waiting.token, [Message(**message) for message in waiting.prompt], texts)
+def _current(source: str) -> sa.Select[Any]:
+    return _said(source, "work")
 
 
-def _show(db: sa.Connection, annotator: str, item_id: str, drawn: list[int]) -> None:
-    values = {"token": secrets.token_urlsafe(18), "item_id": item_id, "annotator": annotator, "drawn": drawn}
-    db.execute(view.insert().values(**values, created_utc=_now()))
+def _annotators(db: sa.Connection) -> dict[str, list[str]]:
+    """Who has labelled each item."""
+    found: dict[str, list[str]] = {}
+    columns = (event.c.item_id, event.c.annotator)
+    for row in db.execute(_current("human").with_only_columns(*columns).where(event.c.kind == "label")):
+        found.setdefault(row.item_id, []).append(row.annotator)
+    return found
 
 
-def _is_replay(db: sa.Connection, client_uuid: str, annotator: str) -> bool:
-    owner = db.scalar(sa.select(event.c.annotator).where(event.c.client_uuid == client_uuid))
-    if owner is not None and owner != annotator:
-        raise StaleToken("this request's id belongs to somebody else's label; nothing was recorded")
-    return owner is not None
+def _ranking(row: Any) -> Ranking:
+    return Ranking(
+        label_id=row.client_uuid,
+        prompt_id=row.prompt_id,
+        prompt=row.prompt,
+        category=row.category,
+        split=row.split,
+        completions=[answer["text"] for answer in row.completions],
+        completion_token_ids=[answer["token_ids"] for answer in row.completions],
+        finished=[answer["finished"] for answer in row.completions],
+        logps=[answer.get("logp") for answer in row.completions],
+        sampled_by=row.sampler.get("policy_sha256"),
+        sampler=row.sampler,
+        tiers=row.tiers,
+        strength=row.strength,
+        both_bad=row.both_bad,
+        criteria=row.criteria,
+        note=row.note,
+        shown=row.drawn or _shown_of(row),
+        seconds=row.seconds,
+        guideline_sha256=row.guideline_sha256,
+        selection=row.selection,
+        propensity=row.propensity,
+        source=row.source,
+        annotator=row.annotator,
+        created_utc=row.created_utc,
+    )
 
 
-def _check_tiers(tiers: Tiers, count: int) -> None:
-    if sorted(place for tier in tiers for place in tier) != list(range(count)) or not all(tiers):
-        raise ValueError(f"tiers {tiers} do not place each of {count} answers once")
+def _shown_of(row: Any) -> list[int] | None:
+    """The order in which a pair was shown, where that is known without a view: of a vote that was promoted."""
+    if row.first_shown is None or len(row.completions) != 2:
+        return None
+    return [row.first_shown, 1 - row.first_shown]
 
 
-def _row(
-    item_id: str,
-    annotator: str,
-    source: str,
-    client_uuid: str,
-    tiers: Tiers | None,
-    strength: int | None = None,
-    note: str | None = None,
-) -> dict[str, Any]:
-    kind = "skip" if tiers is None else "label"
-    named = {"item_id": item_id, "annotator": annotator, "source": source, "client_uuid": client_uuid}
-    return {**named, "kind": kind, "tiers": tiers, "strength": strength, "note": note, "created_utc": _now()}
+_NAME = "name"
+_WANTED = "wanted"
+"""Note of how many items people are asked about, and how many labels are wanted of all: written with the queue."""
 
 
-def _now() -> str:
+def _set_note(db: sa.Connection, key: str, value: str) -> None:
+    db.execute(meta.delete().where(meta.c.key == key))
+    db.execute(meta.insert().values(key=key, value=value))
+
+
+def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(values)
+    while chunk := list(itertools.islice(rest, CHUNK)):
+        yield chunk
+
+
+def now() -> str:
+    """This moment as it is stored, in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,15 +1,19 @@
 """The label store's tables, its schema version, and how its database is opened.
 
-    event   the truth: append-only; a label is never updated or deleted, an undo is an event that supersedes another
-    view    what one annotator was shown once: an opaque token, and the order drawn for the answers
-    item    what can be judged: a prompt and K answers, named by the hash of its content
-    queue   which items people are asked about, in order; rewritten when the candidates change
+    event      the truth: append-only; a label is never updated or deleted, an undo is an event that supersedes another
+    view       what one annotator was shown once: an opaque token, and the order drawn for the answers
+    item       what can be judged: a prompt and K answers, named by the hash of its content
+    slot       one label that is wanted of an item: overlap is a number of rows, so too many cannot be collected
+    gold       items with a known answer, for hidden checks and for the qualification round
+    guideline  every text that annotators were ever guided by, named by its hash
+    account    who may label or administer; session, invite: how they get in
 
 SQLite by default, any database that SQLAlchemy speaks (PostgreSQL is meant) by URL.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import Column, ForeignKey, Integer, String, Table, Text
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
 
 from trueup.errors import DataError
 
@@ -34,16 +38,49 @@ item = Table(
     Column("prompt", _JSON, nullable=False),
     Column("category", String),
     Column("split", String, nullable=False),
-    Column("completions", _JSON, nullable=False),  # [{text, token_ids, finished}], K of them
+    Column("completions", _JSON, nullable=False),  # [{text, token_ids, finished, logp}], K of them
     Column("sampler", _JSON, nullable=False),
     Column("created_utc", String, nullable=False),
 )
 
-queue = Table(
-    "queue",
+gold = Table(
+    "gold",
     metadata,
-    Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("item_id", ForeignKey("item.item_id"), nullable=False, unique=True),
+    Column("item_id", ForeignKey("item.item_id"), primary_key=True),
+    Column("tiers", _JSON, nullable=False),  # the known answer, in indices into the item's answers
+    Column("explanation", Text),  # shown in the qualification round
+    Column("use", String, nullable=False),
+    Column("position", Integer, nullable=False),
+    sa.CheckConstraint("use IN ('check', 'qualification')"),
+)
+
+slot = Table(
+    "slot",
+    metadata,
+    Column("slot_id", Integer, primary_key=True),
+    Column("item_id", ForeignKey("item.item_id"), nullable=False),
+    Column("slot_no", Integer, nullable=False),
+    Column("position", Integer, nullable=False),  # the order in which slots are handed out
+    Column("selection", String, nullable=False),  # how the item came to be asked: queue, random, uncertainty
+    Column("propensity", Float, nullable=False),  # probability with which that selection chose it
+    Column("state", String, nullable=False),
+    Column("annotator", String),  # whose it is: leased or done
+    Column("expires_at", Float),  # of a lease, seconds since the epoch
+    sa.UniqueConstraint("item_id", "slot_no"),
+    sa.UniqueConstraint("item_id", "annotator"),  # nobody fills two slots of one item
+    sa.CheckConstraint("state IN ('open', 'leased', 'done')"),
+    sa.CheckConstraint("(state = 'open') = (annotator IS NULL)"),
+    sa.CheckConstraint("(state = 'leased') = (expires_at IS NOT NULL)"),
+    sa.Index("slot_by_state", "state", "position"),
+    sa.Index("slot_by_annotator", "annotator", "state"),
+)
+
+guideline = Table(
+    "guideline",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("created_utc", String, nullable=False),
 )
 
 view = Table(
@@ -52,9 +89,19 @@ view = Table(
     Column("view_id", Integer, primary_key=True),
     Column("token", String, nullable=False, unique=True),
     Column("item_id", ForeignKey("item.item_id"), nullable=False),
-    Column("annotator", String, nullable=False, index=True),
+    Column("annotator", String, nullable=False),
     Column("drawn", _JSON, nullable=False),  # drawn[i]: which of the item's answers was shown at place i
+    Column("purpose", String, nullable=False, server_default="work"),
+    Column("repeats", ForeignKey("view.token")),  # of a hidden repeat: the view that it shows again, sides swapped
+    Column("wants_rationale", Boolean, nullable=False, server_default=sa.false()),
+    Column("closed", Boolean, nullable=False, server_default=sa.false()),  # answered, or its lease was lost
+    Column("reshown", Boolean, nullable=False, server_default=sa.false()),  # after an undo: it comes before the others
+    Column("guideline_sha256", String),
     Column("created_utc", String, nullable=False),
+    sa.CheckConstraint("purpose IN ('work', 'repeat', 'gold', 'qualification')"),
+    sa.Index("view_by_annotator", "annotator", "closed", "view_id"),
+    sa.Index("view_by_item", "item_id"),
+    sa.Index("view_by_repeated", "repeats"),
 )
 
 event = Table(
@@ -62,36 +109,165 @@ event = Table(
     metadata,
     Column("event_id", Integer, primary_key=True),
     Column("client_uuid", String, nullable=False, unique=True),  # a request sent twice is one event
-    Column("view_token", ForeignKey("view.token"), unique=True),  # a view is answered at most once
+    Column("view_token", ForeignKey("view.token")),
     Column("item_id", ForeignKey("item.item_id"), nullable=False),
     Column("annotator", String, nullable=False),
     Column("source", String, nullable=False),
     Column("kind", String, nullable=False),
+    Column("purpose", String, nullable=False, server_default="work"),  # of the view
     Column("tiers", _JSON),  # of a label: indices into the item's answers, best tier first
-    Column("strength", Integer),
-    Column("note", Text),
+    Column("strength", Integer),  # of a strict pair: 1 slightly, 2 better, 3 much better
+    Column("both_bad", Boolean, nullable=False, server_default=sa.false()),
+    Column("first_shown", Integer),  # index of the answer on the left (of a ranking: first)
+    Column("criteria", _JSON),  # {criterion: index of the better answer, or null for a tie}
+    Column("note", Text),  # rationale of a label, reason of a flag, text of a demonstration
+    Column("seconds", Float),  # from the first paint to the decision, as the browser measured it
+    Column("words", Integer),  # of prompt and answers: what had to be read
+    Column("chose_longer", Boolean),  # of a strict pair whose answers differ in length (characters)
+    Column("device", String),  # key, click, touch, api
+    Column("guideline_sha256", String),
     Column("supersedes", ForeignKey("event.event_id"), unique=True),  # an event is taken back at most once
     Column("created_utc", String, nullable=False),
-    sa.CheckConstraint("kind IN ('label', 'skip', 'undo')"),
-    sa.CheckConstraint("(kind = 'label') = (tiers IS NOT NULL)"),
+    sa.CheckConstraint("kind IN ('label', 'skip', 'flag', 'late', 'demonstration', 'undo')"),
+    sa.CheckConstraint("(kind IN ('label', 'late')) = (tiers IS NOT NULL)"),
     sa.CheckConstraint("kind <> 'undo' OR supersedes IS NOT NULL"),
-    sa.Index("event_by_annotator", "annotator", "item_id"),
+    sa.Index("event_by_annotator", "annotator", "event_id"),
+    sa.Index("event_by_purpose", "annotator", "purpose", "kind"),
     sa.Index("event_by_item", "item_id", "source"),
+    # A view is answered at most once; demonstrations are written beside its answer.
+    sa.Index(
+        "event_answers_view",
+        "view_token",
+        unique=True,
+        sqlite_where=sa.text("kind IN ('label', 'skip', 'flag', 'late')"),
+        postgresql_where=sa.text("kind IN ('label', 'skip', 'flag', 'late')"),
+    ),
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("account_id", Integer, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("pseudonym", String, nullable=False, unique=True),  # what events and exports call them
+    Column("role", String, nullable=False),
+    Column("password_hash", String, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created_utc", String, nullable=False),
+    sa.CheckConstraint("role IN ('admin', 'annotator')"),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("token_sha256", String, primary_key=True),
+    Column("account_id", ForeignKey("account.account_id")),  # null: the person at this machine, let in by a link
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+invite = Table(
+    "invite",
+    metadata,
+    Column("token_sha256", String, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),
 )
 
 # SQLite hands out the id of a deleted last row again, unless told not to; ids order events in time.
 event.dialect_options["sqlite"]["autoincrement"] = True
 
+_APPEND_ONLY = "label events are append-only"
 for _verb in ("UPDATE", "DELETE"):
     _refuse = sa.DDL(
         f"CREATE TRIGGER event_no_{_verb.lower()} BEFORE {_verb} ON event "
-        "BEGIN SELECT RAISE(ABORT, 'label events are append-only'); END"
+        f"BEGIN SELECT RAISE(ABORT, '{_APPEND_ONLY}'); END"
     )
     sa.event.listen(event, "after_create", _refuse.execute_if(dialect="sqlite"))
+for _statement in (
+    "CREATE OR REPLACE FUNCTION trueup_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    f"$$ BEGIN RAISE EXCEPTION '{_APPEND_ONLY}' USING ERRCODE = 'integrity_constraint_violation'; END $$",
+    "CREATE TRIGGER event_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON event "
+    "FOR EACH STATEMENT EXECUTE FUNCTION trueup_append_only()",
+):
+    sa.event.listen(event, "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))
 
 # ---- Schema version ---------------------------------------------------------------------------------------------
 
-MIGRATIONS: list[Callable[[sa.Connection], None]] = []
+
+def _slots_and_purposes(db: sa.Connection) -> None:
+    """1 to 2. Version 1 had a queue and no accounts: whoever asked got the next pair that they had not answered.
+
+    `view` and `event` are rebuilt, because SQLite cannot change a table's constraints. What is new in an event is
+    computed from the item and the view; how long it took, and under which guideline, nobody wrote down.
+    """
+    for index in ("ix_view_annotator", "event_by_annotator", "event_by_item"):
+        db.execute(sa.DDL(f"DROP INDEX {index}"))
+    if db.dialect.name == "sqlite":
+        for verb in ("update", "delete"):
+            db.execute(sa.DDL(f"DROP TRIGGER event_no_{verb}"))
+    db.execute(sa.DDL("ALTER TABLE event RENAME TO event_1"))
+    db.execute(sa.DDL("ALTER TABLE view RENAME TO view_1"))
+    metadata.create_all(db)
+
+    old_view, old_event = (sa.Table(name, sa.MetaData(), autoload_with=db) for name in ("view_1", "event_1"))
+    kept = [column.name for column in old_view.columns]
+    # What waited for an answer comes again when it is its turn, in a new view.
+    db.execute(view.insert().from_select([*kept, "closed"], sa.select(old_view, sa.true())))
+    shown = {row.token: _read_json(row.drawn) for row in db.execute(sa.select(old_view))}
+    texts = {row.item_id: row for row in db.execute(sa.select(item.c.item_id, item.c.prompt, item.c.completions))}
+    rows = []
+    for row in db.execute(sa.select(old_event).order_by(old_event.c.event_id)):
+        values = dict(row._mapping)
+        values["tiers"] = tiers = _read_json(row.tiers)
+        drawn = shown.get(row.view_token)
+        judged = texts[row.item_id]
+        answers = [answer["text"] for answer in judged.completions]
+        longer = None
+        if tiers is not None and len(answers) == len(tiers) == 2 and len(answers[0]) != len(answers[1]):
+            longer = len(answers[tiers[0][0]]) > len(answers[tiers[1][0]])
+        spoken = [message["content"] for message in judged.prompt]
+        words = sum(len(text.split()) for text in [*spoken, *answers])
+        rows.append({**values, "first_shown": drawn[0] if drawn else None, "words": words, "chose_longer": longer})
+    for first in range(0, len(rows), 1000):
+        db.execute(event.insert(), rows[first : first + 1000])
+    db.execute(sa.DDL("DROP TABLE event_1"))
+    db.execute(sa.DDL("DROP TABLE view_1"))
+    if db.dialect.name == "postgresql":
+        for table, key in (("view", "view_id"), ("event", "event_id")):
+            db.exec_driver_sql(
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'), (SELECT max({key}) FROM {table})) "
+                f"FROM {table} LIMIT 1"
+            )
+
+    old_queue = sa.Table("queue", sa.MetaData(), autoload_with=db)
+    later = event.alias()
+    current = sa.select(event.c.item_id, event.c.annotator).where(
+        event.c.source == "human", event.c.kind == "label", ~sa.exists().where(later.c.supersedes == event.c.event_id)
+    )
+    by: dict[str, list[str]] = {}
+    for item_id, annotator in db.execute(current.order_by(event.c.event_id)):
+        by.setdefault(item_id, []).append(annotator)
+    slots = []
+    for asked in db.execute(sa.select(old_queue)):
+        common = {"item_id": asked.item_id, "position": asked.position, "selection": "queue", "propensity": 1.0}
+        for number, annotator in enumerate(by.get(asked.item_id, [None])):
+            state = "open" if annotator is None else "done"
+            slots.append({**common, "slot_no": number, "state": state, "annotator": annotator})
+    if slots:
+        db.execute(slot.insert(), slots)
+    items = len({row["item_id"] for row in slots})
+    db.execute(meta.insert().values(key="wanted", value=f"{items} {len(slots)}"))
+    old_queue.drop(db)
+
+
+def _read_json(value: Any) -> Any:
+    """A JSON column of a reflected table: the driver may have read it already."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+MIGRATIONS: list[Callable[[sa.Connection], None]] = [_slots_and_purposes]
 """In order: the n-th brings a store of version n to n + 1. A blank database gets the tables above at once."""
 
 
@@ -122,8 +298,14 @@ def _bring_up_to_date(connection: sa.Connection, url: str) -> None:
 # ---- Database ---------------------------------------------------------------------------------------------------
 
 
+_LOCK_STORE = sa.text("SELECT pg_advisory_xact_lock(7787)")
+_LOCK_ANNOTATOR = sa.text(
+    "SELECT pg_advisory_xact_lock_shared(7787), pg_advisory_xact_lock(7787, hashtext(:annotator))"
+)
+
+
 class Database:
-    """An open store: `read()` and `write()` give a connection in a transaction."""
+    """An open store: `read()`, `write()` and `write_as()` give a connection in a transaction."""
 
     def __init__(self, url: str):
         try:
@@ -140,7 +322,8 @@ class Database:
         self._writing = threading.Lock()
         shown = self.url.render_as_string(hide_password=True)
         try:
-            self.engine = sa.create_engine(self.url, pool_pre_ping=not self.is_sqlite)
+            # As many connections as the web server has threads: nobody waits for one.
+            self.engine = sa.create_engine(self.url, pool_size=40, max_overflow=10, pool_pre_ping=not self.is_sqlite)
             if self.is_sqlite:
                 sa.event.listen(self.engine, "connect", _prepare_sqlite)
                 sa.event.listen(self.engine, "begin", _begin_sqlite)
@@ -162,11 +345,34 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that holds the write lock from its start, so that what it reads stays true until it commits."""
-        with self._writing, self._writer.begin() as connection:
-            if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7787)"))
-            yield connection
+        """A transaction that nobody else writes beside, so that what it reads stays true until it commits."""
+        if self.is_sqlite:
+            with self._writing, self._writer.begin() as connection:
+                yield connection
+        else:
+            with self.engine.begin() as connection:
+                connection.execute(_LOCK_STORE)
+                yield connection
+
+    @contextmanager
+    def write_as(self, annotator: str) -> Iterator[sa.Connection]:
+        """A transaction in which this annotator does not write elsewhere, in another tab or process.
+
+        SQLite has one writer anyway. On PostgreSQL different annotators write side by side, beside no `write()`.
+        """
+        if self.is_sqlite:
+            with self.write() as connection:
+                yield connection
+        else:
+            with self.engine.begin() as connection:
+                connection.execute(_LOCK_ANNOTATOR, {"annotator": annotator})
+                yield connection
+
+    def count_rows(self) -> None:
+        """Let PostgreSQL's planner know how large the tables are; until it does, a next pair may take seconds."""
+        if not self.is_sqlite:
+            with self.engine.begin() as connection:
+                connection.execute(sa.text("ANALYZE item, slot, view, event"))
 
     def close(self) -> None:
         self.engine.dispose()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +27,7 @@ from trueup import runs
 from trueup.config import ModelConfig, SplitConfig
 from trueup.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
 from ui.config import LabelConfig
+from ui.store import Asked, Item, Store, Text
 
 MODEL = ModelConfig()
 SPLIT = SplitConfig()
@@ -96,6 +103,99 @@ def campaign(tmp_path: Path) -> CampaignDir:
     return made
 
 
+# ---- A label store ----------------------------------------------------------------------------------------------
+
+
+def make_pair(number: int, answers: tuple[str, ...] = ("first", "second, longer"), **values: Any) -> Item:
+    """The n-th item: a question and its answers, each with its number."""
+    prompt = [Message(role="user", content=f"question {number}")]
+    texts: list[Any] = [Text(f"{answer} {number}") for answer in answers]
+    sampler = values.get("sampler", {"policy_sha256": "p", "temperature": 0.5, "seed": 1})
+    return Item(prompt, texts, "advice", "train", sampler)
+
+
+@pytest.fixture
+def make_item() -> Callable[..., Item]:
+    return make_pair
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real server without a database name. Where there is none, its tests are skipped aloud, or fail if
+    TRUEUP_REQUIRE_POSTGRES=1."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
+    missing = ""
+    if not found[-1].is_file():
+        missing = "NO POSTGRESQL: the store is tested on SQLite alone (apt-get install postgresql)"
+    elif importlib.util.find_spec("psycopg") is None:
+        missing = "NO PSYCOPG: the store is tested on SQLite alone (pip install 'psycopg[binary]')"
+    if missing:
+        if os.environ.get("TRUEUP_REQUIRE_POSTGRES") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    folder = tmp_path_factory.mktemp("postgres")
+    user = "postgres" if os.getuid() == 0 else None  # the server refuses to run as root
+    if user:
+        for path in [folder, *folder.parents]:
+            if path.owner() == "root" and path.is_relative_to(tempfile.gettempdir()) and path != Path("/tmp"):
+                path.chmod(0o755)
+        shutil.chown(folder, user, user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    programs, data = found[-1].parent, folder / "data"
+
+    def start(*command: str | Path) -> subprocess.Popen[bytes]:
+        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, "user": user}
+        return subprocess.Popen(list(map(str, command)), **quiet)
+
+    assert start(programs / "initdb", "-D", data, "-U", "trueup", "--auth=trust", "-N").wait() == 0
+    options = ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+    server = start(programs / "postgres", "-D", data, "-p", str(port), "-k", folder, *options)
+    deadline = time.monotonic() + 60
+    while start(programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)).wait() != 0:
+        assert server.poll() is None and time.monotonic() < deadline, "PostgreSQL did not start"
+        time.sleep(0.1)
+    yield f"postgresql+psycopg://trueup@127.0.0.1:{port}"
+    server.send_signal(signal.SIGINT)  # fast shutdown
+    server.wait(30)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database: whatever is tested with it is tested on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'labels.sqlite'}"
+    import sqlalchemy as sa
+
+    address, name = request.getfixturevalue("postgres"), f"labels_{uuid.uuid4().hex}"
+    engine = sa.create_engine(f"{address}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as db:
+        db.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return f"{address}/{name}"
+
+
+@pytest.fixture
+def asking(store_url: str) -> Iterator[Callable[..., Store]]:
+    """Opens a store in which people are asked about so many pairs."""
+    opened = []
+
+    def ask(number: int, labels_per_pair: int = 1, answers: tuple[str, ...] = ("first", "second, longer")) -> Store:
+        store = Store(store_url)
+        opened.append(store)
+        ids = store.add_items([make_pair(i, answers) for i in range(number)])
+        store.ask([Asked(name, "random", 0.25) for name in ids], labels_per_pair)
+        return store
+
+    yield ask
+    for store in opened:
+        store.close()
+
+
+# ---- The pages --------------------------------------------------------------------------------------------------
+
+
 def write_comparison(run_dir: Path) -> None:
     folder = runs.stage_dir(run_dir, "compare")
     folder.mkdir(parents=True)
@@ -164,6 +264,33 @@ def serve() -> Iterator[Serve]:
         thread.join(10)
         if app.state.service is not None:
             app.state.service.store.close()
+        if app.state.votes is not None:
+            app.state.votes.close()
+
+
+@pytest.fixture
+def client(campaign: CampaignDir) -> Iterator[Any]:
+    """The campaign's API behind its guard, without the pages, asked by the person at this machine."""
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from ui.accounts import COOKIE, People
+    from ui.api import label_api
+    from ui.guard import Guard, site
+    from ui.label import prepare
+    from ui.service import LabelService, Settings
+
+    config = campaign.label()
+    store = Store(config.store_url)
+    prepare(config, store)
+    app = FastAPI(openapi_url="/api/v1/openapi.json")
+    app.state.people, app.state.service = People(store), LabelService(store, Settings.of(config))
+    app.add_middleware(Guard, people=app.state.people, site=site("127.0.0.1", None, app.state.people))
+    app.include_router(label_api(app.state.service))
+    with TestClient(app, base_url="http://127.0.0.1") as asking:
+        asking.cookies.set(COOKIE, app.state.people.open_session(None))
+        yield asking
+    store.close()
 
 
 @pytest.fixture(scope="session")
@@ -185,3 +312,59 @@ def chromium() -> Iterator[Any]:
         )
         yield browser
         browser.close()
+
+
+# ---- What every page has to stand -------------------------------------------------------------------------------
+
+ATTACKS = [
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 2'>",
+    "<svg onload=window.hacked=3>",
+    "[click](javascript:window.hacked=4)",
+    "![x](https://tracker.example/pixel.png)",
+    "<iframe srcdoc='<script>parent.hacked=5</script>'></iframe>",
+    "[a]: javascript:window.hacked=6\n\n[a]",
+    "<details open ontoggle=window.hacked=7><summary>x</summary></details>",
+    '`</code><img src=x onerror="window.hacked=8">`',
+    "<style>.tu-bar { display: none }</style>",
+    "${window.hacked=9} {{window.hacked=10}} <!-- </main> -->",
+    r"$\text{<img src=x onerror=window.hacked=11>}$",
+    r"$$\text{&lt;img src=x onerror=window.hacked=12&gt;}$$",
+    r'\(\href{javascript:window.hacked=13}{x}\) \(\class{y" onclick="window.hacked=14}{z}\)',
+    "```html\n</code></pre><script>window.hacked = 15</script>\n```",
+    "<math><mi xlink:href='javascript:window.hacked=16'>x</mi></math>",
+]
+
+
+@pytest.fixture
+def attacks() -> list[str]:
+    """Model texts that would set `window.hacked`, or fetch something, on a page that trusts them."""
+    return ATTACKS
+
+
+@pytest.fixture
+def serious() -> Callable[[Any], list[str]]:
+    """`serious(page)`: what axe finds that shuts people out."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    def found(page: Any) -> list[str]:
+        violations = Axe().run(page).response["violations"]
+        kept = [one for one in violations if one["impact"] in ("serious", "critical")]
+        return [f"{one['id']}: {one['nodes'][0]['html'][:160]}" for one in kept]
+
+    return found
+
+
+@pytest.fixture
+def fits() -> Callable[[Any, int], None]:
+    """`fits(page, width)`: every control of the bar and the top is in sight, and large enough for a finger."""
+
+    def check(page: Any, width: int) -> None:
+        for button in page.locator(".tu-bar button:visible, .tu-top button:visible").all():
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["height"] >= 44 and box["width"] >= 40, button.inner_text()
+            if not button.evaluate("(e) => e.closest('.tu-criteria') !== null"):  # these scroll
+                assert box["x"] + box["width"] <= width, button.inner_text()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+    return check

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ import pytest
 from trueup import runs
 from trueup.campaign import why_stale
 from trueup.errors import DataError, LabelsWanted, ModelError
-from trueup.records import CandidateSet, Message, Preference, Ranking, is_heldout, read_rows
+from trueup.records import CandidateSet, Demonstration, Message, Preference, Ranking, is_heldout, read_rows
 from trueup.rubric import RUBRICS
-from ui import judge
+from ui import assignment
 from ui.config import LabelConfig
-from ui.label import run
+from ui.label import prepare, run
 from ui.report import share
+from ui.service import Answer, LabelService, Settings
 from ui.store import Store, Verdict
 
 AnswersTo = Callable[..., CandidateSet]
@@ -43,13 +46,20 @@ def findings(config: LabelConfig) -> set[str]:
 
 def label_as_person(config: LabelConfig, number: int, better: str, annotator: str = "ann") -> None:
     """Prefer the answer that starts with `better`, on whatever side it is; a tie where there is none."""
+    with labelling(config) as asked:
+        for _ in range(number):
+            task = asked.tasks(annotator)[0]
+            places = [place for place, text in enumerate(task.texts) if text.startswith(better)]
+            choice = "ab"[places[0]] if len(places) == 1 else "tie"
+            asked.label(annotator, Answer(f"{annotator}-{task.token}", task.token, choice))
+
+
+@contextmanager
+def labelling(config: LabelConfig) -> Iterator[LabelService]:
+    """The campaign's service, as the labelling page has it."""
     store = Store(config.store_url)
-    for _ in range(number):
-        shown = store.next_view(annotator)
-        assert shown is not None
-        places = [place for place, text in enumerate(shown.texts) if text.startswith(better)]
-        tiers = [[places[0]], [1 - places[0]]] if len(places) == 1 else [[0, 1]]
-        store.answer(shown.token, annotator, f"{annotator}-{shown.token}", tiers)
+    prepare(config, store)
+    yield LabelService(store, Settings.of(config))
     store.close()
 
 
@@ -197,15 +207,19 @@ def test_a_new_label_of_a_person_makes_the_stage_stale(campaign: Any) -> None:
     assert (why_stale(config) or "").startswith("labels in the store: ")
 
 
+def test_how_people_are_asked_makes_no_label_stale_that_is_there(campaign: Any) -> None:
+    run(campaign.label(source="simulated"))
+    for values in ({"labels_per_pair": 3}, {"repeat_share": 0.2}, {"scale": "plain"}, {"guideline": "Be strict."}):
+        assert why_stale(campaign.label(source="simulated", **values)) is None
+    assert why_stale(campaign.label(source="human", also_use=["simulated"])) is not None
+
+
 def test_a_skipped_pair_does_not_keep_the_campaign_waiting(campaign: Any) -> None:
     config = campaign.label(source="human")
     with pytest.raises(LabelsWanted):
         run(config)
-    store = Store(config.store_url)
-    shown = store.next_view("ann")
-    assert shown is not None
-    store.answer(shown.token, "ann", "skip-1", None)
-    store.close()
+    with labelling(config) as asked:
+        asked.label("ann", Answer("skip-0001", asked.tasks("ann")[0].token, "skip"))
     label_as_person(config, 5, better="Eat")
     run(config)
     assert report(config)["labels"] == 5 and report(config)["skips"] == {"human": 1}
@@ -224,6 +238,183 @@ def test_people_are_never_asked_about_two_equal_answers(campaign: Any, answers_t
     campaign.sampled([answers_to("Same?", ["The same.", "The  same.", "The same."])], seed=1)
     with pytest.raises(DataError, match="no two sampled answers to a prompt differ"):
         run(campaign.label(source="human"))
+
+
+def test_several_labels_of_each_pair_are_waited_for(campaign: Any) -> None:
+    config = campaign.label(labels_per_pair=2)
+    label_as_person(config, 6, better="Eat", annotator="ann")
+    with pytest.raises(LabelsWanted, match=r"6 labels of people so far .* 6 of 6 pairs wait"):
+        run(config)
+    label_as_person(config, 6, better="Freeze", annotator="bob")
+    run(config)
+    assert report(config)["by_annotator"] == {"ann": 6, "bob": 6}
+
+
+def test_rankings_of_people_are_exported_whole_and_as_pairs(campaign: Any) -> None:
+    config = campaign.label(task="ranking", labels_wanted=2)
+    with labelling(config) as asked:
+        for number in range(2):
+            task = asked.tasks("ann")[0]
+            assert len(task.texts) == 3
+            order = sorted(range(3), key=lambda place: task.texts[place])  # Eat, Freeze, Wrap
+            asked.label("ann", Answer(f"label-{number:04}", task.token, order=[[order[0]], order[1:]]))
+    run(config)
+    assert [row.label_id for row in rankings(config)] == ["label-0000", "label-0001"]
+    for row in rankings(config):
+        assert [sorted(row.completions[i][:3] for i in tier) for tier in row.tiers] == [["Eat"], ["Fre", "Wra"]]
+    assert len(pairs(config)) == 4 and all(pair.chosen[0].content.startswith("Eat") for pair in pairs(config))
+
+
+def test_every_exclusion_is_counted_beside_the_results(campaign: Any) -> None:
+    config = campaign.label(labels_wanted=2)
+    with labelling(config) as asked:
+        for number, choice in enumerate(["a", "skip", "flag", "b"]):
+            task = asked.tasks("ann")[0]
+            asked.label("ann", Answer(f"label-{number:04}", task.token, choice, note="broken"))
+    run(config)
+    counted = {key: report(config)[key] for key in ("labels", "skips", "flags", "late")}
+    assert counted == {"labels": 2, "skips": {"human": 1}, "flags": {"human": 1}, "late": {"human": 0}}
+
+
+def test_answers_that_say_which_model_they_are_are_reported_and_kept(campaign: Any, answers_to: AnswersTo) -> None:
+    campaign.sampled(
+        [answers_to("Who?", ["I am ChatGPT.", "Nobody."]), answers_to("What?", ["This.", "That."])], seed=1
+    )
+    config = campaign.label()
+    label_as_person(config, 2, better="I am")
+    run(config)
+    found = report(config)["self_identified"]
+    assert (found["labels"], found["of"], found["phrases"]) == (1, 2, ["I am ChatGPT"])
+    assert found["label_ids"] == [row.label_id for row in rankings(config) if "I am ChatGPT." in row.completions]
+    assert "self_identified" in findings(config) and len(rankings(config)) == 2
+
+
+def test_ideal_answers_become_demonstrations(campaign: Any) -> None:
+    config = campaign.label()
+    with labelling(config) as asked:
+        asked.demonstrate("ann", "ideal-0001", asked.tasks("ann")[0].token, "Keep it in the freezer.")
+    label_as_person(config, 6, better="Eat")
+    run(config)
+    (row,) = read_rows(runs.stage_dir(config.run_dir, "label") / "demonstrations.jsonl", Demonstration)
+    assert row.messages[-1] == Message(role="assistant", content="Keep it in the freezer.")
+    assert report(config)["demonstrations"] == 1
+
+
+# ---- Known answers ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """Eight pairs with known answers, one of them contradicted by a second annotator, one of equal texts."""
+    rows = [{"prompt": f"Known {i}?", "chosen": f"right {i}", "rejected": f"wrong {i}"} for i in range(7)]
+    rows += [{"prompt": "Known 6?", "chosen": "wrong 6", "rejected": "right 6", "annotator": "other"}]
+    rows += [{"prompt": "Known 6?", "chosen": "right 6", "rejected": "wrong 6"}]
+    rows += [{"prompt": "Same?", "chosen": "the same", "rejected": "the  same"}]
+    path = tmp_path / "gold.jsonl"
+    path.write_text("".join(json.dumps(row | {"explanation": "It is."}) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_known_answers_are_read_and_what_cannot_be_used_is_counted(campaign: Any, known: Path) -> None:
+    config = campaign.label(gold=known)
+    with pytest.raises(LabelsWanted):
+        run(config)
+    with labelling(config) as asked:
+        assert len(asked.store.gold("check")) == 6
+    label_as_person(campaign.label(gold=known, gold_share=0.0), 6, better="Eat")
+    run(config)
+    (entry,) = runs.open_stage(config.run_dir, "label").manifest["inputs"]
+    assert (entry["path"], entry["rows"]) == (str(known), 6)
+    assert entry["dropped"] == {"identical answers": 1, "its annotators contradict each other": 1}
+    assert why_stale(config) is None
+    known.write_text(known.read_text() + "\n" + known.read_text().splitlines()[0].replace("Known 0", "Known 9"))
+    assert "has changed" in (why_stale(config) or "")
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_who_fails_the_hidden_checks_is_reported_and_left_out_only_when_asked(
+    campaign: Any, known: Path, exclude: bool
+) -> None:
+    config = campaign.label(gold=known, labels_per_pair=2, exclude_failed_gold=exclude)
+    for annotator, prefix in (("ann", "right"), ("bob", "wrong")):
+        with labelling(config) as asked:
+            for name in [one.item_id for one in asked.store.gold("check")]:  # all of them, and not by chance
+                with asked.store.write_as(annotator) as db:
+                    assignment.show(db, annotator, name, [0, 1], "gold")
+            while tasks := asked.tasks(annotator):
+                place = next((i for i, text in enumerate(tasks[0].texts) if text.startswith(prefix)), 0)
+                asked.label(annotator, Answer(f"{annotator}-{tasks[0].token}", tasks[0].token, "ab"[place]))
+    run(config)
+    gold = report(config)["gold"]
+    assert {name: (found["right"], found["n"], found["passed"]) for name, found in gold.items()} == {
+        "ann": (6, 6, True),
+        "bob": (0, 6, False),
+    }
+    assert "failed_gold" in findings(config)
+    assert report(config)["by_annotator"] == ({"ann": 6} if exclude else {"ann": 6, "bob": 6})
+    dropped = report(config)["dropped"].get("labels of annotators who failed gold")
+    assert dropped == (6 if exclude else None)
+    assert not any(row.prompt[0].content.startswith("Known") for row in rankings(config))
+
+
+# ---- Selection --------------------------------------------------------------------------------------------------
+
+
+def test_pairs_that_a_reward_model_leaves_open_come_first(campaign: Any, answers_to: AnswersTo, tmp_path: Path) -> None:
+    rows = [answers_to(f"Question {i}?", ["one", "two", "three"]) for i in range(100)]
+    campaign.sampled(rows, seed=1)
+    scores = tmp_path / "scores.jsonl"
+    lines = [{"prompt_id": row.prompt_id, "scores": [0.0, 0.0, 20.0]} for row in rows]  # open: one against two
+    scores.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    config = campaign.label(selection="uncertainty", scores=scores, control_share=0.2)
+    with labelling(config) as asked:
+        chosen = list(asked.store.asked().values())
+        assert len(chosen) == 100
+        by = Counter(one.selection for one in chosen)
+        assert 5 <= by["random"] <= 40
+        said = []
+        for _ in range(20):
+            task = asked.tasks("ann")[0]
+            said.append(set(task.texts))
+            asked.label("ann", Answer(f"ann-{task.token}", task.token, "a"))
+        assert said.count({"one", "two"}) > 10
+        labelled = {row.label_id: (row.selection, row.propensity) for row in asked.store.rankings(["human"])}
+    assert all(propensity for _, propensity in labelled.values())
+    # Chosen again, after more was said: what is begun stays, with the selection that chose it.
+    with pytest.raises(LabelsWanted, match="20 labels of people"):
+        run(config)
+    with labelling(config) as asked:
+        assert len(asked.store.asked()) == 100 and asked.progress("ann").mine == 20
+        again = {row.label_id: (row.selection, row.propensity) for row in asked.store.rankings(["human"])}
+    assert again == labelled
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"scores": [0.0, 1.0]}, r"scores.jsonl:1: scores: 2 for the 3 answers"),
+        ({"scores": [0.0, 1.0, None]}, r"scores.jsonl:1: scores.2"),
+        ({"prompt_id": "another"}, "no scores for 1 of 1 prompts"),
+    ],
+)
+def test_scores_that_do_not_fit_the_answers_are_refused_by_line(
+    campaign: Any, answers_to: AnswersTo, tmp_path: Path, line: dict[str, Any], problem: str
+) -> None:
+    row = answers_to("Question?", ["one", "two", "three"])
+    campaign.sampled([row], seed=1)
+    path = tmp_path / "scores.jsonl"
+    path.write_text(json.dumps({"prompt_id": row.prompt_id, "scores": [0.0, 1.0, 2.0]} | line), encoding="utf-8")
+    with pytest.raises(DataError, match=problem):
+        run(campaign.label(selection="uncertainty", scores=path))
+
+
+def test_the_page_starts_without_reading_the_answers_again(campaign: Any) -> None:
+    config = campaign.label()
+    label_as_person(config, 1, better="Eat")
+    (runs.stage_dir(config.run_dir, "sample") / "candidates.jsonl").write_text("not read")
+    label_as_person(config, 1, better="Eat")
+    with pytest.raises(DataError):
+        label_as_person(campaign.label(pairs_per_prompt=2), 1, better="Eat")
 
 
 # ---- Import -----------------------------------------------------------------------------------------------------
@@ -276,7 +467,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr(judge, "RETRIES_AFTER_S", (0.01, 0.01))
+    monkeypatch.setattr("trueup.endpoint.RETRIES_AFTER_S", (0.01, 0.01))
     monkeypatch.setenv("OPENAI_API_KEY", "key-1")
     server = Endpoint(("127.0.0.1", 0), Handler)
     server.asked, server.keys = [], []
@@ -293,8 +484,7 @@ def judged(campaign: Any, endpoint: Endpoint, reply: Callable[[str], str | int])
 
 
 def prefers_longer(question: str) -> str:
-    a = question.split("Assistant A's Answer]\n")[1].split("\n[The End")[0]
-    b = question.split("Assistant B's Answer]\n")[1].split("\n[The End")[0]
+    a, b = (question.split(f"<answer_{side}>\n")[1].split(f"\n</answer_{side}>")[0] for side in "AB")
     return "[[A]]" if len(a) > len(b) else "[[B]]"
 
 
@@ -342,7 +532,7 @@ def test_a_refused_key_names_the_variable_that_holds_it(campaign: Any, endpoint:
 
 
 def test_a_judge_that_is_not_there_is_a_clear_error(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "RETRIES_AFTER_S", ())
+    monkeypatch.setattr("trueup.endpoint.RETRIES_AFTER_S", ())
     config = campaign.label(source="judge", judge_url="http://127.0.0.1:9/v1", judge_model="m")
     with pytest.raises(ModelError, match=r"127.0.0.1:9/v1/chat/completions: no answer"):
         run(config)

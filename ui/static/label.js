@@ -1,129 +1,716 @@
-// The labelling page. Runs once, with `element` holding label.html.
-// A press belongs to the token that was on screen when it was made. One press is in flight at a time, under a UUID that
-// is sent again until the server has confirmed it, so a lost answer can neither lose a label nor make two.
+// The labelling page, and the voting page: start(element, under) runs once, with `element` around label.html and the
+// part of the API that it talks to ("" for labels, "votes/" for votes on a comparison).
+// A press belongs to the task that was on screen when it was made. It goes into the outbox, and the next of the tasks
+// that the server sent ahead is painted at once; what the server says to the press only tops them up. A vote waits for
+// the server: it is answered with whose answers they were, as a press of the practice round is with the expected one.
 
-const SETTLE_MS = 250; // nobody judges a new pair faster: what comes earlier was meant for the last one
-const RETRY_MS = [300, 1000, 2000, 4000, 8000];
-const KEYS = { 1: "a", 2: "b", 0: "tie", t: "tie", s: "skip", u: "undo" };
-const SAID = { a: "A saved", b: "B saved", tie: "Tie saved", skip: "Skipped" };
+import { isOpen, setUpDialogs, setUpEditor, setUpHelp, showMirror } from "./dialogs.js";
+import { GRADED, Keys, PLAIN, show as keyName } from "./keys.js";
+import { Outbox, request } from "./outbox.js";
+import { append, back, isWhole, letter, rank, Strip } from "./ranking.js";
+import { View } from "./view.js";
+import { NOT_WHILE_VOTING, WORDS, nameOf, standing, told } from "./votes.js";
 
-const page = element.querySelector(".tu-label");
-const find = (selector) => page.querySelector(selector);
-const buttons = [...page.querySelectorAll("[data-do]")];
-const texts = [...page.querySelectorAll(".tu-answer .tu-text")];
-const keysOn = find(".tu-foot input");
-const status = find("[role=status]");
+const SETTLE_MS = 150; // nobody judges a new pair faster: what comes earlier was meant for the last one
+const HEARTBEAT_MS = 60_000;
+const LOOK_AGAIN_MS = 30_000; // when there is nothing to do: others may have given something back
+const BREAK_MS = 25 * 60_000;
+const PAUSE_MS = 5 * 60_000; // so long without a press is a break
+const PACE_OF = 20;
 
-let task = null;
-let busy = true;
-let settled = 0;
+const QUICK = ["skip", "flag", "undo"];
+const MORE = ["note", "write", "diff", "raw"];
+const SIDES = ["a", "tie", "b"];
 
-function say(text, bad = false) {
-  status.textContent = text;
-  status.classList.toggle("bad", bad);
-}
+export function start(element, under = "") {
+  const page = element.querySelector(".tu-label");
+  const find = (selector) => page.querySelector(selector);
+  const view = new View(page);
+  const keys = new Keys();
+  const strip = new Strip(find(".tu-strip"), rankAs);
+  const note = find(".tu-note textarea");
+  const ask = (path, body) => request(under + path, body);
+  const words = WORDS[under ? "vote" : "label"];
+  const editor = setUpEditor(find(".tu-editor"), demonstrate);
+  const openHelp = setUpHelp(find(".tu-help"), keys, labelKeys);
+  setUpDialogs(page);
 
-function uuid() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
+  let settings; // of the campaign
+  let state; // of this person's work: work, practice, done, failed_practice
+  let outbox;
+  let tasks = []; // that wait, as the server last said, without those answered since
+  let task = null; // on screen
+  let phase = "loading"; // settling, ready, checking (practice), feedback, undoing, idle (no task)
+  let settled = 0;
+  let held = null; // a choice that waits for its reason
+  let ranked = { tiers: [], tie: false };
+  let criteria = {};
+  const seen = new Map(); // token: task; for a label that is taken back before it was sent
+  const answered = new Set(); // tokens; a pair that is taken back comes with a new one
+  const counts = { mine: 0, skipped: 0, total: 0 };
+  const pressed = []; // what each press counted as; undo goes back through it
+  const paces = []; // seconds of the last labels
+  const watch = stopwatch();
+  let slow = 0;
+  let working = { since: 0, last: 0 };
 
-function show(next) {
-  task = next;
-  const { labelled, skipped, total } = task.progress;
-  find(".tu-guideline").textContent = task.guideline;
-  find(".tu-count").textContent = `${labelled}/${total} labelled` + (skipped ? `, ${skipped} skipped` : "");
-  find("progress").max = Math.max(total, 1);
-  find("progress").value = labelled + skipped;
-  const open = task.token !== null;
-  find(".tu-prompt").hidden = find(".tu-answers").hidden = !open;
-  find(".tu-done").hidden = open;
-  if (open) {
-    find(".tu-prompt").innerHTML = task.prompt; // rendered and escaped on the server
-    texts.forEach((text, place) => (text.innerHTML = task.answers[place]));
-    for (const scrolled of [find(".tu-work"), find(".tu-prompt"), ...texts]) scrolled.scrollTop = 0;
-  } else {
-    find(".tu-done h2").textContent = total ? "All pairs are answered" : "There is nothing to label yet";
-    find(".tu-done p").textContent = total
-      ? `${labelled} labelled, ${skipped} skipped. Undo takes the last one back. You can close this page.`
-      : "The campaign has no pairs of answers that differ.";
+  // ---- Saying -----------------------------------------------------------------------------------------------------
+
+  function say(text, kind = "") {
+    find(".tu-say").textContent = text;
+    find(".tu-say").className = `tu-say ${kind}`;
   }
-  settled = performance.now() + SETTLE_MS;
-  page.dataset.state = "settling";
-  setTimeout(() => (page.dataset.state = open ? "ready" : "done"), SETTLE_MS);
-}
 
-function enable() {
-  for (const button of buttons) {
-    const undo = button.dataset.do === "undo";
-    button.disabled = undo ? task.progress.labelled + task.progress.skipped === 0 : task.token === null;
-    button.classList.remove("pressed");
+  function alert(text, link = false) {
+    find(".tu-alert").hidden = !text;
+    find(".tu-alert p").textContent = text;
+    find(".tu-alert a").hidden = !link;
   }
-}
 
-async function call(path, body) {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      const response = await fetch(`/api/v1/${path}`, {
-        method: body ? "POST" : "GET",
-        headers: { "Content-Type": "application/json" },
-        body: body && JSON.stringify(body),
-        cache: "no-store",
-      });
-      if (response.status < 500) return { status: response.status, body: await response.json() };
-    } catch (error) {
-      // No connection, or an answer that broke off: the same request again.
+  function saved() {
+    const waiting = outbox.labels.length;
+    const many = `${waiting} ${waiting === 1 ? words.one : words.many}`;
+    const what = waiting ? `${many} waiting` : "Waiting";
+    const where = outbox.stored ? "kept on this computer" : "keep this page open";
+    const stuck = outbox.failing || outbox.stopped;
+    const now = stuck ? "waiting" : outbox.entries.length ? "saving" : "yes";
+    find(".tu-saved").dataset.saved = now;
+    clearTimeout(slow);
+    // While all goes well a press is on its way for a few milliseconds: no reason to flicker, or to be read out.
+    if (now === "saving") slow = setTimeout(() => (find(".tu-saved").textContent = "Saving…"), 500);
+    else find(".tu-saved").textContent = stuck && outbox.entries.length ? `${what}, ${where}` : "Saved";
+    if (phase === "undoing" && stuck) ready();
+    if (phase === "idle") showEnd();
+  }
+
+  function showCounts() {
+    const { mine, skipped, total } = counts;
+    const practice = state === "practice" && counts.practice;
+    const at = practice ? Math.min(practice.done + (phase === "feedback" ? 0 : 1), practice.total) : mine;
+    const of = Math.max(practice ? practice.total : total, at, 1);
+    find(".tu-count").textContent = practice
+      ? `Practice ${at} of ${of}`
+      : `${mine} of ${of} ${words.counted}` + (skipped ? `, ${skipped} skipped` : "");
+    find("progress").max = of;
+    find("progress").value = practice ? practice.done : Math.min(mine + skipped, of);
+    const seconds = paces.reduce((sum, one) => sum + one, 0);
+    const perHour = paces.length >= 3 && seconds ? (3600 * paces.length) / seconds : null;
+    const minutes = perHour && Math.ceil((60 * Math.max(total - mine - skipped, 0)) / perHour);
+    const left = minutes && (minutes < 90 ? `${minutes} min` : `${Math.round(minutes / 60)} h`);
+    find(".tu-pace").textContent = perHour
+      ? `${Math.round(perHour)} an hour` + (left && !practice ? ` · about ${left} left` : "")
+      : "";
+  }
+
+  // ---- Tasks ------------------------------------------------------------------------------------------------------
+
+  /** What the server says is to be done. `counted`: take over its counts too; between loads the page counts its own
+   *  presses, those that wait in the outbox among them. */
+  function take(body, counted = false) {
+    tasks = body.tasks.filter(({ token }) => !answered.has(token));
+    for (const one of body.tasks) seen.set(one.token, one);
+    counts.practice = body.progress.practice;
+    const begins = state !== body.state; // after practice, say
+    state = body.state;
+    if (counted || begins) {
+      const { mine, skipped, left } = body.progress;
+      const unsent = outbox.labels.filter((entry) => !["skip", "flag"].includes(entry.body.choice)).length;
+      counts.mine = mine + unsent;
+      counts.skipped = skipped + outbox.labels.length - unsent;
+      counts.total = Math.max(mine + skipped + left, counts.mine + counts.skipped);
     }
-    say(body ? "Not saved yet: the server does not answer. Trying again…" : "The server does not answer. Trying again…", true);
-    await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]));
   }
-}
 
-async function act(name) {
-  if (busy || !task || performance.now() < settled) return;
-  if (name !== "undo" && task.token === null) return;
-  busy = true;
-  find(`[data-do=${name}]`).classList.add("pressed");
-  const press = { client_uuid: uuid() };
-  const { status, body } =
-    name === "undo" ? await call("undo", press) : await call("labels", { ...press, token: task.token, choice: name });
-  if (status === 200 || status === 409) {
-    show(body);
-    if (status === 409) say("That pair was answered in another window; nothing was recorded here.", true);
-    else if (name === "undo") say(body.changed ? "Undone: here it is again" : "Nothing to undo");
-    else say(SAID[name]);
-  } else {
-    say(`Not saved: the server refused (${status}). Reload the page.`, true);
+  function advance() {
+    tasks = tasks.filter(({ token }) => !answered.has(token));
+    show(tasks[0] ?? null);
   }
-  enable();
-  busy = false;
-}
 
-for (const button of buttons) {
-  button.addEventListener("click", (event) => {
-    if (event.detail < 2) act(button.dataset.do); // the second click of a double click is no second label
-  });
-}
+  function show(next) {
+    task = next;
+    held = null;
+    criteria = {};
+    ranked = { tiers: [], tie: false };
+    closeNote();
+    find(".tu-feedback").hidden = true;
+    view.best([]);
+    view.ranks([]);
+    const open = task !== null;
+    find(".tu-prompt").hidden = find(".tu-answers").hidden = !open;
+    find(".tu-done").hidden = open;
+    if (open) view.show(task);
+    setUpBar(view.texts?.length ?? 2);
+    for (const one of page.querySelectorAll(".tu-bar [data-do]")) one.disabled = !open && one.dataset.do !== "undo";
+    if (open) {
+      watch.start();
+      settled = performance.now() + SETTLE_MS;
+      turn("settling");
+      setTimeout(() => task === next && phase === "settling" && turn("ready"), SETTLE_MS);
+    } else {
+      turn("idle");
+      showEnd();
+    }
+    showRanks();
+    showCriteria();
+    showCounts();
+    labelKeys();
+  }
 
-document.addEventListener("keydown", (event) => {
-  const onButton = event.target.closest?.("button");
-  if (event.repeat && onButton && event.key === "Enter") event.preventDefault();
-  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || !keysOn.checked) return;
-  if (event.target.closest?.("textarea, select, [contenteditable], input:not([type=checkbox])")) return;
-  const name = KEYS[event.key.toLowerCase()];
-  if (name) {
+  function turn(next) {
+    phase = next;
+    page.dataset.state = next === "idle" ? "done" : next;
+  }
+
+  function ready() {
+    if (task) turn("ready");
+    else turn("idle");
+  }
+
+  function showEnd() {
+    const waiting = outbox.entries.length;
+    const { mine, skipped, total, practice } = counts;
+    let [title, text] = ["All pairs are answered", `${mine} ${words.counted}, ${skipped} skipped. `];
+    if (!settings.reveals) text += "Undo takes the last one back. ";
+    text += "You can close this page.";
+    if (state === "failed_practice") {
+      title = "The practice round was not passed";
+      const right = practice ? `${practice.right} of ${practice.total} answers were as expected. ` : "";
+      text = `${right}Thank you for trying; whoever runs this campaign can tell you how to go on.`;
+    } else if (state !== "done" || waiting) {
+      title = waiting ? "Waiting for the connection" : "One moment";
+      text = waiting
+        ? `The next pairs come as soon as your ${words.many} have been sent. They are kept on this computer.`
+        : "";
+    } else if (total === 0) {
+      [title, text] = [`There is nothing to ${words.to} yet`, "This page looks again every half minute."];
+    }
+    find(".tu-done h2").textContent = title;
+    find(".tu-done p").textContent = text;
+    if (state === "done" && total) showStanding();
+  }
+
+  // ---- Pressing ---------------------------------------------------------------------------------------------------
+
+  /** Whether a press counts now; if not, the page says why. */
+  function free() {
+    if (phase === "idle" || phase === "loading") return false;
+    if (phase === "checking" || phase === "undoing") return refuse("One moment: the server has not answered yet");
+    if (phase === "feedback") return refuse("Go on to the next pair first");
+    if (performance.now() < settled) return refuse("Not counted: this pair had just come");
+    return true;
+  }
+
+  function refuse(text) {
+    say(text, "warn");
+    find(".tu-bar").animate?.([{ opacity: 0.55 }, { opacity: 1 }], { duration: 200 }); // a blink moves nothing
+    return false;
+  }
+
+  function label(answer, said, device) {
+    if (!free()) return;
+    const passes = answer.choice === "skip" || answer.choice === "flag";
+    if (task.wants_rationale && !passes && !note.value.trim()) {
+      held = { answer, said };
+      mark(answer.choice);
+      openNote(`${said}: why? A reason is asked for with this pair. Enter sends it.`);
+      return;
+    }
+    const entry = { token: task.token, ...answer, seconds: watch.seconds(), device };
+    if (note.value.trim()) entry.note = note.value;
+    if (!passes && Object.keys(criteria).length) entry.criteria = criteria;
+    note.value = "";
+    answered.add(task.token);
+    count(passes ? "skipped" : "mine", entry.seconds);
+    const final = task.practice || settings.reveals;
+    say(`${said}${final ? "" : ` · ${keyName(keys.key("undo") ?? "undo")} takes it back`}`);
+    if (task.practice || (settings.reveals && !passes)) {
+      turn("checking");
+      mark(answer.choice);
+    } else advance();
+    outbox.add("labels", entry, said);
+    nudge();
+  }
+
+  function count(kind, seconds) {
+    counts[kind] += state === "practice" ? 0 : 1;
+    if (state !== "practice") pressed.push(kind);
+    if (kind === "mine") paces.push(seconds);
+    if (paces.length > PACE_OF) paces.shift();
+  }
+
+  function uncount() {
+    const kind = pressed.pop();
+    if (kind) counts[kind] -= 1;
+    return kind !== undefined;
+  }
+
+  function undo() {
+    if (phase === "loading" || phase === "settling") return phase === "settling" && free();
+    if (["checking", "undoing", "feedback"].includes(phase)) return free();
+    const taken = outbox.takeBack();
+    const again = taken && seen.get(taken.body.token);
+    if (!taken) {
+      turn("undoing");
+      outbox.add("undo", {}, "Undo");
+      return;
+    }
+    answered.delete(taken.body.token);
+    uncount();
+    if (!again) return look(); // an earlier page pressed it: the server still has its task
+    tasks.unshift(again);
+    show(again);
+    note.value = taken.body.note ?? "";
+    say(`Taken back: ${taken.said}`);
+  }
+
+  function demonstrate(shown, text) {
+    outbox.add("demonstrations", { token: shown.token, text }, "The ideal answer");
+    say("Ideal answer kept; the pair is still open");
+  }
+
+  /** The server's answer to what the outbox sent. False: keep it, and send nothing more for now. */
+  function onReply(entry, status, body) {
+    if (status === 401) {
+      return stopped(
+        `Your session has ended. What you ${words.did} is kept on this computer, and sent afterwards.`,
+        true,
+      );
+    }
+    if (status === 409 && body.settings.me !== settings.me) {
+      return stopped(`Somebody else has signed in here. What ${settings.me} ${words.did} is kept until they are back.`);
+    }
+    if (status === 422) {
+      const problem = typeof body.detail === "string" ? body.detail : "it was not understood";
+      alert(`Not recorded: “${entry.said}”. The server says: ${problem}`);
+      if (entry.path === "labels") retract(entry);
+      return true;
+    }
+    if (status === 409 && entry.path === "labels") {
+      alert(
+        `Not recorded: “${entry.said}”. That pair was answered in another window, or is not asked about any more.`,
+      );
+      uncount();
+    }
+    if (status === 409 && entry.path === "demonstrations") alert("Not recorded: the ideal answer. Its pair is gone.");
+    if (entry.path === "demonstrations" && status === 200) return true;
+    take(body, status === 409);
+    if (entry.path === "undo" && status === 200) undone(body);
+    else if (body.label?.kind === "late")
+      alert("Saved, but somebody else had taken this pair over: it does not count.");
+    const here = task?.token === entry.body.token;
+    if (body.feedback && here) showFeedback(body.feedback);
+    else if (body.reveal && here) showReveal(body.reveal, body.label.choice);
+    else if (phase === "checking" || (status === 409 && !tasks.includes(task)) || !task) advance();
+    else showCounts();
+    return true;
+  }
+
+  function stopped(text, link = false) {
+    outbox.stopped = true;
+    alert(text, link);
+    return false;
+  }
+
+  /** A label that the server could not take: its task waits still. */
+  function retract(entry) {
+    answered.delete(entry.body.token);
+    uncount();
+    note.value = entry.body.note ?? note.value;
+    const again = seen.get(entry.body.token);
+    if (again) tasks = [again, ...tasks.filter((one) => one !== again)];
+    if (phase === "checking" || !task) advance();
+    else showCounts();
+  }
+
+  function undone(body) {
+    if (!body.undone) {
+      ready();
+      return say("Nothing to undo");
+    }
+    if (!uncount()) take(body, true);
+    if (phase !== "undoing" && task) return say("Taken back; it comes after this pair"); // they went on meanwhile
+    show(tasks[0] ?? null);
+    say("Taken back: here it is again");
+  }
+
+  // ---- Practice ---------------------------------------------------------------------------------------------------
+
+  function showFeedback({ right, best, explanation }) {
+    const tiers = Array.isArray(best) ? best : null;
+    const order = tiers?.map((tier) => tier.map(letter).join(" = ")).join(" > ");
+    const known = tiers
+      ? `The known order is ${order}.`
+      : best === "tie"
+        ? "Both are equally good."
+        : `${best.toUpperCase()} is better.`;
+    view.best(tiers ? tiers[0] : best === "tie" ? [0, 1] : [best === "a" ? 0 : 1]);
+    find(".tu-feedback").hidden = false;
+    find(".tu-feedback").dataset.right = right;
+    find(".tu-feedback p").textContent =
+      `${right ? "As expected." : "Not as expected."} ${known} ${explanation ?? ""}`;
+    turn("feedback");
+    showCounts();
+    find("[data-do=next]").focus();
+  }
+
+  // ---- Votes ------------------------------------------------------------------------------------------------------
+
+  function showReveal(reveal, choice) {
+    view.ranks([nameOf(reveal.a), nameOf(reveal.b)]);
+    const preferred = ["tie", "both_bad"].includes(choice) ? [] : [choice.startsWith("a") ? 0 : 1];
+    view.best(preferred);
+    find(".tu-feedback").hidden = false;
+    find(".tu-feedback p").textContent = told(reveal, choice);
+    turn("feedback");
+    showStanding();
+    showCounts();
+    find("[data-do=next]").focus();
+  }
+
+  /** Between the pairs, and not over one: who knows the figure reads the next pair with it in mind. */
+  async function showStanding() {
+    if (!settings.sees_figures) return;
+    const { status, body } = await request("admin/votes");
+    for (const one of page.querySelectorAll(".tu-standing")) {
+      one.hidden = status !== 200;
+      if (status === 200) one.textContent = standing(body);
+    }
+  }
+
+  // ---- Ranking ----------------------------------------------------------------------------------------------------
+
+  function rankAs(tiers) {
+    ranked = { tiers, tie: false };
+    showRanks();
+  }
+
+  function pressLetter(place, tie) {
+    if (free()) rankAs(append(ranked.tiers, place, tie || ranked.tie));
+  }
+
+  function submit(device) {
+    const count = task.answers.length;
+    if (!isWhole(ranked.tiers, count))
+      return refuse(`${count - ranked.tiers.flat().length} answers are not ranked yet`);
+    const order = ranked.tiers.map((tier) => [...tier]);
+    label({ order }, order.map((tier) => tier.map(letter).join(" = ")).join(" > "), device);
+  }
+
+  function showRanks() {
+    if (!task || task.answers.length < 3) return;
+    const count = task.answers.length;
+    strip.show(ranked.tiers, count);
+    view.ranks(task.answers.map((_, place) => rank(ranked.tiers, place)));
+    find("[data-do=submit]")?.classList.toggle("whole", isWhole(ranked.tiers, count));
+    find("[data-do=with]")?.setAttribute("aria-pressed", ranked.tie);
+  }
+
+  // ---- The bar ----------------------------------------------------------------------------------------------------
+
+  const button = (id, inner) => `<button type="button" data-do="${id}">${inner}</button>`;
+
+  function setUpBar(answers) {
+    const ranking = answers > 2;
+    keys.of(answers, settings.scale, settings.criteria, without());
+    mark(null);
+    if (page.dataset.bar === `${ranking}`) return;
+    page.dataset.bar = ranking;
+    find(".tu-choices").hidden = ranking;
+    find(".tu-ranking").hidden = !ranking;
+    find(".tu-ranking")
+      .querySelectorAll("button[data-do]")
+      .forEach((old) => old.remove());
+    const steps = [
+      ["back", "Back"],
+      ["with", "Tie"],
+      ["submit", "Send"],
+    ].map(([id, name]) => button(id, `<b>${name}</b>`));
+    if (ranking) find(".tu-ranking").insertAdjacentHTML("beforeend", steps.join(""));
+    const choices = settings.scale === "graded" ? GRADED : PLAIN;
+    const part = (ids) =>
+      choices
+        .filter(([id]) => ids(id))
+        .map(([id, name]) => button(id, choiceText(name)))
+        .join("");
+    find(".tu-choices").dataset.scale = settings.scale;
+    find(".tu-choices").innerHTML =
+      `<div class="tu-side">${part((id) => id.startsWith("a"))}</div>` +
+      `<div class="tu-middle">${part((id) => id === "tie" || id === "both_bad")}</div>` +
+      `<div class="tu-side">${part((id) => id.startsWith("b") && id !== "both_bad")}</div>`;
+    const tool = (id) => {
+      const action = keys.actions.find((one) => one.id === id);
+      return action ? button(id, shortened(action.name)) : "";
+    };
+    find(".tu-quick").innerHTML = QUICK.map(tool).join("");
+    find(".tu-more").innerHTML = MORE.map(tool).join("");
+    find(".tu-criteria").hidden = ranking || settings.criteria.length === 0;
+  }
+
+  const without = () => (settings.reveals ? NOT_WHILE_VOTING : []);
+
+  function choiceText(name) {
+    const [, side, how] = /^([AB]) (.*)$/.exec(name) ?? [null, "", name];
+    return side ? `<b>${side}</b> <span>${shortened(how)}</span>` : `<span>${how}</span>`;
+  }
+
+  /** With the part that a narrow window leaves out. */
+  const shortened = (name) => name.replace(/(?<=much|slightly|Write|Raw)( \w+)$|(?<=Diff)(erences)$/, "<i>$&</i>");
+
+  /** Keys printed on the buttons, and told to assistive technology. */
+  function labelKeys() {
+    for (const element of page.querySelectorAll("button[data-do]")) {
+      const key = keys.on ? keys.key(element.dataset.do) : null;
+      if (element.dataset.key === `${key}`) continue;
+      element.dataset.key = key;
+      element.querySelector("kbd")?.remove();
+      if (key === null) element.removeAttribute("aria-keyshortcuts");
+      else {
+        element.setAttribute("aria-keyshortcuts", key.length === 1 ? key.toUpperCase() : key);
+        const shown = Object.assign(document.createElement("kbd"), { textContent: keyName(key) });
+        shown.setAttribute("aria-hidden", "true");
+        if (!["prompt", "help", "next"].includes(element.dataset.do)) element.prepend(shown);
+      }
+    }
+    for (const option of ["raw", "diff"])
+      find(`[data-do=${option}]`)?.setAttribute("aria-pressed", view.options[option]);
+    find("[data-do=note]")?.classList.toggle("filled", note.value.trim() !== "");
+    find(".tu-bar").classList.toggle("wants-note", task?.wants_rationale ?? false);
+  }
+
+  function mark(choice) {
+    page.querySelectorAll(".tu-choices .held").forEach((old) => old.classList.remove("held"));
+    if (choice) find(`.tu-choices [data-do=${choice}]`)?.classList.add("held");
+  }
+
+  function showCriteria() {
+    if (!settings.criteria.length) return;
+    const side = (name, i) => (which) =>
+      `<button type="button" data-criterion="${i}" data-side="${which}" aria-pressed="${criteria[name] === which}">` +
+      `${{ a: "A", b: "B", tie: "=" }[which]}</button>`;
+    const box = find(".tu-criteria");
+    if (!box.children.length) {
+      box.innerHTML = settings.criteria
+        .map((name, i) => `<div role="group"><span></span>${SIDES.map(side(name, i)).join("")}</div>`)
+        .join("");
+      settings.criteria.forEach((name, i) => {
+        box.children[i].setAttribute("aria-label", name);
+        box.children[i].querySelector("span").textContent = name;
+      });
+    }
+    settings.criteria.forEach((name, i) => {
+      const key = keys.on && keys.key(`criterion-${i}`);
+      box.children[i].title = key ? `${keyName(key)} goes through A, equal, B` : "";
+      box.children[i].querySelectorAll("button").forEach((one) => {
+        one.setAttribute("aria-pressed", criteria[name] === one.dataset.side);
+      });
+    });
+  }
+
+  function judge(i, side) {
+    if (!free()) return;
+    const name = settings.criteria[i];
+    const next = side ?? [...SIDES, undefined][(SIDES.indexOf(criteria[name]) + 1) % 4];
+    if (next === undefined || (side && criteria[name] === side)) delete criteria[name];
+    else criteria[name] = next;
+    showCriteria();
+  }
+
+  // ---- Note -------------------------------------------------------------------------------------------------------
+
+  function openNote(why) {
+    if (!task) return;
+    find(".tu-note-why").textContent =
+      why ??
+      (task.wants_rationale
+        ? "A reason is asked for with this pair"
+        : `A note that goes with your ${words.one} of this pair`);
+    find(".tu-note").hidden = false;
+    note.focus();
+  }
+
+  function closeNote() {
+    const focused = find(".tu-note").contains(document.activeElement);
+    find(".tu-note").hidden = true;
+    held = null;
+    mark(null);
+    labelKeys();
+    if (focused) find(".tu-work").focus({ preventScroll: true });
+  }
+
+  function noteDone() {
+    const waiting = held;
+    if (waiting && !note.value.trim()) return note.focus();
+    closeNote();
+    if (waiting) label(waiting.answer, waiting.said, "key");
+  }
+
+  note.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") closeNote();
+    else if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !event.repeat) noteDone();
+    else return;
     event.preventDefault();
-    act(name);
+  });
+  find(".tu-note .tu-close").addEventListener("click", noteDone);
+
+  // ---- Doing ------------------------------------------------------------------------------------------------------
+
+  const named = (id) => keys.actions.find((action) => action.id === id)?.name ?? id;
+
+  const does = {
+    undo,
+    note: () => openNote(),
+    write: () => task && editor(task),
+    diff: () => task && say(view.toggle("diff") ?? "Differences are not shown any more"),
+    raw: () =>
+      task && (view.toggle("raw"), say(view.options.raw ? "As the model wrote it" : "As it is meant to look")),
+    prompt: () => view.resize(),
+    guideline: () => find(".tu-guide").showModal(),
+    mirror: async () => {
+      const { status, body } = await ask("mirror");
+      if (!isOpen(page)) showMirror(find(".tu-mirror"), status === 200 ? body : null, words);
+    },
+    help: openHelp,
+    next: advance,
+    with: () => free() && ((ranked.tie = !ranked.tie), showRanks()),
+    back: () => free() && rankAs(back(ranked.tiers)),
+    submit: (device) => free() && submit(device),
+  };
+
+  function act(id, device) {
+    if (does[id]) {
+      if (id !== "next" || phase === "feedback") does[id](device);
+    } else if (id.startsWith("criterion-")) judge(Number(id.slice("criterion-".length)));
+    else label({ choice: id }, named(id), device);
+    labelKeys();
   }
-});
 
-keysOn.checked = localStorage.getItem("trueup-keys") !== "off";
-keysOn.addEventListener("change", () => localStorage.setItem("trueup-keys", keysOn.checked ? "on" : "off"));
+  page.addEventListener("click", (event) => {
+    const pressedButton = event.target.closest("button");
+    if (pressedButton?.dataset.criterion)
+      return judge(Number(pressedButton.dataset.criterion), pressedButton.dataset.side);
+    const id = pressedButton?.dataset.do;
+    if (!id) return;
+    const labels = pressedButton.closest(".tu-choices") || ["skip", "flag", "submit"].includes(id);
+    if (event.detail > 1 && labels) return refuse("Not counted: the second click of a double click");
+    act(id, { touch: "touch", pen: "touch" }[event.pointerType] ?? (event.detail ? "click" : "key"));
+  });
 
-call("task").then(({ status, body }) => {
-  if (status !== 200) return say(`The server refused (${status}).`, true);
-  show(body);
-  enable();
-  say("");
-  busy = false;
-});
+  document.addEventListener("keydown", (event) => {
+    const onControl = event.target.closest?.("button, a, summary");
+    if (event.repeat && onControl && event.key === "Enter") event.preventDefault();
+    if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    if (event.target.closest?.("textarea, select, [contenteditable], input") || isOpen(page)) return;
+    if (!settings || (onControl && [" ", "Enter"].includes(event.key))) return;
+    if (phase === "feedback" && [" ", "Enter"].includes(event.key)) {
+      event.preventDefault();
+      return advance();
+    }
+    if (!keys.on) return;
+    const found = keys.find(event);
+    if (!found) return;
+    event.preventDefault();
+    if (found.letter !== undefined) pressLetter(found.letter, found.tie);
+    else act(found.id, "key");
+  });
+
+  find(".tu-alert .tu-close").addEventListener("click", () => alert(""));
+
+  // ---- Time -------------------------------------------------------------------------------------------------------
+
+  function nudge() {
+    const now = Date.now();
+    const rested = now - working.last > PAUSE_MS;
+    working = { since: rested ? now : working.since, last: now };
+    find(".tu-nudge").hidden = now - working.since < BREAK_MS;
+    if (find(".tu-nudge").hidden || find(".tu-nudge button")) return;
+    find(".tu-nudge").innerHTML =
+      "<p>25 minutes at a stretch. A short break keeps your judgement fresh; nothing gets lost.</p>" +
+      "<button type='button'>OK</button>";
+    find(".tu-nudge button").addEventListener("click", () => {
+      working.since = Date.now();
+      find(".tu-nudge").replaceChildren();
+      find(".tu-nudge").hidden = true;
+    });
+  }
+
+  /** Ask the server what waits. */
+  async function look() {
+    const { status, body } = await ask("tasks");
+    if (status === 401) return outbox.entries.length || stopped("Your session has ended.", true);
+    if (status !== 200 || body.settings.me !== settings.me || outbox.running || isBusy()) return;
+    take(body, true);
+    if (!task || !tasks.some(({ token }) => token === task.token)) {
+      if (task) alert("The pair that was here has gone to somebody else meanwhile. Nothing of yours is lost.");
+      advance();
+    } else showCounts();
+  }
+
+  const isBusy = () => ["checking", "feedback", "undoing"].includes(phase) || held !== null;
+
+  let hiddenAt = 0;
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) hiddenAt = Date.now();
+    else if (settings) {
+      outbox.resume(); // perhaps they signed in, in another window
+      if (Date.now() - hiddenAt > HEARTBEAT_MS) look();
+    }
+  });
+  setInterval(() => !document.hidden && settings && ask("heartbeat", {}), HEARTBEAT_MS);
+  setInterval(() => !document.hidden && settings && phase === "idle" && look(), LOOK_AGAIN_MS);
+  addEventListener("beforeunload", (event) => outbox?.entries.length && !outbox.stored && event.preventDefault());
+
+  // ---- Begin ------------------------------------------------------------------------------------------------------
+
+  async function begin() {
+    for (let wait = 300; ; wait = Math.min(2 * wait, 8000)) {
+      const { status, body } = await ask("tasks");
+      if (status === 200) return open(body);
+      if (status === 401) return alert("Your session has ended.", true);
+      if (status) return alert(`The server refused (${status}): ${body.detail ?? "reload the page"}.`);
+      say("The server does not answer. Trying again…", "warn");
+      await new Promise((done) => setTimeout(done, wait));
+    }
+  }
+
+  function open(body) {
+    settings = body.settings;
+    find(".tu-guideline").textContent = settings.guideline_line || "Which answer is better?";
+    find(".tu-guide .tu-text").innerHTML = settings.guideline_html; // rendered and made safe on the server
+    keys.of(2, settings.scale, settings.criteria, without());
+    if (settings.reveals) wordAsVotes();
+    outbox = new Outbox(`${settings.campaign} ${settings.me}`, { under, onReply, onChange: saved });
+    outbox.labels.forEach((entry) => answered.add(entry.body.token)); // by an earlier page
+    say(settings.reveals ? "A vote is final: after it you see whose answers they are" : "");
+    take(body, true);
+    advance();
+    saved();
+    outbox.resume();
+  }
+
+  function wordAsVotes() {
+    page.dataset.mode = "vote";
+    find(".tu-alert a").href = "/login?next=/vote";
+    find(".tu-feedback").setAttribute("aria-label", "Whose answers they are");
+    find(".tu-onward").hidden = !settings.sees_figures;
+    find(".tu-mirror").setAttribute("aria-label", "How you vote");
+    find(".tu-mirror h2").textContent = "How you vote";
+    find(".tu-help .tu-lead").textContent =
+      "One key, or one click, is one vote. After it the page says which answer is from which policy, so a vote is " +
+      "final. Enter goes on to the next pair.";
+  }
+
+  begin();
+}
+
+/** Seconds since start() during which the page could be seen. */
+function stopwatch() {
+  let [before, since] = [0, performance.now()];
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) before += performance.now() - since;
+    since = performance.now();
+  });
+  return {
+    start: () => ([before, since] = [0, performance.now()]),
+    seconds: () => Math.round(before + (document.hidden ? 0 : performance.now() - since)) / 1000,
+  };
+}

@@ -1,0 +1,117 @@
+"""What an answer says: from places on the screen to a judgement of the item, and back. Pure functions.
+
+Places are what the annotator saw (0 is A), indices are the item's own order; `drawn[place]` is the index shown there.
+Tiers are groups of answers, best first; answers in one tier are tied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Literal, get_args
+
+Tiers = list[list[int]]
+Scale = Literal["plain", "graded"]
+Choice = Literal[
+    "a_much", "a", "a_slightly", "tie", "b_slightly", "b", "b_much", "both_bad", "skip", "flag"
+]  # fmt: skip
+
+GRADED: tuple[Choice, ...] = get_args(Choice)
+PLAIN: tuple[Choice, ...] = ("a", "tie", "b", "both_bad", "skip", "flag")
+_STRENGTHS = {"slightly": 1, "": 2, "much": 3}
+_NAMES = {1: "_slightly", 2: "", 3: "_much", None: ""}
+
+
+def choices(scale: Scale) -> tuple[Choice, ...]:
+    """What can be said of a pair."""
+    return GRADED if scale == "graded" else PLAIN
+
+
+def judgement(choice: Choice, scale: Scale) -> tuple[Tiers | None, int | None]:
+    """Tiers of places and strength that a choice means; (None, None) for a skip or a flag."""
+    if choice in ("skip", "flag"):
+        return None, None
+    if choice in ("tie", "both_bad"):
+        return [[0, 1]], None
+    side, _, much = choice.partition("_")
+    tiers = [[0], [1]] if side == "a" else [[1], [0]]
+    return tiers, _STRENGTHS[much] if scale == "graded" else None
+
+
+def choice_of(tiers: Tiers, strength: int | None, both_bad: bool, drawn: Sequence[int]) -> str:
+    """The choice that was made of a pair, from what is stored of it."""
+    if len(tiers) == 1:
+        return "both_bad" if both_bad else "tie"
+    return "ab"[drawn.index(tiers[0][0])] + _NAMES[strength]
+
+
+def to_indices(tiers: Tiers, drawn: Sequence[int]) -> Tiers:
+    """Tiers of places as tiers of indices: the sides are undone."""
+    return [sorted(drawn[place] for place in tier) for tier in tiers]
+
+
+def to_places(tiers: Tiers, drawn: Sequence[int]) -> Tiers:
+    """Tiers of indices as tiers of the places where they were shown."""
+    return [sorted(list(drawn).index(index) for index in tier) for tier in tiers]
+
+
+def is_order(tiers: Tiers, count: int) -> bool:
+    """Whether every one of `count` answers is placed once."""
+    return all(tiers) and sorted(place for tier in tiers for place in tier) == list(range(count))
+
+
+def agrees(tiers: Tiers, known: Tiers) -> bool:
+    """Whether an answer is right, given the known one.
+
+    A pair: the same winner, or a tie as known. A ranking: at least three quarters of the pairs that are known to
+    differ are ordered as known. Answers that the known one leaves out do not count.
+    """
+    said, right = _ranks(tiers), _ranks(known)
+    pairs = [(i, j) for i, j in combinations(sorted(right), 2) if i in said and j in said]
+    strict = [(i, j) for i, j in pairs if right[i] != right[j]]
+    if not strict:
+        return all(said[i] == said[j] for i, j in pairs)
+    alike = sum((said[i] - said[j]) * (right[i] - right[j]) > 0 for i, j in strict)
+    return alike >= 0.75 * len(strict)
+
+
+def _ranks(tiers: Tiers) -> dict[int, int]:
+    return {index: rank for rank, tier in enumerate(tiers) for index in tier}
+
+
+# ---- Texts ------------------------------------------------------------------------------------------------------
+
+_SPECIAL = re.compile(
+    r"<\|[^|<>\n]{1,40}\|>"  # <|im_end|>, <|endoftext|>, <|eot_id|>
+    r"|<｜[^｜<>\n]{1,40}｜>"
+    r"|</?(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+)
+_AT_AN_END = re.compile(r"\A(?:\s*(?:<s>|<bos>|<pad>))+|(?:</s>|<eos>|<pad>|<unk>|<\|[a-z_]*\|?|\s)+\Z")
+
+_MODELS = (
+    r"(?:chat\s?gpt|gpt-?\d\w*|claude|gemini|bard|llama[\s-]?\d*|alpaca|vicuna|mistral|mixtral|qwen\w*|smol\s?lm\w*|"
+    r"deepseek\w*|gemma\w*|phi-?\d\w*|falcon|bloom|pythia|open\s?assistant|command[\s-]r|grok|copilot)"
+)
+_MAKERS = (
+    r"(?:open\s?ai|anthropic|google|deep\s?mind|meta(?:\s+ai)?|hugging\s?face|mistral(?:\s+ai)?|alibaba|microsoft)"
+)
+_I = r"(?:I\s+am|I[’']m|I\s+was|I\s+have\s+been)"
+_ITSELF = re.compile(
+    # "I am ChatGPT", "As SmolLM, I"; not "I am a gemini", nor "As Claude Monet"
+    rf"\b(?:{_I}|my\s+name\s+is|call\s+me|this\s+is|as)\s+(?:called\s+|named\s+)?{_MODELS}\b(?!\s+(?-i:[A-Z]))"
+    rf"|\b{_I}(?:\s+an?\s[\w -]{{1,50}},?)?\s+(?:trained|made|created|developed|built)\s+by\s+{_MAKERS}\b",
+    re.IGNORECASE,
+)
+
+
+def clean(text: str) -> str:
+    """An answer as people are shown it: without the tokens of a chat template, which tell a model or an answer that was
+    cut. Whether it was cut is shown of neither side."""
+    return _AT_AN_END.sub("", _SPECIAL.sub("", text))
+
+
+def names_itself(text: str) -> str | None:
+    """The words in which an answer says which model it is from ("I am ChatGPT"); None: it does not."""
+    found = _ITSELF.search(text)
+    return " ".join(found[0].split()) if found else None

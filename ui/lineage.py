@@ -1,0 +1,215 @@
+"""Where a result comes from, as a graph: files, the stages that read them, what each was made from, the verdict.
+
+Everything stands in the manifests: a stage names its parents by the hash of their manifest, and each file that it read.
+A parent that has been made anew since is drawn as a broken edge. The picture is our own: nodes in layers by their
+longest way from the data, lines around whatever lies between, across a wide page or down a narrow one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from markupsafe import Markup
+
+from trueup.runs import FinishedStage
+
+# ---- The graph --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Node:
+    id: str
+    kind: Literal["file", "stage", "verdict"]
+    title: str
+    detail: str
+    """A short hash, or what the verdict is."""
+    status: str = ""
+    """pass, warn, fail of a stage and of the verdict."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    source: str
+    target: str
+    broken: bool = False
+    """What is there now is not what `target` was made from."""
+
+
+@dataclass
+class Graph:
+    nodes: list[Node] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+
+    def sources(self, target: str) -> list[tuple[Node, bool]]:
+        """What a node was made from, and whether that has changed since."""
+        nodes = {node.id: node for node in self.nodes}
+        return [(nodes[edge.source], edge.broken) for edge in self.edges if edge.target == target]
+
+
+def lineage(stages: Sequence[FinishedStage], verdict: tuple[str, str] | None) -> Graph:
+    """The graph of the finished stages, in their order; `verdict` is (what it is, its tone) of the comparison."""
+    graph = Graph()
+    shas = {stage.stage: stage.sha256 for stage in stages}
+    for stage in stages:
+        for read in stage.manifest.get("inputs") or []:
+            name = f"file {read['path']} {read['sha256']}"
+            if all(node.id != name for node in graph.nodes):
+                graph.nodes.append(Node(name, "file", Path(read["path"]).name, short(read["sha256"])))
+            graph.edges.append(Edge(name, stage.stage))
+        status = str(stage.manifest["verdict"]["status"])
+        graph.nodes.append(Node(stage.stage, "stage", stage.stage, short(shas[stage.stage]), status))
+        for parent in stage.manifest.get("parents") or []:
+            if parent["stage"] in shas:
+                broken = shas[parent["stage"]] != parent["manifest_sha256"]
+                graph.edges.append(Edge(parent["stage"], stage.stage, broken))
+    if verdict is not None and "compare" in shas:
+        graph.nodes.append(Node("verdict", "verdict", "verdict", verdict[0], verdict[1]))
+        graph.edges.append(Edge("compare", "verdict"))
+    return graph
+
+
+def short(sha256: str) -> str:
+    return sha256[:10]
+
+
+# ---- Layers -----------------------------------------------------------------------------------------------------
+
+
+def layers(graph: Graph) -> dict[str, int]:
+    """The layer of each node: stages by their longest way from the data, a file right before what reads it first."""
+    found: dict[str, int] = {}
+    for node in graph.nodes:  # stages stand after their parents
+        if node.kind != "file":
+            before = [found[edge.source] for edge in graph.edges if edge.target == node.id and edge.source in found]
+            found[node.id] = 1 + max(before, default=0)
+    for node in graph.nodes:
+        if node.kind == "file":
+            found[node.id] = min(found[edge.target] for edge in graph.edges if edge.source == node.id) - 1
+    first = min(found.values(), default=0)
+    return {name: number - first for name, number in found.items()}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A box, or a point that a line passes through; its middle."""
+
+    along: float
+    across: float
+
+
+def _rows(graph: Graph, layer: dict[str, int]) -> list[list[str]]:
+    """What stands in each layer, in order. A line over several layers has a place in each, shared by all lines from
+    the same source: `source@layer`."""
+    rows: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
+    for node in graph.nodes:
+        rows[layer[node.id]].append(node.id)
+    reach: dict[str, int] = {}
+    for edge in graph.edges:
+        reach[edge.source] = max(reach.get(edge.source, 0), layer[edge.target])
+    for source, last in reach.items():
+        for between in range(layer[source] + 1, last):
+            rows[between].append(f"{source}@{between}")
+    # Each by the mean place of what leads to it, so that few lines cross.
+    for number in range(1, len(rows)):
+        place = {name: i / max(1, len(rows[number - 1]) - 1) for i, name in enumerate(rows[number - 1])}
+        before = {name: _leads_to(name, number, graph, layer) for name in rows[number]}
+
+        def middle(name: str, place: dict[str, float] = place, before: dict[str, list[str]] = before) -> float:
+            known = [place[one] for one in before[name] if one in place]
+            return sum(known) / len(known) if known else 1.0
+
+        rows[number].sort(key=middle)
+    return rows
+
+
+def _leads_to(name: str, number: int, graph: Graph, layer: dict[str, int]) -> list[str]:
+    """The places of the layer before from which lines come here."""
+    source, passing, _ = name.partition("@")
+    sources = [source] if passing else [edge.source for edge in graph.edges if edge.target == name]
+    return [one if layer[one] == number - 1 else f"{one}@{number - 1}" for one in sources]
+
+
+# ---- The picture ------------------------------------------------------------------------------------------------
+
+_BOX = {True: (126.0, 46.0), False: (124.0, 44.0)}
+"""Length along the layers' direction and across it, by orientation: across a page, or down it."""
+_CHARACTERS = 17
+_PASSING, _GAP, _STEP = 14.0, 14.0, 30.0
+
+
+def draw(graph: Graph, across: bool) -> Markup:
+    """The graph as SVG; `across`: layers from left to right, else from top to bottom. For the eye: the same stands in a
+    table for whoever cannot see it."""
+    if not graph.nodes:
+        return Markup("")
+    layer = layers(graph)
+    rows = _rows(graph, layer)
+    wide, high = _BOX[across]
+    length, breadth = (wide, high) if across else (high, wide)
+    size = {node.id: breadth for node in graph.nodes}
+    extent = max(sum(size.get(name, _PASSING) + _GAP for name in row) - _GAP for row in rows)
+    places: dict[str, _Place] = {}
+    for number, row in enumerate(rows):
+        at = (extent - sum(size.get(name, _PASSING) + _GAP for name in row) + _GAP) / 2
+        for name in row:
+            broad = size.get(name, _PASSING)
+            places[name] = _Place(number * (length + _STEP) + length / 2, at + broad / 2)
+            at += broad + _GAP
+    total = len(rows) * (length + _STEP) - _STEP
+    lines = [_line(edge, layer, places, length, across) for edge in graph.edges]
+    boxes = [_box(node, places[node.id], wide, high, across) for node in graph.nodes]
+    box = (total + 2, extent + 2) if across else (extent + 2, total + 2)
+    kind = "across" if across else "down"
+    marker = (
+        f'<defs><marker id="arrow-{kind}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
+        'orient="auto-start-reverse"><path d="M0 0.5 L7.5 4 L0 7.5 z"/></marker></defs>'
+    )
+    return Markup(
+        f'<svg class="lineage {kind}" viewBox="-1 -1 {box[0]:.0f} {box[1]:.0f}" width="{box[0]:.0f}" '
+        f'height="{box[1]:.0f}" aria-hidden="true">{marker}{"".join(lines)}{"".join(boxes)}</svg>'
+    )
+
+
+def _line(edge: Edge, layer: dict[str, int], places: dict[str, _Place], length: float, across: bool) -> str:
+    """From the end of one box to the front of another, through the places between."""
+    start, end = places[edge.source], places[edge.target]
+    between = [places[f"{edge.source}@{number}"] for number in range(layer[edge.source] + 1, layer[edge.target])]
+    points = [(start.along + length / 2, start.across)]
+    for place in between:
+        points += [(place.along - length / 2, place.across), (place.along + length / 2, place.across)]
+    points.append((end.along - length / 2, end.across))
+    path = f"M{_xy(points[0], across)}"
+    for one, other in pairwise(points):
+        half = (one[0] + other[0]) / 2
+        bends = one[1] != other[1]
+        path += (
+            f" C{_xy((half, one[1]), across)} {_xy((half, other[1]), across)} {_xy(other, across)}"
+            if bends
+            else f" L{_xy(other, across)}"
+        )
+    style = "edge broken" if edge.broken else "edge"
+    return f'<path class="{style}" d="{path}" marker-end="url(#arrow-{"across" if across else "down"})"/>'
+
+
+def _xy(point: tuple[float, float], across: bool) -> str:
+    along, aside = point
+    return f"{along:.1f} {aside:.1f}" if across else f"{aside:.1f} {along:.1f}"
+
+
+def _box(node: Node, place: _Place, wide: float, high: float, across: bool) -> str:
+    x, y = (place.along, place.across) if across else (place.across, place.along)
+    title = node.title
+    if len(title) > _CHARACTERS:  # how it begins, and of which kind a file is
+        title = f"{title[: _CHARACTERS - 7]}…{title[-6:]}"
+    kind = f"node {node.kind} {escape(node.status)}"
+    return (
+        f'<g class="{kind}"><rect x="{x - wide / 2:.1f}" y="{y - high / 2:.1f}" width="{wide:.0f}" '
+        f'height="{high:.0f}" rx="6"/><text class="title" x="{x:.1f}" y="{y - 4:.1f}" text-anchor="middle">'
+        f'{escape(title)}</text><text class="detail" x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">'
+        f"{escape(node.detail)}</text></g>"
+    )

@@ -1,0 +1,240 @@
+// The answers, a column for each policy: text as it comes, then every token in the colour of its log-ratio to SFT.
+
+export const SFT = "sft";
+const MOVED_MOST = 5;
+const FAR = 0.5; // of full colour: from there on a token is underlined too
+const ENDED = { eos: "ended by itself", limit: "cut at the limit", stopped: "stopped" };
+
+export class Columns {
+  constructor(page) {
+    this.page = page;
+    this.place = page.querySelector(".tu-columns");
+    this.tip = page.querySelector(".tu-tip");
+    this.full = 2; // nats of full colour
+    this.of = new Map(); // policy: its column
+    addEventListener("resize", () => this.point(null));
+  }
+
+  begin(policies) {
+    this.point(null);
+    this.of = new Map(policies.map((policy) => [policy.name, new Column(policy, this)]));
+    this.place.replaceChildren(...[...this.of.values()].map((column) => column.element));
+  }
+
+  step({ texts, seconds }) {
+    for (const [name, text] of Object.entries(texts)) this.of.get(name).grow(text, seconds);
+  }
+
+  answer(event) {
+    this.of.get(event.policy).end(event);
+  }
+
+  score({ policy, score }) {
+    this.of.get(policy).score(score);
+  }
+
+  ratios(event) {
+    this.of.get(event.policy).colour(event);
+  }
+
+  /** Nothing will grow any more, for whatever reason. */
+  rest() {
+    for (const column of this.of.values()) column.text.removeAttribute("aria-busy");
+  }
+
+  get whole() {
+    return [...this.of.values()].every((column) => column.ended);
+  }
+
+  rescale(full) {
+    this.full = full;
+    for (const column of this.of.values()) column.rescale();
+    for (const way of ["less", "more"]) {
+      this.page.querySelector(`[data-end=${way}]`).textContent =
+        `${signed(way === "less" ? -full : full)} nats: ${times(full)} times ${way === "less" ? "less" : "as"} likely`;
+    }
+  }
+
+  /** Shows the number of a piece beside it; null: of none. */
+  point(piece, shown) {
+    this.tip.hidden = !piece;
+    if (!piece) return;
+    this.tip.replaceChildren(...shown);
+    const [box, around] = [piece.getClientRects()[0], this.page.getBoundingClientRect()];
+    const left = Math.min(box.left, innerWidth - this.tip.offsetWidth - 8);
+    const above = box.top - this.tip.offsetHeight - 6;
+    const top = above > 70 ? above : box.bottom + 6; // not under the bar, which stays at the top
+    this.tip.style.left = `${Math.max(left, 8) - around.left}px`;
+    this.tip.style.top = `${top - around.top}px`;
+  }
+}
+
+class Column {
+  constructor({ name, title }, columns) {
+    Object.assign(this, { name, title, columns, tokens: 0, ended: false, facts: {}, pieces: [], at: -1 });
+    const make = (tag, className, more = {}) => Object.assign(document.createElement(tag), { className, ...more });
+    this.element = make("article", "tu-column");
+    this.element.dataset.policy = name;
+    const header = make("header", "");
+    this.state = make("span", "tu-ended");
+    header.append(make("h2", "", { textContent: title, id: `open-${name}` }), this.state);
+    this.factsLine = make("p", "tu-facts");
+    this.text = make("div", "tu-stream", { dir: "auto" });
+    this.text.setAttribute("role", "group");
+    this.text.setAttribute("aria-labelledby", `open-${name}`);
+    this.text.setAttribute("aria-busy", "true");
+    this.moved = make("div", "tu-moved", { id: `open-${name}-moved`, hidden: true });
+    this.spoken = make("p", "tu-hide");
+    this.spoken.setAttribute("role", "status");
+    this.element.append(header, this.factsLine, this.text, this.moved, this.spoken);
+    this.showFacts();
+  }
+
+  grow(text, seconds) {
+    this.tokens += 1;
+    const shown = this.text.textContent ? text : text.trimStart();
+    if (shown) this.text.append(document.createTextNode(shown));
+    this.speed(seconds);
+  }
+
+  speed(seconds) {
+    this.facts.tokens = [this.tokens, this.tokens === 1 ? "token" : "tokens"];
+    if (seconds > 0) this.facts.speed = [(this.tokens / seconds).toFixed(1), "tokens/s"];
+    this.showFacts();
+  }
+
+  end({ ended, tokens, seconds }) {
+    this.ended = true;
+    this.tokens = tokens;
+    this.text.removeAttribute("aria-busy");
+    this.state.textContent = ENDED[ended];
+    this.state.dataset.ended = ended;
+    this.speed(seconds);
+  }
+
+  score(value) {
+    this.facts.score = [signed(value), "by the reward model"];
+    this.showFacts();
+  }
+
+  showFacts() {
+    this.factsLine.replaceChildren(
+      ...Object.entries(this.facts).map(([fact, [number, unit]]) => {
+        const shown = Object.assign(document.createElement("span"), { className: `tu-${fact}` });
+        shown.append(Object.assign(document.createElement("b"), { textContent: number }), ` ${unit}`);
+        return shown;
+      }),
+    );
+    if (!this.factsLine.childElementCount) this.factsLine.textContent = "no token yet";
+  }
+
+  // ---- Colours ----------------------------------------------------------------------------------------------------
+
+  colour({ pieces, sum, reference }) {
+    this.pieces = pieces;
+    const spans = pieces.map((piece, i) => {
+      const span = document.createElement("span");
+      const shown = i === 0 ? piece.text.trimStart() : piece.text;
+      span.textContent = piece.end ? "end" : shown || visible(piece.text);
+      span.className = piece.end || !shown ? "tu-piece mark" : "tu-piece";
+      span.dataset.way = piece.nats < 0 ? "less" : "more";
+      return span;
+    });
+    this.text.replaceChildren(...spans);
+    this.rescale();
+    this.text.tabIndex = 0;
+    this.text.setAttribute("aria-describedby", this.moved.id);
+    this.text.addEventListener("pointerover", ({ target }) => this.show(spans.indexOf(target), false));
+    this.text.addEventListener("pointerleave", () => this.columns.point(null));
+    this.text.addEventListener("focus", () => this.text.matches(":focus-visible") && this.show(Math.max(this.at, 0)));
+    this.text.addEventListener("blur", () => this.hide());
+    this.text.addEventListener("keydown", (event) => this.key(event));
+    this.summarise(sum, reference);
+  }
+
+  rescale() {
+    [...this.text.querySelectorAll(".tu-piece")].forEach((span, i) => {
+      const size = Math.min(Math.abs(this.pieces[i].nats) / this.columns.full, 1);
+      span.style.setProperty("--size", size.toFixed(3));
+      span.classList.toggle("far", size >= FAR);
+    });
+  }
+
+  /** The piece's number, beside it; spoken where it was reached by keys. */
+  show(at, byKey = true) {
+    const span = this.text.querySelectorAll(".tu-piece")[at];
+    if (!span) return this.columns.point(null);
+    const { nats, tokens } = this.pieces[at];
+    const several = tokens > 1 ? ` (${tokens} tokens)` : "";
+    const number = Object.assign(document.createElement("b"), { textContent: `${signed(nats)} nats` });
+    const words = [`${this.word(at)}${several}: `, number, `, ${likely(nats)} ${joins(nats)} under SFT`];
+    this.columns.point(span, words);
+    if (!byKey) return;
+    this.text.querySelector(".at")?.classList.remove("at");
+    span.classList.add("at");
+    span.scrollIntoView({ block: "nearest" });
+    this.columns.point(span, words);
+    this.at = at;
+    this.spoken.textContent = this.columns.tip.textContent;
+  }
+
+  hide() {
+    this.text.querySelector(".at")?.classList.remove("at");
+    this.columns.point(null);
+  }
+
+  key(event) {
+    const last = this.pieces.length - 1;
+    const to = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: 0, End: last }[event.key];
+    if (event.key === "Escape") this.hide();
+    if (to === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    this.show(Math.min(Math.max(to, 0), last));
+  }
+
+  word(at) {
+    const { text, end } = this.pieces[at];
+    return end ? "end of the answer" : `“${visible(text)}”`;
+  }
+
+  summarise(sum, reference) {
+    const line = document.createElement("p");
+    const total = Object.assign(document.createElement("b"), { textContent: `${signed(sum)} nats` });
+    const other = reference === SFT ? "SFT" : reference;
+    line.append("Whole answer ", total, `: ${likely(sum)} under ${this.title} ${joins(sum)} under ${other}.`);
+    const list = document.createElement("ol");
+    list.setAttribute("aria-label", "Tokens that moved most");
+    const order = this.pieces.map((_, i) => i).sort((a, b) => Math.abs(this.pieces[b].nats) - Math.abs(this.pieces[a].nats));
+    for (const at of order.slice(0, MOVED_MOST)) {
+      const item = document.createElement("li");
+      const text = this.pieces[at].end ? "end" : visible(this.pieces[at].text);
+      item.append(Object.assign(document.createElement("code"), { textContent: text }), ` ${signed(this.pieces[at].nats)}`);
+      list.append(item);
+    }
+    const most = Object.assign(document.createElement("p"), { className: "tu-fine", textContent: "Moved most, in nats:" });
+    this.moved.replaceChildren(line, most, list);
+    this.moved.hidden = false;
+  }
+}
+
+// ---- Words ----------------------------------------------------------------------------------------------------------
+
+/** With a real minus sign, which is as wide as the plus. */
+export const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
+
+/** e^|nats|, readable. */
+export function times(nats) {
+  const ratio = Math.exp(Math.abs(nats));
+  if (ratio < 2) return ratio.toFixed(2);
+  if (ratio < 10) return ratio.toFixed(1);
+  if (ratio < 10_000) return Math.round(ratio).toLocaleString("en");
+  return `10${`${Math.round(Math.abs(nats) / Math.LN10)}`.replace(/./g, (digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit])}`;
+}
+
+const likely = (nats) =>
+  Math.abs(nats) < 0.005 ? "as likely" : nats > 0 ? `${times(nats)} times as likely` : `${times(nats)} times less likely`;
+const joins = (nats) => (nats <= -0.005 ? "than" : "as");
+
+/** Blanks at its ends, and line breaks, as signs that can be seen. */
+const visible = (text) =>
+  text.replace(/\n/g, "↵").replace(/^ +| +$/g, (blanks) => "·".repeat(blanks.length)) || "∅";

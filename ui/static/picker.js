@@ -1,0 +1,68 @@
+// The dialog with the held-out prompts: a search, and a list to pick from by click or by arrow keys.
+
+import { request } from "./outbox.js";
+
+const WAIT_MS = 150; // after a letter, before the server is asked
+
+/** Returns what opens it. onPick({prompt_id, messages}) is called with the one that was picked. */
+export function setUpPicker(dialog, onPick) {
+  const search = dialog.querySelector("input");
+  const list = dialog.querySelector("ul");
+  const status = dialog.querySelector("[role=status]");
+  let timer = 0;
+  let asked = 0;
+
+  async function look() {
+    const number = ++asked;
+    const { status: code, body } = await request(`open/prompts?search=${encodeURIComponent(search.value.trim())}`);
+    if (number !== asked) return; // a later search has been sent
+    if (code !== 200) {
+      status.textContent = "The prompts cannot be read just now.";
+      return list.replaceChildren();
+    }
+    const { total, prompts } = body;
+    status.textContent =
+      total === prompts.length ? `${total} ${total === 1 ? "prompt" : "prompts"}` : `${prompts.length} of ${total} prompts`;
+    list.replaceChildren(...prompts.map(row));
+    list.scrollTo(0, 0);
+  }
+
+  function row(prompt) {
+    const item = document.createElement("li");
+    const button = Object.assign(document.createElement("button"), { type: "button" });
+    button.dir = "auto";
+    button.textContent = prompt.messages.at(-1).content;
+    const turns = prompt.messages.length > 1 ? `${prompt.messages.length} turns` : "";
+    const about = [prompt.category, turns].filter(Boolean).join(" · ");
+    if (about) button.append(Object.assign(document.createElement("small"), { textContent: about }));
+    button.addEventListener("click", () => {
+      dialog.close();
+      onPick(prompt);
+    });
+    item.append(button);
+    return item;
+  }
+
+  search.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(look, WAIT_MS);
+  });
+  dialog.addEventListener("keydown", (event) => {
+    const all = [search, ...list.querySelectorAll("button")];
+    const at = all.indexOf(document.activeElement);
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1 }[event.key];
+    if (at < 0 || to === undefined || !all[to]) return;
+    event.preventDefault();
+    all[to].focus();
+  });
+  dialog.addEventListener("click", (event) => {
+    if (event.target === dialog || event.target.dataset.do === "close") dialog.close();
+  });
+
+  return () => {
+    dialog.showModal();
+    search.focus();
+    search.select();
+    look();
+  };
+}
