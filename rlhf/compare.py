@@ -1,97 +1,101 @@
 """Comparison: did alignment change the answers in the wanted direction, and by more than chance?
 
-Reads   candidates/candidates.jsonl (the SFT policy's answers to held-out prompts), sft/model, align/model, and
-        reward/model where the reward model is a judge.
-Writes  compare/: samples.jsonl (every prompt, both policies' answers, every judge's scores), report.json, report.html,
+Reads   candidates/candidates.jsonl (the SFT policy's answers to held-out prompts), sft/, align/, and reward/ where a
+        reward model judges; other runs' align/ where they are named.
+Writes  compare/: samples.jsonl (every prompt, all policies' answers, every judge's scores), report.json, report.html,
         manifest.json.
 Source  all pairs of answers, intervals over prompts: `trueup.statistics`; length control: Dubois et al. 2024,
-        https://arxiv.org/abs/2404.04475.
+        https://arxiv.org/abs/2404.04475; best-of-n: Nakano et al. 2021, https://arxiv.org/abs/2112.09332.
 
-Both policies are sampled with the same settings and the same random numbers, so an unchanged policy answers alike and
+All policies are sampled with the same settings and the same random numbers, so an unchanged policy answers alike and
 the verdict on it is "no detectable change", not a coin toss. The verdict speaks of a preference that was learnt, never
 of better answers: a judge knows its preference and nothing else.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from rlhf import answers, judges, verdict
+from rlhf import path as paths
+from rlhf.answers import ALIGNED, BEST, SFT, Answers, Compared
 from rlhf.config import CompareConfig
+from rlhf.judges import JUDGES, Judge, Judged, Labels, ScoringJudge
+from rlhf.regressions import check_policies
 from rlhf.report import read_json, write_report
+from rlhf.verdict import percent
 from trueup import runs, statistics
-from trueup.console import progress, say
+from trueup.bradley_terry import bradley_terry
+from trueup.console import say
 from trueup.errors import DataError, RunError
-from trueup.models import load_policy, load_reward_model, place
-from trueup.records import Candidate, CandidateSet, is_heldout, read_rows, write_rows
-from trueup.rubric import RUBRICS, words
-from trueup.runs import Finding, FinishedStage
-from trueup.sampling import Decoding, completion_logps, sample_directory, score
+from trueup.models import Loaded, SavedPolicy, place
+from trueup.records import CandidateSet, is_heldout, read_jsonl, read_rows, write_rows
+from trueup.runs import FinishedStage, StageRun
+from trueup.sampling import Decoding, completion_logps
 
-FEW_PROMPTS = 20
-"""Below this many held-out prompts an interval over prompts is itself a guess."""
-KL_ANSWERS = 1
-"""Answers per prompt in the KL estimate: each costs a pass of the reference."""
+BASE = "base"
+MEASURES = ("length_tokens", "eos_rate", "distinct_2", "repetition", "self_similarity", "heldout_loss")
 
 
 def run(config: CompareConfig) -> Path:
     stage = runs.begin(config)
     parents = {parent.stage: parent for parent in stage.parents}
+    others = open_others(config, parents["sft"])
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     rows, decoding = read_reference(parents["sample"], parents["sft"], config)
-    prompts = [row.prompt for row in rows]
-    reference = [row.candidates for row in rows]
-    per_prompt = len(reference[0])
-    say(f"{'prompts':<12} {len(rows)} held out, {per_prompt} answers of each policy")
+    trained = [found for folder in (config.run_dir, *config.others.values()) for found in find_trained(folder)]
+    prove_disjoint(rows, trained)
+    per_prompt = len(rows[0].candidates)
+    say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
     say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in decoding.provenance().items())}")
 
-    # 2. The aligned policy's answers ---------------------------------------------------------------------------------
-    aligned: list[list[Candidate]] = [[] for _ in rows]
-    answered = 0
-    for batch in sample_directory(
-        parents["align"].dir / "model",
-        config.model,
-        prompts,
-        decoding,
-        per_prompt,
-        config.batch_size,
-        config.num_workers,
-    ):
-        for i, candidates in batch:
-            aligned[i] = candidates
-        answered += len(batch)
-        progress(answered, len(rows))
+    # 2. Every policy's answers ---------------------------------------------------------------------------------------
+    saved = {BASE: SavedPolicy(None)} if config.base else {}
+    saved |= {name: SavedPolicy(parents[of].dir / "model") for name, of in ((SFT, "sft"), (ALIGNED, "align"))}
+    saved |= {name: SavedPolicy(align.dir / "model") for name, align in others.items()}
+    reference = [row.candidates for row in rows]
+    by_policy = {
+        name: reference if name == SFT else sample(name, policy, rows, decoding, per_prompt, stage)
+        for name, policy in saved.items()
+    }
+    compared = Compared(rows, by_policy)
+    likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
+    checks = check_policies(config, saved, trained, stage)
+    steps = paths.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
 
     # 3. Judges -------------------------------------------------------------------------------------------------------
-    answers = Answers(rows, reference, aligned)
     labels = read_labels(config.run_dir)
-    judges: dict[str, Judged] = {}
-    for name in config.judges:
-        judges[name] = judged = judge(JUDGES[name](config, parents, labels), answers, config)
-        controlled = judged.length_controlled.interval
-        say(f"{name:<12} wins {percent(judged.win_rate.interval)}; at equal length {percent(controlled)}")
+    bench = [JUDGES[name](config, labels) for name in config.judges]
+    compared = add_best_of_n(compared, bench)
+    judged: dict[str, Judged] = {}
+    for by in bench:
+        judged[by.name] = judges.judge(by, compared, config)
+        say(f"{by.name:<19} {summary(judged[by.name])}")
 
     # 4. What else changed --------------------------------------------------------------------------------------------
-    say(f"{'KL':<12} by {KL_ANSWERS} answer per prompt, scored by the reference")
-    kl = kl_to_reference(parents["sft"], prompts, aligned, config)
-    before, after = describe(reference), describe(aligned)
-    identical = answers.share_identical()
+    moved = measure_change(parents["sft"], saved, compared, steps, bench, config)
+    measures = describe_all(compared, moved["kl"], moved["heldout_loss"], config)
+    before, after = measures[SFT], measures[ALIGNED]
+    identical = compared.share_identical()
+    kl = moved["kl"][ALIGNED]
     say(f"{'KL':<12} {kl.value:.2f} nats per sequence; {identical:.0%} of answers are the same, token by token")
 
     # 5. Verdict ------------------------------------------------------------------------------------------------------
-    first = judges[config.judges[0]]
-    stage.findings += [verdict(first, len(rows), identical), *warnings(judges, before, after, len(rows))]
-    if not first.made_the_labels:
-        stage.find("warn", "judge_is_not_the_labeller", not_the_labeller(first, labels))
+    prices = verdict.find_prices(before, after, kl, config.kl_budget, checks)
+    first = judged[config.judges[0]]
+    decided = verdict.decide(first, len(rows), identical, prices)
+    stage.findings += [decided.finding, *prices]
+    stage.findings += verdict.reasons_for_doubt(judged, before, after, len(rows), labels)
 
     # 6. Save ---------------------------------------------------------------------------------------------------------
-    write_rows(stage.dir / "samples.jsonl", (sample_row(answers, judges, i) for i in range(len(rows))))
+    write_rows(stage.dir / "samples.jsonl", (sample_row(compared, judged, i) for i in range(len(rows))))
     stage.write_json(
         "report.json",
         {
@@ -101,34 +105,70 @@ def run(config: CompareConfig) -> Path:
                     **policy(parents["align"]),
                     "algorithm": parents["align"].manifest["identity"].get("algorithm"),
                 },
+                **{name: {**policy(align), "run": str(config.others[name])} for name, align in others.items()},
             },
             "prompts": len(rows),
             "samples_per_prompt": per_prompt,
             "confidence": config.confidence,
             "decoding": decoding.provenance(),
             "sources": labels.by_source,
-            "judges": {name: judged.as_json() for name, judged in judges.items()},
-            "kl_nats": {**kl.as_json(), "samples_per_prompt": KL_ANSWERS},
+            "judges": {name: found.as_json() for name, found in judged.items()},
+            "noise_floor": noise_floor(bench, judged, config),
+            "policies_compared": {**all_pairs(compared, judged, config), "measures": measures},
+            "greedy": judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
+            "kl_nats": {**kl.as_json(), "samples_per_prompt": 1},
+            "kl_nats_per_token": moved["kl_per_token"].as_json(),
+            "kl_budget": config.kl_budget,
+            "checkpoints": moved["path"],
+            "chosen_by_budget": paths.within_budget(moved["path"], _path_judge(bench), config.kl_budget)
+            if config.kl_budget
+            else None,
             "identical_answers": identical,
-            **{key: {"reference": before[key], "aligned": after[key]} for key in before},
-            "heldout_loss": {
-                "reference": sft_loss(parents["sft"]),
-                "aligned": None,
-                "note": "the loss on demonstrations is measured by the SFT stage, of its own policy only",
-            },
-            "verdict": {
-                "status": stage.verdict["status"],
-                "code": stage.findings[0].code,
-                "message": stage.findings[0].message,
-            },
+            **{key: {"reference": before[key], "aligned": after[key]} for key in MEASURES},
+            "checks": checks,
+            "verdict": decided.as_json(stage.verdict["status"]),
         },
     )
     stage.facts.update(place(config.model).facts)
     write_report(config.run_dir, stage)
+    for partial in stage.dir.glob("*.answers.partial"):
+        partial.unlink()
     return stage.finish()
 
 
 # ---- Inputs -----------------------------------------------------------------------------------------------------
+
+
+def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, FinishedStage]:
+    """The alignments of other runs. They must hold out the same prompts, and speak in the same tokens."""
+    found = {}
+    for name, run_dir in config.others.items():
+        align = runs.open_stage(run_dir, "align")
+        split = align.manifest["identity"].get("split")
+        if split != config.split.model_dump(mode="json"):
+            raise RunError(
+                f"compare.others.{name}: {run_dir} was split differently ({split}), so it may have trained on prompts "
+                "that are held out here: give both campaigns the same split"
+            )
+        if vocabulary(align.dir / "model") != vocabulary(sft.dir / "model"):
+            raise RunError(
+                f"compare.others.{name}: {run_dir} has another tokenizer than {sft.dir}: no model here can read its "
+                "answers, so compare alignments of one base model"
+            )
+        found[name] = align
+    return found
+
+
+def vocabulary(directory: Path) -> dict[str, int]:
+    """{token: id}."""
+    from transformers import AutoTokenizer
+
+    return dict(AutoTokenizer.from_pretrained(directory).get_vocab())
+
+
+def find_trained(run_dir: Path) -> list[FinishedStage]:
+    """The finished stages of a run that train."""
+    return [found for name in ("sft", "reward", "align") if (found := runs.find_stage(run_dir, name))]
 
 
 def read_reference(
@@ -155,17 +195,21 @@ def read_reference(
     return rows, decoding
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Who or what the campaign's labels come from, by the label stage's report."""
-
-    by_source: dict[str, int]
-    rubric: str | None
-    """The rubric of simulated labels."""
-
-    @property
-    def who(self) -> str:
-        return ", ".join(f"{count} {source}" for source, count in self.by_source.items()) or "unknown"
+def prove_disjoint(rows: Sequence[CandidateSet], trained: Sequence[FinishedStage]) -> None:
+    """No prompt of the comparison is among those that a stage says it trained on."""
+    for stage in trained:
+        if not (stage.dir / runs.TRAINED).exists():
+            raise RunError(
+                f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
+                f"of these prompts: run `trueup {stage.stage}` again"
+            )
+        seen = stage.trained_prompts
+        for row in rows:
+            if row.prompt_id in seen:
+                raise RunError(
+                    f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
+                    f"was trained on it: run `trueup {stage.stage}` again with this campaign's split"
+                )
 
 
 def read_labels(run_dir: Path) -> Labels:
@@ -174,328 +218,212 @@ def read_labels(run_dir: Path) -> Labels:
     if label is None:
         return Labels({}, None)
     by_source = read_json(label.dir / "report.json").get("by_source") or {}
-    return Labels(by_source, label.manifest.get("identity", {}).get("rubric") if "simulated" in by_source else None)
+    identity = label.manifest.get("identity", {})
+    return Labels(
+        by_source,
+        rubric=identity.get("rubric") if "simulated" in by_source else None,
+        judge_model=identity.get("judge_model") if "judge" in by_source else None,
+    )
 
 
 def policy(stage: FinishedStage) -> dict[str, Any]:
     return {"stage": stage.stage, "manifest_sha256": stage.sha256}
 
 
-def sft_loss(sft: FinishedStage) -> float | None:
-    return (read_json(sft.dir / "report.json").get("heldout_loss") or {}).get("after")
-
-
 # ---- Answers ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Answers:
-    """P prompts with K answers of each policy; the k-th of both share their random numbers."""
-
-    rows: list[CandidateSet]
-    reference: list[list[Candidate]]
-    aligned: list[list[Candidate]]
-
-    def share_identical(self) -> float:
-        """Share of the k-th answers in which both policies said the same, token by token."""
-        pairs = [
-            (r, a) for rs, as_ in zip(self.reference, self.aligned, strict=True) for r, a in zip(rs, as_, strict=True)
-        ]
-        return sum(r.token_ids == a.token_ids for r, a in pairs) / len(pairs)
-
-    def log_length_ratios(self) -> list[np.ndarray]:
-        """log(aligned tokens / reference tokens) of every comparison, prompt by prompt; as `outcomes` lays them out."""
-        return [
-            np.log(_tokens(aligned))[None, :] - np.log(_tokens(reference))[:, None]
-            for reference, aligned in zip(self.reference, self.aligned, strict=True)
-        ]
+def sample(
+    name: str,
+    saved: SavedPolicy,
+    rows: Sequence[CandidateSet],
+    decoding: Decoding,
+    num_samples: int,
+    stage: StageRun,
+) -> Answers:
+    say(f"{'sampling':<12} {name}: {len(rows)} prompts, {num_samples} {'answer' if num_samples == 1 else 'answers'}")
+    assert isinstance(stage.config, CompareConfig)
+    return answers.sample_policy(name, saved, rows, decoding, num_samples, stage.config, stage.dir)
 
 
-def _tokens(candidates: Sequence[Candidate]) -> np.ndarray:
-    return np.array([max(1, len(candidate.token_ids)) for candidate in candidates], dtype=float)
+def sample_likeliest(
+    saved: dict[str, SavedPolicy], rows: Sequence[CandidateSet], decoding: Decoding, stage: StageRun
+) -> dict[str, Answers]:
+    """The answer of the SFT and of the aligned policy to each prompt that takes the likeliest token every time."""
+    greedy = replace(decoding, temperature=1.0, top_k=1, top_p=1.0)
+    return {name: sample(f"{name}-greedy", saved[name], rows, greedy, 1, stage) for name in (SFT, ALIGNED)}
 
 
-def describe(answers: Sequence[Sequence[Candidate]]) -> dict[str, float]:
-    """How one policy's answers are, whatever a judge says of them."""
-    candidates = [candidate for row in answers for candidate in row]
-    said = [words(candidate.text) for candidate in candidates]
-    bigrams = [bigram for text in said for bigram in _ngrams(text, 2)]
+def add_best_of_n(compared: Compared, bench: Sequence[Judge]) -> Compared:
+    """With a reward model on the bench, the best of each prompt's SFT answers by it: what alignment should meet."""
+    by = next((judge for judge in bench if judge.name == "reward_model"), None)
+    reference = compared.by_policy[SFT]
+    if not isinstance(by, ScoringJudge) or len(reference[0]) < 3:
+        return compared
+    best = answers.best_of_others(reference, by.score(compared.rows, reference))
+    return Compared(compared.rows, {**compared.by_policy, BEST: best})
+
+
+# ---- Figures ----------------------------------------------------------------------------------------------------
+
+
+def summary(judged: Judged) -> str:
+    controlled = judged.length_controlled.interval
+    return f"wins {percent(judged.win_rate.interval)}; at equal length {percent(controlled)}"
+
+
+def noise_floor(bench: Sequence[Judge], judged: dict[str, Judged], config: CompareConfig) -> dict[str, Any]:
+    """The SFT policy against itself: the first half of its answers to each prompt against the second, by each judge."""
+    floors = {}
+    for by in bench:
+        if isinstance(by, ScoringJudge) and len((scores := np.array(judged[by.name].scores[SFT]))[0]) > 1:
+            floors[by.name] = judges.win_rate_json(statistics.noise_floor(scores, config.confidence, config.seed))
+    return floors
+
+
+def all_pairs(compared: Compared, judged: dict[str, Judged], config: CompareConfig) -> dict[str, Any]:
+    """Every two policies by every judge that scores, and the strengths that follow, in log-odds against SFT."""
+    pairs, strengths, notes = [], {}, {}
+    for name, found in judged.items():
+        if not found.scores:
+            continue
+        tables = {(a, b): answers.outcome_tables(a, b, found.scores[a], found.scores[b]) for a, b in compared.pairs}
+        for (a, b), outcomes in tables.items():
+            rate = statistics.win_rate(outcomes, config.confidence, config.seed)
+            pairs.append({"a": a, "b": b, "judge": name, "win_rate": judges.win_rate_json(rate)})
+        fitted = bradley_terry(tables, SFT, config.confidence, config.seed)
+        strengths[name] = fitted.as_json()
+        if fitted.note:
+            notes[name] = fitted.note
     return {
-        "length_tokens": sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
-        "eos_rate": sum(candidate.finished for candidate in candidates) / len(candidates),
-        # Li et al. 2016, https://arxiv.org/abs/1510.03055, over all answers together; longer texts repeat more.
-        "distinct_2": len(set(bigrams)) / len(bigrams) if bigrams else 0.0,
-        "repetition": sum(len(set(t := _ngrams(text, 3))) < len(t) for text in said) / len(said),
+        "policies": list(compared.by_policy),
+        "best_of": len(compared.rows[0].candidates) - 1 if BEST in compared.by_policy else None,
+        "pairs": pairs,
+        "strengths": strengths,
+        "notes": notes,
     }
 
 
-def _ngrams(text: list[str], n: int) -> list[tuple[str, ...]]:
-    return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
+def judge_likeliest(
+    bench: Sequence[Judge], rows: Sequence[CandidateSet], likeliest: dict[str, Answers], config: CompareConfig
+) -> dict[str, Any]:
+    """Win rates of the aligned policy's likeliest answers."""
+    found = {}
+    for by in bench:
+        if isinstance(by, ScoringJudge):
+            scores = {name: by.score(rows, said) for name, said in likeliest.items()}
+            found[by.name] = judges.win_rate_json(judges.compare_scores(SFT, ALIGNED, scores, config))
+    return found
 
 
-def kl_to_reference(
-    sft: FinishedStage, prompts: Sequence[Any], aligned: Sequence[Sequence[Candidate]], config: CompareConfig
-) -> statistics.Interval:
-    """KL(aligned || SFT) in nats per sequence: mean of log pi(y) - log pi_ref(y) over the aligned policy's own answers.
-
-    Exact in expectation for plain sampling at temperature 1. With top-k, top-p or another temperature the answers come
-    from a narrower policy than the one whose log-probabilities are taken, so it is an estimate on what is really said.
-    """
-    asked = [prompt for prompt, candidates in zip(prompts, aligned, strict=True) for _ in candidates[:KL_ANSWERS]]
-    answers = [candidate for candidates in aligned for candidate in candidates[:KL_ANSWERS]]
-    own = [candidate.logp for candidate in answers]
-    assert all(logp is not None for logp in own), "sampling records the log-probability of every answer"
-    reference = completion_logps(load_policy(sft.dir / "model", config.model), asked, [c.token_ids for c in answers])
-    ratios = np.array(own, dtype=float) - np.array(reference)  # (P * KL_ANSWERS,)
-    return statistics.bootstrap_mean(ratios.reshape(-1, KL_ANSWERS), config.confidence, config.seed, bounds=None)
+def _path_judge(bench: Sequence[Judge]) -> str:
+    """By whom a step is chosen: the reward model where there is one, as in training; else the first that scores."""
+    names = [by.name for by in bench if isinstance(by, ScoringJudge)]
+    return "reward_model" if "reward_model" in names else next(iter(names), "")
 
 
-# ---- Judges -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Judge:
-    """What scores answers: higher is preferred, equal is a tie."""
-
-    name: str
-    description: str
-    """As it stands in a sentence; says whether people, a program or a model judges."""
-    made_the_labels: bool
-    """Whether the policy was trained towards this judge's preference, by its labels or by what was learnt from them."""
-    score: Callable[[list[CandidateSet], list[list[Candidate]]], list[list[float]]]
-    """(P prompts, P lists of answers) -> P lists of scores."""
-
-
-def rubric_judge(config: CompareConfig, parents: dict[str, FinishedStage], labels: Labels) -> Judge:
-    """A rubric: the preference itself where the labels were simulated by it, a stranger to them otherwise."""
-    rubric = RUBRICS[config.rubric]
-
-    def score_all(rows: list[CandidateSet], answers: list[list[Candidate]]) -> list[list[float]]:
-        return [
-            [rubric.score(row.prompt, candidate.text, candidate.finished) for candidate in candidates]
-            for row, candidates in zip(rows, answers, strict=True)
-        ]
-
-    return Judge("rubric", f"rubric {rubric.name}, simulated", labels.rubric == rubric.name, score_all)
-
-
-def reward_model_judge(config: CompareConfig, parents: dict[str, FinishedStage], labels: Labels) -> Judge:
-    """The campaign's reward model. It learnt from the labels that the policy learnt from: no independent evidence."""
-
-    def score_all(rows: list[CandidateSet], answers: list[list[Candidate]]) -> list[list[float]]:
-        reward_model = load_reward_model(parents["reward"].dir / "model", config.model)
-        # Each distinct answer once: equal answers must tie, and scores of one row differ in their last digits from
-        # batch to batch.
-        keys = [[(i, tuple(candidate.token_ids)) for candidate in candidates] for i, candidates in enumerate(answers)]
-        distinct = list(dict.fromkeys(key for row in keys for key in row))
-        scores = score(
-            reward_model,
-            [rows[i].prompt for i, _ in distinct],
-            [list(tokens) for _, tokens in distinct],
-            on_progress=lambda done: progress(done, len(distinct)),
-        )
-        scored = dict(zip(distinct, scores, strict=True))
-        return [[scored[key] for key in row] for row in keys]
-
-    return Judge("reward_model", "the reward model, learnt from the same labels", True, score_all)
-
-
-JUDGES: dict[str, Callable[[CompareConfig, dict[str, FinishedStage], Labels], Judge]] = {
-    "rubric": rubric_judge,
-    "reward_model": reward_model_judge,
-}
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What one judge says of both policies."""
-
-    name: str
-    description: str
-    made_the_labels: bool
-    reference: list[list[float]]
-    """(P, K) scores."""
-    aligned: list[list[float]]
-    outcomes: list[np.ndarray]
-    """P arrays: every comparison of two answers to one prompt, 1 where the aligned one wins."""
-    win_rate: statistics.WinRate
-    length_controlled: statistics.LengthControlled
-    minimum_detectable_effect: float
-
-    def as_json(self) -> dict[str, Any]:
-        rate, controlled = self.win_rate, self.length_controlled
-        counts = {"wins": rate.wins, "ties": rate.ties, "losses": rate.losses}
-        return {
-            "description": self.description,
-            "made_the_labels": self.made_the_labels,
-            "win_rate": {**rate.interval.as_json(), **counts, "n": sum(counts.values())},
-            "length_controlled_win_rate": {
-                **controlled.interval.as_json(),
-                "slope": controlled.slope,
-                "note": controlled.note,
-            },
-            "minimum_detectable_effect": _finite(self.minimum_detectable_effect),
-        }
-
-
-def judge(by: Judge, answers: Answers, config: CompareConfig) -> Judged:
-    """Score both policies' answers in one go, and compare them prompt by prompt."""
-    together = [[*r, *a] for r, a in zip(answers.reference, answers.aligned, strict=True)]
-    scores = by.score(answers.rows, together)
-    split = len(answers.reference[0])
-    return compare(
-        by, [row[:split] for row in scores], [row[split:] for row in scores], answers.log_length_ratios(), config
-    )
-
-
-def compare(
-    by: Judge,
-    reference: list[list[float]],
-    aligned: list[list[float]],
-    log_length_ratios: list[np.ndarray],
+def measure_change(
+    sft: FinishedStage,
+    saved: dict[str, SavedPolicy],
+    compared: Compared,
+    steps: Sequence[paths.Step],
+    bench: Sequence[Judge],
     config: CompareConfig,
-) -> Judged:
-    """Win rates from scores (P, K) of both policies; log_length_ratios is P times (K, K)."""
-    tables = [statistics.outcomes(r, a) for r, a in zip(reference, aligned, strict=True)]
-    compared = [~np.isnan(table) for table in tables]
-    outcomes = [table[kept] for table, kept in zip(tables, compared, strict=True)]
-    ratios = [ratio[kept] for ratio, kept in zip(log_length_ratios, compared, strict=True)]
-    return Judged(
-        by.name,
-        by.description,
-        by.made_the_labels,
+) -> dict[str, Any]:
+    """KL to the SFT policy by one answer per prompt, the path of the alignment, and the loss on demonstrations.
+
+    returns  kl and heldout_loss of each sampled policy by name (of the SFT policy, no KL), kl_per_token of the aligned
+             one, and the path
+    """
+    reference = saved[SFT].load(config.model)
+    names = [name for name in saved if name != SFT]
+    groups = [[row[0] for row in compared.by_policy[name]] for name in names]
+    groups += [[row[0] for row in step.answers] for step in steps]
+    logps = completion_logps(
         reference,
-        aligned,
-        outcomes,
-        statistics.win_rate(outcomes, config.confidence, config.seed),
-        statistics.length_controlled_win_rate(outcomes, ratios, config.confidence, config.seed),
-        statistics.minimum_detectable_effect(outcomes, config.confidence),
+        [row.prompt for group in groups for row, _ in zip(compared.rows, group, strict=False)],
+        [candidate.token_ids for group in groups for candidate in group],
     )
+    by_reference = np.split(np.array(logps), np.cumsum([len(group) for group in groups])[:-1])
+    own = {name: [said.logp or 0.0 for said in group] for name, group in zip(names, groups, strict=False)}
+    same = dict(zip(names, by_reference, strict=False))
+    counts = [len(row[0].token_ids) for row in compared.by_policy[ALIGNED]]
+    heldout = sft.dir / "heldout.jsonl"
+    demonstrations = [row for _, row in read_jsonl(heldout)] if heldout.exists() else []
+    loss = {SFT: heldout_loss(reference, demonstrations)}
+    del reference
+    for name in names:
+        loss[name] = heldout_loss(saved[name].load(config.model), demonstrations) if demonstrations else None
+    confidence, seed = config.confidence, config.seed
+    return {
+        "kl": {name: answers.kl_per_sequence(own[name], same[name], confidence, seed) for name in names},
+        "kl_per_token": answers.kl_per_token(own[ALIGNED], same[ALIGNED], counts, confidence, seed),
+        "path": paths.measure(steps, by_reference[len(names) :], compared, bench, config),
+        "heldout_loss": loss,
+    }
 
 
-# ---- Verdict ----------------------------------------------------------------------------------------------------
+def describe_all(
+    compared: Compared,
+    kl: dict[str, statistics.Interval],
+    loss: dict[str, float | None],
+    config: CompareConfig,
+) -> dict[str, dict[str, Any]]:
+    """{policy: what its answers are like}, of every policy.
 
-
-def verdict(judged: Judged, prompts: int, identical: float) -> Finding:
-    """One sentence by the first judge. It claims a direction only where the interval leaves 50 % outside."""
-    rate = judged.win_rate.interval
-    on = f"{prompts} held-out {'prompt' if prompts == 1 else 'prompts'} (judge: {judged.description})"
-    preference = "this preference" if judged.made_the_labels else "what this judge prefers"
-    if rate.low > 0.5:
-        return Finding(
-            "info",
-            "learnt_preference",
-            f"The aligned policy learnt {preference}: it wins {percent(rate)} of comparisons on {on}.",
-        )
-    if rate.high < 0.5:
-        return Finding(
-            "fail",
-            "moved_away",
-            f"The aligned policy moved away from {preference}: it wins only {percent(rate)} of comparisons on {on}.",
-        )
-    effect = judged.minimum_detectable_effect
-    if identical == 1:
-        limit = "both policies give the very same answers."
-    elif not math.isfinite(effect) or effect == 0:
-        limit = "too little varies here to say what this comparison could have detected."
-    else:
-        limit = f"this comparison could have detected {100 * effect:.1f} points."
-    return Finding(
-        "warn", "no_detectable_change", f"No detectable change: {percent(rate)} of comparisons won on {on}; {limit}"
-    )
-
-
-def not_the_labeller(judged: Judged, labels: Labels) -> str:
-    return (
-        f"the judge ({judged.description}) did not make the labels ({labels.who}): its win rate says what it prefers, "
-        "and not whether the labellers' preference was learnt"
-    )
-
-
-def warnings(
-    judges: dict[str, Judged], before: dict[str, float], after: dict[str, float], prompts: int
-) -> list[Finding]:
-    """The prices that a won comparison may have had, and reasons to trust it less."""
-    found = []
-    ratio = after["length_tokens"] / before["length_tokens"]
-    if not 0.67 <= ratio <= 1.5:
-        found.append(
-            Finding(
-                "warn",
-                "longer" if ratio > 1 else "shorter",
-                f"answers are {ratio:.2f} times as long as the SFT policy's ({after['length_tokens']:.0f} tokens, "
-                f"{before['length_tokens']:.0f} before): look at the win rate at equal length",
-            )
-        )
-    if after["eos_rate"] < before["eos_rate"] - 0.1:
-        found.append(
-            Finding(
-                "warn",
-                "stops_less",
-                f"{after['eos_rate']:.0%} of answers end by themselves, {before['eos_rate']:.0%} before",
-            )
-        )
-    if after["distinct_2"] < 0.8 * before["distinct_2"]:
-        found.append(
-            Finding(
-                "warn",
-                "less_varied",
-                f"answers grew alike: {after['distinct_2']:.0%} of word pairs are distinct, "
-                f"{before['distinct_2']:.0%} before",
-            )
-        )
-    found += _disagreement(list(judges.values()))
-    if prompts < FEW_PROMPTS:
-        found.append(
-            Finding(
-                "warn", "few_prompts", f"{prompts} held-out prompts: below {FEW_PROMPTS} take every interval as a guess"
-            )
-        )
+    Best of n gives one answer in several places, so nothing is said of its variety; it has no loss of its own, and its
+    KL is reckoned.
+    """
+    found = {}
+    for name, said in compared.by_policy.items():
+        measured: dict[str, Any] = answers.describe(said)
+        if name == BEST:
+            measured |= {"distinct_2": None, "self_similarity": None, "heldout_loss": None}
+            measured["kl_nats"] = {"value": answers.kl_of_best(len(said[0]) - 1)}
+        else:
+            measured["self_similarity"] = answers.self_similarity(said, config.confidence, config.seed).as_json()
+            measured["heldout_loss"] = loss[name]
+            measured["kl_nats"] = kl[name].as_json() if name in kl else None
+        found[name] = measured
     return found
 
 
-def _disagreement(judges: list[Judged]) -> list[Finding]:
-    """Judges on either side of 50 %, unless that may be chance for both."""
-    found = []
-    for i, one in enumerate(judges):
-        for other in judges[i + 1 :]:
-            a, b = one.win_rate.interval, other.win_rate.interval
-            if (a.value - 0.5) * (b.value - 0.5) < 0 and (a.excludes(0.5) or b.excludes(0.5)):
-                message = f"judges disagree on the direction: {one.name} {percent(a)}, {other.name} {percent(b)}"
-                found.append(Finding("warn", "judges_disagree", message))
-    return found
+@torch.inference_mode()
+def heldout_loss(loaded: Loaded, rows: Sequence[dict[str, Any]]) -> float | None:
+    """Nats per trained token of held-out demonstrations ({input_ids, labels}, -100 where no loss is); None without."""
+    total, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]], device=loaded.placement.device)
+        labels = torch.tensor([row["labels"]], device=loaded.placement.device)
+        trained = int((labels[:, 1:] != -100).sum())
+        total += float(loaded.model(input_ids=ids, labels=labels).loss) * trained
+        count += trained
+    return total / count if count else None
 
 
-def percent(interval: statistics.Interval) -> str:
-    """`68.0 % [62.3, 73.5]`."""
-    return f"{100 * interval.value:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def sample_row(answers: Answers, judges: dict[str, Judged], i: int) -> dict[str, Any]:
+def sample_row(compared: Compared, judged: dict[str, Judged], i: int) -> dict[str, Any]:
     """One prompt with everything that was said and how it was judged."""
-    row = answers.rows[i]
+    row = compared.rows[i]
 
-    def side(candidates: list[Candidate], scores: dict[str, list[float]]) -> list[dict[str, Any]]:
+    def side(name: str) -> list[dict[str, Any]]:
         return [
             {
                 "text": candidate.text,
                 "finished": candidate.finished,
                 "num_tokens": len(candidate.token_ids),
                 "logp": candidate.logp,
-                "scores": {name: values[k] for name, values in scores.items()},
+                "scores": {by: found.scores[name][i][k] for by, found in judged.items() if found.scores},
             }
-            for k, candidate in enumerate(candidates)
+            for k, candidate in enumerate(compared.by_policy[name][i])
         ]
 
+    others = [name for name in compared.by_policy if name not in (SFT, ALIGNED)]
     return {
         "prompt_id": row.prompt_id,
         "prompt": [message.model_dump() for message in row.prompt],
         "category": row.category,
-        "reference": side(answers.reference[i], {name: judged.reference[i] for name, judged in judges.items()}),
-        "aligned": side(answers.aligned[i], {name: judged.aligned[i] for name, judged in judges.items()}),
-        "win_share": {name: float(judged.outcomes[i].mean()) for name, judged in judges.items()},
+        "reference": side(SFT),
+        "aligned": side(ALIGNED),
+        "answers": {name: side(name) for name in others},
+        "win_share": {name: found.win_share(i) for name, found in judged.items()},
     }

@@ -9,15 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
+import yaml
 
-from rlhf import compare
-from rlhf.compare import Answers, Judge, Judged, Labels
-from rlhf.config import CompareConfig
+from rlhf import answers, compare, judges, verdict
+from rlhf import path as paths
+from rlhf.answers import ALIGNED, BEST, SFT, Compared
+from rlhf.config import CheckConfig, CompareConfig
+from rlhf.judges import Judged, Labels, ScoringJudge, Verdicts
 from trueup import campaign as campaigns
-from trueup import runs, statistics
+from trueup import cli, models, runs, statistics
 from trueup.config import ModelConfig, SplitConfig
 from trueup.errors import DataError, RunError
 from trueup.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
+from ui.service import Answer
+from ui.tables import view
+from ui.votes import Votes
 
 CONFIG = CompareConfig(run_dir=Path("unused"), model=ModelConfig(), split=SplitConfig())
 
@@ -33,10 +40,16 @@ def asked(i: int, candidates: list[Candidate]) -> CandidateSet:
 
 def judged(reference: Any, aligned: Any, name: str = "rubric", made_the_labels: bool = True) -> Judged:
     """Scores (P, K) of both policies, with lengths that say nothing."""
-    by = Judge(name, f"{name}, simulated", made_the_labels, lambda rows, answers: [])
-    reference, aligned = np.asarray(reference, dtype=float), np.asarray(aligned, dtype=float)
-    noise = np.random.default_rng(0).normal(0, 0.3, (len(reference), reference.shape[1], reference.shape[1]))
-    return compare.compare(by, reference.tolist(), aligned.tolist(), list(noise), CONFIG)
+    by = ScoringJudge(name, f"{name}, simulated", made_the_labels, not made_the_labels, lambda rows, said: [])
+    scores = {SFT: np.asarray(reference, dtype=float).tolist(), ALIGNED: np.asarray(aligned, dtype=float).tolist()}
+    tables = answers.outcome_tables(SFT, ALIGNED, scores[SFT], scores[ALIGNED])
+    noise = np.random.default_rng(0).normal(0, 10, (len(tables), *tables[0].shape))
+    categories = ["odd" if i % 2 else "even" for i in range(len(tables))]
+    return judges.figures(by, scores, Verdicts(tables), list(noise), categories, CONFIG)
+
+
+def interval(value: float) -> statistics.Interval:
+    return statistics.Interval(value, value, value, 60)
 
 
 RNG = np.random.default_rng(0)
@@ -48,29 +61,33 @@ MEASURES = {"length_tokens": 30.0, "eos_rate": 0.9, "distinct_2": 0.8, "repetiti
 # ---- Verdict ----------------------------------------------------------------------------------------------------
 
 
+def decide(made: Judged, prompts: int, identical: float) -> runs.Finding:
+    return verdict.decide(made, prompts, identical, []).finding
+
+
 def test_a_clear_win_is_a_preference_that_was_learnt() -> None:
-    finding = compare.verdict(judged(REFERENCE, BETTER), 60, 0.0)
+    finding = decide(judged(REFERENCE, BETTER), 60, 0.0)
     assert (finding.level, finding.code) == ("info", "learnt_preference")
     assert finding.message.startswith("The aligned policy learnt this preference: it wins ")
     assert finding.message.endswith("of comparisons on 60 held-out prompts (judge: rubric, simulated).")
 
 
 def test_a_clear_loss_fails() -> None:
-    finding = compare.verdict(judged(BETTER, REFERENCE), 60, 0.0)
+    finding = decide(judged(BETTER, REFERENCE), 60, 0.0)
     assert (finding.level, finding.code) == ("fail", "moved_away")
     assert "moved away from this preference" in finding.message
 
 
 def test_what_may_be_chance_is_no_detectable_change_and_says_what_it_could_have_seen() -> None:
     made = judged(REFERENCE, ALIKE)
-    finding = compare.verdict(made, 60, 0.0)
+    finding = decide(made, 60, 0.0)
     assert (finding.level, finding.code) == ("warn", "no_detectable_change")
     assert finding.message.startswith("No detectable change: ")
     assert f"could have detected {100 * made.minimum_detectable_effect:.1f} points." in finding.message
 
 
 def test_an_unchanged_policy_wins_exactly_half_and_is_called_unchanged() -> None:
-    finding = compare.verdict(judged(REFERENCE, REFERENCE), 60, 1.0)
+    finding = decide(judged(REFERENCE, REFERENCE), 60, 1.0)
     assert finding.code == "no_detectable_change"
     assert "50.0 % [50.0, 50.0]" in finding.message
     assert finding.message.endswith("both policies give the very same answers.")
@@ -78,19 +95,21 @@ def test_an_unchanged_policy_wins_exactly_half_and_is_called_unchanged() -> None
 
 def test_no_verdict_says_better_answers() -> None:
     for aligned in (BETTER, ALIKE, -BETTER):
-        assert "better" not in compare.verdict(judged(REFERENCE, aligned), 60, 0.0).message
+        assert "better" not in decide(judged(REFERENCE, aligned), 60, 0.0).message
 
 
 def test_a_single_prompt_decides_nothing() -> None:
-    finding = compare.verdict(judged(REFERENCE[:1], REFERENCE[:1] + 9), 1, 0.0)
+    finding = decide(judged(REFERENCE[:1], REFERENCE[:1] + 9), 1, 0.0)
     assert finding.code == "no_detectable_change"
     assert "1 held-out prompt (" in finding.message
 
 
 def test_a_judge_that_did_not_make_the_labels_is_not_said_to_speak_for_them() -> None:
-    finding = compare.verdict(judged(REFERENCE, BETTER, made_the_labels=False), 60, 0.0)
+    finding = decide(judged(REFERENCE, BETTER, made_the_labels=False), 60, 0.0)
     assert "learnt what this judge prefers" in finding.message
-    assert "240 human" in compare.not_the_labeller(judged(REFERENCE, BETTER), Labels({"human": 240}, None))
+    stranger = {"rubric": judged(REFERENCE, BETTER, made_the_labels=False)}
+    (doubt,) = verdict.reasons_for_doubt(stranger, MEASURES, MEASURES, 60, Labels({"human": 240}, None))
+    assert doubt.code == "judge_is_not_the_labeller" and "240 human" in doubt.message
 
 
 def test_swapping_the_policies_mirrors_every_judges_figures() -> None:
@@ -99,54 +118,80 @@ def test_swapping_the_policies_mirrors_every_judges_figures() -> None:
     assert one.minimum_detectable_effect == pytest.approx(other.minimum_detectable_effect)
 
 
-# ---- Warnings ---------------------------------------------------------------------------------------------------
+# ---- Prices and doubts ------------------------------------------------------------------------------------------
+
+CHECK = {"reference": {"value": 0.6, "n": 50}, "aligned": {"value": 0.3, "n": 50}, "mcnemar": {"p_value": 0.001}}
 
 
 @pytest.mark.parametrize(
-    ("changed", "code"),
+    ("changed", "kl", "checks", "code"),
     [
-        ({"length_tokens": 46.0}, "longer"),
-        ({"length_tokens": 20.0}, "shorter"),
-        ({"eos_rate": 0.79}, "stops_less"),
-        ({"distinct_2": 0.63}, "less_varied"),
+        ({"length_tokens": 46.0}, 1.0, {}, "longer"),
+        ({"eos_rate": 0.79}, 1.0, {}, "stops_less"),
+        ({"distinct_2": 0.63}, 1.0, {}, "less_varied"),
+        ({}, 5.5, {}, "kl_over_budget"),
+        ({}, 1.0, {"gsm8k": CHECK}, "regressed_gsm8k"),
     ],
 )
-def test_every_price_of_a_win_is_named(changed: dict[str, float], code: str) -> None:
-    found = compare.warnings({"rubric": judged(REFERENCE, BETTER)}, MEASURES, {**MEASURES, **changed}, 60)
-    assert [finding.code for finding in found] == [code]
+def test_every_price_of_a_win_is_named_and_makes_it_a_win_at_a_price(
+    changed: dict[str, float], kl: float, checks: dict[str, Any], code: str
+) -> None:
+    prices = verdict.find_prices(MEASURES, {**MEASURES, **changed}, interval(kl), 5.0, checks)
+    assert [price.code for price in prices] == [code]
+    decided = verdict.decide(judged(REFERENCE, BETTER), 60, 0.0, prices)
+    assert (decided.outcome, decided.finding.level) == ("improved_at_a_price", "warn")
+    assert prices[0].message in decided.finding.message
+    assert decided.as_json("warn")["prices"] == [prices[0].message]
 
 
-def test_small_changes_are_no_price() -> None:
+def test_small_changes_and_what_may_be_chance_are_no_price() -> None:
     after = {"length_tokens": 44.0, "eos_rate": 0.81, "distinct_2": 0.65, "repetition": 0.5}
-    assert compare.warnings({"rubric": judged(REFERENCE, BETTER)}, MEASURES, after, 60) == []
+    by_chance = {"gsm8k": {**CHECK, "mcnemar": {"p_value": 0.2}}}
+    assert verdict.find_prices(MEASURES, after, interval(99.0), None, by_chance) == []
+    assert verdict.decide(judged(REFERENCE, BETTER), 60, 0.0, []).outcome == "improved"
+
+
+def test_what_was_not_won_has_no_price() -> None:
+    prices = verdict.find_prices(MEASURES, {**MEASURES, "length_tokens": 46.0}, interval(1.0), None, {})
+    assert verdict.decide(judged(BETTER, REFERENCE), 60, 0.0, prices).prices == []
+    assert verdict.decide(judged(BETTER, REFERENCE), 60, 0.0, prices).outcome == "worse"
+    assert verdict.decide(judged(REFERENCE, ALIKE), 60, 0.0, prices).outcome == "no_detectable_change"
+
+
+def doubts(judges: dict[str, Judged], after: dict[str, float] = {}, prompts: int = 60) -> list[runs.Finding]:  # noqa: B006
+    return verdict.reasons_for_doubt(judges, MEASURES, {**MEASURES, **after}, prompts, Labels({}, None))
+
+
+def test_shorter_answers_are_a_reason_to_look_at_equal_length() -> None:
+    (doubt,) = doubts({"rubric": judged(REFERENCE, BETTER)}, {"length_tokens": 19.0})
+    assert doubt.code == "shorter"
 
 
 def test_judges_that_disagree_are_both_quoted() -> None:
-    judges = {
+    both = {
         "rubric": judged(REFERENCE, BETTER),
         "reward_model": judged(BETTER, REFERENCE, "reward_model"),
     }
-    (finding,) = compare.warnings(judges, MEASURES, MEASURES, 60)
-    assert finding.code == "judges_disagree"
-    for made in judges.values():
-        assert compare.percent(made.win_rate.interval) in finding.message
+    (doubt,) = doubts(both)
+    assert doubt.code == "judges_disagree"
+    for made in both.values():
+        assert verdict.percent(made.win_rate.interval) in doubt.message
 
 
 def test_judges_on_two_sides_of_half_by_chance_do_not_disagree() -> None:
-    judges = {"rubric": judged(REFERENCE, ALIKE), "reward_model": judged(ALIKE, REFERENCE, "reward_model")}
-    assert compare.warnings(judges, MEASURES, MEASURES, 60) == []
+    both = {"rubric": judged(REFERENCE, ALIKE), "reward_model": judged(ALIKE, REFERENCE, "reward_model")}
+    assert doubts(both) == []
 
 
 def test_few_prompts_are_called_few() -> None:
-    found = compare.warnings({"rubric": judged(REFERENCE, BETTER)}, MEASURES, MEASURES, 19)
-    assert [finding.code for finding in found] == ["few_prompts"]
+    assert [doubt.code for doubt in doubts({"rubric": judged(REFERENCE, BETTER)}, prompts=19)] == ["few_prompts"]
 
 
 # ---- Measures ---------------------------------------------------------------------------------------------------
 
 
 def test_answers_are_described_as_counted_by_hand() -> None:
-    made = compare.describe([[said("a b a b a b")], [said("c d", finished=False)]])
+    made = answers.describe([[said("a b a b a b")], [said("c d", finished=False)]])
     assert made["length_tokens"] == (11 + 1 + 3) / 2
     assert made["eos_rate"] == 0.5
     assert made["distinct_2"] == 3 / 6  # ab, ba, cd of ab ba ab ba ab cd
@@ -154,7 +199,7 @@ def test_answers_are_described_as_counted_by_hand() -> None:
 
 
 def test_empty_answers_can_be_described() -> None:
-    assert compare.describe([[said("", finished=False)]]) == {
+    assert answers.describe([[said("", finished=False)]]) == {
         "length_tokens": 0,
         "eos_rate": 0,
         "distinct_2": 0,
@@ -164,25 +209,83 @@ def test_empty_answers_can_be_described() -> None:
 
 def test_identical_answers_are_counted_by_their_tokens() -> None:
     row = asked(0, [said("a"), said("b")])
-    assert Answers([row], [row.candidates], [[said("a"), said("b", finished=False)]]).share_identical() == 0.5
+    compared = Compared([row], {SFT: [row.candidates], ALIGNED: [[said("a"), said("b", finished=False)]]})
+    assert compared.share_identical() == 0.5
 
 
-def test_length_ratios_lie_as_outcomes_do() -> None:
-    row = asked(0, [said("a"), said("abc")])
-    (ratio,) = Answers([row], [row.candidates], [[said("abc"), said("abcdefg")]]).log_length_ratios()
-    assert ratio[0, 1] == pytest.approx(np.log(8 / 2))
-    assert ratio[1, 0] == pytest.approx(np.log(4 / 4))
+def test_length_differences_lie_as_outcomes_do() -> None:
+    (difference,) = answers.length_differences([[said("a"), said("abc")]], [[said("abc"), said("abcdefg")]])
+    assert (difference[0, 1], difference[1, 0]) == (8 - 2, 4 - 4)
 
 
-def test_a_judge_sees_both_policies_answers_at_once_and_they_come_apart_again() -> None:
+def test_a_judge_sees_every_policy_and_compares_answers_that_were_drawn_apart() -> None:
     rows = [asked(i, [said("x"), said("xx")]) for i in range(2)]
     aligned = [[said("xxx"), said("xxxx")] for _ in rows]
-    by = Judge("length", "length", True, lambda rows, answers: [[len(c.text) for c in row] for row in answers])
-    made = compare.judge(by, Answers(rows, [row.candidates for row in rows], aligned), CONFIG)
-    assert made.reference == [[1, 2], [1, 2]]
-    assert made.aligned == [[3, 4], [3, 4]]
+    by = ScoringJudge("length", "length", True, False, lambda rows, all: [[len(c.text) for c in row] for row in all])
+    made = judges.judge(by, Compared(rows, {SFT: [row.candidates for row in rows], ALIGNED: aligned}), CONFIG)
+    assert made.scores == {SFT: [[1, 2], [1, 2]], ALIGNED: [[3, 4], [3, 4]]}
     assert made.win_rate.wins == 4
     assert made.win_rate.interval.low == pytest.approx(statistics.wilson(2, 2).low)
+
+
+def test_categories_are_counted_apart() -> None:
+    made = judged(REFERENCE, BETTER)
+    assert list(made.by_category) == ["even", "odd"]
+    assert sum(rate.wins for rate in made.by_category.values()) == made.win_rate.wins
+
+
+def test_best_of_n_never_holds_the_answer_that_it_is_compared_with() -> None:
+    row = [said(text) for text in ("low", "best", "good")]
+    (best,) = answers.best_of_others([row], [[1.0, 3.0, 2.0]])
+    assert [candidate.text for candidate in best] == ["best", "good", "best"]
+    (table,) = answers.outcome_tables(SFT, BEST, [[1.0, 3.0, 2.0]], [[3.0, 2.0, 3.0]])
+    assert np.diag(table).tolist() == [1.0, 0.0, 1.0] and np.isnan(table).sum() == 6
+
+
+def test_best_of_n_wins_more_than_half_by_its_own_judge_and_half_by_a_coin() -> None:
+    rng = np.random.default_rng(3)
+    scores, coin = rng.normal(size=(400, 4)), rng.normal(size=(400, 4))
+    row = [[said(str(k)) for k in range(4)]] * 400
+    picked = [[int(c.text) for c in best] for best in answers.best_of_others(row, scores.tolist())]
+    by_scores = answers.outcome_tables(SFT, BEST, scores, np.take_along_axis(scores, np.array(picked), 1))
+    by_coin = answers.outcome_tables(SFT, BEST, coin, np.take_along_axis(coin, np.array(picked), 1))
+    assert np.nanmean(by_scores) == pytest.approx(3 / 4, abs=0.03), "the best of 3 and one more: the best of 4"
+    assert np.nanmean(by_coin) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize("n", [2, 4, 16])
+def test_the_kl_of_best_of_n_is_never_under_its_bound_and_near_it_where_no_answer_comes_twice(n: int) -> None:
+    def exact(answers: int) -> float:
+        """Of equally likely answers in a strict order: the i-th is chosen if all n are among the first i, not i - 1."""
+        chosen = np.diff((np.arange(answers + 1) / answers) ** n)
+        return float((chosen * np.log(chosen * answers)).sum())
+
+    bound = answers.kl_of_best(n)
+    assert exact(2) < 0.9 * bound
+    assert exact(100_000) < bound == pytest.approx(exact(100_000), rel=1e-3)
+
+
+def test_kl_by_sampling_agrees_with_the_exact_kl_of_a_tiny_vocabulary() -> None:
+    rng = np.random.default_rng(0)
+    logits, shift = rng.normal(size=(2, 6))
+    log_p, log_q = (x - np.log(np.exp(x).sum()) for x in (logits + shift, logits))
+    p = np.exp(log_p)
+    exact = 3 * float((p * (log_p - log_q)).sum())  # three tokens, each drawn alike
+    drawn = rng.choice(6, size=(2000, 3), p=p)
+    found = answers.kl_per_sequence(log_p[drawn].sum(1), log_q[drawn].sum(1), 0.95, 0)
+    assert found.low < exact < found.high and found.high - found.low < 0.5 * exact
+    per_token = answers.kl_per_token(log_p[drawn].sum(1), log_q[drawn].sum(1), [3] * 2000, 0.95, 0)
+    assert per_token.value == pytest.approx(found.value / 3)
+
+
+def test_a_budget_chooses_the_best_step_within_it() -> None:
+    path = [
+        {"step": step, "kl_nats": {"value": kl}, "scores": {"reward_model": {"value": score}}}
+        for step, kl, score in ((0, 0.0, 0.0), (10, 1.0, 0.6), (20, 2.0, 0.9), (30, 4.0, 1.2))
+    ]
+    chosen = paths.within_budget(path, "reward_model", 2.5)
+    assert chosen is not None and chosen["step"] == 20
+    assert paths.within_budget(path, "nobody", 2.5) is None
 
 
 def test_report_figures_are_json_even_where_nothing_is_known() -> None:
@@ -237,8 +340,11 @@ def test_an_unchanged_policy_answers_alike_and_no_change_is_detected(config: Com
     assert report["kl_nats"]["value"] == pytest.approx(0, abs=1e-3)
     for key in ("length_tokens", "eos_rate", "distinct_2", "repetition"):
         assert report[key]["reference"] == report[key]["aligned"]
-    assert report["heldout_loss"]["reference"] is not None
-    assert report["heldout_loss"]["aligned"] is None
+    assert report["heldout_loss"]["reference"] == pytest.approx(report["heldout_loss"]["aligned"])
+    assert report["greedy"]["rubric"]["value"] == 0.5
+    assert report["checkpoints"] == [], "a planted policy has no way behind it"
+    floor = report["noise_floor"]["rubric"]
+    assert floor["ci_low"] <= 0.5 <= floor["ci_high"]
 
     manifest = json.loads((directory / "manifest.json").read_text())
     assert [parent["stage"] for parent in manifest["parents"]] == ["sft", "sample", "align"]
@@ -280,16 +386,216 @@ def plant_models(config: CompareConfig) -> None:
     models.save(reward, config.run_dir / "reward" / "model")
     manifest = json.loads((config.run_dir / "align" / "manifest.json").read_text())
     (config.run_dir / "reward" / "manifest.json").write_text(json.dumps({**manifest, "stage": "reward"}))
+    (config.run_dir / "reward" / runs.TRAINED).write_text("[]")
 
 
 def test_answers_that_are_the_same_tie_by_the_reward_model_whatever_batch_they_were_in(config: CompareConfig) -> None:
     plant_models(config)
-    reward = runs.open_stage(config.run_dir, "reward")
-    by = compare.reward_model_judge(config, {"reward": reward}, Labels({}, None))
-    rows = [row for row in read_rows(config.run_dir / "candidates" / "candidates.jsonl", CandidateSet)]
+    by = judges.reward_model_judge(config, Labels({}, None))
+    rows = list(read_rows(candidates(config), CandidateSet))
+    assert isinstance(by, ScoringJudge)
     scores = by.score(rows, [[*row.candidates, *row.candidates] for row in rows])
     assert all(row[:3] == row[3:] for row in scores)
     assert len({score for row in scores for score in row}) > 1
+
+
+def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
+    campaign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {"base": True, "others": {"again": str(tmp_path / "other")}, "kl_budget": 1e9, "step_prompts": 3}
+    made = campaign(
+        tmp_path, split=HELDOUT, align={"max_steps": 6, "keep_steps": 2}, reward={"max_steps": 2}, compare=keys
+    )
+    for stage in ("sft", "sample", "label", "reward", "align"):
+        campaigns.load_object(made.stages[stage].run)(made.stages[stage])
+    shutil.copytree(made.run_dir, tmp_path / "other")
+    directory = compare.run(made.stages["compare"])
+
+    report = json.loads((directory / "report.json").read_text())
+    every = report["policies_compared"]
+    assert every["policies"] == ["base", "sft", "aligned", "again", "best_of_n"] and every["best_of"] == 2
+    assert len(every["pairs"]) == 10 * len(report["judges"])
+    again = next(p for p in every["pairs"] if (p["a"], p["b"]) == ("aligned", "again"))
+    assert again["win_rate"]["value"] == pytest.approx(0.5), "the same policy under another name"
+    picked = next(p for p in every["pairs"] if (p["a"], p["b"], p["judge"]) == ("sft", "best_of_n", "reward_model"))
+    assert picked["win_rate"]["value"] > 0.5
+
+    measures = every["measures"]
+    assert list(measures) == every["policies"]
+    for key, value in measures["aligned"].items():
+        assert measures["again"][key] == pytest.approx(value), "the same policy under another name"
+    assert measures["sft"]["kl_nats"] is None and measures["base"]["kl_nats"]["value"] > 0
+    assert measures["base"]["heldout_loss"] > measures["sft"]["heldout_loss"], "the base model was not taught this"
+    assert measures["best_of_n"]["kl_nats"]["value"] == pytest.approx(np.log(2) - 1 / 2)
+    for key in ("length_tokens", "eos_rate", "distinct_2", "repetition", "self_similarity", "heldout_loss"):
+        assert report[key] == {"reference": measures["sft"][key], "aligned": measures["aligned"][key]}
+
+    assert [at["step"] for at in report["checkpoints"]] == [0, 2, 4, 6]
+    assert report["checkpoints"][0]["kl_nats"]["value"] == pytest.approx(0, abs=1e-4)
+    assert report["chosen_by_budget"] in report["checkpoints"]
+    assert {path.name for path in directory.iterdir()} == STAGE_FILES
+    row = next(read_jsonl(directory / "samples.jsonl"))[1]
+    assert set(row["answers"]) == {"base", "again", "best_of_n"}
+    assert runs.verify(made.run_dir)[1] == []
+
+    # A gate reads the verdict of a finished comparison, and turns it into an exit code.
+    outcome = report["verdict"]["outcome"]
+    for gate, passing in cli.GATES.items():
+        code = cli.main(["compare", str(made.source), "--gate", gate])
+        assert code == (0 if outcome in passing else 4)
+        assert f"the verdict is {outcome}" in capsys.readouterr().err
+    assert cli.main(["run", str(made.source), "--until", "sft", "--gate"]) == 2
+    assert "which --until sft does not reach" in capsys.readouterr().err
+
+
+def test_a_judge_that_always_prefers_the_first_answer_decides_nothing_and_is_shown_for_what_it_is(
+    config: CompareConfig, server: Any
+) -> None:
+    plant_models(config)
+    server.say = lambda a, b: "[[A]]"
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    directory = compare.run(config.model_copy(update={"judges": ["endpoint"], "judge_url": url, "judge_model": "m"}))
+    report = json.loads((directory / "report.json").read_text())
+    found = report["judges"]["endpoint"]
+    assert found["win_rate"]["value"] == 0.5 and found["independent"]
+    assert found["position_bias"]["value"] == 1.0
+    assert report["verdict"]["outcome"] == "no_detectable_change"
+    codes = {
+        finding["code"] for finding in json.loads((directory / "manifest.json").read_text())["verdict"]["findings"]
+    }
+    assert {"judge_position_bias", "judge_is_not_the_labeller"} <= codes
+
+
+def test_a_judge_that_never_answers_to_the_point_gives_no_verdict(config: CompareConfig, server: Any) -> None:
+    plant_models(config)
+    server.say = lambda a, b: "They are both lovely."
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    directory = compare.run(config.model_copy(update={"judges": ["endpoint"], "judge_url": url, "judge_model": "m"}))
+    report = json.loads((directory / "report.json").read_text())
+    assert report["judges"]["endpoint"]["malformed"] == report["judges"]["endpoint"]["comparisons"] > 0
+    assert (report["verdict"]["code"], report["verdict"]["outcome"]) == ("no_verdict", "no_detectable_change")
+
+
+def test_peoples_votes_are_a_judge_until_the_answers_are_others(config: CompareConfig) -> None:
+    plant_models(config)
+    directory = compare.run(config)
+    votes = Votes(config.run_dir)
+    service = votes.service()
+    while tasks := service.tasks("ann"):
+        with service.store.read() as db:
+            drawn = db.execute(sa.select(view.c.drawn).where(view.c.token == tasks[0].token)).scalar_one()
+        side = "ab"[drawn.index(1)]  # the aligned policy's answer is an item's second
+        service.label("ann", Answer(client_uuid=f"press-{tasks[0].token[:8]}", token=tasks[0].token, choice=side))
+    votes.close()
+
+    judging = config.model_copy(update={"judges": ["votes", "rubric"]})
+    assert judging.fingerprint()["votes"] is not None
+    found = json.loads((compare.run(judging) / "report.json").read_text())
+    by_people = found["judges"]["votes"]
+    assert by_people["win_rate"]["value"] == 1.0 and by_people["votes"] == by_people["win_rate"]["n"] > 1
+    assert by_people["independent"] and by_people["voters"] == 1
+    assert "people's blind votes" in found["verdict"]["message"]
+
+    rows = [row for _, row in read_jsonl(directory / "samples.jsonl")]
+    sft = models.load_policy(config.run_dir / "sft" / "model", config.model)
+    models.save(sft, config.run_dir / "align" / "model")
+    found = json.loads((compare.run(judging) / "report.json").read_text())
+    assert found["judges"]["votes"]["votes_on_other_answers"] > 0 and len(rows) == found["prompts"]
+
+
+def test_checks_are_answered_by_both_policies_and_leave_out_what_was_trained_on(
+    config: CompareConfig, tmp_path: Path
+) -> None:
+    path = tmp_path / "gsm8k.jsonl"
+    write_rows(path, ({"question": f"What is {i} + 1?", "answer": f"It is {i + 1}.\n#### {i + 1}"} for i in range(5)))
+    trained = prompt_id([Message(role="user", content="What is 3 + 1?")])
+    (config.run_dir / "sft" / runs.TRAINED).write_text(json.dumps([trained]))
+    checks = [CheckConfig(kind="gsm8k", path=path, max_new_tokens=4)]
+    directory = compare.run(config.model_copy(update={"checks": checks}))
+    found = json.loads((directory / "report.json").read_text())["checks"]["gsm8k"]
+    assert found["reference"] == found["aligned"] and found["reference"]["n"] == 4
+    assert (found["left_out"], found["mcnemar"]["p_value"]) == (1, 1.0)
+
+
+def test_the_campaign_of_the_documentation_loads(campaign, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "comparing.md").read_text(encoding="utf-8")
+    sections = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    made = campaign(tmp_path, **sections).stages["compare"]
+    assert made.others and [check.kind for check in made.checks] == ["ifeval", "gsm8k"]
+
+
+def test_what_an_interrupted_run_had_sampled_is_not_sampled_again(
+    config: CompareConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sampled = answers.sample_saved, []
+
+    def until_the_second_policy(*args: Any, **kwargs: Any) -> Any:
+        sampled.append(len(args[2]))
+        for batch in real(*args, **kwargs):
+            yield batch
+            if len(sampled) == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(answers, "sample_saved", until_the_second_policy)
+    with pytest.raises(KeyboardInterrupt):
+        compare.run(config)
+    begun = list(sampled)
+    monkeypatch.setattr(answers, "sample_saved", lambda *a, **k: (sampled.append(len(a[2])), real(*a, **k))[1])
+    compare.run(config)
+    again = sampled[len(begun) :]
+    assert begun[0] > 0 == again[0], "the first policy's answers were all there"
+    assert 0 < again[1] < begun[1], "of the second some"
+
+
+def test_a_prompt_that_a_stage_trained_on_is_refused(config: CompareConfig) -> None:
+    heldout = next(row for row in read_rows(candidates(config), CandidateSet) if row.split == "heldout")
+    (config.run_dir / "align" / runs.TRAINED).write_text(json.dumps([heldout.prompt_id]))
+    with pytest.raises(RunError, match=r"was trained on it: run `trueup .*` again with this campaign's split"):
+        compare.run(config)
+
+
+@pytest.mark.parametrize("stage", ["sft", "align"])
+def test_a_prompt_that_another_run_trained_on_is_refused(config: CompareConfig, tmp_path: Path, stage: str) -> None:
+    other = as_another_run(config, tmp_path)
+    heldout = next(row for row in read_rows(candidates(config), CandidateSet) if row.split == "heldout")
+    (other / stage / runs.TRAINED).write_text(json.dumps([heldout.prompt_id]))
+    with pytest.raises(RunError, match=rf"is to be compared on, and {other / stage} was trained on it"):
+        compare.run(config.model_copy(update={"others": {"ppo": other}}))
+
+
+def test_without_its_list_of_prompts_no_stage_is_believed_to_have_trained_on_none(config: CompareConfig) -> None:
+    (config.run_dir / "align" / runs.TRAINED).unlink()
+    with pytest.raises(RunError, match=r"nothing proves that align trained on none .* run `trueup align` again"):
+        compare.run(config)
+
+
+def as_another_run(config: CompareConfig, folder: Path) -> Path:
+    other = shutil.copytree(config.run_dir, folder / "other")
+    manifest = json.loads((other / "align" / "manifest.json").read_text())
+    manifest["identity"]["split"] = config.split.model_dump(mode="json")
+    (other / "align" / "manifest.json").write_text(json.dumps(manifest))
+    return other
+
+
+def test_an_alignment_of_another_base_model_is_refused(config: CompareConfig, tmp_path: Path, bases: Any) -> None:
+    other = as_another_run(config, tmp_path)
+    for file in bases("llama").glob("tokenizer*"):
+        shutil.copy(file, other / "align" / "model")
+    with pytest.raises(RunError, match=r"compare\.others\.ppo: .* has another tokenizer"):
+        compare.run(config.model_copy(update={"others": {"ppo": other}}))
+
+
+def test_a_run_that_was_not_aligned_is_no_policy_to_compare_with(config: CompareConfig, tmp_path: Path) -> None:
+    other = as_another_run(config, tmp_path)
+    shutil.rmtree(other / "align")
+    with pytest.raises(RunError, match=r"other/align is not there: run `trueup align CONFIG` first"):
+        compare.run(config.model_copy(update={"others": {"ppo": other}}))
+
+
+def test_an_alignment_with_another_split_is_refused(config: CompareConfig, tmp_path: Path) -> None:
+    other = shutil.copytree(config.run_dir, tmp_path / "other")
+    with pytest.raises(RunError, match=r"compare\.others\.ppo: .* was split differently"):
+        compare.run(config.model_copy(update={"others": {"ppo": other}}))
 
 
 def test_answers_of_another_sft_policy_are_refused(config: CompareConfig) -> None:
@@ -319,8 +625,11 @@ def test_answers_that_were_sampled_differently_are_refused(config: CompareConfig
 
 
 def change_candidates(config: CompareConfig, change: Any) -> None:
-    path = config.run_dir / "candidates" / "candidates.jsonl"
-    write_rows(path, [change(row) for row in read_rows(path, CandidateSet)])
+    write_rows(candidates(config), [change(row) for row in read_rows(candidates(config), CandidateSet)])
+
+
+def candidates(config: CompareConfig) -> Path:
+    return config.run_dir / "candidates" / "candidates.jsonl"
 
 
 def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) -> None:
@@ -331,8 +640,8 @@ def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) ->
     (label / "manifest.json").write_text(json.dumps({"stage": "label", "identity": identity}))
     labels = compare.read_labels(config.run_dir)
     assert labels == Labels({"simulated": 12}, "says-why")
-    assert compare.rubric_judge(config, {}, labels).made_the_labels
+    assert judges.rubric_judge(config, labels).made_the_labels
 
     (label / "report.json").write_text(json.dumps({"by_source": {"human": 12}}))
     labels = compare.read_labels(config.run_dir)
-    assert not compare.rubric_judge(config, {}, labels).made_the_labels
+    assert not judges.rubric_judge(config, labels).made_the_labels

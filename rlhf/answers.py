@@ -1,0 +1,184 @@
+"""The answers that are compared: P prompts, K answers of each policy, and what can be said of them without a judge."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from rlhf.config import CompareConfig
+from trueup import statistics
+from trueup.console import progress
+from trueup.models import SavedPolicy
+from trueup.records import Candidate, CandidateSet
+from trueup.sampling import Decoding, sample_saved
+from trueup.texts import distinct_n, mean_self_similarity, repetition
+
+SFT, ALIGNED, BEST = "sft", "aligned", "best_of_n"
+
+Floats = Sequence[float] | np.ndarray
+
+Answers = list[list[Candidate]]
+"""P lists of K answers of one policy. The k-th answers of two sampled policies share their random numbers."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The same prompts, answered by several policies."""
+
+    rows: list[CandidateSet]
+    """The prompts. Their candidates are the SFT policy's answers."""
+    by_policy: dict[str, Answers]
+    """In the order in which they are shown: the base model if asked for, the SFT policy, the aligned one, others."""
+
+    @property
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        return combinations(self.by_policy, 2)
+
+    def share_identical(self) -> float:
+        """Share of the k-th answers in which the SFT and the aligned policy said the same, token by token."""
+        both = zip(self.by_policy[SFT], self.by_policy[ALIGNED], strict=True)
+        same = [r.token_ids == a.token_ids for rs, as_ in both for r, a in zip(rs, as_, strict=True)]
+        return sum(same) / len(same)
+
+
+def sample_policy(
+    name: str,
+    saved: SavedPolicy,
+    rows: Sequence[CandidateSet],
+    decoding: Decoding,
+    num_samples: int,
+    config: CompareConfig,
+    folder: Path,
+) -> Answers:
+    """`num_samples` answers of a policy to each prompt. What an interrupted run had sampled is in `folder` and kept."""
+    path = folder / f"{name}.answers.partial"
+    answers: Answers = [[] for _ in rows]
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:  # the last may be cut
+        stored = json.loads(line)
+        answers[stored["row"]] = [Candidate(**candidate) for candidate in stored["candidates"]]
+    todo = [i for i, candidates in enumerate(answers) if not candidates]
+    prompts = [rows[i].prompt for i in todo]
+    with path.open("a", encoding="utf-8") as file:
+        for batch in sample_saved(
+            saved, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
+        ):
+            for n, candidates in batch:
+                answers[todo[n]] = candidates
+                dumped = [candidate.model_dump() for candidate in candidates]
+                file.write(json.dumps({"row": todo[n], "candidates": dumped}) + "\n")
+            file.flush()
+            progress(sum(map(bool, answers)), len(rows))
+    return answers
+
+
+# ---- Best of n --------------------------------------------------------------------------------------------------
+
+
+def best_of_others(answers: Answers, scores: Sequence[Sequence[float]]) -> Answers:
+    """Best-of-n by a reward model, n = K - 1: in the k-th place the best of the prompt's answers but the k-th.
+
+    answers  P lists of K answers, K >= 2
+    scores   (P, K), the reward model's
+    returns  P lists of K answers; the first of equals
+
+    Leaving the k-th out makes the k-th places of this policy and of any other independent of each other, so that K
+    answers serve both as what is chosen from and as what the choice is compared with. Source: best-of-n as a policy,
+    Nakano et al. 2021, https://arxiv.org/abs/2112.09332, section 3.2.
+    """
+
+    def best(row: Sequence[Candidate], values: Sequence[float], without: int) -> Candidate:
+        return row[max((k for k in range(len(row)) if k != without), key=lambda k: values[k])]
+
+    return [
+        [best(row, values, k) for k in range(len(row))] for row, values in zip(answers, scores, strict=True)
+    ]  # fmt: skip
+
+
+def kl_of_best(n: int) -> float:
+    """KL of best-of-n to the policy that it chooses from, in nats per sequence: log n - (n - 1) / n.
+
+    A bound from above, near the truth where hardly any answer would be drawn twice (Beirami et al. 2024,
+    https://arxiv.org/abs/2401.01879). The distance is to the policy as it is sampled, with its temperature and top-k.
+    """
+    return math.log(n) - (n - 1) / n
+
+
+# ---- Comparisons ------------------------------------------------------------------------------------------------
+
+Scores = Sequence[Sequence[float]]
+"""(P, K): a judge's scores of one policy's answers."""
+
+
+def outcome_tables(a: str, b: str, scores_a: Scores, scores_b: Scores) -> list[np.ndarray]:
+    """P tables (K, K): 1 where b's answer (column) scores higher than a's (row), 0.5 a tie, NaN where not compared.
+
+    Of two sampled policies all answers are compared that were drawn apart (`statistics.outcomes`). A best-of-n's k-th
+    place knows all answers but the k-th, so it is compared with the k-th alone.
+    """
+    if BEST not in (a, b):
+        return [statistics.outcomes(of_a, of_b) for of_a, of_b in zip(scores_a, scores_b, strict=True)]
+    tables = []
+    for of_a, of_b in zip(scores_a, scores_b, strict=True):
+        table = np.full((len(of_a), len(of_b)), np.nan)
+        np.fill_diagonal(table, (np.sign(np.subtract(of_b, of_a)) + 1) / 2)
+        tables.append(table)
+    return tables
+
+
+def length_differences(a: Answers, b: Answers) -> list[np.ndarray]:
+    """P tables (K, K) of tokens of b's answer - tokens of a's, laid out as `outcome_tables`."""
+    return [_tokens(of_b)[None, :] - _tokens(of_a)[:, None] for of_a, of_b in zip(a, b, strict=True)]
+
+
+def _tokens(candidates: Sequence[Candidate]) -> np.ndarray:
+    return np.array([len(candidate.token_ids) for candidate in candidates], dtype=float)
+
+
+# ---- What an answer is like -------------------------------------------------------------------------------------
+
+
+def describe(answers: Answers) -> dict[str, float]:
+    """How one policy's answers are, whatever a judge says of them."""
+    candidates = [candidate for row in answers for candidate in row]
+    said = [candidate.text for candidate in candidates]
+    return {
+        "length_tokens": sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
+        "eos_rate": sum(candidate.finished for candidate in candidates) / len(candidates),
+        "distinct_2": distinct_n(said),
+        "repetition": repetition(said),
+    }
+
+
+def self_similarity(answers: Answers, confidence: float, seed: int) -> statistics.Interval:
+    """How alike a policy's answers to one prompt are; it rises when alignment narrows the policy."""
+    return mean_self_similarity([[candidate.text for candidate in row] for row in answers], confidence, seed)
+
+
+# ---- KL ---------------------------------------------------------------------------------------------------------
+
+
+def kl_per_sequence(own: Floats, reference: Floats, confidence: float, seed: int) -> statistics.Interval:
+    """KL(policy || reference) in nats per sequence: the mean of log pi(y) - log pi_ref(y) over the policy's answers.
+
+    own, reference  (P,) log-probabilities of one answer to each prompt
+
+    Exact in expectation for plain sampling at temperature 1. With top-k, top-p or another temperature the answers come
+    from a narrower policy than the one whose log-probabilities are taken, so it is an estimate on what is really said.
+    """
+    ratios = np.asarray(own, dtype=float) - np.asarray(reference, dtype=float)
+    return statistics.bootstrap_mean(ratios[:, None], confidence, seed, bounds=None)
+
+
+def kl_per_token(
+    own: Floats, reference: Floats, tokens: Sequence[int], confidence: float, seed: int
+) -> statistics.Interval:
+    """As `kl_per_sequence`, of all tokens together: sum of log-ratios over sum of tokens."""
+    ratios = np.asarray(own, dtype=float) - np.asarray(reference, dtype=float)
+    groups = [np.full(count, ratio / count) for ratio, count in zip(ratios, tokens, strict=True) if count]
+    return statistics.bootstrap_mean(groups, confidence, seed, bounds=None)

@@ -1,0 +1,93 @@
+"""The path of an alignment: reward and KL of the SFT policy, of the steps that were kept, and of the aligned policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf.answers import ALIGNED, SFT, Answers, Compared, Floats, kl_per_sequence, sample_policy
+from rlhf.config import CompareConfig
+from rlhf.judges import Judge, ScoringJudge
+from trueup import statistics
+from trueup.models import SavedPolicy
+from trueup.runs import FinishedStage
+from trueup.sampling import Decoding
+from trueup.training import STEPS
+
+
+@dataclass(frozen=True)
+class Step:
+    """A policy on the way, with one answer to each of the first prompts."""
+
+    step: int
+    answers: Answers
+    """P lists of one."""
+
+
+def kept(align: FinishedStage) -> dict[int, Path]:
+    """{step: adapter} of the steps that the alignment kept, in order."""
+    folders = (align.dir / STEPS).glob("step-*")
+    return {step: path for step, path in sorted((int(path.name.removeprefix("step-")), path) for path in folders)}
+
+
+def sample_steps(
+    sft: FinishedStage,
+    align: FinishedStage,
+    compared: Compared,
+    decoding: Decoding,
+    config: CompareConfig,
+    folder: Path,
+) -> list[Step]:
+    """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs."""
+    adapters = kept(align) if config.step_prompts else {}
+    if not adapters:
+        return []
+    rows = compared.rows[: config.step_prompts]
+    # The result may be a step on the way, if that was chosen as the best.
+    result = int(align.manifest.get("steps") or max(adapters) + 1)
+    steps = [Step(0, _first(compared.by_policy[SFT], len(rows)))]
+    steps.append(Step(result, _first(compared.by_policy[ALIGNED], len(rows))))
+    for step, adapter in adapters.items():
+        if step != result:
+            saved = SavedPolicy(sft.dir / "model", adapter)
+            steps.append(Step(step, sample_policy(f"step-{step}", saved, rows, decoding, 1, config, folder)))
+    return sorted(steps, key=lambda at: at.step)
+
+
+def _first(answers: Answers, prompts: int) -> Answers:
+    return [row[:1] for row in answers[:prompts]]
+
+
+def measure(
+    steps: Sequence[Step],
+    reference_logps: Sequence[Floats],
+    compared: Compared,
+    judges: Sequence[Judge],
+    config: CompareConfig,
+) -> list[dict[str, Any]]:
+    """KL and each judge's mean score at every step.
+
+    reference_logps  for each step the SFT policy's log-probabilities (P,) of its answers
+    """
+    rows = compared.rows[: config.step_prompts]
+    path = []
+    for step, logps in zip(steps, reference_logps, strict=True):
+        own = [answers[0].logp or 0.0 for answers in step.answers]
+        kl = kl_per_sequence(own, logps, config.confidence, config.seed)
+        scores = {
+            judge.name: statistics.bootstrap_mean(
+                judge.score(rows, step.answers), config.confidence, config.seed, bounds=None
+            ).as_json()
+            for judge in judges
+            if isinstance(judge, ScoringJudge)
+        }
+        path.append({"step": step.step, "kl_nats": kl.as_json(), "scores": scores})
+    return path
+
+
+def within_budget(path: Sequence[dict[str, Any]], judge: str, budget: float) -> dict[str, Any] | None:
+    """The step with the highest mean score whose KL is within the budget; None without steps or scores."""
+    allowed = [at for at in path if at["kl_nats"]["value"] <= budget and judge in at["scores"]]
+    return max(allowed, key=lambda at: at["scores"][judge]["value"], default=None)

@@ -1,0 +1,566 @@
+"""What the report shows, made of report.json and samples.jsonl: tables, bars and texts, as pure functions.
+
+A key that an older report does not have gives an empty view, and the page leaves that part out. Figures are never
+worked out anew here: what the page says is what the stage measured.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from trueup import plots
+from trueup.pages import independence, leans, noise_floor, outcome, sentence
+from trueup.worddiff import marked
+
+Figures = Mapping[str, Any]
+"""{value, ci_low, ci_high, n} of a report, with counts beside them."""
+
+EXAMPLES = 4
+"""Prompts shown of each kind: won, lost, undecided."""
+
+SOURCES = {
+    "human": "people, in the browser",
+    "simulated": "a written rubric; no person said these",
+    "import": "a file from elsewhere",
+    "judge": "a language model asked to judge",
+    "reward_model": "an existing reward model",
+}
+POLICIES = {"base": "Base", "sft": "SFT", "aligned": "Aligned", "best_of_n": "Best of n"}
+MEASURES = (
+    ("length_tokens", "Length, tokens", "mean of all answers, with the end-of-turn token", "{:.1f}"),
+    ("eos_rate", "Ends by itself", "share of answers; the others were cut at the limit", "share"),
+    ("distinct_2", "Distinct word pairs", "of all word pairs; lower: answers grow alike", "share"),
+    (
+        "self_similarity",
+        "Likeness of answers to one prompt",
+        "word pairs that two answers share; 1: always the same",
+        "{:.3f}",
+    ),
+    ("repetition", "Repeats itself", "share of answers that say three words in a row twice", "share"),
+    ("heldout_loss", "Loss on held-out demonstrations", "nats per token; what SFT taught, before and after", "{:.3f}"),
+)
+
+
+# ---- Words ------------------------------------------------------------------------------------------------------
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "not known" if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def tight(text: str) -> str:
+    """Keeps a percent sign on the line of its number."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def interval(figures: Figures) -> str:
+    """`68.0 % [62.3, 73.5]`."""
+    if figures["value"] is None:
+        return "not known"
+    if figures.get("ci_low") is None or figures.get("ci_high") is None:
+        return f"{percent(figures['value'])} (no interval)"
+    return f"{percent(figures['value'])} [{100 * figures['ci_low']:.1f}, {100 * figures['ci_high']:.1f}]"
+
+
+def quantity(figures: Figures | float | None, digits: int = 2) -> str:
+    """`2.03 [1.60, 2.50]` of something that is no share; a bare number has no interval."""
+    if figures is None:
+        return "not known"
+    if not isinstance(figures, Mapping):
+        return _number(figures, digits)
+    if figures.get("value") is None:
+        return "not known"
+    low, high = figures.get("ci_low"), figures.get("ci_high")
+    between = "" if low is None or high is None else f" [{_number(low, digits)}, {_number(high, digits)}]"
+    return f"{_number(figures['value'], digits)}{between}"
+
+
+def bar(figures: Figures) -> Markup:
+    if figures["value"] is None:
+        return Markup("")
+    return plots.interval_bar(figures["value"], figures.get("ci_low"), figures.get("ci_high"))
+
+
+def title(name: str) -> str:
+    """A name of the data as people read it."""
+    return name.replace("_", " ")
+
+
+def policy_title(name: str) -> str:
+    return POLICIES.get(name, title(name))
+
+
+def _number(value: float, digits: int) -> str:
+    return _minus(f"{value:z.{digits}f}")  # z: no minus before what rounds to 0
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def _value(figures: Figures | float | None) -> float | None:
+    """The number of a figure, with or without an interval."""
+    return figures.get("value") if isinstance(figures, Mapping) else figures
+
+
+# ---- The verdict ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VerdictView:
+    label: str
+    tone: str
+    message: str
+    decided: list[tuple[str, Figures, str]]
+    """(what, figures, note): the shares that the verdict rests on."""
+    facts: list[tuple[str, str, str]]
+    """(what, number, note): whatever is no share."""
+    prices: list[str]
+
+
+def verdict_view(report: Mapping[str, Any]) -> VerdictView:
+    """The verdict with the numbers that decided it, by the first judge."""
+    verdict, (first, judge) = report["verdict"], next(iter(report["judges"].items()))
+    rate = judge["win_rate"]
+    decided = [("Win rate", rate, f"by {title(first)}: {counted(rate)}")]
+    if controlled := judge.get("length_controlled_win_rate"):
+        decided.append(("At equal length", controlled, controlled.get("note") or ""))
+    if shown := noise_floor(report):
+        judge_name, floor = shown
+        told = "" if judge_name == first else f" by {title(judge_name)}"
+        decided.append(("SFT against itself", floor, f"the noise floor{told}: other seeds, {holds_half(floor)}"))
+    facts = []
+    if (effect := judge.get("minimum_detectable_effect")) is not None:
+        facts.append(
+            ("Could detect", f"{100 * effect:.1f}", "points from 50\N{NO-BREAK SPACE}%, four times out of five")
+        )
+    if kl := report.get("kl_nats"):
+        budget = report.get("kl_budget")
+        note = "nats a sequence" + ("" if budget is None else f"; budget {quantity(budget, 1)}")
+        facts.append(("KL to SFT", quantity(_value(kl)), note))
+    lengths = report.get("length_tokens") or {}
+    if lengths.get("reference") and lengths.get("aligned"):
+        ratio = lengths["aligned"] / lengths["reference"]
+        facts.append(("Length", f"{ratio:.2f}\N{MULTIPLICATION SIGN}", "that of SFT answers, in tokens"))
+    label, tone = outcome(verdict)
+    return VerdictView(label, tone, sentence(verdict), decided, facts, verdict.get("prices") or [])
+
+
+def counted(rate: Figures) -> str:
+    """`31 won, 4 tied, 13 lost`."""
+    return f"{rate['wins']} won, {rate['ties']} tied, {rate['losses']} lost"
+
+
+def holds_half(floor: Figures) -> str:
+    """What a noise floor says: there is nothing to find, so its interval should hold one half."""
+    if floor.get("ci_low") is None or floor.get("ci_high") is None:
+        return "of too few prompts to tell"
+    if floor["ci_low"] <= 0.5 <= floor["ci_high"]:
+        return "holds 50 %, as it should"
+    return "does NOT hold 50 %: that is chance one time in twenty, else something other than the policy decides"
+
+
+# ---- Judges -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JudgeView:
+    name: str
+    title: str
+    description: str
+    independent: bool
+    meaning: str
+    """What its independence, or the lack of it, makes of what it says."""
+    figures: Figures
+    shares: Markup
+    floor: Figures | None
+    """SFT against itself."""
+    greedy: Figures | None
+    """The likeliest answer of each policy, one for each prompt."""
+    remarks: list[tuple[str, str]]
+    """(what, figure): least detectable effect, position bias, refusals, ..."""
+
+
+def judge_views(report: Mapping[str, Any]) -> list[JudgeView]:
+    return [_judge_view(name, figures, report) for name, figures in report["judges"].items()]
+
+
+def _judge_view(name: str, judge: Figures, report: Mapping[str, Any]) -> JudgeView:
+    rate = judge["win_rate"]
+    independent, meaning = independence(name, judge)
+    remarks = []
+    if (effect := judge.get("minimum_detectable_effect")) is not None:
+        remarks.append(("Could detect", f"{100 * effect:.1f} points from 50\N{NO-BREAK SPACE}%"))
+    for key, value in judge.items():
+        if key not in ALWAYS and value is not None and value != {}:
+            remarks.append((REMARKS.get(key, title(key).capitalize()), _told(value, key in SHARES)))
+    return JudgeView(
+        name,
+        title(name),
+        judge.get("description") or "",
+        independent,
+        meaning,
+        judge,
+        plots.shares_bar([("won", rate["wins"]), ("tied", rate["ties"]), ("lost", rate["losses"])]),
+        (report.get("noise_floor") or {}).get(name),
+        (report.get("greedy") or {}).get(name),
+        remarks,
+    )
+
+
+ALWAYS = {
+    "description",
+    "made_the_labels",
+    "independent",
+    "win_rate",
+    "length_controlled_win_rate",
+    "minimum_detectable_effect",
+    "by_category",
+}
+"""What every judge has; whatever else one says of itself is told beside its figures."""
+REMARKS = {
+    "position_bias": "Prefers the first place",
+    "contradictions": "Another verdict in the other order",
+    "malformed": "Malformed verdicts",
+    "failed": "Without a reply",
+    "unsupported": "Not supported",
+    "voters": "People",
+}
+SHARES = ("position_bias",)
+
+
+def _told(value: Any, share: bool) -> str:
+    """A count, a share, a figure with its interval, counts by reason, or names."""
+    if isinstance(value, Mapping):
+        if "value" in value:
+            return interval(value) if share else quantity(value)
+        return ", ".join(f"{name} {_told(count, share)}" for name, count in value.items()) or "none"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Iterable):
+        return ", ".join(str(name) for name in value) or "none"
+    return percent(float(value)) if share else str(value)
+
+
+def by_category(report: Mapping[str, Any]) -> dict[str, Any]:
+    """{judges: names, rows: [(category, [figures or None of each judge])]}; empty without categories."""
+    judges = {name: judge["by_category"] for name, judge in report["judges"].items() if judge.get("by_category")}
+    categories = list(dict.fromkeys(category for cells in judges.values() for category in cells))
+    if not categories:
+        return {}
+    rows = [(title(category), [cells.get(category) for cells in judges.values()]) for category in categories]
+    return {"judges": [title(name) for name in judges], "rows": rows}
+
+
+# ---- More than two policies -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All pairs of policies by one judge."""
+
+    judge: str
+    names: list[str]
+    rows: list[tuple[str, list[Figures | None]]]
+    """Of each policy its win rate against every other, in the order of `names`; None against itself."""
+
+
+def all_pairs(report: Mapping[str, Any]) -> list[Matrix]:
+    """One matrix for each judge. A pair's win rate is that of `b` over `a`; the other half of the table follows."""
+    compared = report.get("policies_compared") or {}
+    pairs = compared.get("pairs") or []
+    order = compared.get("policies") or list(dict.fromkeys(pair[end] for pair in pairs for end in ("a", "b")))
+    matrices = []
+    for judge in dict.fromkeys(pair["judge"] for pair in pairs):
+        won = {(pair["b"], pair["a"]): pair["win_rate"] for pair in pairs if pair["judge"] == judge}
+        won |= {(b, a): turned(rate) for (a, b), rate in won.items()}
+        names = [name for name in order if any(name in pair for pair in won)]
+        rows = [(policy_title(one), [won.get((one, other)) for other in names]) for one in names]
+        matrices.append(Matrix(title(judge), [policy_title(name) for name in names], rows))
+    return matrices
+
+
+def turned(rate: Figures) -> Figures:
+    """The same comparisons seen from the other side: a win rate w is 1 - w there."""
+
+    def rest(value: float | None) -> float | None:
+        return None if value is None else 1 - value
+
+    return {
+        **rate,
+        "value": rest(rate["value"]),
+        "ci_low": rest(rate.get("ci_high")),
+        "ci_high": rest(rate.get("ci_low")),
+    }
+
+
+def strengths(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Bradley-Terry strengths of each judge on one common axis: {judge, rows: [(policy, figures, bar)], note}."""
+    found = (report.get("policies_compared") or {}).get("strengths") or {}
+    numbers = [
+        value
+        for rows in found.values()
+        for figures in rows.values()
+        for value in (figures.get("value"), figures.get("ci_low"), figures.get("ci_high"))
+        if value is not None and math.isfinite(value)
+    ]
+    if not numbers:
+        return []
+    low, high = min(*numbers, 0.0), max(*numbers, 0.0)
+    rim = 0.05 * (high - low) or 1.0
+    span = low - rim, high + rim
+    views = []
+    for judge, rows in found.items():
+        ordered = sorted(rows.items(), key=lambda item: -(item[1]["value"] if item[1]["value"] is not None else -1e9))
+        drawn = [
+            (
+                policy_title(name),
+                figures,
+                plots.interval_bar(figures["value"], figures.get("ci_low"), figures.get("ci_high"), 0.0, span)
+                if figures["value"] is not None
+                else Markup(""),
+            )
+            for name, figures in ordered
+        ]
+        note = (report["policies_compared"].get("notes") or {}).get(judge, "")
+        views.append({"judge": title(judge), "rows": drawn, "note": note})
+    return views
+
+
+# ---- What else changed ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measures:
+    names: list[str]
+    """Every policy, the SFT one and the aligned one first."""
+    rows: list[tuple[str, str, list[str]]]
+    """(what, what it means, of each policy)."""
+
+
+def measures(report: Mapping[str, Any]) -> Measures:
+    """What answers are like, and how far from the SFT policy; what nobody measured is left out."""
+    policies: dict[str, Mapping[str, Any]] = {"sft": {}, "aligned": {}}
+    policies |= (report.get("policies_compared") or {}).get("measures") or {}
+    sides = {"sft": "reference", "aligned": "aligned"}
+    rows = []
+    for key, what, meaning, form in MEASURES:
+        both = report.get(key) or {}
+        values = [
+            _value(both.get(sides[name])) if name in sides else _value(policies[name].get(key)) for name in policies
+        ]
+        if any(value is not None for value in values):
+            rows.append((what, meaning, [_shown(value, form) for value in values]))
+    kl, of_aligned = report["kl_nats"], report.get("kl_nats_per_token")
+    budget = "" if report.get("kl_budget") is None else f"; budget {quantity(report['kl_budget'], 1)}"
+    told = f"how far it moved, on its own answers, {kl['samples_per_prompt']} per prompt{budget}"
+    distances = {name: measured.get("kl_nats") for name, measured in policies.items()} | {"sft": 0, "aligned": kl}
+    said = ["0" if name == "sft" else _distance(name, value) for name, value in distances.items()]
+    rows.append(("KL to the SFT policy, nats per answer", told, said))
+    if of_aligned:
+        said = [{"sft": "0", "aligned": quantity(of_aligned, 3)}.get(name, "\N{EN DASH}") for name in policies]
+        rows.append(("KL to the SFT policy, nats per token", "", said))
+    said = [percent(report["identical_answers"]) if name == "aligned" else "" for name in policies]
+    rows.append(("Same answer as SFT, token by token", "of the answers drawn with the same random numbers", said))
+    return Measures([policy_title(name) for name in policies], rows)
+
+
+def _shown(value: float | None, form: str) -> str:
+    if value is None:
+        return "not measured"
+    return percent(value) if form == "share" else form.format(value)
+
+
+def _distance(name: str, figures: Figures | None) -> str:
+    """Of best of n it is reckoned, and a bound from above."""
+    bound = "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}" if name == "best_of_n" and figures else ""
+    return f"{bound}{quantity(figures)}"
+
+
+def accuracies(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The reward model's held-out accuracy, then the rules that read nothing."""
+    if not reward.get("accuracy"):
+        return []
+    baselines = reward.get("baselines") or {"length alone": reward.get("length_baseline")}
+    rows = [{"title": "reward model", "figures": reward["accuracy"], "is_model": True}]
+    return rows + [{"title": name, "figures": value, "is_model": False} for name, value in baselines.items() if value]
+
+
+def length_histogram(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    series = [
+        plots.Series(name, f"s-{side}", [answer["num_tokens"] for row in rows for answer in row[side]])
+        for name, side in (("SFT", "reference"), ("aligned", "aligned"))
+    ]
+    return plots.histogram(series, "tokens")
+
+
+# ---- Checks -----------------------------------------------------------------------------------------------------
+
+
+def check_views(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What both policies could do before and after, check by check, with McNemar's test."""
+    rows = []
+    for name, check in (report.get("checks") or {}).items():
+        test = check["mcnemar"]
+        notes = [check.get("prompts") or f"{check['reference']['n']} prompts"]
+        if check.get("left_out"):
+            notes.append(f"{check['left_out']} left out, since a stage trained on them")
+        if check.get("unsupported"):
+            notes.append(f"not supported by the verifier: {_told(check['unsupported'], False)}")
+        if check.get("left_out") or check.get("unverified"):
+            notes.append(f"leaves {check['reference']['n']}")
+        if check.get("verifier"):
+            notes.append(f"verified by {check['verifier']}")
+        rows.append(
+            {
+                "title": CHECKS.get(name, title(name)),
+                "note": "; ".join(notes),
+                "reference": check["reference"],
+                "aligned": check["aligned"],
+                "only_reference": test["only_reference"],
+                "only_aligned": test["only_aligned"],
+                "p": f"{test['p_value']:.3f}" if test["p_value"] >= 0.001 else "< 0.001",
+                "worse": test["p_value"] < 0.05 and test["only_reference"] > test["only_aligned"],
+            }
+        )
+    return rows
+
+
+CHECKS = {"ifeval": "IFEval: instructions followed, strictly", "gsm8k": "GSM8K: final number right"}
+
+# ---- Checkpoints ------------------------------------------------------------------------------------------------
+
+
+def checkpoint_view(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Score against KL on the way of the alignment: a picture by each judge, and a table of the steps."""
+    checkpoints = report.get("checkpoints") or []
+    if not checkpoints:
+        return {}
+    budget, chosen = report.get("kl_budget"), (report.get("chosen_by_budget") or {}).get("step")
+    charts = []
+    for judge in dict.fromkeys(name for at in checkpoints for name in at["scores"]):
+        places = [
+            plots.Point(
+                at["kl_nats"]["value"],
+                at["scores"][judge]["value"],
+                str(at["step"]),
+                "chosen" if at["step"] == chosen else "on",
+                at["scores"][judge]["ci_low"],
+                at["scores"][judge]["ci_high"],
+            )
+            for at in checkpoints
+            if judge in at["scores"]
+        ]
+        svg = plots.trace(places, "KL to the SFT policy, nats per answer", f"mean score by {title(judge)}", budget)
+        charts.append((title(judge), judge, svg))
+    rows = [
+        {"at": at, "chosen": at["step"] == chosen, "over": budget is not None and at["kl_nats"]["value"] > budget}
+        for at in checkpoints
+    ]
+    return {"charts": charts, "rows": rows, "budget": budget, "chosen": chosen}
+
+
+# ---- Prompts ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Answer:
+    html: Markup | str
+    """Escaped by the template unless it is markup already."""
+    finished: bool
+    notes: list[str]
+    """Number of tokens, and the score of each judge."""
+
+
+@dataclass(frozen=True)
+class Side:
+    title: str
+    style: str
+    answers: list[Answer]
+
+
+@dataclass(frozen=True)
+class PromptView:
+    id: str
+    prompt: list[Mapping[str, Any]]
+    line: str
+    """What was asked, on one line."""
+    category: str
+    shares: dict[str, float | None]
+    verdicts: list[tuple[str, str, Markup]]
+    """(judge, what it says, bar)."""
+    sides: list[Side]
+    compared: bool
+    """Whether the first answers show what differs."""
+    others: list[Side]
+
+
+def prompt_view(row: Mapping[str, Any]) -> PromptView:
+    """Everything that was said to one prompt, and who judged it how."""
+    shares = row.get("win_share") or {}
+    verdicts = [
+        (
+            title(judge),
+            leans(share),
+            plots.shares_bar([("won", share), ("lost", 1 - share)] if share is not None else [], 8),
+        )
+        for judge, share in shares.items()
+    ]
+    reference, aligned = row["reference"], row["aligned"]
+    pair = marked(reference[0]["text"], aligned[0]["text"]) if reference and aligned else None
+    before, after = pair if pair else (None, None)
+    others = [
+        Side(policy_title(name), "other", [_answer(said) for said in answers])
+        for name, answers in (row.get("answers") or {}).items()
+        if name not in ("sft", "reference", "aligned") and answers
+    ]
+    asked = next((turn["content"] for turn in reversed(row["prompt"]) if turn["role"] == "user"), "")
+    return PromptView(
+        row["prompt_id"],
+        row["prompt"],
+        " ".join(asked.split()) or "(no question)",
+        row.get("category") or "",
+        dict(shares),
+        verdicts,
+        [
+            Side("SFT", "reference", [_answer(said, before if i == 0 else None) for i, said in enumerate(reference)]),
+            Side("Aligned", "aligned", [_answer(said, after if i == 0 else None) for i, said in enumerate(aligned)]),
+        ],
+        pair is not None,
+        others,
+    )
+
+
+def _answer(said: Mapping[str, Any], html: Markup | None = None) -> Answer:
+    notes = [f"{said['num_tokens']} tokens"] if said.get("num_tokens") is not None else []
+    for judge, score in (said.get("scores") or {}).items():
+        if score is not None:
+            notes.append(f"{title(judge)} {_minus(f'{score:.2f}')}")
+    return Answer(said["text"] if html is None else html, bool(said.get("finished", True)), notes)
+
+
+def pick_examples(
+    rows: Sequence[Mapping[str, Any]], judge: str, seed: int
+) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """A few prompts of each kind, drawn by the seed and not by eye: (kind, rows). Others fill up where ties are few."""
+    draw = random.Random(seed)
+
+    def some(of: Iterable[Mapping[str, Any]], count: int = EXAMPLES) -> list[Mapping[str, Any]]:
+        listed = list(of)
+        return draw.sample(listed, min(count, len(listed)))
+
+    judged = [(row, row["win_share"][judge]) for row in rows if (row.get("win_share") or {}).get(judge) is not None]
+    won = some(row for row, share in judged if share > 0.5)
+    lost = some(row for row, share in judged if share < 0.5)
+    tied = some(row for row, share in judged if share == 0.5)
+    shown = {row["prompt_id"] for row in (*won, *lost, *tied)}
+    filled = some((row for row in rows if row["prompt_id"] not in shown), EXAMPLES - len(tied))
+    kinds = [("The aligned policy wins more of the comparisons", won), ("The SFT policy wins more of them", lost)]
+    kinds += [("Neither wins more", tied), ("Drawn from all others", filled)]
+    return [(kind, chosen) for kind, chosen in kinds if chosen]
