@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
-from trueup.config import ModelConfig, SplitConfig, StageConfig, TrainConfig
+from trueup.config import (
+    DemonstrationsPath,
+    InputPath,
+    ModelConfig,
+    PromptsPath,
+    Section,
+    SplitConfig,
+    StageConfig,
+    TrainConfig,
+)
 from trueup.records import PairRule
 from trueup.rubric import RUBRICS
+from trueup.runs import find_stage
+from trueup.votes import VOTES, votes_digest
 
 
 class DPOConfig(TrainConfig):
@@ -30,12 +43,252 @@ class DPOConfig(TrainConfig):
     learning_rate: float = Field(5e-5, ge=0)
     """Peak. 0 trains nothing: a control, whose comparison must find no change."""
     num_train_epochs: float = Field(1.0, gt=0)
+    keep_steps: int = Field(3, ge=0)
+    """Adapters kept along the way, evenly spaced; the comparison shows reward and KL of each."""
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "label")
 
 
-ALGORITHMS = {"dpo": DPOConfig}
+class CheckConfig(Section):
+    """Prompts whose answers a program can verify: did alignment break what the policy could do?"""
+
+    kind: Literal["ifeval", "gsm8k"]
+    path: InputPath
+    """IFEval's input_data.jsonl, or GSM8K's {question, answer} lines."""
+    limit: int | None = Field(None, ge=1)
+    """At most so many prompts, drawn by the seed."""
+    max_new_tokens: int = Field(256, ge=1)
+
+
+BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
+_NAMES_FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
+
+
+def _from_base(value: Any, info: ValidationInfo) -> Any:
+    """A function's file is written relative to the campaign file, as every input is."""
+    if not isinstance(value, dict) or not info.context:
+        return value
+    return {
+        str(info.context["base"] / Path(name).expanduser())
+        if isinstance(name, str) and _NAMES_FUNCTION.fullmatch(name)
+        else name: weight
+        for name, weight in value.items()
+    }
+
+
+def _without_folder(value: dict[str, float], info: SerializationInfo) -> dict[str, float]:
+    """In an identity the file's folder does not count: the manifest knows the file by its hash."""
+    identity = info.context and info.context.get("identity")
+    return {Path(name).name: weight for name, weight in value.items()} if identity else value
+
+
+_OF_ROLLOUTS = (
+    *("generation_batch_size", "steps_per_generation", "max_completion_length", "shuffle_dataset", "disable_dropout"),
+    *("top_k", "top_p", "min_p", "repetition_penalty", "generation_kwargs", "chat_template_kwargs"),
+    "remove_unused_columns",
+)
+"""Arguments of TRL that our schedule and our sampler stand for: changed there, they would be ignored or break them."""
+_OF_GRPO = (
+    *("beta", "num_iterations", "loss_type", "epsilon", "epsilon_high", "delta", "scale_rewards"),
+    *("importance_sampling_level", "mask_truncated_completions", "entropy_coef", "top_entropy_quantile"),
+)
+"""Arguments of TRL's GRPO that mean nothing to PPO, or harm it."""
+
+Rewards = Annotated[dict[str, float], BeforeValidator(_from_base), PlainSerializer(_without_folder)]
+
+
+class OnlineConfig(TrainConfig):
+    """What PPO, GRPO and RLOO share: the policy answers prompts, answers are paid, the policy follows the pay."""
+
+    stage: ClassVar[str] = "align"
+
+    model: ModelConfig
+    split: SplitConfig
+    prompts: PromptsPath | None = None
+    """`starter`, or a file of prompts; held-out ones are left out. Empty: those that the sample stage answered."""
+    rewards: Rewards = Field({"reward_model": 1.0}, min_length=1)
+    """What an answer is paid for, and each one's weight in the sum: `reward_model` (in its standard deviations on
+    held-out answers), `rubric`, `ifeval` and `gsm8k` (over the prompts of `checks`), or `file.py:function`, called with
+    (prompts, completions, **columns) as TRL calls it, which gives a number or None for each answer."""
+    rubric: Literal["says-why"] = "says-why"
+    """Which rubric, of `trueup.rubric`."""
+    checks: list[CheckConfig] = Field([])
+    """Prompts to train on whose answers a program verifies, for the rewards `ifeval` and `gsm8k`: 1 right, 0 wrong."""
+    missing_eos_penalty: float = Field(1.0, ge=0)
+    """Taken from the reward of an answer that did not end by itself."""
+
+    rollout_batch_size: int = Field(64, ge=2)
+    """Answers that are sampled before the policy is updated with them."""
+    num_generations: int = Field(4, ge=2)
+    """Answers to each prompt of a rollout."""
+    max_new_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    """Of sampling and of all log-probabilities alike. Nothing is cut off the distribution: top-k and top-p would make
+    the sampled policy another one than the trained one."""
+
+    learning_rate: float = Field(1e-5, ge=0)
+    lr_scheduler_type: str = "linear"
+    train_batch_size: int = Field(64, ge=1)
+    """Answers per optimiser step: the rollout, or a divisor of it."""
+    save_steps: int = Field(1, ge=1)
+    """Optimiser steps between checkpoints, rounded up to whole rollouts."""
+    keep_steps: int = Field(3, ge=0)
+    """Adapters kept along the way, evenly spaced. Each answers `eval_prompts`, and the best within `kl_budget` becomes
+    the result, which need not be the last."""
+    eval_prompts: int = Field(32, ge=0)
+    """Prompts that are kept from training to choose that step: held-out ones would flatter the comparison. 0: the last
+    step is the result."""
+    kl_budget: float | None = Field(None, gt=0)
+    """Nats per sequence that the result may be away from the SFT policy."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> OnlineConfig:
+        for name in ("train_batch_size", "num_generations"):
+            if self.rollout_batch_size % getattr(self, name):
+                raise ValueError(
+                    f"{name} {getattr(self, name)} does not divide rollout_batch_size {self.rollout_batch_size}"
+                )
+        for reward in self.rewards:
+            if reward not in BUILT_IN_REWARDS and not _NAMES_FUNCTION.fullmatch(reward):
+                known = ", ".join(BUILT_IN_REWARDS)
+                raise ValueError(f"rewards.{reward}: neither one of {known}, nor of the form file.py:function")
+        called = [Path(reward).name for reward in self.rewards]
+        if twice := [name for name in called if called.count(name) > 1]:
+            # Without their folders, as in an identity, one would stand for both.
+            raise ValueError(f"rewards: two functions are called {twice[0]}; rename one, or its file")
+        for kind in ("ifeval", "gsm8k"):
+            if (kind in self.rewards) != any(check.kind == kind for check in self.checks):
+                raise ValueError(f"rewards.{kind}: goes with an entry of that kind in checks, which names its prompts")
+        for key in self.trainer_args:
+            if key in _OF_ROLLOUTS:
+                raise ValueError(
+                    f"trainer_args.{key}: is set by Trueup; what may be said of rollouts has a key of align"
+                )
+        return self
+
+    @property
+    def passes(self) -> int:
+        """Passes over each rollout."""
+        raise NotImplementedError
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimiser steps."""
+        return self.passes * (self.rollout_batch_size // self.train_batch_size)
+
+    @property
+    def reward_files(self) -> list[Path]:
+        return [Path(name.rpartition(":")[0]) for name in self.rewards if name not in BUILT_IN_REWARDS]
+
+    def parents(self) -> tuple[str, ...]:
+        return (
+            "sft",
+            *(["sample"] if self.prompts is None else []),
+            *(["reward"] if "reward_model" in self.rewards else []),
+        )
+
+    def input_paths(self) -> list[Path]:
+        prompts = [self.prompts] if self.prompts else []
+        return [*prompts, *(check.path for check in self.checks), *self.reward_files]
+
+    def fingerprint(self) -> dict[str, str | None]:
+        return {"rubric": RUBRICS[self.rubric].version} if "rubric" in self.rewards else {}
+
+
+class PPOConfig(OnlineConfig):
+    """Proximal policy optimisation with a critic (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155).
+
+    Defaults are those of Ziegler et al. 2019 (https://arxiv.org/abs/1909.08593) as Huang et al. 2024 reproduce them
+    (https://arxiv.org/abs/2403.17031), but for the learning rate, which is for adapters.
+    """
+
+    run: ClassVar[str] = "rlhf.ppo:run"
+
+    algorithm: Literal["ppo"] = "ppo"
+    num_generations: int = Field(2, ge=2)
+    num_ppo_epochs: int = Field(4, ge=1)
+    """Passes over each rollout."""
+    kl_coef: float = Field(0.05, ge=0)
+    """Price of a nat of KL to the SFT policy, in units of reward. With `kl_target`, the price at first."""
+    kl_target: float | None = Field(None, gt=0)
+    """Nats per sequence that an adaptive coefficient aims at (Ziegler et al. 2019, 2.2)."""
+    kl_horizon: int = Field(10_000, ge=1)
+    """Answers over which the adaptive coefficient adapts."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    """Lambda of generalised advantage estimation."""
+    cliprange: float = Field(0.2, gt=0)
+    cliprange_value: float = Field(0.2, gt=0)
+    vf_coef: float = Field(0.1, ge=0)
+    whiten_rewards: bool = False
+    """Divide rewards by their standard deviation in the rollout; their mean stays."""
+    critic_learning_rate: float | None = Field(None, ge=0)
+    """Empty: as the policy's."""
+    critic_warmup_rollouts: int = Field(0, ge=0)
+    """Rollouts at first that train the critic alone."""
+    ptx_coef: float = Field(0.0, ge=0)
+    """Weight of the loss on demonstrations that is mixed in against forgetting (Ouyang et al. 2022, eq. 2)."""
+    ptx_data: list[DemonstrationsPath] = Field([])
+    """Files of demonstrations for it."""
+    guards: Literal["warn", "stop"] = "warn"
+    """What to do when length, repetition, entropy, ends, KL or the critic go astray: tell, or tell and stop."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_ppo_epochs
+
+    @model_validator(mode="after")
+    def _complete(self) -> PPOConfig:
+        if self.rollout_batch_size >= 5 * self.kl_horizon:
+            raise ValueError(
+                "kl_horizon: must be more than a fifth of rollout_batch_size, or one rollout may turn kl_coef 0"
+            )
+        if bool(self.ptx_coef) != bool(self.ptx_data):
+            raise ValueError("ptx_coef and ptx_data go together: a weight, and files of demonstrations")
+        for key in self.trainer_args:
+            if key in _OF_GRPO:
+                raise ValueError(f"trainer_args.{key}: is of GRPO's loss, and PPO has its own: see the keys of align")
+        return self
+
+    def input_paths(self) -> list[Path]:
+        return [*super().input_paths(), *self.ptx_data]
+
+
+class GRPOConfig(OnlineConfig):
+    """Group-relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300), by trl.GRPOTrainer."""
+
+    run: ClassVar[str] = "rlhf.grouped:run"
+
+    algorithm: Literal["grpo"] = "grpo"
+    beta: float = Field(0.05, ge=0)
+    """Weight of the KL to the SFT policy in the loss."""
+    num_iterations: int = Field(1, ge=1)
+    """Passes over each rollout."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_iterations
+
+
+class RLOOConfig(OnlineConfig):
+    """REINFORCE, each answer against the mean of its siblings (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740),
+    by trl.RLOOTrainer."""
+
+    run: ClassVar[str] = "rlhf.grouped:run"
+
+    algorithm: Literal["rloo"] = "rloo"
+    beta: float = Field(0.05, ge=0)
+    """Price of a nat of KL to the SFT policy, in units of reward."""
+    num_iterations: int = Field(1, ge=1)
+    """Passes over each rollout."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_iterations
+
+
+ALGORITHMS = {"dpo": DPOConfig, "ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}
 """`align.algorithm`; the first is the default."""
 
 
@@ -51,19 +304,74 @@ class CompareConfig(StageConfig):
 
     model: ModelConfig
     split: SplitConfig
-    judges: list[Literal["rubric", "reward_model"]] = Field(["rubric", "reward_model"], min_length=1)
-    """What says which of two answers is preferred. The first decides the verdict."""
+    judges: list[Literal["rubric", "reward_model", "second_reward_model", "votes", "endpoint"]] = Field(
+        ["rubric", "reward_model"], min_length=1
+    )
+    """What says which of two answers is preferred. The first decides the verdict. second_reward_model: trained on
+    `split.judge_fraction` of the prompts and nothing else; votes: people's blind votes (trueup serve RUN); endpoint: a
+    language model."""
     rubric: Literal["says-why"] = "says-why"
     """Which rubric, of `trueup.rubric`."""
+    judge_url: str | None = None
+    """endpoint: base URL of an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY."""
+    judge_model: str | None = None
+    judge_pairs_per_prompt: int = Field(1, ge=1)
+    """endpoint: pairs of answers to each prompt that it is asked about, each in both orders."""
+
+    base: bool = False
+    """Compare the base model too, before SFT."""
+    others: dict[str, Path] = Field({})
+    """Aligned policies of other runs to compare too: {name: run directory}, such as {ppo: runs/demo-ppo}."""
+    greedy: bool = True
+    """Compare the likeliest answers too, one for each prompt."""
+    step_prompts: int = Field(32, ge=0)
+    """Prompts that each kept step of the alignment answers, for the picture of reward against KL. 0: no picture."""
+    kl_budget: float | None = Field(None, gt=0)
+    """Nats per sequence that alignment may move from the SFT policy. More is a price; the picture names the step that
+    this budget would choose."""
+    checks: list[CheckConfig] = Field([])
+    """Verifiable prompts that both policies answer greedily."""
+
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """Level of every interval."""
     batch_size: int = Field(64, ge=1)
     num_workers: int = Field(1, ge=1)
     """Processes on a CPU, each with its share of the cores and of the prompts."""
 
+    @model_validator(mode="after")
+    def _complete(self) -> CompareConfig:
+        if "second_reward_model" in self.judges and not self.split.judge_fraction:
+            raise ValueError("judge second_reward_model: needs prompts of its own, split.judge_fraction: 0.3 or so")
+        if "endpoint" in self.judges and not (self.judge_url and self.judge_model):
+            raise ValueError("judge endpoint: the keys judge_url and judge_model are required")
+        if len(set(self.judges)) < len(self.judges):
+            raise ValueError(f"judges: each once, found {self.judges}")
+        taken = {"base", "sft", "aligned", "best_of_n"} & set(self.others)
+        if taken:
+            raise ValueError(f"others: {', '.join(sorted(taken))} is a policy of this run; choose another name")
+        kinds = [check.kind for check in self.checks]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("checks: each kind once")
+        return self
+
+    @property
+    def needs_reward(self) -> bool:
+        return bool({"reward_model", "second_reward_model"} & set(self.judges))
+
     def parents(self) -> tuple[str, ...]:
-        return ("sft", "sample", "align", *(["reward"] if "reward_model" in self.judges else []))
+        return ("sft", "sample", "align", *(["reward"] if self.needs_reward else []))
+
+    def input_paths(self) -> list[Path]:
+        return [check.path for check in self.checks]
 
     def fingerprint(self) -> dict[str, str | None]:
-        """The rubric's own text, if it judges."""
-        return {"rubric": RUBRICS[self.rubric].version} if "rubric" in self.judges else {}
+        """The rubric's own text, people's votes, and the other runs' policies, where they count."""
+        found: dict[str, str | None] = {}
+        if "rubric" in self.judges:
+            found["rubric"] = RUBRICS[self.rubric].version
+        if "votes" in self.judges:
+            found["votes"] = votes_digest(self.run_dir / VOTES)
+        for name, run_dir in self.others.items():
+            align = find_stage(run_dir, "align")
+            found[f"others.{name}"] = align.sha256 if align else None
+        return found

@@ -1,7 +1,8 @@
 """Direct preference optimisation: fit the policy to chosen/rejected pairs, held near the reference by beta.
 
 Reads   labels/preferences.jsonl, and sft/model: policy and reference both start from it.
-Writes  align/: model/ (adapters merged), metrics.jsonl, report.json, manifest.json.
+Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy), metrics.jsonl,
+        report.json, manifest.json.
 Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained by trl.DPOTrainer.
 
 The reference is the SFT policy itself: the base under the adapter, with the adapter off. Its log-probabilities are
@@ -35,7 +36,7 @@ def run(config: DPOConfig) -> Path:
     sft, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    train, _ = read_pairs(label, config.pairs, config.split)
+    train = read_pairs(label, config.pairs, config.split).train
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
@@ -45,6 +46,7 @@ def run(config: DPOConfig) -> Path:
         raise DataError(f"every pair is longer than align.max_length, {config.max_length} tokens")
     if dropped.counts:
         stage.find("warn", "dropped", f"pairs not trained on: {dropped}")
+    stage.trained_on(pair.prompt_id for pair in train)
     say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
@@ -54,13 +56,18 @@ def run(config: DPOConfig) -> Path:
     with training.scored_completions_only():
         trainer = build_trainer(config, stage, policy, rows, reference_logps)
         training.train(trainer, stage)
+    training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
     policy.model = training.merged(trainer.model)
 
     # 4. What changed -------------------------------------------------------------------------------------------------
     first, last = first_and_last(trainer.state.log_history)
-    for name in ("rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"):
+    for name in ("rewards/margins", "rewards/accuracies"):
         say(f"{name:<20} {first[name]:8.2f} -> {last[name]:8.2f}")
-    fallen = first["logps/chosen"] - last["logps/chosen"]
+    # Against the reference, not against the first batches, whose answers are longer or shorter than those of the last.
+    change = {answer: last[f"rewards/{answer}"] / config.beta for answer in ("chosen", "rejected")}
+    for answer, nats in change.items():
+        say(f"{f'log pi({answer})':<20} {nats:+8.2f} nats against the reference, at the end")
+    fallen = -change["chosen"]
     if fallen > 10:
         # Common and not always harm: DPO needs only the difference. Past some point probability goes to neither answer.
         stage.find(
@@ -70,7 +77,8 @@ def run(config: DPOConfig) -> Path:
         )
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
-    stage.write_json("report.json", {"algorithm": "dpo", "pairs": len(rows), "first": first, "last": last})
+    report = {"algorithm": "dpo", "pairs": len(rows), "first": first, "last": last, "logps_change_nats": change}
+    stage.write_json("report.json", report)
     models.save(policy, stage.dir / "model")
     stage.facts.update(policy.placement.facts)
     return stage.finish()
@@ -92,11 +100,17 @@ def compute_reference_logps(
     missing = [i for i in range(len(rows)) if i not in known]
     say(f"{'reference':<12} log-probabilities of {len(known)} pairs known from sampling, {len(missing)} to compute")
     if missing:
-        prompts = [pairs[i].prompt for i in missing]
-        logps = completion_logps(
-            policy, prompts + prompts, [rows[i].chosen_ids for i in missing] + [rows[i].rejected_ids for i in missing]
-        )
-        known |= {i: (logps[n], logps[len(missing) + n]) for n, i in enumerate(missing)}
+        # Several annotators of one pair label the same two answers: each answer is read once.
+        asked = {
+            (tuple(rows[i].prompt_ids), tuple(ids)): (pairs[i].prompt, ids)
+            for i in missing
+            for ids in (rows[i].chosen_ids, rows[i].rejected_ids)
+        }
+        prompts, answers = zip(*asked.values(), strict=True)
+        logps = dict(zip(asked, completion_logps(policy, prompts, answers), strict=True))
+        for i in missing:
+            prompt = tuple(rows[i].prompt_ids)
+            known[i] = (logps[prompt, tuple(rows[i].chosen_ids)], logps[prompt, tuple(rows[i].rejected_ids)])
     return [known[i] for i in range(len(rows))]  # type: ignore[misc]
 
 
@@ -132,7 +146,7 @@ def build_trainer(
         "label_smoothing": config.label_smoothing,
         "precompute_ref_log_probs": True,
     }
-    trainer = TokenisedDPOTrainer(
+    trainer = training.grouped_by_length(TokenisedDPOTrainer, config, [row.longest for row in rows])(
         model=policy.model,
         args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
         train_dataset=Dataset.from_list(dataset),
@@ -140,6 +154,7 @@ def build_trainer(
         peft_config=training.adapter(config, policy.model, TaskType.CAUSAL_LM),
     )
     trainer.add_callback(StartsAtReference(config))
+    trainer.add_callback(training.KeepSteps(stage, config.keep_steps))
     return trainer
 
 

@@ -1,0 +1,142 @@
+"""GRPO and RLOO: each answer against its siblings, no critic. Prompts, rewards and the choice of the step are PPO's.
+
+Reads   sft/model, from which policy and reference start; prompts, or those of candidates/; reward/ where the reward
+        model pays.
+Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
+        metrics.jsonl, report.json, report.html, manifest.json.
+Source  Shao et al. 2024, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740;
+        trained by trl.GRPOTrainer and trl.RLOOTrainer as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, TaskType
+
+from rlhf import guards
+from rlhf.align_report import write_report
+from rlhf.config import GRPOConfig, RLOOConfig
+from rlhf.report import read_json
+from rlhf.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
+from rlhf.rollouts import (
+    EvaluateSteps,
+    Sampler,
+    choose_prompts,
+    choose_step,
+    evaluations,
+    logps_of,
+    online_arguments,
+    schedule,
+)
+from trueup import models, runs, training
+from trueup.console import say
+from trueup.models import Loaded
+from trueup.records import prompt_id
+from trueup.runs import FinishedStage, StageRun
+from trueup.sampling import score
+
+
+def run(config: GRPOConfig | RLOOConfig) -> Path:
+    refuse_unfit(config)  # before an earlier result is cleared away
+    stage = runs.begin(config)
+    parents = {parent.stage: parent for parent in stage.parents}
+    sft, reward = parents["sft"], parents.get("reward")
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    prompts = choose_prompts(config, stage, policy.tokenizer)
+    stage.trained_on(prompt_id(row.prompt) for row in [*prompts.train, *prompts.evaluation])
+    say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
+
+    # 2. Rewards ------------------------------------------------------------------------------------------------------
+    mean, std = normalisation(reward)
+    pays = scorer(config, reward, mean, std) if reward else None
+    rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id)
+
+    # 3. Train --------------------------------------------------------------------------------------------------------
+    with training.scored_completions_only():
+        trainer = build_trainer(config, stage, policy, rewards, schedule(prompts.train, config))
+        policy.model = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
+        trainer.add_callback(
+            EvaluateSteps(
+                config, stage, policy, prompts.evaluation, rewards, reference_logps(config, policy, trainer.model, sft)
+            )
+        )
+        training.train(trainer, stage)
+
+    # 4. The best step ------------------------------------------------------------------------------------------------
+    chosen = choose_step(config, stage, trainer.model, trainer.state.global_step)
+    evaluated = evaluations(stage)
+    sampled = read_json(parents["sample"].dir / "report.json") if "sample" in parents else None
+    finding = guards.whose_fault([], evaluated, sampled, reward.manifest["verdict"] if reward else None)
+    stage.findings += [finding] if finding else []
+
+    # 5. Save ---------------------------------------------------------------------------------------------------------
+    training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
+    policy.model = training.merged(trainer.model)
+    models.save(policy, stage.dir / "model")
+    report = {
+        "algorithm": config.algorithm,
+        "rewards": rewards.weights,
+        "normalisation": {"mean": mean, "std": std},
+        "rollouts": [],
+        "evaluations": list(evaluated.values()),
+        "chosen_step": chosen,
+        "steps_trained": trainer.state.global_step,
+    }
+    stage.write_json("report.json", report)
+    stage.facts["steps"] = chosen
+    stage.facts.update(policy.placement.facts)
+    write_report(stage, report)
+    return stage.finish()
+
+
+def scorer(config: GRPOConfig | RLOOConfig, reward: FinishedStage, mean: float, std: float) -> Scorer:
+    """The reward model, in standard deviations from the mean of held-out answers."""
+    model = models.load_reward_model(reward.dir / "model", config.model)
+    model.model.eval().requires_grad_(False)
+
+    def scores(prompts: Any, completions: Any) -> Sequence[float]:
+        return [(value - mean) / std for value in score(model, prompts, completions)]
+
+    return scores
+
+
+def reference_logps(
+    config: GRPOConfig | RLOOConfig, policy: Loaded, trained: Any, sft: FinishedStage
+) -> Callable[[Any, Any], list[float]]:
+    """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
+    if not isinstance(trained, PeftModel):
+        reference = models.load_policy(sft.dir / "model", config.model)
+        return lambda prompts, ids: logps_of(reference, prompts, ids)
+
+    def logps(prompts: Any, ids: Any) -> list[float]:
+        with trained.disable_adapter():
+            return logps_of(policy, prompts, ids)
+
+    return logps
+
+
+def build_trainer(
+    config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded, rewards: WeightedRewards, dataset: Any
+) -> Any:
+    """trl.GRPOTrainer, with answers drawn by `trueup.sampling`; or trl.RLOOTrainer, which draws its own."""
+    import trl
+
+    name = config.algorithm.upper()
+    schema, trainer = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
+    arguments = online_arguments(config, stage, policy, len(dataset))
+    arguments |= {"num_iterations": config.num_iterations, "beta": config.beta}
+    draws = {"rollout_func": Sampler(config, policy)} if config.algorithm == "grpo" else {}
+    return trainer(
+        model=policy.model,
+        reward_funcs=rewards,
+        args=schema(**training.with_user_arguments(arguments, config, schema)),
+        train_dataset=dataset,
+        processing_class=policy.tokenizer,
+        peft_config=training.adapter(config, policy.model, TaskType.CAUSAL_LM),
+        **draws,
+    )

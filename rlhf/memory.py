@@ -1,0 +1,185 @@
+"""How much memory PPO will take, said before it starts.
+
+At its peak an update holds what two forward passes, the policy's and the critic's, keep for one backward pass. That
+depends on the architecture, on which layers have adapters and on the attention, so it is counted in passes over a few
+tokens; everything else follows from shapes. tests/rlhf/test_memory.py holds it against the peak of real trainings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from rlhf.config import PPOConfig
+from rlhf.roles import Role, Roles
+from trueup import tensors, training
+from trueup.runs import Finding
+
+_DRAWN_AT_ONCE, _READ_AT_ONCE = 64, 16
+"""Answers that `rlhf.rollouts.draw` draws side by side, and that `trueup.sampling.completion_logps` reads at once."""
+_TILE = (4096, 32768)
+"""Positions and vocabulary that TRL's fused head scores at once (trl.kernels.chunked_logprob)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """In bytes. Sampling and updating take turns, so the larger of the two counts."""
+
+    weights: int
+    """All roles'. They are in memory when the prediction is made."""
+    trained: int
+    """Gradients of what is trained and Adam's two moments."""
+    buffer: int
+    """The rollout: tokens, masks, log-probabilities, values, advantages, returns."""
+    sampling: int
+    """Keys and values of the answers that are drawn side by side, or the logits of those that are read, if larger."""
+    updating: int
+    """Activations of a micro-batch and the logits of the head."""
+    free: int
+    """On the device, beside the weights."""
+    fitting_rows: int
+    """The most rows of a micro-batch that fit; 0 if not even one does."""
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights + self.trained + self.buffer + max(self.sampling, self.updating)
+
+    def describe(self) -> str:
+        gib = {name: f"{value / 2**30:.1f}" for name, value in vars(self).items()}
+        return (
+            f"about {self.total_bytes / 2**30:.1f} GiB: weights {gib['weights']}, trained {gib['trained']}, rollout "
+            f"{gib['buffer']}, then the larger of sampling {gib['sampling']} and updating {gib['updating']}; "
+            f"{gib['free']} GiB free beside the weights"
+        )
+
+    def warning(self) -> Finding | None:
+        """A finding if this will not fit."""
+        if self.total_bytes - self.weights <= self.free:
+            return None
+        if self.fitting_rows:
+            advice = f"with per_device_train_batch_size: {self.fitting_rows} it would fit, and the steps stay the same"
+        else:
+            advice = "lower max_new_tokens, max_length or lora.r, or take a smaller model"
+        return Finding("warn", "memory", f"more memory is predicted than there is: {self.describe()}. {advice}")
+
+
+def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Prediction:
+    """What the process will hold at its peak; on a CPU, once it called `return_freed_memory`.
+
+    longest  tokens of the longest prompt and its answer together, where known; else `max_length`
+    """
+    device, model = roles.policy.placement.device, roles.policy.model
+    text, item = model.config.get_text_config(), model.dtype.itemsize
+    length, answer, layers = longest or config.max_length, config.max_new_tokens, text.num_hidden_layers
+    rows = training.rows_per_forward(config, roles.policy, [length])
+
+    gradients = _bytes(roles.trained.values())
+    # Two of int64, a mask of each, four of float32; and once more, shuffled.
+    buffer = 2 * config.rollout_batch_size * length * (2 * 8 + 2 + 4 * 4)
+
+    drawn = min(_DRAWN_AT_ONCE, max(config.rollout_batch_size, config.eval_prompts))
+    heads = getattr(text, "num_attention_heads", None) or 1
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_key_value_heads", None) or heads
+    cache = drawn * length * layers * 2 * heads * head_size * item
+    sampling = max(
+        cache + 4 * drawn * text.vocab_size * 4,  # logits, scaled, their softmax, its cumulative sum
+        2 * min(_READ_AT_ONCE, config.eval_prompts) * answer * text.vocab_size * 4,  # logits, their exponentials
+    )
+
+    counted = {role: _count_kept(roles, role) for role in ("policy", "critic")}
+    checkpointing = config.trainer_args.get("gradient_checkpointing", device.type != "cpu")
+
+    def updating(rows: int) -> int:
+        passes = [c + rows * (a * length + b * length**2) for c, a, b in counted.values()]
+        layer = max(passes) / layers  # gradients of one layer's activations, on their way down
+        if checkpointing:  # a layer keeps its input, and one at a time is computed again
+            passes, layer = [rows * length * layers * text.hidden_size * item] * 2, 2 * layer
+        # The logits of a tile; without Triton, five more of its size for their exponentials and products.
+        tile = min(_TILE[0], rows * answer) * min(_TILE[1], text.vocab_size) * 4 * (1 if device.type == "cuda" else 6)
+        if config.ptx_coef:  # a third pass, whose logits are whole: themselves, their log-softmax, its gradient
+            passes.append(passes[0] + 3 * rows * config.max_length * text.vocab_size * 4)
+        return int(max(sum(passes) + layer, passes[0] + tile))
+
+    free = _free(device)
+    divisors = [n for n in range(1, config.train_batch_size + 1) if config.train_batch_size % n == 0]
+    fitting = [n for n in divisors if 3 * gradients + buffer + max(sampling, updating(n)) <= free]
+    return Prediction(
+        weights=_bytes([*roles.trained.values(), *roles.frozen()]),
+        trained=3 * gradients,
+        buffer=buffer,
+        sampling=sampling,
+        updating=updating(rows),
+        free=free,
+        fitting_rows=max(fitting, default=0),
+    )
+
+
+def _count_kept(roles: Roles, role: Role) -> tuple[float, float, float]:
+    """(c, a, b): a forward pass over B rows of L tokens keeps c + B (a L + b L^2) bytes for its backward pass.
+
+    b is of attention that keeps its mask or its weights; c of what is no activation, as weights that autocast rounded.
+    """
+    rows, lengths = 2, (8, 16, 24)
+    c, a, b = np.polynomial.polynomial.polyfit(lengths, [_kept(roles, role, rows, n) for n in lengths], 2)
+    return max(c, 0.0), a / rows, max(b, 0.0) / rows
+
+
+def _kept(roles: Roles, role: Role, rows: int, length: int) -> int:
+    """Bytes that the forward pass of a role keeps, the head's logits aside."""
+    device = roles.policy.placement.device
+    weights = {weight.untyped_storage().data_ptr() for weight in roles.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    tokens = torch.zeros((rows, length), dtype=torch.long, device=device)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[0, 0] = False  # a row is padded, as it will be: without padding attention needs no mask
+    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    with (
+        roles.playing(role) as model,
+        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
+    ):
+        read: Any = model.critic if hasattr(model, "critic") and role == "critic" else roles.policy.model
+        out = read.base_model(
+            input_ids=tokens, attention_mask=mask.long(), position_ids=tensors.positions(mask), use_cache=False
+        )
+    del out
+    return sum(kept.values())
+
+
+def return_freed_memory() -> None:
+    """Let the C library give tensors back to the system as soon as they are freed.
+
+    By itself glibc comes to keep blocks of up to 32 MB in a heap, where what a forward pass keeps and what it drops
+    alternate and leave holes. What they take depends on the shapes: 17M parameters and 16 rows of 145 tokens at once
+    peaked at 2,567 MiB and, with this, at 1,235; four models in benchmarks/ppo.py memory at 1,503 and 1,440.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        m_mmap_threshold = -3  # malloc.h; setting it ends its adaptation, too
+        mallopt(m_mmap_threshold, 1 << 20)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def _free(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

@@ -1,0 +1,213 @@
+"""Proximal policy optimisation: the policy writes, the reward model pays, a critic says what was to be expected.
+
+Reads   sft/model, from which policy and reference start; prompts, or those of candidates/; reward/ where the reward
+        model pays, from which the critic starts too.
+Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
+        metrics.jsonl, samples.jsonl, report.json, report.html, manifest.json.
+Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155; details as Huang et al. 2024 reproduce them,
+        https://arxiv.org/abs/2403.17031. Rollouts, checkpoints and processes by trl.GRPOTrainer.
+
+One frozen base in memory plays all four roles (`rlhf.roles`). While it runs the stage checks that policy and reference
+are one at step 0, that ratios are 1 before the first update from a rollout, and that nothing frozen changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf import guards, memory
+from rlhf.align_report import write_report
+from rlhf.config import PPOConfig
+from rlhf.report import read_json
+from rlhf.rewards import Scorer, make_rewards, normalisation, refuse_unfit
+from rlhf.roles import Roles, SeparateModels, SharedBase
+from rlhf.rollouts import (
+    EvaluateSteps,
+    Sampler,
+    choose_prompts,
+    choose_step,
+    evaluations,
+    logps_of,
+    online_arguments,
+    schedule,
+)
+from trueup import models, runs, training
+from trueup.chat import IGNORED, encode_demonstration
+from trueup.console import say
+from trueup.errors import DataError
+from trueup.formats import read_demonstrations
+from trueup.models import Loaded
+from trueup.records import Dropped, prompt_id, touches_heldout
+from trueup.runs import Finding, FinishedStage, StageRun
+from trueup.sampling import score
+from trueup.tensors import pad_right
+
+
+def run(config: PPOConfig) -> Path:
+    refuse_unfit(config)  # before an earlier result is cleared away
+    stage = runs.begin(config)
+    parents = {parent.stage: parent for parent in stage.parents}
+    sft, reward = parents["sft"], parents.get("reward")
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    prompts = choose_prompts(config, stage, policy.tokenizer)
+    stage.trained_on(prompt_id(row.prompt) for row in [*prompts.train, *prompts.evaluation])
+
+    # 2. Roles --------------------------------------------------------------------------------------------------------
+    memory.return_freed_memory()
+    roles = cast_roles(config, policy, sft, reward)
+    say(f"{'roles':<12} {describe(roles)}; {policy.placement.reason}")
+    predicted = memory.predict(config, roles)
+    say(f"{'memory':<12} {predicted.describe()}")
+    if (warning := predicted.warning()) is not None:
+        say(f"{'memory':<12} {warning.message}")  # now, since a run that dies for lack of memory shows no verdict
+        stage.findings.append(warning)
+    mean, std = normalisation(reward)
+    roles.scale_critic(1 / std)
+    rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id)
+
+    # 3. Train --------------------------------------------------------------------------------------------------------
+    with training.scored_completions_only():
+        trainer = build_trainer(config, stage, roles, rewards, schedule(prompts.train, config))
+        trainer.add_callback(
+            EvaluateSteps(config, stage, policy, prompts.evaluation, rewards, reference_logps(roles, policy))
+        )
+        training.train(trainer, stage)
+
+    # 4. The best step ------------------------------------------------------------------------------------------------
+    chosen = choose_step(config, stage, roles.model, trainer.state.global_step)
+    evaluated = evaluations(stage)
+    sampled = read_json(parents["sample"].dir / "report.json") if "sample" in parents else None
+    finding = guards.whose_fault(trainer.history, evaluated, sampled, reward.manifest["verdict"] if reward else None)
+    stage.findings += [Finding(**told) for told in trainer.told.values()]
+    stage.findings += [finding] if finding else []
+    first, last = trainer.history[0], trainer.history[-1]
+    for name in ("scores", "kl", "length", "entropy", "eos_rate"):
+        say(f"{name:<12} {first[name]:8.2f} -> {last[name]:8.2f}")
+
+    # 5. Save ---------------------------------------------------------------------------------------------------------
+    training.save_adapter(roles.model, stage.dir / training.ADAPTER)
+    models.save(roles.merged(), stage.dir / "model")
+    report = {
+        "algorithm": "ppo",
+        "rewards": rewards.weights,
+        "normalisation": {"mean": mean, "std": std},
+        "rollouts": trainer.history,
+        "evaluations": list(evaluated.values()),
+        "chosen_step": chosen,
+        "steps_trained": trainer.state.global_step,
+        "kl_coef": {"first": config.kl_coef, "last": trainer.kl_coef},
+    }
+    stage.write_json("report.json", report)
+    stage.facts["steps"] = chosen
+    stage.facts.update(policy.placement.facts)
+    write_report(stage, report)
+    return stage.finish()
+
+
+# ---- Roles and rewards ------------------------------------------------------------------------------------------
+
+
+def cast_roles(config: PPOConfig, policy: Loaded, sft: FinishedStage, reward: FinishedStage | None) -> Roles:
+    torch.manual_seed(config.seed)  # a fresh adapter's first matrix is drawn at random
+    if config.full_finetuning:
+        return SeparateModels(config, policy, sft.dir / "model", reward.dir / "model" if reward else None)
+    return SharedBase(config, policy, reward.dir / training.ADAPTER if reward else None)
+
+
+def describe(roles: Roles) -> str:
+    kind = "one base" if isinstance(roles, SharedBase) else "a model each"
+    critic = "from the reward model" if roles.has_reward else "fresh: no reward model pays"
+    counts = [sum(weight.numel() for weight in roles.parameters(role).values()) for role in ("policy", "critic")]
+    return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
+
+
+def scorer(roles: Roles, mean: float, std: float) -> Scorer | None:
+    """The reward model as a function, in standard deviations from the mean of held-out answers."""
+    if not roles.has_reward:
+        return None
+
+    def scores(prompts: Any, completions: Any) -> Sequence[float]:
+        with roles.playing("reward") as model:
+            # Under an adapter, the base itself reads; its layers have the reward model's adapter in them now.
+            model = model.get_base_model() if isinstance(roles, SharedBase) else model
+            was_training = model.training
+            model.eval()
+            by = Loaded(model, roles.policy.tokenizer, roles.policy.placement)
+            values = score(by, prompts, completions)
+            model.train(was_training)
+        return [(value - mean) / std for value in values]
+
+    return scores
+
+
+def reference_logps(roles: Roles, policy: Loaded) -> Callable[[Any, Any], list[float]]:
+    def logps(prompts: Any, ids: Any) -> list[float]:
+        with roles.playing("reference") as model:
+            model = model.get_base_model() if isinstance(roles, SharedBase) else model
+            return logps_of(Loaded(model, policy.tokenizer, policy.placement), prompts, ids)
+
+    return logps
+
+
+# ---- Training ---------------------------------------------------------------------------------------------------
+
+
+def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any, dataset: Any) -> Any:
+    """rlhf.ppo_trainer.PPOTrainer with arguments from the config."""
+    from trl import GRPOConfig as TRLConfig
+
+    from rlhf.ppo_trainer import PPOTrainer
+
+    arguments = online_arguments(config, stage, roles.policy, len(dataset))
+    arguments |= {
+        "num_iterations": config.num_ppo_epochs,
+        "beta": 0.0,  # our KL is in the reward
+        "adam_epsilon": 1e-5,
+        "ddp_find_unused_parameters": False,  # every weight gets a gradient from two passes and one backward
+    }
+    return PPOTrainer(
+        config,
+        stage,
+        roles,
+        rewards,
+        demonstrations(config, stage, roles.policy) if config.ptx_coef else None,
+        args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
+        train_dataset=dataset,
+        processing_class=roles.policy.tokenizer,
+        rollout_func=Sampler(config, roles.policy),
+    )
+
+
+def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callable[[int, int], dict[str, Tensor]]:
+    """Batches of demonstrations for ptx_coef, by the number of the micro-batch alone."""
+    rows: list[tuple[list[int], list[int]]] = []
+    for path in config.ptx_data:
+        dropped, before = Dropped(), len(rows)
+        for row in read_demonstrations(path, dropped):
+            ids, labels = encode_demonstration(policy.tokenizer, row.messages)
+            if touches_heldout(row, config.split):
+                dropped.add("held out")
+            elif len(ids) > config.max_length:
+                dropped.add("longer than max_length")
+            else:
+                rows.append((ids, labels))
+        stage.add_input(path, len(rows) - before, dropped)
+        say(f"{'ptx':<12} {path.name}: {len(rows) - before} demonstrations; left out: {dropped}")
+    if not rows:
+        raise DataError("align.ptx_data: no demonstration is left to mix in")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed)).tolist()
+
+    def batch(number: int, size: int) -> dict[str, Tensor]:
+        chosen = [rows[order[(number * size + i) % len(rows)]] for i in range(size)]
+        tokens, mask = pad_right([ids for ids, _ in chosen], policy.tokenizer.pad_token_id)
+        labels, _ = pad_right([labels for _, labels in chosen], IGNORED)
+        return {"input_ids": tokens, "attention_mask": mask.long(), "labels": labels}
+
+    return batch
