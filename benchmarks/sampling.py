@@ -19,8 +19,9 @@ import torch
 from trueup import models
 from trueup.chat import encode_prompt
 from trueup.config import STARTER, ModelConfig
+from trueup.models import SavedPolicy
 from trueup.records import Dropped
-from trueup.sampling import Decoding, sample, sample_directory
+from trueup.sampling import Decoding, sample, sample_saved
 from trueup.tensors import pad_left
 
 ROUNDS, PROMPTS, SAMPLES, NEW_TOKENS = 3, 32, 4, 48
@@ -42,7 +43,9 @@ def main() -> None:
 
         def workers(count: int) -> Callable[[], None]:
             return lambda: list(
-                sample_directory(Path(folder), ModelConfig(), prompts, decoding, SAMPLES, 64, num_workers=count)
+                sample_saved(
+                    SavedPolicy(Path(folder)), ModelConfig(), prompts, decoding, SAMPLES, 64, num_workers=count
+                )
             )  # type: ignore[return-value]
 
         ways: dict[str, Callable[[], object]] = {

@@ -26,5 +26,9 @@ class RewardConfig(TrainConfig):
     center_rewards_coefficient: float = Field(0.01, ge=0)
     """Weight of (r(chosen) + r(rejected))^2, which keeps rewards near 0 (https://arxiv.org/abs/2312.09244)."""
 
+    score_candidates: bool = False
+    """Score every sampled answer too, into candidate_scores.jsonl. A copy of that file is what `label.scores` takes, to
+    ask people about the pairs that this reward model leaves open."""
+
     def parents(self) -> tuple[str, ...]:
-        return ("sft", "label")
+        return ("sft", "label", "sample") if self.score_candidates else ("sft", "label")

@@ -1,7 +1,9 @@
 """Reward model: a scalar score of an answer, learnt from which of two was preferred.
 
 Reads   labels/preferences.jsonl, and sft/model, from which it starts with a fresh head.
-Writes  reward/: model/ (one output, adapters merged), report.json, scores.jsonl, metrics.jsonl, manifest.json.
+Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to the SFT policy), report.json, scores.jsonl,
+        metrics.jsonl, manifest.json; with `score_candidates` also candidate_scores.jsonl; with `split.judge_fraction`
+        also judge/, a second reward model of other prompts, which judges the comparison and nothing else.
 Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1, over single pairs; head
         initialised as in Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; trained by trl.RewardTrainer.
 """
@@ -9,6 +11,9 @@ Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,52 +24,34 @@ from peft import TaskType
 from reward.config import RewardConfig
 from reward.evaluate import report_card
 from trueup import models, runs, training
-from trueup.console import say
+from trueup.console import progress, say
 from trueup.errors import DataError
 from trueup.pairs import EncodedPair, encode_pairs, read_pairs
-from trueup.records import Dropped, write_rows
-from trueup.runs import StageRun
+from trueup.records import CandidateSet, Dropped, Preference, read_rows, write_rows
+from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import score
+
+JUDGE = "judge"
+"""Folder of the second reward model."""
 
 
 def run(config: RewardConfig) -> Path:
     stage = runs.begin(config)
-    sft, label = stage.parents
+    sft, label, *sampled = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    train, heldout = read_pairs(label, config.pairs, config.split)
-    say(f"{'pairs':<12} {len(train)} to train on, {len(heldout)} held out, split by prompt")
+    pairs = read_pairs(label, config.pairs, config.split)
+    say(f"{'pairs':<12} {len(pairs.train)} to train on, {len(pairs.heldout)} held out, split by prompt")
+    stage.trained_on(pair.prompt_id for pair in pairs.train)
 
-    # 2. Model --------------------------------------------------------------------------------------------------------
-    torch.manual_seed(config.seed)  # the head is drawn at random
-    model = models.load_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
-    say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
-    init_head(model)
-    dropped = Dropped()
-    train, rows = encode_pairs(train, model.tokenizer, config.max_length, dropped)
-    heldout_dropped = Dropped()
-    heldout, heldout_rows = encode_pairs(heldout, model.tokenizer, config.max_length, heldout_dropped)
-    if not rows:
-        raise DataError(f"every pair is longer than reward.max_length, {config.max_length} tokens")
-    if dropped.counts or heldout_dropped.counts:
-        stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
+    # 2. Train --------------------------------------------------------------------------------------------------------
+    model, train = fit(config, stage, sft, pairs.train, pairs.heldout)
 
-    # 3. Train --------------------------------------------------------------------------------------------------------
-    trainer = build_trainer(config, stage, model, rows)
-    training.train(trainer, stage)
-    model.model = training.merged(trainer.model).eval()
-
-    # 4. Evaluate on held-out pairs -----------------------------------------------------------------------------------
-    prompts = [pair.prompt for pair in heldout]
-    scores = score(
-        model,
-        prompts + prompts,
-        [row.chosen_ids for row in heldout_rows] + [row.rejected_ids for row in heldout_rows],
-    )
-    chosen_scores, rejected_scores = scores[: len(heldout)], scores[len(heldout) :]
+    # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
+    heldout, chosen_scores, rejected_scores = score_pairs(config, model, pairs.heldout)
     report = report_card(train, heldout, chosen_scores, rejected_scores, stage)
 
-    # 5. Save ---------------------------------------------------------------------------------------------------------
+    # 4. Save ---------------------------------------------------------------------------------------------------------
     write_rows(
         stage.dir / "scores.jsonl",
         (
@@ -72,10 +59,68 @@ def run(config: RewardConfig) -> Path:
             for pair, chosen, rejected in zip(heldout, chosen_scores, rejected_scores, strict=True)
         ),
     )
-    stage.write_json("report.json", report)
+    if sampled:
+        candidates = read_rows(sampled[0].dir / "candidates.jsonl", CandidateSet)
+        write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates))
     models.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts)
+
+    # 5. The judge: a second reward model, of prompts that nothing else is trained on ----------------------------------
+    if pairs.judge:
+        say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that nothing else is trained on")
+        # A folder and facts of its own; what is found of either model is the stage's.
+        aside = replace(stage, dir=stage.dir / JUDGE, facts={})
+        aside.dir.mkdir(exist_ok=True)
+        aside.trained_on(pair.prompt_id for pair in pairs.judge)
+        judge, train = fit(config, aside, sft, pairs.judge, pairs.heldout)
+        report["judge"] = report_card(train, *score_pairs(config, judge, pairs.heldout), aside)
+        models.save(judge, aside.dir / "model")
+        for checkpoint in aside.dir.glob("checkpoint*"):
+            shutil.rmtree(checkpoint)
+    stage.write_json("report.json", report)
     return stage.finish()
+
+
+def fit(
+    config: RewardConfig, stage: StageRun, sft: FinishedStage, train: list[Preference], heldout: list[Preference]
+) -> tuple[models.Loaded, list[Preference]]:
+    """A reward model from the SFT policy with a fresh head, and the pairs that it was trained on: those that fit."""
+    torch.manual_seed(config.seed)  # the head is drawn at random
+    model = models.load_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
+    init_head(model)
+    dropped, heldout_dropped = Dropped(), Dropped()
+    train, rows = encode_pairs(train, model.tokenizer, config.max_length, dropped)
+    encode_pairs(heldout, model.tokenizer, config.max_length, heldout_dropped)
+    if not rows:
+        raise DataError(f"every pair is longer than reward.max_length, {config.max_length} tokens")
+    if dropped.counts or heldout_dropped.counts:
+        stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
+    trainer = build_trainer(config, stage, model, rows)
+    training.train(trainer, stage)
+    training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
+    model.model = training.merged(trainer.model).eval()
+    return model, train
+
+
+def score_pairs(
+    config: RewardConfig, model: models.Loaded, pairs: list[Preference]
+) -> tuple[list[Preference], list[float], list[float]]:
+    """The pairs that fit, and the scores of their chosen and of their rejected answers."""
+    pairs, rows = encode_pairs(pairs, model.tokenizer, config.max_length, Dropped())
+    prompts = [pair.prompt for pair in pairs]
+    answers = [row.chosen_ids for row in rows] + [row.rejected_ids for row in rows]
+    scores = score(model, prompts + prompts, answers)
+    return pairs, scores[: len(pairs)], scores[len(pairs) :]
+
+
+def score_candidates(model: models.Loaded, rows: list[CandidateSet]) -> Iterator[dict[str, Any]]:
+    """The score of every sampled answer: {prompt_id, scores}, scores in the order of the candidates."""
+    prompts = [row.prompt for row in rows for _ in row.candidates]
+    answers = [candidate.token_ids for row in rows for candidate in row.candidates]
+    scores = iter(score(model, prompts, answers, on_progress=lambda done: progress(done, len(answers))))
+    for row in rows:
+        yield {"prompt_id": row.prompt_id, "scores": [next(scores) for _ in row.candidates]}
 
 
 def init_head(model: models.Loaded) -> None:
@@ -99,7 +144,8 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: models.Loaded, r
         {"chosen_ids": row.prompt_ids + row.chosen_ids, "rejected_ids": row.prompt_ids + row.rejected_ids}
         for row in rows
     ]
-    return RewardTrainer(
+    grouped = training.grouped_by_length(RewardTrainer, config, [row.longest for row in rows])
+    return grouped(
         model=model.model,
         args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
         train_dataset=Dataset.from_list(dataset),

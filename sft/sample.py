@@ -16,10 +16,10 @@ from trueup import runs
 from trueup.console import progress, say
 from trueup.errors import DataError
 from trueup.formats import read_prompts
-from trueup.models import place
+from trueup.models import SavedPolicy, place
 from trueup.records import CandidateSet, Dropped, Prompt, read_rows, split_name, write_rows
 from trueup.runs import StageRun
-from trueup.sampling import Decoding, sample_directory
+from trueup.sampling import Decoding, sample_saved
 
 
 def run(config: SampleConfig) -> Path:
@@ -40,8 +40,8 @@ def run(config: SampleConfig) -> Path:
     todo = [prompt for prompt in prompts if prompt.prompt_id not in done]
     started, tokens = time.time(), 0
     with partial.open("a", encoding="utf-8") as file:
-        for batch in sample_directory(
-            sft.dir / "model",
+        for batch in sample_saved(
+            SavedPolicy(sft.dir / "model"),
             config.model,
             [prompt.prompt for prompt in todo],
             decoding,

@@ -1,7 +1,8 @@
 """Supervised fine-tuning: teach the base model to answer as the demonstrations do, and to stop.
 
 Reads   demonstrations (`sft.data`) and the base model.
-Writes  sft/: model/ (adapters merged), metrics.jsonl, samples.jsonl, report.json, manifest.json.
+Writes  sft/: model/ (adapter merged), adapter/ (relative to the base model), metrics.jsonl, samples.jsonl,
+        heldout.jsonl (held-out demonstrations in tokens), report.json, manifest.json.
 Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5; trained by trl.SFTTrainer.
 """
 
@@ -18,7 +19,7 @@ from sft.data import Encoded, category_counts, encode, read_data, trained_tokens
 from trueup import models, runs, training
 from trueup.console import say
 from trueup.errors import DataError
-from trueup.records import Demonstration, Dropped, write_rows
+from trueup.records import Demonstration, Dropped, prompt_id, write_rows
 from trueup.runs import StageRun
 from trueup.sampling import Decoding, sample
 
@@ -37,6 +38,7 @@ def run(config: SFTConfig) -> Path:
 
     # 2. Model --------------------------------------------------------------------------------------------------------
     base = models.load_base(config.model, master_weights=config.full_finetuning)
+    stage.trained_on(prompt_id(prompt) for row in train for prompt in row.prompts)
     dropped = Dropped()
     train_rows = encode(train, base.tokenizer, config.max_length, dropped)
     heldout_rows = encode(heldout, base.tokenizer, config.max_length, Dropped())[:_EVALUATED]
@@ -58,6 +60,7 @@ def run(config: SFTConfig) -> Path:
         before = training.loss_before(trainer, stage) if heldout_rows else None
         training.train(trainer, stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
+    training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
     base.model = training.merged(trainer.model)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
@@ -75,6 +78,7 @@ def run(config: SFTConfig) -> Path:
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     write_rows(stage.dir / "samples.jsonl", samples)
+    write_rows(stage.dir / "heldout.jsonl", [vars(row) for row in heldout_rows])
     stage.write_json(
         "report.json",
         {
@@ -103,13 +107,7 @@ def build_trainer(
     arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
     new_tokens = models.new_token_ids(config.model, base)
 
-    class GroupedSFTTrainer(SFTTrainer):
-        """Rows of like length together: least padding."""
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return training.LengthGrouped(config.train_batch_size, lengths, config.seed)
-
-    trainer = GroupedSFTTrainer(
+    trainer = training.grouped_by_length(SFTTrainer, config, lengths)(
         model=base.model,
         args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
         train_dataset=Dataset.from_list([vars(row) for row in train_rows]),

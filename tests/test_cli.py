@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -235,3 +237,102 @@ def test_a_campaign_survives_kill_9_and_ctrl_c_and_stops_where_people_are_needed
     assert code == 3 and "  sft      keep   up to date" in out and "  sample   keep   up to date" in out
     assert (directory / "manifest.json").read_bytes() == before
     assert runs.verify(made.run_dir)[1] == []
+
+
+# ---- People and labels ------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def accounts(cli: Any, campaign: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`accounts("add", "Ann", typed="...")`: `trueup accounts ACTION CONFIG ...` with a line on standard input."""
+    config = campaign(tmp_path).source
+
+    def run(action: str, *arguments: str, typed: str | None = "") -> tuple[int, str, str]:
+        """typed=None: at a terminal."""
+        monkeypatch.setattr("sys.stdin", Terminal() if typed is None else io.StringIO(typed))
+        return cli("accounts", action, config, *arguments)
+
+    return run
+
+
+def test_accounts_are_added_listed_disabled_and_enabled(accounts: Any) -> None:
+    code, out, err = accounts("add", "Ann", "--role", "admin", typed="four words are enough\n")
+    said = re.fullmatch(r"Ann: admin, (annotator-[0-9a-f]{6}) in labels and exports\n", out)
+    assert said and (code, err) == (0, "")
+    assert accounts("add", "Bob", typed="four words are enough")[0] == 0
+    assert accounts("disable", "bob") == (0, "bob: disabled and signed out; their labels stay\n", "")
+    lines = accounts("list")[1].splitlines()
+    assert re.fullmatch(rf"{said[1]}  admin      since \d{{4}}-\d\d-\d\d  Ann", lines[0])
+    assert re.fullmatch(r"annotator-\w{6}  annotator  since \S+  Bob  disabled", lines[1]) and len(lines) == 2
+    assert accounts("enable", "Bob") == (0, "Bob: may sign in again\n", "")
+    assert not accounts("list")[1].endswith("disabled\n")
+
+
+def test_what_cannot_be_done_with_an_account_is_said_and_changes_nothing(accounts: Any) -> None:
+    accounts("add", "Ann", typed="four words are enough\n")
+    before = accounts("list")
+    assert accounts("add", "ann", typed="four words are enough\n")[2] == "the name 'ann' is taken; take another\n"
+    short = "a password has 10 to 1024 characters, this one has 5\n"
+    assert accounts("add", "Bob", typed="short\n") == (2, "", short)
+    assert accounts("password", "Bob", typed="four words are enough\n") == (
+        2,
+        "",
+        "no account is named 'Bob'; known: Ann\n",
+    )
+    assert accounts("invite", "--days", "-1")[0] == 2
+    assert accounts("list") == before
+
+
+def test_a_password_is_asked_for_twice_and_never_an_argument(accounts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["four words are enough", "four words are not", "four words are enough", "four words are enough"])
+    monkeypatch.setattr("getpass.getpass", lambda prompt: next(answers))
+    assert accounts("add", "Ann", typed=None) == (2, "", "the two passwords differ; nothing was changed\n")
+    assert accounts("add", "Ann", typed=None)[0] == 0
+    with pytest.raises(SystemExit):
+        accounts("add", "Bob", "a password as an argument")
+    with pytest.raises(SystemExit):
+        accounts("add", "Bob", "--password", "four words are enough")
+
+
+def test_an_invitation_is_a_link_to_where_people_open_the_pages(accounts: Any) -> None:
+    code, out, _ = accounts("invite", "--role", "admin", "--days", "2", "--url", "https://label.example.org/")
+    assert code == 0
+    assert re.fullmatch(
+        r"https://label\.example\.org/invite\?token=[\w-]{32}\n"
+        r"for one person, as admin, within 2 days; not shown again\n",
+        out,
+    )
+
+
+@pytest.mark.parametrize("command", ["accounts", "labels", "label", "serve"])
+def test_help_of_the_commands_about_people_needs_no_web_application(python: Any, command: str) -> None:
+    code = (
+        "import contextlib, io, sys, trueup.cli\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:\n"
+        f"    trueup.cli.main(['{command}', '--help'])\n"
+        "assert 'usage' in said.getvalue()\n"
+        "print({'gradio', 'torch', 'fastapi', 'sqlalchemy'} & sys.modules.keys())"
+    )
+    assert python(code).stdout == "set()\n"
+
+
+def test_accounts_and_labels_are_managed_without_gradio_or_torch(python: Any, campaign: Any, tmp_path: Path) -> None:
+    code = (
+        "import sys, trueup.cli\n"
+        f"assert trueup.cli.main(['accounts', 'list', {str(campaign(tmp_path).source)!r}]) == 0\n"
+        "import ui.exchange\n"
+        "print({'gradio', 'torch'} & sys.modules.keys())"
+    )
+    assert python(code).stdout == "set()\n"
+
+
+def test_another_address_without_accounts_is_refused_with_what_to_do(cli: Any, with_policy: Any) -> None:
+    for arguments in (("--host", "0.0.0.0"), ("--url", "https://label.example.org")):
+        code, out, err = cli("serve", with_policy.run_dir, *arguments)
+        assert (code, out) == (2, "") and err.startswith(arguments[0])
+        assert "trueup accounts add CONFIG NAME --role admin" in err and "ssh -L" in err

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf.config import ALGORITHMS
 from trueup.campaign import STAGES, load_campaign
 
 REPOSITORY = Path(__file__).parents[1]
@@ -32,3 +33,21 @@ def test_the_files_that_a_campaign_reads_ship_with_it_or_its_header_says_where_t
 def test_the_names_of_campaigns_differ_so_that_none_runs_in_the_folder_of_another() -> None:
     names = [load_campaign(path).run_dir for path in CONFIGS]
     assert len(set(names)) == len(names)
+
+
+def test_the_ppo_campaign_keeps_what_the_demo_made_up_to_its_reward_model() -> None:
+    demo, ppo = (load_campaign(REPOSITORY / "configs" / f"{name}.yaml").stages for name in ("demo", "ppo"))
+    for stage in ("sft", "sample", "label", "reward"):
+        assert ppo[stage].identity() == demo[stage].identity(), stage
+        assert ppo[stage].input_paths() == demo[stage].input_paths(), stage
+        assert ppo[stage].parents() == demo[stage].parents(), stage
+    assert ppo["compare"].identity() == demo["compare"].identity(), "else the two verdicts could not be compared"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_one_word_aligns_the_demo_by_another_algorithm_and_changes_no_other_stage(algorithm: str) -> None:
+    path = REPOSITORY / "configs" / "demo.yaml"
+    demo, other = load_campaign(path).stages, load_campaign(path, [f"align.algorithm={algorithm}"]).stages
+    assert isinstance(other["align"], ALGORITHMS[algorithm])
+    assert [stage for stage in STAGES if other[stage].identity() != demo[stage].identity()] in ([], ["align"])
+    assert other["align"].identity()["lora"] == demo["sft"].identity()["lora"]

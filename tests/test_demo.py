@@ -64,7 +64,7 @@ def test_no_heldout_prompt_was_trained_on_by_any_stage(demo):
 @pytest.mark.slow
 def test_an_alignment_that_does_nothing_gives_no_detectable_change(demo):
     trueup, run_dir, overrides, _ = demo
-    control = trueup("run", "configs/demo.yaml", *overrides, "--set=align.learning_rate=0")
+    control = trueup("run", "configs/demo.yaml", *overrides, "--set=align.dpo.learning_rate=0")
     assert control.returncode == 0, control.stdout + control.stderr
     assert json.loads((run_dir / "compare/report.json").read_text())["verdict"]["code"] == "no_detectable_change"
     # Only what lies behind the changed key ran again.

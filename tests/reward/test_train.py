@@ -14,7 +14,16 @@ import reward.train
 import ui.label
 from trueup import models, runs
 from trueup.chat import encode_completion
-from trueup.records import Preference, is_heldout, read_rows
+from trueup.records import (
+    Candidate,
+    CandidateSet,
+    Message,
+    Preference,
+    is_heldout,
+    prompt_id,
+    read_rows,
+    write_rows,
+)
 from trueup.sampling import score
 
 
@@ -25,10 +34,23 @@ def trained(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: 
         for i in range(24)
     ]
     jsonl(tmp_path / "labels.jsonl", rows)
-    made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward={"max_steps": 16})
+    made = campaign(
+        tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward={"max_steps": 16, "score_candidates": True}
+    )
     stage = runs.begin(made.stages["sft"])
     models.save(models.load_base(made.config.model), stage.dir / "model")
     stage.finish()
+    prompt = [Message(role="user", content="Tea or milk?")]
+    texts = ("Tea is warm.", "Milk is cold.")
+    candidates = [
+        Candidate(text=text, token_ids=[*tokenizer.encode(text), tokenizer.eos_token_id], finished=True)
+        for tokenizer in [models.load_base(made.config.model).tokenizer]
+        for text in texts
+    ]
+    sampled = runs.begin(made.stages["sample"])
+    row = {"prompt_id": prompt_id(prompt), "prompt": prompt, "split": "train", "candidates": candidates, "sampler": {}}
+    write_rows(sampled.dir / "candidates.jsonl", [CandidateSet(**row)])
+    sampled.finish()
     ui.label.run(made.stages["label"])
     return made, reward.train.run(made.stages["reward"])
 
@@ -59,3 +81,42 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
     written = [json.loads(line)["chosen"] for line in (directory / "scores.jsonl").read_text().splitlines()]
     assert score(loaded, [pair.prompt for pair in heldout], tokens) == pytest.approx(written, abs=1e-4)
     assert runs.verify(made.run_dir)[1] == []
+
+    assert not (directory / "judge").exists(), "a second reward model only where prompts are kept for it"
+    (scored,) = (json.loads(line) for line in (directory / "candidate_scores.jsonl").read_text().splitlines())
+    tea, milk = scored["scores"]
+    assert scored["prompt_id"] and tea > milk
+
+
+def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_out_ones(
+    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk is cold."}
+        for i in range(24)
+    ]
+    jsonl(tmp_path / "labels.jsonl", rows)
+    made = campaign(
+        tmp_path,
+        label={"source": "import", "path": "labels.jsonl"},
+        reward={"max_steps": 8},
+        split={"heldout_fraction": 0.3, "judge_fraction": 0.3},
+    )
+    stage = runs.begin(made.stages["sft"])
+    models.save(models.load_base(made.config.model), stage.dir / "model")
+    stage.finish()
+    ui.label.run(made.stages["label"])
+    directory = reward.train.run(made.stages["reward"])
+
+    first, second = (
+        set(json.loads((folder / runs.TRAINED).read_text())) for folder in (directory, directory / "judge")
+    )
+    pairs = read_rows(runs.stage_dir(made.run_dir, "label") / "preferences.jsonl", Preference)
+    heldout = {pair.prompt_id for pair in pairs if is_heldout(pair.prompt, made.config.split)}
+    assert first and second and heldout
+    assert first | second | heldout == {pair.prompt_id for pair in pairs}
+    assert first.isdisjoint(second) and heldout.isdisjoint(first | second)
+    report = json.loads((directory / "report.json").read_text())
+    assert report["judge"]["pairs"]["train"] == len(second) and report["judge"]["accuracy"]["value"] == 1.0
+    assert models.load_reward_model(directory / "judge" / "model", made.config.model)
+    assert not list((directory / "judge").glob("checkpoint*")) and runs.verify(made.run_dir)[1] == []

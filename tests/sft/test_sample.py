@@ -74,7 +74,7 @@ def test_an_interrupted_stage_keeps_what_is_answered_and_ends_with_the_same_rows
     directory = runs.stage_dir(config.run_dir, "sample")
     (directory / "manifest.json").unlink()
     asked: list[int] = []
-    real = sft.sample.sample_directory
+    real = sft.sample.sample_saved
 
     def killed_after_three_batches(folder: Path, model: Any, prompts: list[list[Message]], *rest: Any) -> Any:
         asked.append(len(prompts))
@@ -84,7 +84,7 @@ def test_an_interrupted_stage_keeps_what_is_answered_and_ends_with_the_same_rows
             # Text that breaks lines for str.splitlines, but not in JSON Lines
             yield [(i, [c.model_copy(update={"text": c.text + "\u2028\x85x"}) for c in cs]) for i, cs in batch]
 
-    monkeypatch.setattr(sft.sample, "sample_directory", killed_after_three_batches)
+    monkeypatch.setattr(sft.sample, "sample_saved", killed_after_three_batches)
     with pytest.raises(KeyboardInterrupt):
         sft.sample.run(config)
     with (directory / "answered.partial").open("a") as file:

@@ -22,9 +22,11 @@ from trueup.sampling import Decoding, sample
 
 FILES = {
     "config.yaml", "manifest.json", "metrics.jsonl", "report.json", "samples.jsonl",
+    "heldout.jsonl", "trained_prompts.json",
     "model/chat_template.jinja", "model/config.json", "model/generation_config.json", "model/model.safetensors",
     "model/tokenizer.json", "model/tokenizer_config.json",
 }  # fmt: skip
+ADAPTER = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
 
 
 def files(directory: Path) -> set[str]:
@@ -87,10 +89,11 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     directory = sft.train.run(config)
 
     # What it leaves
-    assert files(directory) == FILES
+    expected = FILES if config.full_finetuning else FILES | ADAPTER
+    assert files(directory) == expected
     manifest = json.loads((directory / "manifest.json").read_text())
     report = json.loads((directory / "report.json").read_text())
-    assert {entry["path"] for entry in manifest["outputs"]} == FILES - {"manifest.json"}
+    assert {entry["path"] for entry in manifest["outputs"]} == expected - {"manifest.json"}
     assert (manifest["stage"], manifest["device"], manifest["dtype"], manifest["steps"]) == (
         "sft",
         "cpu",
@@ -111,6 +114,11 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     # What was saved is what was trained
     policy = models.load_policy(directory / "model", ModelConfig(device="cpu"))
     torch.testing.assert_close(logits(policy), seen["logits"], rtol=0, atol=0)
+
+    # So is its adapter, over the base model: several policies can share one base in memory
+    if not config.full_finetuning:
+        together = models.SavedPolicy(None, directory / "adapter").load(config.model)
+        torch.testing.assert_close(logits(together), seen["logits"], rtol=0, atol=1e-4)
 
     # It learnt: held-out loss fell, and a model that hardly ever stopped now does, on prompts that it never saw
     assert report["heldout_loss"]["after"] < report["heldout_loss"]["before"] - 0.5
@@ -183,7 +191,7 @@ def test_an_interrupted_stage_ends_as_if_it_had_not_been_interrupted(
     sft.train.run(config)
     assert "resume       from checkpoint-4\n" in capsys.readouterr().out
     assert losses(directory) == pytest.approx(losses(whole), rel=1e-4)
-    assert files(directory) == files(whole) == FILES
+    assert files(directory) == files(whole) == FILES | ADAPTER
     before, after = (json.loads((path / "report.json").read_text()) for path in (directory, whole))
     assert before["heldout_loss"] == pytest.approx(after["heldout_loss"], rel=1e-4)
     assert json.loads((directory / "manifest.json").read_text())["steps"] == 6
@@ -201,7 +209,7 @@ def test_a_stage_that_was_killed_while_it_wrote_a_checkpoint_or_after_its_last_s
         sft.train.run(config)
     assert (directory / "checkpoint-6").exists()
     sft.train.run(config)
-    assert set(losses(directory)) == set(range(1, 7)) and files(directory) == FILES
+    assert set(losses(directory)) == set(range(1, 7)) and files(directory) == FILES | ADAPTER
 
 
 # ---- Data -------------------------------------------------------------------------------------------------------
