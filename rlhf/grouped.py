@@ -16,17 +16,14 @@ from typing import Any
 
 from peft import PeftModel, TaskType
 
-from rlhf import guards
 from rlhf.align_report import write_report
 from rlhf.config import GRPOConfig, RLOOConfig
-from rlhf.report import read_json
 from rlhf.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
 from rlhf.rollouts import (
     EvaluateSteps,
     Sampler,
     choose_prompts,
-    choose_step,
-    evaluations,
+    conclude,
     logps_of,
     online_arguments,
     schedule,
@@ -68,27 +65,13 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
         training.train(trainer, stage)
 
     # 4. The best step ------------------------------------------------------------------------------------------------
-    chosen = choose_step(config, stage, trainer.model, trainer.state.global_step)
-    evaluated = evaluations(stage)
-    sampled = read_json(parents["sample"].dir / "report.json") if "sample" in parents else None
-    finding = guards.whose_fault([], evaluated, sampled, reward.manifest["verdict"] if reward else None)
-    stage.findings += [finding] if finding else []
+    report = conclude(config, stage, trainer.model, trainer.state.global_step, rewards, (mean, std))
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
     policy.model = training.merged(trainer.model)
     models.save(policy, stage.dir / "model")
-    report = {
-        "algorithm": config.algorithm,
-        "rewards": rewards.weights,
-        "normalisation": {"mean": mean, "std": std},
-        "rollouts": [],
-        "evaluations": list(evaluated.values()),
-        "chosen_step": chosen,
-        "steps_trained": trainer.state.global_step,
-    }
     stage.write_json("report.json", report)
-    stage.facts["steps"] = chosen
     stage.facts.update(policy.placement.facts)
     write_report(stage, report)
     return stage.finish()

@@ -20,18 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf import guards, memory
+from rlhf import memory
 from rlhf.align_report import write_report
 from rlhf.config import PPOConfig
-from rlhf.report import read_json
 from rlhf.rewards import Scorer, make_rewards, normalisation, refuse_unfit
 from rlhf.roles import Roles, SeparateModels, SharedBase
 from rlhf.rollouts import (
     EvaluateSteps,
     Sampler,
     choose_prompts,
-    choose_step,
-    evaluations,
+    conclude,
     logps_of,
     online_arguments,
     schedule,
@@ -81,12 +79,10 @@ def run(config: PPOConfig) -> Path:
         training.train(trainer, stage)
 
     # 4. The best step ------------------------------------------------------------------------------------------------
-    chosen = choose_step(config, stage, roles.model, trainer.state.global_step)
-    evaluated = evaluations(stage)
-    sampled = read_json(parents["sample"].dir / "report.json") if "sample" in parents else None
-    finding = guards.whose_fault(trainer.history, evaluated, sampled, reward.manifest["verdict"] if reward else None)
     stage.findings += [Finding(**told) for told in trainer.told.values()]
-    stage.findings += [finding] if finding else []
+    report = conclude(
+        config, stage, roles.model, trainer.state.global_step, rewards, (mean, std), history=trainer.history
+    )
     first, last = trainer.history[0], trainer.history[-1]
     for name in ("scores", "kl", "length", "entropy", "eos_rate"):
         say(f"{name:<12} {first[name]:8.2f} -> {last[name]:8.2f}")
@@ -94,18 +90,8 @@ def run(config: PPOConfig) -> Path:
     # 5. Save ---------------------------------------------------------------------------------------------------------
     training.save_adapter(roles.model, stage.dir / training.ADAPTER)
     models.save(roles.merged(), stage.dir / "model")
-    report = {
-        "algorithm": "ppo",
-        "rewards": rewards.weights,
-        "normalisation": {"mean": mean, "std": std},
-        "rollouts": trainer.history,
-        "evaluations": list(evaluated.values()),
-        "chosen_step": chosen,
-        "steps_trained": trainer.state.global_step,
-        "kl_coef": {"first": config.kl_coef, "last": trainer.kl_coef},
-    }
+    report["kl_coef"] = {"first": config.kl_coef, "last": trainer.kl_coef}
     stage.write_json("report.json", report)
-    stage.facts["steps"] = chosen
     stage.facts.update(policy.placement.facts)
     write_report(stage, report)
     return stage.finish()

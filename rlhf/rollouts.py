@@ -20,8 +20,10 @@ from datasets import Dataset
 from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from rlhf import guards
 from rlhf.checks import Check, load_check
-from rlhf.config import OnlineConfig
+from rlhf.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
+from rlhf.report import read_json
 from rlhf.rewards import WeightedRewards
 from trueup import training
 from trueup.chat import encode_prompt
@@ -318,6 +320,42 @@ def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) ->
     row = evaluated[best]
     say(f"{'best step':<12} {best} of {last}: reward {row['eval/reward']:.2f}, KL {row['eval/kl']:.2f}")
     return best
+
+
+def conclude(
+    config: PPOConfig | GRPOConfig | RLOOConfig,
+    stage: StageRun,
+    model: Any,
+    last: int,
+    rewards: WeightedRewards,
+    spread: tuple[float, float],
+    history: Sequence[guards.Rollout] = (),
+) -> dict[str, Any]:
+    """Put the best step's adapter into the trained model, find who is at fault if none beat the SFT policy, and return
+    what the reports of all online algorithms hold.
+
+    last     steps trained
+    spread   mean and standard deviation that the reward model counts in
+    history  PPO's rollouts
+    """
+    chosen = choose_step(config, stage, model, last)
+    evaluated = evaluations(stage)
+    parents = {parent.stage: parent for parent in stage.parents}
+    sampled = read_json(parents["sample"].dir / "report.json") if "sample" in parents else None
+    reward_verdict = parents["reward"].manifest["verdict"] if "reward" in parents else None
+    finding = guards.whose_fault(history, evaluated, sampled, reward_verdict)
+    stage.findings += [finding] if finding else []
+    stage.facts["steps"] = chosen
+    mean, std = spread
+    return {
+        "algorithm": config.algorithm,
+        "rewards": rewards.weights,
+        "normalisation": {"mean": mean, "std": std},
+        "rollouts": list(history),
+        "evaluations": list(evaluated.values()),
+        "chosen_step": chosen,
+        "steps_trained": last,
+    }
 
 
 def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -177,7 +177,7 @@ def test_it_is_said_in_one_line_and_warns_of_nothing_where_it_fits(made: Callabl
 def test_what_does_not_fit_is_a_finding_that_names_the_rows_that_would(
     made: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, roles = made(train_batch_size=64)
+    config, roles = made(train_batch_size=64, per_device_train_batch_size=64)
     needed = memory.predict(config, roles)
     third = needed.trained + needed.buffer + needed.updating // 3
     monkeypatch.setattr(memory, "_free", lambda device: third)

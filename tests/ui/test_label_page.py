@@ -599,7 +599,8 @@ def test_practice_says_after_each_answer_what_was_expected(start: Any, visit: An
 def test_the_mirror_shows_ones_own_habits_after_enough_labels(start: Any, visit: Any, rows: Any) -> None:
     labelling = visit(start(rows(22)))
     labelling.press("o")
-    assert "Only you see this" in labelling.words("mirror") and "too early to tell" in labelling.words("mirror")
+    labelling.page.get_by_text("too early to tell").wait_for()
+    assert "Only you see this" in labelling.words("mirror")
     labelling.press("Escape")
     for _ in range(22):
         labelling.press("1")
