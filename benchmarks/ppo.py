@@ -6,7 +6,8 @@
 Every measurement is a process of its own. A peak is the resident memory over that of the libraries alone, from when
 the models are loaded (Linux only). No answer of these random policies ends by itself, so all do the same work.
 
-`memory` runs each way twice: with glibc's malloc as it comes, and as the stage sets it (memory.return_freed_memory).
+`memory` runs each way twice: with glibc's malloc as it comes, and as the stage sets it where little is free
+(memory.return_freed_memory).
 `trl` installs trl==1.12.0, the last with a PPOTrainer (trl.experimental.ppo), into an environment under a temporary
 folder, with this environment's versions of torch, transformers, peft and accelerate, and alternates with it. Both sides
 get one malloc setting, float32, prompts, lengths, micro-batches and passes, and neither recomputes activations. TRL's
@@ -293,7 +294,7 @@ def compare_memory() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print(f"{prepare(folder, LARGE) / 1e6:.1f}M parameters; {WORK['rows_at_once']} rows at once")
-        print(f"{'':<32} {'malloc as it comes':>24} {'as the stage sets it':>24}")
+        print(f"{'':<32} {'malloc as it comes':>24} {'freed at once':>24}")
         first: dict[bool, int] = {}
         for way, said in MEMORY_WAYS.items():
             cells = []

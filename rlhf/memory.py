@@ -21,12 +21,16 @@ from torch import Tensor
 from rlhf.config import PPOConfig
 from rlhf.roles import Role, Roles
 from trueup import tensors, training
+from trueup.console import say
 from trueup.runs import Finding
 
 _DRAWN_AT_ONCE, _READ_AT_ONCE = 64, 16
 """Answers that `rlhf.rollouts.draw` draws side by side, and that `trueup.sampling.completion_logps` reads at once."""
 _TILE = (4096, 32768)
 """Positions and vocabulary that TRL's fused head scores at once (trl.kernels.chunked_logprob)."""
+
+_HOLES = 2.2
+"""Times what is held that malloc may come to take for it: see `return_freed_memory`."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Prediction:
 
 
 def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Prediction:
-    """What the process will hold at its peak; on a CPU, once it called `return_freed_memory`.
+    """What will be held at the peak. On a CPU a process that did not call `return_freed_memory` takes more.
 
     longest  tokens of the longest prompt and its answer together, where known; else `max_length`
     """
@@ -167,12 +171,20 @@ def return_freed_memory() -> None:
 
     By itself glibc comes to keep blocks of up to 32 MB in a heap, where what a forward pass keeps and what it drops
     alternate and leave holes. What they take depends on the shapes: 17M parameters and 16 rows of 145 tokens at once
-    peaked at 2,567 MiB and, with this, at 1,235; four models in benchmarks/ppo.py memory at 1,503 and 1,440.
+    peaked at 2,567 MiB and, with this, at 1,235; four models in benchmarks/ppo.py memory at 1,503 and 1,440. But every
+    tensor then comes as pages to be zeroed: a rollout of the embedded model took 123 s in place of 78.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         m_mmap_threshold = -3  # malloc.h; setting it ends its adaptation, too
         mallopt(m_mmap_threshold, 1 << 20)
+
+
+def spare_time_or_memory(predicted: Prediction, device: torch.device) -> None:
+    """On a CPU: `return_freed_memory` only where the holes that it avoids might not fit."""
+    if device.type == "cpu" and predicted.free < _HOLES * (predicted.total_bytes - predicted.weights):
+        say(f"{'memory':<12} what is freed goes back to the system at once, which costs time: little more is free")
+        return_freed_memory()
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -58,7 +58,6 @@ def run(config: PPOConfig) -> Path:
     stage.trained_on(prompt_id(row.prompt) for row in [*prompts.train, *prompts.evaluation])
 
     # 2. Roles --------------------------------------------------------------------------------------------------------
-    memory.return_freed_memory()
     roles = cast_roles(config, policy, sft, reward)
     say(f"{'roles':<12} {describe(roles)}; {policy.placement.reason}")
     predicted = memory.predict(config, roles)
@@ -66,6 +65,7 @@ def run(config: PPOConfig) -> Path:
     if (warning := predicted.warning()) is not None:
         say(f"{'memory':<12} {warning.message}")  # now, since a run that dies for lack of memory shows no verdict
         stage.findings.append(warning)
+    memory.spare_time_or_memory(predicted, policy.placement.device)
     mean, std = normalisation(reward)
     roles.scale_critic(1 / std)
     rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id)

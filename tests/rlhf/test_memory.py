@@ -187,6 +187,23 @@ def test_what_does_not_fit_is_a_finding_that_names_the_rows_that_would(
     assert memory.predict(fitting, roles).warning() is None
 
 
+@pytest.mark.parametrize(("free", "given_back"), [(1.5, True), (3.0, False)])
+def test_freed_memory_is_given_back_at_the_price_of_time_only_where_little_is_free(
+    made: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    free: float,
+    given_back: bool,
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(memory, "return_freed_memory", lambda: calls.append(True))
+    predicted = memory.predict(*made())
+    scarce = replace(predicted, free=int(free * (predicted.total_bytes - predicted.weights)))
+    capsys.readouterr()
+    memory.spare_time_or_memory(scarce, torch.device("cpu"))
+    assert bool(calls) is given_back and ("costs time" in capsys.readouterr().out) is given_back
+
+
 def test_where_not_even_one_row_fits_no_number_of_rows_is_advised(made: Callable[..., Any]) -> None:
     nothing = replace(memory.predict(*made()), free=0, fitting_rows=0)
     found = nothing.warning()
