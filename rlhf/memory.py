@@ -86,8 +86,9 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
     rows = training.rows_per_forward(config, roles.policy, [length])
 
     gradients = _bytes(roles.trained.values())
-    # Two of int64, a mask of each, four of float32; and once more, shuffled.
-    buffer = 2 * config.rollout_batch_size * length * (2 * 8 + 2 + 4 * 4)
+    # Two of int64, a mask of each, four of float32, what the trunk made of it; and once more, shuffled.
+    trunk = text.hidden_size * item if roles.trunk.depth else 0
+    buffer = 2 * config.rollout_batch_size * length * (2 * 8 + 2 + 4 * 4 + trunk)
 
     drawn = min(_DRAWN_AT_ONCE, max(config.rollout_batch_size, config.eval_prompts))
     heads = getattr(text, "num_attention_heads", None) or 1

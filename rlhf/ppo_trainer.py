@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class PPOTrainer(GRPOTrainer):
         sampled = super()._generate_and_score_completions(inputs)
         config = self.config
         batch = {key: sampled[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
-        old, entropy, ref, values = self._read_all(batch)
+        read = self._read_all(batch)
+        old, ref, entropy, values = (read.pop(key) for key in ("old_logprobs", "ref_logprobs", "entropy", "values"))
         totals = torch.tensor(self.rewards.totals, device=old.device)
         # An answer of which no reward has an opinion counts nowhere: 0 would be an opinion.
         mask = batch["completion_mask"].bool() & ~totals.isnan()[:, None]
@@ -100,6 +102,7 @@ class PPOTrainer(GRPOTrainer):
         self._record(inputs, batch, mask, kl, entropy, scores, finished, values, returns)
         return {
             **batch,
+            **read,
             "mask": mask,
             "old_logprobs": old,
             "values": values,
@@ -112,17 +115,30 @@ class PPOTrainer(GRPOTrainer):
         return None, None, None
 
     @torch.no_grad()
-    def _read_all(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(old log-probabilities, entropies, the reference's log-probabilities, values), each (B, T)."""
-        read: list[tuple[Tensor, ...]] = []
+    def _read_all(self, batch: Batch) -> Batch:
+        """old_logprobs, ref_logprobs, entropy and values, each (B, T).
+
+        And what the layers below all adapters make of prompts (B, S, H) and answers (B, T, H): the update starts there.
+        """
+        read: list[Batch] = []
         for part in _parts(batch, self.args.per_device_train_batch_size):
-            old, entropy = self.token_logprobs(self.model, part)
+            width = part["completion_ids"].size(1)
+            with self.roles.trunk.recording() as recorded:
+                old, entropy = self.token_logprobs(self.model, part)
+            for hidden in recorded:
+                part |= {"prompt_trunk": hidden[:, :-width], "trunk": hidden[:, -width:]}
             with self.roles.playing("reference", self.model) as reference:
                 ref, _ = self.token_logprobs(reference, part)
-            read.append((old, entropy, ref, self.token_values(self.model, part)))
-        width = batch["completion_ids"].size(1)
-        columns = [torch.cat([_widen(x, width) for x in column]) for column in zip(*read, strict=True)]
-        return columns[0], columns[1], columns[2], columns[3]
+            values = self.token_values(self.model, part)
+            of_trunk = {key: part[key] for key in ("prompt_trunk", "trunk") if recorded}
+            read.append({"old_logprobs": old, "ref_logprobs": ref, "entropy": entropy, "values": values, **of_trunk})
+        widths = {
+            key: batch["prompt_ids" if key.startswith("prompt_") else "completion_ids"].size(1) for key in read[0]
+        }
+        return {
+            key: torch.cat([_widen(part[key], width, left=key.startswith("prompt_")) for part in read])
+            for key, width in widths.items()
+        }
 
     def token_logprobs(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """log pi of the answers' tokens and the entropy where each was drawn, both (B, T), at `temperature`.
@@ -132,7 +148,7 @@ class PPOTrainer(GRPOTrainer):
         tokens, mask, width = _joined(batch)
         labels = tokens.masked_fill(~mask, -100)
         labels[:, :-width] = -100
-        with self.accelerator.autocast():
+        with self._from_trunk(batch), self.accelerator.autocast():
             out = model(
                 input_ids=tokens,
                 attention_mask=mask.long(),
@@ -145,11 +161,16 @@ class PPOTrainer(GRPOTrainer):
     def token_values(self, model: Any, batch: Batch) -> Tensor:
         """The critic's V (B, T): what it expects before each token of the answer is drawn."""
         tokens, mask, width = _joined(batch)
-        with self.roles.playing("critic", model) as critic, self.accelerator.autocast():
+        with self.roles.playing("critic", model) as critic, self._from_trunk(batch), self.accelerator.autocast():
             scores = critic(
                 input_ids=tokens, attention_mask=mask.long(), position_ids=tensors.positions(mask), scores=True
             )
         return scores[:, -width - 1 : -1].float()
+
+    def _from_trunk(self, batch: Batch) -> AbstractContextManager[None]:
+        """Forward passes begin where the trunk ends, for a batch that has what it made of the tokens."""
+        known = "trunk" in batch
+        return self.roles.trunk.given(torch.cat([batch["prompt_trunk"], batch["trunk"]], dim=1) if known else None)
 
     def _everywhere(self, x: Tensor) -> Tensor:
         """Rows of all processes, padded to one width."""
@@ -400,5 +421,7 @@ def _parts(batch: Batch, rows: int) -> Iterator[Batch]:
         }
 
 
-def _widen(x: Tensor, width: int) -> Tensor:
-    return torch.nn.functional.pad(x, (0, width - x.size(1)))
+def _widen(x: Tensor, width: int, left: bool = False) -> Tensor:
+    """(B, W, ...) to (B, width, ...), with zeros after what is there, or before it."""
+    zeros = x.new_zeros((len(x), width - x.size(1), *x.shape[2:]))
+    return torch.cat([zeros, x] if left else [x, zeros], dim=1)

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.config import PPOConfig
+from rlhf.trunk import Trunk
 from trueup import models, training
 from trueup.errors import ModelError
 from trueup.models import Loaded
@@ -73,6 +74,8 @@ class Roles:
     has_reward: bool
     reference_model: Any = None
     """The reference, where it is a model of its own."""
+    trunk: Trunk
+    """The layers that policy, critic and reference have in common; none where each is a model of its own."""
 
     def playing(self, role: Role, root: Any = None) -> AbstractContextManager[Any]:
         """The module that plays the role, for the time of the context.
@@ -147,6 +150,7 @@ class SharedBase(Roles):
         else:
             self.model.add_adapter("critic", critic)
             nn.init.zeros_(base.score.modules_to_save["critic"].weight)
+        self.trunk = Trunk(base.base_model)
         self.role: Role = "policy"
         self._switch("policy")
         self._keep_roles_when_checkpointing(base)
@@ -246,6 +250,7 @@ class SeparateModels(Roles):
     def __init__(self, config: PPOConfig, policy: Loaded, sft: Path, reward: Path | None):
         self.policy, self.has_reward = policy, reward is not None
         self.model = policy.model
+        self.trunk = Trunk(self.model.base_model)
         critic = models.load_reward_model(reward or sft, config.model, master_weights=True).model
         if reward is None:
             nn.init.zeros_(critic.score.weight)

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
 import rlhf.ppo
 import ui.label
 from rlhf.ppo_trainer import PPOTrainer
+from rlhf.trunk import Trunk
 from trueup import models, runs
 from trueup.campaign import load_object
 from trueup.errors import RunError
@@ -285,6 +288,40 @@ def test_a_step_of_all_rows_at_once_is_the_step_of_its_parts(
         torch.testing.assert_close(parts[-1][name], grad, atol=1e-6, rtol=1e-4, msg=name)
 
 
+def test_layers_below_the_adapters_are_read_once_a_rollout_which_changes_no_gradient(
+    aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients: list[dict[str, torch.Tensor]] = []
+    reads = {0: 0, 1: 0}
+    train, attend = PPOTrainer.training_step, LlamaAttention.forward
+
+    def noted(self: PPOTrainer, *args: Any) -> Any:
+        loss = train(self, *args)
+        gradients.append({name: weight.grad.clone() for name, weight in self.roles.trained.items()})  # type: ignore[union-attr]
+        return loss
+
+    def counted(self: Any, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        reads[self.layer_idx] += past_key_values is None  # sampling has a cache, reading and training have none
+        return attend(self, *args, past_key_values=past_key_values, **kwargs)
+
+    monkeypatch.setattr(PPOTrainer, "training_step", noted)
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+    keys = {"lora": {"r": 4, "last_layers": 1}, "max_steps": 4, "eval_prompts": 0, "keep_steps": 0}
+    aligned("kept", **keys)
+    with_trunk = dict(reads)
+    monkeypatch.setattr(Trunk, "recording", lambda self: nullcontext([]))
+    aligned("read", **keys)
+    read_anew = {layer: reads[layer] - with_trunk[layer] for layer in reads}
+    assert read_anew[0] == read_anew[1] == with_trunk[1]
+    # Of 2 parts of the rollout, reference and critic; of 4 steps, policy and critic.
+    assert with_trunk[1] - with_trunk[0] == 2 * 2 + 4 * 2
+    kept, anew = gradients[:4], gradients[4:]
+    assert max(grad.abs().max() for grad in anew[-1].values()) > 1e-3
+    for one, other in zip(kept, anew, strict=True):
+        for name, grad in other.items():
+            torch.testing.assert_close(one[name], grad, atol=1e-6, rtol=1e-4, msg=name)
+
+
 def test_answers_without_an_opinion_are_not_trained_on(
     aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +370,7 @@ RESUMED = """
 import os, signal, sys
 from pathlib import Path
 from rlhf.ppo_trainer import PPOTrainer
+from rlhf.trunk import Trunk
 from trueup.campaign import load_campaign, load_object
 
 save, kill_at = PPOTrainer._save_checkpoint, int(sys.argv[2])
