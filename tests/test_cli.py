@@ -261,6 +261,8 @@ def accounts(cli: Any, campaign: Any, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_accounts_are_added_listed_disabled_and_enabled(accounts: Any) -> None:
+    code, out, err = accounts("list")
+    assert (code, out) == (0, "") and err.startswith("no accounts")
     code, out, err = accounts("add", "Ann", "--role", "admin", typed="four words are enough\n")
     said = re.fullmatch(r"Ann: admin, (annotator-[0-9a-f]{6}) in labels and exports\n", out)
     assert said and (code, err) == (0, "")

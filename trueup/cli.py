@@ -400,7 +400,12 @@ def _accounts(arguments: argparse.Namespace) -> int:
             )
             print(f"{link}\nfor one person, as {arguments.role}, within {arguments.days:g} days; not shown again")
         else:
-            for row in people.accounts():
+            if not (everybody := people.accounts()):
+                nobody = (
+                    "no accounts: the pages are for the person at this machine. `trueup accounts add NAME` makes one"
+                )
+                print(nobody, file=sys.stderr)
+            for row in everybody:
                 state = "" if row.active else "  disabled"
                 print(f"{row.pseudonym}  {row.role:<9}  since {row.created_utc[:10]}  {row.name}{state}")
     finally:
