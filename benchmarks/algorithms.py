@@ -45,25 +45,25 @@ def align(run: Path, config: Path, algorithm: str, rollouts: int, seed: int) -> 
 
 def row(folder: Path, name: str) -> str:
     """One line of the table, of a finished comparison."""
-    report = read(folder / "compare/report.json")
+    report, length = read(folder / "compare/report.json"), "length_tokens"
     rates = [interval(judge["win_rate"]) for judge in report["judges"].values()]
-    length = report["length"]["aligned"]["value"] / report["length"]["reference"]["value"]
+    grown = report[length]["aligned"] / report[length]["reference"]
     seconds = read(folder / "align/manifest.json")["duration_s"]
-    figures = [f"{rate:>20}" for rate in rates]
-    return f"{name:<24}{seconds:>6.0f} s{''.join(figures)}{report['kl_nats']['value']:>7.2f}{length:>8.2f}  " + str(
-        report["verdict"]["outcome"]
+    return (
+        f"{name:<26}{seconds:>6.0f} s{''.join(f'{rate:>20}' for rate in rates)}{report['kl_nats']['value']:>7.2f}"
+        f"{grown:>8.2f}  {report['verdict']['outcome']}"
     )
 
 
-def best_of_n(folder: Path) -> str | None:
+def best_of_n(folder: Path) -> str:
     """The best of n SFT answers, against one of them."""
     compared = read(folder / "compare/report.json")["policies_compared"]
-    rates = [interval(pair["win_rate"]) for pair in compared["pairs"] if {pair["a"], pair["b"]} == {"sft", "best_of_n"}]
-    return f"{'best of ' + str(compared['best_of']):<24}{'':>8}" + "".join(f"{rate:>20}" for rate in rates)
+    rates = [interval(pair["win_rate"]) for pair in compared["pairs"] if (pair["a"], pair["b"]) == ("sft", "best_of_n")]
+    return f"{'best of ' + str(compared['best_of']):<34}{''.join(f'{rate:>20}' for rate in rates)}"
 
 
 def interval(rate: dict[str, Any]) -> str:
-    return f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]".replace("%", "")
+    return f"{100 * rate['value']:.1f} [{100 * rate['ci_low']:.1f}, {100 * rate['ci_high']:.1f}]"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--rollouts", nargs="+", type=int, default=[12])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments = parser.parse_args()
+    judges = list(read(arguments.run / "compare/report.json")["judges"])
+    print(f"{'':<26}{'align':>8}{''.join(f'{judge:>20}' for judge in judges)}{'KL':>7}{'longer':>8}  verdict")
     print(row(arguments.run, "dpo"), best_of_n(arguments.run), sep="\n", flush=True)
     for algorithm in arguments.algorithms:
         for rollouts in arguments.rollouts:

@@ -337,6 +337,15 @@ ATTACKS = [
 
 
 @pytest.fixture
+def context(chromium: Any) -> Iterator[Any]:
+    """A browser of its own, with its own cookies."""
+    made = chromium.new_context(viewport={"width": 1280, "height": 800})
+    made.set_default_timeout(20_000)
+    yield made
+    made.close()
+
+
+@pytest.fixture
 def attacks() -> list[str]:
     """Model texts that would set `window.hacked`, or fetch something, on a page that trusts them."""
     return ATTACKS

@@ -7,7 +7,7 @@ import json
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +78,6 @@ class Labelling:
         gone = {row.supersedes for row in self.events()}
         labels = [row for row in self.events("label") if row.event_id not in gone]
         return [row.completions[row.tiers[0][0]]["text"] for row in labels]
-
-
-@pytest.fixture
-def context(chromium: Any) -> Iterator[Any]:
-    made = chromium.new_context(viewport={"width": 1280, "height": 800})
-    made.set_default_timeout(20_000)
-    yield made
-    made.close()
 
 
 @pytest.fixture

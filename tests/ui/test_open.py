@@ -502,14 +502,6 @@ class Page:
 
 
 @pytest.fixture
-def context(chromium: Any) -> Iterator[Any]:
-    made = chromium.new_context(viewport={"width": 1280, "height": 800})
-    made.set_default_timeout(20_000)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def page(context: Any, app: Any) -> Page:
     return Page(context, app)
 

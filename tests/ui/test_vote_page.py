@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,6 @@ class Voting:
     @property
     def votes(self) -> list[Any]:
         return read_votes(self.app.state.votes.path)
-
-
-@pytest.fixture
-def context(chromium: Any) -> Iterator[Any]:
-    made = chromium.new_context(viewport={"width": 1280, "height": 800})
-    made.set_default_timeout(20_000)
-    yield made
-    made.close()
 
 
 @pytest.fixture
