@@ -173,7 +173,7 @@ def return_freed_memory() -> None:
     By itself glibc comes to keep blocks of up to 32 MB in a heap, where what a forward pass keeps and what it drops
     alternate and leave holes. What they take depends on the shapes: 17M parameters and 16 rows of 145 tokens at once
     peaked at 2,567 MiB and, with this, at 1,235; four models in benchmarks/ppo.py memory at 1,503 and 1,440. But every
-    tensor then comes as pages to be zeroed: a rollout of the embedded model took 123 s in place of 78.
+    tensor then comes as pages to be zeroed: a rollout of the embedded model took 123 s in place of 78 (one run each).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
