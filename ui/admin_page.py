@@ -217,7 +217,8 @@ def _cells(sheet: Sheet, row: Figures) -> str:
 def _worth(found: Figures, sheet: Sheet) -> str:
     worth = found["worth"]
     known = [one for one in worth["quantities"] if one["half_width"] is not None]
-    if not known:
+    # Without people's labels the reward model's interval may be known, as in a simulated campaign, and nothing narrows.
+    if not known or not worth["labels"]:
         return '<p class="tu-empty">Not enough labels to say: no interval is known yet.</p>'
     first = known[0]
     cost = f"about {_duration(worth['hours'])} of people’s time" if worth["hours"] is not None else "an unknown time"

@@ -269,6 +269,13 @@ def test_another_hundred_labels_narrow_with_the_square_root_and_cost_the_median_
     assert 300 + reward["labels_to_bar"] == pytest.approx(300 * (0.1 / 0.03) ** 2, abs=1)
 
 
+def test_a_reward_model_of_labels_that_nobody_gave_is_not_extrapolated_from(book: Book, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    accuracy = {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8, "n": 87}
+    report.write_text(json.dumps({"accuracy": accuracy, "pairs": {"train": 240, "heldout": 87}}), encoding="utf-8")
+    assert "Not enough labels to say" in summary_html(book.live(report=report).figures(wait=True))
+
+
 # ---- Little by little -------------------------------------------------------------------------------------------
 
 
