@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -114,7 +113,7 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
             passes.append(passes[0] + 3 * rows * config.max_length * text.vocab_size * 4)
         return int(max(sum(passes) + layer, passes[0] + tile))
 
-    free = _free(device)
+    free = training.free_memory(device)
     divisors = [n for n in range(1, config.train_batch_size + 1) if config.train_batch_size % n == 0]
     fitting = [n for n in divisors if 3 * gradients + buffer + max(sampling, updating(n)) <= free]
     return Prediction(
@@ -190,9 +189,3 @@ def spare_time_or_memory(predicted: Prediction, device: torch.device) -> None:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
-
-
-def _free(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf.config import PPOConfig
-from rlhf.trunk import Trunk
 from trueup import models, training
 from trueup.errors import ModelError
 from trueup.models import Loaded
+from trueup.trunk import Trunk
 
 Role = Literal["policy", "reference", "critic", "reward"]
 

@@ -11,6 +11,7 @@ are finished leave the batch.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -307,41 +308,56 @@ def score(
 ) -> list[float]:
     """The reward model's score of each completion, read at its last token.
 
-    A prompt is read once for all of its completions, which saves a third of the work with four of them.
+    A prompt is read once for all of its completions, and completions of like length go through together.
     """
     encoded = [tuple(encode_prompt(reward_model.tokenizer, prompt)) for prompt in prompts]
-    scores = [0.0] * len(encoded)
-    # Completions of one prompt side by side, prompts of like length together.
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i]), encoded[i]))
+    asked: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt
+    for i, prompt in enumerate(encoded):
+        asked.setdefault(prompt, []).append(i)
+    scores, done = [0.0] * len(encoded), 0
+    order = sorted(asked, key=len, reverse=True)
     for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        values = _score_batch(reward_model, [encoded[i] for i in batch], [completions[i] for i in batch])
-        for i, value in zip(batch, values.tolist(), strict=True):
-            scores[i] = value
-        on_progress(start + len(batch))
+        chunk = order[start : start + batch_size]
+        read = _read_prompts(reward_model, chunk)
+        which = {i: row for row, prompt in enumerate(chunk) for i in asked[prompt]}
+        by_length = sorted(which, key=lambda i: -len(completions[i]))
+        for first in range(0, len(by_length), batch_size):
+            batch = by_length[first : first + batch_size]
+            values = _score_batch(reward_model, read, [which[i] for i in batch], [completions[i] for i in batch])
+            for i, value in zip(batch, values.tolist(), strict=True):
+                scores[i] = value
+            done += len(batch)
+            on_progress(done)
     return scores
 
 
-def _score_batch(
-    reward_model: Loaded, prompts: Sequence[tuple[int, ...]], completions: Sequence[Sequence[int]]
-) -> Tensor:
-    """Scores (B,) of B completions; equal prompts among them are read once."""
-    model, device = reward_model.model, reward_model.placement.device
-    pad = reward_model.tokenizer.pad_token_id
-    distinct = list(dict.fromkeys(prompts))
-    which = torch.tensor([distinct.index(prompt) for prompt in prompts], device=device)  # (B,)
-    tokens, mask = (tensor.to(device) for tensor in tensors.pad_left(distinct, pad))  # (P, S)
-    cache = roomy_cache(model.config)
-    model.base_model(
+def _read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
+    """The cache of P prompts and their mask (P, S)."""
+    device = reward_model.placement.device
+    tokens, mask = (tensor.to(device) for tensor in tensors.pad_left(prompts, reward_model.tokenizer.pad_token_id))
+    cache = roomy_cache(reward_model.model.config)
+    reward_model.model.base_model(
         input_ids=tokens,
         attention_mask=mask,
         position_ids=tensors.positions(mask),
         past_key_values=cache,
         use_cache=True,
     )
-    cache.batch_select_indices(which)
-    tokens, answered = (tensor.to(device) for tensor in tensors.pad_right(completions, pad))  # (B, T)
-    mask = torch.cat([mask[which], answered], dim=1)  # (B, S + T)
+    return cache, mask
+
+
+def _score_batch(
+    reward_model: Loaded, read: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Scores (B,) of B completions; `which` of the prompts that were read each of them answers."""
+    model, device = reward_model.model, reward_model.placement.device
+    rows = torch.tensor(which, device=device)  # (B,)
+    cache = copy.deepcopy(read[0])
+    cache.batch_select_indices(rows)
+    tokens, answered = (
+        tensor.to(device) for tensor in tensors.pad_right(completions, reward_model.tokenizer.pad_token_id)
+    )  # (B, T)
+    mask = torch.cat([read[1][rows], answered], dim=1)  # (B, S + T)
     hidden = model.base_model(
         input_ids=tokens,
         attention_mask=mask,

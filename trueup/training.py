@@ -13,10 +13,11 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from peft import LoraConfig, PeftModel, TaskType
 from peft.utils import TrainableTokensWrapper
@@ -31,6 +32,7 @@ from trueup.errors import ConfigError, ModelError
 from trueup.models import Loaded
 from trueup.records import write_rows
 from trueup.runs import METRICS, StageRun
+from trueup.trunk import Trunk, kept_over_epochs
 
 # ---- Arguments --------------------------------------------------------------------------------------------------
 
@@ -275,13 +277,57 @@ class LengthGrouped(Sampler[int]):
 
 
 def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list[int]) -> type[Trainer]:
-    """A subclass of `trainer` whose batches hold rows of like length: a quarter less padding to compute on the demo."""
+    """A subclass of `trainer` whose batches hold rows of like length: a quarter less padding to compute on the demo.
+
+    It reads a row through the layers below the first adapter once, not once an epoch, where memory allows.
+    """
 
     class GroupedTrainer(trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
             return LengthGrouped(config.train_batch_size, lengths, config.seed)
 
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            with _kept_over_epochs(self, config):
+                return super().train(*args, **kwargs)
+
     return GroupedTrainer
+
+
+def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextManager[None]:
+    """What the layers below the first adapter make of a row is kept for the next epochs; what is chosen is said.
+
+    Not with several processes, each of which sees other rows in every epoch, nor with gradient checkpointing, which
+    computes those layers anew on the way back whatever was kept.
+    """
+    epochs = config.num_train_epochs
+    if config.max_steps > 0:
+        epochs = config.max_steps * config.train_batch_size / len(trainer.train_dataset)
+    alone = num_processes() == 1 and not trainer.args.gradient_checkpointing
+    if epochs <= 1 or not alone or not isinstance(trainer.model, PeftModel):
+        return nullcontext()
+    decoder = trainer.model.get_base_model().base_model
+    trunk = Trunk(decoder)
+    if not trunk.depth or getattr(decoder.config, "attention_dropout", None):
+        return nullcontext()
+    above = {part for layer in decoder.layers[trunk.depth :] for part in layer.modules()}
+    if any(isinstance(part, torch.nn.Dropout) and part.p and part not in above for part in decoder.modules()):
+        return nullcontext()
+    tokens = sum(len(ids) for row in trainer.train_dataset for key, ids in row.items() if key.endswith("_ids"))
+    size = tokens * decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize
+    free = free_memory(decoder.device)
+    below = f"{trunk.depth} of {len(decoder.layers)} layers are below the first adapter; what they make of a row"
+    if size > free / 4:
+        say(f"{'trunk':<12} {below} is computed anew in each epoch: {size / 2**30:.1f} GiB, {free / 2**30:.1f} free")
+        return nullcontext()
+    say(f"{'trunk':<12} {below} is kept over the epochs, {size / 2**20:.0f} MiB")
+    return kept_over_epochs(trunk)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 class Watch(TrainerCallback):

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
 import ui.label
-from trueup import models, runs
+from trueup import models, runs, training
 from trueup.chat import encode_completion
 from trueup.records import (
     Candidate,
@@ -27,6 +28,14 @@ from trueup.records import (
 from trueup.sampling import score
 
 
+def until_labels(made: Any) -> None:
+    """The base model stands for the SFT policy."""
+    stage = runs.begin(made.stages["sft"])
+    models.save(models.load_base(made.config.model), stage.dir / "model")
+    stage.finish()
+    ui.label.run(made.stages["label"])
+
+
 @pytest.fixture
 def trained(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> tuple[Any, Path]:
     rows = [
@@ -37,9 +46,7 @@ def trained(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: 
     made = campaign(
         tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward={"max_steps": 16, "score_candidates": True}
     )
-    stage = runs.begin(made.stages["sft"])
-    models.save(models.load_base(made.config.model), stage.dir / "model")
-    stage.finish()
+    until_labels(made)
     prompt = [Message(role="user", content="Tea or milk?")]
     texts = ("Tea is warm.", "Milk is cold.")
     candidates = [
@@ -51,7 +58,6 @@ def trained(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: 
     row = {"prompt_id": prompt_id(prompt), "prompt": prompt, "split": "train", "candidates": candidates, "sampler": {}}
     write_rows(sampled.dir / "candidates.jsonl", [CandidateSet(**row)])
     sampled.finish()
-    ui.label.run(made.stages["label"])
     return made, reward.train.run(made.stages["reward"])
 
 
@@ -88,6 +94,39 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
     assert scored["prompt_id"] and tea > milk
 
 
+def test_layers_below_the_adapter_read_a_row_once_in_three_epochs_and_the_losses_stay(
+    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = {0: 0, 1: 0}
+    attend = LlamaAttention.forward
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        read[self.layer_idx] += self.training
+        return attend(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
+
+    def losses(folder: Path) -> list[float]:
+        folder.mkdir()
+        rows = [
+            {"prompt": f"Question {i}:{' tea' * (i % 5)}?", "chosen": "Tea is warm.", "rejected": "Milk"}
+            for i in range(24)
+        ]
+        jsonl(folder / "labels.jsonl", rows)
+        keys = {"num_train_epochs": 3, "max_steps": -1, "lora": {"r": 4, "last_layers": 1}}
+        made = campaign(folder, label={"source": "import", "path": "labels.jsonl"}, reward=keys)
+        until_labels(made)
+        steps = (reward.train.run(made.stages["reward"]) / "metrics.jsonl").read_text().splitlines()
+        return [row["loss"] for row in map(json.loads, steps) if "loss" in row]
+
+    kept = losses(tmp_path / "kept")
+    assert read[0] * 3 == read[1] == len(kept)
+    monkeypatch.setattr(training, "free_memory", lambda device: 0)
+    assert losses(tmp_path / "anew") == pytest.approx(kept, abs=1e-6)
+    assert read[1] - read[0] == 2 * len(kept) / 3, "with no memory for it, every layer reads"
+    assert kept[-1] < kept[0] - 0.01
+
+
 def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_out_ones(
     campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -102,10 +141,7 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
         reward={"max_steps": 8},
         split={"heldout_fraction": 0.3, "judge_fraction": 0.3},
     )
-    stage = runs.begin(made.stages["sft"])
-    models.save(models.load_base(made.config.model), stage.dir / "model")
-    stage.finish()
-    ui.label.run(made.stages["label"])
+    until_labels(made)
     directory = reward.train.run(made.stages["reward"])
 
     first, second = (

@@ -180,7 +180,7 @@ def test_what_does_not_fit_is_a_finding_that_names_the_rows_that_would(
     config, roles = made(train_batch_size=64, per_device_train_batch_size=64)
     needed = memory.predict(config, roles)
     third = needed.trained + needed.buffer + needed.updating // 3
-    monkeypatch.setattr(memory, "_free", lambda device: third)
+    monkeypatch.setattr(memory.training, "free_memory", lambda device: third)
     found = memory.predict(config, roles).warning()
     assert found is not None and found.level == "warn" and "per_device_train_batch_size: 16" in found.message
     fitting = config.model_copy(update={"per_device_train_batch_size": 16})

@@ -20,13 +20,13 @@ import reward.train
 import rlhf.ppo
 import ui.label
 from rlhf.ppo_trainer import PPOTrainer
-from rlhf.trunk import Trunk
 from trueup import models, runs
 from trueup.campaign import load_object
 from trueup.errors import RunError
 from trueup.records import Message, is_heldout
 from trueup.runs import find_stage
 from trueup.sampling import Decoding, sample
+from trueup.trunk import Trunk
 
 LIKES_RED = """
 def likes_red(prompts, completions, category, **columns):
@@ -372,7 +372,7 @@ RESUMED = """
 import os, signal, sys
 from pathlib import Path
 from rlhf.ppo_trainer import PPOTrainer
-from rlhf.trunk import Trunk
+from trueup.trunk import Trunk
 from trueup.campaign import load_campaign, load_object
 
 save, kill_at = PPOTrainer._save_checkpoint, int(sys.argv[2])

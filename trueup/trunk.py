@@ -1,7 +1,8 @@
-"""The layers below the first adapter, which are the same in every role: read once a rollout, not once a role and pass.
+"""The layers below the first adapter, which no training changes: what they make of a text is computed once.
 
-With `lora.last_layers` policy, reference and critic differ only above. What the layers below make of an answer is then
-kept with the rollout, and every later forward pass begins where it ends.
+With `lora.last_layers` policy, reference and critic of PPO differ only above, so the layers below read an answer once a
+rollout, not once a role and pass; and a training of several epochs reads its rows in the first. Every later forward
+pass begins where the layers below end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -28,6 +30,7 @@ class Trunk:
         self.depth = 0 if _has_adapter(decoder.get_input_embeddings()) else next(adapted, 0)
         self._given: Tensor | None = None
         self._recorded: list[Tensor] | None = None
+        self.decoder = decoder
         for n, layer in enumerate(layers[: self.depth]):
             layer.forward = self._layer(layer.forward, last=n == self.depth - 1)
 
@@ -60,6 +63,40 @@ class Trunk:
             yield
         finally:
             self._given = None
+
+
+@contextmanager
+def kept_over_epochs(trunk: Trunk) -> Iterator[None]:
+    """While the decoder trains, a batch whose rows were all read before begins where the trunk ends.
+
+    A row is known by its tokens, and what the trunk makes of it, (L, H), stays on the decoder's device. So nothing in
+    the trunk may be random, as dropout is.
+    """
+    decoder, original = trunk.decoder, trunk.decoder.forward
+    kept: dict[tuple[int, ...], Tensor] = {}
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
+        if not decoder.training or ids is None or mask is None:
+            return original(*args, **kwargs)
+        real = mask.bool()  # (B, L)
+        rows = [tuple(row[there].tolist()) for row, there in zip(ids, real, strict=True)]
+        if all(row in kept for row in rows):
+            hidden = torch.cat([kept[row] for row in rows])  # of the real tokens, one after the other
+            given = hidden.new_zeros(*ids.shape, hidden.size(-1))
+            given[real] = hidden
+            with trunk.given(given):
+                return original(*args, **kwargs)
+        with trunk.recording() as recorded:
+            out = original(*args, **kwargs)
+        kept.update({row: of[there] for row, of, there in zip(rows, recorded[0], real, strict=True)})
+        return out
+
+    decoder.forward = forward
+    try:
+        yield
+    finally:
+        del decoder.forward
 
 
 def _has_adapter(module: nn.Module) -> bool:
