@@ -29,7 +29,7 @@ from labelling import database, hardware
 from ui.accounts import LOCAL
 from ui.admin_api import admin_api
 from ui.agreement import load_libraries
-from ui.statistics import Live
+from ui.live import Live
 from ui.tables import Database
 
 ANNOTATORS, PER_ITEM, GOLD, FRESH, WARM, EVERY_S = 100, 3, 200, 25, 30, 5

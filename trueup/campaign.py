@@ -58,12 +58,20 @@ class Campaign:
     stages: Mapping[str, StageConfig]
 
     def needed(self, target: str | None = None) -> list[str]:
-        """`target` and the stages that it needs, in order; without a target, all that lead to the verdict."""
-        wanted = {target} if target else {"reward", "compare"}
+        """`target` and the stages that it needs, in order; without a target, all that lead to the verdict.
+
+        Where labels lead to it, so does a reward model, even if nothing asks it: its report says what they are worth.
+        """
+        wanted = self._with_parents({target or "compare"})
+        if target is None and "label" in wanted:
+            wanted = self._with_parents({*wanted, "reward"})
+        return [stage for stage in STAGES if stage in wanted]
+
+    def _with_parents(self, wanted: set[str]) -> set[str]:
         for stage in reversed(STAGES):
             if stage in wanted:
-                wanted.update(self.stages[stage].parents())
-        return [stage for stage in STAGES if stage in wanted]
+                wanted = wanted.union(self.stages[stage].parents())
+        return wanted
 
 
 def load_object(name: str) -> Any:

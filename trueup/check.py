@@ -82,8 +82,9 @@ def _check_files(
     """The rows of all demonstrations and of the prompts; None where a file cannot be read."""
     found = [_read("sft.data", source.path, read_demonstrations, problems, notes) for source in stages["sft"].data]
     prompts = _read("sample.prompts", stages["sample"].prompts, read_prompts, problems, notes)
-    if stages["label"].path is not None:
-        _read("label.path", stages["label"].path, read_preferences, problems, notes)
+    label = stages.get("label")
+    if label is not None and label.path is not None:
+        _read("label.path", label.path, read_preferences, problems, notes)
     return None if None in found else [row for rows in found for row in rows or []], prompts
 
 
@@ -119,7 +120,7 @@ def _check_prompts(
             f"sample.prompts: none of {len(prompts)} prompts is held out (split.heldout_fraction: "
             f"{split.heldout_fraction}), so there is nothing to compare on"
         )
-    if "sample" not in stages["label"].parents():
+    if "label" not in stages or "sample" not in stages["label"].parents():
         return
     if stages["sample"].only == "heldout":
         problems.append("sample.only: heldout leaves no training prompt to label; it is for label.source: import")
@@ -136,14 +137,15 @@ def _check_stages(stages: dict[str, Any], problems: list[str], notes: list[str])
     for stage, config in stages.items():
         if isinstance(config, TrainConfig):
             _check_training(stage, config, problems)
-    label = stages["label"]
+    _check_compare(stages["compare"], problems, notes)
+    if (label := stages.get("label")) is None:  # nothing learns from labels
+        return
     if "judge" in label.sources and not os.environ.get("OPENAI_API_KEY"):
         notes.append("label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
     if "human" in label.sources:
         notes.append("label.source: human: the run stops at the label stage until people have labelled")
     if label.reward_model and _is_local(label.reward_model) and not Path(label.reward_model).is_dir():
         problems.append(f"label.reward_model: {label.reward_model}: no such directory")
-    _check_compare(stages["compare"], problems, notes)
 
 
 def _check_compare(compare: Any, problems: list[str], notes: list[str]) -> None:

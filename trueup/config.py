@@ -115,7 +115,8 @@ class LoRAConfig(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
     last_layers: int | None = Field(None, ge=1)
-    """Adapt only the last N blocks: cheaper, because gradients stop there. Empty: all of them."""
+    """Adapt only the last N blocks: cheaper, because gradients stop there, and because what the blocks below make of a
+    row is kept for the next epoch (trueup.trunk). Empty: all of them."""
 
 
 class StageConfig(Section):

@@ -10,7 +10,8 @@ from fastapi.responses import HTMLResponse, Response
 
 from ui.accounts import Admin
 from ui.admin_page import summary_html
-from ui.statistics import Live, newest_event
+from ui.label_log import newest_event
+from ui.live import Live
 from ui.statistics_tables import as_csv, sheets
 from ui.tables import event
 

@@ -102,8 +102,10 @@ def _head(found: Figures) -> str:
 
 
 def _coefficient(row: Mapping[str, Any] | None) -> tuple[str, str]:
-    if row is None or row["value"] is None:
-        return UNKNOWN, (row or {}).get("note") or ""
+    if row is None:
+        return UNKNOWN, "once more is read"
+    if row["value"] is None:
+        return UNKNOWN, row["note"] or ""
     value, _, interval = shown(row, "coefficient").partition(" (")
     return value, interval.removesuffix(")")
 

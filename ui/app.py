@@ -55,7 +55,7 @@ from ui.label import prepare
 from ui.open_api import open_api
 from ui.run_page import run_page
 from ui.service import LabelService, Settings
-from ui.statistics import Live
+from ui.live import Live
 from ui.store import Store
 from ui.tables import Database
 from ui.votes import Votes

@@ -1,8 +1,4 @@
-"""Live statistics of labelling, from the append-only events: who labels, how fast, with which biases, and how well.
-
-Events are read once. Each poll appends those after the last one to columns (numpy); an event that supersedes another
-marks it as taken back. All figures are pure functions of the columns, so that reading little by little and reading all
-at once give the same.
+"""Statistics of labelling: who labels, how fast, with which biases, and how well. Pure functions of a log's columns.
 
 What counts: `label` events of purpose `work`, by people, not superseded. Hidden repeats, gold items and the
 qualification round measure quality and are counted apart, and so is whatever was left out.
@@ -12,22 +8,33 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from trueup.statistics import wilson
 from ui import agreement
 from ui.agreement import Agreement, Labels
 from ui.answers import Tiers, agrees
-from ui.tables import Database, event, gold, slot
+from ui.label_log import (
+    BOTH_BAD,
+    CHUNK,
+    FLAG,
+    GOLD,
+    LABEL,
+    LATE,
+    QUALIFICATION,
+    REPEAT,
+    SKIP,
+    TIE,
+    UNDO,
+    WORK,
+    Log,
+)
+from ui.tables import Database
 
 READING_WORDS_PER_S = 15.0
 """A label that took less time than its words need at this speed was not read: adults read about 4 words a second (a
@@ -37,177 +44,13 @@ BAR = 0.03
 """Half-width of an interval, as a share, that "enough labels" is measured against."""
 MORE = 100
 """Labels that are for sale."""
-CHUNK = 50_000
-FIRST = 5_000
-"""Events that the first figures of a long log are of: whoever asks first sees them at once, then more and more."""
 _PAIRS_OF = 8
 """Agreement of every two annotators is shown for so many of them, those with the most labels: 28 pairs."""
 _HOURS = 72
 _STEPS = 24
-_TIE, _BAD = 30, 31
 _HOUR_MS = 3_600_000
 
 Figures = dict[str, Any]
-
-# ---- The events, as columns -------------------------------------------------------------------------------------
-
-_TYPES: dict[str, Any] = {
-    "event_id": np.int64,
-    "kind": np.int8,
-    "purpose": np.int8,
-    "verdict": np.int8,  # index of the best answer; _TIE: several are best; _BAD: both bad; -1: not a label
-    "answers": np.int8,  # how many there were to choose from
-    "said": np.int32,  # code of the tiers
-    "strength": np.int8,  # -1: none, as with all numbers below
-    "first_shown": np.int8,
-    "chose_longer": np.int8,
-    "words": np.int32,
-    "seconds": np.float64,
-    "who": np.int16,
-    "item": np.int32,
-    "created_ms": np.int64,
-    "alive": np.bool_,
-}
-_KINDS = ("label", "skip", "flag", "late", "demonstration", "undo")
-_PURPOSES = ("work", "repeat", "gold", "qualification")
-_LABEL, _SKIP, _FLAG, _LATE, _DEMONSTRATION, _UNDO = range(len(_KINDS))
-_WORK, _REPEAT, _GOLD, _QUALIFICATION = range(len(_PURPOSES))
-
-
-class _Codes(dict[Any, int]):
-    """Numbers things in the order of their first coming."""
-
-    def __missing__(self, key: Any) -> int:
-        self[key] = len(self)
-        return self[key]
-
-
-class Log:
-    """The events of a store as far as they are read; of one annotator only, if one is named."""
-
-    def __init__(self, annotator: str | None = None):
-        self.annotator = annotator
-        self.last = 0
-        """Id of the last event that is read."""
-        self.size = 0
-        self.people = _Codes()
-        """(source, annotator) to code."""
-        self.said = _Codes()
-        """Tiers, as JSON, to code."""
-        self.flags: list[tuple[int, str]] = []
-        """Row and reason of every flag."""
-        self._items = _Codes()
-        self._columns = {name: np.empty(1024, dtype) for name, dtype in _TYPES.items()}
-
-    def __getitem__(self, column: str) -> np.ndarray:
-        return self._columns[column][: self.size]
-
-    @property
-    def items(self) -> int:
-        return len(self._items)
-
-    def read(self, db: sa.Connection, newest: int | None, limit: int = CHUNK) -> int:
-        """Append up to `limit` further events; returns how many there were.
-
-        newest  up to which event, see `newest_event`; None: of one annotator, who writes one after the other
-        """
-        query = sa.select(*_SELECTED).where(event.c.event_id > self.last).order_by(event.c.event_id).limit(limit)
-        if newest is not None:
-            query = query.where(event.c.event_id <= newest)
-        if self.annotator is not None:
-            query = query.where(event.c.annotator == self.annotator)
-        # The driver's own rows: SQLAlchemy's cost more than all that is done with them here.
-        rows = db.execute(query).cursor.fetchall()
-        if rows:
-            self._append(*zip(*rows, strict=True))
-        return len(rows)
-
-    def item_code(self, item_id: str) -> int | None:
-        """The code of an item that has an event."""
-        return self._items.get(item_id)
-
-    def _append(self, *columns: tuple[Any, ...]) -> None:
-        ids, kinds, purposes, tiers, bad, *numbers, source, annotator, item, created, supersedes, notes = columns
-        strength, first_shown, chose_longer, words, seconds = numbers
-        verdicts = {said: _verdict(*said) for said in set(zip(tiers, bad, strict=True))}
-        verdict, answers = zip(*(verdicts[said] for said in zip(tiers, bad, strict=True)), strict=True)
-        start, end = self.size, self.size + len(ids)
-        self._reserve(end)
-        new: dict[str, Any] = {
-            "event_id": ids,
-            "kind": [_KINDS.index(kind) for kind in kinds],
-            "purpose": [_PURPOSES.index(purpose) for purpose in purposes],
-            "verdict": verdict,
-            "answers": answers,
-            "said": [self.said[one] for one in tiers],
-            "strength": strength,
-            "first_shown": first_shown,
-            "chose_longer": chose_longer,
-            "words": words,
-            "seconds": seconds,
-            "who": [self.people[one] for one in zip(source, annotator, strict=True)],
-            "item": [self._items[one] for one in item],
-            "created_ms": np.array(created, dtype="datetime64[ms]").astype(np.int64),
-            "alive": True,
-        }
-        for name, values in new.items():
-            self._columns[name][start:end] = values
-        self.size, self.last = end, ids[-1]
-        self.flags += [(start + at, note) for at, note in enumerate(notes) if note is not None]
-        gone = np.array([one for one in supersedes if one], dtype=np.int64)
-        self["alive"][np.searchsorted(self["event_id"], gone)] = False
-
-    def _reserve(self, size: int) -> None:
-        if size > len(self._columns["event_id"]):
-            room = max(size, 2 * len(self._columns["event_id"]))
-            for name, values in self._columns.items():
-                self._columns[name] = np.concatenate([values, np.empty(room - len(values), values.dtype)])
-
-
-_SELECTED = [
-    event.c.event_id,
-    event.c.kind,
-    event.c.purpose,
-    sa.cast(event.c.tiers, sa.Text),
-    sa.cast(event.c.both_bad, sa.Integer),
-    sa.func.coalesce(event.c.strength, -1),
-    sa.func.coalesce(event.c.first_shown, -1),
-    sa.func.coalesce(sa.cast(event.c.chose_longer, sa.Integer), -1),
-    sa.func.coalesce(event.c.words, -1),
-    sa.func.coalesce(event.c.seconds, -1.0),
-    event.c.source,
-    event.c.annotator,
-    event.c.item_id,
-    sa.func.substr(event.c.created_utc, 1, 23),
-    event.c.supersedes,
-    sa.case((event.c.kind == "flag", sa.func.coalesce(event.c.note, ""))),
-]
-
-
-def _verdict(tiers: str | None, both_bad: int = 0) -> tuple[int, int]:
-    """Which answer is best, and of how many."""
-    if tiers is None:
-        return -1, 0
-    order = json.loads(tiers)
-    best = _BAD if both_bad else order[0][0] if len(order[0]) == 1 else _TIE
-    return best, sum(len(tier) for tier in order)
-
-
-def newest_event(store: Database) -> int:
-    """An event id up to which nothing can come any more. 0: no events.
-
-    PostgreSQL numbers events before they are committed, and annotators write side by side, so that a smaller number can
-    appear after a greater one. For the moment of looking nobody writes there: what has a number by then is committed.
-    """
-    with store.read() if store.is_sqlite else store.write() as db:
-        return db.scalar(sa.select(sa.func.max(event.c.event_id))) or 0
-
-
-def known_answers(db: sa.Connection, log: Log) -> dict[int, Tiers]:
-    """The known answer of each gold item that has events, by the item's code."""
-    rows = db.execute(sa.select(gold.c.item_id, gold.c.tiers))
-    return {code: tiers for item_id, tiers in rows if (code := log.item_code(item_id)) is not None}
-
 
 # ---- Figures ----------------------------------------------------------------------------------------------------
 
@@ -220,7 +63,7 @@ class _View:
         self.sources = np.array([source == "human" for source, _ in log.people] or [False])
         self.names = [name for _, name in log.people]
         self.counted = log["alive"] & self.sources[log["who"]] if log.size else np.zeros(0, dtype=bool)
-        self.rows = self.of(_LABEL, _WORK)
+        self.rows = self.of(LABEL, WORK)
         self.who, self.item, self.verdict = (log[name][self.rows] for name in ("who", "item", "verdict"))
 
     def of(self, kind: int, purpose: int | None = None) -> np.ndarray:
@@ -241,25 +84,28 @@ class _View:
         """
         item, who, verdict = self.item[:first], self.who[:first], self.verdict[:first]
         several = np.bincount(item, minlength=self.log.items)[item] > 1
-        present = np.bincount(verdict[several], minlength=_BAD + 1) > 0
+        present = np.bincount(verdict[several], minlength=BOTH_BAD + 1) > 0
         value = (present.cumsum() - 1)[verdict[several]]
         return Labels(item[several], who[several], value, int(present.sum()))
 
     def grades(self) -> Labels:
         """How much the second answer is better, from -3 to 3 as codes 0 to 6; a tie and both bad are the middle."""
         strength = self.column("strength")
-        graded = (self.column("answers") == 2) & ((strength > 0) | (self.verdict >= _TIE))
+        graded = (self.column("answers") == 2) & ((strength > 0) | (self.verdict >= TIE))
         several = np.bincount(self.item[graded], minlength=self.log.items)[self.item] > 1
         kept = graded & several
         side = np.select([self.verdict == 0, self.verdict == 1], [-1, 1], 0)
         return Labels(self.item[kept], self.who[kept], (3 + side * np.maximum(strength, 0))[kept], 7)
 
 
-def figures(log: Log, known: Mapping[int, Tiers], now_ms: int, slots: Mapping[str, int]) -> Figures:
+def figures(
+    log: Log, known: Mapping[int, Tiers], now_ms: int, slots: Mapping[str, int], coefficients: bool = True
+) -> Figures:
     """All that is shown, as JSON.
 
-    known   the known answers of gold items, see `known_answers`
-    slots   how many are open, leased and done
+    known         the known answers of gold items, see `known_answers`
+    slots         how many are open, leased and done
+    coefficients  say how far people agree by more than the share of equal labels
     """
     view = _View(log, known)
     rates = _rates(view)
@@ -271,7 +117,7 @@ def figures(log: Log, known: Mapping[int, Tiers], now_ms: int, slots: Mapping[st
         "progress": progress,
         "overall": overall,
         "annotators": people,
-        "agreement": _agreements(view, joined),
+        "agreement": _agreements(view, joined, coefficients),
         "pairs": _pairs(view, joined),
         "programs": _programs(view),
         "hours": _hours(view),
@@ -292,16 +138,16 @@ def _rates(view: _View) -> dict[str, _Rate]:
     log, rows = view.log, view.rows
     shown, answers, longer = view.column("first_shown"), view.column("answers"), view.column("chose_longer")
     words, seconds = view.column("words"), view.column("seconds")
-    sided, compared, timed = (shown >= 0) & (view.verdict < _TIE), longer >= 0, (seconds >= 0) & (words > 0)
-    golden, passed = (view.of(_LABEL, purpose) for purpose in (_GOLD, _QUALIFICATION))
+    sided, compared, timed = (shown >= 0) & (view.verdict < TIE), longer >= 0, (seconds >= 0) & (words > 0)
+    golden, passed = (view.of(LABEL, purpose) for purpose in (GOLD, QUALIFICATION))
     again, before = _repeats(view)
 
     everything = np.arange(len(rows))
     return {
         "left": (rows[sided], (view.verdict == shown)[sided], 1 / answers[sided]),
         "longer": (rows[compared], (longer == 1)[compared], None),
-        "tie": (rows, (view.verdict == _TIE)[everything], None),
-        "both_bad": (rows, (view.verdict == _BAD)[everything], None),
+        "tie": (rows, (view.verdict == TIE)[everything], None),
+        "both_bad": (rows, (view.verdict == BOTH_BAD)[everything], None),
         "too_fast": (rows[timed], (seconds < words / READING_WORDS_PER_S)[timed], None),
         "gold": _right(view, golden),
         "qualification": _right(view, passed),
@@ -324,7 +170,7 @@ def _right(view: _View, rows: np.ndarray) -> _Rate:
 
 def _repeats(view: _View) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the hidden repeats, and of what the same annotator says of the same item in their work."""
-    again, log, people = view.of(_LABEL, _REPEAT), view.log, len(view.names)
+    again, log, people = view.of(LABEL, REPEAT), view.log, len(view.names)
     repeated = np.zeros(log.items, dtype=bool)
     repeated[log["item"][again]] = True
     work = view.rows[repeated[view.item]]
@@ -385,10 +231,10 @@ def _people(view: _View, rates: Mapping[str, _Rate], joined: Labels) -> list[Fig
     number = len(view.names)
     labels = view.by_person(view.rows)
     counts = {
-        "skips": view.by_person(view.of(_SKIP)),
-        "flags": view.by_person(view.of(_FLAG)),
-        "late": view.by_person(view.of(_LATE)),
-        "undone": view.by_person(view.of(_UNDO)),
+        "skips": view.by_person(view.of(SKIP)),
+        "flags": view.by_person(view.of(FLAG)),
+        "late": view.by_person(view.of(LATE)),
+        "undone": view.by_person(view.of(UNDO)),
     }
     shares = {name: _shares(view, rate) for name, rate in rates.items()}
     seconds = _by_group(view.who, view.column("seconds"), number)
@@ -407,7 +253,7 @@ def _people(view: _View, rates: Mapping[str, _Rate], joined: Labels) -> list[Fig
             "seconds": float(np.median(timed)) if len(timed) else None,
             **{name: of[code] for name, of in shares.items()},
             "agreement": _share(float(same_hits[code]), int(same_n[code])),
-            "last_utc": _utc(int(last[code])),
+            "last_utc": utc(int(last[code])),
         }
 
     return [one(code) for code in np.argsort(-labels, kind="stable") if view.sources[code] and last[code] >= 0]
@@ -461,11 +307,14 @@ def _progress(view: _View, slots: Mapping[str, int], now_ms: int) -> Figures:
     }
 
 
-def _agreements(view: _View, joined: Labels) -> list[Figures]:
+def _agreements(view: _View, joined: Labels, coefficients: bool) -> list[Figures]:
     """Agreement of all annotators together."""
+    equal = ("Equal labels", "best answer", agreement.raw(joined))
+    if not coefficients:
+        return [{"measure": equal[0], "of": equal[1], **_json(equal[2])}]
     grades, two = view.grades(), len(np.unique(joined.annotator)) == 2
     rows = [
-        ("Equal labels", "best answer", agreement.raw(joined)),
+        equal,
         ("Krippendorff’s alpha, nominal", "best answer", agreement.krippendorff(joined)),
         ("Krippendorff’s alpha, ordinal", "strength", agreement.krippendorff(grades, "ordinal")),
         ("Fleiss’ kappa", "best answer", agreement.fleiss(joined)),
@@ -515,9 +364,9 @@ def _programs(view: _View) -> list[Figures]:
         if source == "human":
             continue
         said = np.full(log.items, -1, dtype=np.int8)
-        rows = np.flatnonzero((log["who"] == code) & log["alive"] & (log["kind"] == _LABEL))
+        rows = np.flatnonzero((log["who"] == code) & log["alive"] & (log["kind"] == LABEL))
         said[log["item"][rows]] = log["verdict"][rows]
-        both = (view.verdict < _TIE) & (said[view.item] >= 0) & (said[view.item] < _TIE)
+        both = (view.verdict < TIE) & (said[view.item] >= 0) & (said[view.item] < TIE)
         if both.any():
             share = agreement.share_over_items(view.item[both], (said[view.item] == view.verdict)[both])
             found.append({"source": source, "annotator": name, "same": _json(share)})
@@ -534,7 +383,7 @@ def _hours(view: _View) -> list[Figures]:
     people = np.unique(hour[recent] * len(view.names) + view.who[recent]) // len(view.names)
     number = np.bincount(np.searchsorted(hours, people))
     return [
-        {"hour_utc": _utc(int(h) * _HOUR_MS), "labels": int(n), "annotators": int(a)}
+        {"hour_utc": utc(int(h) * _HOUR_MS), "labels": int(n), "annotators": int(a)}
         for h, n, a in zip(hours, labels, number, strict=True)
     ]
 
@@ -557,15 +406,15 @@ def _drift(view: _View) -> list[Figures]:
     for start in range(0, len(view.rows), width):
         part = slice(start, start + width)
         verdict, timed = view.verdict[part], seconds[part][seconds[part] >= 0]
-        sided, compared = (shown[part] >= 0) & (verdict < _TIE), longer[part] >= 0
+        sided, compared = (shown[part] >= 0) & (verdict < TIE), longer[part] >= 0
         found.append(
             {
                 "first": start + 1,
                 "last": min(start + width, len(view.rows)),
-                "from_utc": _utc(int(view.column("created_ms")[start])),
+                "from_utc": utc(int(view.column("created_ms")[start])),
                 "left": _share(int((verdict == shown[part])[sided].sum()), int(sided.sum())),
                 "longer": _share(int((longer[part] == 1).sum()), int(compared.sum())),
-                "tie": _share(int((verdict == _TIE).sum()), len(verdict)),
+                "tie": _share(int((verdict == TIE).sum()), len(verdict)),
                 "seconds": float(np.median(timed)) if len(timed) else None,
             }
         )
@@ -596,13 +445,13 @@ def _excluded(view: _View) -> list[Figures]:
     """What people did that is not among the labels, and why."""
     undone = view.sources[view.log["who"]] & ~view.log["alive"] if view.log.size else np.zeros(0, dtype=bool)
     rows = [
-        ("Skipped", view.of(_SKIP), "the pair goes to somebody else"),
-        ("Flagged", view.of(_FLAG), "the pair goes to somebody else; reasons below"),
-        ("Late", view.of(_LATE), "the lease had run out and somebody else had the pair; kept, not counted"),
+        ("Skipped", view.of(SKIP), "the pair goes to somebody else"),
+        ("Flagged", view.of(FLAG), "the pair goes to somebody else; reasons below"),
+        ("Late", view.of(LATE), "the lease had run out and somebody else had the pair; kept, not counted"),
         ("Taken back", np.flatnonzero(undone), "undone or replaced by the annotator"),
-        ("Hidden repeats", view.of(_LABEL, _REPEAT), "measure consistency"),
-        ("Gold items", view.of(_LABEL, _GOLD), "measure accuracy"),
-        ("Qualification", view.of(_LABEL, _QUALIFICATION), "practice with feedback"),
+        ("Hidden repeats", view.of(LABEL, REPEAT), "measure consistency"),
+        ("Gold items", view.of(LABEL, GOLD), "measure accuracy"),
+        ("Qualification", view.of(LABEL, QUALIFICATION), "practice with feedback"),
     ]
     return [{"what": what, "events": len(found), "why": why} for what, found, why in rows]
 
@@ -636,7 +485,7 @@ def _findings(found: Figures) -> list[Figures]:
     return [{"annotator": name, "message": message} for name, message in notes]
 
 
-def _utc(ms: int) -> str | None:
+def utc(ms: int) -> str | None:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds") if ms >= 0 else None
 
 
@@ -689,118 +538,7 @@ def _quantity(name: str, share: Mapping[str, Any], labels: int) -> Figures:
     }
 
 
-def reward_report(path: Path | None) -> Figures | None:
-    """reward/report.json; None while there is none, or it is being written."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-# ---- Live -------------------------------------------------------------------------------------------------------
-
-
-PATIENCE_S = 0.5
-"""How long a page waits for figures with the newest events. If they take longer, it shows those of a moment ago."""
-FRESH_S = 5.0
-"""Without new events only the pace changes, and figures are good for so long."""
-
-
-class Live:
-    """The figures of a store that goes on growing. Safe to ask from many threads; they share one reading.
-
-    Reading and computing are done by one thread at a time beside the requests, so that with a million events nobody
-    waits for the last hundred: `as_of` says up to which event the figures are, and what the newest one is.
-    """
-
-    def __init__(
-        self,
-        store: Database,
-        report: Path | None = None,
-        names: Callable[[], Mapping[str, str]] = dict,
-        clock: Callable[[], float] = time.time,
-    ):
-        """
-        report  where reward/report.json will be
-        names   pseudonym to name, for admins; by default there are pseudonyms only
-        """
-        self.store, self.report, self.names, self.clock = store, report, names, clock
-        self._log = Log()
-        self._made: Figures | None = None
-        self._made_at = 0.0
-        self._took_s = 0.0
-        self._lock = threading.Lock()
-        self._work: threading.Thread | None = None
-        self._some = threading.Event()
-        self._failure: Exception | None = None
-
-    def figures(self, wait: bool = False) -> Figures:
-        """Figures as of now, or as of a moment ago.
-
-        wait  for all events that there are, however long it takes
-        """
-        newest = newest_event(self.store)
-        deadline = time.monotonic() + (math.inf if wait else PATIENCE_S if self._took_s < PATIENCE_S else 0)
-        while not self._is_fresh(newest):
-            work, left = self._start(), deadline - time.monotonic()
-            if left <= 0:
-                break
-            work.join(None if wait else left)
-            self._raise_failure()
-        self._some.wait()
-        self._raise_failure()
-        assert self._made is not None
-        return self._made | {"as_of": self._made["as_of"] | {"newest": max(newest, self._made["as_of"]["event"])}}
-
-    def _is_fresh(self, newest: int) -> bool:
-        made = self._made
-        return made is not None and made["as_of"]["event"] >= newest and self.clock() - self._made_at < FRESH_S
-
-    def _start(self) -> threading.Thread:
-        with self._lock:
-            if self._work is None or not self._work.is_alive():
-                self._work = threading.Thread(target=self._refresh, name="statistics", daemon=True)
-                self._work.start()
-            return self._work
-
-    def _raise_failure(self) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-
-    def _refresh(self) -> None:
-        """Read to the newest event; a long reading shows how far it is about every second."""
-        try:
-            newest, shown = newest_event(self.store), time.monotonic() - 1
-            more = True
-            while more:
-                limit = CHUNK if self._log.size else FIRST
-                with self.store.read() as db:
-                    more = self._log.read(db, newest, limit) == limit
-                if not more or time.monotonic() - shown > 1:
-                    now = self.clock()
-                    started = time.monotonic()
-                    self._made, self._made_at = self._compute(int(now * 1000)), now
-                    shown = time.monotonic()
-                    self._took_s = shown - started
-                    self._some.set()
-        except Exception as error:  # raised where the figures are asked for
-            self._failure = error
-            self._some.set()
-
-    def _compute(self, now_ms: int) -> Figures:
-        with self.store.read() as db:
-            known = known_answers(db, self._log)
-            slots = {
-                state: n for state, n in db.execute(sa.select(slot.c.state, sa.func.count()).group_by(slot.c.state))
-            }
-        found = figures(self._log, known, now_ms, slots)
-        found["worth"] = worth(found, reward_report(self.report))
-        names = self.names()
-        found["annotators"] = [{**one, "name": names.get(one["annotator"])} for one in found["annotators"]]
-        found["as_of"] = {"event": self._log.last, "events": self._log.size, "now_utc": _utc(now_ms)}
-        return found
+# ---- One annotator's own ---------------------------------------------------------------------------------------
 
 
 def mirror(store: Database, annotator: str) -> Figures:
@@ -816,7 +554,7 @@ def mirror(store: Database, annotator: str) -> Figures:
     shares = {name: _share(int(rates[name][1].sum()), len(rates[name][0]), _mean(rates[name][2])) for name in MIRRORED}
     return {
         "labels": len(view.rows),
-        "skips": len(view.of(_SKIP)),
+        "skips": len(view.of(SKIP)),
         "seconds": float(np.median(timed)) if len(timed) else None,
         "labels_per_hour": 3600 / float(np.median(timed)) if len(timed) and np.median(timed) > 0 else None,
         **shares,

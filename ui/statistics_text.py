@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from trueup.errors import DataError
 from trueup.runs import stage_dir
 from ui.config import LabelConfig
-from ui.statistics import Live
+from ui.live import Live
 from ui.statistics_tables import as_text, sheets
 from ui.tables import Database
 

@@ -11,6 +11,7 @@ import pytest
 
 from trueup import runs
 from trueup.campaign import Campaign, load_campaign, plan
+from trueup.check import check
 from trueup.config import StageConfig
 from trueup.errors import ConfigError
 
@@ -162,6 +163,18 @@ def test_imported_labels_need_no_samples_and_a_comparison_without_a_reward_model
     rubric_only = campaign(tmp_path, compare={"judges": ["rubric"]})
     assert rubric_only.needed("compare") == ["sft", "sample", "label", "align", "compare"]
     assert rubric_only.needed() == ALL, "the sequence has a reward model even so"
+
+
+def test_where_a_rule_pays_and_judges_nobody_is_asked_for_labels(
+    campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    online = {"rollout_batch_size": 8, "eval_prompts": 2, "max_new_tokens": 16}
+    align = {"algorithm": "ppo", "rewards": {"rubric": 1.0}, **online}
+    keys = {"align": align, "label": {"source": "human"}}
+    unlabelled = campaign(tmp_path, compare={"judges": ["rubric"]}, **keys)
+    assert unlabelled.needed() == ["sft", "sample", "align", "compare"]
+    assert check(unlabelled)[0] == []
+    assert campaign(tmp_path, compare={"judges": ["rubric", "reward_model"]}, **keys).needed() == ALL
 
 
 def test_new_labels_of_people_make_the_label_stage_stale(campaign: Callable[..., Campaign], tmp_path: Path) -> None:

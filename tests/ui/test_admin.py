@@ -24,7 +24,9 @@ from trueup.errors import DataError
 from ui.accounts import LOCAL, Person
 from ui.admin_api import admin_api
 from ui.admin_page import summary_html
-from ui.statistics import Live, Log, figures, known_answers, mirror, newest_event, step_width
+from ui.label_log import Log, known_answers, newest_event
+from ui.live import Live
+from ui.statistics import figures, mirror, step_width
 from ui.statistics_tables import as_csv, cell_text, sheets
 from ui.statistics_text import stats
 from ui.tables import Database, event, gold, item, slot
@@ -332,7 +334,7 @@ def test_a_long_log_is_read_beside_the_requests_and_says_how_far_it_is(
     book = Book(f"sqlite:///{tmp_path / 'labels.sqlite'}")
     for number in range(30):
         book.write("ann", str(number), tiers=A)
-    monkeypatch.setattr("ui.statistics.CHUNK", 10)
+    monkeypatch.setattr("ui.live.CHUNK", 10)
     read = Log.read
 
     def slowly(self: Log, db: Any, newest: int, limit: int = 10) -> int:
@@ -349,7 +351,7 @@ def test_a_long_log_is_read_beside_the_requests_and_says_how_far_it_is(
 
 
 def test_the_first_figures_of_a_long_log_come_before_it_is_read(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.statistics.FIRST", 2)
+    monkeypatch.setattr("ui.live.FIRST", 2)
     for number in range(5):
         book.write("ann", str(number), tiers=A)
     log, read_on = Log.read, threading.Event()
@@ -360,10 +362,14 @@ def test_the_first_figures_of_a_long_log_come_before_it_is_read(book: Book, monk
 
     monkeypatch.setattr(Log, "read", held)
     live = book.live()
-    asof = live.figures()["as_of"]
-    assert (asof["event"], asof["newest"]) == (2, 5)
+    first = live.figures()
+    assert (first["as_of"]["event"], first["as_of"]["newest"]) == (2, 5)
+    assert [row["measure"] for row in first["agreement"]] == ["Equal labels"], "no library is waited for"
+    assert "once more is read" in summary_html(first)
     read_on.set()
-    assert live.figures(wait=True)["progress"]["labels"] == 5
+    whole = live.figures(wait=True)
+    assert whole["progress"]["labels"] == 5 and whole["agreement"][1]["measure"].startswith("Krippendorff")
+    assert "once more is read" not in summary_html(whole)
 
 
 def test_after_the_libraries_are_loaded_no_figure_waits_for_another() -> None:
