@@ -1,4 +1,4 @@
-"""Labels in and out of a campaign's store: `trueup labels import`, `export`, `backup` (and `blindcheck`).
+"""Labels in and out of a campaign's store: `trueup labels import`, `export`, `backup`.
 
 A file goes in whole or not at all, in one transaction. What comes out says of each row who said it, when, how sure, on
 which side the answers stood, under which guideline, and where the answers came from.
@@ -25,12 +25,9 @@ from trueup.errors import DataError, TrueupError
 from trueup.formats import ImportedRanking, read_preferences
 from trueup.records import Dropped, Preference, Ranking, pairs_of, split_name, write_rows
 from ui.answers import Tiers
-from ui.blindcheck import blindcheck
 from ui.config import LabelConfig, Source
 from ui.store import Item, Store, Text, now, superseded
 from ui.tables import event, item, view
-
-__all__ = ["Imported", "backup", "blindcheck", "export_labels", "import_labels", "take_over"]
 
 SOURCE = "import"
 _AT_ONCE = 500

@@ -20,9 +20,9 @@ import sqlalchemy as sa
 
 from trueup.errors import DataError, TrueupError
 from trueup.records import Candidate, Preference, Ranking, read_rows
-from ui.blindcheck import Report, Response, Secret, copy_store, order_says
+from ui.blindcheck import Report, Response, Secret, blindcheck, copy_store, order_says
 from ui.config import LabelConfig
-from ui.exchange import backup, blindcheck, export_labels, import_labels
+from ui.exchange import backup, export_labels, import_labels
 from ui.label import prepare, run
 from ui.service import Answer, LabelService, Settings
 from ui.store import Store
