@@ -6,13 +6,12 @@ import json
 import math
 import random
 import re
-import shutil
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import launched
 
 from rlhf import align_report
 from rlhf.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
@@ -300,13 +299,7 @@ def test_no_text_of_a_model_becomes_a_part_of_the_page(tmp_path: Path) -> None:
 # ---- In a browser -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        yield browser
-        browser.close()
+browser = pytest.fixture(launched, scope="module")
 
 
 @pytest.mark.browser

@@ -21,6 +21,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from looking import launched
 
 from sft.config import SampleConfig, SFTConfig
 from trueup import runs
@@ -293,26 +294,7 @@ def client(campaign: CampaignDir) -> Iterator[Any]:
     store.close()
 
 
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A real browser. Where there is none, browser tests are skipped aloud, or fail if TRUEUP_REQUIRE_BROWSER=1."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ModuleNotFoundError:
-        path = None
-    if path is None:
-        missing = "NO BROWSER: the labelling page is not tested (install chromium and playwright)"
-        if os.environ.get("TRUEUP_REQUIRE_BROWSER") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        )
-        yield browser
-        browser.close()
-
+chromium = pytest.fixture(launched, scope="session")
 
 # ---- What every page has to stand -------------------------------------------------------------------------------
 

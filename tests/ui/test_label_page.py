@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from looking import Answering
 
 from trueup.records import Message, prompt_id
 from ui.accounts import COOKIE
@@ -24,48 +25,19 @@ pytestmark = pytest.mark.browser
 FIRST, SECOND = "Wrap loaf {} in a cloth.", "Freeze loaf {} in slices, so that it keeps."
 
 
-class Labelling:
-    """A page that is open on the labelling of a campaign, and everything the browser was told."""
+class Labelling(Answering):
+    """A page that is open on the labelling of a campaign."""
 
     def __init__(self, context: Any, url: str, store: Any):
-        self.context, self.url, self.store = context, url, store
-        self.problems: list[str] = []
-        self.responses: list[Any] = []
-        self.page = context.new_page()
-        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("response", lambda response: self.responses.append(response))
-        self.open()
-
-    def open(self) -> None:
-        self.page.goto(f"{self.url}/label")
-        self.settle()
-
-    def settle(self) -> None:
-        """Until the pair on screen takes presses, and every press before is saved."""
-        self.page.wait_for_function(
-            "['ready', 'done', 'feedback'].includes(document.querySelector('.tu-label')?.dataset.state)"
-            " && document.querySelector('.tu-saved').dataset.saved === 'yes'"
-        )
+        self.store = store
+        super().__init__(context, url, "/label")
 
     def shown(self) -> None:
         """Until the pair on screen takes presses."""
         self.page.wait_for_selector(".tu-label[data-state=ready], .tu-label[data-state=done]")
 
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-            self.settle()
-
     def do(self, name: str) -> Any:
         return self.page.locator(f"[data-do={name}]")
-
-    @property
-    def texts(self) -> list[str]:
-        return [text.strip() for text in self.page.locator(".tu-answer .tu-text").all_inner_texts()]
-
-    def words(self, part: str) -> str:
-        return str(self.page.locator(f".tu-{part}").inner_text())
 
     def events(self, kind: str | None = None) -> list[Any]:
         with self.store.read() as db:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from looking import Page
 
 from trueup import runs
 from trueup.records import write_rows
@@ -78,24 +78,6 @@ def run_dir(tmp_path: Path) -> Path:
     verdict = {"outcome": "improved_at_a_price", "status": "warn", "code": "x", "message": MESSAGE, "prices": [HOSTILE]}
     (made / "compare" / "report.json").write_text(json.dumps({"verdict": verdict}), encoding="utf-8")
     return made
-
-
-class Page(HTMLParser):
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def text_of(run_dir: Path) -> str:

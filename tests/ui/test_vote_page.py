@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from looking import STATES, Answering
 
 from trueup import runs
 from trueup.records import write_rows
@@ -20,53 +21,26 @@ from ui.tables import item
 pytestmark = pytest.mark.browser
 
 PASSWORD = "four words are enough"
-STATES = "['ready', 'done', 'feedback'].includes(document.querySelector('.tu-label')?.dataset.state)"
-SAVED = "document.querySelector('.tu-saved').dataset.saved === 'yes'"
 
 
-class Voting:
-    """A page that is open on the votes of a run, and everything that the browser was told."""
+class Voting(Answering):
+    """A page that is open on the votes of a run."""
 
     def __init__(self, context: Any, app: Any, name: str | None = None):
         people = app.state.people
         account = next((row.account_id for row in people.accounts() if row.name == name), None)
         self.session = {"name": COOKIE, "value": people.open_session(account), "url": app.state.url}
         context.add_cookies([self.session])
-        self.app, self.context, self.url = app, context, app.state.url
-        self.problems: list[str] = []
-        self.responses: list[Any] = []
-        self.page = context.new_page()
-        self.page.on("console", lambda message: self.problems.append(message.text) if message.type == "error" else None)
-        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("response", lambda response: self.responses.append(response))
-        self.open()
-
-    def open(self) -> None:
-        self.page.goto(f"{self.url}/vote")
-        self.settle()
-
-    def settle(self) -> None:
-        self.page.wait_for_function(f"{STATES} && {SAVED}")
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.page.keyboard.press(key)
-            self.settle()
+        self.app = app
+        super().__init__(context, app.state.url, "/vote")
 
     @property
     def state(self) -> str:
         return str(self.page.locator(".tu-label").get_attribute("data-state"))
 
     @property
-    def texts(self) -> list[str]:
-        return [text.strip() for text in self.page.locator(".tu-answer .tu-text").all_inner_texts()]
-
-    @property
     def marks(self) -> list[str]:
         return [text.strip() for text in self.page.locator(".tu-rank").all_inner_texts()]
-
-    def words(self, part: str) -> str:
-        return str(self.page.locator(f".tu-{part}").first.inner_text())
 
     @property
     def votes(self) -> list[Any]:
