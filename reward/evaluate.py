@@ -12,11 +12,17 @@ from trueup.statistics import bootstrap_mean, expected_calibration_error, fit_te
 
 
 def report_card(
-    train: list[Preference], heldout: list[Preference], chosen: list[float], rejected: list[float], stage: StageRun
+    train: list[Preference],
+    heldout: list[Preference],
+    chosen: list[float],
+    rejected: list[float],
+    stage: StageRun,
+    whose: str = "",
 ) -> dict[str, Any]:
     """Accuracy on held-out pairs beside what the length alone explains, calibration, and accuracy by slice.
 
     chosen, rejected  scores of the held-out pairs, in their order
+    whose             how findings begin, where the stage's one reward model is not meant
 
     Intervals are bootstrapped over prompts, since the pairs of one prompt are not independent. The temperature and the
     calibration error are fitted and measured on the same held-out pairs: read them as a description.
@@ -41,15 +47,13 @@ def report_card(
         stage.find(
             "fail",
             "no_better_than_chance",
-            f"accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones",
+            f"{whose}accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones",
         )
     else:
         rule, best = max(baselines.items(), key=lambda named: named[1]["value"])
         if accuracy["value"] <= best["value"]:
-            message = (
-                f"accuracy {_percent(accuracy)} is no more than a rule that reads nothing, {rule}: {_percent(best)}"
-            )
-            stage.find("warn", "explained_by_a_rule", message)
+            no_more = f"is no more than a rule that reads nothing, {rule}: {_percent(best)}"
+            stage.find("warn", "explained_by_a_rule", f"{whose}accuracy {_percent(accuracy)} {no_more}")
 
     lengths = [len(pair.chosen[0].content.split()) - len(pair.rejected[0].content.split()) for pair in heldout]
     values = chosen + rejected

@@ -73,7 +73,8 @@ def run(config: RewardConfig) -> Path:
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt_id for pair in pairs.judge)
         judge, train = fit(config, aside, sft, pairs.judge, pairs.heldout)
-        report["judge"] = report_card(train, *score_pairs(config, judge, pairs.heldout), aside)
+        scored = score_pairs(config, judge, pairs.heldout)
+        report["judge"] = report_card(train, *scored, aside, whose="the second reward model's ")
         models.save(judge, aside.dir / "model")
         for checkpoint in aside.dir.glob("checkpoint*"):
             shutil.rmtree(checkpoint)

@@ -18,7 +18,8 @@ from ui.tables import Database, slot
 FIRST = 5_000
 """Events that the first figures of a long log are of: whoever asks first sees them at once, then more and more."""
 PATIENCE_S = 0.5
-"""How long a page waits for figures with the newest events. If they take longer, it shows those of a moment ago."""
+"""How long a page waits for figures with the newest events. If the last ones took more than half of it, it does not
+wait, and shows those of a moment ago."""
 FRESH_S = 5.0
 """Without new events only the pace changes, and figures are good for so long."""
 
@@ -57,7 +58,8 @@ class Live:
         wait  for all events that there are, however long it takes
         """
         newest = newest_event(self.store)
-        deadline = time.monotonic() + (math.inf if wait else PATIENCE_S if self._took_s < PATIENCE_S else 0)
+        patience = PATIENCE_S if self._took_s < PATIENCE_S / 2 else 0
+        deadline = time.monotonic() + (math.inf if wait else patience)
         while not self._is_fresh(newest):
             work, left = self._start(), deadline - time.monotonic()
             if left <= 0:

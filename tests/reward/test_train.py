@@ -130,10 +130,7 @@ def test_layers_below_the_adapter_read_a_row_once_in_three_epochs_and_the_losses
 def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_out_ones(
     campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
-    rows = [
-        {"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk is cold."}
-        for i in range(24)
-    ]
+    rows = [{"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk."} for i in range(24)]
     jsonl(tmp_path / "labels.jsonl", rows)
     made = campaign(
         tmp_path,
@@ -154,5 +151,8 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
     assert first.isdisjoint(second) and heldout.isdisjoint(first | second)
     report = json.loads((directory / "report.json").read_text())
     assert report["judge"]["pairs"]["train"] == len(second) and report["judge"]["accuracy"]["value"] == 1.0
+    findings = runs.open_stage(made.run_dir, "reward").manifest["verdict"]["findings"]
+    told = [found["message"] for found in findings if found["code"] == "explained_by_a_rule"]
+    assert [message.startswith("the second reward model's accuracy") for message in told] == [False, True]
     assert models.load_reward_model(directory / "judge" / "model", made.config.model)
     assert not list((directory / "judge").glob("checkpoint*")) and runs.verify(made.run_dir)[1] == []
