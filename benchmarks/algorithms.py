@@ -8,7 +8,7 @@ Each alignment works in a copy of the run (runs/demo-ppo-12-0, ...) that keeps t
 the campaign says. Prints for each the time of its align stage, how often it wins against the SFT policy on held-out
 prompts (by the judge that decides, and by the reward model that paid), KL, length and what the verdict is; beside them
 DPO and the best of n SFT answers by the reward model. `--seeds` are of the alignment alone. A run that collapsed is one
-that the judge that decides sees lose. What is finished is read, not repeated.
+that the judge that decides sees lose; they are counted. What is finished is read, not repeated.
 """
 
 from __future__ import annotations
@@ -83,9 +83,13 @@ def main() -> None:
     print(row(arguments.run, "dpo"), best_of_n(arguments.run), sep="\n", flush=True)
     for algorithm in arguments.algorithms:
         for rollouts in arguments.rollouts:
+            collapsed = 0
             for seed in arguments.seeds:
                 folder = align(arguments.run, arguments.config, algorithm, rollouts, seed)
                 print(row(folder, f"{algorithm}, {rollouts} rollouts, seed {seed}"), flush=True)
+                first = next(iter(read(folder / "compare/report.json")["judges"].values()))
+                collapsed += first["win_rate"]["ci_high"] < 0.5
+            print(f"{algorithm}, {rollouts} rollouts: collapsed {collapsed} of {len(arguments.seeds)}", flush=True)
 
 
 if __name__ == "__main__":
