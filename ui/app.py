@@ -52,10 +52,10 @@ from ui.config import LabelConfig
 from ui.entry import entry, not_found, page, people_page, signed_in
 from ui.guard import REPORT_POLICY, Guard, Site, site
 from ui.label import prepare
+from ui.live import Live
 from ui.open_api import open_api
 from ui.run_page import run_page
 from ui.service import LabelService, Settings
-from ui.live import Live
 from ui.store import Store
 from ui.tables import Database
 from ui.votes import Votes

@@ -95,7 +95,7 @@ class Live:
             while more:
                 limit = CHUNK if self._log.size else FIRST
                 with self.store.read() as db:
-                    more = self._log.read(db, newest, limit) == limit
+                    more = self._log.read(db, newest, limit) == limit and self._log.last < newest
                 if not more or time.monotonic() - shown > 1:
                     now = self.clock()
                     started = time.monotonic()

@@ -343,11 +343,27 @@ def test_a_long_log_is_read_beside_the_requests_and_says_how_far_it_is(
 
     monkeypatch.setattr(Log, "read", slowly)
     live = book.live()
-    asof = live.figures()["as_of"]
+    found = live.figures()
+    asof = found["as_of"]
     assert 10 <= asof["event"] < asof["newest"] == 30
-    assert f"as of event {asof['event']} of 30" in summary_html(live.figures())
+    assert f"as of event {asof['event']} of 30" in summary_html(found)
     assert live.figures(wait=True)["as_of"]["event"] == 30
     book.db.close()
+
+
+def test_a_log_of_just_so_many_events_has_its_coefficients_at_once(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ui.live.FIRST", 5)
+    for number in range(5):
+        book.write("ann", str(number), tiers=A)
+    made: list[bool] = []
+    compute = Live._compute
+    monkeypatch.setattr(
+        Live,
+        "_compute",
+        lambda self, now_ms, coefficients: made.append(coefficients) or compute(self, now_ms, coefficients),
+    )
+    book.live().figures(wait=True)
+    assert made == [True]
 
 
 def test_the_first_figures_of_a_long_log_come_before_it_is_read(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
