@@ -40,6 +40,8 @@ class Placement:
     dtype: torch.dtype
     attention: str
     reason: str
+    autocast: bool = False
+    """Training computes matrix products in bf16, whatever precision the weights are kept in."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -59,18 +61,22 @@ def place(config: ModelConfig, master_weights: bool = False) -> Placement:
     attention = config.attn_implementation
     if attention == "auto":
         attention = "flash_attention_2" if device.type == "cuda" and _has_flash(dtype) else "sdpa"
-    return Placement(
-        device, dtype, attention, f"{device}, {str(dtype).removeprefix('torch.')} ({why}), {attention} attention"
-    )
+    reason = f"{device}, {str(dtype).removeprefix('torch.')} ({why}), {attention} attention"
+    autocast = config.dtype in ("auto", "bfloat16") and _has_bf16_units(device)
+    return Placement(device, dtype, attention, reason, autocast)
 
 
 def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _has_bf16_units(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if _has_bf16_units(device):
             return torch.bfloat16, "this GPU has bf16 units"
         return torch.float32, "this GPU has no bf16 units, and float16 overflows without loss scaling"
     if device.type == "mps":
@@ -147,10 +153,24 @@ def _download(folder: Path) -> Path:
     return wheels[0]
 
 
+def _gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """A GGUF file's tokenizer. Its BOS and EOS are those that the file names: transformers 5.17 reads the one of Llama's
+    family as the other, and a model that takes the beginning of a turn for its end says nothing more."""
+    from gguf import GGUFReader
+
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    fields = GGUFReader(path).fields
+    for role in ("bos", "eos"):
+        named = fields.get(f"tokenizer.ggml.{role}_token_id")
+        if named is not None:
+            setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(int(named.contents())))
+    return tokenizer
+
+
 def _load_gguf(path: Path, kind: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A GGUF file, dequantised. It is marked as quantised by transformers, which then refuses to save it."""
     model = kind.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    tokenizer = _gguf_tokenizer(path)
     model.hf_quantizer, model.is_quantized = None, False
     del model.quantization_method, model.config.quantization_config
     return model, tokenizer
@@ -193,13 +213,13 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
 def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
     source = _source(config)
-    where = {"pretrained_model_name_or_path": source}
-    if source.endswith(".gguf"):
-        where = {"pretrained_model_name_or_path": str(Path(source).parent), "gguf_file": Path(source).name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            **where, revision=config.revision, trust_remote_code=config.trust_remote_code
-        )
+        if source.endswith(".gguf"):
+            tokenizer = _gguf_tokenizer(Path(source))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
     except (OSError, ValueError) as error:
         raise _not_loaded(config.name, error) from error
     chosen = set_template(tokenizer, config)

@@ -142,6 +142,7 @@ def test_a_gguf_file_loads_dequantised_with_its_tokenizer_and_saves(
     loaded = load(path, chat_template="chatml")
     original = load(bases("chatml"), chat_template="chatml")
     assert encode_prompt(loaded.tokenizer, PROMPT) == encode_prompt(original.tokenizer, PROMPT)
+    assert (loaded.tokenizer.bos_token, loaded.tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
     torch.testing.assert_close(logits(loaded), logits(original), atol=1e-4, rtol=0)
     models.save(loaded, tmp_path / "model")
     again = models.load_policy(tmp_path / "model", ModelConfig(device="cpu"))
