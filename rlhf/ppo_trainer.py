@@ -63,8 +63,9 @@ class PPOTrainer(GRPOTrainer):
         super().__init__(model=roles.model, reward_funcs=rewards, **kwargs)
         if roles.reference_model is not None:
             add_fused_lm_head(roles.reference_model, self.temperature, outputs=("log_probs", "entropy"))
-        # Of a mean over tokens. bf16 rounds each log-probability to two or three digits.
-        self.tolerance = 0.02 if self.args.bf16 else 1e-4
+        # Of means over tokens. bf16 rounds log-probabilities to two or three digits, and not alike in a batch of other
+        # rows: log-ratios that should be 0 were 0.007 to 0.027 nats in 25 rollouts of SmolLM2-135M on an H100.
+        self.tolerance, self.ratio_tolerance = (0.02, 0.1) if self.args.bf16 else (1e-4, 1e-4)
         self.frozen = roles.fingerprint()
 
     # ---- Rollout ------------------------------------------------------------------------------------------------
@@ -232,7 +233,8 @@ class PPOTrainer(GRPOTrainer):
         if self.state.global_step % config.updates_per_rollout == 0:
             gap = ppo_math.masked_mean(log_ratio.abs(), mask)
             self._require(
-                gap < self.tolerance, f"before the first update from a rollout, log-ratios are {gap:.4f} nats, not 0"
+                gap < self.ratio_tolerance,
+                f"before the first update from a rollout, log-ratios are {gap:.4f} nats, not 0",
             )
         # While the critic warms up, a factor of 0 and not a missing term: on several processes every weight must get a
         # gradient.
