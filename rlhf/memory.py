@@ -152,10 +152,9 @@ def _kept(roles: Roles, role: Role, rows: int, length: int) -> int:
     tokens = torch.zeros((rows, length), dtype=torch.long, device=device)
     mask = torch.ones_like(tokens, dtype=torch.bool)
     mask[0, 0] = False  # a row is padded, as it will be: without padding attention needs no mask
-    bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
     with (
         roles.playing(role) as model,
-        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
+        torch.autocast(device.type, torch.bfloat16, enabled=roles.policy.placement.autocast),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
     ):
         read: Any = model.critic if hasattr(model, "critic") and role == "critic" else roles.policy.model

@@ -60,6 +60,8 @@ def run(config: PPOConfig) -> Path:
     # 2. Roles --------------------------------------------------------------------------------------------------------
     roles = cast_roles(config, policy, sft, reward)
     say(f"{'roles':<12} {describe(roles)}; {policy.placement.reason}")
+    rows = training.rows_per_forward(config, policy, [config.max_length])
+    config = config.model_copy(update={"per_device_train_batch_size": rows})  # on a GPU it was measured; once is enough
     predicted = memory.predict(config, roles)
     say(f"{'memory':<12} {predicted.describe()}")
     if (warning := predicted.warning()) is not None:

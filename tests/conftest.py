@@ -29,6 +29,9 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[1]
+# TRUEUP_TEST_DEVICE=cuda: the stages of tiny campaigns run on a GPU, in float32, so that what must be equal is.
+DEVICE = os.environ.get("TRUEUP_TEST_DEVICE", "cpu")
+PLACED = {"device": DEVICE} if DEVICE == "cpu" else {"device": DEVICE, "dtype": "float32"}
 
 COLOURS = "red blue green black white brown pink grey gold teal lime plum navy rose sand mint".split()
 DEMONSTRATIONS = [
@@ -146,7 +149,7 @@ def campaign(tiny_base: Path) -> Callable[..., Any]:
         values: dict[str, Any] = {
             "name": "tiny",
             "run_dir": str(folder / "run"),
-            "model": {"name": str(tiny_base), "chat_template": "plain", "device": "cpu"},
+            "model": {"name": str(tiny_base), "chat_template": "plain", **PLACED},
             "split": {"heldout_fraction": 0.3},
             "sft": {**training, "data": ["demonstrations.jsonl"]},
             "sample": {"prompts": "prompts.jsonl", "num_candidates": 3, "max_new_tokens": 8},
@@ -186,7 +189,7 @@ def policies_run() -> Callable[..., Path]:
         from trueup import models, runs
         from trueup.config import ModelConfig
 
-        config = ModelConfig(name=str(base), chat_template="plain", device="cpu")
+        config = ModelConfig(name=str(base), chat_template="plain", **PLACED)
         sft, align, reward = (runs.stage_dir(run_dir, stage) for stage in ("sft", "align", "reward"))
         loaded = models.load_base(config)
         loaded.model = adapter(loaded.model, sft / "adapter", 1, size)

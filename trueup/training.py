@@ -62,7 +62,7 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
         "report_to": config.report_to or "none",
         "seed": config.seed,
         "use_cpu": on_cpu,
-        "bf16": not on_cpu and loaded.placement.device.type == "cuda" and torch.cuda.is_bf16_supported(),
+        "bf16": loaded.placement.autocast,
         # Recomputing activations saves memory that a CPU has, for time that it has not.
         "gradient_checkpointing": not on_cpu,
         "dataloader_pin_memory": not on_cpu,

@@ -43,32 +43,49 @@ def made(tmp_path: Path, tiny_base: Path) -> Callable[..., tuple[PPOConfig, Role
 MEASURE = """
 import json, sys
 import psutil
+import torch
 import rlhf.ppo, rlhf.ppo_trainer
 from rlhf import memory
 from pathlib import Path
 from trueup.campaign import load_campaign
 
-predict, predictions = memory.predict, []
+predict, predictions, on_gpu = memory.predict, [], sys.argv[3] == "cuda"
 
 def watched(config, roles, longest=None):
     predictions.append(predict(config, roles, int(sys.argv[2])))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of loading the models, is forgotten
+    # The peak so far, of loading the models, is forgotten.
+    torch.cuda.reset_peak_memory_stats() if on_gpu else Path("/proc/self/clear_refs").write_text("5")
     return predictions[-1]
 
 memory.predict = watched
 memory.return_freed_memory()
-before = psutil.Process().memory_info().rss
+before = 0 if on_gpu else psutil.Process().memory_info().rss
 rlhf.ppo.run(load_campaign(Path(sys.argv[1])).stages["align"])
-status = Path("/proc/self/status").read_text()
-peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
+if on_gpu:
+    peak = torch.cuda.max_memory_allocated()
+else:
+    peak = 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 print("MEASURED", json.dumps([predictions[0].total_bytes, peak - before]))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+                pytest.mark.xfail(reason="an H100 took 2.5 times what was predicted, whole models 1.4 times"),
+            ],
+        ),
+    ],
+)
 @pytest.mark.parametrize("keys", [{}, {"full_finetuning": True, "learning_rate": 1e-5}], ids=["adapters", "full"])
 def test_a_real_training_peaks_within_a_quarter_of_what_was_predicted(
-    keys: dict[str, Any], campaign: Callable[..., Any], bases: Callable[[str], Path], tmp_path: Path
+    keys: dict[str, Any], device: str, campaign: Callable[..., Any], bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """17M parameters, and activations of some hundred MiB, before which a process's own overhead is small."""
     from transformers import AutoTokenizer
@@ -103,20 +120,19 @@ def test_a_real_training_peaks_within_a_quarter_of_what_was_predicted(
         "lora": {"r": 8},
         **keys,
     }
-    made = campaign(
-        tmp_path, align=align, model={"name": str(tmp_path / "base")}, split={"heldout_fraction": 0.0}, reward=None
-    )
+    model = {"name": str(tmp_path / "base"), "device": device, "dtype": "auto"}
+    made = campaign(tmp_path, align=align, model=model, split={"heldout_fraction": 0.0}, reward=None)
     from trueup import runs
 
     stage = runs.begin(made.stages["sft"])
     models.save(models.load_base(made.config.model), stage.dir / "model")
     stage.finish()
-    command = [sys.executable, "-c", MEASURE, str(tmp_path / "campaign.yaml"), str(prompt + answer)]
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "campaign.yaml"), str(prompt + answer), device]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     predicted, measured = json.loads(done.stdout.split("MEASURED")[1])
     print(f"predicted {predicted / MIB:.0f} MiB, measured {measured / MIB:.0f} MiB, ratio {predicted / measured:.2f}")
-    assert measured > 300 * MIB
+    assert measured > 300 * MIB or device == "cuda"  # whose allocator counts tensors alone
     assert 0.75 < predicted / measured < 1.33
 
 

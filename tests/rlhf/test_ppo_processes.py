@@ -114,8 +114,9 @@ def test_two_processes_take_the_steps_of_one(made: Any, tmp_path: Path) -> None:
 
 
 def test_one_process_goes_on_where_two_were_killed(made: Any, tmp_path: Path) -> None:
-    for process in on_two_processes(made, tmp_path, kill_at=4):
-        assert process.returncode == -signal.SIGKILL, process.stderr
+    killed, other = sorted(on_two_processes(made, tmp_path, kill_at=4), key=lambda process: process.returncode)
+    # The first to die may take the other with it, out of the barrier that both had reached.
+    assert killed.returncode == -signal.SIGKILL and other.returncode != 0, killed.stderr + other.stderr
     whole = rlhf.ppo.run(made.stages["align"])
     rest = rlhf.ppo.run(made.stages["align"].model_copy(update={"run_dir": tmp_path / "two0"}))
     for key in KEYS:
