@@ -154,8 +154,10 @@ def _download(folder: Path) -> Path:
 
 
 def _gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """A GGUF file's tokenizer. Its BOS and EOS are those that the file names: transformers 5.17 reads the one of Llama's
-    family as the other, and a model that takes the beginning of a turn for its end says nothing more."""
+    """A GGUF file's tokenizer, with the BOS and EOS that the file names.
+
+    transformers 5.17 takes the one for the other in the Llama family, and a turn would be trained to end at a start.
+    """
     from gguf import GGUFReader
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
