@@ -338,8 +338,8 @@ def clip_holds_much(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "watch",
-        f"{100 * last:.0f} % of the policy's tokens at the end: much of each pass over a rollout moves nothing any "
-        "more. A lower learning rate, or fewer passes.",
+        f"{100 * last:.0f} % of what the policy learns from, at the end: much of each pass over a rollout moves "
+        "nothing any more. A lower learning rate, or fewer passes.",
     )
 
 
@@ -468,8 +468,8 @@ def _reads_kl(rows: Sequence[Row]) -> str:
 
 def _reads_clipped(rows: Sequence[Row]) -> str:
     return (
-        "Of the policy: tokens whose ratio to the policy that sampled them has left the clip, so that they move it no "
-        "further. 0 in the first step after each rollout, where the two are one."
+        "Of the policy: tokens (with RLOO whole answers) whose ratio to the policy that sampled them has left the "
+        "clip, so that they move it no further. 0 in the first step after each rollout, where the two are one."
         + (" Of the critic: the same of its values." if points(rows, _VALUE_CLIPPED)[1] else "")
     )
 
