@@ -218,7 +218,7 @@ def test_a_critic_is_judged_by_what_it_explains_at_the_end_and_by_a_loss_that_gr
 def test_a_clip_that_holds_a_third_of_the_tokens_is_told_and_one_that_holds_few_is_not(metric: str) -> None:
     title = "share of tokens held by the clip"
     [note] = notes(rows(0.05, **{metric.replace("/", "__"): lambda t: 0.1 + 0.4 * t}))[title]
-    assert note.level == "watch" and note.text.startswith("48 % of the policy's tokens")
+    assert note.level == "watch" and note.text.startswith("48 % of what the policy learns from")
     assert notes(rows(0.05, **{metric.replace("/", "__"): lambda t: 0.1}))[title] == []
 
 
