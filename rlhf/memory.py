@@ -27,6 +27,9 @@ _DRAWN_AT_ONCE, _READ_AT_ONCE = 64, 16
 """Answers that `rlhf.rollouts.draw` draws side by side, and that `trueup.sampling.completion_logps` reads at once."""
 _TILE = (4096, 32768)
 """Positions and vocabulary that TRL's fused head scores at once (trl.kernels.chunked_logprob)."""
+_TILE_PARTS = 7.25
+"""Tiles of float32 that its backward pass holds without Triton, beside the logits: them scaled twice, log p, p, their
+gradient, where the target is as bool and as number, and its difference from p."""
 
 _HOLES = 2.2
 """Times what is held that malloc may come to take for it: see `return_freed_memory`."""
@@ -37,9 +40,9 @@ class Prediction:
     """In bytes. Sampling and updating take turns, so the larger of the two counts."""
 
     weights: int
-    """All roles'. They are in memory when the prediction is made."""
+    """All roles'. They are in memory when the prediction is made; on a GPU with what cuBLAS took for its work."""
     trained: int
-    """Gradients of what is trained and Adam's two moments."""
+    """Gradients of what is trained and Adam's two moments; on a GPU, where it steps all weights at once, a third."""
     buffer: int
     """The rollout: tokens, masks, log-probabilities, values, advantages, returns."""
     sampling: int
@@ -84,7 +87,8 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
     length, answer, layers = longest or config.max_length, config.max_new_tokens, text.num_hidden_layers
     rows = training.rows_per_forward(config, roles.policy, [length])
 
-    gradients = _bytes(roles.trained.values())
+    on_gpu, autocast = device.type == "cuda", roles.policy.placement.autocast
+    trained = _bytes(roles.trained.values()) * (4 if on_gpu else 3)
     # Two of int64, a mask of each, four of float32, what the trunk made of it; and once more, shuffled.
     trunk = text.hidden_size * item if roles.trunk.depth else 0
     buffer = 2 * config.rollout_batch_size * length * (2 * 8 + 2 + 4 * 4 + trunk)
@@ -107,18 +111,20 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
         layer = max(passes) / layers  # gradients of one layer's activations, on their way down
         if checkpointing:  # a layer keeps its input, and one at a time is computed again
             passes, layer = [rows * length * layers * text.hidden_size * item] * 2, 2 * layer
-        # The logits of a tile; without Triton, five more of its size for their exponentials and products.
-        tile = min(_TILE[0], rows * answer) * min(_TILE[1], text.vocab_size) * 4 * (1 if device.type == "cuda" else 6)
+        # TRL makes room for a whole tile, however small the vocabulary.
+        tile = min(_TILE[0], rows * answer) * _TILE[1] * (2 if autocast else 4)
+        if not on_gpu:
+            tile += int(_TILE_PARTS * min(_TILE[0], rows * answer) * min(_TILE[1], text.vocab_size) * 4)
         if config.ptx_coef:  # a third pass, whose logits are whole: themselves, their log-softmax, its gradient
             passes.append(passes[0] + 3 * rows * config.max_length * text.vocab_size * 4)
         return int(max(sum(passes) + layer, passes[0] + tile))
 
     free = training.free_memory(device)
     divisors = [n for n in range(1, config.train_batch_size + 1) if config.train_batch_size % n == 0]
-    fitting = [n for n in divisors if 3 * gradients + buffer + max(sampling, updating(n)) <= free]
+    fitting = [n for n in divisors if trained + buffer + max(sampling, updating(n)) <= free]
     return Prediction(
-        weights=_bytes([*roles.trained.values(), *roles.frozen()]),
-        trained=3 * gradients,
+        weights=torch.cuda.memory_allocated(device) if on_gpu else _bytes([*roles.trained.values(), *roles.frozen()]),
+        trained=trained,
         buffer=buffer,
         sampling=sampling,
         updating=updating(rows),

@@ -117,7 +117,7 @@ def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) ->
             say(f"{'batch':<12} {rows} of {total} rows at once: more would take memory and save no time on a CPU")
         return rows
     row_bytes = _bytes_per_token(loaded) * max(lengths)
-    free = 0.8 * torch.cuda.mem_get_info(loaded.placement.device)[0]
+    free = 0.8 * free_memory(loaded.placement.device)
     rows = next(n for n in range(total, 0, -1) if total % n == 0 and (n == 1 or n * row_bytes <= free))
     say(
         f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, "
@@ -324,9 +324,10 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes."""
+    """Bytes; on a GPU with what PyTorch holds and would use again."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
     return psutil.virtual_memory().available
 
 

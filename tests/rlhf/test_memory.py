@@ -78,12 +78,22 @@ print("MEASURED", json.dumps([predictions[0].total_bytes, peak - before]))
             "cuda",
             marks=[
                 pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
-                pytest.mark.xfail(reason="an H100 took 2.5 times what was predicted, whole models 1.4 times"),
+                # An H100 took 260 MiB with adapters and 909 with whole models. What was then predicted, 104 and 644,
+                # lacked cuBLAS's workspaces, the optimiser's and most of the head's; on a GPU it was not tried since.
+                pytest.mark.xfail(reason="not seen to hold on a GPU yet"),
             ],
         ),
     ],
 )
-@pytest.mark.parametrize("keys", [{}, {"full_finetuning": True, "learning_rate": 1e-5}], ids=["adapters", "full"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"trainer_args": {"gradient_checkpointing": False}},
+        {"trainer_args": {"gradient_checkpointing": True}},
+        {"full_finetuning": True, "learning_rate": 1e-5},
+    ],
+    ids=["adapters", "adapters, recomputed", "full"],
+)
 def test_a_real_training_peaks_within_a_quarter_of_what_was_predicted(
     keys: dict[str, Any], device: str, campaign: Callable[..., Any], bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -160,8 +170,9 @@ def test_more_of_anything_is_never_predicted_to_take_less(key: str, made: Callab
 
 def test_layers_below_the_first_adapter_cost_no_activations(made: Callable[..., Any]) -> None:
     names = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
-    every = memory.predict(*made(lora={"r": 4, "target_modules": names}))
-    last = memory.predict(*made(lora={"r": 4, "target_modules": [f"1.{name}" for name in names]}))
+    last_names = [f"1.{name}" for name in names]
+    every = memory.predict(*made(lora={"r": 4, "target_modules": names}, max_new_tokens=1))
+    last = memory.predict(*made(lora={"r": 4, "target_modules": last_names}, max_new_tokens=1))
     assert last.updating < 0.7 * every.updating
 
 
@@ -198,8 +209,8 @@ def test_what_does_not_fit_is_a_finding_that_names_the_rows_that_would(
     third = needed.trained + needed.buffer + needed.updating // 3
     monkeypatch.setattr(memory.training, "free_memory", lambda device: third)
     found = memory.predict(config, roles).warning()
-    assert found is not None and found.level == "warn" and "per_device_train_batch_size: 16" in found.message
-    fitting = config.model_copy(update={"per_device_train_batch_size": 16})
+    assert found is not None and found.level == "warn" and "per_device_train_batch_size: 8 " in found.message
+    fitting = config.model_copy(update={"per_device_train_batch_size": 8})
     assert memory.predict(fitting, roles).warning() is None
 
 
