@@ -81,6 +81,7 @@ class ModelConfig(Section):
     new_tokens: bool = False
     """With `chatml`: add its two markers to a vocabulary that lacks them, and train their embeddings."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; `auto` says what it chose and why. With `float32` a GPU does not train in bf16 either."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     attn_implementation: str = "auto"
     load_in_4bit: bool = False
