@@ -27,7 +27,7 @@ from trueup import models
 from trueup.config import ModelConfig
 from trueup.live import Adapted
 from trueup.policies import PolicyInfo
-from trueup.sampling import roomy_cache
+from trueup.sampling import as_argument, roomy_cache
 
 ROUNDS, PROMPT, NEW_TOKENS = 3, 60, 20
 SUMS = {"sft": ("sft",), "aligned": ("sft", "align"), "base": (), "other": ("align",)}
@@ -49,14 +49,19 @@ def main() -> None:
 
         def own(names: Sequence[str]) -> float:
             ours.use([PolicyInfo(name, name, None, tuple(paths[part] for part in SUMS[name])) for name in names])
-            return seconds([(len(names), lambda **read: ours.loaded.model(**read))])
+            return seconds(
+                [(len(names), lambda cache, **read: ours.loaded.model(**read, **as_argument(cache, ours.loaded.model)))]
+            )
 
         def mixed(names: Sequence[str]) -> float:
             which = [{"base": "__base__", "other": "align"}.get(name, name) for name in names]
-            return seconds([(len(names), lambda **read: peft(**read, adapter_names=which))])
+            return seconds(
+                [(len(names), lambda cache, **read: peft(**read, **as_argument(cache, peft), adapter_names=which))]
+            )
 
         def switched(name: str) -> Callable[..., Any]:
-            def forward(**read: Any) -> Any:
+            def forward(cache: Any, **read: Any) -> Any:
+                read |= as_argument(cache, peft)
                 if not SUMS[name]:
                     with peft.disable_adapter():
                         return peft(**read)
@@ -69,7 +74,9 @@ def main() -> None:
             "one pass, own adapters": own,
             "PEFT, mixed batch": mixed,
             "PEFT, one by one": lambda names: seconds([(1, switched(name)) for name in names]),
-            "merged, one by one": lambda names: seconds([(1, lambda **read: plain(**read))] * len(names)),
+            "merged, one by one": lambda names: seconds(
+                [(1, lambda cache, **read: plain(**read, **as_argument(cache, plain)))] * len(names)
+            ),
         }
         for count in (1, 2, 4):
             taken: dict[str, list[float]] = {way: [] for way in ways}
@@ -87,12 +94,12 @@ def seconds(forwards: list[tuple[int, Callable[..., Any]]]) -> float:
     for rows, forward in forwards:
         cache = roomy_cache(config)
         read = torch.full((rows, PROMPT), 100)
-        forward(input_ids=read, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        forward(cache, input_ids=read, use_cache=True, logits_to_keep=1)
         going.append((forward, read[:, :1], cache))
     started = time.process_time()
     for _ in range(NEW_TOKENS):
         for forward, token, cache in going:
-            forward(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            forward(cache, input_ids=token, use_cache=True, logits_to_keep=1)
     return (time.process_time() - started) / NEW_TOKENS
 
 

@@ -27,7 +27,7 @@ from trueup.errors import DataError, ModelError
 from trueup.models import EMBEDDED, EMBEDDED_NAME, Loaded, load_base, load_policy, load_reward_model
 from trueup.policies import REFERENCE, PolicyInfo, find_policies, model_config
 from trueup.records import Candidate, Message
-from trueup.sampling import Decoding, candidate, draw, noise, roomy_cache, score
+from trueup.sampling import Decoding, as_argument, candidate, draw, noise, roomy_cache, score
 
 # ---- What comes out ---------------------------------------------------------------------------------------------
 
@@ -243,9 +243,8 @@ class _Batch:
 
     def forward(self) -> None:
         """Read the tokens that were drawn last. All rows are equally long, so none needs a mask."""
-        out = self.model.loaded.model(
-            input_ids=self.drawn, past_key_values=self.cache, use_cache=True, logits_to_keep=1
-        )
+        model = self.model.loaded.model
+        out = model(input_ids=self.drawn, **as_argument(self.cache, model), use_cache=True, logits_to_keep=1)
         self.logits = out.logits[:, -1]  # (B, V)
 
     def draw(self, index: int) -> Step:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -153,7 +154,7 @@ def _sample_batch(
         input_ids=tokens,
         attention_mask=mask,
         position_ids=tensors.positions(mask),
-        past_key_values=cache,
+        **as_argument(cache, model),
         use_cache=True,
         logits_to_keep=1,
     )
@@ -185,7 +186,7 @@ def _sample_batch(
             input_ids=drawn.unsqueeze(1),
             attention_mask=mask,
             position_ids=position,
-            past_key_values=cache,
+            **as_argument(cache, model),
             use_cache=True,
         )
         logits, position = out.logits[:, -1], position + 1
@@ -249,6 +250,16 @@ class _RoomyLayer(DynamicLayer):
             self._buffers[name] = buffer
         buffer[..., length:total, :] = new
         return buffer[..., :total, :]
+
+
+def as_argument(cache: DynamicCache, model: Any) -> dict[str, DynamicCache]:
+    """The cache under the name that the model's forward has for it.
+
+    transformers calls it `cache` since some release after 5.17, and understands `past_key_values` until 5.40.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    takes = inspect.signature(type(model).forward).parameters
+    return {"cache" if "cache" in takes else "past_key_values": cache}
 
 
 def roomy_cache(config: Any) -> DynamicCache:
@@ -335,12 +346,12 @@ def _read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tup
     """The cache of P prompts and their mask (P, S)."""
     device = reward_model.placement.device
     tokens, mask = (tensor.to(device) for tensor in tensors.pad_left(prompts, reward_model.tokenizer.pad_token_id))
-    cache = roomy_cache(reward_model.model.config)
-    reward_model.model.base_model(
+    cache, decoder = roomy_cache(reward_model.model.config), reward_model.model.base_model
+    decoder(
         input_ids=tokens,
         attention_mask=mask,
         position_ids=tensors.positions(mask),
-        past_key_values=cache,
+        **as_argument(cache, decoder),
         use_cache=True,
     )
     return cache, mask
@@ -362,7 +373,7 @@ def _score_batch(
         input_ids=tokens,
         attention_mask=mask,
         position_ids=tensors.positions(mask)[:, -tokens.size(1) :],
-        past_key_values=cache,
+        **as_argument(cache, model.base_model),
         use_cache=True,
     ).last_hidden_state
     # transformers' own head looks for the last token that is not padding by its id; we know where it is.

@@ -301,9 +301,10 @@ def test_layers_below_the_adapters_are_read_once_a_rollout_which_changes_no_grad
         gradients.append({name: weight.grad.clone() for name, weight in self.roles.trained.items()})  # type: ignore[union-attr]
         return loss
 
-    def counted(self: Any, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
-        reads[self.layer_idx] += past_key_values is None  # sampling has a cache, reading and training have none
-        return attend(self, *args, past_key_values=past_key_values, **kwargs)
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # Sampling has a cache, reading and training have none.
+        reads[self.layer_idx] += kwargs.get("cache") is None and kwargs.get("past_key_values") is None
+        return attend(self, *args, **kwargs)
 
     monkeypatch.setattr(PPOTrainer, "training_step", noted)
     monkeypatch.setattr(LlamaAttention, "forward", counted)
