@@ -111,7 +111,7 @@ def build_trainer(
 
     name = config.algorithm.upper()
     schema, trainer = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
-    arguments = online_arguments(config, stage, policy, len(dataset))
+    arguments = online_arguments(config, stage, policy, dataset)
     arguments |= {"num_iterations": config.num_iterations, "beta": config.beta}
     draws = {"rollout_func": Sampler(config, policy)} if config.algorithm == "grpo" else {}
     return trainer(

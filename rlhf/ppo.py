@@ -153,7 +153,7 @@ def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any
 
     from rlhf.ppo_trainer import PPOTrainer
 
-    arguments = online_arguments(config, stage, roles.policy, len(dataset))
+    arguments = online_arguments(config, stage, roles.policy, dataset)
     arguments |= {
         "num_iterations": config.num_ppo_epochs,
         "beta": 0.0,  # our KL is in the reward

@@ -149,14 +149,17 @@ def num_rollouts(prompts: int, config: OnlineConfig) -> int:
     return math.ceil(config.num_train_epochs * prompts * config.num_generations / config.rollout_batch_size)
 
 
-def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, prompts: int) -> dict[str, Any]:
-    """Arguments that TRL's GRPO and RLOO configs, and PPO's, take from ours."""
+def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, asked: Dataset) -> dict[str, Any]:
+    """Arguments that TRL's GRPO and RLOO configs, and PPO's, take from ours.
+
+    asked  the schedule: all prompts of the training
+    """
     updates = config.updates_per_rollout
     arguments = training.trainer_arguments(config, stage, policy, [config.max_length])
     del arguments["max_length"]
     return arguments | {
         "num_train_epochs": 1,  # the schedule is the whole training
-        "max_steps": num_rollouts(prompts, config) * updates,
+        "max_steps": len(asked) * config.num_generations // config.rollout_batch_size * updates,
         "save_steps": math.ceil(config.save_steps / updates) * updates,
         "shuffle_dataset": False,
         "disable_dropout": True,
