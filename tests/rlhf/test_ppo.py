@@ -106,6 +106,19 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 # ---- What it leaves behind --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_two_passes_over_the_prompts_are_the_rollouts_that_ask_each_prompt_twice(
+    aligned: Callable[..., Any], algorithm: str
+) -> None:
+    keys = {} if algorithm == "ppo" else {**GROUPED, "algorithm": "grpo", "num_generations": 2, "num_iterations": 2}
+    _, directory = aligned(**keys, num_train_epochs=2, max_steps=-1, keep_steps=0, eval_prompts=0)
+    report = json.loads((directory / "report.json").read_text())
+    # 16 prompts, two answers each, twice, in rollouts of 8 answers; two passes over a rollout, of two steps each.
+    assert report["steps_trained"] == 16 * 2 * 2 // 8 * 4
+    if algorithm == "ppo":
+        assert len(report["rollouts"]) == 8
+
+
 def test_it_leaves_a_policy_its_steps_its_samples_and_what_it_measured(aligned: Callable[..., Any]) -> None:
     _, directory = aligned(rewards={"reward_model": 1.0, "rewards.py:likes_red": 0.5})
     assert {path.name for path in directory.iterdir()} == {
