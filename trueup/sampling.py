@@ -150,11 +150,12 @@ def _sample_batch(
     tokens, mask = tensors.pad_left(prompts, policy.tokenizer.pad_token_id)  # (P, S)
     tokens, mask = tokens.to(device), mask.to(device)
     cache = roomy_cache(model.config)
+    past = as_argument(cache, model)
     out = model(
         input_ids=tokens,
         attention_mask=mask,
         position_ids=tensors.positions(mask),
-        **as_argument(cache, model),
+        **past,
         use_cache=True,
         logits_to_keep=1,
     )
@@ -186,7 +187,7 @@ def _sample_batch(
             input_ids=drawn.unsqueeze(1),
             attention_mask=mask,
             position_ids=position,
-            **as_argument(cache, model),
+            **past,
             use_cache=True,
         )
         logits, position = out.logits[:, -1], position + 1
