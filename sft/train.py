@@ -44,7 +44,7 @@ def run(config: SFTConfig) -> Path:
     heldout_rows = encode(heldout, base.tokenizer, config.max_length, Dropped())[:_EVALUATED]
     if not train_rows:
         raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
-    turns = sum(m.role == "assistant" for row in train for m in row.messages)
+    turns = sum(m.role == "assistant" and m.trained for row in train for m in row.messages)
     say(
         f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)}, of which {trained_tokens(train_rows)} "
         f"carry loss; dropped: {dropped}"

@@ -87,7 +87,8 @@ def encode_completion(
 def encode_demonstration(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 ) -> tuple[list[int], list[int]]:
-    """Tokens and labels of a conversation; labels are -100 outside the assistant's turns.
+    """Tokens and labels of a conversation; labels are -100 outside the assistant's turns and in those that are not
+    `trained`.
 
     Each assistant turn's label ends with EOS. The tokens before the last turn are those that `encode_prompt` gives, so
     that what is trained is what is asked. Raises ModelError where the template cannot promise that.
@@ -114,6 +115,11 @@ def encode_demonstration(
             "the chat template renders a prompt differently alone and with its answer, so the model would be asked in "
             "other tokens than it was trained on: set model.chat_template to chatml or plain"
         )
+    said = [message for message in messages if message.role == "assistant"]
+    for message, stop in zip(said, ends, strict=True):
+        if not message.trained:
+            start = next((i + 1 for i in range(stop, -1, -1) if not mask[i]), 0)
+            labels[start : stop + 1] = [IGNORED] * (stop + 1 - start)
     return ids, labels
 
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trueup.config import SplitConfig
 from trueup.errors import DataError
@@ -33,10 +33,13 @@ class Row(BaseModel):
 class Message(Row):
     role: Literal["system", "user", "assistant"]
     content: str
+    trained: bool = Field(True, exclude_if=bool)
+    """Whether a demonstration's assistant turn carries loss. False: it is there to be read alone."""
 
 
 class Demonstration(Row):
-    """A conversation whose assistant turns are to be imitated. It ends with an assistant turn."""
+    """A conversation whose assistant turns are to be imitated, but for those that are not `trained`. It ends with an
+    assistant turn."""
 
     messages: list[Message]
     category: str | None = None
@@ -44,6 +47,8 @@ class Demonstration(Row):
     @model_validator(mode="after")
     def _has_answers(self) -> Demonstration:
         _check_turns(self.messages, last="assistant")
+        if not any(message.trained for message in self.messages if message.role == "assistant"):
+            raise ValueError("no assistant turn carries loss, so there is nothing to imitate")
         return self
 
     @property
