@@ -5,6 +5,7 @@ Training and sampling both come through here, so a policy is asked in exactly th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +50,19 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
         tokenizer.chat_template = path.read_text(encoding="utf-8")
     pad = set_pad_token(tokenizer)
     return f"chat template {choice} ({reason}), end of turn {tokenizer.eos_token!r}, {pad}"
+
+
+_GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+
+
+def portable_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's chat template without the tag `generation`, which transformers alone understands.
+
+    A condition that always holds takes its place: it renders the same, white space included, in every engine.
+    """
+    return _GENERATION.sub(
+        lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", tokenizer.get_chat_template()
+    )
 
 
 def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from trueup.chat import IGNORED, encode_completion, encode_demonstration, encode_prompt, set_template
+from trueup.chat import (
+    IGNORED,
+    encode_completion,
+    encode_demonstration,
+    encode_prompt,
+    portable_template,
+    set_template,
+)
 from trueup.config import ModelConfig
 from trueup.errors import DataError, ModelError
 from trueup.records import Message
@@ -200,3 +207,24 @@ def test_text_that_spells_the_end_of_turn_is_refused_since_it_would_be_read_as_o
             encode_demonstration(made, conversation)
     with pytest.raises(DataError, match="a user turn spells"):
         encode_prompt(made, [Message(role="user", content=made.eos_token)])
+
+
+@pytest.mark.parametrize("tag", ["{% generation %}|{% endgeneration %}", "{%- generation -%}|{%-endgeneration-%}"])
+@pytest.mark.parametrize("trim", [True, False])
+def test_a_portable_template_renders_the_same_in_plain_jinja(bases, tag: str, trim: bool) -> None:
+    """With and without `trim_blocks`, which engines set differently."""
+    import jinja2
+
+    opened, closed = tag.split("|")
+    rest = f" \n  {opened}\n {{{{ m['content'] + eos_token }}}} \n{closed} \n"
+    made = AutoTokenizer.from_pretrained(bases("plain"))
+    made.chat_template = f"{{% for m in messages %}}{{{{ m['role'] + ': ' }}}}{rest}{{% endfor %}}"
+    portable = portable_template(made)
+    assert "generation" not in portable
+    turns = [{"role": "user", "content": "Say red."}, {"role": "assistant", "content": "It is red."}]
+    as_was = made.apply_chat_template(turns, tokenize=False)
+    plain = jinja2.Environment(trim_blocks=trim, lstrip_blocks=trim)
+    rendered = plain.from_string(portable).render(messages=turns, eos_token=made.eos_token)
+    assert (rendered == as_was) == (trim or "-" in tag)
+    made.chat_template = portable
+    assert made.apply_chat_template(turns, tokenize=False) == as_was
