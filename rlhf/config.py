@@ -13,11 +13,14 @@ from trueup.config import (
     InputPath,
     ModelConfig,
     PromptsPath,
+    RunDirectory,
     Section,
     SplitConfig,
     StageConfig,
     TrainConfig,
+    from_campaign,
 )
+from trueup.contents import Contents
 from trueup.records import PairRule
 from trueup.rubric import RUBRICS
 from trueup.runs import find_stage
@@ -70,9 +73,7 @@ def _from_base(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, dict) or not info.context:
         return value
     return {
-        str(info.context["base"] / Path(name).expanduser())
-        if isinstance(name, str) and _NAMES_FUNCTION.fullmatch(name)
-        else name: weight
+        str(from_campaign(name, info)) if isinstance(name, str) and _NAMES_FUNCTION.fullmatch(name) else name: weight
         for name, weight in value.items()
     }
 
@@ -320,7 +321,7 @@ class CompareConfig(StageConfig):
 
     base: bool = False
     """Compare the base model too, before SFT."""
-    others: dict[str, Path] = Field({})
+    others: dict[str, RunDirectory] = Field({})
     """Aligned policies of other runs to compare too: {name: run directory}, such as {ppo: runs/demo-ppo}."""
     greedy: bool = True
     """Compare the likeliest answers too, one for each prompt."""
@@ -363,6 +364,9 @@ class CompareConfig(StageConfig):
 
     def input_paths(self) -> list[Path]:
         return [check.path for check in self.checks]
+
+    def contents(self) -> dict[str, Contents | None]:
+        return self.model.contents() if self.base else {}
 
     def fingerprint(self) -> dict[str, str | None]:
         """The rubric's own text, people's votes, and the other runs' policies, where they count."""

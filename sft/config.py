@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from trueup.config import DemonstrationsPath, ModelConfig, PromptsPath, Section, SplitConfig, StageConfig, TrainConfig
+from trueup.contents import Contents
 
 
 class DataSource(Section):
@@ -39,6 +40,9 @@ class SFTConfig(TrainConfig):
 
     def input_paths(self) -> list[Path]:
         return [source.path for source in self.data]
+
+    def contents(self) -> dict[str, Contents | None]:
+        return {**self.model.contents(), **super().contents()}
 
 
 class SampleConfig(StageConfig):

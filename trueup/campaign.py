@@ -12,10 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trueup import runs
-from trueup.config import ModelConfig, Section, SplitConfig, StageConfig, did_you_mean, read_yaml, set_key, validate
+from pydantic import field_validator
+
+from trueup import contents, runs
+from trueup.config import (
+    ModelConfig,
+    RunDirectory,
+    Section,
+    SplitConfig,
+    StageConfig,
+    did_you_mean,
+    read_yaml,
+    set_key,
+    validate,
+)
+from trueup.contents import sha256_file
 from trueup.errors import ConfigError
-from trueup.records import sha256_file
 
 
 @dataclass(frozen=True)
@@ -39,11 +51,18 @@ class CampaignConfig(Section):
     """The keys at the top of a campaign file, beside its stages."""
 
     name: str
-    run_dir: Path | None = None
+    run_dir: RunDirectory | None = None
     """Where results go, relative to the working directory; default `runs/<name>`."""
     seed: int = 0
     model: ModelConfig = ModelConfig()
     split: SplitConfig = SplitConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not value.strip() or value.startswith(("/", "~")) or ".." in Path(value).parts or not value.isprintable():
+            raise ValueError(f"{value!r} cannot name a folder in runs/; write a plain name, and a path as run_dir")
+        return value
 
 
 @dataclass(frozen=True)
@@ -211,7 +230,7 @@ def why_stale(config: StageConfig) -> str | None:
         return next((line for line in changed if line.startswith("algorithm: ")), "; ".join(changed))
     recorded = [entry["sha256"] for entry in manifest["inputs"]]
     for path, before in zip(config.input_paths(), recorded, strict=False):
-        if not path.exists():
+        if not path.is_file():
             return f"{path} is missing"
         if sha256_file(path) != before:
             return f"{path} has changed"
@@ -224,6 +243,8 @@ def why_stale(config: StageConfig) -> str | None:
     for output in manifest["outputs"]:
         if not (found.dir / output["path"]).exists():
             return f"its {output['path']} is missing"
+    if changed := contents.changed(manifest.get("contents", {}), config.contents()):
+        return "; ".join(changed)
     if changed := changed_keys(manifest.get("fingerprint"), config.fingerprint()):
         return "; ".join(changed)
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -29,11 +30,35 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from trueup import contents
+from trueup.contents import Contents
 from trueup.errors import ConfigError
 
 STARTER = Path(__file__).parent / "starter"
 
 # ---- Input files ------------------------------------------------------------------------------------------------
+
+
+def home_expanded(value: Any) -> Any:
+    """Text as a path whose `~` is the home folder; anything else as it stands, for pydantic to refuse."""
+    if not isinstance(value, str | Path):
+        return value
+    if "\0" in str(value):
+        raise ValueError(f"{str(value)!r}: a path cannot hold a NUL character")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{value}: there is no such user, whose home folder it would start from") from None
+
+
+def from_campaign(value: Any, info: ValidationInfo) -> Any:
+    """A path as it is written in a campaign file: relative to that file, `~` is the home folder."""
+    path = home_expanded(value)
+    return info.context["base"] / path if isinstance(path, Path) and info.context else path
+
+
+RunDirectory = Annotated[Path, BeforeValidator(home_expanded)]
+"""A field type for a run: relative to the working directory, where results go."""
 
 
 def _input_path(starter: str) -> Any:
@@ -44,11 +69,7 @@ def _input_path(starter: str) -> Any:
     """
 
     def resolve(value: Any, info: ValidationInfo) -> Any:
-        if value == "starter":
-            return STARTER / starter
-        if isinstance(value, str) and info.context:
-            return info.context["base"] / Path(value).expanduser()
-        return value
+        return STARTER / starter if value == "starter" and starter else from_campaign(value, info)
 
     def serialize(value: Path, info: SerializationInfo) -> str:
         return "<input>" if info.context and info.context.get("identity") else str(value)
@@ -59,6 +80,37 @@ def _input_path(starter: str) -> Any:
 DemonstrationsPath = _input_path("demonstrations.jsonl")
 PromptsPath = _input_path("prompts.jsonl")
 InputPath = _input_path("")
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name can only be a path: a hub id is `name` or `owner/name`."""
+    return name.startswith(("/", "~", "./", "../")) or name in (".", "..") or name.count("/") > 1
+
+
+def _model_path(value: Any, info: ValidationInfo) -> Any:
+    """A model's name as an absolute path where it is one, or where that file or folder is beside the campaign file."""
+    if not isinstance(value, str) or not value or value == "embedded" or not info.context:
+        return value
+    path = Path(os.path.abspath(from_campaign(value, info)))
+    return str(path) if is_path(value) or value.endswith(".gguf") or os.path.exists(path) else value
+
+
+def _template_path(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str) or value in ("auto", "chatml", "plain") or not info.context:
+        return value
+    path = Path(os.path.abspath(from_campaign(value, info)))
+    return str(path) if "/" in value or "." in value or os.path.exists(path) else value
+
+
+def _without_place(value: str | None, info: SerializationInfo) -> str | None:
+    """In an identity a local path does not count, since what lies there is known by its hash (`contents`)."""
+    identity = info.context and info.context.get("identity")
+    return "<local>" if identity and value and value.startswith("/") else value
+
+
+ModelName = Annotated[str, BeforeValidator(_model_path), PlainSerializer(_without_place)]
+"""A field type for a hub id, or for a model on this machine, whose path is relative to the campaign file."""
+TemplateName = Annotated[str, BeforeValidator(_template_path), PlainSerializer(_without_place)]
 
 # ---- Sections ---------------------------------------------------------------------------------------------------
 
@@ -72,11 +124,12 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which base model, and how it is laid out in text and in memory."""
 
-    name: str = "embedded"
-    """`embedded` (SmolLM2-135M-Instruct, needs no hub), a hub id, a local directory, or a `.gguf` file."""
+    name: ModelName = "embedded"
+    """`embedded` (SmolLM2-135M-Instruct, needs no hub), a local directory, a `.gguf` file, or a hub id. `owner/name` is
+    a hub id unless that folder is beside the campaign file."""
     revision: str | None = None
     """Hub revision: a branch, tag or commit."""
-    chat_template: str = "auto"
+    chat_template: TemplateName = "auto"
     """`auto` keeps the tokenizer's own; `chatml` or `plain` are Trueup's; else the path of a Jinja file."""
     new_tokens: bool = False
     """With `chatml`: add its two markers to a vocabulary that lacks them, and train their embeddings."""
@@ -88,6 +141,14 @@ class ModelConfig(Section):
     """Quantise the frozen base to 4 bits (QLoRA); needs a CUDA device and bitsandbytes."""
     trust_remote_code: bool = False
     """Run Python that comes with the model. Off: a model file should be data."""
+
+    def contents(self) -> dict[str, Contents | None]:
+        """What a stage that starts from the base model is made from: weights and tokenizer, and a template of one's
+        own."""
+        found = {"model.name": contents.of_model(self.name, self.revision)}
+        if self.chat_template not in ("auto", "chatml", "plain"):
+            found["model.chat_template"] = contents.of_file(self.chat_template)
+        return found
 
 
 class SplitConfig(Section):
@@ -140,6 +201,10 @@ class StageConfig(Section):
         """The files that this stage reads, besides its parents' results."""
         return []
 
+    def contents(self) -> dict[str, Contents | None]:
+        """By key, what lies under a name that is no input file: the files of a model, a template."""
+        return {}
+
     def fingerprint(self) -> dict[str, str | None]:
         """Whatever else the result depends on and no key or file says: what is in a label store, a rubric's text."""
         return {}
@@ -151,6 +216,17 @@ class StageConfig(Section):
     def sha256(self) -> str:
         """Hash of the identity, independent of key order."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+_FILES_OF_TRAINERS = ("deepspeed", "fsdp_config", "accelerator_config")
+"""Arguments of TRL's trainers that may name a JSON file, relative to the campaign file."""
+
+
+def _files_from_campaign(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, dict):
+        return value
+    files = {key: value[key] for key in _FILES_OF_TRAINERS if isinstance(value.get(key), str)}
+    return {**value, **{key: str(from_campaign(file, info)) for key, file in files.items() if file.endswith(".json")}}
 
 
 class TrainConfig(StageConfig):
@@ -176,8 +252,12 @@ class TrainConfig(StageConfig):
     full_finetuning: bool = False
     """Train every weight instead of adapters."""
     lora: LoRAConfig = LoRAConfig()
-    trainer_args: dict[str, Any] = {}
+    trainer_args: Annotated[dict[str, Any], BeforeValidator(_files_from_campaign)] = {}
     """Any other argument of the TRL trainer's config, checked against its fields."""
+
+    def contents(self) -> dict[str, Contents | None]:
+        named = {key: self.trainer_args.get(key) for key in _FILES_OF_TRAINERS}
+        return {f"trainer_args.{key}": contents.of_file(file) for key, file in named.items() if isinstance(file, str)}
 
 
 S = TypeVar("S", bound=Section)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trueup import runs
+from trueup.contents import sha256_file
 from trueup.errors import RunError
-from trueup.records import sha256_file
 from trueup.runs import FinishedStage
 
 WHAT = {

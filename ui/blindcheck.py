@@ -369,7 +369,7 @@ def _text(report: Report, shown: int, browser: bool) -> str:
     return "\n".join(lines)
 
 
-def copy_store(source: str, target: str) -> None:
+def copy_store(source: str | sa.URL, target: str | sa.URL) -> None:
     """All rows of the store at `source` in a new SQLite store; the source is only read."""
     parsed = sa.make_url(source)
     into = Path(str(sa.make_url(target).database))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from trueup.config import InputPath, ModelConfig, SplitConfig, StageConfig
+from trueup import contents
+from trueup.config import InputPath, ModelConfig, ModelName, SplitConfig, StageConfig, from_campaign
+from trueup.contents import Contents
 from trueup.rubric import RUBRICS
 from trueup.runs import STORE, stage_dir
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
 
 Source = Literal["human", "simulated", "import", "judge", "reward_model"]
 
@@ -28,7 +33,8 @@ class LabelConfig(StageConfig):
     also_use: list[Source] = Field([])
     """Other sources whose labels in the store are exported too. Empty: they never mix."""
     store: str | None = None
-    """SQLAlchemy URL of the label store. Empty: SQLite in the run directory."""
+    """SQLAlchemy URL of the label store; the file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
+    SQLite in the run directory."""
 
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"
@@ -90,12 +96,34 @@ class LabelConfig(StageConfig):
     judge_model: str | None = None
 
     # reward_model
-    reward_model: str | None = None
+    reward_model: ModelName | None = None
     """Local directory (or hub id) of a sequence-classification model with one output."""
 
+    @field_validator("store")
+    @classmethod
+    def _beside_the_campaign(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value or not info.context:
+            return value
+        import sqlalchemy as sa
+
+        try:
+            url = sa.make_url(value)
+        except sa.exc.ArgumentError:
+            raise ValueError(f"{value!r} is not a database URL; for example sqlite:///labels.sqlite") from None
+        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+            return value
+        url = url.set(database=str(from_campaign(url.database, info)))
+        return url.render_as_string(hide_password=False)
+
     @property
-    def store_url(self) -> str:
-        return self.store or f"sqlite:///{stage_dir(self.run_dir, 'label') / STORE}"
+    def store_url(self) -> sa.URL:
+        """Where the label store is. A run's folder may have `?`, `%` and `#` in its name, which mean something in a URL
+        that is written out."""
+        import sqlalchemy as sa
+
+        if self.store:
+            return sa.make_url(self.store)
+        return sa.URL.create("sqlite", database=str(stage_dir(self.run_dir, "label") / STORE))
 
     @model_validator(mode="after")
     def _complete(self) -> LabelConfig:
@@ -142,6 +170,12 @@ class LabelConfig(StageConfig):
     def input_paths(self) -> list[Path]:
         asked = (self.gold, self.qualification, self.scores) if "human" in self.sources else ()
         return [path for path in (*asked, self.path if "import" in self.sources else None) if path]
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The reward model that labels; the name alone would not tell that it was trained again."""
+        if self.reward_model is None or "reward_model" not in self.sources:
+            return {}
+        return {"reward_model": contents.of_model(self.reward_model)}
 
     def fingerprint(self) -> dict[str, str | None]:
         """The rubric's own text, and what people have put into the store."""

@@ -368,7 +368,7 @@ def backup(config: LabelConfig, to: Path) -> str:
     The copy is one moment of the store. It is checked before it gets its name: SQLite's own check, and the number of
     events.
     """
-    url = sa.make_url(_there(config))
+    url = _there(config)
     if url.get_backend_name() != "sqlite":
         plain = url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
         raise TrueupError(
@@ -408,15 +408,15 @@ def _count_events(db: sqlite3.Connection) -> int:
     return int(count)
 
 
-def _there(config: LabelConfig) -> str:
+def _there(config: LabelConfig) -> sa.URL:
     """The store's URL; a DataError if it is a file that is not there, so that reading makes none."""
-    url = sa.make_url(config.store_url)
+    url = config.store_url
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise DataError(
             f"{url.database}: there is no label store yet; `trueup label` and `trueup labels import` make it"
         )
-    return config.store_url
+    return url
 
 
 def _shown(config: LabelConfig) -> str:
-    return sa.make_url(config.store_url).render_as_string(hide_password=True)
+    return config.store_url.render_as_string(hide_password=True)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from trueup import runs
 from trueup.console import say
-from trueup.records import CandidateSet, Dropped, pairs_of, read_rows, sha256_file, split_name, write_rows
+from trueup.contents import sha256_file
+from trueup.records import CandidateSet, Dropped, pairs_of, read_rows, split_name, write_rows
 from ui import report, sources
 from ui.config import LabelConfig
 from ui.store import Store

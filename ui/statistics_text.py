@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import sqlalchemy as sa
-
 from trueup.errors import DataError
 from trueup.runs import stage_dir
 from ui.config import LabelConfig
@@ -16,9 +14,9 @@ from ui.tables import Database
 
 def stats(config: LabelConfig) -> str:
     """All tables that have rows, and what an admin should look at, from the campaign's label store."""
-    url = sa.make_url(config.store_url)
+    url = config.store_url
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise DataError(f"{config.store_url}: there is no label store yet; `trueup label` makes it")
+        raise DataError(f"{url.database}: there is no label store yet; `trueup label` makes it")
     store = Database(config.store_url)
     try:
         found = Live(store, report=stage_dir(config.run_dir, "reward") / "report.json").figures(wait=True)

@@ -390,7 +390,7 @@ class Store(Database):
         return hashlib.sha256("\n".join(rows).encode()).hexdigest() if rows else None
 
 
-def digest(url: str) -> str | None:
+def digest(url: str | sa.URL) -> str | None:
     """A hash of people's current labels in the store at `url`. Opens nothing that is not there."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():

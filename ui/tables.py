@@ -307,7 +307,7 @@ _LOCK_ANNOTATOR = sa.text(
 class Database:
     """An open store: `read()`, `write()` and `write_as()` give a connection in a transaction."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str | sa.URL):
         try:
             self.url = sa.make_url(url)
         except sa.exc.ArgumentError:

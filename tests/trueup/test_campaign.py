@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trueup import runs
+from trueup import contents, runs
 from trueup.campaign import Campaign, load_campaign, plan
 from trueup.check import check
 from trueup.config import StageConfig
@@ -73,9 +74,9 @@ def test_nothing_is_run_again_when_nothing_changed(done: Campaign) -> None:
         ("sft.lora.r=8", "sft", "lora.r: 4 -> 8", ["sample", "label", "reward", "align", "compare"]),
         ("sample.temperature=0.7", "sample", "temperature: 1.0 -> 0.7", ["label", "reward", "align", "compare"]),
         (
-            "label.store=sqlite:///another.sqlite",
+            "label.store=sqlite:////another.sqlite",
             "label",
-            "store: None -> 'sqlite:///another.sqlite'",
+            "store: None -> 'sqlite:////another.sqlite'",
             ["reward", "align", "compare"],
         ),
         ("reward.pairs=extremes", "reward", "pairs: 'all' -> 'extremes'", ["compare"]),
@@ -127,6 +128,114 @@ def test_a_changed_input_file_is_named_and_one_that_was_only_moved_changes_nothi
     assert found["sample"] == f"run: {tmp_path}/moved.jsonl has changed"
     more = changed(done, "sample.prompts=moved.jsonl", "sft.data=[demonstrations.jsonl, moved.jsonl]")
     assert "sft" in more
+
+
+# ---- What is known by name only ---------------------------------------------------------------------------------
+
+
+def rewritten(path: Path) -> None:
+    """Another content of the same size and date: a weight, a letter."""
+    status, content = path.stat(), path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def by_name(campaign: Callable[..., Campaign], tmp_path: Path, tiny_base: Path) -> Campaign:
+    """A complete campaign whose base, template, reward model and DeepSpeed file are local, and named in all ways."""
+    for name in ("base", "scorer"):
+        shutil.copytree(tiny_base, tmp_path / name)
+    (tmp_path / "t.jinja").write_text("{{ messages }}")
+    (tmp_path / "ds.json").write_text("{} ")
+    made = campaign(
+        tmp_path,
+        model={"name": "./base", "chat_template": "t.jinja"},
+        label={"source": "reward_model", "reward_model": "scorer"},
+        align={"trainer_args": {"deepspeed": "ds.json"}},
+        compare={"base": True},
+    )
+    for stage in ALL:
+        make(made.stages[stage])
+    assert actions(made) == {}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("file", "stale"),
+    {
+        "base/model.safetensors": {"sft": "model.name", "compare": "model.name"},
+        "base/tokenizer.json": {"sft": "model.name", "compare": "model.name"},
+        "base/config.json": {"sft": "model.name", "compare": "model.name"},
+        "t.jinja": {"sft": "model.chat_template", "compare": "model.chat_template"},
+        "scorer/model.safetensors": {"label": "reward_model"},
+        "ds.json": {"align": "trainer_args.deepspeed"},
+    }.items(),
+    ids=str,
+)
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+def test_another_content_under_the_same_name_makes_stale_what_was_made_from_it(
+    by_name: Campaign, tmp_path: Path, file: str, stale: dict[str, str], large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:  # as gigabytes of weights are: remembered by what the file system says
+        monkeypatch.setattr(contents, "_REMEMBERED_BYTES", 0)
+        monkeypatch.setattr(contents, "_SETTLED_SECONDS", -1e9)
+        monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
+        assert actions(by_name) == {} and (tmp_path / "cache" / "hashes.json").is_file()
+        with monkeypatch.context() as still:
+            still.setattr(contents, "sha256_file", lambda path: pytest.fail(f"{path} is hashed again"))
+            assert actions(by_name) == {}
+    rewritten(tmp_path / file)
+    found = {
+        stage: contents.changed(_manifest(by_name, stage)["contents"], by_name.stages[stage].contents())
+        for stage in ALL
+    }
+    assert {stage: lines for stage, lines in found.items() if lines} == {
+        stage: [f"{key}: {Path(file).name} has changed"] for stage, key in stale.items()
+    }
+    first = next(iter(stale))
+    assert actions(by_name)[first] == f"run: {stale[first]}: {Path(file).name} has changed"
+
+
+def test_files_that_come_or_go_in_a_models_folder_are_named_and_its_place_does_not_count(
+    by_name: Campaign, tmp_path: Path
+) -> None:
+    shutil.move(tmp_path / "base", tmp_path / "elsewhere")
+    assert changed(by_name, "model.name=./elsewhere") == {}, "the same model in another place"
+    assert actions(by_name)["sft"].startswith("run: model.name: config.json is missing")
+    (tmp_path / "elsewhere" / "chat_template.jinja").write_text("new")
+    assert changed(by_name, "model.name=./elsewhere")["sft"] == "run: model.name: chat_template.jinja is new"
+    (tmp_path / "elsewhere" / "README.md").write_text("of no effect")
+    (tmp_path / "elsewhere" / "chat_template.jinja").unlink()
+    assert changed(by_name, "model.name=./elsewhere") == {}
+
+
+def test_an_interrupted_stage_does_not_go_on_from_other_weights(by_name: Campaign, tmp_path: Path) -> None:
+    (by_name.run_dir / "sft/manifest.json").unlink()
+    runs.begin(by_name.stages["sft"])
+    assert actions(by_name)["sft"] == "resume: interrupted, continues"
+    rewritten(tmp_path / "base" / "model.safetensors")
+    assert actions(by_name)["sft"] == "run: unfinished"
+
+
+def test_a_hub_id_without_a_revision_is_known_by_the_commit_that_was_used(
+    campaign: Callable[..., Campaign], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    refs = tmp_path / "hub" / "models--owner--model" / "refs"
+    made = campaign(tmp_path, model={"name": "owner/model"})
+    stage = runs.begin(made.stages["sft"])
+    stage.add_input(made.stages["sft"].input_paths()[0], rows=1)
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("1" * 40)  # fetched by the stage itself
+    stage.finish()
+    assert _manifest(made, "sft")["contents"] == {"model.name": {"commit": "1" * 40}}
+    assert "sft" not in actions(made)
+    (refs / "main").write_text("2" * 40)
+    assert actions(made)["sft"] == "run: model.name: commit has changed"
+
+
+def _manifest(campaign: Campaign, stage: str) -> dict[str, Any]:
+    return runs.open_stage(campaign.run_dir, stage).manifest
 
 
 def test_a_parent_that_was_made_again_behind_the_campaigns_back_is_named(done: Campaign) -> None:

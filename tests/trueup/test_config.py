@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,83 @@ def test_input_paths_start_from_the_campaign_file_and_starter_is_what_ships(tmp_
     assert (first, second) == (tmp_path / "rows.jsonl", Path("/data/a.json"))
     assert third.name == "demonstrations.jsonl" and third.is_file()
     assert campaign.stages["sample"].input_paths() == [tmp_path / "../p.jsonl"]
+
+
+def test_a_models_name_and_its_template_are_relative_to_the_campaign_file_and_a_hub_id_stays_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("owner/here", "plainly"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "own.jinja").write_text("")
+    monkeypatch.chdir("/")
+    for written, name in {
+        "embedded": "embedded",
+        "owner/model": "owner/model",
+        "gpt2": "gpt2",
+        "owner/here": f"{tmp_path}/owner/here",
+        "plainly": f"{tmp_path}/plainly",
+        "./base": f"{tmp_path}/base",
+        "../base": f"{tmp_path.parent}/base",
+        "runs/a/sft/model": f"{tmp_path}/runs/a/sft/model",
+        "small.gguf": f"{tmp_path}/small.gguf",
+        "~/base": f"{tmp_path}/home/base",
+        "/data/base": "/data/base",
+    }.items():
+        text = f"{MINIMAL}model: {{name: {written}}}\nlabel: {{source: reward_model, reward_model: {written}}}\n"
+        campaign = load_campaign(write(tmp_path, text))
+        label: Any = campaign.stages["label"]
+        assert (campaign.config.model.name, label.reward_model) == (name, name), written
+    for written, template in {
+        "auto": "auto",
+        "chatml": "chatml",
+        "own.jinja": f"{tmp_path}/own.jinja",
+        "t/none.jinja": f"{tmp_path}/t/none.jinja",
+        "~/t.jinja": f"{tmp_path}/home/t.jinja",
+        "chatlm": "chatlm",
+    }.items():
+        campaign = load_campaign(write(tmp_path, f"{MINIMAL}model: {{chat_template: {written}}}"))
+        assert campaign.config.model.chat_template == template
+
+
+HOMES = """name: mine
+run_dir: ~/run
+model: {name: ~/base}
+sft: {data: [~/d.jsonl]}
+sample: {prompts: ~/p.jsonl}
+label: {source: import, path: ~/l.jsonl, store: 'sqlite:///~/s.sqlite', gold: ~/g.jsonl}
+align: {algorithm: grpo, prompts: ~/q.jsonl, rewards: {'~/r.py:f': 1, gsm8k: 1}, checks: [{kind: gsm8k, path: ~/c}]}
+compare: {others: {o: ~/other}}
+"""
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    campaign = load_campaign(write(tmp_path, HOMES))
+    stages: Any = campaign.stages
+    found = [campaign.run_dir, *(path for stage in stages.values() for path in stage.input_paths())]
+    found += [stages["label"].gold, *stages["compare"].others.values(), Path(stages["label"].store_url.database)]
+    assert {str(path) for path in found} == {
+        f"/home/me/{name}"
+        for name in ("run", "d.jsonl", "p.jsonl", "l.jsonl", "s.sqlite", "g.jsonl", "q.jsonl", "r.py", "c", "other")
+    }
+
+
+def test_a_path_that_cannot_be_one_is_a_problem_with_its_key_and_no_traceback(tmp_path: Path) -> None:
+    said = problems(write(tmp_path, HOMES.replace("~/", "~no-such-user-of-this-machine/"))).splitlines()[1:]
+    assert {line.split(": ")[0].strip(): "there is no such user" in line for line in said} == dict.fromkeys(
+        """run_dir model.name sft.data.0.path sample.prompts label.path label.store label.gold align.prompts
+        align.rewards align.checks.0.path compare.others""".split(),
+        True,
+    )
+    path = write(tmp_path, 'name: x\nrun_dir: "a\\0b"\nsft: {data: ["a\\0b"]}\nsample: {prompts: p}\n')
+    assert [line.split(": ")[0].strip() for line in problems(path).splitlines()[1:]] == ["run_dir", "sft.data.0.path"]
+
+
+@pytest.mark.parametrize("name", ["/abs", "../up", "a/../../b", "~/x", "", " ", "a\nb", "\x1b[2J"])
+def test_a_campaigns_name_cannot_lead_out_of_the_folder_of_runs(tmp_path: Path, name: str) -> None:
+    (line,) = problems(write(tmp_path, MINIMAL.replace("name: mine", f"name: {json.dumps(name)}"))).splitlines()[1:]
+    assert line.startswith(f"  name: {name!r} cannot name a folder in runs/")
 
 
 def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything_else_changes_it(

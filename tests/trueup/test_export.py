@@ -11,9 +11,9 @@ import pytest
 
 from trueup import runs
 from trueup.config import StageConfig
+from trueup.contents import sha256_file
 from trueup.errors import RunError
 from trueup.export import export
-from trueup.records import sha256_file
 
 
 def make(config: StageConfig, files: dict[str, str], finding: str | None = None, **facts: Any) -> None:

@@ -15,8 +15,9 @@ import pytest
 
 from trueup import runs
 from trueup.config import StageConfig
+from trueup.contents import sha256_file
 from trueup.errors import RunError
-from trueup.records import Dropped, sha256_file
+from trueup.records import Dropped
 
 KEYS = (
     "stage status started_utc duration_s device dtype seed git_commit versions config_sha256 parents inputs outputs "
@@ -79,7 +80,7 @@ def test_the_manifest_has_the_keys_that_scripts_rely_on_and_hashes_of_everything
     stage.find("warn", "slow", "slow")
     stage.facts.update(device="NVIDIA H100", dtype="bfloat16", tokens_per_s=12.5)
     found = manifest(stage.finish())
-    assert set(found) == {*KEYS, "identity", "fingerprint", "tokens_per_s", "content_sha256"}
+    assert set(found) == {*KEYS, "identity", "contents", "fingerprint", "tokens_per_s", "content_sha256"}
     assert (found["stage"], found["status"], found["seed"]) == ("sft", "complete", 3)
     assert (found["device"], found["dtype"], found["tokens_per_s"]) == ("NVIDIA H100", "bfloat16", 12.5)
     assert found["inputs"] == [{"path": str(data), "sha256": sha256_file(data), "rows": 1, "dropped": {"too long": 2}}]

@@ -544,3 +544,16 @@ def test_the_prompt_reaches_the_judge_whole(campaign: Any, endpoint: Endpoint, a
     campaign.sampled([row.model_copy(update={"prompt": turns})], seed=1)
     run(judged(campaign, endpoint, prefers_longer))
     assert "system: Be brief.\n\nuser: And then?" in endpoint.asked[0]["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize("name", ["a?b", "50%", "%41%2f", "a#b", 'it\'s "so"', "a&b=c;d", "a:b@c", "[x] ü ?mode=ro"])
+def test_the_store_lies_in_the_run_whatever_the_run_is_called(campaign: Any, tmp_path: Path, name: str) -> None:
+    config = campaign.label(source="simulated").model_copy(update={"run_dir": tmp_path / "runs" / name})
+    store = Store(config.store_url)
+    store.set_note("said", "here")
+    store.close()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [name]
+    assert (tmp_path / "runs" / name / "labels" / "labels.sqlite").is_file()
+    again = Store(config.store_url)
+    assert again.note("said") == "here"
+    again.close()

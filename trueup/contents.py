@@ -1,0 +1,124 @@
+"""What a config knows by name only, as hashes: a model's files, a hub id's commit, a template. No torch.
+
+A result is stale once what it was made from has changed, whether or not the name has. Small files are hashed whenever
+they are asked for; gigabytes of weights once, and again when the file system says that the file is another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Contents = dict[str, str]
+"""{file: its SHA-256}, relative to the folder that was named; of a hub id {"commit": its hash}."""
+
+_OF_A_MODEL = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
+"""Endings of the files in a model's folder that change what it says: weights, settings, tokenizer, template, code."""
+_REMEMBERED_BYTES = 64 * 2**20
+"""From this size on a file's hash is remembered."""
+_SETTLED_SECONDS = 2.0
+"""A file that changed so recently may change again within the clock's resolution; its hash is not remembered."""
+
+
+def cache_dir() -> Path:
+    """Where the embedded model and the hashes of large files are kept: $TRUEUP_CACHE, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TRUEUP_CACHE") or Path(base) / "trueup")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_file(path: str | Path) -> Contents | None:
+    """None where there is no such file."""
+    path = Path(path)
+    return {path.name: _sha256(path)} if path.is_file() else None
+
+
+def of_model(name: str, revision: str | None = None) -> Contents | None:
+    """Of the folder, file or hub id of a model; None where nothing of it is on this machine, or it never changes."""
+    if name == "embedded":  # one wheel, known by its hash
+        return None
+    path = Path(name)
+    if path.is_file():
+        return of_file(path)
+    if path.is_dir():
+        files = [*path.iterdir(), *(path / "additional_chat_templates").glob("*")]
+        found = sorted(file for file in files if file.suffix in _OF_A_MODEL and file.is_file())
+        return {str(file.relative_to(path)): _sha256(file) for file in found}
+    commit = _cached_commit(name, revision)
+    return {"commit": commit} if commit else None
+
+
+def _cached_commit(name: str, revision: str | None) -> str | None:
+    """The commit that the hub's cache here has for a hub id: of a branch, what it pointed to when it was fetched."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    if revision and (folder / "snapshots" / revision).is_dir():
+        return revision
+    try:
+        return (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def changed(before: Mapping[str, Contents | None], now: Mapping[str, Contents | None]) -> list[str]:
+    """`key: file has changed` for every difference. What was not there before was not recorded, and tells nothing."""
+    lines = []
+    for key, files in before.items():
+        if files is None:
+            continue
+        after = now.get(key) or {}
+        for file in sorted({*files, *after}):
+            if files.get(file) != after.get(file):
+                how = "is missing" if file not in after else "is new" if file not in files else "has changed"
+                lines.append(f"{key}: {file} {how}")
+    return lines
+
+
+# ---- Hashes of large files --------------------------------------------------------------------------------------
+
+
+def _sha256(path: Path) -> str:
+    """The file's hash, remembered by all that the file system knows of it: a copy in its place has another inode or
+    another time of change, whatever its size and its date say."""
+    status = path.stat()
+    if status.st_size < _REMEMBERED_BYTES:
+        return sha256_file(path)
+    key = str(path.resolve())
+    state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    known = _remembered()
+    if (entry := known.get(key)) and entry["state"] == state:
+        return entry["sha256"]
+    found = sha256_file(path)
+    if time.time() - status.st_ctime > _SETTLED_SECONDS:
+        _remember({**known, key: {"state": state, "sha256": found}})
+    return found
+
+
+def _remembered() -> dict[str, Any]:
+    try:
+        found = json.loads((cache_dir() / "hashes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(known: dict[str, Any]) -> None:
+    """A cache that cannot be written costs time and nothing else."""
+    partial = cache_dir() / f"hashes.{os.getpid()}.partial"
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(known), encoding="utf-8")
+        partial.replace(cache_dir() / "hashes.json")
+    except OSError:
+        partial.unlink(missing_ok=True)
