@@ -87,7 +87,7 @@ def fit(
 ) -> tuple[models.Loaded, list[Preference]]:
     """A reward model from the SFT policy with a fresh head, and the pairs that it was trained on: those that fit."""
     torch.manual_seed(config.seed)  # the head is drawn at random
-    model = models.load_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    model = models.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
     init_head(model)
     dropped, heldout_dropped = Dropped(), Dropped()

@@ -199,12 +199,17 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
         model.to(placement.device)
     else:
         model = _from_pretrained(AutoModelForCausalLM, source, config, placement, quantise=config.load_in_4bit)
+    _grow_vocabulary(model, tokenizer)
+    _agree_on_tokens(model, tokenizer)
+    return Loaded(model, tokenizer, placement)
+
+
+def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Embeddings for tokens that were added, where the model has no spare rows for them."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):  # the first values of new tokens are drawn; let them be the same ones
             torch.manual_seed(0)
             model.resize_token_embeddings(len(tokenizer))
-    _agree_on_tokens(model, tokenizer)
-    return Loaded(model, tokenizer, placement)
 
 
 def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
@@ -260,6 +265,25 @@ def load_reward_model(directory: Path | str, config: ModelConfig, master_weights
     return _load_saved(AutoModelForSequenceClassification, directory, config, master_weights, num_labels=1)
 
 
+_OWN_PAD = "<|trueup_pad|>"
+
+
+def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
+    """A policy with a fresh head of one output, and with a pad token that stands for nothing else.
+
+    transformers reads the score at the last token that is not padding, and finds padding by its id. An answer may end
+    with EOS, or where it was cut with any token that the policy knows; so the pad token is one that the policy does not
+    know. Then the id says the same as the position, in training, in `trueup.sampling.score` and wherever the saved
+    model is read. Padding stands on the right: models with absolute positions read it as text on the left.
+    """
+    loaded = load_reward_model(directory, config, master_weights)
+    loaded.tokenizer.add_special_tokens({"pad_token": _OWN_PAD})
+    loaded.tokenizer.padding_side = "right"
+    _grow_vocabulary(loaded.model, loaded.tokenizer)
+    _agree_on_tokens(loaded.model, loaded.tokenizer)
+    return loaded
+
+
 def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
     placement = place(config, master_weights)
     tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -312,8 +336,8 @@ def _source(config: ModelConfig) -> str:
 
 def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Model and tokenizer must name the same pad and EOS, in what is trained and in what is saved."""
-    model.config.pad_token_id = tokenizer.pad_token_id
-    model.config.eos_token_id = tokenizer.eos_token_id
+    for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
+        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     if model.can_generate():
         generation = model.generation_config
         generation.pad_token_id, generation.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id

@@ -71,7 +71,7 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
     }
 
 
-_OWN_ARGUMENTS = ("output_dir", "max_length", "gradient_accumulation_steps", "save_strategy")
+_OWN_ARGUMENTS = ("output_dir", "max_length", "gradient_accumulation_steps", "save_strategy", "pad_token")
 """Arguments of TRL that follow from our own keys, or that resuming needs."""
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
 import ui.label
 from trueup import models, runs, training
-from trueup.chat import encode_completion
+from trueup.chat import encode_completion, encode_prompt
+from trueup.pairs import EncodedPair
 from trueup.records import (
     Candidate,
     CandidateSet,
@@ -156,3 +160,88 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
     assert [message.startswith("the second reward model's accuracy") for message in told] == [False, True]
     assert models.load_reward_model(directory / "judge" / "model", made.config.model)
     assert not list((directory / "judge").glob("checkpoint*")) and runs.verify(made.run_dir)[1] == []
+
+
+# ---- Padding and ends are positions ------------------------------------------------------------------------------
+
+
+def gpt2(folder: Path, base: Path) -> Path:
+    """Absolute positions, and one token for beginning, end and whatever is unknown."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"bos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"})
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256, "initializer_range": 0.2}
+    end = tokenizer.eos_token_id
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **sizes)).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def with_pad(folder: Path, base: Path) -> Path:
+    """A pad token of its own from the start."""
+    shutil.copytree(base, folder)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+BASES: dict[str, tuple[str, Callable[..., Path] | None, dict[str, Any]]] = {
+    "pad is EOS, which is all there is": ("plain", None, {"chat_template": "plain"}),
+    "EOS is BOS and pad": ("plain", gpt2, {"chat_template": "plain"}),
+    "pad is what is unknown": ("llama", None, {"chat_template": "plain"}),
+    "pad was EOS and is another control token": ("chatml", None, {"chat_template": "own"}),
+    "tokens were added": ("plain", None, {"chat_template": "chatml", "new_tokens": True}),
+    "pad is a token of its own, on the left": ("plain", with_pad, {"chat_template": "plain"}),
+}
+
+
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("full_finetuning", [False, True], ids=["adapter", "whole"])
+def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
+    bases: Callable[[str], Path], campaign: Callable[..., Any], tmp_path: Path, name: str, full_finetuning: bool
+) -> None:
+    kind, build, keys = BASES[name]
+    torch.manual_seed(0)
+    base = build(tmp_path / "base", bases(kind)) if build else bases(kind)
+    made = campaign(tmp_path, model={"name": str(base), **keys}, reward={"full_finetuning": full_finetuning})
+    config = made.stages["reward"]
+    policy = models.load_base(config.model)
+    models.save(policy, tmp_path / "policy")
+    model = models.new_reward_model(tmp_path / "policy", config.model)
+    with torch.no_grad():
+        model.model.score.weight.normal_(std=1.0)
+
+    # Finished answers, and answers that were cut: after a word, and after every token that can be taken for an end.
+    prompts = [[Message(role="user", content=text)] for text in ("Say red.", "Tell me about all the grey things.")]
+    control = sorted({policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id, *policy.tokenizer.all_special_ids})
+    finished = [encode_completion(model.tokenizer, prompts[0], text) for text in ("It is red.", "No", "It is blue, he")]
+    completions = [*finished, *(ids[:-1] for ids in finished), *([*finished[0][:-1], token] for token in control)]
+    completions += [[*finished[1][:-1], token, token] for token in control]
+    rows = [
+        EncodedPair(encode_prompt(model.tokenizer, prompts[i % 2]), chosen, completions[i - 1])
+        for i, chosen in enumerate(completions)
+    ]
+    stage = runs.StageRun(config, tmp_path, False, [])
+    trainer = reward.train.build_trainer(config, stage, model, rows)
+    trainer.model.eval()
+    with torch.inference_mode():
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
+        as_trained = trainer.model(**batch).logits.squeeze(-1).tolist()[: len(rows)]
+
+    asked = [prompts[i % 2] for i in range(len(rows))]
+    as_scored = score(model, asked, completions, batch_size=3)
+    assert as_scored == pytest.approx(as_trained, abs=1e-4)
+    distinct = {(*row.prompt_ids, *row.chosen_ids) for row in rows}
+    assert len({round(value, 4) for value in as_scored}) >= len(distinct), "the last token of an answer changes its score"
+
+    model.model = training.merged(trainer.model)
+    models.save(model, tmp_path / "model")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    padded = tokenizer.pad({"input_ids": [row.prompt_ids + row.chosen_ids for row in rows]}, return_tensors="pt")
+    with torch.inference_mode():
+        as_saved = plain(**padded).logits.squeeze(-1).tolist()
+    assert as_saved == pytest.approx(as_trained, abs=1e-4)
