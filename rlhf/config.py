@@ -10,10 +10,12 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo,
 
 from trueup.config import (
     DemonstrationsPath,
+    EndpointParameters,
     InputPath,
     ModelConfig,
     PromptsPath,
     RunDirectory,
+    SecretUrl,
     Section,
     SplitConfig,
     StageConfig,
@@ -313,9 +315,11 @@ class CompareConfig(StageConfig):
     language model."""
     rubric: Literal["says-why"] = "says-why"
     """Which rubric, of `trueup.rubric`."""
-    judge_url: str | None = None
+    judge_url: SecretUrl | None = None
     """endpoint: base URL of an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY."""
     judge_model: str | None = None
+    judge_parameters: EndpointParameters = EndpointParameters()
+    """endpoint: how it is asked: temperature, limits, any other key of the request."""
     judge_pairs_per_prompt: int = Field(1, ge=1)
     """endpoint: pairs of answers to each prompt that it is asked about, each in both orders."""
 

@@ -22,7 +22,7 @@ from trueup import statistics
 from trueup.console import progress, say
 from trueup.endpoint import CONCURRENT, Endpoint, EndpointError, in_parallel
 from trueup.errors import ModelError
-from trueup.judging import SYSTEM, Mark, agreement, question, read_mark, sounds_like_refusal
+from trueup.judging import SYSTEM, Mark, agreement, question, verdict
 from trueup.records import Candidate, CandidateSet, Row, parse_row, read_jsonl
 from trueup.runs import Finding
 
@@ -47,14 +47,16 @@ class EndpointJudgement:
     position_bias: statistics.Interval | None
     """Share of verdicts for one answer that went to the first; None where no verdict prefers any."""
     refused: int
+    cut: int
     malformed: int
     failed: dict[str, int]
-    """Comparisons without a verdict because of a refusal, of a reply without a mark, or of no reply (by kind)."""
+    """Comparisons without a verdict because of a refusal, of a reply that was cut (or of thinking without an end), of
+    one without a mark, or of no reply (by kind)."""
     notes: list[Finding]
 
     @property
     def without_verdict(self) -> int:
-        return self.refused + self.malformed + sum(self.failed.values())
+        return self.refused + self.cut + self.malformed + sum(self.failed.values())
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -62,6 +64,7 @@ class EndpointJudgement:
             "contradictions": self.contradictions,
             "position_bias": self.position_bias.as_json() if self.position_bias else None,
             "refused": self.refused,
+            "cut": self.cut,
             "malformed": self.malformed,
             "failed": self.failed,
         }
@@ -111,11 +114,12 @@ def endpoint_tables(
     marks = Counter(reply.mark for reply in replies.values())
     decided = marks["A"] + marks["B"]
     bias = statistics.wilson(marks["A"], decided, confidence) if decided else None
-    refused, malformed = problems.pop("refused", 0), problems.pop("malformed", 0)
-    notes = _notes(endpoint.model, len(asked), contradictions, bias, refused, malformed, problems)
-    return EndpointJudgement(
-        tables, len(asked), contradictions, bias, refused, malformed, dict(sorted(problems.items())), notes
-    )
+    refused, cut, malformed = (problems.pop(kind, 0) for kind in ("refused", "cut", "malformed"))
+    counts = {"refused": refused, "cut": cut, "malformed": malformed, **dict(sorted(problems.items()))}
+    why = next((reply.said for reply in replies.values() if reply.problem in problems and reply.said), "")
+    notes = _notes(endpoint.model, len(asked), contradictions, bias, counts, why)
+    failed = dict(sorted(problems.items()))
+    return EndpointJudgement(tables, len(asked), contradictions, bias, refused, cut, malformed, failed, notes)
 
 
 def choose_pairs(reference: Sequence[str], aligned: Sequence[str], count: int, salt: str) -> list[tuple[int, int]]:
@@ -149,16 +153,20 @@ def _notes(
     comparisons: int,
     contradictions: int,
     bias: statistics.Interval | None,
-    refused: int,
-    malformed: int,
-    failed: Counter[str],
+    without: dict[str, int],
+    why: str,
 ) -> list[Finding]:
+    """without  comparisons without a verdict by what went wrong
+    why      the endpoint's own words on one that had no reply
+    """
     notes = []
-    counts = {"refused": refused, "malformed": malformed, **failed}
-    missing = sum(counts.values())
+    missing = sum(without.values())
     if missing:
-        of_these = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        of_these = ", ".join(f"{count} {kind}" for kind, count in without.items() if count)
         message = f"the judge {model} gave no verdict on {missing} of {comparisons} comparisons ({of_these})"
+        message += f" [{why}]" if why else ""
+        if without.get("cut"):
+            message += "; a reply that was cut has no verdict: raise judge_parameters.max_tokens"
         if missing > MOST_WITHOUT_VERDICT * comparisons:
             message += ": it is not usable here, since what it did judge may differ from what it did not"
             notes.append(Finding("warn", "judge_not_usable", message))
@@ -206,7 +214,7 @@ class _Asker:
 
     def ask(self, questions: Sequence[str], concurrent: int) -> dict[str, _Reply]:
         """The reply to each question. Only replies are kept: what failed may succeed another time."""
-        keys = {text: _digest(self.endpoint.model, SYSTEM, text) for text in questions}
+        keys = {text: _digest(json.dumps(self.endpoint.request(SYSTEM, text), sort_keys=True)) for text in questions}
         new = [text for text in questions if keys[text] not in self.known]
         say(f"judge {self.endpoint.model}: {len(new)} questions, {len(questions) - len(new)} answered before")
         asked = in_parallel(lambda text: self._ask(keys[text], text), new, concurrent)
@@ -226,9 +234,7 @@ class _Asker:
             with self.lock:
                 self.in_vain += 1
             return _Reply(key=key, mark=None, problem=error.kind, said=str(error))
-        mark = None if answer.refused else read_mark(answer.text)
-        refused = answer.refused or sounds_like_refusal(answer.text)
-        problem = None if mark else "refused" if refused else "malformed"
+        mark, problem = verdict(answer)
         reply = _Reply(key=key, mark=mark, problem=problem, said=answer.text[:1000])
         with self.lock:
             self.in_vain = 0

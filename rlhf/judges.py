@@ -147,7 +147,7 @@ def endpoint_judge(config: CompareConfig, labels: Labels) -> Judge:
 
     def verdicts(compared: Compared) -> Verdicts:
         made = endpoint_tables(
-            Endpoint(str(config.judge_url), str(config.judge_model)),
+            Endpoint(str(config.judge_url), str(config.judge_model), config.judge_parameters),
             compared.rows,
             compared.by_policy[SFT],
             compared.by_policy[ALIGNED],

@@ -227,6 +227,7 @@ ALWAYS = {
 REMARKS = {
     "position_bias": "Prefers the first place",
     "contradictions": "Another verdict in the other order",
+    "cut": "Cut before a verdict",
     "malformed": "Malformed verdicts",
     "failed": "Without a reply",
     "unsupported": "Not supported",

@@ -112,6 +112,35 @@ ModelName = Annotated[str, BeforeValidator(_model_path), PlainSerializer(_withou
 """A field type for a hub id, or for a model on this machine, whose path is relative to the campaign file."""
 TemplateName = Annotated[str, BeforeValidator(_template_path), PlainSerializer(_without_place)]
 
+# ---- Addresses --------------------------------------------------------------------------------------------------
+
+_PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s:/?#@]*):[^\s@]*(?:@[^\s@/?#]*(?=@))*@")
+_TOKEN = re.compile(r"(https?://)[^\s:/?#@]+@", re.IGNORECASE)
+_SECRET_PARAMETER = re.compile(r"([?&;][\w.-]*(?:key|token|secret|passw|pwd|sig|auth)[\w.-]*=)[^\s&;#]+", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """The text, with *** for every password and key in the addresses in it.
+
+    That is what stands between a name and @, a name alone before @ on the web (a token), and the values of parameters
+    that are called after a key. Rather too much is hidden than too little.
+    """
+    return _SECRET_PARAMETER.sub(r"\1***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
+
+
+def _from_environment(value: Any) -> Any:
+    def variable(found: re.Match[str]) -> str:
+        if (known := os.environ.get(found[1])) is None:
+            raise ValueError(f"names the environment variable {found[1]}, which is not set")
+        return known
+
+    return re.sub(r"\$\{(\w+)\}", variable, value) if isinstance(value, str) else value
+
+
+SecretUrl = Annotated[str, BeforeValidator(_from_environment), PlainSerializer(masked)]
+"""A field type for an address that may hold a password. `${NAME}` in it is read from the environment; what a stage
+writes down (config.yaml, manifest, identity) is masked, so a new password makes nothing stale."""
+
 # ---- Sections ---------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +208,39 @@ class LoRAConfig(Section):
     last_layers: int | None = Field(None, ge=1)
     """Adapt only the last N blocks: cheaper, because gradients stop there, and because what the blocks below make of a
     row is kept for the next epoch (trueup.trunk). Empty: all of them."""
+
+
+class EndpointParameters(Section):
+    """How a language model behind an OpenAI-compatible endpoint is asked; `null` leaves a key out of the request."""
+
+    temperature: float | None = Field(0.0, ge=0)
+    """null: the endpoint's own. Some models allow no other, and answer 400 to any."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Tokens of a reply, its thinking among them. A reply that is cut there is no verdict."""
+    max_completion_tokens: int | None = Field(None, ge=1)
+    """The same, under the name that newer endpoints of OpenAI want."""
+    extra_body: dict[str, Any] = {}
+    """Any other key of the request, as the endpoint calls it: {reasoning_effort: low, seed: 1}."""
+    timeout_s: float = Field(120.0, gt=0)
+    """Seconds for a whole request, from the connection to the last byte."""
+
+    @model_validator(mode="after")
+    def _leaves_the_question(self) -> EndpointParameters:
+        ours = {"model", "messages", "stream", "n", "temperature", "max_tokens", "max_completion_tokens"}
+        if taken := sorted(ours & set(self.extra_body)):
+            raise ValueError(f"extra_body.{taken[0]}: is set by Trueup, or has a key of its own")
+        return self
+
+    def body(self) -> dict[str, Any]:
+        """The keys of a request that these parameters give."""
+        named = ("temperature", "max_tokens", "max_completion_tokens")
+        return {name: value for name in named if (value := getattr(self, name)) is not None} | self.extra_body
+
+    def differing(self) -> str:
+        """` (temperature null, seed 1)`: what is asked otherwise than by default; empty where nothing is."""
+        usual, body = EndpointParameters().body(), self.body()
+        other = [name for name in {**usual, **body} if usual.get(name) != body.get(name)]
+        return f" ({', '.join(f'{name} {json.dumps(body.get(name))}' for name in other)})" if other else ""
 
 
 class StageConfig(Section):

@@ -7,9 +7,11 @@ Judges favour a place, mostly the first, so every pair is asked in both orders a
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from typing import Literal
 
+from trueup.endpoint import Reply
 from trueup.records import Message
 
 Mark = Literal["A", "B", "C"]
@@ -41,9 +43,60 @@ def question(prompt: Sequence[Message], a: str, b: str) -> str:
 
 
 def read_mark(reply: str) -> Mark | None:
-    """The verdict of a reply; the last one, since some judges think aloud before it. None: it holds no mark."""
-    marks = _MARK.findall(reply)
+    """The verdict of a reply that ended by itself; the last one, since some judges reason before it. None: no mark.
+
+    Marks inside the model's thinking are not read: there it weighs, and may turn round. Thinking without an end has no
+    verdict after it.
+    """
+    said = without_thinking(reply)
+    marks = _MARK.findall(said) if said is not None else []
     return marks[-1] if marks else None
+
+
+_THINKING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<reflection>", "</reflection>"),
+    ("[think]", "[/think]"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel|>analysis", "<|channel|>final"),
+)
+"""What models write around their thinking where the server does not part it from the reply; capitals count alike."""
+_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def without_thinking(reply: str) -> str | None:
+    """A reply without what the model thought; None where thinking begins and does not end.
+
+    The start may be missing, since some templates put it into the prompt.
+    """
+    for start, end in _THINKING:
+        close = _small(reply).rfind(end)
+        if close >= 0:
+            begins = _small(reply).find(start, 0, close)
+            reply = reply[: max(0, begins)] + reply[close + len(end) :]
+        if start in _small(reply):
+            return None
+    return reply
+
+
+def _small(text: str) -> str:
+    """Of the same length, which str.lower does not promise."""
+    return text.translate(_SMALL)
+
+
+def verdict(reply: Reply) -> tuple[Mark | None, str | None]:
+    """The mark of a reply, or why there is none: refused, cut, malformed."""
+    if reply.refused:
+        return None, "refused"
+    if reply.cut or without_thinking(reply.text) is None:
+        return None, "cut"
+    mark = read_mark(reply.text)
+    return mark, None if mark else "refused" if sounds_like_refusal(reply.text) else "malformed"
 
 
 def sounds_like_refusal(reply: str) -> bool:

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from trueup import contents
-from trueup.config import InputPath, ModelConfig, ModelName, SplitConfig, StageConfig, from_campaign
+from trueup.config import (
+    EndpointParameters,
+    InputPath,
+    ModelConfig,
+    ModelName,
+    SecretUrl,
+    SplitConfig,
+    StageConfig,
+    from_campaign,
+)
 from trueup.contents import Contents
 from trueup.rubric import RUBRICS
 from trueup.runs import STORE, stage_dir
@@ -90,10 +99,13 @@ class LabelConfig(StageConfig):
     """A preference file in any format of docs/formats.md."""
 
     # judge
-    judge_url: str | None = None
+    judge_url: SecretUrl | None = None
     """Base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; the key is read from the environment
     variable OPENAI_API_KEY."""
     judge_model: str | None = None
+    judge_parameters: EndpointParameters = EndpointParameters()
+    """How it is asked: temperature, limits, any other key of the request. Judges that are asked otherwise are others:
+    what one said is not the other's label."""
 
     # reward_model
     reward_model: ModelName | None = None
@@ -151,7 +163,7 @@ class LabelConfig(StageConfig):
         """Sources that are programs, and the annotator's name under which each one's labels are stored."""
         return {
             "simulated": f"rubric:{self.rubric}",
-            "judge": f"judge:{self.judge_model}",
+            "judge": f"judge:{self.judge_model}{self.judge_parameters.differing()}",
             "reward_model": f"reward_model:{self.reward_model}",
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from trueup.console import progress, say
 from trueup.endpoint import Endpoint, EndpointError, in_parallel
 from trueup.errors import ModelError
-from trueup.judging import SYSTEM, Mark, agreement, question, read_mark
+from trueup.judging import SYSTEM, Mark, agreement, question, verdict
 from ui.config import LabelConfig
 from ui.sources import Material
 from ui.store import Item, Store, Tiers, Verdict
@@ -18,10 +18,10 @@ def judge_pairs(config: LabelConfig, store: Store, found: Material) -> None:
     done = store.judged("judge", annotator) & {item.item_id for item in found.asked}
     todo = [item for item in found.asked if item.item_id not in done]
     say(f"judge {config.judge_model}: {len(todo)} pairs to judge in both orders, {len(done)} judged before")
-    endpoint = Endpoint(config.judge_url or "", config.judge_model or "")
+    endpoint = Endpoint(config.judge_url or "", config.judge_model or "", config.judge_parameters)
     try:
-        for number, verdict in enumerate(in_parallel(lambda item: _judge(endpoint, item), todo), start=1):
-            store.put("judge", annotator, [verdict])
+        for number, judged in enumerate(in_parallel(lambda item: _judge(endpoint, item), todo), start=1):
+            store.put("judge", annotator, [judged])
             progress(number, len(todo))
     except EndpointError as error:
         raise ModelError(f"judge at {error}. Pairs judged so far are kept; run again to continue.") from None
@@ -29,8 +29,8 @@ def judge_pairs(config: LabelConfig, store: Store, found: Material) -> None:
 
 def _judge(endpoint: Endpoint, item: Item) -> Verdict:
     a, b = item.answers
-    there = read_mark(endpoint.ask(SYSTEM, question(item.prompt, a.text, b.text)).text)
-    back = read_mark(endpoint.ask(SYSTEM, question(item.prompt, b.text, a.text)).text)
+    there, _ = verdict(endpoint.ask(SYSTEM, question(item.prompt, a.text, b.text)))
+    back, _ = verdict(endpoint.ask(SYSTEM, question(item.prompt, b.text, a.text)))
     return Verdict(item.item_id, _tiers(there, back))
 
 

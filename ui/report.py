@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, combinations
 from typing import Any
 
 from trueup.records import Preference, Ranking
+from trueup.statistics import wilson
 from ui.answers import Tiers, agrees, names_itself
 
 ENOUGH_GOLD = 5
@@ -73,12 +73,9 @@ def length_baseline(pairs: Sequence[Preference]) -> dict[str, Any] | None:
     return share(sum(chosen > rejected for chosen, rejected in differing), len(differing)) if differing else None
 
 
-def share(successes: int, n: int, z: float = 1.959964) -> dict[str, Any]:
-    """A proportion with its 95% score interval (Wilson 1927), which treats the n observations as independent."""
-    p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return {"value": p, "ci_low": max(0.0, centre - half), "ci_high": min(1.0, centre + half), "n": n}
+def share(successes: int, n: int) -> dict[str, Any]:
+    """A proportion with its 95% score interval, which treats the n observations as independent."""
+    return wilson(successes, n).as_json()
 
 
 def line(summary: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlhf.endpoint_judge import GIVE_UP_AFTER, EndpointJudgement, choose_pairs, endpoint_tables
+from trueup.config import EndpointParameters
 from trueup.endpoint import Endpoint
 from trueup.errors import DataError, ModelError
 from trueup.judging import agreement, question, read_mark
@@ -28,8 +29,8 @@ def judge(server: Any, tmp_path: Path) -> Judge:
         say: Any, reference: list[list[str]], aligned: list[list[str]], kept: str = "judge.jsonl", **options: Any
     ) -> EndpointJudgement:
         server.say = say
-        timeout_s = options.pop("timeout_s", 10.0)
-        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1/", "big-judge", timeout_s)
+        parameters = EndpointParameters(timeout_s=options.pop("timeout_s", 10.0), **options.pop("parameters", {}))
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1/", "big-judge", parameters)
         rows = [prompt(p) for p in range(len(reference))]
         return endpoint_tables(endpoint, rows, candidates(reference), candidates(aligned), tmp_path / kept, **options)
 
@@ -148,6 +149,8 @@ def test_pairs_are_drawn_by_seed_and_never_from_the_diagonal() -> None:
         ("I'm sorry, but I can't compare these.", "refused"),
         ({"choices": [{"message": {"content": None, "refusal": "I will not."}}]}, "refused"),
         ({"choices": [{"message": {"content": "[[A"}, "finish_reason": "content_filter"}]}, "refused"),
+        ({"choices": [{"message": {"content": "[[A]] since"}, "finish_reason": "length"}]}, "cut"),
+        ("<think>First I thought [[A]], but", "cut"),
         (500, "http 500"),
         (400, "http 400"),
     ],
@@ -157,9 +160,16 @@ def test_a_comparison_without_a_verdict_is_counted_by_what_went_wrong(judge: Jud
     found = judge(lambda a, b: said if "03" in a else prefers_longer(a, b), reference, aligned)
     missing = [bool(np.isnan(table).all()) for table in found.tables]
     assert missing == [p == 3 for p in range(10)] and all(found.tables[p] == 1 for p in range(10) if p != 3)
-    counts = {"refused": found.refused, "malformed": found.malformed, **found.failed}
-    assert {key: count for key, count in counts.items() if count} == {kind: 1}
+    counts = {"refused": found.refused, "cut": found.cut, "malformed": found.malformed, **found.failed}
+    assert {key: count for key, count in counts.items() if count} == {kind: 1} and found.without_verdict == 1
     assert codes(found) == ["judge_without_verdict"] and f"1 of 10 comparisons (1 {kind})" in found.notes[0].message
+    assert ("raise judge_parameters.max_tokens" in found.notes[0].message) == (kind == "cut")
+
+
+def test_a_judge_that_is_asked_otherwise_is_asked_anew(judge: Judge, server: Any) -> None:
+    judge(prefers_longer, [["aa"]], [["bbb"]])
+    judge(prefers_longer, [["aa"]], [["bbb"]], parameters={"temperature": None, "max_tokens": 9})
+    assert [body.get("temperature") for body in server.asked] == [0, 0, None, None]
 
 
 def test_a_judge_that_mostly_gives_no_verdict_is_not_usable(judge: Judge) -> None:

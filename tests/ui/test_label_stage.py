@@ -446,6 +446,7 @@ class Endpoint(ThreadingHTTPServer):
     reply: Callable[[str], str | int]
     asked: list[dict[str, Any]]
     keys: list[str | None]
+    finish_reason: str | None = "stop"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -459,7 +460,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(said if isinstance(said, int) else 200)
         self.end_headers()
         if isinstance(said, str):
-            self.wfile.write(json.dumps({"choices": [{"message": {"content": said}}]}).encode())
+            choice = {"message": {"content": said}, "finish_reason": self.server.finish_reason}
+            self.wfile.write(json.dumps({"choices": [choice]}).encode())
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -506,6 +508,25 @@ def test_a_reply_without_a_verdict_is_counted_and_is_no_label(campaign: Any, end
     config = judged(campaign, endpoint, lambda question: "I like both.")
     run(config)
     assert rankings(config) == [] and report(config)["skips"] == {"judge": 6}
+
+
+@pytest.mark.parametrize("said", ["<think>[[A]], or", "[[A]]"])
+def test_a_reply_that_was_cut_is_no_label(campaign: Any, endpoint: Endpoint, said: str) -> None:
+    config = judged(campaign, endpoint, lambda question: said)
+    endpoint.finish_reason = None if "think" in said else "length"
+    run(config)
+    assert rankings(config) == [] and report(config)["skips"] == {"judge": 6}
+
+
+def test_a_judge_that_is_asked_otherwise_is_another_and_its_labels_are_its_own(
+    campaign: Any, endpoint: Endpoint
+) -> None:
+    run(judged(campaign, endpoint, lambda question: "[[A]]"))
+    config = judged(campaign, endpoint, prefers_longer)
+    values = config.model_dump() | {"run_dir": config.run_dir, "judge_parameters": {"temperature": None}}
+    run(LabelConfig(**values))
+    assert len(endpoint.asked) == 24 and "temperature" not in endpoint.asked[-1]
+    assert {pair.annotator for pair in pairs(config)} == {"judge:big-judge (temperature null)"}
 
 
 def test_an_interrupted_judge_continues_with_the_pairs_that_are_left(campaign: Any, endpoint: Endpoint) -> None:
