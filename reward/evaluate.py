@@ -9,6 +9,7 @@ from trueup.console import say
 from trueup.records import Preference
 from trueup.runs import StageRun
 from trueup.statistics import bootstrap_mean, expected_calibration_error, fit_temperature, spearman
+from trueup.words import count_words
 
 
 def report_card(
@@ -55,7 +56,7 @@ def report_card(
             no_more = f"is no more than a rule that reads nothing, {rule}: {_percent(best)}"
             stage.find("warn", "explained_by_a_rule", f"{whose}accuracy {_percent(accuracy)} {no_more}")
 
-    lengths = [len(pair.chosen[0].content.split()) - len(pair.rejected[0].content.split()) for pair in heldout]
+    lengths = [_longer(pair) for pair in heldout]
     values = chosen + rejected
     mean = sum(values) / len(values)
     return {
@@ -75,8 +76,8 @@ def report_card(
 # ---- Baselines: rules that read nothing --------------------------------------------------------------------------
 
 
-def _words(pair: Preference) -> tuple[int, int]:
-    return len(pair.chosen[0].content.split()), len(pair.rejected[0].content.split())
+def _words(pair: Preference) -> tuple[float, float]:
+    return count_words(pair.chosen[0].content), count_words(pair.rejected[0].content)
 
 
 def _longer(pair: Preference) -> float:

@@ -42,7 +42,7 @@ def run(config: RewardConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config.pairs, config.split)
     say(f"{'pairs':<12} {len(pairs.train)} to train on, {len(pairs.heldout)} held out, split by prompt")
-    stage.trained_on(pair.prompt_id for pair in pairs.train)
+    stage.trained_on(pair.prompt for pair in pairs.train)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
     model, train = fit(config, stage, sft, pairs.train, pairs.heldout)
@@ -69,9 +69,9 @@ def run(config: RewardConfig) -> Path:
     if pairs.judge:
         say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that nothing else is trained on")
         # A folder and facts of its own; what is found of either model is the stage's.
-        aside = replace(stage, dir=stage.dir / JUDGE, facts={})
+        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set())
         aside.dir.mkdir(exist_ok=True)
-        aside.trained_on(pair.prompt_id for pair in pairs.judge)
+        aside.trained_on(pair.prompt for pair in pairs.judge)
         judge, train = fit(config, aside, sft, pairs.judge, pairs.heldout)
         scored = score_pairs(config, judge, pairs.heldout)
         report["judge"] = report_card(train, *scored, aside, whose="the second reward model's ")

@@ -35,7 +35,7 @@ from trueup.bradley_terry import bradley_terry
 from trueup.console import say
 from trueup.errors import DataError, RunError
 from trueup.models import Loaded, SavedPolicy, place
-from trueup.records import CandidateSet, is_heldout, read_jsonl, read_rows, write_rows
+from trueup.records import CandidateSet, is_heldout, opening_id, read_jsonl, read_rows, write_rows
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import Decoding, completion_logps
 
@@ -205,10 +205,11 @@ def prove_disjoint(rows: Sequence[CandidateSet], trained: Sequence[FinishedStage
             )
         seen = stage.trained_prompts
         for row in rows:
-            if row.prompt_id in seen:
+            if opening_id(row.prompt) in seen:
+                what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
                 raise RunError(
                     f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
-                    f"was trained on it: run `trueup {stage.stage}` again with this campaign's split"
+                    f"was trained on {what}: run `trueup {stage.stage}` again with this campaign's split"
                 )
 
 

@@ -46,7 +46,7 @@ def run(config: DPOConfig) -> Path:
         raise DataError(f"every pair is longer than align.max_length, {config.max_length} tokens")
     if dropped.counts:
         stage.find("warn", "dropped", f"pairs not trained on: {dropped}")
-    stage.trained_on(pair.prompt_id for pair in train)
+    stage.trained_on(pair.prompt for pair in train)
     say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 

@@ -31,7 +31,6 @@ from rlhf.rollouts import (
 from trueup import models, runs, training
 from trueup.console import say
 from trueup.models import Loaded
-from trueup.records import prompt_id
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import score
 
@@ -45,7 +44,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     prompts = choose_prompts(config, stage, policy.tokenizer)
-    stage.trained_on(prompt_id(row.prompt) for row in [*prompts.train, *prompts.evaluation])
+    stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
     # 2. Rewards ------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from trueup.console import say
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
 from trueup.models import Loaded
-from trueup.records import Dropped, prompt_id, touches_heldout
+from trueup.records import Dropped, Message, touches_heldout
 from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import score
 from trueup.tensors import pad_right
@@ -55,7 +55,7 @@ def run(config: PPOConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     prompts = choose_prompts(config, stage, policy.tokenizer)
-    stage.trained_on(prompt_id(row.prompt) for row in [*prompts.train, *prompts.evaluation])
+    stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
 
     # 2. Roles --------------------------------------------------------------------------------------------------------
     roles = cast_roles(config, policy, sft, reward)
@@ -176,6 +176,7 @@ def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any
 def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callable[[int, int], dict[str, Tensor]]:
     """Batches of demonstrations for ptx_coef, by the number of the micro-batch alone."""
     rows: list[tuple[list[int], list[int]]] = []
+    dialogues: list[list[Message]] = []
     for path in config.ptx_data:
         dropped, before = Dropped(), len(rows)
         for row in read_demonstrations(path, dropped):
@@ -186,10 +187,12 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
                 dropped.add("longer than max_length")
             else:
                 rows.append((ids, labels))
+                dialogues.append(row.messages)
         stage.add_input(path, len(rows) - before, dropped)
         say(f"{'ptx':<12} {path.name}: {len(rows) - before} demonstrations; left out: {dropped}")
     if not rows:
         raise DataError("align.ptx_data: no demonstration is left to mix in")
+    stage.trained_on(dialogues)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed)).tolist()
 
     def batch(number: int, size: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from rlhf.checks import Check, load_check, paired
 from rlhf.config import CheckConfig, CompareConfig
 from trueup.console import say
 from trueup.models import SavedPolicy
-from trueup.records import CandidateSet, prompt_id
+from trueup.records import CandidateSet, opening_id, prompt_id
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import Decoding
 
@@ -32,7 +32,7 @@ def check_one(
     stage: StageRun,
 ) -> dict[str, Any]:
     seen = set().union(*(done.trained_prompts for done in trained))
-    kept = [i for i, prompt in enumerate(check.prompts) if prompt_id(prompt) not in seen]
+    kept = [i for i, prompt in enumerate(check.prompts) if opening_id(prompt) not in seen]
     left_out = len(check.prompts) - len(kept)
     rows = [
         CandidateSet(

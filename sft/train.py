@@ -19,7 +19,7 @@ from sft.data import Encoded, category_counts, encode, read_data, trained_tokens
 from trueup import models, runs, training
 from trueup.console import say
 from trueup.errors import DataError
-from trueup.records import Demonstration, Dropped, prompt_id, write_rows
+from trueup.records import Demonstration, Dropped, write_rows
 from trueup.runs import StageRun
 from trueup.sampling import Decoding, sample
 
@@ -38,7 +38,7 @@ def run(config: SFTConfig) -> Path:
 
     # 2. Model --------------------------------------------------------------------------------------------------------
     base = models.load_base(config.model, master_weights=config.full_finetuning)
-    stage.trained_on(prompt_id(prompt) for row in train for prompt in row.prompts)
+    stage.trained_on(row.messages for row in train)
     dropped = Dropped()
     train_rows = encode(train, base.tokenizer, config.max_length, dropped)
     heldout_rows = encode(heldout, base.tokenizer, config.max_length, Dropped())[:_EVALUATED]

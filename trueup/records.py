@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trueup.config import SplitConfig
 from trueup.errors import DataError
+from trueup.words import normal
 
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
@@ -50,11 +51,6 @@ class Demonstration(Row):
         if not any(message.trained for message in self.messages if message.role == "assistant"):
             raise ValueError("no assistant turn carries loss, so there is nothing to imitate")
         return self
-
-    @property
-    def prompts(self) -> Iterator[list[Message]]:
-        """What the model is asked before each of its turns; no held-out prompt may be among them."""
-        return (self.messages[:i] for i, message in enumerate(self.messages) if message.role == "assistant")
 
 
 class Prompt(Row):
@@ -261,13 +257,22 @@ def choose_pairs(preferences: list[Preference], rule: PairRule) -> list[Preferen
 
 
 def prompt_id(messages: list[Message]) -> str:
-    """Identity of a prompt: 16 hex digits over its roles and its text, whitespace normalised."""
-    text = "\x1e".join(f"{message.role}\x1f{' '.join(message.content.split())}" for message in messages)
+    """Identity of a prompt: 16 hex digits over its roles and its text in normal form (`trueup.words.normal`)."""
+    text = "\x1e".join(f"{message.role}\x1f{normal(message.content)}" for message in messages)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def opening_id(messages: list[Message]) -> str:
+    """Identity of a dialogue: of its first user turn alone, whatever comes before it as instructions or after it.
+
+    The split goes by it, so that all prefixes of a dialogue, its continuations, and the same question under another
+    system message fall on one side. Of a prompt of one turn it is the prompt's own identity.
+    """
+    return prompt_id([message for message in messages if message.role == "user"][:1] or messages)
+
+
 def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
-    """Whether a prompt is held out. A function of its text alone, so every stage agrees without talking."""
+    """Whether a dialogue is held out: a function of its first user turn, so every stage agrees without talking."""
     return _position(messages, split) < split.heldout_fraction
 
 
@@ -277,13 +282,13 @@ def is_for_judge(messages: list[Message], split: SplitConfig) -> bool:
 
 
 def _position(messages: list[Message], split: SplitConfig) -> float:
-    digest = hashlib.sha256(f"{split.salt}\x1f{prompt_id(messages)}".encode()).digest()
+    digest = hashlib.sha256(f"{split.salt}\x1f{opening_id(messages)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
-    """Whether any of its turns answers a held-out prompt."""
-    return any(is_heldout(prompt, split) for prompt in demonstration.prompts)
+    """Whether it is a held-out dialogue: its turns stay together."""
+    return is_heldout(demonstration.messages, split)
 
 
 def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", "heldout"]:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import trueup.words
 from trueup.records import Message
+from trueup.words import ngrams, words
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-_MARKUP = re.compile(r"^\s*(?:[-*•#>|]|\d+[.)])\s|```|\*\*|<\|", re.MULTILINE)
+# From a line's first blank, so that a text of blank lines is not read again from each of them.
+_MARKUP = re.compile(r"^[^\S\n]*+(?:[-*•#>|]|\d++[.)])\s|```|\*\*|<\|", re.MULTILINE)
 _REASON = re.compile(
     r"\b(?:because|since|so|therefore|thus|due to|as a result|that is why|in order to|if|when|while|until"
     r"|which (?:means|makes|helps|lets|keeps|gives|is why))\b",
@@ -41,8 +43,12 @@ class Rubric:
 
     @property
     def version(self) -> str:
-        """Changes with the text of this file, so that labels and verdicts by an older rubric are known to be stale."""
-        return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
+        """Changes with the text of this file, so that labels and verdicts by an older rubric are known to be stale.
+
+        So does it with the file that says what a word is.
+        """
+        files = (Path(__file__), Path(trueup.words.__file__))
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
     def score(self, prompt: Sequence[Message], text: str, finished: bool) -> float:
         """Weighted sum of the criteria, here out of 10; higher is preferred, equal is a tie."""
@@ -51,11 +57,6 @@ class Rubric:
     def explain(self, prompt: Sequence[Message], text: str, finished: bool) -> dict[str, float]:
         """To what degree each criterion is met."""
         return {what: met(prompt, text, finished) for _, what, met in self.criteria}
-
-
-def words(text: str) -> list[str]:
-    """Words in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def stem(word: str) -> str:
@@ -100,11 +101,8 @@ def takes_up_subject(prompt: Sequence[Message], text: str, finished: bool) -> fl
 
 def in_own_words(prompt: Sequence[Message], text: str, finished: bool) -> float:
     """Neither echoes six words of the question in a row nor repeats three of its own."""
-    said, asked = words(text), words(prompt[-1].content)
-    echoed = {tuple(said[i : i + 6]) for i in range(len(said) - 5)} & {
-        tuple(asked[i : i + 6]) for i in range(len(asked) - 5)
-    }
-    trigrams = [tuple(said[i : i + 3]) for i in range(len(said) - 2)]
+    echoed = set(ngrams(text, 6)) & set(ngrams(prompt[-1].content, 6))
+    trigrams = ngrams(text, 3)
     return float(not echoed and len(set(trigrams)) == len(trigrams))
 
 

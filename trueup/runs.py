@@ -28,7 +28,7 @@ import yaml
 from trueup.config import StageConfig
 from trueup.contents import Contents, changed, sha256_file
 from trueup.errors import RunError
-from trueup.records import Dropped
+from trueup.records import Dropped, Message, opening_id
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -70,7 +70,7 @@ class FinishedStage:
 
     @property
     def trained_prompts(self) -> set[str]:
-        """Hashes of the prompts that it trained on; empty for a stage that does not train."""
+        """Of the dialogues that it trained on each `opening_id`; empty for a stage that does not train."""
         path = self.dir / TRAINED
         return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
 
@@ -134,6 +134,8 @@ class StageRun:
     """Of the config, as the stage began."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further keys of the manifest: device, dtype, tokens_per_s, ..."""
+    dialogues: set[str] = field(default_factory=set)
+    """What it trained on, see `trained_on`."""
 
     def add_input(self, path: Path, rows: int, dropped: Dropped | None = None) -> None:
         """Record a file that was read, how many of its rows were used, and why others were not."""
@@ -146,9 +148,13 @@ class StageRun:
             }
         )
 
-    def trained_on(self, prompt_ids: Iterable[str]) -> None:
-        """Record the prompts that this stage trains on, so that a comparison can prove that it uses none of them."""
-        self.write_json(TRAINED, sorted(set(prompt_ids)))
+    def trained_on(self, dialogues: Iterable[list[Message]]) -> None:
+        """Record the dialogues that this stage trains on, so that a comparison can prove that it asks none of them.
+
+        What is kept of each is its `opening_id`: a held-out prompt must not even begin like one of them.
+        """
+        self.dialogues |= set(map(opening_id, dialogues))
+        self.write_json(TRAINED, sorted(self.dialogues))
 
     def find(self, level: Literal["info", "warn", "fail"], code: str, message: str) -> None:
         """Add a finding; the stage's verdict is the worst level among them."""

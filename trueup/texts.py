@@ -1,5 +1,5 @@
-"""How texts are, whatever a judge says of them: repetition within one, likeness between several. Words as in
-`trueup.rubric.words`: lower case, without punctuation.
+"""How texts are, whatever a judge says of them: repetition within one, likeness between several. Words and their
+n-grams as in `trueup.words`: lower case, without punctuation, in any script.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from trueup.rubric import words
 from trueup.statistics import Interval, bootstrap_mean
-
-Ngram = tuple[str, ...]
+from trueup.words import ngrams, words
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
@@ -20,7 +18,7 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     Li et al. 2016, https://arxiv.org/abs/1510.03055. More or longer texts repeat more, so only sets of like size
     compare.
     """
-    said = [gram for text in texts for gram in _ngrams(words(text), n)]
+    said = [gram for text in texts for gram in ngrams(text, n)]
     return len(set(said)) / len(said) if said else 0.0
 
 
@@ -29,7 +27,7 @@ def repetition(texts: Sequence[str], n: int = 3) -> float:
 
     Trigrams, since people hardly repeat one (Paulus et al. 2017, https://arxiv.org/abs/1705.04304).
     """
-    said = [_ngrams(words(text), n) for text in texts]
+    said = [ngrams(text, n) for text in texts]
     return sum(len(set(grams)) < len(grams) for grams in said) / len(said)
 
 
@@ -41,7 +39,7 @@ def self_similarity(texts: Sequence[str], n: int = 2) -> float:
     https://arxiv.org/abs/1802.01886) asks the same, but depends on how many texts there are and on a smoothing. A text
     of fewer than n words is one shingle. NaN for fewer than two texts.
     """
-    said = [set(_ngrams(text, n)) or {tuple(text)} for text in map(words, texts)]
+    said = [set(ngrams(text, n)) or {tuple(words(text))} for text in texts]
     shares = [len(a & b) / len(a | b) for a, b in combinations(said, 2)]
     return sum(shares) / len(shares) if shares else math.nan
 
@@ -56,7 +54,3 @@ def mean_self_similarity(
     """
     values = [[self_similarity(texts, n)] for texts in answers if len(texts) > 1]
     return bootstrap_mean(values, confidence, seed) if values else Interval(math.nan, 0.0, 1.0, 0)
-
-
-def _ngrams(text: Sequence[str], n: int) -> list[Ngram]:
-    return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]

@@ -82,12 +82,18 @@ def _ranks(tiers: Tiers) -> dict[int, int]:
 
 # ---- Texts ------------------------------------------------------------------------------------------------------
 
-_SPECIAL = re.compile(
+_SPECIAL = (
     r"<\|[^|<>\n]{1,40}\|>"  # <|im_end|>, <|endoftext|>, <|eot_id|>
     r"|<｜[^｜<>\n]{1,40}｜>"
     r"|</?(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
 )
-_AT_AN_END = re.compile(r"\A(?:\s*(?:<s>|<bos>|<pad>))+|(?:</s>|<eos>|<pad>|<unk>|<\|[a-z_]*\|?|\s)+\Z")
+_ANYWHERE = re.compile(_SPECIAL)
+_AT_THE_START = re.compile(r"\A(?:\s*+(?:<s>|<bos>|<pad>))+")
+_AT_THE_END = re.compile(rf"(?:{_SPECIAL}|</s>|<eos>|<pad>|<unk>|<\|[a-z_]{{0,40}}\|?)\Z")
+_LONGEST = 44
+"""Characters of a token."""
+TOKEN = "\N{MATHEMATICAL LEFT ANGLE BRACKET}token\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+"""Stands for a token of a chat template within an answer: it was said, and its name would tell the model."""
 
 _MODELS = (
     r"(?:chat\s?gpt|gpt-?\d\w*|claude|gemini|bard|llama[\s-]?\d*|alpaca|vicuna|mistral|mixtral|qwen\w*|smol\s?lm\w*|"
@@ -106,9 +112,22 @@ _ITSELF = re.compile(
 
 
 def clean(text: str) -> str:
-    """An answer as people are shown it: without the tokens of a chat template, which tell a model or an answer that was
-    cut. Whether it was cut is shown of neither side."""
-    return _AT_AN_END.sub("", _SPECIAL.sub("", text))
+    """An answer as people are shown it: all of its text, without the tokens of a chat template, which tell a model or
+    an answer that was cut. Whether it was cut is shown of neither side."""
+    kept = text[: _without_end(text)]
+    return _ANYWHERE.sub(TOKEN, _AT_THE_START.sub("", kept))
+
+
+def _without_end(text: str) -> int:
+    """Where the tokens at the end begin. From the end on, each character is looked at a bounded number of times."""
+    end = at = len(text)
+    while True:
+        while at and text[at - 1].isspace():
+            at -= 1
+        token = _AT_THE_END.search(text[max(0, at - _LONGEST) : at])
+        if token is None:
+            return end
+        end = at = at - len(token[0])
 
 
 def names_itself(text: str) -> str | None:

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from trueup.errors import TrueupError
 from trueup.records import Message
+from trueup.words import count_words
 from ui import answers, assignment
 from ui.answers import Choice, Scale, Tiers
 from ui.assignment import AHEAD, Cursor, Purpose
@@ -477,7 +478,7 @@ class LabelService:
         row = db.execute(_ITEM, {"item": item_id}).one()
         texts = [answers.clean(answer["text"]) for answer in row.completions]
         prompt = [Message(**message) for message in row.prompt]
-        words = sum(len(text.split()) for text in [*texts, *(message.content for message in prompt)])
+        words = round(sum(map(count_words, [*texts, *(message.content for message in prompt)])))
         policies = [answer["policy"] for answer in row.sampler["answers"]] if self.settings.reveal else []
         with self._lock:
             self._items[item_id] = _Item(prompt, texts, words, policies)

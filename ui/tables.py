@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
 
 from trueup.errors import DataError
+from trueup.words import count_words
 
 metadata = sa.MetaData()
 _JSON = sa.JSON(none_as_null=True)
@@ -228,7 +229,7 @@ def _slots_and_purposes(db: sa.Connection) -> None:
         if tiers is not None and len(answers) == len(tiers) == 2 and len(answers[0]) != len(answers[1]):
             longer = len(answers[tiers[0][0]]) > len(answers[tiers[1][0]])
         spoken = [message["content"] for message in judged.prompt]
-        words = sum(len(text.split()) for text in [*spoken, *answers])
+        words = round(sum(map(count_words, [*spoken, *answers])))
         rows.append({**values, "first_shown": drawn[0] if drawn else None, "words": words, "chose_longer": longer})
     for first in range(0, len(rows), 1000):
         db.execute(event.insert(), rows[first : first + 1000])

@@ -63,6 +63,23 @@ def test_the_length_rule_takes_its_direction_from_training_pairs_alone() -> None
     assert card(SHORTER, longer, [1.0] * 40, [0.0] * 40)[0]["length_baseline"]["value"] == 0.0
 
 
+ANSWERS = {
+    "English": ("Bread goes stale in the fridge", " because the cold makes its starch firm up again"),
+    "Chinese": ("面包放在冰箱里会更快变硬", "因为低温让淀粉重新结晶所以最好放在室温下"),
+    "Japanese": ("パンは冷蔵庫で早く硬くなる", "ので室温で保存するのがよいと言われている"),
+    "Thai": ("ขนมปังจะแข็งเร็วขึ้นในตู้เย็น", "เพราะความเย็นทำให้แป้งตกผลึก"),
+    "Khmer": ("នំប៉័ងឆាប់រឹងនៅក្នុងទូទឹកកក", "ព្រោះភាពត្រជាក់ធ្វើឱ្យម្សៅកក"),
+}
+
+
+@pytest.mark.parametrize("language", ANSWERS)
+def test_a_preference_for_length_alone_is_one_in_every_script(language: str) -> None:
+    start, more = ANSWERS[language]
+    longer = [pair(i, start + more[: 6 + i % 9] + "。", start + "。") for i in range(40)]
+    report, codes = card(longer, longer, [1.0] * 40, [0.0] * 40)
+    assert report["length_baseline"]["value"] == 1.0 and "explained_by_a_rule" in codes
+
+
 def test_a_model_that_is_no_better_than_a_ruler_is_reported() -> None:
     assert "explained_by_a_rule" in card(SHORTER, SHORTER, [1.0] * 40, [0.0] * 40)[1]
     mixed = [pair(i, *(("One two.", "One.") if i % 2 else ("One.", "One two."))) for i in range(40)]

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import sft.train
+from rlhf.compare import prove_disjoint
 from sft.data import Encoded
 from trueup import models, runs, training
 from trueup.chat import encode_prompt
 from trueup.config import ModelConfig
-from trueup.errors import DataError
+from trueup.errors import DataError, RunError
 from trueup.formats import read_demonstrations
-from trueup.records import Dropped, Message, is_heldout
+from trueup.records import CandidateSet, Dropped, Message, is_heldout, opening_id, prompt_id
 from trueup.sampling import Decoding, sample
 
 FILES = {
@@ -129,6 +130,31 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     assert report["eos_rate"] >= 0.75 and manifest["verdict"] == {"status": "pass", "findings": []}
     rows = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
     assert rows and all(set(row) == {"prompt", "demonstration", "answer", "finished"} for row in rows)
+
+
+def test_no_part_of_a_held_out_dialogue_is_trained_on_and_a_comparison_would_notice(
+    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    def dialogue(i: int, turns: int) -> list[dict[str, str]]:
+        return [
+            {"role": ("user", "assistant")[k % 2], "content": f"{'Say' if k == 0 else 'So'} {i}."} for k in range(turns)
+        ]
+
+    made = campaign(tmp_path, sft={"max_steps": 1, "max_length": 128})
+    jsonl(tmp_path / "demonstrations.jsonl", [{"messages": dialogue(i, 2 + 2 * (i % 3))} for i in range(40)])
+    config = made.stages["sft"]
+    finished = runs.open_stage(made.run_dir, sft.train.run(config).name)
+    asked = [[Message(**turn) for turn in dialogue(i, turns)] for i in range(40) for turns in (1, 3, 5, 7)]
+    heldout = [prompt for prompt in asked if is_heldout(prompt, config.split)]
+    assert len(heldout) >= 20 and not {opening_id(prompt) for prompt in heldout} & finished.trained_prompts
+    trained = [prompt for prompt in asked if not is_heldout(prompt, config.split)]
+    assert {opening_id(prompt) for prompt in trained} == finished.trained_prompts
+    keys: dict[str, Any] = {"split": "heldout", "candidates": [], "sampler": {}}
+    rows = [CandidateSet(prompt_id=prompt_id(prompt), prompt=prompt, **keys) for prompt in heldout]
+    prove_disjoint(rows, [finished])
+    continued = trained[-1]
+    with pytest.raises(RunError, match="was trained on a dialogue that begins like it"):
+        prove_disjoint([CandidateSet(prompt_id=prompt_id(continued), prompt=continued, **keys)], [finished])
 
 
 @pytest.mark.parametrize("kind", ["plain", "untied"])

@@ -20,10 +20,13 @@ from trueup.records import (
     Prompt,
     Ranking,
     choose_pairs,
+    is_for_judge,
     is_heldout,
+    opening_id,
     pairs_of,
     parse_row,
     prompt_id,
+    read_jsonl,
     read_rows,
     split_name,
     touches_heldout,
@@ -31,6 +34,7 @@ from trueup.records import (
 )
 
 SPLIT = SplitConfig()
+CASES = Path(__file__).parents[1] / "data" / "cases" / "rows"
 
 
 def user(text: str) -> list[Message]:
@@ -84,26 +88,35 @@ def test_a_prompt_that_is_held_out_stays_so_when_the_share_grows() -> None:
     assert small < large
 
 
-def test_a_conversation_is_held_out_if_any_of_its_turns_answers_a_held_out_prompt() -> None:
-    heldout = next(f"question {i}" for i in range(100) if is_heldout(user(f"question {i}"), SPLIT))
-    trained = next(f"question {i}" for i in range(100) if not is_heldout(user(f"question {i}"), SPLIT))
+def dialogue(*turns: str, system: str | None = None) -> list[Message]:
+    roles = ["user", "assistant"] * len(turns)
+    spoken = [Message(role=role, content=text) for role, text in zip(roles, turns, strict=False)]  # type: ignore[arg-type]
+    return [*([Message(role="system", content=system)] if system else []), *spoken]
 
-    def conversation(first: str) -> Demonstration:
-        turns = [
-            *user(first),
-            Message(role="assistant", content="a"),
-            *user("more"),
-            Message(role="assistant", content="b"),
-        ]
-        return Demonstration(messages=turns)
 
-    salts = (SplitConfig(salt=str(i)) for i in range(100))
-    split = next(
-        s for s in salts if not is_heldout(user(heldout), s) and is_heldout(conversation(heldout).messages[:3], s)
-    )
-    assert touches_heldout(conversation(heldout), SPLIT), "its first turn"
-    assert touches_heldout(conversation(heldout), split), "its second turn"
-    assert touches_heldout(conversation(trained), SPLIT) == is_heldout(conversation(trained).messages[:3], SPLIT)
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.6])
+def test_every_part_and_every_continuation_of_a_dialogue_is_on_the_side_of_its_first_question(fraction: float) -> None:
+    split = SplitConfig(heldout_fraction=fraction, judge_fraction=0.2)
+    sides = set()
+    for i in range(60):
+        whole = dialogue(f"question {i}", f"answer {i}", f"more {i}", "well", "and then?", "done")
+        asked = [dialogue(*(message.content for message in whole[:n])) for n in (1, 3, 5)]
+        asked += [dialogue(f"question {i}", "another answer", "another question")]
+        asked += [dialogue(f"question {i}", system="You are terse."), dialogue(f" question\u200b  {i}\n")]
+        assert len({prompt_id(prompt) for prompt in asked}) == 5, "each is a prompt of its own, but for its spacing"
+        assert len({(is_heldout(prompt, split), is_for_judge(prompt, split)) for prompt in asked}) == 1
+        assert touches_heldout(Demonstration(messages=whole), split) is is_heldout(asked[0], split)
+        assert len({opening_id(prompt) for prompt in asked}) == 1
+        sides.add((is_heldout(asked[0], split), is_for_judge(asked[0], split)))
+    assert sides == {(True, False), (False, True), (False, False)}
+
+
+def test_a_prompt_in_any_normal_form_is_one_prompt_on_one_side() -> None:
+    rows = [parse_row(Prompt, values, "") for _, values in read_jsonl(CASES / "p_nfc.jsonl")]
+    assert len({row.prompt_id for row in rows}) == 1 and len({row.prompt[0].content for row in rows}) > 1
+    assert len(read_prompts(CASES / "p_nfc.jsonl", Dropped())) == 1
+    for fraction in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert len({is_heldout(row.prompt, SplitConfig(heldout_fraction=fraction)) for row in rows}) == 1
 
 
 def test_no_held_out_prompt_of_the_starter_set_is_trained_on() -> None:
@@ -112,7 +125,7 @@ def test_no_held_out_prompt_of_the_starter_set_is_trained_on() -> None:
     assert len(heldout) >= 80 and len(prompts) - len(heldout) >= 240
     demonstrations = read_demonstrations(STARTER / "demonstrations.jsonl", Dropped())
     train = [row for row in demonstrations if not touches_heldout(row, SPLIT)]
-    trained_on = {prompt_id(prompt) for row in train for prompt in row.prompts}
+    trained_on = {prompt_id(row.messages[:-1]) for row in train} | {opening_id(row.messages) for row in train}
     assert len(train) > 200 and not trained_on & heldout
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ui.answers import agrees, choice_of, clean, judgement, names_itself, to_indices, to_places
@@ -50,13 +52,16 @@ def test_an_answer_is_right_when_it_orders_what_is_known_to_differ(
         ("<s> Yes.", " Yes."),
         ("Yes.<|im_", "Yes."),
         ("Yes.<end_of_turn>", "Yes."),
-        ("[INST] no [/INST] Yes", " no  Yes"),
+        ("Yes.\n\n</s>\n <|im_end|> ", "Yes.\n\n"),
+        ("Yes. \n\n", "Yes. \n\n"),
+        ("[INST] no [/INST] Yes", "⟨token⟩ no ⟨token⟩ Yes"),
+        ("A turn ends with <|im_end|> there.", "A turn ends with ⟨token⟩ there."),
         ("a < b | c > d", "a < b | c > d"),
         ("<s>struck</s> is HTML", "struck</s> is HTML"),
         ("    indented code", "    indented code"),
     ],
 )
-def test_the_tokens_of_a_template_are_not_shown(text: str, shown: str) -> None:
+def test_all_of_an_answer_is_shown_but_the_tokens_of_a_template(text: str, shown: str) -> None:
     assert clean(text) == shown
 
 
@@ -90,3 +95,18 @@ def test_an_answer_that_says_which_model_it_is_is_found(text: str) -> None:
 )
 def test_an_answer_about_a_model_does_not_say_that_it_is_one(text: str) -> None:
     assert names_itself(text) is None
+
+
+DEGENERATE = [
+    *("\n", " ", "\t", "\r\n", "</s>", "\n</s>", "<pad> ", "<s> ", "<|a|>", "<|", "<|a\n", "<｜a", "[INST]"),
+    *("I am ", "as ", "I am a ", "i'm a trained by ", "my name is called ", "a", "-", "`", "<"),
+]
+
+
+@pytest.mark.parametrize("unit", DEGENERATE)
+@pytest.mark.parametrize("end", ["", "b"])
+def test_no_answer_takes_long_to_clean(unit: str, end: str) -> None:
+    text = "a" + unit * (100_000 // len(unit)) + end
+    began = time.process_time()
+    clean(text), names_itself(text)
+    assert time.process_time() - began < 2

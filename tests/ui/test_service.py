@@ -80,10 +80,7 @@ def test_a_task_says_nothing_but_texts(asking: Asking, make_item: MakeItem) -> N
     item = make_item(0, ("One.<|im_end|>", "<s>Two, and it goes o"))
     store.ask([Asked(name, "random", 1.0) for name in store.add_items([item])])
     (task,) = service(store).tasks("ann")
-    assert set(task.texts) == {"One. 0", "Two, and it goes o 0"} or set(task.texts) == {
-        "One. 0",
-        "Two, and it goes o 0",
-    }
+    assert set(task.texts) == {"One.⟨token⟩ 0", "Two, and it goes o 0"}
     assert vars(task).keys() == {"token", "prompt", "texts", "wants_rationale", "practice"}
 
 
