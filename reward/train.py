@@ -101,6 +101,7 @@ def fit(
     training.train(trainer, stage)
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
     model.model = training.merged(trainer.model).eval()
+    training.require_sound(model.model, "reward, merging the adapter", every=True)
     return model, train
 
 
@@ -146,10 +147,12 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: models.Loaded, r
         for row in rows
     ]
     grouped = training.grouped_by_length(RewardTrainer, config, [row.longest for row in rows])
-    return grouped(
+    trainer = grouped(
         model=model.model,
-        args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
+        args=training.build_arguments(TRLConfig, arguments, config),
         train_dataset=Dataset.from_list(dataset),
         processing_class=model.tokenizer,
         peft_config=training.adapter(config, model.model, TaskType.SEQ_CLS),
     )
+    training.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
+    return trainer

@@ -40,16 +40,26 @@ class DPOConfig(TrainConfig):
     split: SplitConfig
     pairs: PairRule = "all"
     """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
-    beta: float = Field(0.1, gt=0)
-    """KL strength: higher stays nearer to the reference, which is the SFT policy."""
+    beta: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """KL strength: higher stays nearer to the reference, which is the SFT policy. `auto`: what suits `loss_type`."""
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"] = "sigmoid"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Assumed share of flipped labels (cDPO; with `robust`, https://arxiv.org/abs/2403.00409)."""
-    learning_rate: float = Field(5e-5, ge=0)
-    """Peak. 0 trains nothing: a control, whose comparison must find no change."""
-    num_train_epochs: float = Field(1.0, gt=0)
+    """Assumed share of flipped labels: cDPO with `sigmoid` (https://ericmitchell.ai/cdpo.pdf), its unbiased form with
+    `robust` (https://arxiv.org/abs/2403.00409); the other losses take none."""
+    learning_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    """Peak. `auto` follows from the number of steps. 0 trains nothing: a control, whose comparison finds no change."""
+    num_train_epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    """Passes over the pairs. `auto` follows from their number."""
     keep_steps: int = Field(3, ge=0)
     """Adapters kept along the way, evenly spaced; the comparison shows reward and KL of each."""
+
+    @model_validator(mode="after")
+    def _smooths(self) -> DPOConfig:
+        if self.label_smoothing and self.loss_type not in ("sigmoid", "robust"):
+            raise ValueError(
+                f"label_smoothing: has no meaning in loss_type {self.loss_type}; use sigmoid (cDPO) or robust, or 0"
+            )
+        return self
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "label")
@@ -85,18 +95,6 @@ def _without_folder(value: dict[str, float], info: SerializationInfo) -> dict[st
     identity = info.context and info.context.get("identity")
     return {Path(name).name: weight for name, weight in value.items()} if identity else value
 
-
-_OF_ROLLOUTS = (
-    *("generation_batch_size", "steps_per_generation", "max_completion_length", "shuffle_dataset", "disable_dropout"),
-    *("top_k", "top_p", "min_p", "repetition_penalty", "generation_kwargs", "chat_template_kwargs"),
-    "remove_unused_columns",
-)
-"""Arguments of TRL that our schedule and our sampler stand for: changed there, they would be ignored or break them."""
-_OF_GRPO = (
-    *("beta", "num_iterations", "loss_type", "epsilon", "epsilon_high", "delta", "scale_rewards"),
-    *("importance_sampling_level", "mask_truncated_completions", "entropy_coef", "top_entropy_quantile"),
-)
-"""Arguments of TRL's GRPO that mean nothing to PPO, or harm it."""
 
 Rewards = Annotated[dict[str, float], BeforeValidator(_from_base), PlainSerializer(_without_folder)]
 
@@ -152,6 +150,11 @@ class OnlineConfig(TrainConfig):
                 raise ValueError(
                     f"{name} {getattr(self, name)} does not divide rollout_batch_size {self.rollout_batch_size}"
                 )
+        if self.lora.lora_dropout:
+            raise ValueError(
+                f"lora.lora_dropout: {self.lora.lora_dropout:g} would make the log-probabilities of one policy differ "
+                f"from reading to reading, and {self.algorithm} lives on their ratios: leave it at 0"  # type: ignore[attr-defined]
+            )
         for reward in self.rewards:
             if reward not in BUILT_IN_REWARDS and not _NAMES_FUNCTION.fullmatch(reward):
                 known = ", ".join(BUILT_IN_REWARDS)
@@ -163,11 +166,6 @@ class OnlineConfig(TrainConfig):
         for kind in ("ifeval", "gsm8k"):
             if (kind in self.rewards) != any(check.kind == kind for check in self.checks):
                 raise ValueError(f"rewards.{kind}: goes with an entry of that kind in checks, which names its prompts")
-        for key in self.trainer_args:
-            if key in _OF_ROLLOUTS:
-                raise ValueError(
-                    f"trainer_args.{key}: is set by Trueup; what may be said of rollouts has a key of align"
-                )
         return self
 
     @property
@@ -249,9 +247,6 @@ class PPOConfig(OnlineConfig):
             )
         if bool(self.ptx_coef) != bool(self.ptx_data):
             raise ValueError("ptx_coef and ptx_data go together: a weight, and files of demonstrations")
-        for key in self.trainer_args:
-            if key in _OF_GRPO:
-                raise ValueError(f"trainer_args.{key}: is of GRPO's loss, and PPO has its own: see the keys of align")
         return self
 
     def input_paths(self) -> list[Path]:

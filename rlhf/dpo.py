@@ -2,7 +2,7 @@
 
 Reads   labels/preferences.jsonl, and sft/model: policy and reference both start from it.
 Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy), metrics.jsonl,
-        report.json, manifest.json.
+        report.json (with the accuracy on held-out pairs), manifest.json.
 Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained by trl.DPOTrainer.
 
 The reference is the SFT policy itself: the base under the adapter, with the adapter off. Its log-probabilities are
@@ -16,7 +16,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import TaskType
 from transformers import TrainerCallback
@@ -27,8 +26,9 @@ from trueup.console import say
 from trueup.errors import DataError
 from trueup.pairs import EncodedPair, encode_pairs, read_pairs
 from trueup.records import Dropped, Preference
-from trueup.runs import FinishedStage, StageRun
+from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import completion_logps
+from trueup.statistics import Interval, bootstrap_mean
 
 
 def run(config: DPOConfig) -> Path:
@@ -36,12 +36,13 @@ def run(config: DPOConfig) -> Path:
     sft, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    train = read_pairs(label, config.pairs, config.split).train
+    pairs = read_pairs(label, config.pairs, config.split)
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     dropped = Dropped()
-    train, rows = encode_pairs(train, policy.tokenizer, config.max_length, dropped)
+    train, rows = encode_pairs(pairs.train, policy.tokenizer, config.max_length, dropped)
+    heldout, heldout_rows = encode_pairs(pairs.heldout, policy.tokenizer, config.max_length, Dropped())
     if not rows:
         raise DataError(f"every pair is longer than align.max_length, {config.max_length} tokens")
     if dropped.counts:
@@ -50,7 +51,9 @@ def run(config: DPOConfig) -> Path:
     say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
+    config = resolved(config, len(rows))
     reference_logps = compute_reference_logps(policy, sft, train, rows)
+    heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with training.scored_completions_only():
@@ -58,15 +61,21 @@ def run(config: DPOConfig) -> Path:
         training.train(trainer, stage)
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
     policy.model = training.merged(trainer.model)
+    training.require_sound(policy.model, "align, merging the adapter", every=True)
 
     # 4. What changed -------------------------------------------------------------------------------------------------
     first, last = first_and_last(trainer.state.log_history)
     for name in ("rewards/margins", "rewards/accuracies"):
         say(f"{name:<20} {first[name]:8.2f} -> {last[name]:8.2f}")
     # Against the reference, not against the first batches, whose answers are longer or shorter than those of the last.
-    change = {answer: last[f"rewards/{answer}"] / config.beta for answer in ("chosen", "rejected")}
+    beta = float(config.beta)
+    change = {answer: last[f"rewards/{answer}"] / beta for answer in ("chosen", "rejected")}
     for answer, nats in change.items():
         say(f"{f'log pi({answer})':<20} {nats:+8.2f} nats against the reference, at the end")
+    margin = last["rewards/margins"] / beta
+    learnt = heldout_accuracy(policy, heldout, heldout_rows, heldout_logps)
+    if config.learning_rate:  # at 0 it is a control
+        stage.findings += not_learnt(margin, learnt)
     fallen = -change["chosen"]
     if fallen > 10:
         # Common and not always harm: DPO needs only the difference. Past some point probability goes to neither answer.
@@ -78,10 +87,121 @@ def run(config: DPOConfig) -> Path:
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     report = {"algorithm": "dpo", "pairs": len(rows), "first": first, "last": last, "logps_change_nats": change}
+    report["margin_nats"] = margin
+    report["heldout_accuracy"] = learnt.as_json() if learnt else None
+    report["schedule"] = {key: getattr(config, key) for key in ("beta", "learning_rate", "num_train_epochs")}
     stage.write_json("report.json", report)
     models.save(policy, stage.dir / "model")
     stage.facts.update(policy.placement.facts)
     return stage.finish()
+
+
+# ---- What `auto` stands for --------------------------------------------------------------------------------------
+
+BETAS = {"sigmoid": 0.1, "hinge": 0.1, "robust": 0.1, "ipo": 1.0, "sigmoid_norm": 5.0}
+_BETA_REASONS = {
+    "ipo": "this loss takes means per token, and 1 / (2 beta) = 0.5 nats a token is the gap that it aims at",
+    "sigmoid_norm": "this loss takes means per token; 5 is the beta of Lambert et al. 2024",
+}
+"""`ipo` as TRL has it: Azar et al. 2023, https://arxiv.org/abs/2310.12036, eq. 17, over means. `sigmoid_norm`: Lambert
+et al. 2024, https://arxiv.org/abs/2411.15124, section 5. The others take sums: Rafailov et al. 2023, appendix B."""
+
+ENOUGH_STEPS = 60
+MOST_EPOCHS = 5.0
+REACH = 0.03
+"""Learning rate times steps. Adam moves a weight by about the learning rate a step, so this is about how far weights
+can go; 7e-4 over 58 steps in configs/demo.yaml, 5e-5 over 600 in a training of 5,000 pairs."""
+LEAST_RATE, MOST_RATE = 5e-5, 1e-3
+WHOLE = 0.1
+"""Of an adapter's learning rate, what is right for all weights (https://thinkingmachines.ai/blog/lora)."""
+
+
+def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
+    """The config with a number in place of each `auto`; every choice says its reason."""
+    chosen: dict[str, Any] = {}
+    if config.beta == "auto":
+        chosen["beta"] = BETAS[config.loss_type]
+        reason = _BETA_REASONS.get(config.loss_type, f"the usual one of {config.loss_type}")
+        say(f"{'beta':<12} {chosen['beta']:g}: {reason}")
+    steps_per_epoch = pairs / config.train_batch_size
+    if config.num_train_epochs != "auto":
+        epochs = config.num_train_epochs
+    else:
+        chosen["num_train_epochs"] = epochs = max(1.0, min(MOST_EPOCHS, round(ENOUGH_STEPS / steps_per_epoch)))
+        if config.max_steps < 0:
+            why = f"about {ENOUGH_STEPS} steps are wanted, and at most {MOST_EPOCHS:g} passes"
+            say(f"{'epochs':<12} {epochs:g} over {pairs} pairs in batches of {config.train_batch_size}: {why}")
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(steps_per_epoch * epochs)
+    if config.learning_rate == "auto":
+        whole = WHOLE if config.full_finetuning else 1.0
+        rate = whole * min(MOST_RATE, max(LEAST_RATE, REACH / steps))
+        chosen["learning_rate"] = rate = float(f"{rate:.1e}")
+        say(f"{'rate':<12} {rate:g} over {steps} steps: the fewer the steps, the further each has to go")
+    return config.model_copy(update=chosen)
+
+
+# ---- Whether it learnt -------------------------------------------------------------------------------------------
+
+STILL_NATS = 0.1
+"""A margin below this says that both answers of a pair are about as likely as before."""
+
+
+def heldout_accuracy(
+    policy: models.Loaded, pairs: list[Preference], rows: list[EncodedPair], reference: list[tuple[float, float]]
+) -> Interval | None:
+    """Share of held-out pairs whose chosen answer the policy made likelier by more than the rejected one, against the
+    reference (the sign of the implicit reward's difference; half for a tie), with its interval over prompts."""
+    if not pairs:
+        return None
+    prompts = [pair.prompt for pair in pairs]
+    policy.model.eval()
+    chosen = completion_logps(policy, prompts, [row.chosen_ids for row in rows])
+    rejected = completion_logps(policy, prompts, [row.rejected_ids for row in rows])
+    by_prompt: dict[str, list[float]] = {}
+    for pair, now, other, (was, other_was) in zip(pairs, chosen, rejected, reference, strict=True):
+        margin = (now - was) - (other - other_was)
+        by_prompt.setdefault(pair.prompt_id, []).append(0.5 if abs(margin) < 1e-6 else float(margin > 0))
+    return bootstrap_mean(list(by_prompt.values()))
+
+
+def not_learnt(margin: float, heldout: Interval | None) -> list[Finding]:
+    """What speaks against a policy that learnt the preference.
+
+    margin   nats by which the chosen answers of the training pairs gained on the rejected ones
+    heldout  accuracy on held-out pairs; None where there are none
+    """
+    if heldout:
+        share = f"{heldout.value:.0%} [{heldout.low:.0%}, {heldout.high:.0%}]"
+        say(f"{'held out':<12} {share} of pairs in the right order, over {heldout.n} prompts")
+    findings = []
+    if margin < STILL_NATS:
+        findings.append(
+            Finding(
+                "warn",
+                "margins_stand_still",
+                f"chosen answers gained {margin:+.3f} nats on rejected ones, which is next to nothing: raise "
+                "align.learning_rate or align.num_train_epochs, or leave both at auto",
+            )
+        )
+    if heldout and not heldout.excludes(0.5):
+        findings.append(
+            Finding(
+                "warn",
+                "heldout_not_above_chance",
+                f"{share} of held-out pairs are in the right order, over {heldout.n} prompts: this does not exclude "
+                "chance. More labels would tell",
+            )
+        )
+    elif heldout and heldout.value < 0.5:
+        findings.append(
+            Finding(
+                "warn",
+                "heldout_below_chance",
+                f"only {heldout.value:.0%} of held-out pairs are in the right order: lower align.learning_rate or "
+                "align.num_train_epochs, or look at the labels",
+            )
+        )
+    return findings
 
 
 def compute_reference_logps(
@@ -89,13 +209,17 @@ def compute_reference_logps(
 ) -> list[tuple[float, float]]:
     """log pi_ref of the chosen and the rejected answer of each pair, in nats.
 
-    Sampling wrote them down: an answer that this very SFT policy sampled in float32 is not scored again.
+    Sampling wrote them down: an answer of these very tokens, sampled by this very SFT policy in the precision that it
+    has here, is not scored again.
     """
-    recorded = policy.placement.dtype == torch.float32
+    dtype = policy.placement.facts["dtype"]
     known = {
         i: (pair.chosen_logp, pair.rejected_logp)
         for i, pair in enumerate(pairs)
-        if recorded and pair.sampled_by == sft.sha256 and None not in (pair.chosen_logp, pair.rejected_logp)
+        if pair.sampled_by == sft.sha256
+        and pair.sampler.get("dtype") == dtype
+        and (pair.chosen_token_ids, pair.rejected_token_ids) == (rows[i].chosen_ids, rows[i].rejected_ids)
+        and None not in (pair.chosen_logp, pair.rejected_logp)
     }
     missing = [i for i in range(len(rows)) if i not in known]
     say(f"{'reference':<12} log-probabilities of {len(known)} pairs known from sampling, {len(missing)} to compute")
@@ -142,20 +266,34 @@ def build_trainer(
     arguments = training.trainer_arguments(config, stage, policy, [2 * row.longest for row in rows])
     arguments |= {
         "beta": config.beta,
-        "loss_type": [config.loss_type],
+        "loss_type": ["robust" if config.label_smoothing else config.loss_type],
         "label_smoothing": config.label_smoothing,
         "precompute_ref_log_probs": True,
     }
     trainer = training.grouped_by_length(TokenisedDPOTrainer, config, [row.longest for row in rows])(
         model=policy.model,
-        args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
+        args=training.build_arguments(TRLConfig, arguments, config),
         train_dataset=Dataset.from_list(dataset),
         processing_class=policy.tokenizer,
         peft_config=training.adapter(config, policy.model, TaskType.CAUSAL_LM),
     )
+    if config.loss_type == "sigmoid":
+        trainer.label_smoothing = as_robust(config.label_smoothing)
+    training.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     trainer.add_callback(StartsAtReference(config))
     trainer.add_callback(training.KeepSteps(stage, config.keep_steps))
     return trainer
+
+
+def as_robust(smoothing: float) -> float:
+    """The smoothing at which TRL's `robust` loss is cDPO's, which TRL's `sigmoid` leaves out.
+
+    With x = beta times the margin and L = -log sigmoid, and since L(-x) = L(x) + x,
+        cDPO    (1 - e) L(x) + e L(-x)              = L(x) + e x
+        robust  ((1 - s) L(x) - s L(-x)) / (1 - 2s) = L(x) - s x / (1 - 2s)
+    which are equal at s = -e / (1 - 2e).
+    """
+    return -smoothing / (1 - 2 * smoothing)
 
 
 class StartsAtReference(TrainerCallback):
@@ -170,7 +308,9 @@ class StartsAtReference(TrainerCallback):
         # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
         tolerance = 0.05 if args.bf16 else 1e-3
         margin, loss = abs(logs["rewards/margins"]), logs["loss"]
-        if margin > tolerance or (self.config.loss_type == "sigmoid" and abs(loss - math.log(2)) > tolerance):
+        weighted = self.config.trainer_args.get("use_weighting")  # each pair's loss is then less, by its likelihood
+        known = self.config.loss_type == "sigmoid" and not weighted
+        if margin > tolerance or (known and abs(loss - math.log(2)) > tolerance):
             raise AssertionError(
                 f"at step 0 policy and reference differ: loss {loss:.4f} (ln 2 {math.log(2):.4f}), margin {margin:.4f}"
             )

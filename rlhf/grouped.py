@@ -69,6 +69,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     # 5. Save ---------------------------------------------------------------------------------------------------------
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
     policy.model = training.merged(trainer.model)
+    training.require_sound(policy.model, "align, merging the adapter", every=True)
     models.save(policy, stage.dir / "model")
     stage.write_json("report.json", report)
     stage.facts.update(policy.placement.facts)
@@ -116,7 +117,7 @@ def build_trainer(
     return trainer(
         model=policy.model,
         reward_funcs=rewards,
-        args=schema(**training.with_user_arguments(arguments, config, schema)),
+        args=training.build_arguments(schema, arguments, config),
         train_dataset=dataset,
         processing_class=policy.tokenizer,
         peft_config=training.adapter(config, policy.model, TaskType.CAUSAL_LM),

@@ -91,7 +91,9 @@ def run(config: PPOConfig) -> Path:
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     training.save_adapter(roles.model, stage.dir / training.ADAPTER)
-    models.save(roles.merged(), stage.dir / "model")
+    merged = roles.merged()
+    training.require_sound(merged.model, "align, merging the adapter", every=True)
+    models.save(merged, stage.dir / "model")
     report["kl_coef"] = {"first": config.kl_coef, "last": trainer.kl_coef}
     stage.write_json("report.json", report)
     stage.facts.update(policy.placement.facts)
@@ -166,7 +168,7 @@ def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any
         roles,
         rewards,
         demonstrations(config, stage, roles.policy) if config.ptx_coef else None,
-        args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
+        args=training.build_arguments(TRLConfig, arguments, config),
         train_dataset=dataset,
         processing_class=roles.policy.tokenizer,
         rollout_func=Sampler(config, roles.policy),

@@ -28,10 +28,10 @@ from rlhf.roles import Roles
 from rlhf.rollouts import write_samples
 from trueup import tensors
 from trueup.console import say
-from trueup.errors import DataError, ModelError
+from trueup.errors import DataError
 from trueup.runs import StageRun
 from trueup.texts import repetition
-from trueup.training import SAMPLES
+from trueup.training import SAMPLES, not_finite
 
 Batch = dict[str, Tensor]
 
@@ -248,7 +248,7 @@ class PPOTrainer(GRPOTrainer):
             loss = loss + moves * config.ptx_coef * ptx / self.args.gradient_accumulation_steps
             told["loss/ptx_avg"] = ptx.detach()
         if not loss.isfinite():
-            raise ModelError(f"the loss is {loss.item()} at step {self.state.global_step}: lower align.learning_rate")
+            raise not_finite(f"align, step {self.state.global_step}", f"the loss is {loss.item()}")
 
         by_token = {
             "loss/policy_avg": policy,

@@ -32,7 +32,8 @@ def run(config: SampleConfig) -> Path:
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
-    sampler = {"policy": "sft", "policy_sha256": sft.sha256, **decoding.provenance()}
+    dtype = place(config.model).facts["dtype"]  # log-probabilities of one text differ from precision to precision
+    sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **decoding.provenance()}
     partial = stage.dir / "answered.partial"
     done = read_unfinished(partial) if stage.resumed else {}
     if done:

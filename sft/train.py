@@ -62,6 +62,7 @@ def run(config: SFTConfig) -> Path:
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
     base.model = training.merged(trainer.model)
+    training.require_sound(base.model, "sft, merging the adapter", every=True)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
     samples = answer_heldout(config, base, heldout or train)
@@ -109,7 +110,7 @@ def build_trainer(
 
     trainer = training.grouped_by_length(SFTTrainer, config, lengths)(
         model=base.model,
-        args=TRLConfig(**training.with_user_arguments(arguments, config, TRLConfig)),
+        args=training.build_arguments(TRLConfig, arguments, config),
         train_dataset=Dataset.from_list([vars(row) for row in train_rows]),
         eval_dataset=Dataset.from_list([vars(row) for row in heldout_rows]) if heldout_rows else None,
         processing_class=base.tokenizer,

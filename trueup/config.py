@@ -7,7 +7,6 @@ receives by declaring a field of that name, and `run_dir`.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -32,7 +31,8 @@ from pydantic_core import ErrorDetails
 
 from trueup import contents
 from trueup.contents import Contents
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, did_you_mean
+from trueup.trainer_args import problems as trainer_args_problems
 
 STARTER = Path(__file__).parent / "starter"
 
@@ -315,7 +315,16 @@ class TrainConfig(StageConfig):
     """Train every weight instead of adapters."""
     lora: LoRAConfig = LoRAConfig()
     trainer_args: Annotated[dict[str, Any], BeforeValidator(_files_from_campaign)] = {}
-    """Any other argument of the TRL trainer's config, checked against its fields."""
+    """Further arguments of TRL's trainer; one that would change nothing here is refused (trueup.trainer_args)."""
+
+    @model_validator(mode="after")
+    def _trainer_args_do_something(self) -> TrainConfig:
+        if self.trainer_args:
+            kind = getattr(self, "algorithm", self.stage)
+            keys = type(self).model_fields
+            if found := trainer_args_problems(kind, self.stage, keys, self.trainer_args, tracked=bool(self.report_to)):
+                raise Problems(found)
+        return self
 
     def contents(self) -> dict[str, Contents | None]:
         named = {key: self.trainer_args.get(key) for key in _FILES_OF_TRAINERS}
@@ -323,6 +332,15 @@ class TrainConfig(StageConfig):
 
 
 S = TypeVar("S", bound=Section)
+
+
+class Problems(ValueError):
+    """Several problems of one section, which a validator found at once: lines of the form `key: message`."""
+
+    def __init__(self, lines: list[str]):
+        self.lines = lines
+        super().__init__("; ".join(lines))
+
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
 
@@ -398,6 +416,10 @@ def validate(schema: type[S], values: dict[str, Any], base: Path, prefix: str, p
     except ValidationError as error:
         found: dict[str, list[str]] = {}
         for detail in error.errors():
+            raised = detail.get("ctx", {}).get("error")
+            if isinstance(raised, Problems):
+                problems.extend(prefix + line for line in raised.lines)
+                continue
             key, message = _describe(schema, detail)
             found.setdefault(prefix + key if key else prefix.removesuffix("."), []).append(message)
         # A value that fits no branch of a union has a problem with each of them.
@@ -440,9 +462,3 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
-
-
-def did_you_mean(word: str, known: list[str]) -> str:
-    """`; did you mean X?` for the nearest known word, or what there is to choose from."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}" if known else ""

@@ -14,6 +14,7 @@ Anything else that is raised is a bug and keeps its traceback; StageCrashed carr
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 
@@ -52,3 +53,9 @@ class LabelsWanted(TrueupError):
 
 class StageCrashed(Exception):
     """A stage's process ended with a bug: the text is its own traceback, which the CLI shows whole."""
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """`; did you mean X?` for the nearest known word, or what there is to choose from."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(known))}" if known else ""

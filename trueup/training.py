@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -26,9 +26,9 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from trueup.config import TrainConfig, did_you_mean
+from trueup.config import TrainConfig
 from trueup.console import progress, say
-from trueup.errors import ConfigError, ModelError
+from trueup.errors import ConfigError, ModelError, did_you_mean
 from trueup.models import Loaded
 from trueup.records import write_rows
 from trueup.runs import METRICS, StageRun
@@ -59,6 +59,7 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
         "save_steps": config.save_steps,
         "save_total_limit": 1,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would show a loss that is not a number as 0
         "report_to": config.report_to or "none",
         "seed": config.seed,
         "use_cpu": on_cpu,
@@ -71,23 +72,36 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
     }
 
 
-_OWN_ARGUMENTS = ("output_dir", "max_length", "gradient_accumulation_steps", "save_strategy", "pad_token")
-"""Arguments of TRL that follow from our own keys, or that resuming needs."""
+A = TypeVar("A", bound=TrainingArguments)
 
 
 def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: type) -> dict[str, Any]:
-    """`arguments` with the user's `trainer_args:` on top, checked against the fields of the TRL config."""
+    """`arguments` with the user's `trainer_args:` on top.
+
+    Those that would do nothing were refused as the campaign file was read (trueup.trainer_args); what the installed TRL
+    does not know is refused here.
+    """
     known = [field.name for field in dataclasses.fields(schema) if field.init]
     problems = [
         f"{config.stage}.trainer_args.{key}: trl.{schema.__name__} has no such argument{did_you_mean(key, known)}"
-        if key not in known
-        else f"{config.stage}.trainer_args.{key}: is set by Trueup; use the key of {config.stage} that stands for it"
         for key in config.trainer_args
-        if key not in known or key in (*_OWN_ARGUMENTS, *type(config).model_fields)
+        if key not in known
     ]
     if problems:
         raise ConfigError("trainer_args", problems)
     return {**arguments, **config.trainer_args}
+
+
+def build_arguments(schema: type[A], arguments: dict[str, Any], config: TrainConfig) -> A:
+    """The TRL config of a stage, of `arguments` and the user's; a ConfigError where TRL or transformers refuse it."""
+    merged = with_user_arguments(arguments, config, schema)
+    try:
+        return schema(**merged)
+    except (ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        given = ", ".join(f"{key}: {value!r}" for key, value in config.trainer_args.items()) or "none"
+        problem = f"{config.stage}: trl.{schema.__name__} refuses its arguments: {reason} (trainer_args: {given})"
+        raise ConfigError("trainer_args", [problem]) from error
 
 
 _ROWS_ON_CPU = 16
@@ -197,6 +211,13 @@ def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
     return names
 
 
+def keep_adapter_dropout(model: torch.nn.Module, rate: float) -> None:
+    """Dropout before the adapters, as `lora.lora_dropout` says: TRL turns off theirs with that of the base."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout) and "lora_dropout" in name.split("."):
+            module.p = rate
+
+
 ADAPTER = "adapter"
 """Folder of a stage's adapter, beside the merged model: several policies can then share one base in memory."""
 SAMPLES = "samples.jsonl"
@@ -208,6 +229,7 @@ STEPS = "steps"
 def save_adapter(model: PreTrainedModel | PeftModel, directory: Path) -> None:
     """Write the adapter as PEFT reads it; after full fine-tuning there is none."""
     if isinstance(model, PeftModel):
+        require_finite(model, "the adapter")
         # New tokens' rows are stored with the adapter; the rest of the embeddings is the base model's.
         # Of several adapters on one base, it is the default one that a stage's result is.
         model.save_pretrained(directory, save_embedding_layers=False, selected_adapters=["default"])
@@ -307,10 +329,7 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
         return nullcontext()
     decoder = trainer.model.get_base_model().base_model
     trunk = Trunk(decoder)
-    if not trunk.depth or getattr(decoder.config, "attention_dropout", None):
-        return nullcontext()
-    above = {part for layer in decoder.layers[trunk.depth :] for part in layer.modules()}
-    if any(isinstance(part, torch.nn.Dropout) and part.p and part not in above for part in decoder.modules()):
+    if not trunk.depth:
         return nullcontext()
     tokens = sum(len(ids) for row in trainer.train_dataset for key, ids in row.items() if key.endswith("_ids"))
     size = tokens * decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize
@@ -319,8 +338,12 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
     if size > free / 4:
         say(f"{'trunk':<12} {below} is computed anew in each epoch: {size / 2**30:.1f} GiB, {free / 2**30:.1f} free")
         return nullcontext()
-    say(f"{'trunk':<12} {below} is kept over the epochs, {size / 2**20:.0f} MiB")
-    return kept_over_epochs(trunk)
+
+    def tell(random: bool) -> None:
+        kept = "is computed anew in each epoch: it draws random numbers (dropout, or noise on the embeddings)"
+        say(f"{'trunk':<12} {below} {kept if random else f'is kept over the epochs, {size / 2**20:.0f} MiB'}")
+
+    return kept_over_epochs(trunk, tell)
 
 
 def free_memory(device: torch.device) -> int:
@@ -332,27 +355,37 @@ def free_memory(device: torch.device) -> int:
 
 
 class Watch(TrainerCallback):
-    """Writes metrics.jsonl, shows progress, measures tokens per second, and stops a run whose loss is not a number."""
+    """Writes metrics.jsonl, shows progress, measures tokens per second, and stops a run whose loss, gradient or weights
+    are no numbers any more. It does so before anything of that step is logged or saved."""
 
-    def __init__(self, run: StageRun):
-        self.run = run
+    def __init__(self, run: StageRun, samples: bool = False):
+        """samples  the trainer lets the model write between steps, so a broken one must be seen before the next loss"""
+        self.run, self.samples = run, samples
         self.first_step: int | None = None
         self.started = 0.0
         self.first_tokens = 0.0
         self.tokens = 0.0
         self.tokens_per_s = 0.0
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        where = f"{self.run.config.stage}, step {state.global_step}"
+        if self.samples or control.should_save:
+            require_sound(model, where)
+        else:
+            require_finite(model, where)
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         row = {"step": state.global_step, **{key: value for key, value in (logs or {}).items()}}
+        for key, what in (("loss", "the loss"), ("grad_norm", "the norm of the gradient")):
+            if not math.isfinite(row.get(key) or 0.0):
+                raise not_finite(f"{self.run.config.stage}, step {row['step']}", f"{what} is {row[key]}")
         self.run.log(row)
         if "loss" not in row:
             return
-        if not math.isfinite(row["loss"]):
-            raise ModelError(
-                f"the loss is {row['loss']} at step {state.global_step}: lower {self.run.config.stage}.learning_rate"
-            )
         now, tokens = time.time(), row.get("num_tokens", self.tokens)  # PPO counts once a rollout
         self.tokens = tokens
         if self.first_step is None:
@@ -362,11 +395,46 @@ class Watch(TrainerCallback):
         progress(state.global_step, state.max_steps, loss=row["loss"], tokens_per_s=self.tokens_per_s)
 
 
+def not_finite(where: str, what: str) -> ModelError:
+    """The error of a training whose numbers are none any more.
+
+    where  `STAGE, step N` or `STAGE, what is done`, with which the message begins
+    """
+    stage, known, _ = where.partition(",")
+    prefix = f"{stage}." if known else ""
+    return ModelError(
+        f"{where}: {what}, and no model was saved. Nearly always the learning rate is too high: lower "
+        f"{prefix}learning_rate, or raise {prefix}warmup_steps"
+    )
+
+
+def require_finite(model: torch.nn.Module, where: str, every: bool = False) -> None:
+    """A ModelError unless the weights that are trained, or with `every` all, are finite; `where` as in `not_finite`."""
+    for name, weight in model.named_parameters():
+        if (weight.requires_grad or every) and weight.is_floating_point() and not torch.isfinite(weight.detach()).all():
+            raise not_finite(where, f"the weights {name} are not finite")
+
+
+@torch.no_grad()
+def require_sound(model: Any, where: str, every: bool = False) -> None:
+    """A ModelError unless weights and outputs are finite: finite weights can be so large that no output is a number."""
+    require_finite(model, where, every)
+    was_training = model.training
+    model.eval()
+    ids = torch.arange(8, device=next(model.parameters()).device)[None]  # any tokens; every vocabulary has these
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+    model.train(was_training)
+    if not torch.isfinite(logits).all():
+        raise not_finite(where, "the weights are so large that the model's outputs are not finite")
+
+
 def train(trainer: Trainer, run: StageRun) -> None:
     """Train to the end, from the last checkpoint if the stage was interrupted; record tokens per second."""
-    watch = Watch(run)
+    watch = Watch(run, samples=hasattr(trainer, "num_generations"))
     trainer.remove_callback(PrinterCallback)  # a line a step, in place of which there is metrics.jsonl
-    trainer.add_callback(watch)
+    trainer.callback_handler.callbacks.insert(
+        1, watch
+    )  # after the flow of the loop, before whatever saves or evaluates
     checkpoint = last_checkpoint(run.dir) if run.resumed else None
     if run.resumed:
         step = _step(checkpoint) if checkpoint else 0
@@ -375,6 +443,7 @@ def train(trainer: Trainer, run: StageRun) -> None:
     if checkpoint:
         say(f"{'resume':<12} from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    require_sound(trainer.model, f"{run.config.stage}, step {trainer.state.global_step}")
     (run.dir / "README.md").unlink(missing_ok=True)  # the model card that TRL writes with each checkpoint
     run.facts["steps"] = trainer.state.global_step
     run.facts["tokens_per_s"] = round(watch.tokens_per_s, 1)

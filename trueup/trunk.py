@@ -7,10 +7,12 @@ pass begins where the layers below end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -30,6 +32,9 @@ class Trunk:
         self.depth = 0 if _has_adapter(decoder.get_input_embeddings()) else next(adapted, 0)
         self._given: Tensor | None = None
         self._recorded: list[Tensor] | None = None
+        self._state_before: tuple[Any, ...] = ()
+        self.drew_random_numbers = False
+        """Whether the last forward pass that was recorded drew any, from its beginning to the end of the trunk."""
         self.decoder = decoder
         for n, layer in enumerate(layers[: self.depth]):
             layer.forward = self._layer(layer.forward, last=n == self.depth - 1)
@@ -41,6 +46,7 @@ class Trunk:
             out = original(hidden_states, *args, **kwargs)
             if last and self._recorded is not None:
                 self._recorded.append(out.detach())
+                self.drew_random_numbers = _random_state(out.device) != self._state_before
             return out
 
         return forward
@@ -50,6 +56,7 @@ class Trunk:
         """A list that gets the trunk's output (B, L, H) of each forward pass; it stays empty where `depth` is 0."""
         recorded: list[Tensor] = []
         self._recorded = recorded
+        self._state_before = _random_state(next(self.decoder.parameters()).device)
         try:
             yield recorded
         finally:
@@ -66,18 +73,23 @@ class Trunk:
 
 
 @contextmanager
-def kept_over_epochs(trunk: Trunk) -> Iterator[None]:
+def kept_over_epochs(trunk: Trunk, tell: Callable[[bool], None] = lambda random: None) -> Iterator[None]:
     """While the decoder trains, a batch whose rows were all read before begins where the trunk ends.
 
-    A row is known by its tokens, and what the trunk makes of it, (L, H), stays on the decoder's device. So nothing in
-    the trunk may be random, as dropout is.
+    A row is known by its tokens, and what the trunk makes of it, (L, H), stays on the decoder's device. That holds only
+    while the same row gives the same output: from the first pass on that draws random numbers, as dropout and noise on
+    the embeddings do whatever their name, nothing is kept.
+
+    tell  called once, after the first pass, with whether it drew random numbers
     """
     decoder, original = trunk.decoder, trunk.decoder.forward
     kept: dict[tuple[int, ...], Tensor] = {}
+    is_random: bool | None = None
 
     def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal is_random
         ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
-        if not decoder.training or ids is None or mask is None:
+        if is_random or not decoder.training or ids is None or mask is None:
             return original(*args, **kwargs)
         real = mask.bool()  # (B, L)
         rows = [tuple(row[there].tolist()) for row, there in zip(ids, real, strict=True)]
@@ -89,7 +101,13 @@ def kept_over_epochs(trunk: Trunk) -> Iterator[None]:
                 return original(*args, **kwargs)
         with trunk.recording() as recorded:
             out = original(*args, **kwargs)
-        kept.update({row: of[there] for row, of, there in zip(rows, recorded[0], real, strict=True)})
+        if is_random is None or trunk.drew_random_numbers:
+            is_random = trunk.drew_random_numbers
+            tell(is_random)
+        if is_random:
+            kept.clear()
+        else:
+            kept.update({row: of[there] for row, of, there in zip(rows, recorded[0], real, strict=True)})
         return out
 
     decoder.forward = forward
@@ -97,6 +115,16 @@ def kept_over_epochs(trunk: Trunk) -> Iterator[None]:
         yield
     finally:
         del decoder.forward
+
+
+def _random_state(device: torch.device) -> tuple[Any, ...]:
+    """Of every generator that a model draws from, to be compared: it changes with each number that is drawn."""
+    of_numpy: Any = np.random.get_state()
+    states: list[Any] = [random.getstate(), of_numpy[1].tobytes(), of_numpy[2:]]
+    states.append(torch.get_rng_state().numpy().tobytes())
+    if device.type != "cpu":
+        states.append(torch.get_device_module(device).get_rng_state().cpu().numpy().tobytes())
+    return tuple(states)
 
 
 def _has_adapter(module: nn.Module) -> bool:

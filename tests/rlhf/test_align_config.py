@@ -82,12 +82,18 @@ def test_an_algorithm_is_chosen_by_its_key_and_starts_with_its_defaults(align: A
         ),
         (
             {"trainer_args": {"top_p": 0.9}},
-            "align: trainer_args.top_p: is set by Trueup; what may be said of rollouts has a key of align",
+            "align.trainer_args.top_p: is refused: answers are drawn by Trueup's own sampler, from the very policy "
+            "that is trained",
         ),
         (
             {"trainer_args": {"mask_truncated_completions": True}},
-            "align: trainer_args.mask_truncated_completions: is of GRPO's loss, and PPO has its own: see the keys of "
-            "align",
+            "align.trainer_args.mask_truncated_completions: would do nothing: it is of GRPO's loss or TRL's own "
+            "optimiser, and PPO has its own: see the keys of align",
+        ),
+        (
+            {"lora": {"lora_dropout": 0.1}},
+            "align: lora.lora_dropout: 0.1 would make the log-probabilities of one policy differ from reading to "
+            "reading, and ppo lives on their ratios: leave it at 0",
         ),
         ({"kl_cof": 0.1}, "align.kl_cof: unknown key; did you mean kl_coef?"),
     ],
@@ -101,7 +107,7 @@ def test_what_would_change_the_rollouts_behind_the_schedule_is_refused_of_every_
     refused: Any, algorithm: str
 ) -> None:
     for key in ("generation_batch_size", "steps_per_generation", "max_completion_length", "top_k"):
-        assert refused(algorithm=algorithm, trainer_args={key: 5}).startswith(f"align: trainer_args.{key}: is set by")
+        assert refused(algorithm=algorithm, trainer_args={key: 5}).startswith(f"align.trainer_args.{key}: is ")
 
 
 def test_grpo_may_be_told_of_its_own_loss(align: Any) -> None:

@@ -54,7 +54,7 @@ def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
         prepare,
         model={"name": f"{tmp_path}/none"},
         label={"source": "import", "path": "labels.jsonl"},
-        sft={"per_device_train_batch_size": 3, "trainer_args": {"wieght_decay": 0.1}},
+        sft={"per_device_train_batch_size": 3},
         align={"report_to": ["wandb"]},
     )
     assert problems == [
@@ -65,7 +65,6 @@ def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
         f"sample.prompts: {tmp_path}/prompts.jsonl: no such file",
         f"label.path: {tmp_path}/labels.jsonl: no such file",
         "sft.per_device_train_batch_size: 3 does not divide train_batch_size 4",
-        "sft.trainer_args.wieght_decay: trl.SFTConfig has no such argument; did you mean weight_decay?",
         "align.report_to: wandb is not installed: pip install wandb",
         f"model.name: {tmp_path}/none: no such directory",
     ]
@@ -222,22 +221,6 @@ def test_a_sound_campaign_by_an_online_algorithm_has_no_problems(online, tmp_pat
     problems, notes = online(algorithm=algorithm, prompts="starter", max_length=256)
     assert problems == []
     assert [note for note in notes if note.startswith("align.prompts: ") and note.endswith(" 368 rows")]
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "known", "unknown", "schema"),
-    [
-        ("ppo", "log_completions", "normalize_advantages", "GRPOConfig"),
-        ("grpo", "scale_rewards", "normalize_advantages", "GRPOConfig"),
-        ("rloo", "normalize_advantages", "importance_sampling_level", "RLOOConfig"),
-    ],
-)
-def test_arguments_of_trl_are_checked_against_the_trainer_that_takes_them(
-    online, algorithm: str, known: str, unknown: str, schema: str
-) -> None:
-    assert online(algorithm=algorithm, trainer_args={known: True})[0] == []
-    (problem,) = online(algorithm=algorithm, trainer_args={unknown: True})[0]
-    assert problem.startswith(f"align.trainer_args.{unknown}: trl.{schema} has no such argument")
 
 
 def test_what_a_reward_is_made_of_must_be_there_and_load(online, tmp_path: Path, jsonl) -> None:

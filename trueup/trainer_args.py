@@ -1,0 +1,184 @@
+"""Which arguments of TRL's trainers `trainer_args` may set, and why it refuses each of the others.
+
+Trueup tokenises and labels the rows itself, answers prompts itself and evaluates outside of training, so much of what
+TRL's configs offer would be accepted there and change nothing. Such an argument is refused by name, with the key that
+does what was wanted. What is in no list here is refused too: nobody has seen that it does something.
+
+Plain names, without torch or TRL, so that a campaign file is checked as it is read; tests/trueup/test_trainer_args.py
+holds the lists against the fields of TRL's configs, and sees every argument that is let through do something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trueup.errors import did_you_mean
+
+# ---- What may be set --------------------------------------------------------------------------------------------
+
+_OPTIMISER = "adam_beta1 adam_beta2 adam_epsilon weight_decay lr_scheduler_kwargs"
+_CHOICE_OF_OPTIMISER = "optim optim_args optim_target_modules"
+_MEMORY = "gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps"
+_PROCESSES = (
+    "accelerator_config average_tokens_across_devices ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb "
+    "ddp_find_unused_parameters ddp_static_graph ddp_timeout deepspeed fsdp fsdp_config parallelism_config tf32"
+)
+_TOLD = "debug log_level log_level_replica log_on_each_node project run_name trackio_bucket_id trackio_space_id"
+_ALWAYS = f"{_OPTIMISER} {_MEMORY} {_PROCESSES} {_TOLD} trackio_static_space_id full_determinism"
+_LOADER = "dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor"
+_ROWS = f"{_CHOICE_OF_OPTIMISER} {_LOADER} pad_to_multiple_of"
+
+ALLOWED: Mapping[str, frozenset[str]] = {
+    name: frozenset(f"{_ALWAYS} {more}".split())
+    for name, more in {
+        "sft": f"{_ROWS} neftune_noise_alpha label_smoothing_factor loss_type router_aux_loss_coef",
+        "reward": f"{_ROWS} neftune_noise_alpha",
+        "dpo": f"{_ROWS} f_divergence_type f_alpha_divergence_coef use_weighting router_aux_loss_coef",
+        "ppo": "",
+        "grpo": f"{_CHOICE_OF_OPTIMISER} epsilon epsilon_high delta loss_type scale_rewards importance_sampling_level "
+        "mask_truncated_completions entropy_coef top_entropy_quantile off_policy_mask_threshold "
+        "use_bias_correction_kl sapo_temperature_neg sapo_temperature_pos vespo_k_neg vespo_k_pos vespo_lambda_neg "
+        "vespo_lambda_pos",
+        "rloo": f"{_CHOICE_OF_OPTIMISER} epsilon epsilon_high mask_truncated_completions normalize_advantages "
+        "reward_clip_range",
+    }.items()
+}
+"""By stage, or by algorithm of `align`: the arguments that reach TRL and do something there."""
+
+GOES_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "f_alpha_divergence_coef": ("f_divergence_type", ("alpha_divergence",)),
+    "sapo_temperature_neg": ("loss_type", ("sapo",)),
+    "sapo_temperature_pos": ("loss_type", ("sapo",)),
+    **{f"vespo_{name}": ("loss_type", ("vespo",)) for name in ("k_neg", "k_pos", "lambda_neg", "lambda_pos")},
+    "optim_target_modules": ("optim", ()),
+    "optim_args": ("optim", ()),
+    "gradient_checkpointing_kwargs": ("gradient_checkpointing", (True,)),
+    "dataloader_persistent_workers": ("dataloader_num_workers", ()),
+    "dataloader_prefetch_factor": ("dataloader_num_workers", ()),
+    "fsdp_config": ("fsdp", ()),
+}
+"""Arguments that do nothing without another: {argument: (the other, the values of it that count; empty: any)}."""
+_OF_TRACKERS = frozenset("project run_name trackio_bucket_id trackio_space_id trackio_static_space_id".split())
+
+# ---- Why the others are refused ---------------------------------------------------------------------------------
+
+_INSTEAD = {
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+    "beta": "{stage}.kl_coef",
+    "bf16": "model.dtype",
+    "bf16_full_eval": "model.dtype",
+    "chat_template_path": "model.chat_template",
+    "data_seed": "seed",
+    "disable_dropout": "{stage}.lora.lora_dropout; any other dropout is off while preferences are trained",
+    "epsilon": "{stage}.cliprange",
+    "fp16": "model.dtype",
+    "fp16_full_eval": "model.dtype",
+    "generation_batch_size": "{stage}.rollout_batch_size",
+    "gradient_accumulation_steps": "{stage}.train_batch_size and {stage}.per_device_train_batch_size",
+    "max_completion_length": "{stage}.max_new_tokens",
+    "model_init_kwargs": "the keys of model",
+    "num_iterations": "{stage}.num_ppo_epochs",
+    "num_generations_eval": "{stage}.eval_prompts",
+    "output_dir": "run_dir",
+    "per_device_eval_batch_size": "{stage}.per_device_train_batch_size",
+    "reward_weights": "{stage}.rewards, which maps each reward to its weight",
+    "trust_remote_code": "model.trust_remote_code",
+    "use_cpu": "model.device",
+}
+"""{argument of TRL: the key that does it}. An argument of the name of a key of the stage needs no entry."""
+
+_REASONS = {
+    "Trueup tokenises and labels the rows itself, so that what is trained is the text of the row": (
+        "assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc dataset_text_field eos_token "
+        "eval_packing label_names pad_token packing packing_strategy padding_free remove_unused_columns truncation_mode"
+    ),
+    "batches are made by Trueup's own sampler, of rows of like length, by the seed": (
+        "auto_find_batch_size dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context "
+        "ignore_data_skip length_column_name shuffle_dataset steps_per_generation train_sampling_strategy"
+    ),
+    "nothing is evaluated by the trainer: the stage measures before and after, and align.keep_steps keeps the way": (
+        "batch_eval_metrics do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches "
+        "eval_on_start eval_steps eval_strategy eval_use_gather_object greater_is_better include_for_metrics "
+        "load_best_model_at_end metric_for_best_model prediction_loss_only"
+    ),
+    "checkpoints are for going on after an interruption, which needs them as Trueup writes them": (
+        "enable_jit_checkpoint restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node "
+        "save_only_model save_strategy save_total_limit"
+    ),
+    "nothing is uploaded while a stage trains; `trueup export` makes what can be": (
+        "hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token log_completions_hub_repo "
+        "push_to_hub"
+    ),
+    "metrics.jsonl has a row of every step, and a number that is not finite stops the stage": (
+        "disable_tqdm include_num_input_tokens_seen log_completions log_multimodal log_unique_prompts "
+        "logging_first_step logging_nan_inf_filter logging_steps logging_strategy num_completions_to_print "
+        "skip_memory_metrics"
+    ),
+    "answers are drawn by Trueup's own sampler, from the very policy that is trained": (
+        "cache_implementation chat_template_kwargs ds3_gather_for_generation generation_kwargs "
+        "max_tool_calling_iterations min_p repetition_penalty top_k top_p transformers_continuous_batching_config "
+        "use_transformers_continuous_batching use_transformers_paged use_vllm vllm_enable_sleep_mode "
+        "vllm_gpu_memory_utilization vllm_group_port vllm_importance_sampling_cap vllm_importance_sampling_clip_max "
+        "vllm_importance_sampling_clip_min vllm_importance_sampling_correction vllm_importance_sampling_mode "
+        "vllm_max_model_length vllm_mode vllm_model_impl vllm_server_base_url vllm_server_host vllm_server_port "
+        "vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size"
+    ),
+    "the reference is the SFT policy from the first step to the last, and its log-probabilities are known before": (
+        "ld_alpha precompute_ref_batch_size precompute_ref_log_probs ref_model_mixup_alpha ref_model_sync_steps "
+        "sync_ref_model"
+    ),
+    "one loss is trained, and one reward, the weighted sum of align.rewards": (
+        "discopop_tau loss_weights multi_objective_aggregation"
+    ),
+    "log-probabilities of one policy must be alike however often they are read": "neftune_noise_alpha",
+    "processes are started by accelerate or torchrun, which tell each its rank": "local_rank",
+    "it is not tried with what Trueup puts around the trainer": (
+        "activation_offloading cast_lm_head_to_fp32 entropy_coef_delta entropy_coef_max entropy_coef_min "
+        "entropy_target liger_kernel_config torch_compile torch_compile_backend torch_compile_mode "
+        "use_adaptive_entropy use_cache use_liger_kernel"
+    ),
+}
+REFUSED: Mapping[str, str] = {name: reason for reason, names in _REASONS.items() for name in names.split()}
+_OF_OTHER_TRAINERS = {
+    "ppo": "it is of GRPO's loss or TRL's own optimiser, and PPO has its own: see the keys of align",
+    "sft": "label_smoothing_factor is the one of SFT",
+}
+
+
+def problems(kind: str, stage: str, keys: Mapping[str, Any], given: Mapping[str, Any], tracked: bool) -> list[str]:
+    """What is wrong with `trainer_args`, one line each, from the key on.
+
+    kind     stage, or algorithm of `align`: a key of ALLOWED
+    keys     the keys of the stage's own section
+    given    the arguments
+    tracked  whether `report_to` names a tracker
+    """
+    found = []
+    for name in given:
+        reason = _reason(kind, stage, keys, given, name, tracked)
+        if reason:
+            found.append(f"trainer_args.{name}: {reason}")
+    return found
+
+
+def _reason(
+    kind: str, stage: str, keys: Mapping[str, Any], given: Mapping[str, Any], name: str, tracked: bool
+) -> str | None:
+    if name in keys:
+        return f"is set by Trueup; use {stage}.{name}"
+    if name not in ALLOWED[kind]:
+        if name in _INSTEAD:
+            return f"is set by Trueup; use {_INSTEAD[name].format(stage=stage)}"
+        if name in REFUSED:
+            return f"is refused: {REFUSED[name]}"
+        if any(name in names for names in ALLOWED.values()):
+            return f"would do nothing: {_OF_OTHER_TRAINERS.get(kind, f'it is not of the loss of {kind}')}"
+        return f"no argument that Trueup knows{did_you_mean(name, sorted(ALLOWED[kind]))}"
+    if name in _OF_TRACKERS and not tracked:
+        return f"would do nothing: {stage}.report_to names no tracker"
+    other, values = GOES_WITH.get(name, (None, ()))
+    if other is not None and (other not in given or (values and given[other] not in values)):
+        return f"would do nothing without {other}{f': {values[0]}'.lower() if values else ''}"
+    return None
