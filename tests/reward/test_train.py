@@ -235,7 +235,9 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     as_scored = score(model, asked, completions, batch_size=3)
     assert as_scored == pytest.approx(as_trained, abs=1e-4)
     distinct = {(*row.prompt_ids, *row.chosen_ids) for row in rows}
-    assert len({round(value, 4) for value in as_scored}) >= len(distinct), "the last token of an answer changes its score"
+    assert len({round(value, 4) for value in as_scored}) >= len(distinct), (
+        "the last token of an answer changes its score"
+    )
 
     model.model = training.merged(trainer.model)
     models.save(model, tmp_path / "model")
