@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import math
 import sys
 import traceback
@@ -208,8 +209,22 @@ def refuse_unfit(config: OnlineConfig) -> None:
         )
     for name in ("tokenizer.json", "chat_template.jinja"):
         theirs, ours = reward.dir / "model" / name, sft.dir / "model" / name
-        if theirs.exists() != ours.exists() or (ours.exists() and theirs.read_bytes() != ours.read_bytes()):
+        if theirs.exists() != ours.exists() or (ours.exists() and not _reads_alike(theirs, ours)):
             raise RunError(
                 f"{theirs}: differs from {ours}, so the reward model would read other tokens than the policy writes: "
                 "run `trueup reward` again"
             )
+
+
+def _reads_alike(theirs: Path, ours: Path) -> bool:
+    """Whether two files of a tokenizer say the same, but for what a reward model adds: a pad token of its own."""
+    if theirs.read_bytes() == ours.read_bytes():
+        return True
+    try:
+        a, b = (json.loads(path.read_text(encoding="utf-8")) for path in (theirs, ours))
+    except ValueError:
+        return False
+    added = [{(token["id"], token["content"]) for token in tokenizer.pop("added_tokens", [])} for tokenizer in (a, b)]
+    for tokenizer in (a, b):
+        tokenizer.pop("padding", None)
+    return a == b and added[0] >= added[1]

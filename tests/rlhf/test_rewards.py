@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -294,6 +295,22 @@ def test_a_reward_model_of_another_sft_policy_is_refused(stages: dict[str, Any],
         f"{tmp_path}/run/reward: made from another SFT policy than {tmp_path}/run/sft, whose answers it never learnt "
         "to judge: run `trueup reward` again"
     )
+
+
+def test_a_pad_token_that_the_reward_model_adds_is_no_other_way_of_reading(stages: dict[str, Any]) -> None:
+    def tokenizer(*added: str, **keys: Any) -> dict[str, str]:
+        rows = [{"id": 300 + i, "content": name} for i, name in enumerate(added)]
+        return {
+            **FILES,
+            "model/tokenizer.json": json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": rows, **keys}),
+        }
+
+    make(stages["sft"], tokenizer("<|end|>"))
+    make(stages["reward"], tokenizer("<|end|>", "<|pad|>", padding={"direction": "right"}))
+    refuse_unfit(stages["align"])
+    for other in (tokenizer("<|pad|>"), tokenizer("<|end|>", model={"vocab": {"b": 0}})):
+        make(stages["reward"], other)
+        assert "would read other tokens" in refusal(stages["align"])
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
