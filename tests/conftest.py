@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 import yaml
+from manifests import manifest_of
 
 REPOSITORY = Path(__file__).parents[1]
 # TRUEUP_TEST_DEVICE=cuda: the stages of tiny campaigns run on a GPU, in float32, so that what must be equal is.
@@ -205,7 +206,7 @@ def policies_run() -> Callable[..., Path]:
         for stage in (sft, align, reward):
             section = {"model": config.model_dump(mode="json")}
             (stage / "config.yaml").write_text(yaml.safe_dump({stage.name: section}), encoding="utf-8")
-            manifest = {"stage": stage.name, "identity": {"algorithm": "dpo"}}
+            manifest = manifest_of(stage.name, identity={"algorithm": "dpo"})
             (stage / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         return run_dir
 
@@ -257,7 +258,12 @@ def trueup() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    def start(*arguments: str | Path, before: Callable[[], None] = lambda: None) -> subprocess.Popen[str]:
+        def prepare() -> None:
+            # What a shell starts in the background ignores Ctrl-C, and so would everything that we start.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            before()
+
         process = subprocess.Popen(
             [*TRUEUP, *map(str, arguments)],
             stdout=subprocess.PIPE,
@@ -265,8 +271,7 @@ def trueup() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             text=True,
             cwd=REPOSITORY,
             start_new_session=True,
-            # What a shell starts in the background ignores Ctrl-C, and so would everything that we start.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=prepare,
         )
         started.append(process)
         return process

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from trueup import models, runs
 from trueup.cli import main
 from trueup.errors import RunError
 from trueup.records import read_jsonl
+from trueup.verify import verify
 
 MINIMAL = "name: mine\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
 
@@ -167,7 +169,7 @@ def test_a_stage_that_cannot_go_on_says_why_in_one_line(cli, campaign, tmp_path:
     made = campaign(tmp_path)
     (tmp_path / "demonstrations.jsonl").write_text('{"messages": []}\n{"mesages": []}\n')
     code, out, err = cli("sft", made.source)
-    assert code == 2 and "Traceback" not in out + err
+    assert code == 2 and "Traceback" not in out + err, err
     assert err.startswith(f"sft: {tmp_path}/demonstrations.jsonl: 2 problems\n")
     assert runs.find_stage(made.run_dir, "sft") is None
 
@@ -180,6 +182,16 @@ def test_a_crash_shows_its_traceback_and_where_the_log_is(cli, campaign, tiny_ba
     assert code == 1
     assert "Traceback (most recent call last):" in err
     assert err.endswith(f"sft crashed; its whole log is {made.run_dir}/sft/log.txt. The same command continues.\n")
+
+
+@pytest.mark.parametrize("room", [0, 20_000], ids=["none", "too little for the weights"])
+def test_a_disk_without_room_is_one_sentence_and_leaves_no_result(trueup, campaign, tmp_path: Path, room: int) -> None:
+    made = campaign(tmp_path, sft={"max_steps": 1, "save_steps": 5})
+    process = trueup("sft", made.source, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
+    code, out, err = wait(process)
+    assert code == 2 and "Traceback" not in out + err, err
+    assert len(err.splitlines()) == 1 and "mend it, and the same command goes on" in err, err
+    assert not (made.run_dir / "sft/manifest.json").exists()
 
 
 def test_a_campaign_survives_kill_9_and_ctrl_c_and_stops_where_people_are_needed(
@@ -236,7 +248,7 @@ def test_a_campaign_survives_kill_9_and_ctrl_c_and_stops_where_people_are_needed
     code, out, _ = wait(trueup("run", made.source))
     assert code == 3 and "  sft      keep   up to date" in out and "  sample   keep   up to date" in out
     assert (directory / "manifest.json").read_bytes() == before
-    assert runs.verify(made.run_dir)[1] == []
+    assert verify(made.run_dir).problems == []
 
 
 # ---- People and labels ------------------------------------------------------------------------------------------

@@ -241,7 +241,10 @@ def why_stale(config: StageConfig) -> str | None:
         if made is None or made.sha256 != parent["manifest_sha256"]:
             return f"{parent['stage']} has changed"
     for output in manifest["outputs"]:
-        if not (found.dir / output["path"]).exists():
+        try:
+            if contents.sha256_remembered(found.dir / output["path"]) != output["sha256"]:
+                return f"its {output['path']} has changed since"
+        except OSError:
             return f"its {output['path']} is missing"
     if changed := contents.changed(manifest.get("contents", {}), config.contents()):
         return "; ".join(changed)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from trueup import __version__
 
@@ -32,22 +32,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. The exit code is 0 done, 1 a check failed or a stage crashed, 2 an error, 3 labels wanted, 4 a
     gate was not passed."""
     arguments = _parser().parse_args(argv)
-    from trueup.errors import LabelsWanted, StageCrashed, TrueupError
+    from trueup.errors import LabelsWanted, StageCrashed, TrueupError, of_the_machine
 
     try:
         return arguments.command(arguments)
     except LabelsWanted as wanted:
-        print(wanted)
+        _print(str(wanted))
         return 3
     except TrueupError as error:
-        print(error, file=sys.stderr)
+        _print(str(error), file=sys.stderr)
         return 2
     except StageCrashed as crash:
-        print(crash, file=sys.stderr)
+        _print(str(crash), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
+        _print("\nInterrupted. The same command continues where this one stopped.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (sentence := of_the_machine(error)) is None:
+            raise
+        _print(sentence, file=sys.stderr)
+        return 2
+
+
+def _print(text: object, file: IO[str] | None = None) -> None:
+    """Print what may hold other people's text: file names, answers, notes."""
+    from trueup.console import printable
+
+    print(printable(str(text)), file=file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,12 +103,21 @@ def _parser() -> argparse.ArgumentParser:
     takes_config(command("status", "say what is done, what is stale and why", _status))
     verify = command("verify", "recompute every hash that a run's manifests state", _verify)
     verify.add_argument("run", type=Path, help="run directory, such as runs/demo")
+    verify.add_argument(
+        "--root", help="the root that an earlier `trueup verify` printed: a problem if the run has another one now"
+    )
     export = command("export", "copy a result out of a run, with its provenance", _export)
     export.add_argument("run", type=Path, help="run directory, such as runs/demo")
     export.add_argument("what", choices=("policy", "sft", "reward", "preferences"), help="what to copy")
     export.add_argument("to", type=Path, help="folder to make")
     serve = command("serve", "open the web application over a run: comparison, report, labels", _serve)
     serve.add_argument("run", type=Path, help="run directory, such as runs/demo")
+    serve.add_argument(
+        "--trust",
+        action="store_true",
+        help="the run is your own: open the database that its config names, and run Python that comes with its model "
+        "where the config allows it (trust_remote_code). Without this a run is data",
+    )
     _serves(serve)
     _add_accounts(command("accounts", "say who may label and who may administer", _accounts), takes_config)
     _add_labels(command("labels", "import, export, promote, back up, count and check labels", _labels), takes_config)
@@ -213,7 +234,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     for parent in campaign.stages[arguments.name].parents():
         runs.open_stage(campaign.run_dir, parent)
         if reason := why_stale(campaign.stages[parent]):
-            print(f"{parent} is used as it stands, but is not up to date: {reason}", file=sys.stderr)
+            _print(f"{parent} is used as it stands, but is not up to date: {reason}", file=sys.stderr)
     code = _run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
     return code or _gate(campaign, getattr(arguments, "gate", None))
 
@@ -235,7 +256,7 @@ def _gate(campaign: Campaign, wanted: str | None) -> int:
     report = runs.open_stage(campaign.run_dir, "compare").dir / "report.json"
     outcome = json.loads(report.read_text(encoding="utf-8"))["verdict"]["outcome"]
     passes = outcome in GATES[wanted]
-    print(f"gate {wanted}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
+    _print(f"gate {wanted}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
     return 0 if passes else 4
 
 
@@ -280,6 +301,7 @@ def _print_plan(console: Console, campaign: Campaign, steps: list[Step]) -> None
 
 def _print_outcome(console: Console, campaign: Campaign, steps: list[Step], seconds: float) -> None:
     from trueup import runs
+    from trueup.console import printable
 
     stages = [runs.open_stage(campaign.run_dir, step.stage) for step in steps]
     console.print()
@@ -296,7 +318,7 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[Step], seco
     if last.stage == "compare":
         console.print()
         for finding in last.manifest["verdict"]["findings"]:
-            console.print(finding["message"], highlight=False, markup=False)
+            console.print(printable(finding["message"]), highlight=False, markup=False)
         console.print(
             f"\nReport: {last.dir / 'report.html'}\nLook at the answers: trueup serve {campaign.run_dir}",
             highlight=False,
@@ -319,11 +341,11 @@ def _check(arguments: argparse.Namespace) -> int:
     campaign = _campaign(arguments)
     problems, notes = check(campaign)
     for note in notes:
-        print(f"ok       {note}")
+        _print(f"ok       {note}")
     for problem in problems:
-        print(f"problem  {problem}")
+        _print(f"problem  {problem}")
     count = len(problems)
-    print(f"{arguments.config}: {'no problems' if not count else '1 problem' if count == 1 else f'{count} problems'}")
+    _print(f"{arguments.config}: {'no problems' if not count else '1 problem' if count == 1 else f'{count} problems'}")
     return 1 if problems else 0
 
 
@@ -336,20 +358,28 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from trueup.runs import verify
+    from trueup.verify import verify
 
-    checked, problems = verify(arguments.run)
-    for problem in problems:
-        print(problem)
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    print(f"{arguments.run}: {checked} hashes checked, {count}")
-    return 1 if problems else 0
+    found = verify(arguments.run, arguments.root)
+    for note in found.notes:
+        _print(f"note     {note}")
+    for problem in found.problems:
+        _print(f"problem  {problem}")
+    count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
+    _print(f"{arguments.run}: {found.checked} hashes checked, {count}")
+    if found.root:
+        _print(
+            f"root     {found.root}\n         Without a key, a seal finds accidents and edits that did not redo the "
+            "whole chain. Keep the root elsewhere:\n         `trueup verify RUN --root ROOT` then proves that what "
+            "was sealed up to now is as it was."
+        )
+    return 1 if found.problems else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
     from trueup.export import export
 
-    print(export(arguments.run, arguments.what, arguments.to))
+    _print(export(arguments.run, arguments.what, arguments.to))
     return 0
 
 
@@ -367,7 +397,8 @@ def _label(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from trueup import campaign
 
-    campaign.load_object("ui.app:serve_run")(arguments.run, host=arguments.host, port=arguments.port, url=arguments.url)
+    serve_run = campaign.load_object("ui.app:serve_run")
+    serve_run(arguments.run, host=arguments.host, port=arguments.port, url=arguments.url, trust=arguments.trust)
     return 0
 
 
@@ -384,30 +415,30 @@ def _accounts(arguments: argparse.Namespace) -> int:
     try:
         if arguments.action == "add":
             made = people.add(name, arguments.role, _password())
-            print(f"{made.name}: {made.role}, {made.pseudonym} in labels and exports")
+            _print(f"{made.name}: {made.role}, {made.pseudonym} in labels and exports")
         elif arguments.action == "password":
             people.set_password(name, _password())
-            print(f"{name}: new password; signed out everywhere")
+            _print(f"{name}: new password; signed out everywhere")
         elif arguments.action == "disable":
             people.disable(name)
-            print(f"{name}: disabled and signed out; their labels stay")
+            _print(f"{name}: disabled and signed out; their labels stay")
         elif arguments.action == "enable":
             people.enable(name)
-            print(f"{name}: may sign in again")
+            _print(f"{name}: may sign in again")
         elif arguments.action == "invite":
             link = campaign.load_object("ui.entry:invite_url")(
                 arguments.url, people.invite(arguments.role, arguments.days)
             )
-            print(f"{link}\nfor one person, as {arguments.role}, within {arguments.days:g} days; not shown again")
+            _print(f"{link}\nfor one person, as {arguments.role}, within {arguments.days:g} days; not shown again")
         else:
             if not (everybody := people.accounts()):
                 nobody = (
                     "no accounts: the pages are for the person at this machine. `trueup accounts add NAME` makes one"
                 )
-                print(nobody, file=sys.stderr)
+                _print(nobody, file=sys.stderr)
             for row in everybody:
                 state = "" if row.active else "  disabled"
-                print(f"{row.pseudonym}  {row.role:<9}  since {row.created_utc[:10]}  {row.name}{state}")
+                _print(f"{row.pseudonym}  {row.role:<9}  since {row.created_utc[:10]}  {row.name}{state}")
     finally:
         store.close()
     return 0
@@ -445,5 +476,5 @@ def _labels(arguments: argparse.Namespace) -> int:
         said, passed = campaign.load_object("ui.blindcheck:blindcheck")(config, browser=arguments.browser)
     else:
         said = campaign.load_object("ui.exchange:backup")(config, arguments.to)
-    print(said)
+    _print(said)
     return 0 if passed else 1

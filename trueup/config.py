@@ -32,6 +32,7 @@ from pydantic_core import ErrorDetails
 from trueup import contents
 from trueup.contents import Contents
 from trueup.errors import ConfigError, did_you_mean
+from trueup.masking import masked
 from trueup.trainer_args import problems as trainer_args_problems
 
 STARTER = Path(__file__).parent / "starter"
@@ -272,8 +273,8 @@ class StageConfig(Section):
         return {}
 
     def identity(self) -> dict[str, Any]:
-        """The resolved configuration as plain data; two equal identities promise the same result."""
-        return self.model_dump(mode="json", context={"identity": True})
+        """The resolved configuration as plain data, without secrets; two equal identities promise the same result."""
+        return masked(self.model_dump(mode="json", context={"identity": True}))
 
     def sha256(self) -> str:
         """Hash of the identity, independent of key order."""

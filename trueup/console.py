@@ -9,16 +9,29 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
 from typing import IO, Any
 
+from trueup.masking import without_passwords
+
 _events: IO[str] | None = None
+
+
+def printable(text: str) -> str:
+    """Text that a terminal only shows: control characters, with which a text could move the cursor, set the title or
+    hide itself, become visible escapes, and passwords of URLs are hidden. Line ends and tabs stay."""
+    return without_passwords(_CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
+
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def say(text: str) -> None:
     """A line for the person who watches: a derived number, a choice and its reason."""
+    text = printable(text)
     if _events is None:
         print(text, flush=True)
     else:
@@ -33,6 +46,7 @@ def progress(step: int, total: int, **measures: float) -> None:
 
 def report_error(text: str, kind: str) -> None:
     """The stage ends with one of our own exceptions; `kind` is its class name."""
+    text = printable(text)
     if _events is None:
         print(text, file=sys.stderr)
     else:

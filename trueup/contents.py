@@ -40,7 +40,7 @@ def sha256_file(path: Path) -> str:
 def of_file(path: str | Path) -> Contents | None:
     """None where there is no such file."""
     path = Path(path)
-    return {path.name: _sha256(path)} if path.is_file() else None
+    return {path.name: sha256_remembered(path)} if path.is_file() else None
 
 
 def of_model(name: str, revision: str | None = None) -> Contents | None:
@@ -53,7 +53,7 @@ def of_model(name: str, revision: str | None = None) -> Contents | None:
     if path.is_dir():
         files = [*path.iterdir(), *(path / "additional_chat_templates").glob("*")]
         found = sorted(file for file in files if file.suffix in _OF_A_MODEL and file.is_file())
-        return {str(file.relative_to(path)): _sha256(file) for file in found}
+        return {str(file.relative_to(path)): sha256_remembered(file) for file in found}
     commit = _cached_commit(name, revision)
     return {"commit": commit} if commit else None
 
@@ -88,9 +88,9 @@ def changed(before: Mapping[str, Contents | None], now: Mapping[str, Contents | 
 # ---- Hashes of large files --------------------------------------------------------------------------------------
 
 
-def _sha256(path: Path) -> str:
-    """The file's hash, remembered by all that the file system knows of it: a copy in its place has another inode or
-    another time of change, whatever its size and its date say."""
+def sha256_remembered(path: Path) -> str:
+    """A file's hash. That of a large one is remembered by all that the file system knows of it: a copy in its place has
+    another inode or another time of change, whatever its size and its date say."""
     status = path.stat()
     if status.st_size < _REMEMBERED_BYTES:
         return sha256_file(path)

@@ -146,10 +146,10 @@ def _stacked(layer: Any, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]
 class Engine:
     """The policies of a run; each model is loaded when it is first needed, and stays."""
 
-    def __init__(self, run_dir: Path, on_load: Callable[[str], None] = lambda what: None):
+    def __init__(self, run_dir: Path, on_load: Callable[[str], None] = lambda what: None, trust: bool = False):
         self.run_dir, self.on_load = run_dir, on_load
         self.policies = {policy.name: policy for policy in find_policies(run_dir)}
-        self.config: ModelConfig = model_config(run_dir)
+        self.config: ModelConfig = model_config(run_dir, trust)
         self._models: dict[Path | None, Adapted] = {}
         self._reward_model: Loaded | None = None
 

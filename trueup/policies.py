@@ -70,15 +70,19 @@ def _adapted(before: PolicyInfo, adapter: Path, name: str, title: str) -> Policy
     return PolicyInfo(name, title, before.model, (*before.adapters, adapter), note)
 
 
-def model_config(run_dir: Path) -> ModelConfig:
-    """The campaign's `model` section, as the SFT stage wrote it."""
+def model_config(run_dir: Path, trust: bool) -> ModelConfig:
+    """The campaign's `model` section, as the SFT stage wrote it.
+
+    trust  the run is one's own. Otherwise it is data: whatever in it asks for code of the model's, or of a hub's
+           (`trust_remote_code`, an attention kernel by name), is not followed.
+    """
     path = runs.open_stage(run_dir, "sft").dir / CONFIG
     problems: list[str] = []
     values = (read_yaml(path).get("sft") or {}).get("model") or {}
     config = validate(ModelConfig, values, path.parent, "sft.model.", problems)
     if config is None:
         raise ConfigError(path, problems)
-    return config
+    return config if trust else config.model_copy(update={"trust_remote_code": False, "attn_implementation": "auto"})
 
 
 def versions(run_dir: Path) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from rich.progress import (
 
 from trueup import runs
 from trueup.campaign import Campaign, Step
+from trueup.console import printable
 from trueup.errors import LabelsWanted, StageCrashed, StageFailed
 
 
@@ -203,7 +204,9 @@ class _Board(AbstractContextManager["_Board"]):
             highlight=False,
         )
         for finding in verdict["findings"]:
-            self.console.print(f"{stage:<8} {finding['level']}: {_escape(finding['message'])}", highlight=False)
+            self.console.print(
+                f"{stage:<8} {finding['level']}: {_escape(printable(finding['message']))}", highlight=False
+            )
         if self.bars:
             self.bars.remove_task(self.tasks[stage])
 

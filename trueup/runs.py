@@ -3,6 +3,9 @@
 A stage opens its folder with `begin`, writes what it makes, and calls `StageRun.finish`, which hashes every file and
 writes `manifest.json` last and atomically. `open_stage` is how a stage meets an earlier one. An interrupted stage has
 no manifest; begun again with the same identity it keeps its checkpoints, with another it starts afresh.
+
+A stage removes and seals what stands under the names of `OUTPUTS`, and nothing else: whatever else lies in its folder
+is somebody's. `trueup.seals` keeps the chain over all manifests of a run.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trueup import seals
 from trueup.config import StageConfig
 from trueup.contents import Contents, changed, sha256_file
 from trueup.errors import RunError
+from trueup.masking import masked
 from trueup.records import Dropped, Message, opening_id
 
 MANIFEST = "manifest.json"
@@ -47,17 +53,80 @@ DIRECTORIES = {
 }
 
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
-# Not results: what a stage says while it works, its resume state, and the label store, which outlives every stage.
-_NOT_OUTPUTS = (MANIFEST, LOG, BEGUN)
+OUTPUTS = {
+    *(CONFIG, METRICS, TRAINED, "report.json", "report.html"),
+    *("model", "adapter", "steps", "judge", "runs"),  # `runs`: what TensorBoard's tracker writes
+    *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
+    *("rankings.jsonl", "preferences.jsonl", "demonstrations.jsonl"),
+}
+"""Files and folders that stages leave as their results, by name. A new result needs its name here."""
 STORE = "labels.sqlite"
 
 
-def _is_output(path: Path, directory: Path) -> bool:
-    top = path.relative_to(directory).parts[0]
-    return not (top in _NOT_OUTPUTS or top.startswith(("checkpoint", STORE)) or top.endswith(".partial"))
+def is_output(path: Path, directory: Path) -> bool:
+    """Whether a file under a stage's folder is one of its results."""
+    parts = path.relative_to(directory).parts
+    return parts[0] in OUTPUTS and not any(part.startswith("checkpoint") for part in parts)
+
+
+def _is_scratch(path: Path) -> bool:
+    """What only a stage at work needs, at the top of its folder."""
+    return path.name == BEGUN or path.name.startswith("checkpoint") or path.name.endswith(".partial")
 
 
 # ---- A finished stage -------------------------------------------------------------------------------------------
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class _File(_Lenient):
+    path: str
+    sha256: str
+
+
+class _Input(_File):
+    rows: int
+    dropped: dict[str, int]
+
+
+class _Parent(_Lenient):
+    stage: str
+    manifest_sha256: str
+
+
+class _Finding(_Lenient):
+    level: Literal["info", "warn", "fail"]
+    code: str
+    message: str
+
+
+class _Verdict(_Lenient):
+    status: Literal["pass", "warn", "fail"]
+    findings: list[_Finding]
+
+
+class _Manifest(_Lenient):
+    """What every reader of a manifest relies on. A stage's own facts stand beside it."""
+
+    stage: str
+    status: Literal["complete"]
+    started_utc: str
+    duration_s: float
+    device: str
+    dtype: str | None
+    seed: int
+    versions: dict[str, str]
+    config_sha256: str
+    identity: dict[str, Any]
+    fingerprint: dict[str, Any] = {}
+    contents: dict[str, dict[str, str] | None] = {}
+    parents: list[_Parent]
+    inputs: list[_Input]
+    outputs: list[_File]
+    verdict: _Verdict
+    tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,14 +155,32 @@ def stage_dir(run_dir: Path, stage: str) -> Path:
 
 def find_stage(run_dir: Path, stage: str) -> FinishedStage | None:
     """The finished stage, or None."""
-    directory = stage_dir(run_dir, stage)
+    path = stage_dir(run_dir, stage) / MANIFEST
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise RunError(f"{directory / MANIFEST}: not JSON ({error}); delete it to make the stage run again") from None
-    return FinishedStage(stage, directory, manifest)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: not JSON ({error}); delete it to make the stage run again") from None
+    try:
+        checked = _Manifest.model_validate(manifest, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise RunError(
+            f"{path}: not a manifest ({key}: {first['msg']}); delete it to make the stage run again"
+        ) from None
+    if checked.stage != stage:
+        raise RunError(f"{path}: is the manifest of {checked.stage}; delete it to make {stage} run again")
+    if outside := next((file.path for file in checked.outputs if not _is_within(file.path)), None):
+        raise RunError(f"{path}: names a result outside its folder, {outside!r}; delete it to make the stage run again")
+    return FinishedStage(stage, path.parent, manifest)
+
+
+def _is_within(path: str) -> bool:
+    return not Path(path).is_absolute() and ".." not in Path(path).parts
 
 
 def open_stage(run_dir: Path, stage: str) -> FinishedStage:
@@ -175,10 +262,10 @@ class StageRun:
         return {"status": status, "findings": [vars(finding) for finding in self.findings]}
 
     def finish(self) -> Path:
-        """Hash the outputs, write the manifest, and drop what only an interrupted run needs. Returns the folder."""
+        """Hash the outputs, seal and write the manifest, drop what an interrupted run needs. Returns the folder."""
         for checkpoint in self.dir.glob("checkpoint*"):
-            shutil.rmtree(checkpoint)
-        outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and _is_output(p, self.dir))
+            _remove(checkpoint)
+        outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and is_output(p, self.dir))
         manifest = {
             "stage": self.config.stage,
             "status": "complete",
@@ -200,12 +287,15 @@ class StageRun:
             "verdict": self.verdict,
             **self.facts,
         }
-        _write_atomically(self.dir / MANIFEST, _sealed(manifest))
+        text = sealed_text(manifest)
+        # Sealed before it is there: killed in between, the stage is unfinished, and its next seal counts.
+        seals.append(self.config.run_dir, self.config.stage, hashlib.sha256(text.encode()).hexdigest())
+        _write_atomically(self.dir / MANIFEST, text)
         (self.dir / BEGUN).unlink(missing_ok=True)
         return self.dir
 
 
-def _sealed(manifest: dict[str, Any]) -> str:
+def sealed_text(manifest: dict[str, Any]) -> str:
     """The text of a manifest, with the hash of all its other keys as the last one: no other file states its hash."""
     content = {key: value for key, value in manifest.items() if key != "content_sha256"}
     seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -218,12 +308,12 @@ def begin(config: StageConfig) -> StageRun:
     directory = stage_dir(config.run_dir, config.stage)
     resumed = resumable(config)
     if not resumed:
-        _clear(directory)
+        _clear(config.run_dir, config.stage)
         directory.mkdir(parents=True, exist_ok=True)
         _write_atomically(directory / BEGUN, json.dumps(_begun(config, parents)))
-    (directory / CONFIG).write_text(
-        yaml.safe_dump({config.stage: config.model_dump(mode="json")}, sort_keys=False, allow_unicode=True),
-        encoding="utf-8",
+    _write_atomically(
+        directory / CONFIG,
+        yaml.safe_dump({config.stage: masked(config.model_dump(mode="json"))}, sort_keys=False, allow_unicode=True),
     )
     return StageRun(config, directory, resumed, parents, contents=config.contents())
 
@@ -249,19 +339,52 @@ def _begun(config: StageConfig, parents: list[FinishedStage]) -> dict[str, Any]:
     }
 
 
-def _clear(directory: Path) -> None:
-    """Remove what an earlier run of the stage left; the manifest first, so that no moment shows a false result."""
+def _clear(run_dir: Path, stage: str) -> None:
+    """Remove what an earlier run of the stage left; the manifest first, so that no moment shows a false result.
+
+    Raises RunError, and removes nothing, where something that the stage did not write stands in the way.
+    """
+    directory = stage_dir(run_dir, stage)
+    entries = list(directory.iterdir()) if directory.is_dir() else []
+    ours = [path for path in entries if path.name in OUTPUTS or _is_scratch(path)]
+    if ours and not any((directory / name).exists() for name in (MANIFEST, BEGUN)) and not seals.last(run_dir, stage):
+        raise RunError(
+            f"{ours[0]}: is in the way of the {stage} stage, which did not write it: move it elsewhere, or give the "
+            "campaign another run_dir"
+        )
+    manifest = _read_json(directory / MANIFEST)
+    if isinstance(manifest, dict) and isinstance(manifest.get("outputs"), list):
+        stated = {entry.get("path") for entry in manifest["outputs"] if isinstance(entry, dict)}
+        for path in (file for top in ours if not _is_scratch(top) for file in _files(top)):
+            if str(path.relative_to(directory)) not in stated:
+                raise RunError(f"{path}: the {stage} stage did not write it and would remove it: move it elsewhere")
     (directory / MANIFEST).unlink(missing_ok=True)
-    for path in directory.glob("*"):
-        if path.name.startswith(STORE) or path.name == LOG:
-            continue  # the label store outlives every stage; the log is being written by whoever started us
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if (last := seals.last(run_dir, stage)) and last.manifest_sha256:
+        seals.append(run_dir, stage, None)
+    for path in ours:
+        _remove(path)
+
+
+def _files(top: Path) -> Iterator[Path]:
+    """A file by itself, or all files under a folder; links are not followed."""
+    if top.is_dir() and not top.is_symlink():
+        yield from (path for path in top.rglob("*") if path.is_symlink() or not path.is_dir())
+    else:
+        yield top
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link (not what it points to) or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -298,6 +421,12 @@ def _git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
+def is_writable(*paths: Path) -> bool:
+    """Whether this process may write there: false on a read-only medium too."""
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(path, os.W_OK, effective_ids=effective) for path in paths)
+
+
 # ---- One run at a time ------------------------------------------------------------------------------------------
 
 
@@ -321,46 +450,3 @@ def locked(run_dir: Path) -> Iterator[int]:
         file.write(str(os.getpid()))
         file.flush()
         yield file.fileno()
-
-
-# ---- Verification -----------------------------------------------------------------------------------------------
-
-
-def verify(run_dir: Path) -> tuple[int, list[str]]:
-    """Recompute every hash that the run's manifests state. Returns (files checked, problems)."""
-    if not any(stage_dir(run_dir, stage).is_dir() for stage in DIRECTORIES):
-        raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
-    checked, problems = 0, []
-    for stage in DIRECTORIES:
-        found = find_stage(run_dir, stage)
-        if found is None:
-            continue
-        checked += 1
-        if (found.dir / MANIFEST).read_text(encoding="utf-8") != _sealed(found.manifest):
-            problems.append(f"{found.dir / MANIFEST}: changed since {stage} wrote it")
-        for output in found.manifest["outputs"]:
-            path = found.dir / output["path"]
-            checked += 1
-            if not path.exists():
-                problems.append(f"{path}: missing")
-            elif sha256_file(path) != output["sha256"]:
-                problems.append(f"{path}: changed since {stage} wrote it")
-        known = {output["path"] for output in found.manifest["outputs"]}
-        for path in sorted(found.dir.rglob("*")):
-            if path.is_file() and _is_output(path, found.dir) and str(path.relative_to(found.dir)) not in known:
-                problems.append(f"{path}: not in the manifest of {stage}")
-        for source in found.manifest["inputs"]:
-            path = Path(source["path"])
-            checked += 1
-            if not path.exists():
-                problems.append(f"{path}: input of {stage}, missing")
-            elif sha256_file(path) != source["sha256"]:
-                problems.append(f"{path}: changed since {stage} read it")
-        for parent in found.manifest["parents"]:
-            made = find_stage(run_dir, parent["stage"])
-            checked += 1
-            if made is None:
-                problems.append(f"{stage_dir(run_dir, parent['stage'])}: parent of {stage}, unfinished or missing")
-            elif made.sha256 != parent["manifest_sha256"]:
-                problems.append(f"{made.dir / MANIFEST}: not the {parent['stage']} that {stage} was made from")
-    return checked, problems

@@ -15,7 +15,7 @@ from pathlib import Path
 def main() -> int:
     from trueup import console
     from trueup.campaign import load_object, resolve
-    from trueup.errors import TrueupError
+    from trueup.errors import RunError, TrueupError, of_the_machine
 
     console.become_child()
     _quieten()
@@ -29,6 +29,11 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if (sentence := of_the_machine(error)) is None:
+            raise
+        console.report_error(sentence, RunError.__name__)
+        return 2
     return 0
 
 

@@ -225,6 +225,9 @@ def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelServi
             return _json(everything(who, service), 409)
         except BadAnswer as error:
             return _json({"detail": str(error)}, 422)
+        except TrueupError as error:
+            say(f"{prefix}: {error}")
+            return _json({"detail": "nothing was saved; where the server was started, it says why"}, 503)
 
     @router.get("/tasks", response_model=TasksBody)
     def tasks(who: Annotator) -> Response:

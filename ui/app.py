@@ -41,7 +41,7 @@ from fastapi.staticfiles import StaticFiles
 from trueup import runs
 from trueup.config import read_yaml, validate
 from trueup.console import say
-from trueup.errors import ConfigError, RunError, TrueupError
+from trueup.errors import ConfigError, DataError, RunError, TrueupError
 from ui.accounts import Annotator, People, Person, current
 from ui.admin_api import admin_api
 from ui.admin_page import admin_blocks
@@ -83,12 +83,18 @@ def serve_label(
 
 
 def serve_run(
-    run_dir: Path, *, host: str = "127.0.0.1", port: int = 7860, url: str | None = None, open_browser: bool = False
+    run_dir: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    url: str | None = None,
+    trust: bool = False,
+    open_browser: bool = False,
 ) -> None:
     """Show a run: its comparison, its reports, and its labels if it has a store; serves until interrupted."""
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in runs.DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
-    _serve(run_app(run_dir, host, url), host, port, open_browser)
+    _serve(run_app(run_dir, host, url, trust), host, port, open_browser)
 
 
 # ---- Applications -----------------------------------------------------------------------------------------------
@@ -97,17 +103,26 @@ def serve_run(
 def label_app(config: LabelConfig, host: str = "127.0.0.1", url: str | None = None) -> FastAPI:
     """The pages over a campaign: its pairs are put into the store, and the labelling page works through them."""
     store = Store(config.store_url)
+    if store.is_copy:
+        raise DataError(f"{config.store_url}: is on a medium that cannot be written, so no label could be saved")
     people = People(store)
     where = site(host, url, people)
     prepare(config, store)
     return _app(config.run_dir, people, where, LabelService(store, Settings.of(config)), start="/label")
 
 
-def run_app(run_dir: Path, host: str = "127.0.0.1", url: str | None = None) -> FastAPI:
-    """The pages over a run directory as it stands; its label store, if there is one, says who may sign in."""
+def run_app(run_dir: Path, host: str = "127.0.0.1", url: str | None = None, trust: bool = False) -> FastAPI:
+    """The pages over a run directory as it stands; its label store, if there is one, says who may sign in.
+
+    A run directory is data, which somebody may have sent. Only with `trust` is a database opened that its config names,
+    or Python run that comes with its model.
+    """
     config = _label_config(run_dir)
-    store = _store_of(run_dir, config)
-    votes = Votes(run_dir, config)
+    store = _store_of(run_dir, config, trust)
+    writable = runs.is_writable(run_dir)
+    votes = Votes(run_dir, config) if writable else None
+    if not writable:
+        say(f"{run_dir} cannot be written: it is shown, and nobody can label or vote on it")
     if store is None:  # sessions have to be somewhere; without accounts they may end with the server
         folder = tempfile.TemporaryDirectory(prefix="trueup-")
         people = People(Database(f"sqlite:///{folder.name}/sessions.sqlite"))
@@ -116,9 +131,10 @@ def run_app(run_dir: Path, host: str = "127.0.0.1", url: str | None = None) -> F
     else:
         people = People(store)
         service = LabelService(store, Settings.of(config)) if config else None
-        app = _app(run_dir, people, site(host, url, people), service, start="/", votes=votes)
+        labels = not store.is_copy
+        app = _app(run_dir, people, site(host, url, people), service, start="/", votes=votes, labels=labels)
     if runs.find_stage(run_dir, "sft") is not None:
-        app.state.worker = Worker(run_dir)
+        app.state.worker = Worker(run_dir, trust)
         app.include_router(open_api(run_dir, app.state.worker))
         _mount(app, _page("open", "Ask the policies"), "/open", _css("trueup.css", "open.css"), _pseudonym_of_admin)
     return app
@@ -137,16 +153,25 @@ def _label_config(run_dir: Path) -> LabelConfig | None:
     return config
 
 
-def _store_of(run_dir: Path, config: LabelConfig | None) -> Store | None:
+def _store_of(run_dir: Path, config: LabelConfig | None, trust: bool) -> Store | None:
     own = runs.stage_dir(run_dir, "label") / runs.STORE
     if config is not None and config.store is not None:
-        return Store(config.store)
+        if trust:
+            return Store(config.store_url)
+        say(f"label.store of this run, {config.store}, is not opened: say --trust if the run is your own")
     return Store(f"sqlite:///{own}") if own.is_file() else None
 
 
 def _app(
-    run_dir: Path, people: People, where: Site, service: LabelService | None, start: str, votes: Votes | None = None
+    run_dir: Path,
+    people: People,
+    where: Site,
+    service: LabelService | None,
+    start: str,
+    votes: Votes | None = None,
+    labels: bool = True,
 ) -> FastAPI:
+    """The application; with `labels` off, what people said is shown, and nobody can say more."""
     app = FastAPI(title="Trueup", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, people=people, site=where)
     app.state.people, app.state.site, app.state.service, app.state.start = people, where, service, start
@@ -161,7 +186,8 @@ def _app(
     def index(who: Annotator) -> HTMLResponse:
         votable = votes is not None and votes.exist
         asks = app.state.worker is not None
-        return HTMLResponse(_index_html(run_dir, who, service is not None, votable, comparison.exists, asks))
+        pages = (service is not None and labels, service is not None, votable, comparison.exists, asks)
+        return HTMLResponse(_index_html(run_dir, who, *pages))
 
     @app.exception_handler(404)
     async def missing(request: Request, error: HTTPException) -> Response:
@@ -179,9 +205,10 @@ def _app(
             raise HTTPException(404, "no such report")
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
 
-    if service is not None:
+    if service is not None and labels:
         app.include_router(label_api(service))
         _mount(app, _page("label", "Label"), "/label", _css("trueup.css", "label.css"), _pseudonym)
+    if service is not None:
         live = Live(service.store, runs.stage_dir(run_dir, "reward") / "report.json", names=people.names)
         app.include_router(admin_api(live))
         _mount(app, admin_blocks(), "/admin", _css("trueup.css", "admin.css"), _pseudonym_of_admin)
@@ -260,7 +287,9 @@ def _css(*names: str) -> str:
     return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
 
 
-def _index_html(run_dir: Path, who: Person, labels: bool, votable: bool, compares: bool, asks: bool) -> str:
+def _index_html(
+    run_dir: Path, who: Person, labels: bool, figures: bool, votable: bool, compares: bool, asks: bool
+) -> str:
     links = []
     if labels:
         links.append(("/label", "Label", "Say which of two answers is better. One key, one label."))
@@ -274,7 +303,7 @@ def _index_html(run_dir: Path, who: Person, labels: bool, votable: bool, compare
         if asks:
             text = "Type a prompt; every policy of the run answers it, side by side, and you see where they depart."
             links.append(("/open/", "Ask the policies", text))
-        if labels:
+        if figures:
             text = "How labelling goes, how far people agree, and whether more labels are worth their price."
             links.append(("/admin/", "Labels so far", text))
         links.append(("/run", "Run", "Stages and their verdicts, where the result comes from, training curves."))

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from trueup import plots
+from trueup import plots, runs
 from trueup.errors import RunError
 from trueup.pages import independence, leans, noise_floor, outcome, sentence
 from trueup.records import Message, read_jsonl
@@ -65,10 +65,10 @@ class Comparison:
     def findings(self) -> list[dict[str, Any]]:
         """What the stage found, the verdict among it; in its manifest, and so there only when it is finished."""
         try:
-            manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found = runs.find_stage(self.folder.parent, "compare")
+        except RunError:
             return []
-        return list(manifest["verdict"]["findings"])
+        return list(found.manifest["verdict"]["findings"]) if found else []
 
     def samples(self, wanted: Wanted | None = None) -> list[dict[str, Any]]:
         path = self.folder / "samples.jsonl"
@@ -77,6 +77,15 @@ class Comparison:
 
 
 # ---- Parts of the page ------------------------------------------------------------------------------------------
+
+
+def guarded(build: Callable[..., str], *arguments: Any) -> str:
+    """A part of the page, or a sentence where the files do not hold what a comparison writes: a run is data."""
+    try:
+        return build(*arguments)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        said = escape(f"This part of the comparison cannot be shown: its files are not as written ({error!r:.200}).")
+        return f'<div class="tu tu-page tu-body"><p class="tu-empty">{said}</p></div>'
 
 
 def summary_html(
@@ -135,7 +144,7 @@ def _figures_row(title: str, notes: str, rate: Mapping[str, Any], controlled: Ma
     interval = "unknown" if low is None or high is None else f"{100 * low:.1f}% to {100 * high:.1f}%"
     equal = controlled.get("value")
     counts = [(kind, rate.get(key)) for kind, key in (("won", "wins"), ("tied", "ties"), ("lost", "losses"))]
-    counted = "".join(f"<span>{count} {kind}</span>" for kind, count in counts if count is not None)
+    counted = "".join(f"<span>{escape(str(count))} {kind}</span>" for kind, count in counts if count is not None)
     shares = plots.shares_bar([(kind, float(count or 0)) for kind, count in counts], 6)
     return (
         f'<tr>{head}<td class="number">{100 * value:.1f}%</td><td class="number">{interval}</td>'
@@ -196,7 +205,7 @@ def _others(row: Row) -> str:
 
 def _answer(title: str, answer: Row, marks: str | None = None) -> str:
     scores = (answer.get("scores") or {}).items()
-    notes = [f"{answer['num_tokens']} tokens"] if answer.get("num_tokens") is not None else []
+    notes = [f"{escape(str(answer['num_tokens']))} tokens"] if answer.get("num_tokens") is not None else []
     notes += [
         f"{escape(name.replace('_', ' '))} {float(score):.2f}".replace("-", "\N{MINUS SIGN}")
         for name, score in scores
@@ -225,7 +234,7 @@ def compare_blocks(comparison: Comparison, links: Callable[[], Sequence[tuple[st
         judges = list(report.get("judges") or {})
         first = judges[0] if judges else None
         return (
-            summary_html(report, comparison.findings(), links()),
+            guarded(summary_html, report, comparison.findings(), links()),
             gr.Dropdown(choices=[ALL, *names], value=ALL),
             gr.Dropdown(choices=[(name.replace("_", " "), name) for name in judges], value=first),
             *move(0, ALL, ANY, first, False),
@@ -235,7 +244,11 @@ def compare_blocks(comparison: Comparison, links: Callable[[], Sequence[tuple[st
         samples = comparison.samples(Wanted(category, winner, judge))
         index = index % len(samples) if samples else 0
         position = f"{index + 1} of {len(samples)}" if samples else "0 of 0"
-        return index, sample_html(samples, index, diff), f'<p class="tu tu-position" role="status">{position}</p>'
+        return (
+            index,
+            guarded(sample_html, samples, index, diff),
+            f'<p class="tu tu-position" role="status">{position}</p>',
+        )
 
     with gr.Blocks(analytics_enabled=False, title="Comparison · Trueup", fill_width=True) as blocks:
         at = gr.State(0)

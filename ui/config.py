@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,6 +20,8 @@ from trueup.config import (
     from_campaign,
 )
 from trueup.contents import Contents
+from trueup.errors import ConfigError
+from trueup.masking import HIDDEN
 from trueup.rubric import RUBRICS
 from trueup.runs import STORE, stage_dir
 
@@ -26,6 +29,23 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 Source = Literal["human", "simulated", "import", "judge", "reward_model"]
+
+
+PASSWORD = "TRUEUP_STORE_PASSWORD"
+
+
+def with_password(store: str) -> sa.URL:
+    """The URL of a database with the password from the environment, where it has none of its own or a hidden one."""
+    import sqlalchemy as sa
+
+    url = sa.make_url(store)
+    if url.password not in (None, HIDDEN) or not url.username:
+        return url
+    if password := os.environ.get(PASSWORD):
+        return url.set(password=password)
+    if url.password == HIDDEN:
+        raise ConfigError("label.store", [f"{store}: a run does not keep the password: set the variable {PASSWORD}"])
+    return url
 
 
 class LabelConfig(StageConfig):
@@ -43,7 +63,8 @@ class LabelConfig(StageConfig):
     """Other sources whose labels in the store are exported too. Empty: they never mix."""
     store: str | None = None
     """SQLAlchemy URL of the label store; the file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
-    SQLite in the run directory."""
+    SQLite in the run directory. The password is best left out: it is taken from the environment variable
+    TRUEUP_STORE_PASSWORD; one that stands here is written down nowhere else."""
 
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"
@@ -120,8 +141,10 @@ class LabelConfig(StageConfig):
 
         try:
             url = sa.make_url(value)
-        except sa.exc.ArgumentError:
-            raise ValueError(f"{value!r} is not a database URL; for example sqlite:///labels.sqlite") from None
+        except (sa.exc.ArgumentError, ValueError):  # a part of a password may stand in it: it is not repeated
+            raise ValueError("is not a database URL; for example sqlite:///labels.sqlite") from None
+        if url.username and "@" in f"{url.host}{url.database}":
+            raise ValueError("in a password, @ is written %40 and / is written %2F")
         if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
             return value
         url = url.set(database=str(from_campaign(url.database, info)))
@@ -134,7 +157,7 @@ class LabelConfig(StageConfig):
         import sqlalchemy as sa
 
         if self.store:
-            return sa.make_url(self.store)
+            return with_password(self.store)
         return sa.URL.create("sqlite", database=str(stage_dir(self.run_dir, "label") / STORE))
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from trueup.contents import sha256_file
 from trueup.records import CandidateSet, Dropped, pairs_of, read_rows, split_name, write_rows
 from ui import report, sources
 from ui.config import LabelConfig
+from ui.proof import proof
 from ui.store import Store
 from ui.votes import promoted
 
@@ -64,6 +65,7 @@ def run(config: LabelConfig) -> Path:
         # ---- 3. Export: current labels about the current answers --------------------------------------------
         # The digest is taken before the labels: one that arrives in between makes this stage stale, and is not lost.
         run.facts["fingerprint"] = config.fingerprint()
+        run.facts["store"] = proof(store)
         rankings = [
             row
             for name in config.sources

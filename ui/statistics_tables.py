@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -273,11 +274,16 @@ def _is_spread(sheet: Sheet, column: Column) -> bool:
 
 
 def _safe(cell: Any) -> Any:
-    """A spreadsheet runs text that begins like a formula (OWASP: CSV injection); a leading quote makes it text."""
-    risky = isinstance(cell, str) and (
-        cell.startswith(("\t", "\r", "\n")) or cell.lstrip().startswith(("=", "+", "-", "@"))
-    )
-    return f"'{cell}" if risky else cell
+    """A spreadsheet runs text that begins like a formula (OWASP: CSV injection); a leading quote makes it text.
+
+    What a spreadsheet skips or folds before it looks is skipped and folded here: blanks and invisible characters, and
+    the wide forms of the signs (U+FF1D is an =).
+    """
+    if not isinstance(cell, str):
+        return cell
+    seen = unicodedata.normalize("NFKC", "".join(char for char in cell if unicodedata.category(char)[0] not in "CZ"))
+    risky = seen.lstrip("\u00ad\u034f\u180e\u2800\u3164'\"").startswith(("=", "+", "-", "@", "\u2212", "|", "%"))
+    return f"'{cell}" if risky or cell.startswith(("\t", "\r", "\n")) else cell
 
 
 def as_text(sheet: Sheet, width: int = 60) -> str:

@@ -14,9 +14,13 @@ SQLite by default, any database that SQLAlchemy speaks (PostgreSQL is meant) by 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sqlite3
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,8 @@ import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
 
 from trueup.errors import DataError
+from trueup.masking import masked
+from trueup.runs import is_writable
 from trueup.words import count_words
 
 metadata = sa.MetaData()
@@ -296,6 +302,15 @@ def _bring_up_to_date(connection: sa.Connection, url: str) -> None:
     connection.execute(meta.update().where(meta.c.key == "schema_version").values(value=str(newest)))
 
 
+def _refuse_another_version(connection: sa.Connection, url: str) -> None:
+    """For a store that is only read: its tables are those of this version, or it cannot be read."""
+    version = None
+    if "meta" in sa.inspect(connection).get_table_names():
+        version = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema_version")).scalar_one_or_none()
+    if version != str(1 + len(MIGRATIONS)):
+        raise DataError(f"{url}: holds no labels of this version of Trueup (store version {version or 'unknown'})")
+
+
 # ---- Database ---------------------------------------------------------------------------------------------------
 
 
@@ -308,20 +323,27 @@ _LOCK_ANNOTATOR = sa.text(
 class Database:
     """An open store: `read()`, `write()` and `write_as()` give a connection in a transaction."""
 
-    def __init__(self, url: str | sa.URL):
+    def __init__(self, url: str | sa.URL, read_only: bool = False):
+        """Make or migrate the tables; with `read_only`, open what is there and change nothing about it.
+
+        A SQLite file on a medium that cannot be written is read in a copy, which `is_copy` says: what is written then
+        is lost with it.
+        """
         try:
             self.url = sa.make_url(url)
         except sa.exc.ArgumentError:
-            raise DataError(f"{url!r} is not a database URL; for example sqlite:///labels.sqlite") from None
+            raise DataError(f"{masked(url)!r} is not a database URL; for example sqlite:///labels.sqlite") from None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        shown = self.url.render_as_string(hide_password=True)
         if self.is_sqlite:
             if not self.url.database or self.url.database == ":memory:":
                 raise DataError(f"{url}: labels in memory would be lost; name a file, such as sqlite:///labels.sqlite")
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            self._open_file(Path(self.url.database), read_only)
+        self._inode = _inode(self.url) if self.is_sqlite else None
         # SQLite's own waiting is unfair: under load the same writer can lose again and again. Writers of this process
         # queue here; busy_timeout is for those of other processes.
         self._writing = threading.Lock()
-        shown = self.url.render_as_string(hide_password=True)
         try:
             # As many connections as the web server has threads: nobody waits for one.
             self.engine = sa.create_engine(self.url, pool_size=40, max_overflow=10, pool_pre_ping=not self.is_sqlite)
@@ -329,8 +351,12 @@ class Database:
                 sa.event.listen(self.engine, "connect", _prepare_sqlite)
                 sa.event.listen(self.engine, "begin", _begin_sqlite)
             self._writer = self.engine.execution_options(immediate=True)
-            with self.write() as connection:
-                _bring_up_to_date(connection, shown)
+            if read_only:
+                with self.read() as connection:
+                    _refuse_another_version(connection, shown)
+            else:
+                with self.write() as connection:
+                    _bring_up_to_date(connection, shown)
         except ModuleNotFoundError as error:
             raise DataError(
                 f"{shown}: needs the Python package {error.name}; install it to use this database"
@@ -338,6 +364,25 @@ class Database:
         except sa.exc.DatabaseError as error:
             self.close()
             raise DataError(f"{shown}: cannot be opened as a label store ({error.orig})") from None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a copy of a file that cannot be written."""
+        return self._copy is not None
+
+    def _open_file(self, path: Path, read_only: bool) -> None:
+        """See that the file can be opened: its folder is made, its owner alone may read it, or it is copied."""
+        if path.is_file() and (read_only or not is_writable(path, path.parent)):
+            self._copy = tempfile.TemporaryDirectory(prefix="trueup-labels-")
+            _copy_file(path, Path(self._copy.name, path.name))
+            self.url = self.url.set(database=str(Path(self._copy.name, path.name)))
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Made here, so that it is never there for everybody; SQLite gives its log files the same mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written, so no label could be saved ({error.strerror})") from None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -350,6 +395,7 @@ class Database:
         if self.is_sqlite:
             with self._writing, self._writer.begin() as connection:
                 yield connection
+                self._refuse_lost_file()
         else:
             with self.engine.begin() as connection:
                 connection.execute(_LOCK_STORE)
@@ -375,8 +421,41 @@ class Database:
             with self.engine.begin() as connection:
                 connection.execute(sa.text("ANALYZE item, slot, view, event"))
 
+    def _refuse_lost_file(self) -> None:
+        """A file that was removed or replaced goes on to exist for whoever has it open, and for nobody else."""
+        if self._inode is not None and _inode(self.url) != self._inode:
+            raise DataError(
+                f"{self.url.database}: was removed or replaced while it was open, so nothing is saved any more: "
+                "put it back, then start again"
+            )
+
     def close(self) -> None:
         self.engine.dispose()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+
+def _copy_file(path: Path, to: Path) -> None:
+    """One moment of a SQLite file that others may be writing to; DataError where it cannot be read."""
+    try:
+        if is_writable(path, path.parent):
+            with closing(sqlite3.connect(path)) as store, closing(sqlite3.connect(to)) as copy:
+                store.backup(copy)
+            return
+        # SQLite writes beside a file even to read it. Nobody writes here: the file and its log hold every label.
+        for end in ("", "-wal"):
+            if (source := path.with_name(path.name + end)).is_file():
+                shutil.copyfile(source, to.with_name(to.name + end))
+    except (sqlite3.Error, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a label store ({error})") from None
+
+
+def _inode(url: sa.URL) -> tuple[int, int] | None:
+    try:
+        state = os.stat(str(url.database))
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

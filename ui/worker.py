@@ -197,8 +197,9 @@ class Job:
 class Worker:
     """The queue, and the process behind it."""
 
-    def __init__(self, run_dir: Path):
-        self.run_dir = run_dir
+    def __init__(self, run_dir: Path, trust: bool = False):
+        """trust: see `trueup.policies.model_config`"""
+        self.run_dir, self.trust = run_dir, trust
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
@@ -296,7 +297,7 @@ class Worker:
 
     def _start_process(self) -> None:
         self._pipe, theirs = self._spawn.Pipe()
-        arguments = (self.run_dir, theirs, self._stop)
+        arguments = (self.run_dir, self.trust, theirs, self._stop)
         self._process = self._spawn.Process(target=_main, args=arguments, name="trueup-open", daemon=True)
         self._process.start()
         theirs.close()  # so that its end is the end of the pipe
@@ -322,7 +323,7 @@ class Worker:
 # ---- In the model's process -------------------------------------------------------------------------------------
 
 
-def _main(run_dir: Path, pipe: Connection, stop: Any) -> None:
+def _main(run_dir: Path, trust: bool, pipe: Connection, stop: Any) -> None:
     exit_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then ends this process
     os.nice(5)  # pages before tokens
@@ -343,7 +344,7 @@ def _main(run_dir: Path, pipe: Connection, stop: Any) -> None:
                 from trueup.live import Engine
 
                 torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))  # a core stays with the pages
-                engine = Engine(run_dir, lambda what: say(Loading(what=what)))
+                engine = Engine(run_dir, lambda what: say(Loading(what=what)), trust)
             for event in answer(engine, work, stop):
                 say(event)
         except ModuleNotFoundError as error:

@@ -30,6 +30,7 @@ from trueup.records import (
     write_rows,
 )
 from trueup.sampling import score
+from trueup.verify import verify
 
 
 def until_labels(made: Any) -> None:
@@ -90,7 +91,7 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
     tokens = [encode_completion(loaded.tokenizer, pair.prompt, pair.chosen[0].content) for pair in heldout]
     written = [json.loads(line)["chosen"] for line in (directory / "scores.jsonl").read_text().splitlines()]
     assert score(loaded, [pair.prompt for pair in heldout], tokens) == pytest.approx(written, abs=1e-4)
-    assert runs.verify(made.run_dir)[1] == []
+    assert verify(made.run_dir).problems == []
 
     assert not (directory / "judge").exists(), "a second reward model only where prompts are kept for it"
     (scored,) = (json.loads(line) for line in (directory / "candidate_scores.jsonl").read_text().splitlines())
@@ -159,7 +160,7 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
     told = [found["message"] for found in findings if found["code"] == "explained_by_a_rule"]
     assert [message.startswith("the second reward model's accuracy") for message in told] == [False, True]
     assert models.load_reward_model(directory / "judge" / "model", made.config.model)
-    assert not list((directory / "judge").glob("checkpoint*")) and runs.verify(made.run_dir)[1] == []
+    assert not list((directory / "judge").glob("checkpoint*")) and verify(made.run_dir).problems == []
 
 
 # ---- Padding and ends are positions ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from trueup.config import StageConfig
 from trueup.contents import sha256_file
 from trueup.errors import RunError
 from trueup.records import Dropped
+from trueup.verify import verify
 
 KEYS = (
     "stage status started_utc duration_s device dtype seed git_commit versions config_sha256 parents inputs outputs "
@@ -136,6 +138,61 @@ def test_a_stage_that_is_run_again_starts_clean_but_keeps_the_label_store(tmp_pa
     assert left == ["begun.json", "config.yaml", "labels.sqlite", "labels.sqlite-wal", "log.txt"]
 
 
+SOMEBODYS = ("notes.txt", "my_labels.sqlite", "my_labels.sqlite-wal", "old/model/weights", ".hidden")
+
+
+@pytest.mark.parametrize("state", ["unfinished", "finished", "without its manifest", "not begun"])
+def test_a_stage_removes_nothing_that_it_did_not_write(tmp_path: Path, state: str) -> None:
+    directory = tmp_path / "sft"
+    if state != "not begun":
+        finish(First(run_dir=tmp_path), **{"model/weights": "old", "report.json": "{}"})
+    if state == "unfinished":
+        stage = runs.begin(First(run_dir=tmp_path, rate=2.0))
+        (stage.dir / "report.json").write_text("{}")
+    if state == "without its manifest":
+        (directory / "manifest.json").unlink()
+    for name in SOMEBODYS:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("somebody's")
+    finish(First(run_dir=tmp_path, rate=3.0), **{"report.json": "{}"})
+    assert all((directory / name).read_text() == "somebody's" for name in SOMEBODYS)
+    assert not (directory / "model").exists(), "what the stage had written is gone"
+    named = {entry["path"] for entry in manifest(directory)["outputs"]}
+    assert named == {"config.yaml", "report.json"}, "and it does not pass for a result"
+
+
+@pytest.mark.parametrize("name", ["model/notes.txt", "adapter", "report.html"])
+def test_what_stands_under_the_name_of_a_result_and_is_somebodys_stops_the_stage_before_it_removes_anything(
+    tmp_path: Path, name: str
+) -> None:
+    directory = finish(First(run_dir=tmp_path), **{"model/weights": "old"})
+    (directory / name).write_text("somebody's")
+    with pytest.raises(RunError) as caught:
+        runs.begin(First(run_dir=tmp_path, rate=2.0))
+    assert (
+        str(caught.value)
+        == f"{directory / name}: the sft stage did not write it and would remove it: move it elsewhere"
+    )
+    assert (directory / "model/weights").read_text() == "old" and (directory / "manifest.json").exists()
+
+
+def test_a_folder_that_no_stage_wrote_is_left_alone_whatever_its_files_are_called(tmp_path: Path) -> None:
+    (tmp_path / "sft/model").mkdir(parents=True)
+    (tmp_path / "sft/model/weights").write_text("of another project")
+    with pytest.raises(RunError, match="is in the way of the sft stage, which did not write it"):
+        runs.begin(First(run_dir=tmp_path))
+    assert (tmp_path / "sft/model/weights").read_text() == "of another project"
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/weights").write_text("kept")
+    stage = runs.begin(First(run_dir=tmp_path))
+    (stage.dir / "model").symlink_to(tmp_path / "mine")
+    runs.begin(First(run_dir=tmp_path, rate=2.0))
+    assert (tmp_path / "mine/weights").read_text() == "kept" and not (stage.dir / "model").exists()
+
+
 def test_only_an_interrupted_run_of_the_same_config_inputs_and_parents_goes_on(tmp_path: Path, data: Path) -> None:
     run = tmp_path / "run"
 
@@ -240,10 +297,10 @@ def test_an_untouched_run_verifies(finished: Path) -> None:
     (finished / "sft/log.txt").write_text("said later")
     (finished / "labels").mkdir()
     (finished / "labels/labels.sqlite").write_text("no manifest yet")
-    checked, problems = runs.verify(finished)
-    assert problems == []
-    # Three outputs, one input and the manifest of sft; two outputs, one parent and the manifest of sample.
-    assert checked == 9
+    found = verify(finished)
+    assert found.problems == []
+    # Three outputs, one input and the manifest of sft; two outputs, one parent and the manifest of sample; two seals.
+    assert found.checked == 11
 
 
 @pytest.mark.parametrize("file", ["sft/model/weights", "sft/report.json", "sft/config.yaml", "sample/candidates.jsonl"])
@@ -252,28 +309,31 @@ def test_one_changed_byte_in_any_output_is_found(finished: Path, file: str) -> N
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert runs.verify(finished)[1] == [f"{path}: changed since {file.split('/')[0]} wrote it"]
+    assert verify(finished).problems == [f"{path}: changed since {file.split('/')[0]} wrote it"]
 
 
 def test_a_missing_file_an_extra_one_and_a_changed_or_missing_input_are_found(finished: Path, data: Path) -> None:
     (finished / "sft/model/weights").unlink()
     (finished / "sft/model/extra").write_text("not ours")
     data.write_text("changed")
-    assert runs.verify(finished)[1] == [
+    assert verify(finished).problems == [
         f"{finished}/sft/model/weights: missing",
         f"{finished}/sft/model/extra: not in the manifest of sft",
         f"{data}: changed since sft read it",
     ]
     data.unlink()
-    assert f"{data}: input of sft, missing" in runs.verify(finished)[1]
+    assert f"{data}: input of sft, missing" in verify(finished).problems
 
 
 def test_a_parent_that_was_swapped_changed_or_removed_is_found(finished: Path, data: Path) -> None:
     swapped = f"{finished}/sft/manifest.json: not the sft that sample was made from"
     finish(First(run_dir=finished, data=data, rate=2.0), **{"model/weights": "some bytes", "report.json": "{}"})
-    assert runs.verify(finished)[1] == [swapped]
+    assert verify(finished).problems == [swapped]
     (finished / "sft/manifest.json").unlink()
-    assert runs.verify(finished)[1] == [f"{finished}/sft: parent of sample, unfinished or missing"]
+    assert verify(finished).problems == [
+        f"{finished}/sft/manifest.json: missing; sft was finished and sealed",
+        f"{finished}/sft: parent of sample, unfinished or missing",
+    ]
 
 
 @pytest.mark.parametrize(("old", "new"), [('"seed": 0', '"seed": 1'), ('"pass"', '"warn"'), ("[]", "[ ]")])
@@ -283,18 +343,134 @@ def test_a_changed_manifest_is_found_also_of_the_last_stage_which_has_no_child(
     path = finished / "candidates/manifest.json"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
-    assert runs.verify(finished)[1] == [f"{path}: changed since sample wrote it"]
+    assert verify(finished).problems == [
+        f"{path}: not the one that was sealed when sample was finished",
+        f"{path}: changed since sample wrote it",
+    ]
+
+
+def test_a_last_stage_that_was_edited_and_given_a_new_seal_of_its_own_is_found(finished: Path) -> None:
+    (finished / "candidates/candidates.jsonl").write_text("nicer rows")
+    edited = manifest(finished / "candidates")
+    for output in edited["outputs"]:
+        output["sha256"] = sha256_file(finished / "candidates" / output["path"])
+    (finished / "candidates/manifest.json").write_text(runs.sealed_text(edited))
+    assert verify(finished).problems == [
+        f"{finished}/candidates/manifest.json: not the one that was sealed when sample was finished"
+    ]
+
+
+def test_a_stage_that_was_taken_away_whole_is_found(finished: Path) -> None:
+    shutil.rmtree(finished / "candidates")
+    missing = f"{finished}/candidates/manifest.json: missing; sample was finished and sealed"
+    assert verify(finished).problems == [missing]
+
+
+def test_a_stage_that_was_begun_again_is_unfinished_and_no_problem(finished: Path) -> None:
+    runs.begin(Second(run_dir=finished))
+    assert verify(finished).problems == []
+
+
+@pytest.mark.parametrize("line", [0, 1, 2])
+@pytest.mark.parametrize("edit", ["other hash", "removed", "doubled", "no JSON", "a list"])
+def test_any_edit_of_any_line_of_the_chain_is_found_by_the_chain_or_by_the_root(
+    finished: Path, line: int, edit: str
+) -> None:
+    finish(Second(run_dir=finished), **{"candidates.jsonl": "rows"})  # begun again, then sealed: two more lines
+    root, path = verify(finished).root, finished / "seals.jsonl"
+    lines = path.read_text().splitlines()
+    assert len(lines) == 4 and verify(finished, root).problems == []
+    changed = json.dumps(json.loads(lines[line]) | {"manifest_sha256": "0" * 64})
+    lines[line : line + 1] = {
+        "other hash": [changed],
+        "removed": [],
+        "doubled": [lines[line]] * 2,
+        "no JSON": ["{"],
+        "a list": ["[]"],
+    }[edit]
+    path.write_text("".join(f"{text}\n" for text in lines))
+    assert verify(finished).problems
+
+
+def test_a_chain_that_was_redone_whole_is_found_by_a_root_that_was_kept(finished: Path, data: Path) -> None:
+    kept = verify(finished).root
+    finish(Second(run_dir=finished), **{"candidates.jsonl": "other rows"})
+    later = verify(finished, kept)
+    assert later.problems == [] and later.notes == [
+        "2 seals came after the root that you kept; it says nothing about those"
+    ]
+    (finished / "seals.jsonl").unlink()
+    finish(First(run_dir=finished, data=data), **{"model/weights": "other bytes"})
+    finish(Second(run_dir=finished), **{"candidates.jsonl": "other rows"})
+    assert verify(finished).problems == [], "without a root nobody can tell"
+    assert verify(finished, kept).problems == [
+        f"{finished}/seals.jsonl: no seal has the root {kept}: the chain is another one"
+    ]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "compare.old/report.json", "sft/notes.txt", "sft/own.sqlite"])
+def test_whatever_lies_beside_the_stages_or_in_them_and_is_not_theirs_is_named(finished: Path, name: str) -> None:
+    path = finished / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("somebody's")
+    [problem] = verify(finished).problems
+    assert problem.startswith(str(path if name.startswith("sft") else finished / name.split("/")[0]))
+
+
+BROKEN = {
+    "empty": "",
+    "null": "null",
+    "a list": "[]",
+    "a number": "1",
+    "a text": '"complete"',
+    "an empty object": "{}",
+    "nested deeply": "[" * 100_000,
+    "cut": '{"stage": "sft", "status"',
+}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_a_manifest_that_is_none_is_a_problem_with_its_path_and_stops_no_other_check(finished: Path, text: str) -> None:
+    path = finished / "sft/manifest.json"
+    path.write_text(text)
+    (finished / "candidates/candidates.jsonl").write_text("edited")
+    problems = verify(finished).problems
+    assert problems[0].startswith(f"{path}: not ") and "delete it to make the stage run again" in problems[0]
+    assert f"{finished}/candidates/candidates.jsonl: changed since sample wrote it" in problems
+    with pytest.raises(RunError, match="delete it to make the stage run again"):
+        runs.find_stage(finished, "sft")
+
+
+@pytest.mark.parametrize("value", [None, 7, "text", [], {}, [7], {"path": 7}, [{"path": 7}], [{"path": "../x"}]])
+def test_a_manifest_with_any_value_at_any_key_is_read_or_refused_and_never_a_traceback(
+    finished: Path, value: Any
+) -> None:
+    path = finished / "sft/manifest.json"
+    sound = json.loads(path.read_text())
+    for key in sound:
+        for changed in (sound | {key: value}, {name: sound[name] for name in sound if name != key}):
+            path.write_text(json.dumps(changed))
+            assert verify(finished).problems, key
+
+
+def test_a_manifest_that_is_not_text_or_a_folder_is_a_problem(finished: Path) -> None:
+    path = finished / "sft/manifest.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert verify(finished).problems[0].startswith(f"{path}: not JSON")
+    path.unlink()
+    path.mkdir()
+    assert verify(finished).problems[0] == f"{path}: cannot be read (Is a directory)"
 
 
 def test_a_run_verifies_from_any_directory(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     finish(First(run_dir=tmp_path / "run", data=Path(data.name)))
     monkeypatch.chdir("/")
-    assert runs.verify(tmp_path / "run")[1] == []
+    assert verify(tmp_path / "run").problems == []
 
 
 def test_a_folder_without_any_stage_is_no_run(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "none"):
         with pytest.raises(RunError) as caught:
-            runs.verify(directory)
+            verify(directory)
         assert str(caught.value) == f"{directory}: not a run directory (no stage folder in it)"

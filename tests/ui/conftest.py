@@ -22,6 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from looking import launched
+from manifests import manifest_of
 
 from sft.config import SampleConfig, SFTConfig
 from trueup import runs
@@ -215,7 +216,7 @@ def write_comparison(run_dir: Path) -> None:
         "verdict": {"status": "warn", "code": "better", "message": aligned["message"]},
     }
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    manifest = {"verdict": {"status": "warn", "findings": [aligned, finding]}}
+    manifest = manifest_of("compare", verdict={"status": "warn", "findings": [aligned, finding]})
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     rows = [
         {

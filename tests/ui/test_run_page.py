@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from looking import Page
+from manifests import manifest_of
 
 from trueup import runs
 from trueup.records import write_rows
@@ -41,20 +42,15 @@ def write_stage(run_dir: Path, stage: str, **more: Any) -> None:
     (folder / "report.json").write_text("{}", encoding="utf-8")
     parents = [runs.open_stage(run_dir, parent) for parent in PARENTS[stage]]
     read = {"path": f"/data/{stage}.jsonl", "sha256": hashlib.sha256(stage.encode()).hexdigest()}
-    manifest = {
-        "stage": stage,
-        "started_utc": "2026-11-24T04:03:46+00:00",
-        "duration_s": 125.0,
-        "device": "cpu",
-        "dtype": "float32",
+    finding = {"level": "warn", "code": "x", "message": f"of {stage} {HOSTILE}"}
+    facts = {
         "tokens_per_s": 257.5,
-        "seed": 0,
         "parents": [{"stage": parent.stage, "manifest_sha256": parent.sha256} for parent in parents],
         "inputs": [{**read, "rows": 352, "dropped": {"too long": 3}}] if stage in ("sft", "sample") else [],
         "outputs": [{"path": "report.json", "sha256": "ab" * 32}, {"path": "gone.bin", "sha256": "cd" * 32}],
-        "verdict": {"status": "warn", "findings": [{"level": "warn", "code": "x", "message": f"of {stage} {HOSTILE}"}]},
-        **more,
+        "verdict": {"status": "warn", "findings": [finding]},
     }
+    manifest = manifest_of(stage, **{**facts, **more})
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
 
 

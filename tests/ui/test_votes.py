@@ -18,6 +18,7 @@ from trueup import runs
 from trueup.cli import main
 from trueup.errors import DataError, RunError
 from trueup.records import Prompt, is_heldout, read_jsonl, write_rows
+from trueup.verify import verify
 from trueup.votes import Vote, read_votes, votes_digest
 from ui.accounts import COOKIE
 from ui.api import RecordedBody, TasksBody
@@ -316,7 +317,7 @@ def test_no_vote_is_a_training_preference_unless_it_is_promoted(labelled: Any, v
     assert labelled.fingerprint() == runs.open_stage(labelled.run_dir, "label").manifest["fingerprint"]
     run_label_stage(labelled)
     assert preferences(labelled) == before
-    assert not [problem for problem in runs.verify(labelled.run_dir)[1] if "votes" in problem]
+    assert not [problem for problem in verify(labelled.run_dir).problems if "votes" in problem]
 
 
 def test_promoted_votes_are_labels_of_people_that_say_where_they_came_from(labelled: Any, votes: Votes) -> None:
