@@ -115,19 +115,6 @@ TemplateName = Annotated[str, BeforeValidator(_template_path), PlainSerializer(_
 
 # ---- Addresses --------------------------------------------------------------------------------------------------
 
-_PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s:/?#@]*):[^\s@]*(?:@[^\s@/?#]*(?=@))*@")
-_TOKEN = re.compile(r"(https?://)[^\s:/?#@]+@", re.IGNORECASE)
-_SECRET_PARAMETER = re.compile(r"([?&;][\w.-]*(?:key|token|secret|passw|pwd|sig|auth)[\w.-]*=)[^\s&;#]+", re.IGNORECASE)
-
-
-def masked(text: str) -> str:
-    """The text, with *** for every password and key in the addresses in it.
-
-    That is what stands between a name and @, a name alone before @ on the web (a token), and the values of parameters
-    that are called after a key. Rather too much is hidden than too little.
-    """
-    return _SECRET_PARAMETER.sub(r"\1***", _TOKEN.sub(r"\1***@", _PASSWORD.sub(r"\1:***@", text)))
-
 
 def _from_environment(value: Any) -> Any:
     def variable(found: re.Match[str]) -> str:

@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 import httpx
 
-from trueup.config import EndpointParameters, masked
+from trueup.config import EndpointParameters
 from trueup.errors import ModelError
+from trueup.masking import masked
 
 CONCURRENT = 4
 RETRIES_AFTER_S = (1.0, 4.0, 15.0)

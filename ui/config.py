@@ -61,10 +61,11 @@ class LabelConfig(StageConfig):
     reward_model: a directory with one."""
     also_use: list[Source] = Field([])
     """Other sources whose labels in the store are exported too. Empty: they never mix."""
-    store: str | None = None
+    store: SecretUrl | None = None
     """SQLAlchemy URL of the label store; the file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
     SQLite in the run directory. The password is best left out: it is taken from the environment variable
-    TRUEUP_STORE_PASSWORD; one that stands here is written down nowhere else."""
+    TRUEUP_STORE_PASSWORD, which `trueup serve` needs too; one that stands here, or comes by `${NAME}`, is written down
+    nowhere else."""
 
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from trueup.config import ConfigError, EndpointParameters, masked
+from trueup.config import ConfigError, EndpointParameters
 from trueup.endpoint import Endpoint, EndpointError
 from trueup.errors import ModelError
 from trueup.judging import read_mark, verdict
+from trueup.masking import masked
 
 ANSWER = json.dumps({"choices": [{"message": {"content": "[[A]]"}, "finish_reason": "stop"}]}).encode()
 

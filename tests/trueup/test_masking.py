@@ -33,7 +33,7 @@ HARMLESS = (
     "postgresql://team@db/labels",
     "sqlite:////srv/runs/a b/labels.sqlite",
     "http://127.0.0.1:8000/v1",
-    "https://example.org/v1?max_new_tokens=64&token_type=a",
+    "https://example.org/v1?model=a&limit=64",
     "a:b@c, see x@y.org",
     "12:30 @ noon",
 )
