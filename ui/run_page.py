@@ -7,7 +7,6 @@ files nor what a config says. It reads what is on disk at each look, so a run th
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,6 +19,7 @@ from fastapi.responses import HTMLResponse
 from trueup import runs
 from trueup.curves import Curve, stage_curves
 from trueup.errors import TrueupError
+from trueup.masking import masked
 from trueup.pages import duration, outcome, sentence
 from trueup.runs import FinishedStage
 from ui.accounts import Admin
@@ -266,16 +266,11 @@ def _config(state: StageState) -> str:
     path = state.folder / runs.CONFIG
     if not path.is_file():
         return ""
-    text = _without_passwords(path.read_text(encoding="utf-8"))
+    text = str(masked(path.read_text(encoding="utf-8")))  # a run may have been written by hand
     return (
         '<details class="tu-more"><summary>Config</summary>'
         f'<pre tabindex="0" aria-label="Config of {state.stage}"><code>{escape(text)}</code></pre></details>'
     )
-
-
-def _without_passwords(text: str) -> str:
-    """The address of a database may hold one."""
-    return re.sub(r"(://[^\s:/@]*:)[^\s/]+@", r"\1***@", text)
 
 
 # ---- Small parts ------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
 
-from trueup.errors import DataError
+from trueup.errors import DataError, of_the_machine
 from trueup.masking import masked
 from trueup.runs import is_writable
 from trueup.words import count_words
@@ -393,11 +393,11 @@ class Database:
     def write(self) -> Iterator[sa.Connection]:
         """A transaction that nobody else writes beside, so that what it reads stays true until it commits."""
         if self.is_sqlite:
-            with self._writing, self._writer.begin() as connection:
+            with _in_a_sentence(), self._writing, self._writer.begin() as connection:
                 yield connection
                 self._refuse_lost_file()
         else:
-            with self.engine.begin() as connection:
+            with _in_a_sentence(), self.engine.begin() as connection:
                 connection.execute(_LOCK_STORE)
                 yield connection
 
@@ -411,7 +411,7 @@ class Database:
             with self.write() as connection:
                 yield connection
         else:
-            with self.engine.begin() as connection:
+            with _in_a_sentence(), self.engine.begin() as connection:
                 connection.execute(_LOCK_ANNOTATOR, {"annotator": annotator})
                 yield connection
 
@@ -433,6 +433,17 @@ class Database:
         self.engine.dispose()
         if self._copy is not None:
             self._copy.cleanup()
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """A full disk, or one that cannot be written, is no bug: a DataError says so, and nothing was saved."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if (sentence := of_the_machine(error)) is None:
+            raise
+        raise DataError(f"nothing was saved: {sentence}") from None
 
 
 def _copy_file(path: Path, to: Path) -> None:

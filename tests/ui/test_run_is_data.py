@@ -105,6 +105,24 @@ def test_a_press_on_a_store_that_is_no_longer_there_is_not_called_saved(campaign
     assert (answer.status_code, "nothing was saved" in answer.text) == (503, True)
 
 
+def test_a_press_that_finds_the_disk_full_is_not_called_saved_and_the_next_one_is(campaign: Any, client: Any) -> None:
+    engine = client.app.state.service.store.engine
+    room: list[int] = [1]
+    sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql(f"PRAGMA max_page_count={room[0]}"))
+    client.app.state.service.store.engine.dispose()
+
+    def press(number: int) -> Any:
+        task = client.get("/api/v1/tasks").json()["tasks"][0]
+        note = "a reason of some length " * 300  # more than a page that is there may have room for
+        body = {"token": task["token"], "client_uuid": f"full-disk-{number}", "choice": "a", "note": note}
+        return client.post("/api/v1/labels", json={**body, "seconds": 1.0, "device": "key"})
+
+    refused = press(1)
+    assert (refused.status_code, refused.json()["detail"][:17]) == (503, "nothing was saved")
+    room[0] = 100_000
+    assert press(2).status_code == 200
+
+
 def test_only_its_owner_reads_the_store(campaign: Any) -> None:
     before = os.umask(0)
     try:
