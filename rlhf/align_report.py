@@ -98,9 +98,10 @@ def why_this_step(config: OnlineConfig, report: Mapping[str, Any], findings: Seq
         said = f"No kept step is within the budget of {quantity(budget, 1)} nats; this one is nearest to it."
     else:
         within = "" if budget is None else f" among those within the budget of {quantity(budget, 1)} nats"
-        said = (
-            f"Of the steps that were kept it has the highest mean reward{within}, on {prompts} prompts kept for this."
-        )
+        figure = "mean reward"
+        if report.get("chosen_by") == "eval/second_reward":
+            figure += " by the second reward model, which was trained on other prompts than the one that pays"
+        said = f"Of the steps that were kept it has the highest {figure}{within}, on {prompts} prompts kept for this."
     first = evaluated.get(0)
     if first and chosen in evaluated and evaluated[chosen]["eval/reward"] <= first["eval/reward"]:
         said += " The SFT policy itself has no less: nothing was gained."
@@ -140,6 +141,8 @@ class StepRow:
     chosen: bool
     over: bool
     """Over the KL budget."""
+    second: float | None = None
+    """Reward by the second reward model, where there is one: what the result was chosen by."""
 
 
 def step_rows(config: OnlineConfig, report: Mapping[str, Any]) -> list[StepRow]:
@@ -150,7 +153,8 @@ def step_rows(config: OnlineConfig, report: Mapping[str, Any]) -> list[StepRow]:
         over = config.kl_budget is not None and row["eval/kl"] > config.kl_budget
         notes = (["the SFT policy"] if step == 0 else []) + (["the result"] if chosen else [])
         notes += ["over the budget"] if over else []
-        rows.append(StepRow(step, row["eval/reward"], row["eval/kl"], ", ".join(notes), chosen, over))
+        second = row.get("eval/second_reward")
+        rows.append(StepRow(step, row["eval/reward"], row["eval/kl"], ", ".join(notes), chosen, over, second))
     return rows
 
 

@@ -27,6 +27,7 @@ from rlhf.rollouts import (
     logps_of,
     online_arguments,
     schedule,
+    second_rewards,
 )
 from trueup import models, runs, training
 from trueup.console import say
@@ -58,7 +59,13 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
         policy.model = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
         trainer.add_callback(
             EvaluateSteps(
-                config, stage, policy, prompts.evaluation, rewards, reference_logps(config, policy, trainer.model, sft)
+                config,
+                stage,
+                policy,
+                prompts.evaluation,
+                rewards,
+                reference_logps(config, policy, trainer.model, sft),
+                second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id),
             )
         )
         training.train(trainer, stage)

@@ -33,6 +33,7 @@ from rlhf.rollouts import (
     logps_of,
     online_arguments,
     schedule,
+    second_rewards,
 )
 from trueup import models, runs, training
 from trueup.chat import IGNORED, encode_demonstration
@@ -71,12 +72,13 @@ def run(config: PPOConfig) -> Path:
     mean, std = normalisation(reward)
     roles.scale_critic(1 / std)
     rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id)
+    second = second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id)
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with training.scored_completions_only():
         trainer = build_trainer(config, stage, roles, rewards, schedule(prompts.train, config))
         trainer.add_callback(
-            EvaluateSteps(config, stage, policy, prompts.evaluation, rewards, reference_logps(roles, policy))
+            EvaluateSteps(config, stage, policy, prompts.evaluation, rewards, reference_logps(roles, policy), second)
         )
         training.train(trainer, stage)
 

@@ -296,6 +296,16 @@ class PPOTrainer(GRPOTrainer):
             )
         return self.optimizer
 
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """Clip policy and critic each by its own norm: under a common one, the larger gradients of a critic that is far
+        off would shrink the policy's step. Returns the norm of both, as it was before."""
+        norms = []
+        for role in ("policy", "critic"):
+            weights = list(self.roles.parameters(role).values())
+            norms.append(torch.as_tensor(self.accelerator.clip_grad_norm_(weights, self.args.max_grad_norm)))
+            self._note("policy/grad_norm" if role == "policy" else "val/grad_norm", norms[-1])
+        return torch.linalg.vector_norm(torch.stack(norms))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._require(
             self.roles.fingerprint() == self.frozen, "a frozen weight of base, reference or reward model changed"

@@ -24,13 +24,13 @@ from rlhf import guards
 from rlhf.checks import Check, load_check
 from rlhf.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.report import read_json
-from rlhf.rewards import WeightedRewards
+from rlhf.rewards import WeightedRewards, make_rewards
 from trueup import training
 from trueup.chat import encode_prompt
 from trueup.console import say
 from trueup.errors import DataError
 from trueup.formats import read_prompts
-from trueup.models import Loaded
+from trueup.models import Loaded, load_reward_model
 from trueup.records import (
     Candidate,
     CandidateSet,
@@ -42,8 +42,8 @@ from trueup.records import (
     prompt_id,
     read_rows,
 )
-from trueup.runs import StageRun
-from trueup.sampling import Decoding, completion_logps, sample
+from trueup.runs import FinishedStage, StageRun
+from trueup.sampling import Decoding, completion_logps, sample, score
 
 # ---- Whom to ask ------------------------------------------------------------------------------------------------
 
@@ -229,9 +229,11 @@ class EvaluateSteps(TrainerCallback):
         prompts: Sequence[Asked],
         rewards: WeightedRewards,
         reference_logps: Any,
+        second: WeightedRewards | None = None,
     ):
+        """second  what the best step is chosen by in place of `rewards`, which pay: `second_rewards`"""
         self.config, self.stage, self.policy, self.prompts = config, stage, policy, prompts
-        self.rewards, self.reference_logps = rewards, reference_logps
+        self.rewards, self.reference_logps, self.second = rewards, reference_logps, second
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if state.global_step == 0:
@@ -251,24 +253,61 @@ class EvaluateSteps(TrainerCallback):
         prompts = [row.prompt for row in self.prompts]
         decoding = Decoding(self.config.max_new_tokens, self.config.temperature, seed=self.config.seed)
         answers = [row[0] for row in draw(self.policy, prompts, decoding, 1)]
-        self.rewards(
-            prompts=[[message.model_dump() for message in prompt] for prompt in prompts],
-            completions=[[{"role": "assistant", "content": answer.text}] for answer in answers],
-            completion_ids=[answer.token_ids for answer in answers],
-            check=[row.check for row in self.prompts],
-            check_row=[row.check_row for row in self.prompts],
-            category=[row.category for row in self.prompts],
-            prompt_id=[prompt_id(prompt) for prompt in prompts],
-        )
-        paid = [total for total in self.rewards.totals if not math.isnan(total)]
-        if not paid:
-            raise DataError("align.rewards: none of them has an opinion on any of the prompts that choose the step")
+        told = {
+            "prompts": [[message.model_dump() for message in prompt] for prompt in prompts],
+            "completions": [[{"role": "assistant", "content": answer.text}] for answer in answers],
+            "completion_ids": [answer.token_ids for answer in answers],
+            "check": [row.check for row in self.prompts],
+            "check_row": [row.check_row for row in self.prompts],
+            "category": [row.category for row in self.prompts],
+            "prompt_id": [prompt_id(prompt) for prompt in prompts],
+        }
         ids = [answer.token_ids for answer in answers]
         reference = self.reference_logps(prompts, ids)
         kl = [(answer.logp or 0.0) - logp for answer, logp in zip(answers, reference, strict=True)]
-        row = {"step": step, "eval/reward": sum(paid) / len(paid), "eval/kl": sum(kl) / len(kl)}
+        row = {"step": step, "eval/reward": _mean_paid(self.rewards, told), "eval/kl": sum(kl) / len(kl)}
+        if self.second:
+            row["eval/second_reward"] = _mean_paid(self.second, told)
         self.stage.log(row)
-        say(f"{f'step {step}':<12} reward {row['eval/reward']:.2f}, KL {row['eval/kl']:.2f} on the prompts kept for it")
+        by_second = f" (the second reward model: {row['eval/second_reward']:.2f})" if self.second else ""
+        say(
+            f"{f'step {step}':<12} reward {row['eval/reward']:.2f}{by_second}, KL {row['eval/kl']:.2f} on the prompts "
+            "kept for it"
+        )
+
+
+def _mean_paid(rewards: WeightedRewards, told: dict[str, Any]) -> float:
+    rewards(**told)
+    paid = [total for total in rewards.totals if not math.isnan(total)]
+    if not paid:
+        raise DataError("align.rewards: none of them has an opinion on any of the prompts that choose the step")
+    return sum(paid) / len(paid)
+
+
+def second_rewards(
+    config: OnlineConfig, reward: FinishedStage | None, checks: Sequence[Check], eos_token_id: int
+) -> WeightedRewards | None:
+    """`config.rewards` with the second reward model (split.judge_fraction) in place of the one that pays; None where
+    there is none.
+
+    Among the steps of one training the reward model that pays prefers those that found its mistakes. The second one was
+    trained on other prompts, and does not share them.
+    """
+    directory = reward.dir / "judge" / "model" if reward else None
+    if not config.eval_prompts or directory is None or not directory.is_dir():
+        return None
+    assert reward is not None
+    spread = read_json(reward.dir / "report.json")["judge"].get("normalisation") or {"mean": 0.0, "std": 1.0}
+    mean, std = spread["mean"], spread["std"] or 1.0
+
+    def scores(prompts: Any, completions: Any) -> list[float]:
+        # Loaded for each evaluation, of which there are few: beside the roles of a training there may be no room for it.
+        model = load_reward_model(directory, config.model)
+        model.model.eval()
+        return [(value - mean) / std for value in score(model, prompts, completions)]
+
+    say(f"{'best step':<12} chosen by the second reward model, which was trained on other prompts than the one that pays")
+    return make_rewards(config, scores, checks, eos_token_id)
 
 
 def logps_of(policy: Loaded, prompts: Sequence[list[Message]], ids: Sequence[Sequence[int]]) -> list[float]:
@@ -287,13 +326,19 @@ def evaluations(stage: StageRun) -> dict[int, dict[str, float]]:
     return {row["step"]: row for row in sorted(rows, key=lambda row: row["step"]) if "eval/reward" in row}
 
 
+def chosen_by(evaluated: dict[int, dict[str, float]]) -> str:
+    """The figure that steps are chosen by: the second reward model's where there is one."""
+    return "eval/second_reward" if any("eval/second_reward" in row for row in evaluated.values()) else "eval/reward"
+
+
 def best_step(evaluated: dict[int, dict[str, float]], kl_budget: float | None) -> int | None:
-    """The step with the highest reward whose KL is within the budget; the first of equals; None if none is.
+    """The step with the highest reward (`chosen_by`) within the KL budget; the first of equals; None if none is.
 
     Step 0, the SFT policy, does not stand for election: what to do when nothing beats it is the verdict's to say.
     """
+    figure = chosen_by(evaluated)
     allowed = {
-        step: row["eval/reward"]
+        step: row[figure]
         for step, row in evaluated.items()
         if step > 0 and (kl_budget is None or row["eval/kl"] <= kl_budget)
     }
@@ -357,6 +402,7 @@ def conclude(
         "rollouts": list(history),
         "evaluations": list(evaluated.values()),
         "chosen_step": chosen,
+        "chosen_by": chosen_by(evaluated),
         "steps_trained": last,
     }
 

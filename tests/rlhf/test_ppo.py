@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
@@ -433,3 +434,70 @@ def test_every_checkpoint_falls_between_two_rollouts(
     monkeypatch.setattr(PPOTrainer, "_save_checkpoint", noted)
     aligned(save_steps=3)
     assert saved == [4, 8, 12]
+
+
+class Gradients(TrainerCallback):
+    """The gradients of policy and critic as the optimiser gets them, of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        found = {"policy": [], "critic": []}  # type: dict[str, list[torch.Tensor]]
+        for name, weight in model.named_parameters():
+            for role, adapter in (("policy", ".default."), ("critic", ".critic.")):
+                if adapter in name and weight.grad is not None:
+                    found[role].append(weight.grad.flatten().clone())
+        self.seen.append({role: torch.cat(parts) for role, parts in found.items()})
+
+
+def test_a_critic_that_is_far_off_does_not_shrink_the_step_of_the_policy(
+    aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clipped together, the policy's gradient would get smaller as the critic's grows."""
+    seen = {}
+    build = rlhf.ppo.build_trainer
+    for name, vf_coef in (("near", 0.1), ("far", 1e4)):
+        watcher = Gradients()
+
+        def building(*args: Any, watcher: Gradients = watcher) -> Any:
+            trainer = build(*args)
+            trainer.add_callback(watcher)
+            return trainer
+
+        monkeypatch.setattr(rlhf.ppo, "build_trainer", building)
+        _, directory = aligned(name, vf_coef=vf_coef, max_steps=1, max_grad_norm=1e-3, keep_steps=0)
+        seen[name] = watcher.seen[0]
+        for key in ("policy/grad_norm", "val/grad_norm"):
+            assert metrics(directory, key)[0] > 1e-3, "both are clipped, and logged as they were before"
+    for role in ("policy", "critic"):
+        assert seen["far"][role].norm() == pytest.approx(1e-3, rel=1e-3)
+    torch.testing.assert_close(seen["far"]["policy"], seen["near"]["policy"], rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_the_result_is_the_step_that_the_second_reward_model_prefers(
+    aligned: Callable[..., Any], algorithm: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, _ = aligned("a", until="reward", rewards={"reward_model": 1.0})
+    parent = runs.stage_dir(made.run_dir, "reward")
+    # A second reward model that likes the opposite, and is far away in scale.
+    judge = models.load_reward_model(parent / "model", made.config.model)
+    with torch.no_grad():
+        judge.model.score.weight.mul_(-3)
+    models.save(judge, parent / "judge" / "model")
+    report = json.loads((parent / "report.json").read_text())
+    report["judge"] = {"normalisation": {"mean": 1.0, "std": 2.0}}
+    (parent / "report.json").write_text(json.dumps(report))
+    keys = {} if algorithm == "ppo" else {**GROUPED, "algorithm": "grpo", "num_generations": 2}
+    _, directory = aligned("a", rewards={"reward_model": 1.0}, missing_eos_penalty=0.0, keep_steps=3, **keys)
+    evaluated = json.loads((directory / "report.json").read_text())
+    rows = {row["step"]: row for row in evaluated["evaluations"]}
+    assert len(rows) == 5 and len({row["eval/second_reward"] for row in rows.values()}) > 1
+    for row in rows.values():  # report.json of the reward stage has no normalisation of its own: mean 0, std 1
+        assert row["eval/second_reward"] == pytest.approx((-3 * row["eval/reward"] - 1.0) / 2.0, abs=1e-3)
+    later = {step: row["eval/second_reward"] for step, row in rows.items() if step}
+    assert later[evaluated["chosen_step"]] == max(later.values())
+    assert evaluated["chosen_by"] == "eval/second_reward"
+    assert "chosen by the second reward model" in capsys.readouterr().out
+    assert "by the second reward model, which was trained on other prompts" in (directory / "report.html").read_text()

@@ -388,3 +388,9 @@ def test_the_last_step_is_the_result_where_none_was_looked_at(trained: Any) -> N
         config, stage, model = trained(*rows)
         assert choose_step(config, stage, model, last=12) == 12
         assert values(model) == {99.0}
+
+
+def test_the_second_reward_model_chooses_where_there_is_one() -> None:
+    rows = found((0.1, 0.0), (0.5, 1.0), (0.9, 3.0))
+    second = {step: {**row, "eval/second_reward": 1.0 - row["eval/reward"]} for step, row in rows.items()}
+    assert (best_step(rows, None), best_step(second, None)) == (8, 4)
