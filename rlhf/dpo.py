@@ -123,7 +123,7 @@ def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
         chosen["beta"] = BETAS[config.loss_type]
         reason = _BETA_REASONS.get(config.loss_type, f"the usual one of {config.loss_type}")
         say(f"{'beta':<12} {chosen['beta']:g}: {reason}")
-    steps_per_epoch = pairs / config.train_batch_size
+    steps_per_epoch = math.ceil(pairs / config.train_batch_size)
     if config.num_train_epochs != "auto":
         epochs = config.num_train_epochs
     else:

@@ -301,12 +301,12 @@ def second_rewards(
     mean, std = spread["mean"], spread["std"] or 1.0
 
     def scores(prompts: Any, completions: Any) -> list[float]:
-        # Loaded for each evaluation, of which there are few: beside the roles of a training there may be no room for it.
+        # Loaded for each of the few evaluations: beside the roles of a training there may be no room for it.
         model = load_reward_model(directory, config.model)
         model.model.eval()
         return [(value - mean) / std for value in score(model, prompts, completions)]
 
-    say(f"{'best step':<12} chosen by the second reward model, which was trained on other prompts than the one that pays")
+    say(f"{'best step':<12} chosen by the second reward model, trained on other prompts than the one that pays")
     return make_rewards(config, scores, checks, eos_token_id)
 
 
