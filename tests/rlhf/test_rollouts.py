@@ -328,7 +328,9 @@ def test_a_step_is_judged_by_its_answers_and_by_how_far_it_is_from_the_sft_polic
 def test_a_step_of_which_no_reward_has_an_opinion_is_an_error(opened: Any) -> None:
     config, stage, _ = opened(QUESTIONS)
     rewards = WeightedRewards({"f": lambda prompts, **_: [None] * len(prompts)}, {"f": 1.0})
-    judge = EvaluateSteps(config, stage, models.load_base(config.model), ROWS, rewards, None)
+    judge = EvaluateSteps(
+        config, stage, models.load_base(config.model), ROWS, rewards, lambda prompts, ids: [0.0] * len(ids)
+    )
     with pytest.raises(DataError) as caught:
         judge.evaluate(0)
     assert str(caught.value) == (
