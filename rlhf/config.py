@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
 from trueup.config import (
+    BadRows,
     DemonstrationsPath,
     EndpointParameters,
     InputPath,
@@ -106,6 +107,9 @@ class OnlineConfig(TrainConfig):
 
     model: ModelConfig
     split: SplitConfig
+    on_bad_rows: BadRows = "refuse"
+    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
+    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
     prompts: PromptsPath | None = None
     """`starter`, or a file of prompts; held-out ones are left out. Empty: those that the sample stage answered."""
     rewards: Rewards = Field({"reward_model": 1.0}, min_length=1)

@@ -183,7 +183,7 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
     dialogues: list[list[Message]] = []
     for path in config.ptx_data:
         dropped, before = Dropped(), len(rows)
-        for row in read_demonstrations(path, dropped):
+        for row in read_demonstrations(path, dropped, config.on_bad_rows):
             ids, labels = encode_demonstration(policy.tokenizer, row.messages)
             if touches_heldout(row, config.split):
                 dropped.add("held out")

@@ -7,7 +7,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from trueup.config import DemonstrationsPath, ModelConfig, PromptsPath, Section, SplitConfig, StageConfig, TrainConfig
+from trueup.config import (
+    BadRows,
+    DemonstrationsPath,
+    ModelConfig,
+    PromptsPath,
+    Section,
+    SplitConfig,
+    StageConfig,
+    TrainConfig,
+)
 from trueup.contents import Contents
 
 
@@ -18,6 +27,9 @@ class DataSource(Section):
     """`starter`, or a .json / .jsonl file; its format is recognised by its columns (docs/formats.md)."""
     max_rows: int | None = Field(None, ge=1)
     """Use so many rows, drawn with the stage's seed. Empty: all."""
+    on_bad_rows: BadRows = "refuse"
+    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
+    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
 
 
 def _from_path(value: Any) -> Any:
@@ -55,6 +67,9 @@ class SampleConfig(StageConfig):
     split: SplitConfig
     prompts: PromptsPath
     """`starter`, or a .json / .jsonl file of prompts."""
+    on_bad_rows: BadRows = "refuse"
+    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
+    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
     max_prompts: int | None = Field(None, ge=1)
     """Use so many prompts, drawn with the stage's seed. Empty: all."""
     only: Literal["heldout"] | None = None

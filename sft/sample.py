@@ -89,7 +89,7 @@ def run(config: SampleConfig) -> Path:
 def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
     """The prompts to answer: distinct, of the wanted split, at most `max_prompts`."""
     dropped = Dropped()
-    rows = {prompt.prompt_id: prompt for prompt in read_prompts(config.prompts, dropped)}
+    rows = {prompt.prompt_id: prompt for prompt in read_prompts(config.prompts, dropped, config.on_bad_rows)}
     prompts = list(rows.values())
     if config.only:
         kept = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]

@@ -19,6 +19,7 @@ from trueup.config import ModelConfig, SplitConfig, TrainConfig
 from trueup.errors import ConfigError, DataError, ModelError, TrueupError
 from trueup.formats import read_demonstrations, read_preferences, read_prompts
 from trueup.records import (
+    BadRows,
     Demonstration,
     Dropped,
     Message,
@@ -80,27 +81,38 @@ def _check_files(
     stages: dict[str, Any], problems: list[str], notes: list[str]
 ) -> tuple[list[Demonstration] | None, list[Prompt] | None]:
     """The rows of all demonstrations and of the prompts; None where a file cannot be read."""
-    found = [_read("sft.data", source.path, read_demonstrations, problems, notes) for source in stages["sft"].data]
-    prompts = _read("sample.prompts", stages["sample"].prompts, read_prompts, problems, notes)
+    found = [
+        _read("sft.data", source.path, read_demonstrations, source.on_bad_rows, problems, notes)
+        for source in stages["sft"].data
+    ]
+    sample = stages["sample"]
+    prompts = _read("sample.prompts", sample.prompts, read_prompts, sample.on_bad_rows, problems, notes)
     label = stages.get("label")
     if label is not None and label.path is not None:
-        _read("label.path", label.path, read_preferences, problems, notes)
+        _read("label.path", label.path, read_preferences, label.on_bad_rows, problems, notes)
     return None if None in found else [row for rows in found for row in rows or []], prompts
 
 
 def _read(
-    key: str, path: Path, reader: Callable[[Path, Dropped], list[Any]], problems: list[str], notes: list[str]
+    key: str,
+    path: Path,
+    reader: Callable[[Path, Dropped, BadRows], list[Any]],
+    on_bad_rows: BadRows,
+    problems: list[str],
+    notes: list[str],
 ) -> list[Any] | None:
     if not path.is_file():
         problems.append(f"{key}: {path}: {'is a folder; a file is wanted' if path.is_dir() else 'no such file'}")
         return None
     dropped = Dropped()
     try:
-        rows = reader(path, dropped)
+        rows = reader(path, dropped, on_bad_rows)
     except DataError as error:
         problems.append(f"{key}: {error}")
         return None
-    notes.append(f"{key}: {path}: {len(rows)} rows{f', dropped: {dropped}' if dropped.counts else ''}")
+    left = f", dropped: {dropped}" if dropped.counts else ""
+    left += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
+    notes.append(f"{key}: {path}: {len(rows)} rows{left}")
     return rows
 
 
@@ -216,13 +228,13 @@ def _check_online(
     if "reward_model" in align.rewards:
         _check_reward_model(align, stages["reward"], problems)
     for path in getattr(align, "ptx_data", []):
-        rows = _read("align.ptx_data", path, read_demonstrations, problems, notes)
+        rows = _read("align.ptx_data", path, read_demonstrations, align.on_bad_rows, problems, notes)
         if rows and all(touches_heldout(row, align.split) for row in rows):
             problems.append(f"align.ptx_data: {path}: all {len(rows)} demonstrations are held out")
 
     prompts = sampled
     if align.prompts is not None:
-        prompts = _read("align.prompts", align.prompts, read_prompts, problems, notes)
+        prompts = _read("align.prompts", align.prompts, read_prompts, align.on_bad_rows, problems, notes)
     verified = _verified(align, problems)
     if prompts is None:
         return []

@@ -189,6 +189,11 @@ def _add_labels(made: argparse.ArgumentParser, takes_config: TakesConfig) -> Non
     action = _actions(made)
     file = takes_config(action("import", "put the preferences of a file into the campaign's store"))
     file.add_argument("file", type=Path, help="preferences in any format of docs/formats.md")
+    file.add_argument(
+        "--on-bad-rows",
+        choices=("refuse", "drop"),
+        help="refuse a file with rows that cannot be read, or drop those, counted and kept aside (label.on_bad_rows)",
+    )
     export = takes_config(action("export", "write the current labels with their provenance"))
     export.add_argument("to", type=Path, help="file or folder to make")
     export.add_argument(
@@ -464,7 +469,7 @@ def _labels(arguments: argparse.Namespace) -> int:
     config: Any = _campaign(arguments).stages["label"]
     passed = True
     if arguments.action == "import":
-        said = campaign.load_object("ui.exchange:import_labels")(config, arguments.file)
+        said = campaign.load_object("ui.exchange:import_labels")(config, arguments.file, arguments.on_bad_rows)
     elif arguments.action == "export":
         export = campaign.load_object("ui.exchange:export_labels")
         said = export(config, arguments.to, arguments.format, arguments.rankings)

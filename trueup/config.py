@@ -128,6 +128,8 @@ def _from_environment(value: Any) -> Any:
 SecretUrl = Annotated[str, BeforeValidator(_from_environment), PlainSerializer(masked)]
 """A field type for an address that may hold a password. `${NAME}` in it is read from the environment; what a stage
 writes down (config.yaml, manifest, identity) is masked, so a new password makes nothing stale."""
+BadRows = Literal["refuse", "drop"]
+"""What becomes of a file with rows that cannot be read: it is refused, or they are left out, counted and kept aside."""
 
 # ---- Sections ---------------------------------------------------------------------------------------------------
 

@@ -12,14 +12,17 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trueup.config import BadRows as BadRows
 from trueup.config import SplitConfig
 from trueup.errors import DataError
+from trueup.jsonl import cut, shown
 from trueup.words import normal
 
 # ---- Rows -------------------------------------------------------------------------------------------------------
@@ -253,6 +256,15 @@ def choose_pairs(preferences: list[Preference], rule: PairRule) -> list[Preferen
     return chosen
 
 
+def moment(text: str) -> str:
+    """A moment in ISO 8601 as it is stored: in UTC, to the millisecond. Without a time zone it is UTC already."""
+    try:
+        value = datetime.fromisoformat(text.strip())
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):
+        raise ValueError(f"expected a moment such as 2026-11-27T09:30:00Z, found {shown(text)}") from None
+
+
 # ---- Split ------------------------------------------------------------------------------------------------------
 
 
@@ -298,14 +310,34 @@ def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", 
 # ---- Files ------------------------------------------------------------------------------------------------------
 
 
+SHOWN_COLUMNS = 12
+LEFT_OUT = "left_out.jsonl"
+
+
 @dataclass
 class Dropped:
     """Rows that were not used, counted by reason. Nothing is dropped without being counted."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Columns that held something and were not read, each with the number of rows."""
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    """Rows that could not be read, each with where it stands and why."""
 
     def add(self, reason: str, rows: int = 1) -> None:
         self.counts[reason] += rows
+
+    def leave_out(self, where: str, kind: str, problem: str, row: Any) -> None:
+        self.add(kind)
+        text = getattr(row, "line", None) if isinstance(row, ValueError) else row
+        self.left_out.append({"where": where, "problem": problem, "row": text})
+
+    @property
+    def columns(self) -> str:
+        """The columns that were not read, the most frequent first; empty if there are none."""
+        named = [f"{name} ({rows})" for name, rows in self.ignored.most_common(SHOWN_COLUMNS)]
+        more = len(self.ignored) - SHOWN_COLUMNS
+        return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
     def __str__(self) -> str:
         return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.counts.items())) or "none"
@@ -314,14 +346,15 @@ class Dropped:
 R = TypeVar("R", bound=Row)
 
 
-def parse_row(schema: type[R], values: Any, where: str) -> R:
-    """A row of `schema`, or a DataError that starts with `where` (file and line)."""
+def parse_row(schema: type[R], values: Any, where: str, at: str = "") -> R:
+    """A row of `schema`, or a DataError that starts with `where` (file and line) and the key, or else with `at`."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{where}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
+        first = error.errors(include_input=False, include_context=False)[0]
+        key = ".".join(cut(str(part), 40) for part in first["loc"][:6]) or at
+        problem = cut(first["msg"].removeprefix("Value error, "), 300)
+        raise DataError(f"{where}: {key + ': ' if key else ''}{problem}") from None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -334,6 +367,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                         yield number, json.loads(line)
                     except json.JSONDecodeError as error:
                         raise DataError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+                    except (ValueError, RecursionError) as error:
+                        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+                        raise DataError(f"{path}:{number}: not JSON ({cut(problem, 80)})") from None
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:

@@ -34,7 +34,7 @@ from trueup.config import StageConfig
 from trueup.contents import Contents, changed, sha256_file
 from trueup.errors import RunError
 from trueup.masking import masked
-from trueup.records import Dropped, Message, opening_id
+from trueup.records import LEFT_OUT, Dropped, Message, opening_id, write_rows
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -216,6 +216,7 @@ class StageRun:
     parents: list[FinishedStage]
     started: float = field(default_factory=time.time)
     inputs: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     contents: dict[str, Contents | None] = field(default_factory=dict)
     """Of the config, as the stage began."""
@@ -225,15 +226,22 @@ class StageRun:
     """What it trained on, see `trained_on`."""
 
     def add_input(self, path: Path, rows: int, dropped: Dropped | None = None) -> None:
-        """Record a file that was read, how many of its rows were used, and why others were not."""
+        """Record a file that was read, how many of its rows were used, and why others were not.
+
+        Rows that could not be read, where the config lets them be left out, are kept in left_out.jsonl.
+        """
         self.inputs.append(
             {
                 "path": str(path.absolute()),  # so that `verify` finds it from wherever it is called
                 "sha256": sha256_file(path),
                 "rows": rows,
                 "dropped": dict(dropped.counts) if dropped else {},
+                "columns_not_read": dict(dropped.ignored.most_common(100)) if dropped else {},
             }
         )
+        if dropped is not None and dropped.left_out:
+            self.left_out += dropped.left_out
+            write_rows(self.dir / LEFT_OUT, self.left_out)
 
     def trained_on(self, dialogues: Iterable[list[Message]]) -> None:
         """Record the dialogues that this stage trains on, so that a comparison can prove that it asks none of them.

@@ -67,6 +67,10 @@ class LabelConfig(StageConfig):
     TRUEUP_STORE_PASSWORD, which `trueup serve` needs too; one that stands here, or comes by `${NAME}`, is written down
     nowhere else."""
 
+    on_bad_rows: BadRows = "refuse"
+    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
+    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"
     """pairs: which of two answers is better; ranking: all answers to a prompt in order, ties allowed."""

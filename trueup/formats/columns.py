@@ -1,0 +1,333 @@
+"""What the columns of a row mean, and the keys of a message: the one place that says so.
+
+A converter reads columns by name (`Columns`), whatever their case: "Input", "chosen-response" and "systemPrompt" are
+`input`, `chosen_response` and `system_prompt`. What it left unread is settled here, by what the name is known to mean:
+
+    honoured     SYSTEM and HISTORY come before the conversation; LABELS, WEIGHTS and EXCLUDED say that a row, or an
+                 assistant turn, is not to be imitated
+    refused      tools, images, reasoning and whatever else Trueup cannot give to a model, if it holds something;
+                 and a second question, context or answer that says other things than the conversation does
+    ignored      everything else, counted by name: `Ledger.ignored`
+
+An empty value (null, "", [], {}, false, 0, or JSON text of these) says nothing, whatever its column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar
+
+from trueup.jsonl import cut, shown
+
+Use = Literal["demonstrations", "prompts", "preferences"]
+Values = dict[str, Any]
+T = TypeVar("T")
+
+# ---- Names ------------------------------------------------------------------------------------------------------
+
+CONVERSATIONS = "messages conversations conversation dialogue dialog chat".split()
+QUESTIONS = "instruction question query prompt problem user_prompt user_message user_input user_query".split()
+QUESTIONS += "inputs input user human".split()
+"""What is asked, in one column; of several the first is the question."""
+GIVEN = "input context contexts article passage passages document documents paragraph background ctx".split()
+GIVEN += "source_text reference_text knowledge evidence".split()
+"""What the question is about; it is asked behind the question."""
+SYSTEM = "system system_prompt system_message system_instruction system_instructions sys_prompt sys".split()
+SYSTEM += "preprompt pre_prompt developer developer_prompt developer_message".split()
+HISTORY = "history chat_history conversation_history dialogue_history dialog_history message_history".split()
+HISTORY += "previous_messages previous_turns prior_turns past".split()
+CHOICES = "choices options answer_choices endings".split()
+ANSWERS = "output response completion reply assistant bot gpt assistant_response model_response".split()
+"""What is to be imitated."""
+REFERENCES = "solution answer target targets".split()
+"""Imitated where a row has nothing of ANSWERS; beside it, a reference to check against, and ignored."""
+CHOSEN = "chosen chosen_response chosen_answer chosen_output preferred preferred_output preferred_response".split()
+REJECTED = "rejected rejected_response rejected_answer rejected_output non_preferred non_preferred_output".split()
+REJECTED += "non_preferred_response dispreferred dispreferred_output dispreferred_response".split()
+TEXTS = ["text"]
+ANNOTATORS = "annotator annotator_id judge worker labeler labeller rater".split()
+
+LABELS = "label kto_tag kto_label is_chosen is_good is_desirable desirable is_preferred is_accepted accepted".split()
+LABELS += "thumbs_up liked is_correct correct is_valid".split()
+"""Whether an answer is one to imitate: data for KTO and its like."""
+WEIGHTS = "weight loss_weight sample_weight train trained trainable training is_trained do_train loss loss_mask".split()
+WEIGHTS += "has_loss compute_loss train_on use_for_training".split()
+"""Of an assistant turn, or of a row: 0 or false carries no loss."""
+NOT_TRAINED = "masked ignore ignored exclude excluded no_loss skip".split()
+"""The same the other way round."""
+EXCLUDED = "deleted is_deleted removed is_removed discarded aborted cancelled canceled was_cancelled".split()
+CUT = "truncated is_truncated".split()
+STATES = "status state review_status tree_state".split()
+OUT = "discarded rejected deleted removed aborted cancelled canceled draft".split()
+"""Values of STATES that take a row out; so do those that begin with one of them and `_`."""
+
+UNSUPPORTED = re.compile(
+    r"(^|_)(images?|audios?|videos?|tools?|function_?calls?|api_calls?|pixel_values|attachments?)(_|$)|^functions$"
+    r"|^(chat_template(_kwargs)?|train_detail|mask)$"
+)
+HARMLESS = ("parallel_tool_calls", "tool_choice")
+"""Settings of tools, which mean nothing without tools."""
+OF_A_MESSAGE = "refusal recipient channel".split()
+"""Keys of a message that name another kind of speech; `channel: final` is the answer."""
+REASONING = re.compile(r"(^|_)(reasoning|thinking|think|thoughts?|cot|chain_of_thought|rationale|scratchpad)(_|$)")
+_ABOUT = re.compile(r"_(type|effort|level|tokens?|model|length|len|score|source|language|lang|ids?|count|num)$")
+_CHOICE = re.compile(r"^(option|choice|answer_choice|ending|opt|op)_?([a-h]|\d)$")
+FOREIGN_ROLES = "tool function function_call tool_call tool_response observation ipython environment".split()
+
+
+def canonical(name: str) -> str:
+    """`chosen-response`, `Chosen Response` and `chosenResponse` are `chosen_response`."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[\s\-.]+", "_", name).lower()
+
+
+def is_empty(value: Any) -> bool:
+    """Whether a value says nothing."""
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null", "None")
+    if isinstance(value, list):
+        return all(map(is_empty, value))
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    return not value
+
+
+def truth(value: Any, words: bool = False) -> bool | None:
+    """A yes or no, however it is written; None where it is neither. `words`: `good` and `bad` are such too."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("true", "1", "1.0", "yes") or (words and word in ("good", "desirable", "chosen", "accepted")):
+            return True
+        if word in ("false", "0", "0.0", "no") or (words and word in ("bad", "undesirable", "rejected")):
+            return False
+    return None
+
+
+# ---- One object -------------------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """The objects of one row, and what became of their columns."""
+
+    def __init__(self) -> None:
+        self.objects: list[Columns] = []
+        self.ignored: set[str] = set()
+
+
+class Columns:
+    """An object of a row: its values by canonical name, which it remembers as read."""
+
+    def __init__(self, values: Values, ledger: Ledger, within: str = "", group: str = ""):
+        self.values: Values = {}
+        self.within, self.group, self.ledger = within, group, ledger
+        self.read: set[str] = set()
+        self._written: dict[str, str] = {}
+        for written, value in values.items():
+            name = canonical(written)
+            if name not in self.values or is_empty(self.values[name]):
+                self.values[name], self._written[name] = value, written
+            elif not is_empty(value) and value != self.values[name]:
+                raise ValueError(
+                    f"{within}{cut(written, 40)}: the row has a column {cut(self._written[name], 40)} too, and they "
+                    "say different things; take one of them out"
+                )
+        ledger.objects.append(self)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def at(self, name: str) -> str:
+        """A column as an error names it: where it is, as the row spells it."""
+        return self.within + cut(self._written.get(name, name), 40)
+
+    def holds(self, name: str) -> bool:
+        return name in self.values and not is_empty(self.values[name])
+
+    def there(self, name: str) -> bool:
+        """Whether a column has a value, be it false, 0 or blanks."""
+        return self.values.get(name) is not None and self.values[name] not in ("", [], {})
+
+    def first(self, names: Iterable[str]) -> str | None:
+        """The first of these columns that holds something, else the first that is there."""
+        names = [name for name in names if name in self.values]
+        return next((name for name in names if self.holds(name)), names[0] if names else None)
+
+    def get(self, name: str) -> Any:
+        self.read.add(name)
+        return self.values.get(name)
+
+    def take(self, name: str, kind: type[T]) -> T:
+        """A value of the kind that the format says; a list or object that is empty is taken for a broken one."""
+        value = self.get(name)
+        if not isinstance(value, kind) or value in ([], {}):
+            expected = "text" if kind is str else "a list" if kind is list else "an object"
+            found = f"expected {expected}, found {shown(value)}" if name in self.values else "missing"
+            raise ValueError(f"{self.at(name)}: {found}")
+        return value
+
+    def items(self, name: str, kind: type[T]) -> list[T]:
+        """A list whose every item is of the kind."""
+        found = self.take(name, list)
+        for i, value in enumerate(found):
+            if not isinstance(value, kind) or (kind is not str and not value):
+                expected = "text" if kind is str else "a list" if kind is list else "an object"
+                raise ValueError(f"{self.at(name)}.{i}: expected {expected}, found {shown(value)}")
+        return found
+
+    def objects(self, name: str) -> list[Columns]:
+        """The objects of a list, as columns of their own."""
+        return [self._inner(value, name, f".{i}", "[]") for i, value in enumerate(self.items(name, dict))]
+
+    def object(self, name: str) -> Columns:
+        return self._inner(self.take(name, dict), name)
+
+    def _inner(self, values: Values, name: str, index: str = "", group: str = "") -> Columns:
+        return Columns(values, self.ledger, f"{self.at(name)}{index}.", f"{self.group}{name}{group}.")
+
+    def read_all(self) -> None:
+        """Mark every column as read: of rows that Trueup wrote."""
+        self.read |= self.values.keys()
+
+    def unread(self) -> Iterator[tuple[str, Any]]:
+        return ((name, value) for name, value in self.values.items() if name not in self.read and not is_empty(value))
+
+    # ---- Known meanings
+
+    def refuse_unsupported(self) -> None:
+        """Raise for a column that Trueup cannot honour and that holds something."""
+        for name, value in self.unread():
+            if UNSUPPORTED.search(name) and name not in HARMLESS:
+                raise ValueError(
+                    f"{self.at(name)}: holds {shown(value, 40)}, which Trueup cannot give to a model; take the row out, "
+                    "or the column if the row means the same without it"
+                )
+
+    def carries_loss(self, names: Iterable[str] = (*WEIGHTS, *NOT_TRAINED)) -> bool | None:
+        """Whether what this object holds is to be trained on; None where it does not say."""
+        said: dict[str, bool] = {}
+        for name in names:
+            value = self.get(name) if name in self.values else None
+            if value is None or value == "":
+                continue
+            yes = truth(value)
+            if yes is None:
+                wanted = "expected 0 or 1, true or false (no other weight is supported)"
+                raise ValueError(f"{self.at(name)}: {wanted}, found {shown(value)}")
+            said[name] = yes != (name in NOT_TRAINED)
+        return None if not said else all(said.values())
+
+
+# ---- What is left -----------------------------------------------------------------------------------------------
+
+
+def why_left_out(row: Columns, use: Use) -> str | None:
+    """The reason for which a sound row is not to be used, from the columns that say so; None: it is."""
+    for name in EXCLUDED:
+        if truth(row.get(name)):
+            return f"{name}: true"
+    for name in STATES:
+        if isinstance(value := row.values.get(name), str):
+            state = value.strip().lower()
+            if any(state == out or state.startswith(f"{out}_") for out in OUT):
+                row.read.add(name)
+                return f"{name}: {cut(state, 40)}"
+    if use != "prompts":
+        weights = [name for name in WEIGHTS if name != "loss" or isinstance(row.values.get(name), bool)]
+        if row.carries_loss([*weights, *(name for name in NOT_TRAINED if name in row)]) is False:
+            return "weight 0 or train: false"
+    return _bad_answer(row) if use == "demonstrations" else None
+
+
+def _bad_answer(row: Columns) -> str | None:
+    """Why the answer of a row is none to imitate."""
+    for name in LABELS:
+        if name in row.read or not (name in row.values and row.values[name] is not None):
+            continue
+        value = row.values[name]
+        yes = truth(value, words=True) if not isinstance(value, str) or value.lower() not in ("yes", "no") else None
+        if name == "label" and yes is not None and not isinstance(value, bool | str):
+            raise ValueError(
+                f"{row.at(name)}: {shown(value)} may say that the answer is good or bad, or name a class; write true "
+                "or false, or give the column another name"
+            )
+        if yes is not None:
+            row.read.add(name)
+            if not yes:
+                return f"{name}: false"
+    if any(truth(row.get(name)) for name in CUT) or row.values.get("finish_reason") in ("length", "max_tokens"):
+        return "answer that was cut (truncated, or finish_reason: length)"
+    return None
+
+
+def settle(ledger: Ledger, said: list[str], use: Use) -> None:
+    """Refuse what was not read and changes the meaning of the conversation `said`; count the rest as ignored."""
+    for columns in ledger.objects:
+        columns.refuse_unsupported()
+        for name, value in columns.unread():
+            if "[]" not in columns.group:  # of a message, whose keys are settled where it is read
+                _refuse_other_text(columns, name, value, said, use)
+                if use == "demonstrations":
+                    refuse_reasoning(columns, name, value, said)
+        left = [name for name in columns.values if name not in columns.read and columns.there(name)]
+        ledger.ignored |= {cut(columns.group + name, 60) for name in left}
+
+
+def refuse_reasoning(row: Columns, name: str, value: Any, said: list[str]) -> None:
+    """Raise for what was thought before an answer, and is not written in it."""
+    if REASONING.search(name) and not _ABOUT.search(name) and not isinstance(value, bool | int | float):
+        if not _stands_in(value, said):
+            raise ValueError(
+                f"{row.at(name)}: holds what was thought before the answer, which is not trained; write it into the "
+                "answer as the model is to say it, or take the column out"
+            )
+
+
+def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:
+    asked = {*CONVERSATIONS, *QUESTIONS, *GIVEN, *SYSTEM, *HISTORY, *CHOICES, *TEXTS} - {"user", "human"}
+    imitated = {*ANSWERS, *CHOSEN} if use == "demonstrations" else set()
+    if not (name in asked or name in imitated or _CHOICE.match(name)) or isinstance(value, bool | int | float):
+        return
+    if not _stands_in(value, said):
+        raise ValueError(
+            f"{row.at(name)}: holds {shown(value, 40)}, which the other columns do not say; join it to the text that "
+            "it belongs to, or take the column out"
+        )
+
+
+def _stands_in(value: Any, said: list[str]) -> bool:
+    """Whether each text of a value is a part of the conversation, or the whole conversation a part of the value."""
+    texts = [" ".join(text.split()) for text in _texts(value)]
+    spoken = [" ".join(text.split()) for text in said]
+    whole = " ".join(spoken)
+    if all(_is_part(text, whole) for text in texts):
+        return True
+    return len(texts) == 1 and all(one in texts[0] for one in spoken)
+
+
+def _is_part(text: str, whole: str) -> bool:
+    """Whether a text stands in another, and not within a word."""
+    start = whole.find(text)
+    while start >= 0:
+        around = whole[max(0, start - 1) : start] + whole[start + len(text) : start + len(text) + 1]
+        if not any(character.isascii() and character.isalnum() for character in around):
+            return True
+        start = whole.find(text, start + 1)
+    return False
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value: of messages what they say, not who says it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        spoken = [key for key in value if canonical(key) in ("content", "value", "text")]
+        for key in spoken or value:
+            yield from _texts(value[key])
