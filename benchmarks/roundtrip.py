@@ -32,7 +32,7 @@ from ui.exchange import export_labels, import_labels
 Verdict = tuple[str, str, str, str, str]
 """Prompt, two answers in alphabetical order, annotator, and which is better: `<` the first, `>` the second, or `=`."""
 
-# ---- The sources, read independently of trueup/formats.py --------------------------------------------------------
+# ---- The sources, read independently of trueup/formats --------------------------------------------------------
 
 
 def verdict(prompt: str, first: str, second: str, annotator: str, better: int) -> Verdict:

@@ -6,12 +6,15 @@ no database stores these, or not all of them the same.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 from trueup.errors import DataError
+
 
 class Unreadable(ValueError):
     """Stands for an entry that is not sound JSON: why, and the text of its line."""
@@ -23,7 +26,7 @@ class Unreadable(ValueError):
 
 MAX_DEPTH = 200
 """Objects and lists within each other. A reply in an OASST tree takes two."""
-ROW_FILES = {".jsonl": "lines", ".ndjson": "lines", ".json": "list"}
+ROW_FILES = {".jsonl": "lines", ".ndjson": "lines", ".json": "list", ".csv": "table", ".tsv": "table"}
 
 
 def shown(value: Any, most: int = 60) -> str:
@@ -49,12 +52,14 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
     kind = ROW_FILES.get(path.suffix.lower())
     if kind is None:
         raise DataError(
-            f"{path}: expected a .jsonl file (one value a line) or a .json file (a list); another kind of table is "
-            f"converted by pandas, for example: pandas.read_csv('{path.name}').to_json('{path.stem}.jsonl', "
+            f"{path}: expected a .jsonl file (one value a line), a .json file (a list) or a .csv file; another kind of "
+            f"table is converted by pandas: pandas.read_parquet('{path.name}').to_json('{path.stem}.jsonl', "
             "orient='records', lines=True)"
         )
     text = _read_text(path)
-    if kind == "lines":
+    if kind == "table":
+        entries = _table(path, text)
+    elif kind == "lines":
         if text.lstrip().startswith("[") and isinstance(whole := loads(text), list) and "\n" in text.strip():
             raise DataError(f"{path}: is one JSON list of {len(whole)} values over several lines; name it .json")
         entries = [(f"{path}:{n}", loads(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
@@ -64,6 +69,24 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
         entries = [(str(path), _sound(loaded))]
     if not entries:
         raise DataError(f"{path}: holds no rows")
+    return entries
+
+
+def _table(path: Path, text: str) -> list[tuple[str, Any]]:
+    """Rows of a CSV file with a header: every value is text. A row stands where its last line does."""
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    entries: list[tuple[str, Any]] = []
+    try:
+        header = next(reader, [])
+        for cells in reader:
+            if len(cells) == len(header) == len(set(header)):
+                entries.append((f"{path}:{reader.line_num}", _sound(dict(zip(header, cells, strict=True)))))
+            elif cells:
+                found = f"expected {len(set(header))} columns of different names, found {len(cells)}"
+                entries.append((f"{path}:{reader.line_num}", Unreadable(found, ",".join(cells))))
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not CSV ({error})") from None
     return entries
 
 

@@ -185,12 +185,12 @@ class Preference(Row):
 def _check_turns(messages: list[Message], last: str) -> None:
     turns = [message.role for message in messages if message.role != "system"]
     expected = ["user", "assistant"] * (len(turns) // 2 + 1)
-    if not turns or turns != expected[: len(turns)] or turns[-1] != last:
-        raise ValueError(
-            f"turns must alternate user, assistant and end with {last}; found {', '.join(turns) or 'none'}"
-        )
+    ends = messages[-1].role == "assistant" or last != "assistant" if messages else False
+    if not turns or turns != expected[: len(turns)] or turns[-1] != last or not ends:
+        found = ", ".join(message.role for message in messages) or "none"
+        raise ValueError(f"turns must alternate user, assistant and end with {last}; found {found}")
     for message in messages:
-        if not message.content.strip():
+        if message.role != "system" and not message.content.strip():
             raise ValueError(f"{'an' if message.role == 'assistant' else 'a'} {message.role} turn is empty")
 
 

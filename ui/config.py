@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from trueup import contents
 from trueup.config import (
+    BadRows,
     EndpointParameters,
     InputPath,
     ModelConfig,

@@ -1,7 +1,7 @@
 """Labels in and out of a campaign's store: `trueup labels import`, `export`, `backup`.
 
-A file goes in whole or not at all, in one transaction. What comes out says of each row who said it, when, how sure, on
-which side the answers stood, under which guideline, and where the answers came from.
+A file goes in whole, or says where it stopped and goes on from there. What comes out says of each row who said it,
+when, how sure, on which side the answers stood, under which guideline, and where the answers came from.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import time
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -21,8 +22,10 @@ from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from trueup.config import BadRows
 from trueup.errors import DataError, TrueupError
 from trueup.formats import ImportedRanking, read_preferences
+from trueup.jsonl import cut
 from trueup.records import Dropped, Preference, Ranking, pairs_of, split_name, write_rows
 from ui.answers import Tiers
 from ui.config import LabelConfig, Source
@@ -53,78 +56,127 @@ class Imported:
         return self.labels - self.added
 
 
-def import_labels(config: LabelConfig, file: Path) -> str:
+def import_labels(config: LabelConfig, file: Path, on_bad_rows: BadRows | None = None) -> str:
     """Put the preferences of a file in any format of docs/formats.md into the campaign's store; says what was done.
 
-    A file that is there already adds nothing. Raises DataError with file and line, and changes nothing, if any row is
-    broken or contradicts a label of the store.
+    A file that is there already adds nothing. Raises DataError with file and line, and changes nothing, if any row
+    contradicts a label of the store, or is broken and bad rows are not dropped (else they are kept in the run).
     """
     dropped = Dropped()
-    rows = read_preferences(file, dropped)  # before the store is made or opened
+    rows = read_preferences(file, dropped, on_bad_rows or config.on_bad_rows)  # before the store is made or opened
     store = Store(config.store_url)
     try:
         done = take_over(config, store, file, rows, dropped)
     finally:
         store.close()
     earlier = f", {done.replaced} of them in place of what the same annotator said before" if done.replaced else ""
+    aside = f"; the rows left out are in {_keep_aside(config, file, dropped)}" if dropped.left_out else ""
+    ignored = f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     return (
         f"{file}: {done.added} labels imported{earlier}; {done.known} were in the store already; "
         f"{done.labels} labels of {len(done.item_ids)} items in the file, {done.ties} of them ties; dropped: {dropped}"
+        f"{aside}{ignored}"
     )
+
+
+def _keep_aside(config: LabelConfig, file: Path, dropped: Dropped) -> Path:
+    folder = config.run_dir / "left_out"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / f"{file.stem}.jsonl", dropped.left_out)
+    return folder / f"{file.stem}.jsonl"
 
 
 def take_over(
     config: LabelConfig, store: Store, file: Path, rows: Iterable[ImportedRanking], dropped: Dropped
 ) -> Imported:
-    """Make these rows labels of the store, in one transaction.
+    """Make these rows labels of the store, some hundred at a time, so that nobody who labels has to wait for all.
 
     A row of our own is known by its label id. Any other is known by its annotator and its answers: the n-th verdict on
-    them in the file is the n-th in the store, so the same file again adds nothing and a corrected one supersedes.
+    them in the file is the n-th in the store, so the same file again adds nothing and a corrected one supersedes. For
+    the same reason an import that was interrupted goes on where it stopped.
     """
-    # Whatever takes time is done before the transaction, which nobody else can label beside.
     asked = [(row, _item_of(row, config, file).row()) for row in rows]
     if not asked:
         raise DataError(f"{file}: no preference in it can be used (dropped: {dropped})")
-    with store.write() as db:
+    with store.read() as db:  # what contradicts the store is found before anything is written
         own = _by_label_id(db, [row.provenance.label_id for row, _ in asked if row.provenance])
-        said = _verdicts(db, {one["item_id"] for row, one in asked if row.provenance is None})
-        judged: Counter[tuple[str, str]] = Counter()
-        about: dict[str, None] = {}
-        fresh: dict[str, dict[str, Any]] = {}
-        events: list[dict[str, Any]] = []
-        views: list[dict[str, Any]] = []
-        for row, one in asked:
-            name = one["item_id"]
-            if row.provenance is not None:
-                old = own.get(row.provenance.label_id)
-                if old is not None:
-                    _check_same(row, old)
-                    about[old.item_id] = None
-                    continue
-                label_id, supersedes = row.provenance.label_id, None
-            else:
-                key = (row.annotator, name)
-                turn, before = judged[key], said.get(key, [])
-                judged[key] += 1
-                old = before[turn] if turn < len(before) else None
-                if old is not None and (old.tiers, old.strength) == (row.tiers, row.strength):
-                    about[name] = None
-                    continue
-                supersedes = None if old is None else old.event_id
-                label_id = _label_id(row, name, turn, None if old is None else old.client_uuid)
-            about[name] = None
-            fresh[name] = one
-            events.append(_event(row, name, label_id, supersedes))
-            if row.shown is not None:
-                events[-1]["view_token"] = secrets.token_urlsafe(18)
-                views.append(_view(row, events[-1]))
-        _put_items(db, fresh)
-        for table, values in ((view, views), (event, events)):
-            if values:
-                db.execute(table.insert(), values)
-    ties = sum(len(row.tiers) == 1 for row, _ in asked)
-    replaced = sum(row["supersedes"] is not None for row in events)
-    return Imported(list(about), len(asked), ties, len(events), replaced)
+    for row, _ in asked:
+        if row.provenance is not None and (old := own.get(row.provenance.label_id)) is not None:
+            _check_same(row, old)
+    done = Imported([], len(asked), sum(len(row.tiers) == 1 for row, _ in asked))
+    judged: Counter[tuple[str, str]] = Counter()
+    about: dict[str, None] = {}
+    for start in range(0, len(asked), _AT_ONCE):
+        if start:
+            time.sleep(_PAUSE)
+        try:
+            with store.write() as db:
+                added, replaced = _write(db, asked[start : start + _AT_ONCE], judged, about)
+        except sa.exc.DBAPIError as error:
+            raise DataError(
+                f"{_shown(config)}: cannot be written ({_first_line(error.orig)}); {done.added} labels of {file} were "
+                "imported before, nothing is lost, and the same command goes on from there"
+            ) from None
+        done.added, done.replaced = done.added + added, done.replaced + replaced
+    done.item_ids = list(about)
+    return done
+
+
+_PAUSE = 0.05
+"""Seconds between two transactions of an import: who waits to write gets in."""
+
+
+def _first_line(error: BaseException | None) -> str:
+    """What a database says is wrong, without the values that it adds."""
+    return cut((str(error).splitlines() or ["no reason given"])[0], 160)
+
+
+def _write(
+    db: sa.Connection,
+    rows: list[tuple[ImportedRanking, dict[str, Any]]],
+    judged: Counter[tuple[str, str]],
+    about: dict[str, None],
+) -> tuple[int, int]:
+    """Put rows in; returns how many labels were added, and how many of them supersede another.
+
+    judged  of each annotator and item, how many verdicts of the file came before; added to
+    about   items that the file is about; added to
+    """
+    own = _by_label_id(db, [row.provenance.label_id for row, _ in rows if row.provenance])
+    said = _verdicts(db, {one["item_id"] for row, one in rows if row.provenance is None})
+    fresh: dict[str, dict[str, Any]] = {}
+    events: list[dict[str, Any]] = []
+    views: list[dict[str, Any]] = []
+    for row, one in rows:
+        name = one["item_id"]
+        if row.provenance is not None:
+            old = own.get(row.provenance.label_id)
+            if old is not None:
+                _check_same(row, old)
+                about[old.item_id] = None
+                continue
+            label_id, supersedes = row.provenance.label_id, None
+        else:
+            key = (row.annotator, name)
+            turn, before = judged[key], said.get(key, [])
+            judged[key] += 1
+            old = before[turn] if turn < len(before) else None
+            if old is not None and (old.tiers, old.strength) == (row.tiers, row.strength):
+                about[name] = None
+                continue
+            supersedes = None if old is None else old.event_id
+            label_id = _label_id(row, name, turn, None if old is None else old.client_uuid)
+        about[name] = None
+        fresh[name] = one
+        events.append(_event(row, name, label_id, supersedes))
+        if row.shown is not None:
+            events[-1]["view_token"] = secrets.token_urlsafe(18)
+            views.append(_view(row, events[-1]))
+    _put_items(db, fresh)
+    for table, values in ((view, views), (event, events)):
+        if values:
+            db.execute(table.insert(), values)
+    return len(events), sum(row["supersedes"] is not None for row in events)
 
 
 def _item_of(row: ImportedRanking, config: LabelConfig, file: Path) -> Item:
@@ -203,7 +255,7 @@ def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | 
         "kind": "label",
         "tiers": row.tiers,
         "strength": row.strength,
-        "both_bad": made.both_bad if made else False,
+        "both_bad": made.both_bad if made else row.both_bad,
         "criteria": made.criteria if made else None,
         "note": made.note if made else None,
         "seconds": made.seconds if made else None,

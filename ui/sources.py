@@ -279,7 +279,9 @@ def simulate(config: LabelConfig, store: Store, found: Material) -> None:
 def import_file(config: LabelConfig, store: Store, found: Material, dropped: Dropped) -> int:
     """Take over the labels of `config.path`. Returns how many there are."""
     assert config.path is not None
-    imported = take_over(config, store, config.path, read_preferences(config.path, dropped, config.on_bad_rows), dropped)
+    imported = take_over(
+        config, store, config.path, read_preferences(config.path, dropped, config.on_bad_rows), dropped
+    )
     found.imported = imported.item_ids
     return imported.labels
 

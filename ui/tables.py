@@ -345,8 +345,11 @@ class Database:
         # queue here; busy_timeout is for those of other processes.
         self._writing = threading.Lock()
         try:
-            # As many connections as the web server has threads: nobody waits for one.
-            self.engine = sa.create_engine(self.url, pool_size=40, max_overflow=10, pool_pre_ping=not self.is_sqlite)
+            # As many connections as the web server has threads: nobody waits for one. What a statement was given are
+            # people's texts: no error prints them.
+            self.engine = sa.create_engine(
+                self.url, pool_size=40, max_overflow=10, pool_pre_ping=not self.is_sqlite, hide_parameters=True
+            )
             if self.is_sqlite:
                 sa.event.listen(self.engine, "connect", _prepare_sqlite)
                 sa.event.listen(self.engine, "begin", _begin_sqlite)

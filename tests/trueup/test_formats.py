@@ -10,7 +10,7 @@ import pytest
 
 from trueup import formats
 from trueup.errors import DataError
-from trueup.formats import Format, read_demonstrations, read_preferences, read_prompts
+from trueup.formats import Format, columns, read_demonstrations, read_preferences, read_prompts
 from trueup.records import Dropped, Message, Ranking, pairs_of, write_rows
 
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
@@ -182,7 +182,7 @@ def test_instruction_induction_without_annotations_says_what_is_missing(tmp_path
     path = instruction_induction(tmp_path, None)
     with pytest.raises(DataError) as error:
         read_demonstrations(path, Dropped())
-    assert str(error.value) == (
+    assert str(error.value).split("\n")[0] == (
         f"{path}: these examples need an instruction, and no folder above the file has annotations/sum.json"
     )
 
@@ -332,7 +332,7 @@ RANKING = Ranking(
     guideline_sha256="def",
     source="human",
     annotator="ann",
-    created_utc="2026-11-22T00:00:00Z",
+    created_utc="2026-11-22T00:00:00.000+00:00",
 )
 
 
@@ -377,7 +377,13 @@ def test_a_row_of_ours_that_was_damaged_is_named(tmp_path: Path) -> None:
         path = jsonl(tmp_path, row)
         with pytest.raises(DataError) as error:
             read_preferences(path, Dropped())
-        assert str(error.value).startswith(f"{path}:1: {problem}")
+        assert (
+            str(error.value)
+            .split("\n")[0]
+            .removeprefix(f"{path}:1: ")
+            .removeprefix("prompt, completions, tiers: ")
+            .startswith(problem)
+        )
 
 
 def test_pandalm_gives_each_annotators_verdict_and_keeps_ties(tmp_path: Path) -> None:
@@ -476,20 +482,24 @@ BROKEN_DEMONSTRATIONS = {
     "not an object": ([1, 2], "expected an object, found [1, 2]"),
     "no answer": (
         {"messages": msgs("u: Hi")},
-        "turns must alternate user, assistant and end with assistant; found user",
+        "messages: turns must alternate user, assistant and end with assistant; found user",
     ),
-    "no messages": ({"messages": []}, "messages: expected a list, found []"),
-    "empty question": ({"prompt": " ", "completion": "Yo"}, "a user turn is empty"),
-    "wrong type": ({"instruction": "Add.", "output": 3}, "output: expected text, found 3"),
-    "null": ({"question": "1+1?", "answer": None}, "answer: expected text, found null"),
+    "ends with a system turn": (
+        {"messages": msgs("u: Hi", "a: Yo", "s: End of log.")},
+        "messages: turns must alternate user, assistant and end with assistant; found user, assistant, system",
+    ),
+    "no messages": ({"messages": []}, "messages: expected messages, found []"),
+    "empty question": ({"prompt": " ", "completion": "Yo"}, "prompt, completion: a user turn is empty"),
+    "wrong type": ({"instruction": "Add.", "output": 3}, "output: expected text or messages, found 3"),
+    "null": ({"question": "1+1?", "answer": None}, "answer: expected text or messages, found null"),
     "unknown role": (
-        {"conversations": [{"from": "tool", "value": "x"}]},
-        "conversations.0.from: 'tool' is none of the known roles system, user, human, prompter, assistant, gpt, ",
+        {"conversations": [{"from": "narrator", "value": "x"}]},
+        "conversations.0.from: 'narrator' is none of the known roles system, developer, user, human, prompter, ",
     ),
     "no role": ({"messages": [{"content": "x"}]}, "messages.0.role: missing"),
     "content in parts": (
         {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
-        'messages.0.content: expected text, found [{"type": "text"}]',
+        'messages.0.content.0: expected a part of type text, found {"type": "text"}',
     ),
     "instance without output": (
         {"instruction": "Add.", "instances": [{"input": "1"}]},
@@ -521,15 +531,31 @@ BROKEN_PREFERENCES = {
     ),
     "different conversations": (
         {"chosen": msgs("u: Hi", "a: A"), "rejected": msgs("u: Ho", "a: B")},
-        "rejected: expected one assistant turn after the prompt, found user, assistant",
+        "rejected: expected one assistant turn after the prompt, found user, assistant; both answers must follow the "
+        "same conversation",
     ),
     "text without a prompt": (
         {"chosen": "A", "rejected": "B"},
-        "turns must alternate user, assistant and end with user; found none",
+        "chosen: plain text without a prompt; add a column `prompt`, or write both answers as messages that begin "
+        "with it",
     ),
     "tiers": (
         {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[0], [2]]},
-        "[[0], [2]] is no order of two or more of 2 completions",
+        "prompt, completions, tiers: [[0], [2]] is no order of two or more of 2 completions",
+    ),
+    "an empty tier": (
+        {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[], [0, 1]]},
+        "prompt, completions, tiers: [[], [0, 1]] has a tier without completions; take it out",
+    ),
+    "scores against the verdict": (
+        {"prompt": "Hi", "chosen": "A", "rejected": "B", "score_chosen": 1, "score_rejected": 2.5},
+        "score_chosen: 1 is below score_rejected, 2.5, so the row contradicts itself; swap the answers, or take the "
+        "scores out",
+    ),
+    "one answer with a mark": (
+        {"prompt": "Hi", "completion": "A", "label": False},
+        "label: says that one answer is good or bad, and compares it with no other; a preference needs two answers to "
+        "a prompt: pair them as `prompt`, `chosen`, `rejected`, or train on the good ones (sft.data)",
     ),
     "strength": (
         {"prompt": "Hi", "chosen": "A", "rejected": "B", "strength": 7},
@@ -543,7 +569,7 @@ def test_a_broken_preference_is_named_by_file_line_and_what_was_found(tmp_path: 
     path = jsonl(tmp_path, row)
     with pytest.raises(DataError) as error:
         read_preferences(path, Dropped())
-    assert str(error.value) == f"{path}:1: {message}"
+    assert str(error.value).split("\n")[0] == f"{path}:1: {message}"
 
 
 def test_an_entry_of_a_json_list_is_named_by_its_number(tmp_path: Path) -> None:
@@ -551,18 +577,18 @@ def test_an_entry_of_a_json_list_is_named_by_its_number(tmp_path: Path) -> None:
     path.write_text(json.dumps([OK, {**OK, "prompt": ""}]))
     with pytest.raises(DataError) as error:
         read_demonstrations(path, Dropped())
-    assert str(error.value) == f"{path}: entry 2: a user turn is empty"
+    assert str(error.value).startswith(f"{path}: entry 2: prompt, completion: a user turn is empty\n")
 
 
 def test_unknown_keys_are_answered_with_those_that_would_be_recognised(tmp_path: Path) -> None:
-    path = jsonl(tmp_path, {"query": "Hi", "reply": "Yo"})
+    path = jsonl(tmp_path, {"Query": "Hi", "remark": "Yo"})
     with pytest.raises(DataError) as error:
         read_preferences(path, Dropped())
-    first, known = str(error.value).split("\n")
-    assert first == f"{path}:1: fits no known format with its keys query, reply"
-    assert known.startswith("  recognised by their keys are: ")
-    assert "prompt, chosen, rejected (Trueup, TRL)" in known
-    assert "completion_a or response_a, completion_b or response_b, winner or preference (side by side)" in known
+    first, remedy, known = str(error.value).split("\n")
+    assert first == f"{path}:1: fits no known format with its columns Query, remark"
+    assert remedy == "  mend these rows, or leave them out with on_bad_rows: drop"
+    assert known.startswith("  rows are recognised by their columns: prompt, completions, tiers (Trueup's rankings); ")
+    assert "chosen or chosen_response or chosen_answer or ..., rejected or " in known
 
 
 def test_all_problems_of_a_file_come_at_once_and_a_long_list_is_counted(tmp_path: Path) -> None:
@@ -572,8 +598,8 @@ def test_all_problems_of_a_file_come_at_once_and_a_long_list_is_counted(tmp_path
     lines = str(error.value).split("\n")
     assert lines[0] == f"{path}: 30 problems"
     assert lines[1].startswith(f"  {path}:1: not JSON")
-    assert lines[2].startswith(f"  {path}:3: turns must")
-    assert lines[21:] == ["  ... and 10 more"]
+    assert lines[2].startswith(f"  {path}:3: messages: turns must")
+    assert lines[21] == "  ... and 10 more" and len(lines) == 23
 
 
 def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path) -> None:
@@ -585,37 +611,79 @@ def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path) -> None:
         return str(error.value).removeprefix(f"{tmp_path / name}: ")
 
     assert problem("gone.jsonl", None) == "cannot be read (No such file or directory)"
-    assert problem("rows.csv", b"prompt\n") == "expected a .jsonl file (one value a line) or a .json file (a list)"
+    assert problem("rows.parquet", b"PAR1").startswith(
+        "expected a .jsonl file (one value a line), a .json file (a list) or a .csv file; another kind of table is "
+        "converted by pandas: pandas.read_parquet('rows.parquet')"
+    )
     assert problem("empty.jsonl", b"\n") == problem("empty.json", b"[]") == "holds no rows"
-    assert problem("latin.jsonl", b'{"prompt": "caf\xe9"}') == "not UTF-8 (invalid continuation byte at byte 15)"
-    assert problem("lines.json", b'{"prompt": "1"}\n{"prompt": "2"}') == (
+    assert problem("latin.jsonl", b'{"prompt": "caf\xe9"}') == (
+        "not UTF-8 (invalid continuation byte at byte 15); save it as UTF-8"
+    )
+    assert problem("lines.json", b'{"prompt": "1"}\n{"prompt": "2"}').startswith(
         "not JSON (Extra data at line 2, column 1); is it one value a line? Then name it .jsonl"
+    )
+    assert problem("list.jsonl", b'[{"prompt": "1"},\n{"prompt": "2"}]') == (
+        "is one JSON list of 2 values over several lines; name it .json"
     )
 
 
 # ---- Documentation ----------------------------------------------------------------------------------------------
 
-TABLES = [
-    ("Demonstrations", formats.DEMONSTRATIONS, read_demonstrations),
-    ("Prompts", [format for format in formats.PROMPTS if format not in formats.DEMONSTRATIONS], read_prompts),
-    ("Preferences", formats.PREFERENCES, read_preferences),
-]
+MEANINGS = {
+    "conversation": columns.CONVERSATIONS,
+    "question": columns.QUESTIONS,
+    "given": columns.GIVEN,
+    "choices": columns.CHOICES,
+    "system": columns.SYSTEM,
+    "history": columns.HISTORY,
+    "answer": columns.ANSWERS,
+    "reference": columns.REFERENCES,
+    "chosen": columns.CHOSEN,
+    "rejected": columns.REJECTED,
+    "label": columns.LABELS,
+    "weight": columns.WEIGHTS,
+    "not trained": columns.NOT_TRAINED,
+    "excluded": columns.EXCLUDED,
+    "cut": columns.CUT,
+    "annotator": columns.ANNOTATORS,
+}
 
 
-@pytest.mark.parametrize(("title", "table", "read"), TABLES, ids=[title for title, *_ in TABLES])
-def test_the_documentation_has_every_format_in_order_with_an_example_that_reads(
-    tmp_path: Path, title: str, table: list[Format], read: Any
-) -> None:
+def table(title: str) -> list[list[str]]:
+    """The cells of the table under a heading of the documentation, without its head."""
     section = DOCS.read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
-    lines = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")][2:]
-    assert [(name, keys) for name, keys, *_ in lines] == [
-        (format.name, ", ".join(" or ".join(f"`{key}`" for key in keys.split("|")) for keys in format.keys))
-        for format in table
-    ]
+    return [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("|")][2:]
+
+
+def test_the_documentation_names_every_column_of_every_meaning() -> None:
+    told = {
+        meaning: [name.strip("`") for name in names.split(", ")] for meaning, names, _ in table("What columns mean")
+    }
+    assert told == MEANINGS
+
+
+@pytest.mark.parametrize(
+    ("title", "known", "read"),
+    [
+        ("Demonstrations", formats.DEMONSTRATIONS, read_demonstrations),
+        ("Prompts", formats.PROMPTS, read_prompts),
+        ("Preferences", formats.PREFERENCES, read_preferences),
+    ],
+    ids=["Demonstrations", "Prompts", "Preferences"],
+)
+def test_the_documentation_has_every_format_in_order_with_an_example_that_reads(
+    tmp_path: Path, title: str, known: list[Format], read: Any
+) -> None:
+    lines = table(title)
+    named = [name for line in lines for name in (line[0].split(", ") if "as in" in line[1] else [line[0]])]
+    assert named == [format.name for format in known]
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "rows.json").write_text(json.dumps({"annotations": ["Add the numbers."]}))
-    for name, _, example, _ in lines:
-        path = tmp_path / "rows.json"
-        path.write_text(example.strip("`"))
-        assert read(path, dropped := Dropped()), name
-        assert not dropped.counts, name
+    for name, keys, example, *_ in lines:
+        plain = [key for format in known if format.name == name for key in format.keys if "|" not in key]
+        assert all(f"`{key}`" in keys for key in plain), name
+        if example.startswith("`"):
+            path = tmp_path / "rows.json"
+            path.write_text(example.strip("`"))
+            assert read(path, dropped := Dropped()), name
+            assert not dropped.counts, name

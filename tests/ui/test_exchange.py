@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sqlite3
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from ui.config import LabelConfig
 from ui.exchange import backup, export_labels, import_labels
 from ui.label import prepare, run
 from ui.service import Answer, LabelService, Settings
+from ui.statistics_text import stats
 from ui.store import Store
 from ui.tables import event, item
 
@@ -252,10 +254,51 @@ def test_a_corrected_file_replaces_what_it_said_before(other: LabelConfig, tmp_p
 BROKEN = {
     "not JSON": ('{"prompt": ', "not JSON"),
     "no answer": ({"prompt": "Hi", "chosen": "A"}, "fits no known format"),
-    "NaN": ('{"prompt": "Hi", "chosen": "A", "rejected": "B", "strength": NaN}', "not JSON (NaN is no JSON number)"),
+    "NaN": ('{"prompt": "Hi", "chosen": "A", "rejected": "B", "strength": NaN}', "strength: NaN is no JSON number"),
     "half a surrogate pair": (
         '{"prompt": "Hi \\ud83d", "chosen": "A", "rejected": "B"}',
-        "not Unicode text (half of a surrogate pair, '\\ud83d')",
+        "prompt: not Unicode text (half of a surrogate pair, '\\ud83d')",
+    ),
+    "no finite number": (
+        '{"prompt": "Hi", "chosen": "A", "rejected": "B", "sampler": {"temperature": 1e999}}',
+        "sampler.temperature: 1e999 is no finite number",
+    ),
+    "an integer of thousands of digits": (
+        '{"prompt": "Hi", "chosen": "A", "rejected": "B", "seed": ' + "9" * 5000 + "}",
+        "not JSON (Exceeds the limit",
+    ),
+    "NUL": ({"prompt": "Hi", "chosen": "A\0", "rejected": "B"}, "chosen: holds the character NUL"),
+    "NUL in a name": (
+        {"prompt": "Hi", "chosen": "A", "rejected": "B", "meta": {"a\0": 1}},
+        "meta: holds the character NUL",
+    ),
+    "NUL in an annotator": (
+        {"prompt": "Hi", "chosen": "A", "rejected": "B", "annotator": "a\0b"},
+        "annotator: holds the character NUL",
+    ),
+    "a key twice": (
+        '{"prompt": "Hi", "chosen": "A", "rejected": "B", "chosen": "C"}',
+        'the key "chosen" stands twice in one object; take one of them out',
+    ),
+    "a key twice, deep": (
+        '{"prompt": [{"role": "user", "content": "Hi", "content": "Ho"}], "chosen": "A", "rejected": "B"}',
+        'prompt.0: the key "content" stands twice in one object',
+    ),
+    "deep, and yet read by Python": (
+        {"prompt": "Hi", "chosen": "A", "rejected": "B", "meta": json.loads("[" * 500 + "]" * 500)},
+        "meta: nested too deeply",
+    ),
+    "an empty tier": (
+        {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[], [0, 1]]},
+        "prompt, completions, tiers: [[], ",
+    ),
+    "an annotator that is none": (
+        {"prompt": "Hi", "chosen": "A", "rejected": "B", "annotator": ["a"]},
+        "annotator: expected",
+    ),
+    "an annotator of a megabyte": (
+        {"prompt": "Hi", "chosen": "A", "rejected": "B", "annotator": "a" * 10**6},
+        "annotator: ",
     ),
     "too deep": ("[" * 200_000, "nested too deeply"),
     "wrong type": ({"prompt": "Hi", "completions": ["A", 1], "tiers": [[0], [1]]}, "completions.1: Input should be"),
@@ -271,7 +314,138 @@ def test_a_broken_row_is_named_and_nothing_changes(
     with pytest.raises(DataError) as error:
         import_labels(other, path)
     assert str(error.value).startswith(f"{path}:3: {problem}")
+    assert len(str(error.value)) < 4000
     assert not Path(str(sa.make_url(other.store_url).database)).exists(), "not even a store was made"
+
+
+MOMENTS = [
+    "2026-11-22T00:00:00Z",
+    "2026-11-22",
+    "2026-11-22 01:00:00+01:00",
+    "20261122T000000.000000Z",
+    "2026-11-22T00:00",
+]
+
+
+def test_labels_of_any_moment_are_stored_in_one_form_and_counted(
+    campaign: Any, store_url: str, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    labelled(config := campaign.label(), GRADED)
+    [row, *_] = [row.model_dump(mode="json") for row in labels_of(config, tmp_path / "out.jsonl")]
+    rows = [{**row, "label_id": f"label-{n}", "created_utc": moment} for n, moment in enumerate(MOMENTS)]
+    elsewhere = campaign.label(store=store_url)
+    import_labels(elsewhere, jsonl(tmp_path / "moments.jsonl", rows))
+    assert {one.created_utc for one in labels_of(elsewhere, tmp_path / "again.jsonl")} == {
+        "2026-11-22T00:00:00.000+00:00"
+    }
+    assert "5" in stats(elsewhere)
+    with pytest.raises(DataError, match=r"bad\.jsonl:1: provenance\.created_utc: expected a moment such as 2026-"):
+        import_labels(elsewhere, jsonl(tmp_path / "bad.jsonl", [{**row, "label_id": "b", "created_utc": "yesterday"}]))
+
+
+def test_annotators_are_text_however_a_file_writes_them(other: LabelConfig, tmp_path: Path, jsonl: Jsonl) -> None:
+    pair = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    names = [0, 1, 2.0, "", None, "ann"]
+    import_labels(other, jsonl(tmp_path / "pairs.jsonl", [{**pair, "annotator": name} for name in names]))
+    stored = [row.annotator for row in labels_of(other, tmp_path / "out.jsonl")]
+    assert stored == ["0", "1", "2", "unknown", "unknown", "ann"]
+
+
+def test_bad_rows_are_left_out_counted_and_kept_where_that_is_asked(
+    campaign: Any, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    config = campaign.label(store=f"sqlite:///{tmp_path / 'other.sqlite'}")
+    good = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    bad = [{"chosen": HH_SAID, "rejected": HH_ELSE}, {**good, "images": ["x.png"]}, "{", {**good, "images": ["y.png"]}]
+    path = jsonl(tmp_path / "rows.jsonl", [good, *bad])
+    with pytest.raises(DataError, match=r"leave them out with on_bad_rows: drop"):
+        import_labels(config, path)
+    text = import_labels(config, path, "drop")
+    assert "1 labels imported" in text and "2 bad row: images" in text and "1 bad row: not JSON" in text
+    kept = [json.loads(line) for line in (config.run_dir / "left_out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["where"] for row in kept] == [f"{path}:{n}" for n in (2, 3, 4, 5)]
+    assert kept[0]["row"] == bad[0] and kept[2]["row"] == "{" and kept[1]["problem"].startswith("images: holds")
+    assert "0 labels imported" in import_labels(config.model_copy(update={"on_bad_rows": "drop"}), path)
+    with pytest.raises(DataError, match="4 problems"):
+        import_labels(config, jsonl(tmp_path / "none.jsonl", bad), "drop")
+
+
+HH_SAID = "\n\nHuman: Hi\n\nAssistant: Hm.\n\nHuman: And?\n\nAssistant: A"
+HH_ELSE = "\n\nHuman: Hi\n\nAssistant: Hm\n\nHuman: And?\n\nAssistant: B"
+SECRET = "The secret text of a row"
+
+
+def test_a_full_disk_is_one_sentence_without_the_texts_and_the_import_goes_on_when_there_is_room(
+    other: LabelConfig, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    rows = [{"prompt": f"{SECRET} {n} {'x' * 500}", "chosen": "A", "rejected": "B"} for n in range(1500)]
+    path = jsonl(tmp_path / "rows.jsonl", rows)
+    Store(other.store_url).close()
+
+    def small(connection: Any, _record: Any) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count={max(pages, 400)}")
+
+    sa.event.listen(sa.Engine, "connect", small)
+    try:
+        with pytest.raises(DataError) as error:
+            import_labels(other, path)
+    finally:
+        sa.event.remove(sa.Engine, "connect", small)
+    problem = str(error.value)
+    assert "database or disk is full" in problem and "the same command goes on from there" in problem
+    assert SECRET not in problem and "\n" not in problem and len(problem) < 600
+    before = count(other, event)
+    assert 0 < before < 1500 and f"{before} labels of" in problem
+    assert f"{1500 - before} labels imported; {before} were in the store already" in import_labels(other, path)
+    assert count(other, event) == count(other, item) == 1500
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_a_full_disk_on_postgresql_is_one_sentence_without_the_texts(
+    campaign: Any, store_url: str, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    config = campaign.label(store=store_url)
+    Store(store_url).close()
+    engine = sa.create_engine(store_url)
+    with engine.begin() as db:  # the server's own error, with the row in its detail
+        db.exec_driver_sql(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
+            "'could not extend file: No space left on device' USING ERRCODE = '53100', "
+            "DETAIL = NEW.prompt::text; END $$"
+        )
+        db.exec_driver_sql("CREATE TRIGGER full_disk BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION full_disk()")
+    engine.dispose()
+    with pytest.raises(DataError) as error:
+        import_labels(config, jsonl(tmp_path / "rows.jsonl", [{"prompt": SECRET, "chosen": "A", "rejected": "B"}]))
+    assert "No space left on device" in str(error.value) and SECRET not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_people_write_between_the_parts_of_a_long_import(other: LabelConfig, tmp_path: Path, jsonl: Jsonl) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"prompt": f"Q{n}", "chosen": "A", "rejected": "B"} for n in range(3000)])
+    store = Store(other.store_url)
+    waits: list[float] = []
+    done = threading.Event()
+
+    def press() -> None:
+        while not done.is_set():
+            started = time.monotonic()
+            store.set_note("pressed", str(len(waits)))
+            waits.append(time.monotonic() - started)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        started = time.monotonic()
+        assert "3000 labels imported" in import_labels(other, path)
+        took = time.monotonic() - started
+    finally:
+        done.set()
+        thread.join()
+        store.close()
+    assert len(waits) >= 5 and max(waits) < took / 2, "nobody waits for the whole of it"
 
 
 def test_a_label_id_that_says_otherwise_is_refused_with_all_that_came_with_it(

@@ -203,17 +203,17 @@ class Columns:
         for name, value in self.unread():
             if UNSUPPORTED.search(name) and name not in HARMLESS:
                 raise ValueError(
-                    f"{self.at(name)}: holds {shown(value, 40)}, which Trueup cannot give to a model; take the row out, "
-                    "or the column if the row means the same without it"
+                    f"{self.at(name)}: holds {shown(value, 40)}, which Trueup cannot give to a model; take the row "
+                    "out, or the column if the row means the same without it"
                 )
 
     def carries_loss(self, names: Iterable[str] = (*WEIGHTS, *NOT_TRAINED)) -> bool | None:
         """Whether what this object holds is to be trained on; None where it does not say."""
         said: dict[str, bool] = {}
         for name in names:
-            value = self.get(name) if name in self.values else None
-            if value is None or value == "":
+            if not self.there(name):
                 continue
+            value = self.get(name)
             yes = truth(value)
             if yes is None:
                 wanted = "expected 0 or 1, true or false (no other weight is supported)"
@@ -279,12 +279,13 @@ def settle(ledger: Ledger, said: list[str], use: Use) -> None:
 
 def refuse_reasoning(row: Columns, name: str, value: Any, said: list[str]) -> None:
     """Raise for what was thought before an answer, and is not written in it."""
-    if REASONING.search(name) and not _ABOUT.search(name) and not isinstance(value, bool | int | float):
-        if not _stands_in(value, said):
-            raise ValueError(
-                f"{row.at(name)}: holds what was thought before the answer, which is not trained; write it into the "
-                "answer as the model is to say it, or take the column out"
-            )
+    if not REASONING.search(name) or _ABOUT.search(name) or isinstance(value, bool | int | float):
+        return
+    if not _stands_in(value, said):
+        raise ValueError(
+            f"{row.at(name)}: holds what was thought before the answer, which is not trained; write it into the answer "
+            "as the model is to say it, or take the column out"
+        )
 
 
 def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:

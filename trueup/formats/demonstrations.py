@@ -7,15 +7,13 @@ from pathlib import Path
 
 from pydantic import Field
 
-from trueup.formats import columns
-from trueup.formats import oasst
+from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Values
 from trueup.formats.format import Format, Skipped, any_of
 from trueup.formats.preferences import PREFERENCES, read_pair
 from trueup.formats.turns import asked, question, read_choices, rendered, say, turns, waiting, with_preface
 from trueup.jsonl import cut, read_entries, shown
 from trueup.records import Row, parse_row
-
 
 # ---- Demonstrations ---------------------------------------------------------------------------------------------
 
@@ -124,7 +122,9 @@ def _plain_text(row: Columns, path: Path) -> list[Values]:
 
 _QUESTION = any_of(columns.QUESTIONS)
 
-TREES = Format("OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.best_paths, "tree without an answer"))
+TREES = Format(
+    "OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.best_paths, "tree without an answer")
+)
 TASKS = [
     Format("self_instruct", ("instruction", "instances"), _self_instruct),
     Format("instruction_induction", ("examples",), _instruction_induction),
@@ -134,13 +134,13 @@ DEMONSTRATIONS = [
     CONVERSATION,
     TREES,
     *TASKS,
-    Format(
-        "question and answer", (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES])), _question_and_answer
-    ),
+    Format("question and answer", (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES])), _question_and_answer),
     Format("the preferred of two", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _chosen),
     Format("UltraChat", ("data",), _ultrachat),
     Format("laid out as text", ("text",), _text),
 ]
+
+
 def _prompts_of(format: Format) -> Format:
     """A format of preferences, of which the prompt is asked again."""
 
@@ -152,7 +152,11 @@ def _prompts_of(format: Format) -> Format:
 
 
 PROMPTS = [
-    *(_prompts_of(one) for one in PREFERENCES if one.name in ("Label Studio", "Argilla", "finegrained_qa", "summaries")),
+    *(
+        _prompts_of(one)
+        for one in PREFERENCES
+        if one.name in ("Label Studio", "Argilla", "finegrained_qa", "summaries")
+    ),
     CONVERSATION,
     TREES,
     *TASKS,

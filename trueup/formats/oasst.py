@@ -32,6 +32,7 @@ def _tree(node: Columns, skipped: list[Values | Skipped]) -> Values | None:
     """An OASST message as ours, with its rank and replies, without what was deleted or not approved in review."""
     node.within = f"message {cut(str(node.get('message_id')), 40)}: "
     if node.get("deleted") or not (node.get("review_result") if "review_result" in node else True):
+        node.read_all()
         skipped.append(Skipped("deleted or unreviewed message"))
         return None
     if type(rank := node.get("rank")) not in (int, type(None)):
@@ -67,7 +68,8 @@ def trees(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     flat = {
         row["message_id"]: (where, {**row, "replies": []})
         for where, row in rows
-        if isinstance(row, dict) and {"message_id", "parent_id", "role", "text"} <= row.keys()
+        if isinstance(row, dict)
+        and {"message_id", "parent_id", "role", "text"} <= row.keys()
         and isinstance(row["message_id"], str)
     }
     if not flat:

@@ -150,17 +150,22 @@ def answer(row: Columns, name: str, prompt: list[Values]) -> str:
         row.read.add(name)
         return value.strip()  # an HH prompt ends with the mark of the answer, whose spaces are around it
     found = turns(row, name, "assistant")
-    for before in (prompt, [turn for turn in prompt if turn["role"] != "system"]):
-        if _same(found[: len(before)], before):
-            found = found[len(before) :]
-            break
+    repeated = next(
+        n for n in range(min(len(prompt), len(found)), -1, -1) if _same(found[:n], prompt[len(prompt) - n :])
+    )
+    found = found[repeated:]
     if [turn["role"] for turn in found] != ["assistant"]:
         roles = ", ".join(turn["role"] for turn in found[:8]) or "none"
+        asks = [row.at(one) for one in row.values if one in row.read and one in _OF_A_PROMPT]
+        within = f" ({', '.join(asks)})" if asks else ""
         raise ValueError(
-            f"{row.at(name)}: expected one assistant turn after the prompt, found {roles}; both answers must follow "
-            "the same conversation"
+            f"{row.at(name)}: expected one assistant turn after the prompt{within}, found {roles}; both answers must "
+            "follow the same conversation"
         )
     return str(found[0]["content"])
+
+
+_OF_A_PROMPT = {*columns.CONVERSATIONS, *columns.QUESTIONS, *columns.GIVEN, *columns.HISTORY, *columns.SYSTEM}
 
 
 def _same(turns: list[Values], others: list[Values]) -> bool:
@@ -207,7 +212,9 @@ def _are_tied(row: Columns) -> bool:
 
 # ---- Two answers and a verdict ----------------------------------------------------------------------------------
 
-_SIDE = re.compile(r"(response|completion|answer|output|reply|generation|candidate|conversation|summary)_?(a|b|[0-9]|j|k)$")
+_SIDE = re.compile(
+    r"(response|completion|answer|output|reply|generation|candidate|conversation|summary)_?(a|b|[0-9]|j|k)$"
+)
 _SIDES = [("a", "b"), ("1", "2"), ("0", "1"), ("j", "k")]
 _VERDICTS = "winner preference preferred choice better better_response better_response_id verdict vote label".split()
 _VERDICTS += ["labels", "selected", "overall_preference", "preference_strength"]
@@ -258,8 +265,10 @@ def _two_conversations(row: Columns, names: list[str]) -> tuple[list[Values], li
             found = found[: users[turn]]
         asks.append(found)
     if not _same(asks[0][:-1], asks[1][:-1]) or any(found[-1]["role"] != "assistant" for found in asks):
-        raise ValueError(f"{row.at(names[1])}: its conversation parts from {row.at(names[0])} before the last answer, "
-                         "so the two answer different prompts; take the row out")  # fmt: skip
+        raise ValueError(
+            f"{row.at(names[1])}: its conversation parts from {row.at(names[0])} before the last answer, "
+            "so the two answer different prompts; take the row out"
+        )
     return with_preface(row, asks[0][:-1]), [str(found[-1]["content"]) for found in asks]
 
 
@@ -273,9 +282,13 @@ def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]
         lists.append(texts)
     asks, first, second = lists
     if not len(asks) == len(first) == len(second) or first[:-1] != second[:-1]:
-        raise ValueError(f"{row.at(names[1])}: its turns part from {row.at(names[0])} before the last answer, so the "
-                         "two answer different prompts; take the row out")  # fmt: skip
-    before = [say(*turn) for ask, said in zip(asks, first, strict=True) for turn in (("user", ask), ("assistant", said))]
+        raise ValueError(
+            f"{row.at(names[1])}: its turns part from {row.at(names[0])} before the last answer, so the "
+            "two answer different prompts; take the row out"
+        )
+    before = [
+        say(*turn) for ask, said in zip(asks, first, strict=True) for turn in (("user", ask), ("assistant", said))
+    ]
     return with_preface(row, before[:-1]), [first[-1], second[-1]]
 
 
@@ -286,7 +299,9 @@ def _verdict_of(row: Columns, names: list[str], sides: tuple[str, str]) -> Value
     if all(name in row for name in one_hot):
         votes = [columns.truth(row.get(name)) for name in one_hot]
         if votes.count(True) != 1:
-            raise ValueError(f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {shown(votes)}")
+            raise ValueError(
+                f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {shown(votes)}"
+            )
         return {"tiers": (FIRST, SECOND, TIE)[votes.index(True)]}
     key = row.first(_VERDICTS)
     if key is None:
@@ -369,8 +384,9 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
         values = row.take(key, list)
         if len(values) != len(completions):
             raise ValueError(f"{row.at(key)}: expected one for each of {len(completions)}, found {len(values)}")
-        numbers = [_number(Columns({str(i): value}, row.ledger, f"{row.at(key)}."), str(i)) for i, value in
-                   enumerate(values)]  # fmt: skip
+        numbers = [
+            _number(Columns({str(i): value}, row.ledger, f"{row.at(key)}."), str(i)) for i, value in enumerate(values)
+        ]
         return [{"prompt": prompt, "completions": completions, "tiers": tiers_of_scores(numbers, key in _SCORED)}]
     completions, numbers = [], []
     keys: set[str] = set()
@@ -378,8 +394,9 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
         key = one.first([*_RANK_KEYS, *_SCORE_KEYS])
         text = one.first(_TEXT_KEYS)
         if key is None or text is None:
-            raise ValueError(f"{one.within.rstrip('.')}: expected an answer with its rank or score, found "
-                             f"{shown(list(one.values))}")  # fmt: skip
+            raise ValueError(
+                f"{one.within.rstrip('.')}: expected an answer with its rank or score, found {shown(list(one.values))}"
+            )
         keys.add(key)
         completions.append(one.take(text, str))
         numbers.append(_number(one, key))
@@ -503,8 +520,12 @@ def _label_studio(row: Columns, path: Path) -> Iterator[Values | Skipped]:
         if side not in ("left", "right"):
             raise ValueError(f"{verdicts[0].at('value')}: expected left or right, found {shown(side)}")
         said = {"annotator": name_of(by)} if not is_empty(by) or by == 0 else {}
-        yield {"prompt": prompt, "completions": [texts[name] for name in order],
-               "tiers": (FIRST, SECOND)[side == "right"], **said}  # fmt: skip
+        yield {
+            "prompt": prompt,
+            "completions": [texts[name] for name in order],
+            "tiers": (FIRST, SECOND)[side == "right"],
+            **said,
+        }
 
 
 def _argilla(row: Columns, path: Path) -> Iterator[Values | Skipped]:
@@ -525,8 +546,9 @@ def _argilla(row: Columns, path: Path) -> Iterator[Values | Skipped]:
             yield Skipped(f"response that is {cut(str(response.get('status')), 20)}")
             continue
         value = response.get("value")
-        order = [columns.canonical(one) for one in (value if isinstance(value, list) else [value]) if
-                 isinstance(one, str)]  # fmt: skip
+        order = [
+            columns.canonical(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)
+        ]
         if not order or not set(order) <= set(names):
             raise ValueError(f"{response.at('value')}: expected {' or '.join(names)}, found {shown(value)}")
         by = response.get("user_id")
@@ -558,12 +580,17 @@ PREFERENCES = [
     Format("Argilla", ("fields", "responses"), _argilla),
     Format("PandaLM", ("instruction", "response1", "response2", "annotator1"), _pandalm),
     Format("finegrained_qa", ("question", "passages", "prediction_1", "preference"), _finegrained_qa),
-    Format("OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.rankings, "tree without ranked answers")),
+    Format(
+        "OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.rankings, "tree without ranked answers")
+    ),
     Format("summaries", ("info", "summaries", "choice"), _summaries),
     Format("SHP", ("history", "human_ref_a", "human_ref_b", "labels"), _shp),
     Format("chosen and rejected", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _pair),
     Format("ranked or scored", (_QUESTION, any_of(_LISTS)), _ranking),
     Format("side by side", (SIDE_KEYS,), _side_by_side),
-    Format("unpaired", (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES]),
-                        any_of([*columns.LABELS, "score", "rating"])), _unpaired),  # fmt: skip
+    Format(
+        "unpaired",
+        (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES]), any_of([*columns.LABELS, "score", "rating"])),
+        _unpaired,
+    ),
 ]

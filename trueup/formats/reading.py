@@ -68,7 +68,9 @@ def _read(
                 for values in _convert(entry, path, use, formats, ledger)
             ]
         except (DataError, ValueError, RecursionError) as error:
-            problem = "nested too deeply" if isinstance(error, RecursionError) else str(error).removeprefix(f"{where}: ")
+            problem = (
+                "nested too deeply" if isinstance(error, RecursionError) else str(error).removeprefix(f"{where}: ")
+            )
             count += 1
             unknown = unknown or isinstance(error, _UnknownFormat)
             if len(problems) < SHOWN_PROBLEMS:
@@ -112,9 +114,7 @@ def _gathered(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]
     return rated(entries) if use == "preferences" else entries
 
 
-def _convert(
-    row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger
-) -> list[Values | Skipped]:
+def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger) -> list[Values | Skipped]:
     if isinstance(row, ValueError):
         raise row
     if not isinstance(row, dict):
@@ -153,16 +153,13 @@ def _shared(row: Columns, use: Use) -> Values:
     if use == "preferences":
         found |= {"provenance": provenance(row), "annotator": "unknown"}
         for name in columns.ANNOTATORS:
-            value = row.values.get(name)
-            if not (value is None or value == ""):
-                row.read.add(name)
+            if row.there(name):
                 try:
-                    found["annotator"] = name_of(value)
+                    found["annotator"] = name_of(row.get(name))
                 except ValueError as error:
                     raise ValueError(f"{row.at(name)}: {error}") from None
                 break
-        strength = row.get("strength") if "strength" in row else None
-        found["strength"] = None if strength == "" else strength
+        found["strength"] = row.get("strength") if row.there("strength") else None
         if isinstance(row.values.get("explanation"), str):
             found["explanation"] = row.get("explanation")
     return found
@@ -185,9 +182,9 @@ def _demonstration(values: Values, where: str) -> Demonstration | Skipped:
     last = values["messages"][-1]
     if last["role"] == "assistant" and not last["content"].strip():
         return Skipped("empty reference output")
-    if not any(turn.get("trained", True) for turn in values["messages"] if turn["role"] == "assistant"):
-        if any(turn["role"] == "assistant" for turn in values["messages"]):
-            return Skipped("no turn carries loss")
+    answers = [turn for turn in values["messages"] if turn["role"] == "assistant"]
+    if answers and not any(turn.get("trained", True) for turn in answers):
+        return Skipped("no turn carries loss")
     return parse_row(Demonstration, values, where, values["at"])
 
 
@@ -199,16 +196,19 @@ def _prompt(values: Values, where: str) -> Prompt:
         while end < len(messages) and messages[end]["role"] == "system":
             end += 1
         messages = messages[:end]
-    prompt = [
-        {"role": one["role"], "content": one["content"]} for one in values.get("prompt", messages)
-    ]  # what carries loss is no matter of a prompt
+    prompt = _without_loss(values.get("prompt") or messages)
     return parse_row(Prompt, {**values, "prompt": prompt}, where, values["at"])
 
 
 def _ranking(values: Values, where: str) -> ImportedRanking:
-    values = {**values, "prompt": [{"role": one["role"], "content": one["content"]} for one in values["prompt"]]}
+    values = {**values, "prompt": _without_loss(values["prompt"])}
     _prompt(values, where)
     return parse_row(ImportedRanking, {"where": where, **values}, where, values["at"])
+
+
+def _without_loss(turns: list[Values]) -> list[Values]:
+    """Turns without whether they carry loss, which is no matter of a prompt."""
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
 # ---- Trueup's own rows ------------------------------------------------------------------------------------------

@@ -91,7 +91,9 @@ def _joined(parts: list[Any], one: Columns, name: str) -> str:
         text = part if isinstance(part, str) else None
         if isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text"):
             others = {key: value for key, value in part.items() if key not in ("type", "text")}
-            text = part.get("text") if columns.is_empty({k: v for k, v in others.items() if k != "annotations"}) else None
+            text = (
+                part.get("text") if columns.is_empty({k: v for k, v in others.items() if k != "annotations"}) else None
+            )
         if not isinstance(text, str):
             raise ValueError(
                 f"{one.at(name)}.{i}: expected a part of type text, found {shown(part)}; Trueup gives text alone to a "
@@ -130,12 +132,11 @@ def rendered(text: str, at: str, speaker: str = "user") -> list[Values] | None:
         before, *parts = marks.split(text)
         if not before.strip() and parts[:1] == ["Human"] and (text.startswith("\n\n") or "Assistant" in parts):
             return [say(ROLES.get(n.lower(), "user"), t.strip()) for n, t in zip(parts[::2], parts[1::2], strict=True)]
-    if speaker == "user":
-        if found := _FOREIGN_START.match(text) or _FOREIGN_END.search(text):
-            raise ValueError(
-                f"{at}: is laid out with the marks of a chat template ({shown(found[1].strip())}), which would be read "
-                "as text; write it as messages: [{\"role\": \"user\", \"content\": ...}]"
-            )
+    if speaker == "user" and (found := _FOREIGN_START.match(text) or _FOREIGN_END.search(text)):
+        raise ValueError(
+            f"{at}: is laid out with the marks of a chat template ({shown(found[1].strip())}), which would be read as "
+            'text; write it as messages: [{"role": "user", "content": ...}]'
+        )
     return None
 
 
@@ -229,7 +230,9 @@ def question(row: Columns) -> list[Values]:
     if texts:
         last = found[-1]
         if last["role"] != "user":
-            raise ValueError(f"{row.at(name)}: does not end with the user, so {row.at(given[0])} has no place behind it")
+            raise ValueError(
+                f"{row.at(name)}: does not end with the user, so {row.at(given[0])} has no place behind it"
+            )
         found[-1] = say("user", "\n\n".join([*([last["content"]] if last["content"].strip() else []), *texts]))
     return before + found
 

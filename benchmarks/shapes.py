@@ -1,0 +1,92 @@
+"""Is what real data sets hold read as it means?
+
+    python benchmarks/shapes.py DIR
+
+DIR has shapes.json and shapes/: each case names a file, what it is for (`use`), how many rows it holds, texts that must
+be asked or trained (`must`, with the prefix `TRAINED:` what an assistant turn with loss says), texts that must not
+(`must_not`), and of preferences the completion that must come out best (`best`). A file is right when it is read so,
+refused when an error names the file, the line, a column and what to do, and wrong when it is read otherwise, or when
+the error does not say so much. Exit code 1 if a file is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trueup.errors import DataError
+from trueup.formats import read_demonstrations, read_preferences, read_prompts
+from trueup.records import Dropped
+
+READ: dict[str, Any] = {
+    "sft.data": read_demonstrations,
+    "sample.prompts": read_prompts,
+    "labels import": read_preferences,
+}
+
+
+class Outcome(NamedTuple):
+    verdict: str
+    """right, refused or wrong"""
+    why: str
+
+
+def judge(case: dict[str, Any], folder: Path) -> Outcome:
+    path = folder / "shapes" / case["file"]
+    try:
+        rows = READ[case["use"]](path, Dropped())
+    except DataError as error:
+        missing = lacks(str(error), path)
+        return Outcome("wrong", f"the error lacks {missing}: {error}") if missing else Outcome("refused", str(error))
+    problems = list(differences(case, rows))
+    return Outcome("wrong", "; ".join(problems)) if problems else Outcome("right", f"{len(rows)} rows")
+
+
+def lacks(error: str, path: Path) -> str | None:
+    """What an error does not name of file, line, column and remedy."""
+    first = next((line for line in error.split("\n") if re.search(r":\d+: | entry \d+: ", line)), "")
+    text = path.read_text(encoding="utf-8")
+    keys = set(re.findall(r'"(\w+)"\s*:', text))
+    if str(path) not in first:
+        return "the file and the line"
+    if not keys & set(re.findall(r"\w+", first.split(": ", 1)[1])):
+        return "a column"
+    return None if re.search(r"; \w+ |\n  \w+ ", error) else "what to do"
+
+
+def differences(case: dict[str, Any], rows: list[Any]) -> list[str]:
+    """Where rows are not what a case says."""
+    said, found = [], []
+    for row in rows:
+        messages = getattr(row, "messages", None) or row.prompt
+        said += [message.content for message in messages] + list(getattr(row, "completions", []))
+        said += [f"TRAINED:{one.content}" for one in messages if one.role == "assistant" and one.trained]
+    text = "\n".join(said)
+    found += [f"lacks {one!r}" for one in case["must"] if one not in text]
+    found += [f"holds {one!r}" for one in case["must_not"] if one in text]
+    if case["rows"] not in (None, len(rows)):
+        found.append(f"{len(rows)} rows for {case['rows']}")
+    if case["best"] is not None:
+        best = [row.completions[row.tiers[0][0]] for row in rows]
+        found += [] if best == case["best"] else [f"best are {best}"]
+    return found
+
+
+def main(folder: Path) -> int:
+    cases = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
+    counts: Counter[str] = Counter()
+    for case in cases:
+        outcome = judge(case, folder)
+        counts[outcome.verdict] += 1
+        if outcome.verdict != "right":
+            print(f"{outcome.verdict:<8} {case['file']:<36} {case['shape_of']}\n  {outcome.why.splitlines()[-2:][0]}")
+    print(f"{len(cases)} files: {counts['right']} right, {counts['refused']} refused, {counts['wrong']} wrong")
+    return 1 if counts["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

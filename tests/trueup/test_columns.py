@@ -1,0 +1,367 @@
+"""No column that changes what a row means is passed over in silence: over all formats, all meanings, all shapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shapes
+from trueup.errors import DataError
+from trueup.formats import columns, read_demonstrations, read_preferences, read_prompts
+from trueup.records import Dropped
+
+CASES = Path(__file__).parents[1] / "data" / "cases"
+DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
+READ: dict[str, Any] = {
+    "demonstrations": read_demonstrations,
+    "prompts": read_prompts,
+    "preferences": read_preferences,
+}
+CANARY = "The canary sings at dawn."
+
+
+def written(folder: Path, *rows: Any) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def said(rows: list[Any]) -> str:
+    messages = [message for row in rows for message in getattr(row, "messages", None) or row.prompt]
+    return "\n".join(
+        [one.content for one in messages] + [text for row in rows for text in getattr(row, "completions", [])]
+    )
+
+
+def fate(use: str, path: Path, column: str) -> str:
+    """What becomes of a column that holds the canary: honoured, refused by its name, dropped, counted; or silence."""
+    dropped = Dropped()
+    try:
+        rows = READ[use](path, dropped)
+    except DataError as error:
+        assert f"{path}:1: " in str(error)
+        # Of two columns that say different things either is named.
+        named = column.lower() in str(error).lower() or "which the other columns do not say" in str(error)
+        return "refused" if named else f"refused without its name: {error}"
+    if CANARY in said(rows):
+        return "honoured"
+    if dropped.counts:
+        return "dropped"
+    return "counted" if any(name.endswith(columns.canonical(column)) for name in dropped.ignored) else "silence"
+
+
+def examples() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Use, format and example row of every line of the documentation that has one, and a few layouts more."""
+    for use, title in (("demonstrations", "Demonstrations"), ("prompts", "Prompts"), ("preferences", "Preferences")):
+        section = DOCS.read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
+        for line in [one.strip("| ").split(" | ") for one in section.splitlines() if one.startswith("|")][2:]:
+            if len(line) > 2 and line[2].startswith("`") and line[0] != "instruction_induction":
+                yield use, line[0], json.loads(line[2].strip("`"))
+    turn = [{"role": "user", "content": "Hi"}]
+    answer = [{"role": "assistant", "content": "Hello"}]
+    yield "demonstrations", "TRL as messages", {"prompt": turn, "completion": answer}
+    yield (
+        "demonstrations",
+        "ShareGPT",
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]},
+    )
+    yield "prompts", "prompt as messages", {"prompt": turn}
+    yield (
+        "preferences",
+        "TRL as messages",
+        {"prompt": turn, "chosen": answer, "rejected": [{**answer[0], "content": "No"}]},
+    )
+
+
+EXAMPLES = [pytest.param(use, row, id=f"{use}: {name}") for use, name, row in examples()]
+
+# ---- Columns of a row -------------------------------------------------------------------------------------------
+
+
+def allowed(use: str) -> dict[str, tuple[Any, set[str]]]:
+    """Of each column a value, and what may become of it."""
+    found: dict[str, tuple[Any, set[str]]] = {}
+    for name in [*columns.SYSTEM, *columns.GIVEN]:
+        found[name] = CANARY, {"honoured", "refused"}
+    for name in columns.HISTORY:
+        found[name] = [["Before?", CANARY]], {"honoured", "refused"}
+    for name in columns.CHOICES:
+        found[name] = [CANARY, "Another."], {"honoured", "refused"}
+    found["option_a"] = CANARY, {"honoured", "refused"}
+    for name in "tools images image audio videos tool_calls functions function_call chat_template_kwargs".split():
+        found[name] = [CANARY], {"refused"}
+    for name in "image_path audio_url video tool_results input_audio".split():
+        found[name] = CANARY, {"refused"}
+    thought = {"refused"} if use == "demonstrations" else {"counted"}
+    for name in "reasoning_content reasoning thinking chain_of_thought complex_cot deepseek_thinking".split():
+        found[name] = CANARY, thought
+    for name in [*columns.WEIGHTS, "loss"]:
+        found[name] = False, {"dropped"} if use != "prompts" else {"counted"}
+    for name in columns.EXCLUDED:
+        found[name] = True, {"dropped"}
+    found["status"] = "discarded", {"dropped"}
+    if use == "demonstrations":
+        found |= {name: (False, {"dropped"}) for name in columns.LABELS}
+        found |= {name: (True, {"dropped"}) for name in columns.CUT}
+        found |= {name: (CANARY, {"refused", "honoured"}) for name in columns.ANSWERS}
+        found["sample_weight"] = 0.5, {"refused"}
+    for name in ("id", "source", "metadata", "a_column_of_theirs"):
+        found[name] = CANARY, {"counted"}
+    return found
+
+
+@pytest.mark.parametrize(("use", "row"), EXAMPLES)
+def test_a_column_that_means_something_is_honoured_refused_or_counted_in_every_format(
+    tmp_path: Path, use: str, row: dict[str, Any]
+) -> None:
+    wrong = {}
+    there = {columns.canonical(name) for name in row}
+    for name, (value, may) in allowed(use).items():
+        if name in there:
+            continue
+        for spelled in {name, name.upper(), name.title().replace("_", "-")}:
+            became = fate(use, written(tmp_path, {**row, spelled: value}), spelled)
+            if became not in may:
+                wrong[spelled] = became
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(("use", "row"), EXAMPLES)
+def test_a_column_that_is_empty_changes_nothing(tmp_path: Path, use: str, row: dict[str, Any]) -> None:
+    plain = READ[use](written(tmp_path, row), as_it_is := Dropped())
+    empty = "system history context choices tools images reasoning_content weight label annotator messages".split()
+    for name in empty:
+        for value in (None, "", []):
+            if columns.canonical(name) not in map(columns.canonical, row):
+                found = READ[use](written(tmp_path, {**row, name: value}), dropped := Dropped())
+                assert (found, dropped.ignored) == (plain, as_it_is.ignored), name
+
+
+# ---- Keys of a message ------------------------------------------------------------------------------------------
+
+
+def with_key(row: Any, role: str, key: str, value: Any) -> Any:
+    """The row with a key added to every message of this role."""
+    if isinstance(row, list):
+        return [with_key(one, role, key, value) for one in row]
+    if isinstance(row, dict):
+        found = {name: with_key(one, role, key, value) for name, one in row.items()}
+        mine = row.get("role", row.get("from")) in (
+            (role, "gpt") if role == "assistant" else (role, "human", "prompter")
+        )
+        return {**found, key: value} if mine else found
+    return row
+
+
+@pytest.mark.parametrize(("use", "row"), EXAMPLES)
+def test_a_key_of_a_message_is_honoured_refused_or_counted(tmp_path: Path, use: str, row: dict[str, Any]) -> None:
+    refused = {
+        "tool_calls": [{"name": "look"}],
+        "audio": {"id": 1},
+        "images": ["x.png"],
+        "refusal": "No.",
+        "channel": "analysis",
+    }
+    refused |= {"reasoning_content": CANARY, "thinking": CANARY, "weight": 0.5}
+    for role in ("user", "assistant"):
+        for key, value in refused.items():
+            changed = with_key(row, role, key, value)
+            if changed != row:
+                assert fate(use, written(tmp_path, changed), key) == "refused", (role, key)
+        if (changed := with_key(row, role, "nickname", CANARY)) != row:
+            assert fate(use, written(tmp_path, changed), "nickname") == "counted"
+
+
+LOSS = [("weight", 0), ("weight", "0"), ("train", False), ("loss_weight", 0.0), ("loss", 0), ("trainable", "false")]
+LOSS += [("Train", False), ("lossWeight", 0), ("masked", True), ("ignore", 1)]
+
+
+@pytest.mark.parametrize(("key", "value"), LOSS, ids=str)
+@pytest.mark.parametrize("column", ["messages", "conversations", "Messages"])
+def test_a_turn_of_weight_0_is_read_and_not_trained_on(tmp_path: Path, column: str, key: str, value: Any) -> None:
+    turns = [("user", "Q1"), ("assistant", "Bad."), ("user", "Q2"), ("assistant", "Good.")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    messages[1][key] = value
+    [row] = read_demonstrations(written(tmp_path, {column: messages}), dropped := Dropped())
+    assert [(one.content, one.trained) for one in row.messages if one.role == "assistant"] == [
+        ("Bad.", False),
+        ("Good.", True),
+    ]
+    messages[3][key] = value
+    assert read_demonstrations(written(tmp_path, {column: messages}), dropped) == []
+    assert dropped.counts == {"no turn carries loss": 1}
+
+
+def test_what_carries_loss_is_no_matter_of_prompts_and_preferences(tmp_path: Path) -> None:
+    messages = [
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "A", "weight": 0},
+        {"role": "user", "content": "R"},
+    ]
+    [prompt] = read_prompts(written(tmp_path, {"messages": messages}), Dropped())
+    assert all(message.trained for message in prompt.prompt)
+
+
+# ---- Texts that disagree ----------------------------------------------------------------------------------------
+
+
+def test_columns_that_repeat_the_conversation_are_read_and_such_that_contradict_it_are_refused(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Which planet?"}, {"role": "assistant", "content": "Jupiter, it is."}]
+    for extra in (
+        {"prompt": "Which planet?"},
+        {"text": "USER Which planet? BOT Jupiter, it is."},
+        {"response": " Jupiter,  it is."},
+    ):
+        assert len(read_demonstrations(written(tmp_path, {"messages": messages, **extra}), Dropped())) == 1
+    for name in ("prompt", "instruction", "output", "response", "text", "context", "system"):
+        contradicts = {"messages": messages, name: "Something else."}
+        if name == "system":
+            contradicts["messages"] = [{"role": "system", "content": "Be brief."}, *messages]
+        assert fate("demonstrations", written(tmp_path, contradicts), name) == "refused", name
+    twice = {"Input": "one", "input": "another", "instruction": "Do.", "output": "Done."}
+    assert fate("demonstrations", written(tmp_path, twice), "input") == "refused"
+
+
+JSON_TEXTS = [
+    json.dumps([{"role": "user", "content": "Which planet?"}]),
+    json.dumps([{"from": "human", "value": "Which planet?"}], indent=1),
+    str([{"role": "user", "content": "Which planet?"}]),  # as pandas writes it into a CSV file
+    json.dumps(["Which planet?"]),
+    json.dumps(["Which planet?", "And which moon?"]),
+    "[{'from': 'human', 'value': 'Which planet?'}]",
+]
+
+
+@pytest.mark.parametrize("text", JSON_TEXTS)
+@pytest.mark.parametrize("column", ["prompt", "messages", "question", "instruction", "conversations"])
+def test_json_text_is_read_as_what_it_is_or_refused_and_never_asked_as_it_stands(
+    tmp_path: Path, column: str, text: str
+) -> None:
+    try:
+        rows = read_prompts(written(tmp_path, {column: text}), Dropped())
+    except DataError as error:
+        assert f"rows.jsonl:1: {column}: " in str(error)
+    else:
+        assert [message.content for row in rows for message in row.prompt] == ["Which planet?"]
+
+
+MARKED = [
+    "Human: Which planet?\n\nAssistant:",
+    "\n\nHuman: Which planet?\n\nAssistant: ",
+    "### Human: Which planet?### Assistant:",
+    "<|im_start|>user\nWhich planet?<|im_end|>\n<|im_start|>assistant\n",
+    "[INST] Which planet? [/INST]",
+    "<s>[INST] Which planet? [/INST]",
+    "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhich planet?<|eot_id|>",
+    "<start_of_turn>user\nWhich planet?<end_of_turn>",
+    "<|user|>\nWhich planet?</s>\n<|assistant|>",
+    "### Instruction:\nWhich planet?\n\n### Response:",
+    "Below is an instruction.\n\n### Instruction:\nWhich planet?\n\n### Response:\n",
+    "USER: Which planet? ASSISTANT:",
+    "A chat.\n\nHuman: Which planet?\n\nAssistant:",
+]
+
+
+@pytest.mark.parametrize("text", MARKED)
+def test_a_prompt_in_the_marks_of_a_template_is_read_as_its_turns_or_refused(tmp_path: Path, text: str) -> None:
+    try:
+        [row] = read_prompts(written(tmp_path, {"prompt": text}), Dropped())
+    except DataError as error:
+        assert "rows.jsonl:1: prompt: " in str(error)
+    else:
+        assert [(one.role, one.content) for one in row.prompt] == [("user", "Which planet?")]
+
+
+def test_a_prompt_about_such_marks_stays_text(tmp_path: Path) -> None:
+    text = "What does <|im_start|> mean, and [INST], after `Human:`?\n\nAnswer briefly."
+    [row] = read_prompts(written(tmp_path, {"prompt": text}), Dropped())
+    assert row.prompt[0].content == text
+
+
+# ---- The cases --------------------------------------------------------------------------------------------------
+
+SHAPES = json.loads((CASES / "shapes.json").read_text(encoding="utf-8"))
+REFUSED = """d_sharegpt_empty_or_open d_sharegpt_tools d_sharegpt_tools_nocall d_messages_toolcalls
+    d_messages_tools_nocall d_messages_reasoning_content d_messages_images d_messages_function_role d_text
+    d_prompt_messages_two_fit d_trueup_candidates p_text_only r_trl_implicit_text r_trl_kto r_trl_images r_hh_history_differs""".split()
+"""Shapes that Trueup does not read. All others are read as shapes.json says."""
+
+
+@pytest.mark.parametrize("case", SHAPES, ids=[case["file"] for case in SHAPES])
+def test_the_shapes_of_public_data_sets_are_read_as_they_mean_or_refused_with_a_remedy(case: dict[str, Any]) -> None:
+    outcome = shapes.judge(case, CASES)
+    assert outcome.verdict == ("refused" if Path(case["file"]).stem in REFUSED else "right"), outcome.why
+
+
+def test_the_figure_is_printed_by_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert shapes.main(CASES) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "105 files: 89 right, 16 refused, 0 wrong"
+
+
+U = "Greet me."
+ROWS: dict[str, Any] = {
+    "d.csv": [["Say 1", "1"]],
+    "d_UPPER.JSONL": [["Say 1", "1"]],
+    "d_bom_crlf.jsonl": [["Say 0", "0"], ["Say 1", "1"], ["Say 2", "2"]],
+    "d_empty_system.jsonl": [["", "Say hi.", "Hi."]],
+    "d_ends_user.jsonl": "messages: turns must alternate user, assistant and end with assistant",
+    "d_indented_code.jsonl": [["def add(a, b):\n", "    return a + b\n"]],
+    "d_late_system.jsonl": "messages: turns must alternate user, assistant and end with assistant",
+    "d_mid_system.jsonl": [["Say hi.", "Be brief.", "Hi."]],
+    "d_nan.jsonl": "input: NaN is no JSON number",
+    "d_null_input.jsonl": [["Add.", "3"]],
+    "d_numeric.jsonl": "output: expected text or messages, found 3",
+    "d_starts_gpt.jsonl": "conversations: turns must alternate",
+    "d_two_systems.jsonl": [["Be brief.", "Be kind.", "Say hi.", "Hi."]],
+    "d_upper_roles.jsonl": [["Say hi.", "Hi."]],
+    "d_utf16.jsonl": [["Say 0", "0"], ["Say 1", "1"], ["Say 2", "2"]],
+    "f_annotator0.jsonl": [
+        [U, "0", [[0], [1]]],
+        [U, "1", [[1], [0]]],
+        [U, "2", [[0], [1]]],
+        [U, "unknown", [[0], [1]]],
+    ],
+    "f_emoji_rtl.jsonl": None,
+    "f_hh_human_inside.jsonl": "rejected: expected one assistant turn after the prompt",
+    "f_list_rejected.jsonl": "rejected: expected text or messages, found a list of 2 texts",
+    "f_lone_surrogate.jsonl": "prompt: not Unicode text",
+    "f_margin.jsonl": [[U, "unknown", [[0], [1]]], ["Greet me twice.", "unknown", [[0], [1]]]],
+    "f_nul.jsonl": "chosen: holds the character NUL",
+    "f_nul_annotator.jsonl": "annotator: holds the character NUL",
+    "f_pandalm_float.jsonl": [[U, "annotator1", [[0], [1]]], [U, "annotator2", [[0, 1]]]],
+    "f_pandalm_null.jsonl": [[U, "annotator1", [[0], [1]]]],
+    "f_prompt_ws.jsonl": [["Greet me. ", "unknown", [[1], [0]]]],
+    "f_same.jsonl": [[U, "unknown", [[0], [1]]]],
+    "f_same_ws.jsonl": [[U, "unknown", [[0], [1]]]],
+    "f_scores_tie.jsonl": [[U, "unknown", [[1, 0]]]],
+    "f_spelled.jsonl": None,
+    "f_turn_mismatch.jsonl": "chosen: expected one assistant turn after the prompt",
+    "p_nfc.jsonl": None,
+    "p_system_tail.jsonl": [["Say hi.", "Be brief."]],
+    "p_ws.jsonl": [["Write a haiku."]],
+}
+"""What a file with one oddity reads as (None: whatever it says), or the start of the problem that it is refused for."""
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (CASES / "rows").iterdir()))
+def test_a_row_with_an_oddity_is_read_as_it_stands_or_refused_by_line_and_column(name: str) -> None:
+    path = CASES / "rows" / name
+    read = READ[{"d": "demonstrations", "p": "prompts", "f": "preferences"}[name[0]]]
+    expected = ROWS[name]
+    if isinstance(expected, str):
+        with pytest.raises(DataError) as error:
+            read(path, Dropped())
+        assert str(error.value).startswith(f"{path}:1: {expected}")
+        return
+    rows = read(path, Dropped())
+    if expected is None:
+        assert rows
+    elif name.startswith("f"):
+        assert [[row.prompt[0].content, row.annotator, row.tiers] for row in rows] == expected
+    else:
+        messages = [getattr(row, "messages", None) or row.prompt for row in rows]
+        assert [[message.content for message in one] for one in messages] == expected
