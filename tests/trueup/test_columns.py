@@ -285,9 +285,12 @@ def test_a_prompt_about_such_marks_stays_text(tmp_path: Path) -> None:
 # ---- The cases --------------------------------------------------------------------------------------------------
 
 SHAPES = json.loads((CASES / "shapes.json").read_text(encoding="utf-8"))
-REFUSED = """d_sharegpt_empty_or_open d_sharegpt_tools d_sharegpt_tools_nocall d_messages_toolcalls
-    d_messages_tools_nocall d_messages_reasoning_content d_messages_images d_messages_function_role d_text
-    d_prompt_messages_two_fit d_trueup_candidates p_text_only r_trl_implicit_text r_trl_kto r_trl_images r_hh_history_differs""".split()
+REFUSED = """
+    d_sharegpt_empty_or_open d_sharegpt_tools d_sharegpt_tools_nocall d_messages_toolcalls
+    d_messages_tools_nocall d_messages_reasoning_content d_messages_images d_messages_function_role
+    d_text d_prompt_messages_two_fit d_trueup_candidates p_text_only r_trl_implicit_text r_trl_kto
+    r_trl_images r_hh_history_differs
+""".split()
 """Shapes that Trueup does not read. All others are read as shapes.json says."""
 
 
