@@ -45,7 +45,7 @@ def fate(use: str, path: Path, column: str) -> str:
     except DataError as error:
         assert f"{path}:1: " in str(error)
         # Of two columns that say different things either is named.
-        named = column.lower() in str(error).lower() or "which the other columns do not say" in str(error)
+        named = column in str(error) or "which the other columns do not say" in str(error)
         return "refused" if named else f"refused without its name: {error}"
     if CANARY in said(rows):
         return "honoured"
@@ -79,6 +79,12 @@ def examples() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 EXAMPLES = [pytest.param(use, row, id=f"{use}: {name}") for use, name, row in examples()]
 
+
+def camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)
+
+
 # ---- Columns of a row -------------------------------------------------------------------------------------------
 
 
@@ -97,13 +103,18 @@ def allowed(use: str) -> dict[str, tuple[Any, set[str]]]:
     for name in "image_path audio_url video tool_results input_audio".split():
         found[name] = CANARY, {"refused"}
     thought = {"refused"} if use == "demonstrations" else {"counted"}
-    for name in "reasoning_content reasoning thinking chain_of_thought complex_cot deepseek_thinking".split():
+    for name in "reasoning_content reasoning thinking chain_of_thought Complex_CoT deepseek_thinking".split():
         found[name] = CANARY, thought
     for name in [*columns.WEIGHTS, "loss"]:
         found[name] = False, {"dropped"} if use != "prompts" else {"counted"}
     for name in columns.EXCLUDED:
         found[name] = True, {"dropped"}
     found["status"] = "discarded", {"dropped"}
+    if use != "prompts":
+        found |= {name: (True, {"dropped"}) for name in columns.NOT_TRAINED}
+        found |= {
+            name: (True, {"refused"}) for name in ("no_train", "do_not_train", "train_on_turn", "unsupervised_loss")
+        }
     if use == "demonstrations":
         found |= {name: (False, {"dropped"}) for name in columns.LABELS}
         found |= {name: (True, {"dropped"}) for name in columns.CUT}
@@ -123,7 +134,7 @@ def test_a_column_that_means_something_is_honoured_refused_or_counted_in_every_f
     for name, (value, may) in allowed(use).items():
         if name in there:
             continue
-        for spelled in {name, name.upper(), name.title().replace("_", "-")}:
+        for spelled in {name, name.upper(), name.title().replace("_", "-"), camel(name)}:
             became = fate(use, written(tmp_path, {**row, spelled: value}), spelled)
             if became not in may:
                 wrong[spelled] = became

@@ -38,9 +38,9 @@ SYSTEM += "preprompt pre_prompt developer developer_prompt developer_message".sp
 HISTORY = "history chat_history conversation_history dialogue_history dialog_history message_history".split()
 HISTORY += "previous_messages previous_turns prior_turns past".split()
 CHOICES = "choices options answer_choices endings".split()
-ANSWERS = "output response completion reply assistant bot gpt assistant_response model_response".split()
+ANSWERS = "output response completion reply assistant bot gpt generation assistant_response model_response".split()
 """What is to be imitated."""
-REFERENCES = "solution answer target targets".split()
+REFERENCES = "solution answer target targets correct_answer answer_key".split()
 """Imitated where a row has nothing of ANSWERS; beside it, a reference to check against, and ignored."""
 CHOSEN = "chosen chosen_response chosen_answer chosen_output preferred preferred_output preferred_response".split()
 REJECTED = "rejected rejected_response rejected_answer rejected_output non_preferred non_preferred_output".split()
@@ -56,6 +56,8 @@ WEIGHTS += "has_loss compute_loss train_on use_for_training".split()
 """Of an assistant turn, or of a row: 0 or false carries no loss."""
 NOT_TRAINED = "masked ignore ignored exclude excluded no_loss skip".split()
 """The same the other way round."""
+UNCLEAR_WEIGHT = re.compile(r"(^|_)(train(ed|able|ing)?|loss|weight|mask(ed)?|supervised?|learn|backprop)(_|$)")
+"""Other names of a yes or no that may say so: whether yes is a weight of 1 or of 0 cannot be known."""
 EXCLUDED = "deleted is_deleted removed is_removed discarded aborted cancelled canceled was_cancelled".split()
 CUT = "truncated is_truncated".split()
 STATES = "status state review_status tree_state".split()
@@ -78,8 +80,8 @@ FOREIGN_ROLES = "tool function function_call tool_call tool_response observation
 
 def canonical(name: str) -> str:
     """`chosen-response`, `Chosen Response` and `chosenResponse` are `chosen_response`."""
-    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
-    return re.sub(r"[\s\-.]+", "_", name).lower()
+    name = re.sub(r"[\s\-.]+", "_", name.strip())
+    return (name if "_" in name else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
 
 
 def is_empty(value: Any) -> bool:
@@ -207,6 +209,14 @@ class Columns:
                     "out, or the column if the row means the same without it"
                 )
 
+    def refuse_unclear_weights(self) -> None:
+        for name, value in self.values.items():
+            if name not in self.read and UNCLEAR_WEIGHT.search(name) and isinstance(value, bool):
+                raise ValueError(
+                    f"{self.at(name)}: {shown(value)} may say that this carries no loss; name the column `weight` and "
+                    "write 0 or 1, or take it out"
+                )
+
     def carries_loss(self, names: Iterable[str] = (*WEIGHTS, *NOT_TRAINED)) -> bool | None:
         """Whether what this object holds is to be trained on; None where it does not say."""
         said: dict[str, bool] = {}
@@ -238,8 +248,9 @@ def why_left_out(row: Columns, use: Use) -> str | None:
                 return f"{name}: {cut(state, 40)}"
     if use != "prompts":
         weights = [name for name in WEIGHTS if name != "loss" or isinstance(row.values.get(name), bool)]
-        if row.carries_loss([*weights, *(name for name in NOT_TRAINED if name in row)]) is False:
+        if row.carries_loss([*weights, *NOT_TRAINED]) is False:
             return "weight 0 or train: false"
+        row.refuse_unclear_weights()
     return _bad_answer(row) if use == "demonstrations" else None
 
 
@@ -273,8 +284,9 @@ def settle(ledger: Ledger, said: list[str], use: Use) -> None:
                 _refuse_other_text(columns, name, value, said, use)
                 if use == "demonstrations":
                     refuse_reasoning(columns, name, value, said)
-        left = [name for name in columns.values if name not in columns.read and columns.there(name)]
-        ledger.ignored |= {cut(columns.group + name, 60) for name in left}
+        for name, value in columns.values.items():
+            if name not in columns.read and columns.there(name) and (not is_empty(value) or value in (0, False)):
+                ledger.ignored.add(cut(columns.group + name, 60))
 
 
 def refuse_reasoning(row: Columns, name: str, value: Any, said: list[str]) -> None:

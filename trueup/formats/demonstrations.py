@@ -131,11 +131,11 @@ TASKS = [
 ]
 CONVERSATION = Format("conversations", (any_of(columns.CONVERSATIONS),), _conversation)
 DEMONSTRATIONS = [
+    Format("the preferred of two", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _chosen),
     CONVERSATION,
     TREES,
     *TASKS,
     Format("question and answer", (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES])), _question_and_answer),
-    Format("the preferred of two", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _chosen),
     Format("UltraChat", ("data",), _ultrachat),
     Format("laid out as text", ("text",), _text),
 ]

@@ -128,7 +128,7 @@ def _own_pair(row: Columns, sides: list[str]) -> Values:
 
 def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
     """The prompt of a row, and its two answers, the preferred one first."""
-    names = [row.first(names) for names in (columns.CHOSEN, columns.REJECTED)]
+    names = [row.first(columns.CHOSEN) or row.first(columns.ANSWERS), row.first(columns.REJECTED)]
     assert names[0] is not None and names[1] is not None
     whole = [name for name in columns.CONVERSATIONS if row.holds(name)]
     if any(map(row.holds, columns.QUESTIONS)) or (whole and waits(row, whole[0])):
@@ -194,7 +194,9 @@ _SCORES = "score_{} {}_score rating_{} {}_rating {}_avg_rating {}_scores {}_rati
 
 
 def _are_tied(row: Columns) -> bool:
-    """Whether the row's own scores of the two answers are equal; refuses scores that contradict the verdict."""
+    """Whether the row says that its two answers are equal, or scores them so; refuses scores against the verdict."""
+    if any(columns.truth(row.get(name)) for name in ("tie", "is_tie")) or row.values.get("status") == "tie":
+        return True
     for pattern in _SCORES:
         names = [pattern.format(side) for side in ("chosen", "rejected")]
         better, worse = (row.values.get(name) for name in names)
@@ -585,7 +587,7 @@ PREFERENCES = [
     ),
     Format("summaries", ("info", "summaries", "choice"), _summaries),
     Format("SHP", ("history", "human_ref_a", "human_ref_b", "labels"), _shp),
-    Format("chosen and rejected", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _pair),
+    Format("chosen and rejected", (any_of([*columns.CHOSEN, *columns.ANSWERS]), any_of(columns.REJECTED)), _pair),
     Format("ranked or scored", (_QUESTION, any_of(_LISTS)), _ranking),
     Format("side by side", (SIDE_KEYS,), _side_by_side),
     Format(

@@ -32,6 +32,8 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
     if not isinstance(value, list | dict) or not value:
         wanted = "messages" if name in columns.CONVERSATIONS else "text or messages"
         raise ValueError(f"{row.at(name)}: {f'expected {wanted}, found {shown(value)}' if name in row else 'missing'}")
+    if isinstance(value, dict) and all(isinstance(one, list) for one in value.values()):  # a column of each key
+        value = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
     row.values[name] = value
     if isinstance(value, dict):
         return [message(row.object(name))]
@@ -40,7 +42,24 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
             found = f"expected text or messages, found a list of {len(value)} texts"
             raise ValueError(f"{row.at(name)}: {found}; say who speaks: [{{role, content}}, ...]")
         return taking_turns(value) if len(value) > 1 else [say(speaker, value[0])]
-    return [message(one) for one in row.objects(name)]
+    return [turn for one in row.objects(name) for turn in _said_in(one)]
+
+
+def _said_in(one: Columns) -> list[Values]:
+    """A message, or an object that holds a question and its answer."""
+    asks, answers = one.first(columns.QUESTIONS), one.first([*columns.ANSWERS, *columns.REFERENCES])
+    if one.first(_SPEAKERS) or asks is None or answers is None:
+        return [message(one)]
+    one.refuse_unsupported()
+    pair = [say("user", one.take(asks, str)), say("assistant", one.take(answers, str))]
+    system = [name for name in columns.SYSTEM if one.holds(name)]
+    for other, value in one.unread():
+        if other not in system:
+            columns.refuse_reasoning(one, other, value, [turn["content"] for turn in pair])
+    if one.carries_loss() is False:
+        pair[1]["trained"] = False
+    one.refuse_unclear_weights()
+    return [*([say("system", one.take(system[0], str))] if system else []), *pair]
 
 
 def _parsed(text: str, at: str) -> Any:
@@ -79,6 +98,7 @@ def message(one: Columns) -> Values:
     for other, value in one.unread():
         columns.refuse_reasoning(one, other, value, [content])
     loss = one.carries_loss()
+    one.refuse_unclear_weights()
     if loss and ROLES[role] != "assistant":
         raise ValueError(f"{one.at(speaker)}: {role} turns are never trained on, and this one says that it is to be")
     return say(ROLES[role], content) | ({"trained": False} if loss is False and ROLES[role] == "assistant" else {})
