@@ -61,7 +61,8 @@ def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
         f"sft.data: {tmp_path}/demonstrations.jsonl: 2 problems\n"
         f"  {tmp_path}/demonstrations.jsonl:1: not JSON "
         "(Expecting property name enclosed in double quotes at column 2)\n"
-        f"  {tmp_path}/demonstrations.jsonl:2: messages: expected a list, found 3",
+        f"  {tmp_path}/demonstrations.jsonl:2: messages: expected messages, found 3\n"
+        "  mend these rows, or leave them out with on_bad_rows: drop",
         f"sample.prompts: {tmp_path}/prompts.jsonl: no such file",
         f"label.path: {tmp_path}/labels.jsonl: no such file",
         "sft.per_device_train_batch_size: 3 does not divide train_batch_size 4",
