@@ -112,10 +112,10 @@ def take_over(
         try:
             with store.write() as db:
                 added, replaced = _write(db, asked[start : start + _AT_ONCE], judged, about)
-        except sa.exc.DBAPIError as error:
+        except (sa.exc.DBAPIError, DataError) as error:
+            problem = str(error) if isinstance(error, DataError) else f"nothing was saved: {_first_line(error.orig)}"
             raise DataError(
-                f"{_shown(config)}: cannot be written ({_first_line(error.orig)}); {done.added} labels of {file} were "
-                "imported before, nothing is lost, and the same command goes on from there"
+                f"{_shown(config)}: {problem} ({done.added} labels of {file} were imported before, and stay)"
             ) from None
         done.added, done.replaced = done.added + added, done.replaced + replaced
     done.item_ids = list(about)

@@ -393,7 +393,7 @@ def test_a_full_disk_is_one_sentence_without_the_texts_and_the_import_goes_on_wh
     finally:
         sa.event.remove(sa.Engine, "connect", small)
     problem = str(error.value)
-    assert "database or disk is full" in problem and "the same command goes on from there" in problem
+    assert "is full" in problem and "the same command goes on" in problem
     assert SECRET not in problem and "\n" not in problem and len(problem) < 600
     before = count(other, event)
     assert 0 < before < 1500 and f"{before} labels of" in problem
@@ -418,7 +418,7 @@ def test_a_full_disk_on_postgresql_is_one_sentence_without_the_texts(
     engine.dispose()
     with pytest.raises(DataError) as error:
         import_labels(config, jsonl(tmp_path / "rows.jsonl", [{"prompt": SECRET, "chosen": "A", "rejected": "B"}]))
-    assert "No space left on device" in str(error.value) and SECRET not in str(error.value)
+    assert "is full" in str(error.value) and SECRET not in str(error.value)
     assert "\n" not in str(error.value)
 
 
