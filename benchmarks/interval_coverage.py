@@ -1,17 +1,20 @@
 """Do the intervals of `trueup.statistics` hold what they promise? Campaigns of known truth, made by the thousand.
 
-    python benchmarks/interval_coverage.py           all tables, about two minutes on one core
-    python benchmarks/interval_coverage.py --quick   a tenth of it
+    python benchmarks/interval_coverage.py                   all tables, some minutes on one core
+    python benchmarks/interval_coverage.py --quick           a tenth of it
+    python benchmarks/interval_coverage.py --only ties kl    these tables
 
 Each table says how often a nominal 95 % interval covers the truth, with the 95 % interval (Wilson) that the number of
 simulated campaigns gives this share. The bar is 93 to 97 %, for win rates of 0.4 to 0.7 and for Bradley-Terry
-strengths; exit code 1 where a share is certainly beside it. Every campaign goes through the functions that the compare
-stage calls.
+strengths; where nearly all is tied, and for KL, at least 93 %, since too wide there is better than too sure. Exit code
+1 where a share is certainly beside its bar. Every campaign goes through the functions that the compare stage calls.
 
     votes    each answer is judged once per order, 1 a win, 0 a loss; in both orders a disagreement is a tie. Clusters:
              a prompt's chance of a win is Beta distributed around w (icc: the correlation of two verdicts on a prompt)
     scores   what is really used: K answers of either policy are scored with the prompt's own effect and on a coarse
              scale, so that many tie; the k-th answers of both are alike (shared random numbers); all pairs but those
+    ties     most prompts are tied altogether; the others are won or lost whole (votes) or in part (several answers)
+    kl       what is never negative, with tails from none to those of a lognormal whose logarithm has deviation 1.5
 """
 
 from __future__ import annotations
@@ -30,9 +33,11 @@ import numpy as np
 from trueup.bradley_terry import bradley_terry
 from trueup.statistics import (
     Interval,
+    bootstrap_mean,
     length_controlled_win_rate,
     minimum_detectable_effect,
     outcomes,
+    positive_mean,
     wilson,
     win_rate,
 )
@@ -41,6 +46,8 @@ BAR = (0.93, 0.97)
 RATES = (0.4, 0.5, 0.6, 0.7)
 FAR = (0.8, 0.9, 0.95)
 PROMPTS = (50, 200)
+FEW = (20, 24)
+LEAST = 0.93
 RESAMPLES = 1_000
 """The compare stage takes 10,000; the few more or less that 1,000 cover is below what the campaigns can tell."""
 
@@ -113,6 +120,66 @@ def _lead(rate: float, deviation: float, step: float) -> float:
 Design = Votes | Scores
 DESIGNS: tuple[Design, ...] = (Votes(1, 1), Votes(1, 2), Votes(4, 1, 0.3), Votes(4, 2, 0.3), Scores(1), Scores(4))
 
+
+@dataclass(frozen=True)
+class Ties:
+    """Prompts that are tied altogether, and some that are not."""
+
+    share: float
+    """Of prompts that are tied."""
+    favour: float
+    """Of the others the share that the aligned policy wins."""
+    in_part: bool = False
+    """They are won by 1 to 6 of the twelve comparisons of four answers with four, of which the rest are tied."""
+
+    def __str__(self) -> str:
+        how = "in part" if self.in_part else "whole"
+        return f"{100 * self.share:g} % ties, {100 * self.favour:g} % of the rest won {how}"
+
+    @property
+    def rate(self) -> float:
+        return 0.5 + (1 - self.share) * (self.favour - 0.5) * (3.5 / 12 if self.in_part else 1)
+
+    def campaign(self, rng: np.random.Generator, prompts: int) -> np.ndarray:
+        """(P, 12) outcomes."""
+        decided = rng.random((prompts, 1)) >= self.share
+        won = rng.random((prompts, 1)) < self.favour
+        count = rng.integers(1, 7, (prompts, 1)) if self.in_part else 12
+        differing = decided & (np.arange(12) < count)
+        return np.where(differing, won, 0.5)
+
+
+TIES = tuple(
+    Ties(share, favour, in_part)
+    for in_part in (False, True)
+    for share in (0.5, 0.8, 0.9, 0.95, 0.98)
+    for favour in (0.5, 0.75, 1.0)
+)
+
+
+@dataclass(frozen=True)
+class Positive:
+    """What a prompt's KL may be distributed like."""
+
+    name: str
+    draw: Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+    mean: float
+    held_to: float = LEAST
+    """The least coverage that is promised with 24 prompts or more."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+POSITIVE = (
+    Positive("normal, 1 +- 0.3", lambda rng, shape: abs(rng.normal(1, 0.3, shape)), 1.0),
+    Positive("lognormal, 0.5", lambda rng, shape: rng.lognormal(0, 0.5, shape), math.exp(0.125)),
+    Positive("lognormal, 1", lambda rng, shape: rng.lognormal(0, 1, shape), math.exp(0.5)),
+    Positive("exponential", lambda rng, shape: rng.exponential(1, shape), 1.0),
+    Positive("gamma, shape 0.5", lambda rng, shape: rng.gamma(0.5, 1, shape), 0.5),
+    Positive("lognormal, 1.5", lambda rng, shape: rng.lognormal(0, 1.5, shape), math.exp(1.125), 0.90),
+)
+
 # ---- Coverage ----------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +200,38 @@ def win_rate_coverage(
         covers(win_rate(design.campaign(rng, rate, prompts), confidence, resamples=RESAMPLES).interval, rate)
         for _ in range(campaigns)
     )
+
+
+def tied_coverage(ties: Ties, prompts: int, campaigns: int, seed: int = 0) -> tuple[Interval, float, Interval, float]:
+    """Coverage and mean half width of the interval of `win_rate`, and of resamples alone."""
+    rng = np.random.default_rng([seed, prompts, round(1000 * ties.share), round(100 * ties.favour), ties.in_part])
+    planted = [ties.campaign(rng, prompts) for _ in range(campaigns)]
+    return _both(
+        [win_rate(table, resamples=RESAMPLES).interval for table in planted],
+        [bootstrap_mean(table, resamples=RESAMPLES) for table in planted],
+        ties.rate,
+    )
+
+
+def positive_coverage(
+    values: Positive, prompts: int, campaigns: int, seed: int = 0
+) -> tuple[Interval, float, Interval, float]:
+    """Coverage and mean half width of the interval of `positive_mean`, and of percentiles of resamples."""
+    rng = np.random.default_rng([seed, prompts])
+    planted = [values.draw(rng, (prompts, 1)) for _ in range(campaigns)]
+    return _both(
+        [positive_mean(each, resamples=RESAMPLES) for each in planted],
+        [bootstrap_mean(each, resamples=RESAMPLES, bounds=None) for each in planted],
+        values.mean,
+    )
+
+
+def _both(used: list[Interval], before: list[Interval], truth: float) -> tuple[Interval, float, Interval, float]:
+    def half(intervals: list[Interval]) -> float:
+        return float(np.median([interval.high - interval.low for interval in intervals])) / 2
+
+    hits = [share(covers(interval, truth) for interval in intervals) for intervals in (used, before)]
+    return hits[0], half(used), hits[1], half(before)
 
 
 def wilson_coverage(rate: float, n: int) -> float:
@@ -213,52 +312,95 @@ def percent(interval: Interval) -> str:
     return f"{100 * interval.value:5.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
 
+def before_and_after(made: tuple[Interval, float, Interval, float], unit: float) -> str:
+    """`99.1 +-5.2 (84.2 +-3.6)`."""
+    covered, half, before, narrow = made
+    text = f"{100 * covered.value:.1f} +-{unit * half:.2f} ({100 * before.value:.1f} +-{unit * narrow:.2f})"
+    return f"{text:<31}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the campaigns")
     parser.add_argument("--seed", type=int, default=0)
+    tables = ("rates", "few", "ties", "far", "strengths", "wilson", "power", "length", "kl")
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="these tables")
     asked = parser.parse_args()
+    wanted = asked.only.__contains__
     began = time.perf_counter()
     times: Callable[[int], int] = lambda campaigns: campaigns // (10 if asked.quick else 1)  # noqa: E731
     missed = 0
 
-    print(f"Win rate, {times(2000)} campaigns each\n{'':28} n    " + "".join(f"w = {rate:<16}" for rate in RATES))
-    for design in DESIGNS:
+    if wanted("rates"):
+        print(f"Win rate, {times(2000)} campaigns each\n{'':28} n    " + "".join(f"w = {rate:<16}" for rate in RATES))
+        for design in DESIGNS:
+            for prompts in PROMPTS:
+                made = [win_rate_coverage(design, rate, prompts, times(2000), asked.seed) for rate in RATES]
+                missed += sum(each.low > BAR[1] or each.high < BAR[0] for each in made)
+                print(f"{design!s:28} {prompts:<4}" + " ".join(f"{percent(each):<19}" for each in made), flush=True)
+
+    if wanted("few"):
+        print(f"\nWin rate on few prompts, {times(1000)} campaigns each\n{'':28} n    ", end="")
+        print("".join(f"w = {rate:<16}" for rate in RATES))
+        for design in DESIGNS:
+            for prompts in FEW:
+                made = [win_rate_coverage(design, rate, prompts, times(1000), asked.seed) for rate in RATES]
+                missed += sum(each.high < LEAST for each in made)
+                print(f"{design!s:28} {prompts:<4}" + " ".join(f"{percent(each):<19}" for each in made), flush=True)
+
+    if wanted("ties"):
+        print(f"\nTies, {times(1000)} campaigns each: covered, median half width in points (resamples alone)")
+        print(f"{'':40}" + "".join(f"n = {prompts:<27}" for prompts in (*FEW, *PROMPTS)))
+        for ties in TIES:
+            tied = [tied_coverage(ties, prompts, times(1000), asked.seed) for prompts in (*FEW, *PROMPTS)]
+            missed += sum(made.high < LEAST for made, *_ in tied)
+            print(f"{ties!s:40}" + "".join(before_and_after(made, 100) for made in tied), flush=True)
+
+    if wanted("far"):
+        print(f"\nFurther out, where no bar is promised, {times(1000)} campaigns each\n{'':28} n    ", end="")
+        print("".join(f"w = {rate:<16}" for rate in FAR))
+        for design in (Votes(1, 1), Scores(4)):
+            for prompts in PROMPTS:
+                made = [win_rate_coverage(design, rate, prompts, times(1000), asked.seed) for rate in FAR]
+                print(f"{design!s:28} {prompts:<4}" + " ".join(f"{percent(each):<19}" for each in made), flush=True)
+
+    if wanted("strengths"):
+        print(f"\nBradley-Terry strengths, {times(500)} campaigns each\n{'':28} n    ", end="")
+        print("".join(f"{name:<20}" for name in POLICIES if name != "sft"))
         for prompts in PROMPTS:
-            made = [win_rate_coverage(design, rate, prompts, times(2000), asked.seed) for rate in RATES]
-            missed += sum(each.low > BAR[1] or each.high < BAR[0] for each in made)
-            print(f"{design!s:28} {prompts:<4}" + " ".join(f"{percent(each):<19}" for each in made), flush=True)
+            strengths = list(bradley_terry_coverage(prompts, times(500), asked.seed).values())
+            missed += sum(each.low > BAR[1] or each.high < BAR[0] for each in strengths)
+            print(f"{'4 policies, K = 3':28} {prompts:<4}" + " ".join(f"{percent(each):<19}" for each in strengths))
 
-    print(f"\nFurther out, where no bar is promised, {times(1000)} campaigns each\n{'':28} n    ", end="")
-    print("".join(f"w = {rate:<16}" for rate in FAR))
-    for design in (Votes(1, 1), Scores(4)):
-        for prompts in PROMPTS:
-            made = [win_rate_coverage(design, rate, prompts, times(1000), asked.seed) for rate in FAR]
-            print(f"{design!s:28} {prompts:<4}" + " ".join(f"{percent(each):<19}" for each in made), flush=True)
+    if wanted("wilson"):
+        print("\nWilson's interval, exact")
+        for n in PROMPTS:
+            print(f"{'':28} {n:<4}" + " ".join(f"{100 * wilson_coverage(rate, n):5.1f}{'':14}" for rate in RATES))
 
-    print(f"\nBradley-Terry strengths, {times(500)} campaigns each\n{'':28} n    ", end="")
-    print("".join(f"{name:<20}" for name in POLICIES if name != "sft"))
-    for prompts in PROMPTS:
-        strengths = list(bradley_terry_coverage(prompts, times(500), asked.seed).values())
-        missed += sum(each.low > BAR[1] or each.high < BAR[0] for each in strengths)
-        print(f"{'4 policies, K = 3':28} {prompts:<4}" + " ".join(f"{percent(each):<19}" for each in strengths))
+    if wanted("power"):
+        print("\nHow often a change of the minimum detectable size is found: wanted 80 %")
+        for design in (Votes(1, 1), Scores(4)):
+            for prompts in PROMPTS:
+                effect, found = power(design, prompts, times(500), asked.seed)
+                print(f"{design!s:28} {prompts:<4} {100 * effect:4.1f} points: {percent(found)} %")
 
-    print("\nWilson's interval, exact")
-    for n in PROMPTS:
-        print(f"{'':28} {n:<4}" + " ".join(f"{100 * wilson_coverage(rate, n):5.1f}{'':14}" for rate in RATES))
+    if wanted("length"):
+        print("\nA judge that only likes length, of a policy that writes half as much again: how often 50 % is outside")
+        for prompts, answers, noise in ((50, 2, 0.0), (50, 2, 20.0), (200, 2, 0.0), (200, 2, 20.0)):
+            raw, controlled, wrong, right = false_alarms(prompts, answers, noise, times(500), asked.seed)
+            how = "seen with noise" if noise else "by the token"
+            print(
+                f"{f'length {how}, K = {answers}':28} {prompts:<4} raw {100 * raw:.1f} %: {percent(wrong)} %", end="; "
+            )
+            print(f"controlled {100 * controlled:.1f} %: {percent(right)} %")
 
-    print("\nHow often a change of the minimum detectable size is found: wanted 80 %")
-    for design in (Votes(1, 1), Scores(4)):
-        for prompts in PROMPTS:
-            effect, found = power(design, prompts, times(500), asked.seed)
-            print(f"{design!s:28} {prompts:<4} {100 * effect:4.1f} points: {percent(found)} %")
-
-    print("\nA judge that only likes length, of a policy that writes half as much again: how often 50 % is outside")
-    for prompts, answers, noise in ((50, 2, 0.0), (50, 2, 20.0), (200, 2, 0.0), (200, 2, 20.0)):
-        raw, controlled, wrong, right = false_alarms(prompts, answers, noise, times(500), asked.seed)
-        how = "seen with noise" if noise else "by the token"
-        print(f"{f'length {how}, K = {answers}':28} {prompts:<4} raw {100 * raw:.1f} %: {percent(wrong)} %", end="; ")
-        print(f"controlled {100 * controlled:.1f} %: {percent(right)} %")
+    if wanted("kl"):
+        print(f"\nKL, {times(1000)} campaigns each: covered, median half width (percentiles of resamples)")
+        print(f"{'':40}" + "".join(f"n = {prompts:<27}" for prompts in (8, 24, 90)))
+        for values in POSITIVE:
+            means = [positive_coverage(values, prompts, times(1000), asked.seed) for prompts in (8, 24, 90)]
+            missed += sum(made.high < values.held_to for made, *_ in means[1:])
+            print(f"{values!s:40}" + "".join(before_and_after(made, 1 / values.mean) for made in means), flush=True)
     print(f"\n{time.perf_counter() - began:.0f} s; {missed} figures certainly outside the bar")
     return int(missed > 0)
 

@@ -5,6 +5,7 @@
 Maximum likelihood, a tie being half a win for each; strengths are log-odds against a named reference, which has 0. As
 in `trueup.statistics`, what is independent is the prompt: a pair weighs by the prompts that it was compared on, however
 many answers to each there were, and intervals refit on prompts drawn with replacement, the same ones for every pair.
+Where most prompts are tied, they are widened as the win rate against the reference is (`trueup.statistics.win_rate`).
 
 Shapes: R fits, E pairs (edges) of m policies, P prompts.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from trueup.statistics import Groups, Interval, draws, flat, percentiles
+from trueup.statistics import Groups, Interval, draws, flat, margin_interval, percentiles
 
 ELO = 400 / math.log(10)
 """Elo points per unit of log-odds: 400 points are odds of ten to one."""
@@ -97,12 +98,42 @@ def bradley_terry(
         notes.append("too few prompts for intervals")
     else:
         bounds = [percentiles(column, confidence, prompts) for column in theta.T]
+        for e, (a, b) in enumerate(edges):
+            if home in (a, b) and not never[e]:
+                made, beyond = margin_interval(*_compared(margins[:, e], sizes[:, e]), confidence, seed, resamples)
+                bounds[a + b - home] = _wider(bounds[a + b - home], made, beyond, a == home)
     bounds[home] = (0.0, 0.0)
     of = {}
     for name, strength, (low, high) in zip(names, value.tolist(), bounds, strict=True):
         # The last digits of refits differ: the interval must not exclude its own value for that.
         of[name] = Interval(strength, min(low, strength), max(high, strength), prompts)
     return Strengths(reference, of, "; ".join(notes) or None)
+
+
+def _wider(
+    bounds: tuple[float, float], made: Interval, beyond: tuple[float, float], first: bool
+) -> tuple[float, float]:
+    """Ties are no certainty: as much wider, in log-odds, as the win rate against the reference is than its resamples.
+
+    made, beyond  of the pair of the policy and the reference, by `margin_interval`
+    first         whether the reference is the pair's first policy, so that a win is the policy's
+    """
+    if made.n < 2 or abs(made.value) == 0.5:
+        return bounds
+    less = _log_odds(made.low + beyond[0]) - _log_odds(made.low)
+    more = _log_odds(made.high) - _log_odds(made.high - beyond[1])
+    less, more = (less, more) if first else (more, less)
+    return bounds[0] - max(0.0, less), bounds[1] + max(0.0, more)
+
+
+def _log_odds(margin: float) -> float:
+    """Of a win rate - 0.5; exactly odd, and finite."""
+    return 2 * math.atanh(max(-1 + 1e-12, min(1 - 1e-12, 2 * margin)))
+
+
+def _compared(margins: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both (P,), of the prompts on which a pair was compared."""
+    return margins[sizes > 0], sizes[sizes > 0]
 
 
 def _per_prompt(pairs: Mapping[tuple[str, str], Groups]) -> tuple[np.ndarray, np.ndarray]:

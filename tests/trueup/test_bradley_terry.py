@@ -176,3 +176,14 @@ def test_one_prompt_has_strengths_without_bounds() -> None:
     assert made["value"] == pytest.approx(math.log(2))
     assert made["elo"] == pytest.approx(ELO * math.log(2))
     assert (made["ci_low"], made["ci_high"], made["n"]) == (None, None, 1)
+
+
+def test_ties_alone_are_no_certainty_of_equal_strength() -> None:
+    ties = [np.full(2, 0.5)] * 24
+    made = bradley_terry({("sft", "dpo"): ties, ("sft", "ppo"): [*ties[:-1], np.ones(2)]}, "sft").of
+    rate = win_rate(ties).interval
+    assert made["dpo"].value == 0
+    assert (made["dpo"].low, made["dpo"].high) == pytest.approx([np.log(x / (1 - x)) for x in (rate.low, rate.high)])
+    assert made["ppo"].low < 0 < made["ppo"].value < made["ppo"].high
+    reversed_pair = bradley_terry({("dpo", "sft"): ties}, "sft").of["dpo"]
+    assert (reversed_pair.low, reversed_pair.high) == pytest.approx((made["dpo"].low, made["dpo"].high))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import interval_coverage
-from interval_coverage import BAR, DESIGNS, PROMPTS, RATES, Design
+from interval_coverage import BAR, DESIGNS, LEAST, POSITIVE, PROMPTS, RATES, TIES, Design, Positive, Ties
 from trueup.statistics import Interval, wilson
 
 
@@ -44,6 +44,38 @@ def test_the_campaigns_have_the_win_rate_that_they_claim(design: Design) -> None
     for rate in RATES:
         made = np.nanmean(design.campaign(np.random.default_rng(0), rate, 40_000))
         assert made == pytest.approx(rate, abs=0.01)
+
+
+@pytest.mark.parametrize("ties", TIES, ids=str)
+def test_with_any_share_of_ties_and_few_prompts_a_win_rate_is_covered_as_often_as_promised(ties: Ties) -> None:
+    made = np.mean(ties.campaign(np.random.default_rng(0), 200_000))
+    assert made == pytest.approx(ties.rate, abs=0.003), "the campaigns have the win rate that they claim"
+    cells = [interval_coverage.tied_coverage(ties, prompts, campaigns=60) for prompts in (20, 24, 50)]
+    assert all(wilson(cell.value * cell.n, cell.n, 0.999).high >= LEAST for cell, *_ in cells)
+    assert together([cell for cell, *_ in cells]).high >= LEAST
+    # It stays of use: at most as wide as Bonett and Price's, and where half of the prompts differ hardly wider.
+    for prompts, (_, half, _, resampled) in zip((20, 24, 50), cells, strict=True):
+        assert half <= resampled + 1.4 / (prompts + 2)
+        assert ties.share > 0.5 or half <= 1.25 * resampled
+
+
+def test_resamples_alone_are_too_sure_of_ties() -> None:
+    _, _, resampled, _ = interval_coverage.tied_coverage(Ties(0.95, 1.0), 20, campaigns=60)
+    assert resampled.high < 0.8
+
+
+@pytest.mark.parametrize("values", POSITIVE, ids=str)
+def test_a_mean_that_is_never_negative_is_covered_as_often_as_promised(values: Positive) -> None:
+    drawn = values.draw(np.random.default_rng(0), (1000, 1000)).mean()
+    assert drawn == pytest.approx(values.mean, rel=0.02)
+    cells = [interval_coverage.positive_coverage(values, prompts, campaigns=60) for prompts in (24, 90)]
+    assert all(wilson(cell.value * cell.n, cell.n, 0.999).high >= values.held_to for cell, *_ in cells)
+    assert together([cell for cell, *_ in cells]).high >= values.held_to
+
+
+def test_percentiles_of_resamples_are_too_sure_of_a_heavy_tail() -> None:
+    _, _, resampled, _ = interval_coverage.positive_coverage(POSITIVE[-1], 24, campaigns=100)
+    assert resampled.high < 0.93
 
 
 def test_bradley_terry_strengths_are_covered_as_often_as_promised() -> None:

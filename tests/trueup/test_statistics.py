@@ -18,6 +18,7 @@ from trueup.statistics import (
     minimum_detectable_effect,
     noise_floor,
     outcomes,
+    positive_mean,
     spearman,
     wilson,
     win_rate,
@@ -193,16 +194,86 @@ def test_of_no_comparison_nothing_is_known(groups: list) -> None:
     assert length_controlled_win_rate(groups, groups).note == "no comparisons"
 
 
-def test_a_policy_that_answers_alike_wins_exactly_half() -> None:
+def test_a_policy_that_answers_alike_wins_exactly_half_and_other_prompts_could_differ() -> None:
     scores = np.random.default_rng(6).random((30, 4))
     made = win_rate(compared(scores, scores)).interval
-    assert (made.value, made.low, made.high) == (0.5, 0.5, 0.5)
+    assert made.value == 0.5 and 0.04 < made.high - 0.5 == 0.5 - made.low < 0.05
 
 
-def test_all_ties_are_half_a_win_without_doubt() -> None:
-    made = win_rate([[0.5] * 6] * 9)
-    assert (made.interval.low, made.interval.value, made.interval.high) == (0.5, 0.5, 0.5)
-    assert (made.wins, made.ties, made.losses) == (0, 54, 0)
+@pytest.mark.parametrize("prompts", [2, 3, 5, 6, 9, 24, 90, 1000])
+def test_ties_alone_are_no_certainty_and_the_more_of_them_the_more_is_known(prompts: int) -> None:
+    made = win_rate([[0.5] * 6] * prompts)
+    assert (made.wins, made.ties, made.losses) == (0, 6 * prompts, 0)
+    by_hand = statistics.NormalDist().inv_cdf(0.975) * math.sqrt(0.5) / (prompts + 2)
+    assert made.interval.value == 0.5
+    assert 0.5 - made.interval.low == made.interval.high - 0.5 == pytest.approx(min(0.5, by_hand))
+    assert minimum_detectable_effect([[0.5]] * prompts) == pytest.approx(2.8016 / 1.96 * by_hand, rel=1e-3)
+
+
+def test_one_vote_beside_ties_is_an_interval_of_bonett_and_price() -> None:
+    """23 ties and 1 win: (1 + 1 - 1) / 26 of difference, and variance (2 + 1) / 26 less its square, by 26."""
+    made = win_rate([[0.5]] * 23 + [[1.0]]).interval
+    error = math.sqrt((3 / 26 - (1 / 26) ** 2) / 26) / 2
+    assert (made.low, made.high) == pytest.approx(
+        (0.5 + 0.5 / 26 - 1.96 * error, 0.5 + 0.5 / 26 + 1.96 * error), abs=1e-4
+    )
+
+
+def test_where_no_prompt_is_tied_the_interval_is_nearly_that_of_the_resamples() -> None:
+    won = np.random.default_rng(5).uniform(0.2, 0.9, (90, 1))
+    made, resampled = win_rate(won).interval, bootstrap_mean(won)
+    assert (made.low, made.high) == pytest.approx((resampled.low, resampled.high), abs=0.003)
+
+
+def test_ties_are_no_certainty_at_equal_length_either() -> None:
+    rng = np.random.default_rng(0)
+    outcome = np.full((24, 1), 0.5)
+    outcome[:2] = [[1.0], [0.0]]
+    made = length_controlled_win_rate(outcome, rng.normal(0, 30, (24, 1))).interval
+    assert made.low < 0.44 and made.high > 0.56
+
+
+# ---- Means of what is never negative ----------------------------------------------------------------------------
+
+
+def test_a_mean_with_a_heavy_tail_reaches_further_up_than_down_and_never_below_0() -> None:
+    values = np.random.default_rng(0).lognormal(0, 1.2, (24, 1))
+    made, resampled = positive_mean(values), bootstrap_mean(values, bounds=None)
+    assert 0 < made.low <= resampled.low < made.value < resampled.high < made.high
+    assert made.high - made.value > 1.5 * (made.value - made.low)
+
+
+def test_a_mean_without_a_heavy_tail_keeps_its_interval() -> None:
+    values = np.random.default_rng(0).normal(5, 1, (200, 1))
+    made, resampled = positive_mean(values), bootstrap_mean(values, bounds=None)
+    assert (made.low, made.high) == pytest.approx((resampled.low, resampled.high), abs=0.02)
+
+
+def test_the_scale_of_a_positive_mean_does_not_matter_and_one_prompt_says_nothing_of_others() -> None:
+    values = np.random.default_rng(1).gamma(0.5, 1, (30, 2))
+    one, other = positive_mean(values), positive_mean(1e-3 * values)
+    assert (1e-3 * one.low, 1e-3 * one.high) == pytest.approx((other.low, other.high))
+    assert positive_mean([[2.0]]).as_json() == {"value": 2.0, "ci_low": 0.0, "ci_high": None, "n": 1}
+    assert positive_mean([[0.0], [0.0]]) == statistics.Interval(0.0, 0.0, 0.0, 2)
+    assert positive_mean([[3.0]] * 9) == statistics.Interval(3.0, 3.0, 3.0, 9)
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 5, 6, 7, 24])
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_a_positive_mean_is_within_its_bounds_for_any_number_of_prompts(prompts: int, zeros: int) -> None:
+    values = np.random.default_rng(prompts).lognormal(0, 1, (prompts, 1))
+    values[:zeros] = 0
+    made = positive_mean(values)
+    assert 0 <= made.low < made.value < made.high < math.inf and made.n == prompts
+
+
+def test_per_token_means_weigh_prompts_by_their_tokens() -> None:
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 40, 50)
+    groups = [rng.gamma(1, 0.1, size) for size in sizes]
+    made = positive_mean(groups)
+    assert made.value == pytest.approx(np.concatenate(groups).mean())
+    assert made.low < 0.1 < made.high and made.high - made.low < 0.05
 
 
 def test_winning_everything_on_few_prompts_is_not_certainty() -> None:
@@ -263,7 +334,7 @@ def test_a_change_of_the_detectable_size_is_found_four_times_in_five() -> None:
 
 def test_four_times_the_prompts_halve_the_detectable_effect() -> None:
     groups = [[0.0], [1.0]] * 50
-    assert minimum_detectable_effect(groups * 4) == pytest.approx(minimum_detectable_effect(groups) / 2, rel=0.01)
+    assert minimum_detectable_effect(groups * 4) == pytest.approx(minimum_detectable_effect(groups) / 2, rel=0.02)
 
 
 def test_prompts_with_more_comparisons_weigh_more_in_the_detectable_effect() -> None:
@@ -277,10 +348,12 @@ def test_prompts_with_more_comparisons_weigh_more_in_the_detectable_effect() -> 
 
 @pytest.mark.parametrize("prompts", [2, 3, 5])
 def test_of_five_prompts_or_fewer_the_interval_is_students_since_resamples_stay_between_them(prompts: int) -> None:
-    won = np.random.default_rng(prompts).uniform(0.4, 0.6, prompts)
-    made = win_rate([[share] for share in won])
+    won = np.random.default_rng(prompts).uniform(0, 1, prompts)
     low, high = scipy.stats.t.interval(0.95, prompts - 1, won.mean(), scipy.stats.sem(won))
-    assert (made.interval.low, made.interval.high) == pytest.approx((max(0, low), min(1, high)))
+    mean = bootstrap_mean(won[:, None])
+    assert (mean.low, mean.high) == pytest.approx((max(0, low), min(1, high)))
+    made = win_rate(won[:, None])
+    assert made.interval.low <= mean.low + 1e-12 and mean.high - 1e-12 <= made.interval.high
     swapped = win_rate([[1 - share] for share in won]).interval
     assert (1 - swapped.high, 1 - swapped.low) == pytest.approx((made.interval.low, made.interval.high), abs=1e-15)
 
@@ -391,17 +464,19 @@ def test_with_equal_lengths_there_is_nothing_to_control() -> None:
 
 def test_lengths_that_differ_always_by_the_same_cannot_be_controlled_for() -> None:
     made = length_controlled_win_rate([[1, 0], [1, 1]], np.full((2, 2), 12.0))
-    assert made.note is not None and "not controlled" in made.note
+    assert made.note is not None and "not controlled" in made.note and made.a_guess
 
 
 def test_equal_length_beyond_the_data_is_called_a_guess() -> None:
-    made = length_controlled_win_rate([[1, 0], [1, 1], [0, 1]], [[0.5, 0.7], [0.9, 0.4], [0.6, 0.8]])
-    assert made.note is not None and "guess" in made.note
+    for outcome in ([[1, 0], [1, 1], [0, 1]], [[1, 1], [1, 1], [1, 1]]):
+        made = length_controlled_win_rate(outcome, [[0.5, 0.7], [0.9, 0.4], [0.6, 0.8]])
+        assert made.note is not None and "guess" in made.note and made.a_guess
 
 
 def test_all_ties_stay_half_at_any_length() -> None:
-    made = length_controlled_win_rate([[0.5, 0.5]] * 5, np.random.default_rng(0).normal(0, 1, (5, 2)))
-    assert (made.interval.low, made.interval.value, made.interval.high) == (0.5, 0.5, 0.5)
+    groups = [[0.5, 0.5]] * 5
+    made = length_controlled_win_rate(groups, np.random.default_rng(0).normal(0, 1, (5, 2)))
+    assert made.interval == win_rate(groups).interval and made.interval.value == 0.5 and not made.a_guess
 
 
 def test_one_prompt_gives_no_interval_at_equal_length() -> None:
