@@ -287,7 +287,7 @@ def win_rate(groups: Groups, confidence: float = 0.95, seed: int = 0, resamples:
     if not values.size:
         return WinRate(Interval(math.nan, 0.0, 1.0, 0), *counts)
     made, _ = margin_interval(*totals(values - 0.5, prompt), confidence, seed, resamples)
-    return WinRate(Interval(*(_from_half(x) for x in (made.value, made.low, made.high)), made.n), *counts)
+    return WinRate(Interval(_from_half(made.value), _from_half(made.low), _from_half(made.high), made.n), *counts)
 
 
 def margin_interval(
