@@ -54,7 +54,7 @@ DIRECTORIES = {
 
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
 OUTPUTS = {
-    *(CONFIG, METRICS, TRAINED, "report.json", "report.html"),
+    *(CONFIG, METRICS, TRAINED, LEFT_OUT, "report.json", "report.html"),
     *("model", "adapter", "steps", "judge", "runs"),  # `runs`: what TensorBoard's tracker writes
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
     *("rankings.jsonl", "preferences.jsonl", "demonstrations.jsonl"),

@@ -22,6 +22,7 @@ from trueup import cli, models, runs, statistics
 from trueup.config import ModelConfig, SplitConfig
 from trueup.errors import DataError, RunError
 from trueup.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
+from trueup.verify import verify
 from ui.service import Answer
 from ui.tables import view
 from ui.votes import Votes
@@ -437,7 +438,7 @@ def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
     assert {path.name for path in directory.iterdir()} == STAGE_FILES
     row = next(read_jsonl(directory / "samples.jsonl"))[1]
     assert set(row["answers"]) == {"base", "again", "best_of_n"}
-    assert runs.verify(made.run_dir)[1] == []
+    assert verify(made.run_dir).problems == []
 
     # A gate reads the verdict of a finished comparison, and turns it into an exit code.
     outcome = report["verdict"]["outcome"]

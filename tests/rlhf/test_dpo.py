@@ -22,6 +22,7 @@ from trueup.pairs import EncodedPair
 from trueup.records import Message, Preference, is_heldout, read_rows
 from trueup.runs import find_stage
 from trueup.sampling import Decoding, completion_logps, sample
+from trueup.verify import verify
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_it_starts_at_the_reference_and_learns_the_pairs(aligned: Callable[..., 
         "steps",
         "trained_prompts.json",
     }
-    assert runs.verify(made.run_dir)[1] == []
+    assert verify(made.run_dir).problems == []
 
 
 def test_adapters_are_kept_along_the_way_and_give_the_policies_of_those_steps(aligned: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from trueup import models, runs
 from trueup.errors import DataError
 from trueup.records import CandidateSet, Message, is_heldout, read_rows
 from trueup.sampling import Decoding, sample
+from trueup.verify import verify
 
 
 @pytest.fixture
@@ -47,11 +48,12 @@ def test_every_prompt_gets_its_k_answers_with_where_they_come_from(sampled: Call
     assert all((row.split == "heldout") == is_heldout(row.prompt, config.split) for row in found)
     parent = runs.open_stage(config.run_dir, "sft")
     decoding = {"max_new_tokens": 8, "temperature": 0.9, "top_k": 50, "top_p": 1.0, "seed": 5}
-    assert all(row.sampler == {"policy": "sft", "policy_sha256": parent.sha256, **decoding} for row in found)
+    told = {"policy": "sft", "policy_sha256": parent.sha256, "dtype": "float32", **decoding}
+    assert all(row.sampler == told for row in found)
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["parents"] == [{"stage": "sft", "manifest_sha256": parent.sha256}]
     assert (manifest["inputs"][0]["rows"], manifest["device"]) == (16, "cpu") and manifest["tokens_per_s"] > 0
-    assert runs.verify(config.run_dir)[1] == []
+    assert verify(config.run_dir).problems == []
 
     # The answers are those of the saved policy, asked for these prompts with this seed.
     policy = models.load_policy(parent.dir / "model", config.model)

@@ -20,6 +20,7 @@ from trueup.errors import DataError, RunError
 from trueup.formats import read_demonstrations
 from trueup.records import CandidateSet, Dropped, Message, is_heldout, opening_id, prompt_id
 from trueup.sampling import Decoding, sample
+from trueup.verify import verify
 
 FILES = {
     "config.yaml", "manifest.json", "metrics.jsonl", "report.json", "samples.jsonl",
@@ -103,7 +104,7 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     )
     assert manifest["tokens_per_s"] > 0 and manifest["trained_parameters"] > 0 and manifest["parents"] == []
     assert manifest["inputs"][0]["rows"] == 16
-    assert runs.verify(made.run_dir)[1] == []
+    assert verify(made.run_dir).problems == []
     assert set(losses(directory)) == set(range(1, 251))
 
     # Nothing held out was trained on
