@@ -34,9 +34,10 @@ def main() -> None:
     rows = read_demonstrations(STARTER / "demonstrations.jsonl", Dropped())
     seconds: dict[str, list[float]] = {"every position": [], "completions only": []}
     for step in range(STEPS):
-        encoded = [encode_demonstration(base.tokenizer, row.messages) for row in rows[step * 4 : step * 4 + 4]]
-        ids, mask = pad_right([ids for ids, _ in encoded], base.tokenizer.pad_token_id)
-        labels, _ = pad_right([labels for _, labels in encoded], -100)
+        batch = rows[step * 4 : step * 4 + 4]
+        encoded = [one for row in batch for one in encode_demonstration(base.tokenizer, row.messages)]
+        ids, mask = pad_right([row.input_ids for row in encoded], base.tokenizer.pad_token_id)
+        labels, _ = pad_right([row.labels for row in encoded], -100)
         losses = []
         for name, context in (
             ("every position", nullcontext()),

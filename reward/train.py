@@ -24,6 +24,7 @@ from peft import TaskType
 from reward.config import RewardConfig
 from reward.evaluate import report_card
 from trueup import models, runs, training
+from trueup.chat import encode_completion, sampled_ids
 from trueup.console import progress, say
 from trueup.errors import DataError
 from trueup.pairs import EncodedPair, encode_pairs, read_pairs
@@ -91,8 +92,8 @@ def fit(
     say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
     init_head(model)
     dropped, heldout_dropped = Dropped(), Dropped()
-    train, rows = encode_pairs(train, model.tokenizer, config.max_length, dropped)
-    encode_pairs(heldout, model.tokenizer, config.max_length, heldout_dropped)
+    train, rows = encode_pairs(train, model.tokenizer, config.max_length, dropped, stage)
+    encode_pairs(heldout, model.tokenizer, config.max_length, heldout_dropped, stage)
     if not rows:
         raise DataError(f"every pair is longer than reward.max_length, {config.max_length} tokens")
     if dropped.counts or heldout_dropped.counts:
@@ -119,7 +120,12 @@ def score_pairs(
 def score_candidates(model: models.Loaded, rows: list[CandidateSet]) -> Iterator[dict[str, Any]]:
     """The score of every sampled answer: {prompt_id, scores}, scores in the order of the candidates."""
     prompts = [row.prompt for row in rows for _ in row.candidates]
-    answers = [candidate.token_ids for row in rows for candidate in row.candidates]
+    answers = [
+        sampled_ids(model.tokenizer, candidate.text, candidate.finished, candidate.token_ids)
+        or encode_completion(model.tokenizer, candidate.text, candidate.finished)
+        for row in rows
+        for candidate in row.candidates
+    ]
     scores = iter(score(model, prompts, answers, on_progress=lambda done: progress(done, len(answers))))
     for row in rows:
         yield {"prompt_id": row.prompt_id, "scores": [next(scores) for _ in row.candidates]}

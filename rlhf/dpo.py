@@ -41,7 +41,7 @@ def run(config: DPOConfig) -> Path:
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     dropped = Dropped()
-    train, rows = encode_pairs(pairs.train, policy.tokenizer, config.max_length, dropped)
+    train, rows = encode_pairs(pairs.train, policy.tokenizer, config.max_length, dropped, stage)
     heldout, heldout_rows = encode_pairs(pairs.heldout, policy.tokenizer, config.max_length, Dropped())
     if not rows:
         raise DataError(f"every pair is longer than align.max_length, {config.max_length} tokens")

@@ -36,7 +36,7 @@ from rlhf.rollouts import (
     second_rewards,
 )
 from trueup import models, runs, training
-from trueup.chat import IGNORED, encode_demonstration
+from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration
 from trueup.console import say
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
@@ -179,21 +179,27 @@ def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any
 
 def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callable[[int, int], dict[str, Tensor]]:
     """Batches of demonstrations for ptx_coef, by the number of the micro-batch alone."""
-    rows: list[tuple[list[int], list[int]]] = []
+    rows: list[Encoded] = []
     dialogues: list[list[Message]] = []
+    refused = Refused()
     for path in config.ptx_data:
         dropped, before = Dropped(), len(rows)
         for row in read_demonstrations(path, dropped, config.on_bad_rows):
-            ids, labels = encode_demonstration(policy.tokenizer, row.messages)
             if touches_heldout(row, config.split):
                 dropped.add("held out")
-            elif len(ids) > config.max_length:
-                dropped.add("longer than max_length")
-            else:
-                rows.append((ids, labels))
-                dialogues.append(row.messages)
+                continue
+            with refused.row(row.where) as told:
+                for encoded in encode_demonstration(policy.tokenizer, row.messages, told):
+                    if len(encoded.input_ids) > config.max_length:
+                        dropped.add("longer than max_length")
+                    else:
+                        rows.append(encoded)
+                        dialogues.append(row.messages)
         stage.add_input(path, len(rows) - before, dropped)
         say(f"{'ptx':<12} {path.name}: {len(rows) - before} demonstrations; left out: {dropped}")
+    refused.stop()
+    for what, count in refused.told.items():
+        say(f"{'ptx':<12} {count} demonstrations {what}")
     if not rows:
         raise DataError("align.ptx_data: no demonstration is left to mix in")
     stage.trained_on(dialogues)
@@ -201,8 +207,8 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
 
     def batch(number: int, size: int) -> dict[str, Tensor]:
         chosen = [rows[order[(number * size + i) % len(rows)]] for i in range(size)]
-        tokens, mask = pad_right([ids for ids, _ in chosen], policy.tokenizer.pad_token_id)
-        labels, _ = pad_right([labels for _, labels in chosen], IGNORED)
+        tokens, mask = pad_right([row.input_ids for row in chosen], policy.tokenizer.pad_token_id)
+        labels, _ = pad_right([row.labels for row in chosen], IGNORED)
         return {"input_ids": tokens, "attention_mask": mask.long(), "labels": labels}
 
     return batch

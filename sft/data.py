@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain, islice, zip_longest
 
 from transformers import PreTrainedTokenizerBase
 
 from sft.config import DataSource, SFTConfig
-from trueup.chat import IGNORED, encode_demonstration
+from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
 from trueup.records import Demonstration, Dropped, touches_heldout
 from trueup.runs import StageRun
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A demonstration in tokens. labels is -100 wherever the assistant does not speak."""
-
-    input_ids: list[int]
-    labels: list[int]
 
 
 def read_data(config: SFTConfig, run: StageRun) -> tuple[list[Demonstration], list[Demonstration]]:
@@ -50,17 +43,34 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonst
 
 
 def encode(
-    demonstrations: list[Demonstration], tokenizer: PreTrainedTokenizerBase, max_length: int, dropped: Dropped
+    demonstrations: Sequence[Demonstration],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    dropped: Dropped,
+    refused: Refused,
 ) -> list[Encoded]:
-    """Training rows. One longer than `max_length` tokens is dropped and counted: cutting it would cut an EOS."""
+    """Training rows: one for each demonstration, or several where the template wants it so (`encode_demonstration`).
+
+    One longer than `max_length` tokens is dropped and counted: cutting it would cut an EOS.
+    """
     rows = []
     for demonstration in demonstrations:
-        ids, labels = encode_demonstration(tokenizer, demonstration.messages)
-        if len(ids) > max_length:
-            dropped.add("longer than max_length")
-        else:
-            rows.append(Encoded(ids, labels))
+        with refused.row(demonstration.where) as told:
+            for row in encode_demonstration(tokenizer, demonstration.messages, told):
+                if len(row.input_ids) > max_length:
+                    dropped.add("longer than max_length")
+                else:
+                    rows.append(row)
     return rows
+
+
+def spread(rows: Sequence[Demonstration], count: int, seed: int) -> list[Demonstration]:
+    """At most `count` rows, drawn in turn from every category: files are often sorted by it."""
+    by_category: dict[str | None, list[Demonstration]] = {}
+    for row in random.Random(seed).sample(rows, len(rows)):
+        by_category.setdefault(row.category, []).append(row)
+    in_turn = chain.from_iterable(zip_longest(*by_category.values()))
+    return list(islice((row for row in in_turn if row is not None), count))
 
 
 def trained_tokens(rows: list[Encoded]) -> int:

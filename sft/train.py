@@ -15,8 +15,9 @@ from datasets import Dataset
 from peft import TaskType
 
 from sft.config import SFTConfig
-from sft.data import Encoded, category_counts, encode, read_data, trained_tokens
+from sft.data import category_counts, encode, read_data, spread, trained_tokens
 from trueup import models, runs, training
+from trueup.chat import IGNORED, Encoded, Refused
 from trueup.console import say
 from trueup.errors import DataError
 from trueup.records import Demonstration, Dropped, write_rows
@@ -39,23 +40,27 @@ def run(config: SFTConfig) -> Path:
     # 2. Model --------------------------------------------------------------------------------------------------------
     base = models.load_base(config.model, master_weights=config.full_finetuning)
     stage.trained_on(row.messages for row in train)
-    dropped = Dropped()
-    train_rows = encode(train, base.tokenizer, config.max_length, dropped)
-    heldout_rows = encode(heldout, base.tokenizer, config.max_length, Dropped())[:_EVALUATED]
+    dropped, heldout_dropped, refused = Dropped(), Dropped(), Refused()
+    train_rows = encode(train, base.tokenizer, config.max_length, dropped, refused)
+    encode(heldout, base.tokenizer, config.max_length, heldout_dropped, refused)
+    refused.stop()
+    evaluated = spread(heldout, _EVALUATED, config.seed)
+    heldout_rows = encode(evaluated, base.tokenizer, config.max_length, Dropped(), Refused())
     if not train_rows:
         raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
-    turns = sum(m.role == "assistant" and m.trained for row in train for m in row.messages)
     say(
-        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)}, of which {trained_tokens(train_rows)} "
-        f"carry loss; dropped: {dropped}"
+        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)} in {len(train_rows)} training rows, of which "
+        f"{trained_tokens(train_rows)} carry loss; dropped: {dropped}; held out and not evaluated: {heldout_dropped}"
     )
+    for what, count in refused.told.items():
+        text = f"{count} of {len(train) + len(heldout)} demonstrations are {what}"
+        say(f"{'tokens':<12} {text}")
+        stage.find("info", "texts_in_tokens", text)
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with training.scored_completions_only():
         trainer = build_trainer(config, stage, base, train_rows, heldout_rows)
         trained_eos = count_trained_eos(trainer, train_rows, base.tokenizer.eos_token_id)
-        if not dropped.counts and trained_eos != turns:
-            raise AssertionError(f"{trained_eos} EOS labels for {turns} assistant turns in what the collator makes")
         say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in all {trained_eos} assistant turns")
         before = training.loss_before(trainer, stage) if heldout_rows else None
         training.train(trainer, stage)
@@ -65,7 +70,7 @@ def run(config: SFTConfig) -> Path:
     training.require_sound(base.model, "sft, merging the adapter", every=True)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
-    samples = answer_heldout(config, base, heldout or train)
+    samples = answer_heldout(config, base, spread(heldout or train, _ANSWERED, config.seed))
     eos_rate = sum(row["finished"] for row in samples) / len(samples)
     say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {_new_tokens(config)} tokens")
     if eos_rate < 0.5:
@@ -121,16 +126,21 @@ def build_trainer(
 
 
 def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
-    """EOS labels in what the trainer's own collator makes of the rows: what is really trained, not what was meant."""
-    batches = (rows[i : i + 64] for i in range(0, len(rows), 64))
-    return sum(
-        int((trainer.data_collator([vars(row) for row in batch])["labels"] == eos_id).sum()) for batch in batches
-    )
+    """Assistant turns, by their EOS labels, in what the trainer's own collator makes of the rows: what is really
+    trained, not what was meant. A collator that makes other labels of them is a bug, and stops the stage."""
+    count = 0
+    for start in range(0, len(rows), 64):
+        batch = rows[start : start + 64]
+        made = trainer.data_collator([vars(row) for row in batch])["labels"]
+        for row, labels in zip(batch, made.tolist(), strict=True):
+            if labels != row.labels + [IGNORED] * (len(labels) - len(row.labels)):
+                raise AssertionError("the collator makes other labels of a training row than those it was given")
+            count += row.labels.count(eos_id)
+    return count
 
 
 def answer_heldout(config: SFTConfig, policy: models.Loaded, rows: list[Demonstration]) -> list[dict[str, Any]]:
     """One answer of the new policy to each of a few prompts, beside the demonstration's own."""
-    rows = rows[:: max(1, len(rows) // _ANSWERED)][:_ANSWERED]
     prompts = [row.messages[:-1] for row in rows]
     policy.model.eval()
     answers = sample(policy, prompts, Decoding(_new_tokens(config), top_k=50, seed=config.seed), 1, _ANSWERED)

@@ -1,17 +1,36 @@
-"""Conversations as tokens: the one place where a chat template is applied.
+"""Conversations as tokens: the one place where a chat template is applied, and where it is proved what came of it.
 
-Training and sampling both come through here, so a policy is asked in exactly the tokens it was trained on. No torch.
+An assistant turn is trained, sampled and scored as
+
+    prompt + answer + EOS
+
+    prompt  what the template renders of the turns before it, up to where the assistant speaks: what a server asks
+    answer  the text as it stands, tokenised by itself, so that nothing can be stripped or reach into the prompt
+    EOS     the end of the turn, exactly if the answer is finished
+
+Proved of every row, or it is refused by name: every message's text stands in the rendered prompt; the template itself
+writes an answer as prompt + answer + EOS; the answer's tokens decode to its text. A text that spells a control token
+is tokenised as text. Where a template writes earlier turns otherwise than they were trained (it leaves out reasoning,
+it strips), a dialogue becomes several training rows, each in the form in which its turn is asked. No torch.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+import jinja2
 
 from trueup.config import ModelConfig
-from trueup.errors import DataError, ModelError
+from trueup.errors import DataError, ModelError, TrueupError
+from trueup.formats import SHOWN_PROBLEMS
 from trueup.records import Message
 
 if TYPE_CHECKING:
@@ -20,6 +39,17 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 IGNORED = -100
 """Label of a token that carries no loss (the field's convention)."""
+OTHERWISE = "set model.chat_template to chatml or plain"
+
+STRIPPED = "asked without white space around a text, which the chat template or the tokenizer takes away"
+WITHOUT_REASONING = "asked without the reasoning of earlier answers, which the chat template leaves out"
+SPELLED = "with text that spells a control token, which is tokenised as text"
+COMPOSED = "with text in another Unicode form than NFC, which the tokenizer composes"
+SPLIT = "trained turn by turn, since the chat template writes earlier turns otherwise than they are trained"
+"""What is told of rows, with their count, wherever it happens."""
+
+
+# ---- The template -----------------------------------------------------------------------------------------------
 
 
 def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str:
@@ -38,9 +68,9 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
             {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"},
             replace_extra_special_tokens=False,
         )
+    if tokenizer.eos_token is None:
+        raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")
     if choice in ("chatml", "plain"):
-        if tokenizer.eos_token is None:
-            raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")
         text = (TEMPLATES / f"{choice}.jinja").read_text(encoding="utf-8")
         tokenizer.chat_template = ("{{- bos_token -}}" if _starts_with_bos(tokenizer) else "") + text
     elif choice != "own":
@@ -48,8 +78,22 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
         if not path.is_file():
             raise ModelError(f"model.chat_template: {choice!r} is neither auto, chatml, plain nor a file")
         tokenizer.chat_template = path.read_text(encoding="utf-8")
+    _check_syntax(tokenizer, choice)
+    if (portable := portable_template(tokenizer)) != tokenizer.get_chat_template():
+        tokenizer.chat_template = portable
     pad = set_pad_token(tokenizer)
     return f"chat template {choice} ({reason}), end of turn {tokenizer.eos_token!r}, {pad}"
+
+
+def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
+    named = "the tokenizer's own chat template" if choice == "own" else f"the chat template {choice}"
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(f"model.chat_template: {named} is no Jinja: line {error.lineno}: {error.message}") from None
+    except Exception as error:  # what it says of a conversation, it says of the rows; but it must be there
+        if not tokenizer.chat_template or isinstance(tokenizer.chat_template, dict):
+            raise ModelError(f"model.chat_template: {named} cannot be used: {_first_line(error)}") from None
 
 
 _GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
@@ -82,82 +126,477 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
     return "pad is EOS (the vocabulary has no other token for it; masks are made from lengths, never from ids)"
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message]) -> list[int]:
-    """Tokens of a conversation that waits for the assistant's answer."""
-    _refuse_spelled_eos(tokenizer, prompt)
-    return tokenizer.apply_chat_template(_plain(prompt), add_generation_prompt=True, tokenize=True, return_dict=False)
+# ---- Tokens -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A training row in tokens. labels is -100 wherever nothing is learnt."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], told: set[str] | None = None
+) -> list[int]:
+    """Tokens of a conversation that waits for the assistant's answer.
+
+    told  takes what the template or the tokenizer does to the texts (STRIPPED, ...)
+
+    Raises DataError or ModelError where a text does not stand in what the template renders, or where the template
+    does not write an answer as this prompt, the answer and EOS.
+    """
+    facts, told = _facts(tokenizer), set() if told is None else told
+    text = _render(tokenizer, prompt, asks=True)
+    spans = _locate(tokenizer, facts, prompt, text, told)
+    cuts = _cuts(facts, text, spans)
+    if not cuts:
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    else:
+        told.add(SPELLED)
+        parts = _parts(text, cuts)
+        ids = list(tokenizer(parts[0], add_special_tokens=False)["input_ids"])
+        for part in parts[1:]:
+            ids += _continue(tokenizer, part)
+        _check_control_tokens(tokenizer, facts, ids, text, spans)
+    _check_decoded(tokenizer, ids, text, spans, told)
+    return ids
 
 
 def encode_completion(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], text: str, finished: bool = True
+    tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True, told: set[str] | None = None
 ) -> list[int]:
-    """Tokens of an answer to `prompt`, which end with EOS exactly if the answer is finished."""
-    ids, labels = encode_demonstration(tokenizer, [*prompt, Message(role="assistant", content=text)])
-    last = len(ids) - 1 - next(i for i, label in enumerate(reversed(labels)) if label != IGNORED)
-    start = len(encode_prompt(tokenizer, prompt))
-    return ids[start : last + 1] if finished else ids[start:last]
+    """Tokens of an answer behind its prompt, which end with EOS exactly if the answer is finished."""
+    facts, told = _facts(tokenizer), set() if told is None else told
+    cuts = _cuts(facts, text, [Span(0, len(text), -1, "assistant")])
+    if cuts:
+        told.add(SPELLED)
+    ids = [token for part in _parts(text, cuts) for token in _continue(tokenizer, part)]
+    written = completion_text(tokenizer, ids)
+    if written != text:
+        if written != unicodedata.normalize("NFC", text):
+            raise DataError(f"this tokenizer cannot write an answer: {_differ(text, written)}")
+        told.add(COMPOSED)
+    if facts.control_ids.intersection(ids):
+        raise DataError(f"an answer spells a control token, and this tokenizer cannot write it as text: {_start(text)}")
+    return [*ids, tokenizer.eos_token_id] if finished else ids
 
 
 def encode_demonstration(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
-) -> tuple[list[int], list[int]]:
-    """Tokens and labels of a conversation; labels are -100 outside the assistant's turns and in those that are not
-    `trained`.
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], told: set[str] | None = None
+) -> list[Encoded]:
+    """Training rows of a conversation: one, if each turn's prompt continues what was trained before it, else several.
 
-    Each assistant turn's label ends with EOS. The tokens before the last turn are those that `encode_prompt` gives, so
-    that what is trained is what is asked. Raises ModelError where the template cannot promise that.
+    Labels are -100 outside the assistant's turns and in those that are not `trained`. Each trained turn stands behind
+    the very tokens that `encode_prompt` asks it in, and decodes to its text and EOS.
     """
-    _refuse_spelled_eos(tokenizer, messages)
-    encoded = tokenizer.apply_chat_template(
-        _plain(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-    )
-    ids, mask = list(encoded["input_ids"]), list(encoded["assistant_masks"])
-    if not any(mask):
-        # Most models' own templates do not mark what the assistant says; then a turn is what follows its prompt.
-        mask = _mask_by_prefix(tokenizer, messages, ids)
-    labels = [token if inside else IGNORED for token, inside in zip(ids, mask, strict=True)]
-    ends = [i for i, inside in enumerate(mask) if inside and (i + 1 == len(mask) or not mask[i + 1])]
-    turns = sum(message.role == "assistant" for message in messages)
-    if len(ends) != turns or any(ids[i] != tokenizer.eos_token_id for i in ends):
-        raise ModelError(
-            f"the chat template does not end every assistant turn with {tokenizer.eos_token!r} (EOS) inside what is "
-            "trained, so the model would never learn to stop: set model.chat_template to chatml or plain"
-        )
-    prompt = encode_prompt(tokenizer, messages[:-1])
-    if ids[: len(prompt)] != prompt:
-        raise ModelError(
-            "the chat template renders a prompt differently alone and with its answer, so the model would be asked in "
-            "other tokens than it was trained on: set model.chat_template to chatml or plain"
-        )
-    said = [message for message in messages if message.role == "assistant"]
-    for message, stop in zip(said, ends, strict=True):
-        if not message.trained:
-            start = next((i + 1 for i in range(stop, -1, -1) if not mask[i]), 0)
-            labels[start : stop + 1] = [IGNORED] * (stop + 1 - start)
-    return ids, labels
-
-
-def _mask_by_prefix(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ids: list[int]) -> list[bool]:
-    mask = [False] * len(ids)
+    told = set() if told is None else told
+    rows: list[Encoded] = []
     for i, message in enumerate(messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or not message.trained:
             continue
-        start = len(encode_prompt(tokenizer, messages[:i]))
-        stop = next((j + 1 for j in range(start, len(ids)) if ids[j] == tokenizer.eos_token_id), start)
-        mask[start:stop] = [True] * (stop - start)
-    return mask
+        prompt = encode_prompt(tokenizer, messages[:i], told)
+        with _of_message(i, message):
+            answer = encode_completion(tokenizer, message.content, told=told)
+        before = rows[-1] if rows else Encoded([], [])
+        if rows and prompt[: len(before.input_ids)] != before.input_ids:
+            told.add(SPLIT)
+            before = Encoded([], [])
+        elif rows:
+            rows.pop()
+        waiting = [IGNORED] * (len(prompt) - len(before.input_ids))
+        rows.append(Encoded(prompt + answer, before.labels + waiting + answer))
+    return rows
 
 
-def _refuse_spelled_eos(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> None:
-    """A tokenizer reads its EOS token in a text as the end of the turn, in training as in sampling."""
-    for message in messages:
-        if tokenizer.eos_token and tokenizer.eos_token in message.content:
-            start = " ".join(message.content.split())[:60]
+def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer's tokens, behind other tokens: nothing is stripped, and special tokens are shown.
+
+    Some tokenizers leave out a first space at the very beginning of a text; what stands behind EOS is not there.
+    """
+    facts = _facts(tokenizer)
+    return _decode(tokenizer, [tokenizer.eos_token_id, *ids])[len(facts.eos_text) :]
+
+
+def sampled_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, ids: Sequence[int] | None
+) -> list[int] | None:
+    """The recorded tokens of an answer, if they are a true record: this tokenizer decodes them to exactly the text,
+    and they end with EOS exactly if the answer is finished. Else None: the text counts, and must be encoded anew."""
+    if not ids or (ids[-1] == tokenizer.eos_token_id) != finished or not 0 <= min(ids) <= max(ids) < len(tokenizer):
+        return None
+    return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
+
+
+# ---- Rows that cannot be encoded --------------------------------------------------------------------------------
+
+
+class Refused:
+    """Rows that cannot be encoded, and what is told of the others; all problems of a file come at once."""
+
+    def __init__(self) -> None:
+        self.problems: dict[str, list[str]] = {}
+        """Where each problem stands, by what it is."""
+        self.of_template: set[str] = set()
+        """Problems that are not a row's own."""
+        self.told: Counter[str] = Counter()
+
+    @contextmanager
+    def row(self, where: str) -> Iterator[set[str]]:
+        """Encode a row within; its problem is kept, and so is what is put into the set."""
+        told: set[str] = set()
+        try:
+            yield told
+        except (DataError, ModelError) as error:
+            self.problems.setdefault(str(error), []).append(where or "a row")
+            if isinstance(error, ModelError):
+                self.of_template.add(str(error))
+        else:
+            self.told.update(told)
+
+    def lines(self) -> list[str]:
+        """A line for each problem, with the rows that have it."""
+        lines = [f"{rows[0]}: {text}{_more(rows[1:])}" for text, rows in self.problems.items()]
+        more = sum(map(len, list(self.problems.values())[SHOWN_PROBLEMS:]))
+        return lines[:SHOWN_PROBLEMS] + ([f"... and {more} more rows"] if more else [])
+
+    def stop(self) -> None:
+        """Raise all problems as one DataError, or as a ModelError if the template is to blame; if there are any."""
+        if self.problems:
+            count = sum(map(len, self.problems.values()))
+            head = [f"{count} rows cannot be encoded"] if count > 1 else []
+            kind = ModelError if self.of_template == self.problems.keys() else DataError
+            raise kind("\n  ".join(head + self.lines()))
+
+
+def _more(places: list[str]) -> str:
+    """The other places of a problem: three by name, the others by their count."""
+    if not places:
+        return ""
+    others = ", ".join(place.rpartition(":")[2] or place for place in places[:3])
+    return f" (and in {others}{f' and {len(places) - 3} more rows' if len(places) > 3 else ''})"
+
+
+@contextmanager
+def _of_message(index: int, message: Message) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"message {index + 1} ({message.role}): {error}") from None
+
+
+# ---- What the template did --------------------------------------------------------------------------------------
+
+
+class Span(NamedTuple):
+    """Where a message's text stands in the rendered prompt."""
+
+    start: int
+    stop: int
+    message: int
+    role: str
+
+
+class _Scaffold(NamedTuple):
+    """What a template writes around the messages of some roles: pieces[0] text pieces[1] text ... pieces[-1]."""
+
+    pieces: list[str]
+    order: list[int]
+    """Which message's text stands between two pieces. A template may move one, leave it out, or write it twice."""
+
+
+class _Control(NamedTuple):
+    """Tokens, made ready to be looked for: their first characters, their lengths (longest first), themselves."""
+
+    first: re.Pattern[str]
+    lengths: list[int]
+    tokens: set[str]
+
+    @classmethod
+    def of(cls, tokens: set[str]) -> _Control:
+        firsts = "".join(re.escape(first) for first in sorted({token[0] for token in tokens}))
+        return cls(re.compile(f"[{firsts}]"), sorted({len(token) for token in tokens}, reverse=True), tokens)
+
+
+@dataclass
+class _Facts:
+    """What is known of a tokenizer with its template."""
+
+    key: tuple[object, ...]
+    eos_text: str
+    control: dict[str, _Control]
+    """By role: the tokens that its text must not be read as."""
+    control_ids: set[int]
+    scaffolds: dict[tuple[str, ...], _Scaffold] = field(default_factory=dict)
+    forms: dict[tuple[str, ...], TrueupError | None] = field(default_factory=dict)
+
+
+_FACTS: WeakKeyDictionary[PreTrainedTokenizerBase, _Facts] = WeakKeyDictionary()
+_MARK = "\ue0f1{}\ue0f2"
+"""Stands for a message's text, to see what a template writes around it; characters of private use."""
+_MARKED = _MARK + "{}\ue0f3"
+"""The same with the text in it, for a template that looks at it."""
+_MARKS = re.compile("\ue0f1(\\d+)\ue0f2(?:[^\ue0f3]*\ue0f3)?")
+_TAG = re.compile(r"</?\w+>")
+"""Added tokens that a model writes itself (<think>, </tool_call>): in an answer, they are what they say."""
+
+
+def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
+    key = (tokenizer.chat_template, tokenizer.eos_token, len(tokenizer))
+    facts = _FACTS.get(tokenizer)
+    if facts is None or facts.key != key:
+        template = tokenizer.get_chat_template()
+        special = {str(token) for token in tokenizer.all_special_tokens}
+        words = set()
+        for token in tokenizer.added_tokens_decoder.values():
+            if token.special:
+                special.add(token.content)
+            elif token.content in template and not token.content.isspace():
+                words.add(token.content)
+        written = {word for word in words if not _TAG.fullmatch(word)}
+        asked = _Control.of(special | words)
+        control = {"assistant": _Control.of(special | written), "user": asked, "system": asked}
+        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | written}
+        _FACTS[tokenizer] = facts = _Facts(key, _decode(tokenizer, [tokenizer.eos_token_id]), control, ids)
+    return facts
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool) -> str:
+    """The template's text of a conversation. What a template raises is said of the conversation."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=asks, tokenize=False)
+    except Exception as error:  # a template is third-party code, and runs on the user's data
+        roles = ", ".join(message.role for message in messages)
+        raise DataError(
+            f"the chat template refuses this conversation ({roles}): {_first_line(error)}; change the row, or "
+            f"{OTHERWISE}"
+        ) from None
+
+
+def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[str, ...]) -> _Scaffold:
+    if roles not in facts.scaffolds:
+        facts.scaffolds[roles] = _split_at_marks(_render(tokenizer, _marked(roles), asks=True))
+    return facts.scaffolds[roles]
+
+
+def _marked(roles: Sequence[str]) -> list[Message]:
+    return [_mark(role, i) for i, role in enumerate(roles)]
+
+
+def _mark(role: str, index: int) -> Message:
+    return Message(role=role, content=_MARK.format(index))
+
+
+def _split_at_marks(text: str) -> _Scaffold:
+    pieces = _MARKS.split(text)
+    return _Scaffold(pieces[::2], [int(index) for index in pieces[1::2]])
+
+
+def _locate(
+    tokenizer: PreTrainedTokenizerBase, facts: _Facts, messages: Sequence[Message], text: str, told: set[str]
+) -> list[Span]:
+    """Where every message's text stands in the rendered prompt; raises where one does not stand there."""
+    roles = tuple(message.role for message in messages)
+    scaffold = _scaffold(tokenizer, facts, roles)
+    for i, message in enumerate(messages):
+        if i not in scaffold.order and message.content.strip():
             raise DataError(
-                f"a {message.role} turn spells {tokenizer.eos_token!r}, which this model reads as the end of a turn: "
-                f"{start!r}; take it out of the text, or the row out of the file"
+                f"message {i + 1} ({message.role}): the chat template leaves this turn out, {_start(message.content)}; "
+                f"take it out of the row, or {OTHERWISE}"
+            )
+    if roles not in facts.forms:
+        facts.forms[roles] = _form_error(tokenizer, _marked(roles), _join(scaffold))
+    if error := facts.forms[roles]:
+        raise type(error)(str(error))
+    spans = _walk(scaffold, messages, text, told)
+    if spans is None:
+        spans = _locate_one_by_one(tokenizer, messages, text, told)
+    return spans
+
+
+def _join(scaffold: _Scaffold) -> str:
+    return "".join(
+        piece + (_MARK.format(scaffold.order[i]) if i < len(scaffold.order) else "")
+        for i, piece in enumerate(scaffold.pieces)
+    )
+
+
+def _walk(scaffold: _Scaffold, messages: Sequence[Message], text: str, told: set[str]) -> list[Span] | None:
+    """The spans of the texts, if the render is the scaffold's pieces with each text between them, whole or stripped."""
+    if not text.startswith(scaffold.pieces[0]):
+        return None
+    spans, at, found = [], len(scaffold.pieces[0]), set()
+    for index, piece in zip(scaffold.order, scaffold.pieces[1:], strict=True):
+        fitting = (one for one in _as_rendered(messages[index]) if text.startswith(one[0] + piece, at))
+        candidate, kind = next(fitting, (None, ""))
+        if candidate is None:
+            return None
+        spans.append(Span(at, at + len(candidate), index, messages[index].role))
+        at += len(candidate) + len(piece)
+        found.add(kind)
+    if at != len(text):
+        return None
+    told |= found - {""}
+    return spans
+
+
+def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
+    """How a template may write a text of an earlier turn, and what is told of it."""
+    text = message.content
+    yield text, ""
+    for stripped in (text.strip(), text.rstrip(), text.lstrip(), text.strip("\n"), text.lstrip("\n")):
+        yield stripped, STRIPPED
+    if message.role == "assistant" and "</think>" in text:
+        rest = text.split("</think>")[-1]
+        for left in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
+            yield left, WITHOUT_REASONING
+
+
+def _locate_one_by_one(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, told: set[str]
+) -> list[Span]:
+    """As `_locate`, for a template that looks at the texts: each is sought with all others in their place."""
+    spans = []
+    for i, message in enumerate(messages):
+        found = None
+        for mark in (_MARK.format(i), _MARKED.format(i, message.content)):
+            with_mark = [*messages[:i], Message(role=message.role, content=mark), *messages[i + 1 :]]
+            scaffold = _split_at_marks(_render(tokenizer, with_mark, asks=True))
+            if found is None and set(scaffold.order) == {i}:
+                found = _walk(scaffold, messages, text, told)
+        if found is None:
+            raise DataError(
+                f"message {i + 1} ({message.role}): the chat template writes another text than the row's, "
+                f"{_start(message.content)}; change the row, or {OTHERWISE}"
+            )
+        spans += found
+    if error := _form_error(tokenizer, messages, text):
+        raise error
+    return sorted(spans)
+
+
+def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], asked: str) -> TrueupError | None:
+    """Whether the template writes an answer to this prompt as prompt, answer and EOS: last in a conversation, or with
+    another turn behind it."""
+    answer, turn = _mark("assistant", len(prompt)), _mark("user", len(prompt) + 1)
+    wanted = asked + answer.content + tokenizer.eos_token
+    last = _render(tokenizer, [*prompt, answer], asks=False)
+    if last.startswith(wanted):
+        return None
+    try:
+        earlier = _render(tokenizer, [*prompt, answer, turn], asks=False)
+    except DataError:
+        earlier = ""
+    if earlier.startswith(wanted):
+        return None
+    before, _, behind = last.partition(answer.content)
+    if not behind.startswith(tokenizer.eos_token):
+        return ModelError(
+            f"the chat template does not end every assistant turn with {tokenizer.eos_token!r} (EOS), but with "
+            f"{repr(behind[:20]) if behind else 'nothing'}, so the model would never learn to stop: {OTHERWISE}"
+        )
+    alike = next(
+        (i for i, (a, b) in enumerate(zip(asked, before, strict=False)) if a != b), min(len(asked), len(before))
+    )
+    return ModelError(
+        "the chat template renders a prompt differently alone and with its answer: where it asks, it ends with "
+        f"{asked[alike:][-60:]!r}, and before an answer it writes {before[alike:][:60]!r}; the model would be asked in "
+        f"other tokens than it was trained on: {OTHERWISE}, or to a file with a copy of it that writes both alike"
+    )
+
+
+# ---- What the tokenizer did -------------------------------------------------------------------------------------
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _cuts(facts: _Facts, text: str, spans: Sequence[Span]) -> list[int]:
+    """Where to cut a text, so that no control token is read in what a message spells: within each that it spells."""
+    cuts = set()
+    for span in spans:
+        control = facts.control[span.role]
+        # One that begins before the message and reaches into it counts, too.
+        for match in control.first.finditer(text, max(0, span.start - control.lengths[0] + 1), span.stop):
+            start = match.start()
+            if any(
+                start + length > span.start and text[start : start + length] in control.tokens
+                for length in control.lengths
+            ):
+                cuts.add(max(start + 1, span.start))
+    return sorted(cuts)
+
+
+def _parts(text: str, cuts: list[int]) -> list[str]:
+    return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a text that stands behind other tokens, if the tokenizer can be brought to write it so."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    composed = unicodedata.normalize("NFC", text)
+    if completion_text(tokenizer, ids) in (text, composed):
+        return ids
+    # SentencePiece puts a space before the first word of a text. Behind a line break there is none.
+    line_break, longer = (tokenizer.encode(one, add_special_tokens=False) for one in ("\n", f"\n{text}"))
+    behind = longer[len(line_break) :]
+    if longer[: len(line_break)] == line_break and completion_text(tokenizer, behind) in (text, composed):
+        return behind
+    return ids
+
+
+def _check_control_tokens(
+    tokenizer: PreTrainedTokenizerBase, facts: _Facts, ids: list[int], text: str, spans: list[Span]
+) -> None:
+    """That all control tokens of a prompt are the template's."""
+    bare, at = "", 0
+    for span in spans:
+        bare, at = bare + text[at : span.start] + "x", span.stop
+    own = tokenizer(bare + text[at:], add_special_tokens=False)["input_ids"]
+    if any(Counter(ids)[token] > Counter(own)[token] for token in facts.control_ids):
+        raise DataError("a text spells a control token, and this tokenizer cannot write it as text; change the row")
+
+
+def _check_decoded(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, spans: list[Span], told: set[str]
+) -> None:
+    """That the tokens of a prompt hold every message's text."""
+    written = _decode(tokenizer, ids)
+    if written == text:
+        return
+    at = 0
+    for span in spans:
+        part = text[span.start : span.stop]
+        for candidate, kind in (
+            (part, ""),
+            (unicodedata.normalize("NFC", part), COMPOSED),
+            (part.strip(), STRIPPED),
+        ):
+            if (found := written.find(candidate, at)) >= 0:
+                at = found + len(candidate)
+                told |= {kind} - {""}
+                break
+        else:
+            raise DataError(
+                f"message {span.message + 1} ({span.role}): this tokenizer cannot write its text, {_start(part)}"
             )
 
 
-def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content.strip()} for message in messages]
+# ---- Words ------------------------------------------------------------------------------------------------------
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _start(text: str) -> str:
+    short = " ".join(text.split())
+    return repr(short if len(short) <= 60 else f"{short[:57]}...")
+
+
+def _differ(text: str, written: str) -> str:
+    at = next((i for i, (a, b) in enumerate(zip(text, written, strict=False)) if a != b), min(len(text), len(written)))
+    return f"of {text[at : at + 20]!r} in {_start(text)} it makes {written[at : at + 20]!r}; change the row"

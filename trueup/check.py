@@ -11,13 +11,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trueup.campaign import Campaign, load_object, why_stale
 from trueup.config import ModelConfig, SplitConfig, TrainConfig
 from trueup.errors import ConfigError, DataError, ModelError, TrueupError
-from trueup.formats import read_demonstrations, read_preferences, read_prompts
+from trueup.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
 from trueup.records import (
     BadRows,
     Demonstration,
@@ -26,7 +27,6 @@ from trueup.records import (
     Prompt,
     is_for_judge,
     is_heldout,
-    prompt_id,
     touches_heldout,
 )
 from trueup.runs import find_stage
@@ -35,8 +35,6 @@ from trueup.votes import VOTES
 FEW_DEMONSTRATIONS = 8
 TOO_MANY_DROPPED = 0.2
 """Share of rows longer than `max_length` above which the setting is taken for a mistake."""
-MEASURED_ROWS = 2000
-"""Rows of a file that are tokenised, evenly drawn from it."""
 EMBEDDED_BYTES = 540_000_000
 TRACKERS = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 TRL_CONFIGS = {
@@ -57,7 +55,7 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     model, split = campaign.config.model, campaign.config.split
     stages: dict[str, Any] = {stage: campaign.stages[stage] for stage in campaign.needed()}
 
-    demonstrations, prompts = _check_files(stages, problems, notes)
+    demonstrations, prompts, preferences = _check_files(stages, problems, notes)
     if demonstrations is not None:
         _check_demonstrations(demonstrations, split, problems)
     if prompts is not None:
@@ -69,7 +67,8 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     settings = _model_settings(directory)
     _check_context(stages, settings, problems)
     if directory is not None:
-        _check_tokens(stages, model, split, settings, demonstrations or [], prompts or [], asked, problems, notes)
+        rows = demonstrations or [], prompts or [], preferences or []
+        _check_tokens(stages, model, split, settings, *rows, asked, problems, notes)
     _check_disk(campaign, stages, directory, problems, notes)
     return problems, notes
 
@@ -79,18 +78,18 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
 
 def _check_files(
     stages: dict[str, Any], problems: list[str], notes: list[str]
-) -> tuple[list[Demonstration] | None, list[Prompt] | None]:
-    """The rows of all demonstrations and of the prompts; None where a file cannot be read."""
+) -> tuple[list[Demonstration] | None, list[Prompt] | None, list[ImportedRanking] | None]:
+    """The rows of all demonstrations, of the prompts and of imported labels; None where a file cannot be read."""
     found = [
         _read("sft.data", source.path, read_demonstrations, source.on_bad_rows, problems, notes)
         for source in stages["sft"].data
     ]
     sample = stages["sample"]
     prompts = _read("sample.prompts", sample.prompts, read_prompts, sample.on_bad_rows, problems, notes)
-    label = stages.get("label")
+    label, preferences = stages.get("label"), None
     if label is not None and label.path is not None:
-        _read("label.path", label.path, read_preferences, label.on_bad_rows, problems, notes)
-    return None if None in found else [row for rows in found for row in rows or []], prompts
+        preferences = _read("label.path", label.path, read_preferences, label.on_bad_rows, problems, notes)
+    return None if None in found else [row for rows in found for row in rows or []], prompts, preferences
 
 
 def _read(
@@ -216,7 +215,7 @@ def _is_online(align: Any) -> bool:
 
 def _check_online(
     stages: dict[str, Any], sampled: list[Prompt] | None, problems: list[str], notes: list[str]
-) -> list[list[Message]]:
+) -> list[Prompt]:
     """What the rewards need, and the prompts that will be trained on, which are returned."""
     align = stages["align"]
     for name in align.rewards:
@@ -241,9 +240,12 @@ def _check_online(
     if align.prompts is None and stages["sample"].only == "heldout":
         prompts = []
     kept = {
-        prompt_id(prompt): prompt
-        for prompt in [*(row.prompt for row in prompts), *verified]
-        if not is_heldout(prompt, align.split) and not is_for_judge(prompt, align.split)
+        row.prompt_id: row
+        for row in [
+            *prompts,
+            *(Prompt(prompt=prompt).model_copy(update={"where": "align.checks"}) for prompt in verified),
+        ]
+        if not is_heldout(row.prompt, align.split) and not is_for_judge(row.prompt, align.split)
     }
     left = len(kept)
     if align.prompts is None and stages["sample"].max_prompts:
@@ -352,28 +354,46 @@ def _check_tokens(
     settings: dict[str, Any],
     demonstrations: list[Demonstration],
     prompts: list[Prompt],
-    trained_on: list[list[Message]],
+    preferences: list[ImportedRanking],
+    trained_on: list[Prompt],
     problems: list[str],
     notes: list[str],
 ) -> None:
-    """That the template trains an end of turn in every row, and that rows and prompts are not too long."""
-    from trueup.chat import encode_demonstration, encode_prompt
+    """That every row of every file can be trained or asked as it stands, and that rows are not too long."""
+    from trueup.chat import encode_completion, encode_demonstration, encode_prompt
     from trueup.models import load_base_tokenizer
 
-    train = _drawn([row for row in demonstrations if not touches_heldout(row, split)])
-    asked = _drawn(prompts)
+    def of_demonstration(row: Demonstration, told: set[str]) -> int:
+        return max(len(encoded.input_ids) for encoded in encode_demonstration(tokenizer, row.messages, told))
+
+    def of_prompt(row: Prompt, told: set[str]) -> int:
+        return len(encode_prompt(tokenizer, row.prompt, told))
+
+    def of_preference(row: ImportedRanking, told: set[str]) -> int:
+        answers = [
+            encode_completion(tokenizer, text, finished, told)
+            for text, finished in zip(row.completions, row.finished or [True] * len(row.completions), strict=True)
+        ]
+        return len(encode_prompt(tokenizer, row.prompt, told)) + max(map(len, answers))
+
     try:
         tokenizer = load_base_tokenizer(model)
-        trained = _lengths("sft.data", train, lambda row: encode_demonstration(tokenizer, row.messages)[0], problems)
-        waiting = _lengths("sample.prompts", asked, lambda row: encode_prompt(tokenizer, row.prompt), problems)
-        if trained_on:
-            key, refused = "align.prompts" if stages["align"].prompts else "sample.prompts", list[str]()
-            lengths = _lengths(key, _drawn(trained_on), lambda prompt: encode_prompt(tokenizer, prompt), refused)
-            problems.extend(problem for problem in refused if problem not in problems)
-            _check_room(stages["align"], lengths, problems, notes)
     except ModelError as error:
         problems.append(f"model: {error}")
         return
+    refused: set[str] = set()
+    lengths = _lengths("sft.data", demonstrations, of_demonstration, refused, problems, notes)
+    trained = [n for row, n in zip(demonstrations, lengths, strict=True) if n and not touches_heldout(row, split)]
+    waiting = list(filter(None, _lengths("sample.prompts", prompts, of_prompt, refused, problems, notes)))
+    _lengths("label.path", preferences, of_preference, refused, problems, notes)
+    for path in getattr(stages["align"], "ptx_data", []):
+        with suppress(DataError):  # told where the file was read
+            rows = read_demonstrations(path, Dropped(), stages["align"].on_bad_rows)
+            _lengths("align.ptx_data", rows, of_demonstration, refused, problems, notes)
+    if trained_on:
+        key = "align.prompts" if stages["align"].prompts else "sample.prompts"
+        room = list(filter(None, _lengths(key, trained_on, of_prompt, refused, problems, [])))
+        _check_room(stages["align"], room, problems, notes)
     if trained:
         notes.append(f"model.chat_template: {tokenizer.eos_token!r} is trained as the end of every assistant turn")
         _check_too_long(stages["sft"].max_length, trained, problems, notes)
@@ -409,21 +429,32 @@ def _check_room(align: Any, lengths: list[int], problems: list[str], notes: list
         (problems if beyond / len(lengths) > TOO_MANY_DROPPED else notes).append(text)
 
 
-def _drawn(rows: Sequence[Any]) -> Sequence[Any]:
-    return rows[:: -(-len(rows) // MEASURED_ROWS) or 1]
+def _lengths(
+    key: str,
+    rows: Sequence[Any],
+    encode: Callable[[Any, set[str]], int],
+    known: set[str],
+    problems: list[str],
+    notes: list[str],
+) -> list[int | None]:
+    """Tokens of every row, None where it cannot be encoded. A problem of the template, and one of a row that two stages
+    read, is told once: `known` has them."""
+    from trueup.chat import Refused
 
-
-def _lengths(key: str, rows: Sequence[Any], encode: Callable[[Any], list[int]], problems: list[str]) -> list[int]:
-    """Token counts of the rows that can be encoded; the others are problems."""
-    lengths, refused = [], []
+    refused, lengths = Refused(), list[int | None]()
     for row in rows:
-        try:
-            lengths.append(len(encode(row)))
-        except DataError as error:
-            refused.append(str(error))
-    problems.extend(f"{key}: {text}" for text in refused[:5])
-    if len(refused) > 5:
-        problems.append(f"{key}: ... and {len(refused) - 5} more rows like these")
+        lengths.append(None)
+        with refused.row(row.where) as told:
+            lengths[-1] = encode(row, told)
+    of_template = set(refused.of_template)
+    for text, places in list(refused.problems.items()):
+        fresh = [] if text in known else [place for place in places if f"{place}: {text}" not in known]
+        refused.problems[text] = fresh
+        known |= {text} if text in of_template else {f"{place}: {text}" for place in places}
+        if not fresh:
+            del refused.problems[text]
+    problems.extend(f"{key}: {line}" for line in refused.lines())
+    notes.extend(f"{key}: {count} of {len(rows)} rows are {what}" for what, count in refused.told.items())
     return lengths
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trueup import runs, tensors
-from trueup.chat import encode_prompt
+from trueup.chat import completion_text, encode_prompt
 from trueup.config import ModelConfig
 from trueup.errors import DataError, ModelError
 from trueup.models import EMBEDDED, EMBEDDED_NAME, Loaded, load_base, load_policy, load_reward_model
@@ -54,7 +54,7 @@ class Detokeniser:
     """The text of an answer while its tokens come."""
 
     def __init__(self, tokenizer: Any):
-        self._decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True)
+        self._decode = lambda ids: completion_text(tokenizer, [id for id in ids if id != tokenizer.eos_token_id])
         self._ids: list[int] = []
         self._before = self._read = 0  # decoded anew from `_before`, because a token's text depends on what precedes it
 

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from trueup.chat import encode_completion, encode_prompt
+from trueup.chat import Refused, encode_completion, encode_prompt, sampled_ids
 from trueup.config import SplitConfig
+from trueup.console import say
 from trueup.errors import DataError
 from trueup.records import Dropped, PairRule, Preference, choose_pairs, is_for_judge, is_heldout, read_rows
-from trueup.runs import FinishedStage
+from trueup.runs import FinishedStage, StageRun
 
 
 @dataclass(frozen=True)
@@ -52,22 +53,49 @@ def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pair
 
 
 def encode_pairs(
-    pairs: list[Preference], tokenizer: PreTrainedTokenizerBase, max_length: int, dropped: Dropped
+    pairs: list[Preference],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    dropped: Dropped,
+    stage: StageRun | None = None,
 ) -> tuple[list[Preference], list[EncodedPair]]:
-    """The pairs that fit, and their tokens. One that does not is dropped whole: cutting one side would bias it."""
-    kept, encoded = [], []
+    """The pairs that fit, and their tokens. One that does not is dropped whole: cutting one side would bias it.
+
+    An answer's recorded tokens are a cache of its text. Where this tokenizer decodes them to something else (another
+    base model, a text that was edited), the text is encoded, and the recorded log-probability, which is of those
+    tokens, is left out of the pair. `stage` is told how many.
+    """
+    kept, encoded, refused = [], [], Refused()
+    recorded = anew = 0
     for pair in pairs:
-        row = EncodedPair(
-            encode_prompt(tokenizer, pair.prompt),
-            # What was sampled, token by token: re-encoding its text may cut the words at other places.
-            pair.chosen_token_ids
-            or encode_completion(tokenizer, pair.prompt, pair.chosen[0].content, pair.chosen_finished),
-            pair.rejected_token_ids
-            or encode_completion(tokenizer, pair.prompt, pair.rejected[0].content, pair.rejected_finished),
-        )
-        if row.longest > max_length:
-            dropped.add("longer than max_length")
-        else:
-            kept.append(pair)
-            encoded.append(row)
+        with refused.row(pair.where) as told:
+            prompt_ids = encode_prompt(tokenizer, pair.prompt, told)
+            answers, unknown = [], dict[str, None]()
+            for side in ("chosen", "rejected"):
+                text, finished = getattr(pair, side)[0].content, getattr(pair, f"{side}_finished")
+                record = getattr(pair, f"{side}_token_ids")
+                ids = sampled_ids(tokenizer, text, finished, record)
+                recorded += bool(record)
+                if ids is None:
+                    anew += bool(record)
+                    unknown |= {f"{side}_token_ids": None, f"{side}_logp": None}
+                    ids = encode_completion(tokenizer, text, finished, told)
+                answers.append(ids)
+            row = EncodedPair(prompt_ids, *answers)
+            if row.longest > max_length:
+                dropped.add("longer than max_length")
+            else:
+                kept.append(pair.model_copy(update=unknown) if unknown else pair)
+                encoded.append(row)
+    refused.stop()
+    if stage is not None:
+        found = [f"{count} of {len(pairs)} pairs are {what}" for what, count in refused.told.items()]
+        if anew:
+            found.append(
+                f"{anew} of {recorded} answers with recorded tokens were encoded anew: this tokenizer decodes those "
+                "tokens to another text"
+            )
+        for text in found:
+            say(f"{'tokens':<12} {text}")
+            stage.find("info", "texts_in_tokens", text)
     return kept, encoded

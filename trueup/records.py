@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -34,6 +34,13 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class FiledRow(Row):
+    """A row that knows where it stands, for whatever is found wrong with it later."""
+
+    where: ClassVar[str] = ""
+    """File and line. `parse_row` puts it beside the fields: it is no column, and makes no row unlike another."""
+
+
 class Message(Row):
     role: Literal["system", "user", "assistant"]
     content: str
@@ -41,7 +48,7 @@ class Message(Row):
     """Whether a demonstration's assistant turn carries loss. False: it is there to be read alone."""
 
 
-class Demonstration(Row):
+class Demonstration(FiledRow):
     """A conversation whose assistant turns are to be imitated, but for those that are not `trained`. It ends with an
     assistant turn."""
 
@@ -56,7 +63,7 @@ class Demonstration(Row):
         return self
 
 
-class Prompt(Row):
+class Prompt(FiledRow):
     """A conversation that waits for an answer."""
 
     prompt: list[Message]
@@ -91,7 +98,7 @@ class Candidate(Row):
     """log-probability of the tokens under the policy that sampled them, in nats, at temperature 1."""
 
 
-class CandidateSet(Row):
+class CandidateSet(FiledRow):
     """A prompt and its K sampled answers."""
 
     prompt_id: str
@@ -146,7 +153,7 @@ class Ranking(Row):
     created_utc: str
 
 
-class Preference(Row):
+class Preference(FiledRow):
     """A pair in TRL's conversational preference format, with where it came from."""
 
     prompt: list[Message]
@@ -349,12 +356,15 @@ R = TypeVar("R", bound=Row)
 def parse_row(schema: type[R], values: Any, where: str, at: str = "") -> R:
     """A row of `schema`, or a DataError that starts with `where` (file and line) and the key, or else with `at`."""
     try:
-        return schema.model_validate(values)
+        row = schema.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False)[0]
         key = ".".join(cut(str(part), 40) for part in first["loc"][:6]) or at
         problem = cut(first["msg"].removeprefix("Value error, "), 300)
         raise DataError(f"{where}: {key + ': ' if key else ''}{problem}") from None
+    if isinstance(row, FiledRow):
+        row.__dict__["where"] = where
+    return row
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import FiniteFloat
 
@@ -291,20 +291,20 @@ def import_file(config: LabelConfig, store: Store, found: Material, dropped: Dro
 
 def score_by_model(config: LabelConfig, store: Store, found: Material) -> None:
     """Rank every prompt's answers by a reward model's score."""
-    from trueup.chat import encode_completion
+    from trueup.chat import encode_completion, sampled_ids
     from trueup.models import load_reward_model
     from trueup.sampling import score
-
-    def tokens(item: Item, answer: Any) -> list[int]:
-        """As sampled, if this tokenizer reads it so; a reward model from elsewhere reads the text."""
-        if str(loaded.tokenizer.decode(answer.token_ids, skip_special_tokens=True)).strip() == answer.text.strip():
-            return list(answer.token_ids)
-        return encode_completion(loaded.tokenizer, item.prompt, answer.text, answer.finished)
 
     assert config.reward_model is not None
     loaded = load_reward_model(config.reward_model, config.model)
     prompts = [item.prompt for item in found.whole for _ in item.answers]
-    rows = [tokens(item, answer) for item in found.whole for answer in item.answers]
+    # As sampled, if this tokenizer reads it so; a reward model from elsewhere reads the text.
+    rows = [
+        sampled_ids(loaded.tokenizer, answer.text, answer.finished, answer.token_ids)
+        or encode_completion(loaded.tokenizer, answer.text, answer.finished)
+        for item in found.whole
+        for answer in item.answers
+    ]
     flat = iter(score(loaded, prompts, rows, on_progress=lambda done: progress(done, len(rows))))
     verdicts = []
     for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):

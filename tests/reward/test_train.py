@@ -88,7 +88,7 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
     heldout = [pair for pair in pairs if is_heldout(pair.prompt, made.config.split)]
     loaded = models.load_reward_model(directory / "model", made.config.model)
     loaded.model.eval()
-    tokens = [encode_completion(loaded.tokenizer, pair.prompt, pair.chosen[0].content) for pair in heldout]
+    tokens = [encode_completion(loaded.tokenizer, pair.chosen[0].content) for pair in heldout]
     written = [json.loads(line)["chosen"] for line in (directory / "scores.jsonl").read_text().splitlines()]
     assert score(loaded, [pair.prompt for pair in heldout], tokens) == pytest.approx(written, abs=1e-4)
     assert verify(made.run_dir).problems == []
@@ -218,7 +218,7 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     # Finished answers, and answers that were cut: after a word, and after every token that can be taken for an end.
     prompts = [[Message(role="user", content=text)] for text in ("Say red.", "Tell me about all the grey things.")]
     control = sorted({policy.tokenizer.eos_token_id, policy.tokenizer.pad_token_id, *policy.tokenizer.all_special_ids})
-    finished = [encode_completion(model.tokenizer, prompts[0], text) for text in ("It is red.", "No", "It is blue, he")]
+    finished = [encode_completion(model.tokenizer, text) for text in ("It is red.", "No", "It is blue, he")]
     completions = [*finished, *(ids[:-1] for ids in finished), *([*finished[0][:-1], token] for token in control)]
     completions += [[*finished[1][:-1], token, token] for token in control]
     rows = [

@@ -146,19 +146,86 @@ def test_a_template_that_trains_no_end_of_turn_is_a_problem(checked, tmp_path: P
     template = tmp_path / "t.jinja"
     template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     (problem,) = checked(model={"chat_template": str(template)})[0]
-    assert problem.startswith("model: the chat template does not end every assistant turn with '<|endoftext|>' (EOS)")
+    assert problem.startswith(f"sft.data: {tmp_path}/demonstrations.jsonl:1: the chat template does not end every")
+    assert "turn with '<|endoftext|>' (EOS), but with nothing" in problem
+    assert problem.endswith("(and in 2, 3, 4 and 12 more rows)"), "once, although prompts have it, too"
     (problem,) = checked(model={"chat_template": "chatlm"})[0]
     assert problem == "model: model.chat_template: 'chatlm' is neither auto, chatml, plain nor a file"
 
 
-def test_rows_whose_text_spells_the_end_of_turn_are_problems_the_first_five_by_their_text(
-    checked, tmp_path: Path, jsonl
+SYSTEM_REFUSED = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{{ m['role'] + ':' + m['content'] | trim }}{{ eos_token if m['role'] == 'assistant' }}"
+    "{% endfor %}{{ 'assistant:' if add_generation_prompt }}"
+)
+
+
+@pytest.mark.parametrize("heldout", [0.0001, 0.3, 0.9])
+def test_every_row_of_every_file_that_the_template_refuses_is_named_beside_all_other_problems(
+    checked, tmp_path: Path, jsonl, heldout: float
 ) -> None:
-    rows = [{"prompt": f"Say <|endoftext|> {i}."} for i in range(7)] + [{"prompt": f"Say {i}."} for i in range(9)]
-    problems, _ = checked(lambda: jsonl(tmp_path / "prompts.jsonl", rows))
-    assert len(problems) == 6 and problems[-1] == "sample.prompts: ... and 2 more rows like these"
-    assert problems[0].startswith(
-        "sample.prompts: a user turn spells '<|endoftext|>', which this model reads as the end"
+    """Held-out rows, too: they are encoded as the others are, hours later."""
+    (tmp_path / "t.jinja").write_text(SYSTEM_REFUSED)
+    system = {"role": "system", "content": "Be brief."}
+    turns = [
+        [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f" It is {i}."}] for i in range(40)
+    ]
+
+    def files() -> None:
+        rows = [{"messages": [system, *turn] if i % 4 == 3 else turn} for i, turn in enumerate(turns)]
+        jsonl(tmp_path / "demonstrations.jsonl", rows)
+        jsonl(tmp_path / "prompts.jsonl", [{"prompt": [system, turns[0][0]]}, *({"prompt": t[:1]} for t in turns[1:])])
+        pair = {"chosen": "Yes. ", "rejected": "No."}
+        jsonl(
+            tmp_path / "labels.jsonl",
+            [{"prompt": t[:1], **pair} for t in turns] + [{"prompt": [system, turns[0][0]], **pair}],
+        )
+
+    problems, notes = checked(
+        files,
+        model={"chat_template": str(tmp_path / "t.jinja")},
+        label={"source": "import", "path": "labels.jsonl"},
+        split={"heldout_fraction": heldout},
+        align={"lora": {"last_layers": 3}},
+    )
+    refused = (
+        "the chat template refuses this conversation (system, user): System role not supported; change the row, or"
+    )
+    for key, line, more in (
+        ("sft.data: demonstrations", 4, " (and in 8, 12, 16 and 6 more rows)"),
+        ("sample.prompts: prompts", 1, ""),
+        ("label.path: labels", 41, ""),
+    ):
+        name, file = key.split(": ")
+        (problem,) = [problem for problem in problems if problem.startswith(f"{name}: ") and "conversation" in problem]
+        assert (
+            problem
+            == f"{name}: {tmp_path}/{file}.jsonl:{line}: {refused} set model.chat_template to chatml or plain{more}"
+        )
+    assert "align.lora.last_layers: 3, but the model has 2 layers" in problems
+    said = "rows are asked without white space around a text, which the chat template or the tokenizer takes away"
+    assert not [note for note in notes if said in note], "answers are trained as they stand, and prompts have none"
+
+
+def test_what_a_template_does_to_the_texts_is_counted(checked, tmp_path: Path, jsonl) -> None:
+    (tmp_path / "t.jinja").write_text(SYSTEM_REFUSED)
+    rows = [{"prompt": f"Say {i}.{' ' if i < 5 else ''}{'<|endoftext|>' if i > 12 else ''}"} for i in range(16)]
+    problems, notes = checked(
+        lambda: jsonl(tmp_path / "prompts.jsonl", rows), model={"chat_template": str(tmp_path / "t.jinja")}
+    )
+    assert problems == []
+    assert "sample.prompts: 5 of 16 rows are asked without white space around a text, which the chat template or " in (
+        "".join(notes)
+    )
+    assert "sample.prompts: 3 of 16 rows are with text that spells a control token, which is tokenised as text" in notes
+
+
+def test_a_syntax_error_in_a_template_is_a_problem_with_its_line(checked, tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}\n{{ m['content' }}{% endfor %}")
+    problems, _ = checked(model={"chat_template": str(tmp_path / "t.jinja")}, reward={"max_length": 300})
+    assert problems[0] == "reward.max_length: 300, but the model's context has 256 tokens"
+    assert problems[1].startswith(
+        f"model: model.chat_template: the chat template {tmp_path}/t.jinja is no Jinja: line 2: "
     )
 
 
@@ -336,13 +403,19 @@ def test_answers_that_are_too_long_as_pairs_concern_the_reward_model_alone(onlin
 
 
 def test_a_row_that_cannot_be_asked_is_named_once_although_two_stages_ask_it(online, tmp_path: Path, jsonl) -> None:
-    rows = [{"prompt": "Say <|endoftext|>."}, *({"prompt": f"Say {i}."} for i in range(15))]
-    problems, _ = online(lambda: jsonl(tmp_path / "prompts.jsonl", rows), {"split": {"heldout_fraction": 0.1}})
+    (tmp_path / "t.jinja").write_text(SYSTEM_REFUSED)
+    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say red."}]
+    rows = [{"prompt": system}, *({"prompt": f"Say {i}."} for i in range(15))]
+    others = {"split": {"heldout_fraction": 0.1}, "model": {"chat_template": str(tmp_path / "t.jinja")}}
+    problems, _ = online(lambda: jsonl(tmp_path / "prompts.jsonl", rows), others)
     (problem,) = problems
-    assert problem.startswith("sample.prompts: a user turn spells '<|endoftext|>'")
+    assert problem.startswith(
+        f"sample.prompts: {tmp_path}/prompts.jsonl:1: the chat template refuses this conversation"
+    )
     own = {"prompts": "own.jsonl", "eval_prompts": 0}
-    problems, _ = online(lambda: jsonl(tmp_path / "own.jsonl", rows), {"split": {"heldout_fraction": 0.0}}, **own)
-    assert problems[1].startswith("align.prompts: a user turn spells '<|endoftext|>'")
+    others["split"] = {"heldout_fraction": 0.0}
+    problems, _ = online(lambda: jsonl(tmp_path / "own.jsonl", rows), others, **own)
+    assert problems[1].startswith(f"align.prompts: {tmp_path}/own.jsonl:1: the chat template refuses this conversation")
 
 
 def test_demonstrations_to_mix_in_that_are_all_held_out_are_a_problem(online, tmp_path: Path) -> None:

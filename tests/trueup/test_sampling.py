@@ -14,7 +14,7 @@ import torch
 from scipy import stats
 
 from trueup import models, sampling
-from trueup.chat import encode_completion, encode_prompt
+from trueup.chat import encode_completion, encode_prompt, sampled_ids
 from trueup.config import ModelConfig
 from trueup.models import Loaded, SavedPolicy
 from trueup.records import Message
@@ -142,7 +142,9 @@ def test_an_answer_is_finished_exactly_if_its_last_token_is_eos_which_its_text_l
     for c in candidates:
         assert c.finished == (c.token_ids[-1] == eos) and c.token_ids.count(eos) == int(c.finished)
         assert c.finished or len(c.token_ids) == DECODING.max_new_tokens
-        assert "</s>" not in c.text and c.text == c.text.strip()
+        assert sampled_ids(policy.tokenizer, c.text, c.finished, c.token_ids) == c.token_ids, "a record of the text"
+        assert "</s>" not in c.text
+    assert any(c.text != c.text.strip() for c in candidates), "nothing is stripped"
 
 
 def test_the_likeliest_token_alone_is_what_transformers_generates_greedily(policy: Loaded) -> None:
@@ -236,7 +238,7 @@ def reward_model(directory: Path) -> Loaded:
 
 def test_a_score_is_read_at_the_last_token_however_much_padding_stands_behind_it(reward_model: Loaded) -> None:
     texts = ["It is red.", "No", "It is blue and grey and green and gold."]
-    completions = [encode_completion(reward_model.tokenizer, PROMPTS[0], text) for text in texts]
+    completions = [encode_completion(reward_model.tokenizer, text) for text in texts]
     together = score(reward_model, [PROMPTS[0]] * 3, completions, batch_size=3)
     assert together == pytest.approx(score(reward_model, [PROMPTS[0]] * 3, completions, batch_size=1), abs=1e-5)
     assert len(set(together)) == 3
@@ -246,6 +248,6 @@ def test_a_score_is_read_at_the_last_token_however_much_padding_stands_behind_it
 
 def test_an_unfinished_answer_may_end_in_any_token_and_is_still_scored_there(reward_model: Loaded) -> None:
     pad = reward_model.tokenizer.pad_token_id
-    with_pad_inside = [*encode_completion(reward_model.tokenizer, PROMPTS[0], "It is", finished=False), pad]
+    with_pad_inside = [*encode_completion(reward_model.tokenizer, "It is", finished=False), pad]
     one, two = score(reward_model, [PROMPTS[0]] * 2, [with_pad_inside, with_pad_inside[:-1]])
     assert abs(one - two) > 1e-4, "the last token is known by its place, not by looking for padding"
