@@ -105,7 +105,7 @@ def test_the_plan_is_printed_with_its_reasons_and_nothing_is_run(cli, with_polic
     assert lines[2:7] == [
         f"  {stage:<8} run    not run yet" for stage in ("sample", "label", "reward", "align", "compare")
     ]
-    assert sorted(path.name for path in with_policy.run_dir.iterdir()) == [".lock", "sft"]
+    assert sorted(path.name for path in with_policy.run_dir.iterdir()) == [".lock", "seals.jsonl", "sft"]
     assert cli("status", with_policy.source)[1].splitlines()[:2] == lines[:2]
     only_sft = cli("run", with_policy.source, "--plan", "--until", "sft")[1]
     assert only_sft.splitlines()[1:] == [lines[1], ""]
@@ -120,13 +120,19 @@ def test_verify_says_what_it_checked_and_fails_on_a_changed_byte(cli, with_polic
     run = with_policy.run_dir
     code, out, err = cli("verify", run)
     count = int(out.removeprefix(f"{run}: ").split()[0])
-    assert (code, out, err) == (0, f"{run}: {count} hashes checked, 0 problems\n", "") and count > 6
+    counted, root = out.splitlines()[:2]
+    assert (code, counted, err) == (0, f"{run}: {count} hashes checked, 0 problems", "") and count > 6
+    assert cli("verify", run, "--root", root.split()[1])[0] == 0
+    assert cli("verify", run, "--root", "0" * 64)[0] == 1
     weights = run / "sft/model/model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     code, out, _ = cli("verify", run)
-    assert (code, out) == (1, f"{weights}: changed since sft wrote it\n{run}: {count} hashes checked, 1 problem\n")
+    assert (code, out) == (
+        1,
+        f"problem  {weights}: changed since sft wrote it\n{run}: {count} hashes checked, 1 problem\n",
+    )
     assert cli("verify", run / "sft") == (2, "", f"{run}/sft: not a run directory (no stage folder in it)\n")
 
 

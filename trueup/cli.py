@@ -372,7 +372,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         _print(f"problem  {problem}")
     count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
     _print(f"{arguments.run}: {found.checked} hashes checked, {count}")
-    if found.root:
+    if found.root and not found.problems:
         _print(
             f"root     {found.root}\n         Without a key, a seal finds accidents and edits that did not redo the "
             "whole chain. Keep the root elsewhere:\n         `trueup verify RUN --root ROOT` then proves that what "
