@@ -78,8 +78,9 @@ def let_in(url: str, number: int) -> dict[str, str]:
     store = Store(url)
     names = [f"ann-{i}" for i in range(number)]
     common = {"role": "annotator", "password_hash": "", "active": True, "created_utc": now()}
+    keys = ("name", "folded", "skeleton", "pseudonym")
     with store.write() as db:
-        db.execute(account.insert(), [{"name": name, "pseudonym": name, **common} for name in names])
+        db.execute(account.insert(), [{key: name for key in keys} | common for name in names])
         ids = dict(db.execute(sa.select(account.c.pseudonym, account.c.account_id)).all())
     people = People(store)
     cookies = {name: people.open_session(ids[name]) for name in names}

@@ -144,6 +144,13 @@ def _serves(made: argparse.ArgumentParser) -> None:
         "--url",
         help="scheme and host that people open, if a proxy stands in front: https://label.example.org (needs accounts)",
     )
+    made.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="address or network of that proxy, whose X-Forwarded-For is then believed: 127.0.0.1 (may be repeated)",
+    )
 
 
 TakesConfig = Callable[[argparse.ArgumentParser], argparse.ArgumentParser]
@@ -173,6 +180,9 @@ def _add_accounts(made: argparse.ArgumentParser, takes_config: TakesConfig) -> N
     invite.add_argument(
         "--url", default="http://127.0.0.1:7860", help="scheme and host at which people reach the pages"
     )
+    takes_config(action("invitations", "list the invitations that are open"))
+    withdraw = takes_config(action("withdraw", "make an open invitation of no use"))
+    withdraw.add_argument("invitation", help="its id, or how that begins, as `invitations` lists it")
     takes_config(action("list", "list accounts: names, pseudonyms, roles"))
 
 
@@ -395,16 +405,20 @@ def _label(arguments: argparse.Namespace) -> int:
     from trueup import campaign
 
     config: Any = _campaign(arguments).stages["label"]
-    campaign.load_object("ui.app:serve_label")(config, host=arguments.host, port=arguments.port, url=arguments.url)
+    campaign.load_object("ui.app:serve_label")(config, **_where(arguments))
     return 0
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from trueup import campaign
 
-    serve_run = campaign.load_object("ui.app:serve_run")
-    serve_run(arguments.run, host=arguments.host, port=arguments.port, url=arguments.url, trust=arguments.trust)
+    campaign.load_object("ui.app:serve_run")(arguments.run, **_where(arguments), trust=arguments.trust)
     return 0
+
+
+def _where(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = {"host": "host", "port": "port", "url": "url", "proxies": "proxy"}
+    return {name: getattr(arguments, option) for name, option in names.items()}
 
 
 # ---- People and labels ------------------------------------------------------------------------------------------
@@ -435,6 +449,12 @@ def _accounts(arguments: argparse.Namespace) -> int:
                 arguments.url, people.invite(arguments.role, arguments.days)
             )
             _print(f"{link}\nfor one person, as {arguments.role}, within {arguments.days:g} days; not shown again")
+        elif arguments.action == "invitations":
+            for one in people.invitations():
+                _print(f"{one.id}  {one.role:<9}  until {one.expires_utc}")
+        elif arguments.action == "withdraw":
+            one = people.withdraw(arguments.invitation)
+            _print(f"{one.id}: withdrawn; its link makes no account any more")
         else:
             if not (everybody := people.accounts()):
                 nobody = (

@@ -4,8 +4,9 @@ An account has a name, which stays in its table, and a pseudonym, which is all t
 drawn at random, never derived from the name. Whoever is alone at this machine needs no account: a link with a one-time
 token, printed where the server was started, opens a session of the person `local`.
 
-Sessions and invitations are stored as hashes of their tokens, and outlive a restart; the count of failed logins is
-held in memory, so a restart forgets it.
+Sessions and invitations are stored as hashes of their tokens, and outlive a restart. One that has ended is deleted when
+it is first seen, so that no clock that is set back revives it. Who may try a password, and when, stands in ui.throttle;
+which names are names, in ui.names.
 """
 
 from __future__ import annotations
@@ -15,32 +16,38 @@ import base64
 import hashlib
 import hmac
 import secrets
-import threading
 import time
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from fastapi import Depends, HTTPException, Request
 
-from trueup.errors import TrueupError
-from ui.tables import Database, account, invite, session
+from ui.names import Refused, checked_name, folded, is_name_length, skeleton
+from ui.tables import Database, account, invite, meta, session
+from ui.throttle import Attempts, Throttled
 
 Role = Literal["admin", "annotator"]
 T = TypeVar("T")
 
 COOKIE = "trueup_session"
+DEVICE_COOKIE = "trueup_device"
+"""Of a browser that was in before. It opens nothing; it is not stopped by what others tried under the same name."""
 DAY_S = 86_400.0
 SESSION_S = 14 * DAY_S
 """A session ends this long after it was last used."""
 MAX_TOKENS = 8
 MIN_PASSWORD = 10
-MAX_PASSWORD = 1024
-MAX_NAME = 64
+MAX_PASSWORD = 256
+QUEUE = 50
+"""So many may wait for their password to be hashed, of strangers and of known browsers each."""
+SWEEP_S = 60.0
+"""How often sessions and invitations that have ended are cleared away."""
 
 # ---- Passwords --------------------------------------------------------------------------------------------------
 
@@ -74,56 +81,6 @@ def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int) -> bytes:
 _NOBODY = f"scrypt${_LOG2_N}${_R}${_P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(32)).decode()}"
 
 
-# ---- What can be refused ----------------------------------------------------------------------------------------
-
-
-class Refused(TrueupError):
-    """A name, password, role or invitation that cannot be used; the text says why."""
-
-
-class Throttled(TrueupError):
-    """Too many failed logins, or too many at once."""
-
-    def __init__(self, message: str, retry_after_s: int):
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class Throttle:
-    """Failures per key: `free` of them cost nothing, then each one doubles the wait, from one second to `longest_s`.
-
-    An attempt is counted before it is checked, so that many at once are not all free; success takes it back.
-    """
-
-    def __init__(self, free: int, longest_s: float = 900, clock: Callable[[], float] = time.monotonic):
-        self.free, self.longest_s, self.clock = free, longest_s, clock
-        self._failures: dict[str, tuple[int, float]] = {}  # key: failures, and when the next attempt is allowed
-        self._lock = threading.Lock()
-
-    def attempt(self, key: str) -> float:
-        """Seconds to wait; 0: go on, and the attempt is counted."""
-        now = self.clock()
-        with self._lock:
-            if len(self._failures) > 10_000:
-                self._failures = {k: v for k, v in self._failures.items() if v[1] + self.longest_s > now}
-            failures, allowed_at = self._failures.get(key, (0, now))
-            if now > allowed_at + self.longest_s:
-                failures = 0
-            elif now < allowed_at:
-                return allowed_at - now
-            over = failures + 1 - self.free
-            wait = min(2.0 ** min(over, 30), self.longest_s) if over >= 0 else 0.0
-            self._failures[key] = (failures + 1, now + wait)
-            return 0.0
-
-    def forgive(self, key: str, *, all_of_them: bool) -> None:
-        """The attempt was right: take it back, or forget the key."""
-        with self._lock:
-            failures, _ = self._failures.pop(key, (0, 0.0))
-            if failures > 1 and not all_of_them:
-                self._failures[key] = (failures - 1, self.clock())
-
-
 # ---- People -----------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +102,22 @@ LOCAL = Person("local", "admin", "local")
 """Alone at this machine: whoever opened the link that the server printed."""
 
 
+class Entered(NamedTuple):
+    """What a browser gets that was let in: the values of two cookies."""
+
+    session: str
+    device: str
+
+
+class Invitation(NamedTuple):
+    """An invitation that is open."""
+
+    id: str
+    """The first digits of its hash; it makes no account."""
+    role: Role
+    expires_utc: str
+
+
 class Account(NamedTuple):
     account_id: int
     name: str
@@ -159,18 +132,19 @@ class People:
 
     def __init__(self, store: Database):
         self.store = store
-        self._by_name = Throttle(free=5)
-        self._by_address = Throttle(free=20)  # a whole team may sit behind one address
+        self.attempts = Attempts()
         self._links: set[str] = set()
-        # Two at a time, on threads of their own: a burst of logins takes 64 MiB, and no thread that labels need.
-        self._hashing = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")
-        self._queued = 0
+        # One at a time of strangers, and one of known browsers, on threads of their own: a burst of logins takes 64 MiB
+        # and no thread that labels need, and strangers do not stand in the way of those who were in before.
+        self._hashing = {known: ThreadPoolExecutor(1, thread_name_prefix="password") for known in (False, True)}
+        self._queued = {False: 0, True: 0}
+        self._swept_at = 0.0
 
     # ---- Accounts
 
     def add(self, name: str, role: Role, password: str) -> Person:
         """A new account with a pseudonym of its own; Refused if the name is taken or the password too short."""
-        name, hashed = _checked_name(name), hash_password(_checked_password(password))
+        name, hashed = checked_name(name), hash_password(_checked_password(password))
         with self.store.write() as db:
             return self._insert(db, name, role, hashed)
 
@@ -193,6 +167,26 @@ class People:
         """A new password; whoever was signed in with the old one is not any more."""
         return self._change(name, password_hash=hash_password(_checked_password(password)))
 
+    def change_password(self, who: Person, old: str, new: str) -> Entered:
+        """Give oneself a new password. Every session of the old one ends, that of this browser goes on as a new one."""
+        with self.store.read() as db:
+            found = db.execute(sa.select(account).where(account.c.pseudonym == who.pseudonym)).first()
+        if found is None:
+            raise Refused("the person at this machine has no password; nothing was changed")
+        key = f"own password of {who.pseudonym}"
+        self.attempts.begin(found.folded, None, key)
+        if not password_matches(old, found.password_hash):
+            raise Refused("that is not your password of now; nothing was changed")
+        self.attempts.succeeded(found.folded, None, key)
+        hashed = hash_password(_checked_password(new))
+        one = account.c.account_id == found.account_id
+        with self.store.write() as db:
+            still = account.update().where(one, account.c.password_hash == found.password_hash)
+            if db.execute(still.values(password_hash=hashed)).rowcount == 0:
+                raise Refused("your password was changed elsewhere at the same moment; nothing was changed here")
+            db.execute(session.delete().where(session.c.account_id == found.account_id))
+        return Entered(self._open(found.account_id, hashed), self._device(found.pseudonym, hashed))
+
     def disable(self, name: str) -> Account:
         """Their labels stay; their sessions end now."""
         return self._change(name, active=False)
@@ -214,12 +208,15 @@ class People:
     def _insert(self, db: sa.Connection, name: str, role: Role, password_hash: str) -> Person:
         if role not in ("admin", "annotator"):
             raise Refused(f"{role!r} is not a role; known: admin, annotator")
-        if _find(db, name) is not None:
+        forms = {"folded": folded(name), "skeleton": skeleton(name)}
+        if db.scalar(sa.select(account.c.name).where(account.c.folded == forms["folded"])) is not None:
             raise Refused(f"the name {name!r} is taken; take another")
+        if db.scalar(sa.select(account.c.name).where(account.c.skeleton == forms["skeleton"])) is not None:
+            raise Refused(f"the name {name!r} looks like one that is taken; take another")
         taken = set(db.scalars(sa.select(account.c.pseudonym)))
         pseudonym = next(p for p in iter(lambda: f"annotator-{secrets.token_hex(3)}", "") if p not in taken)
         values = {"name": name, "pseudonym": pseudonym, "role": role, "password_hash": password_hash, "active": True}
-        db.execute(account.insert().values(**values, created_utc=_utc()))
+        db.execute(account.insert().values(**values, **forms, created_utc=_utc()))
         return Person(pseudonym, role, name)
 
     # ---- Invitations
@@ -242,11 +239,27 @@ class People:
         with self.store.read() as db:
             return _open_invite(db, token)
 
-    def accept(self, token: str, name: str, password: str) -> str:
-        """Make the account that the invitation stands for, and open its session; returns the cookie's value."""
+    def invitations(self) -> list[Invitation]:
+        """Those that nobody used and that have not expired, the next to expire first."""
+        query = sa.select(invite).where(*_open_invites()).order_by(invite.c.expires_at)
+        with self.store.read() as db:
+            return [Invitation(row.token_sha256[:12], row.role, _utc(row.expires_at)) for row in db.execute(query)]
+
+    def withdraw(self, invitation: str) -> Invitation:
+        """Make an open invitation of no use; named by the beginning of its id."""
+        found = [one for one in self.invitations() if invitation and one.id.startswith(invitation)]
+        if len(found) != 1:
+            known = ", ".join(one.id for one in self.invitations()) or "there are none"
+            raise Refused(f"{invitation!r:.40} names {len(found) or 'no'} open invitation(s); open are: {known}")
+        with self.store.write() as db:
+            db.execute(invite.delete().where(invite.c.token_sha256.startswith(found[0].id), *_open_invites()))
+        return found[0]
+
+    def accept(self, token: str, name: str, password: str) -> Entered:
+        """Make the account that the invitation stands for, and open its session."""
         if self.invited(token) is None:
             raise Refused(BAD_INVITE)
-        name, hashed = _checked_name(name), hash_password(_checked_password(password))
+        name, hashed = checked_name(name), hash_password(_checked_password(password))
         with self.store.write() as db:
             role = _open_invite(db, token)  # again: somebody else may have used it while the password was hashed
             if role is None:
@@ -254,53 +267,85 @@ class People:
             made = self._insert(db, name, role, hashed)
             db.execute(invite.update().where(invite.c.token_sha256 == _sha256(token)).values(used_at=time.time()))
             account_id = db.scalar(sa.select(account.c.account_id).where(account.c.pseudonym == made.pseudonym))
-        return self.open_session(account_id)
+        return Entered(self._open(account_id, hashed), self._device(made.pseudonym, hashed))
 
     # ---- Sessions
 
-    def log_in(self, name: str, password: str, address: str) -> str:
-        """Open a session; returns the cookie's value. Refused says the same of a wrong name and a wrong password."""
-        key = _folded(name)
-        wait = max(self._by_address.attempt(address), self._by_name.attempt(key))
-        if wait:
-            seconds = int(wait) + 1
-            raise Throttled(f"too many failed attempts; try again in {_duration(seconds)}", seconds)
+    def log_in(self, name: str, password: str, address: str | None, devices: str | None = None) -> Entered:
+        """Open a session. Refused says the same of a wrong name and a wrong password.
+
+        address  of whoever asks; None where it is not known to be theirs alone (see ui.guard.address_of)
+        devices  value of the browser's device cookie
+        """
+        if not is_name_length(name) or not 0 < len(password) <= MAX_PASSWORD:
+            raise Refused(_NO_MATCH)  # nobody's, and nothing was done with it
+        key = folded(name)
         with self.store.read() as db:
-            found = _find(db, name)
-        right = password_matches(password[:MAX_PASSWORD], found.password_hash if found else _NOBODY)
+            found = db.execute(sa.select(account).where(account.c.folded == key)).first()
+        device = self._known_device(found, devices) if found else None
+        self.attempts.begin(key, address, device)
+        right = password_matches(password, found.password_hash if found else _NOBODY)
         if found is None or not right or not found.active:
-            raise Refused("that name and password do not belong together")
-        self._by_name.forgive(key, all_of_them=True)
-        self._by_address.forgive(address, all_of_them=False)  # one's own account does not pay for guesses at others
-        return self.open_session(found.account_id)
+            raise Refused(_NO_MATCH)
+        self.attempts.succeeded(key, address, device)
+        session_token = self._open(found.account_id, found.password_hash)
+        return Entered(session_token, self._device(found.pseudonym, found.password_hash))
 
     def open_session(self, account_id: int | None) -> str:
         """The value of a new session's cookie; without an account it is that of the person at this machine."""
+        with self.store.write() as db:
+            return self._open_in(db, account_id)
+
+    def _open(self, account_id: int | None, password_hash: str) -> str:
+        """A session for whoever knew this password, unless it was changed or disabled while it was checked."""
+        still = (account.c.account_id == account_id, account.c.password_hash == password_hash, account.c.active)
+        with self.store.write() as db:
+            if db.scalar(sa.select(account.c.account_id).where(*still)) is None:
+                raise Refused(_NO_MATCH)
+            return self._open_in(db, account_id)
+
+    def _open_in(self, db: sa.Connection, account_id: int | None) -> str:
         token, now = secrets.token_urlsafe(32), time.time()
         row = {"token_sha256": _sha256(token), "account_id": account_id, "created_at": now}
-        with self.store.write() as db:
-            db.execute(session.delete().where(session.c.expires_at < now))
-            db.execute(session.insert().values(**row, expires_at=now + SESSION_S))
+        db.execute(session.insert().values(**row, expires_at=now + SESSION_S))
         return token
 
     def who(self, cookie: str | None) -> Person | None:
         """Whose session this is. One that is used goes on; it is written at most once a day."""
         if not cookie:
             return None
-        now, key = time.time(), session.c.token_sha256.in_(map(_sha256, tokens(cookie)))
+        now = time.time()
+        self._sweep(now)
+        key = session.c.token_sha256.in_(map(_sha256, tokens(cookie)))
         columns = (session.c.account_id, session.c.expires_at, account.c.pseudonym, account.c.role, account.c.name)
         with self.store.read() as db:
-            row = db.execute(
+            rows = db.execute(
                 sa.select(*columns, account.c.active)
                 .select_from(session.outerjoin(account, session.c.account_id == account.c.account_id))
-                .where(key, session.c.expires_at > now)
-            ).first()
+                .where(key)
+            ).all()
+        row = next((row for row in rows if row.expires_at > now), None)
+        if rows and row is None:
+            self._sweep(now, at_once=True)
         if row is None or (row.account_id is not None and not row.active):
             return None
-        if row.expires_at < now + SESSION_S - DAY_S:
+        if not now + SESSION_S - DAY_S <= row.expires_at <= now + SESSION_S:  # above: the clock was set back
             with self.store.write() as db:
-                db.execute(session.update().where(key).values(expires_at=now + SESSION_S))
+                db.execute(session.update().where(key, session.c.expires_at > now).values(expires_at=now + SESSION_S))
         return LOCAL if row.account_id is None else Person(row.pseudonym, row.role, row.name)
+
+    def _sweep(self, now: float, at_once: bool = False) -> None:
+        """Delete what has ended by this moment: it stays ended, whatever the clock says later."""
+        if not at_once and 0 <= now - self._swept_at < SWEEP_S:
+            return
+        self._swept_at = now
+        ended = (session.c.expires_at <= now, invite.c.expires_at <= now)
+        with self.store.read() as db:
+            some = db.scalar(sa.select(sa.or_(*(sa.exists().where(one) for one in ended))))
+        if some:
+            with self.store.write() as db:
+                db.execute(session.delete().where(ended[0]))
+                db.execute(invite.delete().where(ended[1], invite.c.used_at.is_(None)))
 
     def close_session(self, cookie: str | None) -> None:
         with self.store.write() as db:
@@ -322,17 +367,54 @@ class People:
             return None
         return self.open_session(None)
 
+    # ---- Browsers that were in before
+
+    def _device(self, pseudonym: str, password_hash: str) -> str:
+        """What proves later that this browser was let in with this password: good until the password is changed."""
+        nonce = secrets.token_urlsafe(12)
+        return f"{nonce}~{self._sign(nonce, pseudonym, password_hash)}"
+
+    def _known_device(self, found: Any, devices: str | None) -> str | None:
+        """The one of these that was given out for this account; None: none of them."""
+        for token in tokens(devices):
+            nonce, _, signature = token.partition("~")
+            expected = self._sign(nonce, found.pseudonym, found.password_hash)
+            if hmac.compare_digest(signature.encode(), expected.encode()):
+                return nonce
+        return None
+
+    def _sign(self, nonce: str, pseudonym: str, password_hash: str) -> str:
+        said = "\0".join((nonce, pseudonym, password_hash)).encode()
+        return base64.urlsafe_b64encode(hmac.digest(self._device_key, said, "sha256")[:18]).decode()
+
+    @cached_property
+    def _device_key(self) -> bytes:
+        """A secret of this store, so that a restart does not make strangers of everybody."""
+        query = sa.select(meta.c.value).where(meta.c.key == _DEVICE_KEY)
+        with self.store.read() as db:
+            kept = db.scalar(query)
+        if kept is None:
+            with self.store.write() as db:
+                kept = db.scalar(query)
+                if kept is None:
+                    kept = secrets.token_hex(32)
+                    db.execute(meta.insert().values(key=_DEVICE_KEY, value=kept))
+        return bytes.fromhex(kept)
+
     # ---- Off the event loop
 
-    async def hashing(self, work: Callable[[], T]) -> T:
-        """Run what hashes a password on a thread of its own, two at a time; Throttled when fifty wait already."""
-        if self._queued >= 50:
+    async def hashing(self, work: Callable[[], T], known: bool = False) -> T:
+        """Run what hashes a password on a thread of its own; Throttled when QUEUE of its kind wait already.
+
+        known  a browser that brings a device cookie, or is signed in: it does not wait for strangers
+        """
+        if self._queued[known] >= QUEUE:
             raise Throttled("too many people are signing in at this moment; try again in 10 seconds", 10)
-        self._queued += 1
+        self._queued[known] += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._hashing, work)
+            return await asyncio.get_running_loop().run_in_executor(self._hashing[known], work)
         finally:
-            self._queued -= 1
+            self._queued[known] -= 1
 
 
 def tokens(cookie: str | None) -> list[str]:
@@ -344,25 +426,23 @@ def tokens(cookie: str | None) -> list[str]:
 BAD_INVITE = "this invitation is unknown, used or expired; ask whoever sent it for a new one"
 
 
+_NO_MATCH = "that name and password do not belong together"
+_DEVICE_KEY = "device_key"
+
+
 def _find(db: sa.Connection, name: str) -> Any:
     """The account of this name, however its letters are cased."""
-    return next((row for row in db.execute(sa.select(account)) if _folded(row.name) == _folded(name)), None)
+    if not is_name_length(name):
+        return None
+    return db.execute(sa.select(account).where(account.c.folded == folded(name))).first()
+
+
+def _open_invites() -> tuple[Any, ...]:
+    return invite.c.used_at.is_(None), invite.c.expires_at > time.time()
 
 
 def _open_invite(db: sa.Connection, token: str) -> Role | None:
-    unused = (invite.c.used_at.is_(None), invite.c.expires_at > time.time())
-    return db.scalar(sa.select(invite.c.role).where(invite.c.token_sha256 == _sha256(token), *unused))
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).strip().casefold()
-
-
-def _checked_name(name: str) -> str:
-    name = unicodedata.normalize("NFKC", name).strip()
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise Refused(f"a name has 1 to {MAX_NAME} printable characters")
-    return name
+    return db.scalar(sa.select(invite.c.role).where(invite.c.token_sha256 == _sha256(token), *_open_invites()))
 
 
 def _checked_password(password: str) -> str:
@@ -373,15 +453,12 @@ def _checked_password(password: str) -> str:
 
 def _sha256(token: str) -> str:
     """Tokens are random, so a plain hash of them cannot be searched for."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _utc() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _duration(seconds: int) -> str:
-    return f"{seconds} seconds" if seconds < 120 else f"{-(-seconds // 60)} minutes"
+def _utc(moment: float | None = None) -> str:
+    when = datetime.now(UTC) if moment is None else datetime.fromtimestamp(moment, UTC)
+    return when.isoformat(timespec="seconds")
 
 
 # ---- For the routes ---------------------------------------------------------------------------------------------

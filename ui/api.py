@@ -1,7 +1,8 @@
 """HTTP API of labelling, `/api/v1`: typed, and idempotent by client UUID.
 
 Called by the page. What it returns is all that a labelling browser ever gets to know about an answer: its text.
-Routes are plain functions: FastAPI runs them on threads, so that no commit holds up the event loop.
+No commit holds up the event loop: what writes takes its turn on a thread (ui.turns), and what reads is a plain
+function, which FastAPI runs on another.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ui.accounts import Admin, Annotator, Person
 from ui.answers import Tiers
 from ui.render import conversation_html, text_html
 from ui.service import Answer, BadAnswer, LabelService, Settings, StaleToken, State, Task, Work
+from ui.turns import Busy, Turns
 from ui.votes import Votes
 
 T = TypeVar("T")
@@ -195,7 +197,7 @@ def vote_api(votes: Votes) -> APIRouter:
 
 def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelService]) -> APIRouter:
     """The routes over a service. `opened` gives it, or a TrueupError while there is none."""
-    router = APIRouter(prefix=prefix, tags=[tag], route_class=OneLine)
+    router, turns = APIRouter(prefix=prefix, tags=[tag], route_class=OneLine), Turns()
     guideline_html = text_html(given.guideline)
     guideline_line = next((line for line in given.guideline.splitlines() if line.strip()), "").lstrip("# ")
 
@@ -212,6 +214,13 @@ def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelServi
         }
         return {**_work(service.work(who.pseudonym)), "settings": settings}
 
+    async def written(who: Person, work: Callable[[LabelService], dict[str, Any]]) -> Response:
+        """The answer of `work` when it is its turn to write, or 503: the page sends it again by itself."""
+        try:
+            return await turns.run(lambda: answered(who, work))
+        except Busy as error:
+            return _json({"detail": str(error)}, 503, {"Retry-After": "1"})
+
     def answered(who: Person, work: Callable[[LabelService], dict[str, Any]]) -> Response:
         """The answer of `work`, or 409 with what does wait, or 422 with what is wrong."""
         try:
@@ -224,18 +233,19 @@ def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelServi
         except StaleToken:
             return _json(everything(who, service), 409)
         except BadAnswer as error:
-            return _json({"detail": str(error)}, 422)
-        except TrueupError as error:
+            return _json({"detail": str(error)[:500]}, 422)
+        except TrueupError as error:  # another process holds the store, or its disk is full, or it is gone
             say(f"{prefix}: {error}")
-            return _json({"detail": "nothing was saved; where the server was started, it says why"}, 503)
+            detail = "nothing was saved; where the server was started, it says why"
+            return _json({"detail": detail}, 503, {"Retry-After": "5"})
 
     @router.get("/tasks", response_model=TasksBody)
-    def tasks(who: Annotator) -> Response:
+    async def tasks(who: Annotator) -> Response:
         """What waits for you. It stays yours while you answer, or send a heartbeat."""
-        return answered(who, lambda service: everything(who, service))
+        return await written(who, lambda service: everything(who, service))
 
     @router.post("/labels", response_model=RecordedBody, responses=_STALE)
-    def label(body: LabelBody, who: Annotator) -> Response:
+    async def label(body: LabelBody, who: Annotator) -> Response:
         """Answer a task; what waits next comes with the confirmation."""
 
         def work(service: LabelService) -> dict[str, Any]:
@@ -244,37 +254,37 @@ def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelServi
             reveal = None if done.reveal is None else dict(zip("ab", done.reveal, strict=True))
             return {"label": vars(done.label), "feedback": feedback, "reveal": reveal, **_work(done.work)}
 
-        return answered(who, work)
+        return await written(who, work)
 
     @router.post("/demonstrations", response_model=SavedBody, responses=_STALE)
-    def demonstration(body: DemonstrationBody, who: Annotator) -> Response:
+    async def demonstration(body: DemonstrationBody, who: Annotator) -> Response:
         """Keep an ideal answer to the prompt of a task; the task goes on waiting."""
 
         def work(service: LabelService) -> dict[str, Any]:
             service.demonstrate(who.pseudonym, body.client_uuid, body.token, body.text)
             return {"saved": True}
 
-        return answered(who, work)
+        return await written(who, work)
 
     @router.post("/undo", response_model=UndoneBody, responses=_STALE)
-    def undo(press: Press, who: Annotator) -> Response:
+    async def undo(press: Press, who: Annotator) -> Response:
         """Take back your last answer; it is the first task again."""
 
         def work(service: LabelService) -> dict[str, Any]:
             done = service.undo(who.pseudonym, press.client_uuid)
             return {"undone": done.undone, **_work(done.work)}
 
-        return answered(who, work)
+        return await written(who, work)
 
     @router.post("/heartbeat")
-    def heartbeat(who: Annotator) -> Response:
+    async def heartbeat(who: Annotator) -> Response:
         """You are still there: your tasks stay yours."""
 
         def work(service: LabelService) -> dict[str, Any]:
             service.renew(who.pseudonym)
             return {}
 
-        return answered(who, work)
+        return await written(who, work)
 
     @router.get("/mirror")
     def mirror(who: Annotator) -> Response:
@@ -308,7 +318,7 @@ def _prompt_html(turns: tuple[tuple[Any, str], ...]) -> str:
     return conversation_html([Message(role=role, content=content) for role, content in turns])
 
 
-def _json(body: dict[str, Any], status: int = 200) -> Response:
+def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Without a second look at every field: `response_model` documents the shape, and tests hold it."""
     content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(content, status, {"Cache-Control": "no-store"}, "application/json")
+    return Response(content, status, {"Cache-Control": "no-store", **(headers or {})}, "application/json")

@@ -15,14 +15,12 @@ Who may open what stands in ui.guard. No torch: annotators need none, and the pa
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,6 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import ui.quick_gradio  # noqa: I001, F401  before gradio
 import gradio as gr
-import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import FileResponse, HTMLResponse, Response
@@ -49,6 +46,7 @@ from ui.agreement import load_libraries
 from ui.api import label_api, vote_api
 from ui.compare_page import Comparison, compare_blocks
 from ui.config import LabelConfig
+from ui.connections import server
 from ui.entry import entry, not_found, page, people_page, signed_in
 from ui.guard import REPORT_POLICY, Guard, Site, site
 from ui.label import prepare
@@ -76,10 +74,11 @@ def serve_label(
     host: str = "127.0.0.1",
     port: int = 7860,
     url: str | None = None,
+    proxies: Sequence[str] = (),
     open_browser: bool = False,
 ) -> None:
     """Open the labelling page over the campaign's store, and serve it until interrupted."""
-    _serve(label_app(config, host, url), host, port, open_browser)
+    _serve(label_app(config, host, url, proxies), host, port, open_browser)
 
 
 def serve_run(
@@ -89,29 +88,38 @@ def serve_run(
     port: int = 7860,
     url: str | None = None,
     trust: bool = False,
+    proxies: Sequence[str] = (),
     open_browser: bool = False,
 ) -> None:
     """Show a run: its comparison, its reports, and its labels if it has a store; serves until interrupted."""
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in runs.DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
-    _serve(run_app(run_dir, host, url, trust), host, port, open_browser)
+    _serve(run_app(run_dir, host, url, trust, proxies), host, port, open_browser)
 
 
 # ---- Applications -----------------------------------------------------------------------------------------------
 
 
-def label_app(config: LabelConfig, host: str = "127.0.0.1", url: str | None = None) -> FastAPI:
+def label_app(
+    config: LabelConfig, host: str = "127.0.0.1", url: str | None = None, proxies: Sequence[str] = ()
+) -> FastAPI:
     """The pages over a campaign: its pairs are put into the store, and the labelling page works through them."""
     store = Store(config.store_url)
     if store.is_copy:
         raise DataError(f"{config.store_url}: is on a medium that cannot be written, so no label could be saved")
     people = People(store)
-    where = site(host, url, people)
+    where = site(host, url, people, proxies)
     prepare(config, store)
     return _app(config.run_dir, people, where, LabelService(store, Settings.of(config)), start="/label")
 
 
-def run_app(run_dir: Path, host: str = "127.0.0.1", url: str | None = None, trust: bool = False) -> FastAPI:
+def run_app(
+    run_dir: Path,
+    host: str = "127.0.0.1",
+    url: str | None = None,
+    trust: bool = False,
+    proxies: Sequence[str] = (),
+) -> FastAPI:
     """The pages over a run directory as it stands; its label store, if there is one, says who may sign in.
 
     A run directory is data, which somebody may have sent. Only with `trust` is a database opened that its config names,
@@ -126,13 +134,13 @@ def run_app(run_dir: Path, host: str = "127.0.0.1", url: str | None = None, trus
     if store is None:  # sessions have to be somewhere; without accounts they may end with the server
         folder = tempfile.TemporaryDirectory(prefix="trueup-")
         people = People(Database(f"sqlite:///{folder.name}/sessions.sqlite"))
-        app = _app(run_dir, people, site(host, url, people), None, start="/", votes=votes)
+        app = _app(run_dir, people, site(host, url, people, proxies), None, start="/", votes=votes)
         app.state.folder = folder
     else:
         people = People(store)
         service = LabelService(store, Settings.of(config)) if config else None
-        labels = not store.is_copy
-        app = _app(run_dir, people, site(host, url, people), service, start="/", votes=votes, labels=labels)
+        labels, where = not store.is_copy, site(host, url, people, proxies)
+        app = _app(run_dir, people, where, service, start="/", votes=votes, labels=labels)
     if runs.find_stage(run_dir, "sft") is not None:
         app.state.worker = Worker(run_dir, trust)
         app.include_router(open_api(run_dir, app.state.worker))
@@ -340,18 +348,6 @@ def listen(host: str, port: int) -> socket.socket:
         bound.close()
         raise TrueupError(f"{host}:{port} cannot be bound ({error.strerror}); take another with --port") from None
     return bound
-
-
-def server(app: FastAPI) -> uvicorn.Server:
-    """One process: Gradio keeps its sessions in memory, and SQLite has one writer."""
-    logging.getLogger("uvicorn.error").addFilter(_not_a_closed_page)
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-
-
-def _not_a_closed_page(record: logging.LogRecord) -> bool:
-    """Leaves out of the server's log that Ctrl-C ended the heartbeat of a page which is still open."""
-    cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
-    return not (cancelled or "timeout graceful shutdown exceeded" in str(record.msg))
 
 
 def _serve(app: FastAPI, host: str, port: int, open_browser: bool) -> None:

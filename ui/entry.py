@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import ipaddress
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -23,17 +22,20 @@ from ui.accounts import (
     BAD_INVITE,
     COOKIE,
     DAY_S,
-    MAX_NAME,
+    DEVICE_COOKIE,
+    LOCAL,
+    MAX_PASSWORD,
     MAX_TOKENS,
     MIN_PASSWORD,
     Admin,
     Annotator,
+    Entered,
     People,
-    Refused,
     Role,
-    Throttled,
     tokens,
 )
+from ui.names import MAX_NAME, Refused
+from ui.throttle import Throttled
 
 STATIC = Path(__file__).parent / "static"
 _DARK = "matchMedia('(prefers-color-scheme: dark)').matches && document.body.classList.add('dark')"
@@ -77,8 +79,9 @@ def not_found() -> HTMLResponse:
 
 def signed_in(name: str) -> str:
     """Who is signed in, and the way out."""
+    change = "" if name == LOCAL.name else '<a href="/password">Change password</a>'
     return (
-        f'<form class="tu-signed-in" method="post" action="/logout"><span>Signed in as {escape(name)}</span>'
+        f'<form class="tu-signed-in" method="post" action="/logout"><span>Signed in as {escape(name)}</span>{change}'
         '<button class="tu-quiet">Sign out</button></form>'
     )
 
@@ -104,6 +107,7 @@ def _field(label: str, name: str, kind: str, autocomplete: str, hint: str = "", 
 
 
 _NAME = f'autocapitalize="none" spellcheck="false" maxlength="{MAX_NAME}"'
+_NEW = f'minlength="{MIN_PASSWORD}" maxlength="{MAX_PASSWORD}"'
 
 
 def _login_page(onward: str, name: str = "", problem: str = "") -> str:
@@ -117,6 +121,22 @@ def _login_page(onward: str, name: str = "", problem: str = "") -> str:
         "<button>Sign in</button></form>"
         '<p class="tu-note">No account, or a forgotten password? Ask whoever runs this campaign: they can invite you '
         "by link, or set a new password.</p>",
+        narrow=True,
+    )
+
+
+_LINK_ONLY = "Who is let in by the printed link has no password."
+
+
+def _password_page(name: str, problem: str = "") -> str:
+    hint = f"At least {MIN_PASSWORD} characters; a few words are easy to remember."
+    return page(
+        "Change password",
+        f'<p class="tu-lead">Of {escape(name)}. You stay signed in here, and are signed out everywhere else.</p>'
+        f'{_problem(problem)}<form class="tu-form" method="post" action="/password">'
+        f"{_field('Password of now', 'old', 'password', 'current-password', more='autofocus')}"
+        f"{_field('New password', 'new', 'password', 'new-password', hint, more=_NEW)}"
+        "<button>Change it</button></form>" + _ALL_PAGES,
         narrow=True,
     )
 
@@ -139,7 +159,7 @@ def _invite_page(token: str, role: Role, name: str = "", problem: str = "") -> s
             "password",
             "new-password",
             f"At least {MIN_PASSWORD} characters; a few words are easy to remember.",
-            more=f'minlength="{MIN_PASSWORD}"',
+            more=_NEW,
         )
         + "<button>Create account</button></form>",
         narrow=True,
@@ -169,14 +189,17 @@ def entry(people: People, start: str) -> APIRouter:
         password: Annotated[str, Form()] = "",
         next: Annotated[str, Form()] = "",
     ) -> Response:
-        onward = _own_path(next, start)
+        onward, devices = _own_path(next, start), request.cookies.get(DEVICE_COOKIE)
+        shown = name[:MAX_NAME]
         try:
-            cookie = await people.hashing(lambda: people.log_in(name, password, _address(request)))
+            entered = await people.hashing(
+                lambda: people.log_in(name, password, request.state.address, devices), known=bool(devices)
+            )
         except Throttled as error:
-            return _respond(_login_page(onward, name, str(error)), 429, error.retry_after_s)
+            return _respond(_login_page(onward, shown, str(error)), 429, error.retry_after_s)
         except Refused as error:
-            return _respond(_login_page(onward, name, str(error)), 401)
-        return await run_in_threadpool(_with_session, people, request, cookie, onward)
+            return _respond(_login_page(onward, shown, str(error)), 401)
+        return await run_in_threadpool(_let_in, people, request, entered, onward)
 
     @router.get("/invite")
     def invite_page(token: str = "") -> Response:
@@ -195,13 +218,14 @@ def entry(people: People, start: str) -> APIRouter:
         role = await run_in_threadpool(people.invited, token)
         if role is None:
             return _respond(message_page("No invitation", _sentence(BAD_INVITE), ("/login", "Sign in")), 404)
+        shown = name[:MAX_NAME]
         try:
-            cookie = await people.hashing(lambda: people.accept(token, name, password))
+            entered = await people.hashing(lambda: people.accept(token, name, password))
         except Throttled as error:
-            return _respond(_invite_page(token, role, name, str(error)), 429, error.retry_after_s)
+            return _respond(_invite_page(token, role, shown, str(error)), 429, error.retry_after_s)
         except Refused as error:
-            return _respond(_invite_page(token, role, name, str(error)), 422)
-        return await run_in_threadpool(_with_session, people, request, cookie, start)
+            return _respond(_invite_page(token, role, shown, str(error)), 422)
+        return await run_in_threadpool(_let_in, people, request, entered, start)
 
     @router.get("/enter")
     def enter(request: Request, token: str = "") -> Response:
@@ -217,7 +241,34 @@ def entry(people: People, start: str) -> APIRouter:
     def logout(request: Request, who: Annotator) -> Response:
         return _with_session(people, request, None, "/login")
 
+    @router.get("/password")
+    def password_page(who: Annotator) -> Response:
+        if who == LOCAL:
+            return _respond(message_page("No password", _LINK_ONLY, ("/", "All pages")), 404)
+        return _respond(_password_page(who.name))
+
+    @router.post("/password")
+    async def change_password(
+        request: Request, who: Annotator, old: Annotated[str, Form()] = "", new: Annotated[str, Form()] = ""
+    ) -> Response:
+        try:
+            entered = await people.hashing(lambda: people.change_password(who, old, new), known=True)
+        except Throttled as error:
+            return _respond(_password_page(who.name, str(error)), 429, error.retry_after_s)
+        except Refused as error:
+            return _respond(_password_page(who.name, str(error)), 422)
+        return await run_in_threadpool(_let_in, people, request, entered, "/")
+
     return router
+
+
+def _let_in(people: People, request: Request, entered: Entered, onward: str) -> Response:
+    """Lead on with a new session, and remember that this browser was in."""
+    answer = _with_session(people, request, entered.session, onward)
+    others = tokens(request.cookies.get(DEVICE_COOKIE))[: MAX_TOKENS - 1]
+    value = ".".join([entered.device, *(other for other in others if other)])
+    _set_cookie(answer, request, DEVICE_COOKIE, value, path="/login")
+    return answer
 
 
 def _with_session(people: People, request: Request, token: str | None, onward: str) -> Response:
@@ -227,10 +278,15 @@ def _with_session(people: People, request: Request, token: str | None, onward: s
     people.close_session(".".join(before))
     value = ".".join(([token] if token else []) + elsewhere)
     answer = RedirectResponse(onward, 303)
-    # The browser keeps it as long as it may; when the session ends is the server's to say.
-    age = int(400 * DAY_S) if value else 0
-    answer.set_cookie(COOKIE, value, max_age=age, httponly=True, samesite="lax", secure=_by_https(request))
+    _set_cookie(answer, request, COOKIE, value)
     return answer
+
+
+def _set_cookie(answer: Response, request: Request, name: str, value: str, path: str = "/") -> None:
+    """The browser keeps it as long as it may; when it is good no more is the server's to say."""
+    age = int(400 * DAY_S) if value else 0
+    secure = _by_https(request)
+    answer.set_cookie(name, value, max_age=age, path=path, httponly=True, samesite="lax", secure=secure)
 
 
 def _by_https(request: Request) -> bool:
@@ -242,16 +298,6 @@ def _own_path(path: str, otherwise: str) -> str:
     """`path` if it is one of this site: nobody is led elsewhere by a link to the login."""
     own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if own else otherwise
-
-
-def _address(request: Request) -> str:
-    """Who knocks. Of IPv6 the network, because one machine has 2^64 addresses there."""
-    host = request.client.host if request.client else "unknown"
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else host
 
 
 def _sentence(text: str) -> str:
@@ -289,6 +335,14 @@ def people_page(people: People, url: str | None) -> APIRouter:
             f"account ({role}), within {days:g} days, and is not shown again.</label>"
             f'<input id="link" class="tu-copy" readonly value="{escape(link)}"></div>',
         )
+
+    @router.post("/withdraw/{invitation}")
+    def withdraw(me: Admin, invitation: str) -> Response:
+        try:
+            people.withdraw(invitation)
+        except Refused:
+            return shown(me, _problem("this invitation is used, expired or withdrawn already"), 404)
+        return RedirectResponse("/people", 303)
 
     @router.post("/{verb}/{pseudonym}")
     def change(me: Admin, verb: str, pseudonym: str) -> Response:
@@ -338,5 +392,21 @@ def _people_html(people: People, me: str) -> str:
         '<span><label for="role">Role</label><select id="role" name="role"><option>annotator</option>'
         '<option>admin</option></select></span><span><label for="days">Days it is good for</label>'
         '<input id="days" name="days" type="number" min="1" max="365" value="7" required></span>'
-        "<button>Make a link</button></form>"
+        f"<button>Make a link</button></form>{_invitations_html(people)}"
+    )
+
+
+def _invitations_html(people: People) -> str:
+    rows = "".join(
+        f'<tr><th scope="row"><code>{one.id}</code></th><td>{one.role}</td><td>{one.expires_utc[:16]}</td><td>'
+        f'<form method="post" action="/people/withdraw/{one.id}"><button class="tu-quiet" '
+        f'aria-label="Withdraw {one.id}">Withdraw</button></form></td></tr>'
+        for one in people.invitations()
+    )
+    if not rows:
+        return ""
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Invitation", "Role", "Good until (UTC)", "Change"))
+    return (
+        '<h2>Open invitations</h2><div class="tu-scroll" role="region" aria-label="Open invitations" tabindex="0">'
+        f'<table class="tu-figures"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )

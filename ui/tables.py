@@ -31,6 +31,7 @@ from trueup.errors import DataError, of_the_machine
 from trueup.masking import masked
 from trueup.runs import is_writable
 from trueup.words import count_words
+from ui.names import folded, skeleton
 
 metadata = sa.MetaData()
 _JSON = sa.JSON(none_as_null=True)
@@ -156,6 +157,8 @@ account = Table(
     metadata,
     Column("account_id", Integer, primary_key=True),
     Column("name", String, nullable=False, unique=True),
+    Column("folded", String, nullable=False, unique=True),  # ui.names: the form by which a name is found
+    Column("skeleton", String, nullable=False, index=True),  # what it looks like
     Column("pseudonym", String, nullable=False, unique=True),  # what events and exports call them
     Column("role", String, nullable=False),
     Column("password_hash", String, nullable=False),
@@ -274,7 +277,21 @@ def _read_json(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-MIGRATIONS: list[Callable[[sa.Connection], None]] = [_slots_and_purposes]
+def _forms_of_names(db: sa.Connection) -> None:
+    """2 to 3. A name is normalised once, when it is given, and found by an index."""
+    present = {column["name"] for column in sa.inspect(db).get_columns("account")}
+    if "folded" in present:  # a store of version 1 had no accounts, and got today's table
+        return
+    for column in ("folded", "skeleton"):
+        db.execute(sa.DDL(f"ALTER TABLE account ADD COLUMN {column} VARCHAR NOT NULL DEFAULT ''"))
+    for row in db.execute(sa.select(account.c.account_id, account.c.name)).all():
+        forms = {"folded": folded(row.name), "skeleton": skeleton(row.name)}
+        db.execute(account.update().where(account.c.account_id == row.account_id).values(**forms))
+    db.execute(sa.DDL("CREATE UNIQUE INDEX account_by_folded ON account (folded)"))
+    db.execute(sa.DDL("CREATE INDEX ix_account_skeleton ON account (skeleton)"))
+
+
+MIGRATIONS: list[Callable[[sa.Connection], None]] = [_slots_and_purposes, _forms_of_names]
 """In order: the n-th brings a store of version n to n + 1. A blank database gets the tables above at once."""
 
 

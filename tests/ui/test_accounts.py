@@ -16,10 +16,12 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from ui import accounts
-from ui.accounts import COOKIE, LOCAL, SESSION_S, People, Person, Refused, Throttle, Throttled, hash_password
+from ui.accounts import COOKIE, DEVICE_COOKIE, LOCAL, SESSION_S, People, Person, hash_password
 from ui.accounts import password_matches as matches
 from ui.app import run_app
+from ui.names import Refused, checked_name, skeleton
 from ui.tables import Database, invite, session
+from ui.throttle import MAX_KEYS, Attempts, Throttle, Throttled
 
 PASSWORD = "four words are enough"
 COST = accounts._LOG2_N
@@ -98,7 +100,53 @@ def test_a_name_is_taken_however_it_is_cased(people: People) -> None:
     people.add("Ann", "annotator", PASSWORD)
     with pytest.raises(Refused, match="taken"):
         people.add("ANN ", "admin", PASSWORD)
-    assert people.who(people.log_in("ann", PASSWORD, "1.2.3.4")) is not None
+    assert people.who(people.log_in("ann", PASSWORD, "1.2.3.4").session) is not None
+
+
+LIKE_ANN = """ANN|\u0020Ann\u0020|\uff21nn|\u0410nn|\u0410\u043f\u043f|A\u200bnn|An\u00adn|Ann\u034f|Ann\ufe0f|Ann\u3164
+Ann.|A-n-n|A nn|\u00c1nn|A\u0301nn|Ann\u2800|Ann\u202e|\u0391nn|Ann\u0308
+Ann\u00a0|\U0001d400nn""".replace("\n", "|").split("|")
+
+
+@pytest.mark.parametrize("other", LIKE_ANN)
+def test_a_name_that_looks_like_one_that_is_taken_is_refused(people: People, other: str) -> None:
+    people.add("Ann", "annotator", PASSWORD)
+    with pytest.raises(Refused):
+        people.add(other, "admin", PASSWORD)
+    assert len(people.accounts()) == 1
+
+
+ALIKE = """Bill Bi11 Bill BIll Oscar 0scar Amold Arnold Tom T0rn
+cop \u0441\u043e\u0440 Max \u041c\u0430\u0445 van \u03bd\u03b1n NAN \u039d\u0391\u039d""".split()
+
+
+@pytest.mark.parametrize(("one", "other"), list(zip(ALIKE[::2], ALIKE[1::2], strict=True)))
+def test_two_names_that_look_alike_have_one_skeleton(one: str, other: str) -> None:
+    assert skeleton(one) == skeleton(other)
+
+
+NAMES = """Ann|Ann Lee|Ren\u00e9e O'Neill-Smith|ann@example.org
+\u041d\u0438\u043d\u0430|\u4e2d\u6751|\u0e2a\u0e21\u0e0a\u0e32\u0e22|\u05d3\u05d5\u05d3
+\u0645\u062d\u0645\u062f
+\u5c71\u7530 Taro|\u0391\u03bd\u03bd\u03b1|user_7|\u0928\u0947\u0939\u093e""".replace("\n", "|").split("|")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_every_script_are_names(people: People, name: str) -> None:
+    assert people.add(name, "annotator", PASSWORD).name == name == checked_name(name)
+    assert people.log_in(name.upper(), PASSWORD, None)
+
+
+def test_a_name_is_normalised_once_and_found_by_an_index(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        people.add(f"annotator {number:02}", "annotator", PASSWORD)
+    calls: list[str] = []
+    monkeypatch.setattr(accounts, "folded", lambda name: calls.append(name) or name.casefold())
+    people.log_in("Annotator 07", PASSWORD, None)
+    assert calls == ["Annotator 07"]
+    with people.store.read() as db:
+        plan = str(db.execute(sa.text("EXPLAIN QUERY PLAN SELECT * FROM account WHERE folded = 'x'")).all())
+    assert "USING INDEX" in plan
 
 
 def test_pseudonyms_are_random_and_say_nothing_of_the_name(people: People, tmp_path: Path) -> None:
@@ -190,18 +238,106 @@ def test_failures_wait_twice_as_long_each_time_and_not_for_ever() -> None:
     throttle = Throttle(free=3, longest_s=60, clock=lambda: now)
     waits = []
     for _ in range(12):
-        while wait := throttle.attempt("ann"):
+        while wait := throttle.wait("ann"):
             now += wait
             waits.append(wait)
+        throttle.count("ann")
     assert waits[:6] == [1, 2, 4, 8, 16, 32] and set(waits[6:]) == {60}
-    assert throttle.attempt("bob") == 0
+    assert throttle.wait("bob") == 0
     now += 121
-    assert throttle.attempt("ann") == 0 and throttle.attempt("ann") == 0, "after a quiet while it is forgotten"
+    for _ in range(2):
+        assert throttle.wait("ann") == 0, "after a quiet while it is forgotten"
+        throttle.count("ann")
 
 
 def test_many_guesses_at_once_are_not_all_free() -> None:
-    throttle = Throttle(free=5, clock=lambda: 0.0)
-    assert [throttle.attempt("ann") for _ in range(8)] == [0, 0, 0, 0, 0, 1, 1, 1]
+    attempts = Attempts(clock=lambda: 0.0)
+    assert [tries(attempts, "ann", "10.0.0.1") for _ in range(8)] == [True] * 5 + [False] * 3
+
+
+def test_what_strangers_send_is_kept_as_short_hashes_and_not_without_end() -> None:
+    now = 0.0
+    throttle = Throttle(free=1, clock=lambda: now)
+    throttle.count("victim")
+    throttle.count("victim")
+    for number in range(MAX_KEYS + 500):
+        throttle.count(f"{number}" * 100)
+    assert len(throttle) <= MAX_KEYS and {len(key) for key in throttle._failures} == {16}
+    assert throttle.wait("victim") > 0, "a flood of names opens no lock"
+
+
+def tries(attempts: Attempts, name: str, address: str | None = None, device: str | None = None) -> bool:
+    """Make a wrong guess. False: it was not even looked at."""
+    try:
+        attempts.begin(name, address, device)
+    except Throttled:
+        return False
+    return True
+
+
+OFFICE, ELSEWHERE = "192.0.2.1", "198.51.100.7"
+
+
+def test_who_is_blocked_at_the_address_does_not_keep_a_name_closed() -> None:
+    now = 0.0
+    attempts = Attempts(clock=lambda: now)
+    while tries(attempts, f"someone {now}", ELSEWHERE):  # the address is used up, by other names
+        now += 0.001
+    for _ in range(500):
+        now += 0.001
+        assert not tries(attempts, "ann", ELSEWHERE)
+    assert attempts.by_name.wait("ann") == 0 and tries(attempts, "ann", OFFICE)
+
+
+def test_one_guess_a_second_keeps_nobody_out_for_ever() -> None:
+    now = 0.0
+    attempts, looked_at, free = Attempts(clock=lambda: now), 0, 0
+    for second in range(6 * 3600):
+        now = float(second)
+        looked_at += tries(attempts, "ann", ELSEWHERE)
+        free += attempts.by_name.wait("ann") == 0
+    assert looked_at < 60
+    assert tries(attempts, "ann", OFFICE, "her browser"), "a browser that was in before is never stopped by it"
+
+
+def test_a_closed_name_does_not_use_up_the_address_of_an_office() -> None:
+    attempts = Attempts(clock=lambda: 0.0)
+    while tries(attempts, "ann", ELSEWHERE):
+        pass
+    for _ in range(100):
+        assert not tries(attempts, "ann", OFFICE)
+    assert attempts.by_address.wait(OFFICE) == 0 and tries(attempts, "bob", OFFICE)
+
+
+def test_a_known_browser_is_counted_by_itself_and_does_not_guess_for_ever() -> None:
+    attempts = Attempts(clock=lambda: 0.0)
+    while tries(attempts, "ann", OFFICE):
+        pass
+    guesses = [tries(attempts, "ann", OFFICE, "stolen laptop") for _ in range(20)]
+    assert guesses == [True] * 5 + [False] * 15
+    assert attempts.by_address.wait(OFFICE) == 0
+    attempts.succeeded("ann", OFFICE, "stolen laptop")
+    assert not tries(attempts, "ann", OFFICE), "success of a known browser gives strangers no new guesses"
+
+
+def test_a_browser_that_was_in_before_gets_in_though_its_name_is_guessed_at(start: Any, people: People) -> None:
+    people.add("Ann", "annotator", PASSWORD)
+    hers, theirs, stranger = start(), start(), start()
+    attempts = Attempts(clock=lambda: 1000.0)
+    for browser in (hers, theirs, stranger):
+        browser.app.state.people.attempts = attempts
+    right, wrong = {"name": "Ann", "password": PASSWORD}, {"name": "Ann", "password": "a wrong guess"}
+    assert hers.post("/login", data=right).status_code == 303
+    assert "path=/login" in hers.post("/login", data=right).headers.get_list("set-cookie")[1].lower()
+    hers.post("/logout")
+    for _ in range(12):
+        theirs.post("/login", data=wrong)
+    assert theirs.post("/login", data=right).status_code == 429
+    stranger.cookies.set(DEVICE_COOKIE, "made.up~signature.x~y")
+    assert stranger.post("/login", data=right).status_code == 429
+    assert hers.post("/login", data=right).status_code == 303
+    people.set_password("Ann", "another good password")  # the cookie proves that the old one was known
+    assert hers.post("/login", data={**right, "password": "another good password"}).status_code == 429
 
 
 def test_guesses_at_one_name_are_throttled_from_any_address_and_say_when_to_come_back(
@@ -210,7 +346,7 @@ def test_guesses_at_one_name_are_throttled_from_any_address_and_say_when_to_come
     people.add("Ann", "annotator", PASSWORD)
     people.add("Bob", "annotator", PASSWORD)
     browser = start()
-    throttle = browser.app.state.people._by_name
+    throttle = browser.app.state.people.attempts.by_name
     throttle.clock = lambda: 1000.0
     for number in range(throttle.free):
         with pytest.raises(Refused):
@@ -224,8 +360,8 @@ def test_guesses_at_one_name_are_throttled_from_any_address_and_say_when_to_come
 
 
 def test_guesses_from_one_address_at_many_names_are_throttled_unknown_ones_too(people: People) -> None:
-    people._by_address.clock = lambda: 0.0
-    people._by_address.free = 3
+    people.attempts = Attempts(clock=lambda: 0.0)
+    people.attempts.by_address.free = 3
     for name in ("a", "b", "c"):
         with pytest.raises(Refused):
             people.log_in(name, "wrong", "10.0.0.1")
@@ -253,8 +389,25 @@ def test_a_burst_of_logins_hashes_two_at_a_time_and_is_turned_away_when_the_queu
         return await asyncio.gather(*(people.hashing(work) for _ in range(60)), return_exceptions=True)
 
     answers = asyncio.run(burst())
-    assert most == 2
+    assert most == 1
     assert [type(answer) for answer in answers].count(Throttled) == 10 and answers.count(None) == 50
+
+
+def test_known_browsers_do_not_wait_for_a_queue_of_strangers(people: People) -> None:
+    import asyncio
+
+    opened = threading.Event()
+
+    async def race() -> None:
+        strangers = [asyncio.ensure_future(people.hashing(opened.wait)) for _ in range(50)]
+        await asyncio.sleep(0)
+        with pytest.raises(Throttled):
+            await people.hashing(lambda: None)
+        assert await people.hashing(lambda: "in", known=True) == "in"
+        opened.set()
+        await asyncio.gather(*strangers)
+
+    asyncio.run(race())
 
 
 # ---- Sessions ---------------------------------------------------------------------------------------------------
@@ -283,6 +436,65 @@ def test_a_session_ends_two_weeks_after_it_was_last_used(people: People, monkeyp
     people.open_session(None)
     with people.store.read() as db:
         assert db.scalar(sa.select(sa.func.count()).select_from(session)) == 1, "ended sessions are cleared away"
+
+
+def test_a_session_or_invitation_that_has_ended_stays_so_when_the_clock_is_set_back(
+    people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    then = now = time.time()
+    monkeypatch.setattr("ui.accounts.time.time", lambda: now)
+    shown, unseen, invitation = people.open_session(None), people.open_session(None), people.invite("annotator", 1)
+    now = then + SESSION_S + 1
+    assert people.who(shown) is None
+    now = then + 1
+    assert people.who(shown) is None and people.who(unseen) is None and people.invited(invitation) is None
+    fresh = people.open_session(None)
+    now = then - 365 * 86_400
+    assert people.who(fresh) == LOCAL
+    now += SESSION_S + 1
+    assert people.who(fresh) is None, "not a year longer"
+
+
+@pytest.mark.parametrize("change", ["disable", "password"])
+def test_no_session_is_opened_for_a_password_that_was_taken_away_while_it_was_checked(
+    people: People, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    people.add("Ann", "annotator", PASSWORD)
+
+    def slow(password: str, stored: str) -> bool:
+        people.disable("Ann") if change == "disable" else people.set_password("Ann", "another good password")
+        return matches(password, stored)
+
+    monkeypatch.setattr(accounts, "password_matches", slow)
+    with pytest.raises(Refused):
+        people.log_in("Ann", PASSWORD, None)
+    with people.store.read() as db:
+        assert db.scalar(sa.select(sa.func.count()).select_from(session)) == 0
+
+
+def test_people_change_their_own_password_and_are_out_everywhere_else(start: Any, people: People) -> None:
+    people.add("Ann", "annotator", PASSWORD)
+    here, there = start(), start()
+    for browser in (here, there):
+        browser.post("/login", data={"name": "Ann", "password": PASSWORD})
+    assert 'href="/password"' in here.get("/").text and here.get("/password").status_code == 200
+    wrong = here.post("/password", data={"old": "not my password", "new": "another good password"})
+    assert wrong.status_code == 422 and "not your password of now" in said(wrong)
+    short = here.post("/password", data={"old": PASSWORD, "new": "short"})
+    assert short.status_code == 422 and "10 to 256 characters" in said(short) and there.get("/").status_code == 200
+    assert here.post("/password", data={"old": PASSWORD, "new": "another good password"}).status_code == 303
+    assert here.get("/").status_code == 200 and there.get("/").status_code == 303
+    assert there.post("/login", data={"name": "Ann", "password": PASSWORD}).status_code == 401
+    assert there.post("/login", data={"name": "Ann", "password": "another good password"}).status_code == 303
+    guesses = [here.post("/password", data={"old": f"guess {n}", "new": PASSWORD}).status_code for n in range(8)]
+    assert guesses == [303] + [303] * 7 or guesses[5:] == [429] * 3
+
+
+def test_the_person_at_this_machine_has_no_password_to_change(start: Any) -> None:
+    browser = start()
+    browser.cookies.set(COOKIE, browser.app.state.people.open_session(None))
+    assert "/password" not in browser.get("/").text and browser.get("/password").status_code == 404
+    assert browser.post("/password", data={"old": PASSWORD, "new": PASSWORD}).status_code == 422
 
 
 def test_signing_out_ends_the_session_on_the_server(start: Any, people: People) -> None:
@@ -405,13 +617,34 @@ def test_an_invitation_expires(people: People) -> None:
             people.invite("annotator", days)
 
 
+def test_open_invitations_are_listed_and_withdrawn(start: Any, people: People, run_dir: Path) -> None:
+    people.add("Root", "admin", PASSWORD)
+    tokens = [people.invite("annotator", days) for days in (3, 2, 1)] + [people.invite("admin", 4)]
+    people.accept(tokens[0], "Ann", PASSWORD)
+    listed = people.invitations()
+    assert [one.role for one in listed] == ["annotator", "annotator", "admin"], "the next to expire first"
+    assert not any(token in str(listed) for token in tokens)
+    browser = start()
+    browser.cookies.set(COOKIE, people.open_session(id_of(people, "Root")))
+    assert all(one.id in browser.get("/people").text for one in listed)
+    for status in (303, 404):
+        assert browser.post(f"/people/withdraw/{listed[0].id}").status_code == status
+    assert people.invited(tokens[2]) is None and people.invited(tokens[1]) == "annotator"
+    people.withdraw(listed[1].id[:6])
+    for unknown in ("", "%", "zz", listed[1].id):
+        with pytest.raises(Refused, match="open are"):
+            people.withdraw(unknown)
+    assert [one.role for one in people.invitations()] == ["admin"]
+    assert [row.name for row in people.accounts()] == ["Root", "Ann"]
+
+
 def test_a_bad_name_or_password_leaves_the_invitation_unused(start: Any, people: People) -> None:
     people.add("Ann", "annotator", PASSWORD)
     token = people.invite("admin")
     browser = start()
     for name, password, problem in (
         ("ann", PASSWORD, "is taken"),
-        ("Bob", "short", "10 to 1024 characters"),
+        ("Bob", "short", "10 to 256 characters"),
         ("", PASSWORD, "A name has"),
     ):
         answer = browser.post("/invite", data={"token": token, "name": name, "password": password})

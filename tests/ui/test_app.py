@@ -18,10 +18,12 @@ from fastapi.testclient import TestClient
 
 from trueup import runs
 from trueup.errors import TrueupError
+from ui import accounts
 from ui.accounts import COOKIE, People
 from ui.app import label_app, listen, run_app, serve_label, serve_run
-from ui.guard import MAX_BODY, REPORT_POLICY, needs, site
+from ui.guard import MAX_BODY, REPORT_POLICY, address_of, is_named, needs, site
 from ui.tables import Database
+from ui.throttle import Attempts
 
 URL = "http://127.0.0.1:7860"
 PASSWORD = "four words are enough"
@@ -32,6 +34,7 @@ OPEN = {"/login", "/invite", "/enter", "/favicon.ico"}
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accounts are made for every test here; what a hash costs is tested elsewhere."""
     monkeypatch.setattr("ui.accounts._LOG2_N", 4)
+    monkeypatch.setattr("ui.accounts._NOBODY", accounts.hash_password("nobody's"))
 
 
 @pytest.fixture
@@ -42,6 +45,15 @@ def app(compared: Any) -> Iterator[Any]:
     made.state.people.add("Ann", "annotator", PASSWORD)
     yield made
     made.state.people.store.close()
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Iterator[People]:
+    """A store with an admin, and nothing to serve."""
+    made = People(Database(f"sqlite:///{tmp_path}/people.sqlite"))
+    made.add("Root", "admin", PASSWORD)
+    yield made
+    made.store.close()
 
 
 @pytest.fixture
@@ -124,11 +136,12 @@ def test_an_annotator_reaches_the_labelling_page_and_its_api_alone(app: Any, bro
     reached = set()
     for path, methods in routes(app):
         for method in methods - {"HEAD", "OPTIONS"}:
-            if path == "/logout" or path in OPEN or (method == "GET" and "/gradio_api/" in path):
-                continue  # some of Gradio's streams never end
+            if path == "/logout" or path in OPEN or "/gradio_api/heartbeat" in path:
+                continue  # a stream that never ends
             if annotator.request(method, path, json={} if method != "GET" else None).status_code not in (401, 403):
                 reached.add((method, path.split("/")[1]))
-    assert reached == {("GET", ""), ("GET", "label"), ("GET", "static"), ("GET", "api"), ("POST", "api")}
+    ways = {"GET": ("", "label", "static", "api", "password"), "POST": ("api", "password")}
+    assert reached == {(method, top) for method, tops in ways.items() for top in tops}
     for path in ("/compare/", "/people", "/reports/sft", "/api/v1/admin/anything", "/admin", "/not/thought/of"):
         assert annotator.get(path).status_code == 403, path
     assert "for admins" in annotator.get("/compare/", headers={"Accept": "text/html"}).text
@@ -179,7 +192,55 @@ def test_what_the_browser_gets_before_it_asks_holds_nothing_of_the_campaign(
     for path in ("/label/", "/label/config", "/", "/api/v1/openapi.json"):
         text = annotator.get(path, headers={"Accept": "text/html"}, follow_redirects=True).text
         assert secret not in text and "loaf" not in text and str(app.state.people.store.url) not in text, path
-    assert annotator.get("/label/gradio_api/runs").status_code == 404, "no run history"
+
+
+LOADED = {"", "/", "/theme.css", "/assets/x", "/gradio_api/heartbeat/x"}
+"""What a page asks Gradio for; tests/ui/test_strangers.py watches a real browser do it."""
+
+
+def test_of_gradios_routes_those_that_a_page_loads_are_there_by_name_and_no_others(app: Any, browser: Any) -> None:
+    for mount in ("/label", "/compare", "/admin"):
+        unnamed(app, mount, [browser("Ann"), browser("Root")] if mount == "/label" else [browser("Root")])
+
+
+def unnamed(app: Any, mount: str, signed_in: list[Any]) -> None:
+    below = {(path.removeprefix(mount), m) for path, methods in routes(app) if path.startswith(mount) for m in methods}
+    assert len(below) > 60 and {("/gradio_api/file=x", "GET"), ("/gradio_api/upload", "POST")} <= below
+    allowed = {(path, method) for path, method in below if is_named(method, mount + path)}
+    assert allowed == {(path, method) for path, method in below if path in LOADED and method in ("GET", "HEAD")}
+    assert is_named("GET", f"{mount}/static/js/iframeResizer.contentWindow.min.js")
+    assert is_named("POST", f"{mount}/gradio_api/run/predict") == (mount != "/label")
+    for client in signed_in:
+        for path, method in sorted(below - allowed):
+            assert client.request(method, mount + path).status_code in (403, 404), (method, path)
+
+
+UNNAMED = [
+    "gradio_api/file=http://127.0.0.1:1/x",
+    "gradio_api/file=/etc/hostname",
+    "gradio_api/proxy=http://127.0.0.1:1/x",
+    "gradio_api/info",
+    "gradio_api/queue/data?session_hash=x",
+    "gradio_api/heartbeat/../file=/etc/hostname",
+    "gradio_api/heartbeat/%2e%2e/file=/etc/hostname",
+    "assets/../gradio_api/info",
+    "assets/http://127.0.0.1:1/x",
+    "assets/.env",
+    "svelte/x",
+    "static/x",
+    "monitoring",
+    "config",
+    "config/",
+    "theme.css/",
+    "openapi.json",
+    "docs",
+]
+
+
+def test_no_way_of_writing_it_reaches_a_route_that_is_not_named(browser: Any) -> None:
+    for client, mount in ((browser("Ann"), "/label"), (browser("Root"), "/label"), (browser("Root"), "/compare")):
+        for below in UNNAMED:
+            assert client.get(f"{mount}/{below}").status_code in (403, 404), (mount, below)
 
 
 # ---- Labelling under a pseudonym --------------------------------------------------------------------------------
@@ -237,6 +298,124 @@ def test_behind_a_proxy_the_name_that_people_open_is_the_servers(app: Any, brows
     assert where.is_own("https://label.example.org", "127.0.0.1:7860"), "a proxy that renames the host"
     assert where.is_own("https://label.example.org", "label.example.org")
     assert not where.is_own("https://example.org", "127.0.0.1:7860")
+
+
+ORIGIN = ("https", "label.example.org", 443)
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("https://label.example.org", ORIGIN),
+        ("https://label.example.org:443", ORIGIN),
+        ("https://label.example.org:443/", ORIGIN),
+        ("HTTPS://Label.Example.ORG/", ORIGIN),
+        ("https://label.example.org.", ORIGIN),
+        ("https://label.example.org:8443", ("https", "label.example.org", 8443)),
+        ("http://label.example.org:80", ("http", "label.example.org", 80)),
+        ("http://label.example.org:443", ("http", "label.example.org", 443)),
+        ("https://m\u00fcnchen.example", ("https", "xn--mnchen-3ya.example", 443)),
+        ("https://xn--MNCHEN-3ya.example:443", ("https", "xn--mnchen-3ya.example", 443)),
+        ("https://[2001:DB8:0:0::1]:443/", ("https", "2001:db8::1", 443)),
+        ("http://[::1]:7860", ("http", "::1", 7860)),
+        ("http://192.0.2.7:80", ("http", "192.0.2.7", 80)),
+    ],
+)
+def test_an_origin_is_one_however_it_is_written(people: People, url: str, same: tuple[str, str, int]) -> None:
+    where = site("127.0.0.1", url, people)
+    assert where.origin == same
+    sent = str(where.origin)  # as a browser writes it
+    host = sent.partition("//")[2]
+    assert where.knows(host) and where.knows(host.upper()) and where.is_own(sent, host)
+    assert where.is_own(sent, "127.0.0.1:7860"), "a proxy that renames the host"
+    evil = "https://evil.example"
+    for other in (evil, f"{sent}.evil.example", f"{sent}@evil.example", f"{sent}/", f"{sent}x", "null", ""):
+        assert not where.is_own(other, host), other
+
+
+def test_behind_a_proxy_that_says_the_schemes_own_port_people_sign_in(compared: Any) -> None:
+    store = Database(compared.label().store_url)
+    People(store).add("Ann", "annotator", PASSWORD)
+    store.close()
+    made = label_app(compared.label(), url="https://Label.example.org:443/")
+    for host in ("label.example.org", "label.example.org:443", "127.0.0.1:7860"):
+        client = TestClient(made, base_url="http://127.0.0.1:7860", follow_redirects=False)
+        said = {"Host": host, "Origin": "https://label.example.org", "Sec-Fetch-Site": "same-origin"}
+        answer = client.post("/login", data={"name": "Ann", "password": PASSWORD}, headers=said)
+        assert answer.status_code == 303 and "; Secure" in answer.headers["set-cookie"], host
+    made.state.people.store.close()
+
+
+# ---- From where -------------------------------------------------------------------------------------------------
+
+URL_OF_PROXY, PROXY = "https://x.example", ("127.0.0.1", "10.0.0.0/8", "::1")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "url", "proxies", "address"),
+    [
+        ("203.0.113.5", "", None, (), "203.0.113.5"),
+        ("203.0.113.5", "192.0.2.1", None, (), "203.0.113.5"),
+        ("203.0.113.5", "192.0.2.1", URL_OF_PROXY, PROXY, "203.0.113.5"),  # not a proxy of ours: it says nothing
+        ("192.168.1.7", "", None, (), "192.168.1.7"),
+        ("::ffff:192.168.1.7", "", None, (), "192.168.1.7"),
+        ("2001:db8:1:2:3::4", "", None, (), "2001:db8:1:2::/64"),
+        ("127.0.0.1", "", None, (), None),
+        ("127.0.0.1", "192.0.2.1", None, (), None),  # nobody said that a proxy is there: the header is anybody's
+        ("::1", "192.0.2.1", URL_OF_PROXY, (), None),
+        ("172.17.0.1", "192.0.2.1", URL_OF_PROXY, (), None),  # Docker's; its header is not believed unasked
+        ("fd00::1", "", URL_OF_PROXY, (), None),
+        ("127.0.0.1", "192.0.2.1", URL_OF_PROXY, PROXY, "192.0.2.1"),
+        ("127.0.0.1", "forged, 198.51.100.1, 192.0.2.1", URL_OF_PROXY, PROXY, "192.0.2.1"),
+        ("127.0.0.1", "192.0.2.1, 10.0.0.3, 127.0.0.1", URL_OF_PROXY, PROXY, "192.0.2.1"),
+        ("::1", "192.0.2.1:5123", URL_OF_PROXY, PROXY, "192.0.2.1"),
+        ("::1", "[2001:db8:1:2:3::4]:5123", URL_OF_PROXY, PROXY, "2001:db8:1:2::/64"),
+        ("10.1.2.3", "", URL_OF_PROXY, PROXY, None),
+        ("10.1.2.3", "10.0.0.1, 10.0.0.2", URL_OF_PROXY, PROXY, None),
+        ("10.1.2.3", "192.0.2.1, unknown", URL_OF_PROXY, PROXY, None),
+        ("10.1.2.3", "," * 10_000, URL_OF_PROXY, PROXY, None),
+        ("testclient", "", None, (), None),
+        (None, "", None, (), None),
+    ],
+)
+def test_whose_failures_are_counted_together(
+    people: People, peer: str | None, forwarded: str, url: str | None, proxies: tuple[str, ...], address: str | None
+) -> None:
+    assert address_of(peer, forwarded, site("0.0.0.0", url, people, proxies)) == address
+
+
+def guesses(app: Any, number: int, name: str, added: str) -> list[int]:
+    """So many wrong passwords through a proxy on this machine, each with a forged address before what it adds."""
+    client = TestClient(app, base_url=URL, client=("127.0.0.1", 50_000))
+    body = {"name": name, "password": "a wrong guess"}
+    said = [", ".join(filter(None, (f"198.51.100.{n}", added))) for n in range(number)]
+    return [client.post("/login", data=body, headers={"X-Forwarded-For": one}).status_code for one in said]
+
+
+@pytest.mark.parametrize("proxies, added", [((), ""), ((), "203.0.113.9"), (("127.0.0.1",), "203.0.113.9")])
+def test_a_forged_address_buys_no_guess_and_one_guesser_locks_nobody_else_out(
+    compared: Any, proxies: tuple[str, ...], added: str
+) -> None:
+    store = Database(compared.label().store_url)
+    for name in ("Ann", "Bob"):
+        People(store).add(name, "annotator", PASSWORD)
+    store.close()
+    made = label_app(compared.label(), url="https://label.example.org", proxies=proxies)
+    made.state.people.attempts = Attempts(clock=lambda: 0.0)
+    assert guesses(made, 24, "Ann", added) == [401] * 5 + [429] * 19
+    for number in range(40):
+        guesses(made, 1, f"nobody {number}", added)
+    stranger = TestClient(made, base_url=URL, client=("127.0.0.1", 50_000), follow_redirects=False)
+    headers = {"X-Forwarded-For": "192.0.2.44"} if added else {}
+    right = {"name": "Bob", "password": PASSWORD}
+    assert stranger.post("/login", data=right, headers=headers).status_code == 303
+    made.state.people.store.close()
+
+
+def test_a_proxy_that_is_no_address_is_named(people: People) -> None:
+    for proxy in ("nginx", "10.0.0.1/8", "300.1.1.1"):
+        with pytest.raises(TrueupError, match=f"--proxy {proxy}: .*give the address"):
+            site("127.0.0.1", None, people, (proxy,))
 
 
 def test_bound_to_the_network_any_address_is_the_servers_and_no_other_name(app: Any) -> None:

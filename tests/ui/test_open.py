@@ -364,7 +364,7 @@ def test_it_is_for_admins_alone(app: Any, admin: Asking, run_dir: Path, monkeypa
     ann, root = (Asking(app, people.open_session(accounts[name])) for name in ("Ann", "Root"))
     asked = [
         ("GET", "/open/", None),
-        ("GET", "/open/config", None),
+        ("GET", "/open/theme.css", None),
         ("GET", "/api/v1/open/policies", None),
         ("GET", "/api/v1/open/prompts", None),
         ("POST", "/api/v1/open/jobs", SHORT),

@@ -120,7 +120,7 @@ def bob_token(client: TestClient) -> str:
 def test_accounts_sessions_and_invitations_outlive_the_server(opened: Callable[..., TestClient]) -> None:
     people = opened().app.state.people  # type: ignore[attr-defined]
     people.add("Ann", "annotator", PASSWORD)
-    cookie = people.log_in("ANN", PASSWORD, "127.0.0.1")
+    cookie = people.log_in("ANN", PASSWORD, "127.0.0.1").session
     invitation = people.invite("annotator")
     later = opened().app.state.people  # type: ignore[attr-defined]
     assert later.who(cookie).name == "Ann"

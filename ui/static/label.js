@@ -269,6 +269,12 @@ export function start(element, under = "") {
   }
 
   /** The server's answer to what the outbox sent. False: keep it, and send nothing more for now. */
+  /** Another window took this press back, or sent it; the server knows what waits now. */
+  function onGone(entry) {
+    answered.delete(entry.body.token);
+    setTimeout(look);
+  }
+
   function onReply(entry, status, body) {
     if (status === 401) {
       return stopped(
@@ -666,8 +672,8 @@ export function start(element, under = "") {
       const { status, body } = await ask("tasks");
       if (status === 200) return open(body);
       if (status === 401) return alert("Your session has ended.", true);
-      if (status) return alert(`The server refused (${status}): ${body.detail ?? "reload the page"}.`);
-      say("The server does not answer. Trying again…", "warn");
+      if (status && status !== 503) return alert(`The server refused (${status}): ${body.detail ?? "reload the page"}.`);
+      say(`${body?.detail ?? "The server does not answer"}. Trying again…`, "warn");
       await new Promise((done) => setTimeout(done, wait));
     }
   }
@@ -678,7 +684,7 @@ export function start(element, under = "") {
     find(".tu-guide .tu-text").innerHTML = settings.guideline_html; // rendered and made safe on the server
     keys.of(2, settings.scale, settings.criteria, without());
     if (settings.reveals) wordAsVotes();
-    outbox = new Outbox(`${settings.campaign} ${settings.me}`, { under, onReply, onChange: saved });
+    outbox = new Outbox(`${settings.campaign} ${settings.me}`, { under, onReply, onGone, onChange: saved });
     outbox.labels.forEach((entry) => answered.add(entry.body.token)); // by an earlier page
     say(settings.reveals ? "A vote is final: after it you see whose answers they are" : "");
     take(body, true);

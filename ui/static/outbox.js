@@ -27,11 +27,11 @@ export async function request(path, body) {
 
 export class Outbox {
   /** of: whose presses. under: where in the API they go. onReply(entry, status, body) says whether the entry is dealt
-   *  with (false: keep it, and stop sending until resume()). onChange() is called whenever `entries` or `failing`
-   *  changed. */
-  constructor(of, { under, onReply, onChange }) {
+   *  with (false: keep it, and stop sending until resume()). onGone(entry): another window of this person sent it or
+   *  took it back. onChange() is called whenever `entries` or `failing` changed. */
+  constructor(of, { under, onReply, onGone, onChange }) {
     this.prefix = `trueup/outbox/${of}/`;
-    Object.assign(this, { under, onReply, onChange, entries: [], failing: false, stopped: false, running: false });
+    Object.assign(this, { under, onReply, onGone, onChange, entries: [], failing: false, stopped: false, running: false });
     this.stored = true; // false: this browser keeps nothing, so that closing the page would lose what waits
     this.number = 0;
     this.adopt();
@@ -59,12 +59,20 @@ export class Outbox {
   takeBack() {
     const at = this.entries.findLastIndex((entry) => entry.path === "labels");
     const entry = this.entries[at];
-    // Without its key another window has sent it meanwhile.
-    if (!entry || entry.tried || (this.stored && !(entry.key in localStorage))) return null;
+    if (!entry || entry.tried || this.isGone(entry) || this.isTriedElsewhere(entry)) return null;
     this.entries.splice(at, 1);
     localStorage.removeItem(entry.key);
     this.onChange();
     return entry;
+  }
+
+  /** Without its key another window has dealt with it. What was taken back there must not be sent from here. */
+  isGone(entry) {
+    return this.stored && !(entry.key in localStorage);
+  }
+
+  isTriedElsewhere(entry) {
+    return this.stored && JSON.parse(localStorage[entry.key]).tried;
   }
 
   get labels() {
@@ -81,6 +89,12 @@ export class Outbox {
     this.running = true;
     for (let failures = 0; this.entries.length && !this.stopped;) {
       const entry = this.entries[0];
+      if (this.isGone(entry)) {
+        this.entries.shift();
+        this.onGone(entry);
+        this.onChange();
+        continue;
+      }
       entry.tried = true; // from now on the server may have it
       this.store(entry);
       const { status, body } = await request(this.under + entry.path, entry.body);

@@ -1,0 +1,98 @@
+"""Names that people sign in with: one form to compare, and one to see whether two look alike.
+
+    folded    NFKC, blanks as one, without case: equal means the same name, whatever keyboard typed it
+    skeleton  what the folded name looks like: equal means that an admin could take one for the other
+
+The skeleton follows the idea of UTS 39 (https://www.unicode.org/reports/tr39/) on a subset: Latin, Greek and Cyrillic
+letters that look alike, the digits 0 and 1, accents, blanks and punctuation between words. Names that mix these scripts
+are refused, and so is whatever takes no room on a screen.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from trueup.errors import TrueupError
+
+MAX_NAME = 64
+
+
+class Refused(TrueupError):
+    """A name, password, role or invitation that cannot be used; the text says why."""
+
+
+def is_name_length(typed: str) -> bool:
+    """Whether this can be a name at all. Asked before anything is done with it: normalising a long run of combining
+    marks takes time by the square of its length."""
+    return 0 < len(typed) <= 2 * MAX_NAME  # decomposed, letters have their accents beside them
+
+
+def folded(name: str) -> str:
+    """The form in which names are compared. Only for what `is_name_length` let through."""
+    return unicodedata.normalize("NFKC", " ".join(unicodedata.normalize("NFKC", name).split()).casefold())
+
+
+def checked_name(typed: str) -> str:
+    """The name as it is kept; Refused if it is none."""
+    name = " ".join(unicodedata.normalize("NFKC", typed).split(" ")) if is_name_length(typed) else ""
+    name = name.strip()
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise Refused(f"a name has 1 to {MAX_NAME} printable characters")
+    if any(_takes_no_room(character) for character in name):
+        raise Refused("a name has no invisible characters; type it anew")
+    scripts = {script for character in name if (script := _script(character))}
+    if len(scripts) > 1:
+        raise Refused(f"a name keeps to one alphabet, and this one mixes {' and '.join(sorted(scripts))}")
+    if not skeleton(name):
+        raise Refused("a name has at least one letter or digit")
+    return name
+
+
+def skeleton(name: str) -> str:
+    """What a name looks like: equal for two that a reader could mix up."""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name))
+    seen = "".join(_ALIKE.get(character, character) for character in plain).casefold()
+    kept = (character for character in seen if unicodedata.category(character)[0] in "LNMS")
+    shapes = "".join(_SHAPES.get(c, c) for c in kept if not "\u0300" <= c <= "\u036f")
+    return shapes.replace("rn", "m").replace("vv", "w")
+
+
+def _takes_no_room(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in _INVISIBLE)
+
+
+def _script(character: str) -> str | None:
+    """Of the alphabets that share shapes, the one that this letter is of."""
+    if not character.isalpha():
+        return None
+    script = unicodedata.name(character, "").partition(" ")[0].title()
+    return script if script in ("Latin", "Greek", "Cyrillic", "Armenian", "Cherokee", "Coptic") else None
+
+
+_INVISIBLE = (
+    (0x00AD, 0x00AD),
+    (0x034F, 0x034F),
+    (0x061C, 0x061C),
+    (0x115F, 0x1160),
+    (0x17B4, 0x17B5),
+    (0x180B, 0x180F),
+    (0x200B, 0x200F),
+    (0x202A, 0x202E),
+    (0x2060, 0x206F),
+    (0x2800, 0x2800),
+    (0x3164, 0x3164),
+    (0xFE00, 0xFE0F),
+    (0xFEFF, 0xFEFF),
+    (0xFFA0, 0xFFA0),
+    (0xFFF0, 0xFFFB),
+    (0xE0000, 0xE0FFF),
+)
+"""Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties, and the blank Braille pattern."""
+
+_PAIRS = (
+    "A АΑ a аα B ВΒ b ь C СϹ c сϲ d ԁ E ЕΕ e еε G Ԍ g ɡ H НΗ h һ I ІΙ i іι J ЈͿ j јϳ K КΚ k кκ M МΜ m м N Ν n пη "
+    "O ОΟ o оοσ P РΡ p рρ Q Ԛ q ԛ r г S Ѕ s ѕ T ТΤ t тτ u υ v ν W Ԝ w ԝω X ХΧ x хχ Y УΥҮ y уγү Z Ζ l Ӏӏ"
+).split()
+_ALIKE = {other: letter for letter, others in zip(_PAIRS[::2], _PAIRS[1::2], strict=True) for other in others}
+"""Cyrillic and Greek letters by the Latin one that they look like."""
+_SHAPES = {"0": "o", "1": "l", "i": "l", "ı": "l", "|": "l"}

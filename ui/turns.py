@@ -1,0 +1,61 @@
+"""Turns at writing: so many at once on threads, so many that wait, and the others are told at once to come again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+from trueup.errors import TrueupError
+
+T = TypeVar("T")
+
+
+class Busy(TrueupError):
+    """Nothing was done; the same again in a moment is right."""
+
+
+@dataclass
+class Turns:
+    """What is written has threads of its own, so that a store which is slow holds up no page and nobody who reads.
+
+    SQLite has one writer, and PostgreSQL's work side by side: a few threads keep either busy.
+    """
+
+    at_once: int = 8
+    waiting: int = 100
+    patience_s: float = 5.0
+    _waiting: int = 0
+    _limiters: RunVar[tuple[CapacityLimiter, CapacityLimiter]] = field(default_factory=lambda: RunVar("turns"))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do the work on a thread; Busy, and it was not begun, if too many wait or it took too long to be its turn."""
+        turn, threads = self._of_this_loop()
+        if self._waiting >= self.waiting:
+            raise Busy("too many save at this moment; the same again in a second is right")
+        self._waiting += 1
+        me, mine = object(), False
+        try:
+            with anyio.move_on_after(self.patience_s):
+                await turn.acquire_on_behalf_of(me)
+                mine = True
+        finally:
+            self._waiting -= 1
+        if not mine:
+            raise Busy("saving takes long at this moment; the same again in a second is right")
+        try:
+            return await to_thread.run_sync(work, limiter=threads)
+        finally:
+            turn.release_on_behalf_of(me)
+
+    def _of_this_loop(self) -> tuple[CapacityLimiter, CapacityLimiter]:
+        try:
+            return self._limiters.get()
+        except LookupError:
+            self._limiters.set(made := (CapacityLimiter(self.at_once), CapacityLimiter(math.inf)))
+            return made
