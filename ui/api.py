@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
+import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -234,8 +235,8 @@ def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelServi
             return _json(everything(who, service), 409)
         except BadAnswer as error:
             return _json({"detail": str(error)[:500]}, 422)
-        except TrueupError as error:  # another process holds the store, or its disk is full, or it is gone
-            say(f"{prefix}: {error}")
+        except (TrueupError, sa.exc.OperationalError) as error:  # its disk is full, it is gone, others hold it
+            say(f"{prefix}: {getattr(error, 'orig', error)}")
             detail = "nothing was saved; where the server was started, it says why"
             return _json({"detail": detail}, 503, {"Retry-After": "5"})
 

@@ -829,3 +829,43 @@ def test_a_press_reaches_the_store_once_when_two_windows_send_the_same_outbox(
     assert len(labelling.events()) == 1
     other.press("2")
     assert len(labelling.events()) == 2
+
+
+def test_a_press_that_one_window_took_back_is_not_sent_by_the_other(labelling: Labelling, context: Any) -> None:
+    """Both have taken over what waits in this browser; what is taken back is out of both."""
+    page, other = labelling.page, Labelling(context, labelling.url, labelling.store)
+    context.route("**/api/v1/labels", lambda route: route.abort())
+    page.keyboard.press("1")
+    page.get_by_text("1 label waiting").wait_for()
+    labelling.shown()
+    taken_back = set(labelling.texts)
+    page.keyboard.press("7")
+    page.get_by_text("2 labels waiting").wait_for()
+    other.page.reload()
+    other.page.get_by_text("2 labels waiting").wait_for()
+    other.page.keyboard.press("u")
+    other.page.get_by_text("1 label waiting").wait_for()
+    context.unroute("**/api/v1/labels")
+    for window in (labelling, other):
+        window.settle()
+    assert [row.strength for row in labelling.events()] == [3]
+    assert set(labelling.chosen()) & taken_back == set()
+    other.press("5")
+    assert len(labelling.events()) == 2
+
+
+def test_a_press_that_is_in_doubt_is_taken_back_by_the_server_and_its_replay_changes_nothing(
+    labelling: Labelling, context: Any
+) -> None:
+    """The first window does not know whether its press arrived; the second takes it back; the first sends it again."""
+    gate = threading.Event()
+    labelling.page.route("**/api/v1/labels", lambda route: route.abort() if not gate.is_set() else route.continue_())
+    labelling.page.keyboard.press("1")
+    labelling.page.get_by_text("1 label waiting").wait_for()
+    other = Labelling(context, labelling.url, labelling.store)  # sends it
+    other.settle()
+    assert len(labelling.events()) == 1
+    other.press("u")
+    gate.set()
+    labelling.settle()
+    assert [row.kind for row in labelling.events()] == ["label", "undo"] and labelling.store.rankings(["human"]) == []

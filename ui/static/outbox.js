@@ -91,6 +91,7 @@ export class Outbox {
       const entry = this.entries[0];
       if (this.isGone(entry)) {
         this.entries.shift();
+        this.failing = false;
         this.onGone(entry);
         this.onChange();
         continue;
