@@ -161,6 +161,12 @@ class ModelConfig(Section):
     trust_remote_code: bool = False
     """Run Python that comes with the model. Off: a model file should be data."""
 
+    @model_validator(mode="after")
+    def _revision_of_hub(self) -> ModelConfig:
+        if self.revision and (self.name == "embedded" or Path(self.name).exists()):
+            raise ValueError(f"revision: is of a hub id, and {self.name} is on this machine: leave it out")
+        return self
+
     def contents(self) -> dict[str, Contents | None]:
         """What a stage that starts from the base model is made from: weights and tokenizer, and a template of one's
         own."""
