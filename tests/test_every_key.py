@@ -124,6 +124,7 @@ DPO = {
 }
 ONLINE = {
     "prompts": Probe({"prompts": "asked.jsonl"}, see="trainer"),
+    "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "rewards": Probe({"rewards": {"rewards.py:short": 1.0}}),
     "rubric": ShownBy("tests/rlhf/test_rewards.py", "rubric"),  # there is one
     "checks": Probe({"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl"}], "rewards": {"gsm8k": 1.0}}, see="trainer"),
@@ -164,6 +165,7 @@ GROUPED = {
 SAMPLE = {
     "seed": Probe({"seed": 3}),
     "prompts": Probe({"prompts": "asked.jsonl"}),
+    "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "max_prompts": Probe({"max_prompts": 3}),
     "only": Probe({"only": "heldout"}),
     "num_candidates": Probe({"num_candidates": 2}),
@@ -209,6 +211,11 @@ CHECK = {
 DATA_SOURCE = {
     "path": Probe({"data": [{"path": "more.jsonl"}]}, see="trainer"),
     "max_rows": Probe({"data": [{"path": "demonstrations.jsonl", "max_rows": 3}]}, see="trainer"),
+    "on_bad_rows": refused(
+        "bad.jsonl",
+        {"data": [{"path": "bad.jsonl", "on_bad_rows": "drop"}]},
+        data=[{"path": "bad.jsonl", "on_bad_rows": "refuse"}],
+    ),
 }
 """Of an entry of `sft.data`."""
 PEOPLE: Values = {"source": "human", "gold_share": 0.0, "repeat_share": 0.0}
@@ -248,6 +255,7 @@ LABEL = {
     "scores": asked({**PEOPLE, "selection": "uncertainty", "scores": "scores.jsonl"}, scores="others.jsonl"),
     "rubric": ShownBy("tests/ui/test_label_stage.py", "rubric"),  # there is one
     "path": Probe({"path": "fewer.jsonl"}),
+    "on_bad_rows": refused("bad.jsonl", {"path": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "judge_url": ShownBy("tests/ui/test_label_stage.py", "judge_url"),
     "judge_model": ShownBy("tests/ui/test_label_stage.py", "judge_model"),
     "judge_parameters": ShownBy("tests/ui/test_label_stage.py", "judge_parameters"),
@@ -259,7 +267,7 @@ MODEL = {
     "chat_template": Probe({"chat_template": "chatml"}, stage="sft", see="trainer"),
     "new_tokens": Probe({"new_tokens": True}, {"chat_template": "chatml"}, "trainer", stage="sft"),
     "dtype": Probe({"dtype": "bfloat16"}, stage="sft", see="trainer"),
-    "device": refused("model.device: cuda", device="cuda"),
+    "device": refused("mps", device="mps"),  # which no machine has that runs this
     "attn_implementation": Probe({"attn_implementation": "eager"}, stage="sft", see="trainer"),
     "load_in_4bit": refused("load_in_4bit needs a CUDA device", load_in_4bit=True),
     "trust_remote_code": Probe(
@@ -387,6 +395,9 @@ class Bench:
         self.jsonl(where / "asked.jsonl", [{"prompt": text} for text in texts])
         more = [{"prompt": text, "completion": "Tea, I say, and no milk at all."} for text in texts]
         self.jsonl(where / "more.jsonl", more)
+        good = {"prompt": "Is it good?", "completion": "Tea.", "chosen": "Tea.", "rejected": "Milk."}
+        rows = [{**good, "prompt": f"{text} Now?"} for text in texts]
+        self.jsonl(where / "bad.jsonl", [*rows, "{no JSON"])
         sums = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(16)]
         self.jsonl(where / "gsm8k.jsonl", sums)
         known = [{"prompt": f"Known {i}?", "chosen": f"Right {i}.", "rejected": f"Wrong {i}."} for i in range(9)]
@@ -589,8 +600,11 @@ PROBED = [
 def test_another_value_changes_something_or_is_refused(section: str, key: str, probe: Probe, bench: Bench) -> None:
     changed = {**probe.base, **probe.change}
     if probe.see == "refused":
-        with pytest.raises((TrueupError, RuntimeError), match=re.escape(probe.words)):
-            bench.look(section, changed, "result", probe.stage or "sft")
+        of = probe.stage or (section.partition(".")[0] if section.partition(".")[0] in OF_KIND else "sft")
+        if probe.base:
+            assert bench.look(section, probe.base, "result", of)
+        with pytest.raises((TrueupError, RuntimeError), match=f"(?i){re.escape(probe.words)}"):
+            bench.look(section, changed, "result", of)
         return
     before = bench.look(section, probe.base, probe.see, probe.stage)
     after = bench.look(section, changed, probe.see, probe.stage)
