@@ -162,3 +162,8 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: models.Loaded, r
     )
     training.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     return trainer
+
+
+def trial(config: RewardConfig, stage: StageRun, model: models.Loaded) -> Any:
+    """The trainer over a pair that stands for all (trueup.trial)."""
+    return build_trainer(config, stage, model, [EncodedPair([0], [0, 0], [0])])

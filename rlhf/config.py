@@ -35,6 +35,7 @@ class DPOConfig(TrainConfig):
 
     stage: ClassVar[str] = "align"
     run: ClassVar[str] = "rlhf.dpo:run"
+    trial: ClassVar[str] = "rlhf.dpo:trial"
 
     algorithm: Literal["dpo"] = "dpo"
     model: ModelConfig
@@ -209,6 +210,7 @@ class PPOConfig(OnlineConfig):
     """
 
     run: ClassVar[str] = "rlhf.ppo:run"
+    trial: ClassVar[str] = "rlhf.ppo:trial"
 
     algorithm: Literal["ppo"] = "ppo"
     num_generations: int = Field(2, ge=2)
@@ -261,6 +263,7 @@ class GRPOConfig(OnlineConfig):
     """Group-relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300), by trl.GRPOTrainer."""
 
     run: ClassVar[str] = "rlhf.grouped:run"
+    trial: ClassVar[str] = "rlhf.grouped:trial"
 
     algorithm: Literal["grpo"] = "grpo"
     beta: float = Field(0.05, ge=0)
@@ -278,6 +281,7 @@ class RLOOConfig(OnlineConfig):
     by trl.RLOOTrainer."""
 
     run: ClassVar[str] = "rlhf.grouped:run"
+    trial: ClassVar[str] = "rlhf.grouped:trial"
 
     algorithm: Literal["rloo"] = "rloo"
     beta: float = Field(0.05, ge=0)

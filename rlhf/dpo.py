@@ -296,18 +296,30 @@ def as_robust(smoothing: float) -> float:
     return -smoothing / (1 - 2 * smoothing)
 
 
+def trial(config: DPOConfig, stage: StageRun, policy: models.Loaded) -> Any:
+    """The trainer over a pair that stands for all (trueup.trial)."""
+    from trl.trainer import dpo_trainer
+
+    original = dpo_trainer.hash_module
+    dpo_trainer.hash_module = lambda module: ""  # names a cache of the reference by weights, which are not there
+    try:
+        return build_trainer(resolved(config, 1), stage, policy, [EncodedPair([0], [0, 0], [0])], [(0.0, 0.0)])
+    finally:
+        dpo_trainer.hash_module = original
+
+
 class StartsAtReference(TrainerCallback):
     """Stops a run whose policy is not the reference at step 0: margins must be 0, and a sigmoid loss ln 2."""
 
     def __init__(self, config: DPOConfig):
         self.config = config
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
         if state.global_step != 1 or "rewards/margins" not in (logs or {}):
             return
         # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
         tolerance = 0.05 if args.bf16 else 1e-3
-        margin, loss = abs(logs["rewards/margins"]), logs["loss"]
+        margin, loss = abs(logs["rewards/margins"]), logs["loss"] - _of_router(model, logs)
         weighted = self.config.trainer_args.get("use_weighting")  # each pair's loss is then less, by its likelihood
         known = self.config.loss_type == "sigmoid" and not weighted
         if margin > tolerance or (known and abs(loss - math.log(2)) > tolerance):
@@ -315,6 +327,13 @@ class StartsAtReference(TrainerCallback):
                 f"at step 0 policy and reference differ: loss {loss:.4f} (ln 2 {math.log(2):.4f}), margin {margin:.4f}"
             )
         say(f"{'step 0':<12} loss {loss:.4f} (ln 2 = {math.log(2):.4f}), margin {margin:.4f}: policy is reference")
+
+
+def _of_router(model: Any, logs: dict[str, float]) -> float:
+    """What a mixture of experts adds to the loss for the balance of its experts, which is no matter of preference."""
+    settings = getattr(model, "config", None)
+    weight = getattr(settings.get_text_config(), "router_aux_loss_coef", 0.0) if settings else 0.0
+    return weight * logs.get("aux_loss", 0.0)
 
 
 def first_and_last(history: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -27,6 +27,7 @@ from rlhf.rollouts import (
     logps_of,
     online_arguments,
     schedule,
+    schedule_of_one,
     second_rewards,
 )
 from trueup import models, runs, training
@@ -108,6 +109,11 @@ def reference_logps(
             return logps_of(policy, prompts, ids)
 
     return logps
+
+
+def trial(config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded) -> Any:
+    """The trainer over a prompt that stands for all (trueup.trial)."""
+    return build_trainer(config, stage, policy, WeightedRewards({}, {}), schedule_of_one(config))
 
 
 def build_trainer(

@@ -23,7 +23,7 @@ from torch import Tensor
 from rlhf import memory
 from rlhf.align_report import write_report
 from rlhf.config import PPOConfig
-from rlhf.rewards import Scorer, make_rewards, normalisation, refuse_unfit
+from rlhf.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
 from rlhf.roles import Roles, SeparateModels, SharedBase
 from rlhf.rollouts import (
     EvaluateSteps,
@@ -33,6 +33,7 @@ from rlhf.rollouts import (
     logps_of,
     online_arguments,
     schedule,
+    schedule_of_one,
     second_rewards,
 )
 from trueup import models, runs, training
@@ -175,6 +176,15 @@ def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any
         processing_class=roles.policy.tokenizer,
         rollout_func=Sampler(config, roles.policy),
     )
+
+
+def trial(config: PPOConfig, stage: StageRun, policy: Loaded) -> Any:
+    """The trainer over a prompt that stands for all, with a fresh critic (trueup.trial)."""
+    config = config.model_copy(update={"ptx_coef": 0.0, "full_finetuning": False})
+    with torch.device("meta"):
+        roles = SharedBase(config, policy, None)
+    roles.fingerprint = lambda: 0  # type: ignore[method-assign]  # of weights, which are not there
+    return build_trainer(config, stage, roles, WeightedRewards({}, {}), schedule_of_one(config))
 
 
 def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callable[[int, int], dict[str, Tensor]]:

@@ -154,7 +154,7 @@ def load_function(name: str) -> RewardFunction:
     sys.modules[spec.name] = module  # dataclasses look up their module there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(f"rewards.{name}: {_where(error, path)}: {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -164,7 +164,7 @@ def load_function(name: str) -> RewardFunction:
     return function
 
 
-def _where(error: Exception, path: Path) -> str:
+def _where(error: BaseException, path: Path) -> str:
     """File, and the line of it that failed."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"

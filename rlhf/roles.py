@@ -223,7 +223,7 @@ class SharedBase(Roles):
 
 def _beside_head(lora: LoraConfig) -> LoraConfig:
     """`all-linear` would take the score head for a layer of the base."""
-    lora.exclude_modules = ["score"]
+    lora.exclude_modules = [*(lora.exclude_modules or []), "score"]
     return lora
 
 

@@ -142,6 +142,12 @@ def schedule(rows: Sequence[Asked], config: OnlineConfig) -> Dataset:
     )
 
 
+def schedule_of_one(config: OnlineConfig) -> Dataset:
+    """A schedule whose one prompt stands for all (trueup.trial)."""
+    config = config.model_copy(update={"max_steps": config.updates_per_rollout})
+    return schedule([Asked([Message(role="user", content="a")])], config)
+
+
 def num_rollouts(prompts: int, config: OnlineConfig) -> int:
     """Rollouts until `max_steps`, or until every prompt was asked `num_train_epochs` times, in whole rollouts."""
     if config.max_steps > 0:

@@ -41,6 +41,7 @@ class SFTConfig(TrainConfig):
 
     stage: ClassVar[str] = "sft"
     run: ClassVar[str] = "sft.train:run"
+    trial: ClassVar[str] = "sft.train:trial"
 
     model: ModelConfig
     split: SplitConfig

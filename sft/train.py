@@ -125,6 +125,12 @@ def build_trainer(
     return trainer
 
 
+def trial(config: SFTConfig, stage: StageRun, base: models.Loaded) -> Any:
+    """The trainer over a row that stands for all (trueup.trial)."""
+    row = Encoded([0, 0], [0, 0])
+    return build_trainer(config, stage, base, [row], [row])
+
+
 def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
     """Assistant turns, by their EOS labels, in what the trainer's own collator makes of the rows: what is really
     trained, not what was meant. A collator that makes other labels of them is a bug, and stops the stage."""

@@ -19,6 +19,7 @@ from trueup.config import (
     ModelConfig,
     RunDirectory,
     Section,
+    Seed,
     SplitConfig,
     StageConfig,
     did_you_mean,
@@ -53,7 +54,7 @@ class CampaignConfig(Section):
     name: str
     run_dir: RunDirectory | None = None
     """Where results go, relative to the working directory; default `runs/<name>`."""
-    seed: int = 0
+    seed: Seed = 0
     model: ModelConfig = ModelConfig()
     split: SplitConfig = SplitConfig()
 

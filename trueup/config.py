@@ -137,7 +137,7 @@ BadRows = Literal["refuse", "drop"]
 class Section(BaseModel):
     """A part of the campaign file. Unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -201,6 +201,8 @@ class LoRAConfig(Section):
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | list[str] = "all-linear"
+    """`all-linear`, a list of names of modules such as [q_proj, v_proj], or a regular expression over their full
+    names."""
     last_layers: int | None = Field(None, ge=1)
     """Adapt only the last N blocks: cheaper, because gradients stop there, and because what the blocks below make of a
     row is kept for the next epoch (trueup.trunk). Empty: all of them."""
@@ -239,6 +241,10 @@ class EndpointParameters(Section):
         return f" ({', '.join(f'{name} {json.dumps(body.get(name))}' for name in other)})" if other else ""
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""As many as NumPy's generators take."""
+
+
 class StageConfig(Section):
     """What every stage is told: where the campaign lives, and its seed."""
 
@@ -249,7 +255,7 @@ class StageConfig(Section):
 
     run_dir: Path = Field(exclude=True)
     """The campaign's run directory. Not part of a stage's identity: a run may be moved."""
-    seed: int = 0
+    seed: Seed = 0
 
     def parents(self) -> tuple[str, ...]:
         """The stages whose results this one reads."""
@@ -290,9 +296,12 @@ def _files_from_campaign(value: Any, info: ValidationInfo) -> Any:
 class TrainConfig(StageConfig):
     """What the training stages share. Names are those of `transformers.TrainingArguments`."""
 
+    trial: ClassVar[str]
+    """`module:function` that builds the stage's trainer on a model without memory (trueup.trial)."""
+
     learning_rate: float = Field(gt=0)
     num_train_epochs: float = Field(1.0, gt=0)
-    max_steps: int = -1
+    max_steps: int = Field(-1, ge=-1)
     """Stop after so many optimiser steps; -1: after `num_train_epochs`."""
     per_device_train_batch_size: int | Literal["auto"] = "auto"
     """Rows per step and device. `auto`: `train_batch_size` rows, in as many parts as measured memory asks for."""

@@ -13,11 +13,14 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from trueup.masking import without_passwords
 
 _events: IO[str] | None = None
+_muted = False
 
 
 def printable(text: str) -> str:
@@ -29,9 +32,22 @@ def printable(text: str) -> str:
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
+@contextmanager
+def muted() -> Iterator[None]:
+    """Nothing is said for a while: what is done is a trial."""
+    global _muted
+    before, _muted = _muted, True
+    try:
+        yield
+    finally:
+        _muted = before
+
+
 def say(text: str) -> None:
     """A line for the person who watches: a derived number, a choice and its reason."""
     text = printable(text)
+    if _muted:
+        return
     if _events is None:
         print(text, flush=True)
     else:

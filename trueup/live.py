@@ -268,7 +268,7 @@ class _Batch:
         self.names = [self.names[row] for row in rows]
         if rows:
             index = torch.tensor(rows, device=self.device)
-            self.cache.batch_select_indices(index)
+            self.cache.reorder_cache(index)
             self.model.keep(index)
             self.drawn = self.drawn[index]
 

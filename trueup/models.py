@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_layers import GenericForSequenceClassification
 
 from trueup.chat import set_pad_token, set_template
 from trueup.config import ModelConfig
@@ -39,7 +42,8 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
-    attention: str
+    attention: str | None
+    """None: transformers chooses, since not every architecture has every implementation."""
     reason: str
     autocast: bool = False
     """Training computes matrix products in bf16, whatever precision the weights are kept in."""
@@ -48,27 +52,37 @@ class Placement:
     def facts(self) -> dict[str, str]:
         """For the manifest."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return {"device": name, "dtype": str(self.dtype).removeprefix("torch."), "attention": self.attention}
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"device": name, "dtype": dtype, "attention": self.attention or "auto"}
 
 
 def place(config: ModelConfig, master_weights: bool = False) -> Placement:
     """Choose device, dtype and attention. The config's own words win over every automatic choice."""
     device = torch.device(config.device if config.device != "auto" else _best_device())
+    if not _is_there(device):
+        raise ModelError(
+            f"model.device: {config.device}: this machine has none, as PyTorch {torch.__version__} sees it"
+        )
     dtype, why = _best_dtype(device)
     if master_weights and dtype != torch.float32:
         dtype, why = torch.float32, "all weights are trained, and bf16 would round their small updates away"
     if config.dtype != "auto":
         dtype, why = getattr(torch, config.dtype), "as the config says"
-    attention = config.attn_implementation
-    if attention == "auto":
-        attention = "flash_attention_2" if device.type == "cuda" and _has_flash(dtype) else "sdpa"
-    reason = f"{device}, {str(dtype).removeprefix('torch.')} ({why}), {attention} attention"
+    attention = None if config.attn_implementation == "auto" else config.attn_implementation
+    attends = f"{attention} attention" if attention else "attention as transformers chooses it for the architecture"
+    reason = f"{device}, {str(dtype).removeprefix('torch.')} ({why}), {attends}"
     autocast = config.dtype in ("auto", "bfloat16") and _has_bf16_units(device)
     return Placement(device, dtype, attention, reason, autocast)
 
 
 def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _is_there(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type != "mps" or torch.backends.mps.is_available()
 
 
 def _has_bf16_units(device: torch.device) -> bool:
@@ -83,12 +97,6 @@ def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "mps":
         return torch.float32, "bf16 training is not dependable on MPS"
     return torch.float32, "on a CPU bf16 saves memory but no time"
-
-
-def _has_flash(dtype: torch.dtype) -> bool:
-    from transformers.utils import is_flash_attn_2_available
-
-    return dtype in (torch.bfloat16, torch.float16) and is_flash_attn_2_available()
 
 
 # ---- The embedded model -----------------------------------------------------------------------------------------
@@ -286,11 +294,26 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
 
 def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
     placement = place(config, master_weights)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(str(directory), error) from error
     set_pad_token(tokenizer)
     model = _from_pretrained(kind, str(directory), config, placement, **kwargs)
+    _without_dropout(model)
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, placement)
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    """What is trained from a policy starts as that policy, and is compared with it: nothing is dropped at random.
+
+    TRL sets the modules of the class Dropout to 0; OPT, Falcon and others keep a number, and drop by a function.
+    """
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and "drop" in name:
+                setattr(module, name, 0.0)
 
 
 def _from_pretrained(
@@ -304,11 +327,14 @@ def _from_pretrained(
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=placement.dtype
         )
+    if placement.attention:
+        kwargs["attn_implementation"] = placement.attention
+    if kind is AutoModelForSequenceClassification:
+        add_score_head(read_settings(source, config))
     try:
-        return kind.from_pretrained(
+        model = kind.from_pretrained(
             source,
             dtype=placement.dtype,
-            attn_implementation=placement.attention,
             revision=config.revision if source == config.name else None,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
@@ -316,6 +342,45 @@ def _from_pretrained(
         ).to(placement.device)
     except (OSError, ValueError, ImportError) as error:
         raise _not_loaded(source, error) from error
+    let_router_be(model)
+    return model
+
+
+def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
+    """A model's configuration, as transformers reads it."""
+    file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
+    revision = config.revision if source == config.name else None
+    trusted = config.trust_remote_code
+    try:
+        return AutoConfig.from_pretrained(
+            Path(source).parent if file else source, revision=revision, trust_remote_code=trusted, **file
+        )
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+        raise _not_loaded(source, error) from error
+
+
+def add_score_head(settings: PretrainedConfig) -> None:
+    """Let transformers read a reward model of an architecture that it has no class for, such as Cohere and Granite:
+    the decoder and one linear layer, as of the others."""
+    kind = type(settings)
+    if kind in AutoModelForSequenceClassification._model_mapping or kind not in AutoModelForCausalLM._model_mapping:
+        return
+    causal = AutoModelForCausalLM._model_mapping[kind]
+    pretrained = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
+    if pretrained is PreTrainedModel:
+        return
+    name = kind.__name__.removesuffix("Config") + "ForSequenceClassification"
+    own = {"__module__": __name__, "base_model_prefix": causal.base_model_prefix}
+    head = type(name, (GenericForSequenceClassification, pretrained), own)
+    AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only code that is not transformers'
+
+
+def let_router_be(model: PreTrainedModel) -> None:
+    """A mixture of experts tells what its router chose to who asks in a call; else it would compute the balance of its
+    experts whenever it answers, and with a cache it cannot."""
+    settings = model.config.get_text_config()
+    if getattr(settings, "output_router_logits", False):
+        settings.output_router_logits = False
 
 
 def _not_loaded(name: str, error: Exception) -> ModelError:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from trueup import tensors
 from trueup.chat import completion_text, encode_prompt
@@ -160,7 +160,7 @@ def _sample_batch(
         logits_to_keep=1,
     )
     logits = out.logits[:, -1].repeat_interleave(num_samples, dim=0)  # (B, V)
-    cache.batch_repeat_interleave(num_samples)
+    cache.reorder_cache(torch.arange(len(tokens), device=device).repeat_interleave(num_samples))
     mask = mask.repeat_interleave(num_samples, dim=0)  # (B, S)
     position = mask.sum(dim=1, keepdim=True)  # (B, 1), of the next token
 
@@ -179,7 +179,7 @@ def _sample_batch(
             break
         if alive.float().mean() < _SHRINK_BELOW:
             keep = alive.nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
+            cache.reorder_cache(keep)
             rows, drawn, mask, position = rows[keep], drawn[keep], mask[keep], position[keep]
             alive = alive[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
@@ -270,6 +270,12 @@ def roomy_cache(config: Any) -> DynamicCache:
     return cache
 
 
+def reads_in_parts(config: Any) -> bool:
+    """Whether a text can be read on from a cache several tokens at once. A state that is carried from token to token
+    (Mamba, LFM2) goes on by one token, and begins anew with more."""
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=config).layers)
+
+
 # ---- Scoring ----------------------------------------------------------------------------------------------------
 
 
@@ -320,8 +326,10 @@ def score(
 ) -> list[float]:
     """The reward model's score of each completion, read at its last token.
 
-    A prompt is read once for all of its completions, and completions of like length go through together.
+    A prompt is read once for all of its completions where the architecture can, and completions of like length go
+    through together.
     """
+    in_parts = reads_in_parts(reward_model.model.config)
     encoded = [tuple(encode_prompt(reward_model.tokenizer, prompt)) for prompt in prompts]
     asked: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt
     for i, prompt in enumerate(encoded):
@@ -330,12 +338,16 @@ def score(
     order = sorted(asked, key=len, reverse=True)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        read = _read_prompts(reward_model, chunk)
+        read = _read_prompts(reward_model, chunk) if in_parts else None
         which = {i: row for row, prompt in enumerate(chunk) for i in asked[prompt]}
         by_length = sorted(which, key=lambda i: -len(completions[i]))
         for first in range(0, len(by_length), batch_size):
             batch = by_length[first : first + batch_size]
-            values = _score_batch(reward_model, read, [which[i] for i in batch], [completions[i] for i in batch])
+            said = [completions[i] for i in batch]
+            if read:
+                values = _score_batch(reward_model, read, [which[i] for i in batch], said)
+            else:
+                values = _score_whole(reward_model, [encoded[i] for i in batch], said)
             for i, value in zip(batch, values.tolist(), strict=True):
                 scores[i] = value
             done += len(batch)
@@ -365,7 +377,7 @@ def _score_batch(
     model, device = reward_model.model, reward_model.placement.device
     rows = torch.tensor(which, device=device)  # (B,)
     cache = copy.deepcopy(read[0])
-    cache.batch_select_indices(rows)
+    cache.reorder_cache(rows)
     tokens, answered = (
         tensor.to(device) for tensor in tensors.pad_right(completions, reward_model.tokenizer.pad_token_id)
     )  # (B, T)
@@ -379,4 +391,16 @@ def _score_batch(
     ).last_hidden_state
     # transformers' own head looks for the last token that is not padding by its id; we know where it is.
     last = hidden[torch.arange(len(tokens), device=device), answered.sum(dim=1) - 1]  # (B, H)
+    return model.score(last).squeeze(-1).float()
+
+
+def _score_whole(
+    reward_model: Loaded, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Scores (B,) of B completions, each read with its prompt from the first token on."""
+    model, device = reward_model.model, reward_model.placement.device
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    tokens, mask = (tensor.to(device) for tensor in tensors.pad_right(rows, reward_model.tokenizer.pad_token_id))
+    hidden = model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    last = hidden[torch.arange(len(rows), device=device), mask.sum(dim=1) - 1]  # (B, H)
     return model.score(last).squeeze(-1).float()

@@ -23,13 +23,14 @@ from peft import LoraConfig, PeftModel, TaskType
 from peft.utils import TrainableTokensWrapper
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from trueup.config import TrainConfig
 from trueup.console import progress, say
 from trueup.errors import ConfigError, ModelError, did_you_mean
-from trueup.models import Loaded
+from trueup.models import Loaded, let_router_be
 from trueup.records import write_rows
 from trueup.runs import METRICS, StageRun
 from trueup.trunk import Trunk, kept_over_epochs
@@ -169,10 +170,19 @@ def adapter(config: TrainConfig, model: PreTrainedModel, task: TaskType, new_tok
         lora_dropout=lora.lora_dropout,
         target_modules=_last_linears(config, model) if lora.last_layers else lora.target_modules,
         # A reward model's fresh head is trained whole, and must be saved with the adapter in every checkpoint.
+        exclude_modules=list(_UNADAPTED) if lora.target_modules == "all-linear" and _is_mamba(model) else None,
         modules_to_save=["score"] if task == TaskType.SEQ_CLS else None,
         trainable_token_indices=_new_rows(model, new_tokens) if new_tokens else None,
         task_type=task,
     )
+
+
+_UNADAPTED = ("out_proj", "conv1d")
+"""Modules of Mamba that its kernels read past any adapter; PEFT refuses them."""
+
+
+def _is_mamba(model: PreTrainedModel) -> bool:
+    return model.config.model_type in ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 
 
 def _new_rows(model: PreTrainedModel, ids: list[int]) -> list[int] | dict[str, list[int]]:
@@ -204,7 +214,8 @@ def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
         chosen = targets == "all-linear" or name.rsplit(".", 1)[-1] in (
             [targets] if isinstance(targets, str) else targets
         )
-        if isinstance(module, torch.nn.Linear) and block >= layers - wanted and chosen:
+        chosen &= not (_is_mamba(model) and name.endswith(_UNADAPTED))
+        if isinstance(module, torch.nn.Linear | Conv1D) and block >= layers - wanted and chosen:
             names.append(name)
     if not names:
         raise ConfigError(f"{config.stage}.lora.target_modules", [f"no linear module of that name: {targets!r}"])
@@ -431,6 +442,7 @@ def require_sound(model: Any, where: str, every: bool = False) -> None:
 def train(trainer: Trainer, run: StageRun) -> None:
     """Train to the end, from the last checkpoint if the stage was interrupted; record tokens per second."""
     watch = Watch(run, samples=hasattr(trainer, "num_generations"))
+    let_router_be(trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model)
     trainer.remove_callback(PrinterCallback)  # a line a step, in place of which there is metrics.jsonl
     trainer.callback_handler.callbacks.insert(
         1, watch

@@ -35,6 +35,7 @@ class Trunk:
         self._state_before: tuple[Any, ...] = ()
         self.drew_random_numbers = False
         """Whether the last forward pass that was recorded drew any, from its beginning to the end of the trunk."""
+        self._gives_tuples = False  # as the layers of some architectures do
         self.decoder = decoder
         for n, layer in enumerate(layers[: self.depth]):
             layer.forward = self._layer(layer.forward, last=n == self.depth - 1)
@@ -42,11 +43,13 @@ class Trunk:
     def _layer(self, original: Any, last: bool) -> Any:
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._given is not None:
-                return self._given if last else hidden_states
+                handed_on = self._given if last else hidden_states
+                return (handed_on,) if self._gives_tuples else handed_on
             out = original(hidden_states, *args, **kwargs)
+            self._gives_tuples = isinstance(out, tuple)
             if last and self._recorded is not None:
-                self._recorded.append(out.detach())
-                self.drew_random_numbers = _random_state(out.device) != self._state_before
+                self._recorded.append((out[0] if self._gives_tuples else out).detach())
+                self.drew_random_numbers = _random_state(self._recorded[-1].device) != self._state_before
             return out
 
         return forward

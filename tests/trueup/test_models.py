@@ -61,7 +61,7 @@ def test_new_tokens_get_embeddings_and_only_they_are_named_for_training(bases: C
 def test_device_dtype_and_the_reason_for_them_are_said(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load(tiny_base)
     said = capsys.readouterr().out
-    assert f"base model   {tiny_base}: cpu, float32 (on a CPU bf16 saves memory but no time), sdpa attention\n" in said
+    assert f"base model   {tiny_base}: cpu, float32 (on a CPU bf16 saves memory but no time), attention as " in said
     placement = models.place(ModelConfig(device="cpu", dtype="bfloat16", attn_implementation="eager"))
     assert placement.reason == "cpu, bfloat16 (as the config says), eager attention"
     assert placement.facts == {"device": "cpu", "dtype": "bfloat16", "attention": "eager"}
