@@ -120,7 +120,7 @@ TRIED = frozenset(
 REFUSED = {
     kind: "its state is carried from token to token, and padded batches of it do not read as single texts do"
     for kind in ("mamba", "mamba2", "falcon_mamba", "rwkv")
-}
+} | {"falcon_h1": "a step of its reward model over padded rows leaves weights that are not finite"}
 """Architectures that do not, and why."""
 
 

@@ -36,11 +36,11 @@ def test_every_architecture_is_tried_or_refused_and_the_docs_say_which() -> None
         assert f"`{kind}`" in text, kind
 
 
-@pytest.mark.parametrize("kind", ["mamba", "rwkv"])
+@pytest.mark.parametrize("kind", ["mamba", "falcon_h1"])
 def test_an_architecture_that_does_not_work_is_refused_before_anything_is_trained(kind: str, tmp_path: Path) -> None:
     campaign = architectures.tiny_campaign(tmp_path, architectures.tiny_model(kind, tmp_path / "base"))
     (problem,) = check(campaign)[0]
-    assert problem.startswith(f"model.name: {tmp_path}/base: {kind} is not supported: its state")
+    assert problem.startswith(f"model.name: {tmp_path}/base: {kind} is not supported: ")
 
 
 def test_an_architecture_that_nobody_tried_is_a_note(tmp_path: Path) -> None:
