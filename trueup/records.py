@@ -319,6 +319,9 @@ def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", 
 
 SHOWN_COLUMNS = 12
 LEFT_OUT = "left_out.jsonl"
+"""In a stage's folder: the rows of its inputs that could not be read."""
+LEFT_OUT_FOLDER = "left_out"
+"""In a run directory: such rows of files that were imported by command."""
 
 
 @dataclass

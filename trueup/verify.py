@@ -10,10 +10,17 @@ from trueup import runs, seals
 from trueup.campaign import load_object
 from trueup.contents import sha256_file
 from trueup.errors import RunError
+from trueup.records import LEFT_OUT_FOLDER
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
 from trueup.votes import VOTES
 
-_BESIDE = {".lock", seals.SEALS, "left_out", *DIRECTORIES.values(), *(f"{VOTES}{end}" for end in ("", "-wal", "-shm"))}
+_BESIDE = {
+    ".lock",
+    seals.SEALS,
+    LEFT_OUT_FOLDER,
+    *DIRECTORIES.values(),
+    *(f"{VOTES}{end}" for end in ("", "-wal", "-shm")),
+}
 """What stands in a run directory; `left_out/` is of imports."""
 _BESIDE_OUTPUTS = {MANIFEST, runs.BEGUN, runs.LOG, *(f"{runs.STORE}{end}" for end in ("", "-wal", "-shm"))}
 """What stands in a stage's folder and is no result. The store is checked by what its stage has read of it."""

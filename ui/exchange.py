@@ -26,7 +26,7 @@ from trueup.config import BadRows
 from trueup.errors import DataError, TrueupError
 from trueup.formats import ImportedRanking, read_preferences
 from trueup.jsonl import cut
-from trueup.records import Dropped, Preference, Ranking, pairs_of, split_name, write_rows
+from trueup.records import LEFT_OUT_FOLDER, Dropped, Preference, Ranking, pairs_of, split_name, write_rows
 from ui.answers import Tiers
 from ui.config import LabelConfig, Source
 from ui.store import Item, Store, Text, now, superseded
@@ -80,7 +80,7 @@ def import_labels(config: LabelConfig, file: Path, on_bad_rows: BadRows | None =
 
 
 def _keep_aside(config: LabelConfig, file: Path, dropped: Dropped) -> Path:
-    folder = config.run_dir / "left_out"
+    folder = config.run_dir / LEFT_OUT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / f"{file.stem}.jsonl", dropped.left_out)
     return folder / f"{file.stem}.jsonl"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from trueup.jsonl import cut, shown
@@ -56,6 +57,7 @@ WEIGHTS += "has_loss compute_loss train_on use_for_training".split()
 """Of an assistant turn, or of a row: 0 or false carries no loss."""
 NOT_TRAINED = "masked ignore ignored exclude excluded no_loss skip".split()
 """The same the other way round."""
+_LOSS = {*WEIGHTS, *NOT_TRAINED}
 UNCLEAR_WEIGHT = re.compile(r"(^|_)(train(ed|able|ing)?|loss|weight|mask(ed)?|supervised?|learn|backprop)(_|$)")
 """Other names of a yes or no that may say so: whether yes is a weight of 1 or of 0 cannot be known."""
 EXCLUDED = "deleted is_deleted removed is_removed discarded aborted cancelled canceled was_cancelled".split()
@@ -78,15 +80,35 @@ _CHOICE = re.compile(r"^(option|choice|answer_choice|ending|opt|op)_?([a-h]|\d)$
 FOREIGN_ROLES = "tool function function_call tool_call tool_response observation ipython environment".split()
 
 
+@lru_cache(maxsize=10_000)
 def canonical(name: str) -> str:
     """`chosen-response`, `Chosen Response` and `chosenResponse` are `chosen_response`."""
     name = re.sub(r"[\s\-.]+", "_", name.strip())
     return (name if "_" in name else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
 
 
+@lru_cache(maxsize=10_000)
+def is_unsupported(name: str) -> bool:
+    """Whether a column holds what Trueup cannot give to a model."""
+    return bool(UNSUPPORTED.search(name)) and name not in HARMLESS
+
+
+@lru_cache(maxsize=10_000)
+def is_reasoning(name: str) -> bool:
+    """Whether a column holds what was thought before an answer, and not what kind or how long it was."""
+    return bool(REASONING.search(name)) and not _ABOUT.search(name)
+
+
+@lru_cache(maxsize=10_000)
+def is_unclear_weight(name: str) -> bool:
+    return bool(UNCLEAR_WEIGHT.search(name)) and name not in _LOSS
+
+
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing."""
     if isinstance(value, str):
+        if len(value) > 20:
+            return not value.strip()
         return value.strip() in ("", "[]", "{}", "null", "None")
     if isinstance(value, list):
         return all(map(is_empty, value))
@@ -156,8 +178,13 @@ class Columns:
 
     def first(self, names: Iterable[str]) -> str | None:
         """The first of these columns that holds something, else the first that is there."""
-        names = [name for name in names if name in self.values]
-        return next((name for name in names if self.holds(name)), names[0] if names else None)
+        empty = None
+        for name in names:
+            if name in self.values:
+                if self.holds(name):
+                    return name
+                empty = empty or name
+        return empty
 
     def get(self, name: str) -> Any:
         self.read.add(name)
@@ -202,8 +229,8 @@ class Columns:
 
     def refuse_unsupported(self) -> None:
         """Raise for a column that Trueup cannot honour and that holds something."""
-        for name, value in self.unread():
-            if UNSUPPORTED.search(name) and name not in HARMLESS:
+        for name, value in self.values.items():
+            if is_unsupported(name) and name not in self.read and not is_empty(value):
                 raise ValueError(
                     f"{self.at(name)}: holds {shown(value, 40)}, which Trueup cannot give to a model; take the row "
                     "out, or the column if the row means the same without it"
@@ -211,25 +238,29 @@ class Columns:
 
     def refuse_unclear_weights(self) -> None:
         for name, value in self.values.items():
-            if name not in self.read and UNCLEAR_WEIGHT.search(name) and isinstance(value, bool):
+            if name not in self.read and isinstance(value, bool) and is_unclear_weight(name):
                 raise ValueError(
                     f"{self.at(name)}: {shown(value)} may say that this carries no loss; name the column `weight` and "
                     "write 0 or 1, or take it out"
                 )
 
-    def carries_loss(self, names: Iterable[str] = (*WEIGHTS, *NOT_TRAINED)) -> bool | None:
-        """Whether what this object holds is to be trained on; None where it does not say."""
-        said: dict[str, bool] = {}
-        for name in names:
-            if not self.there(name):
+    def carries_loss(self, of_a_row: bool = False) -> bool | None:
+        """Whether what this object holds is to be trained on; None where it does not say.
+
+        of_a_row: a number in `loss` is then a measured one, and says nothing of the kind
+        """
+        said: list[bool] = []
+        for name in self.values:
+            if name not in _LOSS or not self.there(name):
                 continue
-            value = self.get(name)
-            yes = truth(value)
+            if of_a_row and name == "loss" and not isinstance(self.values[name], bool):
+                continue
+            yes = truth(value := self.get(name))
             if yes is None:
                 wanted = "expected 0 or 1, true or false (no other weight is supported)"
                 raise ValueError(f"{self.at(name)}: {wanted}, found {shown(value)}")
-            said[name] = yes != (name in NOT_TRAINED)
-        return None if not said else all(said.values())
+            said.append(yes != (name in NOT_TRAINED))
+        return all(said) if said else None
 
 
 # ---- What is left -----------------------------------------------------------------------------------------------
@@ -237,7 +268,7 @@ class Columns:
 
 def why_left_out(row: Columns, use: Use) -> str | None:
     """The reason for which a sound row is not to be used, from the columns that say so; None: it is."""
-    for name in EXCLUDED:
+    for name in [name for name in row.values if name in EXCLUDED]:
         if truth(row.get(name)):
             return f"{name}: true"
     for name in STATES:
@@ -247,8 +278,7 @@ def why_left_out(row: Columns, use: Use) -> str | None:
                 row.read.add(name)
                 return f"{name}: {cut(state, 40)}"
     if use != "prompts":
-        weights = [name for name in WEIGHTS if name != "loss" or isinstance(row.values.get(name), bool)]
-        if row.carries_loss([*weights, *NOT_TRAINED]) is False:
+        if row.carries_loss(of_a_row=True) is False:
             return "weight 0 or train: false"
         row.refuse_unclear_weights()
     return _bad_answer(row) if use == "demonstrations" else None
@@ -256,8 +286,8 @@ def why_left_out(row: Columns, use: Use) -> str | None:
 
 def _bad_answer(row: Columns) -> str | None:
     """Why the answer of a row is none to imitate."""
-    for name in LABELS:
-        if name in row.read or not (name in row.values and row.values[name] is not None):
+    for name in [name for name in LABELS if name in row.values]:
+        if name in row.read or row.values[name] is None:
             continue
         value = row.values[name]
         yes = truth(value, words=True) if not isinstance(value, str) or value.lower() not in ("yes", "no") else None
@@ -270,7 +300,10 @@ def _bad_answer(row: Columns) -> str | None:
             row.read.add(name)
             if not yes:
                 return f"{name}: false"
-    if any(truth(row.get(name)) for name in CUT) or row.values.get("finish_reason") in ("length", "max_tokens"):
+    if any(truth(row.get(name)) for name in CUT if name in row.values) or row.values.get("finish_reason") in (
+        "length",
+        "max_tokens",
+    ):
         return "answer that was cut (truncated, or finish_reason: length)"
     return None
 
@@ -279,19 +312,19 @@ def settle(ledger: Ledger, said: list[str], use: Use) -> None:
     """Refuse what was not read and changes the meaning of the conversation `said`; count the rest as ignored."""
     for columns in ledger.objects:
         columns.refuse_unsupported()
-        for name, value in columns.unread():
+        for name, value in columns.values.items():
+            if name in columns.read or not (columns.there(name) and (value in (0, False) or not is_empty(value))):
+                continue
             if "[]" not in columns.group:  # of a message, whose keys are settled where it is read
                 _refuse_other_text(columns, name, value, said, use)
                 if use == "demonstrations":
                     refuse_reasoning(columns, name, value, said)
-        for name, value in columns.values.items():
-            if name not in columns.read and columns.there(name) and (not is_empty(value) or value in (0, False)):
-                ledger.ignored.add(cut(columns.group + name, 60))
+            ledger.ignored.add(cut(columns.group + name, 60))
 
 
 def refuse_reasoning(row: Columns, name: str, value: Any, said: list[str]) -> None:
     """Raise for what was thought before an answer, and is not written in it."""
-    if not REASONING.search(name) or _ABOUT.search(name) or isinstance(value, bool | int | float):
+    if not is_reasoning(name) or isinstance(value, bool | int | float):
         return
     if not _stands_in(value, said):
         raise ValueError(
@@ -300,10 +333,13 @@ def refuse_reasoning(row: Columns, name: str, value: Any, said: list[str]) -> No
         )
 
 
+_ASKED = {*CONVERSATIONS, *QUESTIONS, *GIVEN, *SYSTEM, *HISTORY, *CHOICES, *TEXTS} - {"user", "human"}
+_IMITATED = {*ANSWERS, *CHOSEN}
+
+
 def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:
-    asked = {*CONVERSATIONS, *QUESTIONS, *GIVEN, *SYSTEM, *HISTORY, *CHOICES, *TEXTS} - {"user", "human"}
-    imitated = {*ANSWERS, *CHOSEN} if use == "demonstrations" else set()
-    if not (name in asked or name in imitated or _CHOICE.match(name)) or isinstance(value, bool | int | float):
+    imitated = use == "demonstrations" and name in _IMITATED
+    if not (name in _ASKED or imitated or _CHOICE.match(name)) or isinstance(value, bool | int | float):
         return
     if not _stands_in(value, said):
         raise ValueError(

@@ -190,15 +190,17 @@ def _pair(row: Columns, path: Path) -> list[Values]:
     return [pair]
 
 
-_SCORES = "score_{} {}_score rating_{} {}_rating {}_avg_rating {}_scores {}_ratings".split()
+_SCORES = [
+    (pattern.format("chosen"), pattern.format("rejected"))
+    for pattern in "score_{} {}_score rating_{} {}_rating {}_avg_rating {}_scores {}_ratings".split()
+]
 
 
 def _are_tied(row: Columns) -> bool:
     """Whether the row says that its two answers are equal, or scores them so; refuses scores against the verdict."""
     if any(columns.truth(row.get(name)) for name in ("tie", "is_tie")) or row.values.get("status") == "tie":
         return True
-    for pattern in _SCORES:
-        names = [pattern.format(side) for side in ("chosen", "rejected")]
+    for names in _SCORES:
         better, worse = (row.values.get(name) for name in names)
         if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (better, worse)):
             continue

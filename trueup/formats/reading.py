@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,11 +133,16 @@ def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: 
     return found
 
 
+@lru_cache
+def _names(keys: str) -> tuple[str, ...]:
+    return tuple(keys.split("|"))
+
+
 def _recognise(row: Columns, formats: Sequence[Format]) -> Format:
     """The first format whose columns have a value in the row, else the first whose columns it has."""
-    for there in (row.there, row.__contains__):
+    for present in ({name for name in row.values if row.there(name)}, row.values.keys()):
         for format in formats:
-            if all(any(map(there, keys.split("|"))) for keys in format.keys):
+            if all(not present.isdisjoint(_names(keys)) for keys in format.keys):
                 return format
     names = [row.at(name) for name in list(row.values)[:12]]
     more = f" and {len(row.values) - 12} more" if len(row.values) > 12 else ""
@@ -144,7 +150,7 @@ def _recognise(row: Columns, formats: Sequence[Format]) -> Format:
 
 
 def _recognised_by(row: Columns, format: Format) -> list[str]:
-    return [name for keys in format.keys if (name := row.first(keys.split("|")))]
+    return [name for keys in format.keys if (name := row.first(_names(keys)))]
 
 
 def _shared(row: Columns, use: Use) -> Values:
@@ -168,7 +174,8 @@ def _shared(row: Columns, use: Use) -> Values:
 def _texts_of(values: Values) -> list[str]:
     turns = [*values.get("messages", []), *values.get("prompt", [])]
     answers = values.get("completions")
-    return [turn["content"] for turn in turns] + [text for text in (answers or []) if isinstance(text, str)]
+    texts = answers if isinstance(answers, list) else []
+    return [turn["content"] for turn in turns] + [text for text in texts if isinstance(text, str)]
 
 
 def _identity(row: Row) -> Any:

@@ -47,15 +47,17 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
 
 def _said_in(one: Columns) -> list[Values]:
     """A message, or an object that holds a question and its answer."""
+    if one.first(_SPEAKERS):
+        return [message(one)]
     asks, answers = one.first(columns.QUESTIONS), one.first([*columns.ANSWERS, *columns.REFERENCES])
-    if one.first(_SPEAKERS) or asks is None or answers is None:
+    if asks is None or answers is None:
         return [message(one)]
     one.refuse_unsupported()
     pair = [say("user", one.take(asks, str)), say("assistant", one.take(answers, str))]
     system = [name for name in columns.SYSTEM if one.holds(name)]
-    for other, value in one.unread():
-        if other not in system:
-            columns.refuse_reasoning(one, other, value, [turn["content"] for turn in pair])
+    for other in filter(columns.is_reasoning, one.values):
+        if not columns.is_empty(one.values[other]):
+            columns.refuse_reasoning(one, other, one.values[other], [turn["content"] for turn in pair])
     if one.carries_loss() is False:
         pair[1]["trained"] = False
     one.refuse_unclear_weights()
@@ -95,8 +97,9 @@ def message(one: Columns) -> Values:
     if isinstance(parts := one.values.get(name), list):
         one.values[name] = _joined(parts, one, name)
     content = one.take(name, str)
-    for other, value in one.unread():
-        columns.refuse_reasoning(one, other, value, [content])
+    for other in filter(columns.is_reasoning, one.values):
+        if not columns.is_empty(one.values[other]):
+            columns.refuse_reasoning(one, other, one.values[other], [content])
     loss = one.carries_loss()
     one.refuse_unclear_weights()
     if loss and ROLES[role] != "assistant":
@@ -280,13 +283,15 @@ def read_choices(row: Columns) -> list[tuple[str, str]]:
     name = next((name for name in columns.CHOICES if row.holds(name)), None)
     if name is not None:
         value = row.get(name)
-        if isinstance(value, dict) and {"text", "label"} <= value.keys():  # ARC
-            value = dict(zip(value["label"], value["text"], strict=False))
+        if isinstance(value, dict) and all(isinstance(value.get(key), list) for key in ("text", "label")):  # ARC
+            value = dict(zip(map(str, value["label"]), value["text"], strict=False))
         if isinstance(value, list):
             value = {chr(ord("A") + i): text for i, text in enumerate(value)}
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
             raise ValueError(f"{row.at(name)}: expected a list of texts, found {shown(value)}")
         return list(value.items())
+    if not any(name[-1:] in "abc" for name in row.values):
+        return []
     for pattern in ("option_{}", "choice_{}", "answer_{}", "option{}", "op{}", "{}"):
         names = [name for letter in "abcdefgh" if row.holds(name := pattern.format(letter))]
         if len(names) > 2 or (len(names) == 2 and pattern.startswith(("option", "choice", "op"))):
