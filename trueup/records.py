@@ -342,10 +342,14 @@ class Dropped:
         text = getattr(row, "line", None) if isinstance(row, ValueError) else row
         self.left_out.append({"where": where, "problem": problem, "row": text})
 
+    def most_ignored(self, number: int) -> dict[str, int]:
+        """The columns that were not read, the most frequent first."""
+        return dict(sorted(self.ignored.items(), key=lambda one: (-one[1], one[0]))[:number])
+
     @property
     def columns(self) -> str:
-        """The columns that were not read, the most frequent first; empty if there are none."""
-        named = [f"{name} ({rows})" for name, rows in self.ignored.most_common(SHOWN_COLUMNS)]
+        """The columns that were not read, in a line; empty if there are none."""
+        named = [f"{name} ({rows})" for name, rows in self.most_ignored(SHOWN_COLUMNS).items()]
         more = len(self.ignored) - SHOWN_COLUMNS
         return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 

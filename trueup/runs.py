@@ -236,7 +236,7 @@ class StageRun:
                 "sha256": sha256_file(path),
                 "rows": rows,
                 "dropped": dict(dropped.counts) if dropped else {},
-                "columns_not_read": dict(dropped.ignored.most_common(100)) if dropped else {},
+                "columns_not_read": dropped.most_ignored(100) if dropped else {},
             }
         )
         if dropped is not None and dropped.left_out:

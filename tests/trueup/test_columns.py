@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,72 @@ def test_a_prompt_about_such_marks_stays_text(tmp_path: Path) -> None:
     text = "What does <|im_start|> mean, and [INST], after `Human:`?\n\nAnswer briefly."
     [row] = read_prompts(written(tmp_path, {"prompt": text}), Dropped())
     assert row.prompt[0].content == text
+
+
+# ---- Anything at all --------------------------------------------------------------------------------------------
+
+ODD = [
+    None,
+    True,
+    0,
+    1.5,
+    10**30,
+    "",
+    " ",
+    "[",
+    '["a", "b"]',
+    '[{"role": 1}]',
+    [],
+    [None],
+    [[]],
+    [["a", 1]],
+    {},
+    {"a": 1},
+]
+ODD += [["a", 1], [{}], [{"role": "user"}], [{"role": 1, "content": "x"}], [{"from": "human", "value": ["a"]}]]
+ODD += [{"role": ["user"], "content": ["x", "y"]}, {"text": [1], "label": "A"}, {"messages": "x"}, {"full_text": 3}]
+ODD += [
+    [{"text": "x", "rank": "a"}],
+    [{"value": [1]}],
+    [{"result": [{"type": "pairwise", "value": 3}]}],
+    "<|im_start|>x",
+]
+OTHERS = "ranks scores completions answers response_a response_b output_1 output_2 conversation_a conversation_b winner"
+OTHERS += " turn annotator1 data annotations fields responses info summaries choice examples instances turns role text"
+OTHERS += (
+    " message_tree_id message_id parent_id helpfulness tiers strength tie score_chosen score_rejected option_a shown"
+)
+
+
+def odd_rows(seed: int) -> Iterator[Any]:
+    rng = random.Random(seed)
+    names = [*OTHERS.split(), *(name for names in vars(columns).values() if isinstance(names, list) for name in names)]
+
+    def places(value: Any) -> Iterator[tuple[Any, Any]]:
+        for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+            yield value, key
+            yield from places(value[key])
+
+    for _, _, row in examples():
+        for _ in range(25):
+            changed = json.loads(json.dumps(row))
+            within, key = rng.choice(list(places(changed)))
+            within[key] = rng.choice(ODD)
+            changed |= {name: rng.choice(ODD) for name in rng.sample(names, rng.randrange(3))}
+            yield changed
+
+
+@pytest.mark.parametrize("use", READ)
+def test_no_row_is_so_odd_that_its_error_is_a_traceback(tmp_path: Path, use: str) -> None:
+    outcomes = set()
+    for row in odd_rows(seed=1):
+        try:
+            READ[use](written(tmp_path, row), Dropped())
+            outcomes.add("read")
+        except DataError as error:
+            assert str(error).startswith(f"{tmp_path}/rows.jsonl:1: ")
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
 
 
 # ---- The cases --------------------------------------------------------------------------------------------------

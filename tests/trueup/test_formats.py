@@ -627,6 +627,49 @@ def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path) -> None:
     )
 
 
+SECRET = "A text that nobody is to read in a log. "
+
+
+def test_an_error_is_small_whatever_the_file_holds_and_spills_no_texts(tmp_path: Path) -> None:
+    long = SECRET * 5000
+    rows: list[Any] = [
+        {long: 1},
+        {"messages": long},
+        {"messages": [{"role": long, "content": "x"}]},
+        {"messages": msgs(f"u: {long}")},
+        {"prompt": long, "completion": [long]},
+        {"prompt": "Hi", "chosen": [long], "rejected": {"role": "assistant", "content": long, "tool_calls": [long]}},
+        {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[0]] * 50_000, "annotator": long},
+        {"prompt": "Hi", "response_a": "A", "response_b": "B", "winner": long},
+        {f"{SECRET}{n}": n for n in range(5000)},
+        [long],
+    ]
+    path = jsonl(tmp_path, *rows * 30, '{"a": "' + long)
+    for read in (read_demonstrations, read_prompts, read_preferences):
+        with pytest.raises(DataError) as error:
+            read(path, Dropped())
+        text = str(error.value)
+        assert len(text) < 20_000 and max(map(len, text.splitlines()[:-1])) < 600
+        assert SECRET * 3 not in text
+
+
+def test_bad_rows_are_left_out_counted_by_kind_and_kept_where_that_is_asked(tmp_path: Path) -> None:
+    good = {"prompt": "Hi", "completion": "Yo"}
+    bad = [{"messages": msgs("u: Hi")}, {"messages": msgs("u: Hi", "a: A", "u: B")}, "{", {"prompt": "Q"}]
+    path = jsonl(tmp_path, good, *bad)
+    assert len(read_demonstrations(path, dropped := Dropped(), "drop")) == 1
+    assert dropped.counts == {
+        "bad row: messages: turns must alternate user, assistant and end with assistant": 2,
+        "bad row: not JSON": 1,
+        "bad row: fits no known format with its columns prompt": 1,
+    }
+    assert [(row["where"], row["row"]) for row in dropped.left_out] == [
+        (f"{path}:{n}", row) for n, row in enumerate(bad, start=2)
+    ]
+    with pytest.raises(DataError, match="4 problems"):
+        read_demonstrations(jsonl(tmp_path, *bad), Dropped(), "drop")
+
+
 # ---- Documentation ----------------------------------------------------------------------------------------------
 
 MEANINGS = {

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from trueup import cli
 from trueup.errors import DataError, TrueupError
 from trueup.records import Candidate, Preference, Ranking, read_rows
 from ui.blindcheck import Report, Response, Secret, blindcheck, copy_store, order_says
@@ -368,6 +369,28 @@ def test_bad_rows_are_left_out_counted_and_kept_where_that_is_asked(
     assert "0 labels imported" in import_labels(config.model_copy(update={"on_bad_rows": "drop"}), path)
     with pytest.raises(DataError, match="4 problems"):
         import_labels(config, jsonl(tmp_path / "none.jsonl", bad), "drop")
+
+
+def test_the_command_and_the_stage_leave_bad_rows_out_alike(
+    campaign: Any, tmp_path: Path, jsonl: Jsonl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"prompt": "Hi", "chosen": "A", "rejected": "B", "id": 7}
+    path = jsonl(tmp_path / "rows.jsonl", [good, {**good, "images": ["x.png"]}])
+    folder = run(campaign.label(source="import", path=path, on_bad_rows="drop"))
+    [made] = json.loads((folder / "manifest.json").read_text())["inputs"]
+    assert made["dropped"] == {"bad row: images: what Trueup cannot give to a model": 1}
+    assert made["columns_not_read"] == {"id": 1}
+    assert json.loads((folder / "left_out.jsonl").read_text())["where"] == f"{path}:2"
+
+    file = tmp_path / "campaign.yaml"
+    stages = "sft: {data: [starter]}\nsample: {prompts: starter}\nlabel: {source: simulated}\n"
+    file.write_text(f"name: x\nrun_dir: {tmp_path}/other\n{stages}")
+    assert cli.main(["labels", "import", str(file), str(path)]) == 2
+    assert f"{path}:2: images: holds" in capsys.readouterr().err
+    assert cli.main(["labels", "import", str(file), str(path), "--on-bad-rows", "drop"]) == 0
+    said = capsys.readouterr().out
+    assert "1 labels imported" in said and "columns not read: id (1)" in said
+    assert f"the rows left out are in {tmp_path / 'other' / 'left_out' / 'rows.jsonl'}" in said
 
 
 HH_SAID = "\n\nHuman: Hi\n\nAssistant: Hm.\n\nHuman: And?\n\nAssistant: A"
