@@ -22,6 +22,7 @@ from rlhf import report_views as views
 from trueup import curves, pages, runs
 from trueup.records import read_jsonl
 from trueup.runs import StageRun
+from trueup.visible import seen
 
 TEMPLATE = "report.html.jinja"
 MOST_PROMPTS = 500
@@ -56,7 +57,7 @@ def environment() -> Environment:
     )
     filters = (views.percent, views.interval, views.quantity, views.tight, views.bar)
     made.filters.update({function.__name__: function for function in filters})
-    made.filters.update(title=views.title, duration=pages.duration, short=lambda sha: sha[:12])
+    made.filters.update(title=views.title, duration=pages.duration, short=lambda sha: sha[:12], seen=seen)
     made.globals.update(script=Markup(pages.report_script()), policy=pages.report_policy(), counted=views.counted)
     return made
 

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from trueup import plots
 from trueup.pages import independence, leans, noise_floor, outcome, sentence
+from trueup.visible import seen
 from trueup.worddiff import marked
 
 Figures = Mapping[str, Any]
@@ -472,8 +473,8 @@ def checkpoint_view(report: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Answer:
-    html: Markup | str
-    """Escaped by the template unless it is markup already."""
+    html: Markup
+    """Empty where there is nothing but white space to read."""
     finished: bool
     notes: list[str]
     """Number of tokens, and the score of each judge."""
@@ -543,7 +544,9 @@ def _answer(said: Mapping[str, Any], html: Markup | None = None) -> Answer:
     for judge, score in (said.get("scores") or {}).items():
         if score is not None:
             notes.append(f"{title(judge)} {_minus(f'{score:.2f}')}")
-    return Answer(said["text"] if html is None else html, bool(said.get("finished", True)), notes)
+    if html is None:
+        html = seen(said["text"]) if said["text"].strip() else Markup("")
+    return Answer(html, bool(said.get("finished", True)), notes)
 
 
 def pick_examples(

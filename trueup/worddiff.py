@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from html import escape
 from itertools import groupby
 
 from markupsafe import Markup
+
+from trueup.visible import seen
 
 _WORD = re.compile(r"\S+")
 MAX_WORDS = 1_000
@@ -22,11 +23,22 @@ def word_diff(before: str, after: str) -> tuple[list[bool], list[bool]] | None:
     a, b = _WORD.findall(before), _WORD.findall(after)
     if max(len(a), len(b)) > MAX_WORDS:
         return None
-    shared = [False] * len(a), [False] * len(b)
-    for block in SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks():
-        for flags, start in zip(shared, (block.a, block.b), strict=True):
-            flags[start : start + block.size] = [True] * block.size
+    start = _alike(a, b)
+    end = _alike(a[start:][::-1], b[start:][::-1])
+    shared = [True] * len(a), [True] * len(b)
+    for flags in shared:
+        flags[start : len(flags) - end] = [False] * (len(flags) - end - start)
+    # Of long texts a word that is more than 1 % of them is compared only beside others (autojunk): two answers that
+    # repeat a few words for ever would take seconds.
+    for block in SequenceMatcher(None, a[start : len(a) - end], b[start : len(b) - end]).get_matching_blocks():
+        for flags, at in zip(shared, (block.a, block.b), strict=True):
+            flags[start + at : start + at + block.size] = [True] * block.size
     return shared
+
+
+def _alike(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many words are the same at the start."""
+    return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
 
 
 def marked(before: str, after: str) -> tuple[Markup, Markup] | None:
@@ -50,7 +62,7 @@ def _markup(text: str, shared: Sequence[bool], tag: str) -> Markup:
     for kept, run in groupby(words, key=lambda word: word[1]):
         found = [match for match, _ in run]
         start, end = found[0].start(), found[-1].end()
-        inside = escape(text[start:end])
-        parts += [escape(text[at:start]), inside if kept else f"<{tag}>{inside}</{tag}>"]
+        inside = seen(text[start:end])
+        parts += [seen(text[at:start]), inside if kept else f"<{tag}>{inside}</{tag}>"]
         at = end
-    return Markup("".join([*parts, escape(text[at:])]))
+    return Markup("".join([*parts, seen(text[at:])]))

@@ -118,6 +118,12 @@ def clean(text: str) -> str:
     return _ANYWHERE.sub(TOKEN, _AT_THE_START.sub("", kept))
 
 
+def as_read(text: str) -> str:
+    """What of an answer can make a difference to who reads it: all but blanks at the ends of lines, and blank lines at
+    its own ends. Two answers that are equal so are not asked about; indentation is a part of what is said."""
+    return "\n".join(line.rstrip() for line in clean(text).split("\n")).strip("\n")
+
+
 def _without_end(text: str) -> int:
     """Where the tokens at the end begin. From the end on, each character is looked at a bounded number of times."""
     end = at = len(text)

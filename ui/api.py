@@ -25,7 +25,7 @@ from trueup.votes import Policy
 from ui import statistics
 from ui.accounts import Admin, Annotator, Person
 from ui.answers import Tiers
-from ui.render import conversation_html, text_html
+from ui.render import as_written, conversation_html, text_html
 from ui.service import Answer, BadAnswer, LabelService, Settings, StaleToken, State, Task, Work
 from ui.turns import Busy, Turns
 from ui.votes import Votes
@@ -301,10 +301,13 @@ def _work(work: Work) -> dict[str, Any]:
 
 
 def _task(task: Task) -> dict[str, Any]:
+    shown = [_answer_html(text) for text in task.texts]
+    if len(set(shown)) < len(set(task.texts)):  # what tells two answers apart is on the page, were it one blank
+        shown = [as_written(text) for text in task.texts]
     return {
         "token": task.token,
         "prompt": _prompt_html(tuple((message.role, message.content) for message in task.prompt)),
-        "answers": [{"html": _answer_html(text), "text": text} for text in task.texts],
+        "answers": [{"html": html, "text": text} for html, text in zip(shown, task.texts, strict=True)],
         "wants_rationale": task.wants_rationale,
         "practice": task.practice,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -40,18 +41,37 @@ _RENEW = (
 )  # fmt: skip
 
 
-def waiting(db: sa.Connection, annotator: str) -> list[Any]:
-    """The views in front of an annotator, the first to be answered first. A pair whose lease was lost is closed."""
+def waiting(db: sa.Connection, annotator: str, close: bool = True) -> list[Any]:
+    """The views in front of an annotator, the first to be answered first. A pair whose lease was lost is closed.
+
+    A hidden check has no lease, and goes with the work beside it: what stays when all else is lost would be known.
+    close  False: only look
+    """
     again: list[Any] = []
     in_turn: list[Any] = []
-    for row in db.execute(_WAITING, {"me": annotator}).all():
-        if row.purpose == "work" and row.slot_id is None:
+    rows = db.execute(_WAITING, {"me": annotator}).all()
+    for row, is_lost in zip(rows, _lost(rows), strict=True):
+        if is_lost and close:
             db.execute(_CLOSE, {"id": row.view_id})
+        elif is_lost:
+            continue
         elif row.reshown:
             again.insert(0, row)
         else:
             in_turn.append(row)
     return again + in_turn
+
+
+def _lost(rows: Sequence[Any]) -> list[bool]:
+    """Of each view whether it is gone: of work by its lease, of a check as the work before it, or else behind it."""
+    leases = [row.slot_id is None if row.purpose == "work" else None for row in rows]
+    known = [lost for lost in leases if lost is not None and rows]
+    before: bool | None = known[0] if known else None
+    found = []
+    for row, lost in zip(rows, leases, strict=True):
+        before = lost if lost is not None else before
+        found.append(bool(before) and row.purpose != "qualification")
+    return found
 
 
 def renew(db: sa.Connection, annotator: str, lease_s: float) -> None:
@@ -77,14 +97,12 @@ def _take(which: Any, values: dict[str, Any], *returning: Any) -> Any:
 
 _slot_id = sa.select(_theirs.c.slot_id)
 _ran_out = sa.and_(_theirs.c.state == "leased", _theirs.c.expires_at < _now)
-_TAKE_EXPIRED = _take(_slot_id.where(_ran_out, _not_mine).order_by(_theirs.c.position), _LEASE, *_TAKEN)
-_TAKE_OPEN = _take(
-    _slot_id.where(_theirs.c.state == "open", _theirs.c.position >= sa.bindparam("from"), _not_mine).order_by(
-        _theirs.c.position, _theirs.c.slot_no
-    ),
-    _LEASE,
-    *_TAKEN,
+_expired = _slot_id.where(_ran_out, _not_mine).order_by(_theirs.c.position)
+_open = _slot_id.where(_theirs.c.state == "open", _theirs.c.position >= sa.bindparam("from"), _not_mine).order_by(
+    _theirs.c.position, _theirs.c.slot_no
 )
+_TAKE_EXPIRED, _TAKE_OPEN = (_take(which, _LEASE, *_TAKEN) for which in (_expired, _open))
+_EXPIRED, _OPEN = _expired.limit(1), _open.limit(1)
 
 
 class Cursor:
@@ -113,6 +131,12 @@ class Cursor:
             return None
         self._at[annotator] = taken.position
         return str(taken.item_id)
+
+    def has_more(self, db: sa.Connection, annotator: str) -> bool:
+        """Whether there is a further item for this annotator to lease."""
+        values = {"me": annotator, "now": time.time(), "from": self._at.get(annotator, 0)}
+        queries = [(_EXPIRED, values), (_OPEN, values), (_OPEN, values | {"from": 0})]
+        return any(db.execute(query, given).first() is not None for query, given in queries)
 
     def stir(self) -> None:
         """Somebody gave something back: whoever found nothing may look again."""

@@ -4,11 +4,13 @@ A copy of the store is labelled to its end as an annotator does it, over HTTP or
 server sends is kept, headers and event streams too, and searched for what identifies an answer or another person. The
 campaign's own store is only read.
 
-Three rules:
+Four rules:
 1. No identifier occurs: hashes, paths and names of models and runs, sampling values, ids, log-probabilities, token ids,
    ids of earlier labels, other people's names.
 2. A task holds its token and texts and no other key, and no key of the API's answers is the name of provenance.
 3. The order on the screen says nothing of the order in the store.
+4. Hidden checks stay hidden: nothing that is answered to a label, to its undo, or to a look at one's own figures
+   behind it, differs between work, gold items and repeats: no status, header, key, counter or figure.
 
 An identifier that stands in the texts themselves (an answer that names its model) is shown to people by necessity:
 it is searched for around the texts, and the report counts it.
@@ -30,6 +32,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -51,6 +54,8 @@ PROVENANCE_KEYS = frozenset(
 )
 """Names under which provenance is kept; none is a key of what the labelling API answers."""
 SHOWN_HITS = 20
+COMPARED = 600
+"""Tasks after which it is looked up what they changed."""
 _KEY = 6
 """Identifiers are found by their first characters; shorter ones are searched for as whole words."""
 
@@ -139,6 +144,66 @@ def _distinctive(value: Any) -> Iterator[str]:
     elif text:
         # A path is also a URL's part, and text in JSON or HTML is escaped.
         yield from {text, quote(text), quote(text, safe=""), escape(text), json.dumps(text)[1:-1]}
+
+
+class Tells:
+    """What an annotator is told after answering a task, by the purpose of the task.
+
+    Of a number it counts by how much it has changed since it was last told; of a text, whether it has.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, dict[str, Counter[Any]]] = {}
+        """feature: purpose: how often each value."""
+        self.seconds: dict[str, list[float]] = {}
+        self._last: dict[tuple[bool, str], Any] = {}
+
+    def tell(self, purpose: str, request: str, status: int, headers: Iterable[str], body: Any) -> None:
+        """Count what one answer of the server told after a task of this purpose."""
+        told: dict[str, Any] = {"status": status, "headers": " ".join(sorted({name.lower() for name in headers}))}
+        told["keys"] = " ".join(sorted(_keys(_without_texts(body))))
+        if isinstance(body, dict):
+            told["tasks"] = len(body.get("tasks") or ())
+            told |= {key: self._change(request, key, value) for key, value in _leaves(_without_tasks(body))}
+        for key, value in told.items():
+            self.counts.setdefault(f"{request}: {key}", {}).setdefault(purpose, Counter())[value] += 1
+
+    def _change(self, request: str, key: str, value: Any) -> Any:
+        kind = (request.startswith("mirror"), key)  # the counters of whatever else is answered are the same ones
+        before = self._last.get(kind)
+        self._last[kind] = value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(before, int | float):
+            return value if isinstance(value, bool) or value is None else (type(value).__name__, value == before)
+        change = value - before
+        return change if isinstance(change, int) else (change > 0) - (change < 0)
+
+    def findings(self) -> Iterator[tuple[str, str]]:
+        """Features by which a check can be told from work, each with how, where chance does not explain it."""
+        tests = [
+            (feature, purpose, value, by)
+            for feature, by in self.counts.items()
+            for purpose in sorted(by.keys() - {"work"})
+            if "work" in by
+            for value in sorted(by["work"].keys() | by[purpose].keys(), key=repr)
+        ]
+        for feature, purpose, value, by in tests:
+            work, check = by["work"], by[purpose]
+            p = _fisher(work[value], work.total(), check[value], check.total())
+            if p * len(tests) < 1e-3:
+                share = f"{value!r} after {work[value]} of {work.total()} work and {check[value]} of {check.total()}"
+                yield feature, f"{share} {purpose}"
+
+
+def _fisher(a: int, n: int, b: int, m: int) -> float:
+    """Two-sided p of Fisher's exact test: a of n against b of m."""
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact([[a, n - a], [b, m - b]])[1])
+
+
+def _without_tasks(body: dict[str, Any]) -> Any:
+    """What is said beside the tasks, and beside what the label itself was."""
+    return _without_texts({key: value for key, value in body.items() if key not in ("tasks", "label", "settings")})
 
 
 class Search:
@@ -331,7 +396,7 @@ def blindcheck(
             secrets = secrets_of(config, store, me.pseudonym)
             with store.read() as db:
                 report = Report(secrets, _texts(db, config))
-            recorder = Recorder(app)
+            recorder, tells = Recorder(app), Tells()
 
             def drain() -> None:
                 while recorder.finished:
@@ -339,7 +404,7 @@ def blindcheck(
 
             with _served(recorder) as address:
                 label = _in_chromium if browser else _over_http
-                label(address, COOKIE, people.open_session(account_id), app, drain)
+                label(address, COOKIE, people.open_session(account_id), app, drain, tells)
             drain()
             for response in recorder.open:
                 report.check(response)
@@ -350,10 +415,12 @@ def blindcheck(
         raise TrueupError("nothing was labelled: the campaign asks for no label; `trueup status CONFIG` says more")
     if said := order_says(same, pairs):
         report.hit("tasks", "the order on the screen follows the order in the store", said)
-    return _text(report, shown, browser), not report.hits
+    for feature, how in tells.findings():
+        report.hit(feature, "tells hidden checks from work", how)
+    return _text(report, tells, shown, browser), not report.hits
 
 
-def _text(report: Report, shown: int, browser: bool) -> str:
+def _text(report: Report, tells: Tells, shown: int, browser: bool) -> str:
     how = "in Chromium" if browser else "over HTTP"
     lines = [
         f"{shown} tasks labelled {how} on a copy of the store; {report.responses} responses, {report.bytes:,} bytes, "
@@ -362,6 +429,10 @@ def _text(report: Report, shown: int, browser: bool) -> str:
     if report.named:
         named = ", ".join(f"{number} {what}" for what, number in report.named.items())
         lines.append(f"in the texts themselves, which people have to read: {named}")
+    if compared := {purpose: len(seconds) for purpose, seconds in sorted(tells.seconds.items())}:
+        counts = ", ".join(f"{number} {purpose}" for purpose, number in compared.items())
+        times = ", ".join(f"{purpose} {1000 * median(tells.seconds[purpose]):.1f} ms" for purpose in compared)
+        lines.append(f"compared after each label and after its undo: {counts}; median time of an answer: {times}")
     hits = list(report.hits)
     lines.append(f"{len(hits)} hits" if hits else "0 hits: nothing tells where an answer came from")
     lines += [f"  {hit.where}: {hit.what}: {hit.excerpt}" for hit in hits[:SHOWN_HITS]]
@@ -442,7 +513,7 @@ PLAIN = ("a", "b", "tie", "both_bad")
 PAGES = ("/", "/label", "/label/", "/compare/", "/admin", "/admin/", "/reports/sample", "/login", "/enter", "/invite")
 
 
-def _over_http(address: str, cookie: str, session: str, app: Any, drain: Callable[[], None]) -> None:
+def _over_http(address: str, cookie: str, session: str, app: Any, drain: Callable[[], None], tells: Tells) -> None:
     """Everything that the labelling page asks for, and some things that it never would."""
     import httpx
 
@@ -452,7 +523,7 @@ def _over_http(address: str, cookie: str, session: str, app: Any, drain: Callabl
         httpx.Client(base_url=address, timeout=timeout) as stranger,
     ):
         _open_pages(me, stranger, _paths(app), drain)
-        annotator = _Annotator(me, app.state.people.store)
+        annotator = _Annotator(me, app.state.people.store, tells)
         annotator.make_mistakes()
         annotator.label_everything(drain)
 
@@ -496,8 +567,8 @@ def _open_pages(me: Any, stranger: Any, paths: Iterable[str], drain: Callable[[]
 class _Annotator:
     """Labels over the API, with every choice, undo, skip, flag and repeated request in turn."""
 
-    def __init__(self, http: Any, store: Database):
-        self.http, self.store = http, store
+    def __init__(self, http: Any, store: Database, tells: Tells):
+        self.http, self.store, self.tells = http, store, tells
         self.number = 0
 
     def make_mistakes(self) -> None:
@@ -524,15 +595,37 @@ class _Annotator:
             task = shown["tasks"][0]
             self.number += 1
             answers[task["token"]] += 1
+            purpose = self.purpose(task["token"])
             if answers[task["token"]] > 3:
                 raise TrueupError(f"task {task['token']} comes back whatever is answered")
-            shown |= self.answer(task, shown["settings"])
+            shown |= self.answer(task, shown["settings"], purpose)
             drain()
             progress(self.number, self.number + len(shown["tasks"]) + shown["progress"]["left"])
         self.ask("GET", "/api/v1/tasks")
         self.http.get("/api/v1/mirror")
 
-    def answer(self, task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    def purpose(self, token: str) -> str:
+        """What the store says that the task is for."""
+        with self.store.read() as db:
+            return str(db.scalar(sa.select(view.c.purpose).where(view.c.token == token)))
+
+    def told(self, purpose: str, request: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        """Ask, and count what is answered by the purpose of the task that was answered."""
+        began = time.perf_counter()
+        value = self.ask(method, path, body)
+        if purpose != "qualification" and self.number <= COMPARED:
+            if request.startswith("label"):
+                self.tells.seconds.setdefault(purpose, []).append(time.perf_counter() - began)
+            self.tells.tell(purpose, request, self.last.status_code, getattr(self.last, "headers", ()), value)
+        return value
+
+    def look(self, purpose: str, after: str) -> None:
+        """What can be looked up after an answer."""
+        if self.number <= COMPARED:
+            self.told(purpose, f"tasks after {after}", "GET", "/api/v1/tasks")
+            self.told(purpose, f"mirror after {after}", "GET", "/api/v1/mirror")
+
+    def answer(self, task: dict[str, Any], settings: dict[str, Any], purpose: str = "work") -> dict[str, Any]:
         body = {"client_uuid": _uuid(), "token": task["token"], "note": "Because.", "seconds": 9.5}
         body |= self.right(task) if task["practice"] else self.choice(task, settings)
         if self.number % 5 == 1 and not task["practice"]:
@@ -541,10 +634,13 @@ class _Annotator:
         if self.number % 4 == 1:
             self.ask("POST", "/api/v1/heartbeat", {})
             self.http.get("/api/v1/mirror")
-        shown = self.ask("POST", "/api/v1/labels", body)
-        if self.number % 7 == 2 and not task["practice"]:
+        what = body["choice"] if body.get("choice") in ("skip", "flag") else "label"
+        shown = self.told(purpose, f"label, {what}", "POST", "/api/v1/labels", body)
+        self.look(purpose, what)
+        if self.number % 3 == 2 and not task["practice"]:
             self.ask("POST", "/api/v1/labels", body)  # sent twice
-            shown = self.ask("POST", "/api/v1/undo", {"client_uuid": _uuid()})
+            shown = self.told(purpose, f"undo of {what}", "POST", "/api/v1/undo", {"client_uuid": _uuid()})
+            self.look(purpose, f"undo of {what}")
         return shown
 
     def choice(self, task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -568,7 +664,7 @@ class _Annotator:
         return {"choice": "tie" if len(places) == 1 else "ab"[places[0][0]]}
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        got = self.http.request(method, path, json=body)
+        got = self.last = self.http.request(method, path, json=body)
         if got.status_code != 200:
             raise TrueupError(f"{method} {path}: {got.status_code} {got.text[:200]}")
         value: dict[str, Any] = got.json()
@@ -586,7 +682,7 @@ SETTLED_MS = 600
 KEYS = {"graded": "1234567", "plain": "12t"}
 
 
-def _in_chromium(address: str, cookie: str, session: str, app: Any, drain: Callable[[], None]) -> None:
+def _in_chromium(address: str, cookie: str, session: str, app: Any, drain: Callable[[], None], tells: Tells) -> None:
     """Label in a real Chromium: plain pairs by their keys, whatever needs more by the page's own requests."""
     try:
         from playwright.sync_api import TimeoutError as NoResponse
@@ -603,7 +699,7 @@ def _in_chromium(address: str, cookie: str, session: str, app: Any, drain: Calla
         page = context.new_page()
         for other in (*PAGES, "/label"):
             page.goto(other)
-        annotator = _Annotator(_InPage(page), app.state.people.store)
+        annotator = _Annotator(_InPage(page), app.state.people.store, tells)
         annotator.make_mistakes()
         pressed, open_ = 0, False
         shown = annotator.ask("GET", "/api/v1/tasks")
@@ -611,7 +707,7 @@ def _in_chromium(address: str, cookie: str, session: str, app: Any, drain: Calla
             task, settings = shown["tasks"][0], shown["settings"]
             annotator.number += 1
             if len(task["answers"]) > 2 or task["practice"] or task["wants_rationale"] or settings["criteria"]:
-                shown |= annotator.answer(task, settings)
+                shown |= annotator.answer(task, settings, annotator.purpose(task["token"]))
                 open_ = False
             else:
                 if not open_:

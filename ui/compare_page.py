@@ -216,7 +216,9 @@ def _answer(title: str, answer: Row, marks: str | None = None) -> str:
     meta = f'<p class="tu-meta">{" · ".join(notes)}</p>' if notes else ""
     said = text_html(str(answer.get("text", ""))) if marks is None else marks
     style = "tu-text" if marks is None else "tu-text tu-raw"
-    return f'<article class="tu-card"><h2>{escape(title)}</h2><div class="{style}">{said}</div>{meta}</article>'
+    return (
+        f'<article class="tu-card"><h2>{escape(title)}</h2><div class="{style}" dir="auto">{said}</div>{meta}</article>'
+    )
 
 
 # ---- The page ---------------------------------------------------------------------------------------------------

@@ -8,14 +8,13 @@ recorded, its slot closed and the next pair leased in one transaction; what this
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
 import sqlalchemy as sa
@@ -27,14 +26,15 @@ from ui import answers, assignment
 from ui.answers import Choice, Scale, Tiers
 from ui.assignment import AHEAD, Cursor, Purpose
 from ui.config import LabelConfig
-from ui.store import ANSWERS, Gold, Store, now, superseded
-from ui.tables import event, item, slot, view
+from ui.store import ANSWERS, WANTED, Gold, Store, keep_note, now, superseded
+from ui.tables import event, item, meta, slot, view
 
 DEVICES = ("key", "click", "touch", "api")
 MAX_NOTE = 20_000
 """Characters of a note or a demonstration."""
-RECKONED_S = 60.0
-"""How old an annotator's total may be. Were it followed answer by answer, it would tell hidden checks from work."""
+RECKONED_AFTER = 20
+"""Answers after which what is left is reckoned anew. Were it followed answer by answer, it would tell hidden checks
+from work: of so many answers it tells how many were checks, and of none whether it was one."""
 _UUID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 # ---- What goes in and out ---------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ class Progress:
     skipped: int
     """Their skips and flags."""
     left: int
-    """Pairs that may still come to them, as far as was known within the last minute."""
+    """Pairs that may still come to them, as far as was known when it was last reckoned."""
     practice: Practice | None
     """None: there is no qualification round, or it is passed."""
 
@@ -185,13 +185,24 @@ class Undone:
 
 @dataclass
 class _Item:
-    """What a task needs of an item; it never changes, so it is read once."""
+    """What a task needs of an item; it never changes, so it is read once.
+
+    Its texts are a model's, of any length: they are made ready where nobody waits for them, outside any transaction.
+    """
 
     prompt: list[Message]
-    texts: list[str]
-    words: int
+    raw: list[str]
+    """The answers as they are stored."""
     policies: list[str]
     """Of a comparison: whose each text is."""
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return [answers.clean(text) for text in self.raw]
+
+    @cached_property
+    def words(self) -> int:
+        return round(sum(map(count_words, [*self.texts, *(message.content for message in self.prompt)])))
 
 
 @dataclass
@@ -202,7 +213,6 @@ class LabelService:
     settings: Settings = Settings()
     _items: OrderedDict[str, _Item] = field(default_factory=OrderedDict, repr=False)
     _cursor: Cursor = field(default_factory=Cursor, repr=False)
-    _totals: dict[str, tuple[float, int]] = field(default_factory=dict, repr=False)
     _passed: set[str] = field(default_factory=set, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -215,8 +225,8 @@ class LabelService:
     def work(self, annotator: str) -> Work:
         """What is to be done now: up to AHEAD tasks, each leased to this annotator, and how far it is."""
         with self.store.write_as(annotator) as db:
-            tasks, mine = self._top_up(db, annotator)
-        return self._work(annotator, tasks, mine)
+            rows, mine = self._top_up(db, annotator)
+        return self._work(rows, mine)
 
     def tasks(self, annotator: str) -> list[Task]:
         return self.work(annotator).tasks
@@ -225,7 +235,8 @@ class LabelService:
         """How far this annotator is; leases nothing."""
         with self.store.read() as db:
             mine = self._mine(db, annotator)
-        return self._progress(annotator, mine)
+            mine.left = self._reckoned(db, annotator, mine).left(mine, assignment.waiting(db, annotator, close=False))
+        return Progress(mine.labelled, mine.skipped, mine.left, mine.practice)
 
     def label(self, annotator: str, answer: Answer) -> Recorded:
         """Record an answer and lease the next pair. StaleToken or BadAnswer: nothing was recorded.
@@ -233,6 +244,7 @@ class LabelService:
         The same `client_uuid` again gives the stored answer.
         """
         _check_uuid(answer.client_uuid)
+        self._read(annotator, answer.token)
         with self.store.write_as(annotator) as db:
             stored = _stored(db, annotator, answer.client_uuid, ANSWERS)
             if stored is None:
@@ -242,10 +254,10 @@ class LabelService:
             if self.settings.reveal and stored.row["tiers"] is not None:  # what was skipped stays blind
                 policies = self._item(db, stored.row["item_id"]).policies
                 reveal = [policies[index] for index in stored.drawn]
-            tasks, mine = self._top_up(db, annotator)
+            rows, mine = self._top_up(db, annotator)
         if said.kind in ("skip", "flag"):
             self._cursor.stir()
-        return Recorded(said, feedback, self._work(annotator, tasks, mine), reveal)
+        return Recorded(said, feedback, self._work(rows, mine), reveal)
 
     def demonstrate(self, annotator: str, client_uuid: str, token: str, text: str) -> None:
         """Keep an ideal answer to the prompt of a task, written by the annotator; the task goes on waiting.
@@ -258,6 +270,7 @@ class LabelService:
         text = _checked_text(text, "text") or ""
         if not text.strip():
             raise BadAnswer("text: an ideal answer is wanted, found nothing")
+        self._read(annotator, token)
         with self.store.write_as(annotator) as db:
             if _stored(db, annotator, client_uuid, ("demonstration",)) is not None:
                 return
@@ -271,8 +284,9 @@ class LabelService:
     def undo(self, annotator: str, client_uuid: str) -> Undone:
         """Take back this annotator's last answer; it is the first task again, with its sides as they were.
 
-        Answers of the qualification round stay: their feedback was given. A skipped pair that somebody else has taken
-        since does not come back, but the skip is taken back.
+        A hidden check comes back as work does, so that nothing tells them apart; what it measures is the answer that
+        was given first. Answers of the qualification round stay: their feedback was given. A skipped pair that somebody
+        else has taken since does not come back, but the skip is taken back.
         """
         _check_uuid(client_uuid)
         if self.settings.reveal:
@@ -281,8 +295,8 @@ class LabelService:
             undone = _stored(db, annotator, client_uuid, ("undo",)) is not None
             if not undone:
                 undone = self._undo(db, annotator, client_uuid)
-            tasks, mine = self._top_up(db, annotator)
-        return Undone(undone, self._work(annotator, tasks, mine))
+            rows, mine = self._top_up(db, annotator)
+        return Undone(undone, self._work(rows, mine))
 
     def renew(self, annotator: str) -> None:
         """A sign of life: what is in front of this annotator stays theirs."""
@@ -290,6 +304,14 @@ class LabelService:
             assignment.renew(db, annotator, self.settings.lease_s)
 
     # ---- Recording
+
+    def _read(self, annotator: str, token: str) -> None:
+        """Make the texts of a task ready before its answer is written, which needs their lengths."""
+        with self.store.read() as db:
+            shown = db.execute(_VIEW, {"tok": token, "me": annotator}).first()
+            found = None if shown is None else self._item(db, shown.item_id)
+        if found is not None:
+            _ = found.words
 
     def _record(self, db: sa.Connection, annotator: str, answer: Answer) -> Any:
         shown = _view(db, annotator, answer.token)
@@ -303,6 +325,8 @@ class LabelService:
                 if not assignment.is_asked(db, shown.item_id):
                     raise StaleToken("this pair is not asked about any more; nothing was recorded")
                 values["kind"] = "late" if labelled else values["kind"]
+        elif shown.closed and shown.purpose != "qualification" and values["kind"] == "label":
+            values["kind"] = "late"  # a check that was lost with the work beside it
         assignment.close(db, answer.token)
         row = self._row(db, shown, answer.client_uuid, values["kind"]) | values
         _insert(db, row)
@@ -404,8 +428,8 @@ class LabelService:
 
     # ---- Giving out
 
-    def _top_up(self, db: sa.Connection, annotator: str) -> tuple[list[Task], _Mine]:
-        """The tasks in front of an annotator, after new ones were leased up to AHEAD of them."""
+    def _top_up(self, db: sa.Connection, annotator: str) -> tuple[list[_Shown], _Mine]:
+        """What is in front of an annotator, after new pairs were leased up to AHEAD of them."""
         mine = self._mine(db, annotator)
         rows = assignment.waiting(db, annotator)
         if mine.state == "work":
@@ -426,14 +450,16 @@ class LabelService:
             practice = mine.state == "practice"
             rows = assignment.waiting(db, annotator)
             rows = [row for row in rows if (row.purpose == "qualification") is practice]
-        tasks = [self._task(db, row) for row in rows[:AHEAD]]
-        if mine.state == "work" and not tasks:
+        if mine.state == "work" and not rows:
             mine.state = "done"
-        return tasks, mine
+        mine.left = self._reckoned(db, annotator, mine, keep=True).left(mine, rows)
+        return [(row, self._item(db, row.item_id)) for row in rows[:AHEAD]], mine
 
     def _next(self, db: sa.Connection, annotator: str) -> bool:
         """Show the annotator one more: mostly an open pair, sometimes a hidden check."""
         chance = secrets.SystemRandom().random()
+        if chance < self.settings.gold_share + self.settings.repeat_share and not self._cursor.has_more(db, annotator):
+            return False  # whatever comes when work has run out would be known as a check
         if self._checks and chance < self.settings.gold_share:
             unseen = assignment.unseen_gold(db, annotator, "check")
             if unseen:
@@ -460,15 +486,10 @@ class LabelService:
         assignment.show(db, annotator, item_id, drawn, purpose, **values)
 
     def _draw(self, db: sa.Connection, item_id: str) -> list[int]:
-        return assignment.draw(len(self._item(db, item_id).texts))
+        return assignment.draw(len(self._item(db, item_id).raw))
 
     def _wants_rationale(self) -> bool:
         return secrets.SystemRandom().random() < self.settings.rationale_share
-
-    def _task(self, db: sa.Connection, row: Any) -> Task:
-        found = self._item(db, row.item_id)
-        texts = [found.texts[index] for index in row.drawn]
-        return Task(row.token, found.prompt, texts, bool(row.wants_rationale), row.purpose == "qualification")
 
     def _item(self, db: sa.Connection, item_id: str) -> _Item:
         with self._lock:
@@ -476,12 +497,10 @@ class LabelService:
                 self._items.move_to_end(item_id)
                 return self._items[item_id]
         row = db.execute(_ITEM, {"item": item_id}).one()
-        texts = [answers.clean(answer["text"]) for answer in row.completions]
         prompt = [Message(**message) for message in row.prompt]
-        words = round(sum(map(count_words, [*texts, *(message.content for message in prompt)])))
         policies = [answer["policy"] for answer in row.sampler["answers"]] if self.settings.reveal else []
         with self._lock:
-            self._items[item_id] = _Item(prompt, texts, words, policies)
+            self._items[item_id] = _Item(prompt, [answer["text"] for answer in row.completions], policies)
             while len(self._items) > 4096:
                 self._items.popitem(last=False)
             return self._items[item_id]
@@ -504,20 +523,35 @@ class LabelService:
         mine.state = "practice" if len(said) < len(self._practice) else "failed_practice"
         return mine
 
-    def _work(self, annotator: str, tasks: list[Task], mine: _Mine) -> Work:
-        return Work(tasks, self._progress(annotator, mine), mine.state)
+    def _work(self, rows: list[_Shown], mine: _Mine) -> Work:
+        progress = Progress(mine.labelled, mine.skipped, mine.left, mine.practice)
+        return Work([_task(row, found) for row, found in rows], progress, mine.state)
 
-    def _progress(self, annotator: str, mine: _Mine) -> Progress:
-        labelled, skipped = mine.labelled + mine.checks_labelled, mine.skipped + mine.checks_skipped
-        with self._lock:
-            reckoned_at, total = self._totals.get(annotator, (-math.inf, 0))
-        if time.monotonic() - reckoned_at > RECKONED_S:
-            done, wanted, items = self.store.counts()
-            total = labelled + skipped + max(0, min(wanted - done, items - mine.labelled - mine.skipped))
-            with self._lock:
-                self._totals[annotator] = time.monotonic(), total
-        left = 0 if mine.state == "done" else max(0, total - labelled - skipped)
-        return Progress(labelled, skipped, left, mine.practice)
+    def _reckoned(self, db: sa.Connection, annotator: str, mine: _Mine, keep: bool = False) -> _Total:
+        """How many answers this annotator will have given in all, hidden checks among them.
+
+        It is reckoned after every so many answers, whoever looks and however often, and kept in the store: an undo, a
+        restart or another server does not reckon it again. It goes by what work is left; a check changes that no
+        more than it changes the count of answers.
+        """
+        key, answered = f"{_TOTAL} {annotator}", mine.labelled + mine.skipped
+        wanted = db.scalar(_NOTE, {"key": WANTED}) or "0 0"
+        if known := db.scalar(_NOTE, {"key": key}):
+            total = _Total(*json.loads(known))
+            if answered < total.due and total.wanted == wanted:
+                return total
+        items, labels = map(int, wanted.split())
+        mine_already = db.scalar(_JUDGED, {"me": annotator}) or 0
+        work = max(0, min(labels - (db.scalar(_DONE) or 0), items - mine_already))
+        gold, repeats = self.settings.gold_share * self._checks, self.settings.repeat_share
+        given = work / max(1 - gold - repeats, 0.1)  # with the checks among them
+        unseen = len(assignment.unseen_gold(db, annotator, "check")) if gold else 0
+        total = _Total(
+            answered + work + round(min(gold * given, unseen) + repeats * given), answered + RECKONED_AFTER, wanted
+        )
+        if keep:
+            keep_note(db, key, json.dumps(total))
+        return total
 
     def _said(self, stored: _Stored) -> tuple[Said, Feedback | None]:
         row, drawn = stored
@@ -541,12 +575,36 @@ class LabelService:
 
 @dataclass
 class _Mine:
+    """One annotator's answers, of whatever purpose but practice."""
+
     labelled: int
     skipped: int
-    checks_labelled: int
-    checks_skipped: int
+    left: int = 0
     state: State = "work"
     practice: Practice | None = None
+
+
+class _Total(NamedTuple):
+    """Of an annotator; see `LabelService._reckoned`."""
+
+    answers: int
+    due: int
+    """Answers at which it is reckoned again."""
+    wanted: str
+    """What the campaign asked for when it was."""
+
+    def left(self, mine: _Mine, rows: Sequence[Any]) -> int:
+        """At least what is in front of them."""
+        return 0 if mine.state == "done" else max(self.answers - mine.labelled - mine.skipped, len(rows))
+
+
+_Shown = tuple[Any, _Item]
+"""A row of a view that waits, and what it shows."""
+
+
+def _task(row: Any, found: _Item) -> Task:
+    texts = [found.texts[index] for index in row.drawn]
+    return Task(row.token, found.prompt, texts, bool(row.wants_rationale), row.purpose == "qualification")
 
 
 # ---- Inside a transaction ---------------------------------------------------------------------------------------
@@ -555,18 +613,26 @@ _me = sa.bindparam("me", type_=sa.String)
 _ITEM = sa.select(item.c.prompt, item.c.completions, item.c.sampler).where(item.c.item_id == sa.bindparam("item"))
 
 
-def _said(purposes: tuple[str, ...], kinds: tuple[str, ...]) -> Any:
-    """How many answers of these kinds an annotator gave and did not take back."""
-    mine = sa.and_(event.c.annotator == _me, event.c.purpose.in_(purposes), event.c.kind.in_(kinds))
-    return sa.select(sa.func.count()).where(mine, ~superseded()).scalar_subquery()
+def _said(*kinds: str) -> Any:
+    """How many answers of these kinds an annotator gave and did not take back, with one definition for all purposes."""
+    counted = sa.and_(event.c.source == "human", event.c.purpose != "qualification", event.c.kind.in_(kinds))
+    return (
+        sa.select(sa.func.count())
+        .where(event.c.annotator == _me, counted, event.c.view_token.is_not(None), ~superseded())
+        .scalar_subquery()
+    )
 
 
-_LABELLED = sa.select(sa.func.count()).where(slot.c.annotator == _me, slot.c.state == "done").scalar_subquery()
-_MINE = sa.select(  # one round trip; in the order of _Mine
-    _LABELLED,
-    _said(("work",), ("skip", "flag")),
-    _said(("gold", "repeat"), ("label",)),
-    _said(("gold", "repeat"), ("skip", "flag")),
+_MINE = sa.select(_said("label"), _said("skip", "flag"))  # one round trip; in the order of _Mine
+_NOTE = sa.select(meta.c.value).where(meta.c.key == sa.bindparam("key"))
+_TOTAL = "total"
+_DONE = sa.select(sa.func.count()).where(slot.c.state == "done")
+_JUDGED = sa.select(sa.func.count(sa.distinct(event.c.item_id))).where(
+    event.c.annotator == _me,
+    event.c.source == "human",
+    event.c.purpose == "work",
+    event.c.kind.in_(ANSWERS),
+    ~superseded(),
 )
 _PRACTISED = sa.select(event.c.item_id, event.c.tiers).where(
     event.c.annotator == _me, event.c.purpose == "qualification", event.c.kind.in_(ANSWERS)

@@ -32,7 +32,7 @@ from trueup.records import (
     split_name,
 )
 from ui import selection
-from ui.answers import Tiers, agrees
+from ui.answers import Tiers, agrees, as_read
 from ui.config import LabelConfig, Source
 from ui.exchange import take_over
 from ui.store import Asked, Gold, Item, Store, Text, Verdict
@@ -93,7 +93,7 @@ def _to_compare(
     config: LabelConfig, row: CandidateSet, rng: random.Random, found: Material, scores: Sequence[float] | None
 ) -> None:
     pairs = list(combinations(range(len(row.candidates)), 2))
-    texts = [candidate.text.split() for candidate in row.candidates]
+    texts = [as_read(candidate.text) for candidate in row.candidates]
     different = [(i, j) for i, j in pairs if texts[i] != texts[j]]
     found.identical += len(pairs) - len(different)
     rng.shuffle(different)
@@ -108,7 +108,7 @@ def _to_compare(
 
 
 def _to_rank(config: LabelConfig, row: CandidateSet, rng: random.Random, found: Material) -> None:
-    distinct = {" ".join(candidate.text.split()): candidate for candidate in row.candidates}
+    distinct = {as_read(candidate.text): candidate for candidate in row.candidates}
     found.identical += len(row.candidates) - len(distinct)
     answers = list(distinct.values())
     number = min(config.answers_per_item or MOST_RANKED, len(answers))
@@ -206,7 +206,7 @@ def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualifica
             best, worst = row.tiers[0][0], row.tiers[-1][-1]
             tiers = [[0, 1]] if len(row.tiers) == 1 else [[0], [1]]
             completions = [row.completions[best], row.completions[worst]]
-        if len({" ".join(text.split()) for text in completions}) < len(completions):
+        if len(set(map(as_read, completions))) < len(completions):
             dropped.add("identical answers")
             continue
         if len(completions) > MOST_RANKED:

@@ -58,18 +58,30 @@ Figures = dict[str, Any]
 class _View:
     """The columns of the labels that count, and what is asked of them more than once."""
 
-    def __init__(self, log: Log, known: Mapping[int, Tiers]):
+    def __init__(self, log: Log, known: Mapping[int, Tiers], purposes: tuple[int, ...] = (WORK,)):
         self.log, self.known = log, known
         self.sources = np.array([source == "human" for source, _ in log.people] or [False])
         self.names = [name for _, name in log.people]
         self.counted = log["alive"] & self.sources[log["who"]] if log.size else np.zeros(0, dtype=bool)
-        self.rows = self.of(LABEL, WORK)
+        self.rows = np.flatnonzero(self.counted & (log["kind"] == LABEL) & np.isin(log["purpose"], purposes))
         self.who, self.item, self.verdict = (log[name][self.rows] for name in ("who", "item", "verdict"))
 
     def of(self, kind: int, purpose: int | None = None) -> np.ndarray:
         """Rows of one kind and purpose, by people, not taken back."""
         wanted = self.counted & (self.log["kind"] == kind)
         return np.flatnonzero(wanted if purpose is None else wanted & (self.log["purpose"] == purpose))
+
+    def measured(self, purpose: int) -> np.ndarray:
+        """Rows of the labels that a hidden check measures: of each person and item the first, taken back or not.
+
+        What was given first is what was thought; a second one, after an undo, may be a correction.
+        """
+        if not self.log.size:
+            return np.zeros(0, dtype=np.int64)
+        wanted = self.sources[self.log["who"]] & (self.log["kind"] == LABEL) & (self.log["purpose"] == purpose)
+        rows = np.flatnonzero(wanted)
+        _, first = np.unique(self.log["item"][rows].astype(np.int64) * len(self.names) + self.log["who"][rows], True)
+        return np.sort(rows[first])
 
     def column(self, name: str) -> np.ndarray:
         return self.log[name][self.rows]
@@ -139,7 +151,7 @@ def _rates(view: _View) -> dict[str, _Rate]:
     shown, answers, longer = view.column("first_shown"), view.column("answers"), view.column("chose_longer")
     words, seconds = view.column("words"), view.column("seconds")
     sided, compared, timed = (shown >= 0) & (view.verdict < TIE), longer >= 0, (seconds >= 0) & (words > 0)
-    golden, passed = (view.of(LABEL, purpose) for purpose in (GOLD, QUALIFICATION))
+    golden, passed = (view.measured(purpose) for purpose in (GOLD, QUALIFICATION))
     again, before = _repeats(view)
 
     everything = np.arange(len(rows))
@@ -169,17 +181,18 @@ def _right(view: _View, rows: np.ndarray) -> _Rate:
 
 
 def _repeats(view: _View) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the hidden repeats, and of what the same annotator says of the same item in their work."""
-    again, log, people = view.of(LABEL, REPEAT), view.log, len(view.names)
+    """Rows of the hidden repeats, and of what the same annotator had last said of the same item before it."""
+    again, log, people = view.measured(REPEAT), view.log, len(view.names)
     repeated = np.zeros(log.items, dtype=bool)
     repeated[log["item"][again]] = True
-    work = view.rows[repeated[view.item]]
-    key = log["item"][work].astype(np.int64) * people + log["who"][work]
-    order = np.argsort(key)
-    wanted = log["item"][again].astype(np.int64) * people + log["who"][again]
-    at = np.searchsorted(key[order], wanted)
-    found = at < len(key)
-    found[found] = key[order][at[found]] == wanted[found]
+    human = view.sources[log["who"]] if log.size else np.zeros(0, dtype=bool)
+    work = np.flatnonzero(human & (log["kind"] == LABEL) & (log["purpose"] == WORK) & repeated[log["item"]])
+    before, wanted = (log["item"][rows].astype(np.int64) * people + log["who"][rows] for rows in (work, again))
+    order = np.lexsort((work, before))
+    # Where the repeat would stand among them: behind all that was said of its item by its annotator until then.
+    at = np.searchsorted(before[order] * log.size + work[order], wanted * log.size + again) - 1
+    found = at >= 0
+    found[found] = before[order][at[found]] == wanted[found]
     return again[found], work[order][at[found]]
 
 
@@ -444,13 +457,14 @@ def _history(view: _View) -> list[Figures]:
 def _excluded(view: _View) -> list[Figures]:
     """What people did that is not among the labels, and why."""
     undone = view.sources[view.log["who"]] & ~view.log["alive"] if view.log.size else np.zeros(0, dtype=bool)
+    undone &= ~np.isin(view.log["purpose"], (REPEAT, GOLD))  # what they measured stands
     rows = [
         ("Skipped", view.of(SKIP), "the pair goes to somebody else"),
         ("Flagged", view.of(FLAG), "the pair goes to somebody else; reasons below"),
         ("Late", view.of(LATE), "the lease had run out and somebody else had the pair; kept, not counted"),
         ("Taken back", np.flatnonzero(undone), "undone or replaced by the annotator"),
-        ("Hidden repeats", view.of(LABEL, REPEAT), "measure consistency"),
-        ("Gold items", view.of(LABEL, GOLD), "measure accuracy"),
+        ("Hidden repeats", view.measured(REPEAT), "measure consistency"),
+        ("Gold items", view.measured(GOLD), "measure accuracy"),
         ("Qualification", view.of(LABEL, QUALIFICATION), "practice with feedback"),
     ]
     return [{"what": what, "events": len(found), "why": why} for what, found, why in rows]
@@ -542,12 +556,16 @@ def _quantity(name: str, share: Mapping[str, Any], labels: int) -> Figures:
 
 
 def mirror(store: Database, annotator: str) -> Figures:
-    """An annotator's own figures, and nobody else's: what they may want to watch. Gold items are not among them."""
+    """An annotator's own figures, and nobody else's: what they may want to watch.
+
+    Hidden checks count in them like any other pair, and nothing that is measured by checks alone is among them: a
+    figure that moved for one kind of pair and not for another would tell which it was.
+    """
     log = Log(annotator)
     with store.read() as db:
         while log.read(db, newest=None) == CHUNK:
             pass
-    view = _View(log, {})
+    view = _View(log, {}, (WORK, REPEAT, GOLD))
     rates = _rates(view)
     seconds = view.column("seconds")
     timed = seconds[seconds >= 0]
@@ -561,4 +579,4 @@ def mirror(store: Database, annotator: str) -> Figures:
     }
 
 
-MIRRORED = ("left", "longer", "tie", "consistency")
+MIRRORED = ("left", "longer", "tie")

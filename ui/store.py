@@ -197,7 +197,7 @@ class Store(Database):
             for some in _chunks(fresh):
                 db.execute(slot.insert(), some)
             total = sum(map(len, there.values())) - len(gone) + len(fresh)
-            _set_note(db, _WANTED, f"{len(wanted)} {total}")
+            keep_note(db, WANTED, f"{len(wanted)} {total}")
 
     def asked(self) -> dict[str, Asked]:
         """What people are asked about now, and how each came to be."""
@@ -234,7 +234,7 @@ class Store(Database):
         with self.write() as db:
             name = db.scalar(sa.select(meta.c.value).where(meta.c.key == _NAME))
             if name is None:
-                _set_note(db, _NAME, name := secrets.token_hex(8))
+                keep_note(db, _NAME, name := secrets.token_hex(8))
         return name
 
     def note(self, key: str) -> str | None:
@@ -244,13 +244,13 @@ class Store(Database):
 
     def set_note(self, key: str, value: str) -> None:
         with self.write() as db:
-            _set_note(db, key, value)
+            keep_note(db, key, value)
 
     def counts(self) -> tuple[int, int, int]:
         """Labels there are, labels wanted, and items that people are asked about: cheap, whatever their number."""
         with self.read() as db:
             done = db.scalar(sa.select(sa.func.count()).where(slot.c.state == "done")) or 0
-            wanted = db.scalar(sa.select(meta.c.value).where(meta.c.key == _WANTED))
+            wanted = db.scalar(sa.select(meta.c.value).where(meta.c.key == WANTED))
         items, total = map(int, (wanted or "0 0").split())
         return done, total, items
 
@@ -349,14 +349,21 @@ class Store(Database):
         return left, strict
 
     def checks(self) -> dict[str, list[tuple[Tiers, Tiers]]]:
-        """Of each annotator, what they said of hidden gold items, and the known answers."""
+        """Of each annotator, what they first said of hidden gold items, taken back or not, and the known answers."""
         known = {one.item_id: one.tiers for one in self.gold("check")}
-        query = _said("human", "gold").with_only_columns(event.c.annotator, event.c.item_id, event.c.tiers)
-        found: dict[str, list[tuple[Tiers, Tiers]]] = {}
+        query = (
+            sa.select(event.c.annotator, event.c.item_id, event.c.tiers)
+            .where(event.c.source == "human", event.c.purpose == "gold", event.c.kind == "label")
+            .order_by(event.c.event_id)
+        )
+        first: dict[tuple[str, str], Tiers] = {}
         with self.read() as db:
-            for row in db.execute(query.where(event.c.kind == "label")):
-                if row.item_id in known:
-                    found.setdefault(row.annotator, []).append((row.tiers, known[row.item_id]))
+            for row in db.execute(query):
+                first.setdefault((row.annotator, row.item_id), row.tiers)
+        found: dict[str, list[tuple[Tiers, Tiers]]] = {}
+        for (annotator, item_id), tiers in first.items():
+            if item_id in known:
+                found.setdefault(annotator, []).append((tiers, known[item_id]))
         return found
 
     def demonstrations(self, item_ids: Collection[str] | None = None) -> list[tuple[Demonstration, str]]:
@@ -382,8 +389,7 @@ class Store(Database):
         query = sa.select(*(event.c[name] for name in names)).where(
             event.c.source == "human",
             event.c.kind.in_(("label", "demonstration")),
-            event.c.purpose.in_(("work", "gold")),
-            ~superseded(),
+            sa.or_(event.c.purpose == "gold", sa.and_(event.c.purpose == "work", ~superseded())),
         )
         with self.read() as db:
             rows = sorted(json.dumps(list(row)) for row in db.execute(query))
@@ -471,11 +477,11 @@ def _shown_of(row: Any) -> list[int] | None:
 
 
 _NAME = "name"
-_WANTED = "wanted"
+WANTED = "wanted"
 """Note of how many items people are asked about, and how many labels are wanted of all: written with the queue."""
 
 
-def _set_note(db: sa.Connection, key: str, value: str) -> None:
+def keep_note(db: sa.Connection, key: str, value: str) -> None:
     db.execute(meta.delete().where(meta.c.key == key))
     db.execute(meta.insert().values(key=key, value=value))
 

@@ -23,7 +23,7 @@ from trueup.console import say
 from trueup.errors import DataError, RunError
 from trueup.records import Message, Prompt, Row, parse_row, read_jsonl, split_name
 from trueup.votes import VOTES, Policy, Vote, current, read_votes, text_sha256
-from ui.answers import clean
+from ui.answers import as_read
 from ui.config import LabelConfig
 from ui.service import LabelService, Settings
 from ui.store import Asked, Item, Store, Text, superseded
@@ -74,15 +74,10 @@ def _pair(row: Compared) -> tuple[int, int] | None:
     pairs = [
         (i, j)
         for i, j in product(*answers)
-        if (i != j or one_each) and _read(row.reference[i].text) != _read(row.aligned[j].text)
+        if (i != j or one_each) and as_read(row.reference[i].text) != as_read(row.aligned[j].text)
     ]
     chance = {pair: hashlib.sha256(f"{row.prompt_id}/{pair[0]}/{pair[1]}".encode()).digest() for pair in pairs}
     return min(pairs, key=chance.__getitem__, default=None)
-
-
-def _read(text: str) -> list[str]:
-    """An answer as people read it."""
-    return clean(text).split()
 
 
 def _item(row: Compared, i: int, j: int, policies: Mapping[str, Any]) -> Item:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from ui.api import DemonstrationBody, LabelBody, RecordedBody, TasksBody, UndoneBody
+from trueup.words import count_words
+from ui import answers
+from ui.api import DemonstrationBody, LabelBody, RecordedBody, TasksBody, UndoneBody, _work
+from ui.label import prepare
+from ui.service import Answer, LabelService, Settings
+from ui.store import Store
 
 API = "/api/v1"
 
@@ -169,3 +175,61 @@ def test_many_clients_at_once_get_different_pairs_and_lose_nothing(client: Any) 
     rows = client.app.state.service.store.rankings(["human"])
     assert sorted(row.label_id for row in rows) == sorted(said) and len(said) == 6
     assert len({row.prompt_id for row in rows}) == 6
+
+
+# ---- Texts of any form ------------------------------------------------------------------------------------------
+
+NEWLINES = [f"{word}{chr(10) * 12_000}." for word in ("Yes", "No", "Perhaps")]
+
+
+def degenerate(campaign: Any, answers_to: Any, texts: list[str]) -> Any:
+    """The API of a campaign that ranks these answers, and its service."""
+    campaign.sampled([answers_to("Is it?\n\n[1]: https://example.org", texts)])
+    config = campaign.label(task="ranking")
+    store = Store(config.store_url)
+    prepare(config, store)
+    return LabelService(store, Settings.of(config))
+
+
+def test_the_page_with_three_answers_of_12000_newlines_comes_within_200_ms(campaign: Any, answers_to: Any) -> None:
+    service = degenerate(campaign, answers_to, NEWLINES)
+    began = time.process_time()
+    body = _work(service.work("ann"))
+    recorded = service.label("ann", Answer("press-0001", body["tasks"][0]["token"], order=[[0], [1], [2]]))
+    took = time.process_time() - began
+    assert took < 0.2, f"{took:.3f} s"
+    assert recorded.label.order == [[0], [1], [2]] and len(body["tasks"][0]["answers"]) == 3
+    assert all("11999 blank lines" in answer["html"] for answer in body["tasks"][0]["answers"])
+    service.store.close()
+
+
+def test_texts_are_made_ready_while_nobody_waits_to_write(
+    campaign: Any, answers_to: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = degenerate(campaign, answers_to, NEWLINES)
+    held: list[bool] = []
+
+    def watched(real: Any) -> Any:
+        def work(*args: Any) -> Any:
+            held.append(service.store._writing.locked())
+            return real(*args)
+
+        return work
+
+    monkeypatch.setattr("ui.answers.clean", watched(answers.clean))
+    monkeypatch.setattr("ui.service.count_words", watched(count_words))
+    token = service.tasks("ann")[0].token
+    service._items.clear()  # as after a restart
+    service.label("ann", Answer("press-0001", token, order=[[0], [1], [2]]))
+    service.undo("ann", "press-0002")
+    assert len(held) >= 6 and not any(held)
+    service.store.close()
+
+
+def test_two_answers_that_look_alike_are_shown_as_they_were_written(campaign: Any, answers_to: Any) -> None:
+    service = degenerate(campaign, answers_to, ["- tea\n- milk", "* tea\n* milk", "- tea\n-   milk"])
+    (task,) = _work(service.work("ann"))["tasks"]
+    assert len({answer["html"] for answer in task["answers"]}) == 3
+    assert all('class="tu-plain"' in answer["html"] for answer in task["answers"])
+    assert "https://example.org" in task["prompt"], "a definition of a link is text"
+    service.store.close()

@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from looking import Answering
 
 from trueup.records import Message, prompt_id
+from trueup.visible import seen
 from ui.accounts import COOKIE
 from ui.app import label_app
 from ui.tables import event, item
@@ -595,6 +597,17 @@ def test_differences_are_marked_the_common_beginning_is_faded_and_raw_text_is_ra
     labelling.press("d", "m")
     assert labelling.texts == rendered and page.locator("mark").count() == 0
     assert labelling.do("diff").get_attribute("aria-pressed") == "false"
+
+
+def test_the_browser_marks_what_cannot_be_seen_as_the_server_does(start: Any, visit: Any, answers_to: Any) -> None:
+    hidden = (
+        "ab\u202ecd \u200b\u200bx\x1b[8my می\u200cخواهم 👨\u200d👩 ❤\ufe0f a\ufe0f \U000e0041 a\r\nb \u2028\u00ad<b>"
+    )
+    labelling = visit(start([answers_to("Q?", [hidden, "plain"])]))
+    labelling.press("m")
+    raw = max(labelling.page.locator(".tu-answer .tu-text").all_text_contents(), key=len)
+    assert raw == unescape(re.sub(r"<[^<>]*>", "", seen(hidden))) and "RLO" in raw and "ZWSP×2" in raw
+    assert labelling.page.locator(".tu-answer .tu-mark").count() == 7
 
 
 def test_the_diff_finds_a_longest_common_subsequence_and_gives_up_on_texts_without_one(labelling: Labelling) -> None:

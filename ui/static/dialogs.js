@@ -31,7 +31,7 @@ const apart = ({ ci_low, ci_high }, from) => ci_low > from || ci_high < from;
 const FEW = 20;
 
 /** What an annotator may want to watch, as sentences: [what, figure, advice]. */
-export function coaching({ labels, skips, labels_per_hour, left, longer, consistency }, { many }) {
+export function coaching({ labels, skips, labels_per_hour, left, longer }, { many }) {
   const said = [[many.replace(/^./, (first) => first.toUpperCase()), `${labels}, and ${skips} skipped`, ""]];
   if (labels_per_hour) said.push(["Pace", `about ${Math.round(labels_per_hour)} an hour`, "There is no hurry."]);
   const known = (figure) => figure && figure.n >= FEW && figure.value !== null;
@@ -55,13 +55,6 @@ export function coaching({ labels, skips, labels_per_hour, left, longer, consist
       "The longer answer",
       `preferred in ${percent(longer.value)} of ${longer.n} (${range(longer)})`,
       apart(longer, 0.5) ? advice[longer.value > 0.5] : "Length does not seem to sway you.",
-    ]);
-  }
-  if (consistency?.n) {
-    said.push([
-      "Pairs that came twice",
-      `you said the same of ${Math.round(consistency.value * consistency.n)} of ${consistency.n}`,
-      "They come back with the sides swapped. Where you differ, the pair may be close, or the guideline unclear.",
     ]);
   }
   return said;

@@ -1,5 +1,7 @@
 // The answers, a column for each policy: text as it comes, then every token in the colour of its log-ratio to SFT.
 
+import { seen } from "./visible.js";
+
 export const SFT = "sft";
 const MOVED_MOST = 5;
 const FAR = 0.5; // of full colour: from there on a token is underlined too
@@ -92,8 +94,7 @@ class Column {
 
   grow(text, seconds) {
     this.tokens += 1;
-    const shown = this.text.textContent ? text : text.trimStart();
-    if (shown) this.text.append(document.createTextNode(shown));
+    this.text.append(...seen(text));
     this.speed(seconds);
   }
 
@@ -132,11 +133,10 @@ class Column {
 
   colour({ pieces, sum, reference }) {
     this.pieces = pieces;
-    const spans = pieces.map((piece, i) => {
+    const spans = pieces.map((piece) => {
       const span = document.createElement("span");
-      const shown = i === 0 ? piece.text.trimStart() : piece.text;
-      span.textContent = piece.end ? "end" : shown || visible(piece.text);
-      span.className = piece.end || !shown ? "tu-piece mark" : "tu-piece";
+      span.replaceChildren(...(piece.end ? ["end"] : piece.text ? seen(piece.text) : [visible("")]));
+      span.className = piece.end || !piece.text ? "tu-piece mark" : "tu-piece";
       span.dataset.way = piece.nats < 0 ? "less" : "more";
       return span;
     });
@@ -144,7 +144,7 @@ class Column {
     this.rescale();
     this.text.tabIndex = 0;
     this.text.setAttribute("aria-describedby", this.moved.id);
-    this.text.addEventListener("pointerover", ({ target }) => this.show(spans.indexOf(target), false));
+    this.text.addEventListener("pointerover", ({ target }) => this.show(spans.indexOf(target.closest(".tu-piece")), false));
     this.text.addEventListener("pointerleave", () => this.columns.point(null));
     this.text.addEventListener("focus", () => this.text.matches(":focus-visible") && this.show(Math.max(this.at, 0)));
     this.text.addEventListener("blur", () => this.hide());

@@ -6,6 +6,7 @@
 import { Columns, SFT } from "./heat.js";
 import { request } from "./outbox.js";
 import { setUpPicker } from "./picker.js";
+import { seen } from "./visible.js";
 
 const NUMBERS = ["temperature", "max_new_tokens", "top_k", "top_p", "seed"];
 const LAST = { done: "Done", stopped: "Stopped", failed: "Not done" };
@@ -49,7 +50,9 @@ export function start(element) {
       ...context.map(({ role, content }) => {
         const turn = document.createElement("li");
         const who = { system: "Instructions", user: "Person", assistant: "Assistant" }[role];
-        turn.append(Object.assign(document.createElement("b"), { textContent: who }), content);
+        const said = Object.assign(document.createElement("div"), { dir: "auto" });
+        said.append(...seen(content));
+        turn.append(Object.assign(document.createElement("b"), { textContent: who }), said);
         return turn;
       }),
     );

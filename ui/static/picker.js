@@ -1,6 +1,7 @@
 // The dialog with the held-out prompts: a search, and a list to pick from by click or by arrow keys.
 
 import { request } from "./outbox.js";
+import { seen } from "./visible.js";
 
 const WAIT_MS = 150; // after a letter, before the server is asked
 
@@ -31,7 +32,7 @@ export function setUpPicker(dialog, onPick) {
     const item = document.createElement("li");
     const button = Object.assign(document.createElement("button"), { type: "button" });
     button.dir = "auto";
-    button.textContent = prompt.messages.at(-1).content;
+    button.append(...seen(prompt.messages.at(-1).content));
     const turns = prompt.messages.length > 1 ? `${prompt.messages.length} turns` : "";
     const about = [prompt.category, turns].filter(Boolean).join(" · ");
     if (about) button.append(Object.assign(document.createElement("small"), { textContent: about }));

@@ -2,6 +2,7 @@
 
 import { markDifferences } from "./marks.js";
 import { letter } from "./ranking.js";
+import { seen } from "./visible.js";
 
 const STORED = "trueup/view";
 const SIZES = { some: "Show more of the prompt", all: "Show one line of the prompt", line: "Show the prompt" };
@@ -68,7 +69,7 @@ export class View {
     const { raw, diff } = this.options;
     this.texts.forEach((text, place) => {
       text.classList.toggle("tu-raw", raw);
-      if (raw) text.textContent = this.task.answers[place].text;
+      if (raw) text.replaceChildren(...seen(this.task.answers[place].text));
       else text.innerHTML = this.task.answers[place].html;
     });
     return diff && this.texts.length === 2 ? markDifferences(...this.texts) : null;
