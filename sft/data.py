@@ -12,6 +12,7 @@ from sft.config import DataSource, SFTConfig
 from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
+from trueup.near_duplicates import across_split
 from trueup.records import Demonstration, Dropped, touches_heldout
 from trueup.runs import StageRun
 
@@ -20,16 +21,20 @@ def read_data(config: SFTConfig, run: StageRun) -> tuple[list[Demonstration], li
     """(train, held-out) demonstrations of all sources; each file is recorded in the manifest."""
     train: list[Demonstration] = []
     heldout: list[Demonstration] = []
+    places: dict[str, str] = {}
     for source in config.data:
         dropped = Dropped()
         rows = read_source(source, config.seed, dropped)
         run.add_input(source.path, len(rows), dropped)
+        places = dropped.places | places
         for row in rows:
             (heldout if touches_heldout(row, config.split) else train).append(row)
     if not train:
         raise DataError(
             f"{', '.join(str(source.path) for source in config.data)}: no demonstration is left to train on"
         )
+    if said := across_split(places, config.split):
+        run.find("info", "near_duplicates", said)
     return train, heldout
 
 

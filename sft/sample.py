@@ -17,6 +17,7 @@ from trueup.console import progress, say
 from trueup.errors import DataError
 from trueup.formats import read_prompts
 from trueup.models import SavedPolicy, place
+from trueup.near_duplicates import across_split
 from trueup.records import CandidateSet, Dropped, Prompt, read_rows, split_name, write_rows
 from trueup.runs import StageRun
 from trueup.sampling import Decoding, sample_saved
@@ -91,6 +92,8 @@ def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
     dropped = Dropped()
     rows = {prompt.prompt_id: prompt for prompt in read_prompts(config.prompts, dropped, config.on_bad_rows)}
     prompts = list(rows.values())
+    if said := across_split(dropped.places, config.split):
+        stage.find("info", "near_duplicates", said)
     if config.only:
         kept = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
         dropped.add(f"not {config.only}", len(prompts) - len(kept))

@@ -20,6 +20,7 @@ from trueup.campaign import Campaign, load_object, why_stale
 from trueup.config import ModelConfig, SplitConfig, TrainConfig, is_path
 from trueup.errors import DataError, ModelError, TrueupError
 from trueup.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
+from trueup.near_duplicates import across_split
 from trueup.records import (
     BadRows,
     Demonstration,
@@ -74,12 +75,15 @@ def _check_files(
     stages: dict[str, Any], problems: list[str], notes: list[str]
 ) -> tuple[list[Demonstration] | None, list[Prompt] | None, list[ImportedRanking] | None]:
     """The rows of all demonstrations, of the prompts and of imported labels; None where a file cannot be read."""
+    places: dict[str, str] = {}
     found = [
-        _read("sft.data", source.path, read_demonstrations, source.on_bad_rows, problems, notes)
+        _read("sft.data", source.path, read_demonstrations, source.on_bad_rows, problems, notes, places)
         for source in stages["sft"].data
     ]
     sample = stages["sample"]
-    prompts = _read("sample.prompts", sample.prompts, read_prompts, sample.on_bad_rows, problems, notes)
+    prompts = _read("sample.prompts", sample.prompts, read_prompts, sample.on_bad_rows, problems, notes, places)
+    if said := across_split(places, sample.split):
+        notes.append(f"split: {said}")
     label, preferences = stages.get("label"), None
     if label is not None and label.path is not None:
         preferences = _read("label.path", label.path, read_preferences, label.on_bad_rows, problems, notes)
@@ -93,7 +97,9 @@ def _read(
     on_bad_rows: BadRows,
     problems: list[str],
     notes: list[str],
+    places: dict[str, str] | None = None,
 ) -> list[Any] | None:
+    """The rows of a file, or None; `places` is told where each dialogue stands."""
     if not path.is_file():
         problems.append(f"{key}: {path}: {'is a folder; a file is wanted' if path.is_dir() else 'no such file'}")
         return None
@@ -103,6 +109,8 @@ def _read(
     except DataError as error:
         problems.append(f"{key}: {error}")
         return None
+    if places is not None:
+        places |= {question: where for question, where in dropped.places.items() if question not in places}
     left = f", dropped: {dropped}" if dropped.counts else ""
     left += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     notes.append(f"{key}: {path}: {len(rows)} rows{left}")

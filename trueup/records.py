@@ -281,13 +281,19 @@ def prompt_id(messages: list[Message]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def opening(messages: list[Message]) -> Message | None:
+    """The first user turn of a dialogue."""
+    return next((message for message in messages if message.role == "user"), None)
+
+
 def opening_id(messages: list[Message]) -> str:
     """Identity of a dialogue: of its first user turn alone, whatever comes before it as instructions or after it.
 
     The split goes by it, so that all prefixes of a dialogue, its continuations, and the same question under another
     system message fall on one side. Of a prompt of one turn it is the prompt's own identity.
     """
-    return prompt_id([message for message in messages if message.role == "user"][:1] or messages)
+    first = opening(messages)
+    return prompt_id(messages if first is None else [first])
 
 
 def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
@@ -333,6 +339,8 @@ class Dropped:
     """Columns that held something and were not read, each with the number of rows."""
     left_out: list[dict[str, Any]] = field(default_factory=list)
     """Rows that could not be read, each with where it stands and why."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Of the dialogues that were read each first question (`opening`), and where it stands first."""
 
     def add(self, reason: str, rows: int = 1) -> None:
         self.counts[reason] += rows

@@ -17,7 +17,7 @@ from trueup.formats.demonstrations import DEMONSTRATIONS, PROMPTS
 from trueup.formats.format import Format, Skipped
 from trueup.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedRanking, name_of, provenance, rated
 from trueup.jsonl import cut, read_entries, shown
-from trueup.records import BadRows, Demonstration, Dropped, Prompt, Row, parse_row
+from trueup.records import BadRows, Demonstration, Dropped, Prompt, Row, opening, parse_row
 
 SHOWN_PROBLEMS = 20
 LONGEST_PROBLEM = 400
@@ -87,6 +87,9 @@ def _read(
                 dropped.add("duplicate")
             else:
                 rows[identity] = row
+                if isinstance(row, Prompt | Demonstration):
+                    first = opening(row.prompt if isinstance(row, Prompt) else row.messages)
+                    dropped.places.setdefault(first.content if first else "", where)
     if problems and (on_bad_rows == "refuse" or not rows):
         lines = [f"{path}: {count} problems"] if count > 1 else []
         lines += problems
