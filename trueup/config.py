@@ -177,7 +177,7 @@ class ModelConfig(Section):
 
 
 class SplitConfig(Section):
-    """Which prompts no stage may train on. Computed from the prompt's text alone, so all stages agree."""
+    """Which prompts no stage may train on. Computed from a dialogue's first question alone, so all stages agree."""
 
     heldout_fraction: float = Field(0.25, ge=0, lt=1)
     """Share of prompts held out."""

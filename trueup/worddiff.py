@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import groupby
 
+import regex
 from markupsafe import Markup
 
 from trueup.visible import seen
+from trueup.words import UNSPACED
 
-_WORD = re.compile(r"\S+")
+_WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*+|[^\s{UNSPACED}]++")
+"""What stands between blanks; of a script without blanks each character."""
 MAX_WORDS = 1_000
 """Of either answer; the time grows with the product of both."""
 LEAST_SHARED = 0.3

@@ -17,15 +17,15 @@ _SIXTHS = {"latin": 6, "han": 4, "kana": 3, "cluster": 2}
 characters for a word and Japanese 1.85 (the same text in 17 languages: Trauzettel-Klosinski & Dietz 2012,
 https://doi.org/10.1167/iovs.11-8284). For Thai, Lao, Khmer and Burmese three clusters are taken, without a dictionary.
 """
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Line_Break=SA}"
+UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Line_Break=SA}"
 _TOKEN = regex.compile(
     r"(?P<han>\p{Han})(?:(?=\p{M})\X)?+"
     r"|(?P<kana>[\p{Hiragana}\p{Katakana}ー])\p{M}*+"
     r"|(?P<cluster>(?=[\p{L}\p{M}\p{N}])(?=\p{Line_Break=SA})\X)"
-    rf"|(?P<latin>(?:(?![{_UNSPACED}ー_])[\w])++(?:['’](?:(?![{_UNSPACED}ー_])[\w])++)?)",
+    rf"|(?P<latin>(?:(?![{UNSPACED}ー_])[\w])++(?:['’](?:(?![{UNSPACED}ー_])[\w])++)?)",
     regex.V1,
 )
-_HAS_UNSPACED = regex.compile(rf"[{_UNSPACED}]")
+_HAS_UNSPACED = regex.compile(rf"[{UNSPACED}]")
 
 
 def tokens(text: str) -> list[tuple[str, int]]:

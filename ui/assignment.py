@@ -65,8 +65,7 @@ def waiting(db: sa.Connection, annotator: str, close: bool = True) -> list[Any]:
 def _lost(rows: Sequence[Any]) -> list[bool]:
     """Of each view whether it is gone: of work by its lease, of a check as the work before it, or else behind it."""
     leases = [row.slot_id is None if row.purpose == "work" else None for row in rows]
-    known = [lost for lost in leases if lost is not None and rows]
-    before: bool | None = known[0] if known else None
+    before = next((lost for lost in leases if lost is not None), None)
     found = []
     for row, lost in zip(rows, leases, strict=True):
         before = lost if lost is not None else before

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
+from markupsafe import Markup
 
 from trueup.worddiff import MAX_WORDS, marked, word_diff
 
@@ -48,3 +50,19 @@ def test_texts_that_are_too_long_to_compare_are_not(longer: int) -> None:
 
 def test_a_word_that_moved_is_shared_only_where_the_order_holds() -> None:
     assert word_diff("a b c", "c a b") == ([True, True, False], [False, True, True])
+
+
+def test_a_script_without_blanks_is_compared_character_by_character() -> None:
+    found = marked("面包放在冰箱里变硬", "面包放在室温下变硬")
+    assert found == (Markup("面包放在<del>冰箱里</del>变硬"), Markup("面包放在<ins>室温下</ins>变硬"))
+    assert marked("a\u202eb c", "a\u202eb d") is not None and "\u202e" not in str(marked("a\u202eb c", "a\u202eb d"))
+
+
+@pytest.mark.parametrize("unit", ["a b ", "a a b ", "中", "中文", "ก", "a ", "\u0301", "a\u200b "])
+def test_no_two_texts_take_long_to_compare(unit: str) -> None:
+    text = unit * (12_000 // len(unit))
+    began = time.process_time()
+    for a in (text, (unit * 999)[:3000], (unit * 333)[:990]):
+        for b in (a[::-1], a[1:] + "x", a.replace(unit, unit[::-1] + unit, 50)):
+            marked(a, b)
+    assert time.process_time() - began < 4

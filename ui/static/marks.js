@@ -2,6 +2,11 @@
 
 import { diff } from "./diff.js";
 
+// What stands between blanks; of a script without blanks each character.
+const UNSPACED =
+  "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}\\p{Script=Khmer}\\p{Script=Myanmar}";
+const WORD = new RegExp(`[${UNSPACED}]\\p{M}*|[^\\s${UNSPACED}]+`, "gu");
+
 /** Marks both elements; says how much they differ, for people. */
 export function markDifferences(left, right) {
   const [a, b] = [wordsOf(left), wordsOf(right)];
@@ -27,7 +32,7 @@ function wordsOf(element) {
     const node = walker.currentNode;
     if (node.localName === "math") words.push({ text: node.textContent, math: node });
     if (node.nodeType !== Node.TEXT_NODE) continue;
-    for (const found of node.data.matchAll(/\S+/g)) words.push({ text: found[0], node, start: found.index });
+    for (const found of node.data.matchAll(WORD)) words.push({ text: found[0], node, start: found.index });
   }
   return words;
 }
