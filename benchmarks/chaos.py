@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -44,25 +44,34 @@ WORDS = "bread keeps fresh when it is frozen in slices wrapped well and never le
 # ---- A campaign, and who labels for it ---------------------------------------------------------------------------
 
 
-def campaign(folder: Path, pairs: int, words: int = 12, **label: Any) -> LabelConfig:
-    """A run directory whose `sample` stage is finished: so many prompts with two answers of so many words."""
+def campaign(
+    folder: Path, pairs: int, words: int = 12, text: Callable[[int], str] | None = None, **label: Any
+) -> LabelConfig:
+    """A run directory whose `sample` stage is finished: so many prompts with two answers of so many words.
+
+    text  what the n-th prompt and its answers say instead
+    """
     model, split, run_dir = ModelConfig(), SplitConfig(), folder / "run"
     prompts = folder / "prompts.jsonl"
     prompts.write_text('{"prompt": "one"}\n', encoding="utf-8")
     runs.begin(SFTConfig(model=model, split=split, data=[{"path": prompts}], run_dir=run_dir)).finish()
     sample = runs.begin(SampleConfig(model=model, split=split, prompts=prompts, run_dir=run_dir))
-    write_rows(sample.dir / "candidates.jsonl", (_candidates(number, words, split) for number in range(pairs)))
+    write_rows(sample.dir / "candidates.jsonl", (_candidates(number, words, split, text) for number in range(pairs)))
     sample.finish()
     return LabelConfig(model=model, split=split, run_dir=run_dir, **label)
 
 
-def _candidates(number: int, words: int, split: SplitConfig) -> CandidateSet:
+def _candidates(number: int, words: int, split: SplitConfig, text: Callable[[int], str] | None = None) -> CandidateSet:
     draw = random.Random(number)
-    prompt = [Message(role="user", content=f"Question {number}: " + " ".join(draw.choices(WORDS, k=words // 2)) + "?")]
-    answers = []
-    for place in range(2):
-        text = " ".join(draw.choices(WORDS, k=words))
-        answers.append(Candidate(text=f"**Answer {number}.{place}:** {text}", token_ids=[place], finished=True))
+
+    def said(count: int) -> str:
+        return " ".join(draw.choices(WORDS, k=count)) if text is None else text(number)
+
+    prompt = [Message(role="user", content=f"Question {number}: {said(words // 2)}?")]
+    answers = [
+        Candidate(text=f"**Answer {number}.{place}:** {said(words)}", token_ids=[place], finished=True)
+        for place in range(2)
+    ]
     return CandidateSet(
         prompt_id=prompt_id(prompt),
         prompt=prompt,
