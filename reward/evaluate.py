@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from trueup.console import say
 from trueup.records import Preference
-from trueup.runs import StageRun
-from trueup.statistics import bootstrap_mean, expected_calibration_error, fit_temperature, spearman
+from trueup.runs import Finding, StageRun
+from trueup.statistics import expected_calibration_error, fit_temperature, margin_interval, spearman, win_rate
 from trueup.words import count_words
 
 
@@ -20,41 +22,53 @@ def report_card(
     stage: StageRun,
     whose: str = "",
 ) -> dict[str, Any]:
-    """Accuracy on held-out pairs beside what the length alone explains, calibration, and accuracy by slice.
+    """Accuracy on held-out pairs beside what rules that read nothing reach, calibration, and accuracy by slice.
 
+    heldout           all held-out pairs, whatever rule chose those to train on
     chosen, rejected  scores of the held-out pairs, in their order
     whose             how findings begin, where the stage's one reward model is not meant
 
-    Intervals are bootstrapped over prompts, since the pairs of one prompt are not independent. The temperature and the
-    calibration error are fitted and measured on the same held-out pairs: read them as a description.
+    What is independent is the prompt, so each weighs the same, however many pairs there are of it, and intervals are
+    over prompts. Rules get their direction, and the best of them is picked, on training pairs alone; whether the model
+    is more than that rule is read off the paired difference, prompt by prompt. The temperature and the calibration
+    error are fitted and measured on the same held-out pairs: read them as a description.
     """
     report: dict[str, Any] = {"pairs": {"train": len(train), "heldout": len(heldout)}}
+    findings: list[Finding] = []
     if not heldout:
-        stage.find(
-            "warn", "not_evaluated", "no labelled prompt is held out, so the reward model's accuracy is not known"
-        )
-        return {**report, "accuracy": None, "length_baseline": None, "baselines": {}}
+        message = f"{whose}accuracy is not known: no labelled prompt is held out"
+        findings.append(Finding("warn", "not_evaluated", message))
+        stage.findings += findings
+        return {**report, "accuracy": None, "length_baseline": None, "baselines": {}, **_listed(findings)}
 
     right = [_half_for_ties(a - b) for a, b in zip(chosen, rejected, strict=True)]
     accuracy = over_prompts(heldout, right)
-    baselines = {name: _baseline(train, heldout, rule) for name, rule in BASELINES.items()}
+    rules = {name: make(train) for name, make in RULES.items()}
+    baselines = {
+        name: {**over_prompts(heldout, [rule(pair) for pair in heldout]), **facts}
+        for name, (rule, facts) in rules.items()
+    }
+    best = max(rules, key=lambda name: _mean(train, [rules[name][0](pair) for pair in train]))
+    difference = _difference(heldout, right, [rules[best][0](pair) for pair in heldout])
     length = baselines["shorter or longer, as in training"]
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     say(
-        f"{'accuracy':<12} {_percent(accuracy)} on {len(heldout)} held-out pairs; length alone {_percent(length)}, "
+        f"{'accuracy':<12} {_percent(accuracy)} on {len(heldout)} held-out pairs of {accuracy['prompts']} prompts; "
+        f"length alone {_percent(length)}, "
         f"{', '.join(f'{name} {_percent(b)}' for name, b in baselines.items() if b is not length)}"
     )
     if accuracy["ci_low"] <= 0.5:
-        stage.find(
-            "fail",
-            "no_better_than_chance",
-            f"{whose}accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones",
-        )
-    else:
-        rule, best = max(baselines.items(), key=lambda named: named[1]["value"])
-        if accuracy["value"] <= best["value"]:
-            no_more = f"is no more than a rule that reads nothing, {rule}: {_percent(best)}"
-            stage.find("warn", "explained_by_a_rule", f"{whose}accuracy {_percent(accuracy)} {no_more}")
+        message = f"{whose}accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones"
+        findings.append(Finding("fail", "no_better_than_chance", message))
+    elif difference["ci_low"] <= 0:
+        rule = f"the rule '{best}', which reads nothing, gets {_percent(baselines[best])}"
+        by = f"the model is ahead by {_points(difference)}"
+        if difference["ci_high"] <= 0:
+            code, end = "explained_by_a_rule", f"{by}: it is no more than this rule"
+        else:
+            code, end = "not_told_from_a_rule", f"{by}: {accuracy['prompts']} held-out prompts cannot tell them apart"
+        findings.append(Finding("warn", code, f"{whose}accuracy {_percent(accuracy)}; {rule}; {end}"))
+    stage.findings += findings
 
     lengths = [_longer(pair) for pair in heldout]
     values = chosen + rejected
@@ -64,13 +78,20 @@ def report_card(
         "accuracy": accuracy,
         "length_baseline": length,
         "baselines": baselines,
+        "best_baseline": {"name": best, "difference": difference},
         "calibration": {"ece": expected_calibration_error(margins), "temperature": fit_temperature(margins)},
         "reward_length_spearman": spearman(margins, lengths),
         "by_category": _by(heldout, right, lambda pair: pair.category or "none"),
         "by_annotator": _by(heldout, right, lambda pair: pair.annotator),
         "agreement_ceiling": None,
         "normalisation": {"mean": mean, "std": (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5},
+        **_listed(findings),
     }
+
+
+def _listed(findings: list[Finding]) -> dict[str, Any]:
+    """As the comparison reads them, before it lets this model decide."""
+    return {"findings": [vars(finding) for finding in findings]}
 
 
 # ---- Baselines: rules that read nothing --------------------------------------------------------------------------
@@ -89,22 +110,28 @@ def _finished_then_longer(pair: Preference) -> float:
     return 1000.0 * (pair.chosen_finished - pair.rejected_finished) + _longer(pair)
 
 
-BASELINES: dict[str, Callable[[Preference], float]] = {
-    "shorter or longer, as in training": _longer,
-    "finished, then longer": _finished_then_longer,
-    "nearest to the best length": lambda pair: 0.0,  # its length is tuned on the training pairs, see _baseline
+Rule = Callable[[Preference], float]
+"""Whether it prefers the chosen answer: 1, 0, or 0.5 where it cannot tell."""
+
+
+def _directed(rank: Callable[[Preference], float], train: list[Preference]) -> tuple[Rule, dict[str, Any]]:
+    """By the sign of `rank`, or by its opposite if that is right more often in training."""
+    sign = 1 if _mean(train, [_half_for_ties(rank(pair)) for pair in train]) >= 0.5 else -1
+    return lambda pair: _half_for_ties(sign * rank(pair)), {"reversed": sign < 0}
+
+
+def _nearest(train: list[Preference]) -> tuple[Rule, dict[str, Any]]:
+    """The answer whose length is nearest to the one that is right most often in training."""
+    target = max(range(1, 120), key=lambda n: _mean(train, [_half_for_ties(_nearness(pair, n)) for pair in train]))
+    return lambda pair: _half_for_ties(_nearness(pair, target)), {"words": target}
+
+
+RULES: dict[str, Callable[[list[Preference]], tuple[Rule, dict[str, Any]]]] = {
+    "shorter or longer, as in training": lambda train: _directed(_longer, train),
+    "finished, then longer": lambda train: _directed(_finished_then_longer, train),
+    "nearest to the best length": _nearest,
 }
-
-
-def _baseline(
-    train: list[Preference], heldout: list[Preference], rule: Callable[[Preference], float]
-) -> dict[str, Any]:
-    """Held-out accuracy of a rule whose direction, or target length, was chosen on the training pairs."""
-    if rule is BASELINES["nearest to the best length"]:
-        target = max(range(1, 120), key=lambda n: sum(_half_for_ties(_nearness(pair, n)) for pair in train))
-        return {**over_prompts(heldout, [_half_for_ties(_nearness(pair, target)) for pair in heldout]), "words": target}
-    sign = 1 if sum(_half_for_ties(rule(pair)) for pair in train) >= len(train) / 2 else -1
-    return {**over_prompts(heldout, [_half_for_ties(sign * rule(pair)) for pair in heldout]), "reversed": sign < 0}
+"""Each is made from training pairs: the rule, and what was chosen there."""
 
 
 def _nearness(pair: Preference, target: int) -> float:
@@ -120,12 +147,30 @@ def _half_for_ties(difference: float) -> float:
 
 
 def over_prompts(pairs: list[Preference], right: list[float]) -> dict[str, Any]:
-    """Mean of `right` with its bootstrap interval over prompts."""
+    """The mean over prompts of the mean of `right` on each, with its interval; `n` counts pairs."""
+    means = _by_prompt(pairs, right)
+    interval = win_rate([[mean] for mean in means]).interval
+    return {**interval.as_json(), "n": len(pairs), "prompts": len(means)}
+
+
+def _difference(pairs: list[Preference], right: list[float], by_rule: list[float]) -> dict[str, Any]:
+    """Accuracy less that of a rule, over prompts, each against itself; between -1 and 1."""
+    both = [a - b for a, b in zip(right, by_rule, strict=True)]
+    halves = np.array(_by_prompt(pairs, both)) / 2
+    made, _ = margin_interval(halves, np.ones(len(halves)), 0.95, 0, 10_000)
+    return {"value": 2 * made.value, "ci_low": 2 * made.low, "ci_high": 2 * made.high, "n": made.n}
+
+
+def _by_prompt(pairs: list[Preference], values: list[float]) -> list[float]:
     groups: dict[str, list[float]] = {}
-    for pair, value in zip(pairs, right, strict=True):
+    for pair, value in zip(pairs, values, strict=True):
         groups.setdefault(pair.prompt_id, []).append(value)
-    interval = bootstrap_mean(list(groups.values()))
-    return {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "n": len(pairs)}
+    return [sum(group) / len(group) for group in groups.values()]
+
+
+def _mean(pairs: list[Preference], values: list[float]) -> float:
+    means = _by_prompt(pairs, values)
+    return sum(means) / len(means)
 
 
 def _by(pairs: list[Preference], right: list[float], key: Callable[[Preference], str]) -> dict[str, Any]:
@@ -139,3 +184,9 @@ def _by(pairs: list[Preference], right: list[float], key: Callable[[Preference],
 
 def _percent(interval: dict[str, Any]) -> str:
     return f"{interval['value']:.0%} [{interval['ci_low']:.0%}, {interval['ci_high']:.0%}]"
+
+
+def _points(difference: dict[str, Any]) -> str:
+    """`-1.1 points [-10.9, +9.2]`."""
+    value, low, high = (100 * difference[key] for key in ("value", "ci_low", "ci_high"))
+    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"

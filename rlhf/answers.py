@@ -14,14 +14,12 @@ import numpy as np
 from rlhf.config import CompareConfig
 from trueup import statistics
 from trueup.console import progress
-from trueup.models import SavedPolicy
+from trueup.models import Loaded, SavedPolicy
 from trueup.records import Candidate, CandidateSet
-from trueup.sampling import Decoding, sample_saved
+from trueup.sampling import Decoding, completion_kls, sample_saved
 from trueup.texts import distinct_n, mean_self_similarity, repetition
 
 SFT, ALIGNED, BEST = "sft", "aligned", "best_of_n"
-
-Floats = Sequence[float] | np.ndarray
 
 Answers = list[list[Candidate]]
 """P lists of K answers of one policy. The k-th answers of two sampled policies share their random numbers."""
@@ -163,22 +161,33 @@ def self_similarity(answers: Answers, confidence: float, seed: int) -> statistic
 # ---- KL ---------------------------------------------------------------------------------------------------------
 
 
-def kl_per_sequence(own: Floats, reference: Floats, confidence: float, seed: int) -> statistics.Interval:
-    """KL(policy || reference) in nats per sequence: the mean of log pi(y) - log pi_ref(y) over the policy's answers.
+TokenKLs = Sequence[Sequence[float]]
+"""Of one answer to each of P prompts, KL in nats at each of its tokens."""
 
-    own, reference  (P,) log-probabilities of one answer to each prompt
 
-    Exact in expectation for plain sampling at temperature 1. With top-k, top-p or another temperature the answers come
-    from a narrower policy than the one whose log-probabilities are taken, so it is an estimate on what is really said.
+def token_kls(policy: Loaded, reference: Loaded, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
+    """KL(policy || reference) of the next token at each token of the first answer to each prompt, by all tokens that
+    could have stood there. The prompts are the first of `rows` if fewer were answered."""
+    prompts = [row.prompt for row, _ in zip(rows, answers, strict=False)]
+    return completion_kls(policy, reference, prompts, [row[0].token_ids for row in answers])
+
+
+def kl_per_sequence(kls: TokenKLs, confidence: float, seed: int) -> statistics.Interval:
+    """KL(policy || reference) in nats per sequence: the mean over answers of what their tokens' add up to.
+
+        KL(pi || pi_ref) = E_(y ~ pi) [ sum_t KL(pi(. | x, y_<t) || pi_ref(. | x, y_<t)) ]
+
+    The same mean as that of log pi(y) - log pi_ref(y), with a fraction of its variance and never below 0: each token's
+    log-ratio is replaced by its expectation given what stands before it (Rao-Blackwell; Amini et al. 2025,
+    https://arxiv.org/abs/2504.10637). Exact in expectation for plain sampling at temperature 1. With top-k, top-p or
+    another temperature the answers come from a narrower policy than the one whose distributions are taken, so it is an
+    estimate on what is really said.
     """
-    ratios = np.asarray(own, dtype=float) - np.asarray(reference, dtype=float)
-    return statistics.bootstrap_mean(ratios[:, None], confidence, seed, bounds=None)
+    return statistics.positive_mean([[sum(row)] for row in kls], confidence, seed)
 
 
-def kl_per_token(
-    own: Floats, reference: Floats, tokens: Sequence[int], confidence: float, seed: int
-) -> statistics.Interval:
-    """As `kl_per_sequence`, of all tokens together: sum of log-ratios over sum of tokens."""
-    ratios = np.asarray(own, dtype=float) - np.asarray(reference, dtype=float)
-    groups = [np.full(count, ratio / count) for ratio, count in zip(ratios, tokens, strict=True) if count]
-    return statistics.bootstrap_mean(groups, confidence, seed, bounds=None)
+def kl_per_token(kls: TokenKLs, confidence: float, seed: int) -> statistics.Interval:
+    """As `kl_per_sequence`, of all tokens together: the sum over tokens, over their number."""
+    if not any(kls):
+        return statistics.Interval(math.nan, 0.0, math.inf, 0)
+    return statistics.positive_mean(kls, confidence, seed)

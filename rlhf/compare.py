@@ -36,8 +36,8 @@ from trueup.console import say
 from trueup.errors import DataError, RunError
 from trueup.models import Loaded, SavedPolicy, place
 from trueup.records import CandidateSet, is_heldout, opening_id, read_jsonl, read_rows, write_rows
-from trueup.runs import FinishedStage, StageRun
-from trueup.sampling import Decoding, completion_logps
+from trueup.runs import Finding, FinishedStage, StageRun
+from trueup.sampling import Decoding
 
 BASE = "base"
 MEASURES = ("length_tokens", "eos_rate", "distinct_2", "repetition", "self_similarity", "heldout_loss")
@@ -89,10 +89,14 @@ def run(config: CompareConfig) -> Path:
 
     # 5. Verdict ------------------------------------------------------------------------------------------------------
     prices = verdict.find_prices(before, after, kl, config.kl_budget, checks)
-    first = judged[config.judges[0]]
-    decided = verdict.decide(first, len(rows), identical, prices)
-    stage.findings += [decided.finding, *prices]
-    stage.findings += verdict.reasons_for_doubt(judged, before, after, len(rows), labels)
+    cards = read_report_cards(config)
+    floors = noise_floors(bench, judged, config)
+    floor_rates = {name: floor.interval for name, floor in floors.items()}
+    standings = {name: verdict.standing(found, cards.get(name, ())) for name, found in judged.items()}
+    lengths = before["length_tokens"], after["length_tokens"]
+    decided = verdict.decide(judged, standings, floor_rates, len(rows), identical, lengths, prices)
+    stage.findings += [decided.finding, *(decided.prices or prices)]
+    stage.findings += verdict.reasons_for_doubt(decided, judged, cards, floor_rates, before, after, len(rows), labels)
 
     # 6. Save ---------------------------------------------------------------------------------------------------------
     write_rows(stage.dir / "samples.jsonl", (sample_row(compared, judged, i) for i in range(len(rows))))
@@ -113,7 +117,7 @@ def run(config: CompareConfig) -> Path:
             "decoding": decoding.provenance(),
             "sources": labels.by_source,
             "judges": {name: found.as_json() for name, found in judged.items()},
-            "noise_floor": noise_floor(bench, judged, config),
+            "noise_floor": {name: judges.win_rate_json(floor) for name, floor in floors.items()},
             "policies_compared": {**all_pairs(compared, judged, config), "measures": measures},
             "greedy": judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
             "kl_nats": {**kl.as_json(), "samples_per_prompt": 1},
@@ -227,6 +231,18 @@ def read_labels(run_dir: Path) -> Labels:
     )
 
 
+def read_report_cards(config: CompareConfig) -> dict[str, list[Finding]]:
+    """What the reward stage found of each reward model on the bench, on pairs that neither was trained on."""
+    report = read_json(runs.stage_dir(config.run_dir, "reward") / "report.json")
+    cards = {"reward_model": report, "second_reward_model": report.get("judge") or {}}
+    unknown = Finding("warn", "no_report_card", "it has no report card, so nothing is known of its accuracy")
+    return {
+        name: [Finding(**finding) for finding in card["findings"]] if "findings" in card else [unknown]
+        for name, card in cards.items()
+        if name in config.judges
+    }
+
+
 def policy(stage: FinishedStage) -> dict[str, Any]:
     return {"stage": stage.stage, "manifest_sha256": stage.sha256}
 
@@ -273,12 +289,14 @@ def summary(judged: Judged) -> str:
     return f"wins {percent(judged.win_rate.interval)}; at equal length {percent(controlled)}"
 
 
-def noise_floor(bench: Sequence[Judge], judged: dict[str, Judged], config: CompareConfig) -> dict[str, Any]:
+def noise_floors(
+    bench: Sequence[Judge], judged: dict[str, Judged], config: CompareConfig
+) -> dict[str, statistics.WinRate]:
     """The SFT policy against itself: the first half of its answers to each prompt against the second, by each judge."""
     floors = {}
     for by in bench:
         if isinstance(by, ScoringJudge) and len((scores := np.array(judged[by.name].scores[SFT]))[0]) > 1:
-            floors[by.name] = judges.win_rate_json(statistics.noise_floor(scores, config.confidence, config.seed))
+            floors[by.name] = statistics.noise_floor(scores, config.confidence, config.seed)
     return floors
 
 
@@ -333,33 +351,33 @@ def measure_change(
 ) -> dict[str, Any]:
     """KL to the SFT policy by one answer per prompt, the path of the alignment, and the loss on demonstrations.
 
+    Two models are in memory at once here: the SFT policy, and the one that is measured.
+
     returns  kl and heldout_loss of each sampled policy by name (of the SFT policy, no KL), kl_per_token of the aligned
              one, and the path
     """
     reference = saved[SFT].load(config.model)
-    names = [name for name in saved if name != SFT]
-    groups = [[row[0] for row in compared.by_policy[name]] for name in names]
-    groups += [[row[0] for row in step.answers] for step in steps]
-    logps = completion_logps(
-        reference,
-        [row.prompt for group in groups for row, _ in zip(compared.rows, group, strict=False)],
-        [candidate.token_ids for group in groups for candidate in group],
-    )
-    by_reference = np.split(np.array(logps), np.cumsum([len(group) for group in groups])[:-1])
-    own = {name: [said.logp or 0.0 for said in group] for name, group in zip(names, groups, strict=False)}
-    same = dict(zip(names, by_reference, strict=False))
-    counts = [len(row[0].token_ids) for row in compared.by_policy[ALIGNED]]
     heldout = sft.dir / "heldout.jsonl"
     demonstrations = [row for _, row in read_jsonl(heldout)] if heldout.exists() else []
     loss = {SFT: heldout_loss(reference, demonstrations)}
-    del reference
-    for name in names:
-        loss[name] = heldout_loss(saved[name].load(config.model), demonstrations) if demonstrations else None
+    kls: dict[SavedPolicy, list[list[float]]] = {}  # in nats, of each token of the first answer to each prompt
+    for name in saved:
+        if name != SFT:
+            policy = saved[name].load(config.model)
+            kls[saved[name]] = answers.token_kls(policy, reference, compared.rows, compared.by_policy[name])
+            loss[name] = heldout_loss(policy, demonstrations)
+            del policy
+    for step in steps:
+        if step.policy == saved[SFT]:
+            kls[step.policy] = [[0.0] * len(row[0].token_ids) for row in step.answers]
+        elif step.policy not in kls:
+            kls[step.policy] = answers.token_kls(step.policy.load(config.model), reference, compared.rows, step.answers)
     confidence, seed = config.confidence, config.seed
+    aligned = kls[saved[ALIGNED]]
     return {
-        "kl": {name: answers.kl_per_sequence(own[name], same[name], confidence, seed) for name in names},
-        "kl_per_token": answers.kl_per_token(own[ALIGNED], same[ALIGNED], counts, confidence, seed),
-        "path": paths.measure(steps, by_reference[len(names) :], compared, bench, config),
+        "kl": {name: answers.kl_per_sequence(kls[saved[name]], confidence, seed) for name in saved if name != SFT},
+        "kl_per_token": answers.kl_per_token(aligned, confidence, seed),
+        "path": paths.measure(steps, [kls[step.policy] for step in steps], compared, bench, config),
         "heldout_loss": loss,
     }
 

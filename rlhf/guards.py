@@ -117,7 +117,7 @@ def look(history: Sequence[Rollout], kl_budget: float | None) -> list[Finding]:
     return [finding for guard in guards if (finding := guard(history)) is not None]
 
 
-_DOUBTS = ("no_better_than_chance", "explained_by_a_rule", "not_evaluated")
+_DOUBTS = ("no_better_than_chance", "explained_by_a_rule", "not_told_from_a_rule", "not_evaluated")
 """Findings of a reward model's report card that say that it may not know the preference."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf.answers import ALIGNED, SFT, Answers, Compared, Floats, kl_per_sequence, sample_policy
+from rlhf.answers import ALIGNED, SFT, Answers, Compared, TokenKLs, kl_per_sequence, sample_policy
 from rlhf.config import CompareConfig
 from rlhf.judges import Judge, ScoringJudge
 from trueup import statistics
@@ -22,6 +22,7 @@ class Step:
     """A policy on the way, with one answer to each of the first prompts."""
 
     step: int
+    policy: SavedPolicy
     answers: Answers
     """P lists of one."""
 
@@ -47,12 +48,15 @@ def sample_steps(
     rows = compared.rows[: config.step_prompts]
     # The result may be a step on the way, if that was chosen as the best.
     result = int(align.manifest.get("steps") or max(adapters) + 1)
-    steps = [Step(0, _first(compared.by_policy[SFT], len(rows)))]
-    steps.append(Step(result, _first(compared.by_policy[ALIGNED], len(rows))))
+    ends = ((0, sft, SFT), (result, align, ALIGNED))
+    steps = [
+        Step(step, SavedPolicy(stage.dir / "model"), _first(compared.by_policy[name], len(rows)))
+        for step, stage, name in ends
+    ]
     for step, adapter in adapters.items():
         if step != result:
             saved = SavedPolicy(sft.dir / "model", adapter)
-            steps.append(Step(step, sample_policy(f"step-{step}", saved, rows, decoding, 1, config, folder)))
+            steps.append(Step(step, saved, sample_policy(f"step-{step}", saved, rows, decoding, 1, config, folder)))
     return sorted(steps, key=lambda at: at.step)
 
 
@@ -62,20 +66,19 @@ def _first(answers: Answers, prompts: int) -> Answers:
 
 def measure(
     steps: Sequence[Step],
-    reference_logps: Sequence[Floats],
+    kls: Sequence[TokenKLs],
     compared: Compared,
     judges: Sequence[Judge],
     config: CompareConfig,
 ) -> list[dict[str, Any]]:
     """KL and each judge's mean score at every step.
 
-    reference_logps  for each step the SFT policy's log-probabilities (P,) of its answers
+    kls  for each step the KL at each token of its answers, to the first `step_prompts` prompts or to more
     """
     rows = compared.rows[: config.step_prompts]
     path = []
-    for step, logps in zip(steps, reference_logps, strict=True):
-        own = [answers[0].logp or 0.0 for answers in step.answers]
-        kl = kl_per_sequence(own, logps, config.confidence, config.seed)
+    for step, per_token in zip(steps, kls, strict=True):
+        kl = kl_per_sequence(per_token[: len(step.answers)], config.confidence, config.seed)
         scores = {
             judge.name: statistics.bootstrap_mean(
                 judge.score(rows, step.answers), config.confidence, config.seed, bounds=None

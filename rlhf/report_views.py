@@ -126,8 +126,10 @@ class VerdictView:
 
 
 def verdict_view(report: Mapping[str, Any]) -> VerdictView:
-    """The verdict with the numbers that decided it, by the first judge."""
-    verdict, (first, judge) = report["verdict"], next(iter(report["judges"].items()))
+    """The verdict with the numbers that decided it, by the judge who did; by the first where nobody could."""
+    verdict = report["verdict"]
+    first = verdict.get("judge") or next(iter(report["judges"]))
+    judge = report["judges"][first]
     rate = judge["win_rate"]
     decided = [("Win rate", rate, f"by {title(first)}: {counted(rate)}")]
     if controlled := judge.get("length_controlled_win_rate"):
@@ -144,7 +146,7 @@ def verdict_view(report: Mapping[str, Any]) -> VerdictView:
     if kl := report.get("kl_nats"):
         budget = report.get("kl_budget")
         note = "nats a sequence" + ("" if budget is None else f"; budget {quantity(budget, 1)}")
-        facts.append(("KL to SFT", quantity(_value(kl)), note))
+        facts.append(("KL to SFT", quantity(kl), note))
     lengths = report.get("length_tokens") or {}
     if lengths.get("reference") and lengths.get("aligned"):
         ratio = lengths["aligned"] / lengths["reference"]
@@ -390,8 +392,14 @@ def accuracies(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not reward.get("accuracy"):
         return []
     baselines = reward.get("baselines") or {"length alone": reward.get("length_baseline")}
-    rows = [{"title": "reward model", "figures": reward["accuracy"], "is_model": True}]
-    return rows + [{"title": name, "figures": value, "is_model": False} for name, value in baselines.items() if value]
+    ahead = ""
+    if (best := reward.get("best_baseline")) and (difference := best["difference"]):
+        points = {key: 100 * difference[key] for key in ("value", "ci_low", "ci_high")}
+        ahead = f"ahead of the best rule in training, {best['name']}, by {quantity(points, 1)} points"
+    rows = [{"title": "reward model", "figures": reward["accuracy"], "is_model": True, "note": ahead}]
+    return rows + [
+        {"title": name, "figures": value, "is_model": False, "note": ""} for name, value in baselines.items() if value
+    ]
 
 
 def length_histogram(rows: Sequence[Mapping[str, Any]]) -> Markup:

@@ -131,7 +131,7 @@ def _gates(made: argparse.ArgumentParser) -> None:
         const="improved",
         choices=tuple(GATES),
         help="exit with 4 unless the verdict is as good: improved (the default), price (improved, at whatever price), "
-        "not-worse (no detectable change will do)",
+        "not-worse (no detectable change will do); without a judge who can decide no gate is passed",
     )
 
 

@@ -111,7 +111,9 @@ class Endpoint:
         error = EndpointError("no connection", f"{self}: not asked")
         for pause_s in (*RETRIES_AFTER_S, None):
             try:
-                response = asyncio.run(self._exchange(body))
+                # In a thread of its own: whoever calls may have an event loop running, and asyncio allows one a thread.
+                with ThreadPoolExecutor(1) as pool:
+                    response = pool.submit(asyncio.run, self._exchange(body)).result()
                 if response.status_code < 300:
                     return _json(response)
                 said = response.text[:300].strip()

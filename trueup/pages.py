@@ -36,6 +36,7 @@ OUTCOMES = {
     "improved_at_a_price": ("Improved, at a price", "warn"),
     "no_detectable_change": ("No detectable change", "warn"),
     "worse": ("Worse", "fail"),
+    "no_verdict": ("No verdict", "warn"),
 }
 
 

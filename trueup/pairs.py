@@ -36,17 +36,19 @@ class Pairs:
     judge: list[Preference]
     """For the second reward model, which judges the comparison and trains nothing else."""
     heldout: list[Preference]
+    """All of them, whichever the rule: they are the exam, and the rule is for training."""
 
 
 def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pairs:
     """The pairs of the label stage; a DataError where a part that something is trained on is empty."""
     path = label.dir / "preferences.jsonl"
-    pairs = choose_pairs(read_rows(path, Preference), rule)
-    heldout = [pair for pair in pairs if is_heldout(pair.prompt, split)]
+    labelled = read_rows(path, Preference)
+    heldout = [pair for pair in labelled if is_heldout(pair.prompt, split)]
+    pairs = choose_pairs(labelled, rule)
     judge = [pair for pair in pairs if is_for_judge(pair.prompt, split)]
     train = [pair for pair in pairs if not (is_heldout(pair.prompt, split) or is_for_judge(pair.prompt, split))]
     if not train:
-        raise DataError(f"{path}: no pair is left to train on, of {len(pairs)} in all (the others are held out)")
+        raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
     return Pairs(train, judge, heldout)

@@ -289,24 +289,65 @@ def completion_logps(
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]) - len(completions[i]))
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        rows = [encoded[i] + list(completions[i]) for i in batch]
-        tokens, mask = tensors.pad_right(rows, policy.tokenizer.pad_token_id)
-        tokens, mask = tokens.to(policy.placement.device), mask.to(policy.placement.device)
-        scored = mask.clone()  # (B, T), True on completion tokens
-        for row, i in enumerate(batch):
-            scored[row, : len(encoded[i])] = False
-        read = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
-        if _head_is_plain(policy.model):
-            # Only the positions that carry a completion token go through the head, which is a third of a small model.
-            hidden = policy.model.base_model(**read).last_hidden_state
-            logits = policy.model.get_output_embeddings()(hidden[:, :-1][scored[:, 1:]])
-        else:
-            logits = policy.model(**read).logits[:, :-1][scored[:, 1:]]
-        per_token = torch.zeros(scored[:, 1:].shape, device=tokens.device)
-        per_token[scored[:, 1:]] = tensors.token_logprobs(logits, tokens[:, 1:][scored[:, 1:]])
+        logits, tokens, scored = _read_completions(policy, [encoded[i] for i in batch], [completions[i] for i in batch])
+        per_token = torch.zeros(scored.shape, device=tokens.device)
+        per_token[scored] = tensors.token_logprobs(logits, tokens)
         for row, i in enumerate(batch):
             logps[i] = per_token[row].sum().item()
     return logps
+
+
+@torch.inference_mode()
+def completion_kls(
+    policy: Loaded,
+    reference: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[Sequence[int]],
+    batch_size: int = 4,
+) -> list[list[float]]:
+    """KL(policy || reference) in nats at each token of each completion, over all that could have stood there, at
+    temperature 1.
+
+    batch_size  small, since two distributions over the vocabulary are held of each token
+    """
+    encoded = [[encode_prompt(side.tokenizer, prompt) for prompt in prompts] for side in (policy, reference)]
+    kls: list[list[float]] = [[] for _ in completions]
+    order = sorted(range(len(completions)), key=lambda i: -len(encoded[0][i]) - len(completions[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        answers = [completions[i] for i in batch]
+        logits, other = (
+            _read_completions(side, [texts[i] for i in batch], answers)[0]
+            for side, texts in zip((policy, reference), encoded, strict=True)
+        )
+        per_token = iter(tensors.kl(logits, other.to(logits.device)).tolist())
+        for i, answer in zip(batch, answers, strict=True):
+            kls[i] = [next(per_token) for _ in answer]
+    return kls
+
+
+def _read_completions(
+    policy: Loaded, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The distributions that the completions' tokens were drawn from, one completion after the other.
+
+    returns  logits (N, V) of all N tokens, the tokens (N,), and where they stand (B, T - 1)
+    """
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    tokens, mask = tensors.pad_right(rows, policy.tokenizer.pad_token_id)
+    tokens, mask = tokens.to(policy.placement.device), mask.to(policy.placement.device)
+    scored = mask.clone()  # (B, T), True on completion tokens
+    for row, prompt in enumerate(prompts):
+        scored[row, : len(prompt)] = False
+    scored = scored[:, 1:]
+    read = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    if _head_is_plain(policy.model):
+        # Only the positions that carry a completion token go through the head, which is a third of a small model.
+        hidden = policy.model.base_model(**read).last_hidden_state
+        logits = policy.model.get_output_embeddings()(hidden[:, :-1][scored])
+    else:
+        logits = policy.model(**read).logits[:, :-1][scored]
+    return logits, tokens[:, 1:][scored], scored
 
 
 def _head_is_plain(model: Any) -> bool:

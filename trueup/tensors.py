@@ -45,3 +45,14 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """
     chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).float()
     return chosen - logits.float().logsumexp(dim=-1)
+
+
+def kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(p || q) in nats of each position, in float32 and never below 0: sum over tokens of p (log p - log q).
+
+    logits            (..., V) of p
+    reference_logits  (..., W) of q, W >= V; tokens that p does not know have no part in the sum
+    """
+    log_p = logits.float().log_softmax(dim=-1)
+    log_q = reference_logits.float().log_softmax(dim=-1)[..., : log_p.size(-1)]
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)

@@ -8,17 +8,14 @@ import pytest
 
 from reward.evaluate import report_card
 from trueup.records import Message, Preference
-from trueup.runs import StageRun
+from trueup.runs import Finding, StageRun
 
 
 class Findings:
     """What report_card needs of a stage: somewhere to put findings."""
 
     def __init__(self) -> None:
-        self.codes: list[str] = []
-
-    def find(self, level: str, code: str, message: str) -> None:
-        self.codes.append(code)
+        self.findings: list[Finding] = []
 
 
 def pair(number: int, chosen: str, rejected: str, **keys: Any) -> Preference:
@@ -38,7 +35,9 @@ def pair(number: int, chosen: str, rejected: str, **keys: Any) -> Preference:
 
 def card(train: list[Preference], heldout: list[Preference], chosen: list[float], rejected: list[float]) -> Any:
     stage = Findings()
-    return report_card(train, heldout, chosen, rejected, cast(StageRun, stage)), stage.codes
+    report = report_card(train, heldout, chosen, rejected, cast(StageRun, stage))
+    assert report["findings"] == [vars(finding) for finding in stage.findings], "the comparison reads them there"
+    return report, [finding.code for finding in stage.findings]
 
 
 SHORTER = [pair(i, "Two words.", "These are four words.") for i in range(40)]
@@ -77,13 +76,62 @@ def test_a_preference_for_length_alone_is_one_in_every_script(language: str) -> 
     start, more = ANSWERS[language]
     longer = [pair(i, start + more[: 6 + i % 9] + "。", start + "。") for i in range(40)]
     report, codes = card(longer, longer, [1.0] * 40, [0.0] * 40)
-    assert report["length_baseline"]["value"] == 1.0 and "explained_by_a_rule" in codes
+    assert report["length_baseline"]["value"] == 1.0 and "not_told_from_a_rule" in codes
 
 
-def test_a_model_that_is_no_better_than_a_ruler_is_reported() -> None:
-    assert "explained_by_a_rule" in card(SHORTER, SHORTER, [1.0] * 40, [0.0] * 40)[1]
-    mixed = [pair(i, *(("One two.", "One.") if i % 2 else ("One.", "One two."))) for i in range(40)]
-    assert card(mixed, mixed, [1.0] * 40, [0.0] * 40)[1] == []
+def scores(right: list[bool]) -> tuple[list[float], list[float]]:
+    return [float(each) for each in right], [0.5] * len(right)
+
+
+def length_pairs(longer_wins: list[bool]) -> list[Preference]:
+    return [pair(i, *(("One two.", "One.") if wins else ("One.", "One two."))) for i, wins in enumerate(longer_wins)]
+
+
+LONGER_WINS = length_pairs([True] * 40)
+THREE_IN_FOUR = [i % 4 != 0 for i in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("rule_is_right", "model_is_right", "code"),
+    [
+        ([i % 2 == 0 for i in range(40)], [True] * 40, None),  # half, all
+        ([True] * 40, [True] * 40, "not_told_from_a_rule"),  # equal everywhere: other prompts could differ
+        (THREE_IN_FOUR, [i % 4 != 1 for i in range(40)], "not_told_from_a_rule"),  # as often, on other prompts
+        (THREE_IN_FOUR, [i % 4 != 1 or i < 4 for i in range(40)], "not_told_from_a_rule"),  # by a point or two
+        ([True] * 40, [i % 4 != 0 for i in range(40)], "explained_by_a_rule"),  # all, three in four
+        ([True] * 40, [i % 2 == 0 for i in range(40)], "no_better_than_chance"),
+    ],
+)
+def test_whether_a_model_is_more_than_a_ruler_is_read_off_the_paired_interval(
+    rule_is_right: list[bool], model_is_right: list[bool], code: str | None
+) -> None:
+    report, codes = card(LONGER_WINS, length_pairs(rule_is_right), *scores(model_is_right))
+    assert codes == ([code] if code else [])
+    difference = report["best_baseline"]["difference"]
+    assert difference["value"] == pytest.approx((sum(model_is_right) - sum(rule_is_right)) / 40)
+    assert difference["ci_low"] < difference["value"] < difference["ci_high"] and difference["n"] == 40
+
+
+def test_the_best_rule_is_picked_on_training_pairs_and_not_where_it_is_examined() -> None:
+    unfinished = [
+        pair(i, "One two.", "One.", rejected_finished=i % 2 == 0) for i in range(40)
+    ]  # finishing says no more
+    examined = [pair(i, "One.", "One two.", chosen_finished=True, rejected_finished=False) for i in range(40)]
+    report, _ = card(unfinished, examined, *scores([True] * 40))
+    assert report["baselines"]["finished, then longer"]["value"] == 1.0, "the best, on the pairs that are examined"
+    assert report["best_baseline"]["name"] == "shorter or longer, as in training"
+
+
+def test_each_prompt_weighs_the_same_however_many_pairs_there_are_of_it() -> None:
+    heldout = [pair(1, "a", "b")] + [pair(2, "a", "b", annotator=str(k)) for k in range(9)]
+    report, _ = card(SHORTER, heldout, [1.0] + [0.0] * 9, [0.5] * 10)
+    accuracy = report["accuracy"]
+    assert (accuracy["value"], accuracy["n"], accuracy["prompts"]) == (0.5, 10, 2)
+
+
+def test_an_accuracy_of_all_is_no_certainty() -> None:
+    accuracy = card(SHORTER, SHORTER, *scores([True] * 40))[0]["accuracy"]
+    assert accuracy["value"] == accuracy["ci_high"] == 1.0 and 0.9 < accuracy["ci_low"] < 0.95
 
 
 def test_a_model_that_guesses_fails_and_one_without_heldout_pairs_says_so() -> None:

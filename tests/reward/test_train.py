@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -18,7 +19,8 @@ import reward.train
 import ui.label
 from trueup import models, runs, training
 from trueup.chat import encode_completion, encode_prompt
-from trueup.pairs import EncodedPair
+from trueup.config import SplitConfig
+from trueup.pairs import EncodedPair, read_pairs
 from trueup.records import (
     Candidate,
     CandidateSet,
@@ -157,10 +159,28 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
     report = json.loads((directory / "report.json").read_text())
     assert report["judge"]["pairs"]["train"] == len(second) and report["judge"]["accuracy"]["value"] == 1.0
     findings = runs.open_stage(made.run_dir, "reward").manifest["verdict"]["findings"]
-    told = [found["message"] for found in findings if found["code"] == "explained_by_a_rule"]
+    told = [found["message"] for found in findings if found["code"] == "not_told_from_a_rule"]
     assert [message.startswith("the second reward model's accuracy") for message in told] == [False, True]
+    assert [finding["message"] for part in (report, report["judge"]) for finding in part["findings"]] == told
     assert models.load_reward_model(directory / "judge" / "model", made.config.model)
     assert not list((directory / "judge").glob("checkpoint*")) and verify(made.run_dir).problems == []
+
+
+@pytest.mark.parametrize("rule", ["all", "extremes", "nested"])
+def test_the_exam_is_all_held_out_pairs_whatever_is_trained_on(jsonl: Any, tmp_path: Path, rule: Any) -> None:
+    split, rows = SplitConfig(heldout_fraction=0.5), []
+    for i in range(12):
+        prompt = [Message(role="user", content=f"Question {i}?")]
+        for better, worse in itertools.combinations(range(4), 2):
+            row = {"prompt": prompt, "chosen": [Message(role="assistant", content=str(better))], "label_id": str(i)}
+            row |= {"rejected": [Message(role="assistant", content=str(worse))], "prompt_id": prompt_id(prompt)}
+            row |= {"chosen_rank": better, "rejected_rank": worse, "split": "train", "source": "human"}
+            rows.append(Preference(**row, annotator="ann", created_utc="2026-01-01T00:00:00+00:00"))
+    write_rows(tmp_path / "preferences.jsonl", rows)
+    pairs = read_pairs(runs.FinishedStage("label", tmp_path, {}), rule, split)
+    heldout = [row for row in rows if is_heldout(row.prompt, split)]
+    assert pairs.heldout == heldout and len(heldout) % 6 == 0 < len(heldout)
+    assert len(pairs.train) == {"all": 6, "extremes": 1, "nested": 2}[rule] * (len(rows) - len(heldout)) / 6
 
 
 # ---- Padding and ends are positions ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import torch
 import yaml
 
 from rlhf import answers, compare, judges, verdict
@@ -17,10 +18,12 @@ from rlhf import path as paths
 from rlhf.answers import ALIGNED, BEST, SFT, Compared
 from rlhf.config import CheckConfig, CompareConfig
 from rlhf.judges import Judged, Labels, ScoringJudge, Verdicts
+from rlhf.verdict import Verdict
 from trueup import campaign as campaigns
-from trueup import cli, models, runs, statistics
+from trueup import cli, models, runs, statistics, tensors
 from trueup.config import ModelConfig, SplitConfig
 from trueup.errors import DataError, RunError
+from trueup.pages import sentence
 from trueup.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
 from trueup.verify import verify
 from ui.service import Answer
@@ -62,8 +65,35 @@ MEASURES = {"length_tokens": 30.0, "eos_rate": 0.9, "distinct_2": 0.8, "repetiti
 # ---- Verdict ----------------------------------------------------------------------------------------------------
 
 
+def verdict_of(
+    judges: dict[str, Judged],
+    prompts: int = 60,
+    identical: float = 0.0,
+    prices: list[runs.Finding] = [],  # noqa: B006
+    cards: dict[str, list[runs.Finding]] = {},  # noqa: B006
+    floors: dict[str, statistics.Interval] = {},  # noqa: B006
+    lengths: tuple[float, float] = (30.0, 30.0),
+) -> Verdict:
+    standings = {name: verdict.standing(found, cards.get(name, ())) for name, found in judges.items()}
+    return verdict.decide(judges, standings, floors, prompts, identical, lengths, prices)
+
+
 def decide(made: Judged, prompts: int, identical: float) -> runs.Finding:
-    return verdict.decide(made, prompts, identical, []).finding
+    return verdict_of({made.by.name: made}, prompts, identical).finding
+
+
+def of_rates(
+    raw: tuple[float, float, float],
+    controlled: tuple[float, float, float],
+    name: str = "rubric",
+    a_guess: bool = False,
+    findings: list[runs.Finding] = [],  # noqa: B006
+) -> Judged:
+    """A judge with these figures (value, low, high)."""
+    by = ScoringJudge(name, f"{name}, planted", True, False, lambda rows, said: [])
+    rate = statistics.WinRate(statistics.Interval(*raw, 90), 50, 0, 40)
+    at_equal_length = statistics.LengthControlled(statistics.Interval(*controlled, 90), 1.0, "a note", a_guess)
+    return Judged(by, {}, Verdicts([], findings=findings), rate, at_equal_length, 0.07, {})
 
 
 def test_a_clear_win_is_a_preference_that_was_learnt() -> None:
@@ -109,7 +139,7 @@ def test_a_judge_that_did_not_make_the_labels_is_not_said_to_speak_for_them() ->
     finding = decide(judged(REFERENCE, BETTER, made_the_labels=False), 60, 0.0)
     assert "learnt what this judge prefers" in finding.message
     stranger = {"rubric": judged(REFERENCE, BETTER, made_the_labels=False)}
-    (doubt,) = verdict.reasons_for_doubt(stranger, MEASURES, MEASURES, 60, Labels({"human": 240}, None))
+    (doubt,) = doubts(stranger, labels=Labels({"human": 240}, None))
     assert doubt.code == "judge_is_not_the_labeller" and "240 human" in doubt.message
 
 
@@ -139,7 +169,7 @@ def test_every_price_of_a_win_is_named_and_makes_it_a_win_at_a_price(
 ) -> None:
     prices = verdict.find_prices(MEASURES, {**MEASURES, **changed}, interval(kl), 5.0, checks)
     assert [price.code for price in prices] == [code]
-    decided = verdict.decide(judged(REFERENCE, BETTER), 60, 0.0, prices)
+    decided = verdict_of({"rubric": judged(REFERENCE, BETTER)}, prices=prices)
     assert (decided.outcome, decided.finding.level) == ("improved_at_a_price", "warn")
     assert prices[0].message in decided.finding.message
     assert decided.as_json("warn")["prices"] == [prices[0].message]
@@ -149,18 +179,139 @@ def test_small_changes_and_what_may_be_chance_are_no_price() -> None:
     after = {"length_tokens": 44.0, "eos_rate": 0.81, "distinct_2": 0.65, "repetition": 0.5}
     by_chance = {"gsm8k": {**CHECK, "mcnemar": {"p_value": 0.2}}}
     assert verdict.find_prices(MEASURES, after, interval(99.0), None, by_chance) == []
-    assert verdict.decide(judged(REFERENCE, BETTER), 60, 0.0, []).outcome == "improved"
+    assert verdict_of({"rubric": judged(REFERENCE, BETTER)}).outcome == "improved"
 
 
 def test_what_was_not_won_has_no_price() -> None:
     prices = verdict.find_prices(MEASURES, {**MEASURES, "length_tokens": 46.0}, interval(1.0), None, {})
-    assert verdict.decide(judged(BETTER, REFERENCE), 60, 0.0, prices).prices == []
-    assert verdict.decide(judged(BETTER, REFERENCE), 60, 0.0, prices).outcome == "worse"
-    assert verdict.decide(judged(REFERENCE, ALIKE), 60, 0.0, prices).outcome == "no_detectable_change"
+    lost = verdict_of({"rubric": judged(BETTER, REFERENCE)}, prices=prices)
+    assert (lost.prices, lost.outcome) == ([], "worse")
+    assert verdict_of({"rubric": judged(REFERENCE, ALIKE)}, prices=prices).outcome == "no_detectable_change"
 
 
-def doubts(judges: dict[str, Judged], after: dict[str, float] = {}, prompts: int = 60) -> list[runs.Finding]:  # noqa: B006
-    return verdict.reasons_for_doubt(judges, MEASURES, {**MEASURES, **after}, prompts, Labels({}, None))
+WON = (0.6, 0.55, 0.65)
+
+
+@pytest.mark.parametrize(
+    ("raw", "controlled", "lengths", "outcome", "price"),
+    [
+        # A judge that likes nothing but length, and a reward model that mostly does: the examples of real runs.
+        ((0.806, 0.77, 0.84), (0.531, 0.495, 0.561), (30, 45), "improved_at_a_price", "longer"),
+        ((0.604, 0.556, 0.650), (0.547, 0.494, 0.597), (28, 31), "improved_at_a_price", "longer"),
+        ((0.604, 0.556, 0.650), (0.547, 0.494, 0.597), (28, 20), "improved_at_a_price", "shorter"),
+        ((0.692, 0.652, 0.731), (0.678, 0.642, 0.717), (28, 31), "improved", None),
+        (WON, (0.43, 0.38, 0.48), (28, 31), "improved_at_a_price", "longer"),
+        (WON, (0.5, 0.5, 0.5), (28, 28), "improved_at_a_price", "longer"),
+        (WON, (0.51, 0.50001, 0.52), (28, 31), "improved", None),
+        ((0.53, 0.49, 0.57), (0.6, 0.55, 0.65), (28, 20), "no_detectable_change", None),
+        ((0.4, 0.35, 0.45), (0.55, 0.51, 0.6), (28, 20), "worse", None),
+    ],
+)
+def test_a_win_must_be_one_at_equal_length_too_or_length_is_its_price(
+    raw: Any, controlled: Any, lengths: tuple[float, float], outcome: str, price: str | None
+) -> None:
+    decided = verdict_of({"rubric": of_rates(raw, controlled)}, lengths=lengths)
+    assert decided.outcome == outcome
+    assert [found.code for found in decided.prices] == ([price] if price else [])
+    if price:
+        assert "at equal length it wins" in decided.finding.message
+        assert verdict.percent(statistics.Interval(*controlled, 90)) in decided.finding.message
+
+
+def test_where_equal_length_is_a_guess_a_win_is_not_shown_there() -> None:
+    decided = verdict_of({"rubric": of_rates(WON, WON, a_guess=True)}, lengths=(20, 40))
+    assert [price.code for price in decided.prices] == ["longer"]
+    assert "at equal length nothing is known: a note" in decided.finding.message
+
+
+def test_answers_of_much_greater_length_and_a_win_that_is_not_shown_at_equal_length_are_one_price() -> None:
+    prices = verdict.find_prices(MEASURES, {**MEASURES, "length_tokens": 60.0}, interval(1.0), None, {})
+    decided = verdict_of({"rubric": of_rates(WON, (0.5, 0.45, 0.55))}, prices=prices, lengths=(30, 60))
+    (price,) = decided.prices
+    assert price.code == "longer" and "2.00 times as long" in price.message and "at equal length" in price.message
+
+
+WARNS = [runs.Finding("warn", "not_told_from_a_rule", "accuracy 70 %; a rule gets 71 %")]
+FAILS = [runs.Finding("fail", "no_better_than_chance", "accuracy 52 % does not exclude 50 %")]
+UNUSABLE = [runs.Finding("warn", "judge_not_usable", "it gave no verdict on 9 of 10 comparisons")]
+NAN = (float("nan"), 0.0, 1.0)
+
+
+def test_a_judge_whose_report_card_warns_decides_and_is_named() -> None:
+    judges = {"reward_model": of_rates(WON, WON, "reward_model")}
+    decided = verdict_of(judges, cards={"reward_model": WARNS})
+    assert (decided.outcome, decided.judge) == ("improved", "reward_model")
+    assert "Of this judge: accuracy 70 %; a rule gets 71 %." in decided.finding.message
+    found = doubts(judges, cards={"reward_model": WARNS}, decided=decided)
+    assert [(doubt.level, doubt.code) for doubt in found] == [("warn", "judge_not_told_from_a_rule")]
+    priced = verdict_of(judges, cards={"reward_model": WARNS}, prices=[runs.Finding("warn", "x", "dear")])
+    assert priced.finding.message.endswith(" The price: dear."), "pages list prices apart"
+    assert sentence(priced.as_json("warn")).endswith("a rule gets 71 %.")
+
+
+@pytest.mark.parametrize("why", ["card", "unusable", "nothing compared"])
+def test_a_judge_that_failed_decides_nothing_and_the_next_one_does(why: str) -> None:
+    first = of_rates(WON, WON, "reward_model", findings=UNUSABLE if why == "unusable" else [])
+    if why == "nothing compared":
+        first = judged(np.full((1, 2), np.nan), np.full((1, 2), np.nan), "reward_model")
+    cards = {"reward_model": FAILS} if why == "card" else {}
+    both = {"reward_model": first, "rubric": of_rates((0.4, 0.35, 0.45), (0.4, 0.3, 0.5))}
+    decided = verdict_of(both, cards=cards)
+    assert (decided.outcome, decided.judge) == ("worse", "rubric")
+    assert "The judge reward model decides nothing: " in decided.finding.message
+    assert list(decided.as_json("fail")["passed_over"]) == ["reward_model"]
+
+    alone = verdict_of({"reward_model": first}, cards=cards)
+    assert (alone.outcome, alone.judge, alone.finding.code) == ("no_verdict", None, "no_verdict")
+    assert all(alone.outcome not in passing for passing in cli.GATES.values())
+
+
+def test_what_the_sft_policy_wins_against_itself_is_no_win() -> None:
+    judges = {"rubric": of_rates((0.58, 0.54, 0.62), (0.58, 0.54, 0.62))}
+    sound, odd = statistics.Interval(0.52, 0.47, 0.57, 90), statistics.Interval(0.54, 0.51, 0.57, 90)
+    assert verdict_of(judges, floors={"rubric": sound}).outcome == "improved"
+    decided = verdict_of(judges, floors={"rubric": odd})
+    assert (
+        decided.outcome == "no_detectable_change"
+        and "wins 54.0 % [51.0, 57.0] against itself" in decided.finding.message
+    )
+    assert [doubt.code for doubt in doubts(judges, floors={"rubric": odd}, decided=decided)] == ["noise_floor"]
+    clear = {"rubric": of_rates((0.7, 0.66, 0.74), (0.7, 0.66, 0.74))}
+    assert verdict_of(clear, floors={"rubric": odd}).outcome == "improved", "far beyond it"
+    assert verdict_of({"rubric": of_rates((0.4, 0.38, 0.44), WON)}, floors={"rubric": odd}).outcome == "worse"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "said"),
+    [
+        (0.9, 1.0, 4.9, None),
+        (3.0, 4.0, 5.5, "may be over"),
+        (4.0, 5.5, 7.0, "is likely over"),
+        (5.1, 6.0, 7.0, "is over"),
+    ],
+)
+def test_kl_is_within_its_budget_only_if_its_interval_is(
+    low: float, value: float, high: float, said: str | None
+) -> None:
+    prices = verdict.find_prices(MEASURES, MEASURES, statistics.Interval(value, low, high, 60), 5.0, {})
+    assert [price.code for price in prices] == (["kl_over_budget"] if said else [])
+    assert said is None or f"it {said} the budget of 5" in prices[0].message
+    unknown = statistics.Interval(1.0, 0.0, float("inf"), 1)
+    assert verdict.find_prices(MEASURES, MEASURES, unknown, 5.0, {}), "of one prompt nothing is known"
+
+
+def doubts(
+    judges: dict[str, Judged],
+    after: dict[str, float] = {},  # noqa: B006
+    prompts: int = 60,
+    labels: Labels = Labels({}, None),  # noqa: B008
+    cards: dict[str, list[runs.Finding]] = {},  # noqa: B006
+    floors: dict[str, statistics.Interval] = {},  # noqa: B006
+    decided: Verdict | None = None,
+) -> list[runs.Finding]:
+    decided = decided or verdict_of(judges, prompts)
+    after = {**MEASURES, **after}
+    return verdict.reasons_for_doubt(decided, judges, cards, floors, MEASURES, after, prompts, labels)
 
 
 def test_shorter_answers_are_a_reason_to_look_at_equal_length() -> None:
@@ -273,10 +424,13 @@ def test_kl_by_sampling_agrees_with_the_exact_kl_of_a_tiny_vocabulary() -> None:
     p = np.exp(log_p)
     exact = 3 * float((p * (log_p - log_q)).sum())  # three tokens, each drawn alike
     drawn = rng.choice(6, size=(2000, 3), p=p)
-    found = answers.kl_per_sequence(log_p[drawn].sum(1), log_q[drawn].sum(1), 0.95, 0)
-    assert found.low < exact < found.high and found.high - found.low < 0.5 * exact
-    per_token = answers.kl_per_token(log_p[drawn].sum(1), log_q[drawn].sum(1), [3] * 2000, 0.95, 0)
-    assert per_token.value == pytest.approx(found.value / 3)
+    ratios = (log_p[drawn] - log_q[drawn]).sum(1)
+    assert ratios.mean() == pytest.approx(exact, rel=0.1) and ratios.min() < 0
+    by_logits = float(tensors.kl(torch.tensor(log_p), torch.tensor(log_q)))
+    assert by_logits == pytest.approx(exact / 3, rel=1e-5)
+    found = answers.kl_per_sequence([[by_logits] * 3] * 20, 0.95, 0)
+    assert found.value == found.low == found.high == pytest.approx(exact, rel=1e-5), "alike everywhere: no variance"
+    assert answers.kl_per_token([[by_logits] * 3] * 20, 0.95, 0).value == pytest.approx(exact / 3, rel=1e-5)
 
 
 def test_a_budget_chooses_the_best_step_within_it() -> None:
@@ -339,7 +493,7 @@ def test_an_unchanged_policy_answers_alike_and_no_change_is_detected(config: Com
     assert rate["value"] == 0.5 and rate["ci_low"] < 0.5 < rate["ci_high"], "ties are no certainty"
     assert 0.5 - rate["ci_low"] == pytest.approx(1.386 / (report["prompts"] + 2), abs=1e-3)
     assert rate["n"] == rate["wins"] + rate["ties"] + rate["losses"] == report["prompts"] * 3 * 2
-    assert report["kl_nats"]["value"] == pytest.approx(0, abs=1e-3)
+    assert report["kl_nats"]["value"] == 0 == report["kl_nats_per_token"]["value"]
     for key in ("length_tokens", "eos_rate", "distinct_2", "repetition"):
         assert report[key]["reference"] == report[key]["aligned"]
     assert report["heldout_loss"]["reference"] == pytest.approx(report["heldout_loss"]["aligned"])
@@ -367,7 +521,10 @@ def test_a_changed_policy_differs_is_scored_by_the_reward_model_and_has_moved(co
     report = json.loads((directory / "report.json").read_text())
     assert list(report["judges"]) == ["reward_model", "rubric"]
     assert report["identical_answers"] < 1
-    assert abs(report["kl_nats"]["value"]) > 0.01  # of a few answers of eight tokens: it may be below 0
+    kl = report["kl_nats"]
+    assert 0 < kl["ci_low"] < kl["value"] < kl["ci_high"], "never below 0, of however few answers"
+    assert report["verdict"]["judge"] == "reward_model"
+    assert "Of this judge: it has no report card" in report["verdict"]["message"]
     assert "learnt from the same labels" in report["verdict"]["message"]
     manifest = json.loads((directory / "manifest.json").read_text())
     assert [parent["stage"] for parent in manifest["parents"]] == ["sft", "sample", "align", "reward"]
@@ -375,10 +532,6 @@ def test_a_changed_policy_differs_is_scored_by_the_reward_model_and_has_moved(co
 
 def plant_models(config: CompareConfig) -> None:
     """Another aligned policy, and a reward model with a fresh head."""
-    import torch
-
-    from trueup import models
-
     policy = models.load_policy(config.run_dir / "align" / "model", config.model)
     torch.manual_seed(1)
     for weight in policy.model.parameters():
@@ -450,6 +603,51 @@ def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
     assert "which --until sft does not reach" in capsys.readouterr().err
 
 
+def test_a_judge_that_likes_nothing_but_length_passes_no_gate(
+    campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = campaign(
+        tmp_path,
+        split=HELDOUT,
+        sft={"max_steps": 1},
+        sample={"num_candidates": 2, "max_new_tokens": 12},
+        compare={"judges": ["rubric"], "greedy": False, "step_prompts": 0},
+    )
+    write_rows(tmp_path / "prompts.jsonl", ({"prompt": f"Tell me about {i} things."} for i in range(90)))
+    for stage in ("sft", "sample"):
+        campaigns.load_object(made.stages[stage].run)(made.stages[stage])
+
+    # Planted: the SFT policy's answers are cut at random, the aligned policy (the same model) says the whole of them.
+    rng = np.random.default_rng(0)
+    rows = list(read_rows(made.run_dir / "candidates" / "candidates.jsonl", CandidateSet))
+    for row in rows:
+        for candidate in row.candidates:
+            candidate.token_ids[:] = candidate.token_ids[: rng.integers(1, len(candidate.token_ids) + 1)]
+    sampled = runs.begin(made.stages["sample"])
+    write_rows(sampled.dir / "candidates.jsonl", rows)
+    sampled.finish()
+    (made.run_dir / "labels").mkdir()
+    manifest = json.loads((made.run_dir / "sft" / "manifest.json").read_text())
+    (made.run_dir / "labels" / "manifest.json").write_text(json.dumps({**manifest, "stage": "label"}))
+    aligned = runs.begin(made.stages["align"])
+    shutil.copytree(made.run_dir / "sft" / "model", aligned.dir / "model")
+    aligned.trained_on([])
+    aligned.finish()
+    by = ScoringJudge("rubric", "length", True, False, lambda rows, all: [[len(c.token_ids) for c in r] for r in all])
+    monkeypatch.setitem(judges.JUDGES, "rubric", lambda config, labels: by)
+    report = json.loads((compare.run(made.stages["compare"]) / "report.json").read_text())
+
+    found = report["judges"]["rubric"]
+    assert found["win_rate"]["ci_low"] > 0.7 and found["length_controlled_win_rate"]["ci_low"] < 0.5
+    assert report["noise_floor"]["rubric"]["ci_low"] < 0.5 < report["noise_floor"]["rubric"]["ci_high"]
+    assert report["verdict"]["outcome"] == "improved_at_a_price" and report["verdict"]["judge"] == "rubric"
+    assert any("at equal length" in price for price in report["verdict"]["prices"])
+    assert report["kl_nats"]["value"] == 0, "the same model"
+    for gate, code in (("improved", 4), ("price", 0), ("not-worse", 0)):
+        assert cli.main(["compare", str(made.source), "--gate", gate]) == code
+    assert "not passed, the verdict is improved_at_a_price" in capsys.readouterr().err
+
+
 def test_a_judge_that_always_prefers_the_first_answer_decides_nothing_and_is_shown_for_what_it_is(
     config: CompareConfig, server: Any
 ) -> None:
@@ -475,7 +673,9 @@ def test_a_judge_that_never_answers_to_the_point_gives_no_verdict(config: Compar
     directory = compare.run(config.model_copy(update={"judges": ["endpoint"], "judge_url": url, "judge_model": "m"}))
     report = json.loads((directory / "report.json").read_text())
     assert report["judges"]["endpoint"]["malformed"] == report["judges"]["endpoint"]["comparisons"] > 0
-    assert (report["verdict"]["code"], report["verdict"]["outcome"]) == ("no_verdict", "no_detectable_change")
+    assert (report["verdict"]["code"], report["verdict"]["outcome"]) == ("no_verdict", "no_verdict")
+    assert report["verdict"]["judge"] is None and "is not usable here" in report["verdict"]["message"]
+    assert "No verdict" in (directory / "report.html").read_text(encoding="utf-8")
 
 
 def test_peoples_votes_are_a_judge_until_the_answers_are_others(config: CompareConfig) -> None:
@@ -639,7 +839,8 @@ def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) ->
     label.mkdir()
     (label / "report.json").write_text(json.dumps({"by_source": {"simulated": 12}}))
     identity = {"rubric": "says-why"}
-    (label / "manifest.json").write_text(json.dumps({"stage": "label", "identity": identity}))
+    manifest = json.loads((config.run_dir / "sft" / "manifest.json").read_text())
+    (label / "manifest.json").write_text(json.dumps({**manifest, "stage": "label", "identity": identity}))
     labels = compare.read_labels(config.run_dir)
     assert labels == Labels({"simulated": 12}, "says-why")
     assert judges.rubric_judge(config, labels).made_the_labels

@@ -57,6 +57,13 @@ def fake_run(folder: Path, texts: list[str], prompts: int = 24, category: str = 
         finding = {"level": "warn", "code": "few_labels", "message": f"a finding of {stage} <b>bold</b>"}
         manifest: dict[str, Any] = {
             "stage": stage,
+            "status": "complete",
+            "started_utc": "2026-01-01T00:00:00+00:00",
+            "seed": 0,
+            "versions": {},
+            "config_sha256": "ab" * 32,
+            "identity": {},
+            "outputs": [],
             "duration_s": 61.5 * (number + 1),
             "device": "cpu",
             "dtype": "float32",
@@ -395,7 +402,7 @@ def test_a_noise_floor_that_misses_one_half_is_called_out() -> None:
     assert "does NOT hold 50 %" in report_views.holds_half({"value": 0.6, "ci_low": 0.55, "ci_high": 0.65})
 
 
-@pytest.mark.parametrize("outcome", ["improved", "no_detectable_change", "worse"])
+@pytest.mark.parametrize("outcome", ["improved", "no_detectable_change", "worse", "no_verdict"])
 def test_every_outcome_has_its_words(tmp_path: Path, outcome: str) -> None:
     run_dir = fake_run(tmp_path, ["An answer."])
     made = full_report()
@@ -405,6 +412,26 @@ def test_every_outcome_has_its_words(tmp_path: Path, outcome: str) -> None:
     text = Page((run_dir / "compare" / "report.html").read_text()).text
     assert pages.OUTCOMES[outcome][0] in text[: text.index("Who labelled")]
     assert "At this price" not in text
+
+
+def test_the_figures_of_the_verdict_are_those_of_the_judge_who_decided() -> None:
+    made = full_report()
+    made["verdict"]["judge"] = "reward_model"
+    (what, figures, note), *_ = report_views.verdict_view(made).decided
+    assert (what, figures) == ("Win rate", made["judges"]["reward_model"]["win_rate"]) and note.startswith(
+        "by reward model"
+    )
+
+
+def test_the_report_card_says_how_far_the_model_is_ahead_of_the_best_rule() -> None:
+    card = {"accuracy": FIGURES, "baselines": {"longer": FIGURES}}
+    card["best_baseline"] = {
+        "name": "longer",
+        "difference": {"value": -0.011, "ci_low": -0.109, "ci_high": 0.092, "n": 90},
+    }
+    assert report_views.accuracies(card)[0]["note"] == (
+        "ahead of the best rule in training, longer, by \u22121.1 [\u221210.9, 9.2] points"
+    )
 
 
 def test_a_judge_is_shown_with_what_it_could_not_judge(full: Path) -> None:

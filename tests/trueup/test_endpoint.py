@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import threading
@@ -106,6 +107,15 @@ def test_the_request_has_the_parameters_of_the_config_and_no_other(
     ((path, _, body),) = server.seen
     assert path == "/v1/chat/completions"
     assert {key: value for key, value in body.items() if key not in ("model", "messages")} == sent
+
+
+def test_a_caller_may_have_an_event_loop_running(servers: Callable[..., Server]) -> None:
+    url = servers().url
+
+    async def asks() -> str:
+        return Endpoint(url, "m").ask("", "").text
+
+    assert asyncio.run(asks()) == "[[A]]"
 
 
 @pytest.mark.parametrize("key", ["model", "messages", "stream", "n", "temperature"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +19,7 @@ from trueup.chat import encode_completion, encode_prompt, sampled_ids
 from trueup.config import ModelConfig
 from trueup.models import Loaded, SavedPolicy
 from trueup.records import Message
-from trueup.sampling import Decoding, completion_logps, draw, sample, sample_saved, score
+from trueup.sampling import Decoding, completion_kls, completion_logps, draw, sample, sample_saved, score
 
 CPU = ModelConfig(device="cpu")
 PROMPTS = [
@@ -206,6 +207,41 @@ def test_the_log_probability_of_an_answer_is_the_same_when_it_is_scored_as_when_
     assert completion_logps(policy, prompts, completions, batch_size=1) == sampled
     empty = completion_logps(policy, PROMPTS[:2], [[], completions[3]])
     assert empty == [0.0, pytest.approx(candidates[3].logp, abs=1e-3)]
+
+
+def test_the_kl_of_a_token_is_that_of_the_two_whole_distributions_in_any_batch(policy: Loaded) -> None:
+    other = replace(policy, model=copy.deepcopy(policy.model))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    answers = [row[0].token_ids for row in sample(policy, PROMPTS, DECODING, num_samples=1, batch_size=64)]
+    answers[1] = []
+    kls = completion_kls(policy, other, PROMPTS, answers, batch_size=3)
+    assert [len(row) for row in kls] == [len(ids) for ids in answers] and min(map(min, filter(None, kls))) > 0
+    for prompt, ids, row in zip(PROMPTS, answers, kls, strict=True):
+        read = torch.tensor([[*encode_prompt(policy.tokenizer, prompt), *ids]])
+        p, q = (side.model(read).logits[0, -len(ids) - 1 : -1].double().log_softmax(-1) for side in (policy, other))
+        assert row == pytest.approx((p.exp() * (p - q)).sum(-1).tolist() if ids else [], abs=1e-4)
+    assert completion_kls(policy, policy, PROMPTS, answers) == [[0.0] * len(ids) for ids in answers]
+
+
+def test_the_kl_of_whole_distributions_has_the_mean_of_the_sampled_ratio_and_a_fraction_of_its_variance(
+    policy: Loaded,
+) -> None:
+    other = replace(policy, model=copy.deepcopy(policy.model))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in other.model.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    decoding = Decoding(max_new_tokens=6, seed=3)
+    drawn = sample(policy, PROMPTS[:1], decoding, num_samples=300, batch_size=300)[0]
+    answers, prompts = [candidate.token_ids for candidate in drawn], PROMPTS[:1] * 300
+    exact = np.array([sum(row) for row in completion_kls(policy, other, prompts, answers, batch_size=50)])
+    ratios = np.array([c.logp for c in drawn]) - completion_logps(other, prompts, answers, batch_size=50)
+    error = math.sqrt((exact.var() + ratios.var()) / 300)
+    assert abs(exact.mean() - ratios.mean()) < 4 * error
+    assert exact.min() >= 0 > ratios.min() and exact.var() < 0.5 * ratios.var()
 
 
 def test_a_family_that_scales_its_logits_is_scored_with_its_scale(policy: Loaded) -> None:
