@@ -39,6 +39,7 @@ from trueup.config import LoRAConfig, ModelConfig, Section, SplitConfig
 from trueup.errors import LabelsWanted, TrueupError
 from trueup.records import CandidateSet, read_rows
 from trueup.sampling import Decoding
+from trueup.trainer_args import ALLOWED
 from ui.config import LabelConfig
 from ui.report import gold
 from ui.service import Answer, BadAnswer, LabelService, Settings
@@ -327,6 +328,95 @@ def test_the_test_that_shows_it_is_there(section: str, key: str, entry: ShownBy)
     place = REPOSITORY / entry.file
     files = [place] if place.is_file() else sorted(place.rglob("test_*.py"))
     assert any(entry.name in file.read_text(encoding="utf-8") for file in files), f"{section}.{key}: {entry}"
+
+
+# ---- trainer_args -----------------------------------------------------------------------------------------------
+
+OPTIMISER: dict[str, tuple[Any, Values]] = {
+    "adam_beta1": (0.1, {}),
+    "adam_beta2": (0.5, {}),
+    "adam_epsilon": (1.0, {}),
+    "weight_decay": (30.0, {}),
+    "lr_scheduler_kwargs": ({"num_cycles": 3}, {"lr_scheduler_type": "cosine_with_restarts"}),
+}
+SGD: dict[str, tuple[Any, Values]] = {"optim": ("sgd", {})}
+NOISE: dict[str, tuple[Any, Values]] = {"neftune_noise_alpha": (50.0, {})}
+FURTHER: Values = {"max_steps": 16, "learning_rate": 1e-3, "rollout_batch_size": 16, "num_generations": 4}
+"""A training in which ratios leave 1 on both sides, for good answers and for bad ones."""
+ARGUMENTS: dict[str, dict[str, tuple[Any, Values]]] = {
+    "sft": {**OPTIMISER, **SGD, **NOISE, "label_smoothing_factor": (0.3, {}), "loss_type": ("dft", {})},
+    "reward": {**OPTIMISER, **SGD, **NOISE},
+    "dpo": {
+        **OPTIMISER,
+        **SGD,
+        "f_divergence_type": ("js_divergence", {}),
+        "f_alpha_divergence_coef": (0.2, {"trainer_args": {"f_divergence_type": "alpha_divergence"}}),
+        "use_weighting": (True, {}),
+    },
+    "ppo": OPTIMISER,
+    "grpo": {
+        **OPTIMISER,
+        **SGD,
+        "epsilon": (1e-6, {}),
+        "epsilon_high": (1e-6, {}),
+        "delta": (1e-3, {}),
+        "loss_type": ("cispo", {}),
+        "scale_rewards": ("none", {}),
+        "importance_sampling_level": ("sequence", {}),
+        "mask_truncated_completions": (True, {}),
+        "entropy_coef": (3.0, {}),
+        "top_entropy_quantile": (0.2, {}),
+        "off_policy_mask_threshold": (1e-9, FURTHER),
+        "use_bias_correction_kl": (False, {**FURTHER, "beta": 1.0}),
+        **{
+            f"sapo_temperature_{sign}": (9.0, {**FURTHER, "trainer_args": {"loss_type": "sapo"}})
+            for sign in ("neg", "pos")
+        },
+        **{
+            f"vespo_{name}": (0.3, {**FURTHER, "trainer_args": {"loss_type": "vespo"}})
+            for name in ("k_neg", "k_pos", "lambda_neg", "lambda_pos")
+        },
+    },
+    "rloo": {
+        **OPTIMISER,
+        **SGD,
+        "epsilon": (1e-6, FURTHER),
+        "epsilon_high": (1e-6, FURTHER),
+        "mask_truncated_completions": (True, {}),
+        "normalize_advantages": (True, {}),
+        "reward_clip_range": ((-0.01, 0.01), {}),
+    },
+}
+"""Arguments of TRL that change what is learnt: {name: (a value, what the section says besides)}."""
+REACHES_TRL = (
+    "accelerator_config average_tokens_across_devices dataloader_num_workers dataloader_persistent_workers "
+    "dataloader_pin_memory dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb "
+    "ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed fsdp fsdp_config full_determinism "
+    "gradient_checkpointing gradient_checkpointing_kwargs log_level log_level_replica log_on_each_node "
+    "pad_to_multiple_of parallelism_config project run_name tf32 torch_empty_cache_steps trackio_bucket_id "
+    "trackio_space_id trackio_static_space_id"
+)
+"""Of memory, processes and trackers: they change where and how fast it runs, and what is told of it."""
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_every_argument_of_trl_that_is_let_through_is_seen_to_do_something(kind: str) -> None:
+    assert ALLOWED[kind] - set(REACHES_TRL.split()) == set(ARGUMENTS[kind])
+
+
+LET_THROUGH = [(kind, name, *given) for kind, table in ARGUMENTS.items() for name, given in table.items()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "base"), LET_THROUGH, ids=[f"{kind}.{name}" for kind, name, *_ in LET_THROUGH]
+)
+def test_an_argument_that_is_let_through_changes_what_is_learnt(
+    kind: str, name: str, value: Any, base: Values, bench: Bench
+) -> None:
+    before = bench.look(kind, base, "result", None)
+    after = bench.look(kind, {**base, "trainer_args": {**base.get("trainer_args", {}), name: value}}, "result", None)
+    (model,) = (path for path in before if path == "model/model.safetensors")
+    assert before[model] != after[model]
 
 
 # ---- The tiny campaign ------------------------------------------------------------------------------------------

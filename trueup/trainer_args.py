@@ -18,7 +18,6 @@ from trueup.errors import did_you_mean
 # ---- What may be set --------------------------------------------------------------------------------------------
 
 _OPTIMISER = "adam_beta1 adam_beta2 adam_epsilon weight_decay lr_scheduler_kwargs"
-_CHOICE_OF_OPTIMISER = "optim optim_args optim_target_modules"
 _MEMORY = "gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps"
 _PROCESSES = (
     "accelerator_config average_tokens_across_devices ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb "
@@ -27,21 +26,20 @@ _PROCESSES = (
 _TOLD = "debug log_level log_level_replica log_on_each_node project run_name trackio_bucket_id trackio_space_id"
 _ALWAYS = f"{_OPTIMISER} {_MEMORY} {_PROCESSES} {_TOLD} trackio_static_space_id full_determinism"
 _LOADER = "dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor"
-_ROWS = f"{_CHOICE_OF_OPTIMISER} {_LOADER} pad_to_multiple_of"
+_ROWS = f"optim {_LOADER} pad_to_multiple_of"
 
 ALLOWED: Mapping[str, frozenset[str]] = {
     name: frozenset(f"{_ALWAYS} {more}".split())
     for name, more in {
-        "sft": f"{_ROWS} neftune_noise_alpha label_smoothing_factor loss_type router_aux_loss_coef",
+        "sft": f"{_ROWS} neftune_noise_alpha label_smoothing_factor loss_type",
         "reward": f"{_ROWS} neftune_noise_alpha",
-        "dpo": f"{_ROWS} f_divergence_type f_alpha_divergence_coef use_weighting router_aux_loss_coef",
+        "dpo": f"{_ROWS} f_divergence_type f_alpha_divergence_coef use_weighting",
         "ppo": "",
-        "grpo": f"{_CHOICE_OF_OPTIMISER} epsilon epsilon_high delta loss_type scale_rewards importance_sampling_level "
+        "grpo": "optim epsilon epsilon_high delta loss_type scale_rewards importance_sampling_level "
         "mask_truncated_completions entropy_coef top_entropy_quantile off_policy_mask_threshold "
         "use_bias_correction_kl sapo_temperature_neg sapo_temperature_pos vespo_k_neg vespo_k_pos vespo_lambda_neg "
         "vespo_lambda_pos",
-        "rloo": f"{_CHOICE_OF_OPTIMISER} epsilon epsilon_high mask_truncated_completions normalize_advantages "
-        "reward_clip_range",
+        "rloo": "optim epsilon epsilon_high mask_truncated_completions normalize_advantages reward_clip_range",
     }.items()
 }
 """By stage, or by algorithm of `align`: the arguments that reach TRL and do something there."""
@@ -51,8 +49,6 @@ GOES_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "sapo_temperature_neg": ("loss_type", ("sapo",)),
     "sapo_temperature_pos": ("loss_type", ("sapo",)),
     **{f"vespo_{name}": ("loss_type", ("vespo",)) for name in ("k_neg", "k_pos", "lambda_neg", "lambda_pos")},
-    "optim_target_modules": ("optim", ()),
-    "optim_args": ("optim", ()),
     "gradient_checkpointing_kwargs": ("gradient_checkpointing", (True,)),
     "dataloader_persistent_workers": ("dataloader_num_workers", ()),
     "dataloader_prefetch_factor": ("dataloader_num_workers", ()),
@@ -136,7 +132,8 @@ _REASONS = {
     "processes are started by accelerate or torchrun, which tell each its rank": "local_rank",
     "it is not tried with what Trueup puts around the trainer": (
         "activation_offloading cast_lm_head_to_fp32 entropy_coef_delta entropy_coef_max entropy_coef_min "
-        "entropy_target liger_kernel_config torch_compile torch_compile_backend torch_compile_mode "
+        "entropy_target liger_kernel_config optim_args optim_target_modules router_aux_loss_coef torch_compile "
+        "torch_compile_backend torch_compile_mode "
         "use_adaptive_entropy use_cache use_liger_kernel"
     ),
 }
