@@ -297,7 +297,7 @@ def test_what_cannot_be_done_with_an_account_is_said_and_changes_nothing(account
     accounts("add", "Ann", typed="four words are enough\n")
     before = accounts("list")
     assert accounts("add", "ann", typed="four words are enough\n")[2] == "the name 'ann' is taken; take another\n"
-    short = "a password has 10 to 1024 characters, this one has 5\n"
+    short = "a password has 10 to 256 characters, this one has 5\n"
     assert accounts("add", "Bob", typed="short\n") == (2, "", short)
     assert accounts("password", "Bob", typed="four words are enough\n") == (
         2,
@@ -317,6 +317,18 @@ def test_a_password_is_asked_for_twice_and_never_an_argument(accounts: Any, monk
         accounts("add", "Bob", "a password as an argument")
     with pytest.raises(SystemExit):
         accounts("add", "Bob", "--password", "four words are enough")
+
+
+def test_open_invitations_are_listed_and_one_is_withdrawn(accounts: Any) -> None:
+    assert accounts("invitations") == (0, "", "no invitation is open\n")
+    for role in ("annotator", "admin"):
+        accounts("invite", "--role", role)
+    lines = accounts("invitations")[1].splitlines()
+    assert [re.fullmatch(r"[0-9a-f]{12}  (\w+) +until \S+", line)[1] for line in lines] == ["annotator", "admin"]
+    name = lines[0][:12]
+    assert accounts("withdraw", name[:8]) == (0, f"{name}: withdrawn; its link makes no account any more\n", "")
+    code, _, err = accounts("withdraw", name)
+    assert code == 2 and err == f"'{name}' names no open invitation; open are: {lines[1][:12]}\n"
 
 
 def test_an_invitation_is_a_link_to_where_people_open_the_pages(accounts: Any) -> None:

@@ -450,7 +450,9 @@ def _accounts(arguments: argparse.Namespace) -> int:
             )
             _print(f"{link}\nfor one person, as {arguments.role}, within {arguments.days:g} days; not shown again")
         elif arguments.action == "invitations":
-            for one in people.invitations():
+            if not (open_ones := people.invitations()):
+                print("no invitation is open", file=sys.stderr)
+            for one in open_ones:
                 _print(f"{one.id}  {one.role:<9}  until {one.expires_utc}")
         elif arguments.action == "withdraw":
             one = people.withdraw(arguments.invitation)

@@ -250,7 +250,8 @@ class People:
         found = [one for one in self.invitations() if invitation and one.id.startswith(invitation)]
         if len(found) != 1:
             known = ", ".join(one.id for one in self.invitations()) or "there are none"
-            raise Refused(f"{invitation!r:.40} names {len(found) or 'no'} open invitation(s); open are: {known}")
+            count = f"{len(found)} open invitations" if found else "no open invitation"
+            raise Refused(f"{invitation[:20]!r} names {count}; open are: {known}")
         with self.store.write() as db:
             db.execute(invite.delete().where(invite.c.token_sha256.startswith(found[0].id), *_open_invites()))
         return found[0]

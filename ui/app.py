@@ -367,6 +367,11 @@ def _serve(app: FastAPI, host: str, port: int, open_browser: bool) -> None:
         say(
             "warning: passwords cross the network unencrypted; put a proxy with TLS in front, and say --url https://NAME"
         )
+    if where.url is not None and not where.proxies:
+        say(
+            "failed logins through the proxy in front are counted by name alone, because nobody said which proxy to "
+            "believe: say --proxy ADDRESS if it sends X-Forwarded-For (docs/security.md)"
+        )
     if open_browser:
         threading.Timer(1.0, webbrowser.open, [url]).start()
     if service is not None:

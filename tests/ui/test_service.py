@@ -257,6 +257,24 @@ def test_an_undo_that_is_sent_twice_takes_back_one_label(asking: Asking) -> None
     assert len(asked.store.rankings(["human"])) == 1
 
 
+def test_what_one_tab_took_back_no_late_or_repeated_press_of_another_tab_brings_back(asking: Asking) -> None:
+    asked = service(asking(3))
+    task = asked.tasks("ann")[0]
+    press = Answer("press-0001", task.token, "a_much")
+    asked.label("ann", press)
+    again = asked.undo("ann", "undo-0001").work.tasks[0]
+    assert asked.label("ann", press).label.choice == "a_much", "what was stored is said"
+    with pytest.raises(StaleToken):
+        asked.label("ann", Answer("press-0002", task.token, "b_much"))
+    assert asked.store.rankings(["human"]) == [] and [row.kind for row in events(asked.store)] == ["label", "undo"]
+    asked.label("ann", Answer("press-0003", again.token, "tie"))
+    for late in (press, Answer("press-0001", again.token, "b")):
+        asked.label("ann", late)
+    with pytest.raises(StaleToken):
+        asked.label("ann", Answer("press-0004", task.token, "a"))
+    assert [row.tiers for row in asked.store.rankings(["human"])] == [[[0, 1]]]
+
+
 def test_a_skip_that_is_taken_back_comes_again_unless_somebody_took_the_pair(asking: Asking) -> None:
     asked = service(asking(1))
     shown = asked.tasks("ann")
