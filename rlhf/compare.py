@@ -32,9 +32,10 @@ from rlhf.report import read_json, write_report
 from rlhf.verdict import percent
 from trueup import runs, statistics
 from trueup.bradley_terry import bradley_terry
+from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.errors import DataError, RunError
-from trueup.models import Loaded, SavedPolicy, place
+from trueup.models import Loaded, SavedPolicy, place, read_tokenizer
 from trueup.records import CandidateSet, is_heldout, opening_id, read_jsonl, read_rows, write_rows
 from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import Decoding
@@ -154,7 +155,7 @@ def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, Finished
                 f"compare.others.{name}: {run_dir} was split differently ({split}), so it may have trained on prompts "
                 "that are held out here: give both campaigns the same split"
             )
-        if vocabulary(align.dir / "model") != vocabulary(sft.dir / "model"):
+        if vocabulary(align.dir / "model", config.model) != vocabulary(sft.dir / "model", config.model):
             raise RunError(
                 f"compare.others.{name}: {run_dir} has another tokenizer than {sft.dir}: no model here can read its "
                 "answers, so compare alignments of one base model"
@@ -163,11 +164,9 @@ def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, Finished
     return found
 
 
-def vocabulary(directory: Path) -> dict[str, int]:
+def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:
     """{token: id}."""
-    from transformers import AutoTokenizer
-
-    return dict(AutoTokenizer.from_pretrained(directory).get_vocab())
+    return dict(read_tokenizer(directory, config).get_vocab())
 
 
 def find_trained(run_dir: Path) -> list[FinishedStage]:

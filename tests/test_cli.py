@@ -67,6 +67,22 @@ def test_a_missing_file_and_a_wrong_key_are_a_message_and_exit_code_2(cli, tmp_p
     )
 
 
+def test_what_would_stop_the_last_stage_stops_the_run_before_anything_is_trained(trueup, campaign, tmp_path) -> None:
+    made = campaign(
+        tmp_path, sft={"max_steps": 1000}, align={"lora": {"target_modules": ["qproj"]}, "lr_scheduler_type": "consine"}
+    )
+    process = trueup("run", made.source)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    first, *lines = said.strip().splitlines()
+    assert first == f"sft: {made.source}: 2 problems"
+    assert [line.partition(": ")[0].strip() for line in lines] == [
+        "align.lora.target_modules",
+        "align.lr_scheduler_type",
+    ]
+    assert "Traceback" not in said and not (made.run_dir / "sft" / "metrics.jsonl").exists()
+
+
 def test_a_stage_without_its_parent_says_what_to_run_first(cli, campaign, tmp_path: Path) -> None:
     made = campaign(tmp_path)
     advice = "run `trueup sft CONFIG` first, or `trueup run CONFIG` for the whole sequence\n"

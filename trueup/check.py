@@ -378,8 +378,6 @@ def _check_model(
 
 def _check_scorer(stages: dict[str, Any], model: ModelConfig, problems: list[str], notes: list[str]) -> None:
     """The reward model that labels: there, whole, and with one output."""
-    from transformers import AutoTokenizer
-
     from trueup import models
 
     key, label = "label.reward_model", stages.get("label")
@@ -393,7 +391,7 @@ def _check_scorer(stages: dict[str, Any], model: ModelConfig, problems: list[str
         return
     try:
         settings = models.read_settings(str(directory), model)
-        AutoTokenizer.from_pretrained(directory, trust_remote_code=model.trust_remote_code)
+        models.read_tokenizer(directory, model)
     except Exception as error:
         text = " ".join(str(error).split()).removeprefix("model.name: ")
         problems.append(f"{key}: {text[:300]}")

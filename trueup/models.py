@@ -201,7 +201,7 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
     placement = place(config, master_weights)
     say(f"{'base model':<12} {EMBEDDED_NAME if config.name == EMBEDDED else config.name}: {placement.reason}")
     tokenizer = load_base_tokenizer(config, announce=True)
-    source = _source(config)
+    source = source_of(config)
     if source.endswith(".gguf"):
         model, _ = _load_gguf(Path(source), AutoModelForCausalLM, placement.dtype)
         model.to(placement.device)
@@ -222,7 +222,7 @@ def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
-    source = _source(config)
+    source = source_of(config)
     try:
         if source.endswith(".gguf"):
             tokenizer = _gguf_tokenizer(Path(source))
@@ -230,7 +230,7 @@ def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrain
             tokenizer = AutoTokenizer.from_pretrained(
                 source, revision=config.revision, trust_remote_code=config.trust_remote_code
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise _not_loaded(config.name, error) from error
     chosen = set_template(tokenizer, config)
     if announce:
@@ -294,15 +294,20 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
 
 def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
     placement = place(config, master_weights)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(str(directory), error) from error
+    tokenizer = read_tokenizer(directory, config)
     set_pad_token(tokenizer)
     model = _from_pretrained(kind, str(directory), config, placement, **kwargs)
     _without_dropout(model)
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, placement)
+
+
+def read_tokenizer(directory: Path | str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that a stage saved, as it stands."""
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=config.trust_remote_code)
+    except Exception as error:
+        raise _not_loaded(str(directory), error) from error
 
 
 def _without_dropout(model: PreTrainedModel) -> None:
@@ -340,7 +345,7 @@ def _from_pretrained(
             use_safetensors=True,
             **kwargs,
         ).to(placement.device)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
         raise _not_loaded(source, error) from error
     let_router_be(model)
     return model
@@ -355,7 +360,7 @@ def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
         return AutoConfig.from_pretrained(
             Path(source).parent if file else source, revision=revision, trust_remote_code=trusted, **file
         )
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise _not_loaded(source, error) from error
 
 
@@ -364,6 +369,8 @@ def add_score_head(settings: PretrainedConfig) -> None:
     the decoder and one linear layer, as of the others."""
     kind = type(settings)
     if kind in AutoModelForSequenceClassification._model_mapping or kind not in AutoModelForCausalLM._model_mapping:
+        return
+    if not kind.__module__.startswith("transformers."):  # code that came with a model says itself what it has
         return
     causal = AutoModelForCausalLM._model_mapping[kind]
     pretrained = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
@@ -384,14 +391,21 @@ def let_router_be(model: PreTrainedModel) -> None:
 
 
 def _not_loaded(name: str, error: Exception) -> ModelError:
-    reason = str(error).strip().splitlines()[0]
+    """Whatever a library raises over somebody's model: safetensors and tokenizers have errors of no common class."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"model.name: {name!r} brings Python of its own, which runs with all your rights: read it, and set "
+            "model.trust_remote_code: true if you trust it"
+        )
+    reason = (str(error).strip().splitlines() or [""])[0]
     return ModelError(
         f"model.name: {name!r} could not be loaded ({type(error).__name__}: {reason}). It may be `embedded`, a local "
         "directory with safetensors weights, a .gguf file, or a hub id where the hub can be reached"
     )
 
 
-def _source(config: ModelConfig) -> str:
+def source_of(config: ModelConfig) -> str:
+    """The directory, file or hub id that the base model is loaded from; the embedded one is fetched if need be."""
     if config.name == EMBEDDED:
         return str(embedded_model())
     if config.name.endswith(".gguf") and not Path(config.name).is_file():

@@ -46,7 +46,7 @@ def run_steps(campaign: Campaign, steps: list[Step], console: Console, lock: int
                 for stage in _ready(campaign, waiting, done, running, limit):
                     waiting.remove(stage)
                     threads = _threads(campaign, waiting, done, running, stage, limit)
-                    running[stage] = _Child(campaign, stage, threads, lock, events)
+                    running[stage] = _Child(campaign, stage, threads, lock, events, list(waiting))
                     board.start(stage)
                 stage, event = events.get()
                 if event is not None:
@@ -91,6 +91,8 @@ class _Child:
     threads: int
     lock: int
     events: Queue[tuple[str, dict[str, Any] | None]]
+    ahead: list[str]
+    """The stages that will follow: what would stop them is looked for now."""
     error: dict[str, Any] | None = None
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -110,9 +112,8 @@ class _Child:
                 text=True,
             )
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(
-            json.dumps({"source": str(self.campaign.source), "values": self.campaign.values}, default=str)
-        )
+        campaign = {"source": str(self.campaign.source), "values": self.campaign.values}
+        self.process.stdin.write(json.dumps({**campaign, "ahead": self.ahead}, default=str))
         self.process.stdin.close()
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
 

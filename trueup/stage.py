@@ -15,6 +15,7 @@ from pathlib import Path
 def main() -> int:
     from trueup import console
     from trueup.campaign import load_object, resolve
+    from trueup.config import TrainConfig
     from trueup.errors import RunError, TrueupError, of_the_machine
 
     console.become_child()
@@ -23,6 +24,8 @@ def main() -> int:
     campaign = resolve(Path(message["source"]), message["values"])
     config = campaign.stages[sys.argv[1]]
     try:
+        if isinstance(config, TrainConfig):
+            load_object("trueup.trial:refuse_unbuildable")(campaign, [config.stage, *message["ahead"]])
         load_object(config.run)(config)
     except TrueupError as error:
         console.report_error(str(error), type(error).__name__)

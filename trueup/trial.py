@@ -19,7 +19,7 @@ import random
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -30,12 +30,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from trueup import models
-from trueup.campaign import load_object
+from trueup.campaign import Campaign, load_object
 from trueup.config import LoRAConfig, ModelConfig, TrainConfig, did_you_mean
 from trueup.console import muted
-from trueup.errors import ConfigError, TrueupError
+from trueup.errors import ConfigError, ModelError, TrueupError
 from trueup.models import Loaded
-from trueup.runs import StageRun
+from trueup.runs import StageRun, stage_dir
+from trueup.training import num_processes
 
 # ---- A model without memory -------------------------------------------------------------------------------------
 
@@ -54,6 +55,12 @@ class Stage:
         if scores:
             models.add_score_head(settings)
             settings.num_labels, kind = 1, AutoModelForSequenceClassification
+            own = self.config.trust_remote_code and kind.__name__ in (getattr(settings, "auto_map", None) or {})
+            if not own and type(settings) not in kind._model_mapping:
+                raise ModelError(
+                    f"{self.config.name}: neither transformers nor the model's own code has a reward model (sequence "
+                    f"classification) of {settings.model_type}"
+                )
         chosen = {"attn_implementation": placement.attention} if placement.attention else {}
         trusted = self.config.trust_remote_code
         with torch.device("meta"):
@@ -174,6 +181,27 @@ def try_quantisation(config: ModelConfig) -> list[str]:
 def plain(config: ModelConfig) -> ModelConfig:
     """The section without what could be wrong with it, so that the stages can be tried all the same."""
     return ModelConfig(name=config.name)
+
+
+def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
+    """A ConfigError with all that keeps these stages from being built; the first of them is about to begin.
+
+    Not where several processes train, since each of them would make as many of its own here.
+    """
+    if num_processes() > 1:
+        return
+    config, saved = campaign.config.model, stage_dir(campaign.run_dir, "sft") / "model"
+    try:
+        if names[0] == "sft" or not saved.is_dir():
+            settings = models.read_settings(models.source_of(config), config)
+            tokenizer = models.load_base_tokenizer(config)
+        else:
+            settings, tokenizer = models.read_settings(str(saved), config), models.read_tokenizer(saved, config)
+    except TrueupError:
+        return  # the stage says it, when it loads what it trains
+    model = Stage(config, settings, tokenizer)
+    if problems := try_model(model) or try_stages({name: campaign.stages[name] for name in names}, model):
+        raise ConfigError(campaign.source, problems)
 
 
 def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:
