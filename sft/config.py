@@ -24,7 +24,7 @@ class DataSource(Section):
     """A file of demonstrations. Written as a bare path when nothing else needs saying."""
 
     path: DemonstrationsPath
-    """`starter`, or a .json / .jsonl file; its format is recognised by its columns (docs/formats.md)."""
+    """`starter`, or a .jsonl, .json or .csv file; its format is recognised by its columns (docs/formats.md)."""
     max_rows: int | None = Field(None, ge=1)
     """Use so many rows, drawn with the stage's seed. Empty: all."""
     on_bad_rows: BadRows = "refuse"
@@ -67,7 +67,7 @@ class SampleConfig(StageConfig):
     model: ModelConfig
     split: SplitConfig
     prompts: PromptsPath
-    """`starter`, or a .json / .jsonl file of prompts."""
+    """`starter`, or a .jsonl, .json or .csv file of prompts."""
     on_bad_rows: BadRows = "refuse"
     """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
     counted by reason in the manifest and kept in the stage's left_out.jsonl."""

@@ -324,6 +324,9 @@ def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", 
 
 
 SHOWN_COLUMNS = 12
+BAD_ROW = "bad row: "
+MOST_KINDS = 30
+"""Kinds of bad rows that are counted each by itself."""
 LEFT_OUT = "left_out.jsonl"
 """In a stage's folder: the rows of its inputs that could not be read."""
 LEFT_OUT_FOLDER = "left_out"
@@ -346,7 +349,8 @@ class Dropped:
         self.counts[reason] += rows
 
     def leave_out(self, where: str, kind: str, problem: str, row: Any) -> None:
-        self.add(kind)
+        kinds = sum(name.startswith(BAD_ROW) for name in self.counts)
+        self.add(BAD_ROW + (kind if kinds < MOST_KINDS or BAD_ROW + kind in self.counts else "of another kind"))
         text = getattr(row, "line", None) if isinstance(row, ValueError) else row
         self.left_out.append({"where": where, "problem": problem, "row": text})
 

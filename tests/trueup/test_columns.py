@@ -101,7 +101,9 @@ def allowed(use: str) -> dict[str, tuple[Any, set[str]]]:
     found["option_a"] = CANARY, {"honoured", "refused"}
     for name in "tools images image audio videos tool_calls functions function_call chat_template_kwargs".split():
         found[name] = [CANARY], {"refused"}
-    for name in "image_path audio_url video tool_results input_audio".split():
+    for name in "system_text bot_system dialogue_context original_passage answer_options past_history".split():
+        found[name] = CANARY, {"honoured", "refused"}
+    for name in "image_path audio_url video tool_results input_audio img available_functions screenshot".split():
         found[name] = CANARY, {"refused"}
     thought = {"refused"} if use == "demonstrations" else {"counted"}
     for name in "reasoning_content reasoning thinking chain_of_thought Complex_CoT deepseek_thinking".split():
@@ -178,6 +180,7 @@ def test_a_key_of_a_message_is_honoured_refused_or_counted(tmp_path: Path, use: 
         "refusal": "No.",
         "channel": "analysis",
     }
+    refused |= {"loss_scale": 0, "train_weight": 1, "no_train": True, "label_mask": 0.5}
     refused |= {"reasoning_content": CANARY, "thinking": CANARY, "weight": 0.5}
     for role in ("user", "assistant"):
         for key, value in refused.items():
@@ -216,6 +219,43 @@ def test_what_carries_loss_is_no_matter_of_prompts_and_preferences(tmp_path: Pat
     ]
     [prompt] = read_prompts(written(tmp_path, {"messages": messages}), Dropped())
     assert all(message.trained for message in prompt.prompt)
+
+
+MARKS = [
+    ("label", "False"),
+    ("label", "bad"),
+    ("kto_tag", 0),
+    ("thumbs", "down"),
+    ("feedback", "negative"),
+    ("is_correct", "no"),
+]
+
+
+@pytest.mark.parametrize(("column", "value"), MARKS, ids=str)
+def test_an_answer_that_is_marked_as_bad_is_none_to_imitate_and_its_prompt_is_asked(
+    tmp_path: Path, column: str, value: Any
+) -> None:
+    path = written(tmp_path, {"prompt": "Q", "completion": "A", column: value})
+    assert read_demonstrations(path, dropped := Dropped()) == [] and dropped.counts == {f"{column}: false": 1}
+    assert len(read_prompts(path, Dropped())) == 1
+
+
+def test_a_label_that_names_a_class_is_counted_and_one_that_may_is_refused(tmp_path: Path) -> None:
+    for value in ("math", "positive", 3, "3"):
+        assert (
+            len(
+                read_demonstrations(
+                    written(tmp_path, {"prompt": "Q", "completion": "A", "label": value}), dropped := Dropped()
+                )
+            )
+            == 1
+        )
+        assert dropped.ignored == {"label": 1}
+    for value in (0, 1, 1.0):
+        assert (
+            fate("demonstrations", written(tmp_path, {"prompt": "Q", "completion": "A", "label": value}), "label")
+            == "refused"
+        )
 
 
 # ---- Texts that disagree ----------------------------------------------------------------------------------------
@@ -259,6 +299,35 @@ def test_json_text_is_read_as_what_it_is_or_refused_and_never_asked_as_it_stands
         assert f"rows.jsonl:1: {column}: " in str(error)
     else:
         assert [message.content for row in rows for message in row.prompt] == ["Which planet?"]
+
+
+@pytest.mark.parametrize("column", ["completion", "output", "response", "answer", "context", "input", "history"])
+@pytest.mark.parametrize("written_as", [json.dumps, str], ids=["JSON", "Python"])
+def test_messages_as_text_are_never_trained_as_they_stand(tmp_path: Path, column: str, written_as: Any) -> None:
+    role = "user" if column in ("context", "input", "history") else "assistant"
+    text = written_as([{"role": role, "content": "Jupiter."}])
+    row = {"prompt": "Which planet?", "completion": "Jupiter.", column: text}
+    if column != "completion" and role == "assistant":
+        del row["completion"]
+    try:
+        rows = read_demonstrations(written(tmp_path, row), Dropped())
+    except DataError as error:
+        assert f"rows.jsonl:1: {column}: " in str(error)
+    else:
+        assert [[message.content for message in one.messages] for one in rows] == [["Which planet?", "Jupiter."]]
+
+
+def test_an_answer_that_is_json_stays_text(tmp_path: Path) -> None:
+    for text in ('["a", "b"]', '{"role": "engineer", "content": "x"}', '[{"name": "x"}]', "[1, 2]"):
+        [row] = read_demonstrations(written(tmp_path, {"prompt": "Give JSON.", "completion": text}), Dropped())
+        assert row.messages[1].content == text
+
+
+def test_rows_within_a_row_are_no_conversation(tmp_path: Path) -> None:
+    rows = [{"instruction": "Add.", "output": "3"}, {"instruction": "Sing.", "output": "La"}]
+    for name in ("data", "train", "rows"):
+        with pytest.raises(DataError, match=rf"rows\.jsonl:1: .*{name}"):
+            read_demonstrations(written(tmp_path, {name: rows}), Dropped())
 
 
 MARKED = [

@@ -627,6 +627,31 @@ def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "names", ["score_chosen score_rejected", "chosen-rating rejected-rating", "chosen_score rejected_score"]
+)
+def test_equal_scores_of_a_pair_are_a_tie_however_they_are_written(tmp_path: Path, names: str) -> None:
+    better, worse = names.split()
+    for score in (5, 5.0, "5", "5.0"):
+        row = {"prompt": "Hi", "chosen": "B", "rejected": "A", better: score, worse: 5}
+        [ranking] = read_preferences(jsonl(tmp_path, row), dropped := Dropped())
+        assert [sorted(tier) for tier in ranking.tiers] == [[0, 1]] and not dropped.ignored
+    [ranking] = read_preferences(jsonl(tmp_path, {**row, better: "6"}), Dropped())
+    assert ranking.tiers == B_WINS
+    with pytest.raises(DataError, match="contradicts itself"):
+        read_preferences(jsonl(tmp_path, {**row, better: 4.5}), Dropped())
+
+
+def test_kinds_of_bad_rows_are_counted_up_to_a_number(tmp_path: Path) -> None:
+    path = jsonl(
+        tmp_path, {"prompt": "Hi", "completion": "Yo"}, *[{f"column {chr(97 + n % 26)}{'x' * n}": 1} for n in range(99)]
+    )
+    read_demonstrations(path, dropped := Dropped(), "drop")
+    assert (
+        len(dropped.counts) == 31 and dropped.counts.total() == 99 and dropped.counts["bad row: of another kind"] == 69
+    )
+
+
 SECRET = "A text that nobody is to read in a log. "
 
 

@@ -50,7 +50,9 @@ TEXTS = ["text"]
 ANNOTATORS = "annotator annotator_id judge worker labeler labeller rater".split()
 
 LABELS = "label kto_tag kto_label is_chosen is_good is_desirable desirable is_preferred is_accepted accepted".split()
-LABELS += "thumbs_up liked is_correct correct is_valid".split()
+LABELS += (
+    "thumbs_up thumbs liked upvoted good positive is_positive feedback approved is_correct correct is_valid".split()
+)
 """Whether an answer is one to imitate: data for KTO and its like."""
 WEIGHTS = "weight loss_weight sample_weight train trained trainable training is_trained do_train loss loss_mask".split()
 WEIGHTS += "has_loss compute_loss train_on use_for_training".split()
@@ -63,11 +65,12 @@ UNCLEAR_WEIGHT = re.compile(r"(^|_)(train(ed|able|ing)?|loss|weight|mask(ed)?|su
 EXCLUDED = "deleted is_deleted removed is_removed discarded aborted cancelled canceled was_cancelled".split()
 CUT = "truncated is_truncated".split()
 STATES = "status state review_status tree_state".split()
-OUT = "discarded rejected deleted removed aborted cancelled canceled draft".split()
+OUT = "discarded rejected deleted removed aborted cancelled canceled draft incomplete failed".split()
 """Values of STATES that take a row out; so do those that begin with one of them and `_`."""
 
 UNSUPPORTED = re.compile(
-    r"(^|_)(images?|audios?|videos?|tools?|function_?calls?|api_calls?|pixel_values|attachments?)(_|$)|^functions$"
+    r"(^|_)(images?|imgs?|photos?|pictures?|screenshots?|audios?|speech|wav|videos?|pixel_values|attachments?)(_|$)"
+    r"|(^|_)(tools?|functions|function_?calls?|api_calls?)(_|$)"
     r"|^(chat_template(_kwargs)?|train_detail|mask)$"
 )
 HARMLESS = ("parallel_tool_calls", "tool_choice")
@@ -75,7 +78,11 @@ HARMLESS = ("parallel_tool_calls", "tool_choice")
 OF_A_MESSAGE = "refusal recipient channel".split()
 """Keys of a message that name another kind of speech; `channel: final` is the answer."""
 REASONING = re.compile(r"(^|_)(reasoning|thinking|think|thoughts?|cot|chain_of_thought|rationale|scratchpad)(_|$)")
-_ABOUT = re.compile(r"_(type|effort|level|tokens?|model|length|len|score|source|language|lang|ids?|count|num)$")
+RELATED = re.compile(r"(^|_)(system|sys|history|contexts?|passages?|article|choices|options)(_|$)")
+"""Names that are like those of a prompt's parts: nobody can know where what they hold belongs."""
+_ABOUT = re.compile(
+    r"_(type|effort|level|tokens?|model|length|len|score|source|language|lang|ids?|count|num|title|name|url|fingerprint)$"
+)
 _CHOICE = re.compile(r"^(option|choice|answer_choice|ending|opt|op)_?([a-h]|\d)$")
 FOREIGN_ROLES = "tool function function_call tool_call tool_response observation ipython environment".split()
 
@@ -117,6 +124,12 @@ def is_empty(value: Any) -> bool:
     return not value
 
 
+_GOOD = "good desirable chosen accepted positive up thumbs_up like liked upvote".split()
+_BAD = "bad undesirable rejected negative down thumbs_down dislike disliked downvote".split()
+_CLASSES = "yes no positive negative up down".split()
+"""Of a column `label`, words that may as well name a class."""
+
+
 def truth(value: Any, words: bool = False) -> bool | None:
     """A yes or no, however it is written; None where it is neither. `words`: `good` and `bad` are such too."""
     if isinstance(value, bool):
@@ -125,9 +138,9 @@ def truth(value: Any, words: bool = False) -> bool | None:
         return bool(value)
     if isinstance(value, str):
         word = value.strip().lower()
-        if word in ("true", "1", "1.0", "yes") or (words and word in ("good", "desirable", "chosen", "accepted")):
+        if word in ("true", "1", "1.0", "yes") or (words and word in _GOOD):
             return True
-        if word in ("false", "0", "0.0", "no") or (words and word in ("bad", "undesirable", "rejected")):
+        if word in ("false", "0", "0.0", "no") or (words and word in _BAD):
             return False
     return None
 
@@ -236,9 +249,11 @@ class Columns:
                     "out, or the column if the row means the same without it"
                 )
 
-    def refuse_unclear_weights(self) -> None:
+    def refuse_unclear_weights(self, of_a_row: bool = False) -> None:
+        """Raise for a yes or no, or of a message a number, whose name says that it may be of the loss."""
+        kinds = bool if of_a_row else bool | int | float
         for name, value in self.values.items():
-            if name not in self.read and isinstance(value, bool) and is_unclear_weight(name):
+            if name not in self.read and isinstance(value, kinds) and is_unclear_weight(name):
                 raise ValueError(
                     f"{self.at(name)}: {shown(value)} may say that this carries no loss; name the column `weight` and "
                     "write 0 or 1, or take it out"
@@ -280,7 +295,7 @@ def why_left_out(row: Columns, use: Use) -> str | None:
     if use != "prompts":
         if row.carries_loss(of_a_row=True) is False:
             return "weight 0 or train: false"
-        row.refuse_unclear_weights()
+        row.refuse_unclear_weights(of_a_row=True)
     return _bad_answer(row) if use == "demonstrations" else None
 
 
@@ -290,7 +305,8 @@ def _bad_answer(row: Columns) -> str | None:
         if name in row.read or row.values[name] is None:
             continue
         value = row.values[name]
-        yes = truth(value, words=True) if not isinstance(value, str) or value.lower() not in ("yes", "no") else None
+        is_class = name == "label" and isinstance(value, str) and value.strip().lower() in _CLASSES
+        yes = None if is_class else truth(value, words=True)
         if name == "label" and yes is not None and not isinstance(value, bool | str):
             raise ValueError(
                 f"{row.at(name)}: {shown(value)} may say that the answer is good or bad, or name a class; write true "
@@ -339,7 +355,8 @@ _IMITATED = {*ANSWERS, *CHOSEN}
 
 def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:
     imitated = use == "demonstrations" and name in _IMITATED
-    if not (name in _ASKED or imitated or _CHOICE.match(name)) or isinstance(value, bool | int | float):
+    related = RELATED.search(name) and not _ABOUT.search(name)
+    if not (name in _ASKED or imitated or related or _CHOICE.match(name)) or isinstance(value, bool | int | float):
         return
     if not _stands_in(value, said):
         raise ValueError(

@@ -11,7 +11,17 @@ from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Values
 from trueup.formats.format import Format, Skipped, any_of
 from trueup.formats.preferences import PREFERENCES, read_pair
-from trueup.formats.turns import asked, question, read_choices, rendered, say, turns, waiting, with_preface
+from trueup.formats.turns import (
+    asked,
+    holds_messages,
+    question,
+    read_choices,
+    rendered,
+    say,
+    turns,
+    waiting,
+    with_preface,
+)
 from trueup.jsonl import cut, read_entries, shown
 from trueup.records import Row, parse_row
 
@@ -40,7 +50,7 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
         if not 0 <= value < len(letters):
             raise ValueError(f"{row.at(name)}: expected a number of 0 to {len(letters) - 1}, found {value}")
         return [say("assistant", letters[value])]
-    if isinstance(value, str):
+    if isinstance(value, str) and not holds_messages(value):
         return [say("assistant", value)]
     found = turns(row, name, "assistant")
     return found[len(prompt) :] if found[: len(prompt)] == prompt else found
@@ -94,6 +104,11 @@ def _text(row: Columns, path: Path) -> list[Values]:
 
 
 def _ultrachat(row: Columns, path: Path) -> list[Values]:
+    for i, one in enumerate(row.take("data", list)):
+        if not isinstance(one, str) and not (isinstance(one, dict) and {"role", "from"} & one.keys()):
+            raise ValueError(
+                f"{row.at('data')}.{i}: expected what is said, found {shown(one)}; a list of rows is a file of its own"
+            )
     return [{"messages": with_preface(row, turns(row, "data"))}]
 
 

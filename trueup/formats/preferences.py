@@ -201,14 +201,13 @@ def _are_tied(row: Columns) -> bool:
     if any(columns.truth(row.get(name)) for name in ("tie", "is_tie")) or row.values.get("status") == "tie":
         return True
     for names in _SCORES:
-        better, worse = (row.values.get(name) for name in names)
-        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (better, worse)):
+        if not all(map(row.there, names)) or any(isinstance(row.values[name], list | dict) for name in names):
             continue
-        row.read |= set(names)
-        if better < worse:  # type: ignore[operator]
+        better, worse = (_number(row, name) for name in names)
+        if better < worse:
             raise ValueError(
-                f"{row.at(names[0])}: {better} is below {row.at(names[1])}, {worse}, so the row contradicts itself; "
-                "swap the answers, or take the scores out"
+                f"{row.at(names[0])}: {better:g} is below {row.at(names[1])}, {worse:g}, so the row contradicts "
+                "itself; swap the answers, or take the scores out"
             )
         return better == worse
     return False
@@ -222,6 +221,7 @@ _SIDE = re.compile(
 _SIDES = [("a", "b"), ("1", "2"), ("0", "1"), ("j", "k")]
 _VERDICTS = "winner preference preferred choice better better_response better_response_id verdict vote label".split()
 _VERDICTS += ["labels", "selected", "overall_preference", "preference_strength"]
+_SWAPPED = "swapped is_swapped flipped is_flipped reversed inverted".split()
 _TIES = "tie draw equal same both both_good both_bad bothbad neither".split()
 SIDE_KEYS = any_of(
     f"{base}{_}{side}" for base in _SIDE.pattern[1:].split(")")[0].split("|") for _ in ("_", "") for side in "a10j"
@@ -247,6 +247,9 @@ def _names(found: dict[str, dict[str, str]]) -> str:
 
 def _side_by_side(row: Columns, path: Path) -> list[Values]:
     names, sides = _find_sides(row)
+    for name in _SWAPPED:
+        if columns.truth(row.get(name)):
+            raise ValueError(f"{row.at(name)}: the verdict may be of the sides as they were swapped; write it of these")
     verdict = _verdict_of(row, names, sides)
     if names[0].startswith("conversation"):
         prompt, answers = _two_conversations(row, names)

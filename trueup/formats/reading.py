@@ -109,7 +109,7 @@ def _few(keys: Iterable[str]) -> list[str]:
 def _kind(problem: str) -> str:
     """What is wrong, without what was found: problems of a kind are counted together."""
     text = re.split(r"[;(]|, found", re.sub(r"holds .*?, which", "what", problem, flags=re.DOTALL))[0]
-    return f"bad row: {cut(re.sub(r'[0-9]+', 'N', text).strip(), 80)}"
+    return cut(re.sub(r"[0-9]+", "N", text).strip(), 80)
 
 
 def _gathered(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:

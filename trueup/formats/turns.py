@@ -64,6 +64,16 @@ def _said_in(one: Columns) -> list[Values]:
     return [*([say("system", one.take(system[0], str))] if system else []), *pair]
 
 
+_MESSAGES = re.compile(
+    r"""\s*\[\s*\{\s*["'](role|from)["']\s*:\s*["'](system|developer|user|human|assistant|gpt)["']""", re.IGNORECASE
+)
+
+
+def holds_messages(text: str) -> bool:
+    """Whether a text is a list of messages, as JSON or as Python writes it."""
+    return bool(_MESSAGES.match(text))
+
+
 def _parsed(text: str, at: str) -> Any:
     """The messages, or the texts, of a JSON text; any other text as it is."""
     start = text.lstrip()[:40]
@@ -273,6 +283,8 @@ def _asked_within(inner: Columns) -> list[Values]:
 
 def _given(row: Columns, name: str) -> str:
     value = row.get(name)
+    if isinstance(value, str) and holds_messages(value):
+        raise ValueError(f"{row.at(name)}: holds messages as text; write them as a JSON list, or as text of their own")
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return "\n\n".join(value)
     return row.take(name, str)
