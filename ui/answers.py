@@ -119,9 +119,15 @@ def clean(text: str) -> str:
 
 
 def as_read(text: str) -> str:
-    """What of an answer can make a difference to who reads it: all but blanks at the ends of lines, and blank lines at
-    its own ends. Two answers that are equal so are not asked about; indentation is a part of what is said."""
-    return "\n".join(line.rstrip() for line in clean(text).split("\n")).strip("\n")
+    """What of an answer makes a difference to who reads it: two that are equal so are not asked about.
+
+    White space makes none, but for the end of a line, the end of a paragraph, and indentation: in code it is a part of
+    what is said.
+    """
+    lines = [line[: len(line) - len(line.lstrip())] + " ".join(line.split()) for line in clean(text).split("\n")]
+    lines = [line if line.strip() else "" for line in lines]
+    kept = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
+    return "\n".join(kept).rstrip()
 
 
 def _without_end(text: str) -> int:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ui.answers import agrees, choice_of, clean, judgement, names_itself, to_indices, to_places
+from ui.answers import agrees, as_read, choice_of, clean, judgement, names_itself, to_indices, to_places
 
 
 @pytest.mark.parametrize("drawn", [[0, 1], [1, 0]])
@@ -97,6 +97,22 @@ def test_an_answer_about_a_model_does_not_say_that_it_is_one(text: str) -> None:
     assert names_itself(text) is None
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("The same.", "The  same. ", True),
+        ("a\n\nb", "\n\na \n \n\nb\n", True),
+        ("Yes.<|im_end|>", "Yes.", True),
+        ("if x:\n    go", "if x:\ngo", False),
+        ("if x:\n    go", "    if x:\n    go", False),
+        ("a\nb", "a b", False),
+        ("a\n\nb", "a\nb", False),
+    ],
+)
+def test_answers_that_read_the_same_are_the_same_and_indentation_is_read(one: str, other: str, same: bool) -> None:
+    assert (as_read(one) == as_read(other)) is same
+
+
 DEGENERATE = [
     *("\n", " ", "\t", "\r\n", "</s>", "\n</s>", "<pad> ", "<s> ", "<|a|>", "<|", "<|a\n", "<｜a", "[INST]"),
     *("I am ", "as ", "I am a ", "i'm a trained by ", "my name is called ", "a", "-", "`", "<"),
@@ -108,5 +124,5 @@ DEGENERATE = [
 def test_no_answer_takes_long_to_clean(unit: str, end: str) -> None:
     text = "a" + unit * (100_000 // len(unit)) + end
     began = time.process_time()
-    clean(text), names_itself(text)
+    clean(text), names_itself(text), as_read(text)
     assert time.process_time() - began < 2

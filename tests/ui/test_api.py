@@ -227,7 +227,7 @@ def test_texts_are_made_ready_while_nobody_waits_to_write(
 
 
 def test_two_answers_that_look_alike_are_shown_as_they_were_written(campaign: Any, answers_to: Any) -> None:
-    service = degenerate(campaign, answers_to, ["- tea\n- milk", "* tea\n* milk", "- tea\n-   milk"])
+    service = degenerate(campaign, answers_to, ["- tea\n- milk", "* tea\n* milk", "+ tea\n+ milk"])
     (task,) = _work(service.work("ann"))["tasks"]
     assert len({answer["html"] for answer in task["answers"]}) == 3
     assert all('class="tu-plain"' in answer["html"] for answer in task["answers"])
