@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,7 +98,7 @@ class Endpoint:
         except (LookupError, TypeError, AttributeError):
             choice, text, refusal, reason = None, None, None, None
         if choice is None or not isinstance(text, str | None) or not isinstance(reason, str | None):
-            problem = f"answered without choices[0].message.content: {str(answer)[:200]}"
+            problem = f"answered without choices[0].message.content: {self._without_key(str(answer)[:200])}"
             raise EndpointError("malformed", f"{self}: {problem}")
         refused = bool(refusal) or reason == "content_filter"
         ended = reason is None or reason.lower() in ENDS
@@ -116,7 +117,7 @@ class Endpoint:
                     response = pool.submit(asyncio.run, self._exchange(body)).result()
                 if response.status_code < 300:
                     return _json(response)
-                said = response.text[:300].strip()
+                said = self._without_key(response.text[:300].strip())
                 if response.status_code == 400 and "content_filter" in said:
                     return None
                 error = self._refusal(response, said, body)
@@ -126,7 +127,8 @@ class Endpoint:
                 waited = f"no answer within {self.parameters.timeout_s:g} s"
                 error = EndpointError("timeout", f"{self}: {waited}")
             except (httpx.TransportError, OSError) as failure:
-                error = EndpointError("no connection", f"{self}: no answer ({failure or type(failure).__name__})")
+                problem = masked(str(failure)) or type(failure).__name__
+                error = EndpointError("no connection", f"{self}: no answer ({problem})")
             except _Malformed as failure:
                 error = EndpointError("malformed", f"{self}: {failure}")
             except (ValueError, ImportError) as failure:
@@ -161,6 +163,12 @@ class Endpoint:
                     raise _Malformed(f"the answer has over {MOST_BYTES / 1e6:g} MB")
         return httpx.Response(response.status_code, headers=response.headers, content=content)
 
+    def _without_key(self, text: str) -> str:
+        """What a server says, which may repeat what it was sent."""
+        for secret in (os.environ.get("OPENAI_API_KEY"), httpx.URL(self.base_url).password):
+            text = text.replace(secret, "***") if secret else text
+        return str(masked(text))
+
     def _refusal(self, response: httpx.Response, said: str, body: dict[str, Any]) -> EndpointError:
         code = response.status_code
         problem = f"{code} {response.reason_phrase}: {said}"
@@ -190,11 +198,13 @@ def _json(response: httpx.Response) -> Any:
 
 def _is_here(host: str) -> bool:
     """Whether an address means this machine."""
+    host = host.rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+        # inet_aton knows 127.1 too, as whoever connects does
+        address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
+    except (ValueError, OSError):
         return False
     return address.is_loopback or address.is_unspecified
 

@@ -141,7 +141,7 @@ def test_a_query_of_the_address_stays_where_it_belongs(servers: Callable[..., Se
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "judge.localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "localhost", "LocalHost", "localhost.", "judge.localhost"])
 def test_no_proxy_sees_what_goes_to_this_machine(
     servers: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, variable: str, host: str
 ) -> None:
@@ -150,8 +150,28 @@ def test_no_proxy_sees_what_goes_to_this_machine(
     try:
         Endpoint(f"http://{host}:{judge.server_port}/v1", "m").ask("", "")
     except EndpointError:
-        assert host == "judge.localhost", "not every resolver knows it"
+        assert host in ("judge.localhost", "localhost."), "not every resolver knows it"
     assert proxy.seen == []
+
+
+def test_no_proxy_sees_what_goes_to_this_machine_by_its_newer_address(
+    servers: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = servers()
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+    with pytest.raises(EndpointError, match="no answer"):
+        Endpoint("http://[::1]:9/v1", "m").ask("", "")
+    assert proxy.seen == []
+
+
+def test_a_server_that_repeats_the_key_does_not_bring_it_into_a_message(
+    servers: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    for status, said in ((401, b"Incorrect API key provided: sk-secret"), (200, b'{"echo": "Bearer sk-secret"}')):
+        with pytest.raises(EndpointError) as caught:
+            Endpoint(servers(says(said, status)).url, "m").ask("", "")
+        assert "sk-secret" not in str(caught.value) and "***" in str(caught.value)
 
 
 def test_a_proxy_is_used_for_other_hosts_unless_no_proxy_names_them(
