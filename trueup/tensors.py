@@ -51,8 +51,10 @@ def kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(p || q) in nats of each position, in float32 and never below 0: sum over tokens of p (log p - log q).
 
     logits            (..., V) of p
-    reference_logits  (..., W) of q, W >= V; tokens that p does not know have no part in the sum
+    reference_logits  (..., W) of q; W differs from V where a vocabulary grew or its matrix was padded, and only tokens
+                      that both know have a part in the sum
     """
-    log_p = logits.float().log_softmax(dim=-1)
-    log_q = reference_logits.float().log_softmax(dim=-1)[..., : log_p.size(-1)]
+    shared = min(logits.size(-1), reference_logits.size(-1))
+    log_p = logits.float().log_softmax(dim=-1)[..., :shared]
+    log_q = reference_logits.float().log_softmax(dim=-1)[..., :shared]
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp(min=0)

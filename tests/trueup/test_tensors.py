@@ -40,3 +40,14 @@ def test_token_logprobs_are_as_exact_from_half_precision_as_from_what_it_holds()
     found = tensors.token_logprobs(logits, tokens)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double().flatten(), -expected, atol=1e-5, rtol=0)
+
+
+def test_kl_is_by_hand_never_negative_and_between_vocabularies_of_two_sizes() -> None:
+    p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.25, 0.5]])
+    assert tensors.kl(p.log(), q.log()).tolist() == pytest.approx([0.5 * math.log(2) + 0.25 * math.log(0.5)])
+    assert tensors.kl(p.log(), p.log() + 3).tolist() == [0.0]
+    padded = torch.cat([q.log(), torch.full((1, 5), -1e4)], dim=-1)
+    for one, other in ((p.log(), padded), (torch.cat([p.log(), torch.full((1, 5), -1e4)], dim=-1), q.log())):
+        assert tensors.kl(one, other).tolist() == pytest.approx(tensors.kl(p.log(), q.log()).tolist())
+    near = torch.randn(50, 300)
+    assert tensors.kl(near, near + 1e-6 * torch.randn(50, 300)).min() >= 0
