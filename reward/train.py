@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from trueup import models, runs, training
 from trueup.chat import encode_completion, sampled_ids
 from trueup.console import progress, say
 from trueup.errors import DataError
+from trueup.merging import merged
 from trueup.pairs import EncodedPair, encode_pairs, read_pairs
 from trueup.records import CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.runs import FinishedStage, StageRun
@@ -46,7 +47,7 @@ def run(config: RewardConfig) -> Path:
     stage.trained_on(pair.prompt for pair in pairs.train)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train = fit(config, stage, sft, pairs.train, pairs.heldout)
+    model, train, fold = fit(config, stage, sft, pairs.train, pairs.heldout)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     heldout, chosen_scores, rejected_scores = score_pairs(config, model, pairs.heldout)
@@ -63,6 +64,7 @@ def run(config: RewardConfig) -> Path:
     if sampled:
         candidates = read_rows(sampled[0].dir / "candidates.jsonl", CandidateSet)
         write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates))
+    fold()
     models.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts)
 
@@ -73,10 +75,12 @@ def run(config: RewardConfig) -> Path:
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set())
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
-        judge, train = fit(config, aside, sft, pairs.judge, pairs.heldout)
+        judge, train, fold = fit(config, aside, sft, pairs.judge, pairs.heldout)
         scored = score_pairs(config, judge, pairs.heldout)
         report["judge"] = report_card(train, *scored, aside, whose="the second reward model's ")
+        fold()
         models.save(judge, aside.dir / "model")
+        report["judge"]["merge"] = aside.facts.get("merge")
         for checkpoint in aside.dir.glob("checkpoint*"):
             shutil.rmtree(checkpoint)
     stage.write_json("report.json", report)
@@ -85,8 +89,9 @@ def run(config: RewardConfig) -> Path:
 
 def fit(
     config: RewardConfig, stage: StageRun, sft: FinishedStage, train: list[Preference], heldout: list[Preference]
-) -> tuple[models.Loaded, list[Preference]]:
-    """A reward model from the SFT policy with a fresh head, and the pairs that it was trained on: those that fit."""
+) -> tuple[models.Loaded, list[Preference], Callable[[], None]]:
+    """A reward model from the SFT policy with a fresh head; the pairs that it was trained on: those that fit; and what
+    folds the adapter into its weights, for when all is scored: until then it scores as it was trained."""
     torch.manual_seed(config.seed)  # the head is drawn at random
     model = models.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
@@ -101,9 +106,13 @@ def fit(
     trainer = build_trainer(config, stage, model, rows)
     training.train(trainer, stage)
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
-    model.model = training.merged(trainer.model).eval()
-    training.require_sound(model.model, "reward, merging the adapter", every=True)
-    return model, train
+    model.model = training.under_adapter(trainer.model).eval()
+
+    def fold() -> None:
+        model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
+        training.require_sound(model.model, "reward, merging the adapter", every=True)
+
+    return model, train, fold
 
 
 def score_pairs(

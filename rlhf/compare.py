@@ -59,8 +59,8 @@ def run(config: CompareConfig) -> Path:
 
     # 2. Every policy's answers ---------------------------------------------------------------------------------------
     saved = {BASE: SavedPolicy(None)} if config.base else {}
-    saved |= {name: SavedPolicy(parents[of].dir / "model") for name, of in ((SFT, "sft"), (ALIGNED, "align"))}
-    saved |= {name: SavedPolicy(align.dir / "model") for name, align in others.items()}
+    saved |= {SFT: SavedPolicy(parents["sft"].dir / "model")}
+    saved |= {name: aligned(align) for name, align in ((ALIGNED, parents["align"]), *others.items())}
     reference = [row.candidates for row in rows]
     by_policy = {
         name: reference if name == SFT else sample(name, policy, rows, decoding, per_prompt, stage)
@@ -162,6 +162,13 @@ def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, Finished
             )
         found[name] = align
     return found
+
+
+def aligned(align: FinishedStage) -> SavedPolicy:
+    """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
+    sft = runs.find_stage(align.dir.parent, "sft")
+    before = {parent["manifest_sha256"] for parent in align.manifest.get("parents", [])}
+    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 in before else None)
 
 
 def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:

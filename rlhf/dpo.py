@@ -16,6 +16,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import TaskType
 from transformers import TrainerCallback
@@ -24,6 +25,7 @@ from rlhf.config import DPOConfig
 from trueup import models, runs, training
 from trueup.console import say
 from trueup.errors import DataError
+from trueup.merging import merged
 from trueup.pairs import EncodedPair, encode_pairs, read_pairs
 from trueup.records import Dropped, Preference
 from trueup.runs import Finding, FinishedStage, StageRun
@@ -60,7 +62,7 @@ def run(config: DPOConfig) -> Path:
         trainer = build_trainer(config, stage, policy, rows, reference_logps)
         training.train(trainer, stage)
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
-    policy.model = training.merged(trainer.model)
+    policy.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
     training.require_sound(policy.model, "align, merging the adapter", every=True)
 
     # 4. What changed -------------------------------------------------------------------------------------------------
@@ -280,7 +282,7 @@ def build_trainer(
     if config.loss_type == "sigmoid":
         trainer.label_smoothing = as_robust(config.label_smoothing)
     training.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
-    trainer.add_callback(StartsAtReference(config))
+    trainer.add_callback(StartsAtReference(config, policy.placement.dtype != torch.float32))
     trainer.add_callback(training.KeepSteps(stage, config.keep_steps))
     return trainer
 
@@ -311,14 +313,14 @@ def trial(config: DPOConfig, stage: StageRun, policy: models.Loaded) -> Any:
 class StartsAtReference(TrainerCallback):
     """Stops a run whose policy is not the reference at step 0: margins must be 0, and a sigmoid loss ln 2."""
 
-    def __init__(self, config: DPOConfig):
-        self.config = config
+    def __init__(self, config: DPOConfig, rounded_weights: bool = False):
+        self.config, self.rounded_weights = config, rounded_weights
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
         if state.global_step != 1 or "rewards/margins" not in (logs or {}):
             return
         # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
-        tolerance = 0.05 if args.bf16 else 1e-3
+        tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
         margin, loss = abs(logs["rewards/margins"]), logs["loss"] - _of_router(model, logs)
         weighted = self.config.trainer_args.get("use_weighting")  # each pair's loss is then less, by its likelihood
         known = self.config.loss_type == "sigmoid" and not weighted

@@ -31,7 +31,9 @@ from rlhf.rollouts import (
     second_rewards,
 )
 from trueup import models, runs, training
+from trueup.chat import encode_prompt
 from trueup.console import say
+from trueup.merging import merged
 from trueup.models import Loaded
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import score
@@ -76,7 +78,9 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
-    policy.model = training.merged(trainer.model)
+    policy.model = merged(
+        trainer.model, stage, [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]]
+    )
     training.require_sound(policy.model, "align, merging the adapter", every=True)
     models.save(policy, stage.dir / "model")
     stage.write_json("report.json", report)

@@ -37,7 +37,7 @@ from rlhf.rollouts import (
     second_rewards,
 )
 from trueup import models, runs, training
-from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration
+from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration, encode_prompt
 from trueup.console import say
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
@@ -94,9 +94,9 @@ def run(config: PPOConfig) -> Path:
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     training.save_adapter(roles.model, stage.dir / training.ADAPTER)
-    merged = roles.merged()
-    training.require_sound(merged.model, "align, merging the adapter", every=True)
-    models.save(merged, stage.dir / "model")
+    result = roles.merged(stage, [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]])
+    training.require_sound(result.model, "align, merging the adapter", every=True)
+    models.save(result, stage.dir / "model")
     report["kl_coef"] = {"first": config.kl_coef, "last": trainer.kl_coef}
     stage.write_json("report.json", report)
     stage.facts.update(policy.placement.facts)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,9 @@ from torch.utils.checkpoint import checkpoint
 from rlhf.config import PPOConfig
 from trueup import models, training
 from trueup.errors import ModelError
+from trueup.merging import merged
 from trueup.models import Loaded
+from trueup.runs import StageRun
 from trueup.trunk import Trunk
 
 Role = Literal["policy", "reference", "critic", "reward"]
@@ -96,8 +98,11 @@ class Roles:
         """Multiply what the critic says by a factor."""
         raise NotImplementedError
 
-    def merged(self) -> Loaded:
-        """The policy alone, as plain weights. The other roles are gone after it."""
+    def merged(self, stage: StageRun, rows: Sequence[Sequence[int]]) -> Loaded:
+        """The policy alone, as plain weights. The other roles are gone after it.
+
+        rows  tokens to compare the logits on, before and after
+        """
         raise NotImplementedError
 
     @property
@@ -135,9 +140,8 @@ class SharedBase(Roles):
     def __init__(self, config: PPOConfig, policy: Loaded, reward_adapter: Path | None):
         base = policy.model
         # Before PEFT wraps the model: an adapter that brings a score head finds the place for it.
-        base.score = nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False, dtype=base.dtype).to(
-            base.device
-        )
+        base.score = nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False).to(base.device)
+        models.train_in_float32(base.score)
         add_scores(base)
         self.policy, self.has_reward = policy, reward_adapter is not None
         # Both before PEFT wraps the model, since `lora.last_layers` is looked up by the names of its modules.
@@ -213,9 +217,9 @@ class SharedBase(Roles):
         with torch.no_grad():
             self.policy.model.score.modules_to_save["critic"].weight.mul_(factor)
 
-    def merged(self) -> Loaded:
+    def merged(self, stage: StageRun, rows: Sequence[Sequence[int]]) -> Loaded:
         self._switch("policy")
-        base = self.model.merge_and_unload(adapter_names=["default"])
+        base: Any = merged(self.model, stage, rows)
         del base.score
         self.policy.model = base
         return self.policy
@@ -283,6 +287,6 @@ class SeparateModels(Roles):
         with torch.no_grad():
             self.model.critic.score.weight.mul_(factor)
 
-    def merged(self) -> Loaded:
+    def merged(self, stage: StageRun, rows: Sequence[Sequence[int]]) -> Loaded:
         del self.model.critic
         return self.policy

@@ -20,6 +20,7 @@ from trueup import models, runs, training
 from trueup.chat import IGNORED, Encoded, Refused
 from trueup.console import say
 from trueup.errors import DataError
+from trueup.merging import merged
 from trueup.records import Demonstration, Dropped, write_rows
 from trueup.runs import StageRun
 from trueup.sampling import Decoding, sample
@@ -66,8 +67,7 @@ def run(config: SFTConfig) -> Path:
         training.train(trainer, stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
-    base.model = training.merged(trainer.model)
-    training.require_sound(base.model, "sft, merging the adapter", every=True)
+    base.model = training.under_adapter(trainer.model)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
     samples = answer_heldout(config, base, spread(heldout or train, _ANSWERED, config.seed))
@@ -96,6 +96,8 @@ def run(config: SFTConfig) -> Path:
             "by_category": category_counts(train),
         },
     )
+    base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows])
+    training.require_sound(base.model, "sft, merging the adapter", every=True)
     models.save(base, stage.dir / "model")
     stage.facts.update(base.placement.facts, base_model=config.model.name)
     return stage.finish()

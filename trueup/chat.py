@@ -100,13 +100,16 @@ _GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
 
 
 def portable_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's chat template without the tag `generation`, which transformers alone understands.
+    """The tokenizer's chat template in the form of `portable_text`."""
+    return portable_text(tokenizer.get_chat_template())
+
+
+def portable_text(template: str) -> str:
+    """A chat template without the tag `generation`, which transformers alone understands.
 
     A condition that always holds takes its place: it renders the same, white space included, in every engine.
     """
-    return _GENERATION.sub(
-        lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", tokenizer.get_chat_template()
-    )
+    return _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", template)
 
 
 def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -153,7 +153,8 @@ class ModelConfig(Section):
     new_tokens: bool = False
     """With `chatml`: add its two markers to a vocabulary that lacks them, and train their embeddings."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights; `auto` says what it chose and why. With `float32` a GPU does not train in bf16 either."""
+    """Precision of the weights that are read; `auto` prints its choice and the reason. With `float32` a GPU does not
+    train in bf16 either. What a stage trained is saved in float32 (docs/exporting.md)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     attn_implementation: str = "auto"
     load_in_4bit: bool = False

@@ -1,7 +1,9 @@
 """`trueup export`: copy a result out of a run, with where it comes from.
 
 The folder stands by itself: the files, `provenance.json` (the stage's manifest and those of all that it was made
-from, each with its hash) and `README.md`, which says in a page what this is and how far it can be trusted.
+from, each with its hash) and `README.md`, which says in a page what this is and how far it can be trusted. Weights are
+copied byte by byte; a model's config, tokenizer and chat template are written so that the engines that people serve
+with read them alike (trueup/portable.py).
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from trueup import runs
+from trueup.console import say
 from trueup.contents import sha256_file
 from trueup.errors import RunError
+from trueup.portable import make_portable
 from trueup.runs import FinishedStage
 
 WHAT = {
@@ -54,6 +58,11 @@ def export(run_dir: Path, what: str, to: Path) -> str:
     for name in names or []:
         shutil.copy2(made.dir / name, working / name)
     _check_copies(made, folder, working)
+    if folder:
+        for known in make_portable(working, reward_model=what == "reward"):
+            say(f"{'export':<12} {known}")
+    if what == "reward":
+        _write_normalisation(made, working / "config.json")
     provenance = {
         "what": what,
         "manifest": made.manifest,
@@ -62,6 +71,9 @@ def export(run_dir: Path, what: str, to: Path) -> str:
     }
     _write(working / "provenance.json", json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
     _write(working / "README.md", _card(run_dir, what, made, lineage))
+    for path in working.rglob("*"):
+        if path.is_file():
+            path.chmod((working / "README.md").stat().st_mode)  # as the umask says; safetensors writes files of 0600
     if to.exists():
         to.rmdir()
     working.rename(to)
@@ -119,6 +131,8 @@ def _card(run_dir: Path, what: str, made: FinishedStage, lineage: list[FinishedS
     lines.append(f"- Base model: {base}. Its licence is unknown to Trueup and holds for this copy too: check it.")
     for stage in [made, *lineage]:
         lines.append(f"- {_describe(stage)}")
+    if what == "reward":
+        lines += ["", "## How to score", "", *_scoring(made)]
     if "label" in stages:
         lines += ["", "## Labels", "", _labels(stages["label"])]
     if "rubric" in made.manifest["identity"].get("rewards", {}):
@@ -134,6 +148,63 @@ def _card(run_dir: Path, what: str, made: FinishedStage, lineage: list[FinishedS
     return "\n".join(lines)
 
 
+_SCORING = """```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained(DIR), AutoModelForSequenceClassification.from_pretrained(DIR).eval()
+messages = [{"role": "user", "content": "Say red."}, {"role": "assistant", "content": "It is red."}]
+score = model(**tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)).logits.item()
+```"""
+
+
+def _scoring(made: FinishedStage) -> list[str]:
+    """The code that scores, and what a score means."""
+    lines = [
+        *_SCORING.split("\n"),
+        "",
+        "The score is read at the end token of the answer, which the chat template writes last. Pad on the right.",
+    ]
+    if not (known := normalisation(made)):
+        return [
+            *lines,
+            "",
+            "How good it is, and how large its scores are, is not known: no labelled prompt was held out.",
+        ]
+    accuracy = known["heldout_accuracy"]
+    value, low, high = (100 * accuracy[key] for key in ("value", "ci_low", "ci_high"))
+    return [
+        *lines,
+        "",
+        f"- Held-out accuracy: {value:.1f} % [{low:.1f}, {high:.1f}] of {accuracy['n']} pairs.",
+        f"- Scores of held-out answers: mean {known['mean']:.4f}, standard deviation {known['std']:.4f}. "
+        "(score - mean) / std is what PPO, GRPO and RLOO of Trueup pay.",
+        f"- The probability that answer A is preferred over B is sigmoid((score(A) - score(B)) / "
+        f"{known['temperature']:.4f}).",
+        "",
+        "The same numbers are in `config.json`, under `trueup_reward`.",
+    ]
+
+
+def normalisation(made: FinishedStage) -> dict[str, Any] | None:
+    """Mean, standard deviation, temperature and held-out accuracy of a reward model, where something was held out."""
+    path = made.dir / "report.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not report.get("accuracy"):
+        return None
+    accuracy = {key: report["accuracy"][key] for key in ("value", "ci_low", "ci_high", "n")}
+    return {
+        **report["normalisation"],
+        "temperature": report["calibration"]["temperature"],
+        "heldout_accuracy": accuracy,
+    }
+
+
+def _write_normalisation(made: FinishedStage, config: Path) -> None:
+    if config.exists() and (known := normalisation(made)):
+        values = json.loads(config.read_text(encoding="utf-8")) | {"trueup_reward": known}
+        _write(config, json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
 def _describe(stage: FinishedStage) -> str:
     manifest = stage.manifest
     identity = manifest["identity"]
@@ -141,9 +212,11 @@ def _describe(stage: FinishedStage) -> str:
         f"{Path(entry['path']).name} ({entry['rows']} rows)" if entry["rows"] else Path(entry["path"]).name
         for entry in manifest["inputs"]
     )
-    settings = ", ".join(
-        f"{key} {_shown(identity[key])}" for key in _SETTINGS if identity.get(key, -1) not in (-1, None)
-    )
+    report = stage.dir / "report.json"
+    # What `auto` stood for is in the report.
+    chosen = json.loads(report.read_text(encoding="utf-8")).get("schedule", {}) if report.exists() else {}
+    values = {**identity, **chosen}
+    settings = ", ".join(f"{key} {_shown(values[key])}" for key in _SETTINGS if values.get(key, -1) not in (-1, None))
     verdict = manifest["verdict"]["status"]
     details = "; ".join(filter(None, [inputs, settings, f"verdict {verdict}"]))
     return f"{stage.stage}, {manifest['started_utc'][:10]}: {details}"

@@ -248,19 +248,34 @@ def new_token_ids(config: ModelConfig, base: Loaded) -> list[int]:
 @dataclass(frozen=True)
 class SavedPolicy:
     """Where a policy lies: a directory with a causal model (None: the base model that the config names), perhaps under
-    an adapter that a stage kept along the way."""
+    an adapter that a stage kept."""
 
     directory: Path | None
     adapter: Path | None = None
+    merged: Path | None = None
+    """Where the same policy lies as plain weights."""
 
     def load(self, config: ModelConfig) -> Loaded:
-        loaded = load_policy(self.directory, config) if self.directory else load_base(config)
-        if self.adapter:
-            from peft import PeftModel
+        """On the device that the config asks for. The adapter stays beside weights that are read in less than float32:
+        added to them, most of what it changes would be rounded away (trueup/merging.py)."""
+        exact = place(config).dtype == torch.float32
+        if self.merged and exact:
+            loaded = load_policy(self.merged, config)
+        else:
+            loaded = load_policy(self.directory, config) if self.directory else load_base(config)
+            if self.adapter:
+                from peft import PeftModel
 
-            loaded.model = PeftModel.from_pretrained(loaded.model, self.adapter).merge_and_unload()
+                adapted = PeftModel.from_pretrained(loaded.model, self.adapter)
+                loaded.model = adapted.merge_and_unload() if exact else adapted.get_base_model()
         loaded.model.eval()
         return loaded
+
+    @classmethod
+    def of_stage(cls, stage: Path, parent: Path | None) -> SavedPolicy:
+        """What a stage made of the policy in `parent`, where that is known. No adapter: all weights were trained."""
+        model, adapter = stage / "model", stage / "adapter"
+        return cls(parent, adapter, model) if parent and adapter.is_dir() else cls(model)
 
 
 def load_policy(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
@@ -287,9 +302,20 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
     loaded = load_reward_model(directory, config, master_weights)
     loaded.tokenizer.add_special_tokens({"pad_token": _OWN_PAD})
     loaded.tokenizer.padding_side = "right"
+    train_in_float32(loaded.model.score)
     _grow_vocabulary(loaded.model, loaded.tokenizer)
     _agree_on_tokens(loaded.model, loaded.tokenizer)
     return loaded
+
+
+def train_in_float32(head: torch.nn.Module) -> None:
+    """Keep a head that is trained whole in float32, whatever its input is: bf16 rounds small updates away."""
+    head.to(torch.float32)
+    head.register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(value.to(torch.float32) for value in args)
 
 
 def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
@@ -424,5 +450,15 @@ def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def save(loaded: Loaded, directory: Path) -> None:
     """Write weights (safetensors), tokenizer and chat template."""
+    loaded.model.config.use_cache = True  # training turns it off, and whoever generates without it waits
     loaded.model.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
+    obey_umask(directory)
+
+
+def obey_umask(directory: Path) -> None:
+    """safetensors writes files that their owner alone can read; they get the mode that any other file is made with."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in directory.rglob("*.safetensors"):
+        path.chmod(0o666 & ~mask)

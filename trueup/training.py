@@ -30,7 +30,7 @@ from transformers.trainer_callback import PrinterCallback
 from trueup.config import TrainConfig
 from trueup.console import progress, say
 from trueup.errors import ConfigError, ModelError, did_you_mean
-from trueup.models import Loaded, let_router_be
+from trueup.models import Loaded, let_router_be, obey_umask
 from trueup.records import write_rows
 from trueup.runs import METRICS, StageRun
 from trueup.trunk import Trunk, kept_over_epochs
@@ -245,6 +245,7 @@ def save_adapter(model: PreTrainedModel | PeftModel, directory: Path) -> None:
         # Of several adapters on one base, it is the default one that a stage's result is.
         model.save_pretrained(directory, save_embedding_layers=False, selected_adapters=["default"])
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card
+        obey_umask(directory)
 
 
 class KeepSteps(TrainerCallback):
@@ -266,9 +267,9 @@ def kept_steps(steps: int, count: int) -> list[int]:
     return sorted({step for step in wanted if 0 < step < steps})
 
 
-def merged(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model with its adapter folded in: it generates faster, and the next stage starts from plain weights."""
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+def under_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model as it was trained, its adapter in its layers, for whoever asks for a plain one."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 # ---- Training ---------------------------------------------------------------------------------------------------

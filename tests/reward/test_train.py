@@ -20,6 +20,8 @@ import ui.label
 from trueup import models, runs, training
 from trueup.chat import encode_completion, encode_prompt
 from trueup.config import SplitConfig
+from trueup.export import export
+from trueup.merging import merged
 from trueup.pairs import EncodedPair, read_pairs
 from trueup.records import (
     Candidate,
@@ -99,6 +101,31 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
     (scored,) = (json.loads(line) for line in (directory / "candidate_scores.jsonl").read_text().splitlines())
     tea, milk = scored["scores"]
     assert scored["prompt_id"] and tea > milk
+
+    # Exported, it scores alike in plain transformers, in which nothing of ours is left: one by one, and in a batch.
+    export(made.run_dir, "reward", made.run_dir.parent / "exported")
+    exported = made.run_dir.parent / "exported"
+    plain = AutoModelForSequenceClassification.from_pretrained(exported).eval()
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    conversations = [[vars(message) for message in (*pair.prompt, *pair.chosen)] for pair in heldout]
+    conversations = [[{k: turn[k] for k in ("role", "content")} for turn in turns] for turns in conversations]
+    with torch.inference_mode():
+        for conversation, expected in zip(conversations, written, strict=True):
+            ids = tokenizer.apply_chat_template(conversation, return_tensors="pt", return_dict=True)
+            assert plain(**ids).logits.item() == pytest.approx(expected, abs=1e-4)
+        batch = tokenizer.apply_chat_template(conversations, return_tensors="pt", return_dict=True, padding=True)
+        assert plain(**batch).logits.squeeze(-1).tolist() == pytest.approx(written, abs=1e-4)
+    told = json.loads((exported / "config.json").read_text())["trueup_reward"]
+    assert told["heldout_accuracy"]["value"] == report["accuracy"]["value"]
+    assert {key: told[key] for key in ("mean", "std")} == report["normalisation"]
+    assert told["temperature"] == report["calibration"]["temperature"]
+    card = (exported / "README.md").read_text()
+    assert f"mean {told['mean']:.4f}, standard deviation {told['std']:.4f}" in card
+    assert "Held-out accuracy: 100.0 %" in card
+    code = card.partition("```python\n")[2].partition("```")[0].replace("DIR", repr(str(exported)))
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert isinstance(names["score"], float)
 
 
 def test_layers_below_the_adapter_read_a_row_once_in_three_epochs_and_the_losses_stay(
@@ -260,7 +287,7 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
         "the last token of an answer changes its score"
     )
 
-    model.model = training.merged(trainer.model)
+    model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
     models.save(model, tmp_path / "model")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")

@@ -16,6 +16,7 @@ from trueup import models
 from trueup.config import ModelConfig, SplitConfig
 from trueup.errors import ModelError
 from trueup.records import Message
+from trueup.runs import StageRun
 from trueup.sampling import score
 
 
@@ -122,7 +123,8 @@ def test_the_merged_policy_says_what_the_policy_said_and_is_a_plain_model(
     move(roles)
     with torch.no_grad():
         before = roles.model(input_ids=TOKENS).logits
-    models.save(roles.merged(), tmp_path)
+    stage = StageRun(config, tmp_path, False, [])
+    models.save(roles.merged(stage, TOKENS.tolist()), tmp_path)
     after = models.load_policy(tmp_path, config.model).model
     torch.testing.assert_close(after(input_ids=TOKENS).logits, before, atol=1e-4, rtol=1e-4)
     assert not [name for name, _ in after.named_parameters() if "score" in name or "critic" in name]

@@ -39,7 +39,8 @@ def run(campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
     labels = {"preferences.jsonl": "p", "rankings.jsonl": "r", "report.json": "{}"}
     make(stages["label"], labels, labels={"by_source": {"simulated": 16}})
     make(stages["reward"], {"model/model.safetensors": "reward weights"})
-    make(stages["align"], {"model/model.safetensors": "aligned weights"})
+    chosen = json.dumps({"schedule": {"beta": 0.1}})
+    make(stages["align"], {"model/model.safetensors": "aligned weights", "report.json": chosen})
     make(stages["compare"], {"report.html": "h"}, "The aligned policy wins 68.0 % [62.3, 73.5].")
     return tmp_path / "run"
 

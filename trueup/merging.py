@@ -1,0 +1,128 @@
+"""An adapter folded into the weights below it, in float32, and how far what is saved then is from what was trained.
+
+bf16 keeps 8 bits of a weight. A change below half of the last bit is lost when it is added there, and at the learning
+rates of adapters most changes are that small. So weights are added and saved in float32. Whoever reads them in bf16
+rounds them again: what that takes away is measured here, and a finding says so where it is more than a little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.func import functional_call
+from transformers import PreTrainedModel
+
+from trueup.console import say
+from trueup.runs import StageRun
+
+_ROWS, _TOKENS = 4, 128
+"""Rows of the training, and tokens of each, whose logits are compared."""
+_TOLERANCE = 1e-3
+"""Of the largest logit: float32 adds up products over the layers to five digits or so, in whatever order."""
+_LOST = 0.1
+"""Share of the change in logits that rounding may take away before it is a finding."""
+
+
+def merged(model: PreTrainedModel | PeftModel, stage: StageRun, rows: Sequence[Sequence[int]]) -> PreTrainedModel:
+    """The model with its adapter `default` folded in, in float32; records in the stage's facts how alike they are.
+
+    rows  tokens of what was trained on, to compare the logits on
+
+    A model that was trained whole comes back as it is.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    base = model.get_base_model()
+    read_in = base.dtype  # as later stages of this campaign read what is saved
+    base.eval()
+    quantised = getattr(base, "is_quantized", False)
+    if not quantised:
+        _to_float32(base)
+    probes = [list(row[:_TOKENS]) for row in list(rows)[:_ROWS]]
+    adapted = _logits(base, probes)
+    with model.disable_adapter():
+        change = [a - b for a, b in zip(adapted, _logits(base, probes), strict=True)]
+    folded: Any = model.merge_and_unload(adapter_names=["default"])
+    difference, largest = _distance(_logits(folded, probes), adapted), _largest(adapted)
+    facts: dict[str, Any] = {
+        "rows": len(probes),
+        "max_logit_change": _largest(change),
+        "max_logit_difference": difference,
+        "saved_dtype": "4 bit" if quantised else "float32",
+    }
+    stage.facts["merge"] = facts
+    say(
+        f"{'merge':<12} max |logit(adapter) - logit(merged)| {difference:.1e} in {facts['saved_dtype']}; training "
+        f"changed logits by up to {facts['max_logit_change']:.1e}"
+    )
+    if quantised:
+        _judge_loss(stage, "4 bit", _logits(folded, probes), adapted, change)
+    elif difference > _TOLERANCE * max(1.0, largest):
+        stage.find(
+            "fail",
+            "merge_differs",
+            f"max |logit(adapter) - logit(merged)| is {difference:.2g}, for logits of up to {largest:.2g}: model/ is "
+            "not what was trained; adapter/ is",
+        )
+    elif read_in != torch.float32:
+        rounded = {name: weight.to(read_in).float() for name, weight in folded.named_parameters()}
+        as_read = _logits(folded, probes, rounded)
+        _judge_loss(stage, str(read_in).removeprefix("torch."), as_read, adapted, change)
+    return folded
+
+
+def _judge_loss(
+    stage: StageRun, dtype: str, logits: Sequence[Tensor], adapted: Sequence[Tensor], change: Sequence[Tensor]
+) -> None:
+    """Record how much of what training changed is lost in a lower precision."""
+    difference = _distance(logits, adapted)
+    lost = _norm([a - b for a, b in zip(logits, adapted, strict=True)]) / max(_norm(change), 1e-30)
+    stage.facts["merge"] |= {"read_dtype": dtype, "max_logit_difference_as_read": difference, "lost_as_read": lost}
+    say(f"{'':<12} in {dtype}: max difference {difference:.1e}, {lost:.0%} of the change in logits")
+    if _norm(change) and lost > _LOST:
+        stage.find(
+            "warn",
+            "rounded_away",
+            f"whoever reads model/ in {dtype} loses {lost:.0%} of what training changed (max |logit(adapter) - "
+            f"logit(merged)| {difference:.2g}, training changed up to {stage.facts['merge']['max_logit_change']:.2g}): "
+            "read it in float32, or its parent under adapter/",
+        )
+
+
+def _to_float32(model: PreTrainedModel) -> None:
+    """In place; on the CPU where the device has no room for it, which takes time but fails no finished training."""
+    if model.device.type == "cuda":
+        needed = 8 * model.num_parameters()  # the weights, and once more while they are rounded
+        unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        free = torch.cuda.mem_get_info(model.device)[0] + unused
+        if needed > free:
+            say(f"{'merge':<12} on the CPU: float32 weights take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
+            model.to("cpu")
+    model.to(torch.float32)
+
+
+@torch.no_grad()
+def _logits(model: Any, rows: Sequence[Sequence[int]], weights: dict[str, Tensor] | None = None) -> list[Tensor]:
+    """Of each row (T, V), or (1,) for a reward model, in float32; with other weights in place of the model's own."""
+    logits = []
+    for row in rows:
+        read = {"input_ids": torch.tensor([list(row)], device=model.device), "use_cache": False}
+        out = model(**read) if weights is None else functional_call(model, weights, kwargs=read)
+        logits.append(out.logits[0].float())
+    return logits
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    return max((tensor.abs().max().item() for tensor in tensors), default=0.0)
+
+
+def _distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    return _largest([a - b for a, b in zip(one, other, strict=True)])
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return sum(tensor.square().sum().item() for tensor in tensors) ** 0.5
