@@ -30,7 +30,7 @@ from trueup.pairs import EncodedPair, encode_pairs, read_pairs
 from trueup.records import Dropped, Preference
 from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import completion_logps
-from trueup.statistics import Interval, bootstrap_mean
+from trueup.statistics import Interval, win_rate
 
 
 def run(config: DPOConfig) -> Path:
@@ -163,7 +163,7 @@ def heldout_accuracy(
     for pair, now, other, (was, other_was) in zip(pairs, chosen, rejected, reference, strict=True):
         margin = (now - was) - (other - other_was)
         by_prompt.setdefault(pair.prompt_id, []).append(0.5 if abs(margin) < 1e-6 else float(margin > 0))
-    return bootstrap_mean(list(by_prompt.values()))
+    return win_rate(list(by_prompt.values())).interval
 
 
 def not_learnt(margin: float, heldout: Interval | None) -> list[Finding]:

@@ -530,6 +530,26 @@ def test_a_changed_policy_differs_is_scored_by_the_reward_model_and_has_moved(co
     assert [parent["stage"] for parent in manifest["parents"]] == ["sft", "sample", "align", "reward"]
 
 
+def test_a_reward_model_whose_report_card_failed_decides_nothing_in_a_real_comparison(config: CompareConfig) -> None:
+    plant_models(config)
+    failed = {"level": "fail", "code": "no_better_than_chance", "message": "accuracy 52 % does not exclude 50 %"}
+    warned = {"level": "warn", "code": "not_told_from_a_rule", "message": "accuracy 70 %; a rule gets 71 %"}
+    card = {"findings": [warned], "judge": {"findings": [failed]}}
+    (config.run_dir / "reward" / "report.json").write_text(json.dumps(card))
+    shutil.copytree(config.run_dir / "reward" / "model", config.run_dir / "reward" / "judge" / "model")
+
+    def verdict_by(*names: str) -> dict[str, Any]:
+        directory = compare.run(config.model_copy(update={"judges": list(names), "greedy": False, "step_prompts": 0}))
+        return json.loads((directory / "report.json").read_text())["verdict"]
+
+    by_next = verdict_by("second_reward_model", "reward_model")
+    assert by_next["judge"] == "reward_model" and list(by_next["passed_over"]) == ["second_reward_model"]
+    assert "second reward model decides nothing: accuracy 52 %" in by_next["message"]
+    assert "Of this judge: accuracy 70 %; a rule gets 71 %." in by_next["message"]
+    alone = verdict_by("second_reward_model")
+    assert (alone["outcome"], alone["judge"]) == ("no_verdict", None)
+
+
 def plant_models(config: CompareConfig) -> None:
     """Another aligned policy, and a reward model with a fresh head."""
     policy = models.load_policy(config.run_dir / "align" / "model", config.model)
