@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from trueup.chat import Refused, encode_completion, encode_prompt, sampled_ids
-from trueup.config import SplitConfig
+from trueup.chat import Refused, encode_completion, encode_prompt, sampled_ids, set_template
+from trueup.config import ModelConfig, SplitConfig
 from trueup.console import say
 from trueup.errors import DataError
-from trueup.records import Dropped, PairRule, Preference, choose_pairs, is_for_judge, is_heldout, read_rows
-from trueup.runs import FinishedStage, StageRun
+from trueup.records import Dropped, PairRule, Preference, Ranking, choose_pairs, is_for_judge, is_heldout, read_rows
+from trueup.runs import FinishedStage, StageRun, find_stage
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,41 @@ def encode_pairs(
             say(f"{'tokens':<12} {text}")
             stage.find("info", "texts_in_tokens", text)
     return kept, encoded
+
+
+# ---- Recorded tokens of answers ---------------------------------------------------------------------------------
+
+
+def true_records(rankings: list[Ranking], run_dir: Path, config: ModelConfig) -> tuple[list[Ranking], str]:
+    """The rankings with the recorded tokens, and the log-probabilities of these, of those answers whose text they are;
+    and a sentence on the others, empty if there are none.
+
+    A text may have been edited since (a name taken out), or the tokens may be another model's: no such are handed on.
+    """
+    recorded = sum(bool(ids) for row in rankings for ids in row.completion_token_ids)
+    if not recorded:
+        return rankings, ""
+    tokenizer = _tokenizer_of_run(run_dir, config)
+    kept, left = [], 0
+    for row in rankings:
+        ids = [
+            record and tokenizer and sampled_ids(tokenizer, text, finished, record)
+            for record, text, finished in zip(row.completion_token_ids, row.completions, row.finished, strict=True)
+        ]
+        left += sum(bool(record) and not one for record, one in zip(row.completion_token_ids, ids, strict=True))
+        logps = row.logps and [logp if one else None for logp, one in zip(row.logps, ids, strict=True)]
+        kept.append(row.model_copy(update={"completion_token_ids": [one or None for one in ids], "logps": logps}))
+    why = "the tokenizer of this run decodes them to another text" if tokenizer else "this run has no tokenizer here"
+    return kept, f"recorded tokens of {left} of {recorded} answers are left out: {why}" if left else ""
+
+
+def _tokenizer_of_run(run_dir: Path, config: ModelConfig) -> PreTrainedTokenizerBase | None:
+    """That of the SFT policy, which sampled the answers; else of a base model in a local directory."""
+    sft = find_stage(run_dir, "sft")
+    folder = sft.dir / "model" if sft else Path(config.name)
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    if not tokenizer.chat_template:
+        set_template(tokenizer, config)
+    return tokenizer

@@ -314,6 +314,7 @@ def export_labels(config: LabelConfig, to: Path, format: Format = "jsonl", ranki
         store.close()
     if not labels:
         raise DataError(f"{_shown(config)}: holds no labels (left out: {left_out})")
+    labels, unsaid = true_records(labels, config)
     rows: list[Any] = [pair for label in labels for pair in pairs_of(label)] if rankings == "pairs" else list(labels)
     if not rows:
         raise DataError(
@@ -331,7 +332,22 @@ def export_labels(config: LabelConfig, to: Path, format: Format = "jsonl", ranki
         partial.rename(to)
     finally:
         shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
-    return f"{to}: {_summary(labels, rows, rankings)}; left out: {left_out}"
+    return f"{to}: {_summary(labels, rows, rankings)}{'; ' if unsaid else ''}{unsaid}; left out: {left_out}"
+
+
+def true_records(labels: list[Ranking], config: LabelConfig) -> tuple[list[Ranking], str]:
+    """`trueup.pairs.true_records`; without the packages for training, no recorded tokens are handed on."""
+    if not any(ids for row in labels for ids in row.completion_token_ids):
+        return labels, ""
+    try:
+        from trueup.pairs import true_records as checked
+    except ModuleNotFoundError:
+        none = [
+            row.model_copy(update={"completion_token_ids": [None] * len(row.completions), "logps": None})
+            for row in labels
+        ]
+        return none, "recorded tokens of all answers are left out: they cannot be checked without transformers"
+    return checked(labels, config.run_dir, config.model)
 
 
 def _summary(labels: list[Ranking], rows: list[Any], rankings: Whole) -> str:

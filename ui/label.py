@@ -22,6 +22,7 @@ from trueup.contents import sha256_file
 from trueup.records import CandidateSet, Dropped, pairs_of, read_rows, split_name, write_rows
 from ui import report, sources
 from ui.config import LabelConfig
+from ui.exchange import true_records
 from ui.proof import proof
 from ui.store import Store
 from ui.votes import promoted
@@ -90,8 +91,12 @@ def run(config: LabelConfig) -> Path:
     by_failed = [row for row in rankings if row.source == "human" and row.annotator in failed]
     if config.exclude_failed_gold:
         rankings = [row for row in rankings if row.source != "human" or row.annotator not in failed]
+    rankings, unsaid = true_records(rankings, config)
+    if unsaid:
+        say(unsaid)
+        run.find("info", "tokens_left_out", unsaid)
     every_pair = [pair for ranking in rankings for pair in pairs_of(ranking)]
-    differing = [pair for pair in every_pair if pair.chosen[0].content.strip() != pair.rejected[0].content.strip()]
+    differing = [pair for pair in every_pair if pair.chosen[0].content != pair.rejected[0].content]
     pairs = [pair for pair in differing if pair.chosen[0].content.strip()]
     write_rows(run.dir / "rankings.jsonl", rankings)
     write_rows(run.dir / "preferences.jsonl", pairs)
