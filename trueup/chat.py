@@ -258,6 +258,15 @@ class Refused:
         else:
             self.told.update(told)
 
+    def leave_out(self, known: set[str]) -> None:
+        """Leave out what was told before, of the template or of the same row, and make the rest known."""
+        for text, rows in list(self.problems.items()):
+            fresh = [] if text in known else [where for where in rows if f"{where}: {text}" not in known]
+            known |= {text} if text in self.of_template else {f"{where}: {text}" for where in rows}
+            self.problems[text] = fresh
+            if not fresh:
+                del self.problems[text]
+
     def lines(self) -> list[str]:
         """A line for each problem, with the rows that have it."""
         lines = [f"{rows[0]}: {text}{_more(rows[1:])}" for text, rows in self.problems.items()]

@@ -511,13 +511,7 @@ def _lengths(
         lengths.append(None)
         with refused.row(row.where) as told:
             lengths[-1] = encode(row, told)
-    of_template = set(refused.of_template)
-    for text, places in list(refused.problems.items()):
-        fresh = [] if text in known else [place for place in places if f"{place}: {text}" not in known]
-        refused.problems[text] = fresh
-        known |= {text} if text in of_template else {f"{place}: {text}" for place in places}
-        if not fresh:
-            del refused.problems[text]
+    refused.leave_out(known)
     problems.extend(f"{key}: {line}" for line in refused.lines())
     notes.extend(f"{key}: {count} of {len(rows)} rows are {what}" for what, count in refused.told.items())
     return lengths

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,114 @@ def test_a_campaign_may_hold_nothing_out(campaign: Callable[..., Any], tmp_path:
         "after": None,
         "rows": 0,
     }
+
+
+STRICT = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% set text = m['content'].split('</think>')[-1] | trim %}"
+    "{{ m['role'] + ':' + text + (eos_token if m['role'] == 'assistant' else '') }}{% endfor %}"
+    "{{ 'assistant:' if add_generation_prompt }}"
+)
+
+
+def trained_texts(monkeypatch: pytest.MonkeyPatch, config: Any) -> tuple[Path, list[str]]:
+    """What the stage leaves, and the text of the tokens with loss in every training row, spaces and ends shown."""
+    seen: list[str] = []
+    build = sft.train.build_trainer
+
+    def spy(config: Any, stage: Any, base: models.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
+        seen.extend(base.tokenizer.decode([label for label in row.labels if label >= 0]) for row in rows)
+        return build(config, stage, base, rows, heldout)
+
+    monkeypatch.setattr(sft.train, "build_trainer", spy)
+    return sft.train.run(config), seen
+
+
+def with_data(stage: Callable[..., Any], tmp_path: Path, template: str, heldout: float = 0.0, **keys: Any) -> Any:
+    (tmp_path / "t.jinja").write_text(template)
+    config = stage("run", max_steps=1, data=["data.jsonl"], **keys)
+    split = config.split.model_copy(update={"heldout_fraction": heldout})
+    model = config.model.model_copy(update={"chat_template": str(tmp_path / "t.jinja")})
+    return config.model_copy(update={"split": split, "model": model})
+
+
+def test_answers_are_trained_as_they_stand_and_what_the_template_does_to_the_others_is_said(
+    stage: Callable[..., Any],
+    jsonl,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Indented code, and a dialogue whose history the template writes without its reasoning."""
+    code = json.loads(Path("tests/data/cases/rows/d_indented_code.jsonl").read_text().splitlines()[0])
+    answers = ["<think>Red.</think>\nRed ", "Yes.", "No.\n"]
+    turns = [
+        {"role": role, "content": text} for one in answers for role, text in (("user", "Why?"), ("assistant", one))
+    ]
+    jsonl(tmp_path / "data.jsonl", [code, {"messages": turns}])
+    directory, texts = trained_texts(monkeypatch, with_data(stage, tmp_path, STRICT))
+    end = "<|endoftext|>"
+    assert texts == [f"    return a + b\n{end}", f"{answers[0]}{end}", f"Yes.{end}No.\n{end}"]
+    manifest = json.loads((directory / "manifest.json").read_text())
+    said = [finding["message"] for finding in manifest["verdict"]["findings"] if finding["code"] == "texts_in_tokens"]
+    assert any("1 of 2 demonstrations are trained turn by turn" in text for text in said)
+    assert any("1 of 2 demonstrations are asked without white space around a text" in text for text in said)
+    assert any("1 of 2 demonstrations are asked without the reasoning of earlier answers" in text for text in said)
+    assert all(text in capsys.readouterr().out for text in said[:1])
+    assert json.loads((directory / "report.json").read_text())["trained_eos"] == 4
+
+
+@pytest.mark.parametrize("heldout", [0.0001, 0.5, 0.9])
+def test_every_row_that_the_template_refuses_is_named_before_anything_is_trained(
+    stage: Callable[..., Any], jsonl, tmp_path: Path, heldout: float
+) -> None:
+    """Held out or not: the file is refused as a whole."""
+    rows = [[{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f"{i}"}] for i in range(40)]
+    for i in (3, 17, 30):
+        rows[i].insert(0, {"role": "system", "content": "Be brief."})
+    jsonl(tmp_path / "data.jsonl", [{"messages": row} for row in rows])
+    with pytest.raises(DataError) as caught:
+        sft.train.run(with_data(stage, tmp_path, STRICT, heldout))
+    first, *others = sorted(re.findall(r"\b(?:4|18|31)\b", str(caught.value)))
+    assert str(caught.value).startswith(f"3 rows cannot be encoded\n  {tmp_path}/data.jsonl:")
+    assert {first, *others} == {"4", "18", "31"} and "System role not supported" in str(caught.value)
+
+
+def test_the_held_out_rows_whose_loss_is_measured_are_of_every_category(
+    stage: Callable[..., Any], jsonl, tmp_path: Path
+) -> None:
+    rows = [
+        {"instruction": f"Say {k}{i}.", "output": f"It is {k}{i}.", "category": k}
+        for k in "abcdefgh"
+        for i in range(12)
+    ]
+    jsonl(tmp_path / "data.jsonl", rows)
+    directory = sft.train.run(with_data(stage, tmp_path, STRICT, heldout=0.6))
+    tokenizer = models.load_policy(directory / "model", ModelConfig(device="cpu")).tokenizer
+    heldout = [json.loads(line) for line in (directory / "heldout.jsonl").read_text().splitlines()]
+    kinds = [re.findall(r"It is (\w)", tokenizer.decode(row["input_ids"]))[0] for row in heldout]
+    assert len(kinds) == 16 and set(kinds) == set("abcdefgh")
+
+
+def test_a_collator_that_changes_a_label_stops_the_stage_though_a_row_was_too_long(
+    stage: Callable[..., Any], jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = {"instruction": "Sing.", "output": "la " * 200}
+    jsonl(tmp_path / "data.jsonl", [long, *({"instruction": f"Say {i}.", "output": f"{i}"} for i in range(9))])
+    build = sft.train.build_trainer
+
+    def damaged(*arguments: Any) -> Any:
+        trainer = build(*arguments)
+        collate = trainer.data_collator
+
+        def collator(rows: Any) -> Any:
+            batch = collate(rows)
+            batch["labels"][batch["labels"] == trainer.processing_class.eos_token_id] = -100
+            return batch
+
+        trainer.data_collator = collator
+        return trainer
+
+    monkeypatch.setattr(sft.train, "build_trainer", damaged)
+    with pytest.raises(AssertionError, match="the collator makes other labels of a training row"):
+        sft.train.run(with_data(stage, tmp_path, STRICT))
