@@ -313,9 +313,9 @@ class CompareConfig(StageConfig):
     judges: list[Literal["rubric", "reward_model", "second_reward_model", "votes", "endpoint"]] = Field(
         ["rubric", "reward_model"], min_length=1
     )
-    """What says which of two answers is preferred. The first decides the verdict. second_reward_model: trained on
-    `split.judge_fraction` of the prompts and nothing else; votes: people's blind votes (trueup serve RUN); endpoint: a
-    language model."""
+    """What says which of two answers is preferred. The first that can decide the verdict does; one whose report card
+    failed cannot. second_reward_model: trained on `split.judge_fraction` of the prompts and nothing else; votes:
+    people's blind votes (trueup serve RUN); endpoint: a language model."""
     rubric: Literal["says-why"] = "says-why"
     """Which rubric, of `trueup.rubric`."""
     judge_url: SecretUrl | None = None
