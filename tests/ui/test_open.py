@@ -49,7 +49,8 @@ def learn_by_heart(folder: Path) -> None:
     rows = []
     for prompt, answer, end in ((ASKED, HOSTILE, None), (ENDLESS, "on" + " on" * 30, -3)):
         turns = [Message(role="user", content=prompt), Message(role="assistant", content=answer)]
-        [(ids, labels)] = encode_demonstration(tokenizer, turns)
+        [row] = encode_demonstration(tokenizer, turns)
+        ids, labels = row.input_ids, row.labels
         rows.append({"input_ids": torch.tensor([ids[:end]]), "labels": torch.tensor([labels[:end]])})
     forever = rows[-1]["input_ids"][:, -64:]  # what it reads when the prompt is long ago
     rows.append({"input_ids": forever, "labels": forever})
