@@ -126,7 +126,7 @@ def test_accounts_sessions_and_invitations_outlive_the_server(opened: Callable[.
     assert later.who(cookie).name == "Ann"
     with pytest.raises(Refused):
         later.log_in("Ann", "another password", "127.0.0.1")
-    assert later.who(later.accept(invitation, "Bob", PASSWORD)).name == "Bob"
+    assert later.who(later.accept(invitation, "Bob", PASSWORD).session).name == "Bob"
     with pytest.raises(Refused):
         people.accept(invitation, "Carol", PASSWORD)
     later.disable("Ann")
