@@ -211,15 +211,17 @@ def compute_reference_logps(
 ) -> list[tuple[float, float]]:
     """log pi_ref of the chosen and the rejected answer of each pair, in nats.
 
-    Sampling wrote them down: an answer of these very tokens, sampled by this very SFT policy in the precision that it
-    has here, is not scored again.
+    Sampling wrote them down: an answer of these very tokens, sampled by this very SFT policy in float32 as it is here,
+    is not scored again. In bf16 what is recorded does not count: there a text's log-probability hangs on the batch that
+    it is read in, by tenths of a nat.
     """
-    dtype = policy.placement.facts["dtype"]
+    exact = policy.placement.dtype == torch.float32
     known = {
         i: (pair.chosen_logp, pair.rejected_logp)
         for i, pair in enumerate(pairs)
-        if pair.sampled_by == sft.sha256
-        and pair.sampler.get("dtype") == dtype
+        if exact
+        and pair.sampled_by == sft.sha256
+        and pair.sampler.get("dtype") == "float32"
         and (pair.chosen_token_ids, pair.rejected_token_ids) == (rows[i].chosen_ids, rows[i].rejected_ids)
         and None not in (pair.chosen_logp, pair.rejected_logp)
     }

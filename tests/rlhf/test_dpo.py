@@ -268,3 +268,9 @@ def test_recorded_log_probabilities_count_only_of_these_tokens_this_policy_and_t
     ):
         (found,) = compute_reference_logps(policy, sft, [recorded.model_copy(update=change)], rows)
         assert found == pytest.approx(truth, abs=1e-4), change
+    rounded = models.load_base(ModelConfig(name=str(tiny_base), chat_template="plain", device="cpu", dtype="bfloat16"))
+    for dtype in ("float32", "bfloat16"):
+        (found,) = compute_reference_logps(
+            rounded, sft, [recorded.model_copy(update={"sampler": {"dtype": dtype}})], rows
+        )
+        assert found == pytest.approx(truth, abs=1.0), "in bf16 no record counts"
