@@ -149,7 +149,7 @@ def with_price_of_length(judged: Judged, before: float, after: float, prices: Se
     before, after  mean tokens of the SFT and of the aligned policy's answers
     """
     controlled = judged.length_controlled
-    code, way = ("longer", "longer") if after >= before else ("shorter", "shorter")
+    way = "longer" if after >= before else "shorter"
     if controlled.a_guess:
         message = f"at equal length nothing is known: {controlled.note}"
     elif controlled.interval.low > 0.5:
@@ -163,9 +163,9 @@ def with_price_of_length(judged: Judged, before: float, after: float, prices: Se
             f"at equal length it wins {percent(controlled.interval)}, which may be chance: the win may come of {way} "
             "answers alone"
         )
-    same = [price.message for price in prices if price.code == code]
-    others = [price for price in prices if price.code != code]
-    return [Finding("warn", code, "; ".join([*same, message])), *others]
+    same = [price.message for price in prices if price.code == way]
+    others = [price for price in prices if price.code != way]
+    return [Finding("warn", way, "; ".join([*same, message])), *others]
 
 
 def _title(name: str) -> str:
