@@ -23,12 +23,14 @@ from trueup.formats import ImportedRanking, read_demonstrations, read_preference
 from trueup.near_duplicates import across_split
 from trueup.records import (
     BadRows,
+    CandidateSet,
     Demonstration,
     Dropped,
     Message,
     Prompt,
     is_for_judge,
     is_heldout,
+    read_rows,
     touches_heldout,
 )
 from trueup.runs import find_stage
@@ -47,24 +49,37 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     model, split = campaign.config.model, campaign.config.split
     stages: dict[str, Any] = {stage: campaign.stages[stage] for stage in campaign.needed()}
 
-    demonstrations, prompts, preferences = _check_files(stages, problems, notes)
+    def part(function: Callable[..., Any], *arguments: Any) -> Any:
+        """One part of the check, or None: what it cannot go past is a problem, and hides none of the others'."""
+        try:
+            return function(*arguments, problems, notes)
+        except TrueupError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        except ModuleNotFoundError as error:
+            problems.append(f"{error.name} is not installed, which training needs: pip install -e '.[train]'")
+        return None
+
+    demonstrations, prompts, preferences = part(_check_files, stages) or (None, None, None)
     if demonstrations is not None:
         _check_demonstrations(demonstrations, split, problems)
     if prompts is not None:
         _check_prompts(stages, prompts, split, problems, notes)
-    _check_stages(stages, problems, notes)
-    asked = _check_online(stages, prompts, problems, notes) if _is_online(stages["align"]) else []
+    part(_check_label_files, stages)
+    part(_check_stages, stages)
+    asked = (part(_check_online, stages, prompts) if _is_online(stages["align"]) else None) or []
 
-    _check_places(campaign, stages, problems)
-    directory = _find_model(campaign, problems, notes)
+    part(_check_places, campaign, stages)
+    directory = part(_find_model, campaign)
     before = len(problems)
-    settings = _check_model(stages, model, directory, problems, notes)
+    settings = part(_check_model, stages, model, directory) or {}
     is_readable = not any(problem.startswith("model.name: ") for problem in problems[before:])
     _check_context(stages, settings, problems)
     if directory is not None and is_readable:
         rows = demonstrations or [], prompts or [], preferences or []
-        _check_tokens(stages, model, split, settings, *rows, asked, problems, notes)
-    _check_disk(campaign, stages, directory, problems, notes)
+        part(_check_tokens, stages, model, split, settings, *rows, asked)
+    part(_check_disk, campaign, stages, directory)
     return problems, notes
 
 
@@ -90,6 +105,26 @@ def _check_files(
     return None if None in found else [row for rows in found for row in rows or []], prompts, preferences
 
 
+def _check_label_files(stages: dict[str, Any], problems: list[str], notes: list[str]) -> None:
+    """What people are asked beside the samples: pairs with known answers, and scores of the samples."""
+    label = stages.get("label")
+    if label is None:
+        return
+    asked = label.input_paths()
+    for key in ("gold", "qualification"):
+        if (path := getattr(label, key)) in asked:
+            _read(f"label.{key}", path, read_preferences, label.on_bad_rows, problems, notes)
+    if label.scores in asked:
+        sampled = find_stage(label.run_dir, "sample")
+        candidates = read_rows(sampled.dir / "candidates.jsonl", CandidateSet) if sampled else []
+        try:
+            if not label.scores.is_file():
+                raise DataError(f"{label.scores}: no such file")
+            load_object("ui.sources:read_scores")(label.scores, candidates)
+        except DataError as error:
+            problems.append(f"label.scores: {error}")
+
+
 def _read(
     key: str,
     path: Path,
@@ -100,8 +135,8 @@ def _read(
     places: dict[str, str] | None = None,
 ) -> list[Any] | None:
     """The rows of a file, or None; `places` is told where each dialogue stands."""
-    if not path.is_file():
-        problems.append(f"{key}: {path}: {'is a folder; a file is wanted' if path.is_dir() else 'no such file'}")
+    if not os.path.isfile(path):  # of a name that is too long, too
+        problems.append(f"{key}: {path}: {'is a folder; a file is wanted' if os.path.isdir(path) else 'no such file'}")
         return None
     dropped = Dropped()
     try:
@@ -372,7 +407,7 @@ def _check_model(
     if (note := trial.tried(settings)) is not None:
         notes.append(note)
     layers = getattr(settings.get_text_config(), "num_hidden_layers", None)
-    limits = {"max_position_embeddings": trial.context_length(settings, tokenizer), "num_hidden_layers": layers}
+    limits = {"max_position_embeddings": models.context_length(settings, tokenizer), "num_hidden_layers": layers}
     return {name: limit for name, limit in limits.items() if limit}
 
 
@@ -533,7 +568,7 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))
 
 
-def _check_places(campaign: Campaign, stages: dict[str, Any], problems: list[str]) -> None:
+def _check_places(campaign: Campaign, stages: dict[str, Any], problems: list[str], notes: list[str]) -> None:
     """That results and labels can be written where they are wanted."""
     places = {"run_dir": campaign.run_dir}
     label = stages.get("label")

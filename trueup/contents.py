@@ -60,8 +60,10 @@ def of_model(name: str, revision: str | None = None) -> Contents | None:
 
 def _cached_commit(name: str, revision: str | None) -> str | None:
     """The commit that the hub's cache here has for a hub id: of a branch, what it pointed to when it was fetched."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ModuleNotFoundError:  # where people only label, nothing is installed that trains
+        return None
     folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     if revision and (folder / "snapshots" / revision).is_dir():
         return revision

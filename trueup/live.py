@@ -24,7 +24,7 @@ from trueup import runs, tensors
 from trueup.chat import completion_text, encode_prompt
 from trueup.config import ModelConfig
 from trueup.errors import DataError, ModelError
-from trueup.models import EMBEDDED, EMBEDDED_NAME, Loaded, load_base, load_policy, load_reward_model
+from trueup.models import EMBEDDED, EMBEDDED_NAME, Loaded, context_length, load_base, load_policy, load_reward_model
 from trueup.policies import REFERENCE, PolicyInfo, find_policies, model_config
 from trueup.records import Candidate, Message
 from trueup.sampling import Decoding, as_argument, candidate, draw, noise, roomy_cache, score
@@ -227,7 +227,7 @@ class _Batch:
         loaded = model.loaded
         self.device, self.eos = loaded.placement.device, loaded.tokenizer.eos_token_id
         encoded = encode_prompt(loaded.tokenizer, prompt)
-        limit = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = context_length(loaded.model.config)
         if limit is not None and len(encoded) + decoding.max_new_tokens > limit:
             raise DataError(
                 f"the prompt has {len(encoded)} tokens; with {decoding.max_new_tokens} new ones that is more than this "

@@ -390,6 +390,35 @@ def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
         raise _not_loaded(source, error) from error
 
 
+def context_length(settings: PretrainedConfig, tokenizer: Any = None) -> int | None:
+    """Tokens that the model can read at most, whatever its configuration calls them; None where it names no limit."""
+    text = settings.get_text_config()
+    for name in _CONTEXT_NAMES:
+        length = getattr(text, name, None)
+        if isinstance(length, int) and length > 0:
+            return max(length, _scaled(text, length))
+    length = getattr(tokenizer, "model_max_length", None)
+    return length if isinstance(length, int) and length < 10**9 else None
+
+
+_CONTEXT_NAMES = (
+    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "max_seq_length"),
+    *("seq_length", "seq_len", "context_length", "context_window"),
+)
+
+
+def _scaled(text: Any, length: int) -> int:
+    """The limit with scaled rotary positions, some of which are told beside the limit and not in it."""
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))] if isinstance(rope, dict) else []
+    known = [
+        int(part["factor"] * part.get("original_max_position_embeddings", length))
+        for part in ropes
+        if isinstance(part.get("factor"), int | float)
+    ]
+    return max(known, default=0)
+
+
 def add_score_head(settings: PretrainedConfig) -> None:
     """Let transformers read a reward model of an architecture that it has no class for, such as Cohere and Granite:
     the decoder and one linear layer, as of the others."""

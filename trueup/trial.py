@@ -90,35 +90,6 @@ def stand_in(stages: Mapping[str, Any]) -> tuple[PretrainedConfig, Any]:
     return settings, fast
 
 
-def context_length(settings: PretrainedConfig, tokenizer: Any = None) -> int | None:
-    """Tokens that the model can read at most, whatever its configuration calls them; None where it names no limit."""
-    text = settings.get_text_config()
-    for name in _CONTEXT_NAMES:
-        length = getattr(text, name, None)
-        if isinstance(length, int) and length > 0:
-            return max(length, _scaled(text, length))
-    length = getattr(tokenizer, "model_max_length", None)
-    return length if isinstance(length, int) and length < 10**9 else None
-
-
-_CONTEXT_NAMES = (
-    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "max_seq_length"),
-    *("seq_length", "seq_len", "context_length", "context_window"),
-)
-
-
-def _scaled(text: Any, length: int) -> int:
-    """The limit with scaled rotary positions, some of which are told beside the limit and not in it."""
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))] if isinstance(rope, dict) else []
-    known = [
-        int(part["factor"] * part.get("original_max_position_embeddings", length))
-        for part in ropes
-        if isinstance(part.get("factor"), int | float)
-    ]
-    return max(known, default=0)
-
-
 TRIED = frozenset(
     """llama mistral qwen2 qwen3 qwen3_moe mixtral gemma gemma2 gemma3_text phi3 olmo2 granite cohere cohere2 starcoder2
     stablelm smollm3 gpt_neox gpt2 opt bloom mpt falcon deepseek_v3 gpt_oss lfm2""".split()

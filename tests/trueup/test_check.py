@@ -14,7 +14,7 @@ import pytest
 
 import architectures
 from trueup import check as checking
-from trueup import runs, trial
+from trueup import models, runs, trial
 from trueup.check import check
 
 Checked = tuple[list[str], list[str]]
@@ -687,7 +687,7 @@ def test_limits_are_found_under_every_architectures_names(checked, tmp_path: Pat
 def test_the_context_has_many_names(kind: str, keys: dict[str, Any], limit: int | None) -> None:
     from transformers import AutoConfig
 
-    assert trial.context_length(AutoConfig.for_model(kind, **keys)) == limit
+    assert models.context_length(AutoConfig.for_model(kind, **keys)) == limit
 
 
 def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> None:
@@ -695,8 +695,8 @@ def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> N
 
     from transformers import BloomConfig
 
-    assert trial.context_length(BloomConfig(), SimpleNamespace(model_max_length=88)) == 88
-    assert trial.context_length(BloomConfig(), SimpleNamespace(model_max_length=int(1e30))) is None
+    assert models.context_length(BloomConfig(), SimpleNamespace(model_max_length=88)) == 88
+    assert models.context_length(BloomConfig(), SimpleNamespace(model_max_length=int(1e30))) is None
 
 
 # ---- What is there, and whole -----------------------------------------------------------------------------------
@@ -797,3 +797,48 @@ def test_every_key_that_takes_any_text_gives_a_problem_and_no_traceback(checked,
     ):
         assert key in keys, (key, problems)
     assert any(problem.startswith("model") and "chat_template" in problem for problem in problems)
+
+
+def test_files_that_only_people_are_asked_about_are_read_too(checked, tmp_path: Path, jsonl) -> None:
+    def prepare() -> None:
+        jsonl(tmp_path / "gold.jsonl", [{"prompt": "Why?", "chosen": 3}])
+        jsonl(tmp_path / "scores.jsonl", [{"prompt_id": "x", "scores": ["high"]}])
+
+    label = {"gold": "gold.jsonl", "qualification": "none.jsonl", "scores": "scores.jsonl"}
+    problems, _ = checked(prepare, label={"source": "human", **label})
+    assert [problem.partition(": ")[0] for problem in problems] == ["label.gold", "label.qualification", "label.scores"]
+    assert f"{tmp_path}/scores.jsonl:1: " in problems[2]
+    assert checked(prepare, label={"source": "simulated", **label})[0] == [], "nobody is asked"
+
+
+def test_a_broken_run_directory_hides_no_other_problem(checked, tmp_path: Path) -> None:
+    def prepare() -> None:
+        (tmp_path / "other" / "align").mkdir(parents=True)
+        (tmp_path / "other" / "align" / "manifest.json").write_text("{")
+
+    problems, _ = checked(prepare, compare={"others": {"o": str(tmp_path / "other")}}, sft={"data": ["x" * 300]})
+    assert problems[0].startswith("sft.data: ") and problems[0].endswith(": no such file")
+    assert problems[1].startswith(f"{tmp_path}/other/align/manifest.json: not JSON")
+
+
+def test_without_what_trains_the_rest_is_checked(checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(checking, "_check_model", missing)
+    problems, notes = checked(label={"source": "human", "gold": "none.jsonl"})
+    assert problems[0].startswith("label.gold: ")
+    assert problems[1] == "torch is not installed, which training needs: pip install -e '.[train]'"
+    assert any(note.startswith("sft.data: ") for note in notes)
+
+
+def test_a_gguf_file_is_built_too(checked, tmp_path: Path, bases: Callable[[str], Path]) -> None:
+    from tiny_gguf import write_gguf
+
+    write_gguf(bases("chatml"), tmp_path / "tiny.gguf")
+    gguf = {"name": "tiny.gguf", "chat_template": "chatml"}
+    assert checked(model=gguf)[0] == []
+    assert checked(model=gguf, align={"lora": {"last_layers": 3}}, reward={"max_length": 300})[0] == [
+        "align.lora.last_layers: 3, but the model has 2 layers",
+        "reward.max_length: 300, but the model's context has 256 tokens",
+    ]

@@ -244,6 +244,22 @@ def test_a_campaigns_name_cannot_lead_out_of_the_folder_of_runs(tmp_path: Path, 
     assert line.startswith(f"  name: {name!r} cannot name a folder in runs/")
 
 
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        ("seed: -1", "seed"),
+        ("seed: 4294967296", "seed"),
+        ("reward: {seed: -1}", "reward.seed"),
+        ("reward: {learning_rate: .inf}", "reward.learning_rate"),
+        ("reward: {max_grad_norm: .nan}", "reward.max_grad_norm"),
+        ("reward: {max_steps: -2}", "reward.max_steps"),
+    ],
+)
+def test_a_number_that_no_library_would_take_is_refused(tmp_path: Path, written: str, key: str) -> None:
+    (line,) = problems(write(tmp_path, f"{MINIMAL}{written}\n")).splitlines()[1:]
+    assert line.startswith(f"  {key}: Input should be ")
+
+
 def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything_else_changes_it(
     tmp_path: Path,
 ) -> None:
