@@ -80,7 +80,7 @@ def test_nothing_is_run_again_when_nothing_changed(done: Campaign) -> None:
             ["reward", "align", "compare"],
         ),
         ("reward.pairs=extremes", "reward", "pairs: 'all' -> 'extremes'", ["compare"]),
-        ("align.beta=0.2", "align", "beta: 0.1 -> 0.2", ["compare"]),
+        ("align.beta=0.2", "align", "beta: 'auto' -> 0.2", ["compare"]),
         ("compare.confidence=0.9", "compare", "confidence: 0.95 -> 0.9", []),
     ],
 )
