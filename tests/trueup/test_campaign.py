@@ -111,7 +111,7 @@ def test_the_reason_names_every_parent_that_will_be_new(done: Campaign) -> None:
 
 def test_a_key_at_the_top_makes_every_stage_stale_that_it_reaches(done: Campaign) -> None:
     assert list(changed(done, "seed=1")) == ALL
-    assert changed(done, "model.revision=v2")["sft"] == "run: model.revision: None -> 'v2'"
+    assert changed(done, "model.dtype=bfloat16")["sft"].startswith("run: model.dtype: ")
     assert changed(done, "name=another") == {}, "a name is no setting, and this run directory was named"
 
 

@@ -768,7 +768,7 @@ def test_every_key_that_takes_any_text_gives_a_problem_and_no_traceback(checked,
     quits.write_text("raise SystemExit(0)\n")
     online = {"algorithm": "grpo", **SMALL, "rewards": {f"{broken}:f": 1.0, f"{quits}:f": 1.0, f"{odd}.py:f": 1.0}}
     problems, _ = checked(
-        model={"attn_implementation": odd, "chat_template": odd, "revision": odd},
+        model={"attn_implementation": odd, "chat_template": odd},
         sft={"data": [odd], "lr_scheduler_type": odd, "report_to": [odd], "lora": {"target_modules": odd}},
         sample={"prompts": odd},
         label={"source": "import", "path": odd, "reward_model": odd},
