@@ -122,8 +122,8 @@ def take_over(
     return done
 
 
-_PAUSE = 0.05
-"""Seconds between two transactions of an import: who waits to write gets in."""
+_PAUSE = 0.12
+"""Seconds between two transactions of an import. Who waits to write looks every tenth of a second, and so gets in."""
 
 
 def _first_line(error: BaseException | None) -> str:
