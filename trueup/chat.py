@@ -509,9 +509,7 @@ def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], a
             f"the chat template does not end every assistant turn with {tokenizer.eos_token!r} (EOS), but with "
             f"{repr(behind[:20]) if behind else 'nothing'}, so the model would never learn to stop: {OTHERWISE}"
         )
-    alike = next(
-        (i for i, (a, b) in enumerate(zip(asked, before, strict=False)) if a != b), min(len(asked), len(before))
-    )
+    alike = _alike(asked, before)
     return ModelError(
         "the chat template renders a prompt differently alone and with its answer: where it asks, it ends with "
         f"{asked[alike:][-60:]!r}, and before an answer it writes {before[alike:][:60]!r}; the model would be asked in "
@@ -547,17 +545,24 @@ def _parts(text: str, cuts: list[int]) -> list[str]:
 
 
 def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text that stands behind other tokens, if the tokenizer can be brought to write it so."""
+    """Tokens of a text that stands behind other tokens, as near to it as the tokenizer can be brought to write it."""
     ids = tokenizer.encode(text, add_special_tokens=False)
-    composed = unicodedata.normalize("NFC", text)
-    if completion_text(tokenizer, ids) in (text, composed):
+    written = completion_text(tokenizer, ids)
+    if written in (text, unicodedata.normalize("NFC", text)):
         return ids
     # SentencePiece puts a space before the first word of a text. Behind a line break there is none.
     line_break, longer = (tokenizer.encode(one, add_special_tokens=False) for one in ("\n", f"\n{text}"))
     behind = longer[len(line_break) :]
-    if longer[: len(line_break)] == line_break and completion_text(tokenizer, behind) in (text, composed):
-        return behind
-    return ids
+    if longer[: len(line_break)] != line_break:
+        return ids
+    nearer = _alike(text, completion_text(tokenizer, behind)) > _alike(text, written)
+    return behind if nearer else ids
+
+
+def _alike(one: str, other: str) -> int:
+    """How many first characters two texts share."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def _check_control_tokens(
@@ -610,5 +615,5 @@ def _start(text: str) -> str:
 
 
 def _differ(text: str, written: str) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(text, written, strict=False)) if a != b), min(len(text), len(written)))
+    at = _alike(text, written)
     return f"of {text[at : at + 20]!r} in {_start(text)} it makes {written[at : at + 20]!r}; change the row"

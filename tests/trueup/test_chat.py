@@ -373,6 +373,8 @@ def test_a_tokenizer_that_puts_a_space_before_a_text_still_writes_answers_exactl
     made = sentencepiece_like()
     ids = encode_completion(made, text)
     assert made.decode([made.eos_token_id, *ids]) == f"</s>{text}</s>"
+    spelled = [Message(role="user", content=f"re<s>d{text}"), _answer(text), *QUESTION, _answer(text)]
+    assert templates.faults(made, spelled) == []
     (row,) = encode_demonstration(made, [*QUESTION, _answer(text)])
     assert row.input_ids[: -len(ids)] == made.apply_chat_template(
         [{"role": "user", "content": "Say red."}], add_generation_prompt=True, return_dict=False
