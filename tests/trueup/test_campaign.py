@@ -24,7 +24,7 @@ def make(config: StageConfig) -> None:
     stage = runs.begin(config)
     for path in config.input_paths():
         stage.add_input(path, rows=1)
-    (stage.dir / "result").write_text(config.stage)
+    (stage.dir / "report.json").write_text(config.stage)
     stage.finish()
 
 
@@ -244,8 +244,8 @@ def test_a_parent_that_was_made_again_behind_the_campaigns_back_is_named(done: C
 
 
 def test_a_missing_output_is_named(done: Campaign) -> None:
-    (done.run_dir / "reward/result").unlink()
-    assert actions(done) == {"reward": "run: its result is missing", "compare": "run: reward will be new"}
+    (done.run_dir / "reward/report.json").unlink()
+    assert actions(done) == {"reward": "run: its report.json is missing", "compare": "run: reward will be new"}
 
 
 def test_an_interrupted_stage_continues_unless_a_parent_will_be_new(done: Campaign) -> None:

@@ -85,7 +85,8 @@ def test_the_manifest_has_the_keys_that_scripts_rely_on_and_hashes_of_everything
     assert set(found) == {*KEYS, "identity", "contents", "fingerprint", "tokens_per_s", "content_sha256"}
     assert (found["stage"], found["status"], found["seed"]) == ("sft", "complete", 3)
     assert (found["device"], found["dtype"], found["tokens_per_s"]) == ("NVIDIA H100", "bfloat16", 12.5)
-    assert found["inputs"] == [{"path": str(data), "sha256": sha256_file(data), "rows": 1, "dropped": {"too long": 2}}]
+    counts = {"rows": 1, "dropped": {"too long": 2}, "columns_not_read": {}}
+    assert found["inputs"] == [{"path": str(data), "sha256": sha256_file(data), **counts}]
     assert [entry["path"] for entry in found["outputs"]] == ["config.yaml", "metrics.jsonl", "model/weights"]
     assert all(entry["sha256"] == sha256_file(stage.dir / entry["path"]) for entry in found["outputs"])
     assert found["verdict"] == {
