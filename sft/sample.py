@@ -11,8 +11,11 @@ import random
 import time
 from pathlib import Path
 
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
 from sft.config import SampleConfig
 from trueup import runs
+from trueup.chat import Refused, encode_prompt
 from trueup.console import progress, say
 from trueup.errors import DataError
 from trueup.formats import read_prompts
@@ -30,6 +33,7 @@ def run(config: SampleConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     prompts = choose_prompts(config, stage)
     say(f"{'prompts':<12} {len(prompts)}, {config.num_candidates} answers each")
+    prove_prompts(prompts, AutoTokenizer.from_pretrained(sft.dir / "model"), stage)
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
@@ -105,6 +109,19 @@ def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
     if not prompts:
         raise DataError(f"{config.prompts}: no prompt is left to answer ({dropped})")
     return prompts
+
+
+def prove_prompts(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, stage: StageRun) -> None:
+    """That every prompt is asked as it reads, before any is answered; a DataError names all that are not."""
+    refused = Refused()
+    for prompt in prompts:
+        with refused.row(prompt.where) as told:
+            encode_prompt(tokenizer, prompt.prompt, told)
+    refused.stop()
+    for what, count in refused.told.items():
+        text = f"{count} of {len(prompts)} prompts are {what}"
+        say(f"{'tokens':<12} {text}")
+        stage.find("info", "texts_in_tokens", text)
 
 
 def read_unfinished(path: Path) -> dict[str, CandidateSet]:

@@ -124,3 +124,23 @@ def test_prompts_of_which_none_is_left_are_an_error_that_counts_why(sampled: Cal
     jsonl(config.prompts, [{"prompt": text} for text in ("Say red.", "Say blue.")])
     with pytest.raises(DataError, match=r"prompts\.jsonl: no prompt is left to answer \(2 not heldout\)$"):
         sft.sample.run(config.model_copy(update={"split": config.split.model_copy(update={"heldout_fraction": 0.0})}))
+
+
+def test_prompts_that_the_template_refuses_are_all_named_before_any_is_answered(
+    sampled: Callable[..., Any], tmp_path: Path, jsonl: Callable[..., Path]
+) -> None:
+    config = sampled()
+    template = runs.stage_dir(config.run_dir, "sft") / "model" / "chat_template.jinja"
+    template.write_text(
+        "{% if 'tea' in messages[0]['content'] %}{{ raise_exception('No tea') }}{% endif %}" + template.read_text()
+    )
+    jsonl(
+        tmp_path / "prompts.jsonl",
+        [{"prompt": f"Question {i}: {'tea' if i in (4, 9) else 'milk'}?"} for i in range(12)],
+    )
+    with pytest.raises(DataError) as caught:
+        sft.sample.run(config)
+    where = f"{tmp_path}/prompts.jsonl"
+    assert str(caught.value).startswith(f"2 rows cannot be encoded\n  {where}:5: the chat template refuses this")
+    assert str(caught.value).endswith("(and in 10)")
+    assert not (runs.stage_dir(config.run_dir, "sample") / "answered.partial").exists()
