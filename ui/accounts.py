@@ -28,6 +28,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 import sqlalchemy as sa
 from fastapi import Depends, HTTPException, Request
 
+from trueup.errors import DataError
 from ui.names import Refused, checked_name, folded, is_name_length, skeleton
 from ui.tables import Database, account, invite, meta, session
 from ui.throttle import Attempts, Throttled
@@ -331,22 +332,29 @@ class People:
         if row is None or (row.account_id is not None and not row.active):
             return None
         if not now + SESSION_S - DAY_S <= row.expires_at <= now + SESSION_S:  # above: the clock was set back
-            with self.store.write() as db:
-                db.execute(session.update().where(key, session.c.expires_at > now).values(expires_at=now + SESSION_S))
+            still = session.update().where(key, session.c.expires_at > now)
+            self._tidy(still.values(expires_at=now + SESSION_S))
         return LOCAL if row.account_id is None else Person(row.pseudonym, row.role, row.name)
 
     def _sweep(self, now: float, at_once: bool = False) -> None:
         """Delete what has ended by this moment: it stays ended, whatever the clock says later."""
-        if not at_once and 0 <= now - self._swept_at < SWEEP_S:
+        if 0 <= now - self._swept_at < (1.0 if at_once else SWEEP_S):
             return
         self._swept_at = now
         ended = (session.c.expires_at <= now, invite.c.expires_at <= now)
         with self.store.read() as db:
             some = db.scalar(sa.select(sa.or_(*(sa.exists().where(one) for one in ended))))
         if some:
+            self._tidy(session.delete().where(ended[0]), invite.delete().where(ended[1], invite.c.used_at.is_(None)))
+
+    def _tidy(self, *statements: Any) -> None:
+        """Write what nobody waits for: where the store cannot be written now, the next look does it."""
+        try:
             with self.store.write() as db:
-                db.execute(session.delete().where(ended[0]))
-                db.execute(invite.delete().where(ended[1], invite.c.used_at.is_(None)))
+                for statement in statements:
+                    db.execute(statement)
+        except (sa.exc.OperationalError, DataError):
+            return
 
     def close_session(self, cookie: str | None) -> None:
         with self.store.write() as db:

@@ -214,6 +214,7 @@ class LabelService:
     _items: OrderedDict[str, _Item] = field(default_factory=OrderedDict, repr=False)
     _cursor: Cursor = field(default_factory=Cursor, repr=False)
     _passed: set[str] = field(default_factory=set, repr=False)
+    _empty_undos: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -293,8 +294,10 @@ class LabelService:
             raise BadAnswer("a vote is final: whose answers they were has been shown")
         with self.store.write_as(annotator) as db:
             undone = _stored(db, annotator, client_uuid, ("undo",)) is not None
-            if not undone:
+            if not undone and client_uuid not in self._empty_undos:
                 undone = self._undo(db, annotator, client_uuid)
+                if not undone:  # nothing is stored of it, and sent again later it must not take back what came after
+                    self._remember_empty(client_uuid)
             rows, mine = self._top_up(db, annotator)
         return Undone(undone, self._work(rows, mine))
 
@@ -302,6 +305,12 @@ class LabelService:
         """A sign of life: what is in front of this annotator stays theirs."""
         with self.store.write_as(annotator) as db:
             assignment.renew(db, annotator, self.settings.lease_s)
+
+    def _remember_empty(self, client_uuid: str) -> None:
+        with self._lock:
+            self._empty_undos[client_uuid] = None
+            while len(self._empty_undos) > 4096:
+                self._empty_undos.popitem(last=False)
 
     # ---- Recording
 

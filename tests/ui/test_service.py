@@ -275,6 +275,14 @@ def test_what_one_tab_took_back_no_late_or_repeated_press_of_another_tab_brings_
     assert [row.tiers for row in asked.store.rankings(["human"])] == [[[0, 1]]]
 
 
+def test_an_undo_that_found_nothing_takes_back_nothing_when_it_is_sent_again(asking: Asking) -> None:
+    asked = service(asking(3))
+    assert asked.undo("ann", "undo-0001").undone is False
+    say(asked, "ann")
+    assert asked.undo("ann", "undo-0001").undone is False and len(asked.store.rankings(["human"])) == 1
+    assert asked.undo("ann", "undo-0002").undone is True
+
+
 def test_a_skip_that_is_taken_back_comes_again_unless_somebody_took_the_pair(asking: Asking) -> None:
     asked = service(asking(1))
     shown = asked.tasks("ann")
