@@ -278,6 +278,18 @@ def test_columns_that_repeat_the_conversation_are_read_and_such_that_contradict_
     assert fate("demonstrations", written(tmp_path, twice), "input") == "refused"
 
 
+def test_knowledge_beside_a_question_is_refused_and_beside_a_conversation_counted(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    assert (
+        fate("demonstrations", written(tmp_path, {"prompt": "Q", "completion": "A", "knowledge": CANARY}), "knowledge")
+        == "refused"
+    )
+    assert (
+        fate("demonstrations", written(tmp_path, {"conversations": messages, "knowledge": CANARY}), "knowledge")
+        == "counted"
+    )
+
+
 JSON_TEXTS = [
     json.dumps([{"role": "user", "content": "Which planet?"}]),
     json.dumps([{"from": "human", "value": "Which planet?"}], indent=1),

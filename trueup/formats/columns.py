@@ -32,14 +32,15 @@ QUESTIONS = "instruction question query prompt problem user_prompt user_message 
 QUESTIONS += "inputs input user human".split()
 """What is asked, in one column; of several the first is the question."""
 GIVEN = "input context contexts article passage passages document documents paragraph background ctx".split()
-GIVEN += "source_text reference_text knowledge evidence".split()
+GIVEN += "source_text reference_text".split()
 """What the question is about; it is asked behind the question."""
 SYSTEM = "system system_prompt system_message system_instruction system_instructions sys_prompt sys".split()
 SYSTEM += "preprompt pre_prompt developer developer_prompt developer_message".split()
 HISTORY = "history chat_history conversation_history dialogue_history dialog_history message_history".split()
 HISTORY += "previous_messages previous_turns prior_turns past".split()
 CHOICES = "choices options answer_choices endings".split()
-ANSWERS = "output response completion reply assistant bot gpt generation assistant_response model_response".split()
+ANSWERS = "output response completion reply assistant bot gpt generation generated_solution".split()
+ANSWERS += "assistant_response model_response".split()
 """What is to be imitated."""
 REFERENCES = "solution answer target targets correct_answer answer_key".split()
 """Imitated where a row has nothing of ANSWERS; beside it, a reference to check against, and ignored."""
@@ -80,6 +81,8 @@ OF_A_MESSAGE = "refusal recipient channel".split()
 REASONING = re.compile(r"(^|_)(reasoning|thinking|think|thoughts?|cot|chain_of_thought|rationale|scratchpad)(_|$)")
 RELATED = re.compile(r"(^|_)(system|sys|history|contexts?|passages?|article|choices|options)(_|$)")
 """Names that are like those of a prompt's parts: nobody can know where what they hold belongs."""
+OF_A_QUESTION = ("knowledge", "evidence")
+"""Beside a question they may be what it is about; beside a conversation they are remarks on it."""
 _ABOUT = re.compile(
     r"_(type|effort|level|tokens?|model|length|len|score|source|language|lang|ids?|count|num|title|name|url|fingerprint)$"
 )
@@ -356,6 +359,7 @@ _IMITATED = {*ANSWERS, *CHOSEN}
 def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:
     imitated = use == "demonstrations" and name in _IMITATED
     related = RELATED.search(name) and not _ABOUT.search(name)
+    related = related or (name in OF_A_QUESTION and row.read.isdisjoint(CONVERSATIONS))
     if not (name in _ASKED or imitated or related or _CHOICE.match(name)) or isinstance(value, bool | int | float):
         return
     if not _stands_in(value, said):

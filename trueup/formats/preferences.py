@@ -374,7 +374,7 @@ def tiers_of_scores(scores: list[float], higher: bool = True) -> list[list[int]]
 _LISTS = "completions responses answers candidates outputs generations".split()
 _RANKS, _SCORED = ["ranks", "rank"], ["scores", "ratings", "rewards"]
 _RANK_KEYS = ["rank"]
-_SCORE_KEYS = "fine_grained_score overall_score score rating reward".split()
+_SCORE_KEYS = "fine_grained_score overall_score score pm_score rating reward".split()
 _TEXT_KEYS = "text response answer completion content output generation".split()
 
 
