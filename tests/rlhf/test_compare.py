@@ -21,7 +21,7 @@ from rlhf.judges import Judged, Labels, ScoringJudge, Verdicts
 from rlhf.verdict import Verdict
 from trueup import campaign as campaigns
 from trueup import cli, models, runs, statistics, tensors
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import EndpointParameters, ModelConfig, SplitConfig
 from trueup.errors import DataError, RunError
 from trueup.pages import sentence
 from trueup.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
@@ -674,7 +674,13 @@ def test_a_judge_that_always_prefers_the_first_answer_decides_nothing_and_is_sho
     plant_models(config)
     server.say = lambda a, b: "[[A]]"
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    directory = compare.run(config.model_copy(update={"judges": ["endpoint"], "judge_url": url, "judge_model": "m"}))
+    keys = {
+        "judge_parameters": EndpointParameters(temperature=None, max_tokens=9),
+        "judge_url": url,
+        "judge_model": "m",
+    }
+    directory = compare.run(config.model_copy(update={"judges": ["endpoint"], **keys}))
+    assert {(body.get("temperature"), body["max_tokens"]) for body in server.asked} == {(None, 9)}
     report = json.loads((directory / "report.json").read_text())
     found = report["judges"]["endpoint"]
     assert found["win_rate"]["value"] == 0.5 and found["independent"]
