@@ -339,15 +339,14 @@ def test_transformers_4_computes_the_same_loss_of_every_family(tmp_path: Path, b
 @pytest.mark.slow
 @pytest.mark.parametrize("reward_model", [False, True], ids=["policy", "reward model"])
 def test_the_command_compares_what_engines_say_and_sees_a_difference(
-    saved: tuple[models.Loaded, Path], tmp_path: Path, reward_model: bool
+    bases: Callable[[str], Path], tmp_path: Path, reward_model: bool
 ) -> None:
     """Where no older transformers is at hand, this one stands for it."""
-    _, folder = saved
+    config = ModelConfig(name=str(bases("plain")), device="cpu")
+    models.save(models.load_base(config), folder := tmp_path / "policy")
     if reward_model:
-        loaded = models.new_reward_model(folder, ModelConfig(device="cpu"))
-        models.save(loaded, tmp_path / "reward")
-        folder = tmp_path / "reward"
-        make_portable(folder, reward_model=True)
+        models.save(models.new_reward_model(folder, config), folder := tmp_path / "reward")
+    make_portable(folder, reward_model=reward_model)
     command = [sys.executable, str(REPOSITORY / "benchmarks/engines.py"), str(folder)]
     answer = subprocess.run([*command, "--transformers-4", OLD or sys.executable], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout + answer.stderr
