@@ -664,12 +664,12 @@ def test_an_error_is_small_whatever_the_file_holds_and_spills_no_texts(tmp_path:
         {"messages": msgs(f"u: {long}")},
         {"prompt": long, "completion": [long]},
         {"prompt": "Hi", "chosen": [long], "rejected": {"role": "assistant", "content": long, "tool_calls": [long]}},
-        {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[0]] * 50_000, "annotator": long},
+        {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[0]] * 5_000, "annotator": long},
         {"prompt": "Hi", "response_a": "A", "response_b": "B", "winner": long},
         {f"{SECRET}{n}": n for n in range(5000)},
         [long],
     ]
-    path = jsonl(tmp_path, *rows * 30, '{"a": "' + long)
+    path = jsonl(tmp_path, *rows * 3, '{"a": "' + long)
     for read in (read_demonstrations, read_prompts, read_preferences):
         with pytest.raises(DataError) as error:
             read(path, Dropped())
