@@ -344,10 +344,10 @@ def test_what_cannot_be_answered_is_refused_with_what_is_wrong(admin: Asking, ch
 
 
 def test_what_only_the_model_can_refuse_is_said_where_the_answer_would_be(admin: Asking) -> None:
-    """The chat template's own tokens are counted there, and a spelled end of turn is known there."""
-    [failed] = admin.events(admin.start(**{**SHORT, "prompt": "a <|endoftext|> b"}), "failed")
-    assert "a user turn spells '<|endoftext|>', which this model reads as the end of a turn" in failed["message"]
-    assert admin.events(admin.start(**SHORT))[-1]["type"] == "done"
+    """The chat template's own tokens are counted there."""
+    [failed] = admin.events(admin.start(**{**SHORT, "prompt": "a", "max_new_tokens": 4090}), "failed")
+    assert "with 4090 new ones that is more than this model's context of 4096" in failed["message"]
+    assert admin.events(admin.start(**{**SHORT, "prompt": "a <|endoftext|> b"}))[-1]["type"] == "done"
 
 
 def test_a_request_that_is_not_known_is_404(admin: Asking) -> None:
@@ -690,8 +690,8 @@ def test_what_is_wrong_is_said_on_the_page(page: Page) -> None:
     page.page.get_by_text("Not started: prompt: is empty; write what a person would say.").wait_for()
     page.ask(policies=())
     page.page.get_by_text("Not started: policies: choose 1 to 8 different ones (found 0).").wait_for()
-    page.ask(prompt="a <|endoftext|> b")
-    page.page.get_by_text("A user turn spells '<|endoftext|>'").wait_for()
+    page.ask(prompt="a", max_new_tokens=4090)
+    page.page.get_by_text("with 4090 new ones that is more than this model's context of 4096").wait_for()
     assert page.status == "Not done"
     page.ask(temperature=0, max_new_tokens=3)
     assert page.page.get_by_text("Temperature 0 is greedy").is_visible()
