@@ -50,8 +50,6 @@ class WeightedRewards:
     def __call__(
         self, prompts: list[Conversation], completions: list[Conversation], **columns: Any
     ) -> list[float | None]:
-        # As `trueup.sampling` hands answers on to labels and comparison: no reward may hang on a space in front.
-        completions = [[*said[:-1], {**said[-1], "content": said[-1]["content"].strip()}] for said in completions]
         self.parts = {
             name: self._ask(name, function, prompts, completions, columns) for name, function in self.functions.items()
         }

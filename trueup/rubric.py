@@ -83,7 +83,7 @@ def is_finished(prompt: Sequence[Message], text: str, finished: bool) -> float:
 
 def is_plain_prose(prompt: Sequence[Message], text: str, finished: bool) -> float:
     """One paragraph that starts with a capital, without list, heading, code fence or markup."""
-    start = text.lstrip("\"'“‘(")[:1]
+    start = text.lstrip().lstrip("\"'“‘(")[:1]  # no point hangs on a space in front
     return float("\n" not in text.strip() and not _MARKUP.search(text) and (start.isupper() or start.isdigit()))
 
 

@@ -88,15 +88,15 @@ def test_numbers_of_numpy_and_truth_values_are_numbers() -> None:
         assert all(type(value) is float for value in paid(rewards, "a", "b"))
 
 
-def test_a_space_before_an_answer_is_not_judged_as_it_is_not_when_people_label() -> None:
+def test_a_reward_reads_an_answer_as_it_stands_like_whoever_labels_it() -> None:
     seen: list[str] = []
 
     def remember(completions: Any, **_: Any) -> list[float]:
         seen.extend(said[-1]["content"] for said in completions)
         return [0.0] * len(completions)
 
-    paid(WeightedRewards({"f": remember}, {"f": 1.0}), " It is.\n", "So it is.")
-    assert seen == ["It is.", "So it is."]
+    paid(WeightedRewards({"f": remember}, {"f": 1.0}), "    return x\n", "So it is.")
+    assert seen == ["    return x\n", "So it is."]
 
 
 def test_an_answer_that_did_not_end_is_paid_less_by_the_penalty_and_stays_unpaid_without_an_opinion(
