@@ -335,6 +335,27 @@ def test_an_answer_that_is_json_stays_text(tmp_path: Path) -> None:
         assert row.messages[1].content == text
 
 
+@pytest.mark.parametrize("answer", ['["a"]', '["a", "b"]', "[1, 2]", '{"role": "engineer", "content": "x"}'])
+def test_an_answer_that_is_json_stays_text_in_a_comparison_too(tmp_path: Path, answer: str) -> None:
+    for one, other, verdict in (("chosen", "rejected", {}), ("response_a", "response_b", {"winner": "a"})):
+        row = {"prompt": "Give JSON.", one: answer, other: '["z"]', **verdict}
+        [ranking] = read_preferences(written(tmp_path, row), Dropped())
+        assert {ranking.completions[i] for [i] in ranking.tiers} == {answer, '["z"]'}
+        assert ranking.completions[ranking.tiers[0][0]] == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"content": "Jupiter: \\"J\\".", "role": "assistant"}]',
+        '{"role": "assistant", "content": "Jupiter: \\"J\\"."}',
+    ],
+)
+def test_messages_as_text_are_read_whichever_key_stands_first(tmp_path: Path, text: str) -> None:
+    [row] = read_demonstrations(written(tmp_path, {"prompt": "Which planet?", "completion": text}), Dropped())
+    assert row.messages[-1].content == 'Jupiter: "J".'
+
+
 def test_rows_within_a_row_are_no_conversation(tmp_path: Path) -> None:
     rows = [{"instruction": "Add.", "output": "3"}, {"instruction": "Sing.", "output": "La"}]
     for name in ("data", "train", "rows"):

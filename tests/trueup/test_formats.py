@@ -287,6 +287,16 @@ PREFERENCES = {
         [("u", "Hi")],
         A_WINS,
     ),
+    "a verdict of 0, and a later column": (
+        {"prompt": "Hi", "response_0": "A", "response_1": "B", "preference": 0, "label": 1},
+        [("u", "Hi")],
+        A_WINS,
+    ),
+    "ranks from 0, and scores": (
+        {"prompt": "Hi", "responses": [{"text": "A", "rank": 1, "score": 9}, {"text": "B", "rank": 0, "score": 1}]},
+        [("u", "Hi")],
+        B_WINS,
+    ),
     "Trueup's rankings": (
         {"prompt": msgs("u: Hi"), "completions": ["A", "B"], "tiers": [[1], [0]]},
         [("u", "Hi")],

@@ -15,7 +15,7 @@ An empty value (null, "", [], {}, false, 0, or JSON text of these) says nothing,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
@@ -201,6 +201,10 @@ class Columns:
                     return name
                 empty = empty or name
         return empty
+
+    def first_there(self, names: Sequence[str]) -> str | None:
+        """As `first`, of columns in which 0 and false say something: verdicts, ranks, scores."""
+        return next(filter(self.there, names), None) or self.first(names)
 
     def get(self, name: str) -> Any:
         self.read.add(name)

@@ -13,7 +13,7 @@ from trueup.formats.format import Format, Skipped, any_of
 from trueup.formats.preferences import PREFERENCES, read_pair
 from trueup.formats.turns import (
     asked,
-    holds_messages,
+    is_plain_answer,
     question,
     read_choices,
     rendered,
@@ -50,7 +50,7 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
         if not 0 <= value < len(letters):
             raise ValueError(f"{row.at(name)}: expected a number of 0 to {len(letters) - 1}, found {value}")
         return [say("assistant", letters[value])]
-    if isinstance(value, str) and not holds_messages(value):
+    if is_plain_answer(row, name):
         return [say("assistant", value)]
     found = turns(row, name, "assistant")
     return found[len(prompt) :] if found[: len(prompt)] == prompt else found

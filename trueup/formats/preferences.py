@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Values, is_empty
 from trueup.formats.format import Format, Skipped, any_of
-from trueup.formats.turns import asked, rendered, say, turns, waits, with_preface
+from trueup.formats.turns import asked, is_plain_answer, rendered, say, turns, waits, with_preface
 from trueup.jsonl import cut, loads, shown
 from trueup.records import Message, Preference, Ranking, Row, moment
 
@@ -149,6 +149,8 @@ def answer(row: Columns, name: str, prompt: list[Values]) -> str:
     if isinstance(value := row.values.get(name), str) and continued and not rendered(value, row.at(name), "assistant"):
         row.read.add(name)
         return value.strip()  # an HH prompt ends with the mark of the answer, whose spaces are around it
+    if is_plain_answer(row, name) and not rendered(str(value), row.at(name), "assistant"):
+        return str(row.get(name))
     found = turns(row, name, "assistant")
     repeated = next(
         n for n in range(min(len(prompt), len(found)), -1, -1) if _same(found[:n], prompt[len(prompt) - n :])
@@ -253,7 +255,9 @@ def _side_by_side(row: Columns, path: Path) -> list[Values]:
     verdict = _verdict_of(row, names, sides)
     if names[0].startswith("conversation"):
         prompt, answers = _two_conversations(row, names)
-    elif all(isinstance(row.values[name], str) and isinstance(loads(row.values[name]), list) for name in names):
+    elif all(
+        isinstance(row.values.get(one), str) and isinstance(loads(row.values[one]), list) for one in (*names, "prompt")
+    ):
         prompt, answers = _two_lists(row, names)
     else:
         prompt = asked(row)
@@ -310,7 +314,7 @@ def _verdict_of(row: Columns, names: list[str], sides: tuple[str, str]) -> Value
                 f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {shown(votes)}"
             )
         return {"tiers": (FIRST, SECOND, TIE)[votes.index(True)]}
-    key = row.first(_VERDICTS)
+    key = row.first_there(_VERDICTS)
     if key is None:
         return _by_scores(row, names, sides)
     value = row.get(key)
@@ -385,7 +389,7 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
     assert name is not None
     if all(isinstance(one, str) for one in row.take(name, list)):
         completions = row.items(name, str)
-        key = row.first([*_RANKS, *_SCORED])
+        key = row.first_there([*_RANKS, *_SCORED])
         if key is None:
             raise ValueError(f"{row.at(name)}: no column says which is better; add `ranks`, `scores` or `tiers`")
         values = row.take(key, list)
@@ -398,7 +402,7 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
     completions, numbers = [], []
     keys: set[str] = set()
     for one in row.objects(name):
-        key = one.first([*_RANK_KEYS, *_SCORE_KEYS])
+        key = one.first_there([*_RANK_KEYS, *_SCORE_KEYS])
         text = one.first(_TEXT_KEYS)
         if key is None or text is None:
             raise ValueError(

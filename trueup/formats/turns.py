@@ -64,14 +64,28 @@ def _said_in(one: Columns) -> list[Values]:
     return [*([say("system", one.take(system[0], str))] if system else []), *pair]
 
 
+_STRING = r"""(?:"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
+_FIRST = rf"""\s*\{{\s*(?:["'](?:content|value|text)["']\s*:\s*{_STRING}\s*,\s*)?["'](?:role|from)["']\s*:\s*["']"""
 _MESSAGES = re.compile(
-    r"""\s*\[\s*\{\s*["'](role|from)["']\s*:\s*["'](system|developer|user|human|assistant|gpt)["']""", re.IGNORECASE
+    rf"""\s*\[{_FIRST}(?:system|developer|user|human|assistant|gpt)["']|{_FIRST}(?:assistant|gpt)["']""",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
 def holds_messages(text: str) -> bool:
-    """Whether a text is a list of messages, as JSON or as Python writes it."""
+    """Whether a text is a list of messages, or the assistant's one, as JSON or as Python writes it."""
     return bool(_MESSAGES.match(text))
+
+
+def is_plain_answer(row: Columns, name: str) -> bool:
+    """Whether a column holds an answer as it stands: a text, JSON too, unless it is messages, or a list of texts to a
+    question that is written so."""
+    value = row.values.get(name)
+    if not isinstance(value, str) or holds_messages(value):
+        return False
+    return not value.lstrip().startswith("[") or not any(
+        isinstance(asks := row.values.get(one), str) and isinstance(loads(asks), list) for one in columns.QUESTIONS
+    )
 
 
 def _parsed(text: str, at: str) -> Any:
