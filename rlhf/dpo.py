@@ -62,6 +62,10 @@ def run(config: DPOConfig) -> Path:
         trainer = build_trainer(config, stage, policy, rows, reference_logps)
         training.train(trainer, stage)
     training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
+    # Before the merge, in the precision of the reference and on its device: merged weights are float32, and may be on
+    # the CPU where a GPU has no room for them.
+    policy.model = training.under_adapter(trainer.model)
+    learnt = heldout_accuracy(policy, heldout, heldout_rows, heldout_logps)
     policy.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
     training.require_sound(policy.model, "align, merging the adapter", every=True)
 
@@ -75,7 +79,6 @@ def run(config: DPOConfig) -> Path:
     for answer, nats in change.items():
         say(f"{f'log pi({answer})':<20} {nats:+8.2f} nats against the reference, at the end")
     margin = last["rewards/margins"] / beta
-    learnt = heldout_accuracy(policy, heldout, heldout_rows, heldout_logps)
     if config.learning_rate:  # at 0 it is a control
         stage.findings += not_learnt(margin, learnt)
     fallen = -change["chosen"]

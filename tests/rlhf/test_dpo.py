@@ -215,6 +215,20 @@ def test_a_training_whose_margins_stand_still_says_so(aligned: Callable[..., Any
     assert "margins_stand_still" not in findings(control), "a control is not meant to learn"
 
 
+def test_held_out_pairs_are_read_before_the_merge_which_may_move_the_weights_elsewhere(
+    aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    for name in ("completion_logps", "merged"):
+        original = getattr(rlhf.dpo, name)
+        monkeypatch.setattr(
+            rlhf.dpo, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
+        )
+    _, directory = aligned(split={"heldout_fraction": 0.5}, max_steps=1)
+    assert json.loads((directory / "report.json").read_text())["heldout_accuracy"]["n"]
+    assert done[-1] == "merged" and set(done[:-1]) == {"completion_logps"}
+
+
 def test_held_out_pairs_tell_whether_it_learnt_more_than_the_pairs(aligned: Callable[..., Any]) -> None:
     half = {"heldout_fraction": 0.5}
     _, directory = aligned(max_steps=12, split=half)
