@@ -69,6 +69,17 @@ def encode(
     return rows
 
 
+def fitting(
+    demonstrations: Sequence[Demonstration],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    dropped: Dropped,
+    refused: Refused,
+) -> list[Demonstration]:
+    """The demonstrations of which `encode` gives a row; of the others the model might not even read the prompt."""
+    return [row for row in demonstrations if encode([row], tokenizer, max_length, dropped, refused)]
+
+
 def spread(rows: Sequence[Demonstration], count: int, seed: int) -> list[Demonstration]:
     """At most `count` rows, drawn in turn from every category: files are often sorted by it."""
     by_category: dict[str | None, list[Demonstration]] = {}

@@ -15,7 +15,7 @@ from datasets import Dataset
 from peft import TaskType
 
 from sft.config import SFTConfig
-from sft.data import category_counts, encode, read_data, spread, trained_tokens
+from sft.data import category_counts, encode, fitting, read_data, spread, trained_tokens
 from trueup import models, runs, training
 from trueup.chat import IGNORED, Encoded, Refused
 from trueup.console import say
@@ -43,9 +43,9 @@ def run(config: SFTConfig) -> Path:
     stage.trained_on(row.messages for row in train)
     dropped, heldout_dropped, refused = Dropped(), Dropped(), Refused()
     train_rows = encode(train, base.tokenizer, config.max_length, dropped, refused)
-    encode(heldout, base.tokenizer, config.max_length, heldout_dropped, refused)
+    answerable = fitting(heldout, base.tokenizer, config.max_length, heldout_dropped, refused)
     refused.stop()
-    evaluated = spread(heldout, _EVALUATED, config.seed)
+    evaluated = spread(answerable, _EVALUATED, config.seed)
     heldout_rows = encode(evaluated, base.tokenizer, config.max_length, Dropped(), Refused())
     if not train_rows:
         raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
@@ -70,7 +70,8 @@ def run(config: SFTConfig) -> Path:
     base.model = training.under_adapter(trainer.model)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
-    samples = answer_heldout(config, base, spread(heldout or train, _ANSWERED, config.seed))
+    answerable = answerable or fitting(train, base.tokenizer, config.max_length, Dropped(), Refused())
+    samples = answer_heldout(config, base, spread(answerable, _ANSWERED, config.seed))
     eos_rate = sum(row["finished"] for row in samples) / len(samples)
     say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {_new_tokens(config)} tokens")
     if eos_rate < 0.5:

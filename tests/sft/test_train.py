@@ -262,6 +262,18 @@ def test_rows_that_are_too_long_are_dropped_and_counted_and_never_cut(
     assert (first["rows"], second["rows"], second["dropped"]) == (2, 2, {"over max_rows": 2})
 
 
+def test_held_out_rows_that_are_too_long_are_neither_evaluated_nor_answered(
+    stage: Callable[..., Any], jsonl, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"Say {i}.", "output": f"It is {i}."} for i in range(20)]
+    long = [{"instruction": f"Read {i}: {'la ' * 2000}", "output": f"It was {i}."} for i in range(60)]
+    jsonl(tmp_path / "data.jsonl", [*rows, *long])
+    directory = sft.train.run(with_data(stage, tmp_path, STRICT, heldout=0.5))
+    samples = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
+    assert samples and all(row["prompt"][0]["content"].startswith("Say ") for row in samples)
+    assert json.loads((directory / "report.json").read_text())["heldout_loss"]["rows"] == len(samples)
+
+
 def test_data_of_which_nothing_is_left_is_an_error_that_says_why(
     stage: Callable[..., Any], jsonl, tmp_path: Path
 ) -> None:
