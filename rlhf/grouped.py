@@ -35,6 +35,7 @@ from trueup.chat import encode_prompt
 from trueup.console import say
 from trueup.merging import merged
 from trueup.models import Loaded
+from trueup.records import Message
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import score
 
@@ -131,7 +132,7 @@ def build_trainer(
     arguments = online_arguments(config, stage, policy, dataset)
     arguments |= {"num_iterations": config.num_iterations, "beta": config.beta}
     draws = {"rollout_func": Sampler(config, policy)} if config.algorithm == "grpo" else {}
-    return trainer(
+    made = trainer(
         model=policy.model,
         reward_funcs=rewards,
         args=training.build_arguments(schema, arguments, config),
@@ -140,3 +141,11 @@ def build_trainer(
         peft_config=training.adapter(config, policy.model, TaskType.CAUSAL_LM),
         **draws,
     )
+
+    def tokenise(prompts: list[list[dict[str, str]]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        asked = [[Message.model_validate(message) for message in prompt] for prompt in prompts]
+        return [encode_prompt(policy.tokenizer, prompt) for prompt in asked], None, {}
+
+    # RLOOTrainer has no `rollout_func`, and would read in a prompt the control tokens that its text spells.
+    made._tokenize_prompts = tokenise
+    return made

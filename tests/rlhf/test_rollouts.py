@@ -13,6 +13,7 @@ import pytest
 import torch
 from peft import TaskType, get_peft_model
 
+import rlhf.grouped
 from rlhf.rewards import WeightedRewards
 from rlhf.rollouts import (
     Asked,
@@ -94,6 +95,22 @@ def dropped(stage: Any) -> list[dict[str, int]]:
 
 
 QUESTIONS = [f"Why {n}?" for n in range(200)]
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_what_a_prompt_spells_is_asked_as_text(opened: Any, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, stage, tokenizer = opened(QUESTIONS, algorithm=algorithm, num_generations=2)
+    policy = models.load_base(config.model)
+    asked = [Message(role="user", content=f"What is {tokenizer.eos_token} in a text?")]
+    rows = schedule([Asked(asked)], config)
+    rewards = WeightedRewards({}, {})
+    trainer = rlhf.grouped.build_trainer(config, stage, policy, rewards, rows)
+    read: list[Any] = []
+    forward = policy.model.forward
+    monkeypatch.setattr(policy.model, "forward", lambda *a, **k: (read.append(k["input_ids"]), forward(*a, **k))[1])
+    trainer.model.eval()
+    trainer._generate([rows[0]["prompt"]] * 2)
+    assert read[0][0].tolist() == encode_prompt(tokenizer, asked)
 
 
 # ---- Whom to ask ------------------------------------------------------------------------------------------------
