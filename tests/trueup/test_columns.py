@@ -182,6 +182,7 @@ def test_a_key_of_a_message_is_honoured_refused_or_counted(tmp_path: Path, use: 
     }
     refused |= {"loss_scale": 0, "train_weight": 1, "no_train": True, "label_mask": 0.5}
     refused |= {"reasoning_content": CANARY, "thinking": CANARY, "weight": 0.5}
+    refused |= {"context": CANARY, "documents": [CANARY], "choices": [CANARY], "history": [["a", CANARY]]}
     for role in ("user", "assistant"):
         for key, value in refused.items():
             changed = with_key(row, role, key, value)
@@ -209,6 +210,28 @@ def test_a_turn_of_weight_0_is_read_and_not_trained_on(tmp_path: Path, column: s
     messages[3][key] = value
     assert read_demonstrations(written(tmp_path, {column: messages}), dropped) == []
     assert dropped.counts == {"no turn carries loss": 1}
+
+
+def test_a_turn_that_is_marked_as_bad_is_read_and_not_trained_on(tmp_path: Path) -> None:
+    for key, value in {"label": False, "feedback": "negative", "thumbs_up": False, "truncated": True}.items():
+        turns = [("user", "Q1"), ("assistant", "Bad."), ("user", "Q2"), ("assistant", "Good.")]
+        messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+        messages[1][key] = value
+        [row] = read_demonstrations(written(tmp_path, {"messages": messages}), Dropped())
+        assert [one.trained for one in row.messages] == [True, False, True, True], key
+
+
+def test_a_turn_holds_one_text_or_the_other_is_refused_by_its_name(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "Jupiter."}
+    for key in ("value", "text"):
+        turns = [{"role": "user", "content": "Which?", key: CANARY}, answer]
+        assert fate("demonstrations", written(tmp_path, {"messages": turns}), key) == "refused"
+        turns[0][key] = "Which?"
+        [row] = read_demonstrations(written(tmp_path, {"messages": turns}), Dropped())
+        assert row.messages[0].content == "Which?"
+    for key in ("input", "context", "history"):
+        pairs = [{"instruction": "Which?", key: CANARY, "output": "Jupiter."}]
+        assert fate("demonstrations", written(tmp_path, {"conversation": pairs}), key) == "refused"
 
 
 def test_what_carries_loss_is_no_matter_of_prompts_and_preferences(tmp_path: Path) -> None:
@@ -297,6 +320,9 @@ JSON_TEXTS = [
     json.dumps(["Which planet?"]),
     json.dumps(["Which planet?", "And which moon?"]),
     "[{'from': 'human', 'value': 'Which planet?'}]",
+    json.dumps([{"id": 7, "role": "user", "content": "Which planet?"}]),
+    str([{"name": "Bo", "from": "human", "value": "Which planet?"}]),
+    json.dumps({"messages": [{"role": "user", "content": "Which planet?"}]}),
 ]
 
 
@@ -330,7 +356,13 @@ def test_messages_as_text_are_never_trained_as_they_stand(tmp_path: Path, column
 
 
 def test_an_answer_that_is_json_stays_text(tmp_path: Path) -> None:
-    for text in ('["a", "b"]', '{"role": "engineer", "content": "x"}', '[{"name": "x"}]', "[1, 2]"):
+    for text in (
+        '["a", "b"]',
+        '{"role": "engineer", "content": "x"}',
+        '{"name": "x", "role": "user"}',
+        '[{"name": "x"}]',
+        "[1, 2]",
+    ):
         [row] = read_demonstrations(written(tmp_path, {"prompt": "Give JSON.", "completion": text}), Dropped())
         assert row.messages[1].content == text
 

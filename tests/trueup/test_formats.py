@@ -765,3 +765,15 @@ def test_the_documentation_has_every_format_in_order_with_an_example_that_reads(
             path.write_text(example.strip("`"))
             assert read(path, dropped := Dropped()), name
             assert not dropped.counts, name
+
+
+def test_answers_that_are_judged_are_no_part_of_the_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    answers = {"answer_a": "One.", "answer_b": "Two.", "answer_c": "Three."}
+    for verdict in ("winner", "choice", "preference"):
+        path.write_text(json.dumps({"prompt": "Which?", **answers, verdict: "a"}) + "\n")
+        [row] = read_preferences(path, Dropped())
+        assert ([one.content for one in row.prompt], row.completions) == (["Which?"], ["One.", "Two."])
+    path.write_text(json.dumps({"prompt": "Which?", **answers, "winner": "a"}) + "\n")
+    [asked] = read_prompts(path, Dropped())
+    assert [one.content for one in asked.prompt] == ["Which?"]

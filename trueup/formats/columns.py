@@ -166,6 +166,8 @@ class Columns:
         self.values: Values = {}
         self.within, self.group, self.ledger = within, group, ledger
         self.read: set[str] = set()
+        self.answers: list[str] = []
+        """Columns that a verdict is of: nobody is asked to choose from them."""
         self._written: dict[str, str] = {}
         for written, value in values.items():
             name = canonical(written)
@@ -303,10 +305,10 @@ def why_left_out(row: Columns, use: Use) -> str | None:
         if row.carries_loss(of_a_row=True) is False:
             return "weight 0 or train: false"
         row.refuse_unclear_weights(of_a_row=True)
-    return _bad_answer(row) if use == "demonstrations" else None
+    return why_bad(row) if use == "demonstrations" else None
 
 
-def _bad_answer(row: Columns) -> str | None:
+def why_bad(row: Columns) -> str | None:
     """Why the answer of a row is none to imitate."""
     for name in [name for name in LABELS if name in row.values]:
         if name in row.read or row.values[name] is None:
@@ -366,6 +368,11 @@ def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use
     related = related or (name in OF_A_QUESTION and row.read.isdisjoint(CONVERSATIONS))
     if not (name in _ASKED or imitated or related or _CHOICE.match(name)) or isinstance(value, bool | int | float):
         return
+    refuse_other_text(row, name, value, said)
+
+
+def refuse_other_text(row: Columns, name: str, value: Any, said: list[str]) -> None:
+    """Raise for a text that stands beside what is `said`, and not in it."""
     if not _stands_in(value, said):
         raise ValueError(
             f"{row.at(name)}: holds {shown(value, 40)}, which the other columns do not say; join it to the text that "

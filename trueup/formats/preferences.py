@@ -239,7 +239,8 @@ def _find_sides(row: Columns) -> tuple[list[str], tuple[str, str]]:
     for sides in found.values():
         for pair in _SIDES:
             if set(sides) == set(pair):
-                return [sides[side] for side in pair], pair
+                row.answers = [sides[side] for side in pair]
+                return row.answers, pair
     raise ValueError("expected two answers, as response_a and response_b; found " + (_names(found) or "none"))
 
 

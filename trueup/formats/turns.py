@@ -55,10 +55,8 @@ def _said_in(one: Columns) -> list[Values]:
     one.refuse_unsupported()
     pair = [say("user", one.take(asks, str)), say("assistant", one.take(answers, str))]
     system = [name for name in columns.SYSTEM if one.holds(name)]
-    for other in filter(columns.is_reasoning, one.values):
-        if not columns.is_empty(one.values[other]):
-            columns.refuse_reasoning(one, other, one.values[other], [turn["content"] for turn in pair])
-    if one.carries_loss() is False:
+    _refuse_more(one, [turn["content"] for turn in pair])
+    if _carries_loss(one) is False:
         pair[1]["trained"] = False
     one.refuse_unclear_weights()
     return [*([say("system", one.take(system[0], str))] if system else []), *pair]
@@ -70,11 +68,22 @@ _MESSAGES = re.compile(
     rf"""\s*\[{_FIRST}(?:system|developer|user|human|assistant|gpt)["']|{_FIRST}(?:assistant|gpt)["']""",
     re.IGNORECASE | re.DOTALL,
 )
+_SPEAKER = re.compile(
+    r"""["'](role|from|speaker)["']\s*:\s*["'](system|developer|user|human|prompter|assistant|gpt|model|bot)["']""",
+    re.IGNORECASE,
+)
+_CONTENT = re.compile(r"""["'](content|value|text)["']\s*:""")
 
 
 def holds_messages(text: str) -> bool:
     """Whether a text is a list of messages, or the assistant's one, as JSON or as Python writes it."""
-    return bool(_MESSAGES.match(text))
+    return bool(_MESSAGES.match(text)) or (text.lstrip()[:1] == "[" and _is_of_messages(text))
+
+
+def _is_of_messages(text: str) -> bool:
+    """Whether a text is an object, or a list of some, in which a speaker says something, whatever other keys it has."""
+    braced = re.match(r"\s*\[?\s*\{", text) and text.rstrip().endswith(("}", "]"))
+    return bool(braced and _SPEAKER.search(text) and _CONTENT.search(text))
 
 
 def is_plain_answer(row: Columns, name: str) -> bool:
@@ -92,11 +101,12 @@ def _parsed(text: str, at: str) -> Any:
     """The messages, or the texts, of a JSON text; any other text as it is."""
     start = text.lstrip()[:40]
     messages = re.match(r"""\[?\s*\{\s*["'](role|from|content|value|speaker)["']\s*:""", start)
-    if messages and not re.search(r"""["'](role|from|speaker)["']\s*:""", text):
-        messages = None
+    messages = bool(messages and re.search(r"""["'](role|from|speaker)["']\s*:""", text)) or _is_of_messages(text)
     if not messages and not re.match(r"""\[\s*["']""", start):
         return text
     value = loads(text)
+    if messages and isinstance(value, dict) and not {"role", "from", "speaker", "author"} & value.keys():
+        value = ValueError("an object around them")
     if messages and isinstance(value, ValueError):
         raise ValueError(f"{at}: looks like messages written as text, and is {value}; write them as a JSON list")
     texts = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
@@ -121,14 +131,31 @@ def message(one: Columns) -> Values:
     if isinstance(parts := one.values.get(name), list):
         one.values[name] = _joined(parts, one, name)
     content = one.take(name, str)
-    for other in filter(columns.is_reasoning, one.values):
-        if not columns.is_empty(one.values[other]):
-            columns.refuse_reasoning(one, other, one.values[other], [content])
-    loss = one.carries_loss()
+    _refuse_more(one, [content])
+    loss = _carries_loss(one) if ROLES[role] == "assistant" else one.carries_loss()
     one.refuse_unclear_weights()
     if loss and ROLES[role] != "assistant":
         raise ValueError(f"{one.at(speaker)}: {role} turns are never trained on, and this one says that it is to be")
     return say(ROLES[role], content) | ({"trained": False} if loss is False and ROLES[role] == "assistant" else {})
+
+
+_MORE = [*columns.GIVEN, *columns.CHOICES, *columns.HISTORY, *columns.SYSTEM, "content", "value", "text"]
+
+
+def _refuse_more(one: Columns, said: list[str]) -> None:
+    """Raise for what a turn holds beside the text that is read of it, and does not say in it."""
+    for name, value in one.values.items():
+        if name in one.read or columns.is_empty(value):
+            continue
+        if name in _MORE:
+            columns.refuse_other_text(one, name, value, said)
+        columns.refuse_reasoning(one, name, value, said)
+
+
+def _carries_loss(one: Columns) -> bool | None:
+    """Whether an answer is to be imitated, by its weight or by what people said of it; None where nothing says so."""
+    loss = one.carries_loss()
+    return False if columns.why_bad(one) else loss
 
 
 def _joined(parts: list[Any], one: Columns, name: str) -> str:
@@ -304,6 +331,10 @@ def _given(row: Columns, name: str) -> str:
     return row.take(name, str)
 
 
+_JUDGED = "winner preference preferred better verdict".split()
+"""Columns that say which of several answers is better: those are no choices."""
+
+
 def read_choices(row: Columns) -> list[tuple[str, str]]:
     """Letter and text of each answer to choose from."""
     name = next((name for name in columns.CHOICES if row.holds(name)), None)
@@ -320,6 +351,8 @@ def read_choices(row: Columns) -> list[tuple[str, str]]:
         return []
     for pattern in ("option_{}", "choice_{}", "answer_{}", "option{}", "op{}", "{}"):
         names = [name for letter in "abcdefgh" if row.holds(name := pattern.format(letter))]
+        if not set(names).isdisjoint(row.answers) or (pattern == "answer_{}" and any(map(row.holds, _JUDGED))):
+            continue
         if len(names) > 2 or (len(names) == 2 and pattern.startswith(("option", "choice", "op"))):
             return [(name[-1].upper(), row.take(name, str)) for name in names]
     return []
