@@ -448,6 +448,7 @@ def backup(config: LabelConfig, to: Path) -> str:
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f"{to.name}.{secrets.token_hex(4)}")
     try:
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # as the store: it has all accounts
         with closing(sqlite3.connect(str(url.database))) as store, closing(sqlite3.connect(partial)) as copy:
             before = _count_events(store)
             store.backup(copy)

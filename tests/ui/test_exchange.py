@@ -623,6 +623,7 @@ def test_a_backup_made_while_people_label_is_one_moment_of_the_store(campaign: A
         person.join()
         store.close()
     assert sorted(path.name for path in (tmp_path / "backups").iterdir()) == [f"{n}.sqlite" for n in range(5)]
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "backups").iterdir()} == {0o600}
     for n, text in enumerate(texts):
         restored = campaign.label(store=f"sqlite:///{tmp_path / 'backups' / f'{n}.sqlite'}")
         assert f": {count(restored, event)} events, " in text and "quick_check ok" in text
