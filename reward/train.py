@@ -30,7 +30,7 @@ from trueup.errors import DataError
 from trueup.merging import merged
 from trueup.pairs import EncodedPair, encode_pairs, read_pairs
 from trueup.records import CandidateSet, Dropped, Preference, read_rows, write_rows
-from trueup.runs import FinishedStage, StageRun
+from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.sampling import score
 
 JUDGE = "judge"
@@ -81,7 +81,7 @@ def run(config: RewardConfig) -> Path:
         fold()
         models.save(judge, aside.dir / "model")
         report["judge"]["merge"] = aside.facts.get("merge")
-        for checkpoint in aside.dir.glob("checkpoint*"):
+        for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
     stage.write_json("report.json", report)
     return stage.finish()

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -70,8 +71,20 @@ def is_output(path: Path, directory: Path) -> bool:
 
 
 def _is_scratch(path: Path) -> bool:
-    """What only a stage at work needs, at the top of its folder."""
-    return path.name == BEGUN or path.name.startswith("checkpoint") or path.name.endswith(".partial")
+    """What only a stage at work needs, at the top of its folder: `checkpoint-final` or a backup may be somebody's."""
+    unfinished = path.name.removesuffix(".partial")
+    if unfinished != path.name:
+        return unfinished in {*OUTPUTS, BEGUN, MANIFEST, "answered"} or unfinished.endswith(".answers")
+    return path.name == BEGUN or _is_checkpoint(path)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return re.fullmatch(r"checkpoint-\d+", path.name) is not None and path.is_dir()
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The folders that transformers wrote to go on from, whole or not."""
+    return [path for path in directory.iterdir() if _is_checkpoint(path)]
 
 
 # ---- A finished stage -------------------------------------------------------------------------------------------
@@ -271,7 +284,7 @@ class StageRun:
 
     def finish(self) -> Path:
         """Hash the outputs, seal and write the manifest, drop what an interrupted run needs. Returns the folder."""
-        for checkpoint in self.dir.glob("checkpoint*"):
+        for checkpoint in checkpoints(self.dir):
             _remove(checkpoint)
         outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and is_output(p, self.dir))
         manifest = {

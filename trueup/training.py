@@ -32,7 +32,7 @@ from trueup.console import progress, say
 from trueup.errors import ConfigError, ModelError, did_you_mean
 from trueup.models import Loaded, let_router_be, obey_umask
 from trueup.records import write_rows
-from trueup.runs import METRICS, StageRun
+from trueup.runs import METRICS, StageRun, checkpoints
 from trueup.trunk import Trunk, kept_over_epochs
 
 # ---- Arguments --------------------------------------------------------------------------------------------------
@@ -466,12 +466,12 @@ def train(trainer: Trainer, run: StageRun) -> None:
 def last_checkpoint(directory: Path) -> Path | None:
     """The newest whole checkpoint. Of one that was being written when the run was killed, trainer_state.json is missing
     or cut, since it is written last; such a one is removed, or transformers would choose it and fail."""
-    for path in directory.glob("checkpoint-*"):
+    for path in checkpoints(directory):
         try:
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             shutil.rmtree(path)
-    return max(directory.glob("checkpoint-*"), key=_step, default=None)
+    return max(checkpoints(directory), key=_step, default=None)
 
 
 def _step(checkpoint: Path) -> int:

@@ -216,8 +216,11 @@ def test_training_goes_on_from_the_newest_whole_checkpoint_and_a_cut_one_is_remo
     checkpoint(tmp_path, 100)
     checkpoint(tmp_path, 110, state='{"global')
     checkpoint(tmp_path, 120, state=None)
+    (tmp_path / "checkpoint-final").mkdir()
+    (tmp_path / "checkpoint-notes.txt").write_text("somebody's")
     assert training.last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-100", "checkpoint-90"]
+    left = ["checkpoint-100", "checkpoint-90", "checkpoint-final", "checkpoint-notes.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left, "and what somebody else keeps there stays"
 
 
 def test_metrics_of_steps_that_are_done_again_are_forgotten_so_that_each_step_stands_once(tmp_path: Path) -> None:
