@@ -100,8 +100,8 @@ def is_plain_answer(row: Columns, name: str) -> bool:
 def _parsed(text: str, at: str) -> Any:
     """The messages, or the texts, of a JSON text; any other text as it is."""
     start = text.lstrip()[:40]
-    messages = re.match(r"""\[?\s*\{\s*["'](role|from|content|value|speaker)["']\s*:""", start)
-    messages = bool(messages and re.search(r"""["'](role|from|speaker)["']\s*:""", text)) or _is_of_messages(text)
+    begins = re.match(r"""\[?\s*\{\s*["'](role|from|content|value|speaker)["']\s*:""", start)
+    messages = bool(begins and re.search(r"""["'](role|from|speaker)["']\s*:""", text)) or _is_of_messages(text)
     if not messages and not re.match(r"""\[\s*["']""", start):
         return text
     value = loads(text)
