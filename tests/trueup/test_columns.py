@@ -355,6 +355,23 @@ def test_messages_as_text_are_never_trained_as_they_stand(tmp_path: Path, column
         assert [[message.content for message in one.messages] for one in rows] == [["Which planet?", "Jupiter."]]
 
 
+@pytest.mark.parametrize("mark", [{"deleted": True}, {"status": "rejected"}, {"state": "aborted"}], ids=str)
+def test_a_turn_that_was_taken_out_is_read_and_not_imitated(tmp_path: Path, mark: Any) -> None:
+    asked, bad = {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Bad.", **mark}
+    messages = [asked, bad, asked, {"role": "assistant", "content": "Good."}]
+    [row] = read_demonstrations(written(tmp_path, {"messages": messages}), Dropped())
+    assert [(one.content, one.trained) for one in row.messages[1::2]] == [("Bad.", False), ("Good.", True)]
+
+
+def test_an_answer_that_is_a_list_of_texts_is_read_as_its_question_is(tmp_path: Path) -> None:
+    row = {"prompt": '["Why?"]', "completion": '["So."]'}
+    [one] = read_demonstrations(written(tmp_path, row), Dropped())
+    assert [message.content for message in one.messages] == ["Why?", "So."]
+    row = {"prompt": '["Why?"]', "chosen": '["So."]', "rejected": '["No."]'}
+    [ranking] = read_preferences(written(tmp_path, row), Dropped())
+    assert sorted(ranking.completions) == ["No.", "So."] and ranking.prompt[0].content == "Why?"
+
+
 def test_an_answer_that_is_json_stays_text(tmp_path: Path) -> None:
     for text in (
         '["a", "b"]',

@@ -292,6 +292,17 @@ class Columns:
 
 def why_left_out(row: Columns, use: Use) -> str | None:
     """The reason for which a sound row is not to be used, from the columns that say so; None: it is."""
+    if reason := why_taken_out(row):
+        return reason
+    if use != "prompts":
+        if row.carries_loss(of_a_row=True) is False:
+            return "weight 0 or train: false"
+        row.refuse_unclear_weights(of_a_row=True)
+    return why_bad(row) if use == "demonstrations" else None
+
+
+def why_taken_out(row: Columns) -> str | None:
+    """Why a row, or a turn, counts no more: somebody deleted or rejected it."""
     for name in [name for name in row.values if name in EXCLUDED]:
         if truth(row.get(name)):
             return f"{name}: true"
@@ -301,11 +312,7 @@ def why_left_out(row: Columns, use: Use) -> str | None:
             if any(state == out or state.startswith(f"{out}_") for out in OUT):
                 row.read.add(name)
                 return f"{name}: {cut(state, 40)}"
-    if use != "prompts":
-        if row.carries_loss(of_a_row=True) is False:
-            return "weight 0 or train: false"
-        row.refuse_unclear_weights(of_a_row=True)
-    return why_bad(row) if use == "demonstrations" else None
+    return None
 
 
 def why_bad(row: Columns) -> str | None:

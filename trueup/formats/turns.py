@@ -92,9 +92,13 @@ def is_plain_answer(row: Columns, name: str) -> bool:
     value = row.values.get(name)
     if not isinstance(value, str) or holds_messages(value):
         return False
-    return not value.lstrip().startswith("[") or not any(
-        isinstance(asks := row.values.get(one), str) and isinstance(loads(asks), list) for one in columns.QUESTIONS
-    )
+    return not value.lstrip().startswith("[") or not any(_is_texts(row.values.get(one)) for one in columns.QUESTIONS)
+
+
+def _is_texts(value: Any) -> bool:
+    """Whether a value is a list of texts, or was one before it was read."""
+    value = loads(value) if isinstance(value, str) else value
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _parsed(text: str, at: str) -> Any:
@@ -155,7 +159,7 @@ def _refuse_more(one: Columns, said: list[str]) -> None:
 def _carries_loss(one: Columns) -> bool | None:
     """Whether an answer is to be imitated, by its weight or by what people said of it; None where nothing says so."""
     loss = one.carries_loss()
-    return False if columns.why_bad(one) else loss
+    return False if columns.why_taken_out(one) or columns.why_bad(one) else loss
 
 
 def _joined(parts: list[Any], one: Columns, name: str) -> str:
