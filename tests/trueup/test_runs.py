@@ -464,6 +464,18 @@ def test_a_manifest_that_is_not_text_or_a_folder_is_a_problem(finished: Path) ->
     assert verify(finished).problems[0] == f"{path}: cannot be read (Is a directory)"
 
 
+def test_what_is_no_file_is_a_problem_and_not_read_for_ever(finished: Path) -> None:
+    path = finished / "sft/manifest.json"
+    stated = json.loads(path.read_text())
+    stated["inputs"][0]["path"] = "/dev/zero"
+    path.write_text(runs.sealed_text(stated))
+    named = next(entry["path"] for entry in stated["outputs"] if entry["path"] != "config.yaml")
+    (finished / "sft" / named).unlink()
+    os.mkfifo(finished / "sft" / named)
+    problems = verify(finished).problems
+    assert "/dev/zero: input of sft, no file" in problems and f"{finished / 'sft' / named}: no file" in problems
+
+
 def test_a_run_verifies_from_any_directory(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     finish(First(run_dir=tmp_path / "run", data=Path(data.name)))
