@@ -392,6 +392,14 @@ class People:
                 return nonce
         return None
 
+    def knows_browser(self, name: str, devices: str | None) -> bool:
+        """Whether a browser was in before under this name, by a cookie that was given out and not made up."""
+        if not devices:
+            return False
+        with self.store.read() as db:
+            found = _find(db, name)
+        return found is not None and self._known_device(found, devices) is not None
+
     def _sign(self, nonce: str, pseudonym: str, password_hash: str) -> str:
         said = "\0".join((nonce, pseudonym, password_hash)).encode()
         return base64.urlsafe_b64encode(hmac.digest(self._device_key, said, "sha256")[:18]).decode()
@@ -415,7 +423,7 @@ class People:
     async def hashing(self, work: Callable[[], T], known: bool = False) -> T:
         """Run what hashes a password on a thread of its own; Throttled when QUEUE of its kind wait already.
 
-        known  a browser that brings a device cookie, or is signed in: it does not wait for strangers
+        known  a browser that was in before (`knows_browser`), or is signed in: it does not wait for strangers
         """
         if self._queued[known] >= QUEUE:
             raise Throttled("too many people are signing in at this moment; try again in 10 seconds", 10)

@@ -191,9 +191,10 @@ def entry(people: People, start: str) -> APIRouter:
     ) -> Response:
         onward, devices = _own_path(next, start), request.cookies.get(DEVICE_COOKIE)
         shown = name[:MAX_NAME]
+        known = await run_in_threadpool(people.knows_browser, name, devices)
         try:
             entered = await people.hashing(
-                lambda: people.log_in(name, password, request.state.address, devices), known=bool(devices)
+                lambda: people.log_in(name, password, request.state.address, devices), known=known
             )
         except Throttled as error:
             return _respond(_login_page(onward, shown, str(error)), 429, error.retry_after_s)

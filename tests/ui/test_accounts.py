@@ -393,6 +393,27 @@ def test_a_burst_of_logins_hashes_two_at_a_time_and_is_turned_away_when_the_queu
     assert [type(answer) for answer in answers].count(Throttled) == 10 and answers.count(None) == 50
 
 
+def test_a_made_up_device_cookie_makes_no_browser_known(people: People) -> None:
+    people.add("Ann", "annotator", PASSWORD)
+    people.add("Bob", "annotator", PASSWORD)
+    ann = people.log_in("Ann", PASSWORD, None).device
+    assert people.knows_browser("ann", f"other~x.{ann}")
+    for name, devices in [("Ann", None), ("Ann", "x"), ("Ann", f"x{ann}"), ("Bob", ann), ("Eve", ann), ("", ann)]:
+        assert not people.knows_browser(name, devices), (name, devices)
+    assert not people.knows_browser("\u0301" * 50_000, ann)
+
+
+def test_a_stranger_with_a_made_up_cookie_waits_with_the_strangers(start: Any, people: People) -> None:
+    people.add("Ann", "annotator", PASSWORD)
+    hers, theirs = start(), start()
+    data = {"name": "Ann", "password": PASSWORD}
+    assert hers.post("/login", data=data).status_code == 303
+    for browser in (hers, theirs):
+        browser.app.state.people._queued[False] = accounts.QUEUE
+    theirs.cookies.set(DEVICE_COOKIE, "made.up~signature")
+    assert (theirs.post("/login", data=data).status_code, hers.post("/login", data=data).status_code) == (429, 303)
+
+
 def test_known_browsers_do_not_wait_for_a_queue_of_strangers(people: People) -> None:
     import asyncio
 
