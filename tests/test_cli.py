@@ -7,7 +7,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import time
@@ -128,8 +127,8 @@ def test_the_plan_is_printed_with_its_reasons_and_nothing_is_run(cli, with_polic
 
 
 def test_a_reason_with_brackets_is_shown_as_it_is(cli, with_policy) -> None:
-    code, out, _ = cli("status", with_policy.source, "--set", "model.revision='[/b] a [kind]'")
-    assert code == 0 and "model.revision: None -> '[/b] a [kind]'" in out
+    code, out, _ = cli("status", with_policy.source, "--set", "sft.lr_scheduler_type='[/b] a [kind]'")
+    assert code == 0 and "lr_scheduler_type: 'cosine' -> '[/b] a [kind]'" in out
 
 
 def test_verify_says_what_it_checked_and_fails_on_a_changed_byte(cli, with_policy) -> None:
@@ -196,13 +195,17 @@ def test_a_stage_that_cannot_go_on_says_why_in_one_line(cli, campaign, tmp_path:
     assert runs.find_stage(made.run_dir, "sft") is None
 
 
-def test_a_crash_shows_its_traceback_and_where_the_log_is(cli, campaign, tiny_base: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_base, tmp_path / "base")
-    (tmp_path / "base/model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
-    made = campaign(tmp_path, model={"name": str(tmp_path / "base")}, sft={"lora": {"target_modules": ["nothing"]}})
+def test_a_crash_shows_its_traceback_and_where_the_log_is(
+    cli, campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = campaign(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sft.train\ndef run(config):\n    raise ZeroDivisionError('a bug')\nsft.train.run = run\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.getcwd()]))
     code, _, err = cli("sft", made.source)
     assert code == 1
-    assert "Traceback (most recent call last):" in err
+    assert "Traceback (most recent call last):" in err and "ZeroDivisionError: a bug" in err
     assert err.endswith(f"sft crashed; its whole log is {made.run_dir}/sft/log.txt. The same command continues.\n")
 
 

@@ -126,6 +126,7 @@ def test_the_comparison_shows_the_verdict_and_browses_answers(opened: tuple[str,
     page.get_by_role("button", name="Next").click()
     page.get_by_text("Compared question 1?").wait_for()
     page.get_by_role("button", name="Previous").click()
+    page.get_by_text("1 of 5").wait_for()
     page.get_by_role("button", name="Previous").click()
     page.get_by_text("5 of 5").wait_for()
     choose(page, "category", "advice")
