@@ -777,3 +777,48 @@ def test_answers_that_are_judged_are_no_part_of_the_prompt(tmp_path: Path) -> No
     path.write_text(json.dumps({"prompt": "Which?", **answers, "winner": "a"}) + "\n")
     [asked] = read_prompts(path, Dropped())
     assert [one.content for one in asked.prompt] == ["Which?"]
+
+
+# ---- Texts that look like nothing, and answers that are none to imitate ------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", "None", "0", "false"])
+def test_what_is_asked_and_imitated_is_text_whatever_it_looks_like(tmp_path: Path, text: str) -> None:
+    rows = [
+        {"instruction": "Reverse it.", "input": text, "output": text},
+        {"question": "Which?", "option_a": "x", "option_b": text, "answer": "B"},
+    ]
+    reverse, choose = read_demonstrations(jsonl(tmp_path, *rows), Dropped())
+    assert [message.content for message in reverse.messages] == [f"Reverse it.\n\n{text}", text]
+    assert f"B. {text}" in choose.messages[0].content
+    nothing = {"instruction": "Q", "output": "A", "tools": "[]", "history": "[]", "images": "null"}
+    [row] = read_demonstrations(jsonl(tmp_path, nothing), Dropped())
+    assert [message.content for message in row.messages] == ["Q", "A"]
+
+
+def test_the_marks_of_chatml_bound_a_text_exactly_and_those_of_hh_have_spaces_around(tmp_path: Path) -> None:
+    code = "    return x\n"
+    chatml = {"text": f"<|im_start|>user\nCode?<|im_end|>\n<|im_start|>assistant\n{code}<|im_end|>\n"}
+    hh = {"prompt": "\n\nHuman: Q?\n\nAssistant:", "completion": " A."}
+    rows = read_demonstrations(jsonl(tmp_path, chatml, hh), Dropped())
+    assert [row.messages[-1].content for row in rows] == [code, "A."]
+
+
+def test_a_tie_and_a_pair_that_contradicts_itself_are_no_demonstrations(tmp_path: Path) -> None:
+    pair = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    good = {**pair, "chosen": "C", "chosen_score": 3, "rejected_score": 1}
+    rows = [good, {**pair, "tie": True}, {**pair, "chosen_score": 2, "rejected_score": 2}]
+    [row] = read_demonstrations(jsonl(tmp_path, *rows), dropped := Dropped())
+    assert row.messages[-1].content == "C" and dropped.counts == {"tie: neither answer is preferred": 2}
+    with pytest.raises(DataError, match="contradicts itself"):
+        read_demonstrations(jsonl(tmp_path, {**pair, "chosen_score": 1, "rejected_score": 3}), Dropped())
+
+
+def test_a_number_that_is_text_names_no_choice_by_guess(tmp_path: Path) -> None:
+    row = {"question": "Which?", "option_a": "x", "option_b": "y"}
+    with pytest.raises(DataError, match="write the letter, or a number that counts from 0"):
+        read_demonstrations(jsonl(tmp_path, {**row, "answer": "1"}), Dropped())
+    number, text = read_demonstrations(
+        jsonl(tmp_path, {**row, "answer": 1}, {**row, "option_b": "7", "answer": "7"}), Dropped()
+    )
+    assert [one.messages[-1].content for one in (number, text)] == ["B", "7"]

@@ -90,6 +90,10 @@ _CHOICE = re.compile(r"^(option|choice|answer_choice|ending|opt|op)_?([a-h]|\d)$
 FOREIGN_ROLES = "tool function function_call tool_call tool_response observation ipython environment".split()
 
 
+_TEXTS = {*QUESTIONS, *ANSWERS, *REFERENCES, "input"}
+"""Columns whose text is asked or imitated as it stands, whatever it looks like."""
+
+
 @lru_cache(maxsize=10_000)
 def canonical(name: str) -> str:
     """`chosen-response`, `Chosen Response` and `chosenResponse` are `chosen_response`."""
@@ -188,7 +192,11 @@ class Columns:
         return self.within + cut(self._written.get(name, name), 40)
 
     def holds(self, name: str) -> bool:
-        return name in self.values and not is_empty(self.values[name])
+        """Whether a column says something. "[]" or "None" is an input like any other, and elsewhere says nothing."""
+        value = self.values.get(name)
+        if isinstance(value, str) and (name in _TEXTS or _CHOICE.match(name)):
+            return bool(value.strip())
+        return name in self.values and not is_empty(value)
 
     def there(self, name: str) -> bool:
         """Whether a column has a value, be it false, 0 or blanks."""

@@ -10,9 +10,10 @@ from pydantic import Field
 from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Values
 from trueup.formats.format import Format, Skipped, any_of
-from trueup.formats.preferences import PREFERENCES, read_pair
+from trueup.formats.preferences import PREFERENCES, are_tied, read_pair
 from trueup.formats.turns import (
     asked,
+    continues_hh,
     is_plain_answer,
     question,
     read_choices,
@@ -51,7 +52,14 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
             raise ValueError(f"{row.at(name)}: expected a number of 0 to {len(letters) - 1}, found {value}")
         return [say("assistant", letters[value])]
     if is_plain_answer(row, name):
-        return [say("assistant", value)]
+        letters = [letter for letter, _ in read_choices(row)] if value.strip().isdigit() else []
+        if letters and value.strip() not in letters and value not in [text for _, text in read_choices(row)]:
+            choices = next((row.at(one) for one in columns.CHOICES if row.holds(one)), "the choices")
+            raise ValueError(
+                f"{row.at(name)}: {shown(value)} is text, and {choices} have letters: write the letter, or a number "
+                "that counts from 0"
+            )
+        return [say("assistant", value.strip() if continues_hh(row) else value)]
     found = turns(row, name, "assistant")
     return found[len(prompt) :] if found[: len(prompt)] == prompt else found
 
@@ -85,9 +93,11 @@ def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
         yield {"messages": [*question(one), say("assistant", one.take("output", str))], "category": path.stem}
 
 
-def _chosen(row: Columns, path: Path) -> list[Values]:
-    """The preferred answer of a pair, and nothing of the other."""
+def _chosen(row: Columns, path: Path) -> list[Values | Skipped]:
+    """The preferred answer of a pair, and nothing of the other; of a tie neither is preferred."""
     prompt, answers = read_pair(row)
+    if are_tied(row):
+        return [Skipped("tie: neither answer is preferred")]
     return [{"messages": [*prompt, say("assistant", answers[0])]}]
 
 

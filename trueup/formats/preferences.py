@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Values, is_empty
 from trueup.formats.format import Format, Skipped, any_of
-from trueup.formats.turns import asked, is_plain_answer, rendered, say, turns, waits, with_preface
+from trueup.formats.turns import asked, continues_hh, is_plain_answer, rendered, say, turns, waits, with_preface
 from trueup.jsonl import cut, loads, shown
 from trueup.records import Message, Preference, Ranking, Row, moment
 
@@ -145,10 +145,10 @@ def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
 
 def answer(row: Columns, name: str, prompt: list[Values]) -> str:
     """One completion; a conversation that begins with the prompt is taken without it."""
-    continued = isinstance(row.values.get("prompt"), str) and row.values["prompt"].rstrip().endswith("\n\nAssistant:")
-    if isinstance(value := row.values.get(name), str) and continued and not rendered(value, row.at(name), "assistant"):
+    value = row.values.get(name)
+    if isinstance(value, str) and continues_hh(row) and not rendered(value, row.at(name), "assistant"):
         row.read.add(name)
-        return value.strip()  # an HH prompt ends with the mark of the answer, whose spaces are around it
+        return value.strip()
     if is_plain_answer(row, name) and not rendered(str(value), row.at(name), "assistant"):
         return str(row.get(name))
     found = turns(row, name, "assistant")
@@ -187,7 +187,7 @@ def _pair(row: Columns, path: Path) -> list[Values]:
     }
     if is_own(row):
         return [pair | _own_pair(row, [("chosen", "rejected")[side] for side in sides])]
-    if _are_tied(row):
+    if are_tied(row):
         pair["tiers"] = [[sides.index(0), sides.index(1)]]
     return [pair]
 
@@ -198,7 +198,7 @@ _SCORES = [
 ]
 
 
-def _are_tied(row: Columns) -> bool:
+def are_tied(row: Columns) -> bool:
     """Whether the row says that its two answers are equal, or scores them so; refuses scores against the verdict."""
     if any(columns.truth(row.get(name)) for name in ("tie", "is_tie")) or row.values.get("status") == "tie":
         return True

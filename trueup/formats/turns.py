@@ -202,7 +202,8 @@ _FOREIGN_END = re.compile(r"(\n\nAssistant:|### Assistant:|### Response:|\[/INST
 def rendered(text: str, at: str, speaker: str = "user") -> list[Values] | None:
     """The turns of a text that begins with the marks of HH, ChatML or Guanaco; None for any other text.
 
-    Only the space around the turns goes. A prompt in the marks of another template is refused: nobody is asked in it.
+    Only the space around the turns of HH and Guanaco goes. A prompt in the marks of another template is refused: nobody
+    is asked in it.
     """
     if text.lstrip().startswith("<|im_start|>"):
         return _chatml(text, at)
@@ -223,11 +224,16 @@ def _chatml(text: str, at: str) -> list[Values]:
     for match in _CHATML.finditer(text):
         if match.start() != end or match[1] not in ROLES:
             break
-        found.append(say(ROLES[match[1]], match[2].strip()))
+        found.append(say(ROLES[match[1]], match[2]))  # its marks say where a text begins and ends
         end = match.end()
     if not found or text[end:].strip() or any("<|im_" in turn["content"] for turn in found):
         raise ValueError(f"{at}: begins with the marks of ChatML and does not go on so; write it as messages")
     return found
+
+
+def continues_hh(row: Columns) -> bool:
+    """Whether the prompt is an HH text that ends with the mark of the answer, whose spaces are around the answer."""
+    return isinstance(row.values.get("prompt"), str) and row.values["prompt"].rstrip().endswith("\n\nAssistant:")
 
 
 def waiting(turns: list[Values]) -> list[Values]:
