@@ -11,6 +11,7 @@ Source  Shao et al. 2024, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from rlhf.rollouts import (
     second_rewards,
 )
 from trueup import models, runs, training
-from trueup.chat import encode_prompt
+from trueup.chat import answer_text, encode_prompt
 from trueup.console import say
 from trueup.merging import merged
 from trueup.models import Loaded
@@ -55,7 +56,8 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     # 2. Rewards ------------------------------------------------------------------------------------------------------
     mean, std = normalisation(reward)
     pays = scorer(config, reward, mean, std) if reward else None
-    rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id)
+    text_of = partial(answer_text, policy.tokenizer)
+    rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id, text_of)
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with training.scored_completions_only():

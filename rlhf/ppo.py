@@ -14,6 +14,7 @@ are one at step 0, that ratios are 1 before the first update from a rollout, and
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from rlhf.rollouts import (
     second_rewards,
 )
 from trueup import models, runs, training
-from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration, encode_prompt
+from trueup.chat import IGNORED, Encoded, Refused, answer_text, encode_demonstration, encode_prompt
 from trueup.console import say
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
@@ -72,7 +73,8 @@ def run(config: PPOConfig) -> Path:
     memory.spare_time_or_memory(predicted, policy.placement.device)
     mean, std = normalisation(reward)
     roles.scale_critic(1 / std)
-    rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id)
+    text_of = partial(answer_text, policy.tokenizer)
+    rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id, text_of)
     second = second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id)
 
     # 3. Train --------------------------------------------------------------------------------------------------------

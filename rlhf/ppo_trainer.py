@@ -27,6 +27,7 @@ from rlhf.rewards import WeightedRewards
 from rlhf.roles import Roles
 from rlhf.rollouts import write_samples
 from trueup import tensors
+from trueup.chat import answer_text
 from trueup.console import say
 from trueup.errors import DataError
 from trueup.runs import StageRun
@@ -357,7 +358,8 @@ class PPOTrainer(GRPOTrainer):
             return total / max(count, 1)
 
         lengths = batch["completion_mask"].sum(dim=1)
-        texts = self.processing_class.batch_decode(batch["completion_ids"], skip_special_tokens=True)
+        rows = zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True)
+        texts = [answer_text(self.processing_class, ids[kept].tolist()) for ids, kept in rows]
         tokens = mask.sum(dim=1).clamp(min=1)
         explained = ppo_math.explained_variance(*map(self._everywhere, (values, returns, mask)))
         row: guards.Rollout = {

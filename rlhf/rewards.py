@@ -42,6 +42,8 @@ class WeightedRewards:
     eos_token_id: int | None = None
     missing_eos_penalty: float = 0.0
     """Taken from what an answer is paid whose last token is not that one."""
+    text_of: Callable[[list[int]], str] | None = None
+    """The text of an answer's tokens. TRL's leaves special tokens out, which people and judges are shown."""
     parts: dict[str, list[float]] = field(default_factory=dict)
     """By function, unweighted; NaN where it had no opinion."""
     totals: list[float] = field(default_factory=list)
@@ -50,6 +52,11 @@ class WeightedRewards:
     def __call__(
         self, prompts: list[Conversation], completions: list[Conversation], **columns: Any
     ) -> list[float | None]:
+        if self.text_of is not None:
+            texts = [self.text_of(ids) for ids in columns["completion_ids"]]
+            completions = [
+                [*said[:-1], {**said[-1], "content": text}] for said, text in zip(completions, texts, strict=True)
+            ]
         self.parts = {
             name: self._ask(name, function, prompts, completions, columns) for name, function in self.functions.items()
         }
@@ -80,12 +87,17 @@ class WeightedRewards:
 
 
 def make_rewards(
-    config: OnlineConfig, scorer: Scorer | None, checks: Sequence[Check], eos_token_id: int
+    config: OnlineConfig,
+    scorer: Scorer | None,
+    checks: Sequence[Check],
+    eos_token_id: int,
+    text_of: Callable[[list[int]], str] | None = None,
 ) -> WeightedRewards:
     """The rewards that the config names.
 
-    scorer  the reward model, for `reward_model`
-    checks  those of `config.checks`, in its order, for `ifeval` and `gsm8k`
+    scorer   the reward model, for `reward_model`
+    checks   those of `config.checks`, in its order, for `ifeval` and `gsm8k`
+    text_of  the text of an answer's tokens, where answers come from TRL
     """
     functions: dict[str, RewardFunction] = {}
     weights: dict[str, float] = {}
@@ -101,7 +113,7 @@ def make_rewards(
             function = load_function(name)
         called = Path(name).name  # of a function's file, the folder says nothing to who reads a report
         functions[called], weights[called] = function, weight
-    return WeightedRewards(functions, weights, eos_token_id, config.missing_eos_penalty)
+    return WeightedRewards(functions, weights, eos_token_id, config.missing_eos_penalty, text_of)
 
 
 def _by_model(scorer: Scorer) -> RewardFunction:

@@ -222,6 +222,12 @@ def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> s
     return _decode(tokenizer, [tokenizer.eos_token_id, *ids])[len(facts.eos_text) :]
 
 
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer as it was sampled, without the token that ends it: what is shown, judged and paid for."""
+    finished = bool(ids) and ids[-1] == tokenizer.eos_token_id
+    return completion_text(tokenizer, ids[:-1] if finished else ids)
+
+
 def sampled_ids(
     tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, ids: Sequence[int] | None
 ) -> list[int] | None:

@@ -28,7 +28,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
 from trueup import tensors
-from trueup.chat import completion_text, encode_prompt
+from trueup.chat import answer_text, encode_prompt
 from trueup.config import ModelConfig
 from trueup.console import exit_with_parent
 from trueup.models import Loaded, SavedPolicy, place
@@ -137,8 +137,7 @@ def noise(decoding: Decoding, prompt: Sequence[Message], k: int) -> np.ndarray:
 def candidate(policy: Loaded, ids: list[int], logp: float) -> Candidate:
     """What was sampled, as a row on disk: finished exactly if its last token is EOS."""
     finished = bool(ids) and ids[-1] == policy.tokenizer.eos_token_id
-    text = completion_text(policy.tokenizer, ids[:-1] if finished else ids)
-    return Candidate(text=text, token_ids=ids, finished=finished, logp=logp)
+    return Candidate(text=answer_text(policy.tokenizer, ids), token_ids=ids, finished=finished, logp=logp)
 
 
 def _sample_batch(

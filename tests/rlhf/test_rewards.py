@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from rlhf.checks import load_check
 from rlhf.config import PPOConfig
 from rlhf.rewards import WeightedRewards, load_function, make_rewards, refuse_unfit
 from trueup import runs
+from trueup.chat import answer_text
 from trueup.config import ModelConfig, SplitConfig, StageConfig
 from trueup.errors import DataError, RunError
 from trueup.records import Message
@@ -97,6 +100,20 @@ def test_a_reward_reads_an_answer_as_it_stands_like_whoever_labels_it() -> None:
 
     paid(WeightedRewards({"f": remember}, {"f": 1.0}), "    return x\n", "So it is.")
     assert seen == ["    return x\n", "So it is."]
+
+
+def test_a_reward_reads_the_special_tokens_that_people_are_shown_and_trl_leaves_out(bases: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bases("chatml"))
+    ids = [*tokenizer("a")["input_ids"], tokenizer.bos_token_id, *tokenizer("b")["input_ids"], tokenizer.eos_token_id]
+    seen: list[str] = []
+    rewards = WeightedRewards(
+        {"f": lambda completions, **_: [seen.append(said[-1]["content"]) or 0.0 for said in completions]},
+        {"f": 1.0},
+        text_of=partial(answer_text, tokenizer),
+    )
+    from_trl = [[{"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)}]] * 2
+    rewards(prompts=PROMPTS, completions=from_trl, completion_ids=[ids, ids[:-2]])
+    assert seen == ["a<|im_start|>b", "a<|im_start|>"]
 
 
 def test_an_answer_that_did_not_end_is_paid_less_by_the_penalty_and_stays_unpaid_without_an_opinion(
