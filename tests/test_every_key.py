@@ -16,13 +16,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import sqlalchemy as sa
@@ -244,7 +247,8 @@ LABEL = {
     "lease_minutes": asked(lease_minutes=99.0),
     "gold": asked({**KNOWN, "gold": None}, gold="known.jsonl"),
     "gold_share": asked(KNOWN, gold_share=0.05),
-    "repeat_share": asked(repeat_share=0.5),
+    # Only what was labelled twenty answers ago is asked again.
+    "repeat_share": asked({**PEOPLE, "pairs_per_prompt": 3}, repeat_share=0.5),
     "gold_pass": asked({**KNOWN, "gold_pass": 0.0}, gold_pass=1.0),
     "exclude_failed_gold": ShownBy("tests/ui/test_label_stage.py", "exclude_failed_gold=exclude"),
     "qualification": asked(qualification="known.jsonl"),
@@ -567,7 +571,17 @@ class Bench:
 
 
 def page(config: Any) -> Any:
-    """What the labelling page asks one person, who always takes the first answer, and what comes of it."""
+    """What the labelling page asks one person, who always takes the first answer, and what comes of it. Chance falls
+    alike each time, so that only the key makes a difference."""
+    chance = random.Random(0)
+    with (
+        mock.patch.object(secrets, "SystemRandom", lambda: chance),
+        mock.patch.object(secrets, "choice", chance.choice),
+    ):
+        return _page(config)
+
+
+def _page(config: Any) -> Any:
     said = ""
     try:
         ui.label.run(config)
@@ -576,20 +590,22 @@ def page(config: Any) -> Any:
     store = Store(config.store_url)
     service = LabelService(store, Settings.of(config))
     told: list[Any] = [said, sorted(path.name for path in runs.stage_dir(config.run_dir, "label").iterdir())]
-    for number in range(24):
+    for number in range(36):
         tasks = service.tasks("ann")
+        if not number:
+            with store.read() as db:
+                leases = [at for at in db.scalars(sa.select(slot.c.expires_at)) if at]
+            told.append(sorted(round((at - time.time()) / 600) for at in leases))
         if not tasks:
             break
         told.append([(task.texts, task.wants_rationale, task.practice) for task in tasks])
         try:
-            service.label("ann", Answer(f"ann-{number}", tasks[0].token, "a", note="why"))
+            service.label("ann", Answer(f"press-of-ann-{number}", tasks[0].token, "a", note="why"))
         except BadAnswer as error:
             told.append(str(error))
             break
     with store.read() as db:
-        rows = db.execute(sa.select(slot.c.item_id, slot.c.expires_at)).all()
-        told.append(sorted(round((row.expires_at - time.time()) / 600) for row in rows if row.expires_at))
-        told.append(len(rows))
+        told.append(db.scalar(sa.select(sa.func.count()).select_from(slot)))
     told.append([(one.selection, round(one.propensity, 6)) for one in store.asked().values()])
     told.append({name: found["passed"] for name, found in gold(store.checks(), config.gold_pass).items()})
     store.close()
