@@ -11,7 +11,7 @@ import random
 import time
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sft.config import SampleConfig
 from trueup import runs
@@ -19,7 +19,7 @@ from trueup.chat import Refused, encode_prompt
 from trueup.console import progress, say
 from trueup.errors import DataError
 from trueup.formats import read_prompts
-from trueup.models import SavedPolicy, place
+from trueup.models import SavedPolicy, place, read_tokenizer
 from trueup.near_duplicates import across_split
 from trueup.records import CandidateSet, Dropped, Prompt, read_rows, split_name, write_rows
 from trueup.runs import StageRun
@@ -33,7 +33,7 @@ def run(config: SampleConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     prompts = choose_prompts(config, stage)
     say(f"{'prompts':<12} {len(prompts)}, {config.num_candidates} answers each")
-    prove_prompts(prompts, AutoTokenizer.from_pretrained(sft.dir / "model"), stage)
+    prove_prompts(prompts, read_tokenizer(sft.dir / "model", config.model), stage)
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import looping
 import pytest
 
 from trueup.config import ConfigError, EndpointParameters
@@ -115,7 +115,7 @@ def test_a_caller_may_have_an_event_loop_running(servers: Callable[..., Server])
     async def asks() -> str:
         return Endpoint(url, "m").ask("", "").text
 
-    assert asyncio.run(asks()) == "[[A]]"
+    assert looping.run(asks()) == "[[A]]"
 
 
 @pytest.mark.parametrize("key", ["model", "messages", "stream", "n", "temperature"])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import looping
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
@@ -388,7 +389,7 @@ def test_a_burst_of_logins_hashes_two_at_a_time_and_is_turned_away_when_the_queu
     async def burst() -> list[Any]:
         return await asyncio.gather(*(people.hashing(work) for _ in range(60)), return_exceptions=True)
 
-    answers = asyncio.run(burst())
+    answers = looping.run(burst())
     assert most == 1
     assert [type(answer) for answer in answers].count(Throttled) == 10 and answers.count(None) == 50
 
@@ -428,7 +429,7 @@ def test_known_browsers_do_not_wait_for_a_queue_of_strangers(people: People) -> 
         opened.set()
         await asyncio.gather(*strangers)
 
-    asyncio.run(race())
+    looping.run(race())
 
 
 # ---- Sessions ---------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
+import looping
 import pytest
 from fastapi.testclient import TestClient
 
@@ -364,7 +365,7 @@ def test_writes_wait_for_their_turn_and_are_sent_away_when_many_wait() -> None:
         found = await asyncio.gather(*waiting, return_exceptions=True)
         return [*found, await turns.run(lambda: "and on it goes")]
 
-    found = asyncio.run(crowd())
+    found = looping.run(crowd())
     assert begun == [0, 1] and found[-1] == "and on it goes"
     assert [type(one) for one in found[:-1]] == [bool] * 2 + [Busy] * 6
 
