@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 HIDDEN = "***"
-_NAMES = set(
-    "password passwd pwd secret client_secret token access_token auth_token hub_token api_key apikey api-key "
-    "authorization sslpassword passphrase credentials".split()
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(passw(or)?d|pwd|passphrase|secrets?|credentials|authorization|(api|secret|access)[_-]?key|token)$",
+    re.IGNORECASE,
 )
+_OF_A_VOCABULARY = {f"{name}_token" for name in "bos eos pad unk sep cls mask image".split()}
+"""Keys that end like a secret's and name a token of a tokenizer."""
 _PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s:/?#@]*):\S*@")
 """The password of `scheme://user:password@host`, up to the last @: a password may hold one, and a slash."""
 _TOKEN = re.compile(r"(https?://)[^\s:/?#@]+@", re.IGNORECASE)
@@ -35,6 +37,6 @@ def masked(value: Any, key: str = "") -> Any:
         return [masked(inner, key) for inner in value]
     if not isinstance(value, str):
         return value
-    if key.lower() in _NAMES:
+    if _SECRET_NAME.search(key) and key.lower() not in _OF_A_VOCABULARY:
         return HIDDEN if value else value
     return _SECRET_PARAMETER.sub(rf"\1{HIDDEN}", without_passwords(value))

@@ -55,9 +55,18 @@ def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
         "max_new_tokens": 64,
         "pad_token": text,
     }
+    assert masked({"eos_token": "<|im_end|>", "key": "a", "tokens": "b"}) == {
+        "eos_token": "<|im_end|>",
+        "key": "a",
+        "tokens": "b",
+    }
 
 
-@pytest.mark.parametrize("key", ["hub_token", "api_key", "password", "Authorization", "secret"])
+@pytest.mark.parametrize(
+    "key",
+    "hub_token hf_token token api_key openai_api_key X-Api-Key password db_password Authorization secret client_secret "
+    "secrets access_key".split(),
+)
 def test_what_stands_under_the_name_of_a_secret_is_hidden(key: str) -> None:
     assert masked({"trainer_args": {key: SECRET}}) == {"trainer_args": {key: "***"}}
 
