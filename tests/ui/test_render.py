@@ -106,14 +106,21 @@ UNITS = [
 ]
 
 
+def seconds_for(text: str) -> float:
+    """Processor time of rendering a text."""
+    began = time.process_time()
+    text_html(text)
+    return time.process_time() - began
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_text_of_one_thing_for_ever_takes_a_time_in_proportion_to_its_length(unit: str) -> None:
     many = unit * (12_000 // len(unit))
     for text in (many, f"a{many}b", (unit * 6000)[:6000] + "|a|\n|-|\n" * 700):
-        began = time.process_time()
-        html = text_html(text)
-        assert time.process_time() - began < 1.5
-        assert len(html) < 100 * len(text)
+        assert (
+            min(seconds_for(text), seconds_for(text)) < 1.5
+        )  # of two, since a collection of garbage may fall into one
+        assert len(text_html(text)) < 100 * len(text)
 
 
 def test_a_table_of_a_few_characters_is_no_page_of_a_million_cells() -> None:
