@@ -361,8 +361,8 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, Values]]] = {
     "grpo": {
         **OPTIMISER,
         **SGD,
-        "epsilon": (1e-6, {}),
-        "epsilon_high": (1e-6, {}),
+        "epsilon": (1e-6, FURTHER),
+        "epsilon_high": (1e-6, FURTHER),
         "delta": (1e-3, {}),
         "loss_type": ("cispo", {}),
         "scale_rewards": ("none", {}),
