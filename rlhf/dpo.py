@@ -106,10 +106,10 @@ def run(config: DPOConfig) -> Path:
 BETAS = {"sigmoid": 0.1, "hinge": 0.1, "robust": 0.1, "ipo": 1.0, "sigmoid_norm": 5.0}
 _BETA_REASONS = {
     "ipo": "this loss takes means per token, and 1 / (2 beta) = 0.5 nats a token is the gap that it aims at",
-    "sigmoid_norm": "this loss takes means per token; 5 is the beta of Lambert et al. 2024",
+    "sigmoid_norm": "this loss takes means per token; 5 is the beta of OLMo 2, which was aligned by it",
 }
-"""`ipo` as TRL has it: Azar et al. 2023, https://arxiv.org/abs/2310.12036, eq. 17, over means. `sigmoid_norm`: Lambert
-et al. 2024, https://arxiv.org/abs/2411.15124, section 5. The others take sums: Rafailov et al. 2023, appendix B."""
+"""`ipo` as TRL has it: Azar et al. 2023, https://arxiv.org/abs/2310.12036, eq. 17, over means. `sigmoid_norm`: the card
+of https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023, appendix B."""
 
 ENOUGH_STEPS = 60
 MOST_EPOCHS = 5.0
