@@ -23,7 +23,7 @@ from trueup.config import BadRows as BadRows
 from trueup.config import SplitConfig
 from trueup.errors import DataError
 from trueup.jsonl import cut, shown
-from trueup.words import normal
+from trueup.words import as_seen, normal
 
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
@@ -276,9 +276,8 @@ def moment(text: str) -> str:
 
 
 def prompt_id(messages: list[Message]) -> str:
-    """Identity of a prompt: 16 hex digits over its roles and its text in normal form (`trueup.words.normal`)."""
-    text = "\x1e".join(f"{message.role}\x1f{normal(message.content)}" for message in messages)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Identity of a prompt: 16 hex digits over its roles and its text as it is seen (`trueup.words.as_seen`)."""
+    return _digest("\x1e".join(f"{message.role}\x1f{as_seen(message.content)}" for message in messages))
 
 
 def opening(messages: list[Message]) -> Message | None:
@@ -287,13 +286,19 @@ def opening(messages: list[Message]) -> Message | None:
 
 
 def opening_id(messages: list[Message]) -> str:
-    """Identity of a dialogue: of its first user turn alone, whatever comes before it as instructions or after it.
+    """Family of a dialogue: its first user turn alone in normal form (`trueup.words.normal`), whatever its spacing, and
+    whatever comes before it as instructions or after it.
 
-    The split goes by it, so that all prefixes of a dialogue, its continuations, and the same question under another
-    system message fall on one side. Of a prompt of one turn it is the prompt's own identity.
+    The split goes by it, so that all prefixes of a dialogue, its continuations, the same question under another system
+    message and the same code with another indentation fall on one side.
     """
     first = opening(messages)
-    return prompt_id(messages if first is None else [first])
+    turns = messages if first is None else [first]
+    return _digest("\x1e".join(f"{message.role}\x1f{normal(message.content)}" for message in turns))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_heldout(messages: list[Message], split: SplitConfig) -> bool:

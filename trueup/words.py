@@ -10,6 +10,8 @@ import unicodedata
 
 import regex
 
+from trueup.visible import INVISIBLE
+
 # ---- Words ------------------------------------------------------------------------------------------------------
 
 _SIXTHS = {"latin": 6, "han": 4, "kana": 3, "cluster": 2}
@@ -71,7 +73,7 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     return grams
 
 
-# ---- Normal form ------------------------------------------------------------------------------------------------
+# ---- Texts that are the same ------------------------------------------------------------------------------------
 
 _IGNORABLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cc}--\s]+", regex.V1)
 
@@ -80,3 +82,16 @@ def normal(text: str) -> str:
     """A text without what nobody sees: canonically composed (NFC), without zero-width characters, direction marks and
     control characters, and with one blank for each run of white space."""
     return " ".join(unicodedata.normalize("NFC", _IGNORABLE.sub("", text)).split())
+
+
+_LINE_END = regex.compile(r"\r\n?|[\v\f\x85\u2028\u2029]")
+
+
+def as_seen(text: str) -> str:
+    """A text without what makes no difference to the eye: canonically composed, without the characters that
+    `trueup.visible` marks, without blanks at the ends of lines, and without blank lines around it.
+
+    Indentation, blank lines and wide gaps stay: they can be seen, and may be what a program means.
+    """
+    plain = INVISIBLE.sub("", _LINE_END.sub("\n", unicodedata.normalize("NFC", text)))
+    return "\n".join(line.rstrip() for line in unicodedata.normalize("NFC", plain).split("\n")).strip("\n")

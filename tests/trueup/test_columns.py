@@ -574,7 +574,7 @@ ROWS: dict[str, Any] = {
     "f_turn_mismatch.jsonl": "chosen: expected one assistant turn after the prompt",
     "p_nfc.jsonl": None,
     "p_system_tail.jsonl": [["Say hi.", "Be brief."]],
-    "p_ws.jsonl": [["Write a haiku."]],
+    "p_ws.jsonl": [["Write a haiku."], ["Write  a haiku."]],
 }
 """What a file with one oddity reads as (None: whatever it says), or the start of the problem that it is refused for."""
 

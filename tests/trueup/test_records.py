@@ -44,16 +44,18 @@ def user(text: str) -> list[Message]:
 # ---- Split ------------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_is_the_same_whatever_its_spacing_and_another_with_any_other_change() -> None:
-    assert prompt_id(user("Why is\tthe  sky blue?\n")) == prompt_id(user(" Why is the sky blue?"))
+def test_a_prompt_is_the_same_whatever_cannot_be_seen_and_another_with_any_other_change() -> None:
+    assert prompt_id(user("Why is the \u200bsky blue? \r\n")) == prompt_id(user("Why is the sky blue?"))
     others = [
+        user("Why is the  sky blue?"),
+        user("Why is the\nsky blue?"),
         user("Why is the sky Blue?"),
         user("Why is the sky blue"),
         [Message(role="system", content="Why is the sky blue?")],
         [*user("Why is the"), Message(role="assistant", content="sky blue?")],
         [*user("Why is the"), *user("sky blue?")],
     ]
-    assert len({prompt_id(prompt) for prompt in [user("Why is the sky blue?"), *others]}) == 6
+    assert len({prompt_id(prompt) for prompt in [user("Why is the sky blue?"), *others]}) == 8
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_every_part_and_every_continuation_of_a_dialogue_is_on_the_side_of_its_f
         asked = [dialogue(*(message.content for message in whole[:n])) for n in (1, 3, 5)]
         asked += [dialogue(f"question {i}", "another answer", "another question")]
         asked += [dialogue(f"question {i}", system="You are terse."), dialogue(f" question\u200b  {i}\n")]
-        assert len({prompt_id(prompt) for prompt in asked}) == 5, "each is a prompt of its own, but for its spacing"
+        assert len({prompt_id(prompt) for prompt in asked}) == 6, "each is a prompt of its own"
         assert len({(is_heldout(prompt, split), is_for_judge(prompt, split)) for prompt in asked}) == 1
         assert touches_heldout(Demonstration(messages=whole), split) is is_heldout(asked[0], split)
         assert len({opening_id(prompt) for prompt in asked}) == 1
@@ -117,6 +119,18 @@ def test_a_prompt_in_any_normal_form_is_one_prompt_on_one_side() -> None:
     assert len(read_prompts(CASES / "p_nfc.jsonl", Dropped())) == 1
     for fraction in (0.1, 0.25, 0.5, 0.75, 0.9):
         assert len({is_heldout(row.prompt, SplitConfig(heldout_fraction=fraction)) for row in rows}) == 1
+
+
+def test_programs_that_differ_in_their_indentation_are_two_prompts_on_one_side(tmp_path: Path) -> None:
+    code = "What does this print?\n\nfor i in range(2):\n    x = i\n{}print(x)"
+    prompts = [user(code.format(indentation)) for indentation in ("", "    ", "        ", "\t")]
+    assert len({prompt_id(prompt) for prompt in prompts}) == 4 and len({opening_id(prompt) for prompt in prompts}) == 1
+    for fraction in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert len({is_heldout(prompt, SplitConfig(heldout_fraction=fraction)) for prompt in prompts}) == 1
+    path = tmp_path / "code.jsonl"
+    write_rows(path, [{"prompt": prompt[0].content} for prompt in prompts])
+    rows = read_prompts(path, dropped := Dropped())
+    assert [row.prompt for row in rows] == prompts and not dropped.counts
 
 
 def test_no_held_out_prompt_of_the_starter_set_is_trained_on() -> None:

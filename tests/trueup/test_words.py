@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import time
 import unicodedata
 
 import pytest
 
 from trueup.texts import distinct_n, repetition, self_similarity
-from trueup.words import count_words, ngrams, normal, words
+from trueup.words import as_seen, count_words, ngrams, normal, words
 
 CHINESE = "面包放在冰箱里会更快变硬因为低温让淀粉重新结晶所以最好放在室温下保存"
 JAPANESE = "パンは冷蔵庫に入れると早く硬くなるので室温で保存するのがよい"
@@ -49,7 +50,7 @@ def test_a_run_of_words_takes_as_many_tokens_as_its_script_needs_for_them() -> N
     assert ngrams("use 面包 here", 2)[0] == ("use", "面", "包")
 
 
-def test_texts_that_read_the_same_are_the_same_prompt() -> None:
+def test_texts_that_read_the_same_are_of_one_family() -> None:
     text = "Où est le café ?"
     same = [
         unicodedata.normalize("NFD", text),
@@ -63,6 +64,41 @@ def test_texts_that_read_the_same_are_the_same_prompt() -> None:
     assert {normal(one) for one in same} == {text}
     for other in ("Ou est le café ?", "Où est le café?", "où est le café ?", "Où est le café ？"):
         assert normal(other) != text
+
+
+UNSEEN = ["\u200b", "\u2060", "\ufeff", "\u00ad", "\u200e", "\u202b", "\u202c", "\x1b", "\u034f"]
+SEEN = ["\n", "\n\n", "\t", "    ", " ", "a", "A", ".", "\u0301", "中", "\u2028", "\u3000"]
+TEXTS = ["def f(x):\n    if x:\n        return 1\n    return 0", "Où est le café ?", "a  b\n\n\tc", "한국어 नमस्ते"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_two_texts_are_one_where_nothing_that_differs_can_be_seen(text: str) -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        at = rng.randrange(len(text) + 1)
+        unseen = text[:at] + rng.choice(UNSEEN) + text[at:]
+        lines = [line + " " * rng.randrange(3) for line in unseen.split("\n")]
+        other = rng.choice(["\n", "\r\n", "\r"]).join([" "] * rng.randrange(2) + lines + [""] * rng.randrange(2))
+        other = unicodedata.normalize(rng.choice(["NFC", "NFD"]), other)
+        assert as_seen(other) == as_seen(text) and normal(other) == normal(text), repr(other)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_two_texts_are_two_where_anything_that_differs_can_be_seen(text: str) -> None:
+    for at in range(1, len(text)):
+        shorter = text[:at] + text[at + 1 :]
+        assert as_seen(shorter) != as_seen(text), f"without character {at}"
+        for character in SEEN:
+            if "\n" in (text[at - 1 : at], text[at : at + 1]) and character.isspace():
+                continue  # at the end of a line a blank cannot be seen
+            assert as_seen(text[:at] + character + text[at:]) != as_seen(text), (at, character)
+    for one, other in (
+        ("a\n    b", "a\n  b"),
+        ("a\n\tb", "a\n    b"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("👨\u200d👧", "👨👧"),
+    ):
+        assert as_seen(one) != as_seen(other)
 
 
 DEGENERATE = [
@@ -89,5 +125,5 @@ DEGENERATE = [
 def test_no_text_takes_long_to_count(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     began = time.process_time()
-    count_words(text), words(text), ngrams(text, 3), normal(text)
+    count_words(text), words(text), ngrams(text, 3), normal(text), as_seen(text)
     assert time.process_time() - began < 2
