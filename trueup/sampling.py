@@ -364,7 +364,8 @@ def score(
     batch_size: int = 32,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[float]:
-    """The reward model's score of each completion, read at its last token.
+    """The reward model's score of each completion, read at its last token; of an empty one that was not finished, at
+    the prompt's last, as it is trained.
 
     A prompt is read once for all of its completions where the architecture can, and completions of like length go
     through together.
@@ -384,7 +385,7 @@ def score(
         for first in range(0, len(by_length), batch_size):
             batch = by_length[first : first + batch_size]
             said = [completions[i] for i in batch]
-            if read:
+            if read and said[-1]:  # behind an empty answer, the shortest, there is nothing to read on
                 values = _score_batch(reward_model, read, [which[i] for i in batch], said)
             else:
                 values = _score_whole(reward_model, [encoded[i] for i in batch], said)

@@ -282,6 +282,23 @@ def test_a_score_is_read_at_the_last_token_however_much_padding_stands_behind_it
     assert together[0] == pytest.approx(reward_model.model(ids).logits.item(), abs=1e-5), "the model's own head agrees"
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_an_empty_answer_that_was_not_finished_is_scored_at_the_end_of_its_prompt(
+    reward_model: Loaded, batch_size: int
+) -> None:
+    """Beside longer answers, beside another prompt, and alone: as the model's own head reads it."""
+    written = encode_completion(reward_model.tokenizer, "It is red and gold.")
+    asked = [(PROMPTS[0], []), (PROMPTS[1], []), (PROMPTS[0], written), (PROMPTS[0], written[:1]), (PROMPTS[1], [])]
+    prompts, completions = [prompt for prompt, _ in asked], [answer for _, answer in asked]
+    found = score(reward_model, prompts, completions, batch_size=batch_size)
+    alone = [
+        reward_model.model(torch.tensor([encode_prompt(reward_model.tokenizer, prompt) + answer])).logits.item()
+        for prompt, answer in asked
+    ]
+    assert found == pytest.approx(alone, abs=1e-5)
+    assert score(reward_model, [PROMPTS[0]], [[]]) == pytest.approx(alone[:1], abs=1e-5)
+
+
 def test_an_unfinished_answer_may_end_in_any_token_and_is_still_scored_there(reward_model: Loaded) -> None:
     pad = reward_model.tokenizer.pad_token_id
     with_pad_inside = [*encode_completion(reward_model.tokenizer, "It is", finished=False), pad]
