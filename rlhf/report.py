@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from rlhf import report_views as views
 from trueup import curves, pages, runs
+from trueup.contents import read_text
 from trueup.records import read_jsonl
 from trueup.runs import StageRun
 from trueup.visible import seen
@@ -139,7 +140,7 @@ def read_stages(run_dir: Path, compare: StageRun | None) -> list[StageView]:
 def read_json(path: Path) -> dict[str, Any]:
     """A report of another stage; empty where there is none, since a page about what is there is of use all the same."""
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = json.loads(read_text(path))
     except FileNotFoundError:
         return {}
     return loaded if isinstance(loaded, dict) else {}

@@ -7,10 +7,11 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,81 @@ def test_a_run_directory_in_use_is_refused(cli, campaign, tmp_path: Path) -> Non
         code, out, err = cli("run", made.source)
     assert (code, out) == (2, "")
     assert err == f"{made.run_dir} is in use by another trueup (process {os.getpid()}); wait, or stop it\n"
+
+
+@pytest.fixture
+def soon() -> Iterator[None]:
+    """What waits for ever is interrupted, and fails."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def put_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_folder(path: Path) -> None:
+    (path / "within").mkdir(parents=True)
+
+
+def put_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("put", [put_pipe, put_folder, put_device])
+def test_whatever_stands_in_the_place_of_a_file_of_a_run_is_a_sentence_and_nothing_waits_for_it(
+    cli, with_policy, put: Callable[[Path], None], soon: None
+) -> None:
+    run_dir = with_policy.run_dir
+    asked = {"run": ("run", with_policy.source), "check": ("check", with_policy.source), "verify": ("verify", run_dir)}
+    (run_dir / "candidates").mkdir()
+    # The first command that needs the file refuses it; the others look at it, or need it not.
+    for name, commands in {
+        "sft/manifest.json": ("run", "verify"),
+        "align/manifest.json": ("run", "verify"),
+        "seals.jsonl": ("run", "verify"),
+        ".lock": ("run",),
+        "candidates/log.txt": ("run",),
+    }.items():
+        path = run_dir / name
+        path.parent.mkdir(exist_ok=True)
+        kept = path.read_bytes() if path.exists() else None
+        path.unlink(missing_ok=True)
+        put(path)
+        for command, arguments in asked.items():
+            code, out, err = cli(*arguments)
+            assert code in (0, 1, 2) and "Traceback" not in out + err, (name, command)
+            if command in commands:
+                said = err if command == "run" else out
+                wanted = " is a folder; a file" if put is put_folder else " is a pipe, a socket or a device; a file"
+                assert code and wanted in said.replace("(is", " is") and str(path) in said, (name, command, said)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if kept is not None:
+            path.write_bytes(kept)
+
+
+def test_what_stands_in_the_place_of_a_folder_of_a_run_is_a_sentence(cli, with_policy, soon: None) -> None:
+    run_dir = with_policy.run_dir
+    os.mkfifo(run_dir / "align")
+    said = f"{run_dir}/align: is in the place of the folder of align: move it elsewhere"
+    assert cli("run", with_policy.source) == (2, "", f"{said}\n")
+    assert said in cli("verify", run_dir)[1]
+    os.mkfifo(run_dir.parent / "pipe")
+    code, _, err = cli("run", with_policy.source, "--set", f"run_dir={run_dir.parent}/pipe")
+    assert (code, err) == (
+        2,
+        f"{run_dir.parent}/pipe: is no folder, and a run is one: move it elsewhere, or give another run_dir\n",
+    )
+    os.mkfifo(run_dir.parent / "pipe.jsonl")
+    code, out, _ = cli("check", with_policy.source, "--set", "sft.data=[pipe.jsonl]")
+    assert code == 1 and f"sft.data: {run_dir.parent}/pipe.jsonl: is no file; a file is wanted" in out
 
 
 # ---- Looking ----------------------------------------------------------------------------------------------------

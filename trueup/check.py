@@ -136,7 +136,7 @@ def _read(
 ) -> list[Any] | None:
     """The rows of a file, or None; `places` is told where each dialogue stands."""
     if not os.path.isfile(path):  # of a name that is too long, too
-        problems.append(f"{key}: {path}: {'is a folder; a file is wanted' if os.path.isdir(path) else 'no such file'}")
+        problems.append(f"{key}: {path}: {_not_a_file(path)}")
         return None
     dropped = Dropped()
     try:
@@ -150,6 +150,11 @@ def _read(
     left += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     notes.append(f"{key}: {path}: {len(rows)} rows{left}")
     return rows
+
+
+def _not_a_file(path: Path) -> str:
+    there = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else ""
+    return f"{there}; a file is wanted" if there else "no such file"
 
 
 def _check_demonstrations(rows: list[Demonstration], split: SplitConfig, problems: list[str]) -> None:

@@ -6,6 +6,7 @@ they are asked for; gigabytes of weights once, and again when the file system sa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,8 +32,22 @@ def cache_dir() -> Path:
     return Path(os.environ.get("TRUEUP_CACHE") or Path(base) / "trueup")
 
 
+def require_file(path: Path) -> None:
+    """An OSError where something else than a file is in a file's place: a pipe or a device would be read for ever."""
+    if path.exists() and not path.is_file():
+        what = "is a folder" if path.is_dir() else "is a pipe, a socket or a device"
+        raise OSError(errno.EISDIR, f"{what}; a file is wanted", str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of a run, whatever has been put in its place: see `require_file`."""
+    require_file(path)
+    return path.read_text(encoding="utf-8")
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes."""
+    require_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from trueup.contents import require_file
 from trueup.errors import DataError
 
 
@@ -93,6 +94,7 @@ def _table(path: Path, text: str) -> list[tuple[str, Any]]:
 def _read_text(path: Path) -> str:
     """UTF-8, or UTF-16 and UTF-32 where the byte order mark says so."""
     try:
+        require_file(path)
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trueup.config import BadRows as BadRows
 from trueup.config import SplitConfig
+from trueup.contents import require_file
 from trueup.errors import DataError
 from trueup.jsonl import cut, shown
 from trueup.words import as_seen, normal
@@ -394,6 +395,7 @@ def parse_row(schema: type[R], values: Any, where: str, at: str = "") -> R:
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """Line numbers and values of a JSON Lines file; blank lines are skipped."""
     try:
+        require_file(path)
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():

@@ -29,6 +29,7 @@ from rich.progress import (
 from trueup import runs
 from trueup.campaign import Campaign, Step
 from trueup.console import printable
+from trueup.contents import require_file
 from trueup.errors import LabelsWanted, StageCrashed, StageFailed
 
 
@@ -100,6 +101,7 @@ class _Child:
         directory = runs.stage_dir(self.campaign.run_dir, self.stage)
         directory.mkdir(parents=True, exist_ok=True)
         self.log = directory / runs.LOG
+        require_file(self.log)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trueup import seals
 from trueup.config import StageConfig
-from trueup.contents import Contents, changed, sha256_file
+from trueup.contents import Contents, changed, read_text, require_file, sha256_file
 from trueup.errors import RunError
 from trueup.masking import masked
 from trueup.records import LEFT_OUT, Dropped, Message, opening_id, write_rows
@@ -154,7 +154,7 @@ class FinishedStage:
     def trained_prompts(self) -> set[str]:
         """Of the dialogues that it trained on each `opening_id`; empty for a stage that does not train."""
         path = self.dir / TRAINED
-        return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
+        return set(json.loads(read_text(path))) if path.exists() else set()
 
     @property
     def sha256(self) -> str:
@@ -169,8 +169,10 @@ def stage_dir(run_dir: Path, stage: str) -> Path:
 def find_stage(run_dir: Path, stage: str) -> FinishedStage | None:
     """The finished stage, or None."""
     path = stage_dir(run_dir, stage) / MANIFEST
+    if path.parent.exists() and not path.parent.is_dir():
+        raise RunError(f"{path.parent}: is in the place of the folder of {stage}: move it elsewhere")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -404,7 +406,7 @@ def _remove(path: Path) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -458,7 +460,11 @@ def locked(run_dir: Path) -> Iterator[int]:
     The lock belongs to the open file, so it lives as long as any process that inherited it: a stage whose parent was
     killed still protects the folder it is writing.
     """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunError(f"{run_dir}: is no folder, and a run is one: move it elsewhere, or give another run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
+    for name in (".lock", seals.SEALS):
+        require_file(run_dir / name)
     with (run_dir / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

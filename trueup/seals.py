@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trueup.contents import require_file
+
 SEALS = "seals.jsonl"
 
 
@@ -53,6 +55,7 @@ def read(run_dir: Path) -> tuple[list[Seal], list[str]]:
     """(seals in order, problems). The root of the run is that of the last seal."""
     path = run_dir / SEALS
     try:
+        require_file(path)
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return [], []

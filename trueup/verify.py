@@ -106,7 +106,7 @@ def _check_stage(
     known = {output["path"] for output in made.manifest["outputs"]}
     for path in sorted(made.dir.rglob("*")):
         name = str(path.relative_to(made.dir))
-        if (path.is_file() or path.is_symlink()) and name not in known and name not in _BESIDE_OUTPUTS:
+        if (path.is_symlink() or not path.is_dir()) and name not in known and name not in _BESIDE_OUTPUTS:
             problems.append(f"{path}: not in the manifest of {stage}")
     for source in made.manifest["inputs"]:
         what = f"input of {stage}, "
