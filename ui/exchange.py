@@ -6,6 +6,7 @@ when, how sure, on which side the answers stood, under which guideline, and wher
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -80,10 +81,13 @@ def import_labels(config: LabelConfig, file: Path, on_bad_rows: BadRows | None =
 
 
 def _keep_aside(config: LabelConfig, file: Path, dropped: Dropped) -> Path:
+    """Written under a name that no other file's rows have: of two called rows.jsonl, the path tells which is which."""
+    path = file.absolute()
+    name = f"{path.stem[:100]}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}.jsonl"
     folder = config.run_dir / LEFT_OUT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / f"{file.stem}.jsonl", dropped.left_out)
-    return folder / f"{file.stem}.jsonl"
+    write_rows(folder / name, dropped.left_out)
+    return folder / name
 
 
 def take_over(

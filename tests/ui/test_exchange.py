@@ -363,7 +363,8 @@ def test_bad_rows_are_left_out_counted_and_kept_where_that_is_asked(
         import_labels(config, path)
     text = import_labels(config, path, "drop")
     assert "1 labels imported" in text and "2 bad row: images" in text and "1 bad row: not JSON" in text
-    kept = [json.loads(line) for line in (config.run_dir / "left_out" / "rows.jsonl").read_text().splitlines()]
+    [aside] = (config.run_dir / "left_out").iterdir()
+    kept = [json.loads(line) for line in aside.read_text().splitlines()]
     assert [row["where"] for row in kept] == [f"{path}:{n}" for n in (2, 3, 4, 5)]
     assert kept[0]["row"] == bad[0] and kept[2]["row"] == "{" and kept[1]["problem"].startswith("images: holds")
     assert "0 labels imported" in import_labels(config.model_copy(update={"on_bad_rows": "drop"}), path)
@@ -390,7 +391,25 @@ def test_the_command_and_the_stage_leave_bad_rows_out_alike(
     assert cli.main(["labels", "import", str(file), str(path), "--on-bad-rows", "drop"]) == 0
     said = capsys.readouterr().out
     assert "1 labels imported" in said and "columns not read: id (1)" in said
-    assert f"the rows left out are in {tmp_path / 'other' / 'left_out' / 'rows.jsonl'}" in said
+    [aside] = (tmp_path / "other" / "left_out").iterdir()
+    assert f"the rows left out are in {aside}" in said
+
+
+def test_the_rows_left_out_of_each_file_are_kept_whatever_the_files_are_called(
+    campaign: Any, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    config = campaign.label(store=f"sqlite:///{tmp_path / 'other.sqlite'}")
+    good = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
+    files = [tmp_path / name for name in ("a/x.jsonl", "b/x.jsonl", "a/x.ndjson")]
+    for n, file in enumerate(files):
+        file.parent.mkdir(exist_ok=True)
+        jsonl(file, [{**good, "prompt": f"Hi {n}"}, f"{n}{{"])
+        for _ in range(2):  # again, and the file is written again under its own name
+            import_labels(config, file, "drop")
+    kept = [json.loads(path.read_text()) for path in (config.run_dir / "left_out").iterdir()]
+    assert sorted((row["where"], row["row"]) for row in kept) == sorted(
+        (f"{file}:2", f"{n}{{") for n, file in enumerate(files)
+    )
 
 
 HH_SAID = "\n\nHuman: Hi\n\nAssistant: Hm.\n\nHuman: And?\n\nAssistant: A"
