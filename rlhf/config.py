@@ -61,6 +61,8 @@ class DPOConfig(TrainConfig):
             raise ValueError(
                 f"label_smoothing: has no meaning in loss_type {self.loss_type}; use sigmoid (cDPO) or robust, or 0"
             )
+        if self.full_finetuning and self.keep_steps and "keep_steps" in self.model_fields_set:
+            raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
         return self
 
     def parents(self) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ class CheckConfig(Section):
     limit: int | None = Field(None, ge=1)
     """At most so many prompts, drawn by the seed."""
     max_new_tokens: int = Field(256, ge=1)
+    """Of an answer in the comparison. Alignment draws its answers with its own `max_new_tokens`."""
 
 
 BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
@@ -155,6 +158,8 @@ class OnlineConfig(TrainConfig):
                 raise ValueError(
                     f"{name} {getattr(self, name)} does not divide rollout_batch_size {self.rollout_batch_size}"
                 )
+        if any("max_new_tokens" in check.model_fields_set for check in self.checks):
+            raise ValueError("checks.max_new_tokens: answers are drawn with align.max_new_tokens: leave it out here")
         if self.lora.lora_dropout:
             raise ValueError(
                 f"lora.lora_dropout: {self.lora.lora_dropout:g} would make the log-probabilities of one policy differ "

@@ -138,7 +138,8 @@ def tiny_base(bases: Callable[[str], Path]) -> Path:
 def campaign(tiny_base: Path) -> Callable[..., Any]:
     """`campaign(folder, sft={"max_steps": 2}, ...)` writes folder/campaign.yaml and its data, and loads it.
 
-    Sections given are merged over the tiny ones key by key; None takes a key away. Results go to folder/run.
+    Sections given are merged over the tiny ones key by key; None takes a key away; a stage that trains
+    every weight has no adapter of ours. Results go to folder/run.
     """
 
     def make(folder: Path, **overrides: Any) -> Any:
@@ -159,6 +160,9 @@ def campaign(tiny_base: Path) -> Callable[..., Any]:
             "align": {**training, "algorithm": "dpo"},
             "compare": {},
         }
+        for name, section in overrides.items():
+            if isinstance(section, dict) and section.get("full_finetuning"):
+                values[name].pop("lora", None)
         file = folder / "campaign.yaml"
         file.write_text(yaml.safe_dump(_merged(values, overrides), sort_keys=False), encoding="utf-8")
         return load_campaign(file)

@@ -125,6 +125,7 @@ DPO = {
     "loss_type": Probe({"loss_type": "hinge"}),
     "label_smoothing": Probe({"label_smoothing": 0.2}),
     "keep_steps": Probe({"keep_steps": 0}),
+    "full_finetuning": Probe({"full_finetuning": True, "keep_steps": 0}, {"keep_steps": 0}, see="trainer"),
 }
 ONLINE = {
     "prompts": Probe({"prompts": "asked.jsonl"}, see="trainer"),

@@ -324,6 +324,14 @@ class TrainConfig(StageConfig):
     """Further arguments of TRL's trainer; one that would change nothing here is refused (trueup.trainer_args)."""
 
     @model_validator(mode="after")
+    def _adapts_or_trains_whole(self) -> TrainConfig:
+        if self.full_finetuning and "lora" in self.model_fields_set:
+            raise Problems(
+                ["lora: does nothing beside full_finetuning, which trains no adapter: leave one of them out"]
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trainer_args_do_something(self) -> TrainConfig:
         if self.trainer_args:
             kind = getattr(self, "algorithm", self.stage)

@@ -73,6 +73,14 @@ def test_an_algorithm_is_chosen_by_its_key_and_starts_with_its_defaults(align: A
             "align: rewards.gsm8k: goes with an entry of that kind in checks, which names its prompts",
         ),
         (
+            {"checks": [{"kind": "gsm8k", "path": "g.jsonl", "max_new_tokens": 9}], "rewards": {"gsm8k": 1.0}},
+            "align: checks.max_new_tokens: answers are drawn with align.max_new_tokens: leave it out here",
+        ),
+        (
+            {"full_finetuning": True, "lora": {"r": 16}},
+            "align.lora: does nothing beside full_finetuning, which trains no adapter: leave one of them out",
+        ),
+        (
             {"ptx_coef": 0.1},
             "align: ptx_coef and ptx_data go together: a weight, and files of demonstrations",
         ),

@@ -29,7 +29,8 @@ def made(tmp_path: Path, tiny_base: Path) -> Callable[..., tuple[PPOConfig, Role
 
     def make(**keys: Any) -> tuple[PPOConfig, Roles]:
         model = ModelConfig(name=str(tiny_base), chat_template="plain", device="cpu")
-        config = PPOConfig(run_dir=tmp_path, model=model, split=SplitConfig(), **{"lora": {"r": 4}, **keys})
+        adapter = {} if keys.get("full_finetuning") else {"lora": {"r": 4}}
+        config = PPOConfig(run_dir=tmp_path, model=model, split=SplitConfig(), **{**adapter, **keys})
         policy = models.load_policy(tiny_base, model)
         if config.full_finetuning:
             return config, SeparateModels(config, policy, tiny_base, None)

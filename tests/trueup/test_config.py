@@ -276,6 +276,24 @@ def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything
     )
 
 
+@pytest.mark.parametrize("keys", ["lora: {}", "lora: {r: 16}", "lora: {last_layers: 2, target_modules: [q_proj]}"])
+@pytest.mark.parametrize(
+    "section", ["sft", "reward", "align", *(f"align, algorithm: {name}" for name in ("ppo", "grpo", "rloo"))]
+)
+def test_settings_of_an_adapter_are_refused_where_every_weight_is_trained(
+    tmp_path: Path, section: str, keys: str
+) -> None:
+    stage, _, more = section.partition(", ")
+    written = MINIMAL.replace("[starter]}", "[starter], full_finetuning: true, KEYS}") if stage == "sft" else MINIMAL
+    written += "" if stage == "sft" else f"{stage}: {{full_finetuning: true, KEYS{', ' + more if more else ''}}}\n"
+    assert problems(write(tmp_path, written.replace("KEYS", keys))) == (
+        f"{tmp_path / 'campaign.yaml'}: 1 problem\n"
+        f"  {stage}.lora: does nothing beside full_finetuning, which trains no adapter: leave one of them out"
+    )
+    load_campaign(write(tmp_path, written.replace("KEYS", "max_steps: 3")))
+    load_campaign(write(tmp_path, written.replace("full_finetuning: true, KEYS", keys)))
+
+
 # ---- --set ------------------------------------------------------------------------------------------------------
 
 
