@@ -461,7 +461,7 @@ def test_a_manifest_that_is_not_text_or_a_folder_is_a_problem(finished: Path) ->
     assert verify(finished).problems[0].startswith(f"{path}: not JSON")
     path.unlink()
     path.mkdir()
-    assert verify(finished).problems[0] == f"{path}: cannot be read (Is a directory)"
+    assert verify(finished).problems[0] == f"{path}: cannot be read (is a folder; a file is wanted)"
 
 
 def test_what_is_no_file_is_a_problem_and_not_read_for_ever(finished: Path) -> None:
