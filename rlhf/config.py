@@ -12,6 +12,7 @@ from trueup.config import (
     BadRows,
     DemonstrationsPath,
     EndpointParameters,
+    IgnoredColumns,
     InputPath,
     ModelConfig,
     PromptsPath,
@@ -114,6 +115,8 @@ class OnlineConfig(TrainConfig):
     on_bad_rows: BadRows = "refuse"
     """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
     counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    ignore_columns: IgnoredColumns = Field([])
+    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
     prompts: PromptsPath | None = None
     """`starter`, or a file of prompts; held-out ones are left out. Empty: those that the sample stage answered."""
     rewards: Rewards = Field({"reward_model": 1.0}, min_length=1)

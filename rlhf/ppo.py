@@ -196,7 +196,7 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
     refused = Refused()
     for path in config.ptx_data:
         dropped, before = Dropped(), len(rows)
-        for row in read_demonstrations(path, dropped, config.on_bad_rows):
+        for row in read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns):
             if touches_heldout(row, config.split):
                 dropped.add("held out")
                 continue

@@ -111,7 +111,7 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
 
 def _read(config: OnlineConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
     if config.prompts is not None:
-        return read_prompts(config.prompts, dropped, config.on_bad_rows)
+        return read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
     sampled = next(parent for parent in stage.parents if parent.stage == "sample")
     rows = read_rows(sampled.dir / "candidates.jsonl", CandidateSet)
     return [Prompt(prompt=row.prompt, category=row.category) for row in rows]

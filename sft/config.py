@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from trueup.config import (
     BadRows,
     DemonstrationsPath,
+    IgnoredColumns,
     ModelConfig,
     PromptsPath,
     Section,
@@ -30,6 +31,8 @@ class DataSource(Section):
     on_bad_rows: BadRows = "refuse"
     """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
     counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    ignore_columns: IgnoredColumns = Field([])
+    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
 
 
 def _from_path(value: Any) -> Any:
@@ -71,6 +74,8 @@ class SampleConfig(StageConfig):
     on_bad_rows: BadRows = "refuse"
     """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
     counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    ignore_columns: IgnoredColumns = Field([])
+    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
     max_prompts: int | None = Field(None, ge=1)
     """Use so many prompts, drawn with the stage's seed. Empty: all."""
     only: Literal["heldout"] | None = None

@@ -40,7 +40,7 @@ def read_data(config: SFTConfig, run: StageRun) -> tuple[list[Demonstration], li
 
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
     """The demonstrations of one file, at most `max_rows` of them."""
-    rows = read_demonstrations(source.path, dropped, source.on_bad_rows)
+    rows = read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns)
     if source.max_rows is not None and len(rows) > source.max_rows:
         dropped.add("over max_rows", len(rows) - source.max_rows)
         rows = random.Random(seed).sample(rows, source.max_rows)

@@ -94,8 +94,7 @@ def run(config: SampleConfig) -> Path:
 def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
     """The prompts to answer: distinct, of the wanted split, at most `max_prompts`."""
     dropped = Dropped()
-    rows = {prompt.prompt_id: prompt for prompt in read_prompts(config.prompts, dropped, config.on_bad_rows)}
-    prompts = list(rows.values())
+    prompts = read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
     if said := across_split(dropped.places, config.split):
         stage.find("info", "near_duplicates", said)
     if config.only:

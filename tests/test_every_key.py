@@ -130,6 +130,7 @@ DPO = {
 ONLINE = {
     "prompts": Probe({"prompts": "asked.jsonl"}, see="trainer"),
     "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
+    "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
     "rewards": Probe({"rewards": {"rewards.py:short": 1.0}}),
     "rubric": ShownBy("tests/rlhf/test_rewards.py", "rubric"),  # there is one
     "checks": Probe({"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl"}], "rewards": {"gsm8k": 1.0}}, see="trainer"),
@@ -171,6 +172,7 @@ SAMPLE = {
     "seed": Probe({"seed": 3}),
     "prompts": Probe({"prompts": "asked.jsonl"}),
     "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
+    "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
     "max_prompts": Probe({"max_prompts": 3}),
     "only": Probe({"only": "heldout"}),
     "num_candidates": Probe({"num_candidates": 2}),
@@ -221,6 +223,11 @@ DATA_SOURCE = {
         {"data": [{"path": "bad.jsonl", "on_bad_rows": "drop"}]},
         data=[{"path": "bad.jsonl", "on_bad_rows": "refuse"}],
     ),
+    "ignore_columns": refused(
+        "spam",
+        {"data": [{"path": "spam.jsonl", "ignore_columns": ["spam"]}]},
+        data=[{"path": "spam.jsonl"}],
+    ),
 }
 """Of an entry of `sft.data`."""
 PEOPLE: Values = {"source": "human", "gold_share": 0.0, "repeat_share": 0.0}
@@ -262,6 +269,7 @@ LABEL = {
     "rubric": ShownBy("tests/ui/test_label_stage.py", "rubric"),  # there is one
     "path": Probe({"path": "fewer.jsonl"}),
     "on_bad_rows": refused("bad.jsonl", {"path": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
+    "ignore_columns": refused("spam", {"path": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
     "judge_url": ShownBy("tests/ui/test_label_stage.py", "judge_url"),
     "judge_model": ShownBy("tests/ui/test_label_stage.py", "judge_model"),
     "judge_parameters": ShownBy("tests/ui/test_label_stage.py", "judge_parameters"),
@@ -493,6 +501,7 @@ class Bench:
         good = {"prompt": "Is it good?", "completion": "Tea.", "chosen": "Tea.", "rejected": "Milk."}
         rows = [{**good, "prompt": f"{text} Now?"} for text in texts]
         self.jsonl(where / "bad.jsonl", [*rows, "{no JSON"])
+        self.jsonl(where / "spam.jsonl", [{**row, "spam": True} for row in rows])
         sums = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(16)]
         self.jsonl(where / "gsm8k.jsonl", sums)
         known = [{"prompt": f"Known {i}?", "chosen": f"Right {i}.", "rejected": f"Wrong {i}."} for i in range(9)]

@@ -92,16 +92,16 @@ def _check_files(
     """The rows of all demonstrations, of the prompts and of imported labels; None where a file cannot be read."""
     places: dict[str, str] = {}
     found = [
-        _read("sft.data", source.path, read_demonstrations, source.on_bad_rows, problems, notes, places)
+        _read("sft.data", source.path, read_demonstrations, source, problems, notes, places)
         for source in stages["sft"].data
     ]
     sample = stages["sample"]
-    prompts = _read("sample.prompts", sample.prompts, read_prompts, sample.on_bad_rows, problems, notes, places)
+    prompts = _read("sample.prompts", sample.prompts, read_prompts, sample, problems, notes, places)
     if said := across_split(places, sample.split):
         notes.append(f"split: {said}")
     label, preferences = stages.get("label"), None
     if label is not None and label.path is not None:
-        preferences = _read("label.path", label.path, read_preferences, label.on_bad_rows, problems, notes)
+        preferences = _read("label.path", label.path, read_preferences, label, problems, notes)
     return None if None in found else [row for rows in found for row in rows or []], prompts, preferences
 
 
@@ -113,7 +113,7 @@ def _check_label_files(stages: dict[str, Any], problems: list[str], notes: list[
     asked = label.input_paths()
     for key in ("gold", "qualification"):
         if (path := getattr(label, key)) in asked:
-            _read(f"label.{key}", path, read_preferences, label.on_bad_rows, problems, notes)
+            _read(f"label.{key}", path, read_preferences, label, problems, notes)
     if label.scores in asked:
         sampled = find_stage(label.run_dir, "sample")
         candidates = read_rows(sampled.dir / "candidates.jsonl", CandidateSet) if sampled else []
@@ -128,19 +128,19 @@ def _check_label_files(stages: dict[str, Any], problems: list[str], notes: list[
 def _read(
     key: str,
     path: Path,
-    reader: Callable[[Path, Dropped, BadRows], list[Any]],
-    on_bad_rows: BadRows,
+    reader: Callable[[Path, Dropped, BadRows, list[str]], list[Any]],
+    section: Any,
     problems: list[str],
     notes: list[str],
     places: dict[str, str] | None = None,
 ) -> list[Any] | None:
-    """The rows of a file, or None; `places` is told where each dialogue stands."""
+    """The rows of a file that a section names, or None; `places` is told where each dialogue stands."""
     if not os.path.isfile(path):  # of a name that is too long, too
         problems.append(f"{key}: {path}: {_not_a_file(path)}")
         return None
     dropped = Dropped()
     try:
-        rows = reader(path, dropped, on_bad_rows)
+        rows = reader(path, dropped, section.on_bad_rows, section.ignore_columns)
     except DataError as error:
         problems.append(f"{key}: {error}")
         return None
@@ -244,13 +244,13 @@ def _check_online(
     if "reward_model" in align.rewards:
         _check_reward_model(align, stages["reward"], problems)
     for path in getattr(align, "ptx_data", []):
-        rows = _read("align.ptx_data", path, read_demonstrations, align.on_bad_rows, problems, notes)
+        rows = _read("align.ptx_data", path, read_demonstrations, align, problems, notes)
         if rows and all(touches_heldout(row, align.split) for row in rows):
             problems.append(f"align.ptx_data: {path}: all {len(rows)} demonstrations are held out")
 
     prompts = sampled
     if align.prompts is not None:
-        prompts = _read("align.prompts", align.prompts, read_prompts, align.on_bad_rows, problems, notes)
+        prompts = _read("align.prompts", align.prompts, read_prompts, align, problems, notes)
     verified = _verified(align, problems)
     if prompts is None:
         return []
@@ -493,7 +493,8 @@ def _check_tokens(
     _lengths("label.path", preferences, of_preference, refused, problems, notes)
     for path in getattr(stages["align"], "ptx_data", []):
         with suppress(DataError):  # told where the file was read
-            rows = read_demonstrations(path, Dropped(), stages["align"].on_bad_rows)
+            align = stages["align"]
+            rows = read_demonstrations(path, Dropped(), align.on_bad_rows, align.ignore_columns)
             _lengths("align.ptx_data", rows, of_demonstration, refused, problems, notes)
     if trained_on:
         key = "align.prompts" if stages["align"].prompts else "sample.prompts"

@@ -204,6 +204,12 @@ def _add_labels(made: argparse.ArgumentParser, takes_config: TakesConfig) -> Non
         choices=("refuse", "drop"),
         help="refuse a file with rows that cannot be read, or drop those, counted and kept aside (label.on_bad_rows)",
     )
+    file.add_argument(
+        "--ignore-columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="columns that change nothing of what a row means, so that none is refused for them (label.ignore_columns)",
+    )
     export = takes_config(action("export", "write the current labels with their provenance"))
     export.add_argument("to", type=Path, help="file or folder to make")
     export.add_argument(
@@ -491,7 +497,8 @@ def _labels(arguments: argparse.Namespace) -> int:
     config: Any = _campaign(arguments).stages["label"]
     passed = True
     if arguments.action == "import":
-        said = campaign.load_object("ui.exchange:import_labels")(config, arguments.file, arguments.on_bad_rows)
+        import_labels = campaign.load_object("ui.exchange:import_labels")
+        said = import_labels(config, arguments.file, arguments.on_bad_rows, arguments.ignore_columns)
     elif arguments.action == "export":
         export = campaign.load_object("ui.exchange:export_labels")
         said = export(config, arguments.to, arguments.format, arguments.rankings)

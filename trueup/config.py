@@ -130,6 +130,8 @@ SecretUrl = Annotated[str, BeforeValidator(_from_environment), PlainSerializer(m
 writes down (config.yaml, manifest, identity) is masked, so a new password makes nothing stale."""
 BadRows = Literal["refuse", "drop"]
 """What becomes of a file with rows that cannot be read: it is refused, or they are left out, counted and kept aside."""
+IgnoredColumns = list[Annotated[str, Field(min_length=1)]]
+"""Columns of a file, wherever they stand in its rows, that are not to be read, whatever their names may mean."""
 
 # ---- Sections ---------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from trueup import contents
 from trueup.config import (
     BadRows,
     EndpointParameters,
+    IgnoredColumns,
     InputPath,
     ModelConfig,
     ModelName,
@@ -71,6 +72,8 @@ class LabelConfig(StageConfig):
     on_bad_rows: BadRows = "refuse"
     """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
     counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    ignore_columns: IgnoredColumns = Field([])
+    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
 
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"

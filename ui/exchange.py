@@ -15,7 +15,7 @@ import sqlite3
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +57,17 @@ class Imported:
         return self.labels - self.added
 
 
-def import_labels(config: LabelConfig, file: Path, on_bad_rows: BadRows | None = None) -> str:
+def import_labels(
+    config: LabelConfig, file: Path, on_bad_rows: BadRows | None = None, ignore_columns: Sequence[str] | None = None
+) -> str:
     """Put the preferences of a file in any format of docs/formats.md into the campaign's store; says what was done.
 
     A file that is there already adds nothing. Raises DataError with file and line, and changes nothing, if any row
     contradicts a label of the store, or is broken and bad rows are not dropped (else they are kept in the run).
     """
     dropped = Dropped()
-    rows = read_preferences(file, dropped, on_bad_rows or config.on_bad_rows)  # before the store is made or opened
+    ignored = config.ignore_columns if ignore_columns is None else ignore_columns
+    rows = read_preferences(file, dropped, on_bad_rows or config.on_bad_rows, ignored)  # before the store is made
     store = Store(config.store_url)
     try:
         done = take_over(config, store, file, rows, dropped)
@@ -72,11 +75,11 @@ def import_labels(config: LabelConfig, file: Path, on_bad_rows: BadRows | None =
         store.close()
     earlier = f", {done.replaced} of them in place of what the same annotator said before" if done.replaced else ""
     aside = f"; the rows left out are in {_keep_aside(config, file, dropped)}" if dropped.left_out else ""
-    ignored = f"; columns not read: {dropped.columns}" if dropped.ignored else ""
+    unread = f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     return (
         f"{file}: {done.added} labels imported{earlier}; {done.known} were in the store already; "
         f"{done.labels} labels of {len(done.item_ids)} items in the file, {done.ties} of them ties; dropped: {dropped}"
-        f"{aside}{ignored}"
+        f"{aside}{unread}"
     )
 
 

@@ -200,7 +200,7 @@ def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualifica
     known: dict[str, Gold] = {}
     contradicted = set()
     items = []
-    for row in read_preferences(path, dropped, config.on_bad_rows) if path else []:
+    for row in read_preferences(path, dropped, config.on_bad_rows, config.ignore_columns) if path else []:
         tiers, completions = row.tiers, row.completions
         if config.task == "pairs" and len(completions) > 2:  # of a ranking the pair that is furthest apart
             best, worst = row.tiers[0][0], row.tiers[-1][-1]
@@ -279,9 +279,8 @@ def simulate(config: LabelConfig, store: Store, found: Material) -> None:
 def import_file(config: LabelConfig, store: Store, found: Material, dropped: Dropped) -> int:
     """Take over the labels of `config.path`. Returns how many there are."""
     assert config.path is not None
-    imported = take_over(
-        config, store, config.path, read_preferences(config.path, dropped, config.on_bad_rows), dropped
-    )
+    rows = read_preferences(config.path, dropped, config.on_bad_rows, config.ignore_columns)
+    imported = take_over(config, store, config.path, rows, dropped)
     found.imported = imported.item_ids
     return imported.labels
 

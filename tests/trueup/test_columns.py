@@ -281,6 +281,170 @@ def test_a_label_that_names_a_class_is_counted_and_one_that_may_is_refused(tmp_p
         )
 
 
+# ---- Marks, and texts that a row may hang on --------------------------------------------------------------------
+
+FLAGS: list[tuple[str, Any, Any, str, str, str]] = [
+    # column, a value that means something, one that does not; its fate in demonstrations, prompts, preferences
+    ("keep", False, True, "dropped", "dropped", "dropped"),
+    ("use", 0, 1, "dropped", "dropped", "dropped"),
+    ("include", "no", "yes", "dropped", "dropped", "dropped"),
+    ("exclude", True, False, "dropped", "dropped", "dropped"),
+    ("drop", True, False, "dropped", "dropped", "dropped"),
+    ("skip", 1, 0, "dropped", "dropped", "dropped"),
+    ("ignore", "true", "false", "dropped", "dropped", "dropped"),
+    ("deleted", True, False, "dropped", "dropped", "dropped"),
+    ("is_removed", True, False, "dropped", "dropped", "dropped"),
+    ("should_be_dropped", True, False, "dropped", "dropped", "dropped"),
+    ("do_not_use", True, False, "dropped", "dropped", "dropped"),
+    ("exclude_from_training", True, False, "dropped", "dropped", "dropped"),
+    ("deleted_at", "2026-11-27", "", "refused", "refused", "refused"),
+    ("removed_at", 1764000000, 0, "refused", "refused", "refused"),
+    ("is_bad", True, False, "dropped", "counted", "refused"),
+    ("bad", 1, 0, "dropped", "counted", "refused"),
+    ("good", False, True, "dropped", "counted", "refused"),
+    ("valid", "false", "true", "dropped", "counted", "refused"),
+    ("is_valid", False, True, "dropped", "counted", "refused"),
+    ("invalid", True, False, "dropped", "counted", "refused"),
+    ("not_valid", True, False, "dropped", "counted", "refused"),
+    ("flagged", True, False, "refused", "refused", "refused"),
+    ("flagged", "hate speech", "", "refused", "refused", "refused"),
+    ("spam", 1, 0, "refused", "refused", "refused"),
+    ("is_toxic", True, False, "refused", "refused", "refused"),
+    ("nsfw", True, False, "refused", "refused", "refused"),
+    ("is_safe", False, True, "refused", "refused", "refused"),
+    ("split", "test", "train", "refused", "counted", "refused"),
+    ("subset", "Validation", "alpaca", "refused", "counted", "refused"),
+    ("status", "rejected", "approved", "dropped", "dropped", "dropped"),
+    ("status", "needs review", "done", "refused", "refused", "refused"),
+    ("quality", "bad", "high", "refused", "counted", "refused"),
+]
+
+
+@pytest.mark.parametrize(("name", "means", "not_so", "d", "p", "f"), FLAGS, ids=[f"{f[0]}: {f[1]}" for f in FLAGS])
+def test_a_mark_against_a_row_is_followed_or_refused_and_never_passed_over(
+    tmp_path: Path, name: str, means: Any, not_so: Any, d: str, p: str, f: str
+) -> None:
+    row = {"prompt": "Q", "completion": "A"}
+    pair = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+    for use, plain, wanted in (("demonstrations", row, d), ("prompts", row, p), ("preferences", pair, f)):
+        for spelled in {name, name.upper(), name.replace("_", "-"), name.replace("_", " ").title(), camel(name)}:
+            became = fate(use, written(tmp_path, {**plain, spelled: means}), spelled)
+            assert became == wanted, (use, spelled, became)
+            assert len(READ[use](written(tmp_path, {**plain, spelled: not_so}), Dropped())) == 1, (use, spelled)
+            told = READ[use](written(tmp_path, {**plain, spelled: means}), dropped := Dropped(), "refuse", [name])
+            assert len(told) == 1 and not dropped.counts and dropped.ignored[columns.canonical(name)] == 1
+
+
+PARTS = "persona character bot_personality few_shot fewShotExamples instruction_system demonstrations".split()
+"""Refused beside a question, and beside a conversation too."""
+OF_A_QUESTION = (
+    "examples hint rules guidelines constraints instructions premise facts search_results body schema".split()
+)
+
+
+@pytest.mark.parametrize("name", [*PARTS, *OF_A_QUESTION, "reference"])
+def test_a_text_that_a_question_may_hang_on_is_refused_unless_it_is_asked_or_said_to_mean_nothing(
+    tmp_path: Path, name: str
+) -> None:
+    row = {"prompt": "Why do penguins swim?", "completion": "To eat."}
+    whole = {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": "To eat."}]}
+    for value in (CANARY, [CANARY], {"a": CANARY}):
+        assert fate("demonstrations", written(tmp_path, {**row, name: value}), name) == "refused"
+        kept = "refused" if name in PARTS else "counted"
+        assert fate("demonstrations", written(tmp_path, {**whole, name: value}), name) == kept
+        path = written(tmp_path, {**row, name: value})
+        [found] = read_demonstrations(path, Dropped(), "refuse", [name])
+        assert found.messages[0].content == row["prompt"]
+    for harmless in ("penguins swim", 3, True, None):
+        assert len(read_demonstrations(written(tmp_path, {**row, name: harmless}), Dropped())) == 1
+
+
+ORDINARY: dict[str, Any] = {
+    "id": "a-17",
+    "uuid": "5f0c",
+    "source": "forum",
+    "dataset": "mine",
+    "language": "en",
+    "lang": "German",
+    "model": "gpt-4",
+    "model_name": "Some Model",
+    "generator": "x",
+    "timestamp": "2026-11-27T09:30:00Z",
+    "created_at": 1764000000,
+    "updated_at": "yesterday evening",
+    "num_tokens": 12,
+    "token_count": 0,
+    "length": 1,
+    "sha256": "ab12",
+    "topic": "Animals of the sea",
+    "category": "open qa",
+    "tags": ["easy", "short answer"],
+    "difficulty": "low",
+    "score": 0,
+    "toxicity": 0.93,
+    "n": 3,
+    "num_votes": 0,
+    "multiplicity": 2,
+    "rating": 1,
+    "url": "https://example.org/a b",
+    "title": "On penguins",
+    "author": "Ann B.",
+    "license": "cc0 1.0",
+    "metadata": {"split": "test", "flagged": True, "persona": "a pirate"},
+    "turn": 1,
+    "redacted": True,
+    "synthetic": True,
+    "ground_truth": "To eat.",
+    "task_type": "closed book",
+    "persona_id": 4,
+    "character_count": 40,
+    "use_cot": False,
+    "is_valid_json": False,
+    "rules": ["punctuation:no_comma"],
+    "fold": 0,
+    "usage": {"total_tokens": 5},
+}
+
+
+@pytest.mark.parametrize("use", READ)
+def test_what_ordinary_data_sets_carry_beside_a_row_is_counted_and_refuses_nothing(tmp_path: Path, use: str) -> None:
+    for row in ({"prompt": "Q", "completion": "A"}, {"prompt": "Q", "chosen": "A", "rejected": "B"}):
+        if use == "preferences" and "chosen" not in row:
+            continue
+        rows = READ[use](written(tmp_path, {**row, **ORDINARY}), dropped := Dropped())
+        assert len(rows) == 1 and not dropped.counts
+        assert dropped.ignored.keys() >= ORDINARY.keys() - {"category"}
+
+
+def test_a_column_that_is_said_to_mean_nothing_is_read_nowhere_in_a_row(tmp_path: Path) -> None:
+    turn = {"role": "user", "content": "Q", "name": "Ann"}
+    answer = {"role": "assistant", "content": "A", "tool_calls": [{"name": "look"}], "Deleted": True}
+    path = written(tmp_path, {"messages": [turn, answer], "tools": ["x"]})
+    ignore = ["toolCalls", "tools", "deleted"]
+    [row] = read_demonstrations(path, dropped := Dropped(), "refuse", ignore)
+    assert row.messages[1].trained and not dropped.counts
+    assert dropped.ignored == {
+        name: 1 for name in ("messages[].name", "messages[].tool_calls", "messages[].deleted", "tools")
+    }
+    with pytest.raises(DataError, match="ignore_columns"):
+        read_demonstrations(path, Dropped(), "refuse", ["tool_calls", "deleted"])
+
+
+@pytest.mark.parametrize("mark", [{"flagged": True}, {"is_safe": False}, {"keep": False}, {"bad": True}], ids=str)
+def test_a_mark_against_an_answer_takes_its_loss_and_one_against_a_question_refuses_the_row(
+    tmp_path: Path, mark: Any
+) -> None:
+    turns = [("user", "Q1"), ("assistant", "Bad."), ("user", "Q2"), ("assistant", "Good.")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in turns]
+    path = written(tmp_path, {"messages": [messages[0], {**messages[1], **mark}, *messages[2:]]})
+    [row] = read_demonstrations(path, Dropped())
+    assert [one.trained for one in row.messages] == [True, False, True, True]
+    if mark == {"keep": False}:
+        path = written(tmp_path, {"messages": [{**messages[0], **mark}, *messages[1:]]})
+        with pytest.raises(DataError, match=r"rows\.jsonl:1: messages\.0\.keep: false takes out what a user says"):
+            read_demonstrations(path, Dropped())
+
+
 # ---- Texts that disagree ----------------------------------------------------------------------------------------
 
 

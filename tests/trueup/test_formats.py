@@ -721,6 +721,13 @@ MEANINGS = {
     "weight": columns.WEIGHTS,
     "not trained": columns.NOT_TRAINED,
     "excluded": columns.EXCLUDED,
+    "kept": columns.KEPT,
+    "bad": columns.BAD,
+    "good": columns.GOOD,
+    "marked": columns.MARKED,
+    "clean": columns.CLEAN,
+    "split": columns.SPLITS,
+    "judged": columns.JUDGED,
     "cut": columns.CUT,
     "annotator": columns.ANNOTATORS,
 }

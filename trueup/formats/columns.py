@@ -3,21 +3,22 @@
 A converter reads columns by name (`Columns`), whatever their case: "Input", "chosen-response" and "systemPrompt" are
 `input`, `chosen_response` and `system_prompt`. What it left unread is settled here, by what the name is known to mean:
 
-    honoured     SYSTEM and HISTORY come before the conversation; LABELS, WEIGHTS and EXCLUDED say that a row, or an
-                 assistant turn, is not to be imitated
+    honoured     SYSTEM and HISTORY come before the conversation; LABELS, WEIGHTS, EXCLUDED and KEPT say that a row, or
+                 an assistant turn, is not to be imitated
     refused      tools, images, reasoning and whatever else Trueup cannot give to a model, if it holds something;
-                 and a second question, context or answer that says other things than the conversation does
-    ignored      everything else, counted by name: `Ledger.ignored`
+                 a second question, context or answer that says other things than the conversation does; and a mark
+                 against a row (MARKED, SPLITS) of which nobody can know what is to follow from it
+    ignored      everything else, counted by name: `Ledger.ignored`; so is what the user names in `ignore_columns`
 
-An empty value (null, "", [], {}, false, 0, or JSON text of these) says nothing, whatever its column.
+An empty value (null, "", [], {}, false, 0, or JSON text of these) says nothing, whatever its column, but for flags.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from trueup.jsonl import cut, shown
 
@@ -63,11 +64,38 @@ NOT_TRAINED = "masked ignore ignored exclude excluded no_loss skip".split()
 _LOSS = {*WEIGHTS, *NOT_TRAINED}
 UNCLEAR_WEIGHT = re.compile(r"(^|_)(train(ed|able|ing)?|loss|weight|mask(ed)?|supervised?|learn|backprop)(_|$)")
 """Other names of a yes or no that may say so: whether yes is a weight of 1 or of 0 cannot be known."""
-EXCLUDED = "deleted is_deleted removed is_removed discarded aborted cancelled canceled was_cancelled".split()
+EXCLUDED = "deleted delete removed remove discarded discard dropped drop rejected reject omitted omit excluded".split()
+EXCLUDED += "exclude skipped skip ignored ignore filtered_out unusable aborted cancelled canceled".split()
+"""A yes takes the row out."""
+KEPT = "kept keep included include retained retain use usable selected".split()
+"""A no takes the row out."""
+BAD = "bad invalid incorrect wrong unacceptable undesirable failed".split()
+"""A yes says that the answer is none to imitate, as a no of LABELS does."""
+GOOD = "good valid correct accepted acceptable approved desirable positive passed".split()
+MARKED = (
+    "flagged spam toxic nsfw harmful unsafe offensive hateful hate abusive duplicate duplicated hallucinated".split()
+)
+MARKED += "hallucination corrupt corrupted broken garbage junk low_quality contaminated needs_review blocked".split()
+MARKED += "blacklisted hidden archived disabled suspicious poisoned".split()
+"""A yes is a mark against the row, and whether it is to be used all the same cannot be known."""
+CLEAN = "safe clean sfw".split()
+"""The same of a no."""
+SPLITS = "split data_split dataset_split subset partition fold set".split()
+_OTHER_SPLIT = "test testing validation valid val dev eval evaluation heldout held_out holdout hold_out".split()
+"""Values of SPLITS for rows that nobody means to train on."""
+_SIDES_TOO = ("rejected", "selected")
+"""Of these names only true and false is a flag: anything else is an answer, or says which one is better."""
+_NOT = ("not", "dont", "never", "non")
+_BEFORE_A_FLAG = "is was are be been has to should must do marked mark flag as row sample example item".split()
+_BEHIND_A_FLAG = "flag row sample example item entry it this from for training train at on by reason".split()
 CUT = "truncated is_truncated".split()
-STATES = "status state review_status tree_state".split()
-OUT = "discarded rejected deleted removed aborted cancelled canceled draft incomplete failed".split()
+STATES = "status state review_status tree_state decision annotation_status".split()
+OUT = "discarded rejected reject deleted removed excluded aborted cancelled canceled draft incomplete failed".split()
 """Values of STATES that take a row out; so do those that begin with one of them and `_`."""
+JUDGED = "quality grade rating judgement judgment assessment evaluation review qa outcome verdict".split()
+_POOR = "bad poor very_bad very_poor terrible wrong incorrect invalid unacceptable rejected fail failed low".split()
+_POOR += "very_low low_quality spam garbage junk toxic unsafe harmful flagged needs_review needs_fix".split()
+"""Values of JUDGED, and of STATES, that are a mark against the row."""
 
 UNSUPPORTED = re.compile(
     r"(^|_)(images?|imgs?|photos?|pictures?|screenshots?|audios?|speech|wav|videos?|pixel_values|attachments?)(_|$)"
@@ -79,10 +107,19 @@ HARMLESS = ("parallel_tool_calls", "tool_choice")
 OF_A_MESSAGE = "refusal recipient channel".split()
 """Keys of a message that name another kind of speech; `channel: final` is the answer."""
 REASONING = re.compile(r"(^|_)(reasoning|thinking|think|thoughts?|cot|chain_of_thought|rationale|scratchpad)(_|$)")
-RELATED = re.compile(r"(^|_)(system|sys|history|contexts?|passages?|article|choices|options)(_|$)")
+RELATED = re.compile(
+    r"(^|_)(system|sys|history|contexts?|passages?|article|choices|options"
+    r"|personas?|personality|personalities|characters?|role_?play|few_?shots?|shots|exemplars?|demonstrations?)(_|$)"
+)
 """Names that are like those of a prompt's parts: nobody can know where what they hold belongs."""
-OF_A_QUESTION = ("knowledge", "evidence")
+OF_A_QUESTION = re.compile(
+    r"(^|_)(knowledge|evidences?|facts?|snippets?|examples?|hints?|rules|guidelines?|constraints|requirements"
+    r"|instructions|premise|hypothesis|scenario|situation|search_results|retrieved\w*|tables?|schema|starter_code"
+    r"|post|selftext|body|prefix|suffix|preamble)$"
+)
 """Beside a question they may be what it is about; beside a conversation they are remarks on it."""
+OF_AN_ANSWER = ("reference", "references")
+"""Beside a question and its answer they may be what it is about, or what the answer is checked against."""
 _ABOUT = re.compile(
     r"_(type|effort|level|tokens?|model|length|len|score|source|language|lang|ids?|count|num|title|name|url|fingerprint)$"
 )
@@ -90,6 +127,8 @@ _CHOICE = re.compile(r"^(option|choice|answer_choice|ending|opt|op)_?([a-h]|\d)$
 FOREIGN_ROLES = "tool function function_call tool_call tool_response observation ipython environment".split()
 
 
+IGNORE = "list the column in ignore_columns"
+"""The way out of a refusal: the user says that a column changes nothing."""
 _TEXTS = {*QUESTIONS, *ANSWERS, *REFERENCES, "input"}
 """Columns whose text is asked or imitated as it stands, whatever it looks like."""
 
@@ -97,7 +136,7 @@ _TEXTS = {*QUESTIONS, *ANSWERS, *REFERENCES, "input"}
 @lru_cache(maxsize=10_000)
 def canonical(name: str) -> str:
     """`chosen-response`, `Chosen Response` and `chosenResponse` are `chosen_response`."""
-    name = re.sub(r"[\s\-.]+", "_", name.strip())
+    name = re.sub(r"[\s\-.?!:]+", "_", name.strip(" \t\r\n\ufeff?!:"))
     return (name if "_" in name else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
 
 
@@ -116,6 +155,33 @@ def is_reasoning(name: str) -> bool:
 @lru_cache(maxsize=10_000)
 def is_unclear_weight(name: str) -> bool:
     return bool(UNCLEAR_WEIGHT.search(name)) and name not in _LOSS
+
+
+class Flag(NamedTuple):
+    """What a yes or no under a name says of a row."""
+
+    kind: Literal["out", "bad", "marked"]
+    when: bool
+    """The value that says so."""
+
+
+_FLAGS: dict[str, Flag] = dict.fromkeys(EXCLUDED, Flag("out", True)) | dict.fromkeys(KEPT, Flag("out", False))
+_FLAGS |= dict.fromkeys(BAD, Flag("bad", True)) | dict.fromkeys(GOOD, Flag("bad", False))
+_FLAGS |= dict.fromkeys(MARKED, Flag("marked", True)) | dict.fromkeys(CLEAN, Flag("marked", False))
+
+
+@lru_cache(maxsize=10_000)
+def flag(name: str) -> Flag | None:
+    """What a yes or no under a name says: `is_toxic`, `should_be_dropped`, `not_usable`, `exclude_from_training`."""
+    if name in WEIGHTS:
+        return None
+    words, negated = name.split("_"), False
+    while len(words) > 1 and (words[0] in _BEFORE_A_FLAG or words[0] in _NOT):
+        negated ^= words.pop(0) in _NOT
+    while len(words) > 1 and "_".join(words) not in _FLAGS and words[-1] in _BEHIND_A_FLAG:
+        words.pop()
+    found = _FLAGS.get("_".join(words))
+    return found._replace(when=not found.when) if found and negated else found
 
 
 def is_empty(value: Any) -> bool:
@@ -145,9 +211,9 @@ def truth(value: Any, words: bool = False) -> bool | None:
         return bool(value)
     if isinstance(value, str):
         word = value.strip().lower()
-        if word in ("true", "1", "1.0", "yes") or (words and word in _GOOD):
+        if word in ("true", "1", "1.0", "yes", "y") or (words and word in _GOOD):
             return True
-        if word in ("false", "0", "0.0", "no") or (words and word in _BAD):
+        if word in ("false", "0", "0.0", "no", "n") or (words and word in _BAD):
             return False
     return None
 
@@ -158,8 +224,10 @@ def truth(value: Any, words: bool = False) -> bool | None:
 class Ledger:
     """The objects of one row, and what became of their columns."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignore: Collection[str] = ()) -> None:
+        """ignore: canonical names of columns, wherever they stand in the row, that mean nothing to the user"""
         self.objects: list[Columns] = []
+        self.ignore = ignore
         self.ignored: set[str] = set()
 
 
@@ -175,7 +243,10 @@ class Columns:
         self._written: dict[str, str] = {}
         for written, value in values.items():
             name = canonical(written)
-            if name not in self.values or is_empty(self.values[name]):
+            if name in ledger.ignore:
+                if value not in (None, "", [], {}):
+                    ledger.ignored.add(cut(group + name, 60))
+            elif name not in self.values or is_empty(self.values[name]):
                 self.values[name], self._written[name] = value, written
             elif not is_empty(value) and value != self.values[name]:
                 raise ValueError(
@@ -263,7 +334,7 @@ class Columns:
             if is_unsupported(name) and name not in self.read and not is_empty(value):
                 raise ValueError(
                     f"{self.at(name)}: holds {shown(value, 40)}, which Trueup cannot give to a model; take the row "
-                    "out, or the column if the row means the same without it"
+                    f"out, or {IGNORE} if the row means the same without it"
                 )
 
     def refuse_unclear_weights(self, of_a_row: bool = False) -> None:
@@ -273,7 +344,7 @@ class Columns:
             if name not in self.read and isinstance(value, kinds) and is_unclear_weight(name):
                 raise ValueError(
                     f"{self.at(name)}: {shown(value)} may say that this carries no loss; name the column `weight` and "
-                    "write 0 or 1, or take it out"
+                    f"write 0 or 1, or {IGNORE}"
                 )
 
     def carries_loss(self, of_a_row: bool = False) -> bool | None:
@@ -311,9 +382,15 @@ def why_left_out(row: Columns, use: Use) -> str | None:
 
 def why_taken_out(row: Columns) -> str | None:
     """Why a row, or a turn, counts no more: somebody deleted or rejected it."""
-    for name in [name for name in row.values if name in EXCLUDED]:
-        if truth(row.get(name)):
-            return f"{name}: true"
+    for name, value in row.values.items():
+        known = flag(name)
+        if known is None or known.kind != "out" or name in row.read:
+            continue
+        yes = truth(value) if name not in _SIDES_TOO or isinstance(value, bool) else None
+        if yes is not None:
+            row.read.add(name)
+        if yes is known.when:
+            return f"{name}: {str(yes).lower()}"
     for name in STATES:
         if isinstance(value := row.values.get(name), str):
             state = value.strip().lower()
@@ -325,27 +402,62 @@ def why_taken_out(row: Columns) -> str | None:
 
 def why_bad(row: Columns) -> str | None:
     """Why the answer of a row is none to imitate."""
-    for name in [name for name in LABELS if name in row.values]:
-        if name in row.read or row.values[name] is None:
+    for name, value in row.values.items():
+        known = flag(name)
+        if not (name in LABELS or (known and known.kind == "bad")) or name in row.read or value is None:
             continue
-        value = row.values[name]
+        bad = known.when if known and known.kind == "bad" else False
         is_class = name == "label" and isinstance(value, str) and value.strip().lower() in _CLASSES
-        yes = None if is_class else truth(value, words=True)
+        yes = None if is_class else truth(value, words=name in LABELS)
         if name == "label" and yes is not None and not isinstance(value, bool | str):
             raise ValueError(
                 f"{row.at(name)}: {shown(value)} may say that the answer is good or bad, or name a class; write true "
-                "or false, or give the column another name"
+                f"or false, or {IGNORE}"
             )
         if yes is not None:
             row.read.add(name)
-            if not yes:
-                return f"{name}: false"
+            if yes is bad:
+                return f"{name}: {str(yes).lower()}"
     if any(truth(row.get(name)) for name in CUT if name in row.values) or row.values.get("finish_reason") in (
         "length",
         "max_tokens",
     ):
         return "answer that was cut (truncated, or finish_reason: length)"
     return None
+
+
+def mark_against(name: str, value: Any) -> bool:
+    """Whether a value under a name is a mark against what it stands with, whatever is to follow from it."""
+    if known := flag(name):
+        if name in _SIDES_TOO:
+            return value is known.when
+        yes = truth(value)
+        says = isinstance(value, str) or (isinstance(value, int | float) and known.kind == "out")  # why, or since when
+        return yes is known.when or (
+            yes is None and says and known.when and known.kind != "bad" and not is_empty(value)
+        )
+    if not isinstance(value, str):
+        return False
+    word = re.sub(r"[\s\-]+", "_", value.strip().lower())
+    return (name in SPLITS and word in _OTHER_SPLIT) or (name in (*JUDGED, *STATES) and word in _POOR)
+
+
+def is_marked(turn: Columns) -> bool:
+    """Whether an assistant turn has a mark against it; it is then read, and carries no loss."""
+    marks = [name for name, value in turn.values.items() if name not in turn.read and mark_against(name, value)]
+    turn.read.update(marks)
+    return bool(marks)
+
+
+def _refuse_mark(row: Columns, name: str, value: Any, use: Use) -> None:
+    """Raise for a mark against a row. Of a prompt neither the split nor what its answer was is of matter."""
+    known = flag(name)
+    of_no_matter = use == "prompts" and (name in (*SPLITS, *JUDGED, *LABELS) or (known and known.kind == "bad"))
+    if not of_no_matter and mark_against(name, value):
+        raise ValueError(
+            f"{row.at(name)}: holds {shown(value, 40)}, which may say that the row is not to be used; take such rows "
+            f"out, or {IGNORE}"
+        )
 
 
 def settle(ledger: Ledger, said: list[str], use: Use) -> None:
@@ -356,6 +468,7 @@ def settle(ledger: Ledger, said: list[str], use: Use) -> None:
             if name in columns.read or not (columns.there(name) and (value in (0, False) or not is_empty(value))):
                 continue
             if "[]" not in columns.group:  # of a message, whose keys are settled where it is read
+                _refuse_mark(columns, name, value, use)
                 _refuse_other_text(columns, name, value, said, use)
                 if use == "demonstrations":
                     refuse_reasoning(columns, name, value, said)
@@ -369,7 +482,7 @@ def refuse_reasoning(row: Columns, name: str, value: Any, said: list[str]) -> No
     if not _stands_in(value, said):
         raise ValueError(
             f"{row.at(name)}: holds what was thought before the answer, which is not trained; write it into the answer "
-            "as the model is to say it, or take the column out"
+            f"as the model is to say it, or {IGNORE}"
         )
 
 
@@ -380,10 +493,18 @@ _IMITATED = {*ANSWERS, *CHOSEN}
 def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:
     imitated = use == "demonstrations" and name in _IMITATED
     related = RELATED.search(name) and not _ABOUT.search(name)
-    related = related or (name in OF_A_QUESTION and row.read.isdisjoint(CONVERSATIONS))
+    if row.read.isdisjoint(CONVERSATIONS):
+        of_it = OF_A_QUESTION.search(name) or (use == "demonstrations" and name in OF_AN_ANSWER)
+        related = related or (of_it and any(map(_is_prose, _texts(value))))
     if not (name in _ASKED or imitated or related or _CHOICE.match(name)) or isinstance(value, bool | int | float):
         return
     refuse_other_text(row, name, value, said)
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text is words, and no identifier, address or number."""
+    text = text.strip()
+    return bool(text) and (" " in text or not re.search(r"[\W\d_]", text))
 
 
 def refuse_other_text(row: Columns, name: str, value: Any, said: list[str]) -> None:
@@ -391,7 +512,7 @@ def refuse_other_text(row: Columns, name: str, value: Any, said: list[str]) -> N
     if not _stands_in(value, said):
         raise ValueError(
             f"{row.at(name)}: holds {shown(value, 40)}, which the other columns do not say; join it to the text that "
-            "it belongs to, or take the column out"
+            f"it belongs to, or {IGNORE}"
         )
 
 

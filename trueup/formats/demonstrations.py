@@ -150,17 +150,16 @@ _QUESTION = any_of(columns.QUESTIONS)
 TREES = Format(
     "OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.best_paths, "tree without an answer")
 )
-TASKS = [
-    Format("self_instruct", ("instruction", "instances"), _self_instruct),
-    Format("instruction_induction", ("examples",), _instruction_induction),
-]
+TASKS = Format("self_instruct", ("instruction", "instances"), _self_instruct)
+INDUCTION = Format("instruction_induction", ("examples",), _instruction_induction)
 CONVERSATION = Format("conversations", (any_of(columns.CONVERSATIONS),), _conversation)
 DEMONSTRATIONS = [
     Format("the preferred of two", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _chosen),
     CONVERSATION,
     TREES,
-    *TASKS,
+    TASKS,
     Format("question and answer", (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES])), _question_and_answer),
+    INDUCTION,
     Format("UltraChat", ("data",), _ultrachat),
     Format("laid out as text", ("text",), _text),
 ]
@@ -184,9 +183,10 @@ PROMPTS = [
     ),
     CONVERSATION,
     TREES,
-    *TASKS,
+    TASKS,
     Format("MT-Bench, Arena-Hard", ("turns",), _first_turn),
     Format("question", (any_of([*columns.QUESTIONS, "context"]),), prompt_alone),
+    INDUCTION,
     *(_prompts_of(one) for one in PREFERENCES if one.name in ("SHP", "chosen and rejected", "side by side")),
     Format("UltraChat", ("data",), _ultrachat),
     Format("laid out as text", ("text",), _plain_text),

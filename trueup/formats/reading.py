@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,24 +26,31 @@ LONGEST_PROBLEM = 400
 R = TypeVar("R", bound=Row)
 
 
-def read_demonstrations(path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse") -> list[Demonstration]:
+def read_demonstrations(
+    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+) -> list[Demonstration]:
     """All conversations of a file. Duplicates, empty reference outputs and answers marked as bad are dropped, and
     counted."""
-    return _read(path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows)
+    return _read(path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows, ignore_columns)
 
 
-def read_prompts(path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse") -> list[Prompt]:
+def read_prompts(
+    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+) -> list[Prompt]:
     """All prompts of a file; of demonstrations, the conversation up to the last user turn. Duplicates are dropped."""
-    return _read(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows)
+    return _read(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows, ignore_columns)
 
 
-def read_preferences(path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse") -> list[ImportedRanking]:
+def read_preferences(
+    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+) -> list[ImportedRanking]:
     """All rankings of a file, one for each annotator of a row.
 
     Everything that was said stays: ties, verdicts given twice, answers that are empty or the same. Pairs that Trueup
     made of a ranking become that ranking again.
     """
-    return _joined(_read(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows), dropped)
+    rows = _read(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows, ignore_columns)
+    return _joined(rows, dropped)
 
 
 class _UnknownFormat(ValueError):
@@ -57,12 +64,14 @@ def _read(
     finish: Callable[[Values, str], R | Skipped],
     dropped: Dropped,
     on_bad_rows: BadRows,
+    ignore_columns: Collection[str],
 ) -> list[R]:
     rows: dict[Any, R] = {}
     problems: list[str] = []
     count, unknown = 0, False
+    ignore = frozenset(map(columns.canonical, ignore_columns))
     for where, entry in _gathered(read_entries(path), use):
-        ledger = Ledger()
+        ledger = Ledger(ignore)
         try:
             found = [
                 values if isinstance(values, Skipped) else finish(values, where)

@@ -137,6 +137,11 @@ def message(one: Columns) -> Values:
     content = one.take(name, str)
     _refuse_more(one, [content])
     loss = _carries_loss(one) if ROLES[role] == "assistant" else one.carries_loss()
+    if ROLES[role] != "assistant" and (reason := columns.why_taken_out(one)):
+        raise ValueError(
+            f"{one.within}{reason} takes out what a {role} says, and what follows hangs on it; take the row out, or "
+            f"{columns.IGNORE}"
+        )
     one.refuse_unclear_weights()
     if loss and ROLES[role] != "assistant":
         raise ValueError(f"{one.at(speaker)}: {role} turns are never trained on, and this one says that it is to be")
@@ -159,7 +164,7 @@ def _refuse_more(one: Columns, said: list[str]) -> None:
 def _carries_loss(one: Columns) -> bool | None:
     """Whether an answer is to be imitated, by its weight or by what people said of it; None where nothing says so."""
     loss = one.carries_loss()
-    return False if columns.why_taken_out(one) or columns.why_bad(one) else loss
+    return False if columns.why_taken_out(one) or columns.why_bad(one) or columns.is_marked(one) else loss
 
 
 def _joined(parts: list[Any], one: Columns, name: str) -> str:
@@ -257,7 +262,7 @@ def asked(row: Columns) -> list[Values]:
 
 def waits(row: Columns, name: str) -> bool:
     """Whether a conversation waits for an answer."""
-    last = waiting(turns(Columns({name: row.values[name]}, Ledger()), name))[-1:]
+    last = waiting(turns(Columns({name: row.values[name]}, Ledger(row.ledger.ignore)), name))[-1:]
     return bool(last) and last[0]["role"] != "assistant"
 
 
