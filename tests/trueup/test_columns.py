@@ -234,6 +234,18 @@ def test_a_turn_holds_one_text_or_the_other_is_refused_by_its_name(tmp_path: Pat
         assert fate("demonstrations", written(tmp_path, {"conversation": pairs}), key) == "refused"
 
 
+def test_the_text_of_a_row_in_a_template_is_the_row_again_and_noinput_is_none(tmp_path: Path) -> None:
+    row = {"instruction": "Add.", "input": "1 2", "output": "3"}
+    text = "Below is a task.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n3"
+    [one] = read_demonstrations(written(tmp_path, {**row, "text": text}), Dropped())
+    assert [message.content for message in one.messages] == ["Add.\n\n1 2", "3"]
+    assert fate("demonstrations", written(tmp_path, {**row, "text": text.replace("1 2", "2 2")}), "text") == "refused"
+    instances = [{"input": "<noinput>", "output": "3"}]
+    for plain in ({**row, "input": "<noinput>"}, {"instruction": "Add.", "instances": instances}):
+        [one] = read_demonstrations(written(tmp_path, plain), Dropped())
+        assert one.messages[0].content == "Add."
+
+
 def test_what_carries_loss_is_no_matter_of_prompts_and_preferences(tmp_path: Path) -> None:
     messages = [
         {"role": "user", "content": "Q"},
@@ -399,6 +411,7 @@ ORDINARY: dict[str, Any] = {
     "persona_id": 4,
     "character_count": 40,
     "use_cot": False,
+    "in_gsm8k_train": True,
     "is_valid_json": False,
     "rules": ["punctuation:no_comma"],
     "fold": 0,

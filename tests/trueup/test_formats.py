@@ -287,12 +287,12 @@ PREFERENCES = {
         A_WINS,
     ),
     "a verdict of 0, and a later column": (
-        {"prompt": "Hi", "response_0": "A", "response_1": "B", "preference": 0, "label": 1},
+        {"prompt": "Hi", "response_0": "A", "response_1": "B", "preference": 0, "vote": 17},
         [("u", "Hi")],
         A_WINS,
     ),
     "ranks from 0, and scores": (
-        {"prompt": "Hi", "responses": [{"text": "A", "rank": 1, "score": 9}, {"text": "B", "rank": 0, "score": 1}]},
+        {"prompt": "Hi", "responses": [{"text": "A", "rank": 1, "score": 1}, {"text": "B", "rank": 0, "score": 9}]},
         [("u", "Hi")],
         B_WINS,
     ),
@@ -365,6 +365,9 @@ def test_pairs_that_trueup_made_of_a_ranking_become_that_ranking_again(tmp_path:
     assert found.logps == [-2.5, -1.5, None]
     assert found.provenance is not None and found.provenance.seconds == 3.5
     assert dropped.counts == {"label given twice": 1}
+    heldout = [pair.model_copy(update={"split": "heldout"}) for pair in pairs]
+    write_rows(tmp_path / "pairs.jsonl", heldout)
+    assert len(read_demonstrations(tmp_path / "pairs.jsonl", Dropped())) == 2, "its split is another campaign's"
 
 
 def test_a_file_of_somebody_else_may_use_our_column_names_for_other_things(tmp_path: Path) -> None:
@@ -483,6 +486,106 @@ def test_the_same_verdict_of_two_annotators_is_no_duplicate(tmp_path: Path) -> N
     assert len(read_preferences(path, Dropped())) == 2
 
 
+# ---- Columns that say once more which answer is better ----------------------------------------------------------
+
+PAIR = {"prompt": "Q", "chosen": "The one.", "rejected": "Another."}
+SIDES = {"prompt": "Q", "response_a": "The one.", "response_b": "Another."}
+LIST = {"prompt": "Q", "completions": ["The one.", "Another."]}
+THE_SAME: list[tuple[Any, Any]] = [
+    (PAIR, {"winner": "chosen"}),
+    (PAIR, {"winner": "model_b"}),
+    (PAIR, {"winner": "gpt-4", "vote": 17, "label": "math"}),
+    (PAIR, {"preference": "The one."}),
+    (PAIR, {"label": True}),
+    (PAIR, {"rank": 1}),
+    (PAIR, {"ranks": [1, 2]}),
+    (PAIR, {"ranking": {"chosen": 1, "rejected": 2}}),
+    (PAIR, {"chosen_rank": 1, "rejected_rank": 2}),
+    (PAIR, {"rm_score_chosen": 2.5, "rm_score_rejected": "1"}),
+    (PAIR, {"chosen_rating": 4, "rejected_rating": 4, "score_chosen": 8, "score_rejected": 7}),
+    (PAIR, {"toxicity_score_chosen": 1, "toxicity_score_rejected": 3, "chosen_logp": -9, "rejected_logp": -2}),
+    (PAIR, {"margin": 0, "preference_strength": -2, "swapped": False}),
+    (PAIR, {"response_a": "The one.", "response_b": "Another.", "winner": "a"}),
+    (SIDES, {"winner": "a", "preference": "response_a", "score_a": 3, "score_b": 1}),
+    (SIDES, {"winner": "llama", "model_a": "llama", "model_b": "gpt"}),
+    (SIDES, {"winner": "a", "vote": 17, "label": "math", "tie": False}),
+    (SIDES, {"scores": [2, 1]}),
+    (LIST, {"ranks": [1, 2], "scores": [9, 9]}),
+    (LIST, {"ranks": [1, 2], "winner": 1}),
+    (LIST, {"tiers": [[0], [1]], "scores": [9, 1]}),
+]
+TIED: list[tuple[Any, Any]] = [
+    *((PAIR, {name: word}) for name in ("winner", "label", "preference", "choice") for word in ("tie", "Draw", "same")),
+    (PAIR, {"tie": True, "winner": "both bad"}),
+    (PAIR, {"ranks": [1, 1]}),
+    (PAIR, {"chosen_rank": 1, "rejected_rank": 1}),
+    (PAIR, {"preference_strength": 0}),
+    (PAIR, {"chosen_rating": 4, "rejected_rating": 4, "score_chosen": 8, "score_rejected": 8}),
+    (SIDES, {"winner": "tie", "score_a": 3, "score_b": 3}),
+    (SIDES, {"rating_a": 3, "rating_b": "3.0"}),
+]
+AGAINST: list[tuple[Any, Any, str]] = [
+    (PAIR, {"winner": "rejected"}, "winner"),
+    (PAIR, {"Preference": "Another."}, "Preference"),
+    *((PAIR, {name: value}, name) for name in ("preference", "label", "winner") for value in (0, 1, 2, "1", False)),
+    (PAIR, {"isSwapped": True}, "isSwapped"),
+    (PAIR, {"rank": 2}, "rank"),
+    (PAIR, {"ranks": [2, 1]}, "ranks"),
+    (PAIR, {"ranking": ["rejected", "chosen"]}, "ranking"),
+    (PAIR, {"ranking": "B > A"}, "ranking"),
+    (PAIR, {"chosen_rank": 2, "rejected_rank": 1}, "chosen_rank"),
+    (PAIR, {"score_chosen": 1, "score_rejected": 2}, "score_chosen"),
+    (PAIR, {"chosenReward": 1, "rejectedReward": 2}, "chosenReward"),
+    (PAIR, {"chosen_rating": 5, "rejected_rating": 1, "chosen_score": 1, "rejected_score": 2}, "chosen_score"),
+    (PAIR, {"margin": -0.5}, "margin"),
+    (PAIR, {"tie": True, "score_chosen": 3, "score_rejected": 1}, "score_chosen"),
+    (PAIR, {"winner": "tie", "ranks": [1, 2]}, "ranks"),
+    (PAIR, {"response_a": "Another.", "response_b": "The one.", "winner": "a"}, "winner"),
+    (SIDES, {"winner": "a", "score_a": 1, "score_b": 2}, "score_a"),
+    (SIDES, {"winner": "a", "score_a": 2, "score_b": 2}, "score_a"),
+    (SIDES, {"winner": "tie", "response_a_rating": 2, "response_b_rating": 1}, "response_a_rating"),
+    (SIDES, {"winner": "a", "preference": "b"}, "preference"),
+    (SIDES, {"winner": "a", "tie": True}, "winner"),
+    (SIDES, {"winner": "a", "ranks": [2, 1]}, "ranks"),
+    (SIDES, {"winner": "a", "flipped": True}, "flipped"),
+    (LIST, {"ranks": [1, 2], "scores": [1, 9]}, "scores"),
+    (LIST, {"ranks": [1, 2], "tie": True}, "tie"),
+    (LIST, {"scores": [9, 1], "winner": "Another."}, "winner"),
+    (LIST, {"tiers": [[0], [1]], "ratings": [1, 2]}, "ratings"),
+]
+
+
+@pytest.mark.parametrize(("row", "more"), THE_SAME, ids=[str(more) for _, more in THE_SAME])
+def test_a_verdict_that_is_said_twice_is_one_verdict(tmp_path: Path, row: Any, more: Any) -> None:
+    [ranking] = read_preferences(jsonl(tmp_path, {**row, **more}), Dropped())
+    assert [[ranking.completions[i] for i in tier] for tier in ranking.tiers] == [["The one."], ["Another."]]
+
+
+@pytest.mark.parametrize(("row", "more"), TIED, ids=[str(more) for _, more in TIED])
+def test_a_tie_is_stored_as_a_tie_however_a_row_says_it(tmp_path: Path, row: Any, more: Any) -> None:
+    [ranking] = read_preferences(path := jsonl(tmp_path, {**row, **more}), Dropped())
+    assert [sorted(tier) for tier in ranking.tiers] == [[0, 1]]
+    assert ranking.both_bad is ("both bad" in more.values())
+    if row is PAIR:
+        assert read_demonstrations(path, dropped := Dropped()) == []
+        assert dropped.counts == {"tie: neither answer is preferred": 1}
+
+
+@pytest.mark.parametrize(("row", "more", "named"), AGAINST, ids=[str(more) for _, more, _ in AGAINST])
+def test_a_row_that_contradicts_itself_is_refused_by_line_and_column_with_the_way_out(
+    tmp_path: Path, row: Any, more: Any, named: str
+) -> None:
+    path = jsonl(tmp_path, {**row, **more})
+    with pytest.raises(DataError) as error:
+        read_preferences(path, Dropped())
+    first = str(error.value).split("\n")[0]
+    assert first.startswith(f"{path}:1: {named}: ") and "ignore_columns" in first
+    others = {key for key in more if key.lower() not in ("tiers", "response_a", "response_b")}
+    if row is PAIR:
+        [ranking] = read_preferences(path, Dropped(), "refuse", [*others])
+        assert ranking.completions[ranking.tiers[0][0]] == "The one."
+
+
 # ---- What is said of files that cannot be read ------------------------------------------------------------------
 
 OK = {"prompt": "Hi", "completion": "Yo"}
@@ -558,8 +661,8 @@ BROKEN_PREFERENCES = {
     ),
     "scores against the verdict": (
         {"prompt": "Hi", "chosen": "A", "rejected": "B", "score_chosen": 1, "score_rejected": 2.5},
-        "score_chosen: 1 is below score_rejected, 2.5, so the row contradicts itself; swap the answers, or take the "
-        "scores out",
+        "score_chosen: 1 is below score_rejected, 2.5, so the row contradicts itself; swap the answers, or list both "
+        "columns in ignore_columns",
     ),
     "one answer with a mark": (
         {"prompt": "Hi", "completion": "A", "label": False},

@@ -371,7 +371,7 @@ def test_bad_rows_are_left_out_counted_and_kept_where_that_is_asked(
     with pytest.raises(DataError, match="4 problems"):
         import_labels(config, jsonl(tmp_path / "none.jsonl", bad), "drop")
     marked = jsonl(tmp_path / "marked.jsonl", [{**good, "prompt": "Ho", "spam": True}])
-    with pytest.raises(DataError, match="spam: holds true.*ignore_columns"):
+    with pytest.raises(DataError, match=r"spam: holds true.*ignore_columns"):
         import_labels(config, marked)
     assert "1 labels imported" in import_labels(config, marked, ignore_columns=["spam"])
 

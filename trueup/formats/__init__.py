@@ -3,6 +3,7 @@
     reading         from a file to rows: recognise, convert, settle, report; the three `read_` functions
     columns         what a column's name is known to mean, and what becomes of those that no converter reads
     turns           conversations and prompts, however a row holds them
+    verdicts        which of two answers is better, by all the columns of a row that say so
     demonstrations, preferences, oasst   the converters, and the tables of formats, tried in their order
 
 To add a format, write a converter and give it a line in a table: it takes a row (`Columns`) and the file's path, gives

@@ -35,6 +35,8 @@ QUESTIONS += "inputs input user human".split()
 GIVEN = "input context contexts article passage passages document documents paragraph background ctx".split()
 GIVEN += "source_text reference_text".split()
 """What the question is about; it is asked behind the question."""
+NO_INPUT = ("<noinput>", "<no input>", "<no_input>")
+"""What self-instruct writes where nothing is given."""
 SYSTEM = "system system_prompt system_message system_instruction system_instructions sys_prompt sys".split()
 SYSTEM += "preprompt pre_prompt developer developer_prompt developer_message".split()
 HISTORY = "history chat_history conversation_history dialogue_history dialog_history message_history".split()
@@ -63,7 +65,8 @@ NOT_TRAINED = "masked ignore ignored exclude excluded no_loss skip".split()
 """The same the other way round."""
 _LOSS = {*WEIGHTS, *NOT_TRAINED}
 UNCLEAR_WEIGHT = re.compile(r"(^|_)(train(ed|able|ing)?|loss|weight|mask(ed)?|supervised?|learn|backprop)(_|$)")
-"""Other names of a yes or no that may say so: whether yes is a weight of 1 or of 0 cannot be known."""
+"""Other names of a yes or no that may say so: whether yes is a weight of 1 or of 0 cannot be known. What begins with
+`in_`, such as `in_gsm8k_train`, says where a row was found."""
 EXCLUDED = "deleted delete removed remove discarded discard dropped drop rejected reject omitted omit excluded".split()
 EXCLUDED += "exclude skipped skip ignored ignore filtered_out unusable aborted cancelled canceled".split()
 """A yes takes the row out."""
@@ -115,7 +118,7 @@ RELATED = re.compile(
 OF_A_QUESTION = re.compile(
     r"(^|_)(knowledge|evidences?|facts?|snippets?|examples?|hints?|rules|guidelines?|constraints|requirements"
     r"|instructions|premise|hypothesis|scenario|situation|search_results|retrieved\w*|tables?|schema|starter_code"
-    r"|post|selftext|body|prefix|suffix|preamble)$"
+    r"|post|selftext|body|prefix|suffix|preamble|previous|preceding)$"
 )
 """Beside a question they may be what it is about; beside a conversation they are remarks on it."""
 OF_AN_ANSWER = ("reference", "references")
@@ -136,7 +139,7 @@ _TEXTS = {*QUESTIONS, *ANSWERS, *REFERENCES, "input"}
 @lru_cache(maxsize=10_000)
 def canonical(name: str) -> str:
     """`chosen-response`, `Chosen Response` and `chosenResponse` are `chosen_response`."""
-    name = re.sub(r"[\s\-.?!:]+", "_", name.strip(" \t\r\n\ufeff?!:"))
+    name = re.sub(r"[\s\-.?!:]+", "_", name.strip().strip("\ufeff?!: "))
     return (name if "_" in name else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
 
 
@@ -154,7 +157,7 @@ def is_reasoning(name: str) -> bool:
 
 @lru_cache(maxsize=10_000)
 def is_unclear_weight(name: str) -> bool:
-    return bool(UNCLEAR_WEIGHT.search(name)) and name not in _LOSS
+    return bool(UNCLEAR_WEIGHT.search(name)) and name not in _LOSS and not name.startswith("in_")
 
 
 class Flag(NamedTuple):
@@ -189,7 +192,7 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, str):
         if len(value) > 20:
             return not value.strip()
-        return value.strip() in ("", "[]", "{}", "null", "None")
+        return value.strip() in ("", "[]", "{}", "null", "None", *NO_INPUT)
     if isinstance(value, list):
         return all(map(is_empty, value))
     if isinstance(value, dict):
@@ -266,7 +269,7 @@ class Columns:
         """Whether a column says something. "[]" or "None" is an input like any other, and elsewhere says nothing."""
         value = self.values.get(name)
         if isinstance(value, str) and (name in _TEXTS or _CHOICE.match(name)):
-            return bool(value.strip())
+            return bool(value.strip()) and not (name in GIVEN and value.strip() in NO_INPUT)
         return name in self.values and not is_empty(value)
 
     def there(self, name: str) -> bool:
@@ -523,7 +526,9 @@ def _stands_in(value: Any, said: list[str]) -> bool:
     whole = " ".join(spoken)
     if all(_is_part(text, whole) for text in texts):
         return True
-    return len(texts) == 1 and all(one in texts[0] for one in spoken)
+    # A template may stand between a question and what is given with it, which are paragraphs here.
+    parts = [" ".join(part.split()) for text in said for part in text.split("\n\n")]
+    return len(texts) == 1 and all(part in texts[0] for part in parts)
 
 
 def _is_part(text: str, whole: str) -> bool:

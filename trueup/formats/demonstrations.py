@@ -10,7 +10,7 @@ from pydantic import Field
 from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Values
 from trueup.formats.format import Format, Skipped, any_of
-from trueup.formats.preferences import PREFERENCES, are_tied, read_pair
+from trueup.formats.preferences import PREFERENCES, read_pair
 from trueup.formats.turns import (
     asked,
     continues_hh,
@@ -23,6 +23,7 @@ from trueup.formats.turns import (
     waiting,
     with_preface,
 )
+from trueup.formats.verdicts import tie_of_pair
 from trueup.jsonl import cut, read_entries, shown
 from trueup.records import Row, parse_row
 
@@ -66,7 +67,8 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
 
 def _self_instruct(row: Columns, path: Path) -> Iterator[Values]:
     for instance in row.objects("instances"):
-        given = instance.take("input", str) if instance.get("input") is not None else ""
+        given = instance.take("input", str) if instance.holds("input") else ""
+        instance.read.add("input")
         parts = [row.take("instruction", str), given]
         task = say("user", "\n\n".join(part for part in parts if part.strip()))
         yield {"messages": with_preface(row, [task, say("assistant", instance.take("output", str))])}
@@ -96,7 +98,7 @@ def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
 def _chosen(row: Columns, path: Path) -> list[Values | Skipped]:
     """The preferred answer of a pair, and nothing of the other; of a tie neither is preferred."""
     prompt, answers = read_pair(row)
-    if are_tied(row):
+    if tie_of_pair(row):
         return [Skipped("tie: neither answer is preferred")]
     return [{"messages": [*prompt, say("assistant", answers[0])]}]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from itertools import combinations
@@ -15,10 +14,22 @@ from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Values, is_empty
 from trueup.formats.format import Format, Skipped, any_of
 from trueup.formats.turns import asked, continues_hh, is_plain_answer, rendered, say, turns, waits, with_preface
+from trueup.formats.verdicts import (
+    FIRST,
+    SECOND,
+    TIE,
+    Said,
+    against,
+    agreed,
+    as_number,
+    number,
+    refuse_other_verdict,
+    scored,
+    tie_of_pair,
+    verdict_of_sides,
+)
 from trueup.jsonl import cut, loads, shown
 from trueup.records import Message, Preference, Ranking, Row, moment
-
-TIE, FIRST, SECOND = [[0, 1]], [[0], [1]], [[1], [0]]
 
 # ---- What comes out ---------------------------------------------------------------------------------------------
 
@@ -103,7 +114,11 @@ def provenance(row: Columns) -> Values | None:
 
 def _trueup_ranking(row: Columns, path: Path) -> list[Values]:
     more = {key: row.get(key) for key in ("shown", *OF_AN_ANSWER)} if is_own(row) else {}
-    return [{"prompt": asked(row), "completions": row.get("completions"), "tiers": row.get("tiers"), **more}]
+    completions, tiers = row.get("completions"), row.get("tiers")
+    if not is_own(row):
+        refuse_other_verdict(row, completions, tiers)
+        _refuse_other_columns(row, tiers, completions)
+    return [{"prompt": asked(row), "completions": completions, "tiers": tiers, **more}]
 
 
 def _own_pair(row: Columns, sides: list[str]) -> Values:
@@ -187,32 +202,9 @@ def _pair(row: Columns, path: Path) -> list[Values]:
     }
     if is_own(row):
         return [pair | _own_pair(row, [("chosen", "rejected")[side] for side in sides])]
-    if are_tied(row):
-        pair["tiers"] = [[sides.index(0), sides.index(1)]]
+    if tie := tie_of_pair(row):
+        pair |= {"tiers": [[sides.index(0), sides.index(1)]], "both_bad": tie.both_bad}
     return [pair]
-
-
-_SCORES = [
-    (pattern.format("chosen"), pattern.format("rejected"))
-    for pattern in "score_{} {}_score rating_{} {}_rating {}_avg_rating {}_scores {}_ratings".split()
-]
-
-
-def are_tied(row: Columns) -> bool:
-    """Whether the row says that its two answers are equal, or scores them so; refuses scores against the verdict."""
-    if any(columns.truth(row.get(name)) for name in ("tie", "is_tie")) or row.values.get("status") == "tie":
-        return True
-    for names in _SCORES:
-        if not all(map(row.there, names)) or any(isinstance(row.values[name], list | dict) for name in names):
-            continue
-        better, worse = (_number(row, name) for name in names)
-        if better < worse:
-            raise ValueError(
-                f"{row.at(names[0])}: {better:g} is below {row.at(names[1])}, {worse:g}, so the row contradicts "
-                "itself; swap the answers, or take the scores out"
-            )
-        return better == worse
-    return False
 
 
 # ---- Two answers and a verdict ----------------------------------------------------------------------------------
@@ -221,10 +213,6 @@ _SIDE = re.compile(
     r"(response|completion|answer|output|reply|generation|candidate|conversation|summary)_?(a|b|[0-9]|j|k)$"
 )
 _SIDES = [("a", "b"), ("1", "2"), ("0", "1"), ("j", "k")]
-_VERDICTS = "winner preference preferred choice better better_response better_response_id verdict vote label".split()
-_VERDICTS += ["labels", "selected", "overall_preference", "preference_strength"]
-_SWAPPED = "swapped is_swapped flipped is_flipped reversed inverted".split()
-_TIES = "tie draw equal same both both_good both_bad bothbad neither".split()
 SIDE_KEYS = any_of(
     f"{base}{_}{side}" for base in _SIDE.pattern[1:].split(")")[0].split("|") for _ in ("_", "") for side in "a10j"
 )
@@ -250,10 +238,7 @@ def _names(found: dict[str, dict[str, str]]) -> str:
 
 def _side_by_side(row: Columns, path: Path) -> list[Values]:
     names, sides = _find_sides(row)
-    for name in _SWAPPED:
-        if columns.truth(row.get(name)):
-            raise ValueError(f"{row.at(name)}: the verdict may be of the sides as they were swapped; write it of these")
-    verdict = _verdict_of(row, names, sides)
+    verdict = verdict_of_sides(row, names, sides)
     if names[0].startswith("conversation"):
         prompt, answers = _two_conversations(row, names)
     elif all(
@@ -304,71 +289,6 @@ def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]
     return with_preface(row, before[:-1]), [first[-1], second[-1]]
 
 
-def _verdict_of(row: Columns, names: list[str], sides: tuple[str, str]) -> Values:
-    if sides == ("j", "k"):  # lvwerra/stack-exchange-paired: j is the better one
-        return {"tiers": FIRST}
-    one_hot = [f"winner_model_{side}" for side in sides] + ["winner_tie"]
-    if all(name in row for name in one_hot):
-        votes = [columns.truth(row.get(name)) for name in one_hot]
-        if votes.count(True) != 1:
-            raise ValueError(
-                f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {shown(votes)}"
-            )
-        return {"tiers": (FIRST, SECOND, TIE)[votes.index(True)]}
-    key = row.first_there(_VERDICTS)
-    if key is None:
-        return _by_scores(row, names, sides)
-    value = row.get(key)
-    if key in ("preference_strength", "overall_preference"):  # HelpSteer2 and 3: -3 the first is much better
-        if type(value) is not int or not -3 <= value <= 3:
-            raise ValueError(f"{row.at(key)}: expected -3 to 3, found {shown(value)}")
-        return {"tiers": TIE if value == 0 else FIRST if value < 0 else SECOND, "strength": abs(value) or None}
-    return _named_side(row, key, value, names, sides)
-
-
-def _named_side(row: Columns, key: str, value: Any, names: list[str], sides: tuple[str, str]) -> Values:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value == 1.5 and sides == ("1", "2"):  # AlpacaEval
-        return {"tiers": TIE}
-    if (isinstance(value, int) and not isinstance(value, bool)) and sides != ("a", "b"):
-        value = str(value)
-    if isinstance(value, str):
-        word = re.sub(r"[\s()\-]+", "_", value.strip().lower()).strip("_")
-        said = re.fullmatch(r"(?:(?:model|completion|response|answer|output|assistant|side)_?)?(a|b|[0-9])", word)
-        if word in names:
-            return {"tiers": (FIRST, SECOND)[names.index(word)]}
-        if said and said[1] in sides:
-            return {"tiers": (FIRST, SECOND)[sides.index(said[1])]}
-        if word in ("left", "right") and sides == ("a", "b"):
-            return {"tiers": (FIRST, SECOND)[word == "right"]}
-        if word in _TIES or word.startswith("tie"):
-            return {"tiers": TIE, "both_bad": "bad" in word or word == "neither"}
-    wanted = "a, b, model_a, model_b or tie" if sides == ("a", "b") else f"{sides[0]}, {sides[1]} or tie"
-    raise ValueError(f"{row.at(key)}: expected {wanted}, found {shown(value)}")
-
-
-def _by_scores(row: Columns, names: list[str], sides: tuple[str, str]) -> Values:
-    for pattern in ("score_{}", "rating_{}", "score{}", "rating{}", "{}_score"):
-        keys = [pattern.format(side) for side in sides]
-        if all(key in row for key in keys):
-            scores = [_number(row, key) for key in keys]
-            return {"tiers": tiers_of_scores(scores)}
-    raise ValueError(f"{row.at(names[1])}: no column says which answer is better; known are {', '.join(_VERDICTS)}")
-
-
-def _number(row: Columns, key: str) -> float:
-    value = row.get(key)
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{row.at(key)}: expected a number, found {shown(row.values.get(key))}")
-    return float(value)
-
-
 def tiers_of_scores(scores: list[float], higher: bool = True) -> list[list[int]]:
     levels = sorted(set(scores), reverse=higher)
     return [[i for i, score in enumerate(scores) if score == level] for level in levels]
@@ -397,10 +317,14 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
         if len(values) != len(completions):
             raise ValueError(f"{row.at(key)}: expected one for each of {len(completions)}, found {len(values)}")
         numbers = [
-            _number(Columns({str(i): value}, row.ledger, f"{row.at(key)}."), str(i)) for i, value in enumerate(values)
+            number(Columns({str(i): value}, row.ledger, f"{row.at(key)}."), str(i)) for i, value in enumerate(values)
         ]
-        return [{"prompt": prompt, "completions": completions, "tiers": tiers_of_scores(numbers, key in _SCORED)}]
+        tiers = tiers_of_scores(numbers, key in _SCORED)
+        _refuse_other_columns(row, tiers, completions)
+        refuse_other_verdict(row, completions, tiers)
+        return [{"prompt": prompt, "completions": completions, "tiers": tiers}]
     completions, numbers = [], []
+    scores: list[float | None] = []
     keys: set[str] = set()
     for one in row.objects(name):
         key = one.first_there([*_RANK_KEYS, *_SCORE_KEYS])
@@ -411,12 +335,36 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
             )
         keys.add(key)
         completions.append(one.take(text, str))
-        numbers.append(_number(one, key))
+        numbers.append(number(one, key))
+        scores.append(as_number(one.values.get(one.first_there(_SCORE_KEYS) or "")))
     if len(keys) > 1:
         raise ValueError(f"{row.at(name)}: expected one kind of score for all, found {', '.join(sorted(keys))}")
     if len(completions) < 2:
         return [Skipped("one answer alone")]  # type: ignore[list-item]
-    return [{"prompt": prompt, "completions": completions, "tiers": tiers_of_scores(numbers, keys != {"rank"})}]
+    tiers = tiers_of_scores(numbers, keys != {"rank"})
+    _refuse_other_order(row.at(name), tiers, scores, "their scores")
+    refuse_other_verdict(row, completions, tiers)
+    return [{"prompt": prompt, "completions": completions, "tiers": tiers}]
+
+
+def _refuse_other_columns(row: Columns, tiers: Any, completions: Any) -> None:
+    """Raise where ranks or scores of a row put two of its answers the other way round than `tiers` do."""
+    for name in [one for one in (*_RANKS, *_SCORED) if isinstance(row.values.get(one), list)]:
+        numbers = [as_number(value) for value in row.values[name]]
+        if isinstance(completions, list) and len(numbers) == len(completions):
+            _refuse_other_order(row.at(name), tiers, numbers, "these", name in _SCORED)
+
+
+def _refuse_other_order(
+    column: str, tiers: list[list[int]], others: list[float | None], what: str, higher: bool = True
+) -> None:
+    """Raise where other numbers of the same answers put two of them the other way round."""
+    numbers = [one for one in others if one is not None]
+    if len(numbers) == len(others) and (two := against(tiers, tiers_of_scores(numbers, higher))):
+        raise ValueError(
+            f"{column}: {what} put answers {two[0]} and {two[1]} the other way round than what they are ranked by, so "
+            "the row contradicts itself; mend it, or list one of the two columns in ignore_columns"
+        )
 
 
 def rated(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
@@ -425,9 +373,9 @@ def rated(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     The answers are ordered by `helpfulness`. Other rows stay as they are.
     """
     found: dict[Any, tuple[str, Any]] = {}
-    for number, (where, row) in enumerate(rows):
+    for n, (where, row) in enumerate(rows):
         if not isinstance(row, dict) or not {"prompt", "response", "helpfulness"} <= row.keys():
-            found[number] = where, row
+            found[n] = where, row
             continue
         one = {"response": row["response"], "score": row["helpfulness"]}
         prompt = {key: value for key, value in row.items() if key not in ("response", *_RATINGS)}
@@ -508,7 +456,11 @@ def _shp(row: Columns, path: Path) -> list[Values]:
         raise ValueError(f"{row.at('labels')}: expected 0 or 1, found {shown(label)}")
     completions = [row.take(f"human_ref_{side}", str) for side in "ab"]
     prompt = [say("user", row.take("history", str))]
-    return [{"prompt": prompt, "completions": completions, "tiers": (SECOND, FIRST)[int(label)]}]
+    said = [
+        Said(row.at("labels"), (SECOND, FIRST)[int(label)]),
+        *scored(row, ["human_ref_a", "human_ref_b"], ("a", "b")),
+    ]
+    return [{"prompt": prompt, "completions": completions, "tiers": agreed(said).tiers}]
 
 
 def _label_studio(row: Columns, path: Path) -> Iterator[Values | Skipped]:

@@ -15,7 +15,7 @@ from trueup.formats import columns, oasst
 from trueup.formats.columns import Columns, Ledger, Use, Values
 from trueup.formats.demonstrations import DEMONSTRATIONS, PROMPTS
 from trueup.formats.format import Format, Skipped
-from trueup.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedRanking, name_of, provenance, rated
+from trueup.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedRanking, is_own, name_of, provenance, rated
 from trueup.jsonl import cut, read_entries, shown
 from trueup.records import BadRows, Demonstration, Dropped, Prompt, Row, opening, parse_row
 
@@ -168,6 +168,8 @@ def _recognised_by(row: Columns, format: Format) -> list[str]:
 def _shared(row: Columns, use: Use) -> Values:
     """The columns that every format may have."""
     found: Values = {"category": row.get("category") if isinstance(row.values.get("category"), str) else None}
+    if is_own(row):
+        row.read.add("split")  # every campaign computes it anew
     if use == "preferences":
         found |= {"provenance": provenance(row), "annotator": "unknown"}
         for name in columns.ANNOTATORS:
