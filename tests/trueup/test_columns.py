@@ -329,6 +329,12 @@ FLAGS: list[tuple[str, Any, Any, str, str, str]] = [
     ("status", "rejected", "approved", "dropped", "dropped", "dropped"),
     ("status", "needs review", "done", "refused", "refused", "refused"),
     ("quality", "bad", "high", "refused", "counted", "refused"),
+    ("error", "timed out", "", "refused", "refused", "refused"),
+    ("is_complete", False, True, "dropped", "counted", "counted"),
+    ("cut_off", True, False, "dropped", "counted", "counted"),
+    ("finish_reason", "length", "stop", "dropped", "counted", "counted"),
+    ("stop_reason", "max_tokens", "end_turn", "dropped", "counted", "counted"),
+    ("done_reason", "length", "stop", "dropped", "counted", "counted"),
 ]
 
 
@@ -348,10 +354,10 @@ def test_a_mark_against_a_row_is_followed_or_refused_and_never_passed_over(
 
 
 PARTS = "persona character bot_personality few_shot fewShotExamples instruction_system demonstrations".split()
+PARTS += ["bot_description"]
 """Refused beside a question, and beside a conversation too."""
-OF_A_QUESTION = (
-    "examples hint rules guidelines constraints instructions premise facts search_results body schema".split()
-)
+OF_A_QUESTION = "examples hint rules guidelines constraints instructions premise facts search_results body".split()
+OF_A_QUESTION += "schema definition task_description previous".split()
 
 
 @pytest.mark.parametrize("name", [*PARTS, *OF_A_QUESTION, "reference"])

@@ -832,6 +832,7 @@ MEANINGS = {
     "split": columns.SPLITS,
     "judged": columns.JUDGED,
     "cut": columns.CUT,
+    "whole": columns.WHOLE,
     "annotator": columns.ANNOTATORS,
 }
 

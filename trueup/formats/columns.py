@@ -79,7 +79,7 @@ MARKED = (
     "flagged spam toxic nsfw harmful unsafe offensive hateful hate abusive duplicate duplicated hallucinated".split()
 )
 MARKED += "hallucination corrupt corrupted broken garbage junk low_quality contaminated needs_review blocked".split()
-MARKED += "blacklisted hidden archived disabled suspicious poisoned".split()
+MARKED += "blacklisted hidden archived disabled suspicious poisoned error errored".split()
 """A yes is a mark against the row, and whether it is to be used all the same cannot be known."""
 CLEAN = "safe clean sfw".split()
 """The same of a no."""
@@ -91,7 +91,11 @@ _SIDES_TOO = ("rejected", "selected")
 _NOT = ("not", "dont", "never", "non")
 _BEFORE_A_FLAG = "is was are be been has to should must do marked mark flag as row sample example item".split()
 _BEHIND_A_FLAG = "flag row sample example item entry it this from for training train at on by reason".split()
-CUT = "truncated is_truncated".split()
+CUT = "truncated is_truncated cut_off is_cut_off incomplete is_incomplete".split()
+WHOLE = "finished is_finished complete is_complete".split()
+"""A no says that the answer was cut."""
+STOPS = "finish_reason stop_reason done_reason".split()
+_AT_THE_LIMIT = {"length", "max_length", "max_tokens"}
 STATES = "status state review_status tree_state decision annotation_status".split()
 OUT = "discarded rejected reject deleted removed excluded aborted cancelled canceled draft incomplete failed".split()
 """Values of STATES that take a row out; so do those that begin with one of them and `_`."""
@@ -113,12 +117,13 @@ REASONING = re.compile(r"(^|_)(reasoning|thinking|think|thoughts?|cot|chain_of_t
 RELATED = re.compile(
     r"(^|_)(system|sys|history|contexts?|passages?|article|choices|options"
     r"|personas?|personality|personalities|characters?|role_?play|few_?shots?|shots|exemplars?|demonstrations?)(_|$)"
+    r"|^(bot|char)_(description|definition)s?$"
 )
 """Names that are like those of a prompt's parts: nobody can know where what they hold belongs."""
 OF_A_QUESTION = re.compile(
     r"(^|_)(knowledge|evidences?|facts?|snippets?|examples?|hints?|rules|guidelines?|constraints|requirements"
     r"|instructions|premise|hypothesis|scenario|situation|search_results|retrieved\w*|tables?|schema|starter_code"
-    r"|post|selftext|body|prefix|suffix|preamble|previous|preceding)$"
+    r"|post|selftext|body|prefix|suffix|preamble|previous|preceding|definitions?|task_(description|instruction|prompt))$"
 )
 """Beside a question they may be what it is about; beside a conversation they are remarks on it."""
 OF_AN_ANSWER = ("reference", "references")
@@ -421,12 +426,15 @@ def why_bad(row: Columns) -> str | None:
             row.read.add(name)
             if yes is bad:
                 return f"{name}: {str(yes).lower()}"
-    if any(truth(row.get(name)) for name in CUT if name in row.values) or row.values.get("finish_reason") in (
-        "length",
-        "max_tokens",
-    ):
-        return "answer that was cut (truncated, or finish_reason: length)"
-    return None
+    return "answer that was cut (truncated, or finish_reason: length)" if _is_cut(row) else None
+
+
+def _is_cut(row: Columns) -> bool:
+    flags = [name for name in (*CUT, *WHOLE) if name not in row.read and truth(row.values.get(name)) is not None]
+    row.read.update(flags)
+    stopped = [str(row.values.get(name)).strip().lower() for name in STOPS]
+    cut_off = any(truth(row.values[name]) is (name in CUT) for name in flags)
+    return cut_off or not _AT_THE_LIMIT.isdisjoint(stopped)
 
 
 def mark_against(name: str, value: Any) -> bool:
