@@ -17,7 +17,7 @@ from trueup.config import (
     ModelConfig,
     PromptsPath,
     RunDirectory,
-    SecretUrl,
+    SecretWebUrl,
     Section,
     SplitConfig,
     StageConfig,
@@ -172,6 +172,8 @@ class OnlineConfig(TrainConfig):
             if reward not in BUILT_IN_REWARDS and not _NAMES_FUNCTION.fullmatch(reward):
                 known = ", ".join(BUILT_IN_REWARDS)
                 raise ValueError(f"rewards.{reward}: neither one of {known}, nor of the form file.py:function")
+        if not any(self.rewards.values()):
+            raise ValueError("rewards: every weight is 0, so that no answer is worth more than another")
         called = [Path(reward).name for reward in self.rewards]
         if twice := [name for name in called if called.count(name) > 1]:
             # Without their folders, as in an identity, one would stand for both.
@@ -326,7 +328,7 @@ class CompareConfig(StageConfig):
     people's blind votes (trueup serve RUN); endpoint: a language model."""
     rubric: Literal["says-why"] = "says-why"
     """Which rubric, of `trueup.rubric`."""
-    judge_url: SecretUrl | None = None
+    judge_url: SecretWebUrl | None = None
     """endpoint: base URL of an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY."""
     judge_model: str | None = None
     judge_parameters: EndpointParameters = EndpointParameters()

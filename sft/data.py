@@ -13,7 +13,7 @@ from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
 from trueup.near_duplicates import across_split
-from trueup.records import Demonstration, Dropped, touches_heldout
+from trueup.records import Demonstration, Dropped, drawn, touches_heldout
 from trueup.runs import StageRun
 
 
@@ -41,10 +41,9 @@ def read_data(config: SFTConfig, run: StageRun) -> tuple[list[Demonstration], li
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
     """The demonstrations of one file, at most `max_rows` of them."""
     rows = read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns)
-    if source.max_rows is not None and len(rows) > source.max_rows:
-        dropped.add("over max_rows", len(rows) - source.max_rows)
-        rows = random.Random(seed).sample(rows, source.max_rows)
-    return rows
+    kept = drawn(rows, source.max_rows, seed)
+    dropped.add("over max_rows", len(rows) - len(kept))
+    return kept
 
 
 def encode(

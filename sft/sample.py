@@ -7,7 +7,6 @@ Resume  finished prompts are kept in answered.partial; an answer depends on prom
 
 from __future__ import annotations
 
-import random
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from trueup.errors import DataError
 from trueup.formats import read_prompts
 from trueup.models import SavedPolicy, place, read_tokenizer
 from trueup.near_duplicates import across_split
-from trueup.records import CandidateSet, Dropped, Prompt, read_rows, split_name, write_rows
+from trueup.records import CandidateSet, Dropped, Prompt, drawn, read_rows, split_name, write_rows
 from trueup.runs import StageRun
 from trueup.sampling import Decoding, sample_saved
 
@@ -101,9 +100,9 @@ def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
         kept = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
         dropped.add(f"not {config.only}", len(prompts) - len(kept))
         prompts = kept
-    if config.max_prompts is not None and len(prompts) > config.max_prompts:
-        dropped.add("over max_prompts", len(prompts) - config.max_prompts)
-        prompts = random.Random(config.seed).sample(prompts, config.max_prompts)
+    kept = drawn(prompts, config.max_prompts, config.seed)
+    dropped.add("over max_prompts", len(prompts) - len(kept))
+    prompts = kept
     stage.add_input(config.prompts, len(prompts), dropped)
     if not prompts:
         raise DataError(f"{config.prompts}: no prompt is left to answer ({dropped})")

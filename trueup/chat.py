@@ -16,6 +16,7 @@ it strips), a dialogue becomes several training rows, each in the form in which 
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -74,15 +75,22 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
         text = (TEMPLATES / f"{choice}.jinja").read_text(encoding="utf-8")
         tokenizer.chat_template = ("{{- bos_token -}}" if _starts_with_bos(tokenizer) else "") + text
     elif choice != "own":
-        path = Path(choice)
-        if not path.is_file():
-            raise ModelError(f"model.chat_template: {choice!r} is neither auto, chatml, plain nor a file")
-        tokenizer.chat_template = path.read_text(encoding="utf-8")
+        tokenizer.chat_template = _read_template(choice)
     _check_syntax(tokenizer, choice)
     if (portable := portable_template(tokenizer)) != tokenizer.get_chat_template():
         tokenizer.chat_template = portable
     pad = set_pad_token(tokenizer)
     return f"chat template {choice} ({reason}), end of turn {tokenizer.eos_token!r}, {pad}"
+
+
+def _read_template(choice: str) -> str:
+    if not os.path.isfile(choice):  # of a name that is too long, too
+        shown = choice if len(choice) <= 200 else f"{choice[:200]}..."
+        raise ModelError(f"model.chat_template: {shown!r} is neither auto, chatml, plain nor a file")
+    try:
+        return Path(choice).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model.chat_template: {choice}: cannot be read as UTF-8 text: {error}") from None
 
 
 def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:

@@ -28,9 +28,11 @@ from trueup.records import (
     Dropped,
     Message,
     Prompt,
+    drawn,
     is_for_judge,
     is_heldout,
     read_rows,
+    split_name,
     touches_heldout,
 )
 from trueup.runs import find_stage
@@ -65,7 +67,9 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     if demonstrations is not None:
         _check_demonstrations(demonstrations, split, problems)
     if prompts is not None:
-        _check_prompts(stages, prompts, split, problems, notes)
+        _check_prompts(stages, _answered(stages["sample"], prompts), split, problems, notes)
+    if preferences is not None:
+        _check_preferences(stages, preferences, split, problems)
     part(_check_label_files, stages)
     part(_check_stages, stages)
     asked = (part(_check_online, stages, prompts) if _is_online(stages["align"]) else None) or []
@@ -91,9 +95,11 @@ def _check_files(
 ) -> tuple[list[Demonstration] | None, list[Prompt] | None, list[ImportedRanking] | None]:
     """The rows of all demonstrations, of the prompts and of imported labels; None where a file cannot be read."""
     places: dict[str, str] = {}
+    sft = stages["sft"]
     found = [
-        _read("sft.data", source.path, read_demonstrations, source, problems, notes, places)
-        for source in stages["sft"].data
+        rows and drawn(rows, source.max_rows, sft.seed)
+        for source in sft.data
+        for rows in [_read("sft.data", source.path, read_demonstrations, source, problems, notes, places)]
     ]
     sample = stages["sample"]
     prompts = _read("sample.prompts", sample.prompts, read_prompts, sample, problems, notes, places)
@@ -164,23 +170,67 @@ def _check_demonstrations(rows: list[Demonstration], split: SplitConfig, problem
         problems.append(f"sft.data: {train} demonstrations to train on{heldout}; {FEW_DEMONSTRATIONS} is the least")
 
 
+def _answered(sample: Any, prompts: list[Prompt]) -> list[Prompt]:
+    """The prompts that the sample stage will answer."""
+    distinct = list({row.prompt_id: row for row in prompts}.values())
+    if sample.only:
+        distinct = [row for row in distinct if split_name(row.prompt, sample.split) == sample.only]
+    return drawn(distinct, sample.max_prompts, sample.seed)
+
+
 def _check_prompts(
     stages: dict[str, Any], prompts: list[Prompt], split: SplitConfig, problems: list[str], notes: list[str]
 ) -> None:
+    """That each part of the split has prompts: to compare on, to train on, and for a second reward model."""
+    limit = stages["sample"].max_prompts
+    of = f"{len(prompts)} prompts" + (f" (sample.max_prompts: {limit})" if limit == len(prompts) else "")
     heldout = sum(is_heldout(row.prompt, split) for row in prompts)
+    judge = sum(is_for_judge(row.prompt, split) for row in prompts)
     if heldout == 0:
         problems.append(
-            f"sample.prompts: none of {len(prompts)} prompts is held out (split.heldout_fraction: "
-            f"{split.heldout_fraction}), so there is nothing to compare on"
+            f"sample.prompts: none of {of} is held out (split.heldout_fraction: {split.heldout_fraction}), so there is "
+            "nothing to compare on"
         )
     if "label" not in stages or "sample" not in stages["label"].parents():
         return
     if stages["sample"].only == "heldout":
         problems.append("sample.only: heldout leaves no training prompt to label; it is for label.source: import")
     elif heldout == len(prompts):
-        problems.append(f"sample.prompts: all {len(prompts)} prompts are held out, so there is none to label")
+        problems.append(f"sample.prompts: all {of} are held out, so there is none to label")
+    elif heldout + judge == len(prompts):
+        problems.append(
+            f"sample.prompts: of {of} {heldout} are held out and {judge} are for the second reward model "
+            f"(split.judge_fraction: {split.judge_fraction}), so there is none to train on"
+        )
+    elif split.judge_fraction and not judge:
+        problems.append(
+            f"sample.prompts: none of {of} is for the second reward model (split.judge_fraction: "
+            f"{split.judge_fraction}): give more prompts, or raise it, or set it to 0"
+        )
     else:
-        notes.append(f"split: {len(prompts) - heldout} prompts to train on, {heldout} held out")
+        apart = f", {judge} for the second reward model" if judge else ""
+        notes.append(f"split: {len(prompts) - heldout - judge} prompts to train on{apart}, {heldout} held out")
+
+
+def _check_preferences(
+    stages: dict[str, Any], rows: list[ImportedRanking], split: SplitConfig, problems: list[str]
+) -> None:
+    """That imported labels leave something to train on: not all ties, nor all about prompts that are kept apart."""
+    if stages["label"].sources != ["import"]:
+        return
+    strict = [row for row in rows if len({row.completions[tier[0]] for tier in row.tiers if tier}) > 1]
+    judge = sum(is_for_judge(row.prompt, split) for row in strict)
+    train = sum(not is_heldout(row.prompt, split) for row in strict) - judge
+    if not train:
+        problems.append(
+            f"label.path: no preference to train on: {len(rows) - len(strict)} of {len(rows)} rows are ties, and "
+            f"{len(strict)} are about prompts that are held out or kept for a second reward model"
+        )
+    elif split.judge_fraction and not judge:
+        problems.append(
+            f"label.path: none of {len(strict)} preferences is for the second reward model (split.judge_fraction: "
+            f"{split.judge_fraction}): give more, or raise it, or set it to 0"
+        )
 
 
 # ---- Settings ---------------------------------------------------------------------------------------------------
@@ -254,8 +304,8 @@ def _check_online(
     verified = _verified(align, problems)
     if prompts is None:
         return []
-    if align.prompts is None and stages["sample"].only == "heldout":
-        prompts = []
+    if align.prompts is None:
+        prompts = _answered(stages["sample"], prompts)
     kept = {
         row.prompt_id: row
         for row in [
@@ -264,10 +314,7 @@ def _check_online(
         ]
         if not is_heldout(row.prompt, align.split) and not is_for_judge(row.prompt, align.split)
     }
-    left = len(kept)
-    if align.prompts is None and stages["sample"].max_prompts:
-        left = min(left, stages["sample"].max_prompts + len(verified))
-    _check_enough(align, left, problems)
+    _check_enough(align, len(kept), problems)
     return list(kept.values())
 
 
@@ -490,7 +537,7 @@ def _check_tokens(
     lengths = _lengths("sft.data", demonstrations, of_demonstration, refused, problems, notes)
     trained = [n for row, n in zip(demonstrations, lengths, strict=True) if n and not touches_heldout(row, split)]
     waiting = list(filter(None, _lengths("sample.prompts", prompts, of_prompt, refused, problems, notes)))
-    _lengths("label.path", preferences, of_preference, refused, problems, notes)
+    imported = list(filter(None, _lengths("label.path", preferences, of_preference, refused, problems, notes)))
     for path in getattr(stages["align"], "ptx_data", []):
         with suppress(DataError):  # told where the file was read
             align = stages["align"]
@@ -512,16 +559,43 @@ def _check_tokens(
                 f"model's context of {context} tokens"
             )
     for stage in ("reward", "align"):
-        pairs = stage in stages and not _is_online(stages[stage])
-        limit = stages[stage].max_length if pairs else None
-        beyond = (
-            sum(length + new > limit for length in waiting) if limit and "sample" in stages["label"].parents() else 0
+        if stage in stages and not _is_online(stages[stage]):
+            sampled = waiting if "sample" in stages["label"].parents() else []
+            _check_pair_lengths(stage, stages[stage].max_length, sampled, new, imported, problems, notes)
+
+
+def _check_pair_lengths(
+    stage: str,
+    limit: int,
+    waiting: list[int],
+    new_tokens: int,
+    imported: list[int],
+    problems: list[str],
+    notes: list[str],
+) -> None:
+    """How many pairs would be dropped: certainly, and if their answers are as long as they may be.
+
+    waiting   tokens of the prompts that are answered
+    imported  tokens of imported preferences, each with its longest answer
+    """
+    long, alone = sum(length > limit for length in imported), sum(length >= limit for length in waiting)
+    beyond = sum(length + new_tokens > limit for length in waiting)
+    if long:
+        text = (
+            f"{stage}.max_length: {long} of {len(imported)} preferences of label.path are longer than {limit} tokens "
+            f"and are dropped; the longest has {max(imported)}"
         )
-        if beyond:
-            notes.append(
-                f"{stage}.max_length: {beyond} of {len(waiting)} prompts with a whole answer of {new} tokens are "
-                f"longer than {limit}, and their pairs would be dropped"
-            )
+        (problems if long / len(imported) > TOO_MANY_DROPPED else notes).append(text)
+    if waiting and alone / len(waiting) > TOO_MANY_DROPPED:
+        problems.append(
+            f"{stage}.max_length: {alone} of {len(waiting)} prompts leave no room for an answer within {limit} tokens, "
+            "and their pairs would be dropped"
+        )
+    elif beyond:
+        notes.append(
+            f"{stage}.max_length: {beyond} of {len(waiting)} prompts with a whole answer of {new_tokens} tokens are "
+            f"longer than {limit}, and their pairs would be dropped"
+        )
 
 
 def _check_room(align: Any, lengths: list[int], problems: list[str], notes: list[str]) -> None:
@@ -579,16 +653,21 @@ def _check_places(campaign: Campaign, stages: dict[str, Any], problems: list[str
     places = {"run_dir": campaign.run_dir}
     label = stages.get("label")
     if label is not None and label.store and label.store_url.get_backend_name() == "sqlite":
-        places["label.store"] = Path(label.store_url.database or "").parent
         file = Path(label.store_url.database or "")
-        if file.is_file() and file.stat().st_size and file.open("rb").read(15) != b"SQLite format 3":
+        places["label.store"] = file.parent
+        if os.path.isdir(file):
+            problems.append(f"label.store: {file}: is a folder; a file is wanted")
+        elif os.path.isfile(file) and file.stat().st_size and file.open("rb").read(15) != b"SQLite format 3":
             problems.append(f"label.store: {file}: is there, and no SQLite database")
     elif label is not None and label.store:
         _check_driver(label, problems)
     for key, path in places.items():
         existing = _existing(path)
+        longest = os.pathconf(existing, "PC_NAME_MAX") if existing.is_dir() else 0
         if not existing.is_dir():
             problems.append(f"{key}: {path}: {existing} is a file; a folder is wanted")
+        elif too_long := [part for part in path.absolute().parts if len(os.fsencode(part)) > longest]:
+            problems.append(f"{key}: {too_long[0][:40]}...: a name may have {longest} bytes here, this one has more")
         elif not os.access(existing, os.W_OK | os.X_OK) or not _takes_a_file(existing):
             problems.append(f"{key}: {path}: {existing} cannot be written to")
 

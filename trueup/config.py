@@ -14,9 +14,11 @@ import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -128,6 +130,22 @@ def _from_environment(value: Any) -> Any:
 SecretUrl = Annotated[str, BeforeValidator(_from_environment), PlainSerializer(masked)]
 """A field type for an address that may hold a password. `${NAME}` in it is read from the environment; what a stage
 writes down (config.yaml, manifest, identity) is masked, so a new password makes nothing stale."""
+
+
+def _of_the_web(value: str) -> str:
+    shown = masked(value)
+    try:
+        parts = urlsplit(value)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise ValueError(f"is no web address: {error} (found {shown!r})") from None
+    if not is_address or any(character.isspace() for character in value):
+        raise ValueError(f"is no web address, such as http://127.0.0.1:8000/v1 (found {shown!r})")
+    return value
+
+
+SecretWebUrl = Annotated[SecretUrl, AfterValidator(_of_the_web)]
+"""The same, of a web server."""
 BadRows = Literal["refuse", "drop"]
 """What becomes of a file with rows that cannot be read: it is refused, or they are left out, counted and kept aside."""
 IgnoredColumns = list[Annotated[str, Field(min_length=1)]]
@@ -230,6 +248,13 @@ class EndpointParameters(Section):
         ours = {"model", "messages", "stream", "n", "temperature", "max_tokens", "max_completion_tokens"}
         if taken := sorted(ours & set(self.extra_body)):
             raise ValueError(f"extra_body.{taken[0]}: is set by Trueup, or has a key of its own")
+        if self.max_tokens and self.max_completion_tokens:
+            raise ValueError("max_tokens and max_completion_tokens are one thing under two names: leave one out")
+        for key, value in self.extra_body.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(f"extra_body.{key}: is no JSON, and cannot be sent (found {value!r})") from None
         return self
 
     def body(self) -> dict[str, Any]:

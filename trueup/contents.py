@@ -55,7 +55,7 @@ def sha256_file(path: Path) -> str:
 def of_file(path: str | Path) -> Contents | None:
     """None where there is no such file."""
     path = Path(path)
-    return {path.name: sha256_remembered(path)} if path.is_file() else None
+    return {path.name: sha256_remembered(path)} if os.path.isfile(path) else None
 
 
 def of_model(name: str, revision: str | None = None) -> Contents | None:
@@ -63,7 +63,7 @@ def of_model(name: str, revision: str | None = None) -> Contents | None:
     if name == "embedded":  # one wheel, known by its hash
         return None
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return of_file(path)
     if path.is_dir():
         files = [*path.iterdir(), *(path / "additional_chat_templates").glob("*")]

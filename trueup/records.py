@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -322,6 +323,14 @@ def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
     return is_heldout(demonstration.messages, split)
 
 
+T = TypeVar("T")
+
+
+def drawn(rows: list[T], limit: int | None, seed: int) -> list[T]:
+    """At most so many rows, drawn by the seed."""
+    return rows if limit is None or len(rows) <= limit else random.Random(seed).sample(rows, limit)
+
+
 def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", "heldout"]:
     return "heldout" if is_heldout(messages, split) else "train"
 
@@ -352,7 +361,8 @@ class Dropped:
     """Of the dialogues that were read each first question (`opening`), and where it stands first."""
 
     def add(self, reason: str, rows: int = 1) -> None:
-        self.counts[reason] += rows
+        if rows:
+            self.counts[reason] += rows
 
     def leave_out(self, where: str, kind: str, problem: str, row: Any) -> None:
         kinds = sum(name.startswith(BAD_ROW) for name in self.counts)

@@ -6,12 +6,18 @@ does what was wanted. What is in no list here is refused too: nobody has seen th
 
 Plain names, without torch or TRL, so that a campaign file is checked as it is read; tests/trueup/test_trainer_args.py
 holds the lists against the fields of TRL's configs, and sees every argument that is let through do something.
+
+TRL and transformers look at most values only in a training step, and at some never: a negative weight decay trains, a
+loss that nobody knows stops a stage after its rollout. What a value may be stands here, and `trueup check` holds to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from trueup.errors import did_you_mean
 
@@ -21,7 +27,7 @@ _OPTIMISER = "adam_beta1 adam_beta2 adam_epsilon weight_decay lr_scheduler_kwarg
 _MEMORY = "gradient_checkpointing gradient_checkpointing_kwargs torch_empty_cache_steps"
 _PROCESSES = (
     "accelerator_config average_tokens_across_devices ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb "
-    "ddp_find_unused_parameters ddp_static_graph ddp_timeout deepspeed fsdp fsdp_config parallelism_config tf32"
+    "ddp_find_unused_parameters ddp_static_graph ddp_timeout deepspeed fsdp fsdp_config tf32"
 )
 _TOLD = "debug log_level log_level_replica log_on_each_node project run_name trackio_bucket_id trackio_space_id"
 _ALWAYS = f"{_OPTIMISER} {_MEMORY} {_PROCESSES} {_TOLD} trackio_static_space_id full_determinism"
@@ -55,6 +61,15 @@ GOES_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "fsdp_config": ("fsdp", ()),
 }
 """Arguments that do nothing without another: {argument: (the other, the values of it that count; empty: any)}."""
+_UNCLIPPED = ("sapo", "vespo")
+NOT_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "epsilon": ("loss_type", _UNCLIPPED),
+    "epsilon_high": ("loss_type", _UNCLIPPED),
+    "delta": ("loss_type", ("cispo", *_UNCLIPPED)),
+    "importance_sampling_level": ("loss_type", ("vespo",)),
+    "label_smoothing_factor": ("loss_type", ("dft",)),
+}
+"""Arguments that do nothing beside another: {argument: (the other, the values of it that leave nothing to do)}."""
 _OF_TRACKERS = frozenset("project run_name trackio_bucket_id trackio_space_id trackio_static_space_id".split())
 
 # ---- Why the others are refused ---------------------------------------------------------------------------------
@@ -129,7 +144,9 @@ _REASONS = {
         "discopop_tau loss_weights multi_objective_aggregation"
     ),
     "log-probabilities of one policy must be alike however often they are read": "neftune_noise_alpha",
-    "processes are started by accelerate or torchrun, which tell each its rank": "local_rank",
+    "processes are started by accelerate or torchrun, which tell each its rank and its part": (
+        "local_rank parallelism_config"
+    ),
     "it is not tried with what Trueup puts around the trainer": (
         "activation_offloading cast_lm_head_to_fp32 entropy_coef_delta entropy_coef_max entropy_coef_min "
         "entropy_target liger_kernel_config optim_args optim_target_modules router_aux_loss_coef torch_compile "
@@ -178,4 +195,83 @@ def _reason(
     other, values = GOES_WITH.get(name, (None, ()))
     if other is not None and (other not in given or (values and given[other] not in values)):
         return f"would do nothing without {other}{f': {values[0]}'.lower() if values else ''}"
+    other, values = NOT_WITH.get(name, (None, ()))
+    if other is not None and given.get(other) in values:
+        return f"would do nothing with {other}: {given[other]}"
     return None
+
+
+# ---- What a value may be ----------------------------------------------------------------------------------------
+
+
+def _words_of_fsdp(value: str) -> str:
+    known = "full_shard shard_grad_op no_shard hybrid_shard hybrid_shard_zero2 offload auto_wrap".split()
+    for word in value.split():
+        if word not in known:
+            raise ValueError(f"{word} is not one of {', '.join(known)}")
+    return value
+
+
+def _from_low_to_high(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] >= value[1]:
+        raise ValueError("the first must be less than the second")
+    return value
+
+
+_Number = Annotated[float, Field(strict=True)]
+_Positive = Annotated[float, Field(strict=True, gt=0)]
+_NotNegative = Annotated[float, Field(strict=True, ge=0)]
+_Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
+_Count = Annotated[int, Field(strict=True, ge=1)]
+_YesOrNo = Annotated[bool, Field(strict=True)]
+_FileOrMapping = str | dict[str, Any]
+_OFTEN: Mapping[Any, str] = {
+    _YesOrNo: "average_tokens_across_devices ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph tf32 "
+    "gradient_checkpointing log_on_each_node full_determinism dataloader_persistent_workers dataloader_pin_memory "
+    "use_weighting mask_truncated_completions use_bias_correction_kl normalize_advantages",
+    _Count: "torch_empty_cache_steps dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout",
+    _Share: "adam_beta1 adam_beta2 label_smoothing_factor",
+    _NotNegative: "weight_decay entropy_coef",
+    _Positive: "adam_epsilon neftune_noise_alpha epsilon epsilon_high off_policy_mask_threshold sapo_temperature_neg "
+    "sapo_temperature_pos vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos",
+    _Number: "f_alpha_divergence_coef",
+    _FileOrMapping: "accelerator_config deepspeed fsdp_config",
+    dict[str, Any]: "lr_scheduler_kwargs",
+    str: "optim project run_name trackio_bucket_id trackio_space_id trackio_static_space_id",
+    Literal["debug", "info", "warning", "error", "critical", "passive"]: "log_level log_level_replica",
+}
+_OWN: Mapping[str, Any] = {
+    "dataloader_num_workers": Annotated[int, Field(strict=True, ge=0)],
+    "ddp_backend": Literal["nccl", "gloo", "mpi", "ccl", "hccl", "cncl", "mccl"],
+    "debug": Literal["underflow_overflow"],
+    "delta": Annotated[float, Field(strict=True, gt=1)],
+    "f_divergence_type": Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"],
+    "fsdp": _YesOrNo | Annotated[str, AfterValidator(_words_of_fsdp)],
+    "gradient_checkpointing_kwargs": dict[Literal["use_reentrant", "preserve_rng_state"], _YesOrNo],
+    "importance_sampling_level": Literal["token", "sequence"],
+    "loss_type": Literal["grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"],
+    "pad_to_multiple_of": _Count | Literal["auto"],
+    "reward_clip_range": Annotated[tuple[_Number, _Number], AfterValidator(_from_low_to_high)],
+    "scale_rewards": _YesOrNo | Literal["group", "batch", "none"],
+    "top_entropy_quantile": Annotated[float, Field(strict=True, gt=0, le=1)],
+}
+_VALUES: Mapping[str, Any] = {**{name: kind for kind, names in _OFTEN.items() for name in names.split()}, **_OWN}
+"""By argument, what its value may be."""
+_LOSSES_OF_SFT = Literal["nll", "dft"]
+
+
+def wrong_values(kind: str, given: Mapping[str, Any]) -> dict[str, str]:
+    """By argument, what is wrong with its value; `kind` as in `problems`."""
+    found = {}
+    for name, value in given.items():
+        try:
+            _reader(_LOSSES_OF_SFT if (kind, name) == ("sft", "loss_type") else _VALUES[name]).validate_python(value)
+        except ValidationError as error:
+            messages = dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
+            found[name] = f"{', or: '.join(messages)} (found {value!r})"
+    return found
+
+
+@cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))

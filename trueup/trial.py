@@ -21,11 +21,10 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -36,6 +35,7 @@ from trueup.console import muted
 from trueup.errors import ConfigError, ModelError, TrueupError
 from trueup.models import Loaded
 from trueup.runs import StageRun, stage_dir
+from trueup.trainer_args import wrong_values
 from trueup.training import num_processes
 
 # ---- A model without memory -------------------------------------------------------------------------------------
@@ -121,7 +121,15 @@ def try_stages(stages: Mapping[str, Any], model: Stage) -> list[str]:
 
 
 def try_model(model: Stage) -> list[str]:
-    """What keeps the model itself from being built: its device, its attention, its architecture."""
+    """What keeps the model itself from being built or trained: its device, its attention, its architecture."""
+    attention = model.config.attn_implementation
+    if attention.startswith("paged|"):
+        return [
+            f"model.attn_implementation: {attention}: is for a server that answers many at once, and trains nothing"
+        ]
+    with contextlib.suppress(TrueupError):
+        if attention == "flex_attention" and models.place(model.config).device.type != "cuda":
+            return ["model.attn_implementation: flex_attention: trains on a CUDA device alone; use sdpa or auto"]
     if (reason := REFUSED.get(model.settings.model_type)) is not None:
         return [f"model.name: {model.config.name}: {model.settings.model_type} is not supported: {reason}"]
     try:
@@ -185,23 +193,25 @@ def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:
             return [f"{stage}: {_told(error)}"]
         if problems:
             config = _without_targets(config)
-    for key in _OF_SEVERAL_PROCESSES:
+    wrong = wrong_values(getattr(config, "algorithm", config.stage), config.trainer_args)
+    problems += [f"{stage}.trainer_args.{key}: {what}" for key, what in wrong.items()]
+    for key in (*wrong, *_OF_SEVERAL_PROCESSES):
         config = _without_argument(config, key)
     if missing := {name: TRACKERS[name] for name in config.report_to if name in TRACKERS and not _is_installed(name)}:
         problems += [f"{stage}.report_to: {name} is not installed: pip install {of}" for name, of in missing.items()]
         config = config.model_copy(update={"report_to": [name for name in config.report_to if name not in missing]})
     for _ in range(1 + len(_keys(config))):
-        built = _attempt(config, model)
-        if isinstance(built, type):
-            return problems + _wrong_kinds(stage, config, built)
+        raised = _attempt(config, model)
+        if raised is None:
+            return problems
         for key, without in _keys(config).items():
             other = _attempt(without, model)
-            if isinstance(other, type) or _told(other) != _told(built):
-                problems += _lines(f"{stage}.{key}", built)
+            if other is None or _told(other) != _told(raised):
+                problems += _lines(f"{stage}.{key}", raised)
                 config = without
                 break
         else:
-            return problems + _lines(stage, built)
+            return problems + _lines(stage, raised)
     return problems
 
 
@@ -214,8 +224,8 @@ def _lines(key: str, error: Exception) -> list[str]:
     return [f"{key}: {_told(error)}"]
 
 
-def _attempt(config: TrainConfig, model: Stage) -> Exception | type:
-    """Build all that the stage builds: the class of the trainer's arguments, or what was raised."""
+def _attempt(config: TrainConfig, model: Stage) -> Exception | None:
+    """Build all that the stage builds, and return what was raised."""
     if config.per_device_train_batch_size == "auto":  # is measured on a GPU, which a model without memory cannot be
         config = config.model_copy(update={"per_device_train_batch_size": 1})
     try:
@@ -226,34 +236,18 @@ def _attempt(config: TrainConfig, model: Stage) -> Exception | type:
                 trainer = load_object(config.trial)(config, run, loaded)
             trainer.create_optimizer_and_scheduler(num_training_steps=max(config.max_steps, 8))
             trainer.get_train_dataloader()
-            return type(trainer.args)
+            return None
     except Exception as error:
         # Of TRL's own refusal, what TRL said: our sentence names all arguments, and so is another without one of them.
         told = error.__cause__ if isinstance(error, ConfigError) else None
         return told if isinstance(told, Exception) else error
 
 
-def _wrong_kinds(stage: str, config: TrainConfig, schema: type) -> list[str]:
-    """Arguments whose value is of another kind than TRL declares, which some are asked for only while training."""
-    hints, problems = get_type_hints(schema), []
-    for key, value in config.trainer_args.items():
-        if not isinstance(value, str | list | dict):  # TRL takes true for some a text
-            continue
-        with contextlib.suppress(PydanticSchemaGenerationError):
-            try:
-                read = TypeAdapter(hints.get(key, Any)).validate_python(value)
-            except ValidationError as error:
-                problems.append(f"{stage}.trainer_args.{key}: {error.errors()[0]['msg']} (found {value!r})")
-                continue
-            if isinstance(value, str) and isinstance(read, int | float) and not isinstance(read, str):
-                problems.append(f"{stage}.trainer_args.{key}: a number is wanted, not text (found {value!r})")
-    return problems
-
-
-_OF_SEVERAL_PROCESSES = ("fsdp", "fsdp_config", "parallelism_config")
+_OF_SEVERAL_PROCESSES = ("fsdp", "fsdp_config")
 """Arguments that one process refuses, and `accelerate launch` does not: they cannot be tried here."""
-TRACKERS = {"trackio": "trackio", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-"""Trackers, and the package of each."""
+_ALIKE = "clearml codecarbon comet_ml dagshub dvclive mlflow neptune swanlab tensorboard trackio wandb".split()
+TRACKERS = {"azure_ml": "azureml", "flyte": "flytekit", **{name: name for name in _ALIKE}}
+"""Trackers, and the package of each. One that is missing is not built: what is left of it complains as it goes."""
 
 
 def _is_installed(tracker: str) -> bool:

@@ -17,6 +17,7 @@ from trueup.config import (
     ModelConfig,
     ModelName,
     SecretUrl,
+    SecretWebUrl,
     SplitConfig,
     StageConfig,
     from_campaign,
@@ -129,7 +130,7 @@ class LabelConfig(StageConfig):
     """A preference file in any format of docs/formats.md."""
 
     # judge
-    judge_url: SecretUrl | None = None
+    judge_url: SecretWebUrl | None = None
     """Base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; the key is read from the environment
     variable OPENAI_API_KEY."""
     judge_model: str | None = None
@@ -154,8 +155,12 @@ class LabelConfig(StageConfig):
             raise ValueError("is not a database URL; for example sqlite:///labels.sqlite") from None
         if url.username and "@" in f"{url.host}{url.database}":
             raise ValueError("in a password, @ is written %40 and / is written %2F")
-        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        if url.get_backend_name() != "sqlite":
             return value
+        if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
+            raise ValueError("is a database in memory, and labels in it are lost; for example sqlite:///labels.sqlite")
+        if url.get_driver_name() != "pysqlite" or url.query:
+            raise ValueError("of SQLite a file is wanted and nothing else; for example sqlite:///labels.sqlite")
         url = url.set(database=str(from_campaign(url.database, info)))
         return url.render_as_string(hide_password=False)
 
@@ -172,11 +177,12 @@ class LabelConfig(StageConfig):
     @model_validator(mode="after")
     def _complete(self) -> LabelConfig:
         needs = {"import": ["path"], "judge": ["judge_url", "judge_model"], "reward_model": ["reward_model"]}
-        for key in needs.get(self.source, []):
-            if getattr(self, key) is None:
-                raise ValueError(f"with source: {self.source}, the key {key} is required")
-        if "import" in self.also_use and self.path is None:
-            raise ValueError("with also_use: [import], the key path is required")
+        for source in self.sources:
+            wanted = f"source: {source}" if source == self.source else f"also_use: [{source}]"
+            if missing := [key for key in needs.get(source, []) if not getattr(self, key)]:
+                keys = "the key" if len(missing) == 1 else "the keys"
+                are = "is" if len(missing) == 1 else "are"
+                raise ValueError(f"with {wanted}, {keys} {' and '.join(missing)} {are} required")
         if self.gold_share + self.repeat_share > 0.5:
             raise ValueError("gold_share and repeat_share together are at most 0.5: most of what is asked is work")
         if len(set(self.criteria)) < len(self.criteria) or not all(name.strip() for name in self.criteria):

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 import architectures
+from sft.sample import choose_prompts
 from trueup import check as checking
 from trueup import models, runs, trial
 from trueup.check import check
+from trueup.records import split_name
 
 Checked = tuple[list[str], list[str]]
 _tried: dict[tuple[str, ...], list[str]] = {}
@@ -136,6 +138,84 @@ def test_imported_labels_need_no_prompts_to_train_on(checked, tmp_path: Path, js
     assert problems == [] and f"label.path: {tmp_path}/labels.jsonl: 1 rows" in notes
 
 
+def test_what_is_drawn_of_a_file_is_what_is_counted(checked, campaign, tmp_path: Path) -> None:
+    few = checked(sft={"data": [{"path": "demonstrations.jsonl", "max_rows": 3}]})[0]
+    assert len(few) == 1 and few[0].endswith("; 8 is the least") and few[0].startswith("sft.data: ")
+    for limit in range(1, 6):
+        problems, _ = checked(sample={"max_prompts": limit})
+        sample = campaign(tmp_path, sample={"max_prompts": limit}).stages["sample"]
+        stage = runs.StageRun(sample, tmp_path, resumed=False, parents=[])
+        drawn = {split_name(row.prompt, sample.split) for row in choose_prompts(sample, stage)}
+        assert (problems == []) == (drawn == {"train", "heldout"}), (limit, problems, drawn)
+        assert all(f"{limit} prompts (sample.max_prompts: {limit})" in problem for problem in problems)
+
+
+def test_each_part_of_the_split_needs_prompts(checked) -> None:
+    (problem,) = checked(split={"judge_fraction": 0.69})[0]
+    assert "are for the second reward model (split.judge_fraction: 0.69), so there is none to train on" in problem
+    (problem,) = checked(split={"judge_fraction": 0.001})[0]
+    assert problem.startswith("sample.prompts: none of 16 prompts is for the second reward model")
+
+
+@pytest.mark.parametrize(
+    ("row", "split", "said"),
+    [
+        (
+            {"completions": ["a", "b"], "tiers": [[0, 1]]},
+            {},
+            "label.path: no preference to train on: 12 of 12 rows are ties, and 0 are about prompts that are held out",
+        ),
+        (
+            {"chosen": "a", "rejected": "b"},
+            {"heldout_fraction": 0.999},
+            "label.path: no preference to train on: 0 of 12 rows are ties, and 12 are about prompts that are held out",
+        ),
+        (
+            {"chosen": "a", "rejected": "b"},
+            {"judge_fraction": 0.001},
+            "label.path: none of 12 preferences is for the second reward model (split.judge_fraction: 0.001)",
+        ),
+    ],
+    ids=["ties", "held out", "none for the judge"],
+)
+def test_imported_labels_that_leave_nothing_to_train_on_are_a_problem(
+    checked, tmp_path: Path, jsonl, row: dict[str, Any], split: dict[str, float], said: str
+) -> None:
+    rows = [{"prompt": f"Why {i}?", **row} for i in range(12)]
+    problems, _ = checked(
+        lambda: jsonl(tmp_path / "labels.jsonl", rows),
+        label={"source": "import", "path": "labels.jsonl"},
+        split=split,
+        sample={"only": "heldout"},
+    )
+    assert [problem for problem in problems if problem.startswith("label.path")] and any(
+        problem.startswith(said) for problem in problems
+    ), problems
+
+
+def test_pairs_that_cannot_fit_are_a_problem_if_many_and_a_note_if_few(checked, tmp_path: Path, jsonl) -> None:
+    problems, _ = checked(reward={"max_length": 8}, align={"max_length": 8})
+    assert problems == [
+        f"{stage}.max_length: 16 of 16 prompts leave no room for an answer within 8 tokens, and their pairs would be "
+        "dropped"
+        for stage in ("reward", "align")
+    ]
+
+    def imported(long: int) -> Checked:
+        rows = [
+            {"prompt": f"Why {i}?", "chosen": "word " * 60 if i < long else "yes", "rejected": "no"} for i in range(20)
+        ]
+        label = {"source": "import", "path": "labels.jsonl"}
+        return checked(lambda: jsonl(tmp_path / "labels.jsonl", rows), label=label, sample={"only": "heldout"})
+
+    for long, place in ((20, 0), (2, 1)):
+        lines = imported(long)[place]
+        for stage in ("reward", "align"):
+            start = f"{stage}.max_length: {long} of 20 preferences of label.path are longer than 96 tokens"
+            assert any(line.startswith(start) for line in lines), lines
+    assert imported(2)[0] == []
+
+
 # ---- Model ------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +332,14 @@ def test_a_syntax_error_in_a_template_is_a_problem_with_its_line(checked, tmp_pa
 # ---- Lengths ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["bytes", "long name", "folder"])
+def test_a_template_that_cannot_be_read_is_one_problem_with_its_key(checked, tmp_path: Path, kind: str) -> None:
+    names = {"bytes": "bytes.jinja", "long name": "x" * 5000, "folder": "."}
+    (tmp_path / "bytes.jinja").write_bytes(b"{{ messages }}\xff")
+    (problem,) = checked(model={"chat_template": names[kind]})[0]
+    assert problem.startswith("model: model.chat_template: ") and len(problem) < 400
+
+
 def test_a_few_long_rows_are_a_note_and_many_are_a_problem(checked, tmp_path: Path) -> None:
     def lengthen(share: int) -> None:
         path = tmp_path / "demonstrations.jsonl"
@@ -366,7 +454,7 @@ def test_too_few_prompts_to_train_on_are_counted(online, tmp_path: Path, jsonl) 
 
     def problems(prepare: Callable[[], Any] = lambda: None, others: dict[str, Any] | None = None, **keys: Any) -> Any:
         found, _ = online(prepare, {"split": {"heldout_fraction": 0.0}, **(others or {})}, **keys)
-        assert found.pop(0).startswith("sample.prompts: none of 16 prompts is held out")
+        assert found.pop(0).startswith("sample.prompts: none of ")
         return found
 
     assert problems(eval_prompts=12) == []
@@ -582,18 +670,46 @@ BROKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
         [
             "sft.lr_scheduler_type: consine is not a valid",
             "sft.report_to: nowhere is not supported",
-            "sft.trainer_args.adam_beta1: Invalid beta parameter",
-            "sft.trainer_args.dataloader_num_workers: num_workers option should be non-negative",
+            "sft.trainer_args.adam_beta1: Input should be less than 1 (found 2)",
+            "sft.trainer_args.dataloader_num_workers: Input should be greater than or equal to 0",
             "sft.trainer_args.lr_scheduler_kwargs: ",
             "sft.trainer_args.neftune_noise_alpha: ",
             "sft.trainer_args.weight_decay: ",
         ],
+    ),
+    "values that are looked at in a step, or never": (
+        {
+            "sft": {"trainer_args": {"weight_decay": -1, "pad_to_multiple_of": 0, "label_smoothing_factor": 2}},
+            "reward": {"trainer_args": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"foo": 1}}},
+            "align": {"trainer_args": {"f_divergence_type": "js", "adam_epsilon": 0, "fsdp": "half_shard"}},
+        },
+        [
+            "sft.trainer_args.weight_decay: Input should be greater than or equal to 0 (found -1)",
+            "sft.trainer_args.pad_to_multiple_of: Input should be greater than or equal to 1",
+            "sft.trainer_args.label_smoothing_factor: Input should be less than 1",
+            "reward.trainer_args.gradient_checkpointing_kwargs: Input should be 'use_reentrant' or",
+            "align.trainer_args.f_divergence_type: Input should be 'reverse_kl', 'forward_kl', 'js_divergence' or",
+            "align.trainer_args.adam_epsilon: Input should be greater than 0",
+            "align.trainer_args.fsdp: Input should be a valid boolean, or: half_shard is not one of full_shard",
+        ],
+    ),
+    "tracker that complains as it goes": (
+        {"sft": {"report_to": ["neptune", "dagshub"]}},
+        ["sft.report_to: neptune is not installed: pip", "sft.report_to: dagshub is not installed: pip"],
     ),
     "DeepSpeed without it": (
         {"align": {"trainer_args": {"deepspeed": "none.json"}}},
         ["align.trainer_args.deepspeed: No package metadata was found for"],
     ),
     "attention": ({"model": {"attn_implementation": "spda"}}, ["model.attn_implementation: spda: "]),
+    "attention that trains elsewhere": (
+        {"model": {"attn_implementation": "flex_attention", "device": "cpu"}},
+        ["model.attn_implementation: flex_attention: trains on a CUDA device alone"],
+    ),
+    "attention of a server": (
+        {"model": {"attn_implementation": "paged|sdpa"}},
+        ["model.attn_implementation: paged|sdpa: is for a server"],
+    ),
     "attention that is not installed": (
         {"model": {"attn_implementation": "flash_attention_2"}},
         ["model.attn_implementation: flash_attention_2: FlashAttention2 has been toggled on, but it cannot be used"],
@@ -753,6 +869,11 @@ def test_places_that_cannot_be_written_to_are_problems(checked, tmp_path: Path) 
     assert checked(label={"store": "sqlite:///text.sqlite"})[0] == [
         f"label.store: {tmp_path}/text.sqlite: is there, and no SQLite database"
     ]
+    assert checked(label={"store": f"sqlite:///{tmp_path}"})[0] == [
+        f"label.store: {tmp_path}: is a folder; a file is wanted"
+    ]
+    (problem,) = checked(run_dir=str(tmp_path / ("x" * 300)))[0]
+    assert problem.startswith("run_dir: xxxx") and "a name may have 255 bytes" in problem
     (problem,) = checked(label={"store": "postgresql+psycopg://me:secret@127.0.0.1:9/none"})[0]
     assert problem.startswith("label.store: postgresql+psycopg://me:***@127.0.0.1:9/none: ") and "secret" not in problem
 

@@ -104,6 +104,42 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
             "  label: with source: judge, the key judge_model is required",
         ),
         (
+            MINIMAL + "label: {also_use: [judge, reward_model]}",
+            "  label: with also_use: [judge], the keys judge_url and judge_model are required",
+        ),
+        *(
+            (
+                MINIMAL + f"label: {{source: judge, judge_url: '{url}', judge_model: m}}",
+                f"  label.judge_url: is no web address, such as http://127.0.0.1:8000/v1 (found '{url}')",
+            )
+            for url in ("127.0.0.1:8000", "ftp://judge", "http://", "file:///etc/hosts", "http://a b/v1", "judge")
+        ),
+        (
+            MINIMAL + "compare: {judges: [endpoint], judge_url: 'http://[::1', judge_model: m}",
+            "  compare.judge_url: is no web address: Invalid IPv6 URL (found 'http://[::1')",
+        ),
+        (
+            MINIMAL + "compare: {judge_parameters: {extra_body: {until: 2024-01-01}}}",
+            "  compare.judge_parameters: extra_body.until: is no JSON, and cannot be sent (found datetime.date(2024, "
+            "1, 1))",
+        ),
+        (
+            MINIMAL + "label: {judge_parameters: {max_tokens: 5, max_completion_tokens: 5}}",
+            "  label.judge_parameters: max_tokens and max_completion_tokens are one thing under two names: leave one "
+            "out",
+        ),
+        *(
+            (
+                MINIMAL + f"label: {{store: '{store}'}}",
+                "  label.store: is a database in memory, and labels in it are lost; for example sqlite:///labels.sqlite",
+            )
+            for store in ("sqlite://", "sqlite:///:memory:", "sqlite:///a?mode=memory")
+        ),
+        (
+            MINIMAL + "align: {algorithm: ppo, rewards: {rubric: 0}}",
+            "  align: rewards: every weight is 0, so that no answer is worth more than another",
+        ),
+        (
             MINIMAL + "reward: {model: {name: other}}",
             "  reward.model: belongs at the top of the file, where all stages share it",
         ),

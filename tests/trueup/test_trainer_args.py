@@ -14,7 +14,7 @@ from reward.config import RewardConfig
 from rlhf.config import ALGORITHMS
 from sft.config import SFTConfig
 from trueup.errors import ConfigError
-from trueup.trainer_args import ALLOWED, GOES_WITH, problems
+from trueup.trainer_args import ALLOWED, GOES_WITH, NOT_WITH, problems, wrong_values
 
 SCHEMAS: dict[str, tuple[type, Any]] = {
     "sft": (trl.SFTConfig, SFTConfig),
@@ -90,6 +90,16 @@ def test_nothing_is_let_through_that_the_trainer_does_not_have(kind: str) -> Non
             "align.trainer_args.optim: would do nothing: it is of GRPO's loss or TRL's own optimiser",
         ),
         ("ppo", {"beta": 0.1}, "align.trainer_args.beta: is set by Trueup; use align.kl_coef"),
+        (
+            "grpo",
+            {"loss_type": "sapo", "delta": 2.0},
+            "align.trainer_args.delta: would do nothing with loss_type: sapo",
+        ),
+        (
+            "sft",
+            {"loss_type": "dft", "label_smoothing_factor": 0.1},
+            "sft.trainer_args.label_smoothing_factor: would do nothing with loss_type: dft",
+        ),
     ],
 )
 def test_a_file_with_such_an_argument_is_not_read(
@@ -111,3 +121,22 @@ def test_all_of_them_are_named_at_once(campaign: Callable[..., Any], tmp_path: P
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
         f"sft.trainer_args.{name}" for name in ("packing", "completion_only_loss", "eval_steps")
     ]
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_what_trl_sets_itself_is_a_value_that_may_be_set_and_nonsense_is_not(kind: str) -> None:
+    defaults = {field.name: field.default for field in dataclasses.fields(SCHEMAS[kind][0])}
+    for name in ALLOWED[kind]:
+        default = defaults[name]
+        if default not in (None, dataclasses.MISSING, "") and not (name == "neftune_noise_alpha" or default == []):
+            value = getattr(default, "value", default)
+            assert wrong_values(kind, {name: value}) == {}, name
+        for nonsense in (float("nan"), [None], -1.5, "\u202e nonsense", object()):
+            is_text = isinstance(nonsense, str) and wrong_values(kind, {name: "nonsense"}) == {}
+            is_number = nonsense == -1.5 and name == "f_alpha_divergence_coef"
+            assert is_text or is_number or list(wrong_values(kind, {name: nonsense})) == [name], (name, nonsense)
+
+
+def test_what_does_nothing_beside_another_argument_is_an_argument_that_may_be_set() -> None:
+    everything = frozenset().union(*ALLOWED.values())
+    assert set(NOT_WITH) <= everything and {other for other, _ in NOT_WITH.values()} <= everything
