@@ -1,11 +1,12 @@
 # make demo   set up, then the whole sequence on the embedded model, to its verdict
 # make test   set up, then all tests
+# make docs   writes the pages that are made from the code: docs/config.md, docs/cli.md, docs/campaign.schema.json
 # make check  format, lint, types: what CI asks before it tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check fix setup clean
+.PHONY: demo test test-slow check docs fix setup clean
 .DEFAULT_GOAL := setup
 
 demo: .venv/ready
@@ -21,6 +22,9 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/ready
+	$(BIN)/python -m trueup.documents
 
 fix: .venv/ready
 	$(BIN)/ruff format .

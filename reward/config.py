@@ -22,14 +22,15 @@ class RewardConfig(TrainConfig):
     pairs: PairRule = "all"
     """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
     learning_rate: float = Field(1e-4, gt=0)
+    """Learning rate at its peak."""
     num_train_epochs: float = Field(1.0, gt=0)
-    """One epoch is the field's default: reward models overfit early (Ouyang et al. 2022, appendix C.2)."""
+    """Passes over the pairs. One is usual, because reward models overfit early (Ouyang et al. 2022, appendix C.2)."""
     center_rewards_coefficient: float = Field(0.01, ge=0)
     """Weight of (r(chosen) + r(rejected))^2, which keeps rewards near 0 (https://arxiv.org/abs/2312.09244)."""
 
     score_candidates: bool = False
-    """Score every sampled answer too, into candidate_scores.jsonl. A copy of that file is what `label.scores` takes, to
-    ask people about the pairs that this reward model leaves open."""
+    """Whether every sampled answer is scored too, into candidate_scores.jsonl. `label.scores` takes a copy of that
+    file, to ask people about the pairs that this reward model leaves open."""
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "label", "sample") if self.score_candidates else ("sft", "label")

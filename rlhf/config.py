@@ -39,22 +39,25 @@ class DPOConfig(TrainConfig):
     trial: ClassVar[str] = "rlhf.dpo:trial"
 
     algorithm: Literal["dpo"] = "dpo"
+    """The algorithm that aligns the policy."""
     model: ModelConfig
     split: SplitConfig
     pairs: PairRule = "all"
     """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
     beta: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """KL strength: higher stays nearer to the reference, which is the SFT policy. `auto`: what suits `loss_type`."""
+    """Strength of the pull to the SFT policy: a higher beta stays nearer to it. `auto` takes what suits `loss_type`."""
     loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"] = "sigmoid"
+    """Loss over a pair, by the names of TRL (docs/dpo.md)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Assumed share of flipped labels: cDPO with `sigmoid` (https://ericmitchell.ai/cdpo.pdf), its unbiased form with
-    `robust` (https://arxiv.org/abs/2403.00409); the other losses take none."""
+    """Share of labels that are assumed to be wrong. With `sigmoid` this is cDPO (https://ericmitchell.ai/cdpo.pdf),
+    with `robust` its unbiased form (https://arxiv.org/abs/2403.00409); the other losses take none."""
     learning_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
-    """Peak. `auto` follows from the number of steps. 0 trains nothing: a control, whose comparison finds no change."""
+    """Learning rate at its peak. `auto` follows from the number of steps. 0 trains nothing: it makes a control, whose
+    comparison finds no change."""
     num_train_epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
     """Passes over the pairs. `auto` follows from their number."""
     keep_steps: int = Field(3, ge=0)
-    """Adapters kept along the way, evenly spaced; the comparison shows reward and KL of each."""
+    """Adapters that are kept during training, evenly spaced. The comparison shows reward and KL of each."""
 
     @model_validator(mode="after")
     def _smooths(self) -> DPOConfig:
@@ -71,15 +74,16 @@ class DPOConfig(TrainConfig):
 
 
 class CheckConfig(Section):
-    """Prompts whose answers a program can verify: did alignment break what the policy could do?"""
+    """Prompts whose answers a program can verify. They show whether alignment broke what the policy could do."""
 
     kind: Literal["ifeval", "gsm8k"]
+    """Which program verifies the answers."""
     path: InputPath
-    """IFEval's input_data.jsonl, or GSM8K's {question, answer} lines."""
+    """File of the prompts: IFEval's input_data.jsonl, or GSM8K's {question, answer} lines."""
     limit: int | None = Field(None, ge=1)
-    """At most so many prompts, drawn by the seed."""
+    """Prompts to use, drawn by the seed. Empty: all."""
     max_new_tokens: int = Field(256, ge=1)
-    """Of an answer in the comparison. Alignment draws its answers with its own `max_new_tokens`."""
+    """Most tokens of an answer in the comparison. Alignment draws its answers with its own `max_new_tokens`."""
 
 
 BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
@@ -106,53 +110,58 @@ Rewards = Annotated[dict[str, float], BeforeValidator(_from_base), PlainSerializ
 
 
 class OnlineConfig(TrainConfig):
-    """What PPO, GRPO and RLOO share: the policy answers prompts, answers are paid, the policy follows the pay."""
+    """What PPO, GRPO and RLOO share: the policy answers prompts, and learns from the rewards of its answers."""
 
     stage: ClassVar[str] = "align"
 
     model: ModelConfig
     split: SplitConfig
     on_bad_rows: BadRows = "refuse"
-    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
-    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    """What happens to a file with rows that cannot be read: `refuse` stops with all its problems, `drop` leaves those
+    rows out, counts them by reason in the manifest and keeps them in the stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
-    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
+    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
     prompts: PromptsPath | None = None
-    """`starter`, or a file of prompts; held-out ones are left out. Empty: those that the sample stage answered."""
+    """`starter`, or a file of prompts, of which held-out ones are left out. Empty: those that the sample stage
+    answered."""
     rewards: Rewards = Field({"reward_model": 1.0}, min_length=1)
-    """What an answer is paid for, and each one's weight in the sum: `reward_model` (in its standard deviations on
-    held-out answers), `rubric`, `ifeval` and `gsm8k` (over the prompts of `checks`), or `file.py:function`, called with
-    (prompts, completions, **columns) as TRL calls it, which gives a number or None for each answer."""
+    """Rewards of an answer, each with its weight in the sum: `reward_model` (in its standard deviations on held-out
+    answers), `rubric`, `ifeval` and `gsm8k` (over the prompts of `checks`), or `file.py:function`. Such a function is
+    called with (prompts, completions, **columns) as TRL calls it, and returns a number or None for each answer."""
     rubric: Literal["says-why"] = "says-why"
-    """Which rubric, of `trueup.rubric`."""
+    """The rubric behind the reward `rubric`."""
     checks: list[CheckConfig] = Field([])
-    """Prompts to train on whose answers a program verifies, for the rewards `ifeval` and `gsm8k`: 1 right, 0 wrong."""
+    """Prompts to train on whose answers a program verifies. They give the rewards `ifeval` and `gsm8k`: 1 right, 0
+    wrong."""
     missing_eos_penalty: float = Field(1.0, ge=0)
-    """Taken from the reward of an answer that did not end by itself."""
+    """Amount that is taken from the reward of an answer that did not end by itself."""
 
     rollout_batch_size: int = Field(64, ge=2)
     """Answers that are sampled before the policy is updated with them."""
     num_generations: int = Field(4, ge=2)
     """Answers to each prompt of a rollout."""
     max_new_tokens: int = Field(128, ge=1)
+    """Most tokens of an answer. Set it as `sample.max_new_tokens`, so that what is compared is what was trained."""
     temperature: float = Field(1.0, gt=0)
-    """Of sampling and of all log-probabilities alike. Nothing is cut off the distribution: top-k and top-p would make
-    the sampled policy another one than the trained one."""
+    """Temperature of sampling and of all log-probabilities alike. There is no top-k or top-p here: they would make the
+    sampled policy another one than the trained one."""
 
     learning_rate: float = Field(1e-5, ge=0)
+    """Learning rate at its peak. 0 trains nothing: it makes a control, whose comparison finds no change."""
     lr_scheduler_type: str = "linear"
+    """How the learning rate falls, by the names of transformers: `cosine`, `linear`, `constant`, ..."""
     train_batch_size: int = Field(64, ge=1)
-    """Answers per optimiser step: the rollout, or a divisor of it."""
+    """Answers per optimiser step. It divides `rollout_batch_size`."""
     save_steps: int = Field(1, ge=1)
     """Optimiser steps between checkpoints, rounded up to whole rollouts."""
     keep_steps: int = Field(3, ge=0)
-    """Adapters kept along the way, evenly spaced. Each answers `eval_prompts`, and the best within `kl_budget` becomes
-    the result, which need not be the last."""
+    """Adapters that are kept during training, evenly spaced. Each answers `eval_prompts`, and the best one within
+    `kl_budget` becomes the result, which need not be the last."""
     eval_prompts: int = Field(32, ge=0)
-    """Prompts that are kept from training to choose that step: held-out ones would flatter the comparison. 0: the last
-    step is the result."""
+    """Prompts that are kept from training to choose the best adapter by; held-out prompts would flatter the comparison.
+    0: the last step is the result."""
     kl_budget: float | None = Field(None, gt=0)
-    """Nats per sequence that the result may be away from the SFT policy."""
+    """Most nats per sequence that the result may be away from the SFT policy. Empty: any distance."""
 
     @model_validator(mode="after")
     def _divides(self) -> OnlineConfig:
@@ -223,33 +232,40 @@ class PPOConfig(OnlineConfig):
     trial: ClassVar[str] = "rlhf.ppo:trial"
 
     algorithm: Literal["ppo"] = "ppo"
+    """The algorithm that aligns the policy."""
     num_generations: int = Field(2, ge=2)
+    """Answers to each prompt of a rollout."""
     num_ppo_epochs: int = Field(4, ge=1)
     """Passes over each rollout."""
     kl_coef: float = Field(0.05, ge=0)
-    """Price of a nat of KL to the SFT policy, in units of reward. With `kl_target`, the price at first."""
+    """Price of a nat of KL to the SFT policy, in units of reward. With `kl_target` this is the price at the start."""
     kl_target: float | None = Field(None, gt=0)
-    """Nats per sequence that an adaptive coefficient aims at (Ziegler et al. 2019, 2.2)."""
+    """Nats per sequence that the price is adapted to reach (Ziegler et al. 2019, 2.2). Empty: the price is fixed."""
     kl_horizon: int = Field(10_000, ge=1)
-    """Answers over which the adaptive coefficient adapts."""
+    """Answers over which the price adapts to `kl_target`."""
     gamma: float = Field(1.0, gt=0, le=1)
+    """Discount of later rewards, per token. 1: none."""
     lam: float = Field(0.95, ge=0, le=1)
-    """Lambda of generalised advantage estimation."""
+    """Lambda of generalised advantage estimation (GAE)."""
     cliprange: float = Field(0.2, gt=0)
+    """Change of a token's probability, as a share of it, beyond which a rollout moves the policy no further."""
     cliprange_value: float = Field(0.2, gt=0)
+    """Change of a value, in units of reward, beyond which a rollout moves the critic no further."""
     vf_coef: float = Field(0.1, ge=0)
+    """Weight of the critic's loss beside the policy's."""
     whiten_rewards: bool = False
-    """Divide rewards by their standard deviation in the rollout; their mean stays."""
+    """Whether rewards are divided by their standard deviation in the rollout. Their mean stays."""
     critic_learning_rate: float | None = Field(None, ge=0)
-    """Empty: as the policy's."""
+    """Learning rate of the critic. Empty: that of the policy."""
     critic_warmup_rollouts: int = Field(0, ge=0)
-    """Rollouts at first that train the critic alone."""
+    """Rollouts at the start that train the critic alone."""
     ptx_coef: float = Field(0.0, ge=0)
-    """Weight of the loss on demonstrations that is mixed in against forgetting (Ouyang et al. 2022, eq. 2)."""
+    """Weight of a loss on demonstrations that is mixed in against forgetting (Ouyang et al. 2022, eq. 2)."""
     ptx_data: list[DemonstrationsPath] = Field([])
-    """Files of demonstrations for it."""
+    """Files of demonstrations for that loss: `starter`, or paths."""
     guards: Literal["warn", "stop"] = "warn"
-    """What to do when length, repetition, entropy, ends, KL or the critic go astray: tell, or tell and stop."""
+    """What happens when length, repetition, entropy, ends, KL or the critic go wrong: `warn` reports it, `stop` reports
+    it and ends the training."""
 
     @property
     def passes(self) -> int:
@@ -276,6 +292,7 @@ class GRPOConfig(OnlineConfig):
     trial: ClassVar[str] = "rlhf.grouped:trial"
 
     algorithm: Literal["grpo"] = "grpo"
+    """The algorithm that aligns the policy."""
     beta: float = Field(0.05, ge=0)
     """Weight of the KL to the SFT policy in the loss."""
     num_iterations: int = Field(1, ge=1)
@@ -287,13 +304,14 @@ class GRPOConfig(OnlineConfig):
 
 
 class RLOOConfig(OnlineConfig):
-    """REINFORCE, each answer against the mean of its siblings (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740),
-    by trl.RLOOTrainer."""
+    """REINFORCE with the mean reward of an answer's siblings as its baseline (Ahmadian et al. 2024,
+    https://arxiv.org/abs/2402.14740), by trl.RLOOTrainer."""
 
     run: ClassVar[str] = "rlhf.grouped:run"
     trial: ClassVar[str] = "rlhf.grouped:trial"
 
     algorithm: Literal["rloo"] = "rloo"
+    """The algorithm that aligns the policy."""
     beta: float = Field(0.05, ge=0)
     """Price of a nat of KL to the SFT policy, in units of reward."""
     num_iterations: int = Field(1, ge=1)
@@ -309,10 +327,10 @@ ALGORITHMS = {"dpo": DPOConfig, "ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RL
 
 
 class CompareConfig(StageConfig):
-    """SFT policy against aligned policy on held-out prompts.
+    """The comparison of the SFT policy with the aligned policy, on held-out prompts.
 
-    The SFT policy's answers are the sample stage's; the aligned policy is sampled with the very same settings and seed,
-    so there is nothing to say about decoding here.
+    The SFT policy's answers are those of the sample stage. The aligned policy is sampled with the same settings and
+    seed, so there are no keys for decoding here.
     """
 
     stage: ClassVar[str] = "compare"
@@ -323,36 +341,39 @@ class CompareConfig(StageConfig):
     judges: list[Literal["rubric", "reward_model", "second_reward_model", "votes", "endpoint"]] = Field(
         ["rubric", "reward_model"], min_length=1
     )
-    """What says which of two answers is preferred. The first that can decide the verdict does; one whose report card
-    failed cannot. second_reward_model: trained on `split.judge_fraction` of the prompts and nothing else; votes:
-    people's blind votes (trueup serve RUN); endpoint: a language model."""
+    """Judges that say which of two answers is better. The first that can decide the verdict does; one whose report card
+    failed cannot. `second_reward_model` is trained on `split.judge_fraction` of the prompts and nothing else; `votes`
+    are people's blind votes (`trueup serve RUN`); `endpoint` is a language model."""
     rubric: Literal["says-why"] = "says-why"
-    """Which rubric, of `trueup.rubric`."""
+    """The rubric behind the judge `rubric`."""
     judge_url: SecretWebUrl | None = None
-    """endpoint: base URL of an OpenAI-compatible endpoint; the key is read from OPENAI_API_KEY."""
+    """Base URL of an OpenAI-compatible endpoint, for the judge `endpoint`. Its key is read from the environment
+    variable OPENAI_API_KEY."""
     judge_model: str | None = None
+    """Model that the endpoint is asked for."""
     judge_parameters: EndpointParameters = EndpointParameters()
-    """endpoint: how it is asked: temperature, limits, any other key of the request."""
+    """How the endpoint is asked: temperature, limits, any other key of the request."""
     judge_pairs_per_prompt: int = Field(1, ge=1)
-    """endpoint: pairs of answers to each prompt that it is asked about, each in both orders."""
+    """Pairs of answers to each prompt that the endpoint is asked about, each in both orders."""
 
     base: bool = False
-    """Compare the base model too, before SFT."""
+    """Whether the base model, before SFT, is compared too."""
     others: dict[str, RunDirectory] = Field({})
     """Aligned policies of other runs to compare too: {name: run directory}, such as {ppo: runs/demo-ppo}."""
     greedy: bool = True
-    """Compare the likeliest answers too, one for each prompt."""
+    """Whether the likeliest answers are compared too, one for each prompt."""
     step_prompts: int = Field(32, ge=0)
     """Prompts that each kept step of the alignment answers, for the picture of reward against KL. 0: no picture."""
     kl_budget: float | None = Field(None, gt=0)
-    """Nats per sequence that alignment may move from the SFT policy. More is a price; the picture names the step that
-    this budget would choose."""
+    """Most nats per sequence that alignment may move from the SFT policy. More is reported as a price, and the picture
+    names the step that this budget would choose. Empty: any distance."""
     checks: list[CheckConfig] = Field([])
     """Verifiable prompts that both policies answer greedily."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    """Level of every interval."""
+    """Confidence level of every interval."""
     batch_size: int = Field(64, ge=1)
+    """Sequences that are generated together."""
     num_workers: int = Field(1, ge=1)
     """Processes on a CPU, each with its share of the cores and of the prompts."""
 

@@ -22,17 +22,18 @@ from trueup.contents import Contents
 
 
 class DataSource(Section):
-    """A file of demonstrations. Written as a bare path when nothing else needs saying."""
+    """A file of demonstrations. A bare path will do where no other key is set."""
 
     path: DemonstrationsPath
-    """`starter`, or a .jsonl, .json or .csv file; its format is recognised by its columns (docs/formats.md)."""
+    """`starter`, or a .jsonl, .json or .csv file of demonstrations. Its columns say which format it has
+    (docs/formats.md)."""
     max_rows: int | None = Field(None, ge=1)
-    """Use so many rows, drawn with the stage's seed. Empty: all."""
+    """Rows to use, drawn with the stage's seed. Empty: all."""
     on_bad_rows: BadRows = "refuse"
-    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
-    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    """What happens to a file with rows that cannot be read: `refuse` stops with all its problems, `drop` leaves those
+    rows out, counts them by reason in the manifest and keeps them in the stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
-    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
+    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
 
 
 def _from_path(value: Any) -> Any:
@@ -48,11 +49,15 @@ class SFTConfig(TrainConfig):
 
     model: ModelConfig
     split: SplitConfig
-    data: list[Annotated[DataSource, BeforeValidator(_from_path)]] = Field(min_length=1)
-    """Files of demonstrations."""
+    data: list[Annotated[DataSource, BeforeValidator(_from_path, json_schema_input_type=DataSource | str)]] = Field(
+        min_length=1
+    )
+    """Files of demonstrations; several are mixed. A bare path will do where only `path` is set."""
     learning_rate: float = Field(2e-4, gt=0)
-    """Peak. LoRA's best is about ten times that of full fine-tuning (https://thinkingmachines.ai/blog/lora)."""
+    """Learning rate at its peak. The best one for LoRA is about ten times that for full fine-tuning
+    (https://thinkingmachines.ai/blog/lora)."""
     num_train_epochs: float = Field(2.0, gt=0)
+    """Passes over the demonstrations."""
 
     def input_paths(self) -> list[Path]:
         return [source.path for source in self.data]
@@ -72,21 +77,25 @@ class SampleConfig(StageConfig):
     prompts: PromptsPath
     """`starter`, or a .jsonl, .json or .csv file of prompts."""
     on_bad_rows: BadRows = "refuse"
-    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
-    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    """What happens to a file with rows that cannot be read: `refuse` stops with all its problems, `drop` leaves those
+    rows out, counts them by reason in the manifest and keeps them in the stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
-    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
+    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
     max_prompts: int | None = Field(None, ge=1)
-    """Use so many prompts, drawn with the stage's seed. Empty: all."""
+    """Prompts to use, drawn with the stage's seed. Empty: all."""
     only: Literal["heldout"] | None = None
-    """`heldout` samples just what the comparison needs: for imported labels, which are not about our samples."""
+    """Which prompts are answered. `heldout` answers only what the comparison needs: imported labels are about other
+    answers than ours. Empty: all prompts."""
     num_candidates: int = Field(4, ge=2, le=64)
-    """K, answers per prompt."""
+    """Answers to each prompt."""
     max_new_tokens: int = Field(256, ge=1)
+    """Most tokens of an answer. One that is longer is cut and counted as unfinished."""
     temperature: float = Field(1.0, gt=0)
+    """Sampling temperature: below 1 likely tokens become likelier, above 1 the answers vary more."""
     top_k: int = Field(0, ge=0)
-    """Sample among the k likeliest tokens; 0: all of them."""
+    """Number of likeliest tokens to sample among. 0: all."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Probability up to which the likeliest tokens, taken together, are sampled from. 1: all tokens."""
     batch_size: int = Field(64, ge=1)
     """Sequences that are generated together."""
     num_workers: int = Field(1, ge=1)

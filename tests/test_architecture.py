@@ -50,6 +50,15 @@ def test_help_loads_nothing_that_costs_time(python) -> None:
     assert python(code + LOADED, *HEAVY, "pydantic", "yaml", "rich", "sqlalchemy").stdout == "\n"
 
 
+def test_the_keys_of_a_campaign_are_told_without_torch(python) -> None:
+    code = (
+        "import contextlib, io, trueup.cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    assert trueup.cli.main(['keys', 'align.ppo']) == 0\n"
+    )
+    assert python(code + LOADED, *HEAVY, "sqlalchemy").stdout == "\n"
+
+
 def test_a_campaign_is_loaded_and_planned_without_torch(python) -> None:
     code = (
         "import pathlib, trueup.cli, sft.config, reward.config, rlhf.config, ui.config\n"

@@ -47,16 +47,23 @@ STAGES = {
     "compare": Command("rlhf.config:CompareConfig", "compare SFT and aligned policies on held-out prompts"),
 }
 
+AT_THE_TOP = ("model", "split", "run_dir")
+"""Keys that all stages share: they stand at the top of the file, and in no stage's section."""
+
 
 class CampaignConfig(Section):
     """The keys at the top of a campaign file, beside its stages."""
 
     name: str
+    """Name of the campaign."""
     run_dir: RunDirectory | None = None
-    """Where results go, relative to the working directory; default `runs/<name>`."""
+    """Folder of the results, relative to the working directory. Empty: `runs/<name>`."""
     seed: Seed = 0
+    """Seed of every stage that sets none of its own."""
     model: ModelConfig = ModelConfig()
+    """The base model, for all stages."""
     split: SplitConfig = SplitConfig()
+    """Which prompts are held out, for all stages."""
 
     @field_validator("name")
     @classmethod
@@ -132,7 +139,7 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
         if schema is None:
             continue
         given: dict[str, Any] = {key: value for key, value in shared_keys.items() if key in schema.model_fields}
-        misplaced = [key for key in ("model", "split", "run_dir") if key in section]
+        misplaced = [key for key in AT_THE_TOP if key in section]
         for key in misplaced:
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
         section = {key: value for key, value in section.items() if key not in misplaced}

@@ -31,7 +31,7 @@ _DOES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. The exit code is 0 done, 1 a check failed or a stage crashed, 2 an error, 3 labels wanted, 4 a
     gate was not passed."""
-    arguments = _parser().parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     from trueup.errors import LabelsWanted, StageCrashed, TrueupError, of_the_machine
 
     try:
@@ -62,7 +62,7 @@ def _print(text: object, file: IO[str] | None = None) -> None:
     print(printable(str(text)), file=file)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="trueup",
         description="Align a language model to your own preferences: from demonstrations to a verdict with error bars.",
@@ -100,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
         if stage == "compare":
             _gates(made)
     takes_config(command("check", "find every problem that can be found without training", _check))
+    keys = command("keys", "print the keys of a campaign file: type, default, meaning", _keys)
+    keys.add_argument("section", nargs="?", default="", help="section or key: sft, align.ppo, sample.temperature")
     takes_config(command("status", "say what is done, what is stale and why", _status))
     verify = command("verify", "recompute every hash that a run's manifests state", _verify)
     verify.add_argument("run", type=Path, help="run directory, such as runs/demo")
@@ -368,6 +370,24 @@ def _check(arguments: argparse.Namespace) -> int:
     count = len(problems)
     _print(f"{arguments.config}: {'no problems' if not count else '1 problem' if count == 1 else f'{count} problems'}")
     return 1 if problems else 0
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    import shutil
+    import textwrap
+
+    from trueup.keys import find, within
+
+    width = min(shutil.get_terminal_size().columns, 100)
+    table = find(arguments.section)
+    _print(textwrap.fill(f"{table.name}: {table.does}" if table.name else table.does, width))
+    for key in table.keys:
+        default = key.default if key.default == "required" else f"default {key.default}"
+        _print(f"\n{key.name}: {key.type.replace('`', '')}; {default}")
+        _print(textwrap.fill(key.meaning, width, initial_indent="    ", subsequent_indent="    "))
+    if sections := within(arguments.section):
+        _print("\n" + textwrap.fill(f"Sections: {', '.join(sections)}", width))
+    return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -157,30 +157,40 @@ IgnoredColumns = list[Annotated[str, Field(min_length=1)]]
 class Section(BaseModel):
     """A part of the campaign file. Unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,  # a key's meaning, in docs/config.md, in `trueup keys` and in an editor
+    )
 
 
 class ModelConfig(Section):
-    """Which base model, and how it is laid out in text and in memory."""
+    """The base model, and how it is written as text and held in memory."""
 
     name: ModelName = "embedded"
-    """`embedded` (SmolLM2-135M-Instruct, needs no hub), a local directory, a `.gguf` file, or a hub id. `owner/name` is
-    a hub id unless that folder is beside the campaign file."""
+    """The base model: `embedded` (SmolLM2-135M-Instruct, needs no hub), a local directory, a `.gguf` file, or a hub id.
+    `owner/name` is a hub id unless that folder is beside the campaign file."""
     revision: str | None = None
-    """Hub revision: a branch, tag or commit."""
+    """Branch, tag or commit of a hub id."""
     chat_template: TemplateName = "auto"
-    """`auto` keeps the tokenizer's own; `chatml` or `plain` are Trueup's; else the path of a Jinja file."""
+    """How a conversation is written as text. `auto` keeps the template of the tokenizer, and takes `plain` where it has
+    none; `chatml` and `plain` come with Trueup; anything else is the path of a Jinja file."""
     new_tokens: bool = False
-    """With `chatml`: add its two markers to a vocabulary that lacks them, and train their embeddings."""
+    """Whether the two markers of `chatml` are added to a vocabulary that lacks them, and their embeddings trained."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the weights that are read; `auto` prints its choice and the reason. With `float32` a GPU does not
+    """Precision of the weights as they are read. `auto` prints its choice and the reason. With `float32` a GPU does not
     train in bf16 either. What a stage trained is saved in float32 (docs/exporting.md)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the model runs. `auto` takes a GPU if PyTorch sees one."""
     attn_implementation: str = "auto"
+    """Attention code, by the names of transformers (`eager`, `sdpa`, `flash_attention_2`). `auto` leaves the choice to
+    transformers."""
     load_in_4bit: bool = False
-    """Quantise the frozen base to 4 bits (QLoRA); needs a CUDA device and bitsandbytes."""
+    """Whether the frozen base is quantised to 4 bits (QLoRA), which needs a CUDA device and bitsandbytes."""
     trust_remote_code: bool = False
-    """Run Python that comes with the model. Off: a model file should be data."""
+    """Whether Python that comes with the model may run. It may not by default: a model file should be data."""
 
     @model_validator(mode="after")
     def _revision_of_hub(self) -> ModelConfig:
@@ -198,15 +208,15 @@ class ModelConfig(Section):
 
 
 class SplitConfig(Section):
-    """Which prompts no stage may train on. Computed from a dialogue's first question alone, so all stages agree."""
+    """The prompts that no stage may train on. They follow from a dialogue's first question, so all stages agree."""
 
     heldout_fraction: float = Field(0.25, ge=0, lt=1)
-    """Share of prompts held out."""
+    """Share of the prompts that no stage trains on; every figure of the report is measured on them."""
     judge_fraction: float = Field(0.0, ge=0, lt=1)
-    """Share of prompts whose labels train nothing but a second reward model, which then judges the comparison: the
-    policy, and the reward model that it may be trained by, never saw them."""
+    """Share of the prompts whose labels train a second reward model and nothing else. It can judge the comparison
+    (`compare.judges`), because neither the policy nor the first reward model ever saw those labels."""
     salt: str = "trueup"
-    """Changing it draws another split."""
+    """Text that is hashed with every prompt. Another text draws another split."""
 
     @model_validator(mode="after")
     def _leaves_some(self) -> SplitConfig:
@@ -219,27 +229,30 @@ class LoRAConfig(Section):
     """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
     r: int = Field(16, ge=1)
+    """Rank of the adapters. A higher rank has more weights to train."""
     lora_alpha: int = Field(32, ge=1)
+    """Scale of the adapters: what they add is multiplied by `lora_alpha / r`."""
     lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapters, while training. Dropout of the base model is off."""
     target_modules: str | list[str] = "all-linear"
-    """`all-linear`, a list of names of modules such as [q_proj, v_proj], or a regular expression over their full
-    names."""
+    """Modules that get adapters: `all-linear`, a list of names such as [q_proj, v_proj], or a regular expression over
+    their full names."""
     last_layers: int | None = Field(None, ge=1)
-    """Adapt only the last N blocks: cheaper, because gradients stop there, and because what the blocks below make of a
-    row is kept for the next epoch (trueup.trunk). Empty: all of them."""
+    """Number of blocks that get adapters, counted from the last. Few are cheaper: gradients stop there, and what the
+    blocks below make of a row is kept for the next epoch. Empty: all blocks."""
 
 
 class EndpointParameters(Section):
     """How a language model behind an OpenAI-compatible endpoint is asked; `null` leaves a key out of the request."""
 
     temperature: float | None = Field(0.0, ge=0)
-    """null: the endpoint's own. Some models allow no other, and answer 400 to any."""
+    """Sampling temperature. `null` leaves it to the endpoint: some models allow no other, and answer 400 to any."""
     max_tokens: int | None = Field(None, ge=1)
-    """Tokens of a reply, its thinking among them. A reply that is cut there is no verdict."""
+    """Most tokens of a reply, its thinking included. A reply that is cut there counts as no reply."""
     max_completion_tokens: int | None = Field(None, ge=1)
-    """The same, under the name that newer endpoints of OpenAI want."""
+    """The same limit under the name that newer endpoints of OpenAI want."""
     extra_body: dict[str, Any] = {}
-    """Any other key of the request, as the endpoint calls it: {reasoning_effort: low, seed: 1}."""
+    """Other keys of the request, as the endpoint calls them: {reasoning_effort: low, seed: 1}."""
     timeout_s: float = Field(120.0, gt=0)
     """Seconds for a whole request, from the connection to the last byte."""
 
@@ -284,6 +297,7 @@ class StageConfig(Section):
     run_dir: Path = Field(exclude=True)
     """The campaign's run directory. Not part of a stage's identity: a run may be moved."""
     seed: Seed = 0
+    """Seed of whatever this stage draws; by default it is the campaign's."""
 
     def parents(self) -> tuple[str, ...]:
         """The stages whose results this one reads."""
@@ -328,27 +342,34 @@ class TrainConfig(StageConfig):
     """`module:function` that builds the stage's trainer on a model without memory (trueup.trial)."""
 
     learning_rate: float = Field(gt=0)
+    """Learning rate at its peak."""
     num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the training data: rows, or the prompts of an algorithm that samples its own answers."""
     max_steps: int = Field(-1, ge=-1)
-    """Stop after so many optimiser steps; -1: after `num_train_epochs`."""
+    """Optimiser steps after which training stops. -1: after `num_train_epochs`."""
     per_device_train_batch_size: int | Literal["auto"] = "auto"
-    """Rows per step and device. `auto`: `train_batch_size` rows, in as many parts as measured memory asks for."""
+    """Rows that a device computes at once. `auto` measures memory and cuts `train_batch_size` into as many parts as it
+    needs."""
     train_batch_size: int = Field(8, ge=1)
     """Rows per optimiser step, over all devices."""
     max_length: int = Field(512, ge=8)
-    """Tokens of prompt and answer together; longer rows are dropped and counted, never cut."""
+    """Most tokens of a row, prompt and answer together. Longer rows are dropped and counted, never cut."""
     lr_scheduler_type: str = "cosine"
+    """How the learning rate falls, by the names of transformers: `cosine`, `linear`, `constant`, ..."""
     warmup_steps: int = Field(0, ge=0)
+    """Optimiser steps over which the learning rate rises to its peak."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Norm to which longer gradients are cut."""
     save_steps: int = Field(50, ge=1)
-    """Optimiser steps between checkpoints, which an interrupted stage continues from."""
+    """Optimiser steps between checkpoints. An interrupted stage continues from the last one."""
     report_to: list[str] = []
-    """Trackers as transformers knows them: `trackio`, `tensorboard`, `wandb`."""
+    """Trackers to report to, by the names of transformers: `trackio`, `tensorboard`, `wandb`."""
     full_finetuning: bool = False
-    """Train every weight instead of adapters."""
+    """Whether every weight is trained instead of adapters."""
     lora: LoRAConfig = LoRAConfig()
+    """The adapters."""
     trainer_args: Annotated[dict[str, Any], BeforeValidator(_files_from_campaign)] = {}
-    """Further arguments of TRL's trainer; one that would change nothing here is refused (trueup.trainer_args)."""
+    """Further arguments of TRL's trainer. One that would change nothing here is refused with its reason."""
 
     @model_validator(mode="after")
     def _adapts_or_trains_whole(self) -> TrainConfig:
@@ -487,19 +508,19 @@ def _describe(schema: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]:
 def _user_keys(schema: Any, location: tuple[int | str, ...], known: bool) -> tuple[list[str], type[BaseModel] | None]:
     """The keys of a location (pydantic adds the branch of a union), and the section that they end in."""
     keys: list[str] = []
-    section = _section_in(schema)
+    section = section_in(schema)
     for part in location:
         if isinstance(part, str) and section and part in section.model_fields:
             schema = section.model_fields[part].annotation
             keys.append(part)
-            section = _section_in(schema)
+            section = section_in(schema)
         elif isinstance(part, int) or not known:
             keys.append(str(part))
     return keys, section
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
+def section_in(annotation: Any) -> type[BaseModel] | None:
     """The section that a field's type is, or is a list of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part))), None)
+    return next((found for part in get_args(annotation) if (found := section_in(part))), None)

@@ -52,7 +52,7 @@ def with_password(store: str) -> sa.URL:
 
 
 class LabelConfig(StageConfig):
-    """Preferences over the sampled answers, from one source; others only if they are named."""
+    """Preferences over the sampled answers. They come from one source, and from others only if those are named."""
 
     stage: ClassVar[str] = "label"
     run: ClassVar[str] = "ui.label:run"
@@ -60,83 +60,89 @@ class LabelConfig(StageConfig):
     model: ModelConfig
     split: SplitConfig
     source: Source = "human"
-    """human: the browser; simulated: the named rubric; import: a file; judge: a model behind an HTTP endpoint;
-    reward_model: a directory with one."""
+    """Who labels: `human` is people in the browser, `simulated` the rubric, `import` a file of preferences, `judge` a
+    language model behind an HTTP endpoint, `reward_model` a reward model of your own."""
     also_use: list[Source] = Field([])
-    """Other sources whose labels in the store are exported too. Empty: they never mix."""
+    """Other sources whose labels in the store are used too. Sources that are not named here never mix."""
     store: SecretUrl | None = None
-    """SQLAlchemy URL of the label store; the file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
-    SQLite in the run directory. The password is best left out: it is taken from the environment variable
-    TRUEUP_STORE_PASSWORD, which `trueup serve` needs too; one that stands here, or comes by `${NAME}`, is written down
+    """SQLAlchemy URL of the label store. The file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
+    SQLite in the run directory. Leave the password out: it is read from the environment variable
+    TRUEUP_STORE_PASSWORD, which `trueup serve` needs too. One that stands here, or comes by `${NAME}`, is written down
     nowhere else."""
 
     on_bad_rows: BadRows = "refuse"
-    """What becomes of a file with rows that cannot be read: `refuse` it with all its problems, or `drop` those rows,
-    counted by reason in the manifest and kept in the stage's left_out.jsonl."""
+    """What happens to a file with rows that cannot be read: `refuse` stops with all its problems, `drop` leaves those
+    rows out, counts them by reason in the manifest and keeps them in the stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
-    """Columns that change nothing of what a row means: they are not read, and no row is refused or dropped for them."""
+    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
 
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"
-    """pairs: which of two answers is better; ranking: all answers to a prompt in order, ties allowed."""
+    """What people do: `pairs` asks which of two answers is better, `ranking` puts all answers to a prompt in order,
+    ties allowed."""
     answers_per_item: int | None = Field(None, ge=3, le=9)
-    """Answers to a prompt that are ranked. Empty: all of them, at most nine."""
+    """Answers to a prompt that are ranked together. Empty: all, at most nine."""
     pairs_per_prompt: int = Field(1, ge=1)
     """Pairs of answers that people are shown for each prompt."""
     labels_per_pair: int = Field(1, ge=1, le=99)
-    """Labels wanted of each pair or ranking, from as many different people."""
+    """Labels that each pair or ranking gets, from as many different people."""
     labels_wanted: int | None = Field(None, ge=1)
-    """Labels after which `trueup run` goes on. Empty: an answer, or a skip, for every pair."""
+    """Labels after which `trueup run` goes on. Empty: a label, or a skip, for every pair."""
     scale: Literal["plain", "graded"] = "graded"
-    """graded: seven steps from A much better to B much better; plain: A, B or a tie."""
+    """Scale of a preference: `graded` has seven steps from A much better to B much better, `plain` has A, B and a
+    tie."""
     criteria: list[str] = Field([])
-    """Asked of a pair besides the preference, such as [helpful, honest, harmless]."""
+    """Criteria that are asked of a pair besides the preference, such as [helpful, honest, harmless]."""
     rationale_share: float = Field(0.0, ge=0, le=1)
     """Share of the pairs for which a written reason is required."""
     guideline: str = "Which answer would you rather have got? If you cannot tell, call it a tie."
-    """What people go by, in Markdown; the first line stands above every pair, the rest behind the key `g`."""
+    """Guideline for people, in Markdown. Its first line stands above every pair, the rest behind the key `g`."""
     lease_minutes: float = Field(10.0, gt=0)
-    """So long a pair is kept for whoever has it in front of them; after that it may go to somebody else."""
+    """Minutes for which a pair is kept for the person who looks at it. After that somebody else may get it."""
 
     # human: who is trusted
     gold: InputPath | None = None
     """Pairs with known answers, in any preference format of docs/formats.md, hidden among the others."""
     gold_share: float = Field(0.05, ge=0, le=0.5)
-    """Share of what people are shown that is gold, while there is some that they have not seen."""
+    """Share of gold among the pairs that people are shown, while there is some that they have not seen."""
     repeat_share: float = Field(0.05, ge=0, le=0.5)
-    """Share that is a pair of their own from a while ago, with the sides swapped: do they say the same?"""
+    """Share of pairs that people have labelled before, shown again with the sides swapped: do they say the same?"""
     gold_pass: float = Field(0.7, ge=0, le=1)
-    """Share of gold that an annotator has to answer as known; who falls below is reported."""
+    """Share of gold that an annotator has to get right. Annotators below it are reported."""
     exclude_failed_gold: bool = False
-    """Leave out the labels of annotators below `gold_pass`."""
+    """Whether the labels of annotators below `gold_pass` are left out."""
     qualification: InputPath | None = None
-    """Pairs with known answers that everybody labels first, with feedback; an `explanation` column is shown after."""
+    """Pairs with known answers that everybody labels first, with feedback. The column `explanation` is shown after each
+    label."""
     qualification_pass: float = Field(0.7, ge=0, le=1)
-    """Share of them that has to be right before the work begins."""
+    """Share of the qualification that has to be right before the work begins."""
 
     # human: in which order
     selection: Literal["random", "uncertainty"] = "random"
-    """uncertainty: pairs first whose order a reward model, or the labels so far, leave open."""
+    """Which pairs come first. `uncertainty` takes those whose order a reward model, or the labels so far, leave
+    open."""
     control_share: float = Field(0.2, ge=0, le=1)
-    """With `selection: uncertainty`, the share that is drawn at random all the same, so that figures stay unbiased."""
+    """Share of pairs that `selection: uncertainty` draws at random all the same, so that figures stay unbiased."""
     scores: InputPath | None = None
     """Scores of the sampled answers by a reward model: lines of {prompt_id, scores: [one for each answer]}."""
 
     # simulated
     rubric: Literal["says-why"] = "says-why"
+    """The rubric that labels where `source` is `simulated`."""
 
     # import
     path: InputPath | None = None
-    """A preference file in any format of docs/formats.md."""
+    """Preference file to import, in any format of docs/formats.md."""
 
     # judge
     judge_url: SecretWebUrl | None = None
-    """Base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; the key is read from the environment
+    """Base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1. Its key is read from the environment
     variable OPENAI_API_KEY."""
     judge_model: str | None = None
+    """Model that the endpoint is asked for."""
     judge_parameters: EndpointParameters = EndpointParameters()
-    """How it is asked: temperature, limits, any other key of the request. Judges that are asked otherwise are others:
-    what one said is not the other's label."""
+    """How the endpoint is asked: temperature, limits, any other key of the request. With other parameters it counts as
+    another judge, whose labels are its own."""
 
     # reward_model
     reward_model: ModelName | None = None
