@@ -1,4 +1,4 @@
-"""How quick, how many at once, and how safe labelling is: the figures of the README.
+"""How quick, how many at once, and how safe labelling is: the figures of docs/benchmarks.md.
 
     python benchmarks/labelling.py annotators   100 simulated annotators, one label each 10 s, for 5 minutes
     python benchmarks/labelling.py burst        50 labels a second for 60 s
