@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
@@ -31,6 +31,29 @@ from trueup.runs import find_stage
 from trueup.votes import VOTES, votes_digest
 
 
+class Loss(NamedTuple):
+    beta: float
+    """What `beta: auto` stands for."""
+    reason: str
+
+
+LOSSES = {
+    "sigmoid": Loss(0.1, "the usual one of sigmoid"),
+    "hinge": Loss(0.1, "the usual one of hinge"),
+    "ipo": Loss(1.0, "this loss takes means per token, and 1 / (2 beta) = 0.5 nats a token is the gap that it aims at"),
+    "robust": Loss(0.1, "the usual one of robust"),
+    "sigmoid_norm": Loss(5.0, "this loss takes means per token; 5 is the beta of OLMo 2, which was aligned by it"),
+}
+"""The losses of DPO, by the names of trl.DPOTrainer, which computes them. `ipo` is that of Azar et al. 2023,
+https://arxiv.org/abs/2310.12036, eq. 17, over means; `sigmoid_norm` that of the card of
+https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023, appendix B."""
+
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(LOSSES)]  # a new entry of the table is a new value of the key
+
+
 class DPOConfig(TrainConfig):
     """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
 
@@ -46,7 +69,7 @@ class DPOConfig(TrainConfig):
     """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
     beta: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Strength of the pull to the SFT policy: a higher beta stays nearer to it. `auto` takes what suits `loss_type`."""
-    loss_type: Literal["sigmoid", "hinge", "ipo", "robust", "sigmoid_norm"] = "sigmoid"
+    loss_type: LossName = "sigmoid"
     """Loss over a pair, by the names of TRL (docs/dpo.md)."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels that are assumed to be wrong. With `sigmoid` this is cDPO (https://ericmitchell.ai/cdpo.pdf),

@@ -21,7 +21,7 @@ from datasets import Dataset
 from peft import TaskType
 from transformers import TrainerCallback
 
-from rlhf.config import DPOConfig
+from rlhf.config import LOSSES, DPOConfig
 from trueup import models, runs, training
 from trueup.console import say
 from trueup.errors import DataError
@@ -103,14 +103,6 @@ def run(config: DPOConfig) -> Path:
 
 # ---- What `auto` stands for --------------------------------------------------------------------------------------
 
-BETAS = {"sigmoid": 0.1, "hinge": 0.1, "robust": 0.1, "ipo": 1.0, "sigmoid_norm": 5.0}
-_BETA_REASONS = {
-    "ipo": "this loss takes means per token, and 1 / (2 beta) = 0.5 nats a token is the gap that it aims at",
-    "sigmoid_norm": "this loss takes means per token; 5 is the beta of OLMo 2, which was aligned by it",
-}
-"""`ipo` as TRL has it: Azar et al. 2023, https://arxiv.org/abs/2310.12036, eq. 17, over means. `sigmoid_norm`: the card
-of https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023, appendix B."""
-
 ENOUGH_STEPS = 60
 MOST_EPOCHS = 5.0
 REACH = 0.03
@@ -125,8 +117,7 @@ def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
     """The config with a number in place of each `auto`; every choice says its reason."""
     chosen: dict[str, Any] = {}
     if config.beta == "auto":
-        chosen["beta"] = BETAS[config.loss_type]
-        reason = _BETA_REASONS.get(config.loss_type, f"the usual one of {config.loss_type}")
+        chosen["beta"], reason = LOSSES[config.loss_type]
         say(f"{'beta':<12} {chosen['beta']:g}: {reason}")
     steps_per_epoch = math.ceil(pairs / config.train_batch_size)
     if config.num_train_epochs != "auto":

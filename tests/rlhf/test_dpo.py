@@ -13,7 +13,8 @@ import pytest
 
 import rlhf.dpo
 import ui.label
-from rlhf.dpo import BETAS, compute_reference_logps, resolved
+from rlhf.config import LOSSES
+from rlhf.dpo import compute_reference_logps, resolved
 from trueup import models, runs
 from trueup.chat import encode_prompt
 from trueup.config import ModelConfig
@@ -146,7 +147,7 @@ def test_label_smoothing_is_refused_where_it_would_do_nothing(aligned: Callable[
         aligned(loss_type=loss_type, label_smoothing=0.1)
 
 
-@pytest.mark.parametrize(("loss_type", "beta"), BETAS.items())
+@pytest.mark.parametrize(("loss_type", "beta"), [(name, loss.beta) for name, loss in LOSSES.items()])
 def test_every_loss_starts_at_the_reference_with_a_beta_of_its_own_and_learns(
     aligned: Callable[..., Any], loss_type: str, beta: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
