@@ -183,6 +183,7 @@ def test_a_key_of_a_message_is_honoured_refused_or_counted(tmp_path: Path, use: 
     refused |= {"loss_scale": 0, "train_weight": 1, "no_train": True, "label_mask": 0.5}
     refused |= {"reasoning_content": CANARY, "thinking": CANARY, "weight": 0.5}
     refused |= {"context": CANARY, "documents": [CANARY], "choices": [CANARY], "history": [["a", CANARY]]}
+    refused |= {"persona": CANARY, "character": CANARY, "few_shot": [CANARY]}
     for role in ("user", "assistant"):
         for key, value in refused.items():
             changed = with_key(row, role, key, value)

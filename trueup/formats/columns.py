@@ -501,12 +501,18 @@ _ASKED = {*CONVERSATIONS, *QUESTIONS, *GIVEN, *SYSTEM, *HISTORY, *CHOICES, *TEXT
 _IMITATED = {*ANSWERS, *CHOSEN}
 
 
+@lru_cache(maxsize=10_000)
+def is_related(name: str) -> bool:
+    """Whether a name is like that of a prompt's part, and not of what kind or how long it is."""
+    return bool(RELATED.search(name)) and not _ABOUT.search(name)
+
+
 def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:
     imitated = use == "demonstrations" and name in _IMITATED
-    related = RELATED.search(name) and not _ABOUT.search(name)
+    related = is_related(name)
     if row.read.isdisjoint(CONVERSATIONS):
         of_it = OF_A_QUESTION.search(name) or (use == "demonstrations" and name in OF_AN_ANSWER)
-        related = related or (of_it and any(map(_is_prose, _texts(value))))
+        related = related or bool(of_it and any(map(_is_prose, _texts(value))))
     if not (name in _ASKED or imitated or related or _CHOICE.match(name)) or isinstance(value, bool | int | float):
         return
     refuse_other_text(row, name, value, said)

@@ -156,7 +156,7 @@ def _refuse_more(one: Columns, said: list[str]) -> None:
     for name, value in one.values.items():
         if name in one.read or columns.is_empty(value):
             continue
-        if name in _MORE:
+        if name in _MORE or (columns.is_related(name) and not isinstance(value, bool | int | float)):
             columns.refuse_other_text(one, name, value, said)
         columns.refuse_reasoning(one, name, value, said)
 
