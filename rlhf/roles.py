@@ -255,7 +255,7 @@ class SeparateModels(Roles):
         self.policy, self.has_reward = policy, reward is not None
         self.model = policy.model
         self.trunk = Trunk(self.model.base_model)
-        critic = models.load_reward_model(reward or sft, config.model, master_weights=True).model
+        critic = models.load_reward_model(reward or sft, config.model, master_weights=True, fresh_head=not reward).model
         if reward is None:
             nn.init.zeros_(critic.score.weight)
         # A part of the policy's module, so that one optimiser, one wrapper and one backward pass hold both.

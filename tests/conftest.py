@@ -206,7 +206,7 @@ def policies_run() -> Callable[..., Path]:
         loaded.model = adapter(loaded.model, align / "adapter", 4, size, r=6)
         models.save(loaded, align / "model")
         torch.manual_seed(0)
-        models.save(models.load_reward_model(sft / "model", config), reward / "model")
+        models.save(models.load_reward_model(sft / "model", config, fresh_head=True), reward / "model")
         for stage in (sft, align, reward):
             section = {"model": config.model_dump(mode="json")}
             (stage / "config.yaml").write_text(yaml.safe_dump({stage.name: section}), encoding="utf-8")

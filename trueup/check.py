@@ -452,6 +452,8 @@ def _check_model(
         problems += found
         base = trial.Stage(trial.plain(model), *trial.stand_in(stages))
         known = False
+    elif known and directory is not None and directory.is_dir() and any(directory.glob("*.safetensors")):
+        problems += trial.try_weights(str(directory), model)
     problems += trial.try_stages(stages, base)
     _check_scorer(stages, model, problems, notes)
     if not known:

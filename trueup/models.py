@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -283,9 +283,15 @@ def load_policy(directory: Path, config: ModelConfig, master_weights: bool = Fal
     return _load_saved(AutoModelForCausalLM, directory, config, master_weights)
 
 
-def load_reward_model(directory: Path | str, config: ModelConfig, master_weights: bool = False) -> Loaded:
-    """A sequence-classification model with one output; from a policy's directory it gets a fresh head."""
-    return _load_saved(AutoModelForSequenceClassification, directory, config, master_weights, num_labels=1)
+def load_reward_model(
+    directory: Path | str, config: ModelConfig, master_weights: bool = False, fresh_head: bool = False
+) -> Loaded:
+    """A sequence-classification model with one output.
+
+    fresh_head  the directory is a policy's, and the head begins with weights that are drawn
+    """
+    kind = AutoModelForSequenceClassification
+    return _load_saved(kind, directory, config, master_weights, num_labels=1, fresh_head=fresh_head)
 
 
 _OWN_PAD = "<|trueup_pad|>"
@@ -299,7 +305,7 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
     know. Then the id says the same as the position, in training, in `trueup.sampling.score` and wherever the saved
     model is read. Padding stands on the right: models with absolute positions read it as text on the left.
     """
-    loaded = load_reward_model(directory, config, master_weights)
+    loaded = load_reward_model(directory, config, master_weights, fresh_head=True)
     loaded.tokenizer.add_special_tokens({"pad_token": _OWN_PAD})
     loaded.tokenizer.padding_side = "right"
     train_in_float32(loaded.model.score)
@@ -348,7 +354,13 @@ def _without_dropout(model: PreTrainedModel) -> None:
 
 
 def _from_pretrained(
-    kind: Any, source: str, config: ModelConfig, placement: Placement, quantise: bool = False, **kwargs: Any
+    kind: Any,
+    source: str,
+    config: ModelConfig,
+    placement: Placement,
+    quantise: bool = False,
+    fresh_head: bool = False,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     if quantise:
         from transformers import BitsAndBytesConfig
@@ -363,18 +375,45 @@ def _from_pretrained(
     if kind is AutoModelForSequenceClassification:
         add_score_head(read_settings(source, config))
     try:
-        model = kind.from_pretrained(
+        model, told = kind.from_pretrained(
             source,
             dtype=placement.dtype,
             revision=config.revision if source == config.name else None,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
             **kwargs,
-        ).to(placement.device)
+        )
+        model.to(placement.device)
     except Exception as error:
         raise _not_loaded(source, error) from error
+    _require_all_weights(source, model, told, fresh_head)
     let_router_be(model)
     return model
+
+
+def _require_all_weights(source: str, model: PreTrainedModel, told: dict[str, Any], fresh_head: bool) -> None:
+    """transformers draws at random, with a warning, what a checkpoint lacks or has in another shape."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    missing = set(told["missing_keys"]) & weights.keys()
+    shared = {id(weight) for name, weight in weights.items() if name not in missing}
+    lacking = {name: "is missing" for name in missing if id(weights[name]) not in shared}
+    lacking |= {name: f"is {[*found]}, not {[*wanted]}" for name, found, wanted in told["mismatched_keys"]}
+    if fresh_head:
+        lacking = {name: what for name, what in lacking.items() if not name.startswith("score.")}
+    if lacking:
+        first = min(lacking)
+        raise ModelError(
+            f"model.name: {source}: {len(lacking)} of {len(weights)} weights are not in its files as its config.json "
+            f"wants them, and would be drawn at random ({first} {lacking[first]}): fetch or save the model again"
+        )
+
+
+def try_weights(source: str, config: ModelConfig) -> None:
+    """Names and shapes of a model's weights, read without memory: a ModelError where they are not the model's."""
+    nowhere = replace(place(config), device=torch.device("meta"))
+    _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
 
 
 def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:

@@ -147,6 +147,16 @@ def try_model(model: Stage) -> list[str]:
     return []
 
 
+def try_weights(source: str, config: ModelConfig) -> list[str]:
+    """Whether the files of the model hold all its weights, each in its shape."""
+    try:
+        with _aside():
+            models.try_weights(source, config)
+    except TrueupError as error:
+        return [str(error)]
+    return []
+
+
 def try_quantisation(config: ModelConfig) -> list[str]:
     """What `load_in_4bit` needs."""
     if importlib.util.find_spec("bitsandbytes") is None:

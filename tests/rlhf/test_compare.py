@@ -557,7 +557,7 @@ def plant_models(config: CompareConfig) -> None:
     for weight in policy.model.parameters():
         weight.data += 0.02 * torch.randn_like(weight)
     models.save(policy, config.run_dir / "align" / "model")
-    reward = models.load_reward_model(config.run_dir / "sft" / "model", config.model)
+    reward = models.load_reward_model(config.run_dir / "sft" / "model", config.model, fresh_head=True)
     models.save(reward, config.run_dir / "reward" / "model")
     manifest = json.loads((config.run_dir / "align" / "manifest.json").read_text())
     (config.run_dir / "reward" / "manifest.json").write_text(json.dumps({**manifest, "stage": "reward"}))

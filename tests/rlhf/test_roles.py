@@ -32,7 +32,7 @@ def made(config: PPOConfig) -> Path:
     folder = config.run_dir
     models.save(models.load_base(config.model), folder / "sft")
     torch.manual_seed(1)
-    reward = models.load_reward_model(folder / "sft", config.model)
+    reward = models.load_reward_model(folder / "sft", config.model, fresh_head=True)
     lora = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["score"], task_type=TaskType.SEQ_CLS)
     adapted = get_peft_model(reward.model, lora)
     for name, weight in adapted.named_parameters():

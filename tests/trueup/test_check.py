@@ -17,6 +17,8 @@ from sft.sample import choose_prompts
 from trueup import check as checking
 from trueup import models, runs, trial
 from trueup.check import check
+from trueup.config import ModelConfig
+from trueup.errors import ModelError
 from trueup.records import split_name
 
 Checked = tuple[list[str], list[str]]
@@ -835,6 +837,35 @@ def test_a_model_that_is_cut_off_is_a_problem_with_the_file(checked, tmp_path: P
     (base / "config.json").write_text("{")
     (problem,) = checked(model={"name": "./base"})[0]
     assert problem.startswith("model.name: ") and "\n" not in problem
+
+
+@pytest.mark.parametrize("kind", ["a layer is missing", "other names", "another shape", "another file name"])
+def test_weights_that_would_be_drawn_at_random_are_a_problem(
+    checked, tmp_path: Path, tiny_base: Path, kind: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "lacking"
+    shutil.copytree(tiny_base, folder)
+    file, settings = folder / "model.safetensors", json.loads((folder / "config.json").read_text())
+    weights = load_file(file)
+    if kind == "a layer is missing":
+        save_file({name: w for name, w in weights.items() if "layers.1" not in name}, file, metadata={"format": "pt"})
+        said = "9 of 21 weights are not in its files as its config.json wants them, and would be drawn at random"
+    elif kind == "other names":
+        renamed = {name.replace("model.", "decoder."): w for name, w in weights.items()}
+        save_file(renamed, file, metadata={"format": "pt"})
+        said = "weights are not in its files"
+    elif kind == "another shape":
+        (folder / "config.json").write_text(json.dumps(settings | {"intermediate_size": 48}))
+        said = "(model.layers.0.mlp.down_proj.weight is [32, 64], not [32, 48])"
+    else:
+        file.rename(folder / "weights.safetensors")
+        said = "no file named model.safetensors"
+    problems, _ = checked(model={"name": str(folder)})
+    assert len(problems) == 1 and problems[0].startswith("model.name: ") and said in problems[0], problems
+    with pytest.raises(ModelError):
+        models.load_base(ModelConfig(name=str(folder), chat_template="plain", device="cpu"))
 
 
 def test_a_reward_model_that_labels_must_be_one(checked, tmp_path: Path, tiny_base: Path) -> None:

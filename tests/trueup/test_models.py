@@ -105,7 +105,7 @@ def test_four_bits_without_a_gpu_is_refused(tiny_base: Path) -> None:
 
 def test_a_reward_model_from_a_policy_has_one_output_and_knows_the_padding(tiny_base: Path, tmp_path: Path) -> None:
     models.save(load(tiny_base), tmp_path / "model")
-    loaded = models.load_reward_model(tmp_path / "model", ModelConfig(device="cpu"))
+    loaded = models.load_reward_model(tmp_path / "model", ModelConfig(device="cpu"), fresh_head=True)
     assert loaded.model(torch.tensor([[1, 2, 3], [4, 5, 6]])).logits.shape == (2, 1)
     assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
 

@@ -267,7 +267,7 @@ def test_a_family_that_scales_its_logits_is_scored_with_its_scale(policy: Loaded
 @pytest.fixture(scope="module")
 def reward_model(directory: Path) -> Loaded:
     torch.manual_seed(0)
-    loaded = models.load_reward_model(directory, CPU)
+    loaded = models.load_reward_model(directory, CPU, fresh_head=True)
     loaded.model.eval()
     return loaded
 
