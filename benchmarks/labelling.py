@@ -5,6 +5,7 @@
     python benchmarks/labelling.py kill         100 times kill -9 among concurrent writers
     python benchmarks/labelling.py races        10,000 races for the last slot
     python benchmarks/labelling.py large        100,000 pairs: start of the server, next pair
+    python benchmarks/labelling.py import       60,000 rows are imported while 20 people press twice a second in all
     python benchmarks/labelling.py browser      key press to next pair painted, in Chromium
     python benchmarks/labelling.py all          all of them, in this order
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import math
 import os
 import platform
@@ -35,10 +37,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -80,7 +83,6 @@ class Load:
 
 
 async def press(annotator: Annotator, due: float, load: Load, draw: random.Random) -> None:
-    await asyncio.sleep(due - time.perf_counter())
     choice, name = draw.choice([*chaos.CHOICES, "skip"]), str(uuid.uuid4())
     try:
         async with asyncio.timeout(30):
@@ -99,8 +101,18 @@ async def press(annotator: Annotator, due: float, load: Load, draw: random.Rando
     annotator.take(told["tasks"])
 
 
-async def run_load(address: str, cookies: dict[str, str], schedule: list[tuple[float, str]]) -> Load:
-    """Press at each (second, annotator) of the schedule."""
+async def run_load(
+    address: str,
+    cookies: dict[str, str],
+    schedule: list[tuple[float, str]],
+    begin: Callable[[], object] = lambda: None,
+    over: Callable[[], bool] = lambda: False,
+) -> Load:
+    """Press at each (second, annotator) of the schedule.
+
+    begin  called when everybody has the page open
+    over   once it is true nobody presses any more
+    """
     load, draw = Load(), random.Random(0)
     annotators = {}
     for name, cookie in cookies.items():
@@ -110,8 +122,14 @@ async def run_load(address: str, cookies: dict[str, str], schedule: list[tuple[f
         )
     for one in annotators.values():  # they open the page one after the other, before the clock starts
         one.take((await one.client.get("/api/v1/tasks")).raise_for_status().json()["tasks"])
+    begin()
     start = time.perf_counter() + 1.0
-    await asyncio.gather(*(press(annotators[name], start + at, load, draw) for at, name in schedule))
+    async with asyncio.TaskGroup() as pressing:
+        for at, name in sorted(schedule):
+            await asyncio.sleep(start + at - time.perf_counter())
+            if over():
+                break
+            pressing.create_task(press(annotators[name], start + at, load, draw))
     load.seconds = time.perf_counter() - start
     for one in annotators.values():
         await one.client.aclose()
@@ -295,6 +313,52 @@ def _spread(values: list[float]) -> str:
     return f"median {values[len(values) // 2]:.2f}, {values[0]:.2f} to {values[-1]:.2f} (n {len(values)})"
 
 
+# ---- An import while people label ---------------------------------------------------------------------------------
+
+
+def importing(options: argparse.Namespace) -> bool:
+    """`trueup labels import` in a process of its own, and presses on a server that knows nothing of it."""
+    names = [f"ann-{i}" for i in range(20)]
+    schedule = [(i / options.import_rate, names[i % len(names)]) for i in range(int(1800 * options.import_rate))]
+    with fresh(options, pairs=2_500, words=120, labels_per_pair=3) as config, trueup_label(config) as server:
+        cookies = chaos.let_in(config.store_url, len(names))
+        folder = config.run_dir.parent
+        file = folder / "preferences.jsonl"
+        write_preferences(file, options.rows)
+        command = [sys.executable, "-c", TRUEUP, "labels", "import", str(folder / "campaign.yaml"), str(file)]
+        running: list[subprocess.Popen[str]] = []
+
+        def begin() -> None:
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+
+        with Machine(config.run_dir) as machine:
+            load = asyncio.run(
+                run_load(server.address, cookies, schedule, begin, lambda: running[0].poll() is not None)
+            )
+        said, _ = running[0].communicate()
+        found = chaos.stored(config.store_url)
+        lost, added = load.said - found, found - load.said
+        problems = chaos.inconsistencies(config.store_url)
+    n, worst = len(load.latencies_ms), max(load.latencies_ms, default=math.nan)
+    whole = running[0].returncode == 0 and f"{options.rows} labels imported" in said
+    print(f"{options.rows:,} rows imported in {load.seconds:.0f} s, and {n:,} presses meanwhile:")
+    print(f"  confirmation: {quantiles(load.latencies_ms)}")
+    print(f"  errors {load.errors.total()} {dict(load.errors) or ''}, lost {lost.total()}, not said {added.total()}")
+    print(f"  the machine meanwhile: {machine}")
+    sound = whole and not (load.errors or lost or added or problems)
+    good = verdict("every row imported, every press stored once", sound)
+    return verdict("nobody waits for more than 1 s", worst < 1000) and good
+
+
+def write_preferences(file: Path, rows: int) -> None:
+    draw = random.Random(1)
+    with file.open("w", encoding="utf-8") as out:
+        for number in range(rows):
+            chosen, rejected = (" ".join(draw.choices(chaos.WORDS, k=60)) for _ in range(2))
+            row = {"prompt": f"Imported question {number}?", "chosen": f"Yes, {chosen}", "rejected": f"No, {rejected}"}
+            out.write(json.dumps(row) + "\n")
+
+
 # ---- In the browser ----------------------------------------------------------------------------------------------
 
 WATCH = """
@@ -363,11 +427,13 @@ def browser(options: argparse.Namespace) -> bool:
 
 # ---- The server --------------------------------------------------------------------------------------------------
 
+TRUEUP = "import sys; from trueup.cli import main; sys.exit(main())"
+
 
 class Server:
     """`trueup label` over a campaign, on a free port."""
 
-    def __init__(self, config: LabelConfig):
+    def __init__(self, config: LabelConfig, environment: Mapping[str, str]):
         folder = config.run_dir.parent
         label = config.model_dump(mode="json", exclude_unset=True, exclude={"model", "split", "run_dir", "stage"})
         values = {
@@ -380,11 +446,11 @@ class Server:
         (folder / "campaign.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
         self.spawned = time.perf_counter()
         self.peak_mb = 0.0
-        code = "import sys; from trueup.cli import main; sys.exit(main())"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "label", str(folder / "campaign.yaml"), "--port", "0"],
+            [sys.executable, "-c", TRUEUP, "label", str(folder / "campaign.yaml"), "--port", "0"],
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **environment},
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -420,8 +486,8 @@ class Server:
 
 
 @contextmanager
-def trueup_label(config: LabelConfig) -> Iterator[Server]:
-    server = Server(config)
+def trueup_label(config: LabelConfig, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[Server]:
+    server = Server(config, environment)
     try:
         yield server
     finally:
@@ -503,6 +569,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], bool]] = {
     "kill": kill,
     "races": races,
     "large": large,
+    "import": importing,
     "browser": browser,
 }
 
@@ -519,6 +586,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=100, help="of `kill`")
     parser.add_argument("--races", type=int, default=10_000)
     parser.add_argument("--pairs", type=int, default=100_000, help="of `large`")
+    parser.add_argument("--rows", type=int, default=60_000, help="of `import`")
+    parser.add_argument("--import-rate", type=float, default=2.0, help="of `import`, presses a second")
     parser.add_argument("--starts", type=int, default=5, help="of `large`")
     parser.add_argument("--presses", type=int, default=200, help="of `large` and `browser`")
     options = parser.parse_args()

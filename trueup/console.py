@@ -49,7 +49,8 @@ def say(text: str) -> None:
     if _muted:
         return
     if _events is None:
-        print(text, flush=True)
+        sys.stdout.write(f"{text}\n")  # in one piece: several threads of a server speak
+        sys.stdout.flush()
     else:
         _emit({"say": text})
 

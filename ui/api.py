@@ -236,7 +236,7 @@ def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelServi
         except BadAnswer as error:
             return _json({"detail": str(error)[:500]}, 422)
         except (TrueupError, sa.exc.OperationalError) as error:  # its disk is full, it is gone, others hold it
-            say(f"{prefix}: {getattr(error, 'orig', error)}")
+            say(f"{prefix}: {' '.join(str(getattr(error, 'orig', error)).split())}")
             detail = "nothing was saved; where the server was started, it says why"
             return _json({"detail": detail}, 503, {"Retry-After": "5"})
 

@@ -7,7 +7,8 @@ somebody adds is closed until it is written into this file, and Gradio's own rou
     Origin     this site's own, for reads too: Gradio answers with CORS headers that would let others read
     size       of whoever has no session a few kB, of a form that says what it is; nothing is read before that is known
     session    a cookie that `ui.accounts` knows, with the role that the path needs; a stream ends when the session does
-    failures   what a route did not expect is one line in the log with a number, and a 500 that says that number
+    failures   what nobody expected is one line in the log with a number, and a 500 that says that number; a 503 where
+               the store is out of reach, so that the page asks again
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import anyio
+import sqlalchemy as sa
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 from starlette.requests import HTTPConnection
 
-from trueup.errors import TrueupError
+from trueup.errors import TrueupError, of_the_machine
 from trueup.pages import report_policy
 from ui.accounts import COOKIE, DEVICE_COOKIE, People, Person
 from ui.entry import ENTRY_POLICY, OPEN_THE_LINK, message_page
@@ -323,6 +325,16 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             return await self.app(scope, receive, send)
+        answer = _Answer(send)
+        try:
+            await self._guarded(scope, receive, answer)
+        except Exception as error:
+            await _failed(scope, answer, error)
+        else:
+            await answer.end()
+
+    async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
+        send = answer.send
         if sum(len(key) + len(value) for key, value in scope["headers"]) > MAX_HEAD:
             return await _refuse(scope, send, 431, f"the head of a request has at most {MAX_HEAD} bytes")
         scope["headers"] = _with_own_cookies(scope["headers"])
@@ -350,18 +362,8 @@ class Guard:
         origin = self.site.origin
         if origin is not None and origin_of(f"{origin.scheme}://{asked.headers['host']}") == origin:
             scope["scheme"] = origin.scheme  # the proxy ends TLS; what is linked to here is as people came
-        answer = _Answer(send)
         listening = receive if person is None else answer.while_signed_in(receive, lambda: self._who(cookie))
-        try:
-            await self.app(scope, listening, answer.send)
-        except Exception as error:
-            number = secrets.token_hex(4)
-            print(_line(number, scope, error), file=sys.stderr, flush=True)
-            if not answer.begun:
-                said = f"something went wrong here; the server's log says more under number {number}"
-                await _refuse(scope, send, 500, said, page=_wants_page(scope, asked))
-        else:
-            await answer.end()
+        await self.app(scope, listening, answer.send)
 
     async def _who(self, cookie: str | None) -> Person | None:
         if not cookie:
@@ -420,10 +422,25 @@ class _Answer:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def _line(number: str, scope: Scope, error: Exception) -> str:
-    """One line that says where to look: what was asked, what was raised, and the last places in our own files."""
+async def _failed(scope: Scope, answer: _Answer, error: Exception) -> None:
+    """One line in the log, and if nothing was answered yet, a status: 503 where the same again may be right."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # type: ignore[assignment]
+    number = secrets.token_hex(4)
+    sys.stderr.write(f"{_line(number, scope, error)}\n")
+    sys.stderr.flush()
+    if answer.begun:
+        return
+    said, status, more = f"something went wrong here; the server's log says more under number {number}", 500, []
+    if isinstance(error, sa.exc.OperationalError) or of_the_machine(error):  # its database is away, its disk is full
+        said = f"the labels are out of reach at this moment; the server's log says why under number {number}"
+        status, more = 503, [(b"retry-after", b"5")]
+    page = scope["type"] == "http" and "text/html" in HTTPConnection(scope).headers.get("accept", "")
+    await _refuse(scope, answer.send, status, said, page, more)
+
+
+def _line(number: str, scope: Scope, error: Exception) -> str:
+    """One line that says where to look: what was asked, what was raised, and the last places in our own files."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [f for f in frames if Path(f.filename).is_relative_to(_ROOT) and "site-packages" not in f.filename] or frames
     places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(own[-4:]))
@@ -513,10 +530,17 @@ _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),  # with no-referrer, forms would send `Origin: null`
 ]
-_TITLES = {401: "Not signed in", 403: "This page is not for you", 500: "Something went wrong"}
+_TITLES = {
+    401: "Not signed in",
+    403: "This page is not for you",
+    500: "Something went wrong",
+    503: "Not at this moment",
+}
 
 
-async def _refuse(scope: Scope, send: Send, status: int, problem: str, page: bool = False) -> None:
+async def _refuse(
+    scope: Scope, send: Send, status: int, problem: str, page: bool = False, more: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     if scope["type"] == "websocket":  # before it is accepted: the server answers the handshake with 403
         return await send({"type": "websocket.close", "code": 1008, "reason": problem[:120]})
     if page:
@@ -526,8 +550,9 @@ async def _refuse(scope: Scope, send: Send, status: int, problem: str, page: boo
             link=("/", "Back to the start") if status != 401 else None,
         )
         headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", ENTRY_POLICY.encode())]
-        return await _respond(send, status, html.encode(), headers)
-    await _respond(send, status, json.dumps({"detail": problem}).encode(), [(b"content-type", b"application/json")])
+        return await _respond(send, status, html.encode(), [*headers, *more])
+    body = json.dumps({"detail": problem}).encode()
+    await _respond(send, status, body, [(b"content-type", b"application/json"), *more])
 
 
 async def _respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:

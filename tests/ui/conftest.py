@@ -5,11 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
-import signal
-import socket
-import subprocess
-import tempfile
 import threading
 import time
 import uuid
@@ -20,6 +15,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import postgresql
 import pytest
 from looking import launched
 from manifests import manifest_of
@@ -125,9 +121,8 @@ def make_item() -> Callable[..., Item]:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real server without a database name. Where there is none, its tests are skipped aloud, or fail if
     TRUEUP_REQUIRE_POSTGRES=1."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
-    missing = ""
-    if not found[-1].is_file():
+    bin, missing = postgresql.programs(), ""
+    if bin is None:
         missing = "NO POSTGRESQL: the store is tested on SQLite alone (apt-get install postgresql)"
     elif importlib.util.find_spec("psycopg") is None:
         missing = "NO PSYCOPG: the store is tested on SQLite alone (pip install 'psycopg[binary]')"
@@ -135,32 +130,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if os.environ.get("TRUEUP_REQUIRE_POSTGRES") == "1":
             pytest.fail(missing)
         pytest.skip(missing)
-    folder = tmp_path_factory.mktemp("postgres")
-    user = "postgres" if os.getuid() == 0 else None  # the server refuses to run as root
-    if user:
-        for path in [folder, *folder.parents]:
-            if path.owner() == "root" and path.is_relative_to(tempfile.gettempdir()) and path != Path("/tmp"):
-                path.chmod(0o755)
-        shutil.chown(folder, user, user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    programs, data = found[-1].parent, folder / "data"
-
-    def start(*command: str | Path) -> subprocess.Popen[bytes]:
-        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, "user": user}
-        return subprocess.Popen(list(map(str, command)), **quiet)
-
-    assert start(programs / "initdb", "-D", data, "-U", "trueup", "--auth=trust", "-N").wait() == 0
-    options = ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
-    server = start(programs / "postgres", "-D", data, "-p", str(port), "-k", folder, *options)
-    deadline = time.monotonic() + 60
-    while start(programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)).wait() != 0:
-        assert server.poll() is None and time.monotonic() < deadline, "PostgreSQL did not start"
-        time.sleep(0.1)
-    yield f"postgresql+psycopg://trueup@127.0.0.1:{port}"
-    server.send_signal(signal.SIGQUIT)  # without a checkpoint, which on a busy disk takes long: nothing of it is kept
-    server.wait(30)
+    assert bin is not None
+    server = postgresql.Server(bin, tmp_path_factory.mktemp("postgres"))
+    yield server.url
+    server.crash()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
