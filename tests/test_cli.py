@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import storms
 from trueup import models, runs
 from trueup.cli import main
 from trueup.errors import RunError
@@ -293,6 +294,43 @@ def test_a_disk_without_room_is_one_sentence_and_leaves_no_result(trueup, campai
     assert code == 2 and "Traceback" not in out + err, err
     assert len(err.splitlines()) == 1 and "mend it, and the same command goes on" in err, err
     assert not (made.run_dir / "sft/manifest.json").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT ROOT: no small disk can be mounted")
+def test_a_training_whose_disk_fills_up_goes_on_and_ends_bit_for_bit_as_if_it_had_not(
+    trueup, campaign, tmp_path: Path
+) -> None:
+    keys = {"max_steps": 40, "save_steps": 4, "lora": {"r": 4}}
+
+    def made_in(folder: Path) -> Any:
+        folder.mkdir(exist_ok=True)
+        return campaign(folder, sft=keys)
+
+    def results(run_dir: Path) -> dict[str, bytes]:
+        files = [*(run_dir / "sft/model").iterdir(), *(run_dir / "sft/adapter").glob("*.safetensors")]
+        return {file.name: file.read_bytes() for file in files}
+
+    def losses(run_dir: Path) -> dict[int, float]:
+        return {row["step"]: row["loss"] for _, row in read_jsonl(run_dir / "sft/metrics.jsonl") if "loss" in row}
+
+    whole = made_in(tmp_path / "whole")
+    assert wait(trueup("sft", whole.source))[0] == 0
+    with storms.small_disk(32) as disk:
+        made = made_in(disk)
+        process = trueup("sft", made.source)
+        until(lambda: list((made.run_dir / "sft").glob("checkpoint-*/trainer_state.json")), process)
+        ballast = storms.fill(disk)
+        code, out, err = wait(process)
+        assert code == 2 and "Traceback" not in out + err, err
+        assert len(err.splitlines()) == 1 and "mend it, and the same command goes on" in err, err
+        assert not (made.run_dir / "sft/manifest.json").exists()
+        ballast.unlink()
+        again = trueup("sft", made.source)
+        code, out, err = wait(again)
+        assert code == 0 and "resume       from checkpoint-" in out, err
+        assert results(made.run_dir) == results(whole.run_dir)
+        assert losses(made.run_dir) == losses(whole.run_dir) and len(losses(whole.run_dir)) == 40
+        assert verify(made.run_dir).problems == []
 
 
 def test_a_campaign_survives_kill_9_and_ctrl_c_and_stops_where_people_are_needed(

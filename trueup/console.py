@@ -25,11 +25,12 @@ _muted = False
 
 def printable(text: str) -> str:
     """Text that a terminal only shows: control characters, with which a text could move the cursor, set the title or
-    hide itself, become visible escapes, and passwords of URLs are hidden. Line ends and tabs stay."""
+    hide itself, and halves of surrogate pairs, which cannot be printed, become visible escapes, and passwords of URLs
+    are hidden. Line ends and tabs stay."""
     return without_passwords(_CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
 
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,13 +102,20 @@ def _check_stage(
     stage, problems = made.stage, found.problems
     if (made.dir / MANIFEST).read_text(encoding="utf-8") != runs.sealed_text(made.manifest):
         problems.append(f"{made.dir / MANIFEST}: changed since {stage} wrote it")
-    for output in made.manifest["outputs"]:
-        _check_file(made.dir / output["path"], output["sha256"], "", f"changed since {stage} wrote it", found)
-    known = {output["path"] for output in made.manifest["outputs"]}
+    known = {output["path"]: output["sha256"] for output in made.manifest["outputs"]}
+    if len(known) < len(made.manifest["outputs"]):
+        problems.append(f"{made.dir / MANIFEST}: names a result more than once")
+    for name, sha256 in known.items():
+        _check_file(made.dir / name, sha256, "", f"changed since {stage} wrote it", found)
     for path in sorted(made.dir.rglob("*")):
         name = str(path.relative_to(made.dir))
         if (path.is_symlink() or not path.is_dir()) and name not in known and name not in _BESIDE_OUTPUTS:
             problems.append(f"{path}: not in the manifest of {stage}")
+    for path in (made.dir, made.dir / MANIFEST, *(made.dir / name for name in known)):
+        if os.path.islink(path):  # unlike Path.is_symlink, whatever its name may be
+            found.notes.append(
+                f"{path}: a link; its bytes lie elsewhere, and go on being these only as long as they do"
+            )
     for source in made.manifest["inputs"]:
         what = f"input of {stage}, "
         _check_file(Path(source["path"]), source["sha256"], what, f"changed since {stage} read it", found)
@@ -138,3 +146,5 @@ def _check_file(path: Path, sha256: str, what: str, changed: str, found: Verific
         found.problems.append(f"{path}: {what}missing")
     except OSError as error:
         found.problems.append(f"{path}: {what}cannot be read ({error.strerror})")
+    except ValueError:  # NUL, or half of a surrogate pair
+        found.problems.append(f"{path}: {what}no name that a file can have")

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trueup.console import say
 from trueup.errors import TrueupError
+from trueup.jsonl import cut
 from trueup.records import Message
 from trueup.votes import Policy
 from ui import statistics
@@ -31,6 +32,8 @@ from ui.turns import Busy, Turns
 from ui.votes import Votes
 
 T = TypeVar("T")
+MOST_PROBLEMS = 10
+"""So many problems of one request are told."""
 
 # ---- What goes out ----------------------------------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class Press(BaseModel):
 class LabelBody(Press):
     token: str = Field(max_length=64)
     choice: str | None = Field(None, max_length=16)
-    order: Tiers | None = None
+    order: Tiers | None = Field(None, max_length=100)
     note: str | None = None
     criteria: dict[str, Literal["a", "b", "tie"]] | None = None
     seconds: float | None = None
@@ -167,10 +170,11 @@ class OneLine(APIRoute):
             try:
                 return await handle(request)
             except RequestValidationError as error:
-                keys = ((".".join(map(str, one["loc"][1:])), one["msg"]) for one in error.errors())
-                return _json(
-                    {"detail": "; ".join(f"{key}: {message}" if key else message for key, message in keys)}, 422
-                )
+                found = error.errors()
+                keys = [(cut(".".join(map(str, one["loc"][1:])), 100), one["msg"]) for one in found[:MOST_PROBLEMS]]
+                more = [f"and {len(found) - MOST_PROBLEMS} more problems"] if len(found) > MOST_PROBLEMS else []
+                lines = [f"{key}: {message}" if key else message for key, message in keys] + more
+                return _json({"detail": "; ".join(lines)}, 422)
 
         return handled
 

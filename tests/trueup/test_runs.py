@@ -16,6 +16,7 @@ import pytest
 
 from trueup import runs
 from trueup.config import StageConfig
+from trueup.console import say
 from trueup.contents import sha256_file
 from trueup.errors import RunError
 from trueup.records import Dropped
@@ -474,6 +475,53 @@ def test_what_is_no_file_is_a_problem_and_not_read_for_ever(finished: Path) -> N
     os.mkfifo(finished / "sft" / named)
     problems = verify(finished).problems
     assert "/dev/zero: input of sft, no file" in problems and f"{finished / 'sft' / named}: no file" in problems
+
+
+@pytest.mark.parametrize("name", ["candidates/manifest.json", "seals.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_a_manifest_or_chain_that_is_no_file_is_a_problem_and_not_read_for_ever(
+    finished: Path, name: str, kind: str
+) -> None:
+    (finished / name).unlink()
+    os.mkfifo(finished / name) if kind == "pipe" else (finished / name).symlink_to("/dev/zero")
+    assert (
+        f"{finished / name}: cannot be read (is a pipe, a socket or a device; a file is wanted)"
+        in verify(finished).problems
+    )
+
+
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "\ud800", "~/x", "\x1b[2J"])
+def test_a_path_that_no_file_can_have_is_a_problem_that_can_be_printed(
+    finished: Path, path: str, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    file = finished / "sft/manifest.json"
+    stated = json.loads(file.read_text())
+    for key in ("inputs", "outputs", "parents"):
+        entry = {"path": path, "sha256": "0", "rows": 1, "dropped": {}, "stage": path, "manifest_sha256": "0"}
+        file.write_text(json.dumps(stated | {key: [*stated[key], entry]}))
+        problems = [problem for problem in verify(finished).problems if path in problem]
+        assert len(problems) == 1, key
+        say(problems[0])
+        assert b"\x1b" not in capsysbinary.readouterr().out
+
+
+def test_a_pipe_in_a_stage_and_a_result_that_is_named_twice_are_found(finished: Path) -> None:
+    os.mkfifo(finished / "sft/model/pipe")
+    assert verify(finished).problems == [f"{finished}/sft/model/pipe: not in the manifest of sft"]
+    path = finished / "candidates/manifest.json"
+    stated = json.loads(path.read_text())
+    path.write_text(runs.sealed_text(stated | {"outputs": stated["outputs"] * 2}))
+    assert f"{path}: names a result more than once" in verify(finished).problems
+
+
+def test_a_link_to_the_same_bytes_elsewhere_is_named(finished: Path, tmp_path: Path) -> None:
+    for name in ("sft/report.json", "candidates"):
+        (finished / name).rename(tmp_path / "elsewhere.json" if "." in name else tmp_path / "elsewhere")
+        (finished / name).symlink_to(tmp_path / ("elsewhere.json" if "." in name else "elsewhere"))
+    found = verify(finished)
+    says = "a link; its bytes lie elsewhere, and go on being these only as long as they do"
+    assert found.problems == []
+    assert found.notes == [f"{finished}/sft/report.json: {says}", f"{finished}/candidates: {says}"]
 
 
 def test_a_run_verifies_from_any_directory(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,20 @@ def test_what_is_no_json_object_is_refused(client: Any, content: bytes) -> None:
     assert refused.status_code in (400, 422) and isinstance(refused.json()["detail"], str)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {f"key {n} {'x' * 200}": 1 for n in range(4000)},
+        {"client_uuid": "x" * 8, "token": "t", "order": [["x"] for _ in range(50_000)]},
+        {"client_uuid": "x" * 8, "token": "t", "choice": "a", "criteria": {f"c{n}": "q" for n in range(50_000)}},
+    ],
+    ids=["keys", "order", "criteria"],
+)
+def test_a_request_with_very_many_problems_is_refused_in_a_few_lines(client: Any, body: dict[str, Any]) -> None:
+    refused = client.post("/api/v1/labels", json=body)
+    assert refused.status_code == 422 and len(refused.text) < 3000
+
+
 def test_without_a_session_nothing_is_said(client: Any) -> None:
     client.cookies.clear()
     assert client.get(f"{API}/tasks").status_code == 401
