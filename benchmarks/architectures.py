@@ -145,7 +145,7 @@ def tiny_campaign(folder: Path, base: Path, **sections: Any) -> Any:
 
 def through(kind: str, folder: Path, online: tuple[str, ...] = ONLINE, verbose: bool = False) -> dict[str, str]:
     """What each stage came to: `yes`, or the reason why not."""
-    from trueup.campaign import load_object
+    from trueup.stages import load_object
 
     found: dict[str, str] = {}
 

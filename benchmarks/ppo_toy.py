@@ -62,7 +62,8 @@ def make_base(folder: Path) -> None:
 def learn(folder: Path, seed: int, rollouts: int, **keys: Any) -> list[float]:
     """Mean reward of every rollout of a campaign in `folder`, whose SFT policy is the random base."""
     from trueup import models, runs
-    from trueup.campaign import load_campaign, load_object
+    from trueup.campaign import load_campaign
+    from trueup.stages import load_object
 
     folder.mkdir(parents=True, exist_ok=True)
     make_base(folder / "base")

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, Field, model_validator
 
+from rlhf.config import CompareConfig, OnlineConfig
 from trueup import statistics
 from trueup.errors import DataError, TrueupError
 from trueup.records import Message, Row, parse_row, read_jsonl
@@ -59,6 +60,19 @@ def load_check(kind: Kind, path: Path, limit: int | None = None, seed: int = 0) 
         rows = [rows[i] for i in kept]
         note = f"{limit} of {note.removeprefix('all ')}, drawn with seed {seed}"
     return make(rows, note)
+
+
+def prompts_of(config: OnlineConfig | CompareConfig, problems: list[str]) -> list[list[Message]]:
+    """The prompts of a stage's `checks`; what cannot be read is told as a problem."""
+    prompts: list[list[Message]] = []
+    for check in config.checks:
+        try:
+            if check.path.is_dir():
+                raise DataError(f"{check.path}: is a folder; a file is wanted")
+            prompts += load_check(check.kind, check.path, check.limit, config.seed).prompts
+        except TrueupError as error:
+            problems.append(f"{config.stage}.checks: {check.kind}: {error}")
+    return prompts
 
 
 # ---- IFEval -----------------------------------------------------------------------------------------------------

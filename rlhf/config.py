@@ -136,6 +136,7 @@ class OnlineConfig(TrainConfig):
     """What PPO, GRPO and RLOO share: the policy answers prompts, and learns from the rewards of its answers."""
 
     stage: ClassVar[str] = "align"
+    check: ClassVar[str | None] = "rlhf.check_align:check"
 
     model: ModelConfig
     split: SplitConfig
@@ -358,6 +359,7 @@ class CompareConfig(StageConfig):
 
     stage: ClassVar[str] = "compare"
     run: ClassVar[str] = "rlhf.compare:run"
+    check: ClassVar[str | None] = "rlhf.check_compare:check"
 
     model: ModelConfig
     split: SplitConfig

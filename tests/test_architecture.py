@@ -1,41 +1,154 @@
-"""Who may import whom, and what stays light."""
+"""Who may name whom, by an import or by a string; no circles; and what stays light."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from trueup import campaign, cli
-
 REPOSITORY = Path(__file__).parents[1]
 STAGES = {"sft", "reward", "rlhf", "ui"}
+PACKAGES = {"trueup", *STAGES}
+TABLE = REPOSITORY / "trueup/stages.py"
+"""The one module of `trueup` that names stages' packages, by one string for each schema and each package's commands."""
 HEAVY = "torch transformers trl peft datasets accelerate gradio matplotlib scipy numpy pandas".split()
 
+# ---- Arrows -----------------------------------------------------------------------------------------------------
 
-def imported(file: Path) -> Iterator[tuple[int, str]]:
-    """Line and top-level package of every import, wherever in the file it stands; `module:name` strings too."""
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and full name of every import, wherever in the file it stands."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name.split(".")[0]) for alias in node.names)
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.lineno, (node.module or "").split(".")[0] if node.level == 0 else file.parent.name
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import, which the tests here do not follow"
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def strings(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of every string that names an object of ours as `load_object` takes it, and of every name that is
+    given to `import_module`. A dotted name alone may be a key of the campaign file, such as sft.data."""
+    named = re.compile(rf"({'|'.join(sorted(PACKAGES))})(\.\w+)*:\w+")
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            given = [text.value for text in node.args if isinstance(text, ast.Constant)]
+            yield from ((node.lineno, name) for name in given if isinstance(name, str))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and named.fullmatch(node.value):
+            yield node.lineno, node.value
+
+
+def arrows(package: str, to: set[str]) -> list[str]:
+    """`file:line name` for all that the files of a package say of the packages `to`."""
+    files = sorted((REPOSITORY / package).rglob("*.py"))
+    assert files
+    return [
+        f"{file.relative_to(REPOSITORY)}:{line} {name}"
+        for file in files
+        if file != TABLE
+        for line, name in (*imports(file), *strings(file))
+        if re.split(r"[.:]", name)[0] in to
+    ]
 
 
 @pytest.mark.parametrize("package", sorted(STAGES))
-def test_a_stage_imports_only_itself_and_trueup(package: str) -> None:
-    files = sorted((REPOSITORY / package).rglob("*.py"))
-    assert files
-    others = STAGES - {package}
-    assert [f"{file}:{line} {name}" for file in files for line, name in imported(file) if name in others] == []
+def test_a_stage_names_only_itself_and_trueup(package: str) -> None:
+    assert arrows(package, STAGES - {package}) == []
 
 
-def test_trueup_imports_no_stage() -> None:
-    files = sorted((REPOSITORY / "trueup").rglob("*.py"))
-    assert [f"{file}:{line} {name}" for file in files for line, name in imported(file) if name in STAGES] == []
+def test_trueup_names_no_stage_outside_of_its_table() -> None:
+    assert arrows("trueup", STAGES) == []
+    assert [name for _, name in imports(TABLE) if name.partition(".")[0] in STAGES] == []
+    named = Counter(name.partition(".")[0] for _, name in strings(TABLE) if not name.endswith("Config"))
+    assert named == {"rlhf": 1, "ui": 1}, "one string for each package's commands, and the choice of algorithms"
 
+
+def test_a_string_is_seen_as_an_arrow(tmp_path: Path) -> None:
+    file = tmp_path / "file.py"
+    file.write_text(
+        'load_object("ui.app:serve")\nimportlib.import_module("rlhf.ppo")\nsay("ui is a word, rlhf: too")\n'
+    )
+    assert sorted(strings(file)) == [(1, "ui.app:serve"), (2, "rlhf.ppo")]
+
+
+# ---- Circles ----------------------------------------------------------------------------------------------------
+
+
+def modules() -> dict[str, Path]:
+    files = [file for package in PACKAGES for file in (REPOSITORY / package).rglob("*.py")]
+    return {
+        ".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): file for file in files
+    }
+
+
+def graph() -> dict[str, set[str]]:
+    """The modules that each module imports, within its functions too. The strings by which a schema names the code of
+    its stage are none of them: they are followed when that code is run."""
+    known = modules()
+
+    def module(name: str) -> str:
+        return name if name in known else name.rpartition(".")[0]
+
+    found = {name: {module(imported) for _, imported in imports(file)} & known.keys() for name, file in known.items()}
+    return {name: others - {name} for name, others in found.items()}
+
+
+def rooms(modules: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The same with every folder within a package as one; a package's own files stand for themselves."""
+
+    def room(name: str) -> str:
+        parts = name.split(".")
+        is_folder = len(parts) > 2 or any(other.startswith(f"{name}.") for other in modules)
+        return ".".join(parts[:2]) if is_folder and len(parts) > 1 else name
+
+    found: dict[str, set[str]] = {}
+    for name, others in modules.items():
+        found.setdefault(room(name), set()).update(room(other) for other in others)
+    return {name: others - {name} for name, others in found.items()}
+
+
+def circles(arrows: Mapping[str, set[str]]) -> list[str]:
+    """What is left when all that leads nowhere, or that nothing leads to, is taken away again and again."""
+    left = {name: set(others) for name, others in arrows.items()}
+    while ends := {
+        name for name, others in left.items() if not others or not any(name in more for more in left.values())
+    }:
+        left = {name: others - ends for name, others in left.items() if name not in ends}
+    return sorted(left)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(graph()) == []
+
+
+def test_no_folders_of_a_package_import_each_other_in_a_circle() -> None:
+    assert circles(rooms(graph())) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c"]
+    assert rooms(
+        {"ui.app": {"ui.pages.run"}, "ui.pages.run": {"ui.html"}, "ui.pages": set(), "ui.html": {"ui.pages"}}
+    ) == {
+        "ui.app": {"ui.pages"},
+        "ui.pages": {"ui.html"},
+        "ui.html": {"ui.pages"},
+    }
+
+
+# ---- Rooms ------------------------------------------------------------------------------------------------------
+
+
+def files_by_folder() -> Counter[str]:
+    """How many Python files each folder of the product holds; `python tests/test_architecture.py` prints them."""
+    return Counter(str(file.parent.relative_to(REPOSITORY)) for file in modules().values())
+
+
+# ---- Weight -----------------------------------------------------------------------------------------------------
 
 LOADED = "import sys; print(' '.join(sorted({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:]))))"
 
@@ -69,5 +182,6 @@ def test_a_campaign_is_loaded_and_planned_without_torch(python) -> None:
     assert (answer.stderr, answer.stdout) == ("", "\n")
 
 
-def test_the_command_line_names_the_stages_of_a_campaign_in_their_order() -> None:
-    assert tuple(campaign.STAGES) == cli.STAGES
+if __name__ == "__main__":
+    for folder, count in files_by_folder().most_common():
+        print(f"{count:4} {folder}")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rlhf.config import ALGORITHMS
-from trueup.campaign import STAGES, load_campaign
+from trueup.campaign import load_campaign
+from trueup.stages import STAGES
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = sorted(p for p in (REPOSITORY / "configs").rglob("*.yaml") if "accelerate" not in p.parts)

@@ -37,11 +37,12 @@ from reward.config import RewardConfig
 from rlhf.config import CheckConfig, CompareConfig, DPOConfig, GRPOConfig, PPOConfig, RLOOConfig
 from sft.config import DataSource, SampleConfig, SFTConfig
 from trueup import models, runs, training
-from trueup.campaign import CampaignConfig, load_object
+from trueup.campaign import CampaignConfig
 from trueup.config import LoRAConfig, ModelConfig, Section, SplitConfig
 from trueup.errors import LabelsWanted, TrueupError
 from trueup.records import CandidateSet, read_rows
 from trueup.sampling import Decoding
+from trueup.stages import load_object
 from trueup.trainer_args import ALLOWED
 from ui.config import LabelConfig
 from ui.report import gold

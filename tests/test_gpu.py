@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from trueup import runs
-from trueup.campaign import load_object
+from trueup.stages import load_object
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -1,12 +1,11 @@
 """A campaign: one file, its stages, what is up to date and what must run.
 
-The stages are named as strings and imported on use, so that planning needs no torch. A stage is stale when its
-resolved config, an input file, a parent's result or an output has changed since its manifest was written.
+Which stages there are stands in `trueup.stages`. A stage is stale when its resolved config, an input file, a parent's
+result or an output has changed since its manifest was written.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,23 +28,7 @@ from trueup.config import (
 )
 from trueup.contents import sha256_file
 from trueup.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Command:
-    config: str
-    """`module:name` of the stage's schema; a mapping there is a choice by the key `algorithm`."""
-    does: str
-
-
-STAGES = {
-    "sft": Command("sft.config:SFTConfig", "instruction-tune the base model on demonstrations"),
-    "sample": Command("sft.config:SampleConfig", "sample candidate answers from the SFT policy"),
-    "label": Command("ui.config:LabelConfig", "collect preferences: from people, a rubric, a file or a judge"),
-    "reward": Command("reward.config:RewardConfig", "train the reward model and write its report card"),
-    "align": Command("rlhf.config:ALGORITHMS", "align the SFT policy to the preferences"),
-    "compare": Command("rlhf.config:CompareConfig", "compare SFT and aligned policies on held-out prompts"),
-}
+from trueup.stages import STAGES, load_object
 
 AT_THE_TOP = ("model", "split", "run_dir")
 """Keys that all stages share: they stand at the top of the file, and in no stage's section."""
@@ -99,12 +82,6 @@ class Campaign:
             if stage in wanted:
                 wanted = wanted.union(self.stages[stage].parents())
         return wanted
-
-
-def load_object(name: str) -> Any:
-    """The object that `module:name` stands for."""
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:

@@ -11,37 +11,49 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from trueup.campaign import Campaign, load_object, why_stale
+from trueup.campaign import Campaign
 from trueup.config import ModelConfig, SplitConfig, TrainConfig, is_path
 from trueup.errors import DataError, ModelError, TrueupError
 from trueup.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
 from trueup.near_duplicates import across_split
 from trueup.records import (
     BadRows,
-    CandidateSet,
     Demonstration,
     Dropped,
-    Message,
     Prompt,
     drawn,
     is_for_judge,
     is_heldout,
-    read_rows,
     split_name,
     touches_heldout,
 )
-from trueup.runs import find_stage
-from trueup.votes import VOTES
+from trueup.stages import load_object
 
 FEW_DEMONSTRATIONS = 8
 TOO_MANY_DROPPED = 0.2
 """Share of rows longer than `max_length` above which the setting is taken for a mistake."""
 EMBEDDED_BYTES = 540_000_000
+
+
+class StageCheck(Protocol):
+    """What a stage finds in its own keys, without training."""
+
+    def __call__(
+        self,
+        config: Any,
+        stages: Mapping[str, Any],
+        sampled: list[Prompt] | None,
+        problems: list[str],
+        notes: list[str],
+    ) -> list[Prompt] | None:
+        """sampled  the prompts of the sample stage, None where they cannot be read
+
+        Adds to `problems` and `notes`, and returns the prompts that the stage trains on, if it trains on prompts."""
 
 
 def check(campaign: Campaign) -> tuple[list[str], list[str]]:
@@ -67,14 +79,16 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     if demonstrations is not None:
         _check_demonstrations(demonstrations, split, problems)
     if prompts is not None:
-        _check_prompts(stages, _answered(stages["sample"], prompts), split, problems, notes)
+        _check_prompts(stages, answered(stages["sample"], prompts), split, problems, notes)
     if preferences is not None:
         _check_preferences(stages, preferences, split, problems)
-    part(_check_label_files, stages)
-    part(_check_stages, stages)
-    asked = (part(_check_online, stages, prompts) if _is_online(stages["align"]) else None) or []
+    trained_on: list[Prompt] = []
+    for config in stages.values():
+        if config.check is not None:
+            check_stage: StageCheck = load_object(config.check)
+            trained_on += part(check_stage, config, stages, prompts) or []
 
-    part(_check_places, campaign, stages)
+    check_place("run_dir", campaign.run_dir, problems)
     directory = part(_find_model, campaign)
     before = len(problems)
     settings = part(_check_model, stages, model, directory) or {}
@@ -82,7 +96,7 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     _check_context(stages, settings, problems)
     if directory is not None and is_readable:
         rows = demonstrations or [], prompts or [], preferences or []
-        part(_check_tokens, stages, model, split, settings, *rows, asked)
+        part(_check_tokens, stages, model, split, settings, *rows, trained_on)
     part(_check_disk, campaign, stages, directory)
     return problems, notes
 
@@ -99,39 +113,19 @@ def _check_files(
     found = [
         rows and drawn(rows, source.max_rows, sft.seed)
         for source in sft.data
-        for rows in [_read("sft.data", source.path, read_demonstrations, source, problems, notes, places)]
+        for rows in [read_file("sft.data", source.path, read_demonstrations, source, problems, notes, places)]
     ]
     sample = stages["sample"]
-    prompts = _read("sample.prompts", sample.prompts, read_prompts, sample, problems, notes, places)
+    prompts = read_file("sample.prompts", sample.prompts, read_prompts, sample, problems, notes, places)
     if said := across_split(places, sample.split):
         notes.append(f"split: {said}")
     label, preferences = stages.get("label"), None
     if label is not None and label.path is not None:
-        preferences = _read("label.path", label.path, read_preferences, label, problems, notes)
+        preferences = read_file("label.path", label.path, read_preferences, label, problems, notes)
     return None if None in found else [row for rows in found for row in rows or []], prompts, preferences
 
 
-def _check_label_files(stages: dict[str, Any], problems: list[str], notes: list[str]) -> None:
-    """What people are asked beside the samples: pairs with known answers, and scores of the samples."""
-    label = stages.get("label")
-    if label is None:
-        return
-    asked = label.input_paths()
-    for key in ("gold", "qualification"):
-        if (path := getattr(label, key)) in asked:
-            _read(f"label.{key}", path, read_preferences, label, problems, notes)
-    if label.scores in asked:
-        sampled = find_stage(label.run_dir, "sample")
-        candidates = read_rows(sampled.dir / "candidates.jsonl", CandidateSet) if sampled else []
-        try:
-            if not label.scores.is_file():
-                raise DataError(f"{label.scores}: no such file")
-            load_object("ui.sources:read_scores")(label.scores, candidates)
-        except DataError as error:
-            problems.append(f"label.scores: {error}")
-
-
-def _read(
+def read_file(
     key: str,
     path: Path,
     reader: Callable[[Path, Dropped, BadRows, list[str]], list[Any]],
@@ -170,7 +164,7 @@ def _check_demonstrations(rows: list[Demonstration], split: SplitConfig, problem
         problems.append(f"sft.data: {train} demonstrations to train on{heldout}; {FEW_DEMONSTRATIONS} is the least")
 
 
-def _answered(sample: Any, prompts: list[Prompt]) -> list[Prompt]:
+def answered(sample: Any, prompts: list[Prompt]) -> list[Prompt]:
     """The prompts that the sample stage will answer."""
     distinct = list({row.prompt_id: row for row in prompts}.values())
     if sample.only:
@@ -233,115 +227,6 @@ def _check_preferences(
         )
 
 
-# ---- Settings ---------------------------------------------------------------------------------------------------
-
-
-def _check_stages(stages: dict[str, Any], problems: list[str], notes: list[str]) -> None:
-    _check_compare(stages["compare"], problems, notes)
-    if (label := stages.get("label")) is None:  # nothing learns from labels
-        return
-    if "judge" in label.sources and not os.environ.get("OPENAI_API_KEY"):
-        notes.append("label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
-    if "human" in label.sources:
-        notes.append("label.source: human: the run stops at the label stage until people have labelled")
-
-
-def _check_compare(compare: Any, problems: list[str], notes: list[str]) -> None:
-    _verified(compare, problems)
-    for name, run_dir in compare.others.items():
-        if find_stage(run_dir, "align") is None:
-            problems.append(f"compare.others.{name}: {run_dir}: no finished align stage in it")
-    if "endpoint" in compare.judges and not os.environ.get("OPENAI_API_KEY"):
-        notes.append("compare.judges: endpoint: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
-    if "votes" in compare.judges and not (compare.run_dir / VOTES).is_file():
-        notes.append(
-            "compare.judges: votes: nobody has voted yet; people vote on a finished comparison, which then runs again"
-        )
-
-
-def _verified(config: Any, problems: list[str]) -> list[list[Message]]:
-    """The prompts of a stage's `checks`."""
-    found: list[list[Message]] = []
-    for check in config.checks:
-        try:
-            if check.path.is_dir():
-                raise DataError(f"{check.path}: is a folder; a file is wanted")
-            found += load_object("rlhf.checks:load_check")(check.kind, check.path, check.limit, config.seed).prompts
-        except TrueupError as error:
-            problems.append(f"{config.stage}.checks: {check.kind}: {error}")
-    return found
-
-
-# ---- PPO, GRPO, RLOO --------------------------------------------------------------------------------------------
-
-
-def _is_online(align: Any) -> bool:
-    """Whether the policy is aligned on answers that it gives while it is trained, and not on labels."""
-    return hasattr(align, "rewards")
-
-
-def _check_online(
-    stages: dict[str, Any], sampled: list[Prompt] | None, problems: list[str], notes: list[str]
-) -> list[Prompt]:
-    """What the rewards need, and the prompts that will be trained on, which are returned."""
-    align = stages["align"]
-    for name in align.rewards:
-        if ":" in name:
-            try:
-                load_object("rlhf.rewards:load_function")(name)
-            except DataError as error:
-                problems.append(f"align.{error}")
-    if "reward_model" in align.rewards:
-        _check_reward_model(align, stages["reward"], problems)
-    for path in getattr(align, "ptx_data", []):
-        rows = _read("align.ptx_data", path, read_demonstrations, align, problems, notes)
-        if rows and all(touches_heldout(row, align.split) for row in rows):
-            problems.append(f"align.ptx_data: {path}: all {len(rows)} demonstrations are held out")
-
-    prompts = sampled
-    if align.prompts is not None:
-        prompts = _read("align.prompts", align.prompts, read_prompts, align, problems, notes)
-    verified = _verified(align, problems)
-    if prompts is None:
-        return []
-    if align.prompts is None:
-        prompts = _answered(stages["sample"], prompts)
-    kept = {
-        row.prompt_id: row
-        for row in [
-            *prompts,
-            *(Prompt(prompt=prompt).model_copy(update={"where": "align.checks"}) for prompt in verified),
-        ]
-        if not is_heldout(row.prompt, align.split) and not is_for_judge(row.prompt, align.split)
-    }
-    _check_enough(align, len(kept), problems)
-    return list(kept.values())
-
-
-def _check_enough(align: Any, left: int, problems: list[str]) -> None:
-    asks = align.rollout_batch_size // align.num_generations
-    if left < align.eval_prompts + asks:
-        problems.append(
-            f"align: {left} prompts may be trained on; {align.eval_prompts} of them choose the step, and a rollout "
-            f"asks {asks}: lower rollout_batch_size or eval_prompts, or give more prompts (align.prompts)"
-        )
-
-
-def _check_reward_model(align: Any, reward: Any, problems: list[str]) -> None:
-    """What would make the align stage refuse it, as far as that is known."""
-    if align.algorithm == "ppo" and reward.full_finetuning and not align.full_finetuning:
-        problems.append(
-            "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves "
-            "no adapter that could share the policy's base: set both, or neither"
-        )
-    made = find_stage(reward.run_dir, "reward")
-    if made is not None and made.manifest["verdict"]["status"] == "fail" and why_stale(reward) is None:
-        problems.append(
-            f"align.rewards: reward_model: the verdict of {made.dir} is fail, and it will be refused: mend it, or "
-            "reward with something else"
-        )
-
-
 # ---- Model ------------------------------------------------------------------------------------------------------
 
 
@@ -357,7 +242,7 @@ def _find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pa
         notes.append("model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
         return None
     if not model.name.startswith("/"):
-        return _find_hub_id("model.name", model.name, model.revision, problems, notes)
+        return find_hub_id("model.name", model.name, model.revision, problems, notes)
     written = str((campaign.values.get("model") or {}).get("name"))
     if not is_path(written) and not written.endswith(".gguf"):
         notes.append(f"model.name: {written}: the one beside the campaign file, {model.name}, and not the hub's")
@@ -370,10 +255,10 @@ def _find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pa
             problems.append(f"model.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
             return None
         return path
-    return _find_directory("model.name", path, written, problems)
+    return find_directory("model.name", path, written, problems)
 
 
-def _find_directory(key: str, path: Path, written: str, problems: list[str]) -> Path | None:
+def find_directory(key: str, path: Path, written: str, problems: list[str]) -> Path | None:
     """A model's directory with all that loading it wants, none of it cut off."""
     from safetensors import SafetensorError, safe_open
 
@@ -412,7 +297,7 @@ def _elsewhere(written: str) -> str:
     return f" (paths start from the campaign file; there is one at {here.absolute()})" if here.exists() else ""
 
 
-def _find_hub_id(key: str, name: str, revision: str | None, problems: list[str], notes: list[str]) -> Path | None:
+def find_hub_id(key: str, name: str, revision: str | None, problems: list[str], notes: list[str]) -> Path | None:
     """The folder of a hub id in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.utils import HFValidationError
@@ -455,7 +340,6 @@ def _check_model(
     elif known and directory is not None and directory.is_dir() and any(directory.glob("*.safetensors")):
         problems += trial.try_weights(str(directory), model)
     problems += trial.try_stages(stages, base)
-    _check_scorer(stages, model, problems, notes)
     if not known:
         return {}
     if (note := trial.tried(settings)) is not None:
@@ -463,30 +347,6 @@ def _check_model(
     layers = getattr(settings.get_text_config(), "num_hidden_layers", None)
     limits = {"max_position_embeddings": models.context_length(settings, tokenizer), "num_hidden_layers": layers}
     return {name: limit for name, limit in limits.items() if limit}
-
-
-def _check_scorer(stages: dict[str, Any], model: ModelConfig, problems: list[str], notes: list[str]) -> None:
-    """The reward model that labels: there, whole, and with one output."""
-    from trueup import models
-
-    key, label = "label.reward_model", stages.get("label")
-    if label is None or "reward_model" not in label.sources or not label.reward_model:
-        return
-    if label.reward_model.startswith("/"):
-        directory = _find_directory(key, Path(label.reward_model), label.reward_model, problems)
-    else:
-        directory = _find_hub_id(key, label.reward_model, None, problems, notes)
-    if directory is None:
-        return
-    try:
-        settings = models.read_settings(str(directory), model)
-        models.read_tokenizer(directory, model)
-    except Exception as error:
-        text = " ".join(str(error).split()).removeprefix("model.name: ")
-        problems.append(f"{key}: {text[:300]}")
-        return
-    if settings.num_labels != 1:
-        problems.append(f"{key}: {directory}: has {settings.num_labels} outputs; a reward model has one")
 
 
 def _check_context(stages: dict[str, Any], settings: dict[str, int], problems: list[str]) -> None:
@@ -561,7 +421,7 @@ def _check_tokens(
                 f"model's context of {context} tokens"
             )
     for stage in ("reward", "align"):
-        if stage in stages and not _is_online(stages[stage]):
+        if stage in stages and "label" in stages[stage].parents():
             sampled = waiting if "sample" in stages["label"].parents() else []
             _check_pair_lengths(stage, stages[stage].max_length, sampled, new, imported, problems, notes)
 
@@ -650,28 +510,16 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))
 
 
-def _check_places(campaign: Campaign, stages: dict[str, Any], problems: list[str], notes: list[str]) -> None:
-    """That results and labels can be written where they are wanted."""
-    places = {"run_dir": campaign.run_dir}
-    label = stages.get("label")
-    if label is not None and label.store and label.store_url.get_backend_name() == "sqlite":
-        file = Path(label.store_url.database or "")
-        places["label.store"] = file.parent
-        if os.path.isdir(file):
-            problems.append(f"label.store: {file}: is a folder; a file is wanted")
-        elif os.path.isfile(file) and file.stat().st_size and file.open("rb").read(15) != b"SQLite format 3":
-            problems.append(f"label.store: {file}: is there, and no SQLite database")
-    elif label is not None and label.store:
-        _check_driver(label, problems)
-    for key, path in places.items():
-        existing = _existing(path)
-        longest = os.pathconf(existing, "PC_NAME_MAX") if existing.is_dir() else 0
-        if not existing.is_dir():
-            problems.append(f"{key}: {path}: {existing} is a file; a folder is wanted")
-        elif too_long := [part for part in path.absolute().parts if len(os.fsencode(part)) > longest]:
-            problems.append(f"{key}: {too_long[0][:40]}...: a name may have {longest} bytes here, this one has more")
-        elif not os.access(existing, os.W_OK | os.X_OK) or not _takes_a_file(existing):
-            problems.append(f"{key}: {path}: {existing} cannot be written to")
+def check_place(key: str, path: Path, problems: list[str]) -> None:
+    """That files can be written where they are wanted."""
+    existing = _existing(path)
+    longest = os.pathconf(existing, "PC_NAME_MAX") if existing.is_dir() else 0
+    if not existing.is_dir():
+        problems.append(f"{key}: {path}: {existing} is a file; a folder is wanted")
+    elif too_long := [part for part in path.absolute().parts if len(os.fsencode(part)) > longest]:
+        problems.append(f"{key}: {too_long[0][:40]}...: a name may have {longest} bytes here, this one has more")
+    elif not os.access(existing, os.W_OK | os.X_OK) or not _takes_a_file(existing):
+        problems.append(f"{key}: {path}: {existing} cannot be written to")
 
 
 def _takes_a_file(folder: Path) -> bool:
@@ -683,21 +531,6 @@ def _takes_a_file(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _check_driver(label: Any, problems: list[str]) -> None:
-    import sqlalchemy as sa
-
-    shown = label.store_url.render_as_string(hide_password=True)
-    try:
-        engine = sa.create_engine(label.store_url, connect_args={})
-        with engine.connect():
-            pass
-    except ModuleNotFoundError as error:
-        problems.append(f"label.store: {shown}: needs the Python package {error.name}")
-    except Exception as error:
-        text = " ".join(str(getattr(error, "orig", error)).split())
-        problems.append(f"label.store: {shown}: cannot be reached ({text[:200]})")
 
 
 # ---- Disk -------------------------------------------------------------------------------------------------------

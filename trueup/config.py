@@ -293,6 +293,10 @@ class StageConfig(Section):
     """The command's name, and the section of the campaign file."""
     run: ClassVar[str]
     """`module:function` that does the stage; a string, so that a config can be read without torch."""
+    check: ClassVar[str | None] = None
+    """`module:function` of what `trueup check` finds in the stage's own keys (trueup.check.StageCheck)."""
+    verify: ClassVar[str | None] = None
+    """`module:function` that holds a finished stage's store against its manifest (trueup.verify.StageVerify)."""
 
     run_dir: Path = Field(exclude=True)
     """The campaign's run directory. Not part of a stage's identity: a run may be moved."""

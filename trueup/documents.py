@@ -14,9 +14,10 @@ from unittest import mock
 
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from trueup.campaign import AT_THE_TOP, STAGES, CampaignConfig, load_object
+from trueup.campaign import AT_THE_TOP, CampaignConfig
 from trueup.cli import make_parser
 from trueup.keys import Key, Table, tables
+from trueup.stages import STAGES, load_object
 
 FOLDER = Path(__file__).parents[1] / "docs"
 _MADE = "made from the code by `make docs`; change the code, not this file"
@@ -115,7 +116,7 @@ class _Untitled(GenerateJsonSchema):
 
 def campaign_schema() -> dict[str, Any]:
     """The JSON schema of a campaign file."""
-    schemas = {stage: load_object(command.config) for stage, command in STAGES.items()}
+    schemas = {stage: load_object(entry.config) for stage, entry in STAGES.items()}
     of_stages = [
         one for schema in schemas.values() for one in (schema.values() if isinstance(schema, dict) else [schema])
     ]

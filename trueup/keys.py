@@ -15,9 +15,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from trueup.campaign import AT_THE_TOP, STAGES, CampaignConfig, load_object
+from trueup.campaign import AT_THE_TOP, CampaignConfig
 from trueup.config import Section, section_in
 from trueup.errors import TrueupError, did_you_mean
+from trueup.stages import STAGES, load_object
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def tables() -> dict[str, Table]:
     """Every section of a campaign file, by its name. Where a stage is a choice of algorithms, its own table has the
     keys that all of them have, and each algorithm's table has all of that algorithm's keys."""
     found = _with_inner("", CampaignConfig)
-    for stage, command in STAGES.items():
-        schema = load_object(command.config)
+    for stage, entry in STAGES.items():
+        schema = load_object(entry.config)
         if not isinstance(schema, dict):
             found |= _with_inner(stage, schema)
             continue

@@ -36,6 +36,7 @@ from trueup.contents import Contents, changed, read_text, require_file, sha256_f
 from trueup.errors import RunError
 from trueup.masking import masked
 from trueup.records import LEFT_OUT, Dropped, Message, opening_id, write_rows
+from trueup.stages import STAGES
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -44,14 +45,7 @@ METRICS = "metrics.jsonl"
 TRAINED = "trained_prompts.json"
 LOG = "log.txt"
 
-DIRECTORIES = {
-    "sft": "sft",
-    "sample": "candidates",
-    "label": "labels",
-    "reward": "reward",
-    "align": "align",
-    "compare": "compare",
-}
+DIRECTORIES = {name: stage.folder for name, stage in STAGES.items()}
 
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
 OUTPUTS = {

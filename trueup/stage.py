@@ -14,9 +14,10 @@ from pathlib import Path
 
 def main() -> int:
     from trueup import console
-    from trueup.campaign import load_object, resolve
+    from trueup.campaign import resolve
     from trueup.config import TrainConfig
     from trueup.errors import RunError, TrueupError, of_the_machine
+    from trueup.stages import load_object
 
     console.become_child()
     _quieten()
@@ -25,7 +26,9 @@ def main() -> int:
     config = campaign.stages[sys.argv[1]]
     try:
         if isinstance(config, TrainConfig):
-            load_object("trueup.trial:refuse_unbuildable")(campaign, [config.stage, *message["ahead"]])
+            from trueup.trial import refuse_unbuildable
+
+            refuse_unbuildable(campaign, [config.stage, *message["ahead"]])
         load_object(config.run)(config)
     except TrueupError as error:
         console.report_error(str(error), type(error).__name__)

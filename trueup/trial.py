@@ -29,12 +29,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from trueup import models
-from trueup.campaign import Campaign, load_object
+from trueup.campaign import Campaign
 from trueup.config import LoRAConfig, ModelConfig, TrainConfig, did_you_mean
 from trueup.console import muted
 from trueup.errors import ConfigError, ModelError, TrueupError
 from trueup.models import Loaded
 from trueup.runs import StageRun, stage_dir
+from trueup.stages import load_object
 from trueup.trainer_args import wrong_values
 from trueup.training import num_processes
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trueup import runs, seals
-from trueup.campaign import load_object
 from trueup.contents import sha256_file
 from trueup.errors import RunError
 from trueup.records import LEFT_OUT_FOLDER
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
+from trueup.stages import STAGES, load_object
 from trueup.votes import VOTES
+
+StageVerify = Callable[[FinishedStage], tuple[str | None, str | None]]
+"""Returns (problem, note): what is wrong with the store that a stage's manifest states, or why it was not checked."""
 
 _BESIDE = {
     ".lock",
@@ -128,11 +131,20 @@ def _check_stage(
         elif there.sha256 != parent["manifest_sha256"]:
             problems.append(f"{there.dir / MANIFEST}: not the {parent['stage']} that {stage} was made from")
     if "store" in made.manifest:
-        check_store: Callable[[FinishedStage], tuple[str | None, str | None]] = load_object("ui.proof:check_store")
-        problem, note = check_store(made)
+        problem, note = _verify_store(made)
         found.checked += 1
         problems += [problem] if problem else []
         found.notes += [note] if note else []
+
+
+def _verify_store(made: FinishedStage) -> tuple[str | None, str | None]:
+    """A problem, or a note, by the code of the stage whose manifest states a store."""
+    schema = load_object(STAGES[made.stage].config)
+    name: str | None = getattr(schema, "verify", None)  # a choice of schemas has none
+    if name is None:
+        return f"{made.dir / MANIFEST}: states a store, and {made.stage} has none", None
+    verify: StageVerify = load_object(name)
+    return verify(made)
 
 
 def _check_file(path: Path, sha256: str, what: str, changed: str, found: Verification) -> None:

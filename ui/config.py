@@ -56,6 +56,8 @@ class LabelConfig(StageConfig):
 
     stage: ClassVar[str] = "label"
     run: ClassVar[str] = "ui.label:run"
+    check: ClassVar[str | None] = "ui.check:check"
+    verify: ClassVar[str | None] = "ui.proof:check_store"
 
     model: ModelConfig
     split: SplitConfig

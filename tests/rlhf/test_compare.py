@@ -19,8 +19,7 @@ from rlhf.answers import ALIGNED, BEST, SFT, Compared
 from rlhf.config import CheckConfig, CompareConfig
 from rlhf.judges import Judged, Labels, ScoringJudge, Verdicts
 from rlhf.verdict import Verdict
-from trueup import campaign as campaigns
-from trueup import cli, models, runs, statistics, tensors
+from trueup import cli, models, runs, stages, statistics, tensors
 from trueup.config import EndpointParameters, ModelConfig, SplitConfig
 from trueup.errors import DataError, RunError
 from trueup.pages import sentence
@@ -462,7 +461,7 @@ def run_dir(campaign, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) 
     if not _sampled:
         made = campaign(tmp_path_factory.mktemp("sampled"), split=HELDOUT)
         for stage in ("sft", "sample"):
-            campaigns.load_object(made.stages[stage].run)(made.stages[stage])
+            stages.load_object(made.stages[stage].run)(made.stages[stage])
         _sampled.append(made.run_dir)
     run_dir = shutil.copytree(_sampled[0], tmp_path / "run")
     align = shutil.copytree(run_dir / "sft", run_dir / "align")
@@ -582,7 +581,7 @@ def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
         tmp_path, split=HELDOUT, align={"max_steps": 6, "keep_steps": 2}, reward={"max_steps": 2}, compare=keys
     )
     for stage in ("sft", "sample", "label", "reward", "align"):
-        campaigns.load_object(made.stages[stage].run)(made.stages[stage])
+        stages.load_object(made.stages[stage].run)(made.stages[stage])
     shutil.copytree(made.run_dir, tmp_path / "other")
     directory = compare.run(made.stages["compare"])
 
@@ -635,7 +634,7 @@ def test_a_judge_that_likes_nothing_but_length_passes_no_gate(
     )
     write_rows(tmp_path / "prompts.jsonl", ({"prompt": f"Tell me about {i} things."} for i in range(90)))
     for stage in ("sft", "sample"):
-        campaigns.load_object(made.stages[stage].run)(made.stages[stage])
+        stages.load_object(made.stages[stage].run)(made.stages[stage])
 
     # Planted: the SFT policy's answers are cut at random, the aligned policy (the same model) says the whole of them.
     rng = np.random.default_rng(0)

@@ -22,11 +22,11 @@ import rlhf.ppo
 import ui.label
 from rlhf.ppo_trainer import PPOTrainer
 from trueup import models, runs
-from trueup.campaign import load_object
 from trueup.errors import RunError
 from trueup.records import Message, is_heldout
 from trueup.runs import find_stage
 from trueup.sampling import Decoding, sample
+from trueup.stages import load_object
 from trueup.trunk import Trunk
 
 LIKES_RED = """
@@ -388,7 +388,8 @@ import os, signal, sys
 from pathlib import Path
 from rlhf.ppo_trainer import PPOTrainer
 from trueup.trunk import Trunk
-from trueup.campaign import load_campaign, load_object
+from trueup.campaign import load_campaign
+from trueup.stages import load_object
 
 save, kill_at = PPOTrainer._save_checkpoint, int(sys.argv[2])
 

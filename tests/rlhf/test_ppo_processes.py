@@ -27,7 +27,8 @@ PROCESS = """
 import os, signal, sys
 from pathlib import Path
 from rlhf.ppo_trainer import PPOTrainer
-from trueup.campaign import load_campaign, load_object
+from trueup.campaign import load_campaign
+from trueup.stages import load_object
 
 save, kill_at = PPOTrainer._save_checkpoint, int(sys.argv[2])
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file
 
 from rlhf.compare import aligned
 from trueup import models, runs
-from trueup.campaign import load_object
 from trueup.config import ModelConfig
 from trueup.merging import merged
 from trueup.models import SavedPolicy
+from trueup.stages import load_object
 
 ROWS = [[5, 9, 33, 70, 12, 8], [4, 250, 60], [7, 7, 8, 100, 41]]
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import ui.label
 from trueup import models, runs, training
-from trueup.campaign import load_object
 from trueup.config import StageConfig
 from trueup.errors import ModelError
+from trueup.stages import load_object
 
 ONLINE = {
     "rewards": {"rubric": 1.0},

@@ -13,7 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaForCausalLM
 
 import sft.train
 from trueup import training
-from trueup.campaign import load_object
+from trueup.stages import load_object
 
 
 def losses(made: Any) -> list[float]:

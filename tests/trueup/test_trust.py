@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import architectures
-from trueup.campaign import load_object
 from trueup.check import check
 from trueup.errors import ModelError
+from trueup.stages import load_object
 
 CONFIGURATION = """
 from transformers import LlamaConfig

@@ -1,0 +1,60 @@
+"""What every command is made of, whichever package brings it. Light, since `--help` loads it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from trueup.campaign import Campaign
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `trueup`."""
+
+    does: str
+    """One line for the help text, in lower case and without a full stop."""
+    takes: Callable[[argparse.ArgumentParser], None]
+    """Adds the arguments. It must import nothing that costs time."""
+    run: Callable[[argparse.Namespace], int]
+    """Does the command, and returns the exit code."""
+
+
+class Description(TypedDict):
+    help: str
+    description: str
+
+
+def described(does: str) -> Description:
+    """The keywords with which a parser of argparse says what it is for."""
+    return {"help": does, "description": does[0].upper() + does[1:] + "."}
+
+
+def takes_config(parser: argparse.ArgumentParser) -> None:
+    """Add the campaign file and `--set`; `read_campaign` reads them."""
+    parser.add_argument("config", type=Path, help="campaign file, such as configs/demo.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key: sample.temperature=1"
+    )
+
+
+def takes_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="run directory, such as runs/demo")
+
+
+def read_campaign(arguments: argparse.Namespace) -> Campaign:
+    """The campaign that the arguments of `takes_config` name."""
+    from trueup.campaign import load_campaign
+
+    return load_campaign(arguments.config, arguments.set)
+
+
+def print_text(text: object, file: IO[str] | None = None) -> None:
+    """Print what may hold other people's text: file names, answers, notes."""
+    from trueup.console import printable
+
+    print(printable(str(text)), file=file)

@@ -1,0 +1,46 @@
+"""The one table of what a campaign consists of, and the only place in `trueup` that names a package of a stage.
+
+The names are strings, which are imported on use: `trueup` stands below the packages that do the stages, a campaign is
+planned without torch, and `--help` loads nothing that costs time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    does: str
+    """What the stage does, for the help text."""
+    folder: str
+    """Its folder in the run directory."""
+    config: str
+    """`module:name` of its schema, which names the code of the stage; a mapping there is a choice by `algorithm`."""
+
+
+STAGES = {
+    "sft": StageEntry("instruction-tune the base model on demonstrations", "sft", "sft.config:SFTConfig"),
+    "sample": StageEntry("sample candidate answers from the SFT policy", "candidates", "sft.config:SampleConfig"),
+    "label": StageEntry(
+        "collect preferences: from people, a rubric, a file or a judge", "labels", "ui.config:LabelConfig"
+    ),
+    "reward": StageEntry("train the reward model and write its report card", "reward", "reward.config:RewardConfig"),
+    "align": StageEntry("align the SFT policy to the preferences", "align", "rlhf.config:ALGORITHMS"),
+    "compare": StageEntry(
+        "compare SFT and aligned policies on held-out prompts", "compare", "rlhf.config:CompareConfig"
+    ),
+}
+"""The stages in their order, by name: the command, and the section of the campaign file."""
+
+COMMANDS = ("ui.commands:COMMANDS",)
+"""`module:name` of the commands that a package brings, by name (trueup.commands.Command). One with the name of a stage
+replaces the stage's own."""
+
+
+def load_object(name: str) -> Any:
+    """The object that `module:name` stands for."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,106 @@
+"""What `trueup check` finds in the keys of the label stage: what people are asked beside the samples, who labels, and
+where the labels go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from trueup.check import check_place, find_directory, find_hub_id, read_file
+from trueup.config import ModelConfig, StageConfig
+from trueup.errors import DataError
+from trueup.formats import read_preferences
+from trueup.records import CandidateSet, Prompt, read_rows
+from trueup.runs import find_stage
+from ui.config import LabelConfig
+from ui.sources import read_scores
+
+
+def check(
+    config: LabelConfig,
+    stages: Mapping[str, StageConfig],
+    sampled: list[Prompt] | None,
+    problems: list[str],
+    notes: list[str],
+) -> None:
+    """Pairs with known answers, scores of the samples, the store, and the judges."""
+    asked = config.input_paths()
+    for key, path in {"gold": config.gold, "qualification": config.qualification}.items():
+        if path in asked:
+            read_file(f"label.{key}", path, read_preferences, config, problems, notes)
+    if config.scores in asked:
+        _check_scores(config, config.scores, problems)
+    if "judge" in config.sources and not os.environ.get("OPENAI_API_KEY"):
+        notes.append("label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
+    if "human" in config.sources:
+        notes.append("label.source: human: the run stops at the label stage until people have labelled")
+    _check_store(config, problems)
+    if "reward_model" in config.sources and config.reward_model:
+        _check_scorer(config.reward_model, config.model, problems, notes)
+
+
+def _check_scores(config: LabelConfig, path: Path, problems: list[str]) -> None:
+    sample = find_stage(config.run_dir, "sample")
+    candidates = read_rows(sample.dir / "candidates.jsonl", CandidateSet) if sample else []
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        read_scores(path, candidates)
+    except DataError as error:
+        problems.append(f"label.scores: {error}")
+
+
+# ---- Where labels go --------------------------------------------------------------------------------------------
+
+
+def _check_store(config: LabelConfig, problems: list[str]) -> None:
+    if config.store and config.store_url.get_backend_name() == "sqlite":
+        file = Path(config.store_url.database or "")
+        if os.path.isdir(file):
+            problems.append(f"label.store: {file}: is a folder; a file is wanted")
+        elif os.path.isfile(file) and file.stat().st_size and file.open("rb").read(15) != b"SQLite format 3":
+            problems.append(f"label.store: {file}: is there, and no SQLite database")
+        check_place("label.store", file.parent, problems)
+    elif config.store:
+        _check_driver(config, problems)
+
+
+def _check_driver(config: LabelConfig, problems: list[str]) -> None:
+    import sqlalchemy as sa
+
+    shown = config.store_url.render_as_string(hide_password=True)
+    try:
+        engine = sa.create_engine(config.store_url, connect_args={})
+        with engine.connect():
+            pass
+    except ModuleNotFoundError as error:
+        problems.append(f"label.store: {shown}: needs the Python package {error.name}")
+    except Exception as error:
+        text = " ".join(str(getattr(error, "orig", error)).split())
+        problems.append(f"label.store: {shown}: cannot be reached ({text[:200]})")
+
+
+# ---- A reward model that labels ---------------------------------------------------------------------------------
+
+
+def _check_scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> None:
+    """The reward model that labels: there, whole, and with one output."""
+    from trueup import models
+
+    key = "label.reward_model"
+    if name.startswith("/"):
+        directory = find_directory(key, Path(name), name, problems)
+    else:
+        directory = find_hub_id(key, name, None, problems, notes)
+    if directory is None:
+        return
+    try:
+        settings = models.read_settings(str(directory), model)
+        models.read_tokenizer(directory, model)
+    except Exception as error:
+        text = " ".join(str(error).split()).removeprefix("model.name: ")
+        problems.append(f"{key}: {text[:300]}")
+        return
+    if settings.num_labels != 1:
+        problems.append(f"{key}: {directory}: has {settings.num_labels} outputs; a reward model has one")
