@@ -2,11 +2,12 @@
 # make test   set up, then all tests
 # make docs   writes the pages that are made from the code: docs/config.md, docs/cli.md, docs/campaign.schema.json
 # make check  format, lint, types: what CI asks before it tests
+# make lock   writes constraints.txt anew: the newest versions that pyproject.toml admits; then run the tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check docs fix setup clean
+.PHONY: demo test test-slow check docs fix lock setup clean
 .DEFAULT_GOAL := setup
 
 demo: .venv/ready
@@ -30,17 +31,22 @@ fix: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Without torch, and what only torch wants: which build of it is right depends on the machine.
+lock: .venv/ready
+	@echo torch | $(BIN)/uv pip compile --quiet --upgrade --all-extras --python-version 3.11 --excludes /dev/stdin \
+	    --no-annotate --custom-compile-command "make lock" --output-file constraints.txt pyproject.toml
+
 setup: .venv/ready
 
 # A machine that has torch keeps it (GPU images do). Else torch comes first and by version: asked for by a range, as a
 # dependency, it may bring gigabytes of CUDA to a machine without a GPU.
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml constraints.txt
 	@if $(PYTHON) -c "import torch" 2>/dev/null; then \
 	    echo "using the torch that is installed"; $(PYTHON) -m venv --system-site-packages .venv; \
 	else \
 	    $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"; \
 	fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[all]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
 	@touch $@
 
 clean:

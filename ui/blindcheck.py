@@ -688,7 +688,9 @@ def _in_chromium(address: str, cookie: str, session: str, app: Any, drain: Calla
         from playwright.sync_api import TimeoutError as NoResponse
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
-        raise TrueupError("a browser is driven by Playwright, which is not installed: pip install playwright") from None
+        raise TrueupError(
+            "a browser is driven by Playwright, which is not installed: pip install -e '.[browser]'"
+        ) from None
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         raise TrueupError("no Chromium is installed (chromium, chromium-browser or google-chrome); leave out --browser")
