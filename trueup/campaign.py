@@ -21,13 +21,12 @@ from trueup.config import (
     Seed,
     SplitConfig,
     StageConfig,
-    did_you_mean,
     read_yaml,
     set_key,
     validate,
 )
 from trueup.contents import sha256_file
-from trueup.errors import ConfigError
+from trueup.errors import ConfigError, did_you_mean
 from trueup.stages import STAGES, load_object
 
 AT_THE_TOP = ("model", "split", "run_dir")

@@ -234,7 +234,8 @@ def _find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pa
     """Where the base model is on this machine: a directory or a .gguf file; None if it is not here, or not sound."""
     model = campaign.config.model
     if model.name == "embedded":
-        from trueup.models import EMBEDDED_NAME, cache_dir
+        from trueup.contents import cache_dir
+        from trueup.models import EMBEDDED_NAME
 
         directory = cache_dir() / EMBEDDED_NAME
         if directory.is_dir():
@@ -300,7 +301,7 @@ def _elsewhere(written: str) -> str:
 def find_hub_id(key: str, name: str, revision: str | None, problems: list[str], notes: list[str]) -> Path | None:
     """The folder of a hub id in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.utils import HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         found = try_to_load_from_cache(name, "config.json", revision=revision)

@@ -30,9 +30,9 @@ from transformers.pytorch_utils import Conv1D
 
 from trueup import models
 from trueup.campaign import Campaign
-from trueup.config import LoRAConfig, ModelConfig, TrainConfig, did_you_mean
+from trueup.config import LoRAConfig, ModelConfig, TrainConfig
 from trueup.console import muted
-from trueup.errors import ConfigError, ModelError, TrueupError
+from trueup.errors import ConfigError, ModelError, TrueupError, did_you_mean
 from trueup.models import Loaded
 from trueup.runs import StageRun, stage_dir
 from trueup.stages import load_object

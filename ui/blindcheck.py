@@ -489,7 +489,8 @@ def _orders(store: Database, annotator: str) -> tuple[int, int, int]:
 @contextmanager
 def _served(app: Any) -> Iterator[str]:
     """The application on a free port of this machine; gives its address."""
-    from ui.app import listen, server
+    from ui.app import listen
+    from ui.connections import server
 
     bound = listen("127.0.0.1", 0)
     running = server(app)

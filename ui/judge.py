@@ -6,9 +6,10 @@ from trueup.console import progress, say
 from trueup.endpoint import Endpoint, EndpointError, in_parallel
 from trueup.errors import ModelError
 from trueup.judging import SYSTEM, Mark, agreement, question, verdict
+from ui.answers import Tiers
 from ui.config import LabelConfig
 from ui.sources import Material
-from ui.store import Item, Store, Tiers, Verdict
+from ui.store import Item, Store, Verdict
 
 
 def judge_pairs(config: LabelConfig, store: Store, found: Material) -> None:

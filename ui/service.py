@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
@@ -23,7 +23,7 @@ from trueup.errors import TrueupError
 from trueup.records import Message
 from trueup.words import count_words
 from ui import answers, assignment
-from ui.answers import Choice, Scale, Tiers
+from ui.answers import Scale, Tiers
 from ui.assignment import AHEAD, Cursor, Purpose
 from ui.config import LabelConfig
 from ui.store import ANSWERS, WANTED, Gold, Store, keep_note, now, superseded
@@ -372,7 +372,7 @@ class LabelService:
         if answer.choice is not None:
             if answer.choice not in known:
                 raise BadAnswer(f"choice: expected one of {', '.join(known)}, found {answer.choice!r}")
-            return answers.judgement(cast(Choice, answer.choice), self.settings.scale)
+            return answers.judgement(answer.choice, self.settings.scale)
         assert answer.order is not None
         if count == 2:
             raise BadAnswer("order: a pair takes a choice, such as a, b or tie")
