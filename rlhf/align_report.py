@@ -19,6 +19,7 @@ from rlhf.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.report import environment
 from rlhf.report_views import percent, quantity, title
 from trueup import curves, plots, runs
+from trueup.manifest import Finding
 from trueup.pages import duration
 from trueup.records import read_jsonl
 from trueup.runs import StageRun
@@ -68,7 +69,7 @@ def gather(stage: StageRun, report: Mapping[str, Any]) -> dict[str, Any]:
         "report": report,
         "config": config,
         "verdict": verdict,
-        "why": why_this_step(config, report, verdict["findings"]),
+        "why": why_this_step(config, report, verdict.findings),
         "facts": facts(config, report, time.time() - stage.started),
         "rewards": reward_rows(config, report),
         "steps": step_rows(config, report),
@@ -86,7 +87,7 @@ def gather(stage: StageRun, report: Mapping[str, Any]) -> dict[str, Any]:
 # ---- The result -------------------------------------------------------------------------------------------------
 
 
-def why_this_step(config: OnlineConfig, report: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> str:
+def why_this_step(config: OnlineConfig, report: Mapping[str, Any], findings: Sequence[Finding]) -> str:
     """Why the chosen step is the result, as a sentence."""
     chosen, evaluated = report["chosen_step"], by_step(report)
     if config.full_finetuning:
@@ -94,7 +95,7 @@ def why_this_step(config: OnlineConfig, report: Mapping[str, Any], findings: Seq
     if not evaluated:
         return "It is the last step: no prompts were kept to choose one by (eval_prompts)."
     prompts, budget = config.eval_prompts, config.kl_budget
-    if any(finding["code"] == "no_step_within_budget" for finding in findings):
+    if any(finding.code == "no_step_within_budget" for finding in findings):
         said = f"No kept step is within the budget of {quantity(budget, 1)} nats; this one is nearest to it."
     else:
         within = "" if budget is None else f" among those within the budget of {quantity(budget, 1)} nats"

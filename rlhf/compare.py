@@ -108,7 +108,7 @@ def run(config: CompareConfig) -> Path:
                 "reference": policy(parents["sft"]),
                 "aligned": {
                     **policy(parents["align"]),
-                    "algorithm": parents["align"].manifest["identity"].get("algorithm"),
+                    "algorithm": parents["align"].manifest.identity.get("algorithm"),
                 },
                 **{name: {**policy(align), "run": str(config.others[name])} for name, align in others.items()},
             },
@@ -131,7 +131,7 @@ def run(config: CompareConfig) -> Path:
             "identical_answers": identical,
             **{key: {"reference": before[key], "aligned": after[key]} for key in MEASURES},
             "checks": checks,
-            "verdict": decided.as_json(stage.verdict["status"]),
+            "verdict": decided.as_json(stage.verdict.status),
         },
     )
     stage.facts.update(place(config.model).facts)
@@ -149,7 +149,7 @@ def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, Finished
     found = {}
     for name, run_dir in config.others.items():
         align = runs.open_stage(run_dir, "align")
-        split = align.manifest["identity"].get("split")
+        split = align.manifest.identity.get("split")
         if split != config.split.model_dump(mode="json"):
             raise RunError(
                 f"compare.others.{name}: {run_dir} was split differently ({split}), so it may have trained on prompts "
@@ -167,8 +167,8 @@ def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, Finished
 def aligned(align: FinishedStage) -> SavedPolicy:
     """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
     sft = runs.find_stage(align.dir.parent, "sft")
-    before = {parent["manifest_sha256"] for parent in align.manifest.get("parents", [])}
-    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 in before else None)
+    before = align.manifest.parent_sha256("sft")
+    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 == before else None)
 
 
 def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:
@@ -229,7 +229,7 @@ def read_labels(run_dir: Path) -> Labels:
     if label is None:
         return Labels({}, None)
     by_source = read_json(label.dir / "report.json").get("by_source") or {}
-    identity = label.manifest.get("identity", {})
+    identity = label.manifest.identity
     return Labels(
         by_source,
         rubric=identity.get("rubric") if "simulated" in by_source else None,

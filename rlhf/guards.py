@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trueup.runs import Finding
+from trueup.manifest import Finding, StageVerdict
 
 Rollout = dict[str, Any]
 
@@ -125,7 +125,7 @@ def whose_fault(
     history: Sequence[Rollout],
     evaluated: dict[int, dict[str, float]],
     sampled: dict[str, Any] | None,
-    reward_verdict: dict[str, Any] | None,
+    reward_verdict: StageVerdict | None,
 ) -> Finding | None:
     """Which of the three is to blame where reward did not rise on the prompts kept for it: SFT policy, reward model, or
     the settings of PPO. None where it rose.
@@ -152,9 +152,9 @@ def whose_fault(
             f"{said}. Begin with the SFT policy: for {sampled['all_alike']:.0%} of prompts all of its answers are "
             "alike, so there is nothing to choose among",
         )
-    doubts = [f for f in (reward_verdict or {}).get("findings", []) if f["code"] in _DOUBTS]
+    doubts = [f for f in reward_verdict.findings if f.code in _DOUBTS] if reward_verdict else []
     if doubts:
-        why = "; ".join(doubt["message"] for doubt in doubts)
+        why = "; ".join(doubt.message for doubt in doubts)
         return Finding("warn", "reward_model_at_fault", f"{said}. Begin with the reward model: {why}")
     kl = evaluated[steps[-1]]["eval/kl"]
     rose = len(history) > 1 and history[-1]["scores"] > history[0]["scores"]

@@ -47,7 +47,7 @@ def sample_steps(
         return []
     rows = compared.rows[: config.step_prompts]
     # The result may be a step on the way, if that was chosen as the best.
-    result = int(align.manifest.get("steps") or max(adapters) + 1)
+    result = int(align.manifest.steps or max(adapters) + 1)
     ends = ((0, sft, SFT), (result, align, ALIGNED))
     steps = [
         Step(step, SavedPolicy(stage.dir / "model"), _first(compared.by_policy[name], len(rows)))

@@ -8,7 +8,6 @@ script the list is a list. What an older report.json does not have is left out.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -20,7 +19,7 @@ from markupsafe import Markup
 
 from rlhf import report_views as views
 from trueup import curves, pages, runs
-from trueup.contents import read_text
+from trueup.manifest import Manifest
 from trueup.records import read_jsonl
 from trueup.runs import StageRun
 from trueup.visible import seen
@@ -72,7 +71,7 @@ class StageView:
 
     stage: str
     folder: str
-    manifest: dict[str, Any]
+    manifest: Manifest
     sha256: str | None
     """None: the stage that is writing this page."""
 
@@ -113,8 +112,8 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
         "prompts": list(shown.values()),
         "total_prompts": len(rows),
         "stages": stages,
-        "findings": [(view.stage, finding) for view in stages for finding in view.manifest["verdict"]["findings"]],
-        "total_s": sum(view.manifest["duration_s"] for view in stages),
+        "findings": [(view.stage, finding) for view in stages for finding in view.manifest.verdict.findings],
+        "total_s": sum(view.manifest.duration_s for view in stages),
         "seed": seed,
     }
 
@@ -124,14 +123,7 @@ def read_stages(run_dir: Path, compare: StageRun | None) -> list[StageView]:
     found_stages = []
     for stage, folder in runs.DIRECTORIES.items():
         if compare is not None and stage == compare.config.stage:
-            manifest = {
-                "duration_s": time.time() - compare.started,
-                "parents": [{"stage": parent.stage, "manifest_sha256": parent.sha256} for parent in compare.parents],
-                "inputs": compare.inputs,
-                "verdict": compare.verdict,
-                **compare.facts,
-            }
-            found_stages.append(StageView(stage, folder, manifest, None))
+            found_stages.append(StageView(stage, folder, compare.manifest([]), None))
         elif found := runs.find_stage(run_dir, stage):
             found_stages.append(StageView(stage, folder, found.manifest, found.sha256))
     return found_stages

@@ -204,15 +204,14 @@ def refuse_unfit(config: OnlineConfig) -> None:
     if "reward_model" not in config.rewards:
         return
     sft, reward = (open_stage(config.run_dir, name) for name in ("sft", "reward"))
-    verdict = reward.manifest["verdict"]
-    if verdict["status"] == "fail":
-        reasons = "; ".join(found["message"] for found in verdict["findings"] if found["level"] == "fail")
+    verdict = reward.manifest.verdict
+    if verdict.status == "fail":
+        reasons = "; ".join(finding.message for finding in verdict.findings if finding.level == "fail")
         raise RunError(
             f"{reward.dir}: the reward model's own verdict is fail ({reasons}), and a policy would learn its mistakes: "
             "mend it, or reward with something else (align.rewards)"
         )
-    made_from = next((p["manifest_sha256"] for p in reward.manifest["parents"] if p["stage"] == "sft"), None)
-    if made_from != sft.sha256:
+    if reward.manifest.parent_sha256("sft") != sft.sha256:
         raise RunError(
             f"{reward.dir}: made from another SFT policy than {sft.dir}, whose answers it never learnt to judge: run "
             "`trueup reward` again"

@@ -396,7 +396,7 @@ def conclude(
     evaluated = evaluations(stage)
     parents = {parent.stage: parent for parent in stage.parents}
     sampled = read_json(parents["sample"].dir / "report.json") if "sample" in parents else None
-    reward_verdict = parents["reward"].manifest["verdict"] if "reward" in parents else None
+    reward_verdict = parents["reward"].manifest.verdict if "reward" in parents else None
     finding = guards.whose_fault(history, evaluated, sampled, reward_verdict)
     stage.findings += [finding] if finding else []
     stage.facts["steps"] = chosen

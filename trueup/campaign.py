@@ -190,7 +190,7 @@ def plan(
                 Step(
                     stage,
                     "keep",
-                    f"up to date ({found.manifest['duration_s']:.0f} s, {found.manifest['started_utc'][:16]} UTC)",
+                    f"up to date ({found.manifest.duration_s:.0f} s, {found.manifest.started_utc[:16]} UTC)",
                 )
             )
             continue
@@ -209,10 +209,10 @@ def why_stale(config: StageConfig) -> str | None:
     if found is None:
         return "not run yet" if not runs.stage_dir(config.run_dir, config.stage).exists() else "unfinished"
     manifest = found.manifest
-    if changed := changed_keys(manifest["identity"], config.identity()):
+    if changed := changed_keys(manifest.identity, config.identity()):
         # Another algorithm has other keys; that it is another one says it all.
         return next((line for line in changed if line.startswith("algorithm: ")), "; ".join(changed))
-    recorded = [entry["sha256"] for entry in manifest["inputs"]]
+    recorded = [entry.sha256 for entry in manifest.inputs]
     for path, before in zip(config.input_paths(), recorded, strict=False):
         if not path.is_file():
             return f"{path} is missing"
@@ -220,19 +220,19 @@ def why_stale(config: StageConfig) -> str | None:
             return f"{path} has changed"
     if len(config.input_paths()) != len(recorded):
         return "other input files are named"
-    for parent in manifest["parents"]:
-        made = runs.find_stage(config.run_dir, parent["stage"])
-        if made is None or made.sha256 != parent["manifest_sha256"]:
-            return f"{parent['stage']} has changed"
-    for output in manifest["outputs"]:
+    for parent in manifest.parents:
+        made = runs.find_stage(config.run_dir, parent.stage)
+        if made is None or made.sha256 != parent.manifest_sha256:
+            return f"{parent.stage} has changed"
+    for output in manifest.outputs:
         try:
-            if contents.sha256_remembered(found.dir / output["path"]) != output["sha256"]:
-                return f"its {output['path']} has changed since"
+            if contents.sha256_remembered(found.dir / output.path) != output.sha256:
+                return f"its {output.path} has changed since"
         except OSError:
-            return f"its {output['path']} is missing"
-    if changed := contents.changed(manifest.get("contents", {}), config.contents()):
+            return f"its {output.path} is missing"
+    if changed := contents.changed(manifest.contents, config.contents()):
         return "; ".join(changed)
-    if changed := changed_keys(manifest.get("fingerprint"), config.fingerprint()):
+    if changed := changed_keys(manifest.fingerprint, config.fingerprint()):
         return "; ".join(changed)
     return None
 

@@ -226,9 +226,9 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[Step], seco
     stages = [runs.open_stage(campaign.run_dir, step.stage) for step in steps]
     console.print()
     for step, made in zip(steps, stages, strict=True):
-        rate = made.manifest.get("tokens_per_s")
+        rate = made.manifest.tokens_per_s
         console.print(
-            f"  {step.stage:<8} {made.manifest['duration_s']:7.0f} s  {made.manifest['verdict']['status']:<5}"
+            f"  {step.stage:<8} {made.manifest.duration_s:7.0f} s  {made.manifest.verdict.status:<5}"
             f"{f'{rate:8.0f} tokens/s' if rate else ''}",
             highlight=False,
         )
@@ -237,8 +237,8 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[Step], seco
     last = stages[-1]
     if last.stage == "compare":
         console.print()
-        for finding in last.manifest["verdict"]["findings"]:
-            console.print(printable(finding["message"]), highlight=False, markup=False)
+        for finding in last.manifest.verdict.findings:
+            console.print(printable(finding.message), highlight=False, markup=False)
         console.print(
             f"\nReport: {last.dir / 'report.html'}\nLook at the answers: trueup serve {campaign.run_dir}",
             highlight=False,

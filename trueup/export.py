@@ -65,9 +65,9 @@ def export(run_dir: Path, what: str, to: Path) -> str:
         _write_normalisation(made, working / "config.json")
     provenance = {
         "what": what,
-        "manifest": made.manifest,
+        "manifest": made.manifest.plain(),
         "manifest_sha256": made.sha256,
-        "made_from": [{"manifest_sha256": parent.sha256, "manifest": parent.manifest} for parent in lineage],
+        "made_from": [{"manifest_sha256": parent.sha256, "manifest": parent.manifest.plain()} for parent in lineage],
     }
     _write(working / "provenance.json", json.dumps(provenance, indent=2, ensure_ascii=False) + "\n")
     _write(working / "README.md", _card(run_dir, what, made, lineage))
@@ -87,11 +87,11 @@ def _lineage(run_dir: Path, made: FinishedStage) -> list[FinishedStage]:
     queue = [made]
     while queue:
         child = queue.pop(0)
-        for parent in child.manifest["parents"]:
-            found = runs.find_stage(run_dir, parent["stage"])
-            if found is None or found.sha256 != parent["manifest_sha256"]:
+        for parent in child.manifest.parents:
+            found = runs.find_stage(run_dir, parent.stage)
+            if found is None or found.sha256 != parent.manifest_sha256:
                 raise RunError(
-                    f"{runs.stage_dir(run_dir, parent['stage'])}: not the {parent['stage']} that {child.stage} was "
+                    f"{runs.stage_dir(run_dir, parent.stage)}: not the {parent.stage} that {child.stage} was "
                     "made from; bring the run up to date with `trueup run CONFIG`, then export"
                 )
             if found.stage not in lineage:
@@ -102,7 +102,7 @@ def _lineage(run_dir: Path, made: FinishedStage) -> list[FinishedStage]:
 
 def _check_copies(made: FinishedStage, folder: str | None, working: Path) -> None:
     """What is handed on must be what the manifest states."""
-    stated = {entry["path"]: entry["sha256"] for entry in made.manifest["outputs"]}
+    stated = {entry.path: entry.sha256 for entry in made.manifest.outputs}
     for copy in sorted(path for path in working.rglob("*") if path.is_file()):
         name = str(Path(folder or "") / copy.relative_to(working))
         if stated.get(name) != sha256_file(copy):
@@ -119,7 +119,7 @@ def _write(path: Path, text: str) -> None:
 
 def _card(run_dir: Path, what: str, made: FinishedStage, lineage: list[FinishedStage]) -> str:
     stages = {stage.stage: stage for stage in [made, *lineage]}
-    base = made.manifest["identity"].get("model", {}).get("name", "unknown")
+    base = made.manifest.identity.get("model", {}).get("name", "unknown")
     lines = [
         f"# {_TITLES[what].capitalize()}",
         "",
@@ -135,7 +135,7 @@ def _card(run_dir: Path, what: str, made: FinishedStage, lineage: list[FinishedS
         lines += ["", "## How to score", "", *_scoring(made)]
     if "label" in stages:
         lines += ["", "## Labels", "", _labels(stages["label"])]
-    if "rubric" in made.manifest["identity"].get("rewards", {}):
+    if "rubric" in made.manifest.identity.get("rewards", {}):
         lines += ["", "## Rewards", "", "SIMULATED: a program's rubric paid for its answers while it was trained."]
     compared = runs.find_stage(run_dir, "compare")
     if what == "policy":
@@ -207,19 +207,19 @@ def _write_normalisation(made: FinishedStage, config: Path) -> None:
 
 def _describe(stage: FinishedStage) -> str:
     manifest = stage.manifest
-    identity = manifest["identity"]
+    identity = manifest.identity
     inputs = ", ".join(
-        f"{Path(entry['path']).name} ({entry['rows']} rows)" if entry["rows"] else Path(entry["path"]).name
-        for entry in manifest["inputs"]
+        f"{Path(entry.path).name} ({entry.rows} rows)" if entry.rows else Path(entry.path).name
+        for entry in manifest.inputs
     )
     report = stage.dir / "report.json"
     # What `auto` stood for is in the report.
     chosen = json.loads(report.read_text(encoding="utf-8")).get("schedule", {}) if report.exists() else {}
     values = {**identity, **chosen}
     settings = ", ".join(f"{key} {_shown(values[key])}" for key in _SETTINGS if values.get(key, -1) not in (-1, None))
-    verdict = manifest["verdict"]["status"]
+    verdict = manifest.verdict.status
     details = "; ".join(filter(None, [inputs, settings, f"verdict {verdict}"]))
-    return f"{stage.stage}, {manifest['started_utc'][:10]}: {details}"
+    return f"{stage.stage}, {manifest.started_utc[:10]}: {details}"
 
 
 def _shown(value: Any) -> str:
@@ -228,9 +228,9 @@ def _shown(value: Any) -> str:
 
 
 def _labels(label: FinishedStage) -> str:
-    counts: dict[str, Any] = label.manifest.get("labels", {}).get("by_source", {})
-    sources = ", ".join(f"{count} {source}" for source, count in counts.items()) or label.manifest["identity"]["source"]
-    if set(counts or [label.manifest["identity"]["source"]]) == {"simulated"}:
+    counts = label.manifest.labels.by_source if label.manifest.labels else {}
+    sources = ", ".join(f"{count} {source}" for source, count in counts.items()) or label.manifest.identity["source"]
+    if set(counts or [label.manifest.identity["source"]]) == {"simulated"}:
         return f"{sources}. SIMULATED: a program's rubric said what is preferred, and no person did."
     return f"{sources}." + (" Some of them are SIMULATED by a program's rubric." if "simulated" in counts else "")
 
@@ -238,9 +238,8 @@ def _labels(label: FinishedStage) -> str:
 def _verdict(compared: FinishedStage | None, made: FinishedStage) -> str:
     if compared is None:
         return "Not known: it was exported before it was compared with the SFT policy."
-    parents = {parent["stage"]: parent["manifest_sha256"] for parent in compared.manifest["parents"]}
-    if parents.get(made.stage) != made.sha256:
+    if compared.manifest.parent_sha256(made.stage) != made.sha256:
         return "Not known: the comparison in this run is about another policy."
-    findings = "\n".join(f"- {finding['message']}" for finding in compared.manifest["verdict"]["findings"])
-    status = compared.manifest["verdict"]["status"]
+    findings = "\n".join(f"- {finding.message}" for finding in compared.manifest.verdict.findings)
+    status = compared.manifest.verdict.status
     return f"Comparison with the SFT policy on held-out prompts: {status}.\n\n{findings}".rstrip()

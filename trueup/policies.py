@@ -45,7 +45,7 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
         return [base, reference]
     steps = sorted((align.dir / "steps").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     on_the_way = [_adapted(reference, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
-    algorithm = _ALGORITHMS.get(align.manifest.get("identity", {}).get("algorithm", ""))
+    algorithm = _ALGORITHMS.get(align.manifest.identity.get("algorithm", ""))
     return [
         base,
         reference,

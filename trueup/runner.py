@@ -200,16 +200,14 @@ class _Board(AbstractContextManager["_Board"]):
             self.bars.update(self.tasks[stage], completed=step, total=total, measures=measures)
 
     def finish(self, stage: str, child: _Child) -> None:
-        verdict = runs.open_stage(child.campaign.run_dir, stage).manifest["verdict"]
-        colour = {"pass": "green", "warn": "yellow", "fail": "red"}[verdict["status"]]
+        verdict = runs.open_stage(child.campaign.run_dir, stage).manifest.verdict
+        colour = {"pass": "green", "warn": "yellow", "fail": "red"}[verdict.status]
         self.console.print(
-            f"[bold]{stage:<8}[/] [{colour}]{verdict['status']}[/] in {time.time() - self.started[stage]:.0f} s",
+            f"[bold]{stage:<8}[/] [{colour}]{verdict.status}[/] in {time.time() - self.started[stage]:.0f} s",
             highlight=False,
         )
-        for finding in verdict["findings"]:
-            self.console.print(
-                f"{stage:<8} {finding['level']}: {_escape(printable(finding['message']))}", highlight=False
-            )
+        for finding in verdict.findings:
+            self.console.print(f"{stage:<8} {finding.level}: {_escape(printable(finding.message))}", highlight=False)
         if self.bars:
             self.bars.remove_task(self.tasks[stage])
 

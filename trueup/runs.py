@@ -28,18 +28,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trueup import seals
+from trueup.artifacts import A, Artifact, read_artifact
 from trueup.config import StageConfig
 from trueup.contents import Contents, changed, read_text, require_file, sha256_file
 from trueup.errors import RunError
+from trueup.manifest import Finding as Finding
+from trueup.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
 from trueup.masking import masked
 from trueup.records import LEFT_OUT, Dropped, Message, opening_id, write_rows
 from trueup.stages import STAGES
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
+REPORT = "report.json"
 BEGUN = "begun.json"
 METRICS = "metrics.jsonl"
 TRAINED = "trained_prompts.json"
@@ -49,7 +52,7 @@ DIRECTORIES = {name: stage.folder for name, stage in STAGES.items()}
 
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
 OUTPUTS = {
-    *(CONFIG, METRICS, TRAINED, LEFT_OUT, "report.json", "report.html"),
+    *(CONFIG, METRICS, TRAINED, LEFT_OUT, REPORT, "report.html"),
     *("model", "adapter", "steps", "judge", "runs"),  # `runs`: what TensorBoard's tracker writes
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
     *("rankings.jsonl", "preferences.jsonl", "demonstrations.jsonl"),
@@ -84,65 +87,20 @@ def checkpoints(directory: Path) -> list[Path]:
 # ---- A finished stage -------------------------------------------------------------------------------------------
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-class _File(_Lenient):
-    path: str
-    sha256: str
-
-
-class _Input(_File):
-    rows: int
-    dropped: dict[str, int]
-
-
-class _Parent(_Lenient):
-    stage: str
-    manifest_sha256: str
-
-
-class _Finding(_Lenient):
-    level: Literal["info", "warn", "fail"]
-    code: str
-    message: str
-
-
-class _Verdict(_Lenient):
-    status: Literal["pass", "warn", "fail"]
-    findings: list[_Finding]
-
-
-class _Manifest(_Lenient):
-    """What every reader of a manifest relies on. A stage's own facts stand beside it."""
-
-    stage: str
-    status: Literal["complete"]
-    started_utc: str
-    duration_s: float
-    device: str
-    dtype: str | None
-    seed: int
-    versions: dict[str, str]
-    config_sha256: str
-    identity: dict[str, Any]
-    fingerprint: dict[str, Any] = {}
-    contents: dict[str, dict[str, str] | None] = {}
-    parents: list[_Parent]
-    inputs: list[_Input]
-    outputs: list[_File]
-    verdict: _Verdict
-    tokens_per_s: float | None = None
-
-
 @dataclass(frozen=True)
 class FinishedStage:
     """A stage whose manifest is there."""
 
     stage: str
     dir: Path
-    manifest: dict[str, Any]
+    manifest: Manifest
+
+    def report(self, schema: type[A]) -> A:
+        """Its report.json, as the stage's schema or a base of it; a RunError names the key that does not fit."""
+        report = read_report(self.dir.parent, self.stage, schema)
+        if report is None:
+            raise RunError(f"{self.dir / REPORT}: missing; run `trueup {self.stage} CONFIG` again")
+        return report
 
     @property
     def trained_prompts(self) -> set[str]:
@@ -165,31 +123,24 @@ def find_stage(run_dir: Path, stage: str) -> FinishedStage | None:
     path = stage_dir(run_dir, stage) / MANIFEST
     if path.parent.exists() and not path.parent.is_dir():
         raise RunError(f"{path.parent}: is in the place of the folder of {stage}: move it elsewhere")
-    try:
-        manifest = json.loads(read_text(path))
-    except (FileNotFoundError, NotADirectoryError):
+    manifest = read_artifact(path, Manifest, "a manifest", "delete it to make the stage run again")
+    if manifest is None:
         return None
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: not JSON ({error}); delete it to make the stage run again") from None
-    try:
-        checked = _Manifest.model_validate(manifest, strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise RunError(
-            f"{path}: not a manifest ({key}: {first['msg']}); delete it to make the stage run again"
-        ) from None
-    if checked.stage != stage:
-        raise RunError(f"{path}: is the manifest of {checked.stage}; delete it to make {stage} run again")
-    if outside := next((file.path for file in checked.outputs if not _is_within(file.path)), None):
+    if manifest.stage != stage:
+        raise RunError(f"{path}: is the manifest of {manifest.stage}; delete it to make {stage} run again")
+    if outside := next((file.path for file in manifest.outputs if not _is_within(file.path)), None):
         raise RunError(f"{path}: names a result outside its folder, {outside!r}; delete it to make the stage run again")
     return FinishedStage(stage, path.parent, manifest)
 
 
 def _is_within(path: str) -> bool:
     return not Path(path).is_absolute() and ".." not in Path(path).parts
+
+
+def read_report(run_dir: Path, stage: str, schema: type[A]) -> A | None:
+    """The report.json of a stage, which stands there before the manifest; None where there is none yet."""
+    path = stage_dir(run_dir, stage) / REPORT
+    return read_artifact(path, schema, f"a report of {stage}", f"run `trueup {stage} CONFIG` again")
 
 
 def open_stage(run_dir: Path, stage: str) -> FinishedStage:
@@ -208,13 +159,6 @@ def open_stage(run_dir: Path, stage: str) -> FinishedStage:
 
 
 @dataclass
-class Finding:
-    level: Literal["info", "warn", "fail"]
-    code: str
-    message: str
-
-
-@dataclass
 class StageRun:
     """An open stage folder. Collects what the manifest will say."""
 
@@ -224,7 +168,7 @@ class StageRun:
     """True: an interrupted run of the same identity was found, and its checkpoints were kept."""
     parents: list[FinishedStage]
     started: float = field(default_factory=time.time)
-    inputs: list[dict[str, Any]] = field(default_factory=list)
+    inputs: list[InputFile] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     contents: dict[str, Contents | None] = field(default_factory=dict)
@@ -240,13 +184,13 @@ class StageRun:
         Rows that could not be read, where the config lets them be left out, are kept in left_out.jsonl.
         """
         self.inputs.append(
-            {
-                "path": str(path.absolute()),  # so that `verify` finds it from wherever it is called
-                "sha256": sha256_file(path),
-                "rows": rows,
-                "dropped": dict(dropped.counts) if dropped else {},
-                "columns_not_read": dropped.most_ignored(100) if dropped else {},
-            }
+            InputFile(
+                path=str(path.absolute()),  # so that `verify` finds it from wherever it is called
+                sha256=sha256_file(path),
+                rows=rows,
+                dropped=dict(dropped.counts) if dropped else {},
+                columns_not_read=dropped.most_ignored(100) if dropped else {},
+            )
         )
         if dropped is not None and dropped.left_out:
             self.left_out += dropped.left_out
@@ -260,7 +204,7 @@ class StageRun:
         self.dialogues |= set(map(opening_id, dialogues))
         self.write_json(TRAINED, sorted(self.dialogues))
 
-    def find(self, level: Literal["info", "warn", "fail"], code: str, message: str) -> None:
+    def find(self, level: Level, code: str, message: str) -> None:
         """Add a finding; the stage's verdict is the worst level among them."""
         self.findings.append(Finding(level, code, message))
 
@@ -269,21 +213,21 @@ class StageRun:
         with (self.dir / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
+    def write_report(self, report: Artifact) -> None:
+        _write_atomically(self.dir / REPORT, report.text())
+
     def write_json(self, name: str, value: Any) -> None:
         _write_atomically(self.dir / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     @property
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self) -> StageVerdict:
         levels = {finding.level for finding in self.findings}
-        status = "fail" if "fail" in levels else "warn" if "warn" in levels else "pass"
-        return {"status": status, "findings": [vars(finding) for finding in self.findings]}
+        status: Literal["pass", "warn", "fail"] = "fail" if "fail" in levels else "warn" if "warn" in levels else "pass"
+        return StageVerdict(status=status, findings=self.findings)
 
-    def finish(self) -> Path:
-        """Hash the outputs, seal and write the manifest, drop what an interrupted run needs. Returns the folder."""
-        for checkpoint in checkpoints(self.dir):
-            _remove(checkpoint)
-        outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and is_output(p, self.dir))
-        manifest = {
+    def manifest(self, outputs: list[OutputFile]) -> Manifest:
+        """The manifest as of now: of the finished stage with its outputs, of one at work without."""
+        facts = {
             "stage": self.config.stage,
             "status": "complete",
             "started_utc": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
@@ -295,16 +239,24 @@ class StageRun:
             "versions": _versions(),
             "config_sha256": self.config.sha256(),
             "identity": self.config.identity(),
-            "parents": [{"stage": parent.stage, "manifest_sha256": parent.sha256} for parent in self.parents],
+            "parents": [ParentStage(stage=parent.stage, manifest_sha256=parent.sha256) for parent in self.parents],
             "inputs": self.inputs,
-            "outputs": [{"path": str(p.relative_to(self.dir)), "sha256": sha256_file(p)} for p in outputs],
+            "outputs": outputs,
             # What was there when the stage began is what it read; a model of the hub may have been fetched since.
             "contents": {**self.config.contents(), **{key: of for key, of in self.contents.items() if of is not None}},
             "fingerprint": self.config.fingerprint(),
             "verdict": self.verdict,
             **self.facts,
         }
-        text = sealed_text(manifest)
+        return Manifest.model_validate(facts)
+
+    def finish(self) -> Path:
+        """Hash the outputs, seal and write the manifest, drop what an interrupted run needs. Returns the folder."""
+        for checkpoint in checkpoints(self.dir):
+            _remove(checkpoint)
+        outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and is_output(p, self.dir))
+        files = [OutputFile(path=str(p.relative_to(self.dir)), sha256=sha256_file(p)) for p in outputs]
+        text = sealed_text(self.manifest(files).plain())
         # Sealed before it is there: killed in between, the stage is unfinished, and its next seal counts.
         seals.append(self.config.run_dir, self.config.stage, hashlib.sha256(text.encode()).hexdigest())
         _write_atomically(self.dir / MANIFEST, text)

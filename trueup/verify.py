@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -103,10 +104,11 @@ def _check_stage(
     run_dir: Path, made: FinishedStage, finished: dict[str, FinishedStage | None], found: Verification
 ) -> None:
     stage, problems = made.stage, found.problems
-    if (made.dir / MANIFEST).read_text(encoding="utf-8") != runs.sealed_text(made.manifest):
+    text = (made.dir / MANIFEST).read_text(encoding="utf-8")
+    if text != runs.sealed_text(json.loads(text)):
         problems.append(f"{made.dir / MANIFEST}: changed since {stage} wrote it")
-    known = {output["path"]: output["sha256"] for output in made.manifest["outputs"]}
-    if len(known) < len(made.manifest["outputs"]):
+    known = {output.path: output.sha256 for output in made.manifest.outputs}
+    if len(known) < len(made.manifest.outputs):
         problems.append(f"{made.dir / MANIFEST}: names a result more than once")
     for name, sha256 in known.items():
         _check_file(made.dir / name, sha256, "", f"changed since {stage} wrote it", found)
@@ -119,18 +121,18 @@ def _check_stage(
             found.notes.append(
                 f"{path}: a link; its bytes lie elsewhere, and go on being these only as long as they do"
             )
-    for source in made.manifest["inputs"]:
+    for source in made.manifest.inputs:
         what = f"input of {stage}, "
-        _check_file(Path(source["path"]), source["sha256"], what, f"changed since {stage} read it", found)
-    for parent in made.manifest["parents"]:
-        there = finished.get(parent["stage"])
+        _check_file(Path(source.path), source.sha256, what, f"changed since {stage} read it", found)
+    for parent in made.manifest.parents:
+        there = finished.get(parent.stage)
         found.checked += 1
         if there is None:
-            directory = run_dir / DIRECTORIES.get(parent["stage"], parent["stage"])
+            directory = run_dir / DIRECTORIES.get(parent.stage, parent.stage)
             problems.append(f"{directory}: parent of {stage}, unfinished or missing")
-        elif there.sha256 != parent["manifest_sha256"]:
-            problems.append(f"{there.dir / MANIFEST}: not the {parent['stage']} that {stage} was made from")
-    if "store" in made.manifest:
+        elif there.sha256 != parent.manifest_sha256:
+            problems.append(f"{there.dir / MANIFEST}: not the {parent.stage} that {stage} was made from")
+    if made.manifest.store is not None:
         problem, note = _verify_store(made)
         found.checked += 1
         problems += [problem] if problem else []

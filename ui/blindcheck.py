@@ -109,7 +109,7 @@ def secrets_of(config: LabelConfig, store: Database, me: str) -> list[Secret]:
         made = runs.find_stage(config.run_dir, stage)
         if made is not None:
             add(made.sha256, f"manifest of {stage}")
-            for key, value in _leaves(made.manifest):
+            for key, value in _leaves(made.manifest.plain()):
                 if key.endswith(("sha256", "git_commit", "model.name")) or str(value).startswith("/"):
                     add(value, f"{key} in the manifest of {stage}")
     return [Secret(text, what) for text, what in found.items()]

@@ -16,6 +16,7 @@ import gradio as gr
 
 from trueup import plots, runs
 from trueup.errors import RunError
+from trueup.manifest import Finding
 from trueup.pages import independence, leans, noise_floor, outcome, sentence
 from trueup.records import Message, read_jsonl
 from trueup.worddiff import marked
@@ -62,13 +63,13 @@ class Comparison:
             raise RunError(f"{self.folder / 'report.json'}: cannot be read ({error})") from None
         return values if isinstance(values, dict) else {}
 
-    def findings(self) -> list[dict[str, Any]]:
+    def findings(self) -> list[Finding]:
         """What the stage found, the verdict among it; in its manifest, and so there only when it is finished."""
         try:
             found = runs.find_stage(self.folder.parent, "compare")
         except RunError:
             return []
-        return list(found.manifest["verdict"]["findings"]) if found else []
+        return found.manifest.verdict.findings if found else []
 
     def samples(self, wanted: Wanted | None = None) -> list[dict[str, Any]]:
         path = self.folder / "samples.jsonl"
@@ -88,16 +89,12 @@ def guarded(build: Callable[..., str], *arguments: Any) -> str:
         return f'<div class="tu tu-page tu-body"><p class="tu-empty">{said}</p></div>'
 
 
-def summary_html(
-    report: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], links: Sequence[tuple[str, str]] = ()
-) -> str:
+def summary_html(report: Mapping[str, Any], findings: Sequence[Finding], links: Sequence[tuple[str, str]] = ()) -> str:
     """The verdict, what else was found, where to go from here, and one row per judge."""
     verdict = report.get("verdict") or {}
     label, tone = outcome(verdict)
     others = "".join(
-        f"<li>{escape(str(finding['message']))}</li>"
-        for finding in findings
-        if finding["message"] != verdict.get("message")
+        f"<li>{escape(finding.message)}</li>" for finding in findings if finding.message != verdict.get("message")
     )
     ways = "".join(f'<li><a href="{escape(href)}">{escape(title)}</a></li>' for href, title in links)
     return (

@@ -56,17 +56,17 @@ def lineage(stages: Sequence[FinishedStage], verdict: tuple[str, str] | None) ->
     graph = Graph()
     shas = {stage.stage: stage.sha256 for stage in stages}
     for stage in stages:
-        for read in stage.manifest.get("inputs") or []:
-            name = f"file {read['path']} {read['sha256']}"
+        for read in stage.manifest.inputs:
+            name = f"file {read.path} {read.sha256}"
             if all(node.id != name for node in graph.nodes):
-                graph.nodes.append(Node(name, "file", Path(read["path"]).name, short(read["sha256"])))
+                graph.nodes.append(Node(name, "file", Path(read.path).name, short(read.sha256)))
             graph.edges.append(Edge(name, stage.stage))
-        status = str(stage.manifest["verdict"]["status"])
+        status = stage.manifest.verdict.status
         graph.nodes.append(Node(stage.stage, "stage", stage.stage, short(shas[stage.stage]), status))
-        for parent in stage.manifest.get("parents") or []:
-            if parent["stage"] in shas:
-                broken = shas[parent["stage"]] != parent["manifest_sha256"]
-                graph.edges.append(Edge(parent["stage"], stage.stage, broken))
+        for parent in stage.manifest.parents:
+            if parent.stage in shas:
+                broken = shas[parent.stage] != parent.manifest_sha256
+                graph.edges.append(Edge(parent.stage, stage.stage, broken))
     if verdict is not None and "compare" in shas:
         graph.nodes.append(Node("verdict", "verdict", "verdict", verdict[0], verdict[1]))
         graph.edges.append(Edge("compare", "verdict"))

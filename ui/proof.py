@@ -13,15 +13,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from trueup.errors import DataError
+from trueup.manifest import StoreProof
 from trueup.runs import STORE, FinishedStage
 from ui.tables import Database, event, item
 
 
-def proof(store: Database) -> dict[str, Any]:
-    """{last_event, sha256} of all events of the store now, and of the items that they are about."""
+def proof(store: Database) -> StoreProof:
+    """Of all events of the store now, and of the items that they are about."""
     with store.read() as db:
         last = db.scalar(sa.select(sa.func.max(event.c.event_id))) or 0
-        return {"last_event": last, "sha256": _digest(db, last)}
+        return StoreProof(last_event=last, sha256=_digest(db, last))
 
 
 def _digest(db: sa.Connection, last: int) -> str:
@@ -46,22 +47,21 @@ def check_store(made: FinishedStage) -> tuple[str | None, str | None]:
 
     A database elsewhere is not opened: a run directory is data, and may have been sent by somebody.
     """
-    stated, path = made.manifest["store"], made.dir / STORE
-    if not isinstance(stated, dict) or type(stated.get("last_event")) is not int:
-        return f"{made.dir}: its manifest says nothing about the store that can be checked", None
-    if made.manifest["identity"].get("store"):
+    stated, path = made.manifest.store, made.dir / STORE
+    assert stated is not None
+    if made.manifest.identity.get("store"):
         return None, f"the labels' database is outside of {made.dir}, and was not checked"
     if not path.is_file():
-        return f"{path}: missing" if stated["last_event"] else None, None
+        return f"{path}: missing" if stated.last_event else None, None
     try:
         store = Database(sa.URL.create("sqlite", database=str(path)), read_only=True)
     except DataError as error:
         return str(error), None
     try:
         with store.read() as db:
-            same = _digest(db, stated["last_event"]) == stated.get("sha256")
+            same = _digest(db, stated.last_event) == stated.sha256
     except (sa.exc.DatabaseError, ValueError, KeyError, TypeError) as error:
         return f"{path}: cannot be read as a label store ({getattr(error, 'orig', error)})", None
     finally:
         store.close()
-    return None if same else f"{path}: labels or texts up to event {stated['last_event']} were changed", None
+    return None if same else f"{path}: labels or texts up to event {stated.last_event} were changed", None

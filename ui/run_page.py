@@ -19,6 +19,7 @@ from fastapi.responses import HTMLResponse
 from trueup import runs
 from trueup.curves import Curve, stage_curves
 from trueup.errors import TrueupError
+from trueup.manifest import Manifest
 from trueup.masking import masked
 from trueup.pages import duration, outcome, sentence
 from trueup.runs import FinishedStage
@@ -74,9 +75,9 @@ def read_stages(run_dir: Path) -> list[StageState]:
             continue
         known = {state.stage: state.found.sha256 for state in states if state.found}
         changed = [
-            parent["stage"]
-            for parent in found.manifest.get("parents") or []
-            if known.get(parent["stage"], parent["manifest_sha256"]) != parent["manifest_sha256"]
+            parent.stage
+            for parent in found.manifest.parents
+            if known.get(parent.stage, parent.manifest_sha256) != parent.manifest_sha256
         ]
         why = f"{' and '.join(changed)} made anew since" if changed else ""
         states.append(StageState(stage, "out of date" if changed else "complete", why, found, folder))
@@ -137,14 +138,14 @@ def _stages_table(states: Sequence[StageState]) -> str:
             )
             continue
         manifest = state.found.manifest
-        status = str(manifest["verdict"]["status"])
-        count = len(manifest["verdict"]["findings"])
+        status = manifest.verdict.status
+        count = len(manifest.verdict.findings)
         told = _small(f"{count} {'finding' if count == 1 else 'findings'}" if count else "")
-        rate, took = manifest.get("tokens_per_s"), manifest.get("duration_s")
+        rate = manifest.tokens_per_s
         rows.append(
             f'<tr><th scope="row"><a href="#stage-{state.stage}">{state.stage}</a></th>'
             f"<td>{state.state}{_small(state.why)}</td><td>{_badge(status)}{told}</td>"
-            f'<td class="number">{duration(float(took)) if took is not None else "–"}</td>'
+            f'<td class="number">{duration(manifest.duration_s)}</td>'
             f'<td class="number">{f"{rate:,.0f}" if rate else "–"}</td><td>{escape(_device(manifest))}</td></tr>'
         )
     heads = '<th scope="col">Stage</th><th scope="col">State</th><th scope="col">Verdict</th>'
@@ -178,8 +179,8 @@ def _stage(state: StageState, run_dir: Path) -> str:
     assert state.found is not None
     manifest = state.found.manifest
     findings = "".join(
-        f"<li>{_badge(str(finding['level']))} <span>{escape(str(finding['message']))}</span></li>"
-        for finding in manifest["verdict"]["findings"]
+        f"<li>{_badge(finding.level)} <span>{escape(finding.message)}</span></li>"
+        for finding in manifest.verdict.findings
     )
     found = f'<ul class="tu-findings">{findings}</ul>' if findings else ""
     stale = f'<p class="tu-note">{escape(state.why)}</p>' if state.why else ""
@@ -187,7 +188,7 @@ def _stage(state: StageState, run_dir: Path) -> str:
     report = f'<p><a href="/reports/{state.stage}">Report of {state.stage}</a></p>' if has_report else ""
     return (
         f'<section aria-labelledby="stage-{state.stage}"><h2 id="stage-{state.stage}">{state.stage} '
-        f"{_badge(str(manifest['verdict']['status']))}</h2>{stale}{found}{report}"
+        f"{_badge(manifest.verdict.status)}</h2>{stale}{found}{report}"
         f"{_curves(stage_curves(run_dir, state.stage))}{_facts(state.found)}{_artifacts(state.found)}{_config(state)}"
         "</section>"
     )
@@ -227,18 +228,17 @@ def _facts(found: FinishedStage) -> str:
     manifest = found.manifest
     facts = [("Manifest", f"<code>{found.sha256}</code>")]
     for key, title in _FACTS:
-        value = manifest.get(key)
+        value = getattr(manifest, key)
         if value is not None:
             text = f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
             text = text.replace("T", " ").replace("+00:00", " UTC") if key == "started_utc" else text
             code = key.endswith("sha256") or key == "git_commit"
             facts.append((title, f"<code>{escape(text)}</code>" if code else escape(text)))
-    for read in manifest.get("inputs") or []:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in (read.get("dropped") or {}).items())
-        told = f"{read['rows']:,} rows used{f'; dropped: {dropped}' if dropped else ''}"
-        facts.append((f"Read {Path(read['path']).name}", f"<code>{escape(read['sha256'])}</code>{_small(told)}"))
-    versions = manifest.get("versions") or {}
-    if versions:
+    for read in manifest.inputs:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in read.dropped.items())
+        told = f"{read.rows:,} rows used{f'; dropped: {dropped}' if dropped else ''}"
+        facts.append((f"Read {Path(read.path).name}", f"<code>{escape(read.sha256)}</code>{_small(told)}"))
+    if versions := manifest.versions:
         facts.append(("Versions", escape(", ".join(f"{name} {version}" for name, version in versions.items()))))
     rows = "".join(f"<div><dt>{escape(title)}</dt><dd>{value}</dd></div>" for title, value in facts)
     return f'<details class="tu-more"><summary>Facts</summary><dl class="tu-facts">{rows}</dl></details>'
@@ -246,15 +246,15 @@ def _facts(found: FinishedStage) -> str:
 
 def _artifacts(found: FinishedStage) -> str:
     rows, total = [], 0
-    outputs = found.manifest.get("outputs") or []
+    outputs = found.manifest.outputs
     for output in outputs:
-        path = found.dir / output["path"]
+        path = found.dir / output.path
         size = path.stat().st_size if path.is_file() else None
         total += size or 0
         shown = _size(size) if size is not None else '<span class="tu-badge fail">missing</span>'
         rows.append(
-            f'<tr><th scope="row">{escape(output["path"])}</th><td class="number">{shown}</td>'
-            f"<td><code>{escape(output['sha256'])}</code></td></tr>"
+            f'<tr><th scope="row">{escape(output.path)}</th><td class="number">{shown}</td>'
+            f"<td><code>{escape(output.sha256)}</code></td></tr>"
         )
     heads = '<th scope="col">File</th><th scope="col" class="number">Size</th><th scope="col">SHA-256</th>'
     count = f"{len(outputs)} {'artifact' if len(outputs) == 1 else 'artifacts'}, {_size(total)}"
@@ -291,8 +291,8 @@ def _small(text: str) -> str:
     return f"<small>{escape(text)}</small>" if text else ""
 
 
-def _device(manifest: dict[str, Any]) -> str:
-    return ", ".join(str(manifest[key]) for key in ("device", "dtype") if manifest.get(key))
+def _device(manifest: Manifest) -> str:
+    return ", ".join(filter(None, (manifest.device, manifest.dtype)))
 
 
 def _size(count: int) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from looking import Page, launched
+from manifests import manifest_of
 
 from rlhf import report, report_views
 from rlhf.config import CompareConfig
@@ -55,22 +56,14 @@ def fake_run(folder: Path, texts: list[str], prompts: int = 24, category: str = 
             for parent in made_from.get(stage, [])
         ]
         finding = {"level": "warn", "code": "few_labels", "message": f"a finding of {stage} <b>bold</b>"}
-        manifest: dict[str, Any] = {
-            "stage": stage,
-            "status": "complete",
-            "started_utc": "2026-01-01T00:00:00+00:00",
-            "seed": 0,
-            "versions": {},
-            "config_sha256": "ab" * 32,
-            "identity": {},
-            "outputs": [],
-            "duration_s": 61.5 * (number + 1),
-            "device": "cpu",
-            "dtype": "float32",
-            "parents": parents,
-            "inputs": [{"path": f"/data/{stage}.jsonl", "sha256": "ab" * 32, "rows": 352, "dropped": {"too long": 3}}],
-            "verdict": {"status": "warn", "findings": [finding]},
-        }
+        read = {"path": f"/data/{stage}.jsonl", "sha256": "ab" * 32, "rows": 352, "dropped": {"too long": 3}}
+        manifest = manifest_of(
+            stage,
+            duration_s=61.5 * (number + 1),
+            parents=parents,
+            inputs=[{**read, "columns_not_read": {}}],
+            verdict={"status": "warn", "findings": [finding]},
+        )
         if stage in ("sft", "reward", "align"):
             manifest["tokens_per_s"] = 257.5
         (run_dir / directory).mkdir(parents=True)

@@ -91,7 +91,7 @@ def texts(rows: list[Asked]) -> list[str]:
 
 
 def dropped(stage: Any) -> list[dict[str, int]]:
-    return [entry["dropped"] for entry in stage.inputs]
+    return [entry.dropped for entry in stage.inputs]
 
 
 QUESTIONS = [f"Why {n}?" for n in range(200)]
@@ -124,7 +124,7 @@ def test_no_prompt_that_is_held_out_or_kept_for_the_judge_is_asked(opened: Any) 
     (left_out,) = dropped(stage)
     assert 40 < left_out["held out"] < 80 and 20 < left_out["for the second reward model"] < 60
     assert len(asked) + sum(left_out.values()) == 200
-    assert stage.inputs[0]["rows"] == len(asked)
+    assert stage.inputs[0].rows == len(asked)
 
 
 def test_the_prompts_that_choose_the_step_are_not_trained_on_and_follow_from_the_seed(opened: Any) -> None:
@@ -182,7 +182,7 @@ def test_a_prompt_that_comes_twice_is_asked_once_and_counted(opened: Any, tmp_pa
     asked = [*chosen.train, *chosen.evaluation]
     assert Counter(Counter(texts(asked)).values()) == {1: 21}
     assert dropped(stage) == [{"duplicate": 4}, {"duplicate": 1}]
-    assert [entry["rows"] for entry in stage.inputs] == [17, 4]
+    assert [entry.rows for entry in stage.inputs] == [17, 4]
     verified = {row.prompt[-1].content: row for row in asked if row.check >= 0}
     assert set(verified) == {*QUESTIONS[:3], "How many?"}, "of the two, the one whose answers can be verified"
     for text, row in verified.items():
@@ -193,8 +193,8 @@ def test_a_file_of_code_is_an_input_without_rows(opened: Any, tmp_path: Path) ->
     (tmp_path / "mine.py").write_text("def f(**columns): ...\n")
     config, stage, tokenizer = opened(QUESTIONS, rewards={"mine.py:f": 1.0})
     choose_prompts(config, stage, tokenizer)
-    assert [Path(entry["path"]).name for entry in stage.inputs] == ["asked.jsonl", "mine.py"]
-    assert (stage.inputs[1]["rows"], stage.inputs[1]["dropped"]) == (0, {})
+    assert [Path(entry.path).name for entry in stage.inputs] == ["asked.jsonl", "mine.py"]
+    assert (stage.inputs[1].rows, stage.inputs[1].dropped) == (0, {})
 
 
 def test_too_few_prompts_are_an_error_that_says_what_was_left_out(opened: Any) -> None:

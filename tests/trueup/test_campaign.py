@@ -235,7 +235,7 @@ def test_a_hub_id_without_a_revision_is_known_by_the_commit_that_was_used(
 
 
 def _manifest(campaign: Campaign, stage: str) -> dict[str, Any]:
-    return runs.open_stage(campaign.run_dir, stage).manifest
+    return runs.open_stage(campaign.run_dir, stage).manifest.plain()
 
 
 def test_a_parent_that_was_made_again_behind_the_campaigns_back_is_named(done: Campaign) -> None:

@@ -29,6 +29,10 @@ def make(config: StageConfig, files: dict[str, str], finding: str | None = None,
     stage.finish()
 
 
+def counts(**by_source: int) -> dict[str, Any]:
+    return {"by_source": by_source, "by_split": {}, "pairs": {}, "ties": 0, "skips": {}}
+
+
 @pytest.fixture
 def run(campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A complete run whose weights are a line of text."""
@@ -37,7 +41,7 @@ def run(campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
     make(stages["sft"], {"model/model.safetensors": "sft weights", "model/config.json": "{}", "report.json": "{}"})
     make(stages["sample"], {"candidates.jsonl": "c"})
     labels = {"preferences.jsonl": "p", "rankings.jsonl": "r", "report.json": "{}"}
-    make(stages["label"], labels, labels={"by_source": {"simulated": 16}})
+    make(stages["label"], labels, labels=counts(simulated=16))
     make(stages["reward"], {"model/model.safetensors": "reward weights"})
     chosen = json.dumps({"schedule": {"beta": 0.1}})
     make(stages["align"], {"model/model.safetensors": "aligned weights", "report.json": chosen})
@@ -122,7 +126,7 @@ def test_the_card_of_a_policy_that_a_program_paid_says_so_and_names_what_paid(
 
 def test_labels_of_people_are_not_called_simulated(campaign: Callable[..., Any], tmp_path: Path) -> None:
     stages = campaign(tmp_path, label={"source": "import", "path": "prompts.jsonl"}).stages
-    make(stages["label"], {"preferences.jsonl": "p"}, labels={"by_source": {"human": 30, "import": 5}})
+    make(stages["label"], {"preferences.jsonl": "p"}, labels=counts(**{"human": 30, "import": 5}))
     export(tmp_path / "run", "preferences", tmp_path / "p")
     card = (tmp_path / "p/README.md").read_text()
     assert "\n30 human, 5 import.\n" in card and "SIMULATED" not in card

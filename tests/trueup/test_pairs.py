@@ -91,8 +91,8 @@ def test_labels_that_travel_to_another_base_model_are_trained_as_their_text_says
         rows = preferences(made)
         assert len(rows) == len(before) and {row.chosen_token_ids is not None for row in rows} == {kept}
         assert {row.chosen_logp for row in rows} == {-1.0 if kept else None}, "of those tokens, and of no others"
-        found = runs.open_stage(made.run_dir, "label").manifest["verdict"]["findings"]
-        said = [one["message"] for one in found if one["code"] == "tokens_left_out"]
+        found = runs.open_stage(made.run_dir, "label").manifest.verdict.findings
+        said = [one.message for one in found if one.code == "tokens_left_out"]
         assert said == [] if kept else said[0].startswith("recorded tokens of 48 of 48 answers are left out: the tok")
         tokenizer = models.load_base_tokenizer(ModelConfig(name=str(bases(base)), chat_template="plain"))
         for row, pair in zip(rows, encode_pairs(rows, tokenizer, 500, Dropped())[1], strict=True):
@@ -138,8 +138,8 @@ def test_a_stage_that_encodes_anew_says_how_many(labelled: Any, bases: Callable[
         row["chosen"][0]["content"] = "Tea."
     write_rows(path, rows)
     reward.train.run(labelled.stages["reward"])
-    found = runs.open_stage(labelled.run_dir, "reward").manifest["verdict"]["findings"]
-    said = [one["message"] for one in found if one["code"] == "texts_in_tokens"]
+    found = runs.open_stage(labelled.run_dir, "reward").manifest.verdict.findings
+    said = [one.message for one in found if one.code == "texts_in_tokens"]
     assert sum(int(text.split()[0]) for text in said) == 5 and all("encoded anew" in text for text in said)
 
 

@@ -536,3 +536,25 @@ def test_a_folder_without_any_stage_is_no_run(tmp_path: Path) -> None:
         with pytest.raises(RunError) as caught:
             verify(directory)
         assert str(caught.value) == f"{directory}: not a run directory (no stage folder in it)"
+
+
+# ---- Files that do not fit ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"duration_s": "long"}, "duration_s: Input should be a valid number"),
+        ({"verdict": {"status": "fine", "findings": []}}, "verdict.status: Input should be 'pass', 'warn' or 'fail'"),
+        ({"inputs": [{"path": "a", "sha256": "b"}]}, "inputs.0.rows: Field required"),
+        ({"tokens": 3}, "tokens: Extra inputs are not permitted"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_one_sentence_with_file_and_key(
+    tmp_path: Path, change: dict[str, Any], key: str
+) -> None:
+    path = finish(First(run_dir=tmp_path)) / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RunError) as told:
+        runs.find_stage(tmp_path, "sft")
+    assert str(told.value) == f"{path}: not a manifest ({key}); delete it to make the stage run again"

@@ -41,7 +41,7 @@ def report(config: LabelConfig) -> dict[str, Any]:
 
 
 def findings(config: LabelConfig) -> set[str]:
-    return {found["code"] for found in runs.open_stage(config.run_dir, "label").manifest["verdict"]["findings"]}
+    return {found.code for found in runs.open_stage(config.run_dir, "label").manifest.verdict.findings}
 
 
 def label_as_person(config: LabelConfig, number: int, better: str, annotator: str = "ann") -> None:
@@ -91,7 +91,7 @@ def test_simulated_labels_say_that_no_person_said_them(campaign: Any) -> None:
     run(config)
     manifest = runs.open_stage(config.run_dir, "label").manifest
     assert "simulated_labels" in findings(config) and "few_labels" in findings(config)
-    assert manifest["labels"]["by_source"] == {"simulated": 6}
+    assert manifest.labels.by_source == {"simulated": 6}
     assert report(config)["by_split"].keys() <= {"train", "heldout"}
 
 
@@ -323,9 +323,9 @@ def test_known_answers_are_read_and_what_cannot_be_used_is_counted(campaign: Any
         assert len(asked.store.gold("check")) == 6
     label_as_person(campaign.label(gold=known, gold_share=0.0), 6, better="Eat")
     run(config)
-    (entry,) = runs.open_stage(config.run_dir, "label").manifest["inputs"]
-    assert (entry["path"], entry["rows"]) == (str(known), 6)
-    assert entry["dropped"] == {"identical answers": 1, "its annotators contradict each other": 1}
+    (entry,) = runs.open_stage(config.run_dir, "label").manifest.inputs
+    assert (entry.path, entry.rows) == (str(known), 6)
+    assert entry.dropped == {"identical answers": 1, "its annotators contradict each other": 1}
     assert why_stale(config) is None
     known.write_text(known.read_text() + "\n" + known.read_text().splitlines()[0].replace("Known 0", "Known 9"))
     assert "has changed" in (why_stale(config) or "")
@@ -433,8 +433,8 @@ def test_imported_preferences_keep_their_verdicts_and_follow_the_split(campaign:
         assert pair.split == ("heldout" if is_heldout(pair.prompt, config.split) else "train")
         assert pair.source == "import" and pair.chosen_token_ids is None and pair.chosen_finished
     manifest = runs.open_stage(config.run_dir, "label").manifest
-    assert [(entry["path"], entry["rows"]) for entry in manifest["inputs"]] == [(str(path), 30)]
-    assert manifest["parents"] == []
+    assert [(entry.path, entry.rows) for entry in manifest.inputs] == [(str(path), 30)]
+    assert manifest.parents == []
 
 
 # ---- Judge ------------------------------------------------------------------------------------------------------

@@ -313,7 +313,8 @@ def test_whatever_stands_anywhere_in_a_comparison_no_page_makes_markup_of_it(com
 def test_a_run_page_of_manifests_with_any_hostile_fact_makes_no_markup(campaign: Any) -> None:
     folder = campaign.dir / "sft"
     sound = manifest_of("sft", git_commit="abc", steps=3, trained_parameters=4, attention="sdpa", tokens_per_s=1.5)
-    sound |= {"versions": {"torch": "2"}, "inputs": [{"path": "a", "sha256": "b", "rows": 1, "dropped": {"long": 1}}]}
+    read = {"path": "a", "sha256": "b", "rows": 1, "dropped": {"long": 1}, "columns_not_read": {"c": 1}}
+    sound |= {"versions": {"torch": "2"}, "inputs": [read]}
     sound |= {"outputs": [{"path": "report.json", "sha256": "c"}]}
     for path in leaves(sound):
         (folder / "manifest.json").write_text(json.dumps(replaced(sound, path, PAYLOAD)))

@@ -41,12 +41,13 @@ def write_stage(run_dir: Path, stage: str, **more: Any) -> None:
         (folder / "config.yaml").write_text(f"{stage}:\n  name: '{HOSTILE}'\n", encoding="utf-8")
     (folder / "report.json").write_text("{}", encoding="utf-8")
     parents = [runs.open_stage(run_dir, parent) for parent in PARENTS[stage]]
-    read = {"path": f"/data/{stage}.jsonl", "sha256": hashlib.sha256(stage.encode()).hexdigest()}
+    read = {"path": f"/data/{stage}.jsonl", "sha256": hashlib.sha256(stage.encode()).hexdigest(), "rows": 352}
+    read |= {"dropped": {"too long": 3}, "columns_not_read": {}}
     finding = {"level": "warn", "code": "x", "message": f"of {stage} {HOSTILE}"}
     facts = {
         "tokens_per_s": 257.5,
         "parents": [{"stage": parent.stage, "manifest_sha256": parent.sha256} for parent in parents],
-        "inputs": [{**read, "rows": 352, "dropped": {"too long": 3}}] if stage in ("sft", "sample") else [],
+        "inputs": [read] if stage in ("sft", "sample") else [],
         "outputs": [{"path": "report.json", "sha256": "ab" * 32}, {"path": "gone.bin", "sha256": "cd" * 32}],
         "verdict": {"status": "warn", "findings": [finding]},
     }

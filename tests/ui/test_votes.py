@@ -314,7 +314,7 @@ def test_no_vote_is_a_training_preference_unless_it_is_promoted(labelled: Any, v
     before = preferences(labelled)
     while votes.service().tasks("ann"):
         prefer(votes, "ann", "aligned")
-    assert labelled.fingerprint() == runs.open_stage(labelled.run_dir, "label").manifest["fingerprint"]
+    assert labelled.fingerprint() == runs.open_stage(labelled.run_dir, "label").manifest.fingerprint
     run_label_stage(labelled)
     assert preferences(labelled) == before
     assert not [problem for problem in verify(labelled.run_dir).problems if "votes" in problem]
