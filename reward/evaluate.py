@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from reward.report import ReportCard
 from trueup.console import say
 from trueup.records import Preference
+from trueup.reports import Baseline, BestBaseline, Calibration, Normalisation, PairCounts, Share
 from trueup.runs import Finding, StageRun
-from trueup.statistics import expected_calibration_error, fit_temperature, margin_interval, spearman, win_rate
+from trueup.statistics import Interval, expected_calibration_error, fit_temperature, margin_interval, spearman, win_rate
 from trueup.words import count_words
 
 
@@ -21,7 +22,7 @@ def report_card(
     rejected: list[float],
     stage: StageRun,
     whose: str = "",
-) -> dict[str, Any]:
+) -> ReportCard:
     """Accuracy on held-out pairs beside what rules that read nothing reach, calibration, and accuracy by slice.
 
     heldout           all held-out pairs, whatever rule chose those to train on
@@ -33,65 +34,58 @@ def report_card(
     is more than that rule is read off the paired difference, prompt by prompt. The temperature and the calibration
     error are fitted and measured on the same held-out pairs: read them as a description.
     """
-    report: dict[str, Any] = {"pairs": {"train": len(train), "heldout": len(heldout)}}
+    pairs = PairCounts(train=len(train), heldout=len(heldout))
     findings: list[Finding] = []
     if not heldout:
         message = f"{whose}accuracy is not known: no labelled prompt is held out"
         findings.append(Finding("warn", "not_evaluated", message))
         stage.findings += findings
-        return {**report, "accuracy": None, "length_baseline": None, "baselines": {}, **_listed(findings)}
+        return ReportCard(pairs=pairs, accuracy=None, length_baseline=None, baselines={}, findings=findings)
 
     right = [_half_for_ties(a - b) for a, b in zip(chosen, rejected, strict=True)]
     accuracy = over_prompts(heldout, right)
     rules = {name: make(train) for name, make in RULES.items()}
-    baselines = {
-        name: {**over_prompts(heldout, [rule(pair) for pair in heldout]), **facts}
-        for name, (rule, facts) in rules.items()
-    }
+    by_rule = {name: over_prompts(heldout, [rule(pair) for pair in heldout]) for name, (rule, _) in rules.items()}
     best = max(rules, key=lambda name: _mean(train, [rules[name][0](pair) for pair in train]))
     difference = _difference(heldout, right, [rules[best][0](pair) for pair in heldout])
-    length = baselines["shorter or longer, as in training"]
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     say(
-        f"{'accuracy':<12} {_percent(accuracy)} on {len(heldout)} held-out pairs of {accuracy['prompts']} prompts; "
-        f"length alone {_percent(length)}, "
-        f"{', '.join(f'{name} {_percent(b)}' for name, b in baselines.items() if b is not length)}"
+        f"{'accuracy':<12} {_percent(accuracy)} on {len(heldout)} held-out pairs of {accuracy.n} prompts; "
+        f"length alone {_percent(by_rule[LENGTH])}, "
+        f"{', '.join(f'{name} {_percent(share)}' for name, share in by_rule.items() if name != LENGTH)}"
     )
-    if accuracy["ci_low"] <= 0.5:
+    if accuracy.low <= 0.5:
         message = f"{whose}accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones"
         findings.append(Finding("fail", "no_better_than_chance", message))
-    elif difference["ci_low"] <= 0:
-        rule = f"the rule '{best}', which reads nothing, gets {_percent(baselines[best])}"
+    elif difference.low <= 0:
+        rule = f"the rule '{best}', which reads nothing, gets {_percent(by_rule[best])}"
         by = f"the model is ahead by {_points(difference)}"
-        if difference["ci_high"] <= 0:
+        if difference.high <= 0:
             code, end = "explained_by_a_rule", f"{by}: it is no more than this rule"
         else:
-            code, end = "not_told_from_a_rule", f"{by}: {accuracy['prompts']} held-out prompts cannot tell them apart"
+            code, end = "not_told_from_a_rule", f"{by}: {accuracy.n} held-out prompts cannot tell them apart"
         findings.append(Finding("warn", code, f"{whose}accuracy {_percent(accuracy)}; {rule}; {end}"))
     stage.findings += findings
 
     lengths = [_longer(pair) for pair in heldout]
     values = chosen + rejected
     mean = sum(values) / len(values)
-    return {
-        **report,
-        "accuracy": accuracy,
-        "length_baseline": length,
-        "baselines": baselines,
-        "best_baseline": {"name": best, "difference": difference},
-        "calibration": {"ece": expected_calibration_error(margins), "temperature": fit_temperature(margins)},
-        "reward_length_spearman": spearman(margins, lengths),
-        "by_category": _by(heldout, right, lambda pair: pair.category or "none"),
-        "by_annotator": _by(heldout, right, lambda pair: pair.annotator),
-        "agreement_ceiling": None,
-        "normalisation": {"mean": mean, "std": (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5},
-        **_listed(findings),
+    baselines = {
+        name: Baseline(**dict(share_of(heldout, share)), **dict(rules[name][1])) for name, share in by_rule.items()
     }
-
-
-def _listed(findings: list[Finding]) -> dict[str, Any]:
-    """As the comparison reads them, before it lets this model decide."""
-    return {"findings": [vars(finding) for finding in findings]}
+    return ReportCard(
+        pairs=pairs,
+        accuracy=share_of(heldout, accuracy),
+        length_baseline=baselines[LENGTH],
+        baselines=baselines,
+        best_baseline=BestBaseline(name=best, difference=difference.estimate()),
+        calibration=Calibration(ece=expected_calibration_error(margins), temperature=fit_temperature(margins)),
+        reward_length_spearman=spearman(margins, lengths),
+        by_category=_by(heldout, right, lambda pair: pair.category or "none"),
+        by_annotator=_by(heldout, right, lambda pair: pair.annotator),
+        normalisation=Normalisation(mean=mean, std=(sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5),
+        findings=findings,
+    )
 
 
 # ---- Baselines: rules that read nothing --------------------------------------------------------------------------
@@ -110,24 +104,26 @@ def _finished_then_longer(pair: Preference) -> float:
     return 1000.0 * (pair.chosen_finished - pair.rejected_finished) + _longer(pair)
 
 
+LENGTH = "shorter or longer, as in training"
+
 Rule = Callable[[Preference], float]
 """Whether it prefers the chosen answer: 1, 0, or 0.5 where it cannot tell."""
 
 
-def _directed(rank: Callable[[Preference], float], train: list[Preference]) -> tuple[Rule, dict[str, Any]]:
+def _directed(rank: Callable[[Preference], float], train: list[Preference]) -> tuple[Rule, dict[str, int]]:
     """By the sign of `rank`, or by its opposite if that is right more often in training."""
     sign = 1 if _mean(train, [_half_for_ties(rank(pair)) for pair in train]) >= 0.5 else -1
     return lambda pair: _half_for_ties(sign * rank(pair)), {"reversed": sign < 0}
 
 
-def _nearest(train: list[Preference]) -> tuple[Rule, dict[str, Any]]:
+def _nearest(train: list[Preference]) -> tuple[Rule, dict[str, int]]:
     """The answer whose length is nearest to the one that is right most often in training."""
     target = max(range(1, 120), key=lambda n: _mean(train, [_half_for_ties(_nearness(pair, n)) for pair in train]))
     return lambda pair: _half_for_ties(_nearness(pair, target)), {"words": target}
 
 
-RULES: dict[str, Callable[[list[Preference]], tuple[Rule, dict[str, Any]]]] = {
-    "shorter or longer, as in training": lambda train: _directed(_longer, train),
+RULES: dict[str, Callable[[list[Preference]], tuple[Rule, dict[str, int]]]] = {
+    LENGTH: lambda train: _directed(_longer, train),
     "finished, then longer": lambda train: _directed(_finished_then_longer, train),
     "nearest to the best length": _nearest,
 }
@@ -146,19 +142,22 @@ def _half_for_ties(difference: float) -> float:
     return 0.5 if difference == 0 else float(difference > 0)
 
 
-def over_prompts(pairs: list[Preference], right: list[float]) -> dict[str, Any]:
-    """The mean over prompts of the mean of `right` on each, with its interval; `n` counts pairs."""
-    means = _by_prompt(pairs, right)
-    interval = win_rate([[mean] for mean in means]).interval
-    return {**interval.as_json(), "n": len(pairs), "prompts": len(means)}
+def over_prompts(pairs: list[Preference], right: list[float]) -> Interval:
+    """The mean over prompts of the mean of `right` on each."""
+    return win_rate([[mean] for mean in _by_prompt(pairs, right)]).interval
 
 
-def _difference(pairs: list[Preference], right: list[float], by_rule: list[float]) -> dict[str, Any]:
+def share_of(pairs: list[Preference], share: Interval) -> Share:
+    """As it stands in the report, where `n` counts pairs."""
+    return Share(**{**dict(share.estimate()), "n": len(pairs), "prompts": share.n})
+
+
+def _difference(pairs: list[Preference], right: list[float], by_rule: list[float]) -> Interval:
     """Accuracy less that of a rule, over prompts, each against itself; between -1 and 1."""
     both = [a - b for a, b in zip(right, by_rule, strict=True)]
     halves = np.array(_by_prompt(pairs, both)) / 2
     made, _ = margin_interval(halves, np.ones(len(halves)), 0.95, 0, 10_000)
-    return {"value": 2 * made.value, "ci_low": 2 * made.low, "ci_high": 2 * made.high, "n": made.n}
+    return Interval(2 * made.value, 2 * made.low, 2 * made.high, made.n)
 
 
 def _by_prompt(pairs: list[Preference], values: list[float]) -> list[float]:
@@ -173,20 +172,22 @@ def _mean(pairs: list[Preference], values: list[float]) -> float:
     return sum(means) / len(means)
 
 
-def _by(pairs: list[Preference], right: list[float], key: Callable[[Preference], str]) -> dict[str, Any]:
+def _by(pairs: list[Preference], right: list[float], key: Callable[[Preference], str]) -> dict[str, Share]:
     slices: dict[str, list[int]] = {}
     for i, pair in enumerate(pairs):
         slices.setdefault(key(pair), []).append(i)
-    return {
-        name: over_prompts([pairs[i] for i in rows], [right[i] for i in rows]) for name, rows in sorted(slices.items())
-    }
+    by_name = {}
+    for name, rows in sorted(slices.items()):
+        chosen = [pairs[i] for i in rows]
+        by_name[name] = share_of(chosen, over_prompts(chosen, [right[i] for i in rows]))
+    return by_name
 
 
-def _percent(interval: dict[str, Any]) -> str:
-    return f"{interval['value']:.0%} [{interval['ci_low']:.0%}, {interval['ci_high']:.0%}]"
+def _percent(share: Interval) -> str:
+    return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"
 
 
-def _points(difference: dict[str, Any]) -> str:
+def _points(difference: Interval) -> str:
     """`-1.1 points [-10.9, +9.2]`."""
-    value, low, high = (100 * difference[key] for key in ("value", "ci_low", "ci_high"))
+    value, low, high = (100 * each for each in (difference.value, difference.low, difference.high))
     return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"

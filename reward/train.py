@@ -23,6 +23,7 @@ from peft import TaskType
 
 from reward.config import RewardConfig
 from reward.evaluate import report_card
+from reward.report import RewardReport, SecondReportCard
 from trueup import models, runs, training
 from trueup.chat import encode_completion, sampled_ids
 from trueup.console import progress, say
@@ -51,7 +52,7 @@ def run(config: RewardConfig) -> Path:
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     heldout, chosen_scores, rejected_scores = score_pairs(config, model, pairs.heldout)
-    report = report_card(train, heldout, chosen_scores, rejected_scores, stage)
+    card = report_card(train, heldout, chosen_scores, rejected_scores, stage)
 
     # 4. Save ---------------------------------------------------------------------------------------------------------
     write_rows(
@@ -69,6 +70,7 @@ def run(config: RewardConfig) -> Path:
     stage.facts.update(model.placement.facts)
 
     # 5. The judge: a second reward model, of prompts that nothing else is trained on ----------------------------------
+    judged = None
     if pairs.judge:
         say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that nothing else is trained on")
         # A folder and facts of its own; what is found of either model is the stage's.
@@ -77,13 +79,13 @@ def run(config: RewardConfig) -> Path:
         aside.trained_on(pair.prompt for pair in pairs.judge)
         judge, train, fold = fit(config, aside, sft, pairs.judge, pairs.heldout)
         scored = score_pairs(config, judge, pairs.heldout)
-        report["judge"] = report_card(train, *scored, aside, whose="the second reward model's ")
+        second = report_card(train, *scored, aside, whose="the second reward model's ")
         fold()
         models.save(judge, aside.dir / "model")
-        report["judge"]["merge"] = aside.facts.get("merge")
+        judged = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
-    stage.write_json("report.json", report)
+    stage.write_report(RewardReport(**dict(card), judge=judged))
     return stage.finish()
 
 

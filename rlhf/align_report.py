@@ -15,7 +15,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rlhf.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
+from rlhf.align_schema import Evaluation, OnlineReport, RolloutFigures
+from rlhf.config import GRPOConfig, OnlineConfig, RLOOConfig
 from rlhf.report import environment
 from rlhf.report_views import percent, quantity, title
 from trueup import curves, plots, runs
@@ -48,7 +49,7 @@ MEASURES = (
 )
 
 
-def write_report(stage: StageRun, report: Mapping[str, Any]) -> None:
+def write_report(stage: StageRun, report: OnlineReport) -> None:
     """Write report.html of the align stage at work, from its report and what it left beside it."""
     page = environment().get_template(TEMPLATE).render(gather(stage, report))
     partial = stage.dir / "report.html.partial"
@@ -56,7 +57,7 @@ def write_report(stage: StageRun, report: Mapping[str, Any]) -> None:
     partial.replace(stage.dir / "report.html")
 
 
-def gather(stage: StageRun, report: Mapping[str, Any]) -> dict[str, Any]:
+def gather(stage: StageRun, report: OnlineReport) -> dict[str, Any]:
     """Everything that the template shows."""
     config = stage.config
     assert isinstance(config, OnlineConfig)
@@ -65,7 +66,7 @@ def gather(stage: StageRun, report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": config.run_dir.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "algorithm": ALGORITHMS[report["algorithm"]],
+        "algorithm": ALGORITHMS[report.algorithm],
         "report": report,
         "config": config,
         "verdict": verdict,
@@ -74,7 +75,7 @@ def gather(stage: StageRun, report: Mapping[str, Any]) -> dict[str, Any]:
         "rewards": reward_rows(config, report),
         "steps": step_rows(config, report),
         "way": way(config, report),
-        "measures": measures(report["rollouts"]),
+        "measures": measures(report.rollouts),
         "curves": curves.training_curves(_rows(stage.dir / runs.METRICS)),
         "samples": samples,
         "sampled": len({row["step"] for row in _rows(stage.dir / "samples.jsonl")}),
@@ -87,9 +88,9 @@ def gather(stage: StageRun, report: Mapping[str, Any]) -> dict[str, Any]:
 # ---- The result -------------------------------------------------------------------------------------------------
 
 
-def why_this_step(config: OnlineConfig, report: Mapping[str, Any], findings: Sequence[Finding]) -> str:
+def why_this_step(config: OnlineConfig, report: OnlineReport, findings: Sequence[Finding]) -> str:
     """Why the chosen step is the result, as a sentence."""
-    chosen, evaluated = report["chosen_step"], by_step(report)
+    chosen, evaluated = report.chosen_step, by_step(report)
     if config.full_finetuning:
         return "It is the last step: what is kept along the way are adapters, and every weight was trained."
     if not evaluated:
@@ -100,33 +101,33 @@ def why_this_step(config: OnlineConfig, report: Mapping[str, Any], findings: Seq
     else:
         within = "" if budget is None else f" among those within the budget of {quantity(budget, 1)} nats"
         figure = "mean reward"
-        if report.get("chosen_by") == "eval/second_reward":
+        if report.chosen_by == "second_reward":
             figure += " by the second reward model, which was trained on other prompts than the one that pays"
         said = f"Of the steps that were kept it has the highest {figure}{within}, on {prompts} prompts kept for this."
     first = evaluated.get(0)
-    if first and chosen in evaluated and evaluated[chosen]["eval/reward"] <= first["eval/reward"]:
+    if first and chosen in evaluated and evaluated[chosen].reward <= first.reward:
         said += " The SFT policy itself has no less: nothing was gained."
     return said
 
 
-def by_step(report: Mapping[str, Any]) -> dict[int, Mapping[str, float]]:
-    return {int(row["step"]): row for row in report["evaluations"]}
+def by_step(report: OnlineReport) -> dict[int, Evaluation]:
+    return {row.step: row for row in report.evaluations}
 
 
-def facts(config: OnlineConfig, report: Mapping[str, Any], seconds: float) -> list[tuple[str, str, str]]:
+def facts(config: OnlineConfig, report: OnlineReport, seconds: float) -> list[tuple[str, str, str]]:
     """(what, number, note) of the headline."""
-    evaluated, chosen = by_step(report), report["chosen_step"]
+    evaluated, chosen = by_step(report), report.chosen_step
     shown = []
     if 0 in evaluated and chosen in evaluated:
         before, after = evaluated[0], evaluated[chosen]
-        gained = after["eval/reward"] - before["eval/reward"]
-        shown.append(("Reward", quantity(after["eval/reward"]), f"{quantity(before['eval/reward'])} before"))
+        gained = after.reward - before.reward
+        shown.append(("Reward", quantity(after.reward), f"{quantity(before.reward)} before"))
         shown.append(("Gain", f"{'+' if gained > 0 else ''}{quantity(gained)}", "in units of reward"))
         budget = "" if config.kl_budget is None else f"; budget {quantity(config.kl_budget, 1)}"
-        shown.append(("KL to SFT", quantity(after["eval/kl"]), f"nats per answer{budget}"))
-    shown.append(("Steps", str(report["steps_trained"]), f"{config.train_batch_size} answers each"))
-    if coefficient := report.get("kl_coef"):
-        first, last = coefficient["first"], coefficient["last"]
+        shown.append(("KL to SFT", quantity(after.kl), f"nats per answer{budget}"))
+    shown.append(("Steps", str(report.steps_trained), f"{config.train_batch_size} answers each"))
+    if coefficient := report.kl_coef:
+        first, last = coefficient.first, coefficient.last
         said = "a nat, in units of reward" if first == last else f"a nat at the end; {first:.3g} at first"
         shown.append(("Price of KL", f"{last:.3g}", said))
     shown.append(("Time", duration(seconds), "of this stage, since it was last started"))
@@ -146,20 +147,19 @@ class StepRow:
     """Reward by the second reward model, where there is one: what the result was chosen by."""
 
 
-def step_rows(config: OnlineConfig, report: Mapping[str, Any]) -> list[StepRow]:
+def step_rows(config: OnlineConfig, report: OnlineReport) -> list[StepRow]:
     """How the SFT policy, every kept step and the last one did on the prompts kept to choose by."""
     rows = []
     for step, row in sorted(by_step(report).items()):
-        chosen = step == report["chosen_step"]
-        over = config.kl_budget is not None and row["eval/kl"] > config.kl_budget
+        chosen = step == report.chosen_step
+        over = config.kl_budget is not None and row.kl > config.kl_budget
         notes = (["the SFT policy"] if step == 0 else []) + (["the result"] if chosen else [])
         notes += ["over the budget"] if over else []
-        second = row.get("eval/second_reward")
-        rows.append(StepRow(step, row["eval/reward"], row["eval/kl"], ", ".join(notes), chosen, over, second))
+        rows.append(StepRow(step, row.reward, row.kl, ", ".join(notes), chosen, over, row.second_reward))
     return rows
 
 
-def way(config: OnlineConfig, report: Mapping[str, Any]) -> Markup:
+def way(config: OnlineConfig, report: OnlineReport) -> Markup:
     """Reward against KL of the evaluated steps; empty with fewer than two of them."""
     rows = step_rows(config, report)
     points = [
@@ -169,18 +169,18 @@ def way(config: OnlineConfig, report: Mapping[str, Any]) -> Markup:
     return plots.trace(points, "KL, nats per answer", "reward", config.kl_budget) if len(points) > 1 else Markup("")
 
 
-def reward_rows(config: OnlineConfig, report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def reward_rows(config: OnlineConfig, report: OnlineReport) -> list[tuple[str, str, str]]:
     """(what, what that is, its weight) of all that an answer is paid for, and of what it costs."""
     rows = []
-    for name, weight in report["rewards"].items():
+    for name, weight in report.rewards.items():
         meaning = REWARDS.get(name, "a function of your own")
         if name == "reward_model":
-            units = report["normalisation"]
-            meaning += f" (mean {quantity(units['mean'])}, standard deviation {quantity(units['std'])})"
+            units = report.normalisation
+            meaning += f" (mean {quantity(units.mean)}, standard deviation {quantity(units.std)})"
         rows.append((title(Path(name).name), meaning, _times(weight)))
     rows.append(("no end of turn", "an answer that did not end by itself", _times(-config.missing_eos_penalty)))
-    if isinstance(config, PPOConfig):
-        rows.append(("KL", "a nat away from the SFT policy", _times(-report["kl_coef"]["last"])))
+    if report.kl_coef:
+        rows.append(("KL", "a nat away from the SFT policy", _times(-report.kl_coef.last)))
     elif isinstance(config, RLOOConfig):
         rows.append(("KL", "a nat away from the SFT policy", _times(-config.beta)))
     elif isinstance(config, GRPOConfig):
@@ -192,20 +192,19 @@ def _times(weight: float) -> str:
     return f"{weight:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def measures(rollouts: Sequence[Mapping[str, float]]) -> list[tuple[str, str, str, str]]:
+def measures(rollouts: Sequence[RolloutFigures]) -> list[tuple[str, str, str, str]]:
     """(what, what it means, in the first rollout, in the last); empty where no rollouts were recorded."""
     if not rollouts:
         return []
     first, last = rollouts[0], rollouts[-1]
     return [
-        (what, meaning, _shown(first.get(key), form), _shown(last.get(key), form))
+        (what, meaning, _shown(getattr(first, key), form), _shown(getattr(last, key), form))
         for key, what, meaning, form in MEASURES
-        if key in last
     ]
 
 
 def _shown(value: float | None, form: str) -> str:
-    if value is None or value != value:  # NaN: of a critic's returns that were all the same
+    if value is None:
         return "not known"
     return percent(value) if form == "share" else form.format(value).replace("-", "\N{MINUS SIGN}")
 
@@ -217,7 +216,7 @@ def _shown(value: float | None, form: str) -> str:
 class Sample:
     step: int
     prompt: list[dict[str, str]]
-    answer: str
+    completion: str
     figures: list[tuple[str, str]]
     """(what, number): score, KL, total, and the parts of the score where it has several."""
     total: float
@@ -244,7 +243,7 @@ def _sample(row: Mapping[str, Any]) -> Sample:
             (title(Path(name).name), "no opinion" if value is None else quantity(value))
             for name, value in parts.items()
         ]
-    return Sample(int(row["step"]), prompt, str(row["answer"]), figures, float(row["total"]))
+    return Sample(int(row["step"]), prompt, str(row["completion"]), figures, float(row["total"]))
 
 
 def extremes(rollouts: Sequence[tuple[int, Sequence[Sample]]]) -> list[tuple[str, list[Sample]]]:

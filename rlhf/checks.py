@@ -246,8 +246,8 @@ def paired(
     apart = only_reference + only_aligned
     right = [sum(pair[side] for pair in both) for side in (0, 1)]
     return {
-        "reference": statistics.wilson(right[0], len(both), confidence).as_json(),
-        "aligned": statistics.wilson(right[1], len(both), confidence).as_json(),
+        "reference": statistics.wilson(right[0], len(both), confidence).estimate().plain(),
+        "aligned": statistics.wilson(right[1], len(both), confidence).estimate().plain(),
         "mcnemar": {
             "p_value": float(binomtest(only_aligned, apart).pvalue) if apart else 1.0,
             "both": counts[True, True],

@@ -28,7 +28,7 @@ from rlhf.answers import ALIGNED, BEST, SFT, Answers, Compared
 from rlhf.config import CompareConfig
 from rlhf.judges import JUDGES, Judge, Judged, Labels, ScoringJudge
 from rlhf.regressions import check_policies
-from rlhf.report import read_json, write_report
+from rlhf.report import write_report
 from rlhf.verdict import percent
 from trueup import runs, statistics
 from trueup.bradley_terry import bradley_terry
@@ -37,6 +37,7 @@ from trueup.console import say
 from trueup.errors import DataError, RunError
 from trueup.models import Loaded, SavedPolicy, place, read_tokenizer
 from trueup.records import CandidateSet, is_heldout, opening_id, read_jsonl, read_rows, write_rows
+from trueup.reports import LabelSources, RewardCards
 from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import Decoding
 
@@ -121,8 +122,8 @@ def run(config: CompareConfig) -> Path:
             "noise_floor": {name: judges.win_rate_json(floor) for name, floor in floors.items()},
             "policies_compared": {**all_pairs(compared, judged, config), "measures": measures},
             "greedy": judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
-            "kl_nats": {**kl.as_json(), "samples_per_prompt": 1},
-            "kl_nats_per_token": moved["kl_per_token"].as_json(),
+            "kl_nats": {**kl.estimate().plain(), "samples_per_prompt": 1},
+            "kl_nats_per_token": moved["kl_per_token"].estimate().plain(),
             "kl_budget": config.kl_budget,
             "checkpoints": moved["path"],
             "chosen_by_budget": paths.within_budget(moved["path"], _path_judge(bench), config.kl_budget)
@@ -228,7 +229,7 @@ def read_labels(run_dir: Path) -> Labels:
     label = runs.find_stage(run_dir, "label")
     if label is None:
         return Labels({}, None)
-    by_source = read_json(label.dir / "report.json").get("by_source") or {}
+    by_source = label.report(LabelSources).by_source
     identity = label.manifest.identity
     return Labels(
         by_source,
@@ -239,14 +240,11 @@ def read_labels(run_dir: Path) -> Labels:
 
 def read_report_cards(config: CompareConfig) -> dict[str, list[Finding]]:
     """What the reward stage found of each reward model on the bench, on pairs that neither was trained on."""
-    report = read_json(runs.stage_dir(config.run_dir, "reward") / "report.json")
-    cards = {"reward_model": report, "second_reward_model": report.get("judge") or {}}
+    reward = runs.find_stage(config.run_dir, "reward")
+    card = reward.report(RewardCards) if reward else None
+    cards = {"reward_model": card, "second_reward_model": card.judge if card else None}
     unknown = Finding("warn", "no_report_card", "it has no report card, so nothing is known of its accuracy")
-    return {
-        name: [Finding(**finding) for finding in card["findings"]] if "findings" in card else [unknown]
-        for name, card in cards.items()
-        if name in config.judges
-    }
+    return {name: card.findings if card else [unknown] for name, card in cards.items() if name in config.judges}
 
 
 def policy(stage: FinishedStage) -> dict[str, Any]:
@@ -406,9 +404,11 @@ def describe_all(
             measured |= {"distinct_2": None, "self_similarity": None, "heldout_loss": None}
             measured["kl_nats"] = {"value": answers.kl_of_best(len(said[0]) - 1)}
         else:
-            measured["self_similarity"] = answers.self_similarity(said, config.confidence, config.seed).as_json()
+            measured["self_similarity"] = (
+                answers.self_similarity(said, config.confidence, config.seed).estimate().plain()
+            )
             measured["heldout_loss"] = loss[name]
-            measured["kl_nats"] = kl[name].as_json() if name in kl else None
+            measured["kl_nats"] = kl[name].estimate().plain() if name in kl else None
         found[name] = measured
     return found
 

@@ -21,6 +21,7 @@ from datasets import Dataset
 from peft import TaskType
 from transformers import TrainerCallback
 
+from rlhf.align_schema import DPOReport, LogpsChange
 from rlhf.config import LOSSES, DPOConfig
 from trueup import models, runs, training
 from trueup.console import say
@@ -28,6 +29,7 @@ from trueup.errors import DataError
 from trueup.merging import merged
 from trueup.pairs import EncodedPair, encode_pairs, read_pairs
 from trueup.records import Dropped, Preference
+from trueup.reports import Schedule
 from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import completion_logps
 from trueup.statistics import Interval, win_rate
@@ -75,13 +77,13 @@ def run(config: DPOConfig) -> Path:
         say(f"{name:<20} {first[name]:8.2f} -> {last[name]:8.2f}")
     # Against the reference, not against the first batches, whose answers are longer or shorter than those of the last.
     beta = float(config.beta)
-    change = {answer: last[f"rewards/{answer}"] / beta for answer in ("chosen", "rejected")}
-    for answer, nats in change.items():
-        say(f"{f'log pi({answer})':<20} {nats:+8.2f} nats against the reference, at the end")
+    change = LogpsChange(chosen=last["rewards/chosen"] / beta, rejected=last["rewards/rejected"] / beta)
+    for completion, nats in change:
+        say(f"{f'log pi({completion})':<20} {nats:+8.2f} nats against the reference, at the end")
     margin = last["rewards/margins"] / beta
     if config.learning_rate:  # at 0 it is a control
         stage.findings += not_learnt(margin, learnt)
-    fallen = -change["chosen"]
+    fallen = -change.chosen
     if fallen > 10:
         # Common and not always harm: DPO needs only the difference. Past some point probability goes to neither answer.
         stage.find(
@@ -91,11 +93,18 @@ def run(config: DPOConfig) -> Path:
         )
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
-    report = {"algorithm": "dpo", "pairs": len(rows), "first": first, "last": last, "logps_change_nats": change}
-    report["margin_nats"] = margin
-    report["heldout_accuracy"] = learnt.as_json() if learnt else None
-    report["schedule"] = {key: getattr(config, key) for key in ("beta", "learning_rate", "num_train_epochs")}
-    stage.write_json("report.json", report)
+    stage.write_report(
+        DPOReport(
+            algorithm="dpo",
+            pairs=len(rows),
+            first=first,
+            last=last,
+            logps_change_nats=change,
+            margin_nats=margin,
+            heldout_accuracy=learnt.estimate() if learnt else None,
+            schedule=Schedule.model_validate({key: getattr(config, key) for key in Schedule.model_fields}),
+        )
+    )
     models.save(policy, stage.dir / "model")
     stage.facts.update(policy.placement.facts)
     return stage.finish()

@@ -62,7 +62,7 @@ class EndpointJudgement:
         return {
             "comparisons": self.comparisons,
             "contradictions": self.contradictions,
-            "position_bias": self.position_bias.as_json() if self.position_bias else None,
+            "position_bias": self.position_bias.estimate().plain() if self.position_bias else None,
             "refused": self.refused,
             "cut": self.cut,
             "malformed": self.malformed,

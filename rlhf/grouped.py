@@ -37,6 +37,7 @@ from trueup.console import say
 from trueup.merging import merged
 from trueup.models import Loaded
 from trueup.records import Message
+from trueup.reports import RewardCard
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import score
 
@@ -54,7 +55,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
     # 2. Rewards ------------------------------------------------------------------------------------------------------
-    mean, std = normalisation(reward)
+    mean, std = normalisation(reward.report(RewardCard) if reward else None)
     pays = scorer(config, reward, mean, std) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id, text_of)
@@ -86,7 +87,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     )
     training.require_sound(policy.model, "align, merging the adapter", every=True)
     models.save(policy, stage.dir / "model")
-    stage.write_json("report.json", report)
+    stage.write_report(report)
     stage.facts.update(policy.placement.facts)
     write_report(stage, report)
     return stage.finish()

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from rlhf.align_schema import Evaluation
 from trueup.manifest import Finding, StageVerdict
+from trueup.reports import SampledAnswers
 
 Rollout = dict[str, Any]
 
@@ -123,8 +125,8 @@ _DOUBTS = ("no_better_than_chance", "explained_by_a_rule", "not_told_from_a_rule
 
 def whose_fault(
     history: Sequence[Rollout],
-    evaluated: dict[int, dict[str, float]],
-    sampled: dict[str, Any] | None,
+    evaluated: dict[int, Evaluation],
+    sampled: SampledAnswers | None,
     reward_verdict: StageVerdict | None,
 ) -> Finding | None:
     """Which of the three is to blame where reward did not rise on the prompts kept for it: SFT policy, reward model, or
@@ -135,28 +137,28 @@ def whose_fault(
     reward_verdict  the reward stage's, if that was one
     """
     steps = sorted(evaluated)
-    if len(steps) < 2 or max(evaluated[s]["eval/reward"] for s in steps[1:]) > evaluated[steps[0]]["eval/reward"]:
+    if len(steps) < 2 or max(evaluated[s].reward for s in steps[1:]) > evaluated[steps[0]].reward:
         return None
-    gain = evaluated[steps[-1]]["eval/reward"] - evaluated[steps[0]]["eval/reward"]
+    gain = evaluated[steps[-1]].reward - evaluated[steps[0]].reward
     said = f"reward did not rise on the prompts kept for it ({gain:+.2f})"
-    if sampled and sampled["eos_rate"] < 0.5:
+    if sampled and sampled.eos_rate < 0.5:
         return Finding(
             "warn",
             "sft_at_fault",
-            f"{said}. Begin with the SFT policy: {sampled['eos_rate']:.0%} of its answers end by themselves",
+            f"{said}. Begin with the SFT policy: {sampled.eos_rate:.0%} of its answers end by themselves",
         )
-    if sampled and sampled["all_alike"] > 0.2:
+    if sampled and sampled.all_alike > 0.2:
         return Finding(
             "warn",
             "sft_at_fault",
-            f"{said}. Begin with the SFT policy: for {sampled['all_alike']:.0%} of prompts all of its answers are "
+            f"{said}. Begin with the SFT policy: for {sampled.all_alike:.0%} of prompts all of its answers are "
             "alike, so there is nothing to choose among",
         )
     doubts = [f for f in reward_verdict.findings if f.code in _DOUBTS] if reward_verdict else []
     if doubts:
         why = "; ".join(doubt.message for doubt in doubts)
         return Finding("warn", "reward_model_at_fault", f"{said}. Begin with the reward model: {why}")
-    kl = evaluated[steps[-1]]["eval/kl"]
+    kl = evaluated[steps[-1]].kl
     rose = len(history) > 1 and history[-1]["scores"] > history[0]["scores"]
     if rose:
         advice = "it rose on the prompts trained on: more prompts, fewer passes (num_train_epochs), or more kl_coef"

@@ -245,7 +245,7 @@ class Judged:
             "independent": self.by.independent,
             "win_rate": win_rate_json(self.win_rate),
             "length_controlled_win_rate": {
-                **controlled.interval.as_json(),
+                **controlled.interval.estimate().plain(),
                 "slope": controlled.slope,
                 "note": controlled.note,
             },
@@ -257,7 +257,7 @@ class Judged:
 
 def win_rate_json(rate: statistics.WinRate) -> dict[str, Any]:
     counts = {"wins": rate.wins, "ties": rate.ties, "losses": rate.losses}
-    return {**rate.interval.as_json(), **counts, "n": sum(counts.values()), "prompts": rate.interval.n}
+    return {**rate.interval.estimate().plain(), **counts, "n": sum(counts.values()), "prompts": rate.interval.n}
 
 
 def judge(by: Judge, compared: Compared, config: CompareConfig) -> Judged:

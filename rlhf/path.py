@@ -82,11 +82,13 @@ def measure(
         scores = {
             judge.name: statistics.bootstrap_mean(
                 judge.score(rows, step.answers), config.confidence, config.seed, bounds=None
-            ).as_json()
+            )
+            .estimate()
+            .plain()
             for judge in judges
             if isinstance(judge, ScoringJudge)
         }
-        path.append({"step": step.step, "kl_nats": kl.as_json(), "scores": scores})
+        path.append({"step": step.step, "kl_nats": kl.estimate().plain(), "scores": scores})
     return path
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rlhf import memory
 from rlhf.align_report import write_report
+from rlhf.align_schema import KLPrice
 from rlhf.config import PPOConfig
 from rlhf.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
 from rlhf.roles import Roles, SeparateModels, SharedBase
@@ -44,6 +45,7 @@ from trueup.errors import DataError
 from trueup.formats import read_demonstrations
 from trueup.models import Loaded
 from trueup.records import Dropped, Message, touches_heldout
+from trueup.reports import RewardCard
 from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import score
 from trueup.tensors import pad_right
@@ -71,7 +73,7 @@ def run(config: PPOConfig) -> Path:
         say(f"{'memory':<12} {warning.message}")  # now, since a run that dies for lack of memory shows no verdict
         stage.findings.append(warning)
     memory.spare_time_or_memory(predicted, policy.placement.device)
-    mean, std = normalisation(reward)
+    mean, std = normalisation(reward.report(RewardCard) if reward else None)
     roles.scale_critic(1 / std)
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id, text_of)
@@ -88,7 +90,14 @@ def run(config: PPOConfig) -> Path:
     # 4. The best step ------------------------------------------------------------------------------------------------
     stage.findings += [Finding(**told) for told in trainer.told.values()]
     report = conclude(
-        config, stage, roles.model, trainer.state.global_step, rewards, (mean, std), history=trainer.history
+        config,
+        stage,
+        roles.model,
+        trainer.state.global_step,
+        rewards,
+        (mean, std),
+        history=trainer.history,
+        kl_coef=KLPrice(first=config.kl_coef, last=trainer.kl_coef),
     )
     first, last = trainer.history[0], trainer.history[-1]
     for name in ("scores", "kl", "length", "entropy", "eos_rate"):
@@ -99,8 +108,7 @@ def run(config: PPOConfig) -> Path:
     result = roles.merged(stage, [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]])
     training.require_sound(result.model, "align, merging the adapter", every=True)
     models.save(result, stage.dir / "model")
-    report["kl_coef"] = {"first": config.kl_coef, "last": trainer.kl_coef}
-    stage.write_json("report.json", report)
+    stage.write_report(report)
     stage.facts.update(policy.placement.facts)
     write_report(stage, report)
     return stage.finish()

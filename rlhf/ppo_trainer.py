@@ -398,7 +398,7 @@ class PPOTrainer(GRPOTrainer):
             {
                 "step": self.state.global_step,
                 "prompt": prompt,
-                "answer": text,
+                "completion": text,
                 "score": round(score, 4),
                 "kl": round(nats, 4),
                 "total": round(score - self.kl_coef * nats, 4),

@@ -21,6 +21,7 @@ from rlhf import report_views as views
 from trueup import curves, pages, runs
 from trueup.manifest import Manifest
 from trueup.records import read_jsonl
+from trueup.reports import RewardCard
 from trueup.runs import StageRun
 from trueup.visible import seen
 
@@ -84,7 +85,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
     stages = read_stages(run_dir, compare)
     first = report["verdict"].get("judge") or next(iter(report["judges"]))
     seed = int(report["decoding"]["seed"])
-    reward = read_json(runs.stage_dir(run_dir, "reward") / "report.json") if runs.find_stage(run_dir, "reward") else {}
+    reward = runs.find_stage(run_dir, "reward")
     shown = {row["prompt_id"]: views.prompt_view(row) for row in rows[:MOST_PROMPTS]}
     return {
         "name": run_dir.resolve().name,
@@ -102,7 +103,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
         "sources": [(source, count, views.SOURCES.get(source, "")) for source, count in report["sources"].items()],
         "labels": sum(report["sources"].values()),
         "measures": views.measures(report),
-        "accuracies": views.accuracies(reward),
+        "accuracies": views.accuracies(reward.report(RewardCard) if reward else None),
         "lengths": views.length_histogram(rows),
         "curves": [(view.stage, found) for view in stages if (found := curves.stage_curves(run_dir, view.stage))],
         "examples": [

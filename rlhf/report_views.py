@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from trueup import plots
 from trueup.pages import independence, leans, noise_floor, outcome, sentence
+from trueup.reports import RewardCard
 from trueup.visible import seen
 from trueup.worddiff import marked
 
@@ -387,19 +388,27 @@ def _distance(name: str, figures: Figures | None) -> str:
     return f"{bound}{quantity(figures)}"
 
 
-def accuracies(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class AccuracyRow:
+    """Held-out accuracy of the reward model or of a rule, as a bar."""
+
+    title: str
+    figures: Figures
+    is_model: bool
+    note: str
+
+
+def accuracies(card: RewardCard | None) -> list[AccuracyRow]:
     """The reward model's held-out accuracy, then the rules that read nothing."""
-    if not reward.get("accuracy"):
+    if card is None or card.accuracy is None:
         return []
-    baselines = reward.get("baselines") or {"length alone": reward.get("length_baseline")}
     ahead = ""
-    if (best := reward.get("best_baseline")) and (difference := best["difference"]):
+    if best := card.best_baseline:
+        difference = best.difference.plain()
         points = {key: 100 * difference[key] for key in ("value", "ci_low", "ci_high")}
-        ahead = f"ahead of the best rule in training, {best['name']}, by {quantity(points, 1)} points"
-    rows = [{"title": "reward model", "figures": reward["accuracy"], "is_model": True, "note": ahead}]
-    return rows + [
-        {"title": name, "figures": value, "is_model": False, "note": ""} for name, value in baselines.items() if value
-    ]
+        ahead = f"ahead of the best rule in training, {best.name}, by {quantity(points, 1)} points"
+    rules = [AccuracyRow(name, share.plain(), False, "") for name, share in card.baselines.items()]
+    return [AccuracyRow("reward model", card.accuracy.plain(), True, ahead), *rules]
 
 
 def length_histogram(rows: Sequence[Mapping[str, Any]]) -> Markup:

@@ -21,11 +21,11 @@ from typing import Any
 
 from rlhf.checks import Check
 from rlhf.config import OnlineConfig
-from rlhf.report import read_json
 from trueup.errors import DataError, RunError
 from trueup.records import Message
+from trueup.reports import RewardCard
 from trueup.rubric import RUBRICS
-from trueup.runs import FinishedStage, open_stage
+from trueup.runs import open_stage
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -189,13 +189,13 @@ def _messages(conversation: Conversation) -> list[Message]:
 # ---- The reward model -------------------------------------------------------------------------------------------
 
 
-def normalisation(reward: FinishedStage | None) -> tuple[float, float]:
+def normalisation(card: RewardCard | None) -> tuple[float, float]:
     """Mean and standard deviation of the reward model's scores of held-out answers; (0, 1) where it has none to tell.
 
     Rewards in its standard deviations make one `kl_coef` mean the same with every reward model.
     """
-    found = read_json(reward.dir / "report.json").get("normalisation") if reward else None
-    return (found["mean"], found["std"] or 1.0) if found else (0.0, 1.0)
+    known = card.normalisation if card else None
+    return (known.mean, known.std or 1.0) if known else (0.0, 1.0)
 
 
 def refuse_unfit(config: OnlineConfig) -> None:

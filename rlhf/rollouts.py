@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset
 from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from rlhf import guards
+from rlhf.align_schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
 from rlhf.checks import Check, load_check
 from rlhf.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
-from rlhf.report import read_json
-from rlhf.rewards import WeightedRewards, make_rewards
+from rlhf.rewards import WeightedRewards, make_rewards, normalisation
 from trueup import training
 from trueup.chat import encode_prompt
 from trueup.console import say
@@ -42,6 +42,7 @@ from trueup.records import (
     prompt_id,
     read_rows,
 )
+from trueup.reports import Normalisation, RewardCards, SampledAnswers
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import Decoding, completion_logps, sample, score
 
@@ -303,8 +304,7 @@ def second_rewards(
     if not config.eval_prompts or directory is None or not directory.is_dir():
         return None
     assert reward is not None
-    spread = read_json(reward.dir / "report.json")["judge"].get("normalisation") or {"mean": 0.0, "std": 1.0}
-    mean, std = spread["mean"], spread["std"] or 1.0
+    mean, std = normalisation(reward.report(RewardCards).judge)
 
     def scores(prompts: Any, completions: Any) -> list[float]:
         # Loaded for each of the few evaluations: beside the roles of a training there may be no room for it.
@@ -326,27 +326,37 @@ def logps_of(policy: Loaded, prompts: Sequence[list[Message]], ids: Sequence[Seq
         policy.model.train(was_training)
 
 
-def evaluations(stage: StageRun) -> dict[int, dict[str, float]]:
+def evaluations(stage: StageRun) -> dict[int, Evaluation]:
     """{step: its evaluation}, in order."""
     rows = training.read_metrics(stage.dir / "metrics.jsonl")
-    return {row["step"]: row for row in sorted(rows, key=lambda row: row["step"]) if "eval/reward" in row}
+    steps = [
+        Evaluation(
+            step=row["step"],
+            reward=row["eval/reward"],
+            kl=row["eval/kl"],
+            second_reward=row.get("eval/second_reward"),
+        )
+        for row in rows
+        if "eval/reward" in row
+    ]
+    return {row.step: row for row in sorted(steps, key=lambda row: row.step)}
 
 
-def chosen_by(evaluated: dict[int, dict[str, float]]) -> str:
+def chosen_by(evaluated: dict[int, Evaluation]) -> Literal["reward", "second_reward"]:
     """The figure that steps are chosen by: the second reward model's where there is one."""
-    return "eval/second_reward" if any("eval/second_reward" in row for row in evaluated.values()) else "eval/reward"
+    return "second_reward" if any(row.second_reward is not None for row in evaluated.values()) else "reward"
 
 
-def best_step(evaluated: dict[int, dict[str, float]], kl_budget: float | None) -> int | None:
+def best_step(evaluated: dict[int, Evaluation], kl_budget: float | None) -> int | None:
     """The step with the highest reward (`chosen_by`) within the KL budget; the first of equals; None if none is.
 
     Step 0, the SFT policy, does not stand for election: what to do when nothing beats it is the verdict's to say.
     """
     figure = chosen_by(evaluated)
     allowed = {
-        step: row[figure]
+        step: getattr(row, figure)
         for step, row in evaluated.items()
-        if step > 0 and (kl_budget is None or row["eval/kl"] <= kl_budget)
+        if step > 0 and (kl_budget is None or row.kl <= kl_budget)
     }
     return max(allowed, key=lambda step: (allowed[step], -step), default=None)
 
@@ -362,8 +372,8 @@ def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) ->
         return last
     best = best_step(evaluated, config.kl_budget)
     if best is None:
-        best = min(later, key=lambda step: evaluated[step]["eval/kl"])
-        kl = evaluated[best]["eval/kl"]
+        best = min(later, key=lambda step: evaluated[step].kl)
+        kl = evaluated[best].kl
         stage.find(
             "warn",
             "no_step_within_budget",
@@ -372,7 +382,7 @@ def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) ->
     weights = load_peft_weights(str(stage.dir / training.STEPS / f"step-{best}"))
     set_peft_model_state_dict(model, weights, adapter_name="default")
     row = evaluated[best]
-    say(f"{'best step':<12} {best} of {last}: reward {row['eval/reward']:.2f}, KL {row['eval/kl']:.2f}")
+    say(f"{'best step':<12} {best} of {last}: reward {row.reward:.2f}, KL {row.kl:.2f}")
     return best
 
 
@@ -384,33 +394,36 @@ def conclude(
     rewards: WeightedRewards,
     spread: tuple[float, float],
     history: Sequence[guards.Rollout] = (),
-) -> dict[str, Any]:
+    kl_coef: KLPrice | None = None,
+) -> OnlineReport:
     """Put the best step's adapter into the trained model, find who is at fault if none beat the SFT policy, and return
     what the reports of all online algorithms hold.
 
     last     steps trained
     spread   mean and standard deviation that the reward model counts in
     history  PPO's rollouts
+    kl_coef  PPO's
     """
     chosen = choose_step(config, stage, model, last)
     evaluated = evaluations(stage)
     parents = {parent.stage: parent for parent in stage.parents}
-    sampled = read_json(parents["sample"].dir / "report.json") if "sample" in parents else None
+    sampled = parents["sample"].report(SampledAnswers) if "sample" in parents else None
     reward_verdict = parents["reward"].manifest.verdict if "reward" in parents else None
     finding = guards.whose_fault(history, evaluated, sampled, reward_verdict)
     stage.findings += [finding] if finding else []
     stage.facts["steps"] = chosen
     mean, std = spread
-    return {
-        "algorithm": config.algorithm,
-        "rewards": rewards.weights,
-        "normalisation": {"mean": mean, "std": std},
-        "rollouts": list(history),
-        "evaluations": list(evaluated.values()),
-        "chosen_step": chosen,
-        "chosen_by": chosen_by(evaluated),
-        "steps_trained": last,
-    }
+    return OnlineReport(
+        algorithm=config.algorithm,
+        rewards=rewards.weights,
+        normalisation=Normalisation(mean=mean, std=std),
+        rollouts=[RolloutFigures(**row) for row in history],
+        evaluations=list(evaluated.values()),
+        chosen_step=chosen,
+        chosen_by=chosen_by(evaluated),
+        steps_trained=last,
+        kl_coef=kl_coef,
+    )
 
 
 def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:

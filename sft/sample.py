@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from sft.config import SampleConfig
+from sft.report import SampleReport
 from trueup import runs
 from trueup.chat import Refused, encode_prompt
 from trueup.console import progress, say
@@ -72,18 +73,18 @@ def run(config: SampleConfig) -> Path:
     # 3. Report and save ----------------------------------------------------------------------------------------------
     rows = [done[prompt.prompt_id] for prompt in prompts]
     report = describe(rows)
-    say(f"{'answers':<12} {report['eos_rate']:.0%} end by themselves, {report['mean_tokens']:.0f} tokens on average")
-    if report["eos_rate"] < 0.5:
+    say(f"{'answers':<12} {report.eos_rate:.0%} end by themselves, {report.mean_tokens:.0f} tokens on average")
+    if report.eos_rate < 0.5:
         stage.find(
-            "warn", "rarely_stops", f"{report['eos_rate']:.0%} of answers end within {config.max_new_tokens} tokens"
+            "warn", "rarely_stops", f"{report.eos_rate:.0%} of answers end within {config.max_new_tokens} tokens"
         )
-    if report["all_alike"] > 0.2:
+    if report.all_alike > 0.2:
         stage.find(
-            "warn", "no_choice", f"in {report['all_alike']:.0%} of prompts all answers are alike: raise the temperature"
+            "warn", "no_choice", f"in {report.all_alike:.0%} of prompts all answers are alike: raise the temperature"
         )
     write_rows(stage.dir / "candidates.jsonl", rows)
     partial.unlink()
-    stage.write_json("report.json", report)
+    stage.write_report(report)
     if todo:
         stage.facts["tokens_per_s"] = round(tokens / (time.time() - started), 1)
     stage.facts.update(place(config.model).facts)
@@ -132,13 +133,13 @@ def read_unfinished(path: Path) -> dict[str, CandidateSet]:
     return {row.prompt_id: row for row in read_rows(path, CandidateSet)}
 
 
-def describe(rows: list[CandidateSet]) -> dict[str, float]:
+def describe(rows: list[CandidateSet]) -> SampleReport:
     """How the answers are: share that end, mean length, share of prompts whose answers are all the same text."""
     candidates = [candidate for row in rows for candidate in row.candidates]
-    return {
-        "prompts": len(rows),
-        "heldout": sum(row.split == "heldout" for row in rows),
-        "eos_rate": sum(candidate.finished for candidate in candidates) / len(candidates),
-        "mean_tokens": sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
-        "all_alike": sum(len({candidate.text for candidate in row.candidates}) == 1 for row in rows) / len(rows),
-    }
+    return SampleReport(
+        prompts=len(rows),
+        heldout=sum(row.split == "heldout" for row in rows),
+        eos_rate=sum(candidate.finished for candidate in candidates) / len(candidates),
+        mean_tokens=sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
+        all_alike=sum(len({candidate.text for candidate in row.candidates}) == 1 for row in rows) / len(rows),
+    )

@@ -16,6 +16,7 @@ from peft import TaskType
 
 from sft.config import SFTConfig
 from sft.data import category_counts, encode, fitting, read_data, spread, trained_tokens
+from sft.report import HeldoutCompletion, HeldoutLoss, RowCounts, SFTReport, TokenCounts
 from trueup import models, runs, training
 from trueup.chat import IGNORED, Encoded, Refused
 from trueup.console import say
@@ -72,7 +73,7 @@ def run(config: SFTConfig) -> Path:
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
     answerable = answerable or fitting(train, base.tokenizer, config.max_length, Dropped(), Refused())
     samples = answer_heldout(config, base, spread(answerable, _ANSWERED, config.seed))
-    eos_rate = sum(row["finished"] for row in samples) / len(samples)
+    eos_rate = sum(row.finished for row in samples) / len(samples)
     say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {_new_tokens(config)} tokens")
     if eos_rate < 0.5:
         stage.find(
@@ -86,16 +87,15 @@ def run(config: SFTConfig) -> Path:
     # 5. Save ---------------------------------------------------------------------------------------------------------
     write_rows(stage.dir / "samples.jsonl", samples)
     write_rows(stage.dir / "heldout.jsonl", [vars(row) for row in heldout_rows])
-    stage.write_json(
-        "report.json",
-        {
-            "heldout_loss": {"before": before, "after": after, "rows": len(heldout_rows)},
-            "eos_rate": eos_rate,
-            "trained_eos": trained_eos,
-            "rows": {"train": len(train_rows), "heldout": len(heldout), "dropped": dict(dropped.counts)},
-            "tokens": {"all": sum(len(r.input_ids) for r in train_rows), "with_loss": trained_tokens(train_rows)},
-            "by_category": category_counts(train),
-        },
+    stage.write_report(
+        SFTReport(
+            heldout_loss=HeldoutLoss(before=before, after=after, rows=len(heldout_rows)),
+            eos_rate=eos_rate,
+            trained_eos=trained_eos,
+            rows=RowCounts(train=len(train_rows), heldout=len(heldout), dropped=dict(dropped.counts)),
+            tokens=TokenCounts(all=sum(len(r.input_ids) for r in train_rows), with_loss=trained_tokens(train_rows)),
+            by_category=category_counts(train),
+        )
     )
     base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows])
     training.require_sound(base.model, "sft, merging the adapter", every=True)
@@ -148,19 +148,16 @@ def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
     return count
 
 
-def answer_heldout(config: SFTConfig, policy: models.Loaded, rows: list[Demonstration]) -> list[dict[str, Any]]:
-    """One answer of the new policy to each of a few prompts, beside the demonstration's own."""
+def answer_heldout(config: SFTConfig, policy: models.Loaded, rows: list[Demonstration]) -> list[HeldoutCompletion]:
+    """One completion of the new policy to each of a few prompts, beside the demonstration's own."""
     prompts = [row.messages[:-1] for row in rows]
     policy.model.eval()
-    answers = sample(policy, prompts, Decoding(_new_tokens(config), top_k=50, seed=config.seed), 1, _ANSWERED)
+    completions = sample(policy, prompts, Decoding(_new_tokens(config), top_k=50, seed=config.seed), 1, _ANSWERED)
     return [
-        {
-            "prompt": [message.model_dump() for message in prompt],
-            "demonstration": row.messages[-1].content,
-            "answer": answer[0].text,
-            "finished": answer[0].finished,
-        }
-        for row, prompt, answer in zip(rows, prompts, answers, strict=True)
+        HeldoutCompletion(
+            prompt=prompt, demonstration=row.messages[-1].content, completion=said[0].text, finished=said[0].finished
+        )
+        for row, prompt, said in zip(rows, prompts, completions, strict=True)
     ]
 
 

@@ -41,7 +41,7 @@ class Strengths:
 
     def as_json(self) -> dict[str, dict[str, Any]]:
         """Per policy the keys of an interval, and `elo`, the value in Elo points."""
-        return {name: {**made.as_json(), "elo": ELO * made.value} for name, made in self.of.items()}
+        return {name: {**made.estimate().plain(), "elo": ELO * made.value} for name, made in self.of.items()}
 
 
 def bradley_terry(

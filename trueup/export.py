@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from trueup import runs
+from trueup.artifacts import Artifact
 from trueup.console import say
 from trueup.contents import sha256_file
 from trueup.errors import RunError
 from trueup.portable import make_portable
+from trueup.reports import AlignSchedule, Estimate, RewardCard
 from trueup.runs import FinishedStage
 
 WHAT = {
@@ -164,44 +166,52 @@ def _scoring(made: FinishedStage) -> list[str]:
         "",
         "The score is read at the end token of the answer, which the chat template writes last. Pad on the right.",
     ]
-    if not (known := normalisation(made)):
+    if not (known := score_units(made)):
         return [
             *lines,
             "",
             "How good it is, and how large its scores are, is not known: no labelled prompt was held out.",
         ]
-    accuracy = known["heldout_accuracy"]
-    value, low, high = (100 * accuracy[key] for key in ("value", "ci_low", "ci_high"))
+    accuracy = known.heldout_accuracy
+    value, low, high = (100 * (each or 0.0) for each in (accuracy.value, accuracy.ci_low, accuracy.ci_high))
     return [
         *lines,
         "",
-        f"- Held-out accuracy: {value:.1f} % [{low:.1f}, {high:.1f}] of {accuracy['n']} pairs.",
-        f"- Scores of held-out answers: mean {known['mean']:.4f}, standard deviation {known['std']:.4f}. "
+        f"- Held-out accuracy: {value:.1f} % [{low:.1f}, {high:.1f}] of {accuracy.n} pairs.",
+        f"- Scores of held-out answers: mean {known.mean:.4f}, standard deviation {known.std:.4f}. "
         "(score - mean) / std is what PPO, GRPO and RLOO of Trueup pay.",
         f"- The probability that answer A is preferred over B is sigmoid((score(A) - score(B)) / "
-        f"{known['temperature']:.4f}).",
+        f"{known.temperature:.4f}).",
         "",
         "The same numbers are in `config.json`, under `trueup_reward`.",
     ]
 
 
-def normalisation(made: FinishedStage) -> dict[str, Any] | None:
+class ScoreUnits(Artifact):
+    """What whoever reads a score needs to know, as it stands in the config.json of an exported reward model."""
+
+    mean: float
+    std: float
+    temperature: float
+    heldout_accuracy: Estimate
+
+
+def score_units(made: FinishedStage) -> ScoreUnits | None:
     """Mean, standard deviation, temperature and held-out accuracy of a reward model, where something was held out."""
-    path = made.dir / "report.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if not report.get("accuracy"):
+    card = made.report(RewardCard)
+    if card.accuracy is None or card.normalisation is None or card.calibration is None:
         return None
-    accuracy = {key: report["accuracy"][key] for key in ("value", "ci_low", "ci_high", "n")}
-    return {
-        **report["normalisation"],
-        "temperature": report["calibration"]["temperature"],
-        "heldout_accuracy": accuracy,
-    }
+    return ScoreUnits(
+        mean=card.normalisation.mean,
+        std=card.normalisation.std,
+        temperature=card.calibration.temperature,
+        heldout_accuracy=Estimate.model_validate(card.accuracy.model_dump(exclude={"prompts"})),
+    )
 
 
 def _write_normalisation(made: FinishedStage, config: Path) -> None:
-    if config.exists() and (known := normalisation(made)):
-        values = json.loads(config.read_text(encoding="utf-8")) | {"trueup_reward": known}
+    if config.exists() and (known := score_units(made)):
+        values = json.loads(config.read_text(encoding="utf-8")) | {"trueup_reward": known.plain()}
         _write(config, json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
 
@@ -212,10 +222,9 @@ def _describe(stage: FinishedStage) -> str:
         f"{Path(entry.path).name} ({entry.rows} rows)" if entry.rows else Path(entry.path).name
         for entry in manifest.inputs
     )
-    report = stage.dir / "report.json"
     # What `auto` stood for is in the report.
-    chosen = json.loads(report.read_text(encoding="utf-8")).get("schedule", {}) if report.exists() else {}
-    values = {**identity, **chosen}
+    schedule = stage.report(AlignSchedule).schedule if stage.stage == "align" else None
+    values = {**identity, **(schedule.plain() if schedule else {})}
     settings = ", ".join(f"{key} {_shown(values[key])}" for key in _SETTINGS if values.get(key, -1) not in (-1, None))
     verdict = manifest.verdict.status
     details = "; ".join(filter(None, [inputs, settings, f"verdict {verdict}"]))

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from trueup.reports import Estimate
+
 Groups = Sequence[Sequence[float]] | Sequence[np.ndarray] | np.ndarray
 """The values of each prompt: a sequence or an array of any shape per prompt; sizes may differ."""
 
@@ -39,10 +41,10 @@ class Interval:
     def excludes(self, value: float) -> bool:
         return not self.low <= value <= self.high and not math.isnan(self.low + self.high)
 
-    def as_json(self) -> dict[str, Any]:
-        """Keys as in every report; what is not finite becomes null, since JSON has no word for it."""
-        bounds = {"value": self.value, "ci_low": self.low, "ci_high": self.high}
-        return {**{key: value if math.isfinite(value) else None for key, value in bounds.items()}, "n": self.n}
+    def estimate(self) -> Estimate:
+        """As in every report; what is not finite becomes null, since JSON has no word for it."""
+        value, low, high = (each if math.isfinite(each) else None for each in (self.value, self.low, self.high))
+        return Estimate(value=value, ci_low=low, ci_high=high, n=self.n)
 
 
 # ---- Proportions and means --------------------------------------------------------------------------------------

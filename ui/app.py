@@ -217,7 +217,7 @@ def _app(
         app.include_router(label_api(service))
         _mount(app, _page("label", "Label"), "/label", _css("trueup.css", "label.css"), _pseudonym)
     if service is not None:
-        live = Live(service.store, runs.stage_dir(run_dir, "reward") / "report.json", names=people.names)
+        live = Live(service.store, run_dir, names=people.names)
         app.include_router(admin_api(live))
         _mount(app, admin_blocks(), "/admin", _css("trueup.css", "admin.css"), _pseudonym_of_admin)
     if votes is not None:

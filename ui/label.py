@@ -87,7 +87,7 @@ def run(config: LabelConfig) -> Path:
         written = [row for row, _ in store.demonstrations(found.item_ids("human"))] if people else []
     finally:
         store.close()
-    failed = {annotator for annotator, figures in gold.items() if figures["passed"] is False}
+    failed = {annotator for annotator, figures in gold.items() if figures.passed is False}
     by_failed = [row for row in rankings if row.source == "human" and row.annotator in failed]
     if config.exclude_failed_gold:
         rankings = [row for row in rankings if row.source != "human" or row.annotator not in failed]
@@ -103,21 +103,20 @@ def run(config: LabelConfig) -> Path:
     write_rows(run.dir / "demonstrations.jsonl", written)
 
     # ---- 4. Report: who said it, and what else could explain it -------------------------------------------------
-    summary = report.summarise(config.sources, rankings, pairs, answered)
-    summary["dropped"] = {"identical": len(every_pair) - len(differing)}
+    dropped_labels = {"identical": len(every_pair) - len(differing)}
     if empty := len(differing) - len(pairs):  # that nothing was better is a label; it is nothing to learn to say
-        summary["dropped"]["empty preferred answer"] = empty
+        dropped_labels["empty preferred answer"] = empty
     if config.exclude_failed_gold:
-        summary["dropped"]["labels of annotators who failed gold"] = len(by_failed)
-    summary["gold"] = gold
-    summary["demonstrations"] = len(written)
-    summary["identical_pairs_not_shown"] = found.identical
-    summary["left_choice"] = report.share(left, strict) if strict else None
-    run.write_json("report.json", summary)
-    run.facts["labels"] = {key: summary[key] for key in ("by_source", "by_split", "pairs", "ties", "skips")}
+        dropped_labels["labels of annotators who failed gold"] = len(by_failed)
+    beside = report.Beside(
+        dropped_labels, gold, len(written), found.identical, report.share(left, strict) if strict else None
+    )
+    summary = report.summarise(config.sources, rankings, pairs, answered, beside)
+    run.write_report(summary)
+    run.facts["labels"] = summary.counts()
     say(f"labels: {report.line(summary)}")
 
-    train = summary["pairs"]["train"]
+    train = summary.pairs.train
     if train < FEW_PAIRS:
         noise = f"below {FEW_PAIRS} a reward model is mostly noise"
         run.find("warn", "few_labels", f"{train} strict pairs to train on; {noise}")
@@ -126,17 +125,17 @@ def run(config: LabelConfig) -> Path:
         keys = "label.exclude_failed_gold decides"
         said = f"{names}: below {config.gold_pass:.0%} on gold; their {len(by_failed)} labels are {kept} ({keys})"
         run.find("warn", "failed_gold", said)
-    if named := summary["self_identified"]["labels"]:
+    if named := summary.self_identified.labels:
         said = f"in {named} labels an answer says which model it is, so they were not blind: see report.json"
         run.find("warn", "self_identified", said)
-    length = summary["length_baseline"]
-    if length is not None and length["value"] >= LENGTH_EXPLAINS:
-        won = f"the longer answer is preferred in {length['value']:.0%} of {length['n']} pairs"
+    length = summary.length_baseline
+    if length is not None and (length.value or 0.0) >= LENGTH_EXPLAINS:
+        won = f"the longer answer is preferred in {length.value:.0%} of {length.n} pairs"
         run.find("warn", "length_explains", f"{won}: length alone explains most of what a reward model would learn")
     for name in config.sources:
         if name == "simulated":
             said = f"these labels are simulated by the rubric {config.rubric}: no person said them"
-            run.find("info", "simulated_labels", f"human_labels: {summary['by_source'].get('human', 0)}; {said}")
+            run.find("info", "simulated_labels", f"human_labels: {summary.by_source.get('human', 0)}; {said}")
     return run.finish()
 
 

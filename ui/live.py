@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -11,6 +10,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from trueup.errors import RunError
+from trueup.reports import RewardCard
+from trueup.runs import read_report
 from ui.label_log import CHUNK, Log, known_answers, newest_event
 from ui.statistics import Figures, figures, utc, worth
 from ui.tables import Database, slot
@@ -34,15 +36,15 @@ class Live:
     def __init__(
         self,
         store: Database,
-        report: Path | None = None,
+        run_dir: Path | None = None,
         names: Callable[[], Mapping[str, str]] = dict,
         clock: Callable[[], float] = time.time,
     ):
         """
-        report  where reward/report.json will be
-        names   pseudonym to name, for admins; by default there are pseudonyms only
+        run_dir  the run, whose reward model is spoken of once there is one
+        names    pseudonym to name, for admins; by default there are pseudonyms only
         """
-        self.store, self.report, self.names, self.clock = store, report, names, clock
+        self.store, self.run_dir, self.names, self.clock = store, run_dir, names, clock
         self._log = Log()
         self._made: Figures | None = None
         self._made_at = 0.0
@@ -116,17 +118,17 @@ class Live:
                 state: n for state, n in db.execute(sa.select(slot.c.state, sa.func.count()).group_by(slot.c.state))
             }
         found = figures(self._log, known, now_ms, slots, coefficients)
-        found["worth"] = worth(found, reward_report(self.report))
+        found["worth"] = worth(found, reward_card(self.run_dir))
         names = self.names()
         found["annotators"] = [{**one, "name": names.get(one["annotator"])} for one in found["annotators"]]
         found["as_of"] = {"event": self._log.last, "events": self._log.size, "now_utc": utc(now_ms)}
         return found
 
 
-def reward_report(path: Path | None) -> Figures | None:
-    """reward/report.json; None while there is none, or it is being written."""
+def reward_card(run_dir: Path | None) -> RewardCard | None:
+    """The reward model's report card. One that cannot be read counts as none: the figures of labelling stand without
+    it, and the run's own page names what is wrong."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path is not None else None
-    except (OSError, ValueError):
+        return read_report(run_dir, "reward", RewardCard) if run_dir else None
+    except RunError:
         return None
-    return found if isinstance(found, dict) else None

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trueup.reports import RewardCard
 from trueup.statistics import wilson
 from ui import agreement
 from ui.agreement import Agreement, Labels
@@ -214,7 +215,7 @@ def _overall(view: _View, rates: Mapping[str, _Rate]) -> Figures:
 
 def _share(hits: float, n: int, chance: float | None = None) -> Figures:
     """A share of independent trials; where it has a value by chance, with the two-sided binomial p."""
-    found: Figures = wilson(hits, n).as_json() | {"note": None if n else NO_LABELS}
+    found: Figures = wilson(hits, n).estimate().plain() | {"note": None if n else NO_LABELS}
     if chance is not None:
         found |= {"chance": chance, "p": _binomial_p(int(hits), n, chance) if n else None}
     return found
@@ -506,10 +507,10 @@ def utc(ms: int) -> str | None:
 # ---- Is another hundred labels worth buying? --------------------------------------------------------------------
 
 
-def worth(found: Figures, reward: Figures | None) -> Figures:
+def worth(found: Figures, reward: RewardCard | None) -> Figures:
     """What a hundred more labels would narrow, and what they cost.
 
-    reward  reward/report.json, if there is one
+    reward  its report card, if there is a reward model
 
     Both answers of a pair come from one policy, so labels here have no win rate between two policies. What they buy is
     certainty: how far people agree, which bounds what any reward model can learn, how far they follow length or the
@@ -524,10 +525,10 @@ def worth(found: Figures, reward: Figures | None) -> Figures:
     ]
     for key, name, share in named:
         quantities.append({"key": key} | _quantity(name, share, labels))
-    if reward is not None and (accuracy := reward.get("accuracy")):
-        pairs = sum((reward.get("pairs") or {}).values()) or labels
+    if reward is not None and reward.accuracy is not None:
+        pairs = reward.pairs.train + reward.pairs.heldout
         name = "The reward model is right on held-out pairs"
-        quantities.append({"key": "reward"} | _quantity(name, accuracy, pairs))
+        quantities.append({"key": "reward"} | _quantity(name, reward.accuracy.plain(), pairs))
     seconds = found["progress"]["seconds"]
     return {
         "more": MORE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from trueup.errors import DataError
-from trueup.runs import stage_dir
 from ui.config import LabelConfig
 from ui.live import Live
 from ui.statistics_tables import as_text, sheets
@@ -19,7 +18,7 @@ def stats(config: LabelConfig) -> str:
         raise DataError(f"{url.database}: there is no label store yet; `trueup label` makes it")
     store = Database(config.store_url)
     try:
-        found = Live(store, report=stage_dir(config.run_dir, "reward") / "report.json").figures(wait=True)
+        found = Live(store, config.run_dir).figures(wait=True)
     finally:
         store.close()
     looks = [f"  {one['annotator'] or ''} {one['message']}".rstrip() for one in found["findings"]]

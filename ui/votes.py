@@ -163,7 +163,7 @@ class Votes:
         rate = running_win_rate(votes)
         return {
             "win_rate": rate
-            and {**rate.interval.as_json(), "wins": rate.wins, "ties": rate.ties, "losses": rate.losses},
+            and {**rate.interval.estimate().plain(), "wins": rate.wins, "ties": rate.ties, "losses": rate.losses},
             "votes": len(votes),
             "voters": len({vote.voter for vote in votes}),
             "pairs": pairs,

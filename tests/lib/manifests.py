@@ -1,4 +1,4 @@
-"""A manifest as a stage writes it, for runs that tests lay out by hand."""
+"""A manifest and a report card as stages write them, for runs that tests lay out by hand."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def manifest_of(stage: str, **facts: Any) -> dict[str, Any]:
         "verdict": {"status": "pass", "findings": []},
         **facts,
     }
+
+
+def card_of(**keys: Any) -> dict[str, Any]:
+    """The report card of a reward model without held-out pairs; `keys` replace or add some."""
+    pairs = {"train": 40, "heldout": 0}
+    return {"pairs": pairs, "accuracy": None, "length_baseline": None, "baselines": {}, "findings": [], **keys}

@@ -36,8 +36,8 @@ def pair(number: int, chosen: str, rejected: str, **keys: Any) -> Preference:
 def card(train: list[Preference], heldout: list[Preference], chosen: list[float], rejected: list[float]) -> Any:
     stage = Findings()
     report = report_card(train, heldout, chosen, rejected, cast(StageRun, stage))
-    assert report["findings"] == [vars(finding) for finding in stage.findings], "the comparison reads them there"
-    return report, [finding.code for finding in stage.findings]
+    assert report.findings == stage.findings, "the comparison reads them there"
+    return report.plain(), [finding.code for finding in stage.findings]
 
 
 SHORTER = [pair(i, "Two words.", "These are four words.") for i in range(40)]

@@ -81,7 +81,6 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
         "reward_length_spearman",
         "by_category",
         "by_annotator",
-        "agreement_ceiling",
         "normalisation",
     } <= set(report)
     losses = [json.loads(line).get("loss") for line in (directory / "metrics.jsonl").read_text().splitlines()]

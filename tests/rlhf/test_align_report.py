@@ -14,6 +14,7 @@ import pytest
 from looking import launched
 
 from rlhf import align_report
+from rlhf.align_schema import OnlineReport
 from rlhf.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from trueup import pages
 from trueup.config import ModelConfig, SplitConfig
@@ -38,13 +39,14 @@ REPORT: dict[str, Any] = {
     "rewards": {"reward_model": 1.0, "/home/me/brevity.py:short": 0.5},
     "normalisation": {"mean": -0.31, "std": 2.4},
     "evaluations": [
-        {"step": 0, "eval/reward": -0.21, "eval/kl": 0.0},
-        {"step": 24, "eval/reward": 0.1, "eval/kl": 0.8},
-        {"step": 48, "eval/reward": 0.62, "eval/kl": 2.4},
-        {"step": 72, "eval/reward": 0.71, "eval/kl": 6.3},
-        {"step": 96, "eval/reward": 0.66, "eval/kl": 9.8},
+        {"step": 0, "reward": -0.21, "kl": 0.0},
+        {"step": 24, "reward": 0.1, "kl": 0.8},
+        {"step": 48, "reward": 0.62, "kl": 2.4},
+        {"step": 72, "reward": 0.71, "kl": 6.3},
+        {"step": 96, "reward": 0.66, "kl": 9.8},
     ],
     "chosen_step": 48,
+    "chosen_by": "reward",
     "steps_trained": STEPS,
     "kl_coef": {"first": 0.05, "last": 0.081},
 }
@@ -74,7 +76,7 @@ def trained(folder: Path, texts: list[str] = ANSWERS, rollouts: int = ROLLOUTS, 
             "entropy": 2.4 - 0.9 * t + draw.gauss(0, 0.05),
             "eos_rate": 0.9 - 0.2 * t + draw.gauss(0, 0.02),
             "repetition": 0.05,
-            "explained_variance": math.nan if n == 0 else 0.6 * t + draw.gauss(0, 0.05),
+            "explained_variance": None if n == 0 else 0.6 * t + draw.gauss(0, 0.05),
         }
         history.append(row)
         told = {f"objective/{key}": row[key] for key in ("scores", "length", "kl", "entropy")}
@@ -99,7 +101,7 @@ def trained(folder: Path, texts: list[str] = ANSWERS, rollouts: int = ROLLOUTS, 
                 {
                     "step": step,
                     "prompt": [{"role": "user", "content": f"Question {n}: {texts[(n + 1) % len(texts)]}"}],
-                    "answer": texts[(n + k) % len(texts)],
+                    "completion": texts[(n + k) % len(texts)],
                     "score": score,
                     "kl": kl,
                     "total": score - 0.05 * kl,
@@ -115,7 +117,7 @@ def trained(folder: Path, texts: list[str] = ANSWERS, rollouts: int = ROLLOUTS, 
 
 
 def page(made: StageRun, report: dict[str, Any]) -> str:
-    align_report.write_report(made, report)
+    align_report.write_report(made, OnlineReport.model_validate(report))
     assert not list(made.dir.glob("*.partial"))
     return (made.dir / "report.html").read_text(encoding="utf-8")
 
@@ -224,7 +226,7 @@ def test_samples_stand_by_rollout_with_their_score_kl_and_total(tmp_path: Path) 
     assert html.count("<details") == ROLLOUTS and html.count("<details open") == 2
     first = plain(html[html.index("<details") : html.index("</details>")])
     for row in rows[:3]:
-        assert row["answer"] in first
+        assert row["completion"] in first
         numbers = [f"{row[key]:.2f}".replace("-", "−") for key in ("score", "kl", "total")]
         assert "score {} KL {} total {}".format(*numbers) in first
     assert "brevity.py:short no opinion" in first

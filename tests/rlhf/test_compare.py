@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 import torch
 import yaml
+from manifests import card_of
 
 from rlhf import answers, compare, judges, verdict
 from rlhf import path as paths
@@ -533,7 +534,7 @@ def test_a_reward_model_whose_report_card_failed_decides_nothing_in_a_real_compa
     plant_models(config)
     failed = {"level": "fail", "code": "no_better_than_chance", "message": "accuracy 52 % does not exclude 50 %"}
     warned = {"level": "warn", "code": "not_told_from_a_rule", "message": "accuracy 70 %; a rule gets 71 %"}
-    card = {"findings": [warned], "judge": {"findings": [failed]}}
+    card = card_of(findings=[warned], judge=card_of(findings=[failed]))
     (config.run_dir / "reward" / "report.json").write_text(json.dumps(card))
     shutil.copytree(config.run_dir / "reward" / "model", config.run_dir / "reward" / "judge" / "model")
 
@@ -560,6 +561,7 @@ def plant_models(config: CompareConfig) -> None:
     models.save(reward, config.run_dir / "reward" / "model")
     manifest = json.loads((config.run_dir / "align" / "manifest.json").read_text())
     (config.run_dir / "reward" / "manifest.json").write_text(json.dumps({**manifest, "stage": "reward"}))
+    (config.run_dir / "reward" / "report.json").write_text(json.dumps(card_of()))
     (config.run_dir / "reward" / runs.TRAINED).write_text("[]")
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from rlhf import guards
+from rlhf.align_schema import Evaluation
+from trueup.manifest import StageVerdict
+from trueup.reports import SampledAnswers
 
 HEALTHY = {
     "scores": [0.1, 0.2, 0.25, 0.4, 0.5, 0.55],
@@ -151,8 +154,8 @@ SOUND_SAMPLE = {"eos_rate": 0.9, "all_alike": 0.05}
 SOUND_REWARD = {"status": "pass", "findings": [{"level": "info", "code": "a", "message": "accuracy 80 %"}]}
 
 
-def evaluated(*rows: tuple[float, float]) -> dict[int, dict[str, float]]:
-    return {4 * i: {"step": 4 * i, "eval/reward": reward, "eval/kl": kl} for i, (reward, kl) in enumerate(rows)}
+def evaluated(*rows: tuple[float, float]) -> dict[int, Evaluation]:
+    return {4 * i: Evaluation(step=4 * i, reward=reward, kl=kl) for i, (reward, kl) in enumerate(rows)}
 
 
 FELL = evaluated((0.5, 0.0), (0.4, 1.0), (0.3, 2.0))
@@ -160,11 +163,13 @@ FELL = evaluated((0.5, 0.0), (0.4, 1.0), (0.3, 2.0))
 
 def blamed(
     history: list[dict[str, float]],
-    found: dict[int, dict[str, float]] = FELL,
+    found: dict[int, Evaluation] = FELL,
     sampled: Any = SOUND_SAMPLE,
     reward: Any = SOUND_REWARD,
 ) -> tuple[str, str] | None:
-    finding = guards.whose_fault(history, found, sampled, reward)
+    verdict = StageVerdict.model_validate(reward) if reward else None
+    answers = SampledAnswers(**sampled) if sampled else None
+    finding = guards.whose_fault(history, found, answers, verdict)
     return finding and (finding.code, finding.message)
 
 

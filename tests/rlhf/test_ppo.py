@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from manifests import card_of
 from transformers import TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaAttention
 
@@ -143,7 +144,7 @@ def test_it_leaves_a_policy_its_steps_its_samples_and_what_it_measured(aligned: 
     assert len(report["rollouts"]) == 3 and report["rollouts"][0]["kl"] == 0
     sample = json.loads((directory / "samples.jsonl").read_text().splitlines()[-1])
     assert sample["total"] == pytest.approx(sample["score"] - report["kl_coef"]["last"] * sample["kl"], abs=0.1)
-    assert {"prompt", "answer", "reward/reward_model"} < sample.keys()
+    assert {"prompt", "completion", "reward/reward_model"} < sample.keys()
     logged = {key for line in (directory / "metrics.jsonl").read_text().splitlines() for key in json.loads(line)}
     assert {"objective/kl", "objective/scores", "objective/entropy", "policy/clipfrac_avg", "val/ratio"} < logged
 
@@ -488,17 +489,17 @@ def test_the_result_is_the_step_that_the_second_reward_model_prefers(
         judge.model.score.weight.mul_(-3)
     models.save(judge, parent / "judge" / "model")
     report = json.loads((parent / "report.json").read_text())
-    report["judge"] = {"normalisation": {"mean": 1.0, "std": 2.0}}
+    report["judge"] = card_of(normalisation={"mean": 1.0, "std": 2.0})
     (parent / "report.json").write_text(json.dumps(report))
     keys = {} if algorithm == "ppo" else {**GROUPED, "algorithm": "grpo", "num_generations": 2}
     _, directory = aligned("a", rewards={"reward_model": 1.0}, missing_eos_penalty=0.0, keep_steps=3, **keys)
     evaluated = json.loads((directory / "report.json").read_text())
     rows = {row["step"]: row for row in evaluated["evaluations"]}
-    assert len(rows) == 5 and len({row["eval/second_reward"] for row in rows.values()}) > 1
+    assert len(rows) == 5 and len({row["second_reward"] for row in rows.values()}) > 1
     for row in rows.values():  # report.json of the reward stage has no normalisation of its own: mean 0, std 1
-        assert row["eval/second_reward"] == pytest.approx((-3 * row["eval/reward"] - 1.0) / 2.0, abs=1e-3)
-    later = {step: row["eval/second_reward"] for step, row in rows.items() if step}
+        assert row["second_reward"] == pytest.approx((-3 * row["reward"] - 1.0) / 2.0, abs=1e-3)
+    later = {step: row["second_reward"] for step, row in rows.items() if step}
     assert later[evaluated["chosen_step"]] == max(later.values())
-    assert evaluated["chosen_by"] == "eval/second_reward"
+    assert evaluated["chosen_by"] == "second_reward"
     assert "chosen by the second reward model" in capsys.readouterr().out
     assert "by the second reward model, which was trained on other prompts" in (directory / "report.html").read_text()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from looking import Page, launched
-from manifests import manifest_of
+from manifests import card_of, manifest_of
 
 from rlhf import report, report_views
 from rlhf.config import CompareConfig
@@ -79,10 +79,9 @@ def fake_run(folder: Path, texts: list[str], prompts: int = 24, category: str = 
         loss = math.log1p(math.exp(-margin))
         steps.append({"step": i, "loss": loss, "rewards/accuracies": min(1, 0.5 + i / 150), **rewards, **logps})
     write_rows(run_dir / "align" / "metrics.jsonl", steps)
-    baselines = {"shorter or longer": {"value": 0.52, "ci_low": 0.41, "ci_high": 0.62, "n": 90}}
-    (run_dir / "reward" / "report.json").write_text(
-        json.dumps({"accuracy": {"value": 0.79, "ci_low": 0.68, "ci_high": 0.87, "n": 90}, "baselines": baselines})
-    )
+    accuracy = {"value": 0.79, "ci_low": 0.68, "ci_high": 0.87, "n": 90, "prompts": 40}
+    baselines = {"shorter or longer": {**accuracy, "value": 0.52, "ci_low": 0.41, "ci_high": 0.62}}
+    (run_dir / "reward" / "report.json").write_text(json.dumps(card_of(accuracy=accuracy, baselines=baselines)))
     write_rows(run_dir / "compare" / "samples.jsonl", fake_rows(texts, prompts, category, draw))
     (run_dir / "compare" / "report.json").write_text(json.dumps(FAKE_REPORT))
     return run_dir

@@ -14,6 +14,7 @@ import torch
 from peft import TaskType, get_peft_model
 
 import rlhf.grouped
+from rlhf.align_schema import Evaluation
 from rlhf.rewards import WeightedRewards
 from rlhf.rollouts import (
     Asked,
@@ -295,8 +296,8 @@ def test_a_rollout_draws_so_many_answers_in_a_row_to_each_prompt_and_others_at_a
 # ---- The best step ----------------------------------------------------------------------------------------------
 
 
-def found(*rows: tuple[float, float]) -> dict[int, dict[str, float]]:
-    return {4 * i: {"step": 4 * i, "eval/reward": reward, "eval/kl": kl} for i, (reward, kl) in enumerate(rows)}
+def found(*rows: tuple[float, float]) -> dict[int, Evaluation]:
+    return {4 * i: Evaluation(step=4 * i, reward=reward, kl=kl) for i, (reward, kl) in enumerate(rows)}
 
 
 @pytest.mark.parametrize(
@@ -337,9 +338,9 @@ def test_a_step_is_judged_by_its_answers_and_by_how_far_it_is_from_the_sft_polic
     judge.evaluate(4)
     rows = evaluations(stage)
     assert list(rows) == [0, 4, 8]
-    assert rows[0]["eval/kl"] == pytest.approx(0, abs=1e-4)
-    assert rows[8]["eval/kl"] > 0.5
-    assert rows[4] == {**rows[8], "step": 4}, "all steps draw with the same random numbers"
+    assert rows[0].kl == pytest.approx(0, abs=1e-4)
+    assert rows[8].kl > 0.5
+    assert rows[4] == rows[8].model_copy(update={"step": 4}), "all steps draw with the same random numbers"
 
 
 def test_a_step_of_which_no_reward_has_an_opinion_is_an_error(opened: Any) -> None:
@@ -411,5 +412,5 @@ def test_the_last_step_is_the_result_where_none_was_looked_at(trained: Any) -> N
 
 def test_the_second_reward_model_chooses_where_there_is_one() -> None:
     rows = found((0.1, 0.0), (0.5, 1.0), (0.9, 3.0))
-    second = {step: {**row, "eval/second_reward": 1.0 - row["eval/reward"]} for step, row in rows.items()}
+    second = {step: row.model_copy(update={"second_reward": 1.0 - row.reward}) for step, row in rows.items()}
     assert (best_step(rows, None), best_step(second, None)) == (8, 4)

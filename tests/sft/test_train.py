@@ -131,7 +131,7 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     assert before < 0.3 and eos_rate(policy, prompts) > 0.6
     assert report["eos_rate"] >= 0.75 and manifest["verdict"] == {"status": "pass", "findings": []}
     rows = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
-    assert rows and all(set(row) == {"prompt", "demonstration", "answer", "finished"} for row in rows)
+    assert rows and all(set(row) == {"prompt", "demonstration", "completion", "finished"} for row in rows)
 
 
 def test_no_part_of_a_held_out_dialogue_is_trained_on_and_a_comparison_would_notice(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import card_of
 
 from trueup import runs
 from trueup.config import StageConfig
@@ -20,7 +21,7 @@ def make(config: StageConfig, files: dict[str, str], finding: str | None = None,
     stage = runs.begin(config)
     for path in config.input_paths():
         stage.add_input(path, rows=16)
-    for name, text in files.items():
+    for name, text in {"report.json": "{}", **files}.items():
         (stage.dir / name).parent.mkdir(exist_ok=True)
         (stage.dir / name).write_text(text)
     if finding:
@@ -42,8 +43,8 @@ def run(campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
     make(stages["sample"], {"candidates.jsonl": "c"})
     labels = {"preferences.jsonl": "p", "rankings.jsonl": "r", "report.json": "{}"}
     make(stages["label"], labels, labels=counts(simulated=16))
-    make(stages["reward"], {"model/model.safetensors": "reward weights"})
-    chosen = json.dumps({"schedule": {"beta": 0.1}})
+    make(stages["reward"], {"model/model.safetensors": "reward weights", "report.json": json.dumps(card_of())})
+    chosen = json.dumps({"schedule": {"beta": 0.1, "learning_rate": 0.01, "num_train_epochs": 5.0}})
     make(stages["align"], {"model/model.safetensors": "aligned weights", "report.json": chosen})
     make(stages["compare"], {"report.html": "h"}, "The aligned policy wins 68.0 % [62.3, 73.5].")
     return tmp_path / "run"
@@ -113,6 +114,7 @@ def test_the_card_of_a_policy_that_a_program_paid_says_so_and_names_what_paid(
     stage.add_input(tmp_path / "mine.py", rows=0)
     (stage.dir / "model").mkdir()
     (stage.dir / "model/model.safetensors").write_text("aligned weights")
+    (stage.dir / "report.json").write_text("{}")
     stage.finish()
     export(tmp_path / "run", "policy", tmp_path / "policy")
     card = (tmp_path / "policy/README.md").read_text()

@@ -66,7 +66,7 @@ def test_of_no_trials_nothing_is_known() -> None:
     made = wilson(0, 0)
     assert math.isnan(made.value)
     assert (made.low, made.high) == (0, 1)
-    assert made.as_json() == {"value": None, "ci_low": 0.0, "ci_high": 1.0, "n": 0}
+    assert made.estimate().plain() == {"value": None, "ci_low": 0.0, "ci_high": 1.0, "n": 0}
 
 
 # ---- Bootstrap --------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_memory_stays_bounded_with_many_prompts(monkeypatch: pytest.MonkeyPatch)
 def test_one_prompt_says_nothing_of_others() -> None:
     share = bootstrap_mean([[1, 0, 1, 1]])
     assert (share.value, share.low, share.high, share.n) == (0.75, 0, 1, 1)
-    anything = bootstrap_mean([[3.0, 5.0]], bounds=None).as_json()
+    anything = bootstrap_mean([[3.0, 5.0]], bounds=None).estimate().plain()
     assert anything == {"value": 4.0, "ci_low": None, "ci_high": None, "n": 1}
 
 
@@ -253,7 +253,7 @@ def test_the_scale_of_a_positive_mean_does_not_matter_and_one_prompt_says_nothin
     values = np.random.default_rng(1).gamma(0.5, 1, (30, 2))
     one, other = positive_mean(values), positive_mean(1e-3 * values)
     assert (1e-3 * one.low, 1e-3 * one.high) == pytest.approx((other.low, other.high))
-    assert positive_mean([[2.0]]).as_json() == {"value": 2.0, "ci_low": 0.0, "ci_high": None, "n": 1}
+    assert positive_mean([[2.0]]).estimate().plain() == {"value": 2.0, "ci_low": 0.0, "ci_high": None, "n": 1}
     assert positive_mean([[0.0], [0.0]]) == statistics.Interval(0.0, 0.0, 0.0, 2)
     assert positive_mean([[3.0]] * 9) == statistics.Interval(3.0, 3.0, 3.0, 9)
 

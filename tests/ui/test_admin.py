@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from manifests import card_of
 
 from trueup.errors import DataError
 from ui.accounts import LOCAL, Person
@@ -261,6 +262,12 @@ def test_people_whom_chance_does_not_explain_are_named(book: Book) -> None:
 # ---- Worth ------------------------------------------------------------------------------------------------------
 
 
+def write_card(run_dir: Path, accuracy: dict[str, float], pairs: dict[str, int]) -> None:
+    """The report of a reward stage, as far as anybody outside of it reads it."""
+    (run_dir / "reward").mkdir()
+    (run_dir / "reward" / "report.json").write_text(json.dumps(card_of(pairs=pairs, accuracy=accuracy)))
+
+
 def test_another_hundred_labels_narrow_with_the_square_root_and_cost_the_median_time(
     book: Book, tmp_path: Path
 ) -> None:
@@ -268,12 +275,11 @@ def test_another_hundred_labels_narrow_with_the_square_root_and_cost_the_median_
     for number in range(100):
         for who in ("ann", "bob"):
             book.write(who, str(number), tiers=A if rng.random() < 0.8 else B, seconds=36.0)
-    report = tmp_path / "report.json"
-    live = book.live(report=report)
+    live = book.live(run_dir=tmp_path)
     assert live.figures(wait=True)["worth"]["reward_model"] is False
-    accuracy = {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8, "n": 40}
-    report.write_text(json.dumps({"accuracy": accuracy, "pairs": {"train": 250, "heldout": 50}}), encoding="utf-8")
-    worth = book.live(report=report).figures(wait=True)["worth"]
+    accuracy = {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8, "n": 40, "prompts": 40}
+    write_card(tmp_path, accuracy, {"train": 250, "heldout": 50})
+    worth = book.live(run_dir=tmp_path).figures(wait=True)["worth"]
     assert (worth["labels"], worth["hours"]) == (200, 1.0)
     agree, longer, reward = worth["quantities"]
     assert agree["half_width_after"] == pytest.approx(agree["half_width"] * (200 / 300) ** 0.5)
@@ -284,10 +290,9 @@ def test_another_hundred_labels_narrow_with_the_square_root_and_cost_the_median_
 
 
 def test_a_reward_model_of_labels_that_nobody_gave_is_not_extrapolated_from(book: Book, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    accuracy = {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8, "n": 87}
-    report.write_text(json.dumps({"accuracy": accuracy, "pairs": {"train": 240, "heldout": 87}}), encoding="utf-8")
-    assert "Not enough labels to say" in summary_html(book.live(report=report).figures(wait=True))
+    accuracy = {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8, "n": 87, "prompts": 40}
+    write_card(tmp_path, accuracy, {"train": 240, "heldout": 87})
+    assert "Not enough labels to say" in summary_html(book.live(run_dir=tmp_path).figures(wait=True))
 
 
 # ---- Little by little -------------------------------------------------------------------------------------------
