@@ -47,7 +47,7 @@ def row(folder: Path, name: str) -> str:
     """One line of the table, of a finished comparison."""
     report, length = read(folder / "compare/report.json"), "length_tokens"
     rates = [interval(judge["win_rate"]) for judge in report["judges"].values()]
-    grown = report[length]["aligned"] / report[length]["reference"]
+    grown = report[length]["aligned"] / report[length]["sft"]
     seconds = read(folder / "align/manifest.json")["duration_s"]
     return (
         f"{name:<26}{seconds:>6.0f} s{''.join(f'{rate:>20}' for rate in rates)}{report['kl_nats']['value']:>7.2f}"

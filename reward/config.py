@@ -15,6 +15,7 @@ class RewardConfig(TrainConfig):
 
     stage: ClassVar[str] = "reward"
     run: ClassVar[str] = "reward.train:run"
+    report: ClassVar[str] = "reward.report:RewardReport"
     trial: ClassVar[str] = "reward.train:trial"
 
     model: ModelConfig

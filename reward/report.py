@@ -16,7 +16,7 @@ class ReportCard(RewardCard):
 
     length_baseline: Baseline | None
     """Accuracy of length alone, in the direction that is right more often in training."""
-    reward_length_spearman: float | None = absent()
+    reward_length_spearman: float | None = None
     """Rank correlation of the margin in score with the margin in length."""
     by_category: dict[str, Share] | None = absent()
     by_annotator: dict[str, Share] | None = absent()

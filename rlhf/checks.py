@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, Field, model_validator
 
+from rlhf.compare_schema import McNemar, PairedAccuracy
 from rlhf.config import CompareConfig, OnlineConfig
 from trueup import statistics
 from trueup.errors import DataError, TrueupError
@@ -228,32 +229,30 @@ def _gsm8k(rows: list[tuple[str, Any]], note: str) -> Check:
 # ---- Two policies -----------------------------------------------------------------------------------------------
 
 
-def paired(
-    reference: Sequence[bool | None], aligned: Sequence[bool | None], confidence: float = 0.95
-) -> dict[str, Any]:
+def paired(sft: Sequence[bool | None], aligned: Sequence[bool | None], confidence: float = 0.95) -> PairedAccuracy:
     """Accuracy of both policies on the same prompts, and whether they differ by more than chance.
 
-    reference, aligned  (P,) right or not; None: not verifiable, which leaves the prompt out on both sides
+    sft, aligned  (P,) right or not; None: not verifiable, which leaves the prompt out on both sides
 
     McNemar's test in its exact form (https://doi.org/10.1007/BF02295996): only prompts that exactly one policy got
     right speak, and were both equally good, each of them would be a fair coin. Accuracies have Wilson's interval.
     """
     from scipy.stats import binomtest
 
-    both = [(r, a) for r, a in zip(reference, aligned, strict=True) if r is not None and a is not None]
+    both = [(r, a) for r, a in zip(sft, aligned, strict=True) if r is not None and a is not None]
     counts = Counter(both)
-    only_reference, only_aligned = counts[True, False], counts[False, True]
-    apart = only_reference + only_aligned
+    only_sft, only_aligned = counts[True, False], counts[False, True]
+    apart = only_sft + only_aligned
     right = [sum(pair[side] for pair in both) for side in (0, 1)]
-    return {
-        "reference": statistics.wilson(right[0], len(both), confidence).estimate().plain(),
-        "aligned": statistics.wilson(right[1], len(both), confidence).estimate().plain(),
-        "mcnemar": {
-            "p_value": float(binomtest(only_aligned, apart).pvalue) if apart else 1.0,
-            "both": counts[True, True],
-            "only_reference": only_reference,
-            "only_aligned": only_aligned,
-            "neither": counts[False, False],
-        },
-        "unverified": len(reference) - len(both),
-    }
+    return PairedAccuracy(
+        sft=statistics.wilson(right[0], len(both), confidence).estimate(),
+        aligned=statistics.wilson(right[1], len(both), confidence).estimate(),
+        mcnemar=McNemar(
+            p_value=float(binomtest(only_aligned, apart).pvalue) if apart else 1.0,
+            both=counts[True, True],
+            only_sft=only_sft,
+            only_aligned=only_aligned,
+            neither=counts[False, False],
+        ),
+        unverified=len(sft) - len(both),
+    )

@@ -15,7 +15,7 @@ of better answers: a judge knows its preference and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,29 @@ import torch
 from rlhf import answers, judges, verdict
 from rlhf import path as paths
 from rlhf.answers import ALIGNED, BEST, SFT, Answers, Compared
+from rlhf.compare_schema import (
+    BeforeAfter,
+    Checkpoint,
+    ComparedPair,
+    CompareReport,
+    CompletionKL,
+    PoliciesCompared,
+    PolicyMeasures,
+    Strength,
+)
 from rlhf.config import CompareConfig
 from rlhf.judges import JUDGES, Judge, Judged, Labels, ScoringJudge
 from rlhf.regressions import check_policies
 from rlhf.report import write_report
 from rlhf.verdict import percent
 from trueup import runs, statistics
-from trueup.bradley_terry import bradley_terry
+from trueup.bradley_terry import ELO, bradley_terry
 from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.errors import DataError, RunError
 from trueup.models import Loaded, SavedPolicy, place, read_tokenizer
 from trueup.records import CandidateSet, is_heldout, opening_id, read_jsonl, read_rows, write_rows
-from trueup.reports import LabelSources, RewardCards
+from trueup.reports import ComparedPolicy, DecodingSettings, Estimate, LabelSources, Rate, RewardCards
 from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.sampling import Decoding
 
@@ -83,10 +93,10 @@ def run(config: CompareConfig) -> Path:
 
     # 4. What else changed --------------------------------------------------------------------------------------------
     moved = measure_change(parents["sft"], saved, compared, steps, bench, config)
-    measures = describe_all(compared, moved["kl"], moved["heldout_loss"], config)
+    measures = describe_all(compared, moved, config)
     before, after = measures[SFT], measures[ALIGNED]
     identical = compared.share_identical()
-    kl = moved["kl"][ALIGNED]
+    kl = moved.kl[ALIGNED]
     say(f"{'KL':<12} {kl.value:.2f} nats per sequence; {identical:.0%} of answers are the same, token by token")
 
     # 5. Verdict ------------------------------------------------------------------------------------------------------
@@ -95,45 +105,41 @@ def run(config: CompareConfig) -> Path:
     floors = noise_floors(bench, judged, config)
     floor_rates = {name: floor.interval for name, floor in floors.items()}
     standings = {name: verdict.standing(found, cards.get(name, ())) for name, found in judged.items()}
-    lengths = before["length_tokens"], after["length_tokens"]
+    lengths = before.length_tokens, after.length_tokens
     decided = verdict.decide(judged, standings, floor_rates, len(rows), identical, lengths, prices)
     stage.findings += [decided.finding, *(decided.prices or prices)]
     stage.findings += verdict.reasons_for_doubt(decided, judged, cards, floor_rates, before, after, len(rows), labels)
 
     # 6. Save ---------------------------------------------------------------------------------------------------------
     write_rows(stage.dir / "samples.jsonl", (sample_row(compared, judged, i) for i in range(len(rows))))
-    stage.write_json(
-        "report.json",
-        {
-            "policies": {
-                "reference": policy(parents["sft"]),
-                "aligned": {
-                    **policy(parents["align"]),
-                    "algorithm": parents["align"].manifest.identity.get("algorithm"),
-                },
-                **{name: {**policy(align), "run": str(config.others[name])} for name, align in others.items()},
+    stage.write_report(
+        CompareReport(
+            policies={
+                SFT: policy(parents["sft"]),
+                ALIGNED: policy(parents["align"], algorithm=parents["align"].manifest.identity.get("algorithm")),
+                **{name: policy(align, run=str(config.others[name])) for name, align in others.items()},
             },
-            "prompts": len(rows),
-            "samples_per_prompt": per_prompt,
-            "confidence": config.confidence,
-            "decoding": decoding.provenance(),
-            "sources": labels.by_source,
-            "judges": {name: found.as_json() for name, found in judged.items()},
-            "noise_floor": {name: judges.win_rate_json(floor) for name, floor in floors.items()},
-            "policies_compared": {**all_pairs(compared, judged, config), "measures": measures},
-            "greedy": judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
-            "kl_nats": {**kl.estimate().plain(), "samples_per_prompt": 1},
-            "kl_nats_per_token": moved["kl_per_token"].estimate().plain(),
-            "kl_budget": config.kl_budget,
-            "checkpoints": moved["path"],
-            "chosen_by_budget": paths.within_budget(moved["path"], _path_judge(bench), config.kl_budget)
+            prompts=len(rows),
+            samples_per_prompt=per_prompt,
+            confidence=config.confidence,
+            decoding=DecodingSettings(**decoding.provenance()),
+            sources=labels.by_source,
+            judges={name: by.report() for name, by in judged.items()},
+            noise_floor={name: judges.rate_of(floor) for name, floor in floors.items()},
+            policies_compared=all_pairs(compared, judged, measures, config),
+            greedy=judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
+            kl_nats=CompletionKL(**dict(kl.estimate()), samples_per_prompt=1),
+            kl_nats_per_token=moved.kl_per_token.estimate(),
+            kl_budget=config.kl_budget,
+            checkpoints=moved.path,
+            chosen_by_budget=paths.within_budget(moved.path, _path_judge(bench), config.kl_budget)
             if config.kl_budget
             else None,
-            "identical_answers": identical,
-            **{key: {"reference": before[key], "aligned": after[key]} for key in MEASURES},
-            "checks": checks,
-            "verdict": decided.as_json(stage.verdict.status),
-        },
+            identical_completions=identical,
+            checks=checks,
+            verdict=decided.report(stage.verdict.status),
+            **{key: BeforeAfter(sft=getattr(before, key), aligned=getattr(after, key)) for key in MEASURES},
+        )
     )
     stage.facts.update(place(config.model).facts)
     write_report(config.run_dir, stage)
@@ -247,8 +253,8 @@ def read_report_cards(config: CompareConfig) -> dict[str, list[Finding]]:
     return {name: card.findings if card else [unknown] for name, card in cards.items() if name in config.judges}
 
 
-def policy(stage: FinishedStage) -> dict[str, Any]:
-    return {"stage": stage.stage, "manifest_sha256": stage.sha256}
+def policy(stage: FinishedStage, algorithm: str | None = None, run: str | None = None) -> ComparedPolicy:
+    return ComparedPolicy(stage=stage.stage, manifest_sha256=stage.sha256, algorithm=algorithm, run=run)
 
 
 # ---- Answers ----------------------------------------------------------------------------------------------------
@@ -304,38 +310,44 @@ def noise_floors(
     return floors
 
 
-def all_pairs(compared: Compared, judged: dict[str, Judged], config: CompareConfig) -> dict[str, Any]:
+def all_pairs(
+    compared: Compared, judged: dict[str, Judged], measures: dict[str, PolicyMeasures], config: CompareConfig
+) -> PoliciesCompared:
     """Every two policies by every judge that scores, and the strengths that follow, in log-odds against SFT."""
-    pairs, strengths, notes = [], {}, {}
+    pairs: list[ComparedPair] = []
+    strengths, notes = {}, {}
     for name, found in judged.items():
         if not found.scores:
             continue
         tables = {(a, b): answers.outcome_tables(a, b, found.scores[a], found.scores[b]) for a, b in compared.pairs}
         for (a, b), outcomes in tables.items():
             rate = statistics.win_rate(outcomes, config.confidence, config.seed)
-            pairs.append({"a": a, "b": b, "judge": name, "win_rate": judges.win_rate_json(rate)})
+            pairs.append(ComparedPair(a=a, b=b, judge=name, win_rate=judges.rate_of(rate)))
         fitted = bradley_terry(tables, SFT, config.confidence, config.seed)
-        strengths[name] = fitted.as_json()
+        strengths[name] = {
+            policy: Strength(**dict(one.estimate()), elo=ELO * one.value) for policy, one in fitted.of.items()
+        }
         if fitted.note:
             notes[name] = fitted.note
-    return {
-        "policies": list(compared.by_policy),
-        "best_of": len(compared.rows[0].candidates) - 1 if BEST in compared.by_policy else None,
-        "pairs": pairs,
-        "strengths": strengths,
-        "notes": notes,
-    }
+    return PoliciesCompared(
+        policies=list(compared.by_policy),
+        best_of=len(compared.rows[0].candidates) - 1 if BEST in compared.by_policy else None,
+        pairs=pairs,
+        strengths=strengths,
+        notes=notes,
+        measures=measures,
+    )
 
 
 def judge_likeliest(
     bench: Sequence[Judge], rows: Sequence[CandidateSet], likeliest: dict[str, Answers], config: CompareConfig
-) -> dict[str, Any]:
+) -> dict[str, Rate]:
     """Win rates of the aligned policy's likeliest answers."""
     found = {}
     for by in bench:
         if isinstance(by, ScoringJudge):
             scores = {name: by.score(rows, said) for name, said in likeliest.items()}
-            found[by.name] = judges.win_rate_json(judges.compare_scores(SFT, ALIGNED, scores, config))
+            found[by.name] = judges.rate_of(judges.compare_scores(SFT, ALIGNED, scores, config))
     return found
 
 
@@ -345,6 +357,19 @@ def _path_judge(bench: Sequence[Judge]) -> str:
     return "reward_model" if "reward_model" in names else next(iter(names), "")
 
 
+@dataclass(frozen=True)
+class Change:
+    """How far the policies moved from the SFT policy, and what they forgot."""
+
+    kl: dict[str, statistics.Interval]
+    """Nats per completion, of every sampled policy but the SFT one."""
+    kl_per_token: statistics.Interval
+    """Of the aligned policy."""
+    path: list[Checkpoint]
+    heldout_loss: dict[str, float | None]
+    """Of every sampled policy."""
+
+
 def measure_change(
     sft: FinishedStage,
     saved: dict[str, SavedPolicy],
@@ -352,13 +377,10 @@ def measure_change(
     steps: Sequence[paths.Step],
     bench: Sequence[Judge],
     config: CompareConfig,
-) -> dict[str, Any]:
+) -> Change:
     """KL to the SFT policy by one answer per prompt, the path of the alignment, and the loss on demonstrations.
 
     Two models are in memory at once here: the SFT policy, and the one that is measured.
-
-    returns  kl and heldout_loss of each sampled policy by name (of the SFT policy, no KL), kl_per_token of the aligned
-             one, and the path
     """
     reference = saved[SFT].load(config.model)
     heldout = sft.dir / "heldout.jsonl"
@@ -378,39 +400,35 @@ def measure_change(
             kls[step.policy] = answers.token_kls(step.policy.load(config.model), reference, compared.rows, step.answers)
     confidence, seed = config.confidence, config.seed
     aligned = kls[saved[ALIGNED]]
-    return {
-        "kl": {name: answers.kl_per_sequence(kls[saved[name]], confidence, seed) for name in saved if name != SFT},
-        "kl_per_token": answers.kl_per_token(aligned, confidence, seed),
-        "path": paths.measure(steps, [kls[step.policy] for step in steps], compared, bench, config),
-        "heldout_loss": loss,
-    }
+    return Change(
+        {name: answers.kl_per_sequence(kls[saved[name]], confidence, seed) for name in saved if name != SFT},
+        answers.kl_per_token(aligned, confidence, seed),
+        paths.measure(steps, [kls[step.policy] for step in steps], compared, bench, config),
+        loss,
+    )
 
 
-def describe_all(
-    compared: Compared,
-    kl: dict[str, statistics.Interval],
-    loss: dict[str, float | None],
-    config: CompareConfig,
-) -> dict[str, dict[str, Any]]:
+def describe_all(compared: Compared, moved: Change, config: CompareConfig) -> dict[str, PolicyMeasures]:
     """{policy: what its answers are like}, of every policy.
 
     Best of n gives one answer in several places, so nothing is said of its variety; it has no loss of its own, and its
     KL is reckoned.
     """
-    found = {}
+    measures = {}
     for name, said in compared.by_policy.items():
-        measured: dict[str, Any] = answers.describe(said)
+        told = answers.describe(said)
         if name == BEST:
-            measured |= {"distinct_2": None, "self_similarity": None, "heldout_loss": None}
-            measured["kl_nats"] = {"value": answers.kl_of_best(len(said[0]) - 1)}
+            bound = Estimate(value=answers.kl_of_best(len(said[0]) - 1), ci_low=None, ci_high=None, n=0)
+            unknown = {"distinct_2": None, "self_similarity": None, "heldout_loss": None}
+            measures[name] = PolicyMeasures(**{**told, **unknown, "kl_nats": bound})
         else:
-            measured["self_similarity"] = (
-                answers.self_similarity(said, config.confidence, config.seed).estimate().plain()
+            measures[name] = PolicyMeasures(
+                **told,
+                self_similarity=answers.self_similarity(said, config.confidence, config.seed).estimate(),
+                heldout_loss=moved.heldout_loss[name],
+                kl_nats=moved.kl[name].estimate() if name in moved.kl else None,
             )
-            measured["heldout_loss"] = loss[name]
-            measured["kl_nats"] = kl[name].estimate().plain() if name in kl else None
-        found[name] = measured
-    return found
+    return measures
 
 
 @torch.inference_mode()
@@ -447,8 +465,8 @@ def sample_row(compared: Compared, judged: dict[str, Judged], i: int) -> dict[st
         "prompt_id": row.prompt_id,
         "prompt": [message.model_dump() for message in row.prompt],
         "category": row.category,
-        "reference": side(SFT),
+        "sft": side(SFT),
         "aligned": side(ALIGNED),
-        "answers": {name: side(name) for name in others},
+        "others": {name: side(name) for name in others},
         "win_share": {name: found.win_share(i) for name, found in judged.items()},
     }

@@ -59,6 +59,7 @@ class DPOConfig(TrainConfig):
 
     stage: ClassVar[str] = "align"
     run: ClassVar[str] = "rlhf.dpo:run"
+    report: ClassVar[str] = "rlhf.align_schema:AlignReport"
     trial: ClassVar[str] = "rlhf.dpo:trial"
 
     algorithm: Literal["dpo"] = "dpo"
@@ -253,6 +254,7 @@ class PPOConfig(OnlineConfig):
     """
 
     run: ClassVar[str] = "rlhf.ppo:run"
+    report: ClassVar[str] = "rlhf.align_schema:AlignReport"
     trial: ClassVar[str] = "rlhf.ppo:trial"
 
     algorithm: Literal["ppo"] = "ppo"
@@ -313,6 +315,7 @@ class GRPOConfig(OnlineConfig):
     """Group-relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300), by trl.GRPOTrainer."""
 
     run: ClassVar[str] = "rlhf.grouped:run"
+    report: ClassVar[str] = "rlhf.align_schema:AlignReport"
     trial: ClassVar[str] = "rlhf.grouped:trial"
 
     algorithm: Literal["grpo"] = "grpo"
@@ -332,6 +335,7 @@ class RLOOConfig(OnlineConfig):
     https://arxiv.org/abs/2402.14740), by trl.RLOOTrainer."""
 
     run: ClassVar[str] = "rlhf.grouped:run"
+    report: ClassVar[str] = "rlhf.align_schema:AlignReport"
     trial: ClassVar[str] = "rlhf.grouped:trial"
 
     algorithm: Literal["rloo"] = "rloo"
@@ -360,6 +364,7 @@ class CompareConfig(StageConfig):
     stage: ClassVar[str] = "compare"
     run: ClassVar[str] = "rlhf.compare:run"
     check: ClassVar[str | None] = "rlhf.check_compare:check"
+    report: ClassVar[str] = "rlhf.compare_schema:CompareReport"
 
     model: ModelConfig
     split: SplitConfig

@@ -58,11 +58,12 @@ class EndpointJudgement:
     def without_verdict(self) -> int:
         return self.refused + self.cut + self.malformed + sum(self.failed.values())
 
-    def as_json(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
+        """Its own keys of `JudgeFigures`."""
         return {
             "comparisons": self.comparisons,
             "contradictions": self.contradictions,
-            "position_bias": self.position_bias.estimate().plain() if self.position_bias else None,
+            "position_bias": self.position_bias.estimate() if self.position_bias else None,
             "refused": self.refused,
             "cut": self.cut,
             "malformed": self.malformed,

@@ -23,6 +23,7 @@ from trueup.console import progress
 from trueup.endpoint import Endpoint
 from trueup.models import Loaded, load_reward_model
 from trueup.records import CandidateSet
+from trueup.reports import ControlledRate, JudgeFigures, Rate
 from trueup.rubric import RUBRICS
 from trueup.runs import Finding
 from trueup.sampling import score
@@ -59,7 +60,7 @@ class Verdicts:
     """P tables (K, K), or several on top of each other, (N, K, K); row i the SFT policy's i-th answer; NaN where the
     judge was not asked or gave no verdict."""
     figures: dict[str, Any] = field(default_factory=dict)
-    """Further keys of its part of the report: position_bias, refused, malformed, ..."""
+    """Further keys of `JudgeFigures`, which only this judge has: position_bias, refused, malformed, ..."""
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -156,7 +157,7 @@ def endpoint_judge(config: CompareConfig, labels: Labels) -> Judge:
             seed=config.seed,
             confidence=config.confidence,
         )
-        return Verdicts(made.tables, made.as_json(), made.notes)
+        return Verdicts(made.tables, made.figures(), made.notes)
 
     made_the_labels = labels.judge_model == config.judge_model
     description = f"language model {config.judge_model}, asked in both orders"
@@ -170,7 +171,7 @@ def votes_judge(config: CompareConfig, labels: Labels) -> Judge:
         there = [
             {
                 "prompt_id": row.prompt_id,
-                "reference": [{"text": answer.text} for answer in compared.by_policy[SFT][i]],
+                "sft": [{"text": answer.text} for answer in compared.by_policy[SFT][i]],
                 "aligned": [{"text": answer.text} for answer in compared.by_policy[ALIGNED][i]],
             }
             for i, row in enumerate(compared.rows)
@@ -185,12 +186,12 @@ def votes_judge(config: CompareConfig, labels: Labels) -> Judge:
             on_it = by_prompt.get(row.prompt_id, [])
             table = np.full((max(1, len(on_it)), size, size), np.nan)  # a layer for each vote
             for layer, vote in enumerate(on_it):
-                table[layer, vote.reference_index, vote.aligned_index] = vote.outcome
+                table[layer, vote.sft_index, vote.aligned_index] = vote.outcome
             if votes and len({answer.text for answer in (*row.candidates, *aligned)}) == 1:
                 table[0, 0, -1] = 0.5  # nobody is asked which of two equal texts is better
             tables.append(table)
         voters = len({vote.voter for vote in votes})
-        figures = {"votes": len(votes), "voters": voters, "votes_on_other_answers": others}
+        figures = {"votes": len(votes), "voters": voters, "votes_on_other_completions": others}
         return Verdicts(tables, figures, _about_votes(votes, voters, others))
 
     return PairJudge("votes", "people's blind votes", False, True, verdicts)
@@ -204,7 +205,7 @@ def _about_votes(votes: Sequence[Vote], voters: int, others: int) -> list[Findin
     elif voters == 1:
         found.append(Finding("info", "one_voter", f"all {len(votes)} votes are one person's"))
     if others:
-        found.append(Finding("info", "votes_on_other_answers", f"{others} votes are on answers that are no more"))
+        found.append(Finding("info", "votes_on_other_completions", f"{others} votes are on answers that are no more"))
     return found
 
 
@@ -237,27 +238,27 @@ class Judged:
         table = self.verdicts.tables[prompt]
         return None if np.isnan(table).all() else float(np.nanmean(table))
 
-    def as_json(self) -> dict[str, Any]:
+    def report(self) -> JudgeFigures:
+        """As it stands in the report."""
         controlled, effect = self.length_controlled, self.minimum_detectable_effect
-        return {
-            "description": self.by.description,
-            "made_the_labels": self.by.made_the_labels,
-            "independent": self.by.independent,
-            "win_rate": win_rate_json(self.win_rate),
-            "length_controlled_win_rate": {
-                **controlled.interval.estimate().plain(),
-                "slope": controlled.slope,
-                "note": controlled.note,
-            },
-            "minimum_detectable_effect": effect if math.isfinite(effect) else None,
-            "by_category": {name: win_rate_json(rate) for name, rate in self.by_category.items()},
+        return JudgeFigures(
+            description=self.by.description,
+            made_the_labels=self.by.made_the_labels,
+            independent=self.by.independent,
+            win_rate=rate_of(self.win_rate),
+            length_controlled_win_rate=ControlledRate(
+                **dict(controlled.interval.estimate()), slope=controlled.slope, note=controlled.note
+            ),
+            minimum_detectable_effect=effect if math.isfinite(effect) else None,
+            by_category={name: rate_of(rate) for name, rate in self.by_category.items()},
             **self.verdicts.figures,
-        }
+        )
 
 
-def win_rate_json(rate: statistics.WinRate) -> dict[str, Any]:
+def rate_of(rate: statistics.WinRate) -> Rate:
+    """As it stands in the report, where `n` counts comparisons."""
     counts = {"wins": rate.wins, "ties": rate.ties, "losses": rate.losses}
-    return {**rate.interval.estimate().plain(), **counts, "n": sum(counts.values()), "prompts": rate.interval.n}
+    return Rate(**{**dict(rate.interval.estimate()), **counts, "n": sum(counts.values()), "prompts": rate.interval.n})
 
 
 def judge(by: Judge, compared: Compared, config: CompareConfig) -> Judged:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rlhf.answers import ALIGNED, SFT, Answers, Compared, TokenKLs, kl_per_sequence, sample_policy
+from rlhf.compare_schema import Checkpoint
 from rlhf.config import CompareConfig
 from rlhf.judges import Judge, ScoringJudge
 from trueup import statistics
 from trueup.models import SavedPolicy
+from trueup.reports import number
 from trueup.runs import FinishedStage
 from trueup.sampling import Decoding
 from trueup.training import STEPS
@@ -70,7 +71,7 @@ def measure(
     compared: Compared,
     judges: Sequence[Judge],
     config: CompareConfig,
-) -> list[dict[str, Any]]:
+) -> list[Checkpoint]:
     """KL and each judge's mean score at every step.
 
     kls  for each step the KL at each token of its answers, to the first `step_prompts` prompts or to more
@@ -82,17 +83,15 @@ def measure(
         scores = {
             judge.name: statistics.bootstrap_mean(
                 judge.score(rows, step.answers), config.confidence, config.seed, bounds=None
-            )
-            .estimate()
-            .plain()
+            ).estimate()
             for judge in judges
             if isinstance(judge, ScoringJudge)
         }
-        path.append({"step": step.step, "kl_nats": kl.estimate().plain(), "scores": scores})
+        path.append(Checkpoint(step=step.step, kl_nats=kl.estimate(), scores=scores))
     return path
 
 
-def within_budget(path: Sequence[dict[str, Any]], judge: str, budget: float) -> dict[str, Any] | None:
+def within_budget(path: Sequence[Checkpoint], judge: str, budget: float) -> Checkpoint | None:
     """The step with the highest mean score whose KL is within the budget; None without steps or scores."""
-    allowed = [at for at in path if at["kl_nats"]["value"] <= budget and judge in at["scores"]]
-    return max(allowed, key=lambda at: at["scores"][judge]["value"], default=None)
+    allowed = [at for at in path if number(at.kl_nats) <= budget and judge in at.scores]
+    return max(allowed, key=lambda at: number(at.scores[judge]), default=None)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rlhf.answers import ALIGNED, SFT, sample_policy
 from rlhf.checks import Check, load_check, paired
+from rlhf.compare_schema import CheckResult
 from rlhf.config import CheckConfig, CompareConfig
 from trueup.console import say
 from trueup.models import SavedPolicy
 from trueup.records import CandidateSet, opening_id, prompt_id
+from trueup.reports import Estimate
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import Decoding
 
 
 def check_policies(
     config: CompareConfig, policies: dict[str, SavedPolicy], trained: Sequence[FinishedStage], stage: StageRun
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, CheckResult]:
     """{check: accuracy of both policies, McNemar's test, what was left out}. Answers are the likeliest ones."""
     checks = {wanted: load_check(wanted.kind, wanted.path, wanted.limit, config.seed) for wanted in config.checks}
     return {w.kind: check_one(w, check, config, policies, trained, stage) for w, check in checks.items()}
@@ -30,7 +31,7 @@ def check_one(
     policies: dict[str, SavedPolicy],
     trained: Sequence[FinishedStage],
     stage: StageRun,
-) -> dict[str, Any]:
+) -> CheckResult:
     seen = set().union(*(done.trained_prompts for done in trained))
     kept = [i for i, prompt in enumerate(check.prompts) if opening_id(prompt) not in seen]
     left_out = len(check.prompts) - len(kept)
@@ -48,15 +49,15 @@ def check_one(
         answers = sample_policy(f"{wanted.kind}-{name}", policies[name], rows, greedy, 1, config, stage.dir)
         right[name] = [check.verify(i, row[0].text) for i, row in zip(kept, answers, strict=True)]
     result = paired(right[SFT], right[ALIGNED], config.confidence)
-    say(f"{wanted.kind:<12} {_share(result['reference'])} right before, {_share(result['aligned'])} after")
-    return {
-        **result,
-        "verifier": check.verifier,
-        "prompts": check.note,
-        "left_out": left_out,
-        "unsupported": check.unsupported,
-    }
+    say(f"{wanted.kind:<12} {_share(result.sft)} right before, {_share(result.aligned)} after")
+    return CheckResult(
+        **dict(result),
+        verifier=check.verifier,
+        prompts=check.note,
+        left_out=left_out,
+        unsupported=check.unsupported,
+    )
 
 
-def _share(figures: dict[str, Any]) -> str:
-    return "none" if figures["value"] is None else f"{figures['value']:.0%} of {figures['n']}"
+def _share(accuracy: Estimate) -> str:
+    return "none" if accuracy.value is None else f"{accuracy.value:.0%} of {accuracy.n}"

@@ -2,12 +2,11 @@
 
 Every text on it is escaped, since a model's answer may be anything. The page's own policy lets it run the one script
 that ships with the package (`trueup.pages`), which filters the list of prompts, and forbids every request; without the
-script the list is a list. What an older report.json does not have is left out.
+script the list is a list.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -18,7 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlhf import report_views as views
+from rlhf.compare_schema import CompareReport
 from trueup import curves, pages, runs
+from trueup.errors import RunError
 from trueup.manifest import Manifest
 from trueup.records import read_jsonl
 from trueup.reports import RewardCard
@@ -80,11 +81,13 @@ class StageView:
 def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
     """Everything that the template shows."""
     directory = runs.stage_dir(run_dir, "compare")
-    report = read_json(directory / "report.json")
+    report = runs.read_report(run_dir, "compare", CompareReport)
+    if report is None:
+        raise RunError(f"{directory / runs.REPORT}: missing; run `trueup compare CONFIG` again")
     rows = [row for _, row in read_jsonl(directory / "samples.jsonl")]
     stages = read_stages(run_dir, compare)
-    first = report["verdict"].get("judge") or next(iter(report["judges"]))
-    seed = int(report["decoding"]["seed"])
+    first = report.verdict.judge or next(iter(report.judges))
+    seed = report.decoding.seed
     reward = runs.find_stage(run_dir, "reward")
     shown = {row["prompt_id"]: views.prompt_view(row) for row in rows[:MOST_PROMPTS]}
     return {
@@ -100,8 +103,8 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
         "checkpoints": views.checkpoint_view(report),
         "categories": sorted({row.get("category") or "" for row in rows[:MOST_PROMPTS]}),
         "first_judge": first,
-        "sources": [(source, count, views.SOURCES.get(source, "")) for source, count in report["sources"].items()],
-        "labels": sum(report["sources"].values()),
+        "sources": [(source, count, views.SOURCES.get(source, "")) for source, count in report.sources.items()],
+        "labels": sum(report.sources.values()),
         "measures": views.measures(report),
         "accuracies": views.accuracies(reward.report(RewardCard) if reward else None),
         "lengths": views.length_histogram(rows),
@@ -128,12 +131,3 @@ def read_stages(run_dir: Path, compare: StageRun | None) -> list[StageView]:
         elif found := runs.find_stage(run_dir, stage):
             found_stages.append(StageView(stage, folder, found.manifest, found.sha256))
     return found_stages
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A report of another stage; empty where there is none, since a page about what is there is of use all the same."""
-    try:
-        loaded = json.loads(read_text(path))
-    except FileNotFoundError:
-        return {}
-    return loaded if isinstance(loaded, dict) else {}

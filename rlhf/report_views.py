@@ -1,7 +1,7 @@
 """What the report shows, made of report.json and samples.jsonl: tables, bars and texts, as pure functions.
 
-A key that an older report does not have gives an empty view, and the page leaves that part out. Figures are never
-worked out anew here: what the page says is what the stage measured.
+What was not measured gives an empty view, and the page leaves that part out. Figures are never worked out anew here:
+what the page says is what the stage measured.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from rlhf.compare_schema import CompareReport
 from trueup import plots
-from trueup.pages import independence, leans, noise_floor, outcome, sentence
-from trueup.reports import RewardCard
+from trueup.pages import OUTCOMES, independence, leans, noise_floor, sentence
+from trueup.reports import Estimate, JudgeFigures, Rate, RewardCard, number
 from trueup.visible import seen
 from trueup.worddiff import marked
-
-Figures = Mapping[str, Any]
-"""{value, ci_low, ci_high, n} of a report, with counts beside them."""
 
 EXAMPLES = 4
 """Prompts shown of each kind: won, lost, undecided."""
@@ -61,32 +59,32 @@ def tight(text: str) -> str:
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def interval(figures: Figures) -> str:
+def interval(figures: Estimate) -> str:
     """`68.0 % [62.3, 73.5]`."""
-    if figures["value"] is None:
+    if figures.value is None:
         return "not known"
-    if figures.get("ci_low") is None or figures.get("ci_high") is None:
-        return f"{percent(figures['value'])} (no interval)"
-    return f"{percent(figures['value'])} [{100 * figures['ci_low']:.1f}, {100 * figures['ci_high']:.1f}]"
+    if figures.ci_low is None or figures.ci_high is None:
+        return f"{percent(figures.value)} (no interval)"
+    return f"{percent(figures.value)} [{100 * figures.ci_low:.1f}, {100 * figures.ci_high:.1f}]"
 
 
-def quantity(figures: Figures | float | None, digits: int = 2) -> str:
+def quantity(figures: Estimate | float | None, digits: int = 2) -> str:
     """`2.03 [1.60, 2.50]` of something that is no share; a bare number has no interval."""
     if figures is None:
         return "not known"
-    if not isinstance(figures, Mapping):
+    if not isinstance(figures, Estimate):
         return _number(figures, digits)
-    if figures.get("value") is None:
+    if figures.value is None:
         return "not known"
-    low, high = figures.get("ci_low"), figures.get("ci_high")
+    low, high = figures.ci_low, figures.ci_high
     between = "" if low is None or high is None else f" [{_number(low, digits)}, {_number(high, digits)}]"
-    return f"{_number(figures['value'], digits)}{between}"
+    return f"{_number(figures.value, digits)}{between}"
 
 
-def bar(figures: Figures) -> Markup:
-    if figures["value"] is None:
+def bar(figures: Estimate) -> Markup:
+    if figures.value is None:
         return Markup("")
-    return plots.interval_bar(figures["value"], figures.get("ci_low"), figures.get("ci_high"))
+    return plots.interval_bar(figures.value, figures.ci_low, figures.ci_high)
 
 
 def title(name: str) -> str:
@@ -106,9 +104,9 @@ def _minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _value(figures: Figures | float | None) -> float | None:
+def _value(figures: Estimate | float | None) -> float | None:
     """The number of a figure, with or without an interval."""
-    return figures.get("value") if isinstance(figures, Mapping) else figures
+    return figures.value if isinstance(figures, Estimate) else figures
 
 
 # ---- The verdict ------------------------------------------------------------------------------------------------
@@ -119,53 +117,49 @@ class VerdictView:
     label: str
     tone: str
     message: str
-    decided: list[tuple[str, Figures, str]]
+    decided: list[tuple[str, Estimate, str]]
     """(what, figures, note): the shares that the verdict rests on."""
     facts: list[tuple[str, str, str]]
     """(what, number, note): whatever is no share."""
     prices: list[str]
 
 
-def verdict_view(report: Mapping[str, Any]) -> VerdictView:
+def verdict_view(report: CompareReport) -> VerdictView:
     """The verdict with the numbers that decided it, by the judge who did; by the first where nobody could."""
-    verdict = report["verdict"]
-    first = verdict.get("judge") or next(iter(report["judges"]))
-    judge = report["judges"][first]
-    rate = judge["win_rate"]
-    decided = [("Win rate", rate, f"by {title(first)}: {counted(rate)}")]
-    if controlled := judge.get("length_controlled_win_rate"):
-        decided.append(("At equal length", controlled, controlled.get("note") or ""))
+    verdict = report.verdict
+    first = verdict.judge or next(iter(report.judges))
+    judge = report.judges[first]
+    rate, controlled = judge.win_rate, judge.length_controlled_win_rate
+    decided: list[tuple[str, Estimate, str]] = [("Win rate", rate, f"by {title(first)}: {counted(rate)}")]
+    decided.append(("At equal length", controlled, controlled.note or ""))
     if shown := noise_floor(report):
         judge_name, floor = shown
         told = "" if judge_name == first else f" by {title(judge_name)}"
         decided.append(("SFT against itself", floor, f"the noise floor{told}: other seeds, {holds_half(floor)}"))
     facts = []
-    if (effect := judge.get("minimum_detectable_effect")) is not None:
+    if (effect := judge.minimum_detectable_effect) is not None:
         facts.append(
             ("Could detect", f"{100 * effect:.1f}", "points from 50\N{NO-BREAK SPACE}%, four times out of five")
         )
-    if kl := report.get("kl_nats"):
-        budget = report.get("kl_budget")
-        note = "nats a sequence" + ("" if budget is None else f"; budget {quantity(budget, 1)}")
-        facts.append(("KL to SFT", quantity(kl), note))
-    lengths = report.get("length_tokens") or {}
-    if lengths.get("reference") and lengths.get("aligned"):
-        ratio = lengths["aligned"] / lengths["reference"]
-        facts.append(("Length", f"{ratio:.2f}\N{MULTIPLICATION SIGN}", "that of SFT answers, in tokens"))
-    label, tone = outcome(verdict)
-    return VerdictView(label, tone, sentence(verdict), decided, facts, verdict.get("prices") or [])
+    note = "nats a sequence" + ("" if report.kl_budget is None else f"; budget {quantity(report.kl_budget, 1)}")
+    facts.append(("KL to SFT", quantity(report.kl_nats), note))
+    before, after = _value(report.length_tokens.sft), _value(report.length_tokens.aligned)
+    if before and after:
+        facts.append(("Length", f"{after / before:.2f}\N{MULTIPLICATION SIGN}", "that of SFT answers, in tokens"))
+    label, tone = OUTCOMES[verdict.outcome]
+    return VerdictView(label, tone, sentence(verdict), decided, facts, verdict.prices)
 
 
-def counted(rate: Figures) -> str:
+def counted(rate: Rate) -> str:
     """`31 won, 4 tied, 13 lost`."""
-    return f"{rate['wins']} won, {rate['ties']} tied, {rate['losses']} lost"
+    return f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
 
 
-def holds_half(floor: Figures) -> str:
+def holds_half(floor: Estimate) -> str:
     """What a noise floor says: there is nothing to find, so its interval should hold one half."""
-    if floor.get("ci_low") is None or floor.get("ci_high") is None:
+    if floor.ci_low is None or floor.ci_high is None:
         return "of too few prompts to tell"
-    if floor["ci_low"] <= 0.5 <= floor["ci_high"]:
+    if floor.ci_low <= 0.5 <= floor.ci_high:
         return "holds 50 %, as it should"
     return "does NOT hold 50 %: that is chance one time in twenty, else something other than the policy decides"
 
@@ -181,39 +175,39 @@ class JudgeView:
     independent: bool
     meaning: str
     """What its independence, or the lack of it, makes of what it says."""
-    figures: Figures
+    figures: JudgeFigures
     shares: Markup
-    floor: Figures | None
+    floor: Rate | None
     """SFT against itself."""
-    greedy: Figures | None
+    greedy: Rate | None
     """The likeliest answer of each policy, one for each prompt."""
     remarks: list[tuple[str, str]]
     """(what, figure): least detectable effect, position bias, refusals, ..."""
 
 
-def judge_views(report: Mapping[str, Any]) -> list[JudgeView]:
-    return [_judge_view(name, figures, report) for name, figures in report["judges"].items()]
+def judge_views(report: CompareReport) -> list[JudgeView]:
+    return [_judge_view(name, figures, report) for name, figures in report.judges.items()]
 
 
-def _judge_view(name: str, judge: Figures, report: Mapping[str, Any]) -> JudgeView:
-    rate = judge["win_rate"]
+def _judge_view(name: str, judge: JudgeFigures, report: CompareReport) -> JudgeView:
+    rate = judge.win_rate
     independent, meaning = independence(name, judge)
     remarks = []
-    if (effect := judge.get("minimum_detectable_effect")) is not None:
+    if (effect := judge.minimum_detectable_effect) is not None:
         remarks.append(("Could detect", f"{100 * effect:.1f} points from 50\N{NO-BREAK SPACE}%"))
-    for key, value in judge.items():
+    for key, value in judge:
         if key not in ALWAYS and value is not None and value != {}:
             remarks.append((REMARKS.get(key, title(key).capitalize()), _told(value, key in SHARES)))
     return JudgeView(
         name,
         title(name),
-        judge.get("description") or "",
+        judge.description,
         independent,
         meaning,
         judge,
-        plots.shares_bar([("won", rate["wins"]), ("tied", rate["ties"]), ("lost", rate["losses"])]),
-        (report.get("noise_floor") or {}).get(name),
-        (report.get("greedy") or {}).get(name),
+        plots.shares_bar([("won", rate.wins), ("tied", rate.ties), ("lost", rate.losses)]),
+        report.noise_floor.get(name),
+        (report.greedy or {}).get(name),
         remarks,
     )
 
@@ -236,15 +230,16 @@ REMARKS = {
     "failed": "Without a reply",
     "unsupported": "Not supported",
     "voters": "People",
+    "votes_on_other_completions": "Votes on other answers",
 }
 SHARES = ("position_bias",)
 
 
 def _told(value: Any, share: bool) -> str:
     """A count, a share, a figure with its interval, counts by reason, or names."""
+    if isinstance(value, Estimate):
+        return interval(value) if share else quantity(value)
     if isinstance(value, Mapping):
-        if "value" in value:
-            return interval(value) if share else quantity(value)
         return ", ".join(f"{name} {_told(count, share)}" for name, count in value.items()) or "none"
     if isinstance(value, str):
         return value
@@ -253,9 +248,9 @@ def _told(value: Any, share: bool) -> str:
     return percent(float(value)) if share else str(value)
 
 
-def by_category(report: Mapping[str, Any]) -> dict[str, Any]:
+def by_category(report: CompareReport) -> dict[str, Any]:
     """{judges: names, rows: [(category, [figures or None of each judge])]}; empty without categories."""
-    judges = {name: judge["by_category"] for name, judge in report["judges"].items() if judge.get("by_category")}
+    judges = {name: judge.by_category for name, judge in report.judges.items() if judge.by_category}
     categories = list(dict.fromkeys(category for cells in judges.values() for category in cells))
     if not categories:
         return {}
@@ -272,47 +267,41 @@ class Matrix:
 
     judge: str
     names: list[str]
-    rows: list[tuple[str, list[Figures | None]]]
+    rows: list[tuple[str, list[Rate | None]]]
     """Of each policy its win rate against every other, in the order of `names`; None against itself."""
 
 
-def all_pairs(report: Mapping[str, Any]) -> list[Matrix]:
+def all_pairs(report: CompareReport) -> list[Matrix]:
     """One matrix for each judge. A pair's win rate is that of `b` over `a`; the other half of the table follows."""
-    compared = report.get("policies_compared") or {}
-    pairs = compared.get("pairs") or []
-    order = compared.get("policies") or list(dict.fromkeys(pair[end] for pair in pairs for end in ("a", "b")))
+    pairs = report.policies_compared.pairs
     matrices = []
-    for judge in dict.fromkeys(pair["judge"] for pair in pairs):
-        won = {(pair["b"], pair["a"]): pair["win_rate"] for pair in pairs if pair["judge"] == judge}
+    for judge in dict.fromkeys(pair.judge for pair in pairs):
+        won = {(pair.b, pair.a): pair.win_rate for pair in pairs if pair.judge == judge}
         won |= {(b, a): turned(rate) for (a, b), rate in won.items()}
-        names = [name for name in order if any(name in pair for pair in won)]
+        names = [name for name in report.policies_compared.policies if any(name in pair for pair in won)]
         rows = [(policy_title(one), [won.get((one, other)) for other in names]) for one in names]
         matrices.append(Matrix(title(judge), [policy_title(name) for name in names], rows))
     return matrices
 
 
-def turned(rate: Figures) -> Figures:
+def turned(rate: Rate) -> Rate:
     """The same comparisons seen from the other side: a win rate w is 1 - w there."""
 
     def rest(value: float | None) -> float | None:
         return None if value is None else 1 - value
 
-    return {
-        **rate,
-        "value": rest(rate["value"]),
-        "ci_low": rest(rate.get("ci_high")),
-        "ci_high": rest(rate.get("ci_low")),
-    }
+    ends = {"value": rest(rate.value), "ci_low": rest(rate.ci_high), "ci_high": rest(rate.ci_low)}
+    return rate.model_copy(update=ends)
 
 
-def strengths(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def strengths(report: CompareReport) -> list[dict[str, Any]]:
     """Bradley-Terry strengths of each judge on one common axis: {judge, rows: [(policy, figures, bar)], note}."""
-    found = (report.get("policies_compared") or {}).get("strengths") or {}
+    found = report.policies_compared.strengths
     numbers = [
         value
         for rows in found.values()
         for figures in rows.values()
-        for value in (figures.get("value"), figures.get("ci_low"), figures.get("ci_high"))
+        for value in (figures.value, figures.ci_low, figures.ci_high)
         if value is not None and math.isfinite(value)
     ]
     if not numbers:
@@ -322,18 +311,18 @@ def strengths(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     span = low - rim, high + rim
     views = []
     for judge, rows in found.items():
-        ordered = sorted(rows.items(), key=lambda item: -(item[1]["value"] if item[1]["value"] is not None else -1e9))
+        ordered = sorted(rows.items(), key=lambda item: -(item[1].value if item[1].value is not None else -1e9))
         drawn = [
             (
                 policy_title(name),
                 figures,
-                plots.interval_bar(figures["value"], figures.get("ci_low"), figures.get("ci_high"), 0.0, span)
-                if figures["value"] is not None
+                plots.interval_bar(figures.value, figures.ci_low, figures.ci_high, 0.0, span)
+                if figures.value is not None
                 else Markup(""),
             )
             for name, figures in ordered
         ]
-        note = (report["policies_compared"].get("notes") or {}).get(judge, "")
+        note = report.policies_compared.notes.get(judge, "")
         views.append({"judge": title(judge), "rows": drawn, "note": note})
     return views
 
@@ -349,29 +338,24 @@ class Measures:
     """(what, what it means, of each policy)."""
 
 
-def measures(report: Mapping[str, Any]) -> Measures:
+def measures(report: CompareReport) -> Measures:
     """What answers are like, and how far from the SFT policy; what nobody measured is left out."""
-    policies: dict[str, Mapping[str, Any]] = {"sft": {}, "aligned": {}}
-    policies |= (report.get("policies_compared") or {}).get("measures") or {}
-    sides = {"sft": "reference", "aligned": "aligned"}
+    measured = report.policies_compared.measures
+    policies = {name: measured[name] for name in dict.fromkeys(("sft", "aligned", *measured))}
     rows = []
     for key, what, meaning, form in MEASURES:
-        both = report.get(key) or {}
-        values = [
-            _value(both.get(sides[name])) if name in sides else _value(policies[name].get(key)) for name in policies
-        ]
+        values = [_value(getattr(measure, key)) for measure in policies.values()]
         if any(value is not None for value in values):
             rows.append((what, meaning, [_shown(value, form) for value in values]))
-    kl, of_aligned = report["kl_nats"], report.get("kl_nats_per_token")
-    budget = "" if report.get("kl_budget") is None else f"; budget {quantity(report['kl_budget'], 1)}"
-    told = f"how far it moved, on its own answers, {kl['samples_per_prompt']} per prompt{budget}"
-    distances = {name: measured.get("kl_nats") for name, measured in policies.items()} | {"sft": 0, "aligned": kl}
-    said = ["0" if name == "sft" else _distance(name, value) for name, value in distances.items()]
+    kl = report.kl_nats
+    budget = "" if report.kl_budget is None else f"; budget {quantity(report.kl_budget, 1)}"
+    told = f"how far it moved, on its own answers, {kl.samples_per_prompt} per prompt{budget}"
+    said = ["0" if name == "sft" else _distance(name, measure.kl_nats) for name, measure in policies.items()]
     rows.append(("KL to the SFT policy, nats per answer", told, said))
-    if of_aligned:
-        said = [{"sft": "0", "aligned": quantity(of_aligned, 3)}.get(name, "\N{EN DASH}") for name in policies]
-        rows.append(("KL to the SFT policy, nats per token", "", said))
-    said = [percent(report["identical_answers"]) if name == "aligned" else "" for name in policies]
+    per_token = {"sft": "0", "aligned": quantity(report.kl_nats_per_token, 3)}
+    said = [per_token.get(name, "\N{EN DASH}") for name in policies]
+    rows.append(("KL to the SFT policy, nats per token", "", said))
+    said = [percent(report.identical_completions) if name == "aligned" else "" for name in policies]
     rows.append(("Same answer as SFT, token by token", "of the answers drawn with the same random numbers", said))
     return Measures([policy_title(name) for name in policies], rows)
 
@@ -382,7 +366,7 @@ def _shown(value: float | None, form: str) -> str:
     return percent(value) if form == "share" else form.format(value)
 
 
-def _distance(name: str, figures: Figures | None) -> str:
+def _distance(name: str, figures: Estimate | None) -> str:
     """Of best of n it is reckoned, and a bound from above."""
     bound = "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}" if name == "best_of_n" and figures else ""
     return f"{bound}{quantity(figures)}"
@@ -393,7 +377,7 @@ class AccuracyRow:
     """Held-out accuracy of the reward model or of a rule, as a bar."""
 
     title: str
-    figures: Figures
+    figures: Estimate
     is_model: bool
     note: str
 
@@ -404,17 +388,17 @@ def accuracies(card: RewardCard | None) -> list[AccuracyRow]:
         return []
     ahead = ""
     if best := card.best_baseline:
-        difference = best.difference.plain()
-        points = {key: 100 * difference[key] for key in ("value", "ci_low", "ci_high")}
+        ends = {key: 100 * (getattr(best.difference, key) or 0.0) for key in ("value", "ci_low", "ci_high")}
+        points = best.difference.model_copy(update=ends)
         ahead = f"ahead of the best rule in training, {best.name}, by {quantity(points, 1)} points"
-    rules = [AccuracyRow(name, share.plain(), False, "") for name, share in card.baselines.items()]
-    return [AccuracyRow("reward model", card.accuracy.plain(), True, ahead), *rules]
+    rules = [AccuracyRow(name, share, False, "") for name, share in card.baselines.items()]
+    return [AccuracyRow("reward model", card.accuracy, True, ahead), *rules]
 
 
 def length_histogram(rows: Sequence[Mapping[str, Any]]) -> Markup:
     series = [
-        plots.Series(name, f"s-{side}", [answer["num_tokens"] for row in rows for answer in row[side]])
-        for name, side in (("SFT", "reference"), ("aligned", "aligned"))
+        plots.Series(name, style, [answer["num_tokens"] for row in rows for answer in row[policy]])
+        for name, policy, style in (("SFT", "sft", "s-reference"), ("aligned", "aligned", "s-aligned"))
     ]
     return plots.histogram(series, "tokens")
 
@@ -422,30 +406,29 @@ def length_histogram(rows: Sequence[Mapping[str, Any]]) -> Markup:
 # ---- Checks -----------------------------------------------------------------------------------------------------
 
 
-def check_views(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+def check_views(report: CompareReport) -> list[dict[str, Any]]:
     """What both policies could do before and after, check by check, with McNemar's test."""
     rows = []
-    for name, check in (report.get("checks") or {}).items():
-        test = check["mcnemar"]
-        notes = [check.get("prompts") or f"{check['reference']['n']} prompts"]
-        if check.get("left_out"):
-            notes.append(f"{check['left_out']} left out, since a stage trained on them")
-        if check.get("unsupported"):
-            notes.append(f"not supported by the verifier: {_told(check['unsupported'], False)}")
-        if check.get("left_out") or check.get("unverified"):
-            notes.append(f"leaves {check['reference']['n']}")
-        if check.get("verifier"):
-            notes.append(f"verified by {check['verifier']}")
+    for name, check in report.checks.items():
+        test = check.mcnemar
+        notes = [check.prompts]
+        if check.left_out:
+            notes.append(f"{check.left_out} left out, since a stage trained on them")
+        if check.unsupported:
+            notes.append(f"not supported by the verifier: {_told(check.unsupported, False)}")
+        if check.left_out or check.unverified:
+            notes.append(f"leaves {check.sft.n}")
+        notes.append(f"verified by {check.verifier}")
         rows.append(
             {
                 "title": CHECKS.get(name, title(name)),
                 "note": "; ".join(notes),
-                "reference": check["reference"],
-                "aligned": check["aligned"],
-                "only_reference": test["only_reference"],
-                "only_aligned": test["only_aligned"],
-                "p": f"{test['p_value']:.3f}" if test["p_value"] >= 0.001 else "< 0.001",
-                "worse": test["p_value"] < 0.05 and test["only_reference"] > test["only_aligned"],
+                "sft": check.sft,
+                "aligned": check.aligned,
+                "only_sft": test.only_sft,
+                "only_aligned": test.only_aligned,
+                "p": f"{test.p_value:.3f}" if test.p_value >= 0.001 else "< 0.001",
+                "worse": test.p_value < 0.05 and test.only_sft > test.only_aligned,
             }
         )
     return rows
@@ -456,30 +439,30 @@ CHECKS = {"ifeval": "IFEval: instructions followed, strictly", "gsm8k": "GSM8K: 
 # ---- Checkpoints ------------------------------------------------------------------------------------------------
 
 
-def checkpoint_view(report: Mapping[str, Any]) -> dict[str, Any]:
+def checkpoint_view(report: CompareReport) -> dict[str, Any]:
     """Score against KL on the way of the alignment: a picture by each judge, and a table of the steps."""
-    checkpoints = report.get("checkpoints") or []
+    checkpoints = report.checkpoints
     if not checkpoints:
         return {}
-    budget, chosen = report.get("kl_budget"), (report.get("chosen_by_budget") or {}).get("step")
+    budget, chosen = report.kl_budget, report.chosen_by_budget and report.chosen_by_budget.step
     charts = []
-    for judge in dict.fromkeys(name for at in checkpoints for name in at["scores"]):
+    for judge in dict.fromkeys(name for at in checkpoints for name in at.scores):
         places = [
             plots.Point(
-                at["kl_nats"]["value"],
-                at["scores"][judge]["value"],
-                str(at["step"]),
-                "chosen" if at["step"] == chosen else "on",
-                at["scores"][judge]["ci_low"],
-                at["scores"][judge]["ci_high"],
+                number(at.kl_nats),
+                number(at.scores[judge]),
+                str(at.step),
+                "chosen" if at.step == chosen else "on",
+                at.scores[judge].ci_low,
+                at.scores[judge].ci_high,
             )
             for at in checkpoints
-            if judge in at["scores"]
+            if judge in at.scores
         ]
         svg = plots.trace(places, "KL to the SFT policy, nats per answer", f"mean score by {title(judge)}", budget)
         charts.append((title(judge), judge, svg))
     rows = [
-        {"at": at, "chosen": at["step"] == chosen, "over": budget is not None and at["kl_nats"]["value"] > budget}
+        {"at": at, "chosen": at.step == chosen, "over": budget is not None and number(at.kl_nats) > budget}
         for at in checkpoints
     ]
     return {"charts": charts, "rows": rows, "budget": budget, "chosen": chosen}
@@ -531,13 +514,12 @@ def prompt_view(row: Mapping[str, Any]) -> PromptView:
         )
         for judge, share in shares.items()
     ]
-    reference, aligned = row["reference"], row["aligned"]
-    pair = marked(reference[0]["text"], aligned[0]["text"]) if reference and aligned else None
+    sft, aligned = row["sft"], row["aligned"]
+    pair = marked(sft[0]["text"], aligned[0]["text"]) if sft and aligned else None
     before, after = pair if pair else (None, None)
     others = [
         Side(policy_title(name), "other", [_answer(said) for said in answers])
-        for name, answers in (row.get("answers") or {}).items()
-        if name not in ("sft", "reference", "aligned") and answers
+        for name, answers in row["others"].items()
     ]
     asked = next((turn["content"] for turn in reversed(row["prompt"]) if turn["role"] == "user"), "")
     return PromptView(
@@ -548,7 +530,7 @@ def prompt_view(row: Mapping[str, Any]) -> PromptView:
         dict(shares),
         verdicts,
         [
-            Side("SFT", "reference", [_answer(said, before if i == 0 else None) for i, said in enumerate(reference)]),
+            Side("SFT", "reference", [_answer(said, before if i == 0 else None) for i, said in enumerate(sft)]),
             Side("Aligned", "aligned", [_answer(said, after if i == 0 else None) for i, said in enumerate(aligned)]),
         ],
         pair is not None,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from rlhf.compare_schema import PairedAccuracy, PolicyMeasures
 from rlhf.judges import Judged, Labels
 from trueup import statistics
-from trueup.runs import Finding
+from trueup.manifest import Finding, Level
+from trueup.reports import ComparisonVerdict
 
 FEW_PROMPTS = 20
 """Below this many held-out prompts an interval over prompts is itself a guess."""
@@ -20,7 +22,7 @@ STOPS_LESS = 0.1
 LESS_VARIED = 0.8
 """Ratio of the shares of distinct word pairs."""
 
-Level = Literal["info", "warn", "fail"]
+Status = Literal["pass", "warn", "fail"]
 Outcome = Literal["improved", "improved_at_a_price", "no_detectable_change", "worse", "no_verdict"]
 
 UNUSABLE = ("judge_not_usable", "no_votes")
@@ -62,16 +64,17 @@ class Verdict:
     passed_over: dict[str, str]
     """Judges that stand before it and decide nothing, each with the reason."""
 
-    def as_json(self, status: str) -> dict[str, Any]:
-        return {
-            "outcome": self.outcome,
-            "status": status,
-            "code": self.finding.code,
-            "message": self.finding.message,
-            "prices": [price.message for price in self.prices],
-            "judge": self.judge,
-            "passed_over": self.passed_over,
-        }
+    def report(self, status: Status) -> ComparisonVerdict:
+        """As it stands in the report; `status` is the stage's, by all of its findings."""
+        return ComparisonVerdict(
+            outcome=self.outcome,
+            status=status,
+            code=self.finding.code,
+            message=self.finding.message,
+            prices=[price.message for price in self.prices],
+            judge=self.judge,
+            passed_over=self.passed_over,
+        )
 
 
 # ---- The verdict ------------------------------------------------------------------------------------------------
@@ -173,39 +176,40 @@ def _title(name: str) -> str:
 
 
 def find_prices(
-    before: dict[str, float],
-    after: dict[str, float],
+    before: PolicyMeasures,
+    after: PolicyMeasures,
     kl: statistics.Interval,
     kl_budget: float | None,
-    checks: dict[str, dict[str, Any]],
+    checks: Mapping[str, PairedAccuracy],
 ) -> list[Finding]:
     """What alignment cost: longer answers, fewer that stop, less variety, KL over budget, checks that fail more often.
 
-    before, after  `rlhf.answers.describe` of the SFT and of the aligned policy
+    before, after  what the completions of the SFT and of the aligned policy are like
     kl             nats per sequence
     checks         results of `rlhf.checks.paired` by name
     """
     found = []
-    ratio = after["length_tokens"] / max(before["length_tokens"], 1e-9)
+    ratio = after.length_tokens / max(before.length_tokens, 1e-9)
     if ratio > LONGER:
         found.append(
             Finding(
                 "warn",
                 "longer",
-                f"answers are {ratio:.2f} times as long as the SFT policy's ({after['length_tokens']:.0f} tokens, "
-                f"{before['length_tokens']:.0f} before)",
+                f"answers are {ratio:.2f} times as long as the SFT policy's ({after.length_tokens:.0f} tokens, "
+                f"{before.length_tokens:.0f} before)",
             )
         )
-    if after["eos_rate"] < before["eos_rate"] - STOPS_LESS:
-        message = f"{after['eos_rate']:.0%} of answers end by themselves, {before['eos_rate']:.0%} before"
+    if after.eos_rate < before.eos_rate - STOPS_LESS:
+        message = f"{after.eos_rate:.0%} of answers end by themselves, {before.eos_rate:.0%} before"
         found.append(Finding("warn", "stops_less", message))
-    if after["distinct_2"] < LESS_VARIED * before["distinct_2"]:
+    assert before.distinct_2 is not None and after.distinct_2 is not None  # both were sampled
+    if after.distinct_2 < LESS_VARIED * before.distinct_2:
         found.append(
             Finding(
                 "warn",
                 "less_varied",
-                f"answers grew alike: {after['distinct_2']:.0%} of word pairs are distinct, "
-                f"{before['distinct_2']:.0%} before",
+                f"answers grew alike: {after.distinct_2:.0%} of word pairs are distinct, "
+                f"{before.distinct_2:.0%} before",
             )
         )
     if kl_budget is not None and not kl.high <= kl_budget:
@@ -213,12 +217,12 @@ def find_prices(
         over = "is over" if kl.low > kl_budget else "may be over" if kl.value <= kl_budget else "is likely over"
         found.append(Finding("warn", "kl_over_budget", f"KL is {nats}: it {over} the budget of {kl_budget:g}"))
     for name, result in checks.items():
-        reference, aligned = result["reference"]["value"], result["aligned"]["value"]
-        if None in (reference, aligned) or aligned >= reference or result["mcnemar"]["p_value"] >= 0.05:
+        sft, aligned = result.sft.value, result.aligned.value
+        if sft is None or aligned is None or aligned >= sft or result.mcnemar.p_value >= 0.05:
             continue
         message = (
-            f"{name}: {aligned:.0%} right, {reference:.0%} before (McNemar p = {result['mcnemar']['p_value']:.3f}, "
-            f"n = {result['reference']['n']})"
+            f"{name}: {aligned:.0%} right, {sft:.0%} before (McNemar p = {result.mcnemar.p_value:.3f}, "
+            f"n = {result.sft.n})"
         )
         found.append(Finding("warn", f"regressed_{name}", message))
     return found
@@ -229,8 +233,8 @@ def reasons_for_doubt(
     judges: Mapping[str, Judged],
     cards: Mapping[str, Sequence[Finding]],
     floors: Mapping[str, statistics.Interval],
-    before: dict[str, float],
-    after: dict[str, float],
+    before: PolicyMeasures,
+    after: PolicyMeasures,
     prompts: int,
     labels: Labels,
 ) -> list[Finding]:
@@ -256,11 +260,11 @@ def reasons_for_doubt(
             if finding.level != "info":
                 message = f"the judge {_title(name)}: {finding.message}"
                 found.append(Finding("warn", f"judge_{finding.code}", message))
-    ratio = after["length_tokens"] / max(before["length_tokens"], 1e-9)
+    ratio = after.length_tokens / max(before.length_tokens, 1e-9)
     if ratio < 1 / LONGER and not any(price.code == "shorter" for price in decided.prices):
         message = (
-            f"answers are {ratio:.2f} times as long as the SFT policy's ({after['length_tokens']:.0f} tokens, "
-            f"{before['length_tokens']:.0f} before): look at the win rate at equal length"
+            f"answers are {ratio:.2f} times as long as the SFT policy's ({after.length_tokens:.0f} tokens, "
+            f"{before.length_tokens:.0f} before): look at the win rate at equal length"
         )
         found.append(Finding("warn", "shorter", message))
     for judged in judges.values():

@@ -45,6 +45,7 @@ class SFTConfig(TrainConfig):
 
     stage: ClassVar[str] = "sft"
     run: ClassVar[str] = "sft.train:run"
+    report: ClassVar[str] = "sft.report:SFTReport"
     trial: ClassVar[str] = "sft.train:trial"
 
     model: ModelConfig
@@ -71,6 +72,7 @@ class SampleConfig(StageConfig):
 
     stage: ClassVar[str] = "sample"
     run: ClassVar[str] = "sft.sample:run"
+    report: ClassVar[str] = "sft.report:SampleReport"
 
     model: ModelConfig
     split: SplitConfig

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -38,10 +37,6 @@ class Strengths:
     """Log-odds of winning against the reference; `n` is prompts."""
     note: str | None
     """Why the figures say less than they seem to, if so."""
-
-    def as_json(self) -> dict[str, dict[str, Any]]:
-        """Per policy the keys of an interval, and `elo`, the value in Elo points."""
-        return {name: {**made.estimate().plain(), "elo": ELO * made.value} for name, made in self.of.items()}
 
 
 def bradley_terry(

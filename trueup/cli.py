@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -172,9 +171,9 @@ def _gate(campaign: Campaign, wanted: str | None) -> int:
     if wanted is None:
         return 0
     from trueup import runs
+    from trueup.reports import ComparisonFigures
 
-    report = runs.open_stage(campaign.run_dir, "compare").dir / "report.json"
-    outcome = json.loads(report.read_text(encoding="utf-8"))["verdict"]["outcome"]
+    outcome = runs.open_stage(campaign.run_dir, "compare").report(ComparisonFigures).verdict.outcome
     passes = outcome in GATES[wanted]
     print_text(f"gate {wanted}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
     return 0 if passes else 4

@@ -297,6 +297,8 @@ class StageConfig(Section):
     """`module:function` of what `trueup check` finds in the stage's own keys (trueup.check.StageCheck)."""
     verify: ClassVar[str | None] = None
     """`module:function` that holds a finished stage's store against its manifest (trueup.verify.StageVerify)."""
+    report: ClassVar[str]
+    """`module:name` of the schema of its report.json (trueup.schemas)."""
 
     run_dir: Path = Field(exclude=True)
     """The campaign's run directory. Not part of a stage's identity: a run may be moved."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+from trueup.reports import ComparisonFigures, ComparisonVerdict, JudgeFigures, Rate
 
 # ---- What a report may run --------------------------------------------------------------------------------------
 
@@ -38,20 +38,12 @@ OUTCOMES = {
     "worse": ("Worse", "fail"),
     "no_verdict": ("No verdict", "warn"),
 }
+"""What each outcome of a comparison is called, and its tone (pass, warn, fail)."""
 
 
-def outcome(verdict: Mapping[str, Any]) -> tuple[str, str]:
-    """What a comparison's verdict is called, and its tone (pass, warn, fail); one of before has no outcome yet."""
-    tone = str(verdict.get("status", "unknown"))
-    learnt = "Learnt, with warnings" if verdict.get("code") == "learnt_preference" else "With warnings"
-    before = {"pass": "Pass", "warn": learnt, "fail": "Fail"}.get(tone, "Unknown")
-    return OUTCOMES.get(str(verdict.get("outcome")), (before, tone))
-
-
-def sentence(verdict: Mapping[str, Any]) -> str:
+def sentence(verdict: ComparisonVerdict) -> str:
     """What a verdict says, without the prices at its end: a page lists those."""
-    prices = "; ".join(str(price) for price in verdict.get("prices") or [])
-    return str(verdict.get("message", "")).removesuffix(f" The price: {prices}.")
+    return verdict.message.removesuffix(f" The price: {'; '.join(verdict.prices)}.")
 
 
 def duration(seconds: float) -> str:
@@ -64,14 +56,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def independence(name: str, judge: Mapping[str, Any]) -> tuple[bool, str]:
+def independence(name: str, judge: JudgeFigures) -> tuple[bool, str]:
     """Whether a judge of a comparison knew nothing of the training, and what that means for what it says."""
-    # Reports from before this was written down knew only whether a judge made the labels.
-    if judge.get("independent", not judge.get("made_the_labels", name == "reward_model")):
+    if judge.independent:
         return True, "Nothing that it knows was in the training of this policy."
     if name == "reward_model":
         return False, "The reward model learnt from the same labels: no independent evidence."
-    if judge.get("made_the_labels"):
+    if judge.made_the_labels:
         return False, (
             "This judge made the labels that the policy learnt from: it says whether that preference was learnt, and "
             "is no independent evidence that anybody else shares it."
@@ -79,11 +70,11 @@ def independence(name: str, judge: Mapping[str, Any]) -> tuple[bool, str]:
     return False, "It stands behind the training of this policy: no independent evidence."
 
 
-def noise_floor(report: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+def noise_floor(report: ComparisonFigures) -> tuple[str, Rate] | None:
     """(judge, figures) of the SFT policy against itself, by the first judge that can tell: one that looks at pairs is
     asked about the two policies alone."""
-    floors = report.get("noise_floor") or {}
-    return next(((name, floors[name]) for name in report.get("judges") or {} if name in floors), None)
+    floors = report.noise_floor
+    return next(((name, floors[name]) for name in report.judges if name in floors), None)
 
 
 def leans(share: float | None) -> str:

@@ -6,6 +6,9 @@ own schema adds the rest. A base ignores the keys that it does not name.
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 from pydantic import ConfigDict
 
 from trueup.artifacts import Artifact, absent
@@ -29,6 +32,11 @@ class Estimate(Artifact):
     ci_high: float | None
     n: int
     """Independent units: prompts, or trials."""
+
+
+def number(estimate: Estimate) -> float:
+    """The value; NaN, which no comparison holds for, where nothing is known."""
+    return math.nan if estimate.value is None else estimate.value
 
 
 class Share(Estimate):
@@ -146,3 +154,91 @@ class AlignSchedule(SharedReport):
     """What an alignment chose by itself (`rlhf.align_schema.DPOReport`)."""
 
     schedule: Schedule | None = absent()
+
+
+# ---- compare ----------------------------------------------------------------------------------------------------
+
+
+class ComparedPolicy(Artifact):
+    """Which result a compared policy is."""
+
+    stage: str
+    manifest_sha256: str
+    algorithm: str | None = absent()
+    """How the campaign's own aligned policy was aligned."""
+    run: str | None = absent()
+    """The run directory of a policy of another run."""
+
+
+class DecodingSettings(Artifact):
+    """How every policy was sampled."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+
+class ControlledRate(Estimate):
+    """The win rate that the judge would give at equal length."""
+
+    slope: float
+    """Log-odds that being much longer adds to a win."""
+    note: str | None
+    """Why the figure says less than it seems to."""
+
+
+class JudgeFigures(Artifact):
+    """What one judge says of the SFT and the aligned policy. The keys after `by_category` are those of one judge."""
+
+    description: str
+    made_the_labels: bool
+    independent: bool
+    win_rate: Rate
+    length_controlled_win_rate: ControlledRate
+    minimum_detectable_effect: float | None
+    by_category: dict[str, Rate]
+    comparisons: int | None = absent()
+    """endpoint: pairs that it was to compare."""
+    contradictions: int | None = absent()
+    """endpoint: pairs in which it preferred the same place in both orders."""
+    position_bias: Estimate | None = absent()
+    """endpoint: share of decided replies that prefer the first place."""
+    refused: int | None = absent()
+    cut: int | None = absent()
+    malformed: int | None = absent()
+    failed: dict[str, int] | None = absent()
+    """endpoint: comparisons without a reply, by what went wrong."""
+    votes: int | None = absent()
+    voters: int | None = absent()
+    votes_on_other_completions: int | None = absent()
+
+
+class ComparisonVerdict(Artifact):
+    """Did alignment help, and what did it cost?"""
+
+    outcome: Literal["improved", "improved_at_a_price", "no_detectable_change", "worse", "no_verdict"]
+    status: Literal["pass", "warn", "fail"]
+    """The stage's, by all of its findings."""
+    code: str
+    message: str
+    prices: list[str]
+    judge: str | None
+    """Who decided; null: nobody could."""
+    passed_over: dict[str, str]
+    """Judges that stand before it and decide nothing, each with the reason."""
+
+
+class ComparisonFigures(SharedReport):
+    """What the application reads of a comparison (`rlhf.compare_schema.CompareReport`)."""
+
+    policies: dict[str, ComparedPolicy]
+    """`sft`, `aligned`, and those of other runs by their names."""
+    confidence: float
+    """Level of every interval."""
+    decoding: DecodingSettings
+    judges: dict[str, JudgeFigures]
+    noise_floor: dict[str, Rate]
+    """The SFT policy against itself, by each judge that scores."""
+    verdict: ComparisonVerdict

@@ -30,10 +30,10 @@ class Vote:
 
     vote_id: str
     prompt_id: str
-    reference_index: int
+    sft_index: int
     """Which of the SFT policy's answers to that prompt."""
     aligned_index: int
-    reference_sha256: str
+    sft_sha256: str
     """Of the answer's text, by `text_sha256`."""
     aligned_sha256: str
     outcome: float
@@ -75,9 +75,9 @@ def _vote(vote_id: str, prompt_id: str, sampler: str, tiers: str, voter: str, se
     said = json.loads(tiers)
     of: dict[Policy, Any] = {answer["policy"]: answer for answer in answers}
     outcome = 0.5 if len(said) == 1 else float(answers[said[0][0]]["policy"] == "aligned")
-    reference, aligned = of["sft"], of["aligned"]
-    hashes = reference["sha256"], aligned["sha256"]
-    return Vote(vote_id, prompt_id, reference["index"], aligned["index"], *hashes, outcome, voter, seconds)
+    sft, aligned = of["sft"], of["aligned"]
+    hashes = sft["sha256"], aligned["sha256"]
+    return Vote(vote_id, prompt_id, sft["index"], aligned["index"], *hashes, outcome, voter, seconds)
 
 
 def votes_digest(path: Path) -> str | None:
@@ -89,17 +89,17 @@ def votes_digest(path: Path) -> str | None:
 def current(votes: Iterable[Vote], samples: Iterable[Mapping[str, Any]]) -> tuple[list[Vote], int]:
     """Those votes whose two texts are the ones that a comparison holds now, and how many others there are.
 
-    samples  rows of compare/samples.jsonl, of which `prompt_id`, `reference` and `aligned` are read
+    samples  rows of compare/samples.jsonl, of which `prompt_id`, `sft` and `aligned` are read
     """
     there = {
-        row["prompt_id"]: [[text_sha256(answer["text"]) for answer in row[side]] for side in ("reference", "aligned")]
+        row["prompt_id"]: [[text_sha256(answer["text"]) for answer in row[side]] for side in ("sft", "aligned")]
         for row in samples
     }
     kept, others = list[Vote](), 0
     for vote in votes:
-        reference, aligned = there.get(vote.prompt_id, ([], []))
+        sft, aligned = there.get(vote.prompt_id, ([], []))
         sides = (
-            (reference, vote.reference_index, vote.reference_sha256),
+            (sft, vote.sft_index, vote.sft_sha256),
             (aligned, vote.aligned_index, vote.aligned_sha256),
         )
         if all(index < len(texts) and texts[index] == sha256 for texts, index, sha256 in sides):

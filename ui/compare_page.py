@@ -5,7 +5,6 @@ Reads compare/report.json and compare/samples.jsonl of a run. Not blind: it is f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,8 +16,9 @@ import gradio as gr
 from trueup import plots, runs
 from trueup.errors import RunError
 from trueup.manifest import Finding
-from trueup.pages import independence, leans, noise_floor, outcome, sentence
+from trueup.pages import OUTCOMES, independence, leans, noise_floor, sentence
 from trueup.records import Message, read_jsonl
+from trueup.reports import ComparisonFigures, ControlledRate, JudgeFigures, Rate
 from trueup.worddiff import marked
 from ui.render import conversation_html, text_html
 
@@ -56,12 +56,21 @@ class Comparison:
     def exists(self) -> bool:
         return (self.folder / "report.json").is_file()
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> ComparisonFigures:
+        report = runs.read_report(self.folder.parent, "compare", ComparisonFigures)
+        if report is None:
+            raise RunError(f"{self.folder / runs.REPORT}: missing; run `trueup compare CONFIG` again")
+        return report
+
+    def judges(self) -> list[str]:
+        """None of a report that cannot be read: the page says what is wrong with it where the verdict stands."""
         try:
-            values = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / 'report.json'}: cannot be read ({error})") from None
-        return values if isinstance(values, dict) else {}
+            return list(self.report().judges)
+        except RunError:
+            return []
+
+    def summary_html(self, links: Sequence[tuple[str, str]] = ()) -> str:
+        return summary_html(self.report(), self.findings(), links)
 
     def findings(self) -> list[Finding]:
         """What the stage found, the verdict among it; in its manifest, and so there only when it is finished."""
@@ -84,17 +93,19 @@ def guarded(build: Callable[..., str], *arguments: Any) -> str:
     """A part of the page, or a sentence where the files do not hold what a comparison writes: a run is data."""
     try:
         return build(*arguments)
+    except RunError as error:
+        return f'<div class="tu tu-page tu-body"><p class="tu-empty">{escape(str(error))}</p></div>'
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         said = escape(f"This part of the comparison cannot be shown: its files are not as written ({error!r:.200}).")
         return f'<div class="tu tu-page tu-body"><p class="tu-empty">{said}</p></div>'
 
 
-def summary_html(report: Mapping[str, Any], findings: Sequence[Finding], links: Sequence[tuple[str, str]] = ()) -> str:
+def summary_html(report: ComparisonFigures, findings: Sequence[Finding], links: Sequence[tuple[str, str]] = ()) -> str:
     """The verdict, what else was found, where to go from here, and one row per judge."""
-    verdict = report.get("verdict") or {}
-    label, tone = outcome(verdict)
+    verdict = report.verdict
+    label, tone = OUTCOMES[verdict.outcome]
     others = "".join(
-        f"<li>{escape(finding.message)}</li>" for finding in findings if finding.message != verdict.get("message")
+        f"<li>{escape(finding.message)}</li>" for finding in findings if finding.message != verdict.message
     )
     ways = "".join(f'<li><a href="{escape(href)}">{escape(title)}</a></li>' for href, title in links)
     return (
@@ -107,15 +118,15 @@ def summary_html(report: Mapping[str, Any], findings: Sequence[Finding], links: 
     )
 
 
-def _judges(report: Mapping[str, Any]) -> str:
-    confidence = f"{100 * float(report.get('confidence', 0.95)):.0f}% interval"
+def _judges(report: ComparisonFigures) -> str:
+    confidence = f"{100 * report.confidence:.0f}% interval"
     heads = [("Judge", ""), ("Aligned preferred", "number"), (confidence, "number"), ("At equal length", "number")]
     columns = "".join(f'<th scope="col" class="{style}">{head}</th>' for head, style in heads)
-    rows = [_judge_row(name, figures) for name, figures in (report.get("judges") or {}).items()]
+    rows = [_judge_row(name, figures) for name, figures in report.judges.items()]
     if shown := noise_floor(report):
         by, floor = shown
         told = f"the noise floor, by {by.replace('_', ' ')}: its interval should hold 50%"
-        rows.append(_figures_row("SFT against itself", f"<small>{escape(told)}</small>", floor, {}))
+        rows.append(_figures_row("SFT against itself", f"<small>{escape(told)}</small>", floor, None))
     return (
         '<div class="tu-scroll" role="region" aria-label="Win rates" tabindex="0">'
         f'<table class="tu-figures tu-judges"><thead><tr>{columns}'
@@ -124,25 +135,23 @@ def _judges(report: Mapping[str, Any]) -> str:
     )
 
 
-def _judge_row(name: str, judge: Mapping[str, Any]) -> str:
+def _judge_row(name: str, judge: JudgeFigures) -> str:
     independent, meaning = independence(name, judge)
-    notes = f"<small>{escape(judge['description'])}</small>" if judge.get("description") else ""
+    notes = f"<small>{escape(judge.description)}</small>"
     notes += f'<small class="{"yes" if independent else "no"}">{escape(meaning)}</small>'
-    return _figures_row(
-        name.replace("_", " "), notes, judge.get("win_rate") or {}, judge.get("length_controlled_win_rate") or {}
-    )
+    return _figures_row(name.replace("_", " "), notes, judge.win_rate, judge.length_controlled_win_rate)
 
 
-def _figures_row(title: str, notes: str, rate: Mapping[str, Any], controlled: Mapping[str, Any]) -> str:
+def _figures_row(title: str, notes: str, rate: Rate, controlled: ControlledRate | None) -> str:
     head = f'<th scope="row">{escape(title)}{notes}</th>'
-    value, low, high = (rate.get(key) for key in ("value", "ci_low", "ci_high"))
+    value, low, high = rate.value, rate.ci_low, rate.ci_high
     if value is None:
         return f'<tr>{head}<td colspan="4">no figures</td></tr>'
     interval = "unknown" if low is None or high is None else f"{100 * low:.1f}% to {100 * high:.1f}%"
-    equal = controlled.get("value")
-    counts = [(kind, rate.get(key)) for kind, key in (("won", "wins"), ("tied", "ties"), ("lost", "losses"))]
-    counted = "".join(f"<span>{escape(str(count))} {kind}</span>" for kind, count in counts if count is not None)
-    shares = plots.shares_bar([(kind, float(count or 0)) for kind, count in counts], 6)
+    equal = controlled.value if controlled else None
+    counts = [("won", rate.wins), ("tied", rate.ties), ("lost", rate.losses)]
+    counted = "".join(f"<span>{count} {kind}</span>" for kind, count in counts)
+    shares = plots.shares_bar(counts, 6)
     return (
         f'<tr>{head}<td class="number">{100 * value:.1f}%</td><td class="number">{interval}</td>'
         f'<td class="number">{"–" if equal is None else f"{100 * equal:.1f}%"}</td>'
@@ -156,7 +165,7 @@ def sample_html(samples: Sequence[Row], index: int, diff: bool = False) -> str:
         return '<div class="tu tu-page tu-body"><p class="tu-empty">No prompt is like that.</p></div>'
     row = samples[index]
     prompt = conversation_html([Message(**message) for message in row["prompt"]])
-    both = zip(row.get("reference") or [], row.get("aligned") or [], strict=False)
+    both = zip(row.get("sft") or [], row.get("aligned") or [], strict=False)
     pairs = "".join(_pair(before, after, diff) for before, after in both)
     legend = (
         '<p class="tu-legend">Marked: <del>words of the SFT policy alone</del>, <ins>words of the aligned one alone'
@@ -185,11 +194,7 @@ def _pair(before: Row, after: Row, diff: bool) -> str:
 
 def _others(row: Row) -> str:
     """The further policies' first answers."""
-    answers = {
-        name: said
-        for name, said in (row.get("answers") or {}).items()
-        if said and name not in ("sft", "reference", "aligned")
-    }
+    answers = {name: said for name, said in (row.get("others") or {}).items() if said}
     cards = "".join(_answer(name.replace("_", " "), said[0]) for name, said in answers.items())
     names = ", ".join(name.replace("_", " ") for name in answers)
     if not cards:
@@ -228,12 +233,11 @@ def compare_blocks(comparison: Comparison, links: Callable[[], Sequence[tuple[st
     """
 
     def look() -> tuple[Any, ...]:
-        report = comparison.report()
         names = sorted({row.get("category") or "none" for row in comparison.samples()})
-        judges = list(report.get("judges") or {})
+        judges = comparison.judges()
         first = judges[0] if judges else None
         return (
-            guarded(summary_html, report, comparison.findings(), links()),
+            guarded(comparison.summary_html, links()),
             gr.Dropdown(choices=[ALL, *names], value=ALL),
             gr.Dropdown(choices=[(name.replace("_", " "), name) for name in judges], value=first),
             *move(0, ALL, ANY, first, False),

@@ -58,6 +58,7 @@ class LabelConfig(StageConfig):
     run: ClassVar[str] = "ui.label:run"
     check: ClassVar[str | None] = "ui.check:check"
     verify: ClassVar[str | None] = "ui.proof:check_store"
+    report: ClassVar[str] = "ui.report:LabelReport"
 
     model: ModelConfig
     split: SplitConfig

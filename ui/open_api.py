@@ -23,6 +23,7 @@ from trueup import runs
 from trueup.errors import RunError
 from trueup.policies import PolicyInfo, find_policies
 from trueup.records import Message, Prompt, read_jsonl
+from trueup.reports import ComparisonFigures
 from ui.accounts import Admin
 from ui.api import OneLine, Problem
 from ui.worker import Full, Job, Work, Worker
@@ -239,10 +240,11 @@ def _context(run_dir: Path) -> int | None:
 
 
 def _decoding(run_dir: Path) -> DecodingBody:
-    said = _json(runs.stage_dir(run_dir, "compare") / "report.json").get("decoding") or {}
+    """As the policies were compared; a comparison that cannot be read has nothing to say about it."""
     try:
-        return DecodingBody(**{key: said[key] for key in DecodingBody.model_fields if key in said})
-    except ValidationError:
+        report = runs.read_report(run_dir, "compare", ComparisonFigures)
+        return DecodingBody(**dict(report.decoding)) if report else DecodingBody()
+    except (RunError, ValidationError):
         return DecodingBody()
 
 

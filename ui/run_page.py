@@ -6,22 +6,21 @@ files nor what a config says. It reads what is on disk at each look, so a run th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from trueup import runs
 from trueup.curves import Curve, stage_curves
-from trueup.errors import TrueupError
+from trueup.errors import RunError, TrueupError
 from trueup.manifest import Manifest
 from trueup.masking import masked
-from trueup.pages import duration, outcome, sentence
+from trueup.pages import OUTCOMES, duration, sentence
+from trueup.reports import ComparisonFigures, ComparisonVerdict
 from trueup.runs import FinishedStage
 from ui.accounts import Admin
 from ui.entry import ENTRY_POLICY, page, signed_in
@@ -84,14 +83,13 @@ def read_stages(run_dir: Path) -> list[StageState]:
     return states
 
 
-def read_verdict(run_dir: Path) -> dict[str, Any]:
-    """The verdict of the comparison; empty without a finished one."""
+def read_verdict(run_dir: Path) -> ComparisonVerdict | str:
+    """The verdict of the comparison, or a sentence on why there is none."""
     try:
-        report = json.loads((runs.stage_dir(run_dir, "compare") / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    verdict = report.get("verdict") if isinstance(report, dict) else None
-    return verdict if isinstance(verdict, dict) else {}
+        report = runs.read_report(run_dir, "compare", ComparisonFigures)
+    except RunError as error:
+        return f"No verdict: {error}"
+    return report.verdict if report else "No verdict yet: the comparison is not finished."
 
 
 # ---- The page ---------------------------------------------------------------------------------------------------
@@ -100,7 +98,7 @@ def read_verdict(run_dir: Path) -> dict[str, Any]:
 def run_html(run_dir: Path, links: Sequence[tuple[str, str]]) -> str:
     states, verdict = read_stages(run_dir), read_verdict(run_dir)
     finished = [state.found for state in states if state.found]
-    graph = lineage(finished, outcome(verdict) if verdict else None)
+    graph = lineage(finished, None if isinstance(verdict, str) else OUTCOMES[verdict.outcome])
     parts = [
         _nav(links),
         _verdict(verdict),
@@ -116,11 +114,11 @@ def _nav(links: Sequence[tuple[str, str]]) -> str:
     return f'<nav class="tu-nav" aria-label="Pages"><ul><li><a href="/">Start</a></li>{others}</ul></nav>'
 
 
-def _verdict(verdict: dict[str, Any]) -> str:
-    if not verdict:
-        return '<div class="tu-verdict"><p class="tu-message">No verdict yet: the comparison is not finished.</p></div>'
-    label, tone = outcome(verdict)
-    prices = "".join(f"<li>{escape(str(price))}</li>" for price in verdict.get("prices") or [])
+def _verdict(verdict: ComparisonVerdict | str) -> str:
+    if isinstance(verdict, str):
+        return f'<div class="tu-verdict"><p class="tu-message">{escape(verdict)}</p></div>'
+    label, tone = OUTCOMES[verdict.outcome]
+    prices = "".join(f"<li>{escape(price)}</li>" for price in verdict.prices)
     return (
         f'<div class="tu-verdict {escape(tone)}"><span class="tu-eyebrow">Verdict</span>'
         f'<p class="tu-outcome">{escape(label)}</p><p class="tu-message">'

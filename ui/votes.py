@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 
@@ -22,6 +22,8 @@ from trueup import runs, statistics
 from trueup.console import say
 from trueup.errors import DataError, RunError
 from trueup.records import Message, Prompt, Row, parse_row, read_jsonl, split_name
+from trueup.reports import ComparisonFigures
+from trueup.runs import read_report
 from trueup.votes import VOTES, Policy, Vote, current, read_votes, text_sha256
 from ui.answers import as_read
 from ui.config import LabelConfig
@@ -34,6 +36,7 @@ VOTES_PER_PAIR = 20
 RESAMPLES = 2_000
 """Of the running figure's interval: it is drawn again after every vote."""
 _PROMOTED = "promoted"
+_VOTED_ON = get_args(Policy)
 
 # ---- What people vote on ----------------------------------------------------------------------------------------
 
@@ -46,7 +49,7 @@ class _Answer(Row):
 class Compared(Prompt):
     """What is read of a row of compare/samples.jsonl."""
 
-    reference: list[_Answer]
+    sft: list[_Answer]
     aligned: list[_Answer]
 
 
@@ -67,21 +70,21 @@ def pairs_to_vote_on(rows: Sequence[Compared], policies: Mapping[str, Any]) -> l
 
 
 def _pair(row: Compared) -> tuple[int, int] | None:
-    """Indices of the reference's and of the aligned policy's answer. The k-th against the k-th is no fair comparison
+    """Indices of the SFT policy's and of the aligned policy's answer. The k-th against the k-th is no fair comparison
     where there are others: both were sampled with the same random numbers (see trueup.statistics.outcomes)."""
-    answers = range(len(row.reference)), range(len(row.aligned))
-    one_each = len(row.reference) == len(row.aligned) == 1
+    answers = range(len(row.sft)), range(len(row.aligned))
+    one_each = len(row.sft) == len(row.aligned) == 1
     pairs = [
         (i, j)
         for i, j in product(*answers)
-        if (i != j or one_each) and as_read(row.reference[i].text) != as_read(row.aligned[j].text)
+        if (i != j or one_each) and as_read(row.sft[i].text) != as_read(row.aligned[j].text)
     ]
     chance = {pair: hashlib.sha256(f"{row.prompt_id}/{pair[0]}/{pair[1]}".encode()).digest() for pair in pairs}
     return min(pairs, key=chance.__getitem__, default=None)
 
 
 def _item(row: Compared, i: int, j: int, policies: Mapping[str, Any]) -> Item:
-    sides: list[tuple[Policy, int, _Answer]] = [("sft", i, row.reference[i]), ("aligned", j, row.aligned[j])]
+    sides: list[tuple[Policy, int, _Answer]] = [("sft", i, row.sft[i]), ("aligned", j, row.aligned[j])]
     answers = [
         {"policy": name, "index": index, "sha256": text_sha256(answer.text), **policies.get(name, {})}
         for name, index, answer in sides
@@ -93,13 +96,11 @@ def _item(row: Compared, i: int, j: int, policies: Mapping[str, Any]) -> Item:
 def _policies(folder: Path) -> dict[str, Any]:
     """Which models were compared, as the report says; it is written after the samples."""
     try:
-        said = json.loads((folder / "report.json").read_text(encoding="utf-8"))["policies"]
-        return {
-            name: {"manifest_sha256": said[key]["manifest_sha256"]}
-            for name, key in (("sft", "reference"), ("aligned", "aligned"))
-        }
-    except (OSError, ValueError, KeyError, TypeError):
+        report = read_report(folder.parent, "compare", ComparisonFigures)
+    except RunError:
         return {}
+    policies = report.policies if report else {}
+    return {name: {"manifest_sha256": one.manifest_sha256} for name, one in policies.items() if name in _VOTED_ON}
 
 
 # ---- The votes of a run -----------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ class Votes:
     def _ask(self, store: Store) -> None:
         rows = read_compared(self.samples)
         items = pairs_to_vote_on(rows, _policies(self.samples.parent))
-        self._rows = [{"prompt_id": row.prompt_id, **row.model_dump(include={"reference", "aligned"})} for row in rows]
+        self._rows = [{"prompt_id": row.prompt_id, **row.model_dump(include={"sft", "aligned"})} for row in rows]
         self.identical = len(rows) - len(items)
         asked = [Asked(name, "random", 1.0) for name in store.add_items(items)]
         store.ask(asked, VOTES_PER_PAIR, in_rounds=True)

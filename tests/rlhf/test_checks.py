@@ -184,26 +184,26 @@ def test_a_regression_is_told_from_chance_by_the_prompts_that_one_policy_alone_g
     # 8 against 1: two-sided, 2 * (C(9,0) + C(9,1)) / 2^9 = 20 / 512
     reference = [True] * 5 + [True] * 8 + [False] * 1 + [False] * 6
     aligned = [True] * 5 + [False] * 8 + [True] * 1 + [False] * 6
-    found = paired(reference, aligned)
+    found = paired(reference, aligned).plain()
     assert found["mcnemar"] == {
         "p_value": pytest.approx(20 / 512),
         "both": 5,
-        "only_reference": 8,
+        "only_sft": 8,
         "only_aligned": 1,
         "neither": 6,
     }
-    assert found["reference"]["value"] == 13 / 20 and found["aligned"]["value"] == 6 / 20
-    assert found["reference"]["ci_low"] < 13 / 20 < found["reference"]["ci_high"]
-    swapped = paired(aligned, reference)
-    assert swapped["mcnemar"]["p_value"] == found["mcnemar"]["p_value"] and swapped["aligned"] == found["reference"]
+    assert found["sft"]["value"] == 13 / 20 and found["aligned"]["value"] == 6 / 20
+    assert found["sft"]["ci_low"] < 13 / 20 < found["sft"]["ci_high"]
+    swapped = paired(aligned, reference).plain()
+    assert swapped["mcnemar"]["p_value"] == found["mcnemar"]["p_value"] and swapped["aligned"] == found["sft"]
 
 
 def test_policies_that_are_right_on_the_same_prompts_do_not_differ() -> None:
-    assert paired([True, False], [True, False])["mcnemar"]["p_value"] == 1
+    assert paired([True, False], [True, False]).plain()["mcnemar"]["p_value"] == 1
 
 
 def test_what_cannot_be_verified_is_counted_and_left_out_on_both_sides() -> None:
-    found = paired([True, None, False], [True, None, True])
-    assert found["unverified"] == 1 and found["reference"]["n"] == found["aligned"]["n"] == 2
-    nothing = paired([None], [None])
-    assert nothing["reference"]["value"] is None and nothing["mcnemar"]["p_value"] == 1
+    found = paired([True, None, False], [True, None, True]).plain()
+    assert found["unverified"] == 1 and found["sft"]["n"] == found["aligned"]["n"] == 2
+    nothing = paired([None], [None]).plain()
+    assert nothing["sft"]["value"] is None and nothing["mcnemar"]["p_value"] == 1

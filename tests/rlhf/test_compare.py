@@ -17,6 +17,7 @@ from manifests import card_of
 from rlhf import answers, compare, judges, verdict
 from rlhf import path as paths
 from rlhf.answers import ALIGNED, BEST, SFT, Compared
+from rlhf.compare_schema import Checkpoint, McNemar, PairedAccuracy, PolicyMeasures
 from rlhf.config import CheckConfig, CompareConfig
 from rlhf.judges import Judged, Labels, ScoringJudge, Verdicts
 from rlhf.verdict import Verdict
@@ -25,6 +26,7 @@ from trueup.config import EndpointParameters, ModelConfig, SplitConfig
 from trueup.errors import DataError, RunError
 from trueup.pages import sentence
 from trueup.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
+from trueup.reports import Estimate
 from trueup.verify import verify
 from ui.service import Answer
 from ui.tables import view
@@ -60,7 +62,15 @@ RNG = np.random.default_rng(0)
 REFERENCE = RNG.normal(0, 1, (60, 4))
 BETTER = RNG.normal(1, 1, (60, 4))
 ALIKE = RNG.normal(0, 1, (60, 4))
-MEASURES = {"length_tokens": 30.0, "eos_rate": 0.9, "distinct_2": 0.8, "repetition": 0.1}
+MEASURES = PolicyMeasures(
+    length_tokens=30.0,
+    eos_rate=0.9,
+    distinct_2=0.8,
+    repetition=0.1,
+    self_similarity=None,
+    heldout_loss=None,
+    kl_nats=None,
+)
 
 # ---- Verdict ----------------------------------------------------------------------------------------------------
 
@@ -151,7 +161,12 @@ def test_swapping_the_policies_mirrors_every_judges_figures() -> None:
 
 # ---- Prices and doubts ------------------------------------------------------------------------------------------
 
-CHECK = {"reference": {"value": 0.6, "n": 50}, "aligned": {"value": 0.3, "n": 50}, "mcnemar": {"p_value": 0.001}}
+CHECK = PairedAccuracy(
+    sft=Estimate(value=0.6, ci_low=0.5, ci_high=0.7, n=50),
+    aligned=Estimate(value=0.3, ci_low=0.2, ci_high=0.4, n=50),
+    mcnemar=McNemar(p_value=0.001, both=15, only_sft=15, only_aligned=0, neither=20),
+    unverified=0,
+)
 
 
 @pytest.mark.parametrize(
@@ -167,23 +182,23 @@ CHECK = {"reference": {"value": 0.6, "n": 50}, "aligned": {"value": 0.3, "n": 50
 def test_every_price_of_a_win_is_named_and_makes_it_a_win_at_a_price(
     changed: dict[str, float], kl: float, checks: dict[str, Any], code: str
 ) -> None:
-    prices = verdict.find_prices(MEASURES, {**MEASURES, **changed}, interval(kl), 5.0, checks)
+    prices = verdict.find_prices(MEASURES, MEASURES.model_copy(update=changed), interval(kl), 5.0, checks)
     assert [price.code for price in prices] == [code]
     decided = verdict_of({"rubric": judged(REFERENCE, BETTER)}, prices=prices)
     assert (decided.outcome, decided.finding.level) == ("improved_at_a_price", "warn")
     assert prices[0].message in decided.finding.message
-    assert decided.as_json("warn")["prices"] == [prices[0].message]
+    assert decided.report("warn").prices == [prices[0].message]
 
 
 def test_small_changes_and_what_may_be_chance_are_no_price() -> None:
-    after = {"length_tokens": 44.0, "eos_rate": 0.81, "distinct_2": 0.65, "repetition": 0.5}
-    by_chance = {"gsm8k": {**CHECK, "mcnemar": {"p_value": 0.2}}}
+    after = MEASURES.model_copy(update={"length_tokens": 44.0, "eos_rate": 0.81, "distinct_2": 0.65, "repetition": 0.5})
+    by_chance = {"gsm8k": CHECK.model_copy(update={"mcnemar": CHECK.mcnemar.model_copy(update={"p_value": 0.2})})}
     assert verdict.find_prices(MEASURES, after, interval(99.0), None, by_chance) == []
     assert verdict_of({"rubric": judged(REFERENCE, BETTER)}).outcome == "improved"
 
 
 def test_what_was_not_won_has_no_price() -> None:
-    prices = verdict.find_prices(MEASURES, {**MEASURES, "length_tokens": 46.0}, interval(1.0), None, {})
+    prices = verdict.find_prices(MEASURES, MEASURES.model_copy(update={"length_tokens": 46.0}), interval(1.0), None, {})
     lost = verdict_of({"rubric": judged(BETTER, REFERENCE)}, prices=prices)
     assert (lost.prices, lost.outcome) == ([], "worse")
     assert verdict_of({"rubric": judged(REFERENCE, ALIKE)}, prices=prices).outcome == "no_detectable_change"
@@ -225,7 +240,7 @@ def test_where_equal_length_is_a_guess_a_win_is_not_shown_there() -> None:
 
 
 def test_answers_of_much_greater_length_and_a_win_that_is_not_shown_at_equal_length_are_one_price() -> None:
-    prices = verdict.find_prices(MEASURES, {**MEASURES, "length_tokens": 60.0}, interval(1.0), None, {})
+    prices = verdict.find_prices(MEASURES, MEASURES.model_copy(update={"length_tokens": 60.0}), interval(1.0), None, {})
     decided = verdict_of({"rubric": of_rates(WON, (0.5, 0.45, 0.55))}, prices=prices, lengths=(30, 60))
     (price,) = decided.prices
     assert price.code == "longer" and "2.00 times as long" in price.message and "at equal length" in price.message
@@ -246,7 +261,7 @@ def test_a_judge_whose_report_card_warns_decides_and_is_named() -> None:
     assert [(doubt.level, doubt.code) for doubt in found] == [("warn", "judge_not_told_from_a_rule")]
     priced = verdict_of(judges, cards={"reward_model": WARNS}, prices=[runs.Finding("warn", "x", "dear")])
     assert priced.finding.message.endswith(" The price: dear."), "pages list prices apart"
-    assert sentence(priced.as_json("warn")).endswith("a rule gets 71 %.")
+    assert sentence(priced.report("warn")).endswith("a rule gets 71 %.")
 
 
 @pytest.mark.parametrize("why", ["card", "unusable", "nothing compared"])
@@ -259,7 +274,7 @@ def test_a_judge_that_failed_decides_nothing_and_the_next_one_does(why: str) -> 
     decided = verdict_of(both, cards=cards)
     assert (decided.outcome, decided.judge) == ("worse", "rubric")
     assert "The judge reward model decides nothing: " in decided.finding.message
-    assert list(decided.as_json("fail")["passed_over"]) == ["reward_model"]
+    assert list(decided.report("fail").passed_over) == ["reward_model"]
 
     alone = verdict_of({"reward_model": first}, cards=cards)
     assert (alone.outcome, alone.judge, alone.finding.code) == ("no_verdict", None, "no_verdict")
@@ -310,8 +325,8 @@ def doubts(
     decided: Verdict | None = None,
 ) -> list[runs.Finding]:
     decided = decided or verdict_of(judges, prompts)
-    after = {**MEASURES, **after}
-    return verdict.reasons_for_doubt(decided, judges, cards, floors, MEASURES, after, prompts, labels)
+    changed = MEASURES.model_copy(update=after)
+    return verdict.reasons_for_doubt(decided, judges, cards, floors, MEASURES, changed, prompts, labels)
 
 
 def test_shorter_answers_are_a_reason_to_look_at_equal_length() -> None:
@@ -434,17 +449,20 @@ def test_kl_by_sampling_agrees_with_the_exact_kl_of_a_tiny_vocabulary() -> None:
 
 
 def test_a_budget_chooses_the_best_step_within_it() -> None:
+    def mean(value: float) -> Estimate:
+        return Estimate(value=value, ci_low=None, ci_high=None, n=24)
+
     path = [
-        {"step": step, "kl_nats": {"value": kl}, "scores": {"reward_model": {"value": score}}}
+        Checkpoint(step=step, kl_nats=mean(kl), scores={"reward_model": mean(score)})
         for step, kl, score in ((0, 0.0, 0.0), (10, 1.0, 0.6), (20, 2.0, 0.9), (30, 4.0, 1.2))
     ]
     chosen = paths.within_budget(path, "reward_model", 2.5)
-    assert chosen is not None and chosen["step"] == 20
+    assert chosen is not None and chosen.step == 20
     assert paths.within_budget(path, "nobody", 2.5) is None
 
 
 def test_report_figures_are_json_even_where_nothing_is_known() -> None:
-    json.dumps(judged(REFERENCE[:1], BETTER[:1]).as_json(), allow_nan=False)
+    json.dumps(judged(REFERENCE[:1], BETTER[:1]).report().plain(), allow_nan=False)
 
 
 # ---- The stage --------------------------------------------------------------------------------------------------
@@ -487,7 +505,7 @@ def test_an_unchanged_policy_answers_alike_and_no_change_is_detected(config: Com
 
     assert {path.name for path in directory.iterdir()} == STAGE_FILES
     report = json.loads((directory / "report.json").read_text())
-    assert report["identical_answers"] == 1
+    assert report["identical_completions"] == 1
     assert report["verdict"]["code"] == "no_detectable_change"
     rate = report["judges"]["rubric"]["win_rate"]
     assert rate["value"] == 0.5 and rate["ci_low"] < 0.5 < rate["ci_high"], "ties are no certainty"
@@ -495,8 +513,8 @@ def test_an_unchanged_policy_answers_alike_and_no_change_is_detected(config: Com
     assert rate["n"] == rate["wins"] + rate["ties"] + rate["losses"] == report["prompts"] * 3 * 2
     assert report["kl_nats"]["value"] == 0 == report["kl_nats_per_token"]["value"]
     for key in ("length_tokens", "eos_rate", "distinct_2", "repetition"):
-        assert report[key]["reference"] == report[key]["aligned"]
-    assert report["heldout_loss"]["reference"] == pytest.approx(report["heldout_loss"]["aligned"])
+        assert report[key]["sft"] == report[key]["aligned"]
+    assert report["heldout_loss"]["sft"] == pytest.approx(report["heldout_loss"]["aligned"])
     assert report["greedy"]["rubric"]["value"] == 0.5
     assert report["checkpoints"] == [], "a planted policy has no way behind it"
     floor = report["noise_floor"]["rubric"]
@@ -510,7 +528,7 @@ def test_an_unchanged_policy_answers_alike_and_no_change_is_detected(config: Com
 
     rows = [row for _, row in read_jsonl(directory / "samples.jsonl")]
     assert len(rows) == report["prompts"] > 1
-    assert len(rows[0]["reference"]) == len(rows[0]["aligned"]) == 3
+    assert len(rows[0]["sft"]) == len(rows[0]["aligned"]) == 3
     assert set(rows[0]["aligned"][0]) == {"text", "finished", "num_tokens", "logp", "scores"}
 
 
@@ -520,7 +538,7 @@ def test_a_changed_policy_differs_is_scored_by_the_reward_model_and_has_moved(co
 
     report = json.loads((directory / "report.json").read_text())
     assert list(report["judges"]) == ["reward_model", "rubric"]
-    assert report["identical_answers"] < 1
+    assert report["identical_completions"] < 1
     kl = report["kl_nats"]
     assert 0 < kl["ci_low"] < kl["value"] < kl["ci_high"], "never below 0, of however few answers"
     assert report["verdict"]["judge"] == "reward_model"
@@ -604,14 +622,14 @@ def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
     assert measures["base"]["heldout_loss"] > measures["sft"]["heldout_loss"], "the base model was not taught this"
     assert measures["best_of_n"]["kl_nats"]["value"] == pytest.approx(np.log(2) - 1 / 2)
     for key in ("length_tokens", "eos_rate", "distinct_2", "repetition", "self_similarity", "heldout_loss"):
-        assert report[key] == {"reference": measures["sft"][key], "aligned": measures["aligned"][key]}
+        assert report[key] == {"sft": measures["sft"][key], "aligned": measures["aligned"][key]}
 
     assert [at["step"] for at in report["checkpoints"]] == [0, 2, 4, 6]
     assert report["checkpoints"][0]["kl_nats"]["value"] == pytest.approx(0, abs=1e-4)
     assert report["chosen_by_budget"] in report["checkpoints"]
     assert {path.name for path in directory.iterdir()} == STAGE_FILES
     row = next(read_jsonl(directory / "samples.jsonl"))[1]
-    assert set(row["answers"]) == {"base", "again", "best_of_n"}
+    assert set(row["others"]) == {"base", "again", "best_of_n"}
     assert verify(made.run_dir).problems == []
 
     # A gate reads the verdict of a finished comparison, and turns it into an exit code.
@@ -650,6 +668,7 @@ def test_a_judge_that_likes_nothing_but_length_passes_no_gate(
     (made.run_dir / "labels").mkdir()
     manifest = json.loads((made.run_dir / "sft" / "manifest.json").read_text())
     (made.run_dir / "labels" / "manifest.json").write_text(json.dumps({**manifest, "stage": "label"}))
+    (made.run_dir / "labels" / "report.json").write_text(json.dumps({"by_source": {"human": 12}}))
     aligned = runs.begin(made.stages["align"])
     shutil.copytree(made.run_dir / "sft" / "model", aligned.dir / "model")
     aligned.trained_on([])
@@ -729,7 +748,7 @@ def test_peoples_votes_are_a_judge_until_the_answers_are_others(config: CompareC
     sft = models.load_policy(config.run_dir / "sft" / "model", config.model)
     models.save(sft, config.run_dir / "align" / "model")
     found = json.loads((compare.run(judging) / "report.json").read_text())
-    assert found["judges"]["votes"]["votes_on_other_answers"] > 0 and len(rows) == found["prompts"]
+    assert found["judges"]["votes"]["votes_on_other_completions"] > 0 and len(rows) == found["prompts"]
 
 
 def test_checks_are_answered_by_both_policies_and_leave_out_what_was_trained_on(
@@ -742,7 +761,7 @@ def test_checks_are_answered_by_both_policies_and_leave_out_what_was_trained_on(
     checks = [CheckConfig(kind="gsm8k", path=path, max_new_tokens=4)]
     directory = compare.run(config.model_copy(update={"checks": checks}))
     found = json.loads((directory / "report.json").read_text())["checks"]["gsm8k"]
-    assert found["reference"] == found["aligned"] and found["reference"]["n"] == 4
+    assert found["sft"] == found["aligned"] and found["sft"]["n"] == 4
     assert (found["left_out"], found["mcnemar"]["p_value"]) == (1, 1.0)
 
 

@@ -177,7 +177,7 @@ def test_a_judge_that_mostly_gives_no_verdict_is_not_usable(judge: Judge) -> Non
     found = judge(lambda a, b: "I cannot." if a < "aa 02" else prefers_longer(a, b), reference, aligned)
     assert (found.refused, found.comparisons) == (2, 8)
     assert codes(found) == ["judge_not_usable"] and found.notes[0].level == "warn"
-    assert found.as_json()["refused"] == 2
+    assert found.figures()["refused"] == 2
 
 
 def test_a_judge_that_times_out_is_survived_and_not_asked_for_ever(judge: Judge, server: Any) -> None:
@@ -231,7 +231,7 @@ def test_an_interrupted_comparison_asks_only_what_is_left(judge: Judge, server: 
     assert len(server.asked) == 60 - kept and np.mean(found.tables) == 1
     server.asked.clear()
     again = judge(prefers_longer, reference, aligned)
-    assert server.asked == [] and again.as_json() == found.as_json()
+    assert server.asked == [] and again.figures() == found.figures()
 
 
 def test_what_failed_is_asked_again_and_what_was_refused_is_not(judge: Judge, server: Any) -> None:

@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 from looking import Page, launched
-from manifests import card_of, manifest_of
+from manifests import card_of, comparison_of, judge_of, manifest_of, verdict_of
 
 from rlhf import report, report_views
+from rlhf.compare_schema import CompareReport
 from rlhf.config import CompareConfig
 from trueup import pages, runs
 from trueup.config import ModelConfig, SplitConfig
 from trueup.records import write_rows
+from trueup.reports import Estimate, Rate, RewardCard
 
 HOSTILE = [
     "<script>document.title = 'owned'</script>",
@@ -104,62 +106,82 @@ def fake_rows(texts: list[str], prompts: int, category: str, draw: random.Random
             "prompt_id": f"{i:016x}",
             "prompt": [{"role": "user", "content": f"Question {i}: {texts[i % len(texts)]}"}],
             "category": category if i % 3 else "advice",
-            "reference": [answer(i + k, 32) for k in range(2)],
+            "sft": [answer(i + k, 32) for k in range(2)],
             "aligned": [answer(i + k + 1, 27) for k in range(2)],
-            "answers": {"base": [answer(i, 40)], "best_of_n": [answer(i + 1, 30)]},
+            "others": {"base": [answer(i, 40)], "best_of_n": [answer(i + 1, 30)]},
             "win_share": {"rubric": (1.0, 0.75, 0.5, 0.25)[i % 4], "reward_model": None if i == 5 else 0.5},
         }
         for i in range(prompts)
     ]
 
 
-def both(reference: float | None, aligned: float | None) -> dict[str, float | None]:
-    return {"reference": reference, "aligned": aligned}
+def measures(policy: str, **keys: Any) -> dict[str, Any]:
+    """What one policy's answers are like; `keys` replace some."""
+    column = ("sft", "aligned").index(policy) if policy in ("sft", "aligned") else 0
+    told = {key: both[column] for key, both in MEASURED.items()}
+    return {**told, "self_similarity": None, "kl_nats": None, **keys}
 
 
-COUNTED = {"wins": 31, "ties": 4, "losses": 13}
+def estimate(value: float, low: float | None = None, high: float | None = None, n: int = 24) -> dict[str, Any]:
+    return {"value": value, "ci_low": low, "ci_high": high, "n": n}
+
+
+MEASURED: dict[str, tuple[float, float | None]] = {
+    "length_tokens": (31.8, 27.2),
+    "eos_rate": (0.795, 0.97),
+    "distinct_2": (0.612, 0.588),
+    "repetition": (0.09, 0.03),
+    "heldout_loss": (2.879, None),
+}
+
+
+COUNTED = {"wins": 31, "ties": 4, "losses": 13, "prompts": 24}
+KL = estimate(2.03, 1.6, 2.5)
+CONTROLLED = {**FIGURES, "value": 0.7, "slope": 0.2, "note": "length decides <nearly> all"}
 FAKE_REPORT: dict[str, Any] = {
-    "policies": {"reference": {"stage": "sft"}, "aligned": {"stage": "align", "algorithm": "dpo"}},
+    **comparison_of(
+        judges={
+            "rubric": judge_of(
+                description="rubric says-why, simulated",
+                win_rate={**FIGURES, **COUNTED},
+                length_controlled_win_rate={**FIGURES, "value": 0.66, "slope": -0.1, "note": None},
+                minimum_detectable_effect=0.081,
+            ),
+            "reward_model": judge_of(
+                description="the reward model, learnt from the same labels",
+                win_rate={"value": 0.71, "ci_low": 0.64, "ci_high": 0.77, **COUNTED, "n": 48},
+                length_controlled_win_rate=CONTROLLED,
+            ),
+        },
+        verdict=verdict_of(status="pass", message=MESSAGE),
+    ),
     "prompts": 24,
     "samples_per_prompt": 2,
-    "confidence": 0.95,
-    "decoding": {"max_new_tokens": 48, "temperature": 1.0, "top_k": 50, "top_p": 1.0, "seed": 0},
     "sources": {"simulated": 271},
-    "judges": {
-        "rubric": {
-            "description": "rubric says-why, simulated",
-            "made_the_labels": True,
-            "win_rate": {**FIGURES, **COUNTED},
-            "length_controlled_win_rate": {**FIGURES, "value": 0.66, "slope": -0.1, "note": None},
-            "minimum_detectable_effect": 0.081,
-        },
-        "reward_model": {
-            "description": "the reward model, learnt from the same labels",
-            "made_the_labels": True,
-            "win_rate": {"value": 0.71, "ci_low": 0.64, "ci_high": 0.77, **COUNTED, "n": 48},
-            "length_controlled_win_rate": {
-                **FIGURES,
-                "value": 0.7,
-                "slope": 0.2,
-                "note": "length decides <nearly> all",
-            },
-            "minimum_detectable_effect": None,
-        },
+    "policies_compared": {
+        "policies": ["sft", "aligned"],
+        "best_of": None,
+        "pairs": [],
+        "strengths": {},
+        "notes": {},
+        "measures": {"sft": measures("sft"), "aligned": measures("aligned", kl_nats=KL)},
     },
-    "kl_nats": {"value": 2.03, "ci_low": 1.6, "ci_high": 2.5, "n": 24, "samples_per_prompt": 1},
-    "identical_answers": 0.031,
-    "length_tokens": both(31.8, 27.2),
-    "eos_rate": both(0.795, 0.97),
-    "distinct_2": both(0.612, 0.588),
-    "repetition": both(0.09, 0.03),
-    "heldout_loss": {**both(2.879, None), "note": "elsewhere"},
-    "verdict": {"status": "pass", "code": "learnt_preference", "message": MESSAGE},
+    "greedy": None,
+    "kl_nats": {**KL, "samples_per_prompt": 1},
+    "kl_nats_per_token": estimate(0.074, 0.06, 0.09),
+    "kl_budget": None,
+    "checkpoints": [],
+    "chosen_by_budget": None,
+    "identical_completions": 0.031,
+    **{key: {"sft": sft, "aligned": aligned} for key, (sft, aligned) in MEASURED.items()},
+    "self_similarity": {"sft": estimate(0.21), "aligned": estimate(0.27)},
+    "checks": {},
 }
 
 
 def full_report() -> dict[str, Any]:
-    """A report with every key that a comparison can write; FAKE_REPORT is one of before."""
-    rate = {**FIGURES, **COUNTED, "prompts": 24}
+    """The report of a comparison in which everything was asked for."""
+    rate = {**FIGURES, **COUNTED}
     floor = {**rate, "value": 0.493, "ci_low": 0.44, "ci_high": 0.546}
     rubric, reward_model = (FAKE_REPORT["judges"][name] for name in ("rubric", "reward_model"))
     categories = {"advice": rate, "question_answering": {**rate, "value": 0.5, "ci_low": 0.3, "ci_high": 0.7}}
@@ -185,8 +207,8 @@ def full_report() -> dict[str, Any]:
     return {
         **FAKE_REPORT,
         "judges": {
-            "rubric": {**rubric, "independent": False, "by_category": categories},
-            "reward_model": {**reward_model, "independent": False, "by_category": {"advice": rate}},
+            "rubric": {**rubric, "by_category": categories},
+            "reward_model": {**reward_model, "by_category": {"advice": rate}},
             "endpoint": asked,
         },
         "noise_floor": {"rubric": floor},
@@ -200,28 +222,28 @@ def full_report() -> dict[str, Any]:
                 for b in names[i + 1 :]
             ],
             "measures": {
-                "base": {"length_tokens": 40.4, "eos_rate": 0.25, "heldout_loss": 3.31, "kl_nats": {"value": 9.2}},
-                "sft": {},
-                "aligned": {},
-                "best_of_n": {"length_tokens": 30.0, "eos_rate": 0.9, "kl_nats": {"value": 0.432}},
+                "base": measures("base", length_tokens=40.4, heldout_loss=3.31, kl_nats=estimate(9.2)),
+                "sft": measures("sft"),
+                "aligned": measures("aligned", heldout_loss=2.913, kl_nats=KL),
+                "best_of_n": measures("best_of_n", length_tokens=30.0, heldout_loss=None, kl_nats=estimate(0.432)),
             },
             "strengths": {
                 "rubric": {
-                    name: {"value": k - 1.0, "ci_low": k - 1.2, "ci_high": k - 0.8} for k, name in enumerate(names)
+                    name: {**estimate(k - 1.0, k - 1.2, k - 0.8), "elo": 174.0 * (k - 1)}
+                    for k, name in enumerate(names)
                 }
             },
+            "notes": {},
         },
-        "kl_nats_per_token": {"value": 0.074, "ci_low": 0.06, "ci_high": 0.09, "n": 24},
         "kl_budget": 2.0,
         "checkpoints": path,
         "chosen_by_budget": path[2],
-        "self_similarity": both(0.21, 0.27),
-        "heldout_loss": both(2.879, 2.913),
+        "heldout_loss": {"sft": 2.879, "aligned": 2.913},
         "checks": {
             "ifeval": {
-                "reference": share,
+                "sft": share,
                 "aligned": {**share, "value": 0.22},
-                "mcnemar": {"p_value": 0.021, "both": 19, "only_reference": 11, "only_aligned": 2, "neither": 64},
+                "mcnemar": {"p_value": 0.021, "both": 19, "only_sft": 11, "only_aligned": 2, "neither": 64},
                 "unverified": 4,
                 "unsupported": {"language:response_language": 4},
                 "prompts": "100 of 541 prompts of ifeval.jsonl, drawn with seed 0",
@@ -229,13 +251,12 @@ def full_report() -> dict[str, Any]:
                 "verifier": "lm-eval 0.4",
             }
         },
-        "verdict": {
-            "outcome": "improved_at_a_price",
-            "status": "warn",
-            "code": "learnt_at_a_price",
-            "message": f"{MESSAGE} The price: {'; '.join(PRICES)}.",
-            "prices": PRICES,
-        },
+        "verdict": verdict_of(
+            outcome="improved_at_a_price",
+            code="learnt_at_a_price",
+            message=f"{MESSAGE} The price: {'; '.join(PRICES)}.",
+            prices=PRICES,
+        ),
     }
 
 
@@ -391,7 +412,7 @@ def test_the_verdict_names_its_numbers_and_every_price(full: Path) -> None:
 
 
 def test_a_noise_floor_that_misses_one_half_is_called_out() -> None:
-    assert "does NOT hold 50 %" in report_views.holds_half({"value": 0.6, "ci_low": 0.55, "ci_high": 0.65})
+    assert "does NOT hold 50 %" in report_views.holds_half(Estimate(value=0.6, ci_low=0.55, ci_high=0.65, n=24))
 
 
 @pytest.mark.parametrize("outcome", ["improved", "no_detectable_change", "worse", "no_verdict"])
@@ -409,27 +430,25 @@ def test_every_outcome_has_its_words(tmp_path: Path, outcome: str) -> None:
 def test_the_figures_of_the_verdict_are_those_of_the_judge_who_decided() -> None:
     made = full_report()
     made["verdict"]["judge"] = "reward_model"
-    (what, figures, note), *_ = report_views.verdict_view(made).decided
-    assert (what, figures) == ("Win rate", made["judges"]["reward_model"]["win_rate"]) and note.startswith(
-        "by reward model"
-    )
+    report = CompareReport.model_validate(made)
+    (what, figures, note), *_ = report_views.verdict_view(report).decided
+    assert (what, figures) == ("Win rate", report.judges["reward_model"].win_rate)
+    assert note.startswith("by reward model")
 
 
 def test_the_report_card_says_how_far_the_model_is_ahead_of_the_best_rule() -> None:
-    card = {"accuracy": FIGURES, "baselines": {"longer": FIGURES}}
-    card["best_baseline"] = {
-        "name": "longer",
-        "difference": {"value": -0.011, "ci_low": -0.109, "ci_high": 0.092, "n": 90},
-    }
-    assert report_views.accuracies(card)[0]["note"] == (
+    share = {**FIGURES, "prompts": 24}
+    best = {"name": "longer", "difference": {"value": -0.011, "ci_low": -0.109, "ci_high": 0.092, "n": 90}}
+    card = RewardCard.model_validate(card_of(accuracy=share, baselines={"longer": share}, best_baseline=best))
+    assert report_views.accuracies(card)[0].note == (
         "ahead of the best rule in training, longer, by \u22121.1 [\u221210.9, 9.2] points"
     )
 
 
 def test_a_judge_is_shown_with_what_it_could_not_judge(full: Path) -> None:
     text = Page(full.read_text()).text
-    assert "Prefers the first place 61.0 % [55.0, 67.0] Refused 2 Malformed verdicts 5" in text
-    assert "Another verdict in the other order 12 Without a reply timeout 3" in text
+    assert "Another verdict in the other order 12 Prefers the first place 61.0 % [55.0, 67.0] Refused 2" in text
+    assert "Malformed verdicts 5 Without a reply timeout 3" in text
     assert "likeliest answers 74.0 %" in text
 
 
@@ -450,11 +469,11 @@ def test_every_pair_of_policies_is_there_from_both_sides(full: Path) -> None:
 
 
 def test_a_pair_seen_from_the_other_side_is_its_complement() -> None:
-    rate = {"value": 0.7, "ci_low": 0.6, "ci_high": 0.9, "n": 4}
+    rate = Rate(value=0.7, ci_low=0.6, ci_high=0.9, n=4, wins=3, ties=0, losses=1, prompts=4)
     turned = report_views.turned(rate)
-    assert turned == pytest.approx({"value": 0.3, "ci_low": 0.1, "ci_high": 0.4, "n": 4})
-    assert report_views.turned(turned) == pytest.approx(rate)
-    assert report_views.turned({**rate, "ci_low": None, "ci_high": None})["ci_high"] is None
+    assert (turned.value, turned.ci_low, turned.ci_high) == pytest.approx((0.3, 0.1, 0.4))
+    assert report_views.turned(turned).plain() == pytest.approx(rate.plain())
+    assert report_views.turned(rate.model_copy(update={"ci_low": None, "ci_high": None})).ci_high is None
 
 
 def test_regression_checks_have_both_sides_and_their_test(full: Path) -> None:
@@ -492,8 +511,9 @@ def test_each_policy_is_measured_beside_the_two(full: Path) -> None:
 def test_the_noise_floor_is_that_of_the_first_judge_that_has_one(tmp_path: Path) -> None:
     made = full_report()
     judges = {name: made["judges"][name] for name in ("endpoint", "rubric")}
-    decided = report_views.verdict_view({**made, "judges": judges}).decided
-    assert ("SFT against itself", made["noise_floor"]["rubric"]) in [(what, figures) for what, figures, _ in decided]
+    report = CompareReport.model_validate({**made, "judges": judges, "verdict": verdict_of(judge="endpoint")})
+    decided = report_views.verdict_view(report).decided
+    assert ("SFT against itself", report.noise_floor["rubric"]) in [(what, figures) for what, figures, _ in decided]
     assert any("by rubric" in note for _, _, note in decided)
 
 

@@ -60,7 +60,7 @@ def test_odds_that_multiply_are_found_by_hand() -> None:
     made = bradley_terry({("a", "b"): third, ("b", "c"): quarter, ("a", "c"): seventh}, "a", resamples=10)
     assert made.of["b"].value == pytest.approx(math.log(2))
     assert made.of["c"].value == pytest.approx(math.log(6))
-    assert made.as_json()["c"]["elo"] == pytest.approx(400 * math.log10(6))
+    assert ELO * made.of["c"].value == pytest.approx(400 * math.log10(6))
 
 
 def test_policies_that_never_met_are_compared_through_a_third() -> None:
@@ -172,10 +172,9 @@ def test_prompts_on_which_nothing_was_compared_do_not_count() -> None:
 
 
 def test_one_prompt_has_strengths_without_bounds() -> None:
-    made = bradley_terry({("a", "b"): [[1, 1, 0]]}, "a").as_json()["b"]
-    assert made["value"] == pytest.approx(math.log(2))
-    assert made["elo"] == pytest.approx(ELO * math.log(2))
-    assert (made["ci_low"], made["ci_high"], made["n"]) == (None, None, 1)
+    made = bradley_terry({("a", "b"): [[1, 1, 0]]}, "a").of["b"].estimate()
+    assert made.value == pytest.approx(math.log(2))
+    assert (made.ci_low, made.ci_high, made.n) == (None, None, 1)
 
 
 def test_ties_alone_are_no_certainty_of_equal_strength() -> None:

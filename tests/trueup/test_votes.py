@@ -20,7 +20,7 @@ def vote(**values: object) -> Vote:
 SAMPLES = [
     {
         "prompt_id": "p1",
-        "reference": [{"text": "old 0"}, {"text": "old 1"}],
+        "sft": [{"text": "old 0"}, {"text": "old 1"}],
         "aligned": [{"text": "new 0"}, {"text": "new 1"}],
     }
 ]
@@ -62,7 +62,7 @@ def test_a_vote_counts_where_both_texts_are_still_the_ones_that_were_compared() 
     stands = vote()
     others = [
         vote(prompt_id="p2"),
-        vote(reference_index=0),
+        vote(sft_index=0),
         vote(aligned_index=2),
         vote(aligned_sha256=text_sha256("new 0 as it was")),
     ]

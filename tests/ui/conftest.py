@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import postgresql
 import pytest
 from looking import launched
-from manifests import manifest_of
+from manifests import RATE, comparison_of, judge_of, manifest_of, verdict_of
 
 from sft.config import SampleConfig, SFTConfig
 from trueup import runs
@@ -174,20 +174,12 @@ def asking(store_url: str) -> Iterator[Callable[..., Store]]:
 def write_comparison(run_dir: Path) -> None:
     folder = runs.stage_dir(run_dir, "compare")
     folder.mkdir(parents=True)
-    rate = {"value": 0.71, "ci_low": 0.58, "ci_high": 0.81, "wins": 40, "ties": 5, "losses": 15, "n": 60}
     aligned = {"level": "info", "code": "better", "message": "The aligned policy is preferred, by the rubric."}
     finding = {"level": "warn", "code": "shorter", "message": "the aligned answers are <b>shorter</b> by a third"}
-    controlled = {"value": 0.66, "ci_low": 0.5, "ci_high": 0.8, "slope": 0.1, "note": None}
-    unsure = {**rate, "value": 0.55, "ci_low": None, "ci_high": None}
-    report = {
-        "policies": {"reference": {}, "aligned": {}},
-        "confidence": 0.95,
-        "judges": {
-            "rubric": {"win_rate": rate, "length_controlled_win_rate": controlled},
-            "reward_model": {"win_rate": unsure},
-        },
-        "verdict": {"status": "warn", "code": "better", "message": aligned["message"]},
-    }
+    unsure = {**RATE, "value": 0.55, "ci_low": None, "ci_high": None}
+    unknown = {**judge_of()["length_controlled_win_rate"], "value": None}
+    judges = {"rubric": judge_of(), "reward_model": judge_of(win_rate=unsure, length_controlled_win_rate=unknown)}
+    report = comparison_of(judges=judges, verdict=verdict_of(message=aligned["message"]))
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
     manifest = manifest_of("compare", verdict={"status": "warn", "findings": [aligned, finding]})
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -196,7 +188,7 @@ def write_comparison(run_dir: Path) -> None:
             "prompt_id": f"p{i}",
             "prompt": [{"role": "user", "content": f"Compared question {i}?"}],
             "category": "advice" if i % 2 else "explanation",
-            "reference": [{"text": f"Old answer {i}", "finished": True, "scores": {"rubric": 0.25}}],
+            "sft": [{"text": f"Old answer {i}", "finished": True, "scores": {"rubric": 0.25}}],
             "aligned": [{"text": f"New answer {i} <img src=x onerror=boom()>", "finished": False, "scores": {}}],
         }
         for i in range(5)

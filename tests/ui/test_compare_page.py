@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from manifests import judge_of
 
 from trueup.pages import report_policy, report_script
 from trueup.records import write_rows
@@ -24,16 +25,18 @@ def folder(compared: Any) -> Any:
     made = compared.dir / "compare"
     report = json.loads((made / "report.json").read_text())
     rate = report["judges"]["rubric"]["win_rate"]
-    report["judges"]["rubric"] |= {"description": "rubric says-why, simulated", "made_the_labels": True}
-    report["judges"]["endpoint"] = {"win_rate": rate, "independent": True, "description": f"a model {HOSTILE}"}
+    report["judges"]["rubric"] |= {"description": "rubric says-why, simulated"}
+    report["judges"]["endpoint"] = judge_of(
+        win_rate=rate, independent=True, made_the_labels=False, description=f"a model {HOSTILE}"
+    )
     report["noise_floor"] = {"rubric": {**rate, "value": 0.493, "ci_low": 0.45, "ci_high": 0.55}}
     report["verdict"] |= {"outcome": "improved_at_a_price"}
     (made / "report.json").write_text(json.dumps(report))
     rows = [json.loads(line) for line in (made / "samples.jsonl").read_text().splitlines()]
     for i, row in enumerate(rows):
         row["win_share"] = {"rubric": (1.0, 0.5, 0.25, None, 0.75)[i], "endpoint": 0.5}
-        row["answers"] = {"base": [{"text": f"Base answer {i} {HOSTILE}", "num_tokens": 4, "scores": {"rubric": -1.5}}]}
-        row["reference"][0]["text"] = f"The old answer to question {i} {HOSTILE}"
+        row["others"] = {"base": [{"text": f"Base answer {i} {HOSTILE}", "num_tokens": 4, "scores": {"rubric": -1.5}}]}
+        row["sft"][0]["text"] = f"The old answer to question {i} {HOSTILE}"
         row["aligned"][0]["text"] = f"The new answer to question {i} {HOSTILE}"
     write_rows(made / "samples.jsonl", rows)
     return made

@@ -140,8 +140,8 @@ def test_length_that_explains_the_labels_is_found(campaign: Any, answers_to: Ans
 def test_the_wilson_interval_is_the_published_one() -> None:
     """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611."""
     interval = share(81, 263)
-    assert (round(interval["ci_low"], 4), round(interval["ci_high"], 4)) == (0.2553, 0.3662)
-    assert (share(0, 20)["ci_low"], round(share(0, 20)["ci_high"], 4)) == (0.0, 0.1611)
+    assert (round(interval.ci_low, 4), round(interval.ci_high, 4)) == (0.2553, 0.3662)
+    assert (share(0, 20).ci_low, round(share(0, 20).ci_high, 4)) == (0.0, 0.1611)
 
 
 # ---- Human ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from manifests import comparison_of
 
 from trueup.records import Message, write_rows
 from ui.accounts import COOKIE
@@ -72,9 +73,8 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory, bases: Any, policies_run: 
     learn_by_heart(folder / "base")
     made = policies_run(folder / "run", folder / "base", size=0.02)
     (made / "compare").mkdir()
-    (made / "compare" / "report.json").write_text(
-        json.dumps({"decoding": {"max_new_tokens": 24, "temperature": 0.7, "top_k": 30, "top_p": 1.0, "seed": 7}})
-    )
+    decoding = {"max_new_tokens": 24, "temperature": 0.7, "top_k": 30, "top_p": 1.0, "seed": 7}
+    (made / "compare" / "report.json").write_text(json.dumps(comparison_of(decoding=decoding)))
     one = [{"role": "user", "content": f"Held-out question {{}}, {HOSTILE}"}]
     several = [
         {"role": "user", "content": "Which colour?"},

@@ -26,7 +26,7 @@ from trueup.records import read_jsonl, write_rows
 from trueup.verify import verify
 from ui.accounts import COOKIE
 from ui.app import label_app, run_app
-from ui.compare_page import Comparison, guarded, sample_html, summary_html
+from ui.compare_page import Comparison, guarded, sample_html
 from ui.label import run
 from ui.run_page import run_html
 from ui.service import Answer
@@ -281,11 +281,11 @@ Pages = Callable[[Any], str]
 def test_whatever_stands_anywhere_in_a_comparison_no_page_makes_markup_of_it(compared: Any, hostile: Any) -> None:
     folder = compared.dir / "compare"
     report = json.loads((folder / "report.json").read_text())
-    report["noise_floor"] = {"rubric": {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}}
+    report["noise_floor"] = {"rubric": report["judges"]["rubric"]["win_rate"]}
     manifest = json.loads((folder / "manifest.json").read_text())
     row = next(iter(read_jsonl(folder / "samples.jsonl")))[1]
-    row |= {"win_share": {"rubric": 0.25}, "answers": {"base": [{"text": "a", "num_tokens": 4, "scores": {"r": 1.0}}]}}
-    for side in ("reference", "aligned"):
+    row |= {"win_share": {"rubric": 0.25}, "others": {"base": [{"text": "a", "num_tokens": 4, "scores": {"r": 1.0}}]}}
+    for side in ("sft", "aligned"):
         row[side][0] |= {"num_tokens": 3, "scores": {"rubric": 0.5}}
 
     def samples(value: Any) -> str:
@@ -294,13 +294,13 @@ def test_whatever_stands_anywhere_in_a_comparison_no_page_makes_markup_of_it(com
     def findings(value: Any) -> str:
         (folder / "manifest.json").write_text(json.dumps(value))
         try:
-            return guarded(summary_html, report, Comparison(folder).findings()) + run_html(compared.dir, [])
+            return guarded(Comparison(folder).summary_html) + run_html(compared.dir, [])
         finally:
             (folder / "manifest.json").write_text(json.dumps(manifest))
 
     def summary(value: Any) -> str:
         (folder / "report.json").write_text(json.dumps(value))
-        return guarded(summary_html, value, []) + run_html(compared.dir, [])
+        return guarded(Comparison(folder).summary_html) + run_html(compared.dir, [])
 
     pages: list[tuple[Any, Pages]] = [(row, samples), (report, summary), (manifest, findings)]
     for sound, page in pages:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from looking import Page
-from manifests import manifest_of
+from manifests import comparison_of, manifest_of, verdict_of
 
 from trueup import runs
 from trueup.records import write_rows
@@ -72,8 +72,8 @@ def run_dir(tmp_path: Path) -> Path:
         for i in range(60)
     ]
     write_rows(made / "align" / runs.METRICS, rows)
-    verdict = {"outcome": "improved_at_a_price", "status": "warn", "code": "x", "message": MESSAGE, "prices": [HOSTILE]}
-    (made / "compare" / "report.json").write_text(json.dumps({"verdict": verdict}), encoding="utf-8")
+    verdict = verdict_of(outcome="improved_at_a_price", message=MESSAGE, prices=[HOSTILE])
+    (made / "compare" / "report.json").write_text(json.dumps(comparison_of(verdict=verdict)), encoding="utf-8")
     return made
 
 

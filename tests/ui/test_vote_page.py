@@ -57,7 +57,7 @@ def start(campaign: Any, serve: Any) -> Callable[..., Any]:
         rows = [
             {
                 "prompt": [{"role": "user", "content": f"Compared question {i}?"}],
-                "reference": [{"text": text("Old", i), "finished": False, "scores": {"reward_model": 0.8765432}}],
+                "sft": [{"text": text("Old", i), "finished": False, "scores": {"reward_model": 0.8765432}}],
                 "aligned": [{"text": text("New", i), "finished": True, "scores": {"reward_model": 0.7654321}}],
             }
             for i in range(prompts)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from manifests import comparison_of
 
 from trueup import runs
 from trueup.cli import main
@@ -38,7 +39,7 @@ def compare(run_dir: Path, prompts: int = 6, per_prompt: int = 2, **texts: Calla
     """A finished comparison, in which every text says whose it is (to this test)."""
     folder = runs.stage_dir(run_dir, "compare")
     folder.mkdir(parents=True, exist_ok=True)
-    of = {"reference": lambda i, k: f"Old {i}.{k}.", "aligned": lambda i, k: f"New {i}.{k}, because."} | texts
+    of = {"sft": lambda i, k: f"Old {i}.{k}.", "aligned": lambda i, k: f"New {i}.{k}, because."} | texts
     rows = [
         {
             "prompt_id": f"is computed from the prompt {i}",
@@ -55,8 +56,7 @@ def compare(run_dir: Path, prompts: int = 6, per_prompt: int = 2, **texts: Calla
         for i in range(prompts)
     ]
     write_rows(folder / "samples.jsonl", rows)
-    policies = {name: {"manifest_sha256": f"{name}-5e1f00d5"} for name in ("reference", "aligned")}
-    (folder / "report.json").write_text(json.dumps({"policies": policies}), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(comparison_of()), encoding="utf-8")
 
 
 @pytest.fixture
