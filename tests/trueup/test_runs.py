@@ -496,10 +496,13 @@ def test_a_path_that_no_file_can_have_is_a_problem_that_can_be_printed(
 ) -> None:
     file = finished / "sft/manifest.json"
     stated = json.loads(file.read_text())
-    for key in ("inputs", "outputs", "parents"):
-        entry = {"path": path, "sha256": "0", "rows": 1, "dropped": {}, "stage": path, "manifest_sha256": "0"}
+    output = {"path": path, "sha256": "0"}
+    entries = {"inputs": {**output, "rows": 1, "dropped": {}, "columns_not_read": {}}, "outputs": output}
+    entries["parents"] = {"stage": path, "manifest_sha256": "0"}
+    for key, entry in entries.items():
         file.write_text(json.dumps(stated | {key: [*stated[key], entry]}))
-        problems = [problem for problem in verify(finished).problems if path in problem]
+        told = f"{file}: not JSON (" if path == "\ud800" else path  # half a character is none in JSON
+        problems = [problem for problem in verify(finished).problems if told in problem]
         assert len(problems) == 1, key
         say(problems[0])
         assert b"\x1b" not in capsysbinary.readouterr().out
