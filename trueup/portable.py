@@ -10,7 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trueup.chat import portable_text
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+
+from trueup.chat import encode_completion, encode_prompt, portable_text
+from trueup.records import Message
 
 _TEMPLATE = "chat_template.jinja"
 
@@ -18,8 +22,7 @@ _TEMPLATE = "chat_template.jinja"
 def make_portable(folder: Path, reward_model: bool = False) -> list[str]:
     """Rewrite config, tokenizer and templates of a saved model in place; returns what somebody should know.
 
-    reward_model  a conversation that ends with an answer is rendered up to that answer's end token, where the score is
-                  read; most templates write a newline behind it
+    reward_model  plain transformers shall score a conversation in the tokens that were trained (`prompt_then_answer`)
     """
     known = []
     if config := _read(folder / "config.json"):
@@ -34,8 +37,9 @@ def make_portable(folder: Path, reward_model: bool = False) -> list[str]:
     if generation := _read(folder / "generation_config.json"):
         _write(folder / "generation_config.json", {**generation, "use_cache": True})
     for path in folder.rglob("*.jinja"):
-        text = portable_text(path.read_text(encoding="utf-8"))
-        path.write_text(ends_at_the_end_token(text) if reward_model else text, encoding="utf-8")
+        path.write_text(portable_text(path.read_text(encoding="utf-8")), encoding="utf-8")
+    if reward_model and (folder / _TEMPLATE).exists():
+        known += _score_as_trained(folder)
     if tokenizer := _read(folder / "tokenizer_config.json"):
         portable = portable_tokenizer(tokenizer, fast=(folder / "tokenizer.json").exists())
         if (folder / _TEMPLATE).exists():
@@ -98,15 +102,11 @@ def _rope_of_4(config: dict[str, Any]) -> dict[str, Any]:
 
 def _renamed(model_type: str | None) -> dict[str, str]:
     """Old names of a family's keys, and what transformers 5 calls them."""
-    from transformers import CONFIG_MAPPING
-
     return dict(CONFIG_MAPPING[model_type].attribute_map) if model_type in CONFIG_MAPPING else {}
 
 
 def _says_the_same(config: dict[str, Any], portable: dict[str, Any]) -> bool:
     """Whether this transformers reads the same model from both."""
-    from transformers import CONFIG_MAPPING
-
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         return True
@@ -143,20 +143,68 @@ def portable_tokenizer(config: dict[str, Any], fast: bool) -> dict[str, Any]:
     return made
 
 
-def ends_at_the_end_token(template: str) -> str:
-    """The chat template, but nothing follows the end token of an answer that stands last.
+# ---- Reward models ----------------------------------------------------------------------------------------------
 
-    The template's text is rendered as it is, into a variable. It begins a line, as it did, since `lstrip_blocks` minds;
-    `trim_blocks` takes the newline before it, and `+` keeps white space behind it.
+_BOUNDARY = "\ufdd0"
+"""Stands between prompt and answer in what a reward model's template renders, and its tokenizer takes it out.
+Unicode keeps this character out of texts."""
+_BEGINNINGS = {"a word": "It is.", "a space": " It is.", "a line break": "\nIt is."}
+
+
+def _score_as_trained(folder: Path) -> list[str]:
+    """Rewrite template and tokenizer, so that a conversation has the tokens that were trained; returns where it has
+    others all the same."""
+    template, fast = folder / _TEMPLATE, folder / "tokenizer.json"
+    if not fast.exists():
+        template.write_text(prompt_then_answer(template.read_text(encoding="utf-8"), ""), encoding="utf-8")
+        return [
+            "there is no tokenizer.json to keep prompt and answer apart: where the two share a token, scores differ"
+        ]
+    trained = PreTrainedTokenizerFast.from_pretrained(folder)
+    template.write_text(prompt_then_answer(template.read_text(encoding="utf-8")), encoding="utf-8")
+    _keep_answers_apart(fast)
+    plain = PreTrainedTokenizerFast.from_pretrained(folder)
+    prompt = [Message(role="user", content="Is it?")]
+    asked = encode_prompt(trained, prompt)
+    others = []
+    for beginning, answer in _BEGINNINGS.items():
+        turns = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": answer}]
+        ids = plain.apply_chat_template(turns, return_dict=True)["input_ids"]
+        if ids != asked + encode_completion(trained, answer):
+            others.append(beginning)
+    return [
+        f"this tokenizer writes an answer that begins with {' or '.join(others)} in other tokens behind a prompt than "
+        "alone, as Trueup trained it: such answers score otherwise in plain transformers"
+    ] * bool(others)
+
+
+def prompt_then_answer(template: str, boundary: str = _BOUNDARY) -> str:
+    """The chat template of a reward model: an answer that stands last is written as it was trained and is scored.
+
+    That is the prompt as it is asked, the answer, and EOS, where the score is read. Most templates write a newline
+    behind EOS; some write a prompt otherwise once its answer is there.
+
+    The template's text is left as it is. It begins a line, as it did, since `lstrip_blocks` minds; `trim_blocks` takes
+    the newline before it, and `+` keeps white space behind it.
     """
-    text = template.removesuffix("\n")
     return (
-        "{% set rendered %}\n" + text + "{%+ endset %}"
-        "{%- if messages and messages[-1]['role'] == 'assistant' and not add_generation_prompt"
-        " and eos_token in rendered -%}"
-        "{{- (rendered.split(eos_token)[:-1] | join(eos_token)) + eos_token -}}"
-        "{%- else -%}{{- rendered -}}{%- endif -%}\n"
+        "{% if messages | length > 1 and messages[-1]['role'] == 'assistant' and not add_generation_prompt %}"
+        "{% set scored_answer = messages[-1]['content'] %}{% set messages = messages[:-1] %}"
+        "{% set add_generation_prompt = true %}{% endif %}\n"
+        + template.removesuffix("\n")
+        + f"{{%+ if scored_answer is defined %}}{{{{ {boundary!a} + scored_answer + eos_token }}}}{{% endif %}}\n"
     )
+
+
+def _keep_answers_apart(tokenizer_file: Path) -> None:
+    """Let the tokenizer cut at the boundary and take it out, so that no token reaches from a prompt into an answer.
+
+    Without it, the space that ends a prompt and an answer's first word become one token, which was never trained.
+    """
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    cuts = [tokenizer.pre_tokenizer] if tokenizer.pre_tokenizer else []
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(_BOUNDARY, "removed"), *cuts])
+    tokenizer.save(str(tokenizer_file))
 
 
 # ---- Small ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,12 +15,15 @@ from typing import Any
 import pytest
 import torch
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+import templates
 from trueup import models
-from trueup.chat import encode_completion, encode_prompt
+from trueup.chat import SPELLED, encode_completion, encode_prompt, set_template
 from trueup.config import ModelConfig
-from trueup.portable import ends_at_the_end_token, make_portable, portable_config, portable_tokenizer
+from trueup.errors import TrueupError
+from trueup.portable import make_portable, portable_config, portable_tokenizer, prompt_then_answer
 from trueup.records import Message
 
 REPOSITORY = Path(__file__).parents[2]
@@ -189,14 +193,24 @@ LAYOUTS = {
     "llama": {"chat_template": "plain"},
     "chatml": {"chat_template": "own"},
     "added": {"chat_template": "chatml", "new_tokens": True},
+    "spaced": {},
 }
+SPACED = (
+    "{% for message in messages %}{{ '### ' + message['role'] + ': ' + message['content'] + eos_token + '\n' }}"
+    "{% endfor %}{{ '### assistant: ' if add_generation_prompt }}"
+)
+"""Asks with a space at the end, which many tokenizers put at the head of the next word."""
 
 
 @pytest.fixture(params=LAYOUTS)
 def saved(request: pytest.FixtureRequest, bases: Callable[[str], Path], tmp_path: Path) -> tuple[models.Loaded, Path]:
     """A policy as a stage saves it, and the folder that was made portable."""
-    kind = "plain" if request.param == "added" else request.param
-    config = ModelConfig(name=str(bases(kind)), device="cpu", **LAYOUTS[request.param])
+    kind = request.param if request.param in ("llama", "chatml") else "plain"
+    layout = LAYOUTS[request.param]
+    if request.param == "spaced":
+        (tmp_path / "spaced.jinja").write_text(SPACED)
+        layout = {"chat_template": str(tmp_path / "spaced.jinja")}
+    config = ModelConfig(name=str(bases(kind)), device="cpu", **layout)
     loaded = models.load_base(config)
     models.save(loaded, tmp_path / "model")
     assert make_portable(tmp_path / "model") == []
@@ -250,7 +264,7 @@ def test_the_template_opens_in_minijinja(saved: tuple[models.Loaded, Path]) -> N
     environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
     for reward_model in (False, True):
         text = (folder / "chat_template.jinja").read_text()
-        text = ends_at_the_end_token(text) if reward_model else text
+        text = prompt_then_answer(text) if reward_model else text
         for conversation in CONVERSATIONS:
             keys = {"eos_token": loaded.tokenizer.eos_token, "bos_token": loaded.tokenizer.bos_token}
             said = environment.render_str(text, messages=conversation, add_generation_prompt=False, **keys)
@@ -260,21 +274,21 @@ def test_the_template_opens_in_minijinja(saved: tuple[models.Loaded, Path]) -> N
 @pytest.mark.parametrize(
     "around", ["{text}", "\n{text}\n", "  {text}  \n\n", "{text}the end", "{{%- if true %}}\n{text}{{% endif %}}"]
 )
-def test_the_template_of_a_reward_model_ends_at_the_end_token_and_is_the_same_otherwise(
+def test_the_template_of_a_reward_model_writes_prompt_answer_and_end_token_and_is_the_same_otherwise(
     saved: tuple[models.Loaded, Path], around: str
 ) -> None:
     loaded, folder = saved
     eos, bos = loaded.tokenizer.eos_token, loaded.tokenizer.bos_token
     text = around.format(text=(folder / "chat_template.jinja").read_text())
     for conversation in CONVERSATIONS:
-        answered = conversation[-1]["role"] == "assistant"
-        for prompt in (False, True):
-            before = render(text, conversation, eos, bos, add_generation_prompt=prompt)
-            after = render(ends_at_the_end_token(text), conversation, eos, bos, add_generation_prompt=prompt)
-            if answered and not prompt:
-                assert after.endswith(eos) and before.startswith(after) and eos not in before[len(after) :]
+        *prompt, answer = conversation
+        for asks in (False, True):
+            after = render(prompt_then_answer(text), conversation, eos, bos, add_generation_prompt=asks)
+            if answer["role"] == "assistant" and not asks:
+                asked = render(text, prompt, eos, bos, add_generation_prompt=True)
+                assert after == f"{asked}\ufdd0{answer['content']}{eos}"
             else:
-                assert after == before
+                assert after == render(text, conversation, eos, bos, add_generation_prompt=asks)
 
 
 def test_what_is_saved_can_be_read_by_whom_the_umask_lets(bases: Callable[[str], Path], tmp_path: Path) -> None:
@@ -293,24 +307,73 @@ def test_a_finished_answer_is_the_same_tokens_to_plain_transformers_as_to_traini
     saved: tuple[models.Loaded, Path],
 ) -> None:
     loaded, folder = saved
-    path = folder / "chat_template.jinja"
-    path.write_text(ends_at_the_end_token(path.read_text()))
+    assert make_portable(folder, reward_model=True) == []
     plain = AutoTokenizer.from_pretrained(folder)
     for conversation in CONVERSATIONS[1:]:
-        conversation = [{**message, "content": message["content"].strip()} for message in conversation]
         *prompt, answer = [Message(**message) for message in conversation]
-        trained = encode_prompt(loaded.tokenizer, prompt) + encode_completion(loaded.tokenizer, answer.content)
-        assert plain.apply_chat_template(conversation, return_dict=True)["input_ids"] == trained
+        for text in (answer.content, " It", "\n\nIt", "  It is.\n", ":)", ""):
+            trained = encode_prompt(loaded.tokenizer, prompt) + encode_completion(loaded.tokenizer, text)
+            turns = [*conversation[:-1], {"role": "assistant", "content": text}]
+            assert plain.apply_chat_template(turns, return_dict=True)["input_ids"] == trained, text
+
+
+def test_over_all_templates_that_trl_ships_plain_transformers_scores_the_tokens_that_were_trained(
+    tmp_path: Path,
+) -> None:
+    compared = 0
+    for file in templates.shipped_templates():
+        trained = templates.tiny_tokenizer(file.read_text(encoding="utf-8"))
+        try:
+            set_template(trained, ModelConfig())
+            encode_prompt(trained, [Message(role="user", content="Why?")])
+        except TrueupError:
+            continue  # refused in training
+        trained.save_pretrained(folder := tmp_path / file.stem)
+        assert make_portable(folder, reward_model=True) == [], file.name
+        plain = AutoTokenizer.from_pretrained(folder)
+        for n in range(6):
+            told: set[str] = set()
+            *prompt, answer = templates.dialogue(random.Random(n), control=[])
+            try:
+                ids = encode_prompt(trained, prompt, told) + encode_completion(trained, answer.content, told=told)
+            except TrueupError:
+                continue
+            turns = [{"role": message.role, "content": message.content} for message in (*prompt, answer)]
+            if SPELLED not in told:  # here a text that spells a control token is that token
+                assert plain.apply_chat_template(turns, return_dict=True)["input_ids"] == ids, (file.name, turns)
+                compared += 1
+    assert compared >= 100
+
+
+def test_a_tokenizer_that_writes_an_answer_otherwise_behind_a_prompt_is_named(
+    bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """One that puts a space before every piece of text, so that the boundary brings one in."""
+    tokenizer = AutoTokenizer.from_pretrained(bases("plain"))
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    set_template(tokenizer, ModelConfig(chat_template="plain"))
+    tokenizer.save_pretrained(tmp_path)
+    (known,) = make_portable(tmp_path, reward_model=True)
+    assert known.startswith("this tokenizer writes an answer that begins with a word or a line break in other tokens")
 
 
 # ---- Other engines -----------------------------------------------------------------------------------------------
 
-OLD = os.environ.get("TRUEUP_TRANSFORMERS_4", "")
-"""A Python that has transformers 4.57."""
+ENVS = Path(os.environ.get("TRUEUP_ENGINES", "TRUEUP_ENGINES is not set")).absolute()
+"""The folder of their environments."""
+COMPARE = [sys.executable, str(REPOSITORY / "benchmarks/engines.py")]
+
+
+def needs(engine: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not (ENVS / engine / "ready").exists(),
+        reason=f"{ENVS} has no environment {engine}: make it with `python benchmarks/engines.py EXPORT --setup ENVS`, "
+        "and set TRUEUP_ENGINES=ENVS",
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which(OLD), reason="TRUEUP_TRANSFORMERS_4 names no Python with transformers 4.57")
+@needs("transformers-4")
 def test_transformers_4_computes_the_same_loss_of_every_family(tmp_path: Path, bases: Callable[[str], Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(bases("plain"))
     expected = {}
@@ -331,9 +394,49 @@ def test_transformers_4_computes_the_same_loss_of_every_family(tmp_path: Path, b
         "print(json.dumps({folder.name: loss(folder) for folder in Path(sys.argv[1]).iterdir()}))\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    answer = subprocess.run([OLD, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment)
+    command = [ENVS / "transformers-4/bin/python", "-c", code, tmp_path]
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert json.loads(answer.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """What the command says of the embedded model, or of a reward model on it, in all engines that are there."""
+    folder, printed = tmp_path_factory.mktemp("exported"), dict[str, str]()
+    config = ModelConfig(device="cpu", dtype="float32")
+
+    def compare(what: str) -> str:
+        if what not in printed:
+            models.save(models.load_base(config), folder / "policy")
+            if what == "reward":
+                models.save(models.new_reward_model(folder / "policy", config), folder / "reward")
+            make_portable(folder / what, reward_model=what == "reward")
+            answer = subprocess.run([*COMPARE, folder / what, "--envs", ENVS], capture_output=True, text=True)
+            printed[what] = answer.stdout + answer.stderr
+        return printed[what]
+
+    return compare
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("engine", "what"),
+    [
+        pytest.param("transformers-4", "policy", marks=needs("transformers-4")),
+        pytest.param("transformers-4", "reward", marks=needs("transformers-4")),
+        pytest.param("vllm", "policy", marks=needs("vllm")),
+        pytest.param("vllm", "reward", marks=needs("vllm")),
+        pytest.param("llama.cpp", "policy", marks=[needs("transformers-4"), needs("llama.cpp")]),
+    ],
+)
+def test_each_engine_says_of_an_exported_model_what_transformers_5_says(
+    compared: Callable[[str], str], engine: str, what: str
+) -> None:
+    printed = compared(what)
+    line = re.search(rf"^{engine} +[\d.]+ +-?[\d.]+ +(\S+)  the same$", printed, re.MULTILINE)
+    assert line and float(line[1]) <= 1e-4, printed
 
 
 @pytest.mark.slow
@@ -341,15 +444,26 @@ def test_transformers_4_computes_the_same_loss_of_every_family(tmp_path: Path, b
 def test_the_command_compares_what_engines_say_and_sees_a_difference(
     bases: Callable[[str], Path], tmp_path: Path, reward_model: bool
 ) -> None:
-    """Where no older transformers is at hand, this one stands for it."""
+    """This very Python stands for an older transformers, and one that fails."""
     config = ModelConfig(name=str(bases("plain")), device="cpu")
     models.save(models.load_base(config), folder := tmp_path / "policy")
     if reward_model:
         models.save(models.new_reward_model(folder, config), folder := tmp_path / "reward")
     make_portable(folder, reward_model=reward_model)
-    command = [sys.executable, str(REPOSITORY / "benchmarks/engines.py"), str(folder)]
-    answer = subprocess.run([*command, "--transformers-4", OLD or sys.executable], capture_output=True, text=True)
+
+    def compare() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*COMPARE, folder, "--envs", tmp_path / "envs"], capture_output=True, text=True)
+
+    answer = compare()
+    assert answer.returncode == 2 and "no environment of an engine; make them with --setup" in answer.stderr
+    python = tmp_path / "envs/transformers-4/bin/python"
+    python.parent.mkdir(parents=True)
+    (tmp_path / "envs/transformers-4/ready").touch()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    answer = compare()
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert answer.stdout.count("the same") == 2 and ("score" in answer.stdout) == reward_model
-    answer = subprocess.run([*command, "--transformers-4", "false"], capture_output=True, text=True)
+    python.write_text("#!/bin/sh\nexit 1\n")
+    answer = compare()
     assert answer.returncode == 1 and "failed" in answer.stdout
