@@ -29,7 +29,7 @@ from trueup.chat import encode_completion, sampled_ids
 from trueup.console import progress, say
 from trueup.errors import DataError
 from trueup.merging import merged
-from trueup.pairs import EncodedPair, encode_pairs, read_pairs
+from trueup.pairs import EncodedPair, Pairs, encode_pairs, read_pairs
 from trueup.records import CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.sampling import score
@@ -48,10 +48,10 @@ def run(config: RewardConfig) -> Path:
     stage.trained_on(pair.prompt for pair in pairs.train)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train, fold = fit(config, stage, sft, pairs.train, pairs.heldout)
+    model, train, fold = fit(config, stage, sft, pairs.train, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
-    heldout, chosen_scores, rejected_scores = score_pairs(config, model, pairs.heldout)
+    heldout, chosen_scores, rejected_scores = score_pairs(config, model, pairs)
     card = report_card(train, heldout, chosen_scores, rejected_scores, stage)
 
     # 4. Save ---------------------------------------------------------------------------------------------------------
@@ -74,11 +74,11 @@ def run(config: RewardConfig) -> Path:
     if pairs.judge:
         say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that nothing else is trained on")
         # A folder and facts of its own; what is found of either model is the stage's.
-        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set())
+        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
-        judge, train, fold = fit(config, aside, sft, pairs.judge, pairs.heldout)
-        scored = score_pairs(config, judge, pairs.heldout)
+        judge, train, fold = fit(config, aside, sft, pairs.judge, pairs)
+        scored = score_pairs(config, judge, pairs)
         second = report_card(train, *scored, aside, whose="the second reward model's ")
         fold()
         models.save(judge, aside.dir / "model")
@@ -90,7 +90,7 @@ def run(config: RewardConfig) -> Path:
 
 
 def fit(
-    config: RewardConfig, stage: StageRun, sft: FinishedStage, train: list[Preference], heldout: list[Preference]
+    config: RewardConfig, stage: StageRun, sft: FinishedStage, train: list[Preference], pairs: Pairs
 ) -> tuple[models.Loaded, list[Preference], Callable[[], None]]:
     """A reward model from the SFT policy with a fresh head; the pairs that it was trained on: those that fit; and what
     folds the adapter into its weights, for when all is scored: until then it scores as it was trained."""
@@ -99,10 +99,11 @@ def fit(
     say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
     init_head(model)
     dropped, heldout_dropped = Dropped(), Dropped()
-    train, rows = encode_pairs(train, model.tokenizer, config.max_length, dropped, stage)
-    encode_pairs(heldout, model.tokenizer, config.max_length, heldout_dropped, stage)
+    limit, rule = config.max_length, pairs.on_bad_rows
+    train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule)
+    encode_pairs(pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule)
     if not rows:
-        raise DataError(f"every pair is longer than reward.max_length, {config.max_length} tokens")
+        raise DataError(f"no pair is left to train on within reward.max_length, {limit} tokens (left out: {dropped})")
     if dropped.counts or heldout_dropped.counts:
         stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
     trainer = build_trainer(config, stage, model, rows)
@@ -118,14 +119,16 @@ def fit(
 
 
 def score_pairs(
-    config: RewardConfig, model: models.Loaded, pairs: list[Preference]
+    config: RewardConfig, model: models.Loaded, pairs: Pairs
 ) -> tuple[list[Preference], list[float], list[float]]:
-    """The pairs that fit, and the scores of their chosen and of their rejected answers."""
-    pairs, rows = encode_pairs(pairs, model.tokenizer, config.max_length, Dropped())
-    prompts = [pair.prompt for pair in pairs]
+    """The held-out pairs that fit, and the scores of their chosen and of their rejected answers."""
+    heldout, rows = encode_pairs(
+        pairs.heldout, model.tokenizer, config.max_length, Dropped(), on_bad_rows=pairs.on_bad_rows
+    )
+    prompts = [pair.prompt for pair in heldout]
     answers = [row.chosen_ids for row in rows] + [row.rejected_ids for row in rows]
     scores = score(model, prompts + prompts, answers)
-    return pairs, scores[: len(pairs)], scores[len(pairs) :]
+    return heldout, scores[: len(heldout)], scores[len(heldout) :]
 
 
 def score_candidates(model: models.Loaded, rows: list[CandidateSet]) -> Iterator[dict[str, Any]]:

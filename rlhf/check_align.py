@@ -1,29 +1,23 @@
-"""What `trueup check` finds in the keys of PPO, GRPO and RLOO: their rewards, and the prompts that they train on."""
+"""What `trueup check` finds in the keys of PPO, GRPO and RLOO: their rewards, and the files that they train on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf.checks import prompts_of
+from rlhf.checks import verified_files
 from rlhf.config import OnlineConfig, PPOConfig
 from rlhf.rewards import load_function
 from trueup.campaign import why_stale
-from trueup.check import answered, read_file
+from trueup.check import ReadFile, read_file
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations, read_prompts
-from trueup.records import Prompt, is_for_judge, is_heldout, touches_heldout
+from trueup.records import touches_heldout
 from trueup.runs import find_stage
 
 
-def check(
-    config: OnlineConfig,
-    stages: Mapping[str, Any],
-    sampled: list[Prompt] | None,
-    problems: list[str],
-    notes: list[str],
-) -> list[Prompt]:
-    """What the rewards need, and the prompts that will be trained on, which are returned."""
+def check(config: OnlineConfig, stages: Mapping[str, Any], problems: list[str], notes: list[str]) -> list[ReadFile]:
+    """What the rewards need, and the files of prompts and demonstrations that it trains on, which are returned."""
     for name in config.rewards:
         if ":" in name:
             try:
@@ -32,38 +26,15 @@ def check(
                 problems.append(f"align.{error}")
     if "reward_model" in config.rewards:
         _check_reward_model(config, stages["reward"], problems)
+    files: list[ReadFile | None] = []
     for path in config.ptx_data if isinstance(config, PPOConfig) else []:
-        rows = read_file("align.ptx_data", path, read_demonstrations, config, problems, notes)
-        if rows and all(touches_heldout(row, config.split) for row in rows):
-            problems.append(f"align.ptx_data: {path}: all {len(rows)} demonstrations are held out")
-
-    prompts = sampled
+        file = read_file("align.ptx_data", path, read_demonstrations, config, problems, notes)
+        if file and file.rows and all(touches_heldout(row, config.split) for row in file.rows):
+            problems.append(f"align.ptx_data: {path}: all {len(file.rows)} demonstrations are held out")
+        files.append(file)
     if config.prompts is not None:
-        prompts = read_file("align.prompts", config.prompts, read_prompts, config, problems, notes)
-    verified = prompts_of(config, problems)
-    if prompts is None:
-        return []
-    if config.prompts is None:
-        prompts = answered(stages["sample"], prompts)
-    kept = {
-        row.prompt_id: row
-        for row in [
-            *prompts,
-            *(Prompt(prompt=prompt).model_copy(update={"where": "align.checks"}) for prompt in verified),
-        ]
-        if not is_heldout(row.prompt, config.split) and not is_for_judge(row.prompt, config.split)
-    }
-    _check_enough(config, len(kept), problems)
-    return list(kept.values())
-
-
-def _check_enough(align: OnlineConfig, left: int, problems: list[str]) -> None:
-    asks = align.rollout_batch_size // align.num_generations
-    if left < align.eval_prompts + asks:
-        problems.append(
-            f"align: {left} prompts may be trained on; {align.eval_prompts} of them choose the step, and a rollout "
-            f"asks {asks}: lower rollout_batch_size or eval_prompts, or give more prompts (align.prompts)"
-        )
+        files.append(read_file("align.prompts", config.prompts, read_prompts, config, problems, notes))
+    return [file for file in files if file] + verified_files(config, problems)
 
 
 def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from rlhf.checks import prompts_of
+from rlhf.checks import verified_files
 from rlhf.config import CompareConfig
+from trueup.check import ReadFile
 from trueup.config import StageConfig
-from trueup.records import Prompt
 from trueup.runs import find_stage
 from trueup.votes import VOTES
 
@@ -16,12 +16,11 @@ from trueup.votes import VOTES
 def check(
     config: CompareConfig,
     stages: Mapping[str, StageConfig],
-    sampled: list[Prompt] | None,
     problems: list[str],
     notes: list[str],
-) -> None:
-    """The files of its checks, the other runs, and what its judges want."""
-    prompts_of(config, problems)
+) -> list[ReadFile]:
+    """The other runs, what its judges want, and the files of its checks, which are returned."""
+    files = verified_files(config, problems)
     for name, run_dir in config.others.items():
         if find_stage(run_dir, "align") is None:
             problems.append(f"compare.others.{name}: {run_dir}: no finished align stage in it")
@@ -31,3 +30,4 @@ def check(
         notes.append(
             "compare.judges: votes: nobody has voted yet; people vote on a finished comparison, which then runs again"
         )
+    return files

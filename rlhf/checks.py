@@ -27,8 +27,9 @@ from pydantic import AliasPath, Field, model_validator
 from rlhf.compare_schema import McNemar, PairedAccuracy
 from rlhf.config import CompareConfig, OnlineConfig
 from trueup import statistics
+from trueup.check import ReadFile
 from trueup.errors import DataError, TrueupError
-from trueup.records import Message, Row, parse_row, read_jsonl
+from trueup.records import Prompt, Row, parse_row, read_jsonl
 
 Kind = Literal["ifeval", "gsm8k"]
 
@@ -38,7 +39,7 @@ class Check:
     """Prompts, and what says whether an answer to one of them is right."""
 
     kind: Kind
-    prompts: list[list[Message]]
+    prompts: list[Prompt]
     verify: Callable[[int, str], bool | None]
     """(index of a prompt, an answer) -> right or not; None where the verifier does not know what the prompt asks."""
     verifier: str
@@ -63,17 +64,20 @@ def load_check(kind: Kind, path: Path, limit: int | None = None, seed: int = 0) 
     return make(rows, note)
 
 
-def prompts_of(config: OnlineConfig | CompareConfig, problems: list[str]) -> list[list[Message]]:
-    """The prompts of a stage's `checks`; what cannot be read is told as a problem."""
-    prompts: list[list[Message]] = []
+def verified_files(config: OnlineConfig | CompareConfig, problems: list[str]) -> list[ReadFile]:
+    """The files of a stage's `checks`, with their prompts; what cannot be read is told as a problem."""
+    files: list[ReadFile] = []
     for check in config.checks:
         try:
             if check.path.is_dir():
                 raise DataError(f"{check.path}: is a folder; a file is wanted")
-            prompts += load_check(check.kind, check.path, check.limit, config.seed).prompts
+            prompts = load_check(check.kind, check.path, check.limit, config.seed).prompts
         except TrueupError as error:
             problems.append(f"{config.stage}.checks: {check.kind}: {error}")
-    return prompts
+        else:
+            key = f"{config.stage}.checks"
+            files.append(ReadFile(key, check.path, prompts, max_new_tokens=check.max_new_tokens))
+    return files
 
 
 # ---- IFEval -----------------------------------------------------------------------------------------------------
@@ -112,6 +116,7 @@ def followed(instructions: Sequence[Instruction], text: str) -> list[bool | None
 
 def _ifeval(rows: list[tuple[str, Any]], note: str) -> Check:
     read = [read_instructions(values, where) for where, values in rows]
+    prompts = [parse_row(Prompt, {"prompt": text}, where) for (where, _), (text, _) in zip(rows, read, strict=True)]
     unsupported = Counter(name for _, asked in read for name in {one.name for one in asked if one.follows is None})
 
     def verify(index: int, text: str) -> bool | None:
@@ -120,7 +125,6 @@ def _ifeval(rows: list[tuple[str, Any]], note: str) -> Check:
         verdicts = followed(read[index][1], text)
         return None if None in verdicts else all(verdicts)
 
-    prompts = [[Message(role="user", content=prompt)] for prompt, _ in read]
     return Check("ifeval", prompts, verify, f"lm-eval {version('lm_eval')}", dict(unsupported), note)
 
 
@@ -221,7 +225,7 @@ def _gsm8k(rows: list[tuple[str, Any]], note: str) -> Check:
         number = final_number(row.answer.rpartition(_MARK)[2]) if _MARK in row.answer else None
         if number is None:
             raise DataError(f"{where}: answer: no number after {_MARK}; found {row.answer[-60:]!r}")
-        prompts.append([Message(role="user", content=row.question)])
+        prompts.append(parse_row(Prompt, {"prompt": row.question}, where))
         numbers.append(number)
     return Check("gsm8k", prompts, lambda i, text: final_number(text) == numbers[i], "last number", {}, note)
 

@@ -37,7 +37,7 @@ from rlhf.compare_schema import (
 )
 from rlhf.config import CompareConfig
 from rlhf.judges import JUDGES, Judge, Judged, Labels, ScoringJudge
-from rlhf.regressions import check_policies
+from rlhf.regressions import check_policies, read_checks
 from rlhf.report import write_report
 from rlhf.verdict import percent
 from trueup import runs, statistics
@@ -64,6 +64,7 @@ def run(config: CompareConfig) -> Path:
     rows, decoding = read_reference(parents["sample"], parents["sft"], config)
     trained = [found for folder in (config.run_dir, *config.others.values()) for found in find_trained(folder)]
     prove_disjoint(rows, trained)
+    asked = read_checks(config, read_tokenizer(parents["sft"].dir / "model", config.model)) if config.checks else []
     per_prompt = len(rows[0].candidates)
     say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
     say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in decoding.provenance().items())}")
@@ -79,7 +80,7 @@ def run(config: CompareConfig) -> Path:
     }
     compared = Compared(rows, by_policy)
     likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
-    checks = check_policies(config, saved, trained, stage)
+    checks = check_policies(asked, config, saved, trained, stage)
     steps = paths.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
 
     # 3. Judges -------------------------------------------------------------------------------------------------------

@@ -142,8 +142,9 @@ class OnlineConfig(TrainConfig):
     model: ModelConfig
     split: SplitConfig
     on_bad_rows: BadRows = "refuse"
-    """What happens to a file with rows that cannot be read: `refuse` stops with all its problems, `drop` leaves those
-    rows out, counts them by reason in the manifest and keeps them in the stage's left_out.jsonl."""
+    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
+    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
+    stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
     """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
     prompts: PromptsPath | None = None

@@ -44,13 +44,15 @@ def run(config: DPOConfig) -> Path:
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = models.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
-    dropped = Dropped()
-    train, rows = encode_pairs(pairs.train, policy.tokenizer, config.max_length, dropped, stage)
-    heldout, heldout_rows = encode_pairs(pairs.heldout, policy.tokenizer, config.max_length, Dropped())
+    dropped, heldout_dropped = Dropped(), Dropped()
+    limit, rule = config.max_length, pairs.on_bad_rows
+    train, rows = encode_pairs(pairs.train, policy.tokenizer, limit, dropped, stage, rule)
+    heldout, heldout_rows = encode_pairs(pairs.heldout, policy.tokenizer, limit, heldout_dropped, on_bad_rows=rule)
+    stage.keep_aside(heldout_dropped)
     if not rows:
-        raise DataError(f"every pair is longer than align.max_length, {config.max_length} tokens")
-    if dropped.counts:
-        stage.find("warn", "dropped", f"pairs not trained on: {dropped}")
+        raise DataError(f"no pair is left to train on within align.max_length, {limit} tokens (left out: {dropped})")
+    if dropped.counts or heldout_dropped.counts:
+        stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
     stage.trained_on(pair.prompt for pair in train)
     say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")

@@ -39,8 +39,9 @@ from rlhf.rollouts import (
     second_rewards,
 )
 from trueup import models, runs, training
-from trueup.chat import IGNORED, Encoded, Refused, answer_text, encode_demonstration, encode_prompt
+from trueup.chat import IGNORED, Encoded, answer_text, encode_prompt
 from trueup.console import say
+from trueup.encoding import Refused, encode_demonstrations
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
 from trueup.models import Loaded
@@ -203,20 +204,18 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
     dialogues: list[list[Message]] = []
     refused = Refused()
     for path in config.ptx_data:
-        dropped, before = Dropped(), len(rows)
-        for row in read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns):
-            if touches_heldout(row, config.split):
-                dropped.add("held out")
-                continue
-            with refused.row(row.where) as told:
-                for encoded in encode_demonstration(policy.tokenizer, row.messages, told):
-                    if len(encoded.input_ids) > config.max_length:
-                        dropped.add("longer than max_length")
-                    else:
-                        rows.append(encoded)
-                        dialogues.append(row.messages)
-        stage.add_input(path, len(rows) - before, dropped)
-        say(f"{'ptx':<12} {path.name}: {len(rows) - before} demonstrations; left out: {dropped}")
+        dropped = Dropped()
+        read = read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns)
+        wanted = [row for row in read if not touches_heldout(row, config.split)]
+        if len(wanted) < len(read):
+            dropped.add("held out", len(read) - len(wanted))
+        fitting, _ = encode_demonstrations(
+            wanted, policy.tokenizer, config.max_length, refused, config.on_bad_rows, dropped
+        )
+        rows += [encoded for _, many in fitting for encoded in many]
+        dialogues += [row.messages for row, _ in fitting]
+        stage.add_input(path, len(fitting), dropped)
+        say(f"{'ptx':<12} {path.name}: {len(fitting)} demonstrations; left out: {dropped}")
     refused.stop()
     for what, count in refused.told.items():
         say(f"{'ptx':<12} {count} demonstrations {what}")

@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from transformers import PreTrainedTokenizerBase
+
 from rlhf.answers import ALIGNED, SFT, sample_policy
 from rlhf.checks import Check, load_check, paired
 from rlhf.compare_schema import CheckResult
 from rlhf.config import CheckConfig, CompareConfig
+from trueup.chat import encode_prompt
 from trueup.console import say
+from trueup.encoding import Refused, encode_rows
 from trueup.models import SavedPolicy
-from trueup.records import CandidateSet, opening_id, prompt_id
+from trueup.records import CandidateSet, opening_id
 from trueup.reports import Estimate
 from trueup.runs import FinishedStage, StageRun
 from trueup.sampling import Decoding
 
 
+def read_checks(config: CompareConfig, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
+    """The checks of `config.checks`, in their order. A prompt that cannot be asked as it reads is refused by name."""
+    checks = [load_check(wanted.kind, wanted.path, wanted.limit, config.seed) for wanted in config.checks]
+    refused = Refused()
+    for check in checks:
+        encode_rows(check.prompts, lambda row, told: encode_prompt(tokenizer, row.prompt, told), refused)
+    refused.stop()
+    return checks
+
+
 def check_policies(
-    config: CompareConfig, policies: dict[str, SavedPolicy], trained: Sequence[FinishedStage], stage: StageRun
+    checks: Sequence[Check],
+    config: CompareConfig,
+    policies: dict[str, SavedPolicy],
+    trained: Sequence[FinishedStage],
+    stage: StageRun,
 ) -> dict[str, CheckResult]:
     """{check: accuracy of both policies, McNemar's test, what was left out}. Answers are the likeliest ones."""
-    checks = {wanted: load_check(wanted.kind, wanted.path, wanted.limit, config.seed) for wanted in config.checks}
-    return {w.kind: check_one(w, check, config, policies, trained, stage) for w, check in checks.items()}
+    asked = zip(config.checks, checks, strict=True)
+    return {wanted.kind: check_one(wanted, check, config, policies, trained, stage) for wanted, check in asked}
 
 
 def check_one(
@@ -33,13 +51,11 @@ def check_one(
     stage: StageRun,
 ) -> CheckResult:
     seen = set().union(*(done.trained_prompts for done in trained))
-    kept = [i for i, prompt in enumerate(check.prompts) if opening_id(prompt) not in seen]
+    kept = [i for i, row in enumerate(check.prompts) if opening_id(row.prompt) not in seen]
     left_out = len(check.prompts) - len(kept)
     rows = [
-        CandidateSet(
-            prompt_id=prompt_id(check.prompts[i]), prompt=check.prompts[i], split="heldout", candidates=[], sampler={}
-        )
-        for i in kept
+        CandidateSet(prompt_id=row.prompt_id, prompt=row.prompt, split="heldout", candidates=[], sampler={})
+        for row in (check.prompts[i] for i in kept)
     ]
     stage.add_input(wanted.path, len(kept))
     say(f"{wanted.kind:<12} {check.note}; {left_out} of them left out, since a stage trained on them")

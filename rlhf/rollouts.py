@@ -28,6 +28,7 @@ from rlhf.rewards import WeightedRewards, make_rewards, normalisation
 from trueup import training
 from trueup.chat import encode_prompt
 from trueup.console import say
+from trueup.encoding import Refused, encode_rows
 from trueup.errors import DataError
 from trueup.formats import read_prompts
 from trueup.models import Loaded, load_reward_model
@@ -69,28 +70,32 @@ class Prompts:
 
 
 def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Prompts:
-    """The prompts that may be trained on and leave room for an answer; what is left out is counted."""
+    """The prompts that may be trained on and leave room for an answer; what is left out is counted. One that cannot be
+    asked as it reads is refused by file and line, or left out where bad rows are."""
     checks = [load_check(check.kind, check.path, check.limit, config.seed) for check in config.checks]
     dropped = {n: Dropped() for n in range(-1, len(checks))}  # by index of the check; -1: prompts of none
     # Checks first: of a prompt that comes twice, the row whose answers can be verified stays.
-    asked = [
-        Asked(prompt, check.kind, n, i) for n, check in enumerate(checks) for i, prompt in enumerate(check.prompts)
-    ]
-    asked += [Asked(row.prompt, row.category) for row in _read(config, stage, dropped[-1])]
-    kept: dict[str, Asked] = {}
-    for row in asked:
-        left_out = dropped[row.check]
-        if prompt_id(row.prompt) in kept:
-            left_out.add("duplicate")
-        elif is_heldout(row.prompt, config.split):
-            left_out.add("held out")
-        elif is_for_judge(row.prompt, config.split):
-            left_out.add("for the second reward model")
-        elif len(encode_prompt(tokenizer, row.prompt)) + config.max_new_tokens > config.max_length:
-            left_out.add("no room for max_new_tokens within max_length")
-        else:
-            kept[prompt_id(row.prompt)] = row
-    rows = list(kept.values())
+    read = {n: check.prompts for n, check in enumerate(checks)} | {-1: _read(config, stage, dropped[-1])}
+    known: set[str] = set()
+    rows: list[Asked] = []
+    refused = Refused()
+    for n, prompts in read.items():
+        allowed = _allowed(prompts, config, known, dropped[n])
+        encoded = encode_rows(
+            [prompts[i] for i in allowed.values()],
+            lambda row, told: len(encode_prompt(tokenizer, row.prompt, told)),
+            refused,
+            config.on_bad_rows if n < 0 and config.prompts else "refuse",
+            dropped[n],
+        )
+        for row, length in encoded:
+            if length + config.max_new_tokens > config.max_length:
+                dropped[n].add("no room for max_new_tokens within max_length")
+            elif n < 0:
+                rows.append(Asked(row.prompt, row.category))
+            else:
+                rows.append(Asked(row.prompt, checks[n].kind, n, allowed[row.prompt_id]))
+    refused.stop()
     random.Random(config.seed).shuffle(rows)
     evaluation, train = rows[: config.eval_prompts], rows[config.eval_prompts :]
     used, total = Counter(row.check for row in rows), Dropped(sum((one.counts for one in dropped.values()), Counter()))
@@ -110,12 +115,28 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
     return Prompts(train, evaluation, checks)
 
 
+def _allowed(prompts: Sequence[Prompt], config: OnlineConfig, known: set[str], left_out: Dropped) -> dict[str, int]:
+    """Where each prompt stands that may be trained on, by its id; `known` are those that stand elsewhere already."""
+    allowed: dict[str, int] = {}
+    for i, row in enumerate(prompts):
+        if row.prompt_id in known:
+            left_out.add("duplicate")
+        elif is_heldout(row.prompt, config.split):
+            left_out.add("held out")
+        elif is_for_judge(row.prompt, config.split):
+            left_out.add("for the second reward model")
+        else:
+            known.add(row.prompt_id)
+            allowed[row.prompt_id] = i
+    return allowed
+
+
 def _read(config: OnlineConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
     if config.prompts is not None:
         return read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
     sampled = next(parent for parent in stage.parents if parent.stage == "sample")
     rows = read_rows(sampled.dir / "candidates.jsonl", CandidateSet)
-    return [Prompt(prompt=row.prompt, category=row.category) for row in rows]
+    return [Prompt(prompt=row.prompt, category=row.category).model_copy(update={"where": row.where}) for row in rows]
 
 
 def schedule(rows: Sequence[Asked], config: OnlineConfig) -> Dataset:

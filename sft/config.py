@@ -30,8 +30,9 @@ class DataSource(Section):
     max_rows: int | None = Field(None, ge=1)
     """Rows to use, drawn with the stage's seed. Empty: all."""
     on_bad_rows: BadRows = "refuse"
-    """What happens to a file with rows that cannot be read: `refuse` stops with all its problems, `drop` leaves those
-    rows out, counts them by reason in the manifest and keeps them in the stage's left_out.jsonl."""
+    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
+    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
+    stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
     """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
 
@@ -79,8 +80,9 @@ class SampleConfig(StageConfig):
     prompts: PromptsPath
     """`starter`, or a .jsonl, .json or .csv file of prompts."""
     on_bad_rows: BadRows = "refuse"
-    """What happens to a file with rows that cannot be read: `refuse` stops with all its problems, `drop` leaves those
-    rows out, counts them by reason in the manifest and keeps them in the stage's left_out.jsonl."""
+    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
+    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
+    stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
     """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
     max_prompts: int | None = Field(None, ge=1)

@@ -4,38 +4,64 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 
 from transformers import PreTrainedTokenizerBase
 
 from sft.config import DataSource, SFTConfig
-from trueup.chat import IGNORED, Encoded, Refused, encode_demonstration
+from trueup.chat import IGNORED, Encoded
+from trueup.encoding import Refused, encode_demonstrations
 from trueup.errors import DataError
 from trueup.formats import read_demonstrations
 from trueup.near_duplicates import across_split
-from trueup.records import Demonstration, Dropped, drawn, touches_heldout
+from trueup.records import Demonstration, Dropped, Message, drawn, touches_heldout
 from trueup.runs import StageRun
 
+Trainable = tuple[Demonstration, list[Encoded]]
+"""A demonstration and its training rows."""
 
-def read_data(config: SFTConfig, run: StageRun) -> tuple[list[Demonstration], list[Demonstration]]:
-    """(train, held-out) demonstrations of all sources; each file is recorded in the manifest."""
-    train: list[Demonstration] = []
-    heldout: list[Demonstration] = []
-    places: dict[str, str] = {}
+
+@dataclass
+class Data:
+    """What the sources hold, split by prompt."""
+
+    train: list[Trainable] = field(default_factory=list)
+    heldout: list[Trainable] = field(default_factory=list)
+    too_long: list[Demonstration] = field(default_factory=list)
+    """Left out whole, of either side."""
+    refused: Refused = field(default_factory=Refused)
+
+    @property
+    def count(self) -> int:
+        """Demonstrations that could be encoded."""
+        return len(self.train) + len(self.heldout) + len(self.too_long)
+
+
+def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Data:
+    """The demonstrations of all sources, in tokens; each file is recorded in the manifest."""
+    data, places = Data(), dict[str, str]()
     for source in config.data:
         dropped = Dropped()
         rows = read_source(source, config.seed, dropped)
-        run.add_input(source.path, len(rows), dropped)
+        fitting, too_long = encode_demonstrations(
+            rows, tokenizer, config.max_length, data.refused, source.on_bad_rows, dropped
+        )
+        stage.add_input(source.path, len(fitting), dropped)
         places = dropped.places | places
-        for row in rows:
-            (heldout if touches_heldout(row, config.split) else train).append(row)
-    if not train:
+        data.too_long += too_long
+        for one in fitting:
+            (data.heldout if touches_heldout(one[0], config.split) else data.train).append(one)
+    data.refused.stop()
+    if not data.train:
+        if any(not touches_heldout(row, config.split) for row in data.too_long):
+            raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
         raise DataError(
             f"{', '.join(str(source.path) for source in config.data)}: no demonstration is left to train on"
         )
     if said := across_split(places, config.split):
-        run.find("info", "near_duplicates", said)
-    return train, heldout
+        stage.find("info", "near_duplicates", said)
+    return data
 
 
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
@@ -46,50 +72,46 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonst
     return kept
 
 
-def encode(
-    demonstrations: Sequence[Demonstration],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    dropped: Dropped,
-    refused: Refused,
-) -> list[Encoded]:
-    """Training rows: one for each demonstration, or several where the template wants it so (`encode_demonstration`).
-
-    One longer than `max_length` tokens is dropped and counted: cutting it would cut an EOS.
-    """
-    rows = []
-    for demonstration in demonstrations:
-        with refused.row(demonstration.where) as told:
-            for row in encode_demonstration(tokenizer, demonstration.messages, told):
-                if len(row.input_ids) > max_length:
-                    dropped.add("longer than max_length")
-                else:
-                    rows.append(row)
-    return rows
+def question(demonstration: Demonstration) -> list[Message]:
+    """The prompt of its last turn that is trained; what stands behind that turn may be no answer to imitate."""
+    return demonstration.messages[: _last_trained(demonstration)]
 
 
-def fitting(
-    demonstrations: Sequence[Demonstration],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    dropped: Dropped,
-    refused: Refused,
-) -> list[Demonstration]:
-    """The demonstrations of which `encode` gives a row; of the others the model might not even read the prompt."""
-    return [row for row in demonstrations if encode([row], tokenizer, max_length, dropped, refused)]
+def reference(demonstration: Demonstration) -> str:
+    """Its own answer to `question`."""
+    return demonstration.messages[_last_trained(demonstration)].content
 
 
-def spread(rows: Sequence[Demonstration], count: int, seed: int) -> list[Demonstration]:
+def _last_trained(demonstration: Demonstration) -> int:
+    turns = enumerate(demonstration.messages)
+    return max(i for i, message in turns if message.role == "assistant" and message.trained)
+
+
+def answerable(rows: Sequence[Trainable], new_tokens: int, context: int | None) -> list[Trainable]:
+    """The demonstrations whose `question` leaves room for so many new tokens in the model's context."""
+    return [one for one in rows if context is None or _question_length(one[1][-1]) + new_tokens <= context]
+
+
+def _question_length(row: Encoded) -> int:
+    """Tokens before the answer that a training row ends with."""
+    return max(i for i, label in enumerate(row.labels) if label == IGNORED) + 1
+
+
+def spread(rows: Sequence[Trainable], count: int, seed: int) -> list[Trainable]:
     """At most `count` rows, drawn in turn from every category: files are often sorted by it."""
-    by_category: dict[str | None, list[Demonstration]] = {}
+    by_category: dict[str | None, list[Trainable]] = {}
     for row in random.Random(seed).sample(rows, len(rows)):
-        by_category.setdefault(row.category, []).append(row)
+        by_category.setdefault(row[0].category, []).append(row)
     in_turn = chain.from_iterable(zip_longest(*by_category.values()))
     return list(islice((row for row in in_turn if row is not None), count))
 
 
 def trained_tokens(rows: list[Encoded]) -> int:
     return sum(label != IGNORED for row in rows for label in row.labels)
+
+
+def training_rows(rows: Sequence[Trainable]) -> list[Encoded]:
+    return [row for _, many in rows for row in many]
 
 
 def category_counts(demonstrations: list[Demonstration]) -> dict[str, int]:

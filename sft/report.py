@@ -48,8 +48,8 @@ class SFTReport(Artifact):
     """sft/report.json."""
 
     heldout_loss: HeldoutLoss
-    eos_rate: float
-    """Share of completions of held-out prompts that end by themselves."""
+    eos_rate: float | None
+    """Share of completions of held-out prompts that end by themselves; none where no prompt left room for one."""
     trained_eos: int
     """Assistant turns whose end-of-turn token is a label."""
     rows: RowCounts

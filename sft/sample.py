@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from sft.config import SampleConfig
 from sft.report import SampleReport
 from trueup import runs
-from trueup.chat import Refused, encode_prompt
+from trueup.chat import encode_prompt
 from trueup.console import progress, say
+from trueup.encoding import Refused, encode_rows
 from trueup.errors import DataError
 from trueup.formats import read_prompts
 from trueup.models import SavedPolicy, place, read_tokenizer
@@ -31,9 +32,8 @@ def run(config: SampleConfig) -> Path:
     (sft,) = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    prompts = choose_prompts(config, stage)
+    prompts = choose_prompts(config, stage, read_tokenizer(sft.dir / "model", config.model))
     say(f"{'prompts':<12} {len(prompts)}, {config.num_candidates} answers each")
-    prove_prompts(prompts, read_tokenizer(sft.dir / "model", config.model), stage)
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
@@ -91,8 +91,8 @@ def run(config: SampleConfig) -> Path:
     return stage.finish()
 
 
-def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
-    """The prompts to answer: distinct, of the wanted split, at most `max_prompts`."""
+def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    """The prompts to answer: distinct, of the wanted split, at most `max_prompts`; each is asked as it reads."""
     dropped = Dropped()
     prompts = read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
     if said := across_split(dropped.places, config.split):
@@ -104,23 +104,24 @@ def choose_prompts(config: SampleConfig, stage: StageRun) -> list[Prompt]:
     kept = drawn(prompts, config.max_prompts, config.seed)
     dropped.add("over max_prompts", len(prompts) - len(kept))
     prompts = kept
+    refused = Refused()
+    encoded = encode_rows(
+        prompts,
+        lambda row, told: encode_prompt(tokenizer, row.prompt, told),
+        refused,
+        config.on_bad_rows,
+        dropped,
+    )
+    refused.stop()
+    prompts = [prompt for prompt, _ in encoded]
     stage.add_input(config.prompts, len(prompts), dropped)
     if not prompts:
         raise DataError(f"{config.prompts}: no prompt is left to answer ({dropped})")
-    return prompts
-
-
-def prove_prompts(prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, stage: StageRun) -> None:
-    """That every prompt is asked as it reads, before any is answered; a DataError names all that are not."""
-    refused = Refused()
-    for prompt in prompts:
-        with refused.row(prompt.where) as told:
-            encode_prompt(tokenizer, prompt.prompt, told)
-    refused.stop()
     for what, count in refused.told.items():
         text = f"{count} of {len(prompts)} prompts are {what}"
         say(f"{'tokens':<12} {text}")
         stage.find("info", "texts_in_tokens", text)
+    return prompts
 
 
 def read_unfinished(path: Path) -> dict[str, CandidateSet]:

@@ -8,6 +8,7 @@ Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5; train
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,24 @@ from datasets import Dataset
 from peft import TaskType
 
 from sft.config import SFTConfig
-from sft.data import category_counts, encode, fitting, read_data, spread, trained_tokens
+from sft.data import (
+    Data,
+    answerable,
+    category_counts,
+    question,
+    read_data,
+    reference,
+    spread,
+    trained_tokens,
+    training_rows,
+)
 from sft.report import HeldoutCompletion, HeldoutLoss, RowCounts, SFTReport, TokenCounts
 from trueup import models, runs, training
-from trueup.chat import IGNORED, Encoded, Refused
+from trueup.chat import IGNORED, Encoded
 from trueup.console import say
-from trueup.errors import DataError
+from trueup.encoding import TOO_LONG, named
 from trueup.merging import merged
-from trueup.records import Demonstration, Dropped, write_rows
+from trueup.records import Demonstration, write_rows
 from trueup.runs import StageRun
 from trueup.sampling import Decoding, sample
 
@@ -36,28 +47,21 @@ def run(config: SFTConfig) -> Path:
     stage = runs.begin(config)
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    train, heldout = read_data(config, stage)
-    say(f"{'data':<12} {len(train)} demonstrations to train on, {len(heldout)} held out by their prompts")
+    data = read_data(config, stage, models.load_base_tokenizer(config.model))
+    stage.trained_on(row.messages for row, _ in data.train)
+    train_rows = training_rows(data.train)
+    heldout_rows = training_rows(spread(data.heldout, _EVALUATED, config.seed))
+    say(f"{'data':<12} {len(data.train)} demonstrations to train on, {len(data.heldout)} held out by their prompts")
+    say(
+        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)} in {len(train_rows)} training rows, of which "
+        f"{trained_tokens(train_rows)} carry loss"
+    )
+    for code, text in told(data, config):
+        say(f"{'tokens':<12} {text}")
+        stage.find("info", code, text)
 
     # 2. Model --------------------------------------------------------------------------------------------------------
     base = models.load_base(config.model, master_weights=config.full_finetuning)
-    stage.trained_on(row.messages for row in train)
-    dropped, heldout_dropped, refused = Dropped(), Dropped(), Refused()
-    train_rows = encode(train, base.tokenizer, config.max_length, dropped, refused)
-    answerable = fitting(heldout, base.tokenizer, config.max_length, heldout_dropped, refused)
-    refused.stop()
-    evaluated = spread(answerable, _EVALUATED, config.seed)
-    heldout_rows = encode(evaluated, base.tokenizer, config.max_length, Dropped(), Refused())
-    if not train_rows:
-        raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
-    say(
-        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)} in {len(train_rows)} training rows, of which "
-        f"{trained_tokens(train_rows)} carry loss; dropped: {dropped}; held out and not evaluated: {heldout_dropped}"
-    )
-    for what, count in refused.told.items():
-        text = f"{count} of {len(train) + len(heldout)} demonstrations are {what}"
-        say(f"{'tokens':<12} {text}")
-        stage.find("info", "texts_in_tokens", text)
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with training.scored_completions_only():
@@ -71,11 +75,16 @@ def run(config: SFTConfig) -> Path:
     base.model = training.under_adapter(trainer.model)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
-    answerable = answerable or fitting(train, base.tokenizer, config.max_length, Dropped(), Refused())
-    samples = answer_heldout(config, base, spread(answerable, _ANSWERED, config.seed))
-    eos_rate = sum(row.finished for row in samples) / len(samples)
-    say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {_new_tokens(config)} tokens")
-    if eos_rate < 0.5:
+    limits = _new_tokens(config), models.context_length(base.model.config, base.tokenizer)
+    asked = answerable(data.heldout, *limits) or answerable(data.train, *limits)
+    samples = answer_heldout(config, base, [row for row, _ in spread(asked, _ANSWERED, config.seed)])
+    eos_rate = sum(row.finished for row in samples) / len(samples) if samples else None
+    if eos_rate is None:
+        said = f"no prompt leaves room for {limits[0]} new tokens in the model's context of {limits[1]}"
+        stage.find("warn", "not_answered", f"{said}, so nobody knows whether the policy stops")
+    else:
+        say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {limits[0]} tokens")
+    if eos_rate is not None and eos_rate < 0.5:
         stage.find(
             "warn",
             "rarely_stops",
@@ -92,9 +101,13 @@ def run(config: SFTConfig) -> Path:
             heldout_loss=HeldoutLoss(before=before, after=after, rows=len(heldout_rows)),
             eos_rate=eos_rate,
             trained_eos=trained_eos,
-            rows=RowCounts(train=len(train_rows), heldout=len(heldout), dropped=dict(dropped.counts)),
+            rows=RowCounts(
+                train=len(train_rows),
+                heldout=len(data.heldout),
+                dropped={TOO_LONG: len(data.too_long)} if data.too_long else {},
+            ),
             tokens=TokenCounts(all=sum(len(r.input_ids) for r in train_rows), with_loss=trained_tokens(train_rows)),
-            by_category=category_counts(train),
+            by_category=category_counts([row for row, _ in data.train]),
         )
     )
     base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows])
@@ -102,6 +115,18 @@ def run(config: SFTConfig) -> Path:
     models.save(base, stage.dir / "model")
     stage.facts.update(base.placement.facts, base_model=config.model.name)
     return stage.finish()
+
+
+def told(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
+    """(code, sentence) on what was left out for its length, and on what the template does to texts."""
+    if data.too_long:
+        yield (
+            "too_long",
+            f"{len(data.too_long)} of {data.count} demonstrations are longer than sft.max_length, {config.max_length} "
+            f"tokens, and are left out whole: {named([row.where for row in data.too_long])}",
+        )
+    for what, count in data.refused.told.items():
+        yield "texts_in_tokens", f"{count} of {data.count} demonstrations are {what}"
 
 
 def build_trainer(
@@ -150,12 +175,12 @@ def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
 
 def answer_heldout(config: SFTConfig, policy: models.Loaded, rows: list[Demonstration]) -> list[HeldoutCompletion]:
     """One completion of the new policy to each of a few prompts, beside the demonstration's own."""
-    prompts = [row.messages[:-1] for row in rows]
+    prompts = [question(row) for row in rows]
     policy.model.eval()
     completions = sample(policy, prompts, Decoding(_new_tokens(config), top_k=50, seed=config.seed), 1, _ANSWERED)
     return [
         HeldoutCompletion(
-            prompt=prompt, demonstration=row.messages[-1].content, completion=said[0].text, finished=said[0].finished
+            prompt=prompt, demonstration=reference(row), completion=said[0].text, finished=said[0].finished
         )
         for row, prompt, said in zip(rows, prompts, completions, strict=True)
     ]

@@ -31,7 +31,6 @@ import jinja2
 
 from trueup.config import ModelConfig
 from trueup.errors import DataError, ModelError, TrueupError
-from trueup.formats import SHOWN_PROBLEMS
 from trueup.records import Message
 
 if TYPE_CHECKING:
@@ -244,64 +243,6 @@ def sampled_ids(
     if not ids or (ids[-1] == tokenizer.eos_token_id) != finished or not 0 <= min(ids) <= max(ids) < len(tokenizer):
         return None
     return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
-
-
-# ---- Rows that cannot be encoded --------------------------------------------------------------------------------
-
-
-class Refused:
-    """Rows that cannot be encoded, and what is told of the others; all problems of a file come at once."""
-
-    def __init__(self) -> None:
-        self.problems: dict[str, list[str]] = {}
-        """Where each problem stands, by what it is."""
-        self.of_template: set[str] = set()
-        """Problems that are not a row's own."""
-        self.told: Counter[str] = Counter()
-
-    @contextmanager
-    def row(self, where: str) -> Iterator[set[str]]:
-        """Encode a row within; its problem is kept, and so is what is put into the set."""
-        told: set[str] = set()
-        try:
-            yield told
-        except (DataError, ModelError) as error:
-            self.problems.setdefault(str(error), []).append(where or "a row")
-            if isinstance(error, ModelError):
-                self.of_template.add(str(error))
-        else:
-            self.told.update(told)
-
-    def leave_out(self, known: set[str]) -> None:
-        """Leave out what was told before, of the template or of the same row, and make the rest known."""
-        for text, rows in list(self.problems.items()):
-            fresh = [] if text in known else [where for where in rows if f"{where}: {text}" not in known]
-            known |= {text} if text in self.of_template else {f"{where}: {text}" for where in rows}
-            self.problems[text] = fresh
-            if not fresh:
-                del self.problems[text]
-
-    def lines(self) -> list[str]:
-        """A line for each problem, with the rows that have it."""
-        lines = [f"{rows[0]}: {text}{_more(rows[1:])}" for text, rows in self.problems.items()]
-        more = sum(map(len, list(self.problems.values())[SHOWN_PROBLEMS:]))
-        return lines[:SHOWN_PROBLEMS] + ([f"... and {more} more rows"] if more else [])
-
-    def stop(self) -> None:
-        """Raise all problems as one DataError, or as a ModelError if the template is to blame; if there are any."""
-        if self.problems:
-            count = sum(map(len, self.problems.values()))
-            head = [f"{count} rows cannot be encoded"] if count > 1 else []
-            kind = ModelError if self.of_template == self.problems.keys() else DataError
-            raise kind("\n  ".join(head + self.lines()))
-
-
-def _more(places: list[str]) -> str:
-    """The other places of a problem: three by name, the others by their count."""
-    if not places:
-        return ""
-    others = ", ".join(place.rpartition(":")[2] or place for place in places[:3])
-    return f" (and in {others}{f' and {len(places) - 3} more rows' if len(places) > 3 else ''})"
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,16 +44,9 @@ class StageCheck(Protocol):
     """What a stage finds in its own keys, without training."""
 
     def __call__(
-        self,
-        config: Any,
-        stages: Mapping[str, Any],
-        sampled: list[Prompt] | None,
-        problems: list[str],
-        notes: list[str],
-    ) -> list[Prompt] | None:
-        """sampled  the prompts of the sample stage, None where they cannot be read
-
-        Adds to `problems` and `notes`, and returns the prompts that the stage trains on, if it trains on prompts."""
+        self, config: Any, stages: Mapping[str, Any], problems: list[str], notes: list[str]
+    ) -> list[ReadFile] | None:
+        """Adds to `problems` and `notes`, and returns the files whose rows the stage asks or trains on."""
 
 
 def check(campaign: Campaign) -> tuple[list[str], list[str]]:
@@ -75,18 +68,11 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
             problems.append(f"{error.name} is not installed, which training needs: pip install -e '.[train]'")
         return None
 
-    demonstrations, prompts, preferences = part(_check_files, stages) or (None, None, None)
-    if demonstrations is not None:
-        _check_demonstrations(demonstrations, split, problems)
-    if prompts is not None:
-        _check_prompts(stages, answered(stages["sample"], prompts), split, problems, notes)
-    if preferences is not None:
-        _check_preferences(stages, preferences, split, problems)
-    trained_on: list[Prompt] = []
+    files: list[ReadFile] = part(_check_files, stages) or []
     for config in stages.values():
         if config.check is not None:
             check_stage: StageCheck = load_object(config.check)
-            trained_on += part(check_stage, config, stages, prompts) or []
+            files += part(check_stage, config, stages) or []
 
     check_place("run_dir", campaign.run_dir, problems)
     directory = part(_find_model, campaign)
@@ -95,8 +81,8 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     is_readable = not any(problem.startswith("model.name: ") for problem in problems[before:])
     _check_context(stages, settings, problems)
     if directory is not None and is_readable:
-        rows = demonstrations or [], prompts or [], preferences or []
-        part(_check_tokens, stages, model, split, settings, *rows, trained_on)
+        part(_check_tokens, stages, model, split, settings, files)
+    part(_check_rows, stages, split, files)
     part(_check_disk, campaign, stages, directory)
     return problems, notes
 
@@ -104,25 +90,44 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
 # ---- Files ------------------------------------------------------------------------------------------------------
 
 
-def _check_files(
-    stages: dict[str, Any], problems: list[str], notes: list[str]
-) -> tuple[list[Demonstration] | None, list[Prompt] | None, list[ImportedRanking] | None]:
-    """The rows of all demonstrations, of the prompts and of imported labels; None where a file cannot be read."""
+@dataclass
+class ReadFile:
+    """The rows of a file that a stage reads. `_check_tokens` leaves those out that would be left out."""
+
+    key: str
+    path: Path
+    rows: list[Any]
+    on_bad_rows: BadRows = "refuse"
+    max_new_tokens: int = 0
+    """What the rows wait for, if they are prompts."""
+
+
+def _rows(files: list[ReadFile], key: str) -> list[Any] | None:
+    """The rows of all files of a key; None where there is no such file, or none that could be read."""
+    named = [file for file in files if file.key == key]
+    return [row for file in named for row in file.rows] if named else None
+
+
+def _check_files(stages: dict[str, Any], problems: list[str], notes: list[str]) -> list[ReadFile]:
+    """All demonstrations, the prompts and imported labels: those files that can be read."""
     places: dict[str, str] = {}
-    sft = stages["sft"]
+    sft, sample, label = stages["sft"], stages["sample"], stages.get("label")
     found = [
-        rows and drawn(rows, source.max_rows, sft.seed)
-        for source in sft.data
-        for rows in [read_file("sft.data", source.path, read_demonstrations, source, problems, notes, places)]
+        read_file("sft.data", source.path, read_demonstrations, source, problems, notes, places) for source in sft.data
     ]
-    sample = stages["sample"]
-    prompts = read_file("sample.prompts", sample.prompts, read_prompts, sample, problems, notes, places)
+    for source, file in zip(sft.data, found, strict=True):
+        if file is not None:
+            file.rows = drawn(file.rows, source.max_rows, sft.seed)
+    if None in found:  # of a part of them nothing is told that would be wrong of all
+        found = []
+    if asked := read_file("sample.prompts", sample.prompts, read_prompts, sample, problems, notes, places):
+        asked.rows = _answered(sample, asked.rows)
+        found.append(asked)
     if said := across_split(places, sample.split):
         notes.append(f"split: {said}")
-    label, preferences = stages.get("label"), None
     if label is not None and label.path is not None:
-        preferences = read_file("label.path", label.path, read_preferences, label, problems, notes)
-    return None if None in found else [row for rows in found for row in rows or []], prompts, preferences
+        found.append(read_file("label.path", label.path, read_preferences, label, problems, notes))
+    return [file for file in found if file is not None]
 
 
 def read_file(
@@ -133,8 +138,8 @@ def read_file(
     problems: list[str],
     notes: list[str],
     places: dict[str, str] | None = None,
-) -> list[Any] | None:
-    """The rows of a file that a section names, or None; `places` is told where each dialogue stands."""
+) -> ReadFile | None:
+    """A file that a section names, with its rows, or None; `places` is told where each dialogue stands."""
     if not os.path.isfile(path):  # of a name that is too long, too
         problems.append(f"{key}: {path}: {_not_a_file(path)}")
         return None
@@ -149,12 +154,26 @@ def read_file(
     left = f", dropped: {dropped}" if dropped.counts else ""
     left += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     notes.append(f"{key}: {path}: {len(rows)} rows{left}")
-    return rows
+    return ReadFile(key, path, rows, section.on_bad_rows)
 
 
 def _not_a_file(path: Path) -> str:
     there = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else ""
     return f"{there}; a file is wanted" if there else "no such file"
+
+
+def _check_rows(
+    stages: dict[str, Any], split: SplitConfig, files: list[ReadFile], problems: list[str], notes: list[str]
+) -> None:
+    """That of the rows which are used enough are left for each stage."""
+    if (demonstrations := _rows(files, "sft.data")) is not None:
+        _check_demonstrations(demonstrations, split, problems)
+    if (prompts := _rows(files, "sample.prompts")) is not None:
+        _check_prompts(stages, prompts, split, problems, notes)
+    if (preferences := _rows(files, "label.path")) is not None:
+        _check_preferences(stages, preferences, split, problems)
+    if _is_online(stages["align"]):
+        _check_enough(stages, files, problems)
 
 
 def _check_demonstrations(rows: list[Demonstration], split: SplitConfig, problems: list[str]) -> None:
@@ -164,7 +183,7 @@ def _check_demonstrations(rows: list[Demonstration], split: SplitConfig, problem
         problems.append(f"sft.data: {train} demonstrations to train on{heldout}; {FEW_DEMONSTRATIONS} is the least")
 
 
-def answered(sample: Any, prompts: list[Prompt]) -> list[Prompt]:
+def _answered(sample: Any, prompts: list[Prompt]) -> list[Prompt]:
     """The prompts that the sample stage will answer."""
     distinct = list({row.prompt_id: row for row in prompts}.values())
     if sample.only:
@@ -224,6 +243,41 @@ def _check_preferences(
         problems.append(
             f"label.path: none of {len(strict)} preferences is for the second reward model (split.judge_fraction: "
             f"{split.judge_fraction}): give more, or raise it, or set it to 0"
+        )
+
+
+# ---- PPO, GRPO, RLOO --------------------------------------------------------------------------------------------
+
+
+def _is_online(align: Any) -> bool:
+    """Whether the policy is aligned on answers that it gives while it is trained, and not on labels."""
+    return hasattr(align, "rewards")
+
+
+def _trained_on(stages: dict[str, Any], files: list[ReadFile]) -> list[Prompt] | None:
+    """The prompts that alignment may train on; None where their file could not be read."""
+    align = stages["align"]
+    prompts = _rows(files, "align.prompts" if align.prompts else "sample.prompts")
+    if prompts is None:
+        return None
+    kept = {row.prompt_id: row for row in [*prompts, *(_rows(files, "align.checks") or [])]}
+    return [
+        row
+        for row in kept.values()
+        if not is_heldout(row.prompt, align.split) and not is_for_judge(row.prompt, align.split)
+    ]
+
+
+def _check_enough(stages: dict[str, Any], files: list[ReadFile], problems: list[str]) -> None:
+    align = stages["align"]
+    trained_on = _trained_on(stages, files)
+    if trained_on is None:
+        return
+    left, asks = len(trained_on), align.rollout_batch_size // align.num_generations
+    if left < align.eval_prompts + asks:
+        problems.append(
+            f"align: {left} prompts may be trained on; {align.eval_prompts} of them choose the step, and a rollout "
+            f"asks {asks}: lower rollout_batch_size or eval_prompts, or give more prompts (align.prompts)"
         )
 
 
@@ -367,29 +421,12 @@ def _check_tokens(
     model: ModelConfig,
     split: SplitConfig,
     settings: dict[str, Any],
-    demonstrations: list[Demonstration],
-    prompts: list[Prompt],
-    preferences: list[ImportedRanking],
-    trained_on: list[Prompt],
+    files: list[ReadFile],
     problems: list[str],
     notes: list[str],
 ) -> None:
     """That every row of every file can be trained or asked as it stands, and that rows are not too long."""
-    from trueup.chat import encode_completion, encode_demonstration, encode_prompt
     from trueup.models import load_base_tokenizer
-
-    def of_demonstration(row: Demonstration, told: set[str]) -> int:
-        return max(len(encoded.input_ids) for encoded in encode_demonstration(tokenizer, row.messages, told))
-
-    def of_prompt(row: Prompt, told: set[str]) -> int:
-        return len(encode_prompt(tokenizer, row.prompt, told))
-
-    def of_preference(row: ImportedRanking, told: set[str]) -> int:
-        answers = [
-            encode_completion(tokenizer, text, finished, told)
-            for text, finished in zip(row.completions, row.finished or [True] * len(row.completions), strict=True)
-        ]
-        return len(encode_prompt(tokenizer, row.prompt, told)) + max(map(len, answers))
 
     try:
         tokenizer = load_base_tokenizer(model)
@@ -397,33 +434,30 @@ def _check_tokens(
         problems.append(f"model: {error}")
         return
     refused: set[str] = set()
-    lengths = _lengths("sft.data", demonstrations, of_demonstration, refused, problems, notes)
-    trained = [n for row, n in zip(demonstrations, lengths, strict=True) if n and not touches_heldout(row, split)]
-    waiting = list(filter(None, _lengths("sample.prompts", prompts, of_prompt, refused, problems, notes)))
-    imported = list(filter(None, _lengths("label.path", preferences, of_preference, refused, problems, notes)))
-    for path in getattr(stages["align"], "ptx_data", []):
-        with suppress(DataError):  # told where the file was read
-            align = stages["align"]
-            rows = read_demonstrations(path, Dropped(), align.on_bad_rows, align.ignore_columns)
-            _lengths("align.ptx_data", rows, of_demonstration, refused, problems, notes)
-    if trained_on:
-        key = "align.prompts" if stages["align"].prompts else "sample.prompts"
-        room = list(filter(None, _lengths(key, trained_on, of_prompt, refused, problems, [])))
-        _check_room(stages["align"], room, problems, notes)
-    if trained:
+    lengths: dict[int, int] = {}  # by the row's identity: several may stand in one line
+    for file in files:
+        _encode(file, tokenizer, refused, lengths, problems, notes)
+
+    def of(rows: list[Any] | None) -> list[int]:
+        return [lengths[id(row)] for row in rows or [] if id(row) in lengths]
+
+    demonstrations = [row for row in _rows(files, "sft.data") or [] if not touches_heldout(row, split)]
+    if trained := [(lengths[id(row)], row.where) for row in demonstrations if id(row) in lengths]:
         notes.append(f"model.chat_template: {tokenizer.eos_token!r} is trained as the end of every assistant turn")
         _check_too_long(stages["sft"].max_length, trained, problems, notes)
+    if _is_online(stages["align"]):
+        _check_room(stages["align"], of(_trained_on(stages, files)), problems, notes)
+    waiting = of(_rows(files, "sample.prompts"))
     new = stages["sample"].max_new_tokens
     if context := settings.get("max_position_embeddings"):
-        beyond = sum(length + new > context for length in waiting)
-        if beyond:
-            problems.append(
-                f"sample.max_new_tokens: {beyond} of {len(waiting)} prompts with {new} new tokens are longer than the "
-                f"model's context of {context} tokens"
-            )
+        _check_beyond("sample.max_new_tokens", waiting, new, context, problems)
+        for file in files:
+            if file.key == "compare.checks":
+                _check_beyond(f"{file.key}: {file.path}", of(file.rows), file.max_new_tokens, context, problems)
     for stage in ("reward", "align"):
         if stage in stages and "label" in stages[stage].parents():
             sampled = waiting if "sample" in stages["label"].parents() else []
+            imported = of(_rows(files, "label.path"))
             _check_pair_lengths(stage, stages[stage].max_length, sampled, new, imported, problems, notes)
 
 
@@ -461,6 +495,36 @@ def _check_pair_lengths(
         )
 
 
+def _encode(
+    file: ReadFile, tokenizer: Any, known: set[str], lengths: dict[int, int], problems: list[str], notes: list[str]
+) -> None:
+    """Tokens of every row that can be encoded. The others are left out of the file where they will be, else told. A
+    problem of the template, and one of a row that two stages read, is told once: `known` has them."""
+    from trueup.chat import encode_completion, encode_demonstration, encode_prompt
+    from trueup.encoding import Refused, encode_rows
+
+    def count(row: Any, told: set[str]) -> int:
+        if isinstance(row, Demonstration):
+            return max(len(encoded.input_ids) for encoded in encode_demonstration(tokenizer, row.messages, told))
+        asked = len(encode_prompt(tokenizer, row.prompt, told))
+        if not isinstance(row, ImportedRanking):
+            return asked
+        finished = row.finished or [True] * len(row.completions)
+        answers = zip(row.completions, finished, strict=True)
+        return asked + max(len(encode_completion(tokenizer, text, ends, told)) for text, ends in answers)
+
+    refused, dropped = Refused(), Dropped()
+    encoded = encode_rows(file.rows, count, refused, file.on_bad_rows, dropped)
+    lengths |= {id(row): length for row, length in encoded}
+    of_file = len(file.rows)
+    if dropped.counts:
+        file.rows = [row for row, _ in encoded]
+        notes.append(f"{file.key}: {file.path}: {len(file.rows)} rows can be encoded, dropped: {dropped}")
+    refused.leave_out(known)
+    problems.extend(f"{file.key}: {line}" for line in refused.lines())
+    notes.extend(f"{file.key}: {many} of {of_file} rows are {what}" for what, many in refused.told.items())
+
+
 def _check_room(align: Any, lengths: list[int], problems: list[str], notes: list[str]) -> None:
     """Whether an answer fits behind the prompts that are trained on."""
     beyond = sum(length + align.max_new_tokens > align.max_length for length in lengths)
@@ -472,36 +536,28 @@ def _check_room(align: Any, lengths: list[int], problems: list[str], notes: list
         (problems if beyond / len(lengths) > TOO_MANY_DROPPED else notes).append(text)
 
 
-def _lengths(
-    key: str,
-    rows: Sequence[Any],
-    encode: Callable[[Any, set[str]], int],
-    known: set[str],
-    problems: list[str],
-    notes: list[str],
-) -> list[int | None]:
-    """Tokens of every row, None where it cannot be encoded. A problem of the template, and one of a row that two stages
-    read, is told once: `known` has them."""
-    from trueup.chat import Refused
-
-    refused, lengths = Refused(), list[int | None]()
-    for row in rows:
-        lengths.append(None)
-        with refused.row(row.where) as told:
-            lengths[-1] = encode(row, told)
-    refused.leave_out(known)
-    problems.extend(f"{key}: {line}" for line in refused.lines())
-    notes.extend(f"{key}: {count} of {len(rows)} rows are {what}" for what, count in refused.told.items())
-    return lengths
+def _check_beyond(key: str, lengths: list[int], new: int, context: int, problems: list[str]) -> None:
+    """Whether the model can read its prompts and the answers that it gives."""
+    if beyond := sum(length + new > context for length in lengths):
+        problems.append(
+            f"{key}: {beyond} of {len(lengths)} prompts with {new} new tokens are longer than the model's context of "
+            f"{context} tokens"
+        )
 
 
-def _check_too_long(limit: int, lengths: list[int], problems: list[str], notes: list[str]) -> None:
-    over = sum(length > limit for length in lengths)
+def _check_too_long(limit: int, lengths: list[tuple[int, str]], problems: list[str], notes: list[str]) -> None:
+    """lengths  of the demonstrations, and where these stand"""
+    from trueup.encoding import named
+
+    longest = max(length for length, _ in lengths)
+    over = [where for length, where in lengths if length > limit]
     if not over:
-        notes.append(f"sft.max_length: {limit}; the longest demonstration has {max(lengths)} tokens")
+        notes.append(f"sft.max_length: {limit}; the longest demonstration has {longest} tokens")
         return
-    text = f"sft.max_length: {over} of {len(lengths)} demonstrations are longer than {limit} tokens and are dropped"
-    (problems if over / len(lengths) > TOO_MANY_DROPPED else notes).append(f"{text}; the longest has {max(lengths)}")
+    (problems if len(over) / len(lengths) > TOO_MANY_DROPPED else notes).append(
+        f"sft.max_length: {len(over)} of {len(lengths)} demonstrations are longer than {limit} tokens and are dropped; "
+        f"the longest has {longest}: {named(over)}"
+    )
 
 
 # ---- Places -----------------------------------------------------------------------------------------------------

@@ -147,7 +147,8 @@ def _of_the_web(value: str) -> str:
 SecretWebUrl = Annotated[SecretUrl, AfterValidator(_of_the_web)]
 """The same, of a web server."""
 BadRows = Literal["refuse", "drop"]
-"""What becomes of a file with rows that cannot be read: it is refused, or they are left out, counted and kept aside."""
+"""What becomes of a file with rows that cannot be read, or that the chat template refuses: it is refused, or they are
+left out, counted and kept aside."""
 IgnoredColumns = list[Annotated[str, Field(min_length=1)]]
 """Columns of a file, wherever they stand in its rows, that are not to be read, whatever their names may mean."""
 

@@ -7,11 +7,22 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from trueup.chat import Refused, encode_completion, encode_prompt, sampled_ids, set_template
+from trueup.chat import encode_completion, encode_prompt, sampled_ids, set_template
 from trueup.config import ModelConfig, SplitConfig
 from trueup.console import say
+from trueup.encoding import TOO_LONG, Refused, encode_rows
 from trueup.errors import DataError
-from trueup.records import Dropped, PairRule, Preference, Ranking, choose_pairs, is_for_judge, is_heldout, read_rows
+from trueup.records import (
+    BadRows,
+    Dropped,
+    PairRule,
+    Preference,
+    Ranking,
+    choose_pairs,
+    is_for_judge,
+    is_heldout,
+    read_rows,
+)
 from trueup.runs import FinishedStage, StageRun, find_stage
 
 
@@ -38,6 +49,8 @@ class Pairs:
     """For the second reward model, which judges the comparison and trains nothing else."""
     heldout: list[Preference]
     """All of them, whichever the rule: they are the exam, and the rule is for training."""
+    on_bad_rows: BadRows = "refuse"
+    """Of the label stage: what becomes of a pair that the chat template refuses, too."""
 
 
 def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pairs:
@@ -52,7 +65,7 @@ def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pair
         raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
-    return Pairs(train, judge, heldout)
+    return Pairs(train, judge, heldout, label.manifest.identity.get("on_bad_rows", "refuse"))
 
 
 def encode_pairs(
@@ -61,37 +74,42 @@ def encode_pairs(
     max_length: int,
     dropped: Dropped,
     stage: StageRun | None = None,
+    on_bad_rows: BadRows = "refuse",
 ) -> tuple[list[Preference], list[EncodedPair]]:
     """The pairs that fit, and their tokens. One that does not is dropped whole: cutting one side would bias it.
 
     An answer's recorded tokens are a cache of its text. Where this tokenizer decodes them to something else (another
     base model, a text that was edited), the text is encoded, and the recorded log-probability, which is of those
-    tokens, is left out of the pair. `stage` is told how many.
+    tokens, is left out of the pair. `stage` is told how many, and keeps what is left out as a bad row.
     """
     kept, encoded, refused = [], [], Refused()
     recorded = anew = 0
-    for pair in pairs:
-        with refused.row(pair.where) as told:
-            prompt_ids = encode_prompt(tokenizer, pair.prompt, told)
-            answers, unknown = [], dict[str, None]()
-            for side in ("chosen", "rejected"):
-                text, finished = getattr(pair, side)[0].content, getattr(pair, f"{side}_finished")
-                record = getattr(pair, f"{side}_token_ids")
-                ids = sampled_ids(tokenizer, text, finished, record)
-                recorded += bool(record)
-                if ids is None:
-                    anew += bool(record)
-                    unknown |= {f"{side}_token_ids": None, f"{side}_logp": None}
-                    ids = encode_completion(tokenizer, text, finished, told)
-                answers.append(ids)
-            row = EncodedPair(prompt_ids, *answers)
-            if row.longest > max_length:
-                dropped.add("longer than max_length")
-            else:
-                kept.append(pair.model_copy(update=unknown) if unknown else pair)
-                encoded.append(row)
+
+    def encode(pair: Preference, told: set[str]) -> tuple[EncodedPair, dict[str, None]]:
+        nonlocal recorded, anew
+        prompt_ids = encode_prompt(tokenizer, pair.prompt, told)
+        answers, unknown = [], dict[str, None]()
+        for side in ("chosen", "rejected"):
+            text, finished = getattr(pair, side)[0].content, getattr(pair, f"{side}_finished")
+            record = getattr(pair, f"{side}_token_ids")
+            ids = sampled_ids(tokenizer, text, finished, record)
+            recorded += bool(record)
+            if ids is None:
+                anew += bool(record)
+                unknown |= {f"{side}_token_ids": None, f"{side}_logp": None}
+                ids = encode_completion(tokenizer, text, finished, told)
+            answers.append(ids)
+        return EncodedPair(prompt_ids, *answers), unknown
+
+    for pair, (row, unknown) in encode_rows(pairs, encode, refused, on_bad_rows, dropped, may_be_none=True):
+        if row.longest > max_length:
+            dropped.add(TOO_LONG)
+        else:
+            kept.append(pair.model_copy(update=unknown) if unknown else pair)
+            encoded.append(row)
     refused.stop()
     if stage is not None:
+        stage.keep_aside(dropped)
         found = [f"{count} of {len(pairs)} pairs are {what}" for what, count in refused.told.items()]
         if anew:
             found.append(

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -364,7 +365,8 @@ class Dropped:
         if rows:
             self.counts[reason] += rows
 
-    def leave_out(self, where: str, kind: str, problem: str, row: Any) -> None:
+    def leave_out(self, where: str, problem: str, row: Any) -> None:
+        kind = _kind(problem)
         kinds = sum(name.startswith(BAD_ROW) for name in self.counts)
         self.add(BAD_ROW + (kind if kinds < MOST_KINDS or BAD_ROW + kind in self.counts else "of another kind"))
         text = getattr(row, "line", None) if isinstance(row, ValueError) else row
@@ -383,6 +385,14 @@ class Dropped:
 
     def __str__(self) -> str:
         return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.counts.items())) or "none"
+
+
+def _kind(problem: str) -> str:
+    """What is wrong, without what was found and in which message: problems of a kind are counted together."""
+    text = re.sub(r"holds .*?, which", "what", problem, flags=re.DOTALL)
+    text = re.sub(r"^message \d+ \(\w+\): ", "", text)
+    text = re.split(r"[;(]|, found|(?:,|:|: of) (?=['\"])", text)[0]
+    return cut(re.sub(r"[0-9]+", "N", text).strip(), 80)
 
 
 R = TypeVar("R", bound=Row)

@@ -192,7 +192,12 @@ class StageRun:
                 columns_not_read=dropped.most_ignored(100) if dropped else {},
             )
         )
-        if dropped is not None and dropped.left_out:
+        if dropped is not None:
+            self.keep_aside(dropped)
+
+    def keep_aside(self, dropped: Dropped) -> None:
+        """Keep the bad rows that were left out in left_out.jsonl, each with where it stands and why."""
+        if dropped.left_out:
             self.left_out += dropped.left_out
             write_rows(self.dir / LEFT_OUT, self.left_out)
 

@@ -11,7 +11,7 @@ from trueup.check import check_place, find_directory, find_hub_id, read_file
 from trueup.config import ModelConfig, StageConfig
 from trueup.errors import DataError
 from trueup.formats import read_preferences
-from trueup.records import CandidateSet, Prompt, read_rows
+from trueup.records import CandidateSet, read_rows
 from trueup.runs import find_stage
 from ui.config import LabelConfig
 from ui.sources import read_scores
@@ -20,7 +20,6 @@ from ui.sources import read_scores
 def check(
     config: LabelConfig,
     stages: Mapping[str, StageConfig],
-    sampled: list[Prompt] | None,
     problems: list[str],
     notes: list[str],
 ) -> None:

@@ -21,6 +21,7 @@ from trueup import models, runs, training
 from trueup.chat import encode_completion, encode_prompt
 from trueup.config import SplitConfig
 from trueup.export import export
+from trueup.manifest import Manifest
 from trueup.merging import merged
 from trueup.pairs import EncodedPair, read_pairs
 from trueup.records import (
@@ -203,7 +204,7 @@ def test_the_exam_is_all_held_out_pairs_whatever_is_trained_on(jsonl: Any, tmp_p
             row |= {"chosen_rank": better, "rejected_rank": worse, "split": "train", "source": "human"}
             rows.append(Preference(**row, annotator="ann", created_utc="2026-01-01T00:00:00+00:00"))
     write_rows(tmp_path / "preferences.jsonl", rows)
-    pairs = read_pairs(runs.FinishedStage("label", tmp_path, {}), rule, split)
+    pairs = read_pairs(runs.FinishedStage("label", tmp_path, Manifest.model_construct(identity={})), rule, split)
     heldout = [row for row in rows if is_heldout(row.prompt, split)]
     assert pairs.heldout == heldout and len(heldout) % 6 == 0 < len(heldout)
     assert len(pairs.train) == {"all": 6, "extremes": 1, "nested": 2}[rule] * (len(rows) - len(heldout)) / 6

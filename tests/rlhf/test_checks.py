@@ -46,7 +46,7 @@ def test_an_answer_is_right_if_it_follows_every_instruction() -> None:
     check = load_check("ifeval", VERDICTS)
     assert check.unsupported == {} and check.verifier.startswith("lm-eval ")
     for i, (_, row) in enumerate(read_jsonl(VERDICTS)):
-        assert check.prompts[i][0].content == row["prompt"]
+        assert check.prompts[i].prompt[0].content == row["prompt"]
         assert check.verify(i, row["response"]) is all(row["follow_instruction_list"])
 
 
@@ -114,10 +114,10 @@ def test_a_bad_row_is_named_by_its_line(jsonl: Jsonl, row: dict[str, Any], messa
 def test_a_subset_is_drawn_by_seed_and_says_so(jsonl: Jsonl) -> None:
     path = jsonl(*({"question": f"{i}?", "answer": f"#### {i}"} for i in range(50)))
     some = load_check("gsm8k", path, limit=5, seed=1)
-    drawn = [prompt[0].content for prompt in some.prompts]
+    drawn = [prompt.prompt[0].content for prompt in some.prompts]
     assert len(drawn) == 5 and drawn == sorted(drawn, key=lambda text: int(text[:-1]))
-    assert [prompt[0].content for prompt in load_check("gsm8k", path, 5, 1).prompts] == drawn
-    assert [prompt[0].content for prompt in load_check("gsm8k", path, 5, 2).prompts] != drawn
+    assert [prompt.prompt[0].content for prompt in load_check("gsm8k", path, 5, 1).prompts] == drawn
+    assert [prompt.prompt[0].content for prompt in load_check("gsm8k", path, 5, 2).prompts] != drawn
     assert some.note == f"5 of 50 prompts of {path.name}, drawn with seed 1"
     assert some.verify(0, drawn[0][:-1]) is True
     assert load_check("gsm8k", path).note == f"all 50 prompts of {path.name}"

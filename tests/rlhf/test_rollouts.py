@@ -171,7 +171,7 @@ def test_room_is_what_max_length_leaves_to_the_last_token(opened: Any) -> None:
 
 
 def test_a_prompt_that_comes_twice_is_asked_once_and_counted(opened: Any, tmp_path: Path, jsonl: Any) -> None:
-    rows = [{"question": text, "answer": "#### 1"} for text in [*QUESTIONS[:3], "How many?", "How  many?"]]
+    rows = [{"question": text, "answer": "#### 1"} for text in [*QUESTIONS[:3], "How many?", "How\u200b many?"]]
     path = jsonl(tmp_path / "g.jsonl", rows)
     config, stage, tokenizer = opened(
         [*QUESTIONS[:20], QUESTIONS[0]],
@@ -187,7 +187,7 @@ def test_a_prompt_that_comes_twice_is_asked_once_and_counted(opened: Any, tmp_pa
     verified = {row.prompt[-1].content: row for row in asked if row.check >= 0}
     assert set(verified) == {*QUESTIONS[:3], "How many?"}, "of the two, the one whose answers can be verified"
     for text, row in verified.items():
-        assert chosen.checks[row.check].prompts[row.check_row][-1].content == text
+        assert chosen.checks[row.check].prompts[row.check_row].prompt[-1].content == text
 
 
 def test_a_file_of_code_is_an_input_without_rows(opened: Any, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def trained(opened: Any) -> Callable[..., Any]:
         base = models.load_base(config.model).model
         model: Any = get_peft_model(base, training.adapter(config, base, TaskType.CAUSAL_LM))
         for step, row in found(*rows).items():
-            stage.log(row)
+            stage.log({"step": step, "eval/reward": row.reward, "eval/kl": row.kl})
             fill(model, step)
             training.save_adapter(model, stage.dir / training.STEPS / f"step-{step}")
         fill(model, 99)

@@ -259,7 +259,80 @@ def test_rows_that_are_too_long_are_dropped_and_counted_and_never_cut(
     report = json.loads((directory / "report.json").read_text())
     assert report["rows"]["dropped"] == {"longer than max_length": 1}
     first, second = json.loads((directory / "manifest.json").read_text())["inputs"]
-    assert (first["rows"], second["rows"], second["dropped"]) == (2, 2, {"over max_rows": 2})
+    assert (first["rows"], first["dropped"]) == (1, {"longer than max_length": 1})
+    assert (second["rows"], second["dropped"]) == (2, {"over max_rows": 2})
+
+
+@pytest.mark.parametrize("too_long", [0, 1, 2], ids=["the first answer", "one within", "the last answer"])
+@pytest.mark.parametrize("heldout", [0.0, 0.7])
+def test_a_dialogue_any_turn_of_which_is_too_long_is_left_out_whole_whatever_the_template_makes_of_it(
+    stage: Callable[..., Any], jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_long: int, heldout: float
+) -> None:
+    """STRICT makes a training row of each turn behind one that reasons, and some of those rows would fit."""
+
+    def dialogue(n: int, long: bool) -> dict[str, Any]:
+        answers = [f"<think>{'la ' * (90 if long and i == too_long else 1)}</think>\nIt is {n}." for i in range(3)]
+        turns = [(f"Say {n}.{i}", answer) for i, answer in enumerate(answers)]
+        return {
+            "messages": [
+                {"role": role, "content": text} for turn in turns for role, text in zip(ROLES, turn, strict=True)
+            ]
+        }
+
+    jsonl(tmp_path / "data.jsonl", [dialogue(n, long=n % 5 == 2) for n in range(20)])
+    config = with_data(stage, tmp_path, STRICT, heldout, max_length=128)
+    directory, texts = trained_texts(monkeypatch, config)
+    left = [n for n in range(20) if n % 5 == 2]
+    assert texts and not any(f"It is {n}." in text for n in left for text in texts)
+    assert all(text.count("It is") == 1 for text in texts), "a row for each turn"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert (manifest["inputs"][0]["rows"], manifest["inputs"][0]["dropped"]) == (16, {"longer than max_length": 4})
+    assert [one["message"] for one in manifest["verdict"]["findings"] if one["code"] == "too_long"] == [
+        "4 of 20 demonstrations are longer than sft.max_length, 128 tokens, and are left out whole: "
+        f"{tmp_path}/data.jsonl:3 (and in 8, 13, 18)"
+    ]
+    asked = [
+        json.loads(line)["prompt"][0]["content"] for line in (directory / "samples.jsonl").read_text().splitlines()
+    ]
+    assert asked and not {text.partition(".")[0] for text in asked} & {f"Say {n}" for n in left}
+
+
+def test_only_prompts_that_leave_room_for_an_answer_in_the_models_context_are_answered(
+    stage: Callable[..., Any], jsonl, tmp_path: Path
+) -> None:
+    """The model reads 256 tokens. A demonstration that fits may have a prompt that leaves no room for 64 more."""
+
+    def rows(long: list[int]) -> list[dict[str, str]]:
+        return [
+            {"instruction": f"{'so ' * (70 if n in long else 1)}say {n}.", "output": f"It is {n}."} for n in range(20)
+        ]
+
+    jsonl(tmp_path / "data.jsonl", rows([1, 2, 3, 4, 5, 6, 7]))
+    directory = sft.train.run(with_data(stage, tmp_path, STRICT, heldout=0.5, max_length=256))
+    samples = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
+    assert samples and all(len(row["prompt"][0]["content"]) < 30 for row in samples)
+
+    jsonl(tmp_path / "data.jsonl", rows(list(range(20))))
+    directory = sft.train.run(with_data(stage, tmp_path, STRICT, heldout=0.5, max_length=256))
+    assert json.loads((directory / "report.json").read_text())["eos_rate"] is None
+    findings = json.loads((directory / "manifest.json").read_text())["verdict"]["findings"]
+    (said,) = [one["message"] for one in findings if one["code"] == "not_answered"]
+    assert said.startswith("no prompt leaves room for 64 new tokens in the model's context of 256")
+
+
+def test_what_is_answered_is_the_prompt_of_a_turn_that_is_to_be_imitated(
+    stage: Callable[..., Any], jsonl, tmp_path: Path
+) -> None:
+    turns = [("user", "Say NN.", {}), ("assistant", "It is NN.", {}), ("user", "And?", {})]
+    turns.append(("assistant", "Not to be imitated.", {"train": False}))
+    rows = [
+        {"messages": [{"role": role, "content": text.replace("NN", str(n)), **more} for role, text, more in turns]}
+        for n in range(20)
+    ]
+    jsonl(tmp_path / "data.jsonl", rows)
+    directory = sft.train.run(with_data(stage, tmp_path, STRICT, heldout=0.5))
+    samples = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
+    assert samples and all(len(row["prompt"]) == 1 and row["demonstration"].startswith("It is") for row in samples)
 
 
 def test_held_out_rows_that_are_too_long_are_neither_evaluated_nor_answered(
@@ -297,6 +370,7 @@ def test_a_campaign_may_hold_nothing_out(campaign: Callable[..., Any], tmp_path:
     }
 
 
+ROLES = ("user", "assistant")
 STRICT = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% set text = m['content'].split('</think>')[-1] | trim %}"

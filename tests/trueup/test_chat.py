@@ -19,7 +19,6 @@ from trueup.chat import (
     SPLIT,
     STRIPPED,
     WITHOUT_REASONING,
-    Refused,
     completion_text,
     encode_completion,
     encode_demonstration,
@@ -29,8 +28,9 @@ from trueup.chat import (
     set_template,
 )
 from trueup.config import ModelConfig
+from trueup.encoding import Refused, encode_rows
 from trueup.errors import DataError, ModelError
-from trueup.records import Message
+from trueup.records import Demonstration, Message, parse_row
 
 QUESTION = [Message(role="user", content="Say red.")]
 ONE_TURN = [*QUESTION, Message(role="assistant", content="It is red.")]
@@ -309,9 +309,11 @@ def test_a_tokenizer_without_eos_and_a_template_that_is_nothing_known_are_refuse
 
 def test_problems_of_many_rows_come_at_once_with_where_they_stand(with_template) -> None:
     made, refused = with_template(REFUSED["a system turn that raises"][0]), Refused()
-    for number in range(1, 31):
-        with refused.row(f"data.jsonl:{number}") as told:
-            encode_demonstration(made, DIALOGUE if number % 3 else DIALOGUE[1:], told)
+    rows = [
+        parse_row(Demonstration, {"messages": DIALOGUE if number % 3 else DIALOGUE[1:]}, f"data.jsonl:{number}")
+        for number in range(1, 31)
+    ]
+    encode_rows(rows, lambda row, told: encode_demonstration(made, row.messages, told), refused)
     with pytest.raises(DataError) as caught:
         refused.stop()
     head, line = str(caught.value).split("\n  ")

@@ -57,9 +57,9 @@ def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(c
     expected = [
         f"sft.data: {tmp_path}/demonstrations.jsonl: 16 rows",
         f"sample.prompts: {tmp_path}/prompts.jsonl: 16 rows",
-        "split: ",
         "model.chat_template: '<|endoftext|>' is trained as the end of every assistant turn",
         "sft.max_length: 96; the longest demonstration has ",
+        "split: ",
         f"run_dir: {tmp_path}/run: about 0.0 GB are needed, ",
     ]
     assert len(notes) == 6 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
@@ -145,9 +145,10 @@ def test_what_is_drawn_of_a_file_is_what_is_counted(checked, campaign, tmp_path:
     assert len(few) == 1 and few[0].endswith("; 8 is the least") and few[0].startswith("sft.data: ")
     for limit in range(1, 6):
         problems, _ = checked(sample={"max_prompts": limit})
-        sample = campaign(tmp_path, sample={"max_prompts": limit}).stages["sample"]
+        made = campaign(tmp_path, sample={"max_prompts": limit})
+        sample, tokenizer = made.stages["sample"], models.load_base_tokenizer(made.config.model)
         stage = runs.StageRun(sample, tmp_path, resumed=False, parents=[])
-        drawn = {split_name(row.prompt, sample.split) for row in choose_prompts(sample, stage)}
+        drawn = {split_name(row.prompt, sample.split) for row in choose_prompts(sample, stage, tokenizer)}
         assert (problems == []) == (drawn == {"train", "heldout"}), (limit, problems, drawn)
         assert all(f"{limit} prompts (sample.max_prompts: {limit})" in problem for problem in problems)
 
@@ -352,6 +353,7 @@ def test_a_few_long_rows_are_a_note_and_many_are_a_problem(checked, tmp_path: Pa
 
     problems, notes = checked(lambda: lengthen(1), split={"heldout_fraction": 0.01}, sample={"prompts": "starter"})
     (note,) = [note for note in notes if "are longer than" in note and note.startswith("sft")]
+    assert note.endswith(f": {tmp_path}/demonstrations.jsonl:1")
     assert note.startswith(
         "sft.max_length: 1 of 16 demonstrations are longer than 96 tokens and are dropped; the longest has "
     )
@@ -367,6 +369,29 @@ def test_lengths_beyond_the_models_context_are_problems(checked) -> None:
         "sample.max_new_tokens: 16 of 16 prompts with 250 new tokens are longer than the model's context of 256 tokens"
     ]
     assert checked(align={"lora": {"last_layers": 3}})[0] == ["align.lora.last_layers: 3, but the model has 2 layers"]
+
+
+def test_checks_of_the_comparison_are_held_against_the_models_context_too(checked, tmp_path: Path, jsonl) -> None:
+    rows = [{"question": f"How many {'so ' * (120 if n < 3 else 0)}{n}?", "answer": "#### 1"} for n in range(10)]
+    told = {"prompt": "Why?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+
+    def problems(**limits: int) -> list[str]:
+        checks = [
+            {"kind": kind, "path": f"{kind}.jsonl", "max_new_tokens": limits.get(kind, 20)}
+            for kind in ("gsm8k", "ifeval")
+        ]
+        jsonl(tmp_path / "gsm8k.jsonl", rows)
+        jsonl(tmp_path / "ifeval.jsonl", [told])
+        return checked(compare={"checks": checks})[0]
+
+    def said(kind: str, count: int, of: int, new: int) -> str:
+        return (
+            f"compare.checks: {tmp_path}/{kind}.jsonl: {count} of {of} prompts with {new} new tokens are longer than "
+            "the model's context of 256 tokens"
+        )
+
+    assert problems() == [said("gsm8k", 3, 10, 20)]
+    assert problems(gsm8k=250, ifeval=250) == [said("gsm8k", 10, 10, 250), said("ifeval", 1, 1, 250)]
 
 
 def test_answers_that_would_be_too_long_to_train_on_are_a_note(checked) -> None:
@@ -525,7 +550,7 @@ def test_a_row_that_cannot_be_asked_is_named_once_although_two_stages_ask_it(onl
     own = {"prompts": "own.jsonl", "eval_prompts": 0}
     others["split"] = {"heldout_fraction": 0.0}
     problems, _ = online(lambda: jsonl(tmp_path / "own.jsonl", rows), others, **own)
-    assert problems[1].startswith(f"align.prompts: {tmp_path}/own.jsonl:1: the chat template refuses this conversation")
+    assert problems[0].startswith(f"align.prompts: {tmp_path}/own.jsonl:1: the chat template refuses this conversation")
 
 
 def test_demonstrations_to_mix_in_that_are_all_held_out_are_a_problem(online, tmp_path: Path) -> None:

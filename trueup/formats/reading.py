@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
@@ -86,7 +85,7 @@ def _read(
             if len(problems) < SHOWN_PROBLEMS:
                 problems.append(f"{where}: {cut(problem, LONGEST_PROBLEM)}")
             if on_bad_rows == "drop":
-                dropped.leave_out(where, _kind(problem), problem, entry)
+                dropped.leave_out(where, problem, entry)
             continue
         dropped.ignored.update(ledger.ignored)
         for row in found:
@@ -113,12 +112,6 @@ def _read(
 
 def _few(keys: Iterable[str]) -> list[str]:
     return [" or ".join(names[:3]) + (" or ..." if len(names) > 3 else "") for names in (k.split("|") for k in keys)]
-
-
-def _kind(problem: str) -> str:
-    """What is wrong, without what was found: problems of a kind are counted together."""
-    text = re.split(r"[;(]|, found", re.sub(r"holds .*?, which", "what", problem, flags=re.DOTALL))[0]
-    return cut(re.sub(r"[0-9]+", "N", text).strip(), 80)
 
 
 def _gathered(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:
