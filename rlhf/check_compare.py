@@ -20,7 +20,7 @@ def check(
     notes: list[str],
 ) -> list[ReadFile]:
     """The other runs, what its judges want, and the files of its checks, which are returned."""
-    files = verified_files(config, problems)
+    files = verified_files("compare", config.checks, config.seed, problems)
     for name, run_dir in config.others.items():
         if find_stage(run_dir, "align") is None:
             problems.append(f"compare.others.{name}: {run_dir}: no finished align stage in it")

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from pydantic import AliasPath, Field, model_validator
 
 from rlhf.compare_schema import McNemar, PairedAccuracy
-from rlhf.config import CompareConfig, OnlineConfig
+from rlhf.config import CheckConfig
 from trueup import statistics
 from trueup.check import ReadFile
 from trueup.errors import DataError, TrueupError
@@ -64,18 +64,18 @@ def load_check(kind: Kind, path: Path, limit: int | None = None, seed: int = 0) 
     return make(rows, note)
 
 
-def verified_files(config: OnlineConfig | CompareConfig, problems: list[str]) -> list[ReadFile]:
-    """The files of a stage's `checks`, with their prompts; what cannot be read is told as a problem."""
+def verified_files(stage: str, checks: Sequence[CheckConfig], seed: int, problems: list[str]) -> list[ReadFile]:
+    """The files of the `checks` of a stage, with their prompts; what cannot be read is told as a problem."""
     files: list[ReadFile] = []
-    for check in config.checks:
+    for check in checks:
         try:
             if check.path.is_dir():
                 raise DataError(f"{check.path}: is a folder; a file is wanted")
-            prompts = load_check(check.kind, check.path, check.limit, config.seed).prompts
+            prompts = load_check(check.kind, check.path, check.limit, seed).prompts
         except TrueupError as error:
-            problems.append(f"{config.stage}.checks: {check.kind}: {error}")
+            problems.append(f"{stage}.checks: {check.kind}: {error}")
         else:
-            key = f"{config.stage}.checks"
+            key = f"{stage}.checks"
             files.append(ReadFile(key, check.path, prompts, max_new_tokens=check.max_new_tokens))
     return files
 
