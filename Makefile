@@ -25,7 +25,7 @@ check: .venv/ready
 	$(BIN)/mypy
 
 docs: .venv/ready
-	$(BIN)/python -m trueup.documents
+	$(BIN)/python docs/generate.py
 
 fix: .venv/ready
 	$(BIN)/ruff format .

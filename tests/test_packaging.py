@@ -45,7 +45,13 @@ def declared(extra: str | None = None) -> dict[str, Requirement]:
 
 def imported(package: str) -> Iterator[tuple[str, str]]:
     """`file:line` and the top module of every import of what is neither Python's own nor in this repository."""
-    folders = [REPOSITORY, REPOSITORY / "benchmarks", REPOSITORY / "tests", REPOSITORY / "tests/lib"]
+    folders = [
+        REPOSITORY,
+        REPOSITORY / "benchmarks",
+        REPOSITORY / "docs",
+        REPOSITORY / "tests",
+        REPOSITORY / "tests/lib",
+    ]
     own = {path.stem for folder in folders for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
     for file in sorted((REPOSITORY / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

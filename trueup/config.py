@@ -299,7 +299,7 @@ class StageConfig(Section):
     verify: ClassVar[str | None] = None
     """`module:function` that holds a finished stage's store against its manifest (trueup.verify.StageVerify)."""
     report: ClassVar[str]
-    """`module:name` of the schema of its report.json (trueup.schemas)."""
+    """`module:name` of the schema of its report.json."""
 
     run_dir: Path = Field(exclude=True)
     """The campaign's run directory. Not part of a stage's identity: a run may be moved."""

@@ -1,7 +1,7 @@
 """The keys of a campaign file: what each is called, which values it takes, its default and its meaning.
 
 All of it is read from the sections of the stages, so that `trueup keys`, docs/config.md and the schema for editors
-(trueup.documents) say what the code does. No stage is imported, only its config: nothing here needs torch.
+(docs/generate.py) say what the code does. No stage is imported, only its config: nothing here needs torch.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from trueup import documents
+import generate
 from trueup.campaign import STAGES, resolve
 from trueup.cli import main
 from trueup.config import ConfigError, read_yaml, set_key
@@ -19,14 +19,14 @@ from trueup.keys import find, tables
 
 REPOSITORY = Path(__file__).parents[2]
 CAMPAIGNS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
-SCHEMA = documents.campaign_schema()
+SCHEMA = generate.campaign_schema()
 KEYS = [(table.name, key) for table in tables().values() for key in table.keys]
 
 
-@pytest.mark.parametrize("name", documents.documents())
+@pytest.mark.parametrize("name", generate.documents())
 def test_a_document_that_is_made_from_the_code_is_up_to_date(name: str) -> None:
     on_disk = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
-    assert on_disk == documents.documents()[name], "run `make docs`"
+    assert on_disk == generate.documents()[name], "run `make docs`"
 
 
 # ---- Keys -------------------------------------------------------------------------------------------------------
@@ -147,3 +147,20 @@ def test_the_schema_accepts_what_a_campaign_file_accepts(assignment: str) -> Non
     set_key(values, assignment)
     resolve(path, values)
     assert complaints(values) == []
+
+
+# ---- Schemas of what stages leave -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["manifest", *STAGES])
+def test_the_schema_of_a_report_says_what_every_part_is_and_takes_no_other_key(name: str) -> None:
+    schema = json.loads(generate.report_schema(name))
+    for part in (schema, *schema.get("$defs", {}).values()):
+        if "properties" in part:
+            assert part.get("description"), "every part says what it is"
+            if part["title"] != "Finding":  # a dataclass
+                assert part["additionalProperties"] is False, "a key that no schema names is an error"
+
+
+def test_no_schema_is_left_of_a_stage_that_is_gone() -> None:
+    assert {path.stem for path in (REPOSITORY / "docs" / "schemas").iterdir()} == {"manifest", *STAGES}

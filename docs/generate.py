@@ -1,6 +1,6 @@
 """The documents that are made from the code: docs/config.md, docs/cli.md and docs/campaign.schema.json.
 
-`make docs` (or `python -m trueup.documents`) writes them; a test fails when one of them is not what the code says.
+`make docs` (or `python docs/generate.py`) writes them; a test fails when one of them is not what the code says.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from trueup.campaign import AT_THE_TOP, CampaignConfig
 from trueup.cli import make_parser
 from trueup.keys import Key, Table, tables
+from trueup.manifest import Manifest
 from trueup.stages import STAGES, load_object
 
-FOLDER = Path(__file__).parents[1] / "docs"
+FOLDER = Path(__file__).parent
 _MADE = "made from the code by `make docs`; change the code, not this file"
 
 
 def documents() -> dict[str, str]:
     """The text of every document, by its name in docs/."""
     schema = json.dumps(campaign_schema(), indent=1, ensure_ascii=False) + "\n"
-    return {"config.md": _config_page(), "cli.md": _cli_page(), "campaign.schema.json": schema}
+    reports = {f"schemas/{name}.json": report_schema(name) for name in ("manifest", *STAGES)}
+    return {"config.md": _config_page(), "cli.md": _cli_page(), "campaign.schema.json": schema, **reports}
 
 
 # ---- Keys -------------------------------------------------------------------------------------------------------
@@ -153,6 +156,24 @@ def _choice(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, An
             is_chosen["required"] = ["algorithm"]
         cases.append({"if": is_chosen, "then": {**keys, "properties": {**keys["properties"], **within}}})
     return {"type": "object", "properties": {"algorithm": {"enum": list(schema)}}, "allOf": cases}
+
+
+# ---- What stages leave ------------------------------------------------------------------------------------------
+
+
+def report_schema(name: str) -> str:
+    """The JSON schema of the manifest, or of the report.json of a stage."""
+    if name == "manifest":
+        return _schema_text(Manifest, "manifest.json")
+    config = load_object(STAGES[name].config)
+    if isinstance(config, dict):  # a choice by algorithm, which has one schema for all
+        config = next(iter(config.values()))
+    return _schema_text(load_object(config.report), f"report.json of the stage {name}")
+
+
+def _schema_text(schema: Any, title: str) -> str:
+    made = TypeAdapter(schema).json_schema(mode="serialization")
+    return json.dumps({**made, "title": title}, indent=2, ensure_ascii=False) + "\n"
 
 
 def main() -> None:
