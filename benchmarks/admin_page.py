@@ -26,11 +26,11 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from labelling import database, hardware
-from ui.accounts import LOCAL
-from ui.admin_api import admin_api
-from ui.agreement import load_libraries
-from ui.live import Live
-from ui.tables import Database
+from ui.figures.agreement import load_libraries
+from ui.figures.live import Live
+from ui.labels.tables import Database
+from ui.pages.admin_api import admin_api
+from ui.people.accounts import LOCAL
 
 ANNOTATORS, PER_ITEM, GOLD, FRESH, WARM, EVERY_S = 100, 3, 200, 25, 30, 5
 START = datetime(2026, 1, 5, tzinfo=UTC)

@@ -185,21 +185,22 @@ def agrees(campaign: Any) -> str:
     """Whether sampling, scoring and training read one text alike: `yes`, or by how much they differ."""
     import torch
 
-    from trueup import models, runs, sampling
-    from trueup.records import CandidateSet, read_rows
+    from trueup import runs
+    from trueup.data.records import CandidateSet, read_rows
+    from trueup.models import loading, sampling, scoring
 
     config = campaign.config.model
     rows = read_rows(runs.stage_dir(campaign.run_dir, "sample") / "candidates.jsonl", CandidateSet)
     asked = [(row.prompt, candidate) for row in rows for candidate in row.candidates]
     prompts, ids = [prompt for prompt, _ in asked], [candidate.token_ids for _, candidate in asked]
-    policy = models.load_policy(runs.stage_dir(campaign.run_dir, "sft") / "model", config)
+    policy = loading.load_policy(runs.stage_dir(campaign.run_dir, "sft") / "model", config)
     policy.model.eval()
     sampled = torch.tensor([candidate.logp for _, candidate in asked])
-    apart = {"logp": (torch.tensor(sampling.completion_logps(policy, prompts, ids)) - sampled).abs().max().item()}
+    apart = {"logp": (torch.tensor(scoring.completion_logps(policy, prompts, ids)) - sampled).abs().max().item()}
     if (reward := runs.find_stage(campaign.run_dir, "reward")) is not None:
-        scorer = models.load_reward_model(reward.dir / "model", config)
+        scorer = loading.load_reward_model(reward.dir / "model", config)
         scorer.model.eval()
-        scores = torch.tensor(sampling.score(scorer, prompts, ids))
+        scores = torch.tensor(scoring.score(scorer, prompts, ids))
         with torch.inference_mode():
             alone = [
                 scorer.model(torch.tensor([[*sampling.encode_prompt(scorer.tokenizer, prompt), *answer]])).logits.item()

@@ -26,9 +26,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "lib"))
 from looking import launched
 
 import chaos
-from ui.accounts import COOKIE
 from ui.app import label_app, listen, server
-from ui.names import MAX_NAME, Refused
+from ui.labels.names import MAX_NAME, Refused
+from ui.people.accounts import COOKIE
 
 PASSWORD = "four words are enough"
 

@@ -1,6 +1,6 @@
 """Labels under attack: servers that are killed while they write, and many who are after the same last slot.
 
-tests/ui/test_chaos.py runs this with few rounds, benchmarks/labelling.py with many. The database is SQLite or
+tests/ui/labels/test_chaos.py runs this with few rounds, benchmarks/labelling.py with many. The database is SQLite or
 PostgreSQL, by URL. Servers are processes of their own, with the whole web application; clients speak HTTP.
 """
 
@@ -29,12 +29,12 @@ import sqlalchemy as sa
 from sft.config import SampleConfig, SFTConfig
 from trueup import runs
 from trueup.config import ModelConfig, SplitConfig
-from trueup.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
-from ui.accounts import COOKIE, People
-from ui.config import LabelConfig
-from ui.service import Answer, LabelService, Settings
-from ui.store import Item, Store, Text, now
-from ui.tables import account, event, item, slot, view
+from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
+from ui.labels.config import LabelConfig
+from ui.labels.service import Answer, LabelService, Settings
+from ui.labels.store import Item, Store, Text, now
+from ui.labels.tables import account, event, item, slot, view
+from ui.people.accounts import COOKIE, People
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["ui.app"])  # a server that is killed is back at once

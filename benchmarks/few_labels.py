@@ -26,8 +26,8 @@ from typing import Any
 import yaml
 
 from trueup.campaign import Campaign, load_campaign
-from trueup.records import CandidateSet, read_rows, write_rows
-from trueup.rubric import RUBRICS
+from trueup.data.records import CandidateSet, read_rows, write_rows
+from trueup.data.rubric import RUBRICS
 from trueup.stages import load_object
 
 REPOSITORY = Path(__file__).parents[1]

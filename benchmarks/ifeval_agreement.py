@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from rlhf.checks import followed, read_instructions
-from trueup.records import read_jsonl
+from trueup.data.records import read_jsonl
 
 
 def main(data: Path) -> int:

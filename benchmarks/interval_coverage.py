@@ -1,4 +1,5 @@
-"""Do the intervals of `trueup.statistics` hold what they promise? Campaigns of known truth, made by the thousand.
+"""Do the intervals of `trueup.statistics.win_rates` hold what they promise? Campaigns of known truth, made by the
+thousand.
 
     python benchmarks/interval_coverage.py                   all tables, some minutes on one core
     python benchmarks/interval_coverage.py --quick           a tenth of it
@@ -30,17 +31,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from trueup.bradley_terry import bradley_terry
-from trueup.statistics import (
-    Interval,
-    bootstrap_mean,
-    length_controlled_win_rate,
-    minimum_detectable_effect,
-    outcomes,
-    positive_mean,
-    wilson,
-    win_rate,
-)
+from trueup.statistics.bradley_terry import bradley_terry
+from trueup.statistics.intervals import Interval, bootstrap_mean, positive_mean, wilson
+from trueup.statistics.length_control import length_controlled_win_rate
+from trueup.statistics.win_rates import minimum_detectable_effect, outcomes, win_rate
 
 BAR = (0.93, 0.97)
 RATES = (0.4, 0.5, 0.6, 0.7)

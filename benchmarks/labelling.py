@@ -49,10 +49,10 @@ import sqlalchemy as sa
 import yaml
 
 import chaos
-from ui.accounts import COOKIE
-from ui.config import LabelConfig
-from ui.store import Store
-from ui.tables import slot
+from ui.labels.config import LabelConfig
+from ui.labels.store import Store
+from ui.labels.tables import slot
+from ui.people.accounts import COOKIE
 
 # ---- Simulated annotators ----------------------------------------------------------------------------------------
 

@@ -23,11 +23,11 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoConfig
 
-from trueup import models
 from trueup.config import ModelConfig
-from trueup.live import Adapted
-from trueup.policies import PolicyInfo
-from trueup.sampling import as_argument, roomy_cache
+from trueup.models import embedded, loading
+from trueup.models.cache import as_argument, roomy_cache
+from trueup.models.lockstep import Adapted
+from trueup.models.policies import PolicyInfo
 
 ROUNDS, PROMPT, NEW_TOKENS = 3, 60, 20
 SUMS = {"sft": ("sft",), "aligned": ("sft", "align"), "base": (), "other": ("align",)}
@@ -39,13 +39,13 @@ def main() -> None:
         paths = {name: Path(folder) / name for name in ("sft", "align")}
         lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type=TaskType.CAUSAL_LM)
         for path in paths.values():
-            get_peft_model(models.load_base(ModelConfig()).model, lora).save_pretrained(path)
-        ours = Adapted(models.load_base(ModelConfig()))
-        peft: Any = get_peft_model(models.load_base(ModelConfig()).model, lora, "sft")
+            get_peft_model(loading.load_base(ModelConfig()).model, lora).save_pretrained(path)
+        ours = Adapted(loading.load_base(ModelConfig()))
+        peft: Any = get_peft_model(loading.load_base(ModelConfig()).model, lora, "sft")
         peft.add_adapter("align", lora)
         peft.base_model.add_weighted_adapter(["sft", "align"], [1.0, 1.0], "aligned", combination_type="cat")
         peft.eval()
-        plain = models.load_base(ModelConfig()).model.eval()
+        plain = loading.load_base(ModelConfig()).model.eval()
 
         def own(names: Sequence[str]) -> float:
             ours.use([PolicyInfo(name, name, None, tuple(paths[part] for part in SUMS[name])) for name in names])
@@ -90,7 +90,7 @@ def main() -> None:
 @torch.inference_mode()
 def seconds(forwards: list[tuple[int, Callable[..., Any]]]) -> float:
     """Mean time of a step that calls each of these with a batch of so many rows."""
-    config, going = AutoConfig.from_pretrained(models.embedded_model()), []
+    config, going = AutoConfig.from_pretrained(embedded.embedded_model()), []
     for rows, forward in forwards:
         cache = roomy_cache(config)
         read = torch.full((rows, PROMPT), 100)

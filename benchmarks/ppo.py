@@ -88,14 +88,17 @@ def _clock(every: int) -> tuple[Any, list[float]]:
 
 
 def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float], int]:
-    import rlhf.ppo_trainer  # noqa: F401
-    from rlhf import memory, ppo
-    from rlhf.config import PPOConfig
-    from rlhf.rewards import make_rewards
-    from rlhf.roles import SeparateModels, SharedBase
-    from rlhf.rollouts import choose_prompts, schedule
-    from trueup import models, runs, training
+    import rlhf.align.ppo.trainer  # noqa: F401
+    from rlhf.align.config import PPOConfig
+    from rlhf.align.ppo import memory
+    from rlhf.align.ppo.roles import SeparateModels, SharedBase
+    from rlhf.align.ppo.stage import build_trainer, scorer
+    from rlhf.align.prompts import choose_prompts, schedule
+    from rlhf.align.rewards import make_rewards
+    from trueup import runs
     from trueup.campaign import load_campaign
+    from trueup.models import loading
+    from trueup.training import loop
 
     if tidy:
         memory.return_freed_memory()
@@ -109,7 +112,7 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     config = config.model_copy(update=changed)
     baseline = _resident()
     stage = runs.begin(config)
-    policy = models.load_policy(folder / "policy", config.model)
+    policy = loading.load_policy(folder / "policy", config.model)
     if whole:
         roles: Any = SeparateModels(config, policy, folder / "policy", folder / "reward")
     elif way == "lora":
@@ -117,11 +120,11 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     else:
         roles = SharedBase(config, policy, folder / "reward-adapter")
     by_model = config.model_copy(update={"rewards": {"reward_model": 1.0}})
-    rewards = make_rewards(by_model, ppo.scorer(roles, 0.0, 1.0), [], policy.tokenizer.eos_token_id)
+    rewards = make_rewards(by_model, scorer(roles, 0.0, 1.0), [], policy.tokenizer.eos_token_id)
     prompts = choose_prompts(config, stage, policy.tokenizer)
     callback, times = _clock(passes)
-    with training.scored_completions_only():
-        trainer = ppo.build_trainer(config, stage, roles, rewards, schedule(prompts.train, config))
+    with loop.scored_completions_only():
+        trainer = build_trainer(config, stage, roles, rewards, schedule(prompts.train, config))
         trainer.add_callback(callback)
         _forget_peak()
         trainer.train()
@@ -132,7 +135,7 @@ def _separate_adapters() -> Any:
     """Four models whose policy and critic have adapters: what one base saves, apart from what adapters save."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    from rlhf.roles import SeparateModels
+    from rlhf.align.ppo.roles import SeparateModels
 
     class SeparateAdapters(SeparateModels):
         def __init__(self, *args: Any):
@@ -214,10 +217,11 @@ def prepare(folder: Path, shape: dict[str, int]) -> int:
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from trueup import models, runs
+    from trueup import runs
     from trueup.campaign import load_campaign
-    from trueup.chat import encode_prompt
-    from trueup.records import Message
+    from trueup.data.records import Message
+    from trueup.models import loading
+    from trueup.models.chat import encode_prompt
 
     torch.manual_seed(0)
     tokenizer = make_tokenizer("plain")
@@ -258,15 +262,15 @@ def prepare(folder: Path, shape: dict[str, int]) -> int:
     (folder / "campaign.yaml").write_text(yaml.safe_dump(values))
     made = load_campaign(folder / "campaign.yaml")
     stage = runs.begin(made.stages["sft"])
-    models.save(models.load_base(made.config.model), stage.dir / "model")
+    loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
     (folder / "policy").symlink_to(stage.dir / "model")
-    reward = models.load_reward_model(folder / "policy", made.config.model)
+    reward = loading.load_reward_model(folder / "policy", made.config.model)
     lora = LoraConfig(r=WORK["r"], target_modules="all-linear", modules_to_save=["score"], task_type=TaskType.SEQ_CLS)
     adapted = get_peft_model(reward.model, lora)
     adapted.save_pretrained(folder / "reward-adapter")
     reward.model = adapted.merge_and_unload()
-    models.save(reward, folder / "reward")
+    loading.save(reward, folder / "reward")
     ids = [encode_prompt(reward.tokenizer, [Message(role="user", content=question)]) for question in questions]
     (folder / "prompt_ids.json").write_text(json.dumps(ids))
     return base.num_parameters()

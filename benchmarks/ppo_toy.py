@@ -61,8 +61,9 @@ def make_base(folder: Path) -> None:
 
 def learn(folder: Path, seed: int, rollouts: int, **keys: Any) -> list[float]:
     """Mean reward of every rollout of a campaign in `folder`, whose SFT policy is the random base."""
-    from trueup import models, runs
+    from trueup import runs
     from trueup.campaign import load_campaign
+    from trueup.models import loading
     from trueup.stages import load_object
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def learn(folder: Path, seed: int, rollouts: int, **keys: Any) -> list[float]:
     (folder / "toy.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     made = load_campaign(folder / "toy.yaml")
     stage = runs.begin(made.stages["sft"])
-    models.save(models.load_base(made.config.model), stage.dir / "model")
+    loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
     directory = load_object(made.stages["align"].run)(made.stages["align"])
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

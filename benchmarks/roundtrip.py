@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from trueup.config import ModelConfig, SplitConfig
-from ui.config import LabelConfig
-from ui.exchange import export_labels, import_labels
+from ui.labels.config import LabelConfig
+from ui.labels.exchange import export_labels, import_labels
 
 Verdict = tuple[str, str, str, str, str]
 """Prompt, two answers in alphabetical order, annotator, and which is better: `<` the first, `>` the second, or `=`."""

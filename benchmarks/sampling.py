@@ -16,21 +16,21 @@ from pathlib import Path
 
 import torch
 
-from trueup import models
-from trueup.chat import encode_prompt
 from trueup.config import STARTER, ModelConfig
-from trueup.models import SavedPolicy
-from trueup.records import Dropped
-from trueup.sampling import Decoding, sample, sample_saved
-from trueup.tensors import pad_left
+from trueup.data.records import Dropped
+from trueup.models import loading
+from trueup.models.chat import encode_prompt
+from trueup.models.loading import SavedPolicy
+from trueup.models.sampling import Decoding, sample, sample_saved
+from trueup.models.tensors import pad_left
 
 ROUNDS, PROMPTS, SAMPLES, NEW_TOKENS = 3, 32, 4, 48
 
 
 def main() -> None:
-    from trueup.formats import read_prompts
+    from trueup.data.formats import read_prompts
 
-    policy = models.load_base(ModelConfig(chat_template="chatml"))
+    policy = loading.load_base(ModelConfig(chat_template="chatml"))
     policy.model.eval()
     # A token that is never sampled stands for EOS: no answer ends early.
     policy.tokenizer.eos_token = "<jupyter_script>"
@@ -39,7 +39,7 @@ def main() -> None:
     prompts = [row.prompt for row in rows[:: len(rows) // PROMPTS][:PROMPTS]]
     decoding = Decoding(NEW_TOKENS, top_k=50)
     with tempfile.TemporaryDirectory() as folder:
-        models.save(policy, Path(folder))
+        loading.save(policy, Path(folder))
 
         def workers(count: int) -> Callable[[], None]:
             return lambda: list(
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def _generate(policy: models.Loaded, prompts: list) -> None:
+def _generate(policy: loading.Loaded, prompts: list) -> None:
     ids, mask = pad_left([encode_prompt(policy.tokenizer, p) for p in prompts], policy.tokenizer.pad_token_id)
     policy.model.generate(
         input_ids=ids,

@@ -18,9 +18,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trueup.data.formats import read_demonstrations, read_preferences, read_prompts
+from trueup.data.records import Dropped
 from trueup.errors import DataError
-from trueup.formats import read_demonstrations, read_preferences, read_prompts
-from trueup.records import Dropped
 
 READ: dict[str, Any] = {
     "sft.data": read_demonstrations,

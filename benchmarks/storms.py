@@ -40,11 +40,11 @@ import sqlalchemy as sa
 
 import chaos
 import labelling
-from ui.accounts import COOKIE, People
-from ui.config import LabelConfig
-from ui.exchange import SOURCE
-from ui.store import Store, superseded
-from ui.tables import event, slot
+from ui.labels.config import LabelConfig
+from ui.labels.exchange import SOURCE
+from ui.labels.store import Store, superseded
+from ui.labels.tables import event, slot
+from ui.people.accounts import COOKIE, People
 
 PASSWORD = "four words are enough"
 DAY_S = 86_400

@@ -25,10 +25,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from trueup.chat import IGNORED, encode_demonstration, set_template
 from trueup.config import ModelConfig
+from trueup.data.records import Message
 from trueup.errors import DataError, ModelError
-from trueup.records import Message
+from trueup.models.chat import IGNORED, encode_demonstration, set_template
 
 TAG = re.compile(r"</?[a-z_]+>")
 USER = [

@@ -14,12 +14,14 @@ from contextlib import nullcontext
 import torch
 from peft import TaskType, get_peft_model
 
-from trueup import models, training
-from trueup.chat import encode_demonstration
-from trueup.config import STARTER, LoRAConfig, ModelConfig, TrainConfig
-from trueup.formats import read_demonstrations
-from trueup.records import Dropped
-from trueup.tensors import pad_right
+from trueup.config import STARTER, ModelConfig
+from trueup.data.formats import read_demonstrations
+from trueup.data.records import Dropped
+from trueup.models import loading
+from trueup.models.chat import encode_demonstration
+from trueup.models.tensors import pad_right
+from trueup.training import adapters, loop
+from trueup.training.config import LoRAConfig, TrainConfig
 
 STEPS = 6
 
@@ -27,10 +29,10 @@ STEPS = 6
 def main() -> None:
     from trl.trainer.utils import add_fused_lm_head
 
-    base = models.load_base(ModelConfig(chat_template="chatml"))
+    base = loading.load_base(ModelConfig(chat_template="chatml"))
     add_fused_lm_head(base.model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     config = TrainConfig(run_dir="unused", learning_rate=1e-3, lora=LoRAConfig(last_layers=10))
-    model = get_peft_model(base.model, training.adapter(config, base.model, TaskType.CAUSAL_LM))
+    model = get_peft_model(base.model, adapters.adapter(config, base.model, TaskType.CAUSAL_LM))
     rows = read_demonstrations(STARTER / "demonstrations.jsonl", Dropped())
     seconds: dict[str, list[float]] = {"every position": [], "completions only": []}
     for step in range(STEPS):
@@ -41,7 +43,7 @@ def main() -> None:
         losses = []
         for name, context in (
             ("every position", nullcontext()),
-            ("completions only", training.scored_completions_only()),
+            ("completions only", loop.scored_completions_only()),
         ):
             with context:
                 started = time.perf_counter()

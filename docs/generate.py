@@ -15,10 +15,10 @@ from unittest import mock
 from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
+from trueup.artifacts.manifest import Manifest
 from trueup.campaign import AT_THE_TOP, CampaignConfig
 from trueup.cli import make_parser
-from trueup.keys import Key, Table, tables
-from trueup.manifest import Manifest
+from trueup.commandline.keys import Key, Table, tables
 from trueup.stages import STAGES, load_object
 
 FOLDER = Path(__file__).parent

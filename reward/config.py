@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trueup.config import ModelConfig, SplitConfig, TrainConfig
-from trueup.records import PairRule
+from trueup.config import ModelConfig, SplitConfig
+from trueup.data.records import PairRule
+from trueup.training.config import TrainConfig
 
 
 class RewardConfig(TrainConfig):

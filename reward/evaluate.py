@@ -7,12 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from reward.report import ReportCard
+from trueup.artifacts.reports import Baseline, BestBaseline, Calibration, Normalisation, PairCounts, Share
 from trueup.console import say
-from trueup.records import Preference
-from trueup.reports import Baseline, BestBaseline, Calibration, Normalisation, PairCounts, Share
+from trueup.data.records import Preference
+from trueup.data.words import count_words
 from trueup.runs import Finding, StageRun
-from trueup.statistics import Interval, expected_calibration_error, fit_temperature, margin_interval, spearman, win_rate
-from trueup.words import count_words
+from trueup.statistics.calibration import expected_calibration_error, fit_temperature, spearman
+from trueup.statistics.intervals import Interval
+from trueup.statistics.win_rates import margin_interval, win_rate
 
 
 def report_card(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from trueup.artifacts import absent
-from trueup.manifest import MergeCheck
-from trueup.reports import Baseline, RewardCard, Share
+from trueup.artifacts.artifact import absent
+from trueup.artifacts.manifest import MergeCheck
+from trueup.artifacts.reports import Baseline, RewardCard, Share
 
 
 class ReportCard(RewardCard):

@@ -24,15 +24,18 @@ from peft import TaskType
 from reward.config import RewardConfig
 from reward.evaluate import report_card
 from reward.report import RewardReport, SecondReportCard
-from trueup import models, runs, training
-from trueup.chat import encode_completion, sampled_ids
+from trueup import runs
 from trueup.console import progress, say
+from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.errors import DataError
-from trueup.merging import merged
-from trueup.pairs import EncodedPair, Pairs, encode_pairs, read_pairs
-from trueup.records import CandidateSet, Dropped, Preference, read_rows, write_rows
+from trueup.models import loading
+from trueup.models.chat import encode_completion, sampled_ids
+from trueup.models.scoring import score
 from trueup.runs import FinishedStage, StageRun, checkpoints
-from trueup.sampling import score
+from trueup.training import adapters, batches, loop
+from trueup.training.arguments import build_arguments, trainer_arguments
+from trueup.training.merging import merged
+from trueup.training.pairs import EncodedPair, Pairs, encode_pairs, read_pairs
 
 JUDGE = "judge"
 """Folder of the second reward model."""
@@ -66,7 +69,7 @@ def run(config: RewardConfig) -> Path:
         candidates = read_rows(sampled[0].dir / "candidates.jsonl", CandidateSet)
         write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates))
     fold()
-    models.save(model, stage.dir / "model")
+    loading.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts)
 
     # 5. The judge: a second reward model, of prompts that nothing else is trained on ----------------------------------
@@ -81,7 +84,7 @@ def run(config: RewardConfig) -> Path:
         scored = score_pairs(config, judge, pairs)
         second = report_card(train, *scored, aside, whose="the second reward model's ")
         fold()
-        models.save(judge, aside.dir / "model")
+        loading.save(judge, aside.dir / "model")
         judged = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
@@ -91,11 +94,11 @@ def run(config: RewardConfig) -> Path:
 
 def fit(
     config: RewardConfig, stage: StageRun, sft: FinishedStage, train: list[Preference], pairs: Pairs
-) -> tuple[models.Loaded, list[Preference], Callable[[], None]]:
+) -> tuple[loading.Loaded, list[Preference], Callable[[], None]]:
     """A reward model from the SFT policy with a fresh head; the pairs that it was trained on: those that fit; and what
     folds the adapter into its weights, for when all is scored: until then it scores as it was trained."""
     torch.manual_seed(config.seed)  # the head is drawn at random
-    model = models.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    model = loading.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
     init_head(model)
     dropped, heldout_dropped = Dropped(), Dropped()
@@ -107,19 +110,19 @@ def fit(
     if dropped.counts or heldout_dropped.counts:
         stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
     trainer = build_trainer(config, stage, model, rows)
-    training.train(trainer, stage)
-    training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
-    model.model = training.under_adapter(trainer.model).eval()
+    loop.train(trainer, stage)
+    adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
+    model.model = adapters.under_adapter(trainer.model).eval()
 
     def fold() -> None:
         model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
-        training.require_sound(model.model, "reward, merging the adapter", every=True)
+        loop.require_sound(model.model, "reward, merging the adapter", every=True)
 
     return model, train, fold
 
 
 def score_pairs(
-    config: RewardConfig, model: models.Loaded, pairs: Pairs
+    config: RewardConfig, model: loading.Loaded, pairs: Pairs
 ) -> tuple[list[Preference], list[float], list[float]]:
     """The held-out pairs that fit, and the scores of their chosen and of their rejected answers."""
     heldout, rows = encode_pairs(
@@ -131,7 +134,7 @@ def score_pairs(
     return heldout, scores[: len(heldout)], scores[len(heldout) :]
 
 
-def score_candidates(model: models.Loaded, rows: list[CandidateSet]) -> Iterator[dict[str, Any]]:
+def score_candidates(model: loading.Loaded, rows: list[CandidateSet]) -> Iterator[dict[str, Any]]:
     """The score of every sampled answer: {prompt_id, scores}, scores in the order of the candidates."""
     prompts = [row.prompt for row in rows for _ in row.candidates]
     answers = [
@@ -145,7 +148,7 @@ def score_candidates(model: models.Loaded, rows: list[CandidateSet]) -> Iterator
         yield {"prompt_id": row.prompt_id, "scores": [next(scores) for _ in row.candidates]}
 
 
-def init_head(model: models.Loaded) -> None:
+def init_head(model: loading.Loaded) -> None:
     """Scores near 0 at first, so that the loss starts at ln 2.
 
     Stiennon et al. 2020 (p. 11) draw the weights from N(0, 1/(d + 1)), for d inputs of unit scale. The hidden states
@@ -155,29 +158,29 @@ def init_head(model: models.Loaded) -> None:
     torch.nn.init.normal_(head.weight, std=0.01 / math.sqrt(head.in_features + 1))
 
 
-def build_trainer(config: RewardConfig, stage: StageRun, model: models.Loaded, rows: list[EncodedPair]) -> Any:
+def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, rows: list[EncodedPair]) -> Any:
     """trl.RewardTrainer over pairs that are tokenised already, so that an unfinished answer stays without EOS."""
     from trl import RewardConfig as TRLConfig
     from trl import RewardTrainer
 
-    arguments = training.trainer_arguments(config, stage, model, [2 * row.longest for row in rows])
+    arguments = trainer_arguments(config, stage, model, [2 * row.longest for row in rows])
     arguments["center_rewards_coefficient"] = config.center_rewards_coefficient or None
     dataset = [
         {"chosen_ids": row.prompt_ids + row.chosen_ids, "rejected_ids": row.prompt_ids + row.rejected_ids}
         for row in rows
     ]
-    grouped = training.grouped_by_length(RewardTrainer, config, [row.longest for row in rows])
+    grouped = batches.grouped_by_length(RewardTrainer, config, [row.longest for row in rows])
     trainer = grouped(
         model=model.model,
-        args=training.build_arguments(TRLConfig, arguments, config),
+        args=build_arguments(TRLConfig, arguments, config),
         train_dataset=Dataset.from_list(dataset),
         processing_class=model.tokenizer,
-        peft_config=training.adapter(config, model.model, TaskType.SEQ_CLS),
+        peft_config=adapters.adapter(config, model.model, TaskType.SEQ_CLS),
     )
-    training.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
+    adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     return trainer
 
 
-def trial(config: RewardConfig, stage: StageRun, model: models.Loaded) -> Any:
+def trial(config: RewardConfig, stage: StageRun, model: loading.Loaded) -> Any:
     """The trainer over a pair that stands for all (trueup.trial)."""
     return build_trainer(config, stage, model, [EncodedPair([0], [0, 0], [0])])

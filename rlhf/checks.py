@@ -24,12 +24,12 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, Field, model_validator
 
-from rlhf.compare_schema import McNemar, PairedAccuracy
+from rlhf.accuracy import McNemar, PairedAccuracy
 from rlhf.config import CheckConfig
-from trueup import statistics
 from trueup.check import ReadFile
+from trueup.data.records import Prompt, Row, parse_row, read_jsonl
 from trueup.errors import DataError, TrueupError
-from trueup.records import Prompt, Row, parse_row, read_jsonl
+from trueup.statistics import intervals
 
 Kind = Literal["ifeval", "gsm8k"]
 
@@ -249,8 +249,8 @@ def paired(sft: Sequence[bool | None], aligned: Sequence[bool | None], confidenc
     apart = only_sft + only_aligned
     right = [sum(pair[side] for pair in both) for side in (0, 1)]
     return PairedAccuracy(
-        sft=statistics.wilson(right[0], len(both), confidence).estimate(),
-        aligned=statistics.wilson(right[1], len(both), confidence).estimate(),
+        sft=intervals.wilson(right[0], len(both), confidence).estimate(),
+        aligned=intervals.wilson(right[1], len(both), confidence).estimate(),
         mcnemar=McNemar(
             p_value=float(binomtest(only_aligned, apart).pvalue) if apart else 1.0,
             both=counts[True, True],

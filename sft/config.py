@@ -16,9 +16,9 @@ from trueup.config import (
     Section,
     SplitConfig,
     StageConfig,
-    TrainConfig,
 )
-from trueup.contents import Contents
+from trueup.provenance.contents import Contents
+from trueup.training.config import TrainConfig
 
 
 class DataSource(Section):

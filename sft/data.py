@@ -10,12 +10,12 @@ from itertools import chain, islice, zip_longest
 from transformers import PreTrainedTokenizerBase
 
 from sft.config import DataSource, SFTConfig
-from trueup.chat import IGNORED, Encoded
-from trueup.encoding import Refused, encode_demonstrations
+from trueup.data.formats import read_demonstrations
+from trueup.data.near_duplicates import across_split
+from trueup.data.records import Demonstration, Dropped, Message, drawn, touches_heldout
 from trueup.errors import DataError
-from trueup.formats import read_demonstrations
-from trueup.near_duplicates import across_split
-from trueup.records import Demonstration, Dropped, Message, drawn, touches_heldout
+from trueup.models.chat import IGNORED, Encoded
+from trueup.models.encoding import Refused, encode_demonstrations
 from trueup.runs import StageRun
 
 Trainable = tuple[Demonstration, list[Encoded]]

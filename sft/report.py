@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from trueup.artifacts import Artifact
-from trueup.records import Message, Row
-from trueup.reports import SampledAnswers
+from trueup.artifacts.artifact import Artifact
+from trueup.artifacts.reports import SampledAnswers
+from trueup.data.records import Message, Row
 
 
 class HeldoutLoss(Artifact):

@@ -15,16 +15,17 @@ from transformers import PreTrainedTokenizerBase
 from sft.config import SampleConfig
 from sft.report import SampleReport
 from trueup import runs
-from trueup.chat import encode_prompt
 from trueup.console import progress, say
-from trueup.encoding import Refused, encode_rows
+from trueup.data.formats import read_prompts
+from trueup.data.near_duplicates import across_split
+from trueup.data.records import CandidateSet, Dropped, Prompt, drawn, read_rows, split_name, write_rows
 from trueup.errors import DataError
-from trueup.formats import read_prompts
-from trueup.models import SavedPolicy, place, read_tokenizer
-from trueup.near_duplicates import across_split
-from trueup.records import CandidateSet, Dropped, Prompt, drawn, read_rows, split_name, write_rows
+from trueup.models.chat import encode_prompt
+from trueup.models.encoding import Refused, encode_rows
+from trueup.models.loading import SavedPolicy, read_tokenizer
+from trueup.models.placement import place
+from trueup.models.sampling import Decoding, sample_saved
 from trueup.runs import StageRun
-from trueup.sampling import Decoding, sample_saved
 
 
 def run(config: SampleConfig) -> Path:

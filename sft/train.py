@@ -28,14 +28,17 @@ from sft.data import (
     training_rows,
 )
 from sft.report import HeldoutCompletion, HeldoutLoss, RowCounts, SFTReport, TokenCounts
-from trueup import models, runs, training
-from trueup.chat import IGNORED, Encoded
+from trueup import runs
 from trueup.console import say
-from trueup.encoding import TOO_LONG, named
-from trueup.merging import merged
-from trueup.records import Demonstration, write_rows
+from trueup.data.records import Demonstration, write_rows
+from trueup.models import loading
+from trueup.models.chat import IGNORED, Encoded
+from trueup.models.encoding import TOO_LONG, named
+from trueup.models.sampling import Decoding, sample
 from trueup.runs import StageRun
-from trueup.sampling import Decoding, sample
+from trueup.training import adapters, batches, loop
+from trueup.training.arguments import build_arguments, trainer_arguments
+from trueup.training.merging import merged
 
 _EVALUATED = 16
 """Held-out demonstrations whose loss is measured, before and after."""
@@ -47,7 +50,7 @@ def run(config: SFTConfig) -> Path:
     stage = runs.begin(config)
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    data = read_data(config, stage, models.load_base_tokenizer(config.model))
+    data = read_data(config, stage, loading.load_base_tokenizer(config.model))
     stage.trained_on(row.messages for row, _ in data.train)
     train_rows = training_rows(data.train)
     heldout_rows = training_rows(spread(data.heldout, _EVALUATED, config.seed))
@@ -61,21 +64,21 @@ def run(config: SFTConfig) -> Path:
         stage.find("info", code, text)
 
     # 2. Model --------------------------------------------------------------------------------------------------------
-    base = models.load_base(config.model, master_weights=config.full_finetuning)
+    base = loading.load_base(config.model, master_weights=config.full_finetuning)
 
     # 3. Train --------------------------------------------------------------------------------------------------------
-    with training.scored_completions_only():
+    with loop.scored_completions_only():
         trainer = build_trainer(config, stage, base, train_rows, heldout_rows)
         trained_eos = count_trained_eos(trainer, train_rows, base.tokenizer.eos_token_id)
         say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in all {trained_eos} assistant turns")
-        before = training.loss_before(trainer, stage) if heldout_rows else None
-        training.train(trainer, stage)
+        before = loop.loss_before(trainer, stage) if heldout_rows else None
+        loop.train(trainer, stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
-    training.save_adapter(trainer.model, stage.dir / training.ADAPTER)
-    base.model = training.under_adapter(trainer.model)
+    adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
+    base.model = adapters.under_adapter(trainer.model)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
-    limits = _new_tokens(config), models.context_length(base.model.config, base.tokenizer)
+    limits = _new_tokens(config), loading.context_length(base.model.config, base.tokenizer)
     asked = answerable(data.heldout, *limits) or answerable(data.train, *limits)
     samples = answer_heldout(config, base, [row for row, _ in spread(asked, _ANSWERED, config.seed)])
     eos_rate = sum(row.finished for row in samples) / len(samples) if samples else None
@@ -111,8 +114,8 @@ def run(config: SFTConfig) -> Path:
         )
     )
     base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows])
-    training.require_sound(base.model, "sft, merging the adapter", every=True)
-    models.save(base, stage.dir / "model")
+    loop.require_sound(base.model, "sft, merging the adapter", every=True)
+    loading.save(base, stage.dir / "model")
     stage.facts.update(base.placement.facts, base_model=config.model.name)
     return stage.finish()
 
@@ -130,30 +133,30 @@ def told(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
 
 
 def build_trainer(
-    config: SFTConfig, stage: StageRun, base: models.Loaded, train_rows: list[Encoded], heldout_rows: list[Encoded]
+    config: SFTConfig, stage: StageRun, base: loading.Loaded, train_rows: list[Encoded], heldout_rows: list[Encoded]
 ) -> Any:
     """trl.SFTTrainer over rows that are tokenised and labelled already."""
     from trl import SFTConfig as TRLConfig
     from trl import SFTTrainer
 
     lengths = [len(row.input_ids) for row in train_rows]
-    arguments = training.trainer_arguments(config, stage, base, lengths)
+    arguments = trainer_arguments(config, stage, base, lengths)
     arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    new_tokens = models.new_token_ids(config.model, base)
+    new_tokens = loading.new_token_ids(config.model, base)
 
-    trainer = training.grouped_by_length(SFTTrainer, config, lengths)(
+    trainer = batches.grouped_by_length(SFTTrainer, config, lengths)(
         model=base.model,
-        args=training.build_arguments(TRLConfig, arguments, config),
+        args=build_arguments(TRLConfig, arguments, config),
         train_dataset=Dataset.from_list([vars(row) for row in train_rows]),
         eval_dataset=Dataset.from_list([vars(row) for row in heldout_rows]) if heldout_rows else None,
         processing_class=base.tokenizer,
-        peft_config=training.adapter(config, base.model, TaskType.CAUSAL_LM, new_tokens),
+        peft_config=adapters.adapter(config, base.model, TaskType.CAUSAL_LM, new_tokens),
     )
-    training.let_head_be_read(trainer.model)
+    adapters.let_head_be_read(trainer.model)
     return trainer
 
 
-def trial(config: SFTConfig, stage: StageRun, base: models.Loaded) -> Any:
+def trial(config: SFTConfig, stage: StageRun, base: loading.Loaded) -> Any:
     """The trainer over a row that stands for all (trueup.trial)."""
     row = Encoded([0, 0], [0, 0])
     return build_trainer(config, stage, base, [row], [row])
@@ -173,7 +176,7 @@ def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
     return count
 
 
-def answer_heldout(config: SFTConfig, policy: models.Loaded, rows: list[Demonstration]) -> list[HeldoutCompletion]:
+def answer_heldout(config: SFTConfig, policy: loading.Loaded, rows: list[Demonstration]) -> list[HeldoutCompletion]:
     """One completion of the new policy to each of a few prompts, beside the demonstration's own."""
     prompts = [question(row) for row in rows]
     policy.model.eval()

@@ -191,22 +191,23 @@ def policies_run() -> Callable[..., Path]:
     def make(run_dir: Path, base: Path, size: float = 0.2) -> Path:
         import torch
 
-        from trueup import models, runs
+        from trueup import runs
         from trueup.config import ModelConfig
+        from trueup.models import loading
 
         config = ModelConfig(name=str(base), chat_template="plain", **PLACED)
         sft, align, reward = (runs.stage_dir(run_dir, stage) for stage in ("sft", "align", "reward"))
-        loaded = models.load_base(config)
+        loaded = loading.load_base(config)
         loaded.model = adapter(loaded.model, sft / "adapter", 1, size)
-        models.save(loaded, sft / "model")
+        loading.save(loaded, sft / "model")
         # Steps are relative to the SFT policy, as the end is, so each is made on a fresh one.
         for step in (10, 2):
-            adapter(models.load_policy(sft / "model", config).model, align / "steps" / f"step-{step}", step, size)
-        loaded = models.load_policy(sft / "model", config)
+            adapter(loading.load_policy(sft / "model", config).model, align / "steps" / f"step-{step}", step, size)
+        loaded = loading.load_policy(sft / "model", config)
         loaded.model = adapter(loaded.model, align / "adapter", 4, size, r=6)
-        models.save(loaded, align / "model")
+        loading.save(loaded, align / "model")
         torch.manual_seed(0)
-        models.save(models.load_reward_model(sft / "model", config, fresh_head=True), reward / "model")
+        loading.save(loading.load_reward_model(sft / "model", config, fresh_head=True), reward / "model")
         for stage in (sft, align, reward):
             section = {"model": config.model_dump(mode="json")}
             (stage / "config.yaml").write_text(yaml.safe_dump({stage.name: section}), encoding="utf-8")

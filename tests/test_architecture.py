@@ -70,9 +70,9 @@ def test_trueup_names_no_stage_outside_of_its_table() -> None:
 def test_a_string_is_seen_as_an_arrow(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text(
-        'load_object("ui.app:serve")\nimportlib.import_module("rlhf.ppo")\nsay("ui is a word, rlhf: too")\n'
+        'load_object("ui.app:serve")\nimportlib.import_module("rlhf.align.ppo.stage")\nsay("ui is a word, rlhf: too")\n'
     )
-    assert sorted(strings(file)) == [(1, "ui.app:serve"), (2, "rlhf.ppo")]
+    assert sorted(strings(file)) == [(1, "ui.app:serve"), (2, "rlhf.align.ppo.stage")]
 
 
 # ---- Circles ----------------------------------------------------------------------------------------------------

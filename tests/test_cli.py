@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 
 import storms
-from trueup import models, runs
+from trueup import runs
 from trueup.cli import main
+from trueup.data.records import read_jsonl
 from trueup.errors import RunError
-from trueup.records import read_jsonl
+from trueup.models import loading
 from trueup.verify import verify
 
 MINIMAL = "name: mine\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
@@ -47,7 +48,7 @@ def with_policy(campaign: Callable[..., Any], tmp_path: Path) -> Any:
     stage = runs.begin(made.stages["sft"])
     for path in made.stages["sft"].input_paths():
         stage.add_input(path, rows=16)
-    models.save(models.load_base(made.config.model), stage.dir / "model")
+    loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
     return made
 

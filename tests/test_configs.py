@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf.config import ALGORITHMS
+from rlhf.align.config import ALGORITHMS
 from trueup.campaign import load_campaign
 from trueup.stages import STAGES
 

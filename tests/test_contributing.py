@@ -12,14 +12,16 @@ import pytest
 import yaml
 from trl import DPOConfig as TRLConfig
 
-import rlhf.config
-from rlhf import guards, judges
-from rlhf.answers import ALIGNED, SFT, Compared
-from rlhf.config import LOSSES, CompareConfig, DPOConfig, Loss
-from rlhf.rewards import load_function
+import rlhf.align.config
+from rlhf.align import guards
+from rlhf.align.config import LOSSES, DPOConfig, Loss
+from rlhf.align.rewards import load_function
+from rlhf.compare import judges
+from rlhf.compare.answers import ALIGNED, SFT, Compared
+from rlhf.compare.config import CompareConfig
+from trueup.data.formats import demonstrations, read_demonstrations
+from trueup.data.records import Candidate, CandidateSet, Dropped, Message
 from trueup.errors import DataError
-from trueup.formats import demonstrations, read_demonstrations
-from trueup.records import Candidate, CandidateSet, Dropped, Message
 
 PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -92,7 +94,7 @@ def test_a_guard_is_a_function() -> None:
 
 def test_a_loss_is_a_line_of_a_table() -> None:
     [line] = shown("Add a loss")
-    [(name, loss)] = eval("{" + line + "}", vars(rlhf.config)).items()
+    [(name, loss)] = eval("{" + line + "}", vars(rlhf.align.config)).items()
     assert isinstance(loss, Loss) and name not in LOSSES
     assert name in TRLConfig.__dataclass_fields__["loss_type"].metadata["help"]
     assert get_args(DPOConfig.model_fields["loss_type"].annotation) == tuple(LOSSES)

@@ -53,7 +53,7 @@ def test_a_finished_demo_verifies_and_has_nothing_left_to_do(demo):
 @pytest.mark.slow
 def test_no_heldout_prompt_was_trained_on_by_any_stage(demo):
     from trueup.config import SplitConfig
-    from trueup.records import Message, is_heldout
+    from trueup.data.records import Message, is_heldout
 
     _, run_dir, _, _ = demo
     compared = [json.loads(line) for line in (run_dir / "compare/samples.jsonl").read_text().splitlines()]

@@ -236,5 +236,5 @@ def is_object(name: str) -> bool:
 def test_a_key_is_known_by_the_schemas() -> None:
     assert all(map(is_key, ["align.kl_coef", "align.dpo.beta", "model.name", "sft.lora.r", "compare.others.ppo"]))
     assert not any(map(is_key, ["align.kl_coeff", "align.dpo.kl_coef", "model.names", "sft.lora.rank", "label.r"]))
-    assert all(map(is_object, ["trueup.rubric", "ui.config.LabelConfig"]))
-    assert not any(map(is_object, ["trueup.rubrics", "ui.config.LabelConfigs", "ui.nothing.at_all"]))
+    assert all(map(is_object, ["trueup.data.rubric", "ui.labels.config.LabelConfig"]))
+    assert not any(map(is_object, ["trueup.rubrics", "ui.labels.config.LabelConfigs", "ui.nothing.at_all"]))

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhf import guards
-from rlhf.config import BUILT_IN_REWARDS, PPOConfig
-from rlhf.rewards import load_function
+from rlhf.align import guards
+from rlhf.align.config import BUILT_IN_REWARDS, PPOConfig
+from rlhf.align.rewards import load_function
 
 PAGE = (Path(__file__).parents[1] / "docs" / "ppo.md").read_text(encoding="utf-8")
 NOT_OF_PPO = ("run_dir", "seed", "model", "split", "algorithm")

@@ -34,21 +34,26 @@ from safetensors.torch import load_file
 
 import ui.label
 from reward.config import RewardConfig
-from rlhf.config import CheckConfig, CompareConfig, DPOConfig, GRPOConfig, PPOConfig, RLOOConfig
+from rlhf.align.config import DPOConfig, GRPOConfig, PPOConfig, RLOOConfig
+from rlhf.compare.config import CompareConfig
+from rlhf.config import CheckConfig
 from sft.config import DataSource, SampleConfig, SFTConfig
-from trueup import models, runs, training
+from trueup import runs
 from trueup.campaign import CampaignConfig
-from trueup.config import LoRAConfig, ModelConfig, Section, SplitConfig
+from trueup.config import ModelConfig, Section, SplitConfig
+from trueup.data.records import CandidateSet, read_rows
 from trueup.errors import LabelsWanted, TrueupError
-from trueup.records import CandidateSet, read_rows
-from trueup.sampling import Decoding
+from trueup.models import loading
+from trueup.models.sampling import Decoding
 from trueup.stages import load_object
-from trueup.trainer_args import ALLOWED
-from ui.config import LabelConfig
-from ui.report import gold
-from ui.service import Answer, BadAnswer, LabelService, Settings
-from ui.store import Store
-from ui.tables import slot
+from trueup.training import loop
+from trueup.training.allowed import ALLOWED
+from trueup.training.config import LoRAConfig
+from ui.labels.config import LabelConfig
+from ui.labels.service import Answer, BadAnswer, LabelService, Settings
+from ui.labels.store import Store
+from ui.labels.tables import slot
+from ui.sources.report import gold
 
 REPOSITORY = Path(__file__).parents[1]
 Values = dict[str, Any]
@@ -133,7 +138,7 @@ ONLINE = {
     "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
     "rewards": Probe({"rewards": {"rewards.py:short": 1.0}}),
-    "rubric": ShownBy("tests/rlhf/test_rewards.py", "rubric"),  # there is one
+    "rubric": ShownBy("tests/rlhf/align/test_rewards.py", "rubric"),  # there is one
     "checks": Probe({"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl"}], "rewards": {"gsm8k": 1.0}}, see="trainer"),
     "missing_eos_penalty": Probe({"missing_eos_penalty": 5.0}),
     "rollout_batch_size": trainer(rollout_batch_size=16),
@@ -161,7 +166,7 @@ PPO = {
     "critic_warmup_rollouts": Probe({"critic_warmup_rollouts": 1}),
     "ptx_coef": Probe({"ptx_coef": 2.0}, {"ptx_coef": 0.5, "ptx_data": ["demonstrations.jsonl"]}),
     "ptx_data": Probe({"ptx_data": ["more.jsonl"]}, {"ptx_coef": 0.5, "ptx_data": ["demonstrations.jsonl"]}),
-    "guards": ShownBy("tests/rlhf/test_ppo.py", 'guards="stop"'),
+    "guards": ShownBy("tests/rlhf/align/ppo/test_ppo.py", 'guards="stop"'),
 }
 GROUPED = {
     **ONLINE,
@@ -181,26 +186,26 @@ SAMPLE = {
     "temperature": Probe({"temperature": 0.3}),
     "top_k": Probe({"top_k": 2}),
     "top_p": Probe({"top_p": 0.3}),
-    "batch_size": Probe({"batch_size": 3}, see="calls:trueup.sampling.sample"),
+    "batch_size": Probe({"batch_size": 3}, see="calls:trueup.models.sampling.sample"),
     "num_workers": Probe({"num_workers": 2}, see="calls:sft.sample.sample_saved"),
 }
 COMPARE = {
-    "seed": ShownBy("tests/rlhf/test_compare.py", "seed"),
+    "seed": ShownBy("tests/rlhf/compare/test_compare.py", "seed"),
     "judges": Probe({"judges": ["rubric", "reward_model"]}, {"judges": ["rubric"]}),
-    "rubric": ShownBy("tests/rlhf/test_compare.py", "rubric"),  # there is one
-    "judge_url": ShownBy("tests/rlhf/test_compare.py", "judge_url"),
-    "judge_model": ShownBy("tests/rlhf/test_compare.py", "judge_model"),
-    "judge_parameters": ShownBy("tests/rlhf/test_endpoint_judge.py", "judge_parameters"),
-    "judge_pairs_per_prompt": ShownBy("tests/rlhf/test_endpoint_judge.py", "pairs_per_prompt=pairs"),
+    "rubric": ShownBy("tests/rlhf/compare/test_compare.py", "rubric"),  # there is one
+    "judge_url": ShownBy("tests/rlhf/compare/test_compare.py", "judge_url"),
+    "judge_model": ShownBy("tests/rlhf/compare/test_compare.py", "judge_model"),
+    "judge_parameters": ShownBy("tests/rlhf/compare/test_endpoint_judge.py", "judge_parameters"),
+    "judge_pairs_per_prompt": ShownBy("tests/rlhf/compare/test_endpoint_judge.py", "pairs_per_prompt=pairs"),
     "base": Probe({"base": True}),
-    "others": ShownBy("tests/rlhf/test_compare.py", '"others": {"again"'),
+    "others": ShownBy("tests/rlhf/compare/test_compare.py", '"others": {"again"'),
     "greedy": Probe({"greedy": True}),
     "step_prompts": Probe({"step_prompts": 2}),
     "kl_budget": Probe({"kl_budget": 1e-9}),
     "checks": Probe({"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_new_tokens": 4}]}),
     "confidence": Probe({"confidence": 0.6}),
-    "batch_size": Probe({"batch_size": 3}, see="calls:rlhf.answers.sample_saved"),
-    "num_workers": Probe({"num_workers": 2}, see="calls:rlhf.answers.sample_saved"),
+    "batch_size": Probe({"batch_size": 3}, see="calls:rlhf.compare.answers.sample_saved"),
+    "num_workers": Probe({"num_workers": 2}, see="calls:rlhf.compare.answers.sample_saved"),
 }
 CHECK = {
     "kind": ShownBy("tests/rlhf/test_checks.py", "ifeval"),
@@ -212,7 +217,7 @@ CHECK = {
     "max_new_tokens": Probe(
         {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_new_tokens": 2}]},
         {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_new_tokens": 8}]},
-        see="calls:rlhf.answers.sample_saved",
+        see="calls:rlhf.compare.answers.sample_saved",
     ),
 }
 """Of an entry of `compare.checks`, and of `align.checks`."""
@@ -249,8 +254,8 @@ LABEL = {
     "pairs_per_prompt": asked(pairs_per_prompt=2),
     "labels_per_pair": asked(labels_per_pair=2),
     "labels_wanted": asked(labels_wanted=5),
-    "scale": ShownBy("tests/ui/test_service.py", 'scale="plain"'),
-    "criteria": ShownBy("tests/ui/test_service.py", "criteria="),
+    "scale": ShownBy("tests/ui/labels/test_service.py", 'scale="plain"'),
+    "criteria": ShownBy("tests/ui/labels/test_service.py", "criteria="),
     "rationale_share": asked(rationale_share=1.0),
     "guideline": ShownBy("tests/ui/test_app.py", "guideline="),
     "lease_minutes": asked(lease_minutes=99.0),
@@ -261,7 +266,7 @@ LABEL = {
     "gold_pass": asked({**KNOWN, "gold_pass": 0.0}, gold_pass=1.0),
     "exclude_failed_gold": ShownBy("tests/ui/test_label_stage.py", "exclude_failed_gold=exclude"),
     "qualification": asked(qualification="known.jsonl"),
-    "qualification_pass": ShownBy("tests/ui/test_service.py", "qualification_pass"),
+    "qualification_pass": ShownBy("tests/ui/labels/test_service.py", "qualification_pass"),
     "selection": asked({**PEOPLE, "scores": "scores.jsonl"}, selection="uncertainty"),
     "control_share": asked(
         {**PEOPLE, "scores": "scores.jsonl", "selection": "uncertainty", "control_share": 0.0}, control_share=1.0
@@ -286,7 +291,7 @@ MODEL = {
     "attn_implementation": Probe({"attn_implementation": "eager"}, stage="sft", see="trainer"),
     "load_in_4bit": refused("load_in_4bit needs a CUDA device", load_in_4bit=True),
     "trust_remote_code": Probe(
-        {"trust_remote_code": True}, stage="sft", see="calls:trueup.models.AutoTokenizer.from_pretrained"
+        {"trust_remote_code": True}, stage="sft", see="calls:trueup.models.loading.AutoTokenizer.from_pretrained"
     ),
 }
 SPLIT = {
@@ -524,21 +529,21 @@ class Bench:
     def prepare(self) -> None:
         where, made = self.load({"sample": OF_KIND["sample"][1]})
         stage = runs.begin(made.stages["sft"])
-        models.save(models.load_base(made.config.model), stage.dir / "model")
+        loading.save(loading.load_base(made.config.model), stage.dir / "model")
         stage.trained_on([])
         stage.finish()
         load_object(made.stages["sample"].run)(made.stages["sample"])
         ui.label.run(made.stages["label"])
         for name in ("reward", "align"):
             load_object(made.stages[name].run)(made.stages[name])
-        other = models.load_reward_model(made.run_dir / "reward" / "model", made.config.model)
+        other = loading.load_reward_model(made.run_dir / "reward" / "model", made.config.model)
         with torch.no_grad():
             other.model.score.weight.mul_(-1)
-        models.save(other, where / "judge")
-        policy = models.load_policy(made.run_dir / "sft" / "model", made.config.model)
+        loading.save(other, where / "judge")
+        policy = loading.load_policy(made.run_dir / "sft" / "model", made.config.model)
         with torch.no_grad():
             policy.model.get_input_embeddings().weight.mul_(1.1)
-        models.save(policy, where / "other")
+        loading.save(policy, where / "other")
         (self.folder / "kept").mkdir()
         for name in ("run", "judge", "other"):
             shutil.copytree(where / name, self.folder / "kept" / name)
@@ -569,8 +574,8 @@ class Bench:
             if see == "page":
                 return page(config)
             if see == "trainer":
-                patch.setattr(training, "train", lambda trainer, run: capture(trainer, captured))
-                patch.setattr(training, "loss_before", lambda trainer, run: None)
+                patch.setattr(loop, "train", lambda trainer, run: capture(trainer, captured))
+                patch.setattr(loop, "loss_before", lambda trainer, run: None)
             try:
                 load_object(config.run)(config)
             except Captured:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from trueup import contents, runs
+from trueup import runs
 from trueup.config import (
     ModelConfig,
     RunDirectory,
@@ -25,8 +25,9 @@ from trueup.config import (
     set_key,
     validate,
 )
-from trueup.contents import sha256_file
 from trueup.errors import ConfigError, did_you_mean
+from trueup.provenance import contents
+from trueup.provenance.contents import sha256_file
 from trueup.stages import STAGES, load_object
 
 AT_THE_TOP = ("model", "split", "run_dir")

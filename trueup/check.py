@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trueup.campaign import Campaign
-from trueup.config import ModelConfig, SplitConfig, TrainConfig, is_path
-from trueup.errors import DataError, ModelError, TrueupError
-from trueup.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
-from trueup.near_duplicates import across_split
-from trueup.records import (
+from trueup.config import ModelConfig, SplitConfig, is_path
+from trueup.data.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
+from trueup.data.near_duplicates import across_split
+from trueup.data.records import (
     BadRows,
     Demonstration,
     Dropped,
@@ -32,7 +31,9 @@ from trueup.records import (
     split_name,
     touches_heldout,
 )
+from trueup.errors import DataError, ModelError, TrueupError
 from trueup.stages import load_object
+from trueup.training.config import TrainConfig
 
 FEW_DEMONSTRATIONS = 8
 TOO_MANY_DROPPED = 0.2
@@ -288,8 +289,8 @@ def _find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pa
     """Where the base model is on this machine: a directory or a .gguf file; None if it is not here, or not sound."""
     model = campaign.config.model
     if model.name == "embedded":
-        from trueup.contents import cache_dir
-        from trueup.models import EMBEDDED_NAME
+        from trueup.models.embedded import EMBEDDED_NAME
+        from trueup.provenance.contents import cache_dir
 
         directory = cache_dir() / EMBEDDED_NAME
         if directory.is_dir():
@@ -372,14 +373,15 @@ def _check_model(
     stages: dict[str, Any], model: ModelConfig, directory: Path | None, problems: list[str], notes: list[str]
 ) -> dict[str, int]:
     """Build the model, and every stage that trains, without memory. Returns the model's limits, as far as known."""
-    from trueup import models, trial
-    from trueup.models import load_base_tokenizer
+    from trueup.models import loading
+    from trueup.models.loading import load_base_tokenizer
+    from trueup.training import trial
 
     settings, tokenizer = trial.stand_in(stages)
     known = False
     if directory is not None:
         try:
-            settings = models.read_settings(str(directory), model)
+            settings = loading.read_settings(str(directory), model)
             known = True
             tokenizer = load_base_tokenizer(model)
         except TrueupError as error:
@@ -400,7 +402,7 @@ def _check_model(
     if (note := trial.tried(settings)) is not None:
         notes.append(note)
     layers = getattr(settings.get_text_config(), "num_hidden_layers", None)
-    limits = {"max_position_embeddings": models.context_length(settings, tokenizer), "num_hidden_layers": layers}
+    limits = {"max_position_embeddings": loading.context_length(settings, tokenizer), "num_hidden_layers": layers}
     return {name: limit for name, limit in limits.items() if limit}
 
 
@@ -426,7 +428,7 @@ def _check_tokens(
     notes: list[str],
 ) -> None:
     """That every row of every file can be trained or asked as it stands, and that rows are not too long."""
-    from trueup.models import load_base_tokenizer
+    from trueup.models.loading import load_base_tokenizer
 
     try:
         tokenizer = load_base_tokenizer(model)
@@ -500,8 +502,8 @@ def _encode(
 ) -> None:
     """Tokens of every row that can be encoded. The others are left out of the file where they will be, else told. A
     problem of the template, and one of a row that two stages read, is told once: `known` has them."""
-    from trueup.chat import encode_completion, encode_demonstration, encode_prompt
-    from trueup.encoding import Refused, encode_rows
+    from trueup.models.chat import encode_completion, encode_demonstration, encode_prompt
+    from trueup.models.encoding import Refused, encode_rows
 
     def count(row: Any, told: set[str]) -> int:
         if isinstance(row, Demonstration):
@@ -547,7 +549,7 @@ def _check_beyond(key: str, lengths: list[int], new: int, context: int, problems
 
 def _check_too_long(limit: int, lengths: list[tuple[int, str]], problems: list[str], notes: list[str]) -> None:
     """lengths  of the demonstrations, and where these stand"""
-    from trueup.encoding import named
+    from trueup.models.encoding import named
 
     longest = max(length for length, _ in lengths)
     over = [where for length, where in lengths if length > limit]

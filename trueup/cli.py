@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trueup import __version__
-from trueup.commands import Command, described, print_text, read_campaign, takes_config, takes_run
+from trueup.commandline.commands import Command, described, print_text, read_campaign, takes_config, takes_run
 from trueup.stages import COMMANDS, STAGES, load_object
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _gate(campaign: Campaign, wanted: str | None) -> int:
     if wanted is None:
         return 0
     from trueup import runs
-    from trueup.reports import ComparisonFigures
+    from trueup.artifacts.reports import ComparisonFigures
 
     outcome = runs.open_stage(campaign.run_dir, "compare").report(ComparisonFigures).verdict.outcome
     passes = outcome in GATES[wanted]
@@ -268,7 +268,7 @@ def _keys(arguments: argparse.Namespace) -> int:
     import shutil
     import textwrap
 
-    from trueup.keys import find, within
+    from trueup.commandline.keys import find, within
 
     width = min(shutil.get_terminal_size().columns, 100)
     table = find(arguments.section)
@@ -310,7 +310,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from trueup.export import export
+    from trueup.exporting.export import export
 
     print_text(export(arguments.run, arguments.what, arguments.to))
     return 0

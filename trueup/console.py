@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from trueup.masking import without_passwords
+from trueup.provenance.masking import without_passwords
 
 _events: IO[str] | None = None
 _muted = False

@@ -29,8 +29,8 @@ from rich.progress import (
 from trueup import runs
 from trueup.campaign import Campaign, Step
 from trueup.console import printable
-from trueup.contents import require_file
 from trueup.errors import LabelsWanted, StageCrashed, StageFailed
+from trueup.provenance.contents import require_file
 
 
 def run_steps(campaign: Campaign, steps: list[Step], console: Console, lock: int, parallel: int | None = None) -> None:

@@ -5,7 +5,7 @@ writes `manifest.json` last and atomically. `open_stage` is how a stage meets an
 no manifest; begun again with the same identity it keeps its checkpoints, with another it starts afresh.
 
 A stage removes and seals what stands under the names of `OUTPUTS`, and nothing else: whatever else lies in its folder
-is somebody's. `trueup.seals` keeps the chain over all manifests of a run.
+is somebody's. `trueup.provenance.seals` keeps the chain over all manifests of a run.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from typing import Any, Literal
 
 import yaml
 
-from trueup import seals
-from trueup.artifacts import A, Artifact, read_artifact
+from trueup.artifacts.artifact import A, Artifact, read_artifact
+from trueup.artifacts.manifest import Finding as Finding
+from trueup.artifacts.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
 from trueup.config import StageConfig
-from trueup.contents import Contents, changed, read_text, require_file, sha256_file
+from trueup.data.records import LEFT_OUT, Dropped, Message, opening_id, write_rows
 from trueup.errors import RunError
-from trueup.manifest import Finding as Finding
-from trueup.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
-from trueup.masking import masked
-from trueup.records import LEFT_OUT, Dropped, Message, opening_id, write_rows
+from trueup.provenance import seals
+from trueup.provenance.contents import Contents, changed, read_text, require_file, sha256_file
+from trueup.provenance.masking import masked
 from trueup.stages import STAGES
 
 MANIFEST = "manifest.json"

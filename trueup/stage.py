@@ -15,9 +15,9 @@ from pathlib import Path
 def main() -> int:
     from trueup import console
     from trueup.campaign import resolve
-    from trueup.config import TrainConfig
     from trueup.errors import RunError, TrueupError, of_the_machine
     from trueup.stages import load_object
+    from trueup.training.config import TrainConfig
 
     console.become_child()
     _quieten()
@@ -26,7 +26,7 @@ def main() -> int:
     config = campaign.stages[sys.argv[1]]
     try:
         if isinstance(config, TrainConfig):
-            from trueup.trial import refuse_unbuildable
+            from trueup.training.trial import refuse_unbuildable
 
             refuse_unbuildable(campaign, [config.stage, *message["ahead"]])
         load_object(config.run)(config)

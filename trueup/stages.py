@@ -25,19 +25,19 @@ STAGES = {
     "sft": StageEntry("instruction-tune the base model on demonstrations", "sft", "sft.config:SFTConfig"),
     "sample": StageEntry("sample candidate answers from the SFT policy", "candidates", "sft.config:SampleConfig"),
     "label": StageEntry(
-        "collect preferences: from people, a rubric, a file or a judge", "labels", "ui.config:LabelConfig"
+        "collect preferences: from people, a rubric, a file or a judge", "labels", "ui.labels.config:LabelConfig"
     ),
     "reward": StageEntry("train the reward model and write its report card", "reward", "reward.config:RewardConfig"),
-    "align": StageEntry("align the SFT policy to the preferences", "align", "rlhf.config:ALGORITHMS"),
+    "align": StageEntry("align the SFT policy to the preferences", "align", "rlhf.align.config:ALGORITHMS"),
     "compare": StageEntry(
-        "compare SFT and aligned policies on held-out prompts", "compare", "rlhf.config:CompareConfig"
+        "compare SFT and aligned policies on held-out prompts", "compare", "rlhf.compare.config:CompareConfig"
     ),
 }
 """The stages in their order, by name: the command, and the section of the campaign file."""
 
 COMMANDS = ("ui.commands:COMMANDS",)
-"""`module:name` of the commands that a package brings, by name (trueup.commands.Command). One with the name of a stage
-replaces the stage's own."""
+"""`module:name` of the commands that a package brings, by name (trueup.commandline.commands.Command). One with the
+name of a stage replaces the stage's own."""
 
 
 def load_object(name: str) -> Any:

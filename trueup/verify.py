@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trueup import runs, seals
-from trueup.contents import sha256_file
+from trueup import runs
+from trueup.data.records import LEFT_OUT_FOLDER
 from trueup.errors import RunError
-from trueup.records import LEFT_OUT_FOLDER
+from trueup.judging.votes import VOTES
+from trueup.provenance import seals
+from trueup.provenance.contents import sha256_file
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
 from trueup.stages import STAGES, load_object
-from trueup.votes import VOTES
 
 StageVerify = Callable[[FinishedStage], tuple[str | None, str | None]]
 """Returns (problem, note): what is wrong with the store that a stage's manifest states, or why it was not checked."""

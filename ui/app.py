@@ -28,7 +28,7 @@ from typing import Any
 # Before gradio is imported: it would look for a newer version of itself, and count who uses it.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-import ui.quick_gradio  # noqa: I001, F401  before gradio
+import ui.pages.gradio_shell  # noqa: I001, F401  before gradio
 import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
@@ -39,25 +39,25 @@ from trueup import runs
 from trueup.config import read_yaml, validate
 from trueup.console import say
 from trueup.errors import ConfigError, DataError, RunError, TrueupError
-from ui.accounts import Annotator, People, Person, current
-from ui.admin_api import admin_api
-from ui.admin_page import admin_blocks
-from ui.agreement import load_libraries
-from ui.api import label_api, vote_api
-from ui.compare_page import Comparison, compare_blocks
-from ui.config import LabelConfig
+from ui.people.accounts import Annotator, People, Person, current
+from ui.pages.admin_api import admin_api
+from ui.pages.admin import admin_blocks
+from ui.figures.agreement import load_libraries
+from ui.pages.label_api import label_api, vote_api
+from ui.pages.compare import Comparison, compare_blocks
+from ui.labels.config import LabelConfig
 from ui.connections import server
-from ui.entry import entry, not_found, page, people_page, signed_in
-from ui.guard import REPORT_POLICY, Guard, Site, site
+from ui.people.sign_in import entry, not_found, page, people_page, signed_in
+from ui.people.guard import REPORT_POLICY, Guard, Site, site
 from ui.label import prepare
-from ui.live import Live
-from ui.open_api import open_api
-from ui.run_page import run_page
-from ui.service import LabelService, Settings
-from ui.store import Store
-from ui.tables import Database
-from ui.votes import Votes
-from ui.worker import Worker
+from ui.figures.live import Live
+from ui.pages.open_api import open_api
+from ui.pages.run import run_page
+from ui.labels.service import LabelService, Settings
+from ui.labels.store import Store
+from ui.labels.tables import Database
+from ui.labels.votes import Votes
+from ui.pages.worker import Worker
 
 STATIC = Path(__file__).parent / "static"
 LOAD_AFTER_S = 3.0

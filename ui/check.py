@@ -9,12 +9,12 @@ from pathlib import Path
 
 from trueup.check import check_place, find_directory, find_hub_id, read_file
 from trueup.config import ModelConfig, StageConfig
+from trueup.data.formats import read_preferences
+from trueup.data.records import CandidateSet, read_rows
 from trueup.errors import DataError
-from trueup.formats import read_preferences
-from trueup.records import CandidateSet, read_rows
 from trueup.runs import find_stage
-from ui.config import LabelConfig
-from ui.sources import read_scores
+from ui.labels.config import LabelConfig
+from ui.sources.material import read_scores
 
 
 def check(
@@ -85,7 +85,7 @@ def _check_driver(config: LabelConfig, problems: list[str]) -> None:
 
 def _check_scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> None:
     """The reward model that labels: there, whole, and with one output."""
-    from trueup import models
+    from trueup.models import loading
 
     key = "label.reward_model"
     if name.startswith("/"):
@@ -95,8 +95,8 @@ def _check_scorer(name: str, model: ModelConfig, problems: list[str], notes: lis
     if directory is None:
         return
     try:
-        settings = models.read_settings(str(directory), model)
-        models.read_tokenizer(directory, model)
+        settings = loading.read_settings(str(directory), model)
+        loading.read_tokenizer(directory, model)
     except Exception as error:
         text = " ".join(str(error).split()).removeprefix("model.name: ")
         problems.append(f"{key}: {text[:300]}")

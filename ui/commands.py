@@ -11,15 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from trueup.commands import Command, described, print_text, read_campaign, takes_config, takes_run
+from trueup.commandline.commands import Command, described, print_text, read_campaign, takes_config, takes_run
 
 if TYPE_CHECKING:
-    from ui.accounts import People
-    from ui.config import LabelConfig
+    from ui.labels.config import LabelConfig
+    from ui.people.accounts import People
 
 
 def _label_config(arguments: argparse.Namespace) -> LabelConfig:
-    from ui.config import LabelConfig
+    from ui.labels.config import LabelConfig
 
     config = read_campaign(arguments).stages["label"]
     assert isinstance(config, LabelConfig)
@@ -140,8 +140,8 @@ def _takes_role(parser: argparse.ArgumentParser) -> None:
 
 def _accounts(arguments: argparse.Namespace) -> int:
     config = _label_config(arguments)
-    from ui.accounts import People
-    from ui.tables import Database
+    from ui.labels.tables import Database
+    from ui.people.accounts import People
 
     store = Database(config.store_url)
     try:
@@ -172,7 +172,7 @@ def _enable(people: People, arguments: argparse.Namespace) -> None:
 
 
 def _invite(people: People, arguments: argparse.Namespace) -> None:
-    from ui.entry import invite_url
+    from ui.people.sign_in import invite_url
 
     link = invite_url(arguments.url, people.invite(arguments.role, arguments.days))
     print_text(f"{link}\nfor one person, as {arguments.role}, within {arguments.days:g} days; not shown again")
@@ -269,37 +269,37 @@ def _labels(arguments: argparse.Namespace) -> int:
 
 
 def _import(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from ui.exchange import import_labels
+    from ui.labels.exchange import import_labels
 
     return import_labels(config, arguments.file, arguments.on_bad_rows, arguments.ignore_columns), True
 
 
 def _export(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from ui.exchange import export_labels
+    from ui.labels.exchange import export_labels
 
     return export_labels(config, arguments.to, arguments.format, arguments.rankings), True
 
 
 def _stats(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from ui.statistics_text import stats
+    from ui.figures.text import stats
 
     return stats(config), True
 
 
 def _blindcheck(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from ui.blindcheck import blindcheck
+    from ui.blindcheck.run import blindcheck
 
     return blindcheck(config, browser=arguments.browser)
 
 
 def _promote(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from ui.votes import promote
+    from ui.labels.votes import promote
 
     return promote(config), True
 
 
 def _backup(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from ui.exchange import backup
+    from ui.labels.exchange import backup
 
     return backup(config, arguments.to), True
 

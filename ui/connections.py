@@ -19,7 +19,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ui.guard import MAX_HEAD
+from ui.people.guard import MAX_HEAD
 
 REQUEST_S = 20.0
 STALLED_S = 30.0

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from trueup import runs
 from trueup.console import say
-from trueup.contents import sha256_file
-from trueup.records import CandidateSet, Dropped, pairs_of, read_rows, split_name, write_rows
-from ui import report, sources
-from ui.config import LabelConfig
-from ui.exchange import true_records
-from ui.proof import proof
-from ui.store import Store
-from ui.votes import promoted
+from trueup.data.records import CandidateSet, Dropped, pairs_of, read_rows, split_name, write_rows
+from trueup.provenance.contents import sha256_file
+from ui.labels.config import LabelConfig
+from ui.labels.exchange import true_records
+from ui.labels.proof import proof
+from ui.labels.store import Store
+from ui.labels.votes import promoted
+from ui.sources import material, report
 
 FEW_PAIRS = 50
 LENGTH_EXPLAINS = 0.7
@@ -43,25 +43,25 @@ def run(config: LabelConfig) -> Path:
             for path, rows, dropped in inputs if "human" in config.sources else []:
                 run.add_input(path, rows, dropped)
         else:
-            found = sources.material(config, [])
+            found = material.material(config, [])
 
         # ---- 2. Labels: what the source says ----------------------------------------------------------------
         if "import" in config.sources:
             assert config.path is not None
             dropped = Dropped()
-            rows = sources.import_file(config, store, found, dropped)
+            rows = material.import_file(config, store, found, dropped)
             run.add_input(config.path, rows, dropped)
             say(f"import {config.path}: {rows} rankings, dropped: {dropped}")
         if config.source == "human":
-            sources.check_enough(config, store, found)
+            material.check_enough(config, store, found)
         elif config.source == "simulated":
-            sources.simulate(config, store, found)
+            material.simulate(config, store, found)
         elif config.source == "judge":
-            from ui.judge import judge_pairs
+            from ui.sources.judge import judge_pairs
 
             judge_pairs(config, store, found)
         elif config.source == "reward_model":
-            sources.score_by_model(config, store, found)
+            material.score_by_model(config, store, found)
 
         # ---- 3. Export: current labels about the current answers --------------------------------------------
         # The digest is taken before the labels: one that arrives in between makes this stage stale, and is not lost.
@@ -144,21 +144,21 @@ def run(config: LabelConfig) -> Path:
 Inputs = list[tuple[Path, int, Dropped]]
 
 
-def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tuple[sources.Material, Inputs]:
+def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tuple[material.Material, Inputs]:
     """Put into the store what people are asked about. Returns it, and of each file that was read its rows."""
     inputs: Inputs = []
     for use, path in (("check", config.gold), ("qualification", config.qualification)):
         dropped = Dropped()
-        rows = sources.set_gold(config, store, use, dropped)  # type: ignore[arg-type]  # a tuple of literals
+        rows = material.set_gold(config, store, use, dropped)  # type: ignore[arg-type]  # a tuple of literals
         if path:
             inputs.append((path, rows, dropped))
             say(f"known answers {path}: {rows}, dropped: {dropped}")
     scores = None
     if config.scores:
-        scores = sources.read_scores(config.scores, candidates)
+        scores = material.read_scores(config.scores, candidates)
         inputs.append((config.scores, len(scores), Dropped()))
-    found = sources.material(config, candidates, scores)
-    sources.ask_people(config, store, found)
+    found = material.material(config, candidates, scores)
+    material.ask_people(config, store, found)
     store.set_note(_ASKED, _what_is_asked(config))
     return found, inputs
 

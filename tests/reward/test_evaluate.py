@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from reward.evaluate import report_card
-from trueup.records import Message, Preference
+from trueup.data.records import Message, Preference
 from trueup.runs import Finding, StageRun
 
 

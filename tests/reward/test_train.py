@@ -17,14 +17,10 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
 import ui.label
-from trueup import models, runs, training
-from trueup.chat import encode_completion, encode_prompt
+from trueup import runs
+from trueup.artifacts.manifest import Manifest
 from trueup.config import SplitConfig
-from trueup.export import export
-from trueup.manifest import Manifest
-from trueup.merging import merged
-from trueup.pairs import EncodedPair, read_pairs
-from trueup.records import (
+from trueup.data.records import (
     Candidate,
     CandidateSet,
     Message,
@@ -34,14 +30,20 @@ from trueup.records import (
     read_rows,
     write_rows,
 )
-from trueup.sampling import score
+from trueup.exporting.export import export
+from trueup.models import loading
+from trueup.models.chat import encode_completion, encode_prompt
+from trueup.models.scoring import score
+from trueup.training import loop
+from trueup.training.merging import merged
+from trueup.training.pairs import EncodedPair, read_pairs
 from trueup.verify import verify
 
 
 def until_labels(made: Any) -> None:
     """The base model stands for the SFT policy."""
     stage = runs.begin(made.stages["sft"])
-    models.save(models.load_base(made.config.model), stage.dir / "model")
+    loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
     ui.label.run(made.stages["label"])
 
@@ -61,7 +63,7 @@ def trained(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: 
     texts = ("Tea is warm.", "Milk is cold.")
     candidates = [
         Candidate(text=text, token_ids=[*tokenizer.encode(text), tokenizer.eos_token_id], finished=True)
-        for tokenizer in [models.load_base(made.config.model).tokenizer]
+        for tokenizer in [loading.load_base(made.config.model).tokenizer]
         for text in texts
     ]
     sampled = runs.begin(made.stages["sample"])
@@ -90,7 +92,7 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
     # A head that is lost on saving is the classic failure of adapters: score again from the disk.
     pairs = read_rows(runs.stage_dir(made.run_dir, "label") / "preferences.jsonl", Preference)
     heldout = [pair for pair in pairs if is_heldout(pair.prompt, made.config.split)]
-    loaded = models.load_reward_model(directory / "model", made.config.model)
+    loaded = loading.load_reward_model(directory / "model", made.config.model)
     loaded.model.eval()
     tokens = [encode_completion(loaded.tokenizer, pair.chosen[0].content) for pair in heldout]
     written = [json.loads(line)["chosen"] for line in (directory / "scores.jsonl").read_text().splitlines()]
@@ -155,7 +157,7 @@ def test_layers_below_the_adapter_read_a_row_once_in_three_epochs_and_the_losses
 
     kept = losses(tmp_path / "kept")
     assert read[0] * 3 == read[1] == len(kept)
-    monkeypatch.setattr(training, "free_memory", lambda device: 0)
+    monkeypatch.setattr(loop, "free_memory", lambda device: 0)
     assert losses(tmp_path / "anew") == pytest.approx(kept, abs=1e-6)
     assert read[1] - read[0] == 2 * len(kept) / 3, "with no memory for it, every layer reads"
     assert kept[-1] < kept[0] - 0.01
@@ -189,7 +191,7 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
     told = [found.message for found in findings if found.code == "not_told_from_a_rule"]
     assert [message.startswith("the second reward model's accuracy") for message in told] == [False, True]
     assert [finding["message"] for part in (report, report["judge"]) for finding in part["findings"]] == told
-    assert models.load_reward_model(directory / "judge" / "model", made.config.model)
+    assert loading.load_reward_model(directory / "judge" / "model", made.config.model)
     assert not list((directory / "judge").glob("checkpoint*")) and verify(made.run_dir).problems == []
 
 
@@ -256,9 +258,9 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     base = build(tmp_path / "base", bases(kind)) if build else bases(kind)
     made = campaign(tmp_path, model={"name": str(base), **keys}, reward={"full_finetuning": full_finetuning})
     config = made.stages["reward"]
-    policy = models.load_base(config.model)
-    models.save(policy, tmp_path / "policy")
-    model = models.new_reward_model(tmp_path / "policy", config.model)
+    policy = loading.load_base(config.model)
+    loading.save(policy, tmp_path / "policy")
+    model = loading.new_reward_model(tmp_path / "policy", config.model)
     with torch.no_grad():
         model.model.score.weight.normal_(std=1.0)
 
@@ -288,7 +290,7 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     )
 
     model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
-    models.save(model, tmp_path / "model")
+    loading.save(model, tmp_path / "model")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     padded = tokenizer.pad({"input_ids": [row.prompt_ids + row.chosen_ids for row in rows]}, return_tensors="pt")

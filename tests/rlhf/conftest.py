@@ -46,7 +46,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("trueup.endpoint.RETRIES_AFTER_S", (0.01, 0.01))
+    monkeypatch.setattr("trueup.judging.endpoint.RETRIES_AFTER_S", (0.01, 0.01))
     server = Server(("127.0.0.1", 0), Handler)
     server.asked = []
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from rlhf.checks import final_number, followed, load_check, paired, read_instructions
+from trueup.data.records import read_jsonl
 from trueup.errors import DataError
-from trueup.records import read_jsonl
 
 VERDICTS = Path(__file__).parents[1] / "data" / "ifeval_gpt4_strict.jsonl"
 NO_COMMA = {"prompt": "No commas.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import sft.sample
-from trueup import models, runs
+from trueup import runs
+from trueup.data.records import CandidateSet, Message, is_heldout, read_rows
 from trueup.errors import DataError
-from trueup.records import CandidateSet, Message, is_heldout, read_rows
-from trueup.sampling import Decoding, sample
+from trueup.models import loading
+from trueup.models.sampling import Decoding, sample
 from trueup.verify import verify
 
 
@@ -25,7 +26,7 @@ def sampled(campaign: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
         made = campaign(tmp_path, sample=keys)
         if runs.find_stage(made.run_dir, "sft") is None:
             stage = runs.begin(made.stages["sft"])
-            models.save(models.load_base(made.config.model), stage.dir / "model")
+            loading.save(loading.load_base(made.config.model), stage.dir / "model")
             stage.finish()
         return made.stages["sample"]
 
@@ -56,7 +57,7 @@ def test_every_prompt_gets_its_k_answers_with_where_they_come_from(sampled: Call
     assert verify(config.run_dir).problems == []
 
     # The answers are those of the saved policy, asked for these prompts with this seed.
-    policy = models.load_policy(parent.dir / "model", config.model)
+    policy = loading.load_policy(parent.dir / "model", config.model)
     again = sample(policy, [row.prompt for row in found], Decoding(**decoding), 3, 64)
     assert [row.candidates for row in found] == again
 

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 import sft.train
-from rlhf.compare import prove_disjoint
+from rlhf.compare.run import prove_disjoint
 from sft.data import Encoded
-from trueup import models, runs, training
-from trueup.chat import encode_prompt
+from trueup import runs
 from trueup.config import ModelConfig
+from trueup.data.formats import read_demonstrations
+from trueup.data.records import CandidateSet, Dropped, Message, is_heldout, opening_id, prompt_id
 from trueup.errors import DataError, RunError
-from trueup.formats import read_demonstrations
-from trueup.records import CandidateSet, Dropped, Message, is_heldout, opening_id, prompt_id
-from trueup.sampling import Decoding, sample
+from trueup.models import loading
+from trueup.models.chat import encode_prompt
+from trueup.models.sampling import Decoding, sample
+from trueup.training import loop
 from trueup.verify import verify
 
 FILES = {
@@ -38,12 +40,12 @@ def files(directory: Path) -> set[str]:
 
 def losses(directory: Path) -> dict[int, float]:
     """Training loss by step; a step that stands twice fails the test."""
-    rows = [row for row in training.read_metrics(directory / "metrics.jsonl") if "loss" in row]
+    rows = [row for row in loop.read_metrics(directory / "metrics.jsonl") if "loss" in row]
     assert len({row["step"] for row in rows}) == len(rows)
     return {row["step"]: row["loss"] for row in rows}
 
 
-def eos_rate(policy: models.Loaded, prompts: list[list[Message]]) -> float:
+def eos_rate(policy: loading.Loaded, prompts: list[list[Message]]) -> float:
     policy.model.eval()
     answers = sample(policy, prompts, Decoding(40, seed=1), num_samples=4, batch_size=64)
     return sum(candidate.finished for row in answers for candidate in row) / (4 * len(prompts))
@@ -72,23 +74,23 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     )
     config = made.stages["sft"]
     seen: dict[str, Any] = {}
-    build, save = sft.train.build_trainer, models.save
+    build, save = sft.train.build_trainer, loading.save
 
-    def spy_build(config: Any, stage: Any, base: models.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
+    def spy_build(config: Any, stage: Any, base: loading.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
         seen["rows"] = [base.tokenizer.decode(row.input_ids) for row in rows]
         return build(config, stage, base, rows, heldout)
 
-    def spy_save(loaded: models.Loaded, directory: Path) -> None:
+    def spy_save(loaded: loading.Loaded, directory: Path) -> None:
         seen["logits"] = logits(loaded)
         save(loaded, directory)
 
-    def logits(loaded: models.Loaded) -> torch.Tensor:
+    def logits(loaded: loading.Loaded) -> torch.Tensor:
         with torch.inference_mode():
             ids = encode_prompt(loaded.tokenizer, [Message(role="user", content="Say red.")])
             return loaded.model(torch.tensor([ids])).logits
 
     monkeypatch.setattr(sft.train, "build_trainer", spy_build)
-    monkeypatch.setattr(models, "save", spy_save)
+    monkeypatch.setattr(loading, "save", spy_save)
     directory = sft.train.run(config)
 
     # What it leaves
@@ -115,19 +117,19 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     assert not [row for row in heldout for text in seen["rows"] if row.messages[0].content in text]
 
     # What was saved is what was trained
-    policy = models.load_policy(directory / "model", ModelConfig(device="cpu"))
+    policy = loading.load_policy(directory / "model", ModelConfig(device="cpu"))
     torch.testing.assert_close(logits(policy), seen["logits"], rtol=0, atol=0)
 
     # So is its adapter, over the base model: several policies can share one base in memory
     if not config.full_finetuning:
-        together = models.SavedPolicy(None, directory / "adapter").load(config.model)
+        together = loading.SavedPolicy(None, directory / "adapter").load(config.model)
         torch.testing.assert_close(logits(together), seen["logits"], rtol=0, atol=1e-4)
 
     # It learnt: held-out loss fell, and a model that hardly ever stopped now does, on prompts that it never saw
     assert report["heldout_loss"]["after"] < report["heldout_loss"]["before"] - 0.5
     assert report["trained_eos"] == 16 - len(heldout)
     prompts = [row.messages[:-1] for row in heldout]
-    before = eos_rate(models.load_base(config.model), prompts)
+    before = eos_rate(loading.load_base(config.model), prompts)
     assert before < 0.3 and eos_rate(policy, prompts) > 0.6
     assert report["eos_rate"] >= 0.75 and manifest["verdict"] == {"status": "pass", "findings": []}
     rows = [json.loads(line) for line in (directory / "samples.jsonl").read_text().splitlines()]
@@ -167,8 +169,8 @@ def test_new_tokens_are_trained_where_they_have_weights_and_no_other_token_is(
     config = campaign(tmp_path, model=model, sft={"max_steps": 3}).stages["sft"]
     directory = sft.train.run(config)
     torch.manual_seed(1)
-    before = models.load_base(config.model).model
-    after = models.load_policy(directory / "model", ModelConfig(device="cpu")).model
+    before = loading.load_base(config.model).model
+    after = loading.load_policy(directory / "model", ModelConfig(device="cpu")).model
     for layer in ("get_input_embeddings", "get_output_embeddings"):
         old, new = (getattr(made, layer)().weight for made in (before, after))
         torch.testing.assert_close(new[:300], old[:300], rtol=0, atol=0)
@@ -185,7 +187,7 @@ class Killed(Exception):
 
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
-    real = training.Watch.on_log
+    real = loop.Watch.on_log
 
     def on_log(self: Any, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
         real(self, args, state, control, logs, **rest)
@@ -193,7 +195,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.Watch, "on_log", on_log)
+        patch.setattr(loop.Watch, "on_log", on_log)
         run()
 
 
@@ -384,7 +386,7 @@ def trained_texts(monkeypatch: pytest.MonkeyPatch, config: Any) -> tuple[Path, l
     seen: list[str] = []
     build = sft.train.build_trainer
 
-    def spy(config: Any, stage: Any, base: models.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
+    def spy(config: Any, stage: Any, base: loading.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
         seen.extend(base.tokenizer.decode([label for label in row.labels if label >= 0]) for row in rows)
         return build(config, stage, base, rows, heldout)
 
@@ -452,7 +454,7 @@ def test_the_held_out_rows_whose_loss_is_measured_are_of_every_category(
     ]
     jsonl(tmp_path / "data.jsonl", rows)
     directory = sft.train.run(with_data(stage, tmp_path, STRICT, heldout=0.6))
-    tokenizer = models.load_policy(directory / "model", ModelConfig(device="cpu")).tokenizer
+    tokenizer = loading.load_policy(directory / "model", ModelConfig(device="cpu")).tokenizer
     heldout = [json.loads(line) for line in (directory / "heldout.jsonl").read_text().splitlines()]
     kinds = [re.findall(r"It is (\w)", tokenizer.decode(row["input_ids"]))[0] for row in heldout]
     assert len(kinds) == 16 and set(kinds) == set("abcdefgh")

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from trueup import contents, runs
+from trueup import runs
 from trueup.campaign import Campaign, load_campaign, plan
 from trueup.check import check
 from trueup.config import StageConfig
 from trueup.errors import ConfigError
+from trueup.provenance import contents
 
 ALL = ["sft", "sample", "label", "reward", "align", "compare"]
 
@@ -302,8 +303,8 @@ def test_new_labels_of_people_make_the_label_stage_stale(campaign: Callable[...,
 
 
 def _label_something(campaign: Campaign) -> None:
-    from trueup.records import Candidate, Message
-    from ui.store import Item, Store, Verdict
+    from trueup.data.records import Candidate, Message
+    from ui.labels.store import Item, Store, Verdict
 
     config: Any = campaign.stages["label"]
     store = Store(config.store_url)
@@ -324,7 +325,7 @@ def test_of_several_algorithms_in_a_file_the_keys_of_the_chosen_one_count(
     flat = campaign(tmp_path / "flat", align={"beta": 0.3})
     assert made.stages["align"].identity() == flat.stages["align"].identity(), "it is no other than a flat file's"
     ppo = load_campaign(made.source, ["align.algorithm=ppo"]).stages["align"]
-    assert (ppo.run, ppo.identity()["kl_coef"], "beta" in ppo.identity()) == ("rlhf.ppo:run", 0.2, False)
+    assert (ppo.run, ppo.identity()["kl_coef"], "beta" in ppo.identity()) == ("rlhf.align.ppo.stage:run", 0.2, False)
     assert ppo.identity()["lora"]["r"] == 4, "what stands beside the algorithms is for all of them"
     again = load_campaign(made.source, ["align.algorithm=ppo", "align.ppo.kl_coef=0.1"]).stages["align"]
     assert again.identity()["kl_coef"] == 0.1

@@ -15,11 +15,13 @@ import pytest
 import architectures
 from sft.sample import choose_prompts
 from trueup import check as checking
-from trueup import models, runs, trial
+from trueup import runs
 from trueup.check import check
 from trueup.config import ModelConfig
+from trueup.data.records import split_name
 from trueup.errors import ModelError
-from trueup.records import split_name
+from trueup.models import loading
+from trueup.training import trial
 
 Checked = tuple[list[str], list[str]]
 _tried: dict[tuple[str, ...], list[str]] = {}
@@ -146,7 +148,7 @@ def test_what_is_drawn_of_a_file_is_what_is_counted(checked, campaign, tmp_path:
     for limit in range(1, 6):
         problems, _ = checked(sample={"max_prompts": limit})
         made = campaign(tmp_path, sample={"max_prompts": limit})
-        sample, tokenizer = made.stages["sample"], models.load_base_tokenizer(made.config.model)
+        sample, tokenizer = made.stages["sample"], loading.load_base_tokenizer(made.config.model)
         stage = runs.StageRun(sample, tmp_path, resumed=False, parents=[])
         drawn = {split_name(row.prompt, sample.split) for row in choose_prompts(sample, stage, tokenizer)}
         assert (problems == []) == (drawn == {"train", "heldout"}), (limit, problems, drawn)
@@ -830,7 +832,7 @@ def test_limits_are_found_under_every_architectures_names(checked, tmp_path: Pat
 def test_the_context_has_many_names(kind: str, keys: dict[str, Any], limit: int | None) -> None:
     from transformers import AutoConfig
 
-    assert models.context_length(AutoConfig.for_model(kind, **keys)) == limit
+    assert loading.context_length(AutoConfig.for_model(kind, **keys)) == limit
 
 
 def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> None:
@@ -838,8 +840,8 @@ def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> N
 
     from transformers import BloomConfig
 
-    assert models.context_length(BloomConfig(), SimpleNamespace(model_max_length=88)) == 88
-    assert models.context_length(BloomConfig(), SimpleNamespace(model_max_length=int(1e30))) is None
+    assert loading.context_length(BloomConfig(), SimpleNamespace(model_max_length=88)) == 88
+    assert loading.context_length(BloomConfig(), SimpleNamespace(model_max_length=int(1e30))) is None
 
 
 # ---- What is there, and whole -----------------------------------------------------------------------------------
@@ -890,7 +892,7 @@ def test_weights_that_would_be_drawn_at_random_are_a_problem(
     problems, _ = checked(model={"name": str(folder)})
     assert len(problems) == 1 and problems[0].startswith("model.name: ") and said in problems[0], problems
     with pytest.raises(ModelError):
-        models.load_base(ModelConfig(name=str(folder), chat_template="plain", device="cpu"))
+        loading.load_base(ModelConfig(name=str(folder), chat_template="plain", device="cpu"))
 
 
 def test_a_reward_model_that_labels_must_be_one(checked, tmp_path: Path, tiny_base: Path) -> None:

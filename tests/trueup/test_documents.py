@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 import generate
 from trueup.campaign import STAGES, resolve
 from trueup.cli import main
+from trueup.commandline.keys import find, tables
 from trueup.config import ConfigError, read_yaml, set_key
-from trueup.keys import find, tables
 
 REPOSITORY = Path(__file__).parents[2]
 CAMPAIGNS = sorted((REPOSITORY / "configs").rglob("*.yaml"))

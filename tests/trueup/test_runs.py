@@ -17,9 +17,9 @@ import pytest
 from trueup import runs
 from trueup.config import StageConfig
 from trueup.console import say
-from trueup.contents import sha256_file
+from trueup.data.records import Dropped
 from trueup.errors import RunError
-from trueup.records import Dropped
+from trueup.provenance.contents import sha256_file
 from trueup.verify import verify
 
 KEYS = (

@@ -23,9 +23,9 @@ from manifests import RATE, comparison_of, judge_of, manifest_of, verdict_of
 from sft.config import SampleConfig, SFTConfig
 from trueup import runs
 from trueup.config import ModelConfig, SplitConfig
-from trueup.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
-from ui.config import LabelConfig
-from ui.store import Asked, Item, Store, Text
+from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
+from ui.labels.config import LabelConfig
+from ui.labels.store import Asked, Item, Store, Text
 
 MODEL = ModelConfig()
 SPLIT = SplitConfig()
@@ -241,11 +241,11 @@ def client(campaign: CampaignDir) -> Iterator[Any]:
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 
-    from ui.accounts import COOKIE, People
-    from ui.api import label_api
-    from ui.guard import Guard, site
     from ui.label import prepare
-    from ui.service import LabelService, Settings
+    from ui.labels.service import LabelService, Settings
+    from ui.pages.label_api import label_api
+    from ui.people.accounts import COOKIE, People
+    from ui.people.guard import Guard, site
 
     config = campaign.label()
     store = Store(config.store_url)

@@ -18,12 +18,12 @@ from fastapi.testclient import TestClient
 
 from trueup import runs
 from trueup.errors import TrueupError
-from ui import accounts
-from ui.accounts import COOKIE, People
 from ui.app import label_app, listen, run_app, serve_label, serve_run
-from ui.guard import MAX_BODY, REPORT_POLICY, address_of, is_named, needs, site
-from ui.tables import Database
-from ui.throttle import Attempts
+from ui.labels.tables import Database
+from ui.people import accounts
+from ui.people.accounts import COOKIE, People
+from ui.people.guard import MAX_BODY, REPORT_POLICY, address_of, is_named, needs, site
+from ui.people.throttle import Attempts
 
 URL = "http://127.0.0.1:7860"
 PASSWORD = "four words are enough"
@@ -33,8 +33,8 @@ OPEN = {"/login", "/invite", "/enter", "/favicon.ico"}
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accounts are made for every test here; what a hash costs is tested elsewhere."""
-    monkeypatch.setattr("ui.accounts._LOG2_N", 4)
-    monkeypatch.setattr("ui.accounts._NOBODY", accounts.hash_password("nobody's"))
+    monkeypatch.setattr("ui.people.accounts._LOG2_N", 4)
+    monkeypatch.setattr("ui.people.accounts._NOBODY", accounts.hash_password("nobody's"))
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_what_the_browser_gets_before_it_asks_holds_nothing_of_the_campaign(
 
 
 LOADED = {"", "/", "/theme.css", "/assets/x", "/gradio_api/heartbeat/x"}
-"""What a page asks Gradio for; tests/ui/test_strangers.py watches a real browser do it."""
+"""What a page asks Gradio for; tests/ui/people/test_strangers.py watches a real browser do it."""
 
 
 def test_of_gradios_routes_those_that_a_page_loads_are_there_by_name_and_no_others(app: Any, browser: Any) -> None:
@@ -249,7 +249,7 @@ def test_no_way_of_writing_it_reaches_a_route_that_is_not_named(browser: Any) ->
 def test_what_an_annotator_labels_is_stored_under_the_pseudonym(app: Any, browser: Any) -> None:
     import sqlalchemy as sa
 
-    from ui.tables import event
+    from ui.labels.tables import event
 
     annotator = browser("Ann")
     token = annotator.get("/api/v1/tasks").json()["tasks"][0]["token"]

@@ -15,15 +15,15 @@ import pytest
 
 from trueup import runs
 from trueup.campaign import why_stale
+from trueup.data.records import CandidateSet, Demonstration, Message, Preference, Ranking, is_heldout, read_rows
+from trueup.data.rubric import RUBRICS
 from trueup.errors import DataError, LabelsWanted, ModelError
-from trueup.records import CandidateSet, Demonstration, Message, Preference, Ranking, is_heldout, read_rows
-from trueup.rubric import RUBRICS
-from ui import assignment
-from ui.config import LabelConfig
 from ui.label import prepare, run
-from ui.report import share
-from ui.service import Answer, LabelService, Settings
-from ui.store import Store, Verdict
+from ui.labels import assignment
+from ui.labels.config import LabelConfig
+from ui.labels.service import Answer, LabelService, Settings
+from ui.labels.store import Store, Verdict
+from ui.sources.report import share
 
 AnswersTo = Callable[..., CandidateSet]
 
@@ -469,7 +469,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr("trueup.endpoint.RETRIES_AFTER_S", (0.01, 0.01))
+    monkeypatch.setattr("trueup.judging.endpoint.RETRIES_AFTER_S", (0.01, 0.01))
     monkeypatch.setenv("OPENAI_API_KEY", "key-1")
     server = Endpoint(("127.0.0.1", 0), Handler)
     server.asked, server.keys = [], []
@@ -553,7 +553,7 @@ def test_a_refused_key_names_the_variable_that_holds_it(campaign: Any, endpoint:
 
 
 def test_a_judge_that_is_not_there_is_a_clear_error(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trueup.endpoint.RETRIES_AFTER_S", ())
+    monkeypatch.setattr("trueup.judging.endpoint.RETRIES_AFTER_S", ())
     config = campaign.label(source="judge", judge_url="http://127.0.0.1:9/v1", judge_model="m")
     with pytest.raises(ModelError, match=r"127.0.0.1:9/v1/chat/completions: no answer"):
         run(config)

@@ -1,0 +1,225 @@
+"""Which of the kept steps becomes the result of an online alignment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from peft import load_peft_weights, set_peft_model_state_dict
+from transformers import TrainerCallback
+
+from rlhf.align import guards
+from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
+from rlhf.align.prompts import Asked
+from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation
+from rlhf.align.rollouts import draw
+from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
+from rlhf.checks import Check
+from trueup.artifacts.reports import Normalisation, RewardCards, SampledAnswers
+from trueup.console import say
+from trueup.data.records import (
+    prompt_id,
+)
+from trueup.errors import DataError
+from trueup.models.loading import Loaded, load_reward_model
+from trueup.models.sampling import Decoding
+from trueup.models.scoring import score
+from trueup.runs import FinishedStage, StageRun
+from trueup.training import adapters, loop
+
+# ---- The best step ----------------------------------------------------------------------------------------------
+
+
+class EvaluateSteps(TrainerCallback):
+    """At the kept steps and at the end the policy answers the prompts that are kept for it; adapters are saved beside.
+
+    All steps draw with the same random numbers, so that they differ by what they learnt.
+    """
+
+    def __init__(
+        self,
+        config: OnlineConfig,
+        stage: StageRun,
+        policy: Loaded,
+        prompts: Sequence[Asked],
+        rewards: WeightedRewards,
+        reference_logps: Any,
+        second: WeightedRewards | None = None,
+    ):
+        """second  what the best step is chosen by in place of `rewards`, which pay: `second_rewards`"""
+        self.config, self.stage, self.policy, self.prompts = config, stage, policy, prompts
+        self.rewards, self.reference_logps, self.second = rewards, reference_logps, second
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step == 0:
+            self.evaluate(0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        kept = state.global_step in adapters.kept_steps(state.max_steps, self.config.keep_steps)
+        last = state.global_step == state.max_steps or control.should_training_stop
+        if kept or last:
+            adapters.save_adapter(model, self.stage.dir / adapters.STEPS / f"step-{state.global_step}")
+            self.evaluate(state.global_step)
+
+    def evaluate(self, step: int) -> None:
+        """One answer to each of the prompts: mean reward and KL in nats per sequence, as a row of metrics.jsonl."""
+        if not self.prompts:
+            return
+        prompts = [row.prompt for row in self.prompts]
+        decoding = Decoding(self.config.max_new_tokens, self.config.temperature, seed=self.config.seed)
+        answers = [row[0] for row in draw(self.policy, prompts, decoding, 1)]
+        told = {
+            "prompts": [[message.model_dump() for message in prompt] for prompt in prompts],
+            "completions": [[{"role": "assistant", "content": answer.text}] for answer in answers],
+            "completion_ids": [answer.token_ids for answer in answers],
+            "check": [row.check for row in self.prompts],
+            "check_row": [row.check_row for row in self.prompts],
+            "category": [row.category for row in self.prompts],
+            "prompt_id": [prompt_id(prompt) for prompt in prompts],
+        }
+        ids = [answer.token_ids for answer in answers]
+        reference = self.reference_logps(prompts, ids)
+        kl = [(answer.logp or 0.0) - logp for answer, logp in zip(answers, reference, strict=True)]
+        row = {"step": step, "eval/reward": _mean_paid(self.rewards, told), "eval/kl": sum(kl) / len(kl)}
+        if self.second:
+            row["eval/second_reward"] = _mean_paid(self.second, told)
+        self.stage.log(row)
+        by_second = f" (the second reward model: {row['eval/second_reward']:.2f})" if self.second else ""
+        say(
+            f"{f'step {step}':<12} reward {row['eval/reward']:.2f}{by_second}, KL {row['eval/kl']:.2f} on the prompts "
+            "kept for it"
+        )
+
+
+def _mean_paid(rewards: WeightedRewards, told: dict[str, Any]) -> float:
+    rewards(**told)
+    paid = [total for total in rewards.totals if not math.isnan(total)]
+    if not paid:
+        raise DataError("align.rewards: none of them has an opinion on any of the prompts that choose the step")
+    return sum(paid) / len(paid)
+
+
+def second_rewards(
+    config: OnlineConfig, reward: FinishedStage | None, checks: Sequence[Check], eos_token_id: int
+) -> WeightedRewards | None:
+    """`config.rewards` with the second reward model (split.judge_fraction) in place of the one that pays; None where
+    there is none.
+
+    Among the steps of one training the reward model that pays prefers those that found its mistakes. The second one was
+    trained on other prompts, and does not share them.
+    """
+    directory = reward.dir / "judge" / "model" if reward else None
+    if not config.eval_prompts or directory is None or not directory.is_dir():
+        return None
+    assert reward is not None
+    mean, std = normalisation(reward.report(RewardCards).judge)
+
+    def scores(prompts: Any, completions: Any) -> list[float]:
+        # Loaded for each of the few evaluations: beside the roles of a training there may be no room for it.
+        model = load_reward_model(directory, config.model)
+        model.model.eval()
+        return [(value - mean) / std for value in score(model, prompts, completions)]
+
+    say(f"{'best step':<12} chosen by the second reward model, trained on other prompts than the one that pays")
+    return make_rewards(config, scores, checks, eos_token_id)
+
+
+def evaluations(stage: StageRun) -> dict[int, Evaluation]:
+    """{step: its evaluation}, in order."""
+    rows = loop.read_metrics(stage.dir / "metrics.jsonl")
+    steps = [
+        Evaluation(
+            step=row["step"],
+            reward=row["eval/reward"],
+            kl=row["eval/kl"],
+            second_reward=row.get("eval/second_reward"),
+        )
+        for row in rows
+        if "eval/reward" in row
+    ]
+    return {row.step: row for row in sorted(steps, key=lambda row: row.step)}
+
+
+def chosen_by(evaluated: dict[int, Evaluation]) -> Literal["reward", "second_reward"]:
+    """The figure that steps are chosen by: the second reward model's where there is one."""
+    return "second_reward" if any(row.second_reward is not None for row in evaluated.values()) else "reward"
+
+
+def best_step(evaluated: dict[int, Evaluation], kl_budget: float | None) -> int | None:
+    """The step with the highest reward (`chosen_by`) within the KL budget; the first of equals; None if none is.
+
+    Step 0, the SFT policy, does not stand for election: what to do when nothing beats it is the verdict's to say.
+    """
+    figure = chosen_by(evaluated)
+    allowed = {
+        step: getattr(row, figure)
+        for step, row in evaluated.items()
+        if step > 0 and (kl_budget is None or row.kl <= kl_budget)
+    }
+    return max(allowed, key=lambda step: (allowed[step], -step), default=None)
+
+
+def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) -> int:
+    """Put the best step's adapter into the trained model and return the step.
+
+    It is the last one where nothing tells, or where every weight is trained and no adapter was kept.
+    """
+    evaluated = evaluations(stage)
+    later = [step for step in evaluated if step > 0]
+    if config.full_finetuning or not later:
+        return last
+    best = best_step(evaluated, config.kl_budget)
+    if best is None:
+        best = min(later, key=lambda step: evaluated[step].kl)
+        kl = evaluated[best].kl
+        stage.find(
+            "warn",
+            "no_step_within_budget",
+            f"no kept step is within kl_budget, {config.kl_budget:g}: step {best} is nearest, at {kl:.2f} nats",
+        )
+    weights = load_peft_weights(str(stage.dir / adapters.STEPS / f"step-{best}"))
+    set_peft_model_state_dict(model, weights, adapter_name="default")
+    row = evaluated[best]
+    say(f"{'best step':<12} {best} of {last}: reward {row.reward:.2f}, KL {row.kl:.2f}")
+    return best
+
+
+def conclude(
+    config: PPOConfig | GRPOConfig | RLOOConfig,
+    stage: StageRun,
+    model: Any,
+    last: int,
+    rewards: WeightedRewards,
+    spread: tuple[float, float],
+    history: Sequence[guards.Rollout] = (),
+    kl_coef: KLPrice | None = None,
+) -> OnlineReport:
+    """Put the best step's adapter into the trained model, find who is at fault if none beat the SFT policy, and return
+    what the reports of all online algorithms hold.
+
+    last     steps trained
+    spread   mean and standard deviation that the reward model counts in
+    history  PPO's rollouts
+    kl_coef  PPO's
+    """
+    chosen = choose_step(config, stage, model, last)
+    evaluated = evaluations(stage)
+    parents = {parent.stage: parent for parent in stage.parents}
+    sampled = parents["sample"].report(SampledAnswers) if "sample" in parents else None
+    reward_verdict = parents["reward"].manifest.verdict if "reward" in parents else None
+    finding = guards.whose_fault(history, evaluated, sampled, reward_verdict)
+    stage.findings += [finding] if finding else []
+    stage.facts["steps"] = chosen
+    mean, std = spread
+    return OnlineReport(
+        algorithm=config.algorithm,
+        rewards=rewards.weights,
+        normalisation=Normalisation(mean=mean, std=std),
+        rollouts=[RolloutFigures(**row) for row in history],
+        evaluations=list(evaluated.values()),
+        chosen_step=chosen,
+        chosen_by=chosen_by(evaluated),
+        steps_trained=last,
+        kl_coef=kl_coef,
+    )

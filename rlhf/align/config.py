@@ -1,0 +1,334 @@
+"""Configuration of alignment, one schema per algorithm, and of the comparison."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
+
+from rlhf.config import CheckConfig
+from trueup.config import (
+    BadRows,
+    DemonstrationsPath,
+    IgnoredColumns,
+    ModelConfig,
+    PromptsPath,
+    SplitConfig,
+    from_campaign,
+)
+from trueup.data.records import PairRule
+from trueup.data.rubric import RUBRICS
+from trueup.training.config import TrainConfig
+
+
+class Loss(NamedTuple):
+    beta: float
+    """What `beta: auto` stands for."""
+    reason: str
+
+
+LOSSES = {
+    "sigmoid": Loss(0.1, "the usual one of sigmoid"),
+    "hinge": Loss(0.1, "the usual one of hinge"),
+    "ipo": Loss(1.0, "this loss takes means per token, and 1 / (2 beta) = 0.5 nats a token is the gap that it aims at"),
+    "robust": Loss(0.1, "the usual one of robust"),
+    "sigmoid_norm": Loss(5.0, "this loss takes means per token; 5 is the beta of OLMo 2, which was aligned by it"),
+}
+"""The losses of DPO, by the names of trl.DPOTrainer, which computes them. `ipo` is that of Azar et al. 2023,
+https://arxiv.org/abs/2310.12036, eq. 17, over means; `sigmoid_norm` that of the card of
+https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023, appendix B."""
+
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(LOSSES)]  # a new entry of the table is a new value of the key
+
+
+class DPOConfig(TrainConfig):
+    """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
+
+    stage: ClassVar[str] = "align"
+    run: ClassVar[str] = "rlhf.align.dpo:run"
+    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
+    trial: ClassVar[str] = "rlhf.align.dpo:trial"
+
+    algorithm: Literal["dpo"] = "dpo"
+    """The algorithm that aligns the policy."""
+    model: ModelConfig
+    split: SplitConfig
+    pairs: PairRule = "all"
+    """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
+    beta: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Strength of the pull to the SFT policy: a higher beta stays nearer to it. `auto` takes what suits `loss_type`."""
+    loss_type: LossName = "sigmoid"
+    """Loss over a pair, by the names of TRL (docs/dpo.md)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of labels that are assumed to be wrong. With `sigmoid` this is cDPO (https://ericmitchell.ai/cdpo.pdf),
+    with `robust` its unbiased form (https://arxiv.org/abs/2403.00409); the other losses take none."""
+    learning_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    """Learning rate at its peak. `auto` follows from the number of steps. 0 trains nothing: it makes a control, whose
+    comparison finds no change."""
+    num_train_epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    """Passes over the pairs. `auto` follows from their number."""
+    keep_steps: int = Field(3, ge=0)
+    """Adapters that are kept during training, evenly spaced. The comparison shows reward and KL of each."""
+
+    @model_validator(mode="after")
+    def _smooths(self) -> DPOConfig:
+        if self.label_smoothing and self.loss_type not in ("sigmoid", "robust"):
+            raise ValueError(
+                f"label_smoothing: has no meaning in loss_type {self.loss_type}; use sigmoid (cDPO) or robust, or 0"
+            )
+        if self.full_finetuning and self.keep_steps and "keep_steps" in self.model_fields_set:
+            raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
+        return self
+
+    def parents(self) -> tuple[str, ...]:
+        return ("sft", "label")
+
+
+BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
+_NAMES_FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
+
+
+def _from_base(value: Any, info: ValidationInfo) -> Any:
+    """A function's file is written relative to the campaign file, as every input is."""
+    if not isinstance(value, dict) or not info.context:
+        return value
+    return {
+        str(from_campaign(name, info)) if isinstance(name, str) and _NAMES_FUNCTION.fullmatch(name) else name: weight
+        for name, weight in value.items()
+    }
+
+
+def _without_folder(value: dict[str, float], info: SerializationInfo) -> dict[str, float]:
+    """In an identity the file's folder does not count: the manifest knows the file by its hash."""
+    identity = info.context and info.context.get("identity")
+    return {Path(name).name: weight for name, weight in value.items()} if identity else value
+
+
+Rewards = Annotated[dict[str, float], BeforeValidator(_from_base), PlainSerializer(_without_folder)]
+
+
+class OnlineConfig(TrainConfig):
+    """What PPO, GRPO and RLOO share: the policy answers prompts, and learns from the rewards of its answers."""
+
+    stage: ClassVar[str] = "align"
+    check: ClassVar[str | None] = "rlhf.align.check:check"
+
+    model: ModelConfig
+    split: SplitConfig
+    on_bad_rows: BadRows = "refuse"
+    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
+    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
+    stage's left_out.jsonl."""
+    ignore_columns: IgnoredColumns = Field([])
+    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
+    prompts: PromptsPath | None = None
+    """`starter`, or a file of prompts, of which held-out ones are left out. Empty: those that the sample stage
+    answered."""
+    rewards: Rewards = Field({"reward_model": 1.0}, min_length=1)
+    """Rewards of an answer, each with its weight in the sum: `reward_model` (in its standard deviations on held-out
+    answers), `rubric`, `ifeval` and `gsm8k` (over the prompts of `checks`), or `file.py:function`. Such a function is
+    called with (prompts, completions, **columns) as TRL calls it, and returns a number or None for each answer."""
+    rubric: Literal["says-why"] = "says-why"
+    """The rubric behind the reward `rubric`."""
+    checks: list[CheckConfig] = Field([])
+    """Prompts to train on whose answers a program verifies. They give the rewards `ifeval` and `gsm8k`: 1 right, 0
+    wrong."""
+    missing_eos_penalty: float = Field(1.0, ge=0)
+    """Amount that is taken from the reward of an answer that did not end by itself."""
+
+    rollout_batch_size: int = Field(64, ge=2)
+    """Answers that are sampled before the policy is updated with them."""
+    num_generations: int = Field(4, ge=2)
+    """Answers to each prompt of a rollout."""
+    max_new_tokens: int = Field(128, ge=1)
+    """Most tokens of an answer. Set it as `sample.max_new_tokens`, so that what is compared is what was trained."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of sampling and of all log-probabilities alike. There is no top-k or top-p here: they would make the
+    sampled policy another one than the trained one."""
+
+    learning_rate: float = Field(1e-5, ge=0)
+    """Learning rate at its peak. 0 trains nothing: it makes a control, whose comparison finds no change."""
+    lr_scheduler_type: str = "linear"
+    """How the learning rate falls, by the names of transformers: `cosine`, `linear`, `constant`, ..."""
+    train_batch_size: int = Field(64, ge=1)
+    """Answers per optimiser step. It divides `rollout_batch_size`."""
+    save_steps: int = Field(1, ge=1)
+    """Optimiser steps between checkpoints, rounded up to whole rollouts."""
+    keep_steps: int = Field(3, ge=0)
+    """Adapters that are kept during training, evenly spaced. Each answers `eval_prompts`, and the best one within
+    `kl_budget` becomes the result, which need not be the last."""
+    eval_prompts: int = Field(32, ge=0)
+    """Prompts that are kept from training to choose the best adapter by; held-out prompts would flatter the comparison.
+    0: the last step is the result."""
+    kl_budget: float | None = Field(None, gt=0)
+    """Most nats per sequence that the result may be away from the SFT policy. Empty: any distance."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> OnlineConfig:
+        for name in ("train_batch_size", "num_generations"):
+            if self.rollout_batch_size % getattr(self, name):
+                raise ValueError(
+                    f"{name} {getattr(self, name)} does not divide rollout_batch_size {self.rollout_batch_size}"
+                )
+        if any("max_new_tokens" in check.model_fields_set for check in self.checks):
+            raise ValueError("checks.max_new_tokens: answers are drawn with align.max_new_tokens: leave it out here")
+        if self.lora.lora_dropout:
+            raise ValueError(
+                f"lora.lora_dropout: {self.lora.lora_dropout:g} would make the log-probabilities of one policy differ "
+                f"from reading to reading, and {self.algorithm} lives on their ratios: leave it at 0"  # type: ignore[attr-defined]
+            )
+        for reward in self.rewards:
+            if reward not in BUILT_IN_REWARDS and not _NAMES_FUNCTION.fullmatch(reward):
+                known = ", ".join(BUILT_IN_REWARDS)
+                raise ValueError(f"rewards.{reward}: neither one of {known}, nor of the form file.py:function")
+        if not any(self.rewards.values()):
+            raise ValueError("rewards: every weight is 0, so that no answer is worth more than another")
+        called = [Path(reward).name for reward in self.rewards]
+        if twice := [name for name in called if called.count(name) > 1]:
+            # Without their folders, as in an identity, one would stand for both.
+            raise ValueError(f"rewards: two functions are called {twice[0]}; rename one, or its file")
+        for kind in ("ifeval", "gsm8k"):
+            if (kind in self.rewards) != any(check.kind == kind for check in self.checks):
+                raise ValueError(f"rewards.{kind}: goes with an entry of that kind in checks, which names its prompts")
+        return self
+
+    @property
+    def passes(self) -> int:
+        """Passes over each rollout."""
+        raise NotImplementedError
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Optimiser steps."""
+        return self.passes * (self.rollout_batch_size // self.train_batch_size)
+
+    @property
+    def reward_files(self) -> list[Path]:
+        return [Path(name.rpartition(":")[0]) for name in self.rewards if name not in BUILT_IN_REWARDS]
+
+    def parents(self) -> tuple[str, ...]:
+        return (
+            "sft",
+            *(["sample"] if self.prompts is None else []),
+            *(["reward"] if "reward_model" in self.rewards else []),
+        )
+
+    def input_paths(self) -> list[Path]:
+        prompts = [self.prompts] if self.prompts else []
+        return [*prompts, *(check.path for check in self.checks), *self.reward_files]
+
+    def fingerprint(self) -> dict[str, str | None]:
+        return {"rubric": RUBRICS[self.rubric].version} if "rubric" in self.rewards else {}
+
+
+class PPOConfig(OnlineConfig):
+    """Proximal policy optimisation with a critic (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155).
+
+    Defaults are those of Ziegler et al. 2019 (https://arxiv.org/abs/1909.08593) as Huang et al. 2024 reproduce them
+    (https://arxiv.org/abs/2403.17031), but for the learning rate, which is for adapters.
+    """
+
+    run: ClassVar[str] = "rlhf.align.ppo.stage:run"
+    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
+    trial: ClassVar[str] = "rlhf.align.ppo.stage:trial"
+
+    algorithm: Literal["ppo"] = "ppo"
+    """The algorithm that aligns the policy."""
+    num_generations: int = Field(2, ge=2)
+    """Answers to each prompt of a rollout."""
+    num_ppo_epochs: int = Field(4, ge=1)
+    """Passes over each rollout."""
+    kl_coef: float = Field(0.05, ge=0)
+    """Price of a nat of KL to the SFT policy, in units of reward. With `kl_target` this is the price at the start."""
+    kl_target: float | None = Field(None, gt=0)
+    """Nats per sequence that the price is adapted to reach (Ziegler et al. 2019, 2.2). Empty: the price is fixed."""
+    kl_horizon: int = Field(10_000, ge=1)
+    """Answers over which the price adapts to `kl_target`."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount of later rewards, per token. 1: none."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """Lambda of generalised advantage estimation (GAE)."""
+    cliprange: float = Field(0.2, gt=0)
+    """Change of a token's probability, as a share of it, beyond which a rollout moves the policy no further."""
+    cliprange_value: float = Field(0.2, gt=0)
+    """Change of a value, in units of reward, beyond which a rollout moves the critic no further."""
+    vf_coef: float = Field(0.1, ge=0)
+    """Weight of the critic's loss beside the policy's."""
+    whiten_rewards: bool = False
+    """Whether rewards are divided by their standard deviation in the rollout. Their mean stays."""
+    critic_learning_rate: float | None = Field(None, ge=0)
+    """Learning rate of the critic. Empty: that of the policy."""
+    critic_warmup_rollouts: int = Field(0, ge=0)
+    """Rollouts at the start that train the critic alone."""
+    ptx_coef: float = Field(0.0, ge=0)
+    """Weight of a loss on demonstrations that is mixed in against forgetting (Ouyang et al. 2022, eq. 2)."""
+    ptx_data: list[DemonstrationsPath] = Field([])
+    """Files of demonstrations for that loss: `starter`, or paths."""
+    guards: Literal["warn", "stop"] = "warn"
+    """What happens when length, repetition, entropy, ends, KL or the critic go wrong: `warn` reports it, `stop` reports
+    it and ends the training."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_ppo_epochs
+
+    @model_validator(mode="after")
+    def _complete(self) -> PPOConfig:
+        if self.rollout_batch_size >= 5 * self.kl_horizon:
+            raise ValueError(
+                "kl_horizon: must be more than a fifth of rollout_batch_size, or one rollout may turn kl_coef 0"
+            )
+        if bool(self.ptx_coef) != bool(self.ptx_data):
+            raise ValueError("ptx_coef and ptx_data go together: a weight, and files of demonstrations")
+        return self
+
+    def input_paths(self) -> list[Path]:
+        return [*super().input_paths(), *self.ptx_data]
+
+
+class GRPOConfig(OnlineConfig):
+    """Group-relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300), by trl.GRPOTrainer."""
+
+    run: ClassVar[str] = "rlhf.align.grpo_rloo:run"
+    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
+    trial: ClassVar[str] = "rlhf.align.grpo_rloo:trial"
+
+    algorithm: Literal["grpo"] = "grpo"
+    """The algorithm that aligns the policy."""
+    beta: float = Field(0.05, ge=0)
+    """Weight of the KL to the SFT policy in the loss."""
+    num_iterations: int = Field(1, ge=1)
+    """Passes over each rollout."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_iterations
+
+
+class RLOOConfig(OnlineConfig):
+    """REINFORCE with the mean reward of an answer's siblings as its baseline (Ahmadian et al. 2024,
+    https://arxiv.org/abs/2402.14740), by trl.RLOOTrainer."""
+
+    run: ClassVar[str] = "rlhf.align.grpo_rloo:run"
+    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
+    trial: ClassVar[str] = "rlhf.align.grpo_rloo:trial"
+
+    algorithm: Literal["rloo"] = "rloo"
+    """The algorithm that aligns the policy."""
+    beta: float = Field(0.05, ge=0)
+    """Price of a nat of KL to the SFT policy, in units of reward."""
+    num_iterations: int = Field(1, ge=1)
+    """Passes over each rollout."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_iterations
+
+
+ALGORITHMS = {"dpo": DPOConfig, "ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}
+"""`align.algorithm`; the first is the default."""

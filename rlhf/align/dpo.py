@@ -1,0 +1,369 @@
+"""Direct preference optimisation: fit the policy to chosen/rejected pairs, held near the reference by beta.
+
+Reads   labels/preferences.jsonl, and sft/model: policy and reference both start from it.
+Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy), metrics.jsonl,
+        report.json (with the accuracy on held-out pairs), manifest.json.
+Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained by trl.DPOTrainer.
+
+The reference is the SFT policy itself: the base under the adapter, with the adapter off. Its log-probabilities are
+known from sampling, or computed once before training. At step 0 policy and reference are one, so the loss must be
+ln 2 and the margins 0; the stage stops if they are not.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import TaskType
+from transformers import TrainerCallback
+
+from rlhf.align.config import LOSSES, DPOConfig
+from rlhf.align.schema import DPOReport, LogpsChange
+from trueup import runs
+from trueup.artifacts.reports import Schedule
+from trueup.console import say
+from trueup.data.records import Dropped, Preference
+from trueup.errors import DataError
+from trueup.models import loading
+from trueup.models.scoring import completion_logps
+from trueup.runs import Finding, FinishedStage, StageRun
+from trueup.statistics.intervals import Interval
+from trueup.statistics.win_rates import win_rate
+from trueup.training import adapters, batches, loop
+from trueup.training.arguments import build_arguments, trainer_arguments
+from trueup.training.merging import merged
+from trueup.training.pairs import EncodedPair, encode_pairs, read_pairs
+
+
+def run(config: DPOConfig) -> Path:
+    stage = runs.begin(config)
+    sft, label = stage.parents
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    pairs = read_pairs(label, config.pairs, config.split)
+
+    # 2. Policy and reference -----------------------------------------------------------------------------------------
+    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    dropped, heldout_dropped = Dropped(), Dropped()
+    limit, rule = config.max_length, pairs.on_bad_rows
+    train, rows = encode_pairs(pairs.train, policy.tokenizer, limit, dropped, stage, rule)
+    heldout, heldout_rows = encode_pairs(pairs.heldout, policy.tokenizer, limit, heldout_dropped, on_bad_rows=rule)
+    stage.keep_aside(heldout_dropped)
+    if not rows:
+        raise DataError(f"no pair is left to train on within align.max_length, {limit} tokens (left out: {dropped})")
+    if dropped.counts or heldout_dropped.counts:
+        stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
+    stage.trained_on(pair.prompt for pair in train)
+    say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
+    say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
+
+    config = resolved(config, len(rows))
+    reference_logps = compute_reference_logps(policy, sft, train, rows)
+    heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
+
+    # 3. Train --------------------------------------------------------------------------------------------------------
+    with loop.scored_completions_only():
+        trainer = build_trainer(config, stage, policy, rows, reference_logps)
+        loop.train(trainer, stage)
+    adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
+    # Before the merge, in the precision of the reference and on its device: merged weights are float32, and may be on
+    # the CPU where a GPU has no room for them.
+    policy.model = adapters.under_adapter(trainer.model)
+    learnt = heldout_accuracy(policy, heldout, heldout_rows, heldout_logps)
+    policy.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
+    loop.require_sound(policy.model, "align, merging the adapter", every=True)
+
+    # 4. What changed -------------------------------------------------------------------------------------------------
+    first, last = first_and_last(trainer.state.log_history)
+    for name in ("rewards/margins", "rewards/accuracies"):
+        say(f"{name:<20} {first[name]:8.2f} -> {last[name]:8.2f}")
+    # Against the reference, not against the first batches, whose answers are longer or shorter than those of the last.
+    beta = float(config.beta)
+    change = LogpsChange(chosen=last["rewards/chosen"] / beta, rejected=last["rewards/rejected"] / beta)
+    for completion, nats in change:
+        say(f"{f'log pi({completion})':<20} {nats:+8.2f} nats against the reference, at the end")
+    margin = last["rewards/margins"] / beta
+    if config.learning_rate:  # at 0 it is a control
+        stage.findings += not_learnt(margin, learnt)
+    fallen = -change.chosen
+    if fallen > 10:
+        # Common and not always harm: DPO needs only the difference. Past some point probability goes to neither answer.
+        stage.find(
+            "warn",
+            "chosen_logps_fell",
+            f"log-probability of chosen answers fell by {fallen:.1f} nats: raise beta or stop earlier",
+        )
+
+    # 5. Save ---------------------------------------------------------------------------------------------------------
+    stage.write_report(
+        DPOReport(
+            algorithm="dpo",
+            pairs=len(rows),
+            first=first,
+            last=last,
+            logps_change_nats=change,
+            margin_nats=margin,
+            heldout_accuracy=learnt.estimate() if learnt else None,
+            schedule=Schedule.model_validate({key: getattr(config, key) for key in Schedule.model_fields}),
+        )
+    )
+    loading.save(policy, stage.dir / "model")
+    stage.facts.update(policy.placement.facts)
+    return stage.finish()
+
+
+# ---- What `auto` stands for --------------------------------------------------------------------------------------
+
+ENOUGH_STEPS = 60
+MOST_EPOCHS = 5.0
+REACH = 0.03
+"""Learning rate times steps. Adam moves a weight by about the learning rate a step, so this is about how far weights
+can go; 7e-4 over 58 steps in configs/demo.yaml, 5e-5 over 600 in a training of 5,000 pairs."""
+LEAST_RATE, MOST_RATE = 5e-5, 1e-3
+WHOLE = 0.1
+"""Of an adapter's learning rate, what is right for all weights (https://thinkingmachines.ai/blog/lora)."""
+
+
+def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
+    """The config with a number in place of each `auto`; every choice says its reason."""
+    chosen: dict[str, Any] = {}
+    if config.beta == "auto":
+        chosen["beta"], reason = LOSSES[config.loss_type]
+        say(f"{'beta':<12} {chosen['beta']:g}: {reason}")
+    steps_per_epoch = math.ceil(pairs / config.train_batch_size)
+    if config.num_train_epochs != "auto":
+        epochs = config.num_train_epochs
+    else:
+        chosen["num_train_epochs"] = epochs = max(1.0, min(MOST_EPOCHS, round(ENOUGH_STEPS / steps_per_epoch)))
+        if config.max_steps < 0:
+            why = f"about {ENOUGH_STEPS} steps are wanted, and at most {MOST_EPOCHS:g} passes"
+            say(f"{'epochs':<12} {epochs:g} over {pairs} pairs in batches of {config.train_batch_size}: {why}")
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(steps_per_epoch * epochs)
+    if config.learning_rate == "auto":
+        whole = WHOLE if config.full_finetuning else 1.0
+        rate = whole * min(MOST_RATE, max(LEAST_RATE, REACH / steps))
+        chosen["learning_rate"] = rate = float(f"{rate:.1e}")
+        say(f"{'rate':<12} {rate:g} over {steps} steps: the fewer the steps, the further each has to go")
+    return config.model_copy(update=chosen)
+
+
+# ---- Whether it learnt -------------------------------------------------------------------------------------------
+
+STILL_NATS = 0.1
+"""A margin below this says that both answers of a pair are about as likely as before."""
+
+
+def heldout_accuracy(
+    policy: loading.Loaded, pairs: list[Preference], rows: list[EncodedPair], reference: list[tuple[float, float]]
+) -> Interval | None:
+    """Share of held-out pairs whose chosen answer the policy made likelier by more than the rejected one, against the
+    reference (the sign of the implicit reward's difference; half for a tie), with its interval over prompts."""
+    if not pairs:
+        return None
+    prompts = [pair.prompt for pair in pairs]
+    policy.model.eval()
+    chosen = completion_logps(policy, prompts, [row.chosen_ids for row in rows])
+    rejected = completion_logps(policy, prompts, [row.rejected_ids for row in rows])
+    by_prompt: dict[str, list[float]] = {}
+    for pair, now, other, (was, other_was) in zip(pairs, chosen, rejected, reference, strict=True):
+        margin = (now - was) - (other - other_was)
+        by_prompt.setdefault(pair.prompt_id, []).append(0.5 if abs(margin) < 1e-6 else float(margin > 0))
+    return win_rate(list(by_prompt.values())).interval
+
+
+def not_learnt(margin: float, heldout: Interval | None) -> list[Finding]:
+    """What speaks against a policy that learnt the preference.
+
+    margin   nats by which the chosen answers of the training pairs gained on the rejected ones
+    heldout  accuracy on held-out pairs; None where there are none
+    """
+    if heldout:
+        share = f"{heldout.value:.0%} [{heldout.low:.0%}, {heldout.high:.0%}]"
+        say(f"{'held out':<12} {share} of pairs in the right order, over {heldout.n} prompts")
+    findings = []
+    if margin < STILL_NATS:
+        findings.append(
+            Finding(
+                "warn",
+                "margins_stand_still",
+                f"chosen answers gained {margin:+.3f} nats on rejected ones, which is next to nothing: raise "
+                "align.learning_rate or align.num_train_epochs, or leave both at auto",
+            )
+        )
+    if heldout and not heldout.excludes(0.5):
+        findings.append(
+            Finding(
+                "warn",
+                "heldout_not_above_chance",
+                f"{share} of held-out pairs are in the right order, over {heldout.n} prompts: this does not exclude "
+                "chance. More labels would tell",
+            )
+        )
+    elif heldout and heldout.value < 0.5:
+        findings.append(
+            Finding(
+                "warn",
+                "heldout_below_chance",
+                f"only {heldout.value:.0%} of held-out pairs are in the right order: lower align.learning_rate or "
+                "align.num_train_epochs, or look at the labels",
+            )
+        )
+    return findings
+
+
+def compute_reference_logps(
+    policy: loading.Loaded, sft: FinishedStage, pairs: list[Preference], rows: list[EncodedPair]
+) -> list[tuple[float, float]]:
+    """log pi_ref of the chosen and the rejected answer of each pair, in nats.
+
+    Sampling wrote them down: an answer of these very tokens, sampled by this very SFT policy in float32 as it is here,
+    is not scored again. In bf16 what is recorded does not count: there a text's log-probability hangs on the batch that
+    it is read in, by tenths of a nat.
+    """
+    exact = policy.placement.dtype == torch.float32
+    known = {
+        i: (pair.chosen_logp, pair.rejected_logp)
+        for i, pair in enumerate(pairs)
+        if exact
+        and pair.sampled_by == sft.sha256
+        and pair.sampler.get("dtype") == "float32"
+        and (pair.chosen_token_ids, pair.rejected_token_ids) == (rows[i].chosen_ids, rows[i].rejected_ids)
+        and None not in (pair.chosen_logp, pair.rejected_logp)
+    }
+    missing = [i for i in range(len(rows)) if i not in known]
+    say(f"{'reference':<12} log-probabilities of {len(known)} pairs known from sampling, {len(missing)} to compute")
+    if missing:
+        # Several annotators of one pair label the same two answers: each answer is read once.
+        asked = {
+            (tuple(rows[i].prompt_ids), tuple(ids)): (pairs[i].prompt, ids)
+            for i in missing
+            for ids in (rows[i].chosen_ids, rows[i].rejected_ids)
+        }
+        prompts, answers = zip(*asked.values(), strict=True)
+        logps = dict(zip(asked, completion_logps(policy, prompts, answers), strict=True))
+        for i in missing:
+            prompt = tuple(rows[i].prompt_ids)
+            known[i] = (logps[prompt, tuple(rows[i].chosen_ids)], logps[prompt, tuple(rows[i].rejected_ids)])
+    return [known[i] for i in range(len(rows))]  # type: ignore[misc]
+
+
+def build_trainer(
+    config: DPOConfig,
+    stage: StageRun,
+    policy: loading.Loaded,
+    rows: list[EncodedPair],
+    reference_logps: list[tuple[float, float]],
+) -> Any:
+    """trl.DPOTrainer over pairs that are tokens already, with the reference's log-probabilities beside them."""
+    from trl import DPOConfig as TRLConfig
+    from trl import DPOTrainer
+
+    class TokenisedDPOTrainer(DPOTrainer):
+        """TRL 1.16 tokenises every dataset itself, and so ends every answer with EOS, finished or not."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    dataset = [
+        {**vars(row), "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        for row, (chosen, rejected) in zip(rows, reference_logps, strict=True)
+    ]
+
+    arguments = trainer_arguments(config, stage, policy, [2 * row.longest for row in rows])
+    arguments |= {
+        "beta": config.beta,
+        "loss_type": ["robust" if config.label_smoothing else config.loss_type],
+        "label_smoothing": config.label_smoothing,
+        "precompute_ref_log_probs": True,
+    }
+    trainer = batches.grouped_by_length(TokenisedDPOTrainer, config, [row.longest for row in rows])(
+        model=policy.model,
+        args=build_arguments(TRLConfig, arguments, config),
+        train_dataset=Dataset.from_list(dataset),
+        processing_class=policy.tokenizer,
+        peft_config=adapters.adapter(config, policy.model, TaskType.CAUSAL_LM),
+    )
+    if config.loss_type == "sigmoid":
+        trainer.label_smoothing = as_robust(config.label_smoothing)
+    adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
+    trainer.add_callback(StartsAtReference(config, policy.placement.dtype != torch.float32))
+    trainer.add_callback(adapters.KeepSteps(stage, config.keep_steps))
+    return trainer
+
+
+def as_robust(smoothing: float) -> float:
+    """The smoothing at which TRL's `robust` loss is cDPO's, which TRL's `sigmoid` leaves out.
+
+    With x = beta times the margin and L = -log sigmoid, and since L(-x) = L(x) + x,
+        cDPO    (1 - e) L(x) + e L(-x)              = L(x) + e x
+        robust  ((1 - s) L(x) - s L(-x)) / (1 - 2s) = L(x) - s x / (1 - 2s)
+    which are equal at s = -e / (1 - 2e).
+    """
+    return -smoothing / (1 - 2 * smoothing)
+
+
+def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
+    """The trainer over a pair that stands for all (trueup.trial)."""
+    from trl.trainer import dpo_trainer
+
+    original = dpo_trainer.hash_module
+    dpo_trainer.hash_module = lambda module: ""  # names a cache of the reference by weights, which are not there
+    try:
+        return build_trainer(resolved(config, 1), stage, policy, [EncodedPair([0], [0, 0], [0])], [(0.0, 0.0)])
+    finally:
+        dpo_trainer.hash_module = original
+
+
+class StartsAtReference(TrainerCallback):
+    """Stops a run whose policy is not the reference at step 0: margins must be 0, and a sigmoid loss ln 2."""
+
+    def __init__(self, config: DPOConfig, rounded_weights: bool = False):
+        self.config, self.rounded_weights = config, rounded_weights
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
+        if state.global_step != 1 or "rewards/margins" not in (logs or {}):
+            return
+        # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
+        tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
+        margin, loss = abs(logs["rewards/margins"]), logs["loss"] - _of_router(model, logs)
+        weighted = self.config.trainer_args.get("use_weighting")  # each pair's loss is then less, by its likelihood
+        known = self.config.loss_type == "sigmoid" and not weighted
+        if margin > tolerance or (known and abs(loss - math.log(2)) > tolerance):
+            raise AssertionError(
+                f"at step 0 policy and reference differ: loss {loss:.4f} (ln 2 {math.log(2):.4f}), margin {margin:.4f}"
+            )
+        say(f"{'step 0':<12} loss {loss:.4f} (ln 2 = {math.log(2):.4f}), margin {margin:.4f}: policy is reference")
+
+
+def _of_router(model: Any, logs: dict[str, float]) -> float:
+    """What a mixture of experts adds to the loss for the balance of its experts, which is no matter of preference."""
+    settings = getattr(model, "config", None)
+    weight = getattr(settings.get_text_config(), "router_aux_loss_coef", 0.0) if settings else 0.0
+    return weight * logs.get("aux_loss", 0.0)
+
+
+def first_and_last(history: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Means of the training metrics over the first and the last tenth of the steps."""
+    rows = [row for row in history if "rewards/margins" in row]
+    count = max(1, len(rows) // 10)
+    names = (
+        "loss",
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logps/chosen",
+        "logps/rejected",
+    )
+
+    def mean(part: list[dict[str, Any]]) -> dict[str, float]:
+        return {name: sum(row[name] for row in part) / len(part) for name in names}
+
+    return mean(rows[:count]), mean(rows[-count:])

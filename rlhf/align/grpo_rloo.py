@@ -1,0 +1,149 @@
+"""GRPO and RLOO: each answer against its siblings, no critic. Prompts, rewards and the choice of the step are PPO's.
+
+Reads   sft/model, from which policy and reference start; prompts, or those of candidates/; reward/ where the reward
+        model pays.
+Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
+        metrics.jsonl, report.json, report.html, manifest.json.
+Source  Shao et al. 2024, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740;
+        trained by trl.GRPOTrainer and trl.RLOOTrainer as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, TaskType
+
+from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
+from rlhf.align.config import GRPOConfig, RLOOConfig
+from rlhf.align.prompts import choose_prompts, schedule, schedule_of_one
+from rlhf.align.report import write_report
+from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
+from rlhf.align.rollouts import Sampler, logps_of, online_arguments
+from trueup import runs
+from trueup.artifacts.reports import RewardCard
+from trueup.console import say
+from trueup.data.records import Message
+from trueup.models import loading
+from trueup.models.chat import answer_text, encode_prompt
+from trueup.models.loading import Loaded
+from trueup.models.scoring import score
+from trueup.runs import FinishedStage, StageRun
+from trueup.training import adapters, loop
+from trueup.training.arguments import build_arguments
+from trueup.training.merging import merged
+
+
+def run(config: GRPOConfig | RLOOConfig) -> Path:
+    refuse_unfit(config)  # before an earlier result is cleared away
+    stage = runs.begin(config)
+    parents = {parent.stage: parent for parent in stage.parents}
+    sft, reward = parents["sft"], parents.get("reward")
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    prompts = choose_prompts(config, stage, policy.tokenizer)
+    stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
+    say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
+
+    # 2. Rewards ------------------------------------------------------------------------------------------------------
+    mean, std = normalisation(reward.report(RewardCard) if reward else None)
+    pays = scorer(config, reward, mean, std) if reward else None
+    text_of = partial(answer_text, policy.tokenizer)
+    rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id, text_of)
+
+    # 3. Train --------------------------------------------------------------------------------------------------------
+    with loop.scored_completions_only():
+        trainer = build_trainer(config, stage, policy, rewards, schedule(prompts.train, config))
+        policy.model = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
+        trainer.add_callback(
+            EvaluateSteps(
+                config,
+                stage,
+                policy,
+                prompts.evaluation,
+                rewards,
+                reference_logps(config, policy, trainer.model, sft),
+                second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id),
+            )
+        )
+        loop.train(trainer, stage)
+
+    # 4. The best step ------------------------------------------------------------------------------------------------
+    report = conclude(config, stage, trainer.model, trainer.state.global_step, rewards, (mean, std))
+
+    # 5. Save ---------------------------------------------------------------------------------------------------------
+    adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
+    policy.model = merged(
+        trainer.model, stage, [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]]
+    )
+    loop.require_sound(policy.model, "align, merging the adapter", every=True)
+    loading.save(policy, stage.dir / "model")
+    stage.write_report(report)
+    stage.facts.update(policy.placement.facts)
+    write_report(stage, report)
+    return stage.finish()
+
+
+def scorer(config: GRPOConfig | RLOOConfig, reward: FinishedStage, mean: float, std: float) -> Scorer:
+    """The reward model, in standard deviations from the mean of held-out answers."""
+    model = loading.load_reward_model(reward.dir / "model", config.model)
+    model.model.eval().requires_grad_(False)
+
+    def scores(prompts: Any, completions: Any) -> Sequence[float]:
+        return [(value - mean) / std for value in score(model, prompts, completions)]
+
+    return scores
+
+
+def reference_logps(
+    config: GRPOConfig | RLOOConfig, policy: Loaded, trained: Any, sft: FinishedStage
+) -> Callable[[Any, Any], list[float]]:
+    """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
+    if not isinstance(trained, PeftModel):
+        reference = loading.load_policy(sft.dir / "model", config.model)
+        return lambda prompts, ids: logps_of(reference, prompts, ids)
+
+    def logps(prompts: Any, ids: Any) -> list[float]:
+        with trained.disable_adapter():
+            return logps_of(policy, prompts, ids)
+
+    return logps
+
+
+def trial(config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded) -> Any:
+    """The trainer over a prompt that stands for all (trueup.trial)."""
+    return build_trainer(config, stage, policy, WeightedRewards({}, {}), schedule_of_one(config))
+
+
+def build_trainer(
+    config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded, rewards: WeightedRewards, dataset: Any
+) -> Any:
+    """trl.GRPOTrainer, with answers drawn by `trueup.models.sampling`; or trl.RLOOTrainer, which draws its own."""
+    import trl
+
+    name = config.algorithm.upper()
+    schema, trainer = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
+    arguments = online_arguments(config, stage, policy, dataset)
+    arguments |= {"num_iterations": config.num_iterations, "beta": config.beta}
+    draws = {"rollout_func": Sampler(config, policy)} if config.algorithm == "grpo" else {}
+    made = trainer(
+        model=policy.model,
+        reward_funcs=rewards,
+        args=build_arguments(schema, arguments, config),
+        train_dataset=dataset,
+        processing_class=policy.tokenizer,
+        peft_config=adapters.adapter(config, policy.model, TaskType.CAUSAL_LM),
+        **draws,
+    )
+
+    def tokenise(prompts: list[list[dict[str, str]]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        asked = [[Message.model_validate(message) for message in prompt] for prompt in prompts]
+        return [encode_prompt(policy.tokenizer, prompt) for prompt in asked], None, {}
+
+    # RLOOTrainer has no `rollout_func`, and would read in a prompt the control tokens that its text spells.
+    made._tokenize_prompts = tokenise
+    return made

@@ -1,0 +1,228 @@
+"""Proximal policy optimisation: the policy writes, the reward model pays, a critic says what was to be expected.
+
+Reads   sft/model, from which policy and reference start; prompts, or those of candidates/; reward/ where the reward
+        model pays, from which the critic starts too.
+Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
+        metrics.jsonl, samples.jsonl, report.json, report.html, manifest.json.
+Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155; details as Huang et al. 2024 reproduce them,
+        https://arxiv.org/abs/2403.17031. Rollouts, checkpoints and processes by trl.GRPOTrainer.
+
+One frozen base in memory plays all four roles (`rlhf.align.ppo.roles`). While it runs the stage checks that policy and
+reference are one at step 0, that ratios are 1 before the first update from a rollout, and that nothing frozen changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
+from rlhf.align.config import PPOConfig
+from rlhf.align.ppo import memory
+from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
+from rlhf.align.prompts import choose_prompts, schedule, schedule_of_one
+from rlhf.align.report import write_report
+from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
+from rlhf.align.rollouts import Sampler, logps_of, online_arguments
+from rlhf.align.schema import KLPrice
+from trueup import runs
+from trueup.artifacts.reports import RewardCard
+from trueup.console import say
+from trueup.data.formats import read_demonstrations
+from trueup.data.records import Dropped, Message, touches_heldout
+from trueup.errors import DataError
+from trueup.models import loading
+from trueup.models.chat import IGNORED, Encoded, answer_text, encode_prompt
+from trueup.models.encoding import Refused, encode_demonstrations
+from trueup.models.loading import Loaded
+from trueup.models.scoring import score
+from trueup.models.tensors import pad_right
+from trueup.runs import Finding, FinishedStage, StageRun
+from trueup.training import adapters, batches, loop
+from trueup.training.arguments import build_arguments
+
+
+def run(config: PPOConfig) -> Path:
+    refuse_unfit(config)  # before an earlier result is cleared away
+    stage = runs.begin(config)
+    parents = {parent.stage: parent for parent in stage.parents}
+    sft, reward = parents["sft"], parents.get("reward")
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    prompts = choose_prompts(config, stage, policy.tokenizer)
+    stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
+
+    # 2. Roles --------------------------------------------------------------------------------------------------------
+    roles = cast_roles(config, policy, sft, reward)
+    say(f"{'roles':<12} {describe(roles)}; {policy.placement.reason}")
+    rows = batches.rows_per_forward(config, policy, [config.max_length])
+    config = config.model_copy(update={"per_device_train_batch_size": rows})  # on a GPU it was measured; once is enough
+    predicted = memory.predict(config, roles)
+    say(f"{'memory':<12} {predicted.describe()}")
+    if (warning := predicted.warning()) is not None:
+        say(f"{'memory':<12} {warning.message}")  # now, since a run that dies for lack of memory shows no verdict
+        stage.findings.append(warning)
+    memory.spare_time_or_memory(predicted, policy.placement.device)
+    mean, std = normalisation(reward.report(RewardCard) if reward else None)
+    roles.scale_critic(1 / std)
+    text_of = partial(answer_text, policy.tokenizer)
+    rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id, text_of)
+    second = second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id)
+
+    # 3. Train --------------------------------------------------------------------------------------------------------
+    with loop.scored_completions_only():
+        trainer = build_trainer(config, stage, roles, rewards, schedule(prompts.train, config))
+        trainer.add_callback(
+            EvaluateSteps(config, stage, policy, prompts.evaluation, rewards, reference_logps(roles, policy), second)
+        )
+        loop.train(trainer, stage)
+
+    # 4. The best step ------------------------------------------------------------------------------------------------
+    stage.findings += [Finding(**told) for told in trainer.told.values()]
+    report = conclude(
+        config,
+        stage,
+        roles.model,
+        trainer.state.global_step,
+        rewards,
+        (mean, std),
+        history=trainer.history,
+        kl_coef=KLPrice(first=config.kl_coef, last=trainer.kl_coef),
+    )
+    first, last = trainer.history[0], trainer.history[-1]
+    for name in ("scores", "kl", "length", "entropy", "eos_rate"):
+        say(f"{name:<12} {first[name]:8.2f} -> {last[name]:8.2f}")
+
+    # 5. Save ---------------------------------------------------------------------------------------------------------
+    adapters.save_adapter(roles.model, stage.dir / adapters.ADAPTER)
+    result = roles.merged(stage, [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]])
+    loop.require_sound(result.model, "align, merging the adapter", every=True)
+    loading.save(result, stage.dir / "model")
+    stage.write_report(report)
+    stage.facts.update(policy.placement.facts)
+    write_report(stage, report)
+    return stage.finish()
+
+
+# ---- Roles and rewards ------------------------------------------------------------------------------------------
+
+
+def cast_roles(config: PPOConfig, policy: Loaded, sft: FinishedStage, reward: FinishedStage | None) -> Roles:
+    torch.manual_seed(config.seed)  # a fresh adapter's first matrix is drawn at random
+    if config.full_finetuning:
+        return SeparateModels(config, policy, sft.dir / "model", reward.dir / "model" if reward else None)
+    return SharedBase(config, policy, reward.dir / adapters.ADAPTER if reward else None)
+
+
+def describe(roles: Roles) -> str:
+    kind = "one base" if isinstance(roles, SharedBase) else "a model each"
+    critic = "from the reward model" if roles.has_reward else "fresh: no reward model pays"
+    counts = [sum(weight.numel() for weight in roles.parameters(role).values()) for role in ("policy", "critic")]
+    return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
+
+
+def scorer(roles: Roles, mean: float, std: float) -> Scorer | None:
+    """The reward model as a function, in standard deviations from the mean of held-out answers."""
+    if not roles.has_reward:
+        return None
+
+    def scores(prompts: Any, completions: Any) -> Sequence[float]:
+        with roles.playing("reward") as model:
+            # Under an adapter, the base itself reads; its layers have the reward model's adapter in them now.
+            model = model.get_base_model() if isinstance(roles, SharedBase) else model
+            was_training = model.training
+            model.eval()
+            by = Loaded(model, roles.policy.tokenizer, roles.policy.placement)
+            values = score(by, prompts, completions)
+            model.train(was_training)
+        return [(value - mean) / std for value in values]
+
+    return scores
+
+
+def reference_logps(roles: Roles, policy: Loaded) -> Callable[[Any, Any], list[float]]:
+    def logps(prompts: Any, ids: Any) -> list[float]:
+        with roles.playing("reference") as model:
+            model = model.get_base_model() if isinstance(roles, SharedBase) else model
+            return logps_of(Loaded(model, policy.tokenizer, policy.placement), prompts, ids)
+
+    return logps
+
+
+# ---- Training ---------------------------------------------------------------------------------------------------
+
+
+def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any, dataset: Any) -> Any:
+    """rlhf.align.ppo.trainer.PPOTrainer with arguments from the config."""
+    from trl import GRPOConfig as TRLConfig
+
+    from rlhf.align.ppo.trainer import PPOTrainer
+
+    arguments = online_arguments(config, stage, roles.policy, dataset)
+    arguments |= {
+        "num_iterations": config.num_ppo_epochs,
+        "beta": 0.0,  # our KL is in the reward
+        "adam_epsilon": 1e-5,
+        "ddp_find_unused_parameters": False,  # every weight gets a gradient from two passes and one backward
+    }
+    return PPOTrainer(
+        config,
+        stage,
+        roles,
+        rewards,
+        demonstrations(config, stage, roles.policy) if config.ptx_coef else None,
+        args=build_arguments(TRLConfig, arguments, config),
+        train_dataset=dataset,
+        processing_class=roles.policy.tokenizer,
+        rollout_func=Sampler(config, roles.policy),
+    )
+
+
+def trial(config: PPOConfig, stage: StageRun, policy: Loaded) -> Any:
+    """The trainer over a prompt that stands for all, with a fresh critic (trueup.trial)."""
+    config = config.model_copy(update={"ptx_coef": 0.0, "full_finetuning": False})
+    with torch.device("meta"):
+        roles = SharedBase(config, policy, None)
+    roles.fingerprint = lambda: 0  # type: ignore[method-assign]  # of weights, which are not there
+    return build_trainer(config, stage, roles, WeightedRewards({}, {}), schedule_of_one(config))
+
+
+def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callable[[int, int], dict[str, Tensor]]:
+    """Batches of demonstrations for ptx_coef, by the number of the micro-batch alone."""
+    rows: list[Encoded] = []
+    dialogues: list[list[Message]] = []
+    refused = Refused()
+    for path in config.ptx_data:
+        dropped = Dropped()
+        read = read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns)
+        wanted = [row for row in read if not touches_heldout(row, config.split)]
+        if len(wanted) < len(read):
+            dropped.add("held out", len(read) - len(wanted))
+        fitting, _ = encode_demonstrations(
+            wanted, policy.tokenizer, config.max_length, refused, config.on_bad_rows, dropped
+        )
+        rows += [encoded for _, many in fitting for encoded in many]
+        dialogues += [row.messages for row, _ in fitting]
+        stage.add_input(path, len(fitting), dropped)
+        say(f"{'ptx':<12} {path.name}: {len(fitting)} demonstrations; left out: {dropped}")
+    refused.stop()
+    for what, count in refused.told.items():
+        say(f"{'ptx':<12} {count} demonstrations {what}")
+    if not rows:
+        raise DataError("align.ptx_data: no demonstration is left to mix in")
+    stage.trained_on(dialogues)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed)).tolist()
+
+    def batch(number: int, size: int) -> dict[str, Tensor]:
+        chosen = [rows[order[(number * size + i) % len(rows)]] for i in range(size)]
+        tokens, mask = pad_right([row.input_ids for row in chosen], policy.tokenizer.pad_token_id)
+        labels, _ = pad_right([row.labels for row in chosen], IGNORED)
+        return {"input_ids": tokens, "attention_mask": mask.long(), "labels": labels}
+
+    return batch

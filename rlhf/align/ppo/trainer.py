@@ -1,0 +1,442 @@
+"""PPO as a thin layer on trl.GRPOTrainer, which brings rollouts, reward functions, logging, checkpoints and accelerate.
+
+GRPO and PPO sample alike and differ in what they make of it. So this takes what `_generate_and_score_completions`
+returns, adds reference, values and token-level advantages, and computes its own loss. What it relies on in TRL 1.16 is
+named by tests/rlhf/align/test_trl_contract.py, so that a new TRL says what broke.
+
+Shapes: B answers, S tokens of the longest prompt (padded left), T of the longest answer (padded right).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from rlhf.align import guards
+from rlhf.align.config import PPOConfig
+from rlhf.align.ppo import mathematics
+from rlhf.align.ppo.roles import Roles
+from rlhf.align.rewards import WeightedRewards
+from rlhf.align.rollouts import write_samples
+from trueup.console import say
+from trueup.data.texts import repetition
+from trueup.errors import DataError
+from trueup.models import tensors
+from trueup.models.chat import answer_text
+from trueup.runs import StageRun
+from trueup.training.loop import SAMPLES, not_finite
+
+Batch = dict[str, Tensor]
+
+WEIGHTS, STATE = "roles.safetensors", "ppo_state.json"
+_SHOWN = 3
+"""Answers of every rollout that samples.jsonl keeps."""
+
+
+class PPOTrainer(GRPOTrainer):
+    """Policy and critic on one backward pass. `model` is `roles.model`; `rewards` is TRL's only reward function."""
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        stage: StageRun,
+        roles: Roles,
+        rewards: WeightedRewards,
+        demonstrations: Callable[[int, int], Batch] | None = None,
+        **kwargs: Any,
+    ):
+        """demonstrations  (micro-batch number, rows) -> input_ids, attention_mask, labels, for `ptx_coef`"""
+        self.config, self.stage, self.roles, self.rewards = config, stage, roles, rewards
+        self.demonstrations = demonstrations
+        self.kl_coef = config.kl_coef
+        self.history: list[guards.Rollout] = []
+        self.told: dict[str, dict[str, str]] = {}
+        self._rollout: Batch | None = None
+        self._batches: list[Batch] = []
+        super().__init__(model=roles.model, reward_funcs=rewards, **kwargs)
+        if roles.reference_model is not None:
+            add_fused_lm_head(roles.reference_model, self.temperature, outputs=("log_probs", "entropy"))
+        # Of means over tokens. bf16 rounds log-probabilities to two or three digits, and not alike in a batch of other
+        # rows: log-ratios that should be 0 were 0.007 to 0.027 nats in 25 rollouts of SmolLM2-135M on an H100.
+        self.tolerance, self.ratio_tolerance = (0.02, 0.1) if self.args.bf16 else (1e-4, 1e-4)
+        self.frozen = roles.fingerprint()
+
+    # ---- Rollout ------------------------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
+        """Sampled answers with everything that the update needs, computed before the policy moves."""
+        sampled = super()._generate_and_score_completions(inputs)
+        config = self.config
+        batch = {key: sampled[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+        read = self._read_all(batch)
+        old, ref, entropy, values = (read.pop(key) for key in ("old_logprobs", "ref_logprobs", "entropy", "values"))
+        totals = torch.tensor(self.rewards.totals, device=old.device)
+        # An answer of which no reward has an opinion counts nowhere: 0 would be an opinion.
+        mask = batch["completion_mask"].bool() & ~totals.isnan()[:, None]
+        if not self.accelerator.reduce(mask.sum(), reduction="sum"):
+            raise DataError(
+                f"align.rewards: none of {', '.join(self.rewards.functions)} has an opinion on any answer of the "
+                f"rollout at step {self.state.global_step}, so there is nothing to learn from it"
+            )
+        lengths = batch["completion_mask"].sum(dim=1)
+        last = batch["completion_ids"].gather(1, (lengths - 1)[:, None]).squeeze(1)
+        finished = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device))
+        scores = totals.nan_to_num()
+
+        if self.state.global_step == 0:
+            gap = mathematics.masked_mean((old - ref).abs(), mask)
+            self._require(gap < self.tolerance, f"at step 0 policy and reference differ by {gap:.4f} nats per token")
+        rewards = mathematics.token_rewards(old, ref, scores, mask, self.kl_coef)
+        if config.whiten_rewards:
+            rewards = mathematics.whiten(rewards, mask, *self._spread(rewards, mask), shift_mean=False)
+        advantages, returns = mathematics.gae(rewards, values, mask, config.gamma, config.lam)
+        advantages = mathematics.whiten(advantages, mask, *self._spread(advantages, mask))
+
+        kl = ((old - ref) * mask).sum(dim=1)  # (B,)
+        self._record(inputs, batch, mask, kl, entropy, scores, finished, values, returns)
+        return {
+            **batch,
+            **read,
+            "mask": mask,
+            "old_logprobs": old,
+            "values": values,
+            "advantages": advantages,
+            "returns": returns,
+        }
+
+    def _get_per_token_logps_and_entropies(self, *_: Any, **__: Any) -> tuple[None, None, None]:
+        """TRL reads old log-probabilities in some settings and not in others. `_read_all` always does, so not here."""
+        return None, None, None
+
+    @torch.no_grad()
+    def _read_all(self, batch: Batch) -> Batch:
+        """old_logprobs, ref_logprobs, entropy and values, each (B, T).
+
+        And what the layers below all adapters make of prompts (B, S, H) and answers (B, T, H): the update starts there.
+        """
+        read: list[Batch] = []
+        for part in _parts(batch, self.args.per_device_train_batch_size):
+            width = part["completion_ids"].size(1)
+            with self.roles.trunk.recording() as recorded:
+                old, entropy = self.token_logprobs(self.model, part)
+            for hidden in recorded:
+                part |= {"prompt_trunk": hidden[:, :-width], "trunk": hidden[:, -width:]}
+            with self.roles.playing("reference", self.model) as reference:
+                ref, _ = self.token_logprobs(reference, part)
+            values = self.token_values(self.model, part)
+            of_trunk = {key: part[key] for key in ("prompt_trunk", "trunk") if recorded}
+            read.append({"old_logprobs": old, "ref_logprobs": ref, "entropy": entropy, "values": values, **of_trunk})
+        widths = {
+            key: batch["prompt_ids" if key.startswith("prompt_") else "completion_ids"].size(1) for key in read[0]
+        }
+        return {
+            key: torch.cat([_widen(part[key], width, left=key.startswith("prompt_")) for part in read])
+            for key, width in widths.items()
+        }
+
+    def token_logprobs(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log pi of the answers' tokens and the entropy where each was drawn, both (B, T), at `temperature`.
+
+        Positions count real tokens only, so that padding on either side changes nothing.
+        """
+        tokens, mask, width = _joined(batch)
+        labels = tokens.masked_fill(~mask, -100)
+        labels[:, :-width] = -100
+        with self._from_trunk(batch), self.accelerator.autocast():
+            out = model(
+                input_ids=tokens,
+                attention_mask=mask.long(),
+                position_ids=tensors.positions(mask),
+                labels=labels,
+                fused_lm_head=True,
+            )
+        return out.log_probs[:, -width:].float(), out.entropy[:, -width:].float()
+
+    def token_values(self, model: Any, batch: Batch) -> Tensor:
+        """The critic's V (B, T): what it expects before each token of the answer is drawn."""
+        tokens, mask, width = _joined(batch)
+        with self.roles.playing("critic", model) as critic, self._from_trunk(batch), self.accelerator.autocast():
+            scores = critic(
+                input_ids=tokens, attention_mask=mask.long(), position_ids=tensors.positions(mask), scores=True
+            )
+        return scores[:, -width - 1 : -1].float()
+
+    def _from_trunk(self, batch: Batch) -> AbstractContextManager[None]:
+        """Forward passes begin where the trunk ends, for a batch that has what it made of the tokens."""
+        known = "trunk" in batch
+        return self.roles.trunk.given(torch.cat([batch["prompt_trunk"], batch["trunk"]], dim=1) if known else None)
+
+    def _everywhere(self, x: Tensor) -> Tensor:
+        """Rows of all processes, padded to one width."""
+        return self.accelerator.gather(self.accelerator.pad_across_processes(x, dim=1))
+
+    def _spread(self, x: Tensor, mask: Tensor) -> tuple[float, float]:
+        """Mean and variance over the rollouts of all processes."""
+        return mathematics.spread(self.accelerator.reduce(mathematics.moments(x, mask), reduction="sum"))
+
+    # ---- Batches ------------------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> Batch:
+        """The next micro-batch; a new rollout when the last one has been passed over often enough.
+
+        TRL shuffles a rollout once; here each pass has an order of its own, by the seed and the step alone.
+        """
+        parts = self.args.steps_per_generation
+        if self._rollout is None or self._step % (parts * self.config.num_ppo_epochs) == 0:
+            self._rollout = self._generate_and_score_completions(generation_batch)
+            self._batches = []
+        if not self._batches:
+            generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self._pass)
+            order = torch.randperm(len(self._rollout["mask"]), generator=generator)
+            shuffled = {key: value[order.to(value.device)] for key, value in self._rollout.items()}
+            self._batches = list(_parts(shuffled, self.args.per_device_train_batch_size))
+            self._count_tokens()
+        return self._batches.pop(0)
+
+    @property
+    def _pass(self) -> int:
+        """Passes over rollouts so far. Steps count through a resumed run, `_step` does not."""
+        return self.state.global_step * self.args.gradient_accumulation_steps // self.args.steps_per_generation
+
+    def _count_tokens(self) -> None:
+        """Tokens of each optimiser step on all processes, which its micro-batches' sums are divided by: a step is then
+        the same whether its rows go through at once or in parts."""
+        accumulated = self.args.gradient_accumulation_steps
+        for start in range(0, len(self._batches), accumulated):
+            step = self._batches[start : start + accumulated]
+            count = torch.stack([part["mask"].sum() for part in step]).sum()
+            total = self.accelerator.reduce(count, reduction="sum").clamp(min=1)
+            for part in step:
+                part["num_tokens"] = total
+
+    # ---- Loss ---------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
+        """Clipped surrogate plus vf_coef times the clipped value error, means over the tokens of the optimiser step."""
+        config, mask = self.config, inputs["mask"]
+        logprobs, entropy = self.token_logprobs(model, inputs)
+        values = self.token_values(model, inputs)
+        policy, clipped = mathematics.policy_loss(
+            logprobs, inputs["old_logprobs"], inputs["advantages"], mask, config.cliprange
+        )
+        value, value_clipped = mathematics.value_loss(
+            values, inputs["values"], inputs["returns"], mask, config.cliprange_value
+        )
+        log_ratio = ((logprobs - inputs["old_logprobs"]) * mask).detach()
+        if self.state.global_step % config.updates_per_rollout == 0:
+            gap = mathematics.masked_mean(log_ratio.abs(), mask)
+            self._require(
+                gap < self.ratio_tolerance,
+                f"before the first update from a rollout, log-ratios are {gap:.4f} nats, not 0",
+            )
+        # While the critic warms up, a factor of 0 and not a missing term: on several processes every weight must get a
+        # gradient.
+        moves = float(self.state.global_step >= config.critic_warmup_rollouts * config.updates_per_rollout)
+        total = moves * policy.sum() + config.vf_coef * value.sum()
+        # Processes average their gradients, so each divides by its share of the tokens.
+        loss = total * self.accelerator.num_processes / inputs["num_tokens"]
+        told = {}
+        if self.demonstrations is not None:
+            ptx = self._ptx_loss(model, len(mask))
+            loss = loss + moves * config.ptx_coef * ptx / self.args.gradient_accumulation_steps
+            told["loss/ptx_avg"] = ptx.detach()
+        if not loss.isfinite():
+            raise not_finite(f"align, step {self.state.global_step}", f"the loss is {loss.item()}")
+
+        by_token = {
+            "loss/policy_avg": policy,
+            "loss/value_avg": value,
+            "policy/approxkl_avg": 0.5 * log_ratio.square(),
+            "policy/clipfrac_avg": clipped,
+            "policy/entropy_avg": entropy,
+            "val/clipfrac_avg": value_clipped,
+            "val/ratio": log_ratio.exp(),
+        }
+        told |= {name: mathematics.masked_mean(seen.detach(), mask) for name, seen in by_token.items()}
+        means = self.accelerator.reduce(torch.stack(list(told.values())).float(), reduction="mean")
+        for name, mean in zip(told, means.tolist(), strict=True):
+            self._note(name, mean)
+        return loss
+
+    def _ptx_loss(self, model: Any, rows: int) -> Tensor:
+        """Mean negative log-likelihood of demonstrations (Ouyang et al. 2022, eq. 2), at temperature 1."""
+        assert self.demonstrations is not None
+        number = self.state.global_step * self.args.gradient_accumulation_steps
+        number += self._step % self.args.gradient_accumulation_steps
+        batch = self.demonstrations(number, rows)
+        with self.accelerator.autocast():
+            return model(**{key: value.to(self.accelerator.device) for key, value in batch.items()}).loss
+
+    # ---- What is trained ----------------------------------------------------------------------------------------
+
+    def create_optimizer(self, *_: Any, **__: Any) -> Any:
+        """AdamW over policy and critic by name. The stock one takes what has `requires_grad` at the moment it is made,
+        and a switch of adapters may just have taken that away."""
+        if getattr(self, "optimizer", None) is None:
+            critic = self.config.critic_learning_rate
+            groups = [
+                {"params": list(self.roles.parameters("policy").values()), "lr": self.args.learning_rate},
+                {
+                    "params": list(self.roles.parameters("critic").values()),
+                    "lr": self.args.learning_rate if critic is None else critic,
+                },
+            ]
+            self.optimizer = torch.optim.AdamW(
+                groups,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+            )
+        return self.optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """Clip policy and critic each by its own norm: under a common one, the larger gradients of a critic that is far
+        off would shrink the policy's step. Returns the norm of both, as it was before."""
+        norms = []
+        for role in ("policy", "critic"):
+            weights = list(self.roles.parameters(role).values())
+            norms.append(torch.as_tensor(self.accelerator.clip_grad_norm_(weights, self.args.max_grad_norm)))
+            self._note("policy/grad_norm" if role == "policy" else "val/grad_norm", norms[-1])
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._require(
+            self.roles.fingerprint() == self.frozen, "a frozen weight of base, reference or reward model changed"
+        )
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """What is trained, and what PPO keeps beside it, in place of PEFT's files."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.roles.save(folder / WEIGHTS)
+        state = {"kl_coef": self.kl_coef, "history": self.history, "told": self.told}
+        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self.roles.load(folder / WEIGHTS)
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        self.kl_coef, self.history, self.told = state["kl_coef"], state["history"], state["told"]
+
+    # ---- What is told -------------------------------------------------------------------------------------------
+
+    def _require(self, holds: Tensor | bool, otherwise: str) -> None:
+        if not bool(holds):
+            raise AssertionError(f"PPO, step {self.state.global_step}: {otherwise}")
+
+    def _note(self, name: str, value: Any) -> None:
+        self._metrics["train"][name].append(float(value))
+
+    def _record(
+        self,
+        inputs: list[dict[str, Any]],
+        batch: Batch,
+        mask: Tensor,
+        kl: Tensor,
+        entropy: Tensor,
+        scores: Tensor,
+        finished: Tensor,
+        values: Tensor,
+        returns: Tensor,
+    ) -> None:
+        """Metrics of the rollout under the field's names, the guards' view of them, and a table of samples."""
+        counted = mask.any(dim=1)
+
+        def mean(x: Tensor) -> float:
+            """Over the answers that count, on all processes."""
+            sums = torch.stack([(x.double() * counted).sum(), counted.sum().double()])
+            total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+            return total / max(count, 1)
+
+        lengths = batch["completion_mask"].sum(dim=1)
+        rows = zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True)
+        texts = [answer_text(self.processing_class, ids[kept].tolist()) for ids, kept in rows]
+        tokens = mask.sum(dim=1).clamp(min=1)
+        explained = mathematics.explained_variance(*map(self._everywhere, (values, returns, mask)))
+        row: guards.Rollout = {
+            "scores": mean(scores),
+            "length": mean(lengths),
+            "kl": mean(kl),
+            "entropy": mean((entropy * mask).sum(dim=1) / tokens),
+            "eos_rate": mean(finished),
+            "repetition": mean(torch.tensor([repetition([text]) for text in texts], device=kl.device)),
+            "explained_variance": None if math.isnan(explained) else explained,  # JSON has no NaN
+        }
+        self.history.append(row)
+        for name, key in (("scores", "scores"), ("kl", "kl"), ("entropy", "entropy"), ("length", "length")):
+            self._note(f"objective/{name}", row[key])
+        self._note("objective/non_score_reward", -self.kl_coef * row["kl"])
+        self._note("objective/rlhf_reward", row["scores"] - self.kl_coef * row["kl"])
+        self._note("objective/kl_coef", self.kl_coef)
+        self._note("val/explained_variance", explained)
+        self._note("val/eos_rate", row["eos_rate"])
+        if self.accelerator.is_main_process:
+            self._show([row["prompt"] for row in inputs], texts, scores, kl)
+        if self.config.kl_target is not None:
+            self.kl_coef = mathematics.adapted_kl_coef(
+                self.kl_coef, row["kl"], self.config.kl_target, self.config.kl_horizon, self.config.rollout_batch_size
+            )
+        for finding in guards.look(self.history, self.config.kl_budget):
+            if finding.code in self.told:
+                continue
+            message = f"step {self.state.global_step}: {finding.message}"
+            self.told[finding.code] = {"level": finding.level, "code": finding.code, "message": message}
+            say(f"{'guard':<12} {message}")
+            self.control.should_training_stop |= self.config.guards == "stop"
+
+    def _show(self, prompts: list[Any], texts: list[str], scores: Tensor, kl: Tensor) -> None:
+        rows = [
+            {
+                "step": self.state.global_step,
+                "prompt": prompt,
+                "completion": text,
+                "score": round(score, 4),
+                "kl": round(nats, 4),
+                "total": round(score - self.kl_coef * nats, 4),
+                **{f"reward/{name}": _or_none(values[i]) for name, values in self.rewards.parts.items()},
+            }
+            for i, (prompt, text, score, nats) in enumerate(
+                zip(prompts, texts, scores.tolist(), kl.tolist(), strict=True)
+            )
+        ][:_SHOWN]
+        write_samples(self.stage.dir / SAMPLES, rows)
+
+
+# ---- Small ------------------------------------------------------------------------------------------------------
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _joined(batch: Batch) -> tuple[Tensor, Tensor, int]:
+    """Prompt and answer as one: tokens and mask (B, S + T), and T."""
+    tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1).bool()
+    return tokens, mask, batch["completion_ids"].size(1)
+
+
+def _parts(batch: Batch, rows: int) -> Iterator[Batch]:
+    """Micro-batches of so many rows, without columns that hold nothing but padding."""
+    for start in range(0, len(batch["prompt_ids"]), rows):
+        part = {key: value[start : start + rows] for key, value in batch.items()}
+        prompt, answer = int(part["prompt_mask"].sum(1).max()), int(part["completion_mask"].sum(1).max())
+        yield {
+            key: value[:, -prompt:] if key.startswith("prompt_") else value[:, :answer] for key, value in part.items()
+        }
+
+
+def _widen(x: Tensor, width: int, left: bool = False) -> Tensor:
+    """(B, W, ...) to (B, width, ...), with zeros after what is there, or before it."""
+    zeros = x.new_zeros((len(x), width - x.size(1), *x.shape[2:]))
+    return torch.cat([zeros, x] if left else [x, zeros], dim=1)

@@ -1,0 +1,161 @@
+"""The prompts of an online alignment: which they are, and in what order they are answered."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from rlhf.align.config import OnlineConfig
+from rlhf.checks import Check, load_check
+from trueup.console import say
+from trueup.data.formats import read_prompts
+from trueup.data.records import (
+    CandidateSet,
+    Dropped,
+    Message,
+    Prompt,
+    is_for_judge,
+    is_heldout,
+    prompt_id,
+    read_rows,
+)
+from trueup.errors import DataError
+from trueup.models.chat import encode_prompt
+from trueup.models.encoding import Refused, encode_rows
+from trueup.runs import StageRun
+
+# ---- Whom to ask ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt to train on, and the check that verifies its answers, if one does."""
+
+    prompt: list[Message]
+    category: str | None = None
+    check: int = -1
+    """Index into the config's checks."""
+    check_row: int = -1
+
+
+@dataclass(frozen=True)
+class Prompts:
+    train: list[Asked]
+    evaluation: list[Asked]
+    """Kept from training, to choose the best step by; not held out, so that the comparison stays untouched."""
+    checks: list[Check]
+
+
+def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+    """The prompts that may be trained on and leave room for an answer; what is left out is counted. One that cannot be
+    asked as it reads is refused by file and line, or left out where bad rows are."""
+    checks = [load_check(check.kind, check.path, check.limit, config.seed) for check in config.checks]
+    dropped = {n: Dropped() for n in range(-1, len(checks))}  # by index of the check; -1: prompts of none
+    # Checks first: of a prompt that comes twice, the row whose answers can be verified stays.
+    read = {n: check.prompts for n, check in enumerate(checks)} | {-1: _read(config, stage, dropped[-1])}
+    known: set[str] = set()
+    rows: list[Asked] = []
+    refused = Refused()
+    for n, prompts in read.items():
+        allowed = _allowed(prompts, config, known, dropped[n])
+        encoded = encode_rows(
+            [prompts[i] for i in allowed.values()],
+            lambda row, told: len(encode_prompt(tokenizer, row.prompt, told)),
+            refused,
+            config.on_bad_rows if n < 0 and config.prompts else "refuse",
+            dropped[n],
+        )
+        for row, length in encoded:
+            if length + config.max_new_tokens > config.max_length:
+                dropped[n].add("no room for max_new_tokens within max_length")
+            elif n < 0:
+                rows.append(Asked(row.prompt, row.category))
+            else:
+                rows.append(Asked(row.prompt, checks[n].kind, n, allowed[row.prompt_id]))
+    refused.stop()
+    random.Random(config.seed).shuffle(rows)
+    evaluation, train = rows[: config.eval_prompts], rows[config.eval_prompts :]
+    used, total = Counter(row.check for row in rows), Dropped(sum((one.counts for one in dropped.values()), Counter()))
+    # What is in the first files; of a reward's no row is asked, and PPO counts those of its demonstrations itself.
+    holds = [*([-1] if config.prompts else []), *range(len(checks))]
+    for path, n in zip_longest(OnlineConfig.input_paths(config), holds):
+        stage.add_input(path, used[n], dropped.get(n))
+    if config.prompts is None:
+        stage.find("info", "dropped", f"prompts of the sample stage: {used[-1]} used; left out: {dropped[-1]}")
+    if len(train) < config.rollout_batch_size // config.num_generations:
+        raise DataError(
+            f"align: {len(train)} prompts are left to train on, and a rollout asks "
+            f"{config.rollout_batch_size // config.num_generations}: lower rollout_batch_size or eval_prompts, or give "
+            f"more prompts (left out: {total})"
+        )
+    say(f"{'prompts':<12} {len(train)} to train on, {len(evaluation)} to choose the step by; left out: {total}")
+    return Prompts(train, evaluation, checks)
+
+
+def _allowed(prompts: Sequence[Prompt], config: OnlineConfig, known: set[str], left_out: Dropped) -> dict[str, int]:
+    """Where each prompt stands that may be trained on, by its id; `known` are those that stand elsewhere already."""
+    allowed: dict[str, int] = {}
+    for i, row in enumerate(prompts):
+        if row.prompt_id in known:
+            left_out.add("duplicate")
+        elif is_heldout(row.prompt, config.split):
+            left_out.add("held out")
+        elif is_for_judge(row.prompt, config.split):
+            left_out.add("for the second reward model")
+        else:
+            known.add(row.prompt_id)
+            allowed[row.prompt_id] = i
+    return allowed
+
+
+def _read(config: OnlineConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
+    if config.prompts is not None:
+        return read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
+    sampled = next(parent for parent in stage.parents if parent.stage == "sample")
+    rows = read_rows(sampled.dir / "candidates.jsonl", CandidateSet)
+    return [Prompt(prompt=row.prompt, category=row.category).model_copy(update={"where": row.where}) for row in rows]
+
+
+def schedule(rows: Sequence[Asked], config: OnlineConfig) -> Dataset:
+    """The prompts of every rollout, in the order in which they are asked: each pass over them in an order of its own.
+
+    Laid out whole, so that going on after an interruption needs no state of a sampler.
+    """
+    per_rollout = config.rollout_batch_size // config.num_generations
+    asked: list[Asked] = []
+    for epoch in range(math.ceil(num_rollouts(len(rows), config) * per_rollout / len(rows))):
+        order = list(rows)
+        random.Random(f"{config.seed}/{epoch}").shuffle(order)
+        asked += order
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [message.model_dump() for message in row.prompt],
+                "prompt_id": prompt_id(row.prompt),
+                "category": row.category,
+                "check": row.check,
+                "check_row": row.check_row,
+            }
+            for row in asked[: num_rollouts(len(rows), config) * per_rollout]
+        ]
+    )
+
+
+def schedule_of_one(config: OnlineConfig) -> Dataset:
+    """A schedule whose one prompt stands for all (trueup.trial)."""
+    config = config.model_copy(update={"max_steps": config.updates_per_rollout})
+    return schedule([Asked([Message(role="user", content="a")])], config)
+
+
+def num_rollouts(prompts: int, config: OnlineConfig) -> int:
+    """Rollouts until `max_steps`, or until every prompt was asked `num_train_epochs` times, in whole rollouts."""
+    if config.max_steps > 0:
+        return math.ceil(config.max_steps / config.updates_per_rollout)
+    return math.ceil(config.num_train_epochs * prompts * config.num_generations / config.rollout_batch_size)

@@ -1,0 +1,258 @@
+"""The page of an alignment by PPO, GRPO or RLOO: align/report.html, one file that needs nothing else.
+
+Made as the comparison's page is (`rlhf.compare.report`): every text is escaped, and the same policy stands in it. It
+says how the training went. Whether the policy is better, the comparison says, on prompts that no stage trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from rlhf.align.config import GRPOConfig, OnlineConfig, RLOOConfig
+from rlhf.align.schema import Evaluation, OnlineReport, RolloutFigures
+from rlhf.html import environment, percent, quantity, title
+from trueup import runs
+from trueup.artifacts.manifest import Finding
+from trueup.data.records import read_jsonl
+from trueup.pages import curves, plots
+from trueup.pages.wording import duration
+from trueup.runs import StageRun
+
+TEMPLATE = "align/report.html.jinja"
+MOST_ROLLOUTS = 40
+"""The page shows samples of so many rollouts, evenly spaced; samples.jsonl has all."""
+EXTREMES = 3
+"""Samples shown of the best and of the worst paid."""
+
+ALGORITHMS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
+REWARDS = {
+    "reward_model": "the reward model, in its standard deviations on held-out answers",
+    "rubric": "a written rule",
+    "ifeval": "1 where all instructions of the prompt are followed, 0 where not",
+    "gsm8k": "1 where the final number is right, 0 where not",
+}
+MEASURES = (
+    ("scores", "Reward", "mean over the answers, less what a missing end of turn costs", "{:.2f}"),
+    ("kl", "KL to the SFT policy", "nats per answer", "{:.2f}"),
+    ("length", "Length", "tokens, the end of turn among them", "{:.1f}"),
+    ("eos_rate", "Ends by itself", "share of answers; the others were cut", "share"),
+    ("entropy", "Entropy", "nats per token", "{:.2f}"),
+    ("repetition", "Repeats itself", "share of answers that say three words in a row twice", "share"),
+    ("explained_variance", "Explained variance", "of the returns, by the critic", "{:.2f}"),
+)
+
+
+def write_report(stage: StageRun, report: OnlineReport) -> None:
+    """Write report.html of the align stage at work, from its report and what it left beside it."""
+    page = environment().get_template(TEMPLATE).render(gather(stage, report))
+    partial = stage.dir / "report.html.partial"
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(stage.dir / "report.html")
+
+
+def gather(stage: StageRun, report: OnlineReport) -> dict[str, Any]:
+    """Everything that the template shows."""
+    config = stage.config
+    assert isinstance(config, OnlineConfig)
+    samples = read_samples(stage.dir / "samples.jsonl")
+    verdict = stage.verdict
+    return {
+        "name": config.run_dir.resolve().name,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "algorithm": ALGORITHMS[report.algorithm],
+        "report": report,
+        "config": config,
+        "verdict": verdict,
+        "why": why_this_step(config, report, verdict.findings),
+        "facts": facts(config, report, time.time() - stage.started),
+        "rewards": reward_rows(config, report),
+        "steps": step_rows(config, report),
+        "way": way(config, report),
+        "measures": measures(report.rollouts),
+        "curves": curves.training_curves(_rows(stage.dir / runs.METRICS)),
+        "samples": samples,
+        "sampled": len({row["step"] for row in _rows(stage.dir / "samples.jsonl")}),
+        "extremes": extremes(samples),
+        "parents": [(parent.stage, parent.sha256) for parent in stage.parents],
+        "inputs": stage.inputs,
+    }
+
+
+# ---- The result -------------------------------------------------------------------------------------------------
+
+
+def why_this_step(config: OnlineConfig, report: OnlineReport, findings: Sequence[Finding]) -> str:
+    """Why the chosen step is the result, as a sentence."""
+    chosen, evaluated = report.chosen_step, by_step(report)
+    if config.full_finetuning:
+        return "It is the last step: what is kept along the way are adapters, and every weight was trained."
+    if not evaluated:
+        return "It is the last step: no prompts were kept to choose one by (eval_prompts)."
+    prompts, budget = config.eval_prompts, config.kl_budget
+    if any(finding.code == "no_step_within_budget" for finding in findings):
+        said = f"No kept step is within the budget of {quantity(budget, 1)} nats; this one is nearest to it."
+    else:
+        within = "" if budget is None else f" among those within the budget of {quantity(budget, 1)} nats"
+        figure = "mean reward"
+        if report.chosen_by == "second_reward":
+            figure += " by the second reward model, which was trained on other prompts than the one that pays"
+        said = f"Of the steps that were kept it has the highest {figure}{within}, on {prompts} prompts kept for this."
+    first = evaluated.get(0)
+    if first and chosen in evaluated and evaluated[chosen].reward <= first.reward:
+        said += " The SFT policy itself has no less: nothing was gained."
+    return said
+
+
+def by_step(report: OnlineReport) -> dict[int, Evaluation]:
+    return {row.step: row for row in report.evaluations}
+
+
+def facts(config: OnlineConfig, report: OnlineReport, seconds: float) -> list[tuple[str, str, str]]:
+    """(what, number, note) of the headline."""
+    evaluated, chosen = by_step(report), report.chosen_step
+    shown = []
+    if 0 in evaluated and chosen in evaluated:
+        before, after = evaluated[0], evaluated[chosen]
+        gained = after.reward - before.reward
+        shown.append(("Reward", quantity(after.reward), f"{quantity(before.reward)} before"))
+        shown.append(("Gain", f"{'+' if gained > 0 else ''}{quantity(gained)}", "in units of reward"))
+        budget = "" if config.kl_budget is None else f"; budget {quantity(config.kl_budget, 1)}"
+        shown.append(("KL to SFT", quantity(after.kl), f"nats per answer{budget}"))
+    shown.append(("Steps", str(report.steps_trained), f"{config.train_batch_size} answers each"))
+    if coefficient := report.kl_coef:
+        first, last = coefficient.first, coefficient.last
+        said = "a nat, in units of reward" if first == last else f"a nat at the end; {first:.3g} at first"
+        shown.append(("Price of KL", f"{last:.3g}", said))
+    shown.append(("Time", duration(seconds), "of this stage, since it was last started"))
+    return shown
+
+
+@dataclass(frozen=True)
+class StepRow:
+    step: int
+    reward: float
+    kl: float
+    note: str
+    chosen: bool
+    over: bool
+    """Over the KL budget."""
+    second: float | None = None
+    """Reward by the second reward model, where there is one: what the result was chosen by."""
+
+
+def step_rows(config: OnlineConfig, report: OnlineReport) -> list[StepRow]:
+    """How the SFT policy, every kept step and the last one did on the prompts kept to choose by."""
+    rows = []
+    for step, row in sorted(by_step(report).items()):
+        chosen = step == report.chosen_step
+        over = config.kl_budget is not None and row.kl > config.kl_budget
+        notes = (["the SFT policy"] if step == 0 else []) + (["the result"] if chosen else [])
+        notes += ["over the budget"] if over else []
+        rows.append(StepRow(step, row.reward, row.kl, ", ".join(notes), chosen, over, row.second_reward))
+    return rows
+
+
+def way(config: OnlineConfig, report: OnlineReport) -> Markup:
+    """Reward against KL of the evaluated steps; empty with fewer than two of them."""
+    rows = step_rows(config, report)
+    points = [
+        plots.Point(row.kl, row.reward, "SFT" if row.step == 0 else str(row.step), "chosen" if row.chosen else "")
+        for row in rows
+    ]
+    return plots.trace(points, "KL, nats per answer", "reward", config.kl_budget) if len(points) > 1 else Markup("")
+
+
+def reward_rows(config: OnlineConfig, report: OnlineReport) -> list[tuple[str, str, str]]:
+    """(what, what that is, its weight) of all that an answer is paid for, and of what it costs."""
+    rows = []
+    for name, weight in report.rewards.items():
+        meaning = REWARDS.get(name, "a function of your own")
+        if name == "reward_model":
+            units = report.normalisation
+            meaning += f" (mean {quantity(units.mean)}, standard deviation {quantity(units.std)})"
+        rows.append((title(Path(name).name), meaning, _times(weight)))
+    rows.append(("no end of turn", "an answer that did not end by itself", _times(-config.missing_eos_penalty)))
+    if report.kl_coef:
+        rows.append(("KL", "a nat away from the SFT policy", _times(-report.kl_coef.last)))
+    elif isinstance(config, RLOOConfig):
+        rows.append(("KL", "a nat away from the SFT policy", _times(-config.beta)))
+    elif isinstance(config, GRPOConfig):
+        rows.append(("KL", "a nat away from the SFT policy, token by token, in the loss", _times(-config.beta)))
+    return rows
+
+
+def _times(weight: float) -> str:
+    return f"{weight:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def measures(rollouts: Sequence[RolloutFigures]) -> list[tuple[str, str, str, str]]:
+    """(what, what it means, in the first rollout, in the last); empty where no rollouts were recorded."""
+    if not rollouts:
+        return []
+    first, last = rollouts[0], rollouts[-1]
+    return [
+        (what, meaning, _shown(getattr(first, key), form), _shown(getattr(last, key), form))
+        for key, what, meaning, form in MEASURES
+    ]
+
+
+def _shown(value: float | None, form: str) -> str:
+    if value is None:
+        return "not known"
+    return percent(value) if form == "share" else form.format(value).replace("-", "\N{MINUS SIGN}")
+
+
+# ---- Samples ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sample:
+    step: int
+    prompt: list[dict[str, str]]
+    completion: str
+    figures: list[tuple[str, str]]
+    """(what, number): score, KL, total, and the parts of the score where it has several."""
+    total: float
+
+
+def read_samples(path: Path) -> list[tuple[int, list[Sample]]]:
+    """[(step at which a rollout was drawn, its samples)] of the first rollout, the last, and others evenly between."""
+    rollouts: dict[int, list[Sample]] = {}
+    for row in _rows(path):
+        rollouts.setdefault(int(row["step"]), []).append(_sample(row))
+    steps = sorted(rollouts)
+    if len(steps) > MOST_ROLLOUTS:
+        gap = (len(steps) - 1) / (MOST_ROLLOUTS - 1)
+        steps = [steps[round(i * gap)] for i in range(MOST_ROLLOUTS)]
+    return [(step, rollouts[step]) for step in steps]
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    prompt = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": str(row["prompt"])}]
+    parts = {key.removeprefix("reward/"): value for key, value in row.items() if key.startswith("reward/")}
+    figures = [("score", quantity(row["score"])), ("KL", quantity(row["kl"])), ("total", quantity(row["total"]))]
+    if len(parts) > 1:
+        figures += [
+            (title(Path(name).name), "no opinion" if value is None else quantity(value))
+            for name, value in parts.items()
+        ]
+    return Sample(int(row["step"]), prompt, str(row["completion"]), figures, float(row["total"]))
+
+
+def extremes(rollouts: Sequence[tuple[int, Sequence[Sample]]]) -> list[tuple[str, list[Sample]]]:
+    """The best and the worst paid of the samples from the second half of the rollouts; none with too few of them."""
+    late = [sample for _, samples in rollouts[len(rollouts) // 2 :] for sample in samples]
+    if len(late) < 2 * EXTREMES:
+        return []
+    ordered = sorted(late, key=lambda sample: -sample.total)
+    return [("Paid most", ordered[:EXTREMES]), ("Paid least", ordered[: -EXTREMES - 1 : -1])]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(path)] if path.exists() else []

@@ -1,0 +1,239 @@
+"""What an answer is paid for: reward functions by name, and their weighted sum.
+
+A reward function is called as TRL calls one, `(prompts, completions, completion_ids, **columns)`, with conversations as
+lists of {role, content}, and gives a number for each answer, or None where it has no opinion. An answer of which no
+function has an opinion is not trained on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from rlhf.align.config import OnlineConfig
+from rlhf.checks import Check
+from trueup.artifacts.reports import RewardCard
+from trueup.data.records import Message
+from trueup.data.rubric import RUBRICS
+from trueup.errors import DataError, RunError
+from trueup.runs import open_stage
+
+Conversation = list[dict[str, str]]
+RewardFunction = Callable[..., Sequence[float | None]]
+Scorer = Callable[[Sequence[Sequence[Message]], Sequence[Sequence[int]]], Sequence[float]]
+"""Scores (B,) of B prompts and the tokens of their answers."""
+
+
+@dataclass
+class WeightedRewards:
+    """The sum of weight times reward over the functions that have an opinion. Remembers what it paid last."""
+
+    functions: dict[str, RewardFunction]
+    weights: dict[str, float]
+    eos_token_id: int | None = None
+    missing_eos_penalty: float = 0.0
+    """Taken from what an answer is paid whose last token is not that one."""
+    text_of: Callable[[list[int]], str] | None = None
+    """The text of an answer's tokens. TRL's leaves special tokens out, which people and judges are shown."""
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    """By function, unweighted; NaN where it had no opinion."""
+    totals: list[float] = field(default_factory=list)
+    __name__: str = "rewards"  # TRL reports a function's metrics under its name
+
+    def __call__(
+        self, prompts: list[Conversation], completions: list[Conversation], **columns: Any
+    ) -> list[float | None]:
+        if self.text_of is not None:
+            texts = [self.text_of(ids) for ids in columns["completion_ids"]]
+            completions = [
+                [*said[:-1], {**said[-1], "content": text}] for said, text in zip(completions, texts, strict=True)
+            ]
+        self.parts = {
+            name: self._ask(name, function, prompts, completions, columns) for name, function in self.functions.items()
+        }
+        self.totals = [self._sum(i) for i in range(len(prompts))]
+        if self.missing_eos_penalty:
+            ends = [bool(ids) and ids[-1] == self.eos_token_id for ids in columns["completion_ids"]]
+            penalties = [0.0 if end else self.missing_eos_penalty for end in ends]
+            self.totals = [total - penalty for total, penalty in zip(self.totals, penalties, strict=True)]
+        return [None if math.isnan(total) else total for total in self.totals]
+
+    def _ask(
+        self, name: str, function: RewardFunction, prompts: Any, completions: Any, columns: dict[str, Any]
+    ) -> list[float]:
+        said = function(prompts=prompts, completions=completions, **columns)
+        if not isinstance(said, Iterable):
+            raise DataError(f"rewards.{name}: gave {said!r}; a list is wanted, a number or None for each answer")
+        given = list(said)
+        if len(given) != len(prompts):
+            raise DataError(f"rewards.{name}: gave {len(given)} rewards for {len(prompts)} answers; one each is wanted")
+        for value in given:
+            if not (value is None or (isinstance(value, Real) and math.isfinite(value))):
+                raise DataError(f"rewards.{name}: gave {value!r}; a finite number is wanted, or None for no opinion")
+        return [math.nan if value is None else float(value) for value in given]
+
+    def _sum(self, i: int) -> float:
+        said = [self.weights[name] * values[i] for name, values in self.parts.items() if not math.isnan(values[i])]
+        return sum(said) if said else math.nan
+
+
+def make_rewards(
+    config: OnlineConfig,
+    scorer: Scorer | None,
+    checks: Sequence[Check],
+    eos_token_id: int,
+    text_of: Callable[[list[int]], str] | None = None,
+) -> WeightedRewards:
+    """The rewards that the config names.
+
+    scorer   the reward model, for `reward_model`
+    checks   those of `config.checks`, in its order, for `ifeval` and `gsm8k`
+    text_of  the text of an answer's tokens, where answers come from TRL
+    """
+    functions: dict[str, RewardFunction] = {}
+    weights: dict[str, float] = {}
+    for name, weight in config.rewards.items():
+        if name == "reward_model":
+            assert scorer is not None
+            function = _by_model(scorer)
+        elif name == "rubric":
+            function = _by_rubric(config.rubric, eos_token_id)
+        elif name in ("ifeval", "gsm8k"):
+            function = _by_check(name, checks)
+        else:
+            function = load_function(name)
+        called = Path(name).name  # of a function's file, the folder says nothing to who reads a report
+        functions[called], weights[called] = function, weight
+    return WeightedRewards(functions, weights, eos_token_id, config.missing_eos_penalty, text_of)
+
+
+def _by_model(scorer: Scorer) -> RewardFunction:
+    def reward(prompts: list[Conversation], completion_ids: list[list[int]], **_: Any) -> Sequence[float]:
+        return scorer([_messages(prompt) for prompt in prompts], completion_ids)
+
+    return reward
+
+
+def _by_rubric(name: str, eos_token_id: int) -> RewardFunction:
+    rubric = RUBRICS[name]
+
+    def reward(
+        prompts: list[Conversation], completions: list[Conversation], completion_ids: list[list[int]], **_: Any
+    ) -> list[float]:
+        return [
+            rubric.score(_messages(prompt), said[-1]["content"], bool(ids) and ids[-1] == eos_token_id)
+            for prompt, said, ids in zip(prompts, completions, completion_ids, strict=True)
+        ]
+
+    return reward
+
+
+def _by_check(kind: str, checks: Sequence[Check]) -> RewardFunction:
+    def reward(completions: list[Conversation], check: list[int], check_row: list[int], **_: Any) -> list[float | None]:
+        return [
+            _verdict(checks[n], row, said[-1]["content"]) if n >= 0 and checks[n].kind == kind else None
+            for n, row, said in zip(check, check_row, completions, strict=True)
+        ]
+
+    return reward
+
+
+def _verdict(check: Check, row: int, text: str) -> float | None:
+    right = check.verify(row, text)
+    return None if right is None else float(right)
+
+
+def load_function(name: str) -> RewardFunction:
+    """The function that `file.py:function` names; a DataError where there is none that could be called as TRL does."""
+    file, _, attribute = name.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise DataError(f"rewards.{name}: {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"trueup_reward_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up their module there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise DataError(f"rewards.{name}: {_where(error, path)}: {type(error).__name__}: {error}") from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise DataError(f"rewards.{name}: {path} has no function {attribute}")
+    if all(one.kind is not one.VAR_KEYWORD for one in inspect.signature(function).parameters.values()):
+        raise DataError(f"rewards.{name}: takes no **columns; (prompts, completions, **columns) is how it is called")
+    return function
+
+
+def _where(error: BaseException, path: Path) -> str:
+    """File, and the line of it that failed."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _messages(conversation: Conversation) -> list[Message]:
+    return [Message(role=message["role"], content=message["content"]) for message in conversation]
+
+
+# ---- The reward model -------------------------------------------------------------------------------------------
+
+
+def normalisation(card: RewardCard | None) -> tuple[float, float]:
+    """Mean and standard deviation of the reward model's scores of held-out answers; (0, 1) where it has none to tell.
+
+    Rewards in its standard deviations make one `kl_coef` mean the same with every reward model.
+    """
+    known = card.normalisation if card else None
+    return (known.mean, known.std or 1.0) if known else (0.0, 1.0)
+
+
+def refuse_unfit(config: OnlineConfig) -> None:
+    """A RunError unless the reward model, if it pays, can judge this policy: sound by its own report card, made from
+    this very SFT policy, and so of one base, tokenizer and template with it."""
+    if "reward_model" not in config.rewards:
+        return
+    sft, reward = (open_stage(config.run_dir, name) for name in ("sft", "reward"))
+    verdict = reward.manifest.verdict
+    if verdict.status == "fail":
+        reasons = "; ".join(finding.message for finding in verdict.findings if finding.level == "fail")
+        raise RunError(
+            f"{reward.dir}: the reward model's own verdict is fail ({reasons}), and a policy would learn its mistakes: "
+            "mend it, or reward with something else (align.rewards)"
+        )
+    if reward.manifest.parent_sha256("sft") != sft.sha256:
+        raise RunError(
+            f"{reward.dir}: made from another SFT policy than {sft.dir}, whose answers it never learnt to judge: run "
+            "`trueup reward` again"
+        )
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        theirs, ours = reward.dir / "model" / name, sft.dir / "model" / name
+        if theirs.exists() != ours.exists() or (ours.exists() and not _reads_alike(theirs, ours)):
+            raise RunError(
+                f"{theirs}: differs from {ours}, so the reward model would read other tokens than the policy writes: "
+                "run `trueup reward` again"
+            )
+
+
+def _reads_alike(theirs: Path, ours: Path) -> bool:
+    """Whether two files of a tokenizer say the same, but for what a reward model adds: a pad token of its own."""
+    if theirs.read_bytes() == ours.read_bytes():
+        return True
+    try:
+        a, b = (json.loads(path.read_text(encoding="utf-8")) for path in (theirs, ours))
+    except ValueError:
+        return False
+    added = [{(token["id"], token["content"]) for token in tokenizer.pop("added_tokens", [])} for tokenizer in (a, b)]
+    for tokenizer in (a, b):
+        tokenizer.pop("padding", None)
+    return a == b and added[0] >= added[1]

@@ -1,0 +1,106 @@
+"""What the online algorithms share: whom they ask, how answers are drawn, and which step is the best.
+
+Everything that is drawn is a function of the seed and of how far the training is, and of nothing else: a run that was
+killed and goes on draws what it would have drawn, on one process or on several.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from rlhf.align.config import OnlineConfig
+from trueup.data.records import (
+    Candidate,
+    Message,
+)
+from trueup.models.chat import encode_prompt
+from trueup.models.loading import Loaded
+from trueup.models.sampling import Decoding, sample
+from trueup.models.scoring import completion_logps
+from trueup.runs import StageRun
+from trueup.training.arguments import trainer_arguments
+
+
+def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, asked: Dataset) -> dict[str, Any]:
+    """Arguments that TRL's GRPO and RLOO configs, and PPO's, take from ours.
+
+    asked  the schedule: all prompts of the training
+    """
+    updates = config.updates_per_rollout
+    arguments = trainer_arguments(config, stage, policy, [config.max_length])
+    del arguments["max_length"]
+    return arguments | {
+        "num_train_epochs": 1,  # the schedule is the whole training
+        "max_steps": len(asked) * config.num_generations // config.rollout_batch_size * updates,
+        "save_steps": math.ceil(config.save_steps / updates) * updates,
+        "shuffle_dataset": False,
+        "disable_dropout": True,
+        "num_generations": config.num_generations,
+        "generation_batch_size": config.rollout_batch_size,
+        "max_completion_length": config.max_new_tokens,
+        "temperature": config.temperature,
+        "top_k": 0,
+        "top_p": 1.0,
+        "remove_unused_columns": False,
+    }
+
+
+# ---- Drawing answers --------------------------------------------------------------------------------------------
+
+
+class Sampler:
+    """TRL's `rollout_func`: draws the answers of a rollout with `trueup.models.sampling`.
+
+    The seed of a rollout follows from the campaign's and the step, so that a prompt that comes again is answered anew.
+    """
+
+    def __init__(self, config: OnlineConfig, policy: Loaded):
+        self.config, self.policy = config, policy
+
+    def __call__(self, prompts: list[list[dict[str, str]]], trainer: Any) -> dict[str, Any]:
+        k = self.config.num_generations
+        asked = [[Message(**message) for message in prompt] for prompt in prompts[::k]]  # each comes k times in a row
+        decoding = Decoding(
+            self.config.max_new_tokens,
+            self.config.temperature,
+            seed=self.config.seed * 1_000_003 + trainer.state.global_step + 1,
+        )
+        answers = draw(self.policy, asked, decoding, k)
+        encoded = [encode_prompt(self.policy.tokenizer, prompt) for prompt in asked for _ in range(k)]
+        return {
+            "prompt_ids": encoded,
+            "completion_ids": [answer.token_ids for row in answers for answer in row],
+            "logprobs": None,  # computed by the trainer, in the same way as during the update
+        }
+
+
+def draw(policy: Loaded, prompts: Sequence[list[Message]], decoding: Decoding, k: int) -> list[list[Candidate]]:
+    """k answers to each prompt, from a model that is being trained."""
+    was_training = policy.model.training
+    policy.model.eval()  # checkpointing of activations, which is for training, forbids the cache
+    try:
+        return sample(policy, prompts, decoding, k, batch_size=64)
+    finally:
+        policy.model.train(was_training)
+
+
+def logps_of(policy: Loaded, prompts: Sequence[list[Message]], ids: Sequence[Sequence[int]]) -> list[float]:
+    """log pi(answer | prompt) at temperature 1 of a model that is being trained."""
+    was_training = policy.model.training
+    policy.model.eval()
+    try:
+        return completion_logps(policy, prompts, ids)
+    finally:
+        policy.model.train(was_training)
+
+
+def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Append to samples.jsonl."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

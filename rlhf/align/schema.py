@@ -1,0 +1,93 @@
+"""What `align` leaves in its report.json, by algorithm."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from trueup.artifacts.artifact import Artifact, absent
+from trueup.artifacts.reports import AlignSchedule, Estimate, Normalisation, Schedule
+
+
+class LogpsChange(Artifact):
+    """How log-probabilities moved against the reference, in nats, at the end of the training."""
+
+    chosen: float
+    rejected: float
+
+
+class DPOReport(AlignSchedule):
+    """align/report.json of a DPO."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    algorithm: Literal["dpo"]
+    pairs: int
+    """Pairs that were trained on."""
+    first: dict[str, float]
+    """Means of TRL's metrics over the first tenth of the steps."""
+    last: dict[str, float]
+    """The same over the last tenth."""
+    logps_change_nats: LogpsChange
+    margin_nats: float
+    """How much the chosen completions of the training pairs gained on the rejected ones."""
+    heldout_accuracy: Estimate | None
+    """Share of held-out pairs that the policy orders rightly, over prompts; null where there are none."""
+    schedule: Schedule
+
+
+class Evaluation(Artifact):
+    """How the policy did, at one step, on the prompts that are kept to choose a step by."""
+
+    step: int
+    """0: the SFT policy."""
+    reward: float
+    """Mean over the completions."""
+    kl: float
+    """To the SFT policy, in nats per completion."""
+    second_reward: float | None = absent()
+    """Mean reward with the second reward model in place of the one that pays, where there is one."""
+
+
+class RolloutFigures(Artifact):
+    """Means over the completions of one rollout of PPO."""
+
+    scores: float
+    length: float
+    kl: float
+    entropy: float
+    eos_rate: float
+    repetition: float
+    explained_variance: float | None
+    """Null where the returns are all the same."""
+
+
+class KLPrice(Artifact):
+    """What a nat of KL costs, in units of reward."""
+
+    first: float
+    last: float
+
+
+class OnlineReport(Artifact):
+    """align/report.json of a PPO, GRPO or RLOO."""
+
+    algorithm: Literal["ppo", "grpo", "rloo"]
+    rewards: dict[str, float]
+    """Weight of each reward."""
+    normalisation: Normalisation
+    """What the reward model counts in; mean 0 and standard deviation 1 where none pays."""
+    rollouts: list[RolloutFigures]
+    """PPO's; of the other algorithms metrics.jsonl tells."""
+    evaluations: list[Evaluation]
+    chosen_step: int
+    """The step whose adapter is the aligned policy."""
+    chosen_by: Literal["reward", "second_reward"]
+    steps_trained: int
+    kl_coef: KLPrice | None = absent()
+    """PPO's."""
+
+
+AlignReport = Annotated[DPOReport | OnlineReport, Field(discriminator="algorithm")]
+"""align/report.json, whatever the algorithm was."""

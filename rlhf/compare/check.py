@@ -1,0 +1,33 @@
+"""What `trueup check` finds in the keys of the comparison."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from rlhf.checks import verified_files
+from rlhf.compare.config import CompareConfig
+from trueup.check import ReadFile
+from trueup.config import StageConfig
+from trueup.judging.votes import VOTES
+from trueup.runs import find_stage
+
+
+def check(
+    config: CompareConfig,
+    stages: Mapping[str, StageConfig],
+    problems: list[str],
+    notes: list[str],
+) -> list[ReadFile]:
+    """The other runs, what its judges want, and the files of its checks, which are returned."""
+    files = verified_files("compare", config.checks, config.seed, problems)
+    for name, run_dir in config.others.items():
+        if find_stage(run_dir, "align") is None:
+            problems.append(f"compare.others.{name}: {run_dir}: no finished align stage in it")
+    if "endpoint" in config.judges and not os.environ.get("OPENAI_API_KEY"):
+        notes.append("compare.judges: endpoint: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
+    if "votes" in config.judges and not (config.run_dir / VOTES).is_file():
+        notes.append(
+            "compare.judges: votes: nobody has voted yet; people vote on a finished comparison, which then runs again"
+        )
+    return files

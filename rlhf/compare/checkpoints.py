@@ -1,0 +1,97 @@
+"""The path of an alignment: reward and KL of the SFT policy, of the steps that were kept, and of the aligned policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf.compare.answers import ALIGNED, SFT, Answers, Compared, TokenKLs, kl_per_sequence, sample_policy
+from rlhf.compare.config import CompareConfig
+from rlhf.compare.judges import Judge, ScoringJudge
+from rlhf.compare.schema import Checkpoint
+from trueup.artifacts.reports import number
+from trueup.models.loading import SavedPolicy
+from trueup.models.sampling import Decoding
+from trueup.runs import FinishedStage
+from trueup.statistics import intervals
+from trueup.training.adapters import STEPS
+
+
+@dataclass(frozen=True)
+class Step:
+    """A policy on the way, with one answer to each of the first prompts."""
+
+    step: int
+    policy: SavedPolicy
+    answers: Answers
+    """P lists of one."""
+
+
+def kept(align: FinishedStage) -> dict[int, Path]:
+    """{step: adapter} of the steps that the alignment kept, in order."""
+    folders = (align.dir / STEPS).glob("step-*")
+    return {step: path for step, path in sorted((int(path.name.removeprefix("step-")), path) for path in folders)}
+
+
+def sample_steps(
+    sft: FinishedStage,
+    align: FinishedStage,
+    compared: Compared,
+    decoding: Decoding,
+    config: CompareConfig,
+    folder: Path,
+) -> list[Step]:
+    """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs."""
+    adapters = kept(align) if config.step_prompts else {}
+    if not adapters:
+        return []
+    rows = compared.rows[: config.step_prompts]
+    # The result may be a step on the way, if that was chosen as the best.
+    result = int(align.manifest.steps or max(adapters) + 1)
+    ends = ((0, sft, SFT), (result, align, ALIGNED))
+    steps = [
+        Step(step, SavedPolicy(stage.dir / "model"), _first(compared.by_policy[name], len(rows)))
+        for step, stage, name in ends
+    ]
+    for step, adapter in adapters.items():
+        if step != result:
+            saved = SavedPolicy(sft.dir / "model", adapter)
+            steps.append(Step(step, saved, sample_policy(f"step-{step}", saved, rows, decoding, 1, config, folder)))
+    return sorted(steps, key=lambda at: at.step)
+
+
+def _first(answers: Answers, prompts: int) -> Answers:
+    return [row[:1] for row in answers[:prompts]]
+
+
+def measure(
+    steps: Sequence[Step],
+    kls: Sequence[TokenKLs],
+    compared: Compared,
+    judges: Sequence[Judge],
+    config: CompareConfig,
+) -> list[Checkpoint]:
+    """KL and each judge's mean score at every step.
+
+    kls  for each step the KL at each token of its answers, to the first `step_prompts` prompts or to more
+    """
+    rows = compared.rows[: config.step_prompts]
+    path = []
+    for step, per_token in zip(steps, kls, strict=True):
+        kl = kl_per_sequence(per_token[: len(step.answers)], config.confidence, config.seed)
+        scores = {
+            judge.name: intervals.bootstrap_mean(
+                judge.score(rows, step.answers), config.confidence, config.seed, bounds=None
+            ).estimate()
+            for judge in judges
+            if isinstance(judge, ScoringJudge)
+        }
+        path.append(Checkpoint(step=step.step, kl_nats=kl.estimate(), scores=scores))
+    return path
+
+
+def within_budget(path: Sequence[Checkpoint], judge: str, budget: float) -> Checkpoint | None:
+    """The step with the highest mean score whose KL is within the budget; None without steps or scores."""
+    allowed = [at for at in path if number(at.kl_nats) <= budget and judge in at.scores]
+    return max(allowed, key=lambda at: number(at.scores[judge]), default=None)

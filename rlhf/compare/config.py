@@ -1,0 +1,117 @@
+"""Configuration of the compare stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rlhf.config import CheckConfig
+from trueup.config import (
+    EndpointParameters,
+    ModelConfig,
+    RunDirectory,
+    SecretWebUrl,
+    SplitConfig,
+    StageConfig,
+)
+from trueup.data.rubric import RUBRICS
+from trueup.judging.votes import VOTES, votes_digest
+from trueup.provenance.contents import Contents
+from trueup.runs import find_stage
+
+
+class CompareConfig(StageConfig):
+    """The comparison of the SFT policy with the aligned policy, on held-out prompts.
+
+    The SFT policy's answers are those of the sample stage. The aligned policy is sampled with the same settings and
+    seed, so there are no keys for decoding here.
+    """
+
+    stage: ClassVar[str] = "compare"
+    run: ClassVar[str] = "rlhf.compare.run:run"
+    check: ClassVar[str | None] = "rlhf.compare.check:check"
+    report: ClassVar[str] = "rlhf.compare.schema:CompareReport"
+
+    model: ModelConfig
+    split: SplitConfig
+    judges: list[Literal["rubric", "reward_model", "second_reward_model", "votes", "endpoint"]] = Field(
+        ["rubric", "reward_model"], min_length=1
+    )
+    """Judges that say which of two answers is better. The first that can decide the verdict does; one whose report card
+    failed cannot. `second_reward_model` is trained on `split.judge_fraction` of the prompts and nothing else; `votes`
+    are people's blind votes (`trueup serve RUN`); `endpoint` is a language model."""
+    rubric: Literal["says-why"] = "says-why"
+    """The rubric behind the judge `rubric`."""
+    judge_url: SecretWebUrl | None = None
+    """Base URL of an OpenAI-compatible endpoint, for the judge `endpoint`. Its key is read from the environment
+    variable OPENAI_API_KEY."""
+    judge_model: str | None = None
+    """Model that the endpoint is asked for."""
+    judge_parameters: EndpointParameters = EndpointParameters()
+    """How the endpoint is asked: temperature, limits, any other key of the request."""
+    judge_pairs_per_prompt: int = Field(1, ge=1)
+    """Pairs of answers to each prompt that the endpoint is asked about, each in both orders."""
+
+    base: bool = False
+    """Whether the base model, before SFT, is compared too."""
+    others: dict[str, RunDirectory] = Field({})
+    """Aligned policies of other runs to compare too: {name: run directory}, such as {ppo: runs/demo-ppo}."""
+    greedy: bool = True
+    """Whether the likeliest answers are compared too, one for each prompt."""
+    step_prompts: int = Field(32, ge=0)
+    """Prompts that each kept step of the alignment answers, for the picture of reward against KL. 0: no picture."""
+    kl_budget: float | None = Field(None, gt=0)
+    """Most nats per sequence that alignment may move from the SFT policy. More is reported as a price, and the picture
+    names the step that this budget would choose. Empty: any distance."""
+    checks: list[CheckConfig] = Field([])
+    """Verifiable prompts that both policies answer greedily."""
+
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+    """Confidence level of every interval."""
+    batch_size: int = Field(64, ge=1)
+    """Sequences that are generated together."""
+    num_workers: int = Field(1, ge=1)
+    """Processes on a CPU, each with its share of the cores and of the prompts."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> CompareConfig:
+        if "second_reward_model" in self.judges and not self.split.judge_fraction:
+            raise ValueError("judge second_reward_model: needs prompts of its own, split.judge_fraction: 0.3 or so")
+        if "endpoint" in self.judges and not (self.judge_url and self.judge_model):
+            raise ValueError("judge endpoint: the keys judge_url and judge_model are required")
+        if len(set(self.judges)) < len(self.judges):
+            raise ValueError(f"judges: each once, found {self.judges}")
+        taken = {"base", "sft", "aligned", "best_of_n"} & set(self.others)
+        if taken:
+            raise ValueError(f"others: {', '.join(sorted(taken))} is a policy of this run; choose another name")
+        kinds = [check.kind for check in self.checks]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError("checks: each kind once")
+        return self
+
+    @property
+    def needs_reward(self) -> bool:
+        return bool({"reward_model", "second_reward_model"} & set(self.judges))
+
+    def parents(self) -> tuple[str, ...]:
+        return ("sft", "sample", "align", *(["reward"] if self.needs_reward else []))
+
+    def input_paths(self) -> list[Path]:
+        return [check.path for check in self.checks]
+
+    def contents(self) -> dict[str, Contents | None]:
+        return self.model.contents() if self.base else {}
+
+    def fingerprint(self) -> dict[str, str | None]:
+        """The rubric's own text, people's votes, and the other runs' policies, where they count."""
+        found: dict[str, str | None] = {}
+        if "rubric" in self.judges:
+            found["rubric"] = RUBRICS[self.rubric].version
+        if "votes" in self.judges:
+            found["votes"] = votes_digest(self.run_dir / VOTES)
+        for name, run_dir in self.others.items():
+            align = find_stage(run_dir, "align")
+            found[f"others.{name}"] = align.sha256 if align else None
+        return found

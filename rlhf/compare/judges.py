@@ -1,0 +1,303 @@
+"""Judges of a comparison: what says which of two answers is preferred, and the figures that follow from what it says.
+
+There are two kinds. One scores each answer by itself (a rubric, a reward model), and so compares any two policies. The
+other looks at two answers at a time (people's blind votes, a language model behind an endpoint); it is asked about the
+SFT policy and the aligned one alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf.compare.answers import ALIGNED, SFT, Answers, Compared, Scores, length_differences, outcome_tables
+from rlhf.compare.config import CompareConfig
+from rlhf.compare.endpoint_judge import endpoint_tables
+from trueup import runs
+from trueup.artifacts.reports import ControlledRate, JudgeFigures, Rate
+from trueup.console import progress
+from trueup.data.records import CandidateSet
+from trueup.data.rubric import RUBRICS
+from trueup.judging.endpoint import Endpoint
+from trueup.judging.votes import VOTES, Vote, current, read_votes
+from trueup.models.loading import Loaded, load_reward_model
+from trueup.models.scoring import score
+from trueup.runs import Finding
+from trueup.statistics import length_control, win_rates
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Whom to believe how far."""
+
+    name: str
+    description: str
+    """As it stands in a sentence; says whether people, a program or a model judges."""
+    made_the_labels: bool
+    """Whether the policy was trained towards this judge's preference, by its labels or by what was learnt from them."""
+    independent: bool
+    """Whether it knows nothing of the labels that the policy was trained on. A judge that made them is no evidence
+    beyond them, and one that learnt from them repeats their mistakes."""
+
+
+@dataclass(frozen=True)
+class ScoringJudge(Judge):
+    """Higher is preferred, equal is a tie."""
+
+    score: Callable[[Sequence[CandidateSet], Answers], list[list[float]]]
+    """(P prompts, P lists of answers) -> P lists of scores."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge of pairs said."""
+
+    tables: list[np.ndarray]
+    """P tables (K, K), or several on top of each other, (N, K, K); row i the SFT policy's i-th answer; NaN where the
+    judge was not asked or gave no verdict."""
+    figures: dict[str, Any] = field(default_factory=dict)
+    """Further keys of `JudgeFigures`, which only this judge has: position_bias, refused, malformed, ..."""
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PairJudge(Judge):
+    verdicts: Callable[[Compared], Verdicts]
+
+
+# ---- The judges -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Who or what the campaign's labels come from, by the label stage's report."""
+
+    by_source: dict[str, int]
+    rubric: str | None
+    """The rubric of simulated labels."""
+    judge_model: str | None = None
+    """The language model behind an endpoint that made labels."""
+
+    @property
+    def who(self) -> str:
+        return ", ".join(f"{count} {source}" for source, count in self.by_source.items()) or "unknown"
+
+
+def rubric_judge(config: CompareConfig, labels: Labels) -> Judge:
+    """A rubric: the preference itself where the labels were simulated by it, a stranger to them otherwise."""
+    rubric = RUBRICS[config.rubric]
+
+    def score_all(rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
+        return [
+            [rubric.score(row.prompt, candidate.text, candidate.finished) for candidate in candidates]
+            for row, candidates in zip(rows, answers, strict=True)
+        ]
+
+    made = labels.rubric == rubric.name
+    return ScoringJudge("rubric", f"rubric {rubric.name}, simulated", made, not made, score_all)
+
+
+def reward_model_judge(config: CompareConfig, labels: Labels) -> Judge:
+    """The campaign's reward model. It learnt from the labels that the policy learnt from: no independent evidence."""
+    directory = runs.stage_dir(config.run_dir, "reward") / "model"
+    scores = RewardScores(directory, config)
+    return ScoringJudge("reward_model", "the reward model, learnt from the same labels", True, False, scores)
+
+
+def second_reward_model_judge(config: CompareConfig, labels: Labels) -> Judge:
+    """A reward model of prompts that trained nothing else (`split.judge_fraction`)."""
+    directory = runs.stage_dir(config.run_dir, "reward") / "judge" / "model"
+    description = "a second reward model, learnt from prompts that trained nothing else"
+    return ScoringJudge("second_reward_model", description, True, True, RewardScores(directory, config))
+
+
+class RewardScores:
+    """Scores by a saved reward model, each distinct answer once.
+
+    Equal answers must tie, and scores of one answer differ in their last digits from batch to batch.
+    """
+
+    def __init__(self, directory: Path, config: CompareConfig):
+        self.directory, self.config = directory, config
+        self._loaded: Loaded | None = None
+        self._known: dict[tuple[str, tuple[int, ...]], float] = {}
+
+    def __call__(self, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
+        keys = [[(row.prompt_id, tuple(c.token_ids)) for c in said] for row, said in zip(rows, answers, strict=True)]
+        prompts = {row.prompt_id: row.prompt for row in rows}
+        new = [key for key in dict.fromkeys(key for row in keys for key in row) if key not in self._known]
+        if new:
+            self._loaded = self._loaded or load_reward_model(self.directory, self.config.model)
+            values = score(
+                self._loaded,
+                [prompts[name] for name, _ in new],
+                [list(tokens) for _, tokens in new],
+                on_progress=lambda done: progress(done, len(new)),
+            )
+            self._known.update(zip(new, values, strict=True))
+        return [[self._known[key] for key in row] for row in keys]
+
+
+def endpoint_judge(config: CompareConfig, labels: Labels) -> Judge:
+    """A language model behind an endpoint, asked in both orders. Its replies stay beside the report."""
+    assert config.judge_url and config.judge_model  # the config demands them
+
+    def verdicts(compared: Compared) -> Verdicts:
+        made = endpoint_tables(
+            Endpoint(str(config.judge_url), str(config.judge_model), config.judge_parameters),
+            compared.rows,
+            compared.by_policy[SFT],
+            compared.by_policy[ALIGNED],
+            runs.stage_dir(config.run_dir, "compare") / "judge_replies.jsonl",
+            pairs_per_prompt=config.judge_pairs_per_prompt,
+            seed=config.seed,
+            confidence=config.confidence,
+        )
+        return Verdicts(made.tables, made.figures(), made.notes)
+
+    made_the_labels = labels.judge_model == config.judge_model
+    description = f"language model {config.judge_model}, asked in both orders"
+    return PairJudge("endpoint", description, made_the_labels, not made_the_labels, verdicts)
+
+
+def votes_judge(config: CompareConfig, labels: Labels) -> Judge:
+    """People who saw two answers and not whose they were. Votes on answers that are no longer these do not count."""
+
+    def verdicts(compared: Compared) -> Verdicts:
+        there = [
+            {
+                "prompt_id": row.prompt_id,
+                "sft": [{"text": answer.text} for answer in compared.by_policy[SFT][i]],
+                "aligned": [{"text": answer.text} for answer in compared.by_policy[ALIGNED][i]],
+            }
+            for i, row in enumerate(compared.rows)
+        ]
+        votes, others = current(read_votes(config.run_dir / VOTES), there)
+        by_prompt: dict[str, list[Vote]] = {}
+        for vote in votes:
+            by_prompt.setdefault(vote.prompt_id, []).append(vote)
+        size = len(compared.rows[0].candidates)
+        tables = []
+        for row, aligned in zip(compared.rows, compared.by_policy[ALIGNED], strict=True):
+            on_it = by_prompt.get(row.prompt_id, [])
+            table = np.full((max(1, len(on_it)), size, size), np.nan)  # a layer for each vote
+            for layer, vote in enumerate(on_it):
+                table[layer, vote.sft_index, vote.aligned_index] = vote.outcome
+            if votes and len({answer.text for answer in (*row.candidates, *aligned)}) == 1:
+                table[0, 0, -1] = 0.5  # nobody is asked which of two equal texts is better
+            tables.append(table)
+        voters = len({vote.voter for vote in votes})
+        figures = {"votes": len(votes), "voters": voters, "votes_on_other_completions": others}
+        return Verdicts(tables, figures, _about_votes(votes, voters, others))
+
+    return PairJudge("votes", "people's blind votes", False, True, verdicts)
+
+
+def _about_votes(votes: Sequence[Vote], voters: int, others: int) -> list[Finding]:
+    found = []
+    if not votes:
+        message = "nobody has voted on these answers yet: trueup serve RUN, Vote; then compare again"
+        found.append(Finding("warn", "no_votes", message))
+    elif voters == 1:
+        found.append(Finding("info", "one_voter", f"all {len(votes)} votes are one person's"))
+    if others:
+        found.append(Finding("info", "votes_on_other_completions", f"{others} votes are on answers that are no more"))
+    return found
+
+
+JUDGES: dict[str, Callable[[CompareConfig, Labels], Judge]] = {
+    "rubric": rubric_judge,
+    "reward_model": reward_model_judge,
+    "second_reward_model": second_reward_model_judge,
+    "votes": votes_judge,
+    "endpoint": endpoint_judge,
+}
+
+# ---- What a judge says of two policies --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one judge says of the SFT and the aligned policy."""
+
+    by: Judge
+    scores: dict[str, list[list[float]]]
+    """{policy: (P, K)}; empty of a judge that looks at pairs."""
+    verdicts: Verdicts
+    win_rate: win_rates.WinRate
+    length_controlled: length_control.LengthControlled
+    minimum_detectable_effect: float
+    by_category: dict[str, win_rates.WinRate]
+
+    def win_share(self, prompt: int) -> float | None:
+        """Of the comparisons on one prompt the share that the aligned policy won; None where there was none."""
+        table = self.verdicts.tables[prompt]
+        return None if np.isnan(table).all() else float(np.nanmean(table))
+
+    def report(self) -> JudgeFigures:
+        """As it stands in the report."""
+        controlled, effect = self.length_controlled, self.minimum_detectable_effect
+        return JudgeFigures(
+            description=self.by.description,
+            made_the_labels=self.by.made_the_labels,
+            independent=self.by.independent,
+            win_rate=rate_of(self.win_rate),
+            length_controlled_win_rate=ControlledRate(
+                **dict(controlled.interval.estimate()), slope=controlled.slope, note=controlled.note
+            ),
+            minimum_detectable_effect=effect if math.isfinite(effect) else None,
+            by_category={name: rate_of(rate) for name, rate in self.by_category.items()},
+            **self.verdicts.figures,
+        )
+
+
+def rate_of(rate: win_rates.WinRate) -> Rate:
+    """As it stands in the report, where `n` counts comparisons."""
+    counts = {"wins": rate.wins, "ties": rate.ties, "losses": rate.losses}
+    return Rate(**{**dict(rate.interval.estimate()), **counts, "n": sum(counts.values()), "prompts": rate.interval.n})
+
+
+def judge(by: Judge, compared: Compared, config: CompareConfig) -> Judged:
+    """Have the judge look at everything it can, and compare the SFT policy with the aligned one."""
+    scores: dict[str, list[list[float]]] = {}
+    if isinstance(by, ScoringJudge):
+        scores = {name: by.score(compared.rows, answers) for name, answers in compared.by_policy.items()}
+        verdicts = Verdicts(outcome_tables(SFT, ALIGNED, scores[SFT], scores[ALIGNED]))
+    else:
+        assert isinstance(by, PairJudge)
+        verdicts = by.verdicts(compared)
+    differences = length_differences(compared.by_policy[SFT], compared.by_policy[ALIGNED])
+    return figures(by, scores, verdicts, differences, [row.category for row in compared.rows], config)
+
+
+def figures(
+    by: Judge,
+    scores: dict[str, list[list[float]]],
+    verdicts: Verdicts,
+    differences: list[np.ndarray],
+    categories: Sequence[str | None],
+    config: CompareConfig,
+) -> Judged:
+    """Win rates from P tables (K, K); `differences` are those of the lengths, in tables alike."""
+    confidence, seed = config.confidence, config.seed
+    differences = [np.broadcast_to(d, t.shape) for d, t in zip(differences, verdicts.tables, strict=True)]
+    return Judged(
+        by,
+        scores,
+        verdicts,
+        win_rates.win_rate(verdicts.tables, confidence, seed),
+        length_control.length_controlled_win_rate(verdicts.tables, differences, confidence, seed),
+        win_rates.minimum_detectable_effect(verdicts.tables, confidence),
+        win_rates.by_group(verdicts.tables, categories, confidence, seed),
+    )
+
+
+def compare_scores(a: str, b: str, scores: Mapping[str, Scores], config: CompareConfig) -> win_rates.WinRate:
+    """How often b's answers score higher than a's."""
+    tables = outcome_tables(a, b, scores[a], scores[b])
+    return win_rates.win_rate(tables, config.confidence, config.seed)

@@ -1,0 +1,475 @@
+"""Comparison: did alignment change the answers in the wanted direction, and by more than chance?
+
+Reads   candidates/candidates.jsonl (the SFT policy's answers to held-out prompts), sft/, align/, and reward/ where a
+        reward model judges; other runs' align/ where they are named.
+Writes  compare/: samples.jsonl (every prompt, all policies' answers, every judge's scores), report.json, report.html,
+        manifest.json.
+Source  all pairs of answers, intervals over prompts: `trueup.statistics.win_rates`; length control: Dubois et al. 2024,
+        https://arxiv.org/abs/2404.04475; best-of-n: Nakano et al. 2021, https://arxiv.org/abs/2112.09332.
+
+All policies are sampled with the same settings and the same random numbers, so an unchanged policy answers alike and
+the verdict on it is "no detectable change", not a coin toss. The verdict speaks of a preference that was learnt, never
+of better answers: a judge knows its preference and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf.compare import answers, judges, verdict
+from rlhf.compare import checkpoints as paths
+from rlhf.compare.answers import ALIGNED, BEST, SFT, Answers, Compared
+from rlhf.compare.config import CompareConfig
+from rlhf.compare.judges import JUDGES, Judge, Judged, Labels, ScoringJudge
+from rlhf.compare.regressions import check_policies, read_checks
+from rlhf.compare.report import write_report
+from rlhf.compare.schema import (
+    BeforeAfter,
+    Checkpoint,
+    ComparedPair,
+    CompareReport,
+    CompletionKL,
+    PoliciesCompared,
+    PolicyMeasures,
+    Strength,
+)
+from rlhf.compare.verdict import percent
+from trueup import runs
+from trueup.artifacts.reports import ComparedPolicy, DecodingSettings, Estimate, LabelSources, Rate, RewardCards
+from trueup.config import ModelConfig
+from trueup.console import say
+from trueup.data.records import CandidateSet, is_heldout, opening_id, read_jsonl, read_rows, write_rows
+from trueup.errors import DataError, RunError
+from trueup.models.loading import Loaded, SavedPolicy, read_tokenizer
+from trueup.models.placement import place
+from trueup.models.sampling import Decoding
+from trueup.runs import Finding, FinishedStage, StageRun
+from trueup.statistics import intervals, win_rates
+from trueup.statistics.bradley_terry import ELO, bradley_terry
+
+BASE = "base"
+MEASURES = ("length_tokens", "eos_rate", "distinct_2", "repetition", "self_similarity", "heldout_loss")
+
+
+def run(config: CompareConfig) -> Path:
+    stage = runs.begin(config)
+    parents = {parent.stage: parent for parent in stage.parents}
+    others = open_others(config, parents["sft"])
+
+    # 1. Inputs -------------------------------------------------------------------------------------------------------
+    rows, decoding = read_reference(parents["sample"], parents["sft"], config)
+    trained = [found for folder in (config.run_dir, *config.others.values()) for found in find_trained(folder)]
+    prove_disjoint(rows, trained)
+    asked = read_checks(config, read_tokenizer(parents["sft"].dir / "model", config.model)) if config.checks else []
+    per_prompt = len(rows[0].candidates)
+    say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
+    say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in decoding.provenance().items())}")
+
+    # 2. Every policy's answers ---------------------------------------------------------------------------------------
+    saved = {BASE: SavedPolicy(None)} if config.base else {}
+    saved |= {SFT: SavedPolicy(parents["sft"].dir / "model")}
+    saved |= {name: aligned(align) for name, align in ((ALIGNED, parents["align"]), *others.items())}
+    reference = [row.candidates for row in rows]
+    by_policy = {
+        name: reference if name == SFT else sample(name, policy, rows, decoding, per_prompt, stage)
+        for name, policy in saved.items()
+    }
+    compared = Compared(rows, by_policy)
+    likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
+    checks = check_policies(asked, config, saved, trained, stage)
+    steps = paths.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
+
+    # 3. Judges -------------------------------------------------------------------------------------------------------
+    labels = read_labels(config.run_dir)
+    bench = [JUDGES[name](config, labels) for name in config.judges]
+    compared = add_best_of_n(compared, bench)
+    judged: dict[str, Judged] = {}
+    for by in bench:
+        judged[by.name] = judges.judge(by, compared, config)
+        say(f"{by.name:<19} {summary(judged[by.name])}")
+
+    # 4. What else changed --------------------------------------------------------------------------------------------
+    moved = measure_change(parents["sft"], saved, compared, steps, bench, config)
+    measures = describe_all(compared, moved, config)
+    before, after = measures[SFT], measures[ALIGNED]
+    identical = compared.share_identical()
+    kl = moved.kl[ALIGNED]
+    say(f"{'KL':<12} {kl.value:.2f} nats per sequence; {identical:.0%} of answers are the same, token by token")
+
+    # 5. Verdict ------------------------------------------------------------------------------------------------------
+    prices = verdict.find_prices(before, after, kl, config.kl_budget, checks)
+    cards = read_report_cards(config)
+    floors = noise_floors(bench, judged, config)
+    floor_rates = {name: floor.interval for name, floor in floors.items()}
+    standings = {name: verdict.standing(found, cards.get(name, ())) for name, found in judged.items()}
+    lengths = before.length_tokens, after.length_tokens
+    decided = verdict.decide(judged, standings, floor_rates, len(rows), identical, lengths, prices)
+    stage.findings += [decided.finding, *(decided.prices or prices)]
+    stage.findings += verdict.reasons_for_doubt(decided, judged, cards, floor_rates, before, after, len(rows), labels)
+
+    # 6. Save ---------------------------------------------------------------------------------------------------------
+    write_rows(stage.dir / "samples.jsonl", (sample_row(compared, judged, i) for i in range(len(rows))))
+    stage.write_report(
+        CompareReport(
+            policies={
+                SFT: policy(parents["sft"]),
+                ALIGNED: policy(parents["align"], algorithm=parents["align"].manifest.identity.get("algorithm")),
+                **{name: policy(align, run=str(config.others[name])) for name, align in others.items()},
+            },
+            prompts=len(rows),
+            samples_per_prompt=per_prompt,
+            confidence=config.confidence,
+            decoding=DecodingSettings(**decoding.provenance()),
+            sources=labels.by_source,
+            judges={name: by.report() for name, by in judged.items()},
+            noise_floor={name: judges.rate_of(floor) for name, floor in floors.items()},
+            policies_compared=all_pairs(compared, judged, measures, config),
+            greedy=judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
+            kl_nats=CompletionKL(**dict(kl.estimate()), samples_per_prompt=1),
+            kl_nats_per_token=moved.kl_per_token.estimate(),
+            kl_budget=config.kl_budget,
+            checkpoints=moved.path,
+            chosen_by_budget=paths.within_budget(moved.path, _path_judge(bench), config.kl_budget)
+            if config.kl_budget
+            else None,
+            identical_completions=identical,
+            checks=checks,
+            verdict=decided.report(stage.verdict.status),
+            **{key: BeforeAfter(sft=getattr(before, key), aligned=getattr(after, key)) for key in MEASURES},
+        )
+    )
+    stage.facts.update(place(config.model).facts)
+    write_report(config.run_dir, stage)
+    for partial in stage.dir.glob("*.answers.partial"):
+        partial.unlink()
+    return stage.finish()
+
+
+# ---- Inputs -----------------------------------------------------------------------------------------------------
+
+
+def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, FinishedStage]:
+    """The alignments of other runs. They must hold out the same prompts, and speak in the same tokens."""
+    found = {}
+    for name, run_dir in config.others.items():
+        align = runs.open_stage(run_dir, "align")
+        split = align.manifest.identity.get("split")
+        if split != config.split.model_dump(mode="json"):
+            raise RunError(
+                f"compare.others.{name}: {run_dir} was split differently ({split}), so it may have trained on prompts "
+                "that are held out here: give both campaigns the same split"
+            )
+        if vocabulary(align.dir / "model", config.model) != vocabulary(sft.dir / "model", config.model):
+            raise RunError(
+                f"compare.others.{name}: {run_dir} has another tokenizer than {sft.dir}: no model here can read its "
+                "answers, so compare alignments of one base model"
+            )
+        found[name] = align
+    return found
+
+
+def aligned(align: FinishedStage) -> SavedPolicy:
+    """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
+    sft = runs.find_stage(align.dir.parent, "sft")
+    before = align.manifest.parent_sha256("sft")
+    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 == before else None)
+
+
+def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:
+    """{token: id}."""
+    return dict(read_tokenizer(directory, config).get_vocab())
+
+
+def find_trained(run_dir: Path) -> list[FinishedStage]:
+    """The finished stages of a run that train."""
+    return [found for name in ("sft", "reward", "align") if (found := runs.find_stage(run_dir, name))]
+
+
+def read_reference(
+    sample: FinishedStage, sft: FinishedStage, config: CompareConfig
+) -> tuple[list[CandidateSet], Decoding]:
+    """The SFT policy's answers to held-out prompts, and the settings that they were sampled with."""
+    path = sample.dir / "candidates.jsonl"
+    rows = [row for row in read_rows(path, CandidateSet) if row.split == "heldout"]
+    if not rows:
+        raise DataError(
+            f"{path}: no held-out prompt among them, so nothing can be compared: give more prompts (sample.prompts, "
+            "sample.max_prompts) or raise split.heldout_fraction"
+        )
+    for row in rows:
+        if not is_heldout(row.prompt, config.split):
+            raise RunError(
+                f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `trueup sample` again"
+            )
+        if row.sampler.get("policy_sha256") != sft.sha256:
+            raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `trueup sample` again")
+        if row.sampler != rows[0].sampler or len(row.candidates) != len(rows[0].candidates):
+            raise RunError(f"{path}: its prompts were sampled with different settings: run `trueup sample` again")
+    decoding = Decoding(**{field.name: rows[0].sampler[field.name] for field in fields(Decoding)})
+    return rows, decoding
+
+
+def prove_disjoint(rows: Sequence[CandidateSet], trained: Sequence[FinishedStage]) -> None:
+    """No prompt of the comparison is among those that a stage says it trained on."""
+    for stage in trained:
+        if not (stage.dir / runs.TRAINED).exists():
+            raise RunError(
+                f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
+                f"of these prompts: run `trueup {stage.stage}` again"
+            )
+        seen = stage.trained_prompts
+        for row in rows:
+            if opening_id(row.prompt) in seen:
+                what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
+                raise RunError(
+                    f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
+                    f"was trained on {what}: run `trueup {stage.stage}` again with this campaign's split"
+                )
+
+
+def read_labels(run_dir: Path) -> Labels:
+    """What made the labels. They stand in the run directory, since the aligned policy was trained on them."""
+    label = runs.find_stage(run_dir, "label")
+    if label is None:
+        return Labels({}, None)
+    by_source = label.report(LabelSources).by_source
+    identity = label.manifest.identity
+    return Labels(
+        by_source,
+        rubric=identity.get("rubric") if "simulated" in by_source else None,
+        judge_model=identity.get("judge_model") if "judge" in by_source else None,
+    )
+
+
+def read_report_cards(config: CompareConfig) -> dict[str, list[Finding]]:
+    """What the reward stage found of each reward model on the bench, on pairs that neither was trained on."""
+    reward = runs.find_stage(config.run_dir, "reward")
+    card = reward.report(RewardCards) if reward else None
+    cards = {"reward_model": card, "second_reward_model": card.judge if card else None}
+    unknown = Finding("warn", "no_report_card", "it has no report card, so nothing is known of its accuracy")
+    return {name: card.findings if card else [unknown] for name, card in cards.items() if name in config.judges}
+
+
+def policy(stage: FinishedStage, algorithm: str | None = None, run: str | None = None) -> ComparedPolicy:
+    return ComparedPolicy(stage=stage.stage, manifest_sha256=stage.sha256, algorithm=algorithm, run=run)
+
+
+# ---- Answers ----------------------------------------------------------------------------------------------------
+
+
+def sample(
+    name: str,
+    saved: SavedPolicy,
+    rows: Sequence[CandidateSet],
+    decoding: Decoding,
+    num_samples: int,
+    stage: StageRun,
+) -> Answers:
+    say(f"{'sampling':<12} {name}: {len(rows)} prompts, {num_samples} {'answer' if num_samples == 1 else 'answers'}")
+    assert isinstance(stage.config, CompareConfig)
+    return answers.sample_policy(name, saved, rows, decoding, num_samples, stage.config, stage.dir)
+
+
+def sample_likeliest(
+    saved: dict[str, SavedPolicy], rows: Sequence[CandidateSet], decoding: Decoding, stage: StageRun
+) -> dict[str, Answers]:
+    """The answer of the SFT and of the aligned policy to each prompt that takes the likeliest token every time."""
+    greedy = replace(decoding, temperature=1.0, top_k=1, top_p=1.0)
+    return {name: sample(f"{name}-greedy", saved[name], rows, greedy, 1, stage) for name in (SFT, ALIGNED)}
+
+
+def add_best_of_n(compared: Compared, bench: Sequence[Judge]) -> Compared:
+    """With a reward model on the bench, the best of each prompt's SFT answers by it: what alignment should meet."""
+    by = next((judge for judge in bench if judge.name == "reward_model"), None)
+    reference = compared.by_policy[SFT]
+    if not isinstance(by, ScoringJudge) or len(reference[0]) < 3:
+        return compared
+    best = answers.best_of_others(reference, by.score(compared.rows, reference))
+    return Compared(compared.rows, {**compared.by_policy, BEST: best})
+
+
+# ---- Figures ----------------------------------------------------------------------------------------------------
+
+
+def summary(judged: Judged) -> str:
+    controlled = judged.length_controlled.interval
+    return f"wins {percent(judged.win_rate.interval)}; at equal length {percent(controlled)}"
+
+
+def noise_floors(
+    bench: Sequence[Judge], judged: dict[str, Judged], config: CompareConfig
+) -> dict[str, win_rates.WinRate]:
+    """The SFT policy against itself: the first half of its answers to each prompt against the second, by each judge."""
+    floors = {}
+    for by in bench:
+        if isinstance(by, ScoringJudge) and len((scores := np.array(judged[by.name].scores[SFT]))[0]) > 1:
+            floors[by.name] = win_rates.noise_floor(scores, config.confidence, config.seed)
+    return floors
+
+
+def all_pairs(
+    compared: Compared, judged: dict[str, Judged], measures: dict[str, PolicyMeasures], config: CompareConfig
+) -> PoliciesCompared:
+    """Every two policies by every judge that scores, and the strengths that follow, in log-odds against SFT."""
+    pairs: list[ComparedPair] = []
+    strengths, notes = {}, {}
+    for name, found in judged.items():
+        if not found.scores:
+            continue
+        tables = {(a, b): answers.outcome_tables(a, b, found.scores[a], found.scores[b]) for a, b in compared.pairs}
+        for (a, b), outcomes in tables.items():
+            rate = win_rates.win_rate(outcomes, config.confidence, config.seed)
+            pairs.append(ComparedPair(a=a, b=b, judge=name, win_rate=judges.rate_of(rate)))
+        fitted = bradley_terry(tables, SFT, config.confidence, config.seed)
+        strengths[name] = {
+            policy: Strength(**dict(one.estimate()), elo=ELO * one.value) for policy, one in fitted.of.items()
+        }
+        if fitted.note:
+            notes[name] = fitted.note
+    return PoliciesCompared(
+        policies=list(compared.by_policy),
+        best_of=len(compared.rows[0].candidates) - 1 if BEST in compared.by_policy else None,
+        pairs=pairs,
+        strengths=strengths,
+        notes=notes,
+        measures=measures,
+    )
+
+
+def judge_likeliest(
+    bench: Sequence[Judge], rows: Sequence[CandidateSet], likeliest: dict[str, Answers], config: CompareConfig
+) -> dict[str, Rate]:
+    """Win rates of the aligned policy's likeliest answers."""
+    found = {}
+    for by in bench:
+        if isinstance(by, ScoringJudge):
+            scores = {name: by.score(rows, said) for name, said in likeliest.items()}
+            found[by.name] = judges.rate_of(judges.compare_scores(SFT, ALIGNED, scores, config))
+    return found
+
+
+def _path_judge(bench: Sequence[Judge]) -> str:
+    """By whom a step is chosen: the reward model where there is one, as in training; else the first that scores."""
+    names = [by.name for by in bench if isinstance(by, ScoringJudge)]
+    return "reward_model" if "reward_model" in names else next(iter(names), "")
+
+
+@dataclass(frozen=True)
+class Change:
+    """How far the policies moved from the SFT policy, and what they forgot."""
+
+    kl: dict[str, intervals.Interval]
+    """Nats per completion, of every sampled policy but the SFT one."""
+    kl_per_token: intervals.Interval
+    """Of the aligned policy."""
+    path: list[Checkpoint]
+    heldout_loss: dict[str, float | None]
+    """Of every sampled policy."""
+
+
+def measure_change(
+    sft: FinishedStage,
+    saved: dict[str, SavedPolicy],
+    compared: Compared,
+    steps: Sequence[paths.Step],
+    bench: Sequence[Judge],
+    config: CompareConfig,
+) -> Change:
+    """KL to the SFT policy by one answer per prompt, the path of the alignment, and the loss on demonstrations.
+
+    Two models are in memory at once here: the SFT policy, and the one that is measured.
+    """
+    reference = saved[SFT].load(config.model)
+    heldout = sft.dir / "heldout.jsonl"
+    demonstrations = [row for _, row in read_jsonl(heldout)] if heldout.exists() else []
+    loss = {SFT: heldout_loss(reference, demonstrations)}
+    kls: dict[SavedPolicy, list[list[float]]] = {}  # in nats, of each token of the first answer to each prompt
+    for name in saved:
+        if name != SFT:
+            policy = saved[name].load(config.model)
+            kls[saved[name]] = answers.token_kls(policy, reference, compared.rows, compared.by_policy[name])
+            loss[name] = heldout_loss(policy, demonstrations)
+            del policy
+    for step in steps:
+        if step.policy == saved[SFT]:
+            kls[step.policy] = [[0.0] * len(row[0].token_ids) for row in step.answers]
+        elif step.policy not in kls:
+            kls[step.policy] = answers.token_kls(step.policy.load(config.model), reference, compared.rows, step.answers)
+    confidence, seed = config.confidence, config.seed
+    aligned = kls[saved[ALIGNED]]
+    return Change(
+        {name: answers.kl_per_sequence(kls[saved[name]], confidence, seed) for name in saved if name != SFT},
+        answers.kl_per_token(aligned, confidence, seed),
+        paths.measure(steps, [kls[step.policy] for step in steps], compared, bench, config),
+        loss,
+    )
+
+
+def describe_all(compared: Compared, moved: Change, config: CompareConfig) -> dict[str, PolicyMeasures]:
+    """{policy: what its answers are like}, of every policy.
+
+    Best of n gives one answer in several places, so nothing is said of its variety; it has no loss of its own, and its
+    KL is reckoned.
+    """
+    measures = {}
+    for name, said in compared.by_policy.items():
+        told = answers.describe(said)
+        if name == BEST:
+            bound = Estimate(value=answers.kl_of_best(len(said[0]) - 1), ci_low=None, ci_high=None, n=0)
+            unknown = {"distinct_2": None, "self_similarity": None, "heldout_loss": None}
+            measures[name] = PolicyMeasures(**{**told, **unknown, "kl_nats": bound})
+        else:
+            measures[name] = PolicyMeasures(
+                **told,
+                self_similarity=answers.self_similarity(said, config.confidence, config.seed).estimate(),
+                heldout_loss=moved.heldout_loss[name],
+                kl_nats=moved.kl[name].estimate() if name in moved.kl else None,
+            )
+    return measures
+
+
+@torch.inference_mode()
+def heldout_loss(loaded: Loaded, rows: Sequence[dict[str, Any]]) -> float | None:
+    """Nats per trained token of held-out demonstrations ({input_ids, labels}, -100 where no loss is); None without."""
+    total, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]], device=loaded.placement.device)
+        labels = torch.tensor([row["labels"]], device=loaded.placement.device)
+        trained = int((labels[:, 1:] != -100).sum())
+        total += float(loaded.model(input_ids=ids, labels=labels).loss) * trained
+        count += trained
+    return total / count if count else None
+
+
+def sample_row(compared: Compared, judged: dict[str, Judged], i: int) -> dict[str, Any]:
+    """One prompt with everything that was said and how it was judged."""
+    row = compared.rows[i]
+
+    def side(name: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "text": candidate.text,
+                "finished": candidate.finished,
+                "num_tokens": len(candidate.token_ids),
+                "logp": candidate.logp,
+                "scores": {by: found.scores[name][i][k] for by, found in judged.items() if found.scores},
+            }
+            for k, candidate in enumerate(compared.by_policy[name][i])
+        ]
+
+    others = [name for name in compared.by_policy if name not in (SFT, ALIGNED)]
+    return {
+        "prompt_id": row.prompt_id,
+        "prompt": [message.model_dump() for message in row.prompt],
+        "category": row.category,
+        "sft": side(SFT),
+        "aligned": side(ALIGNED),
+        "others": {name: side(name) for name in others},
+        "win_share": {name: found.win_share(i) for name, found in judged.items()},
+    }

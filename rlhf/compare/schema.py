@@ -1,0 +1,123 @@
+"""What `compare` leaves in its report.json."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict
+
+from rlhf.accuracy import PairedAccuracy
+from trueup.artifacts.artifact import Artifact
+from trueup.artifacts.reports import ComparisonFigures, Estimate, Rate
+
+
+class PolicyMeasures(Artifact):
+    """What one policy's completions are like, whatever a judge says of them."""
+
+    length_tokens: float
+    """Mean length, with the end-of-turn token."""
+    eos_rate: float
+    """Share that ends by itself."""
+    distinct_2: float | None
+    """Share of distinct word pairs; null for best of n, which gives one completion in several places."""
+    repetition: float
+    """Share that says three words in a row twice."""
+    self_similarity: Estimate | None
+    """How alike the completions of one prompt are."""
+    heldout_loss: float | None
+    """Nats per token of held-out demonstrations."""
+    kl_nats: Estimate | None
+    """KL to the SFT policy, per completion; of best of n a bound, without an interval."""
+
+
+class ComparedPair(Artifact):
+    """Two policies by one judge."""
+
+    a: str
+    b: str
+    judge: str
+    win_rate: Rate
+    """Of `b` over `a`."""
+
+
+class Strength(Estimate):
+    """Bradley-Terry strength: log-odds of winning against the SFT policy."""
+
+    elo: float
+    """The value in Elo points."""
+
+
+class PoliciesCompared(Artifact):
+    """Every policy against every other one."""
+
+    policies: list[str]
+    best_of: int | None
+    """From how many completions best of n chooses; null where it is not compared."""
+    pairs: list[ComparedPair]
+    strengths: dict[str, dict[str, Strength]]
+    """By judge and policy."""
+    notes: dict[str, str]
+    """By judge, why its strengths say less than they seem to."""
+    measures: dict[str, PolicyMeasures]
+
+
+class CompletionKL(Estimate):
+    """KL to the SFT policy in nats per completion."""
+
+    samples_per_prompt: int
+
+
+class Checkpoint(Artifact):
+    """A kept step of the alignment, on the first prompts."""
+
+    step: int
+    kl_nats: Estimate
+    scores: dict[str, Estimate]
+    """Mean score by each judge that scores."""
+
+
+class BeforeAfter(Artifact):
+    """A figure of the SFT policy and of the aligned one; null where it was not measured."""
+
+    sft: Estimate | float | None
+    aligned: Estimate | float | None
+
+
+class CheckResult(PairedAccuracy):
+    """What both policies could do on prompts whose completions a program verifies."""
+
+    verifier: str
+    prompts: str
+    """Which prompts were asked."""
+    left_out: int
+    """Prompts that a stage trained on."""
+    unsupported: dict[str, int]
+    """Instructions that the verifier does not know, by kind."""
+
+
+class CompareReport(ComparisonFigures):
+    """compare/report.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompts: int
+    samples_per_prompt: int
+    """Completions of each policy to each prompt."""
+    sources: dict[str, int]
+    """Labels by source; empty where the run holds none."""
+    policies_compared: PoliciesCompared
+    greedy: dict[str, Rate] | None
+    """Win rates of the aligned policy's likeliest completions, by judge; null where they were not asked for."""
+    kl_nats: CompletionKL
+    kl_nats_per_token: Estimate
+    kl_budget: float | None
+    checkpoints: list[Checkpoint]
+    chosen_by_budget: Checkpoint | None
+    """The kept step that the budget would choose."""
+    identical_completions: float
+    """Share of the completions in which both policies say the same, token by token."""
+    length_tokens: BeforeAfter
+    eos_rate: BeforeAfter
+    distinct_2: BeforeAfter
+    repetition: BeforeAfter
+    self_similarity: BeforeAfter
+    heldout_loss: BeforeAfter
+    checks: dict[str, CheckResult]

@@ -1,0 +1,295 @@
+"""The real DPO stage on a tiny policy and imported preferences: it starts at the reference, and moves from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import rlhf.align.dpo
+import ui.label
+from rlhf.align.config import LOSSES
+from rlhf.align.dpo import compute_reference_logps, resolved
+from trueup import runs
+from trueup.config import ModelConfig
+from trueup.data.records import Message, Preference, is_heldout, read_rows
+from trueup.errors import ConfigError
+from trueup.models import loading
+from trueup.models.chat import encode_prompt
+from trueup.models.sampling import Decoding, sample
+from trueup.models.scoring import completion_logps
+from trueup.runs import find_stage
+from trueup.training.pairs import EncodedPair
+from trueup.verify import verify
+
+
+@pytest.fixture
+def aligned(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    """Run the align stage after imported labels; its SFT parent is the base model, as if it had been trained."""
+
+    def run(split: dict[str, float] | None = None, **keys: Any) -> tuple[Any, Path]:
+        rows = [
+            {"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk is cold."}
+            for i in range(16)
+        ]
+        jsonl(tmp_path / "labels.jsonl", rows)
+        made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, align=keys, split=split or {})
+        if find_stage(made.run_dir, "sft") is None:
+            stage = runs.begin(made.stages["sft"])
+            loading.save(loading.load_base(made.config.model), stage.dir / "model")
+            stage.finish()
+            ui.label.run(made.stages["label"])
+        return made, rlhf.align.dpo.run(made.stages["align"])
+
+    return run
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "rewards/margins" in row]
+
+
+def test_it_starts_at_the_reference_and_learns_the_pairs(aligned: Callable[..., Any]) -> None:
+    made, directory = aligned(max_steps=8)
+    rows = metrics(directory)
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4) and abs(rows[0]["rewards/margins"]) < 1e-4
+    assert rows[-1]["rewards/margins"] > 0.1 and rows[-1]["logps/chosen"] > rows[0]["logps/chosen"]
+    change = json.loads((directory / "report.json").read_text())["logps_change_nats"]
+    assert change["chosen"] > 0 > change["rejected"]
+    assert {path.name for path in directory.iterdir()} == {
+        "adapter",
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "model",
+        "report.json",
+        "steps",
+        "trained_prompts.json",
+    }
+    assert verify(made.run_dir).problems == []
+
+
+def test_adapters_are_kept_along_the_way_and_give_the_policies_of_those_steps(aligned: Callable[..., Any]) -> None:
+    made, directory = aligned(max_steps=8, keep_steps=3)
+    asked = [Message(role="user", content="Tea or milk?")]
+    tokens = [loading.load_base_tokenizer(made.config.model).encode("Tea is warm.")]
+
+    def logp(saved: loading.SavedPolicy) -> float:
+        return completion_logps(saved.load(made.config.model), [asked], tokens)[0]
+
+    sft, steps = made.run_dir / "sft" / "model", directory / "steps"
+    way = [logp(loading.SavedPolicy(sft, steps / f"step-{step}")) for step in (2, 4, 6)]
+    assert sorted(path.name for path in steps.iterdir()) == ["step-2", "step-4", "step-6"]
+    end = logp(loading.SavedPolicy(directory / "model"))
+    assert logp(loading.SavedPolicy(sft)) < way[0] < way[1] < way[2] < end, (
+        "the answer that was chosen becomes likelier"
+    )
+    assert logp(loading.SavedPolicy(sft, directory / "adapter")) == pytest.approx(end, abs=1e-3)
+
+
+def test_prompts_that_only_the_judge_may_learn_from_are_not_trained_on(aligned: Callable[..., Any]) -> None:
+    _, directory = aligned(max_steps=1)
+    before = json.loads((directory / "trained_prompts.json").read_text())
+    split = {"heldout_fraction": 0.3, "judge_fraction": 0.4}
+    _, directory = aligned(max_steps=1, split=split)
+    after = json.loads((directory / "trained_prompts.json").read_text())
+    assert 0 < len(after) < len(before) and set(after) < set(before)
+
+
+def test_it_trains_on_no_heldout_pair(aligned: Callable[..., Any]) -> None:
+    made, directory = aligned(max_steps=1)
+    pairs = read_rows(runs.stage_dir(made.run_dir, "label") / "preferences.jsonl", Preference)
+    kept = [pair for pair in pairs if not is_heldout(pair.prompt, made.config.split)]
+    assert 0 < len(kept) < len(pairs)
+    assert json.loads((directory / "report.json").read_text())["pairs"] == len(kept)
+
+
+def test_a_learning_rate_of_zero_leaves_the_policy_as_it_was(aligned: Callable[..., Any]) -> None:
+    made, directory = aligned(max_steps=3, learning_rate=0)
+    asked = [[Message(role="user", content=text)] for text in ("Tea or milk?", "What is warm?")]
+    decoding = Decoding(8, top_k=20)
+    before, after = (
+        sample(loading.load_policy(path / "model", made.config.model), asked, decoding, 3, 8)
+        for path in (runs.stage_dir(made.run_dir, "sft"), directory)
+    )
+    assert before == after
+
+
+# ---- Keys are obeyed --------------------------------------------------------------------------------------------
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log1p(math.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"),
+    [
+        ("sigmoid", lambda m, e: -(1 - e) * log_sigmoid(m) - e * log_sigmoid(-m)),  # cDPO
+        ("robust", lambda m, e: (-(1 - e) * log_sigmoid(m) + e * log_sigmoid(-m)) / (1 - 2 * e)),
+    ],
+)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_label_smoothing_is_in_the_loss_that_is_trained(
+    aligned: Callable[..., Any], loss_type: str, expected: Callable[[float, float], float], smoothing: float
+) -> None:
+    _, directory = aligned(loss_type=loss_type, label_smoothing=smoothing, train_batch_size=1, max_steps=6)
+    rows = metrics(directory)
+    assert abs(rows[-1]["rewards/margins"]) > 0.1
+    for row in rows:  # a pair a step, so that the loss is that of the one margin
+        assert row["loss"] == pytest.approx(expected(row["rewards/margins"], smoothing), abs=1e-4)
+
+
+@pytest.mark.parametrize("loss_type", ["hinge", "ipo", "sigmoid_norm"])
+def test_label_smoothing_is_refused_where_it_would_do_nothing(aligned: Callable[..., Any], loss_type: str) -> None:
+    with pytest.raises(ConfigError, match=f"align: label_smoothing: has no meaning in loss_type {loss_type}; use sigm"):
+        aligned(loss_type=loss_type, label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(("loss_type", "beta"), [(name, loss.beta) for name, loss in LOSSES.items()])
+def test_every_loss_starts_at_the_reference_with_a_beta_of_its_own_and_learns(
+    aligned: Callable[..., Any], loss_type: str, beta: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, directory = aligned(loss_type=loss_type, max_steps=8)
+    report = json.loads((directory / "report.json").read_text())
+    assert report["schedule"]["beta"] == beta and report["margin_nats"] > 0.1
+    assert f"beta         {beta:g}: " in capsys.readouterr().out
+
+
+def test_dropout_of_the_adapter_is_as_the_config_says(aligned: Callable[..., Any]) -> None:
+    _, without = aligned(max_steps=2)
+    before = metrics(without)
+    _, directory = aligned(max_steps=2, lora={"r": 4, "lora_dropout": 0.5})
+    rows = metrics(directory)
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4), "a fresh adapter adds nothing, dropped or not"
+    assert rows[0]["grad_norm"] != pytest.approx(before[0]["grad_norm"], rel=1e-2)
+
+
+# ---- Learning from few labels -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pairs", "keys", "epochs", "rate"),
+    [
+        (75, {}, 5, 0.03 / 50),  # 10 steps a pass
+        (15, {}, 5, 1e-3),  # 10 steps, and no step goes further than this
+        (240, {}, 2, 0.03 / 60),
+        (10_000, {}, 1, 5e-5),
+        (75, {"full_finetuning": True}, 5, 0.003 / 50),
+        (75, {"max_steps": 100}, 5, 0.03 / 100),
+        (75, {"num_train_epochs": 1}, 1, 1e-3),
+        (75, {"learning_rate": 2e-4}, 5, 2e-4),
+    ],
+)
+def test_steps_and_learning_rate_follow_from_the_number_of_pairs(
+    campaign: Callable[..., Any], tmp_path: Path, pairs: int, keys: dict[str, Any], epochs: float, rate: float
+) -> None:
+    auto = {"learning_rate": None, "max_steps": None, "train_batch_size": 8}
+    config = resolved(campaign(tmp_path, align={**auto, **keys}).stages["align"], pairs)
+    assert config.num_train_epochs == epochs
+    assert config.learning_rate == pytest.approx(rate, rel=0.05)
+
+
+def test_what_it_chose_is_what_it_trains_with(aligned: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+    _, directory = aligned(learning_rate=None, max_steps=None, train_batch_size=5)
+    said = capsys.readouterr().out
+    report = json.loads((directory / "report.json").read_text())
+    rows, pairs = metrics(directory), report["pairs"]
+    steps = 5 * math.ceil(pairs / 5)  # the last batch of a pass may not be full
+    assert f"epochs       5 over {pairs} pairs in batches of 5: about 60 steps are wanted, and at most 5 passes" in said
+    assert f"rate         0.001 over {steps} steps: the fewer the steps" in said
+    assert (len(rows), rows[0]["learning_rate"]) == (steps, 1e-3)
+    assert report["schedule"] == {"beta": 0.1, "learning_rate": 1e-3, "num_train_epochs": 5}
+
+
+def findings(directory: Path) -> dict[str, str]:
+    found = json.loads((directory / "manifest.json").read_text())["verdict"]["findings"]
+    return {finding["code"]: finding["message"] for finding in found}
+
+
+def test_a_training_whose_margins_stand_still_says_so(aligned: Callable[..., Any]) -> None:
+    _, directory = aligned(max_steps=3, learning_rate=1e-7)
+    message = findings(directory)["margins_stand_still"]
+    assert "which is next to nothing: raise align.learning_rate or align.num_train_epochs" in message
+    _, control = aligned(max_steps=3, learning_rate=0)
+    assert "margins_stand_still" not in findings(control), "a control is not meant to learn"
+
+
+def test_held_out_pairs_are_read_before_the_merge_which_may_move_the_weights_elsewhere(
+    aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    for name in ("completion_logps", "merged"):
+        original = getattr(rlhf.dpo, name)
+        monkeypatch.setattr(
+            rlhf.dpo, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
+        )
+    _, directory = aligned(split={"heldout_fraction": 0.5}, max_steps=1)
+    assert json.loads((directory / "report.json").read_text())["heldout_accuracy"]["n"]
+    assert done[-1] == "merged" and set(done[:-1]) == {"completion_logps"}
+
+
+def test_held_out_pairs_tell_whether_it_learnt_more_than_the_pairs(aligned: Callable[..., Any]) -> None:
+    half = {"heldout_fraction": 0.5}
+    _, directory = aligned(max_steps=12, split=half)
+    learnt = json.loads((directory / "report.json").read_text())["heldout_accuracy"]
+    assert learnt["value"] == 1.0 and learnt["ci_low"] > 0.5 and learnt["n"] >= 4  # one preference, in every pair
+    assert not {"margins_stand_still", "heldout_not_above_chance"} & set(findings(directory))
+    _, directory = aligned(max_steps=2, learning_rate=1e-9, split=half)
+    report = json.loads((directory / "report.json").read_text())["heldout_accuracy"]
+    assert report["ci_low"] <= 0.5 <= report["ci_high"]
+    assert "this does not exclude chance" in findings(directory)["heldout_not_above_chance"]
+
+
+# ---- Recorded log-probabilities ---------------------------------------------------------------------------------
+
+
+def test_recorded_log_probabilities_count_only_of_these_tokens_this_policy_and_this_precision(
+    tiny_base: Path,
+) -> None:
+    policy = loading.load_base(ModelConfig(name=str(tiny_base), chat_template="plain", device="cpu"))
+    sft: Any = SimpleNamespace(sha256="this one")
+    prompt = [Message(role="user", content="Tea or milk?")]
+    ids = [policy.tokenizer.encode(text) for text in ("Tea is warm.", "Milk is cold.")]
+    rows = [EncodedPair(encode_prompt(policy.tokenizer, prompt), *ids)]
+    texts = [[Message(role="assistant", content=text)] for text in ("Tea is warm.", "Milk is cold.")]
+    recorded = Preference(
+        prompt=prompt,
+        chosen=texts[0],
+        rejected=texts[1],
+        prompt_id="p",
+        split="train",
+        chosen_token_ids=ids[0],
+        rejected_token_ids=ids[1],
+        chosen_logp=-1.0,
+        rejected_logp=-2.0,
+        sampled_by="this one",
+        sampler={"dtype": "float32"},
+        label_id="l",
+        source="human",
+        annotator="a",
+        created_utc="2026-01-01T00:00:00+00:00",
+    )
+    assert compute_reference_logps(policy, sft, [recorded], rows) == [(-1.0, -2.0)]
+    truth = [completion_logps(policy, [prompt], [answer])[0] for answer in ids]
+    for change in (
+        {"sampler": {"dtype": "bfloat16"}},
+        {"sampler": {}},
+        {"sampled_by": "another"},
+        {"chosen_token_ids": ids[1]},
+        {"rejected_token_ids": None},
+        {"chosen_logp": None},
+    ):
+        (found,) = compute_reference_logps(policy, sft, [recorded.model_copy(update=change)], rows)
+        assert found == pytest.approx(truth, abs=1e-4), change
+    rounded = loading.load_base(ModelConfig(name=str(tiny_base), chat_template="plain", device="cpu", dtype="bfloat16"))
+    for dtype in ("float32", "bfloat16"):
+        (found,) = compute_reference_logps(
+            rounded, sft, [recorded.model_copy(update={"sampler": {"dtype": dtype}})], rows
+        )
+        assert found == pytest.approx(truth, abs=1.0), "in bf16 no record counts"

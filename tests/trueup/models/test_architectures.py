@@ -1,0 +1,71 @@
+"""Architectures that differ in what matters here go through the stages; benchmarks/architectures.py tries all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import architectures
+from trueup.check import check
+from trueup.models import loading
+from trueup.training import trial
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mixtral",  # experts, whose router's logits TRL asks for
+        "cohere",  # scaled logits, and no reward model among the classes of transformers
+        "opt",  # drops by a function, counts positions by the mask
+        "lfm2",  # a cache that carries a state beside keys and values
+        "bloom",  # positions by distance, and no fused attention
+    ],
+)
+def test_an_architecture_goes_through_every_stage_and_its_stages_read_one_text_alike(kind: str, tmp_path: Path) -> None:
+    found = architectures.through(kind, tmp_path, online=())
+    assert found == dict.fromkeys(("last_layers", *architectures.STAGES, "agrees"), "yes")
+
+
+def test_every_architecture_is_tried_or_refused_and_the_docs_say_which() -> None:
+    assert architectures.TINY.keys() >= trial.TRIED
+    assert architectures.TINY.keys() <= trial.TRIED | trial.REFUSED.keys()
+    text = (Path(__file__).parents[3] / "docs" / "models.md").read_text(encoding="utf-8")
+    for kind in trial.TRIED:
+        assert f"| {kind} |" in text, kind
+    for kind in trial.REFUSED:
+        assert f"`{kind}`" in text, kind
+
+
+@pytest.mark.parametrize("kind", ["mamba", "falcon_h1"])
+def test_an_architecture_that_does_not_work_is_refused_before_anything_is_trained(kind: str, tmp_path: Path) -> None:
+    campaign = architectures.tiny_campaign(tmp_path, architectures.tiny_model(kind, tmp_path / "base"))
+    (problem,) = check(campaign)[0]
+    assert problem.startswith(f"model.name: {tmp_path}/base: {kind} is not supported: ")
+
+
+def test_an_architecture_that_nobody_tried_is_a_note(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, HeliumConfig
+
+    torch.manual_seed(0)
+    tokenizer = architectures.tiny_tokenizer()
+    settings = HeliumConfig(vocab_size=len(tokenizer), head_dim=16, pad_token_id=1, **architectures.SMALL)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    problems, notes = check(architectures.tiny_campaign(tmp_path, tmp_path / "base"))
+    assert problems == []
+    assert "model.name: helium is not among the architectures tried (docs/models.md)" in notes
+
+
+def test_a_decoder_without_a_reward_model_in_transformers_gets_one_and_others_keep_theirs() -> None:
+    from transformers import AutoModelForSequenceClassification, GraniteConfig, LlamaConfig, T5Config
+
+    mapping = AutoModelForSequenceClassification._model_mapping
+    for settings in (GraniteConfig(), LlamaConfig(), T5Config()):
+        before = mapping.get(type(settings), None)
+        loading.add_score_head(settings)
+        assert mapping[type(settings)].__name__ == type(settings).__name__.replace(
+            "Config", "ForSequenceClassification"
+        )
+        assert before in (None, mapping[type(settings)])

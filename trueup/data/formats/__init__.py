@@ -1,0 +1,29 @@
+"""Demonstrations, prompts and preferences in the formats that people already have them in (docs/formats.md).
+
+    reading         from a file to rows: recognise, convert, settle, report; the three `read_` functions
+    columns         what a column's name is known to mean, and what becomes of those that no converter reads
+    turns           conversations and prompts, however a row holds them
+    verdicts        which of two answers is better, by all the columns of a row that say so
+    demonstrations, preferences, oasst   the converters, and the tables of formats, tried in their order
+
+To add a format, write a converter and give it a line in a table: it takes a row (`Columns`) and the file's path, gives
+the fields of our own row as plain values, raises ValueError for a broken row, and gives `Skipped` for what is sound but
+of no use. A file is read whole or not at all, unless it is said that bad rows are to be dropped.
+"""
+
+from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
+from trueup.data.formats.format import Format
+from trueup.data.formats.preferences import PREFERENCES, ImportedRanking
+from trueup.data.formats.reading import SHOWN_PROBLEMS, read_demonstrations, read_preferences, read_prompts
+
+__all__ = [
+    "DEMONSTRATIONS",
+    "PREFERENCES",
+    "PROMPTS",
+    "SHOWN_PROBLEMS",
+    "Format",
+    "ImportedRanking",
+    "read_demonstrations",
+    "read_preferences",
+    "read_prompts",
+]

@@ -1,0 +1,195 @@
+"""Converters of rows that say what is to be imitated, or only what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import Field
+
+from trueup.data.formats import columns, oasst
+from trueup.data.formats.columns import Columns, Values
+from trueup.data.formats.format import Format, Skipped, any_of
+from trueup.data.formats.preferences import PREFERENCES, read_pair
+from trueup.data.formats.turns import (
+    asked,
+    continues_hh,
+    is_plain_answer,
+    question,
+    read_choices,
+    rendered,
+    say,
+    turns,
+    waiting,
+    with_preface,
+)
+from trueup.data.formats.verdicts import tie_of_pair
+from trueup.data.jsonl import cut, read_entries, shown
+from trueup.data.records import Row, parse_row
+
+# ---- Demonstrations ---------------------------------------------------------------------------------------------
+
+
+def _conversation(row: Columns, path: Path) -> list[Values]:
+    name = row.first(columns.CONVERSATIONS)
+    assert name is not None
+    return [{"messages": with_preface(row, turns(row, name))}]
+
+
+def _question_and_answer(row: Columns, path: Path) -> list[Values]:
+    prompt = asked(row)
+    return [{"messages": prompt + _answer(row, prompt)}]
+
+
+def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
+    name = row.first(columns.ANSWERS)
+    if name is None or (not row.holds(name) and any(row.holds(other) for other in columns.REFERENCES)):
+        name = row.first(columns.REFERENCES)
+    assert name is not None
+    value = row.get(name)
+    chosen_by_number = isinstance(value, int) and not isinstance(value, bool)
+    if chosen_by_number and (letters := [letter for letter, _ in read_choices(row)]):
+        if not 0 <= value < len(letters):
+            raise ValueError(f"{row.at(name)}: expected a number of 0 to {len(letters) - 1}, found {value}")
+        return [say("assistant", letters[value])]
+    if is_plain_answer(row, name):
+        letters = [letter for letter, _ in read_choices(row)] if value.strip().isdigit() else []
+        if letters and value.strip() not in letters and value not in [text for _, text in read_choices(row)]:
+            choices = next((row.at(one) for one in columns.CHOICES if row.holds(one)), "the choices")
+            raise ValueError(
+                f"{row.at(name)}: {shown(value)} is text, and {choices} have letters: write the letter, or a number "
+                "that counts from 0"
+            )
+        return [say("assistant", value.strip() if continues_hh(row) else value)]
+    found = turns(row, name, "assistant")
+    return found[len(prompt) :] if found[: len(prompt)] == prompt else found
+
+
+def _self_instruct(row: Columns, path: Path) -> Iterator[Values]:
+    for instance in row.objects("instances"):
+        given = instance.take("input", str) if instance.holds("input") else ""
+        instance.read.add("input")
+        parts = [row.take("instruction", str), given]
+        task = say("user", "\n\n".join(part for part in parts if part.strip()))
+        yield {"messages": with_preface(row, [task, say("assistant", instance.take("output", str))])}
+
+
+class _Annotations(Row):
+    annotations: list[str] = Field(min_length=1)
+
+
+def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
+    """Inputs and outputs of one task, which the file is named for; people's instructions for it stand elsewhere."""
+    name = Path("annotations", path.name)
+    file = next((parent / name for parent in path.absolute().parents if (parent / name).is_file()), None)
+    if file is None:
+        raise ValueError(f"these examples need an instruction, and no folder above the file has {name}")
+    annotations = parse_row(_Annotations, read_entries(file)[0][1], str(file)).annotations
+    # Of these hand-written lines, those that begin in lower case are notes more often than instructions.
+    instruction = next((text for text in annotations if text[:1].isupper()), annotations[0]).strip()
+    for number, example in row.take("examples", dict).items():
+        within = f"examples.{cut(number, 20)}"
+        if not isinstance(example, dict) or not {"input", "output"} <= example.keys():
+            raise ValueError(f"{within}: expected input and output, found {shown(example)}")
+        one = Columns({"instruction": instruction, **example}, row.ledger, f"{within}.", "examples[].")
+        yield {"messages": [*question(one), say("assistant", one.take("output", str))], "category": path.stem}
+
+
+def _chosen(row: Columns, path: Path) -> list[Values | Skipped]:
+    """The preferred answer of a pair, and nothing of the other; of a tie neither is preferred."""
+    prompt, answers = read_pair(row)
+    if tie_of_pair(row):
+        return [Skipped("tie: neither answer is preferred")]
+    return [{"messages": [*prompt, say("assistant", answers[0])]}]
+
+
+def _text(row: Columns, path: Path) -> list[Values]:
+    """A conversation in one text, with the marks of HH, ChatML or Guanaco."""
+    text = row.take("text", str)
+    found = rendered(text, row.at("text"))
+    if found is None:
+        raise ValueError(
+            f"{row.at('text')}: plain text says neither who asks nor who answers; name it `prompt` to ask it, or write "
+            "a row of `prompt` and `completion`, or `messages`"
+        )
+    return [{"messages": with_preface(row, found)}]
+
+
+def _ultrachat(row: Columns, path: Path) -> list[Values]:
+    for i, one in enumerate(row.take("data", list)):
+        if not isinstance(one, str) and not (isinstance(one, dict) and {"role", "from"} & one.keys()):
+            raise ValueError(
+                f"{row.at('data')}.{i}: expected what is said, found {shown(one)}; a list of rows is a file of its own"
+            )
+    return [{"messages": with_preface(row, turns(row, "data"))}]
+
+
+# ---- Prompts ----------------------------------------------------------------------------------------------------
+
+
+def _first_turn(row: Columns, path: Path) -> list[Values]:
+    """Benchmarks of several turns: the first of them is asked."""
+    first = row.take("turns", list)[0]
+    row.values["turns"] = [first]
+    if isinstance(first, dict) and not {"role", "from"} & first.keys():
+        first = row.objects("turns")[0].take("content", str)
+    if not isinstance(first, str):
+        return [{"prompt": with_preface(row, turns(row, "turns"))}]
+    return [{"prompt": with_preface(row, [say("user", first)])}]
+
+
+def prompt_alone(row: Columns, path: Path) -> list[Values]:
+    return [{"prompt": asked(row)}]
+
+
+def _plain_text(row: Columns, path: Path) -> list[Values]:
+    [values] = _text(row, path)
+    return [{"messages": waiting(values["messages"])}]
+
+
+_QUESTION = any_of(columns.QUESTIONS)
+
+TREES = Format(
+    "OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.best_paths, "tree without an answer")
+)
+TASKS = Format("self_instruct", ("instruction", "instances"), _self_instruct)
+INDUCTION = Format("instruction_induction", ("examples",), _instruction_induction)
+CONVERSATION = Format("conversations", (any_of(columns.CONVERSATIONS),), _conversation)
+DEMONSTRATIONS = [
+    Format("the preferred of two", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _chosen),
+    CONVERSATION,
+    TREES,
+    TASKS,
+    Format("question and answer", (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES])), _question_and_answer),
+    INDUCTION,
+    Format("UltraChat", ("data",), _ultrachat),
+    Format("laid out as text", ("text",), _text),
+]
+
+
+def _prompts_of(format: Format) -> Format:
+    """A format of preferences, of which the prompt is asked again."""
+
+    def convert(row: Columns, path: Path) -> list[Values | Skipped]:
+        found = format.convert(row, path)
+        return [one if isinstance(one, Skipped) else {"prompt": one["prompt"]} for one in found]
+
+    return format._replace(convert=convert)
+
+
+PROMPTS = [
+    *(
+        _prompts_of(one)
+        for one in PREFERENCES
+        if one.name in ("Label Studio", "Argilla", "finegrained_qa", "summaries")
+    ),
+    CONVERSATION,
+    TREES,
+    TASKS,
+    Format("MT-Bench, Arena-Hard", ("turns",), _first_turn),
+    Format("question", (any_of([*columns.QUESTIONS, "context"]),), prompt_alone),
+    INDUCTION,
+    *(_prompts_of(one) for one in PREFERENCES if one.name in ("SHP", "chosen and rejected", "side by side")),
+    Format("UltraChat", ("data",), _ultrachat),
+    Format("laid out as text", ("text",), _plain_text),
+]

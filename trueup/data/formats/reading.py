@@ -1,0 +1,291 @@
+"""From a file to rows: recognise, convert, settle what was not read, and say what is wrong with what."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trueup.data.formats import columns, oasst
+from trueup.data.formats.columns import Columns, Ledger, Use, Values
+from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
+from trueup.data.formats.format import Format, Skipped
+from trueup.data.formats.preferences import (
+    OF_AN_ANSWER,
+    PREFERENCES,
+    ImportedRanking,
+    is_own,
+    name_of,
+    provenance,
+    rated,
+)
+from trueup.data.jsonl import cut, read_entries, shown
+from trueup.data.records import BadRows, Demonstration, Dropped, Prompt, Row, opening, parse_row
+from trueup.errors import DataError
+
+SHOWN_PROBLEMS = 20
+LONGEST_PROBLEM = 400
+"""Characters of one problem: an error is read by people, and the texts of a row stay in its file."""
+
+R = TypeVar("R", bound=Row)
+
+
+def read_demonstrations(
+    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+) -> list[Demonstration]:
+    """All conversations of a file. Duplicates, empty reference outputs and answers marked as bad are dropped, and
+    counted."""
+    return _read(path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows, ignore_columns)
+
+
+def read_prompts(
+    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+) -> list[Prompt]:
+    """All prompts of a file; of demonstrations, the conversation up to the last user turn. Duplicates are dropped."""
+    return _read(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows, ignore_columns)
+
+
+def read_preferences(
+    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+) -> list[ImportedRanking]:
+    """All rankings of a file, one for each annotator of a row.
+
+    Everything that was said stays: ties, verdicts given twice, answers that are empty or the same. Pairs that Trueup
+    made of a ranking become that ranking again.
+    """
+    rows = _read(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows, ignore_columns)
+    return _joined(rows, dropped)
+
+
+class _UnknownFormat(ValueError):
+    """No converter takes a row with these columns."""
+
+
+def _read(
+    path: Path,
+    use: Use,
+    formats: Sequence[Format],
+    finish: Callable[[Values, str], R | Skipped],
+    dropped: Dropped,
+    on_bad_rows: BadRows,
+    ignore_columns: Collection[str],
+) -> list[R]:
+    rows: dict[Any, R] = {}
+    problems: list[str] = []
+    count, unknown = 0, False
+    ignore = frozenset(map(columns.canonical, ignore_columns))
+    for where, entry in _gathered(read_entries(path), use):
+        ledger = Ledger(ignore)
+        try:
+            found = [
+                values if isinstance(values, Skipped) else finish(values, where)
+                for values in _convert(entry, path, use, formats, ledger)
+            ]
+        except (DataError, ValueError, RecursionError) as error:
+            problem = (
+                "nested too deeply" if isinstance(error, RecursionError) else str(error).removeprefix(f"{where}: ")
+            )
+            count += 1
+            unknown = unknown or isinstance(error, _UnknownFormat)
+            if len(problems) < SHOWN_PROBLEMS:
+                problems.append(f"{where}: {cut(problem, LONGEST_PROBLEM)}")
+            if on_bad_rows == "drop":
+                dropped.leave_out(where, problem, entry)
+            continue
+        dropped.ignored.update(ledger.ignored)
+        for row in found:
+            if isinstance(row, Skipped):
+                dropped.add(row.reason)
+            elif (identity := _identity(row)) in rows:
+                dropped.add("duplicate")
+            else:
+                rows[identity] = row
+                if isinstance(row, Prompt | Demonstration):
+                    first = opening(row.prompt if isinstance(row, Prompt) else row.messages)
+                    dropped.places.setdefault(first.content if first else "", where)
+    if problems and (on_bad_rows == "refuse" or not rows):
+        lines = [f"{path}: {count} problems"] if count > 1 else []
+        lines += problems
+        lines += [f"... and {count - len(problems)} more"] if count > len(problems) else []
+        lines.append("mend these rows, or leave them out with on_bad_rows: drop")
+        if unknown:
+            known = (f"{', '.join(_few(format.keys))} ({format.name})" for format in formats)
+            lines.append(f"rows are recognised by their columns: {'; '.join(known)} (docs/formats.md has all names)")
+        raise DataError("\n  ".join(lines))
+    return list(rows.values())
+
+
+def _few(keys: Iterable[str]) -> list[str]:
+    return [" or ".join(names[:3]) + (" or ..." if len(names) > 3 else "") for names in (k.split("|") for k in keys)]
+
+
+def _gathered(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:
+    """Rows that belong together, as one."""
+    entries = oasst.trees(entries)
+    return rated(entries) if use == "preferences" else entries
+
+
+def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger) -> list[Values | Skipped]:
+    if isinstance(row, ValueError):
+        raise row
+    if not isinstance(row, dict):
+        raise ValueError(f"expected an object, found {shown(row)}")
+    one = Columns(row, ledger)
+    one.refuse_unsupported()
+    format = _recognise(one, formats)
+    shared = _shared(one, use) | {"at": ", ".join(one.at(name) for name in _recognised_by(one, format))}
+    if reason := columns.why_left_out(one, use):
+        return [Skipped(reason)]
+    found = [values if isinstance(values, Skipped) else shared | values for values in format.convert(one, path)]
+    said = [text for values in found if not isinstance(values, Skipped) for text in _texts_of(values)]
+    if said or not found:
+        columns.settle(ledger, said, use)
+    return found
+
+
+@lru_cache
+def _names(keys: str) -> tuple[str, ...]:
+    return tuple(keys.split("|"))
+
+
+def _recognise(row: Columns, formats: Sequence[Format]) -> Format:
+    """The first format whose columns have a value in the row, else the first whose columns it has."""
+    for present in ({name for name in row.values if row.there(name)}, row.values.keys()):
+        for format in formats:
+            if all(not present.isdisjoint(_names(keys)) for keys in format.keys):
+                return format
+    names = [row.at(name) for name in list(row.values)[:12]]
+    more = f" and {len(row.values) - 12} more" if len(row.values) > 12 else ""
+    raise _UnknownFormat(f"fits no known format with its columns {', '.join(names) or '(none)'}{more}")
+
+
+def _recognised_by(row: Columns, format: Format) -> list[str]:
+    return [name for keys in format.keys if (name := row.first(_names(keys)))]
+
+
+def _shared(row: Columns, use: Use) -> Values:
+    """The columns that every format may have."""
+    found: Values = {"category": row.get("category") if isinstance(row.values.get("category"), str) else None}
+    if is_own(row):
+        row.read.add("split")  # every campaign computes it anew
+    if use == "preferences":
+        found |= {"provenance": provenance(row), "annotator": "unknown"}
+        for name in columns.ANNOTATORS:
+            if row.there(name):
+                try:
+                    found["annotator"] = name_of(row.get(name))
+                except ValueError as error:
+                    raise ValueError(f"{row.at(name)}: {error}") from None
+                break
+        found["strength"] = row.get("strength") if row.there("strength") else None
+        if isinstance(row.values.get("explanation"), str):
+            found["explanation"] = row.get("explanation")
+    return found
+
+
+def _texts_of(values: Values) -> list[str]:
+    turns = [*values.get("messages", []), *values.get("prompt", [])]
+    answers = values.get("completions")
+    texts = answers if isinstance(answers, list) else []
+    return [turn["content"] for turn in turns] + [text for text in texts if isinstance(text, str)]
+
+
+def _identity(row: Row) -> Any:
+    """What makes a row a duplicate of another. A verdict is none: it was given twice."""
+    if isinstance(row, ImportedRanking):
+        return object()
+    return row.prompt_id if isinstance(row, Prompt) else row.model_dump_json(exclude={"category"})
+
+
+def _demonstration(values: Values, where: str) -> Demonstration | Skipped:
+    last = values["messages"][-1]
+    if last["role"] == "assistant" and not last["content"].strip():
+        return Skipped("empty reference output")
+    answers = [turn for turn in values["messages"] if turn["role"] == "assistant"]
+    if answers and not any(turn.get("trained", True) for turn in answers):
+        return Skipped("no turn carries loss")
+    return parse_row(Demonstration, values, where, values["at"])
+
+
+def _prompt(values: Values, where: str) -> Prompt:
+    messages = values.get("messages", [])
+    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if asked:
+        end = asked[-1] + 1
+        while end < len(messages) and messages[end]["role"] == "system":
+            end += 1
+        messages = messages[:end]
+    prompt = _without_loss(values.get("prompt") or messages)
+    return parse_row(Prompt, {**values, "prompt": prompt}, where, values["at"])
+
+
+def _ranking(values: Values, where: str) -> ImportedRanking:
+    values = {**values, "prompt": _without_loss(values["prompt"])}
+    _prompt(values, where)
+    return parse_row(ImportedRanking, {"where": where, **values}, where, values["at"])
+
+
+def _without_loss(turns: list[Values]) -> list[Values]:
+    """Turns without whether they carry loss, which is no matter of a prompt."""
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+# ---- Trueup's own rows ------------------------------------------------------------------------------------------
+
+
+def _joined(rows: list[ImportedRanking], dropped: Dropped) -> list[ImportedRanking]:
+    """Of the rows that Trueup wrote, each label once: pairs become their ranking, a second copy is dropped."""
+    joined: list[ImportedRanking | str] = []
+    labels: dict[str, list[ImportedRanking]] = {}
+    for row in rows:
+        name = row.provenance.label_id if row.provenance else None
+        if name is None:
+            joined.append(row)
+        elif name in labels:
+            labels[name].append(row)
+        else:
+            joined.append(name)
+            labels[name] = [row]
+    return [_one_label(labels[one], dropped) if isinstance(one, str) else one for one in joined]
+
+
+def _one_label(rows: list[ImportedRanking], dropped: Dropped) -> ImportedRanking:
+    """The label that rows with one label_id tell of: whole, or in pairs; refuses rows that contradict each other."""
+    whole = [row for row in rows if row.ranks is None]
+    first, rest = (whole or rows)[0], (whole or rows)[1:]
+    alike = None if whole else {"prompt", "annotator", "category", "strength", "provenance"}
+    for row in rest:
+        if row.model_dump(include=alike, exclude={"where"}) != first.model_dump(include=alike, exclude={"where"}):
+            raise DataError(f"{row.where}: has the label_id of {first.where} and says otherwise; take one of them out")
+    distinct = {row.model_dump_json(exclude={"where"}): row for row in whole or rows}
+    if len(rows) > len(distinct):
+        dropped.add("label given twice", len(rows) - len(distinct))
+    return first if whole else _from_pairs(list(distinct.values()))
+
+
+def _from_pairs(pairs: list[ImportedRanking]) -> ImportedRanking:
+    """The ranking that these are pairs of. Its answers stand in alphabetical order: theirs is not in the file."""
+    if len(pairs) == 1:
+        return pairs[0]
+    found: dict[tuple[Any, ...], Values] = {}
+    before: Counter[tuple[Any, ...]] = Counter()
+    for pair in pairs:
+        keys = []
+        for i, rank in enumerate(pair.ranks or ()):
+            answer = {key: (getattr(pair, key) or {})[i] for key in ("completions", *OF_AN_ANSWER)}
+            keys.append((answer["completions"], rank, json.dumps(answer)))
+            found[keys[-1]] = answer
+        if pair.shown is not None:
+            before[keys[pair.shown[0]]] += 1  # this many of the others came after it
+    order = sorted(found)
+    levels = sorted({rank for _, rank, _ in order})
+    tiers = [[i for i, key in enumerate(order) if key[1] == level] for level in levels]
+    # Tied answers are in no pair together, and so the order in which all were shown is known only without ties.
+    known = len(pairs) == len(order) * (len(order) - 1) // 2 and all(pair.shown is not None for pair in pairs)
+    columns = {key: [found[one][key] for one in order] for key in ("completions", *OF_AN_ANSWER)}
+    shown = sorted(range(len(order)), key=lambda i: -before[order[i]]) if known else None
+    values = pairs[0].model_dump(include={"where", "prompt", "annotator", "category", "strength", "provenance"})
+    return parse_row(ImportedRanking, {**values, **columns, "tiers": tiers, "shown": shown}, pairs[0].where)

@@ -1,0 +1,350 @@
+"""What the columns of a row say of which of two answers is better, all of them: refused where they disagree.
+
+A row may say it several times: by the names of its columns (`chosen`), a `winner`, a tie, scores, ranks. The first of
+these is no better than the others, so each that can be read is read. Scores of several kinds are one voice: they are
+tied only where all are.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from trueup.data.formats import columns
+from trueup.data.formats.columns import IGNORE, Columns, Values
+from trueup.data.jsonl import shown
+
+TIE, FIRST, SECOND = [[0, 1]], [[0], [1]], [[1], [0]]
+VERDICTS = "winner preference preferred choice better better_response better_response_id verdict vote label".split()
+VERDICTS += ["labels", "selected", "overall_preference", "preference_strength"]
+_STRENGTHS = ("overall_preference", "preference_strength")
+"""-3 to 3: below 0 the first is better (HelpSteer2 and 3)."""
+SWAPPED = "swapped is_swapped flipped is_flipped reversed inverted".split()
+_TIES = "tie draw equal same both both_good both_bad bothbad neither".split()
+_OF_A_SIDE = "response completion answer output reply generation candidate".split()
+_A_SIDE = re.compile(r"(?:(?:model|completion|response|answer|output|assistant|side)_?)?(a|b|[0-9])")
+_RANKS = "ranks ranking rankings rank".split()
+_MARGINS = "margin score_margin reward_margin rating_margin score_diff score_difference rating_diff delta".split()
+_MEASURES = "score scores rating ratings reward rewards grade quality points stars votes upvotes likes rank".split()
+_KINDS = "avg average mean overall total final rm human llm judge gpt4 normalized of".split()
+"""What may stand beside one of _MEASURES in a name. Any other word may turn it round: the toxicity score."""
+
+
+class Said(NamedTuple):
+    column: str
+    """As an error names it."""
+    tiers: list[list[int]]
+    both_bad: bool = False
+
+
+def agreed(said: Sequence[Said]) -> Said:
+    """What all of them say; a ValueError names two that disagree."""
+    for other in said[1:]:
+        if other.tiers != said[0].tiers:
+            raise ValueError(
+                f"{other.column}: says that {_in_words(other)}, and {said[0].column} that {_in_words(said[0])}, so the "
+                "row contradicts itself; mend it, or list one of the two columns in ignore_columns"
+            )
+    return next((one for one in said if one.both_bad), said[0])
+
+
+def _in_words(said: Said) -> str:
+    return "the two are equal" if said.tiers == TIE else f"the {'first' if said.tiers == FIRST else 'second'} is better"
+
+
+def refuse_swapped(row: Columns) -> None:
+    for name in SWAPPED:
+        if columns.truth(row.get(name)):
+            raise ValueError(
+                f"{row.at(name)}: the verdict may be of the sides as they were swapped; write it of these, or {IGNORE}"
+            )
+
+
+# ---- Chosen and rejected ----------------------------------------------------------------------------------------
+
+
+def tie_of_pair(row: Columns) -> Said | None:
+    """The tie that a row of chosen and rejected says its answers are, or None; refuses whatever turns the two round."""
+    refuse_swapped(row)
+    said = [*_tied(row), *_named_of_pair(row), *_ranked(row, ("chosen", "rejected")), *_measured_of_pair(row)]
+    for one in said:
+        if one.tiers == SECOND:
+            raise ValueError(
+                f"{one.column}: says that the rejected answer is better, so the row contradicts itself; swap the "
+                f"answers, or {IGNORE}"
+            )
+    verdict = agreed(said) if said else None
+    return verdict if verdict and verdict.tiers == TIE else None
+
+
+def _tied(row: Columns) -> Iterator[Said]:
+    for name in ("tie", "is_tie"):
+        if columns.truth(row.get(name)):
+            yield Said(row.at(name), TIE)
+    if row.values.get("status") == "tie":
+        row.read.add("status")
+        yield Said(row.at("status"), TIE)
+
+
+def _named_of_pair(row: Columns) -> Iterator[Said]:
+    sides = [row.first(columns.CHOSEN) or row.first(columns.ANSWERS), row.first(columns.REJECTED)]
+    texts = [row.values.get(side or "") for side in sides]
+    for name in [name for name in VERDICTS if row.there(name) and name not in sides]:
+        value = row.values[name]
+        if name in _STRENGTHS:
+            if value in (0, "0"):
+                row.read.add(name)
+                yield Said(row.at(name), TIE)
+        elif isinstance(value, str) and value in texts:
+            row.read.add(name)
+            yield Said(row.at(name), (FIRST, SECOND)[texts.index(value)])
+        elif isinstance(value, str) and (text := _text_of_side(row, _word(value))) in texts and text is not None:
+            row.read.add(name)
+            yield Said(row.at(name), (FIRST, SECOND)[texts.index(text)])
+        elif isinstance(value, str) and (word := _word(value)) in ("chosen", "rejected"):
+            row.read.add(name)
+            yield Said(row.at(name), (FIRST, SECOND)[word == "rejected"])
+        elif isinstance(value, str) and (tie := _tie(value, row.at(name))):
+            row.read.add(name)
+            yield tie
+        elif value is True:
+            row.read.add(name)
+        elif value is False or str(value).strip() in ("-1", "0", "1", "2", "0.0", "1.0", "2.0"):
+            raise ValueError(
+                f"{row.at(name)}: {shown(value)} may say which of the two is better, or that they are equal; write "
+                f"chosen, rejected or tie, or {IGNORE}"
+            )
+
+
+def _text_of_side(row: Columns, word: str) -> Any:
+    """The answer that a side's name stands for, where the row has the answers by side too."""
+    side = _A_SIDE.fullmatch(word)
+    names = [f"{base}{_}{side[1]}" for base in _OF_A_SIDE for _ in ("_", "")] if side else []
+    return next((row.values[name] for name in names if name in row), None)
+
+
+def _measured_of_pair(row: Columns) -> list[Said]:
+    """What scores and ranks of the two say, and a margin between them."""
+    said = []
+    for name in row.values:
+        words = name.split("_")
+        at = next((i for i, word in enumerate(words) if word in ("chosen", "preferred")), None)
+        if at is None or words[at - 1 : at] in (["non"], ["not"]):
+            continue
+        rest = words[:at] + words[at + 1 :]
+        if not any(word in _MEASURES for word in rest) or not set(rest) <= {*_MEASURES, *_KINDS}:
+            continue
+        others = ["rejected"] if words[at] == "chosen" else ["rejected", "dispreferred", "non_preferred"]
+        other = next((one for end in others if (one := "_".join([*words[:at], end, *words[at + 1 :]])) in row), None)
+        if other is None or not all(map(row.there, (name, other))):
+            continue
+        if any(isinstance(row.values[one], list | dict) for one in (name, other)):
+            continue
+        better, worse = number(row, name), number(row, other)
+        lower_is_better = "rank" in rest
+        if better != worse and (better < worse) != lower_is_better:
+            how = "above" if lower_is_better else "below"
+            raise ValueError(
+                f"{row.at(name)}: {better:g} is {how} {row.at(other)}, {worse:g}, so the row contradicts itself; swap "
+                "the answers, or list both columns in ignore_columns"
+            )
+        said.append(Said(row.at(name), TIE if better == worse else FIRST))
+    for name in _MARGINS:
+        if row.there(name) and (margin := as_number(row.values[name])) is not None and margin < 0:
+            said.append(Said(row.at(name), SECOND))
+    return one_voice(said)
+
+
+def one_voice(said: list[Said]) -> list[Said]:
+    """Of several scores those that are strict; a tie, where none is."""
+    return [one for one in said if one.tiers != TIE] or said[:1]
+
+
+# ---- Two sides --------------------------------------------------------------------------------------------------
+
+
+def verdict_of_sides(row: Columns, names: list[str], sides: tuple[str, str]) -> Values:
+    """Tiers of two answers, their columns `names` told apart by `sides`, with the strength where a row says it."""
+    refuse_swapped(row)
+    said, more = list(_tied(row)), Values()
+    if sides == ("j", "k"):  # lvwerra/stack-exchange-paired: j is the better one
+        said.append(Said(row.at(names[0]), FIRST))
+    one_hot = [f"winner_model_{side}" for side in sides] + ["winner_tie"]
+    if all(name in row for name in one_hot):
+        votes = [columns.truth(row.get(name)) for name in one_hot]
+        if votes.count(True) != 1:
+            raise ValueError(
+                f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {shown(votes)}"
+            )
+        said.append(Said(row.at(one_hot[votes.index(True)]), (FIRST, SECOND, TIE)[votes.index(True)]))
+    main = None if said else row.first_there(VERDICTS)
+    for name in [name for name in VERDICTS if row.there(name) or name == main]:
+        one = _strength(row, name, more) if name in _STRENGTHS else _named_side(row, name, names, sides)
+        if one is not None:
+            row.read.add(name)
+            said.append(one)
+        elif name == main:
+            raise ValueError(f"{row.at(name)}: expected {_wanted(name, sides)}, found {shown(row.values[name])}")
+    said += [*_ranked(row, sides), *scored(row, names, sides, alone=not said)]
+    if not said:
+        raise ValueError(f"{row.at(names[1])}: no column says which answer is better; known are {', '.join(VERDICTS)}")
+    verdict = agreed(said)
+    return {"tiers": verdict.tiers, "both_bad": verdict.both_bad, **more}
+
+
+def _wanted(name: str, sides: tuple[str, str]) -> str:
+    if name in _STRENGTHS:
+        return "-3 to 3"
+    return "a, b, model_a, model_b or tie" if sides == ("a", "b") else f"{sides[0]}, {sides[1]} or tie"
+
+
+def _strength(row: Columns, name: str, more: Values) -> Said | None:
+    value = row.values[name]
+    if type(value) is not int or not -3 <= value <= 3:
+        return None
+    more.setdefault("strength", abs(value) or None)
+    return Said(row.at(name), TIE if value == 0 else FIRST if value < 0 else SECOND)
+
+
+def _named_side(row: Columns, name: str, names: list[str], sides: tuple[str, str]) -> Said | None:
+    value = row.values[name]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value == 1.5 and sides == ("1", "2"):  # AlpacaEval
+        return Said(row.at(name), TIE)
+    if isinstance(value, int) and not isinstance(value, bool) and sides != ("a", "b"):
+        value = str(value)
+    if not isinstance(value, str):
+        return None
+    word = _word(value)
+    side = _A_SIDE.fullmatch(word)
+    if word in names:
+        return Said(row.at(name), (FIRST, SECOND)[names.index(word)])
+    if side and side[1] in sides:
+        return Said(row.at(name), (FIRST, SECOND)[sides.index(side[1])])
+    if word in ("left", "right") and sides == ("a", "b"):
+        return Said(row.at(name), (FIRST, SECOND)[word == "right"])
+    if tie := _tie(value, row.at(name)):
+        return tie
+    models = [row.values.get(f"model_{one}") for one in sides]
+    return Said(row.at(name), (FIRST, SECOND)[models.index(value)]) if models.count(value) == 1 else None
+
+
+def scored(row: Columns, names: list[str], sides: tuple[str, str], alone: bool = False) -> list[Said]:
+    """What scores of the two sides say; `alone`: nothing else does, so that they must be numbers."""
+    said = []
+    for measure in ("score", "rating", "reward"):
+        patterns = [f"{measure}_{{}}", f"{measure}{{}}", f"{{}}_{measure}", f"{{}}{measure}"]
+        for keys in [[pattern.format(one) for one in pair] for pattern in patterns for pair in (sides, names)]:
+            if all(key in row for key in keys):
+                values = [as_number(row.values[key]) for key in keys]
+                if alone or None not in values:
+                    said.append(Said(row.at(keys[0]), _order([number(row, key) for key in keys])))
+        if (name := f"{measure}s") in row and isinstance(row.values[name], list) and len(row.values[name]) == 2:
+            values = [as_number(value) for value in row.values[name]]
+            if None not in values:
+                row.read.add(name)
+                said.append(Said(row.at(name), _order(values)))
+    return one_voice(said)
+
+
+# ---- Words and numbers ------------------------------------------------------------------------------------------
+
+
+def _ranked(row: Columns, sides: Sequence[str]) -> Iterator[Said]:
+    """What a ranking beside two answers says: their ranks in order (1 is best), by name, or their names in order."""
+    for name in [name for name in _RANKS if row.there(name)]:
+        value = row.values[name]
+        if isinstance(value, dict):
+            value = [{columns.canonical(str(key)): rank for key, rank in value.items()}.get(side) for side in sides]
+        tiers = None
+        if isinstance(value, list) and len(value) == 2:
+            ranks = [as_number(one) for one in value]
+            if None not in ranks:
+                tiers = _order([-rank for rank in ranks if rank is not None])
+            elif (order := [columns.canonical(str(one)) for one in value]) in (list(sides), list(sides)[::-1]):
+                tiers = FIRST if order == list(sides) else SECOND
+        elif name == "rank" and value in (0, 1, "0", "1") and not isinstance(value, bool):
+            continue  # of a list that these two are the best of
+        if tiers is None:
+            raise ValueError(
+                f"{row.at(name)}: {shown(value)} may say which of the two is better; write a rank of each, such as "
+                f"[1, 2] where the first is better, or {IGNORE}"
+            )
+        row.read.add(name)
+        yield Said(row.at(name), tiers)
+
+
+def _order(scores: Sequence[float | None]) -> list[list[int]]:
+    first, second = scores
+    assert first is not None and second is not None
+    return TIE if first == second else FIRST if first > second else SECOND
+
+
+def _word(text: str) -> str:
+    return re.sub(r"[\s()\-]+", "_", text.strip().lower()).strip("_")
+
+
+def _tie(text: str, column: str) -> Said | None:
+    word = _word(text)
+    if word in _TIES or re.match(r"tied?(_|$)", word):
+        return Said(column, TIE, "bad" in word or word == "neither")
+    return None
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number, as such or as text."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def number(row: Columns, name: str) -> float:
+    value = as_number(row.get(name))
+    if value is None:
+        raise ValueError(f"{row.at(name)}: expected a number, found {shown(row.values.get(name))}")
+    return value
+
+
+def refuse_other_verdict(row: Columns, completions: Any, tiers: Any) -> None:
+    """Raise where a row that ranks several answers also says that they are equal, or that another one is the best."""
+    try:
+        best = {completions[i] for i in tiers[0]}
+    except (TypeError, IndexError, KeyError):
+        return  # it is refused for what it is
+    for one in _tied(row):
+        if len(tiers) > 1:
+            raise ValueError(
+                f"{one.column}: says that the answers are equal, and they are ranked; mend it, or {IGNORE}"
+            )
+    for name in [name for name in VERDICTS if row.there(name)]:
+        value = row.values[name]
+        named = {value} if isinstance(value, str) and value in completions else set()
+        if type(value) is int and 0 <= value <= len(completions):  # counted from 0, or from 1
+            named = {completions[i] for i in (value, value - 1) if 0 <= i < len(completions)}
+        if named and not named & best:
+            raise ValueError(
+                f"{row.at(name)}: {shown(value)} is not the answer that is ranked best, so the row contradicts "
+                f"itself; mend it, or {IGNORE}"
+            )
+
+
+def against(first: list[list[int]], second: list[list[int]]) -> tuple[int, int] | None:
+    """Two answers that one order puts this way round and the other that way round."""
+    try:
+        places = [{i: level for level, tier in enumerate(order) for i in tier} for order in (first, second)]
+    except TypeError:
+        return None  # no order at all, which is refused for what it is
+    both: Iterable[int] = sorted(places[0].keys() & places[1].keys())
+    for i in both:
+        for j in both:
+            if places[0][i] < places[0][j] and places[1][i] > places[1][j]:
+                return i, j
+    return None

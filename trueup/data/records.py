@@ -1,0 +1,449 @@
+"""The rows that stages exchange on disk, and the one way to read and write them.
+
+Columns are the field's: `messages` for demonstrations, conversational `prompt`, `chosen`, `rejected` for preferences
+(https://huggingface.co/docs/trl/dataset_formats). Every reader names file and line of a row that it cannot take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trueup.config import BadRows as BadRows
+from trueup.config import SplitConfig
+from trueup.data.jsonl import cut, shown
+from trueup.data.words import as_seen, normal
+from trueup.errors import DataError
+from trueup.provenance.contents import require_file
+
+# ---- Rows -------------------------------------------------------------------------------------------------------
+
+
+class Row(BaseModel):
+    """A row on disk. Columns that we do not know are ignored: files from elsewhere carry them."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class FiledRow(Row):
+    """A row that knows where it stands, for whatever is found wrong with it later."""
+
+    where: ClassVar[str] = ""
+    """File and line. `parse_row` puts it beside the fields: it is no column, and makes no row unlike another."""
+
+
+class Message(Row):
+    role: Literal["system", "user", "assistant"]
+    content: str
+    trained: bool = Field(True, exclude_if=bool)
+    """Whether a demonstration's assistant turn carries loss. False: it is there to be read alone."""
+
+
+class Demonstration(FiledRow):
+    """A conversation whose assistant turns are to be imitated, but for those that are not `trained`. It ends with an
+    assistant turn."""
+
+    messages: list[Message]
+    category: str | None = None
+
+    @model_validator(mode="after")
+    def _has_answers(self) -> Demonstration:
+        _check_turns(self.messages, last="assistant")
+        if not any(message.trained for message in self.messages if message.role == "assistant"):
+            raise ValueError("no assistant turn carries loss, so there is nothing to imitate")
+        return self
+
+
+class Prompt(FiledRow):
+    """A conversation that waits for an answer."""
+
+    prompt: list[Message]
+    category: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("prompt"), str):
+            return {**values, "prompt": [{"role": "user", "content": values["prompt"]}]}
+        return values
+
+    @model_validator(mode="after")
+    def _asks(self) -> Prompt:
+        _check_turns(self.prompt, last="user")
+        return self
+
+    @cached_property
+    def prompt_id(self) -> str:
+        return prompt_id(self.prompt)
+
+
+class Candidate(Row):
+    """One sampled answer. `token_ids` are what was sampled, so that an answer cut at the limit never looks finished."""
+
+    text: str
+    token_ids: list[int]
+    """The completion's tokens, with the end-of-turn token exactly when the answer was finished."""
+    finished: bool
+    """True: the model ended its turn. False: the limit on new tokens cut it."""
+    logp: float | None = None
+    """log-probability of the tokens under the policy that sampled them, in nats, at temperature 1."""
+
+
+class CandidateSet(FiledRow):
+    """A prompt and its K sampled answers."""
+
+    prompt_id: str
+    prompt: list[Message]
+    category: str | None = None
+    split: Literal["train", "heldout"]
+    candidates: list[Candidate]
+    sampler: dict[str, Any]
+    """Provenance: policy_sha256 (manifest of the stage that made it), and the decoding settings with their seed."""
+
+
+class Ranking(Row):
+    """What one annotator said of the answers to one prompt, whole. A pairwise label is a ranking of two."""
+
+    label_id: str
+    prompt_id: str
+    prompt: list[Message]
+    category: str | None = None
+    split: Literal["train", "heldout"]
+    completions: list[str]
+    completion_token_ids: list[list[int] | None]
+    """As sampled; None for text that came from elsewhere, which then counts as finished."""
+    finished: list[bool]
+    logps: list[float | None] | None = None
+    """log-probability of each answer under the policy that sampled it, in nats."""
+    sampled_by: str | None = None
+    """Manifest hash of that policy's stage."""
+    sampler: dict[str, Any] = {}
+    """How the answers were sampled: policy, policy_sha256, temperature, seed, ..."""
+    tiers: list[list[int]]
+    """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
+    strength: int | None = None
+    """Of a pairwise label: 1 slightly, 2 better, 3 much better; None where it was not asked."""
+    both_bad: bool = False
+    """A tie because neither answer is good."""
+    criteria: dict[str, int | None] | None = None
+    """Index of the better answer by each criterion that was asked; None: a tie."""
+    note: str | None = None
+    """Why, in the annotator's words."""
+    shown: list[int] | None = None
+    """Indices into `completions` in the order in which they were shown: left to right, or top to bottom."""
+    seconds: float | None = None
+    """From the first paint to the decision."""
+    guideline_sha256: str | None = None
+    selection: str | None = None
+    """How people came to be asked: random or uncertainty."""
+    propensity: float | None = None
+    """Probability with which that selection chose it."""
+    source: str
+    """Who or what made it: human, simulated, import, judge, reward_model."""
+    annotator: str
+    created_utc: str
+
+
+class Preference(FiledRow):
+    """A pair in TRL's conversational preference format, with where it came from."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    prompt_id: str
+    category: str | None = None
+    split: Literal["train", "heldout"]
+    chosen_token_ids: list[int] | None = None
+    rejected_token_ids: list[int] | None = None
+    chosen_finished: bool = True
+    rejected_finished: bool = True
+    chosen_logp: float | None = None
+    rejected_logp: float | None = None
+    sampled_by: str | None = None
+    """Manifest hash of the policy that sampled both answers, and whose log-probabilities of them these are."""
+    sampler: dict[str, Any] = {}
+    label_id: str
+    """The ranking that this pair is part of."""
+    chosen_rank: int = 0
+    rejected_rank: int = 1
+    """Tiers in that ranking, 0 is best."""
+    num_tiers: int = 2
+    strength: int | None = None
+    shown_first: Literal["chosen", "rejected"] | None = None
+    """Which of the two was on the left, or above the other."""
+    seconds: float | None = None
+    guideline_sha256: str | None = None
+    selection: str | None = None
+    propensity: float | None = None
+    source: str
+    annotator: str
+    created_utc: str
+
+
+def _check_turns(messages: list[Message], last: str) -> None:
+    turns = [message.role for message in messages if message.role != "system"]
+    expected = ["user", "assistant"] * (len(turns) // 2 + 1)
+    ends = messages[-1].role == "assistant" or last != "assistant" if messages else False
+    if not turns or turns != expected[: len(turns)] or turns[-1] != last or not ends:
+        found = ", ".join(message.role for message in messages) or "none"
+        raise ValueError(f"turns must alternate user, assistant and end with {last}; found {found}")
+    for message in messages:
+        if message.role != "system" and not message.content.strip():
+            raise ValueError(f"{'an' if message.role == 'assistant' else 'a'} {message.role} turn is empty")
+
+
+_OF_THE_LABEL = {"prompt_id", "category", "split", "sampled_by", "sampler", "label_id", "strength", "seconds"}
+_OF_THE_LABEL |= {"guideline_sha256", "selection", "propensity", "source", "annotator", "created_utc"}
+
+
+def pairs_of(ranking: Ranking) -> list[Preference]:
+    """All strict pairs of a ranking. Ties give none."""
+    shared = ranking.model_dump(include=_OF_THE_LABEL)
+    pairs = []
+    for better, tier in enumerate(ranking.tiers):
+        for worse in range(better + 1, len(ranking.tiers)):
+            for i in tier:
+                for j in ranking.tiers[worse]:
+                    first = None
+                    if ranking.shown is not None:
+                        first = "chosen" if ranking.shown.index(i) < ranking.shown.index(j) else "rejected"
+                    pairs.append(
+                        Preference(
+                            **shared,
+                            prompt=ranking.prompt,
+                            shown_first=first,
+                            chosen=[Message(role="assistant", content=ranking.completions[i])],
+                            rejected=[Message(role="assistant", content=ranking.completions[j])],
+                            chosen_token_ids=ranking.completion_token_ids[i],
+                            rejected_token_ids=ranking.completion_token_ids[j],
+                            chosen_finished=ranking.finished[i],
+                            rejected_finished=ranking.finished[j],
+                            chosen_logp=ranking.logps[i] if ranking.logps else None,
+                            rejected_logp=ranking.logps[j] if ranking.logps else None,
+                            chosen_rank=better,
+                            rejected_rank=worse,
+                            num_tiers=len(ranking.tiers),
+                        )
+                    )
+    return pairs
+
+
+PairRule = Literal["all", "extremes", "nested"]
+
+
+def choose_pairs(preferences: list[Preference], rule: PairRule) -> list[Preference]:
+    """Which pairs of each ranking to use.
+
+    all       every strict pair
+    extremes  one pair: an answer of the best tier against one of the worst, the cleanest there is
+    nested    best against worst, then second-best against second-worst, ...: each answer at most once
+    """
+    if rule == "all":
+        return preferences
+    chosen: list[Preference] = []
+    by_label: dict[str, list[Preference]] = {}
+    for preference in preferences:
+        by_label.setdefault(preference.label_id, []).append(preference)
+    for pairs in by_label.values():
+        used: set[str] = set()
+        for pair in sorted(pairs, key=lambda pair: pair.chosen_rank - pair.rejected_rank):  # widest first
+            answers = {pair.chosen[0].content, pair.rejected[0].content}
+            if not answers & used and not (used and rule == "extremes"):
+                chosen.append(pair)
+                used |= answers
+    return chosen
+
+
+def moment(text: str) -> str:
+    """A moment in ISO 8601 as it is stored: in UTC, to the millisecond. Without a time zone it is UTC already."""
+    try:
+        value = datetime.fromisoformat(text.strip())
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):
+        raise ValueError(f"expected a moment such as 2026-11-27T09:30:00Z, found {shown(text)}") from None
+
+
+# ---- Split ------------------------------------------------------------------------------------------------------
+
+
+def prompt_id(messages: list[Message]) -> str:
+    """Identity of a prompt: 16 hex digits over its roles and its text as it is seen (`trueup.data.words.as_seen`)."""
+    return _digest("\x1e".join(f"{message.role}\x1f{as_seen(message.content)}" for message in messages))
+
+
+def opening(messages: list[Message]) -> Message | None:
+    """The first user turn of a dialogue."""
+    return next((message for message in messages if message.role == "user"), None)
+
+
+def opening_id(messages: list[Message]) -> str:
+    """Family of a dialogue: its first user turn alone in normal form (`trueup.data.words.normal`), whatever its
+    spacing, and whatever comes before it as instructions or after it.
+
+    The split goes by it, so that all prefixes of a dialogue, its continuations, the same question under another system
+    message and the same code with another indentation fall on one side.
+    """
+    first = opening(messages)
+    turns = messages if first is None else [first]
+    return _digest("\x1e".join(f"{message.role}\x1f{normal(message.content)}" for message in turns))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
+    """Whether a dialogue is held out: a function of its first user turn, so every stage agrees without talking."""
+    return _position(messages, split) < split.heldout_fraction
+
+
+def is_for_judge(messages: list[Message], split: SplitConfig) -> bool:
+    """Whether a prompt's labels are kept for the second reward model, the one that only judges."""
+    return 0 <= _position(messages, split) - split.heldout_fraction < split.judge_fraction
+
+
+def _position(messages: list[Message], split: SplitConfig) -> float:
+    digest = hashlib.sha256(f"{split.salt}\x1f{opening_id(messages)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
+    """Whether it is a held-out dialogue: its turns stay together."""
+    return is_heldout(demonstration.messages, split)
+
+
+T = TypeVar("T")
+
+
+def drawn(rows: list[T], limit: int | None, seed: int) -> list[T]:
+    """At most so many rows, drawn by the seed."""
+    return rows if limit is None or len(rows) <= limit else random.Random(seed).sample(rows, limit)
+
+
+def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", "heldout"]:
+    return "heldout" if is_heldout(messages, split) else "train"
+
+
+# ---- Files ------------------------------------------------------------------------------------------------------
+
+
+SHOWN_COLUMNS = 12
+BAD_ROW = "bad row: "
+MOST_KINDS = 30
+"""Kinds of bad rows that are counted each by itself."""
+LEFT_OUT = "left_out.jsonl"
+"""In a stage's folder: the rows of its inputs that could not be read."""
+LEFT_OUT_FOLDER = "left_out"
+"""In a run directory: such rows of files that were imported by command."""
+
+
+@dataclass
+class Dropped:
+    """Rows that were not used, counted by reason. Nothing is dropped without being counted."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Columns that held something and were not read, each with the number of rows."""
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+    """Rows that could not be read, each with where it stands and why."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Of the dialogues that were read each first question (`opening`), and where it stands first."""
+
+    def add(self, reason: str, rows: int = 1) -> None:
+        if rows:
+            self.counts[reason] += rows
+
+    def leave_out(self, where: str, problem: str, row: Any) -> None:
+        kind = _kind(problem)
+        kinds = sum(name.startswith(BAD_ROW) for name in self.counts)
+        self.add(BAD_ROW + (kind if kinds < MOST_KINDS or BAD_ROW + kind in self.counts else "of another kind"))
+        text = getattr(row, "line", None) if isinstance(row, ValueError) else row
+        self.left_out.append({"where": where, "problem": problem, "row": text})
+
+    def most_ignored(self, number: int) -> dict[str, int]:
+        """The columns that were not read, the most frequent first."""
+        return dict(sorted(self.ignored.items(), key=lambda one: (-one[1], one[0]))[:number])
+
+    @property
+    def columns(self) -> str:
+        """The columns that were not read, in a line; empty if there are none."""
+        named = [f"{name} ({rows})" for name, rows in self.most_ignored(SHOWN_COLUMNS).items()]
+        more = len(self.ignored) - SHOWN_COLUMNS
+        return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+    def __str__(self) -> str:
+        return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.counts.items())) or "none"
+
+
+def _kind(problem: str) -> str:
+    """What is wrong, without what was found and in which message: problems of a kind are counted together."""
+    text = re.sub(r"holds .*?, which", "what", problem, flags=re.DOTALL)
+    text = re.sub(r"^message \d+ \(\w+\): ", "", text)
+    text = re.split(r"[;(]|, found|(?:,|:|: of) (?=['\"])", text)[0]
+    return cut(re.sub(r"[0-9]+", "N", text).strip(), 80)
+
+
+R = TypeVar("R", bound=Row)
+
+
+def parse_row(schema: type[R], values: Any, where: str, at: str = "") -> R:
+    """A row of `schema`, or a DataError that starts with `where` (file and line) and the key, or else with `at`."""
+    try:
+        row = schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_context=False)[0]
+        key = ".".join(cut(str(part), 40) for part in first["loc"][:6]) or at
+        problem = cut(first["msg"].removeprefix("Value error, "), 300)
+        raise DataError(f"{where}: {key + ': ' if key else ''}{problem}") from None
+    if isinstance(row, FiledRow):
+        row.__dict__["where"] = where
+    return row
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """Line numbers and values of a JSON Lines file; blank lines are skipped."""
+    try:
+        require_file(path)
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        yield number, json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise DataError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+                    except (ValueError, RecursionError) as error:
+                        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+                        raise DataError(f"{path}:{number}: not JSON ({cut(problem, 80)})") from None
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def read_rows(path: Path, schema: type[R]) -> list[R]:
+    """All rows of a file that Trueup wrote."""
+    return [parse_row(schema, values, f"{path}:{number}") for number, values in read_jsonl(path)]
+
+
+def write_rows(path: Path, rows: Iterable[BaseModel | dict[str, Any]]) -> None:
+    """Write JSON Lines atomically: a reader sees the old file or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            values = row.model_dump(mode="json") if isinstance(row, BaseModel) else row
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,119 @@
+"""Simulated preference: a rubric written down, for demonstrations and tests of the system.
+
+`says-why` prefers an answer that gives a reason, a condition or a consequence, about the subject that was asked, in
+its own words. It is a program's taste, recorded as simulated wherever it is used, and never a person's.
+It knows nothing of truth: an answer that is wrong in good form scores well. It asks for no length: a rubric that
+does is learnt by a ruler, and the report's length-only baselines show how far this one is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trueup.data.words
+from trueup.data.records import Message
+from trueup.data.words import ngrams, words
+
+# From a line's first blank, so that a text of blank lines is not read again from each of them.
+_MARKUP = re.compile(r"^[^\S\n]*+(?:[-*•#>|]|\d++[.)])\s|```|\*\*|<\|", re.MULTILINE)
+_REASON = re.compile(
+    r"\b(?:because|since|so|therefore|thus|due to|as a result|that is why|in order to|if|when|while|until"
+    r"|which (?:means|makes|helps|lets|keeps|gives|is why))\b",
+    re.IGNORECASE,
+)
+_STOP_WORDS = frozenset(
+    """a about after all also am an and any are as at be because been before but by can could did do does each explain
+    few for from get give go had has have he help her him his how i if in into is it its just like make many me more
+    most much my name need no not of on one only or other our out over please say sentence sentences she should so some
+    something such tell than that the their them then there these they thing this those to too two up us use used very
+    was way we were what when where which while who why will with word words would write you your""".split()
+)
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A named preference. `criteria` are (weight, what is asked), each met to a degree between 0 and 1."""
+
+    name: str
+    criteria: tuple[tuple[float, str, Callable[[Sequence[Message], str, bool], float]], ...]
+
+    @property
+    def version(self) -> str:
+        """Changes with the text of this file, so that labels and verdicts by an older rubric are known to be stale.
+
+        So does it with the file that says what a word is.
+        """
+        files = (Path(__file__), Path(trueup.data.words.__file__))
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+    def score(self, prompt: Sequence[Message], text: str, finished: bool) -> float:
+        """Weighted sum of the criteria, here out of 10; higher is preferred, equal is a tie."""
+        return round(sum(weight * met(prompt, text, finished) for weight, _, met in self.criteria), 6)
+
+    def explain(self, prompt: Sequence[Message], text: str, finished: bool) -> dict[str, float]:
+        """To what degree each criterion is met."""
+        return {what: met(prompt, text, finished) for _, what, met in self.criteria}
+
+
+def stem(word: str) -> str:
+    """A word without its commonest English endings; enough to see that `sinks` and `sinking` are one subject."""
+    word = re.sub(r"['’]s$", "", word)
+    for ending in ("ingly", "edly", "ings", "ing", "ies", "ied", "est", "ers", "er", "ed", "es", "ly", "s", "e", "y"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
+
+
+def content_stems(text: str) -> set[str]:
+    """Stems of the words that carry the subject."""
+    return {stem(word) for word in words(text) if len(word) > 2 and word not in _STOP_WORDS}
+
+
+# ---- Criteria: (prompt, text, finished) -> degree in [0, 1] -----------------------------------------------------
+
+
+def is_finished(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """The turn was ended by the model and its last sentence is closed."""
+    return float(finished and text.rstrip().rstrip("\"'”’)").endswith((".", "!", "?")))
+
+
+def is_plain_prose(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """One paragraph that starts with a capital, without list, heading, code fence or markup."""
+    start = text.lstrip().lstrip("\"'“‘(")[:1]  # no point hangs on a space in front
+    return float("\n" not in text.strip() and not _MARKUP.search(text) and (start.isupper() or start.isdigit()))
+
+
+def gives_reason(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """Says why, when or with what result: holds because, since, so, if, when, which means or the like."""
+    return float(bool(_REASON.search(text)))
+
+
+def takes_up_subject(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """Shares content words with the question: two or more in full, one by half."""
+    asked = content_stems(prompt[-1].content)
+    wanted = min(2, len(asked)) or 1
+    return min(wanted, len(asked & content_stems(text))) / wanted
+
+
+def in_own_words(prompt: Sequence[Message], text: str, finished: bool) -> float:
+    """Neither echoes six words of the question in a row nor repeats three of its own."""
+    echoed = set(ngrams(text, 6)) & set(ngrams(prompt[-1].content, 6))
+    trigrams = ngrams(text, 3)
+    return float(not echoed and len(set(trigrams)) == len(trigrams))
+
+
+SAYS_WHY = Rubric(
+    "says-why",
+    (
+        (4.0, "reason: says why, when or with what result (because, so, if, when, which means, ...)", gives_reason),
+        (2.0, "subject: takes up two content words of the question", takes_up_subject),
+        (2.0, "own words: echoes no six words of the question in a row, repeats no three", in_own_words),
+        (1.0, "end: the model ended its turn, and the last sentence is closed", is_finished),
+        (1.0, "prose: one paragraph, a capital first, no list or markup", is_plain_prose),
+    ),
+)
+RUBRICS = {rubric.name: rubric for rubric in (SAYS_WHY,)}

@@ -1,0 +1,222 @@
+"""A language model behind an OpenAI-compatible endpoint: one question, one reply, and what went wrong by name.
+
+The key, if the endpoint wants one, is read from the environment variable OPENAI_API_KEY. A name and a password in the
+address (https://name:password@host/v1) are sent instead of it, and appear in no message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+
+from trueup.config import EndpointParameters
+from trueup.errors import ModelError
+from trueup.provenance.masking import masked
+
+CONCURRENT = 4
+RETRIES_AFTER_S = (1.0, 4.0, 15.0)
+MOST_BYTES = 4_000_000
+"""Of a response. A judge that thinks aloud for 100,000 tokens stays below it."""
+
+ENDS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed")
+"""`finish_reason` of a reply that ended by itself. OpenAI says `stop`; the others are of servers that speak like it."""
+KEY = "the key is read from the environment variable OPENAI_API_KEY"
+
+
+class EndpointError(ModelError):
+    """A question without a reply.
+
+    kind      timeout, no connection, malformed (not a chat endpoint's words), http 500, ...
+    hopeless  no other question would fare better: the key or a parameter is refused, there is no such model or address
+    """
+
+    def __init__(self, kind: str, message: str, hopeless: bool = False):
+        self.kind, self.hopeless = kind, hopeless
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class Reply:
+    text: str
+    refused: bool
+    """The endpoint itself marks it as a refusal, or its content filter withheld it."""
+    cut: bool = False
+    """It did not end by itself: the limit on tokens, or something else, stopped it."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """`base_url` is what clients of OpenAI call by that name, such as http://localhost:8000/v1."""
+
+    base_url: str
+    model: str
+    parameters: EndpointParameters = field(default_factory=EndpointParameters)
+
+    def __post_init__(self) -> None:
+        try:
+            address = httpx.URL(self.base_url)
+        except httpx.InvalidURL:
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host:
+            raise ModelError(
+                f"{masked(self.base_url)!r} is not an endpoint's address: give one like http://localhost:8000/v1"
+            )
+
+    @property
+    def url(self) -> httpx.URL:
+        """Where chat completions are asked for, without name and password; a query in `base_url` stays."""
+        base = httpx.URL(self.base_url)
+        return base.copy_with(userinfo=b"", path=f"{base.path.rstrip('/')}/chat/completions")
+
+    def __str__(self) -> str:
+        """The address as messages show it."""
+        return masked(str(self.url))
+
+    def request(self, system: str, question: str) -> dict[str, Any]:
+        """The body of a request."""
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        return {"model": self.model, "messages": messages, **self.parameters.body()}
+
+    def ask(self, system: str, question: str) -> Reply:
+        answer = self._post(self.request(system, question))
+        if answer is None:
+            return Reply("", refused=True)
+        try:
+            choice = answer["choices"][0]
+            text, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+            reason = choice.get("finish_reason")
+        except (LookupError, TypeError, AttributeError):
+            choice, text, refusal, reason = None, None, None, None
+        if choice is None or not isinstance(text, str | None) or not isinstance(reason, str | None):
+            problem = f"answered without choices[0].message.content: {self._without_key(str(answer)[:200])}"
+            raise EndpointError("malformed", f"{self}: {problem}")
+        refused = bool(refusal) or reason == "content_filter"
+        ended = reason is None or reason.lower() in ENDS
+        return Reply(text or str(refusal or ""), refused, cut=not refused and not ended)
+
+    def _post(self, body: dict[str, Any]) -> Any:
+        """The answer as JSON, None where a content filter stopped the question.
+
+        What may pass (429, 5xx, no connection, no JSON) is tried again, the rest is an error at once.
+        """
+        error = EndpointError("no connection", f"{self}: not asked")
+        for pause_s in (*RETRIES_AFTER_S, None):
+            try:
+                # In a thread of its own: whoever calls may have an event loop running, and asyncio allows one a thread.
+                with ThreadPoolExecutor(1) as pool:
+                    response = pool.submit(asyncio.run, self._exchange(body)).result()
+                if response.status_code < 300:
+                    return _json(response)
+                said = self._without_key(response.text[:300].strip())
+                if response.status_code == 400 and "content_filter" in said:
+                    return None
+                error = self._refusal(response, said, body)
+                if response.status_code != 429 and response.status_code < 500:
+                    break
+            except TimeoutError:
+                waited = f"no answer within {self.parameters.timeout_s:g} s"
+                error = EndpointError("timeout", f"{self}: {waited}")
+            except (httpx.TransportError, OSError) as failure:
+                problem = masked(str(failure)) or type(failure).__name__
+                error = EndpointError("no connection", f"{self}: no answer ({problem})")
+            except _Malformed as failure:
+                error = EndpointError("malformed", f"{self}: {failure}")
+            except (ValueError, ImportError) as failure:
+                problem = f"the proxy that the environment names cannot be used ({failure})"
+                raise EndpointError("no connection", f"{self}: {masked(problem)}", hopeless=True) from None
+            if pause_s is not None:
+                time.sleep(pause_s)
+        raise error from None
+
+    async def _exchange(self, body: dict[str, Any]) -> httpx.Response:
+        """One request, whole: time and size are limits of all of it, however slowly or long a server drips.
+
+        Redirects are not followed: the key and the texts would go to a host that nobody named.
+        """
+        base, auth = httpx.URL(self.base_url), None
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if base.userinfo:
+            auth = httpx.BasicAuth(base.username, base.password)
+        elif key := os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        # HTTP_PROXY, NO_PROXY and SSL_CERT_FILE count, but no proxy reaches what listens on this machine alone.
+        direct = {f"all://{base.netloc.decode()}": None} if _is_here(base.host) else {}
+        async with (
+            asyncio.timeout(self.parameters.timeout_s),
+            httpx.AsyncClient(timeout=None, mounts=direct, auth=auth, follow_redirects=False) as client,
+            client.stream("POST", self.url, content=json.dumps(body).encode(), headers=headers) as response,
+        ):
+            content = b""
+            async for part in response.aiter_raw():
+                content += part
+                if len(content) > MOST_BYTES:
+                    raise _Malformed(f"the answer has over {MOST_BYTES / 1e6:g} MB")
+        return httpx.Response(response.status_code, headers=response.headers, content=content)
+
+    def _without_key(self, text: str) -> str:
+        """What a server says, which may repeat what it was sent."""
+        for secret in (os.environ.get("OPENAI_API_KEY"), httpx.URL(self.base_url).password):
+            text = text.replace(secret, "***") if secret else text
+        return str(masked(text))
+
+    def _refusal(self, response: httpx.Response, said: str, body: dict[str, Any]) -> EndpointError:
+        code = response.status_code
+        problem = f"{code} {response.reason_phrase}: {said}"
+        named = [name for name in self.parameters.body() if code in (400, 422) and name in said]
+        if response.is_redirect or 300 <= code < 400:
+            to = masked(response.headers.get("location", "an address that it does not name"))
+            problem = f"{code}, a redirect to {to}, which is not followed: give that address, if it is the right one"
+        elif code in (401, 403):
+            problem += f"; {KEY}"
+        elif named:
+            problem += f"; judge_parameters.{named[0]} says what is sent, and null leaves it to the endpoint"
+        unsupported = named and ("temperature" in named or "support" in said.lower())
+        hopeless = code in (401, 403, 404) or 300 <= code < 400 or bool(unsupported)
+        return EndpointError(f"http {code}", f"{self}: {problem}", hopeless)
+
+
+class _Malformed(Exception):
+    """What came back is no answer."""
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise _Malformed("the answer is not JSON") from None
+
+
+def _is_here(host: str) -> bool:
+    """Whether an address means this machine."""
+    host = host.rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        # inet_aton knows 127.1 too, as whoever connects does
+        address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
+    except (ValueError, OSError):
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_parallel(call: Callable[[T], R], items: Iterable[T], concurrent: int = CONCURRENT) -> Iterator[R]:
+    """`call` of every item, in their order. Where one raises, or nobody asks for more, no further one is started."""
+    with ThreadPoolExecutor(concurrent) as pool:
+        try:
+            yield from pool.map(call, items)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,3 @@
+"""Models: where and how one is loaded, conversations as its tokens (chat), and what is read from it: samples, scores,
+log-probabilities.
+"""

@@ -1,0 +1,574 @@
+"""Conversations as tokens: the one place where a chat template is applied, and where it is proved what came of it.
+
+An assistant turn is trained, sampled and scored as
+
+    prompt + answer + EOS
+
+    prompt  what the template renders of the turns before it, up to where the assistant speaks: what a server asks
+    answer  the text as it stands, tokenised by itself, so that nothing can be stripped or reach into the prompt
+    EOS     the end of the turn, exactly if the answer is finished
+
+Proved of every row, or it is refused by name: every message's text stands in the rendered prompt; the template itself
+writes an answer as prompt + answer + EOS; the answer's tokens decode to its text. A text that spells a control token
+is tokenised as text. Where a template writes earlier turns otherwise than they were trained (it leaves out reasoning,
+it strips), a dialogue becomes several training rows, each in the form in which its turn is asked. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+import jinja2
+
+from trueup.config import ModelConfig
+from trueup.data.records import Message
+from trueup.errors import DataError, ModelError, TrueupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATES = Path(__file__).parent / "templates"
+IGNORED = -100
+"""Label of a token that carries no loss (the field's convention)."""
+OTHERWISE = "set model.chat_template to chatml or plain"
+
+STRIPPED = "asked without white space around a text, which the chat template or the tokenizer takes away"
+WITHOUT_REASONING = "asked without the reasoning of earlier answers, which the chat template leaves out"
+SPELLED = "with text that spells a control token, which is tokenised as text"
+COMPOSED = "with text in another Unicode form than NFC, which the tokenizer composes"
+SPLIT = "trained turn by turn, since the chat template writes earlier turns otherwise than they are trained"
+"""What is told of rows, with their count, wherever it happens."""
+
+
+# ---- The template -----------------------------------------------------------------------------------------------
+
+
+def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str:
+    """Give the tokenizer the chat template that the config names, and a pad token; returns what was chosen and why.
+
+    The end of a turn is always the tokenizer's EOS token, so that a model which ends its turn also stops generating.
+    """
+    choice, reason = config.chat_template, "as the config says"
+    if choice == "auto":
+        choice = "own" if tokenizer.chat_template else "plain"
+        reason = "the tokenizer brings it" if choice == "own" else "this tokenizer has none, as of a base model"
+    if config.new_tokens:
+        if choice != "chatml":
+            raise ModelError("model.new_tokens adds the two markers of ChatML: set model.chat_template: chatml with it")
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"},
+            replace_extra_special_tokens=False,
+        )
+    if tokenizer.eos_token is None:
+        raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")
+    if choice in ("chatml", "plain"):
+        text = (TEMPLATES / f"{choice}.jinja").read_text(encoding="utf-8")
+        tokenizer.chat_template = ("{{- bos_token -}}" if _starts_with_bos(tokenizer) else "") + text
+    elif choice != "own":
+        tokenizer.chat_template = _read_template(choice)
+    _check_syntax(tokenizer, choice)
+    if (portable := portable_template(tokenizer)) != tokenizer.get_chat_template():
+        tokenizer.chat_template = portable
+    pad = set_pad_token(tokenizer)
+    return f"chat template {choice} ({reason}), end of turn {tokenizer.eos_token!r}, {pad}"
+
+
+def _read_template(choice: str) -> str:
+    if not os.path.isfile(choice):  # of a name that is too long, too
+        shown = choice if len(choice) <= 200 else f"{choice[:200]}..."
+        raise ModelError(f"model.chat_template: {shown!r} is neither auto, chatml, plain nor a file")
+    try:
+        return Path(choice).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model.chat_template: {choice}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
+    named = "the tokenizer's own chat template" if choice == "own" else f"the chat template {choice}"
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(f"model.chat_template: {named} is no Jinja: line {error.lineno}: {error.message}") from None
+    except Exception as error:  # what it says of a conversation, it says of the rows; but it must be there
+        if not tokenizer.chat_template or isinstance(tokenizer.chat_template, dict):
+            raise ModelError(f"model.chat_template: {named} cannot be used: {_first_line(error)}") from None
+
+
+_GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+
+
+def portable_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's chat template in the form of `portable_text`."""
+    return portable_text(tokenizer.get_chat_template())
+
+
+def portable_text(template: str) -> str:
+    """A chat template without the tag `generation`, which transformers alone understands.
+
+    A condition that always holds takes its place: it renders the same, white space included, in every engine.
+    """
+    return _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", template)
+
+
+def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+
+
+def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Keep padding apart from EOS: who looks for padding by its id would take an end of turn for it."""
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return f"pad {tokenizer.pad_token!r}"
+    for token in (tokenizer.unk_token, "<|endoftext|>", "<pad>", "<|pad|>", "<unk>", tokenizer.bos_token):
+        if token and token != tokenizer.eos_token and token in tokenizer.get_vocab():
+            tokenizer.pad_token = token
+            return f"pad {token!r} (not EOS, so that EOS stays a label)"
+    tokenizer.pad_token = tokenizer.eos_token
+    return "pad is EOS (the vocabulary has no other token for it; masks are made from lengths, never from ids)"
+
+
+# ---- Tokens -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A training row in tokens. labels is -100 wherever nothing is learnt."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], told: set[str] | None = None
+) -> list[int]:
+    """Tokens of a conversation that waits for the assistant's answer.
+
+    told  takes what the template or the tokenizer does to the texts (STRIPPED, ...)
+
+    Raises DataError or ModelError where a text does not stand in what the template renders, or where the template
+    does not write an answer as this prompt, the answer and EOS.
+    """
+    facts, told = _facts(tokenizer), set() if told is None else told
+    text = _render(tokenizer, prompt, asks=True)
+    spans = _locate(tokenizer, facts, prompt, text, told)
+    cuts = _cuts(facts, text, spans)
+    if not cuts:
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    else:
+        told.add(SPELLED)
+        parts = _parts(text, cuts)
+        ids = list(tokenizer(parts[0], add_special_tokens=False)["input_ids"])
+        for part in parts[1:]:
+            ids += _continue(tokenizer, part)
+        _check_control_tokens(tokenizer, facts, ids, text, spans)
+    _check_decoded(tokenizer, ids, text, spans, told)
+    return ids
+
+
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True, told: set[str] | None = None
+) -> list[int]:
+    """Tokens of an answer behind its prompt, which end with EOS exactly if the answer is finished."""
+    facts, told = _facts(tokenizer), set() if told is None else told
+    cuts = _cuts(facts, text, [Span(0, len(text), -1, "assistant")])
+    if cuts:
+        told.add(SPELLED)
+    ids = [token for part in _parts(text, cuts) for token in _continue(tokenizer, part)]
+    written = completion_text(tokenizer, ids)
+    if written != text:
+        if written != unicodedata.normalize("NFC", text):
+            raise DataError(f"this tokenizer cannot write an answer: {_differ(text, written)}")
+        told.add(COMPOSED)
+    if facts.control_ids.intersection(ids):
+        raise DataError(f"an answer spells a control token, and this tokenizer cannot write it as text: {_start(text)}")
+    return [*ids, tokenizer.eos_token_id] if finished else ids
+
+
+def encode_demonstration(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], told: set[str] | None = None
+) -> list[Encoded]:
+    """Training rows of a conversation: one, if each turn's prompt continues what was trained before it, else several.
+
+    Labels are -100 outside the assistant's turns and in those that are not `trained`. Each trained turn stands behind
+    the very tokens that `encode_prompt` asks it in, and decodes to its text and EOS.
+    """
+    told = set() if told is None else told
+    rows: list[Encoded] = []
+    for i, message in enumerate(messages):
+        if message.role != "assistant" or not message.trained:
+            continue
+        prompt = encode_prompt(tokenizer, messages[:i], told)
+        with _of_message(i, message):
+            answer = encode_completion(tokenizer, message.content, told=told)
+        before = rows[-1] if rows else Encoded([], [])
+        if rows and prompt[: len(before.input_ids)] != before.input_ids:
+            told.add(SPLIT)
+            before = Encoded([], [])
+        elif rows:
+            rows.pop()
+        waiting = [IGNORED] * (len(prompt) - len(before.input_ids))
+        rows.append(Encoded(prompt + answer, before.labels + waiting + answer))
+    return rows
+
+
+def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer's tokens, behind other tokens: nothing is stripped, and special tokens are shown.
+
+    Some tokenizers leave out a first space at the very beginning of a text; what stands behind EOS is not there.
+    """
+    facts = _facts(tokenizer)
+    return _decode(tokenizer, [tokenizer.eos_token_id, *ids])[len(facts.eos_text) :]
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer as it was sampled, without the token that ends it: what is shown, judged and paid for."""
+    finished = bool(ids) and ids[-1] == tokenizer.eos_token_id
+    return completion_text(tokenizer, ids[:-1] if finished else ids)
+
+
+def sampled_ids(
+    tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, ids: Sequence[int] | None
+) -> list[int] | None:
+    """The recorded tokens of an answer, if they are a true record: this tokenizer decodes them to exactly the text,
+    and they end with EOS exactly if the answer is finished. Else None: the text counts, and must be encoded anew."""
+    if not ids or (ids[-1] == tokenizer.eos_token_id) != finished or not 0 <= min(ids) <= max(ids) < len(tokenizer):
+        return None
+    return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
+
+
+@contextmanager
+def _of_message(index: int, message: Message) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"message {index + 1} ({message.role}): {error}") from None
+
+
+# ---- What the template did --------------------------------------------------------------------------------------
+
+
+class Span(NamedTuple):
+    """Where a message's text stands in the rendered prompt."""
+
+    start: int
+    stop: int
+    message: int
+    role: str
+
+
+class _Scaffold(NamedTuple):
+    """What a template writes around the messages of some roles: pieces[0] text pieces[1] text ... pieces[-1]."""
+
+    pieces: list[str]
+    order: list[int]
+    """Which message's text stands between two pieces. A template may move one, leave it out, or write it twice."""
+
+
+class _Control(NamedTuple):
+    """Tokens, made ready to be looked for: their first characters, their lengths (longest first), themselves."""
+
+    first: re.Pattern[str]
+    lengths: list[int]
+    tokens: set[str]
+
+    @classmethod
+    def of(cls, tokens: set[str]) -> _Control:
+        firsts = "".join(re.escape(first) for first in sorted({token[0] for token in tokens}))
+        return cls(re.compile(f"[{firsts}]"), sorted({len(token) for token in tokens}, reverse=True), tokens)
+
+
+@dataclass
+class _Facts:
+    """What is known of a tokenizer with its template."""
+
+    key: tuple[object, ...]
+    eos_text: str
+    control: dict[str, _Control]
+    """By role: the tokens that its text must not be read as."""
+    control_ids: set[int]
+    scaffolds: dict[tuple[str, ...], _Scaffold] = field(default_factory=dict)
+    forms: dict[tuple[str, ...], TrueupError | None] = field(default_factory=dict)
+
+
+_FACTS: WeakKeyDictionary[PreTrainedTokenizerBase, _Facts] = WeakKeyDictionary()
+_MARK = "\ue0f1{}\ue0f2"
+"""Stands for a message's text, to see what a template writes around it; characters of private use."""
+_MARKED = _MARK + "{}\ue0f3"
+"""The same with the text in it, for a template that looks at it."""
+_MARKS = re.compile("\ue0f1(\\d+)\ue0f2(?:[^\ue0f3]*\ue0f3)?")
+_TAG = re.compile(r"</?\w+>")
+"""Added tokens that a model writes itself (<think>, </tool_call>): in an answer, they are what they say."""
+
+
+def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
+    key = (tokenizer.chat_template, tokenizer.eos_token, len(tokenizer))
+    facts = _FACTS.get(tokenizer)
+    if facts is None or facts.key != key:
+        template = tokenizer.get_chat_template()
+        special = {str(token) for token in tokenizer.all_special_tokens}
+        words = set()
+        for token in tokenizer.added_tokens_decoder.values():
+            if token.special:
+                special.add(token.content)
+            elif token.content in template and not token.content.isspace():
+                words.add(token.content)
+        written = {word for word in words if not _TAG.fullmatch(word)}
+        asked = _Control.of(special | words)
+        control = {"assistant": _Control.of(special | written), "user": asked, "system": asked}
+        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | written}
+        _FACTS[tokenizer] = facts = _Facts(key, _decode(tokenizer, [tokenizer.eos_token_id]), control, ids)
+    return facts
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool) -> str:
+    """The template's text of a conversation. What a template raises is said of the conversation."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=asks, tokenize=False)
+    except Exception as error:  # a template is third-party code, and runs on the user's data
+        roles = ", ".join(message.role for message in messages)
+        raise DataError(
+            f"the chat template refuses this conversation ({roles}): {_first_line(error)}; change the row, or "
+            f"{OTHERWISE}"
+        ) from None
+
+
+def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[str, ...]) -> _Scaffold:
+    if roles not in facts.scaffolds:
+        facts.scaffolds[roles] = _split_at_marks(_render(tokenizer, _marked(roles), asks=True))
+    return facts.scaffolds[roles]
+
+
+def _marked(roles: Sequence[str]) -> list[Message]:
+    return [_mark(role, i) for i, role in enumerate(roles)]
+
+
+def _mark(role: str, index: int) -> Message:
+    return Message(role=role, content=_MARK.format(index))
+
+
+def _split_at_marks(text: str) -> _Scaffold:
+    pieces = _MARKS.split(text)
+    return _Scaffold(pieces[::2], [int(index) for index in pieces[1::2]])
+
+
+def _locate(
+    tokenizer: PreTrainedTokenizerBase, facts: _Facts, messages: Sequence[Message], text: str, told: set[str]
+) -> list[Span]:
+    """Where every message's text stands in the rendered prompt; raises where one does not stand there."""
+    roles = tuple(message.role for message in messages)
+    scaffold = _scaffold(tokenizer, facts, roles)
+    for i, message in enumerate(messages):
+        if i not in scaffold.order and message.content.strip():
+            raise DataError(
+                f"message {i + 1} ({message.role}): the chat template leaves this turn out, {_start(message.content)}; "
+                f"take it out of the row, or {OTHERWISE}"
+            )
+    if roles not in facts.forms:
+        facts.forms[roles] = _form_error(tokenizer, _marked(roles), _join(scaffold))
+    if error := facts.forms[roles]:
+        raise type(error)(str(error))
+    spans = _walk(scaffold, messages, text, told)
+    if spans is None:
+        spans = _locate_one_by_one(tokenizer, messages, text, told)
+    return spans
+
+
+def _join(scaffold: _Scaffold) -> str:
+    return "".join(
+        piece + (_MARK.format(scaffold.order[i]) if i < len(scaffold.order) else "")
+        for i, piece in enumerate(scaffold.pieces)
+    )
+
+
+def _walk(scaffold: _Scaffold, messages: Sequence[Message], text: str, told: set[str]) -> list[Span] | None:
+    """The spans of the texts, if the render is the scaffold's pieces with each text between them, whole or stripped."""
+    if not text.startswith(scaffold.pieces[0]):
+        return None
+    spans, at, found = [], len(scaffold.pieces[0]), set()
+    for index, piece in zip(scaffold.order, scaffold.pieces[1:], strict=True):
+        fitting = (one for one in _as_rendered(messages[index]) if text.startswith(one[0] + piece, at))
+        candidate, kind = next(fitting, (None, ""))
+        if candidate is None:
+            return None
+        spans.append(Span(at, at + len(candidate), index, messages[index].role))
+        at += len(candidate) + len(piece)
+        found.add(kind)
+    if at != len(text):
+        return None
+    told |= found - {""}
+    return spans
+
+
+def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
+    """How a template may write a text of an earlier turn, and what is told of it."""
+    text = message.content
+    yield text, ""
+    for stripped in (text.strip(), text.rstrip(), text.lstrip(), text.strip("\n"), text.lstrip("\n")):
+        yield stripped, STRIPPED
+    if message.role == "assistant" and "</think>" in text:
+        rest = text.split("</think>")[-1]
+        for left in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
+            yield left, WITHOUT_REASONING
+
+
+def _locate_one_by_one(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, told: set[str]
+) -> list[Span]:
+    """As `_locate`, for a template that looks at the texts: each is sought with all others in their place."""
+    spans = []
+    for i, message in enumerate(messages):
+        found = None
+        for mark in (_MARK.format(i), _MARKED.format(i, message.content)):
+            with_mark = [*messages[:i], Message(role=message.role, content=mark), *messages[i + 1 :]]
+            scaffold = _split_at_marks(_render(tokenizer, with_mark, asks=True))
+            if found is None and set(scaffold.order) == {i}:
+                found = _walk(scaffold, messages, text, told)
+        if found is None:
+            raise DataError(
+                f"message {i + 1} ({message.role}): the chat template writes another text than the row's, "
+                f"{_start(message.content)}; change the row, or {OTHERWISE}"
+            )
+        spans += found
+    if error := _form_error(tokenizer, messages, text):
+        raise error
+    return sorted(spans)
+
+
+def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], asked: str) -> TrueupError | None:
+    """Whether the template writes an answer to this prompt as prompt, answer and EOS: last in a conversation, or with
+    another turn behind it."""
+    answer, turn = _mark("assistant", len(prompt)), _mark("user", len(prompt) + 1)
+    wanted = asked + answer.content + tokenizer.eos_token
+    last = _render(tokenizer, [*prompt, answer], asks=False)
+    if last.startswith(wanted):
+        return None
+    try:
+        earlier = _render(tokenizer, [*prompt, answer, turn], asks=False)
+    except DataError:
+        earlier = ""
+    if earlier.startswith(wanted):
+        return None
+    before, _, behind = last.partition(answer.content)
+    if not behind.startswith(tokenizer.eos_token):
+        return ModelError(
+            f"the chat template does not end every assistant turn with {tokenizer.eos_token!r} (EOS), but with "
+            f"{repr(behind[:20]) if behind else 'nothing'}, so the model would never learn to stop: {OTHERWISE}"
+        )
+    alike = _alike(asked, before)
+    return ModelError(
+        "the chat template renders a prompt differently alone and with its answer: where it asks, it ends with "
+        f"{asked[alike:][-60:]!r}, and before an answer it writes {before[alike:][:60]!r}; the model would be asked in "
+        f"other tokens than it was trained on: {OTHERWISE}, or to a file with a copy of it that writes both alike"
+    )
+
+
+# ---- What the tokenizer did -------------------------------------------------------------------------------------
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _cuts(facts: _Facts, text: str, spans: Sequence[Span]) -> list[int]:
+    """Where to cut a text, so that no control token is read in what a message spells: within each that it spells."""
+    cuts = set()
+    for span in spans:
+        control = facts.control[span.role]
+        # One that begins before the message and reaches into it counts, too.
+        for match in control.first.finditer(text, max(0, span.start - control.lengths[0] + 1), span.stop):
+            start = match.start()
+            if any(
+                start + length > span.start and text[start : start + length] in control.tokens
+                for length in control.lengths
+            ):
+                cuts.add(max(start + 1, span.start))
+    return sorted(cuts)
+
+
+def _parts(text: str, cuts: list[int]) -> list[str]:
+    return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a text that stands behind other tokens, as near to it as the tokenizer can be brought to write it."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    written = completion_text(tokenizer, ids)
+    if written in (text, unicodedata.normalize("NFC", text)):
+        return ids
+    # SentencePiece puts a space before the first word of a text. Behind a line break there is none.
+    line_break, longer = (tokenizer.encode(one, add_special_tokens=False) for one in ("\n", f"\n{text}"))
+    behind = longer[len(line_break) :]
+    if longer[: len(line_break)] != line_break:
+        return ids
+    nearer = _alike(text, completion_text(tokenizer, behind)) > _alike(text, written)
+    return behind if nearer else ids
+
+
+def _alike(one: str, other: str) -> int:
+    """How many first characters two texts share."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
+
+
+def _check_control_tokens(
+    tokenizer: PreTrainedTokenizerBase, facts: _Facts, ids: list[int], text: str, spans: list[Span]
+) -> None:
+    """That all control tokens of a prompt are the template's."""
+    bare, at = "", 0
+    for span in spans:
+        bare, at = bare + text[at : span.start] + "x", span.stop
+    own = tokenizer(bare + text[at:], add_special_tokens=False)["input_ids"]
+    if any(Counter(ids)[token] > Counter(own)[token] for token in facts.control_ids):
+        raise DataError("a text spells a control token, and this tokenizer cannot write it as text; change the row")
+
+
+def _check_decoded(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, spans: list[Span], told: set[str]
+) -> None:
+    """That the tokens of a prompt hold every message's text."""
+    written = _decode(tokenizer, ids)
+    if written == text:
+        return
+    at = 0
+    for span in spans:
+        part = text[span.start : span.stop]
+        for candidate, kind in (
+            (part, ""),
+            (unicodedata.normalize("NFC", part), COMPOSED),
+            (part.strip(), STRIPPED),
+        ):
+            if (found := written.find(candidate, at)) >= 0:
+                at = found + len(candidate)
+                told |= {kind} - {""}
+                break
+        else:
+            raise DataError(
+                f"message {span.message + 1} ({span.role}): this tokenizer cannot write its text, {_start(part)}"
+            )
+
+
+# ---- Words ------------------------------------------------------------------------------------------------------
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _start(text: str) -> str:
+    short = " ".join(text.split())
+    return repr(short if len(short) <= 60 else f"{short[:57]}...")
+
+
+def _differ(text: str, written: str) -> str:
+    at = _alike(text, written)
+    return f"of {text[at : at + 20]!r} in {_start(text)} it makes {written[at : at + 20]!r}; change the row"

@@ -1,0 +1,38 @@
+"""Models in GGUF files, and the tokenizers that lie in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+
+def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """A GGUF file's tokenizer, with the BOS and EOS that the file names.
+
+    transformers 5.17 takes the one for the other in the Llama family, and a turn would be trained to end at a start.
+    """
+    from gguf import GGUFReader
+
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    fields = GGUFReader(path).fields
+    for role in ("bos", "eos"):
+        named = fields.get(f"tokenizer.ggml.{role}_token_id")
+        if named is not None:
+            setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(int(named.contents())))
+    return tokenizer
+
+
+def load_gguf(path: Path, kind: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A GGUF file, dequantised. It is marked as quantised by transformers, which then refuses to save it."""
+    model = kind.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+    tokenizer = gguf_tokenizer(path)
+    model.hf_quantizer, model.is_quantized = None, False
+    del model.quantization_method, model.config.quantization_config
+    return model, tokenizer

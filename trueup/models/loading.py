@@ -1,0 +1,380 @@
+"""Models and tokenizers: the embedded default, hub ids, local directories and GGUF files; device and dtype.
+
+Every automatic choice says its reason. Weights are read and written as safetensors only.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+
+from trueup.config import ModelConfig
+from trueup.console import say
+from trueup.errors import ModelError
+from trueup.models.chat import set_pad_token, set_template
+from trueup.models.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
+from trueup.models.gguf import gguf_tokenizer, load_gguf
+from trueup.models.placement import Placement, place
+
+# ---- Loading ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Loaded:
+    """A model on its device with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    placement: Placement
+
+
+def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
+    """The base model that the config names, with the chat template that it names.
+
+    master_weights  keep float32 weights on a GPU too: for full fine-tuning, whose small updates bf16 would round away
+    """
+    placement = place(config, master_weights)
+    say(f"{'base model':<12} {EMBEDDED_NAME if config.name == EMBEDDED else config.name}: {placement.reason}")
+    tokenizer = load_base_tokenizer(config, announce=True)
+    source = source_of(config)
+    if source.endswith(".gguf"):
+        model, _ = load_gguf(Path(source), AutoModelForCausalLM, placement.dtype)
+        model.to(placement.device)
+    else:
+        model = _from_pretrained(AutoModelForCausalLM, source, config, placement, quantise=config.load_in_4bit)
+    _grow_vocabulary(model, tokenizer)
+    _agree_on_tokens(model, tokenizer)
+    return Loaded(model, tokenizer, placement)
+
+
+def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Embeddings for tokens that were added, where the model has no spare rows for them."""
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng(devices=[]):  # the first values of new tokens are drawn; let them be the same ones
+            torch.manual_seed(0)
+            model.resize_token_embeddings(len(tokenizer))
+
+
+def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
+    source = source_of(config)
+    try:
+        if source.endswith(".gguf"):
+            tokenizer = gguf_tokenizer(Path(source))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, revision=config.revision, trust_remote_code=config.trust_remote_code
+            )
+    except Exception as error:
+        raise _not_loaded(config.name, error) from error
+    chosen = set_template(tokenizer, config)
+    if announce:
+        say(f"{'tokenizer':<12} {chosen}")
+    return tokenizer
+
+
+def new_token_ids(config: ModelConfig, base: Loaded) -> list[int]:
+    """Ids of the tokens that `new_tokens` added to the base model's vocabulary: their embeddings must be trained."""
+    if not config.new_tokens:
+        return []
+    return base.tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """Where a policy lies: a directory with a causal model (None: the base model that the config names), perhaps under
+    an adapter that a stage kept."""
+
+    directory: Path | None
+    adapter: Path | None = None
+    merged: Path | None = None
+    """Where the same policy lies as plain weights."""
+
+    def load(self, config: ModelConfig) -> Loaded:
+        """On the device that the config asks for. The adapter stays beside weights that are read in less than float32:
+        added to them, most of what it changes would be rounded away (trueup/training/merging.py)."""
+        exact = place(config).dtype == torch.float32
+        if self.merged and exact:
+            loaded = load_policy(self.merged, config)
+        else:
+            loaded = load_policy(self.directory, config) if self.directory else load_base(config)
+            if self.adapter:
+                from peft import PeftModel
+
+                adapted = PeftModel.from_pretrained(loaded.model, self.adapter)
+                loaded.model = adapted.merge_and_unload() if exact else adapted.get_base_model()
+        loaded.model.eval()
+        return loaded
+
+    @classmethod
+    def of_stage(cls, stage: Path, parent: Path | None) -> SavedPolicy:
+        """What a stage made of the policy in `parent`, where that is known. No adapter: all weights were trained."""
+        model, adapter = stage / "model", stage / "adapter"
+        return cls(parent, adapter, model) if parent and adapter.is_dir() else cls(model)
+
+
+def load_policy(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
+    """A causal model that a stage saved, on the device that the config asks for."""
+    return _load_saved(AutoModelForCausalLM, directory, config, master_weights)
+
+
+def load_reward_model(
+    directory: Path | str, config: ModelConfig, master_weights: bool = False, fresh_head: bool = False
+) -> Loaded:
+    """A sequence-classification model with one output.
+
+    fresh_head  the directory is a policy's, and the head begins with weights that are drawn
+    """
+    kind = AutoModelForSequenceClassification
+    return _load_saved(kind, directory, config, master_weights, num_labels=1, fresh_head=fresh_head)
+
+
+_OWN_PAD = "<|trueup_pad|>"
+
+
+def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
+    """A policy with a fresh head of one output, and with a pad token that stands for nothing else.
+
+    transformers reads the score at the last token that is not padding, and finds padding by its id. An answer may end
+    with EOS, or where it was cut with any token that the policy knows; so the pad token is one that the policy does not
+    know. Then the id says the same as the position, in training, in `trueup.models.scoring.score` and wherever the
+    saved model is read. Padding stands on the right: models with absolute positions read it as text on the left."""
+    loaded = load_reward_model(directory, config, master_weights, fresh_head=True)
+    loaded.tokenizer.add_special_tokens({"pad_token": _OWN_PAD})
+    loaded.tokenizer.padding_side = "right"
+    train_in_float32(loaded.model.score)
+    _grow_vocabulary(loaded.model, loaded.tokenizer)
+    _agree_on_tokens(loaded.model, loaded.tokenizer)
+    return loaded
+
+
+def train_in_float32(head: torch.nn.Module) -> None:
+    """Keep a head that is trained whole in float32, whatever its input is: bf16 rounds small updates away."""
+    head.to(torch.float32)
+    head.register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(value.to(torch.float32) for value in args)
+
+
+def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
+    placement = place(config, master_weights)
+    tokenizer = read_tokenizer(directory, config)
+    set_pad_token(tokenizer)
+    model = _from_pretrained(kind, str(directory), config, placement, **kwargs)
+    _without_dropout(model)
+    _agree_on_tokens(model, tokenizer)
+    return Loaded(model, tokenizer, placement)
+
+
+def read_tokenizer(directory: Path | str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that a stage saved, as it stands."""
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=config.trust_remote_code)
+    except Exception as error:
+        raise _not_loaded(str(directory), error) from error
+
+
+def _without_dropout(model: PreTrainedModel) -> None:
+    """What is trained from a policy starts as that policy, and is compared with it: nothing is dropped at random.
+
+    TRL sets the modules of the class Dropout to 0; OPT, Falcon and others keep a number, and drop by a function.
+    """
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and "drop" in name:
+                setattr(module, name, 0.0)
+
+
+def _from_pretrained(
+    kind: Any,
+    source: str,
+    config: ModelConfig,
+    placement: Placement,
+    quantise: bool = False,
+    fresh_head: bool = False,
+    **kwargs: Any,
+) -> PreTrainedModel:
+    if quantise:
+        from transformers import BitsAndBytesConfig
+
+        if placement.device.type != "cuda":
+            raise ModelError("model.load_in_4bit needs a CUDA device; without one, leave it out")
+        kwargs["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=placement.dtype
+        )
+    if placement.attention:
+        kwargs["attn_implementation"] = placement.attention
+    if kind is AutoModelForSequenceClassification:
+        add_score_head(read_settings(source, config))
+    try:
+        model, told = kind.from_pretrained(
+            source,
+            dtype=placement.dtype,
+            revision=config.revision if source == config.name else None,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            **kwargs,
+        )
+        model.to(placement.device)
+    except Exception as error:
+        raise _not_loaded(source, error) from error
+    _require_all_weights(source, model, told, fresh_head)
+    let_router_be(model)
+    return model
+
+
+def _require_all_weights(source: str, model: PreTrainedModel, told: dict[str, Any], fresh_head: bool) -> None:
+    """transformers draws at random, with a warning, what a checkpoint lacks or has in another shape."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    missing = set(told["missing_keys"]) & weights.keys()
+    shared = {id(weight) for name, weight in weights.items() if name not in missing}
+    lacking = {name: "is missing" for name in missing if id(weights[name]) not in shared}
+    lacking |= {name: f"is {[*found]}, not {[*wanted]}" for name, found, wanted in told["mismatched_keys"]}
+    if fresh_head:
+        lacking = {name: what for name, what in lacking.items() if not name.startswith("score.")}
+    if lacking:
+        first = min(lacking)
+        raise ModelError(
+            f"model.name: {source}: {len(lacking)} of {len(weights)} weights are not in its files as its config.json "
+            f"wants them, and would be drawn at random ({first} {lacking[first]}): fetch or save the model again"
+        )
+
+
+def try_weights(source: str, config: ModelConfig) -> None:
+    """Names and shapes of a model's weights, read without memory: a ModelError where they are not the model's."""
+    nowhere = replace(place(config), device=torch.device("meta"))
+    _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
+
+
+def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
+    """A model's configuration, as transformers reads it."""
+    file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
+    revision = config.revision if source == config.name else None
+    trusted = config.trust_remote_code
+    try:
+        return AutoConfig.from_pretrained(
+            Path(source).parent if file else source, revision=revision, trust_remote_code=trusted, **file
+        )
+    except Exception as error:
+        raise _not_loaded(source, error) from error
+
+
+def context_length(settings: PretrainedConfig, tokenizer: Any = None) -> int | None:
+    """Tokens that the model can read at most, whatever its configuration calls them; None where it names no limit."""
+    text = settings.get_text_config()
+    for name in _CONTEXT_NAMES:
+        length = getattr(text, name, None)
+        if isinstance(length, int) and length > 0:
+            return max(length, _scaled(text, length))
+    length = getattr(tokenizer, "model_max_length", None)
+    return length if isinstance(length, int) and length < 10**9 else None
+
+
+_CONTEXT_NAMES = (
+    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "max_seq_length"),
+    *("seq_length", "seq_len", "context_length", "context_window"),
+)
+
+
+def _scaled(text: Any, length: int) -> int:
+    """The limit with scaled rotary positions, some of which are told beside the limit and not in it."""
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))] if isinstance(rope, dict) else []
+    known = [
+        int(part["factor"] * part.get("original_max_position_embeddings", length))
+        for part in ropes
+        if isinstance(part.get("factor"), int | float)
+    ]
+    return max(known, default=0)
+
+
+def add_score_head(settings: PretrainedConfig) -> None:
+    """Let transformers read a reward model of an architecture that it has no class for, such as Cohere and Granite:
+    the decoder and one linear layer, as of the others."""
+    kind = type(settings)
+    if kind in AutoModelForSequenceClassification._model_mapping or kind not in AutoModelForCausalLM._model_mapping:
+        return
+    if not kind.__module__.startswith("transformers."):  # code that came with a model says itself what it has
+        return
+    causal = AutoModelForCausalLM._model_mapping[kind]
+    pretrained = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
+    if pretrained is PreTrainedModel:
+        return
+    name = kind.__name__.removesuffix("Config") + "ForSequenceClassification"
+    own = {"__module__": __name__, "base_model_prefix": causal.base_model_prefix}
+    head = type(name, (GenericForSequenceClassification, pretrained), own)
+    AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only code that is not transformers'
+
+
+def let_router_be(model: PreTrainedModel) -> None:
+    """A mixture of experts tells what its router chose to who asks in a call; else it would compute the balance of its
+    experts whenever it answers, and with a cache it cannot."""
+    settings = model.config.get_text_config()
+    if getattr(settings, "output_router_logits", False):
+        settings.output_router_logits = False
+
+
+def _not_loaded(name: str, error: Exception) -> ModelError:
+    """Whatever a library raises over somebody's model: safetensors and tokenizers have errors of no common class."""
+    if "trust_remote_code" in str(error):
+        return ModelError(
+            f"model.name: {name!r} brings Python of its own, which runs with all your rights: read it, and set "
+            "model.trust_remote_code: true if you trust it"
+        )
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return ModelError(
+        f"model.name: {name!r} could not be loaded ({type(error).__name__}: {reason}). It may be `embedded`, a local "
+        "directory with safetensors weights, a .gguf file, or a hub id where the hub can be reached"
+    )
+
+
+def source_of(config: ModelConfig) -> str:
+    """The directory, file or hub id that the base model is loaded from; the embedded one is fetched if need be."""
+    if config.name == EMBEDDED:
+        return str(embedded_model())
+    if config.name.endswith(".gguf") and not Path(config.name).is_file():
+        raise ModelError(f"model.name: {config.name}: no such file")
+    return config.name
+
+
+def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Model and tokenizer must name the same pad and EOS, in what is trained and in what is saved."""
+    for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
+        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if model.can_generate():
+        generation = model.generation_config
+        generation.pad_token_id, generation.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+
+
+def save(loaded: Loaded, directory: Path) -> None:
+    """Write weights (safetensors), tokenizer and chat template."""
+    loaded.model.config.use_cache = True  # training turns it off, and whoever generates without it waits
+    loaded.model.save_pretrained(directory)
+    loaded.tokenizer.save_pretrained(directory)
+    obey_umask(directory)
+
+
+def obey_umask(directory: Path) -> None:
+    """safetensors writes files that their owner alone can read; they get the mode that any other file is made with."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in directory.rglob("*.safetensors"):
+        path.chmod(0o666 & ~mask)

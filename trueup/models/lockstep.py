@@ -1,0 +1,284 @@
+"""Several policies that answer one prompt in lockstep, a token each at every step; and where they differ.
+
+One base model is in memory. A policy is the sum of LoRA adapters on it, and each row of a batch goes through the
+adapters of its own policy, so that all policies take one forward pass a step:
+
+    h_b = W x_b + sum_i s_i B_i A_i x_b,   i over the adapters of row b's policy   (Hu et al. 2021, arXiv:2106.09685)
+
+PEFT reads the adapters. Its own mixed batches take one adapter a row, where an aligned policy is two, and more time
+(benchmarks/live.py). The base weights are never written to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trueup import runs
+from trueup.config import ModelConfig
+from trueup.data.records import Candidate, Message
+from trueup.errors import DataError, ModelError
+from trueup.models import tensors
+from trueup.models.cache import as_argument, roomy_cache
+from trueup.models.chat import completion_text, encode_prompt
+from trueup.models.embedded import EMBEDDED, EMBEDDED_NAME
+from trueup.models.loading import Loaded, context_length, load_base, load_policy, load_reward_model
+from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_config
+from trueup.models.sampling import Decoding, candidate, draw, noise
+from trueup.models.scoring import score
+
+# ---- What comes out ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Token:
+    """One more token of an answer."""
+
+    id: int
+    text: str
+    """What it adds: whole characters only, so the first of a character's bytes add nothing and the last all of it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A token of every policy that is still answering."""
+
+    tokens: dict[str, Token]
+    ended: dict[str, Candidate] = field(default_factory=dict)
+    """Answers that ended with this step, by EOS or at the limit."""
+
+
+class Detokeniser:
+    """The text of an answer while its tokens come."""
+
+    def __init__(self, tokenizer: Any):
+        self._decode = lambda ids: completion_text(tokenizer, [id for id in ids if id != tokenizer.eos_token_id])
+        self._ids: list[int] = []
+        self._before = self._read = 0  # decoded anew from `_before`, because a token's text depends on what precedes it
+
+    def add(self, token: int, last: bool = False) -> str:
+        """What this token adds to the text. `last`: with it comes whatever is still incomplete."""
+        self._ids.append(token)
+        known = self._decode(self._ids[self._before : self._read])
+        text = self._decode(self._ids[self._before :])
+        if text.endswith("�") and not last:  # the bytes so far are no character yet
+            return ""
+        self._before, self._read = self._read, len(self._ids)
+        return text[len(known) :]
+
+
+# ---- One model, many adapters -----------------------------------------------------------------------------------
+
+
+class Adapted:
+    """A model in memory, and the adapters on it."""
+
+    def __init__(self, loaded: Loaded):
+        self.loaded = loaded
+        loaded.model.eval()
+        self._peft: Any = None
+        self._names: dict[Path, str] = {}
+        self._layers: list[Any] = []
+        self._factors: dict[Any, tuple[Tensor, Tensor]] = {}
+
+    def use(self, policies: Sequence[PolicyInfo]) -> None:
+        """From now on row b of a batch is answered by the b-th of these policies."""
+        for path in dict.fromkeys(path for policy in policies for path in policy.adapters):
+            if path not in self._names:
+                self._load(path)
+        rows = [[self._names[path] for path in policy.adapters] for policy in policies]
+        self._factors = {layer: _stacked(layer, rows) for layer in self._layers}
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows of the batch go on."""
+        self._factors = {layer: (a[rows], b[rows]) for layer, (a, b) in self._factors.items()}
+
+    def _load(self, path: Path) -> None:
+        from peft import PeftModel
+        from peft.tuners.lora import LoraLayer
+
+        name = f"adapter{len(self._names)}"
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(self.loaded.model, path, adapter_name=name)
+        else:
+            self._peft.load_adapter(path, name)
+        self._peft.base_model.disable_adapter_layers()  # PEFT's layers pass through; `_add` adds each row's own change
+        self._peft.eval()
+        config = self._peft.peft_config[name]
+        layers = [module for module in self._peft.modules() if isinstance(module, LoraLayer)]
+        whole = config.use_dora or config.modules_to_save or any(name in layer.lora_embedding_A for layer in layers)
+        if whole or config.bias != "none":
+            raise ModelError(f"{path}: more than low-rank changes of linear modules, which is all that is added here")
+        for layer in layers:
+            if layer not in self._layers:
+                layer.register_forward_hook(self._add)
+        self._layers, self._names[path] = layers, name
+
+    def _add(self, layer: Any, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        """out (B, T, out) + x (B, T, in) A (B, in, R) B (B, R, out); float32, as PEFT computes it."""
+        a, b = self._factors[layer]
+        return out + (args[0].to(a.dtype) @ a @ b).to(out.dtype)
+
+
+def _stacked(layer: Any, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+    """The factors of each row's change of a linear layer: A (B, in, R) and B (B, R, out), scaled.
+
+    Adapters that add up stand side by side along the rank; rows of a lower rank than R are filled with zeros.
+    """
+    one = next(iter(layer.lora_A.values())).weight
+    factors = []
+    for names in rows:
+        names = [name for name in names if name in layer.lora_A]
+        empty = (one.new_zeros(0, layer.in_features), one.new_zeros(layer.out_features, 0))
+        a = torch.cat([empty[0], *(layer.lora_A[name].weight for name in names)], dim=0)
+        b = torch.cat([empty[1], *(layer.lora_B[name].weight * layer.scaling[name] for name in names)], dim=1)
+        factors.append((a, b))
+    rank = max(len(a) for a, _ in factors)
+    padded = [(F.pad(a, (0, 0, 0, rank - len(a))).T, F.pad(b, (0, rank - b.size(1))).T) for a, b in factors]
+    return torch.stack([a for a, _ in padded]).detach(), torch.stack([b for _, b in padded]).detach()
+
+
+# ---- The engine -------------------------------------------------------------------------------------------------
+
+
+class Engine:
+    """The policies of a run; each model is loaded when it is first needed, and stays."""
+
+    def __init__(self, run_dir: Path, on_load: Callable[[str], None] = lambda what: None, trust: bool = False):
+        self.run_dir, self.on_load = run_dir, on_load
+        self.policies = {policy.name: policy for policy in find_policies(run_dir)}
+        self.config: ModelConfig = model_config(run_dir, trust)
+        self._models: dict[Path | None, Adapted] = {}
+        self._reward_model: Loaded | None = None
+
+    @torch.inference_mode()
+    def stream(self, names: Sequence[str], prompt: Sequence[Message], decoding: Decoding) -> Iterator[Step]:
+        """Answer after answer grows by a token a step, until each has ended by EOS or at the limit.
+
+        The numbers that tokens are drawn with are those of the first answer in `trueup.models.sampling`, for every
+        policy: given the same decoding, it says here what it said in the comparison. Whoever reads may stop in
+        between."""
+        batches = [_Batch(*group, prompt, decoding) for group in self._by_model(names)]
+        for index in range(decoding.max_new_tokens):
+            if index:
+                for batch in batches:
+                    batch.forward()
+            yield _joined([batch.draw(index) for batch in batches])
+            batches = [batch for batch in batches if batch.names]
+            if not batches:
+                return
+
+    @torch.inference_mode()
+    def log_ratios(
+        self, prompt: Sequence[Message], token_ids: Sequence[int], policy: str, reference: str = REFERENCE
+    ) -> Tensor:
+        """log pi(y_t | x, y_<t) - log pi_ref(y_t | x, y_<t) of every token of an answer, in nats, at temperature 1.
+
+        returns  (T,) float32 on the CPU
+        """
+        logprobs = {}
+        for model, names in self._by_model(dict.fromkeys([policy, reference])):
+            loaded = model.loaded
+            tokens = torch.tensor([encode_prompt(loaded.tokenizer, prompt) + list(token_ids)] * len(names))
+            tokens = tokens.to(loaded.placement.device)  # (P, S + T)
+            count = len(token_ids)
+            logits = loaded.model(input_ids=tokens, use_cache=False, logits_to_keep=count + 1).logits[:, :-1]
+            # One row after the other: float32 of all of them would be gigabytes with a large vocabulary.
+            for name, row in zip(names, logits, strict=True):
+                logprobs[name] = tensors.token_logprobs(row, tokens[0, -count:]).cpu()
+        return logprobs[policy] - logprobs[reference]
+
+    def scores(self, prompt: Sequence[Message], answers: Sequence[Sequence[int]]) -> list[float] | None:
+        """The reward model's score of each answer; None in a run without one."""
+        if self._reward_model is None:
+            reward = runs.find_stage(self.run_dir, "reward")
+            if reward is None:
+                return None
+            self.on_load("the reward model")
+            self._reward_model = load_reward_model(reward.dir / "model", self.config)
+            self._reward_model.model.eval()
+        return score(self._reward_model, [prompt] * len(answers), answers)
+
+    def _by_model(self, names: Sequence[str] | dict[str, None]) -> list[tuple[Adapted, list[str]]]:
+        """The policies in groups that share their weights, loaded."""
+        groups: dict[Path | None, list[str]] = {}
+        for name in names:
+            groups.setdefault(self.policies[name].model, []).append(name)
+        return [(self._model(path, group), group) for path, group in groups.items()]
+
+    def _model(self, path: Path | None, names: list[str]) -> Adapted:
+        if path not in self._models:
+            base = EMBEDDED_NAME if self.config.name == EMBEDDED else self.config.name
+            own = next((policy.title for policy in self.policies.values() if policy.model == path), "")
+            self.on_load(f"the weights of {own}" if path else f"the base model, {base}")
+            self._models[path] = Adapted(load_policy(path, self.config) if path else load_base(self.config))
+        model = self._models[path]
+        model.use([self.policies[name] for name in names])
+        return model
+
+
+class _Batch:
+    """The policies on one model while they answer: B rows, one policy each, fewer as they end."""
+
+    def __init__(self, model: Adapted, names: list[str], prompt: Sequence[Message], decoding: Decoding):
+        self.model, self.names, self.decoding = model, names, decoding
+        loaded = model.loaded
+        self.device, self.eos = loaded.placement.device, loaded.tokenizer.eos_token_id
+        encoded = encode_prompt(loaded.tokenizer, prompt)
+        limit = context_length(loaded.model.config)
+        if limit is not None and len(encoded) + decoding.max_new_tokens > limit:
+            raise DataError(
+                f"the prompt has {len(encoded)} tokens; with {decoding.max_new_tokens} new ones that is more than this "
+                f"model's context of {limit}: shorten the prompt, or ask for fewer tokens"
+            )
+        self.uniform = torch.from_numpy(noise(decoding, prompt, 0)).to(device=self.device, dtype=torch.float32)  # (T,)
+        self.cache = roomy_cache(loaded.model.config)
+        self.texts = {name: Detokeniser(loaded.tokenizer) for name in names}
+        self.ids: dict[str, list[int]] = {name: [] for name in names}
+        self.logps = dict.fromkeys(names, 0.0)
+        self.drawn = torch.tensor([encoded] * len(names), device=self.device)  # (B, S) at first, then (B, 1)
+        self.forward()
+
+    def forward(self) -> None:
+        """Read the tokens that were drawn last. All rows are equally long, so none needs a mask."""
+        model = self.model.loaded.model
+        out = model(input_ids=self.drawn, **as_argument(self.cache, model), use_cache=True, logits_to_keep=1)
+        self.logits = out.logits[:, -1]  # (B, V)
+
+    def draw(self, index: int) -> Step:
+        """The next token of each row; rows that end with it leave the batch."""
+        drawn = draw(self.logits, self.uniform[index].expand(len(self.names)), self.decoding)  # (B,)
+        logprobs = tensors.token_logprobs(self.logits, drawn)
+        tokens, ended = {}, {}
+        for name, token, logprob in zip(self.names, drawn.tolist(), logprobs.tolist(), strict=True):
+            self.ids[name].append(token)
+            self.logps[name] += logprob
+            last = token == self.eos or index + 1 == self.decoding.max_new_tokens
+            tokens[name] = Token(token, self.texts[name].add(token, last))
+            if last:
+                ended[name] = candidate(self.model.loaded, self.ids[name], self.logps[name])
+        self.drawn = drawn.unsqueeze(1)
+        if ended:
+            self._keep([row for row, name in enumerate(self.names) if name not in ended])
+        return Step(tokens, ended)
+
+    def _keep(self, rows: list[int]) -> None:
+        self.names = [self.names[row] for row in rows]
+        if rows:
+            index = torch.tensor(rows, device=self.device)
+            self.cache.reorder_cache(index)
+            self.model.keep(index)
+            self.drawn = self.drawn[index]
+
+
+def _joined(steps: Sequence[Step]) -> Step:
+    return Step(
+        {name: token for step in steps for name, token in step.tokens.items()},
+        {name: answer for step in steps for name, answer in step.ended.items()},
+    )

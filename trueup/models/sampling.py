@@ -1,0 +1,220 @@
+"""Sampling answers in batches.
+
+What a prompt's k-th answer will be depends on the policy, the prompt, k and the seed alone, and not on the batch size,
+the order of prompts or the number of processes: each answer has its own stream of uniform numbers, and a token is the
+inverse of the cumulative distribution at the next of them. Two policies sampled with one seed therefore share their
+random numbers, which makes a comparison sharper, and a policy that did not change answers alike.
+
+Faster than `generate` on a CPU (benchmarks/sampling.py): a prompt is read once for all of its K answers, and rows that
+are finished leave the batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trueup.config import ModelConfig
+from trueup.console import exit_with_parent
+from trueup.data.records import Candidate, Message, prompt_id
+from trueup.models import tensors
+from trueup.models.cache import as_argument, roomy_cache
+from trueup.models.chat import answer_text, encode_prompt
+from trueup.models.loading import Loaded, SavedPolicy
+from trueup.models.placement import place
+
+_SHRINK_BELOW = 0.8
+"""Rows are dropped from the cache once fewer than this share of them are unfinished; each drop copies the cache."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are drawn. Temperature 0 is greedy: the likeliest token, whatever the other keys say."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def provenance(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sample(
+    policy: Loaded, prompts: Sequence[Sequence[Message]], decoding: Decoding, num_samples: int, batch_size: int
+) -> list[list[Candidate]]:
+    """`num_samples` answers to each prompt, in the order of `prompts`."""
+    answers: list[list[Candidate]] = [[] for _ in prompts]
+    for batch in _batches(prompts, num_samples, batch_size):
+        for i, candidates in _answer(policy, [(i, prompts[i]) for i in batch], decoding, num_samples):
+            answers[i] = candidates
+    return answers
+
+
+def sample_saved(
+    saved: SavedPolicy,
+    config: ModelConfig,
+    prompts: Sequence[Sequence[Message]],
+    decoding: Decoding,
+    num_samples: int,
+    batch_size: int,
+    num_workers: int = 1,
+) -> Iterator[list[tuple[int, list[Candidate]]]]:
+    """As `sample`, from a saved policy and batch by batch: (index into `prompts`, answers), in any order.
+
+    On a CPU `num_workers` processes share the prompts, each with its share of the cores: small matrix products use
+    several cores badly (benchmarks/sampling.py).
+    """
+    batches = [[(i, prompts[i]) for i in batch] for batch in _batches(prompts, num_samples, batch_size)]
+    workers = min(num_workers, len(batches))
+    if workers <= 1 or place(config).device.type != "cpu":
+        policy = saved.load(config)
+        for batch in batches:
+            yield _answer(policy, batch, decoding, num_samples)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (saved, config, threads))
+    with pool:
+        try:
+            for future in as_completed([pool.submit(_work, batch, decoding, num_samples) for batch in batches]):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_worker_policy: Loaded | None = None
+
+
+def _start_worker(saved: SavedPolicy, config: ModelConfig, threads: int) -> None:
+    global _worker_policy
+    exit_with_parent()
+    torch.set_num_threads(threads)
+    _worker_policy = saved.load(config)
+
+
+def _work(batch: list[tuple[int, Sequence[Message]]], decoding: Decoding, num_samples: int) -> Any:
+    assert _worker_policy is not None
+    return _answer(_worker_policy, batch, decoding, num_samples)
+
+
+def _batches(prompts: Sequence[Sequence[Message]], num_samples: int, batch_size: int) -> list[list[int]]:
+    """Indices in batches of like length, longest first: least padding, and memory peaks at once if it must."""
+    order = sorted(range(len(prompts)), key=lambda i: -sum(len(message.content) for message in prompts[i]))
+    per_batch = max(1, batch_size // num_samples)
+    return [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
+
+
+@torch.inference_mode()
+def _answer(
+    policy: Loaded, batch: list[tuple[int, Sequence[Message]]], decoding: Decoding, num_samples: int
+) -> list[tuple[int, list[Candidate]]]:
+    encoded = [encode_prompt(policy.tokenizer, prompt) for _, prompt in batch]
+    uniform = np.stack([noise(decoding, prompt, k) for _, prompt in batch for k in range(num_samples)])
+    drawn = _sample_batch(policy, encoded, uniform, decoding, num_samples)
+    rows = [candidate(policy, ids, logp) for ids, logp in drawn]
+    return [(i, rows[n * num_samples : (n + 1) * num_samples]) for n, (i, _) in enumerate(batch)]
+
+
+def noise(decoding: Decoding, prompt: Sequence[Message], k: int) -> np.ndarray:
+    """The uniform numbers (T,) of a prompt's k-th answer."""
+    key = hashlib.sha256(f"{decoding.seed}/{prompt_id(list(prompt))}/{k}".encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big"))).random(decoding.max_new_tokens)
+
+
+def candidate(policy: Loaded, ids: list[int], logp: float) -> Candidate:
+    """What was sampled, as a row on disk: finished exactly if its last token is EOS."""
+    finished = bool(ids) and ids[-1] == policy.tokenizer.eos_token_id
+    return Candidate(text=answer_text(policy.tokenizer, ids), token_ids=ids, finished=finished, logp=logp)
+
+
+def _sample_batch(
+    policy: Loaded, prompts: list[list[int]], noise: np.ndarray, decoding: Decoding, num_samples: int
+) -> list[tuple[list[int], float]]:
+    """Token ids and log-probability of each of P * K answers; B = P * K rows at first, fewer as they finish."""
+    model, device = policy.model, policy.placement.device
+    uniform = torch.from_numpy(noise).to(device=device, dtype=torch.float32)  # (B, T)
+    tokens, mask = tensors.pad_left(prompts, policy.tokenizer.pad_token_id)  # (P, S)
+    tokens, mask = tokens.to(device), mask.to(device)
+    cache = roomy_cache(model.config)
+    past = as_argument(cache, model)
+    out = model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=tensors.positions(mask),
+        **past,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    logits = out.logits[:, -1].repeat_interleave(num_samples, dim=0)  # (B, V)
+    cache.reorder_cache(torch.arange(len(tokens), device=device).repeat_interleave(num_samples))
+    mask = mask.repeat_interleave(num_samples, dim=0)  # (B, S)
+    position = mask.sum(dim=1, keepdim=True)  # (B, 1), of the next token
+
+    ids: list[list[int]] = [[] for _ in range(len(uniform))]
+    logps = torch.zeros(len(uniform), device=device)
+    rows = torch.arange(len(uniform), device=device)  # which answer each row of the batch is
+    alive = torch.ones(len(uniform), dtype=torch.bool, device=device)
+    for step in range(decoding.max_new_tokens):
+        drawn = draw(logits, uniform[rows, step], decoding)  # (B,)
+        logps[rows] += tensors.token_logprobs(logits, drawn) * alive
+        for row, token, is_alive in zip(rows.tolist(), drawn.tolist(), alive.tolist(), strict=True):
+            if is_alive:
+                ids[row].append(token)
+        alive &= drawn != policy.tokenizer.eos_token_id
+        if step + 1 == decoding.max_new_tokens or not alive.any():
+            break
+        if alive.float().mean() < _SHRINK_BELOW:
+            keep = alive.nonzero().squeeze(1)
+            cache.reorder_cache(keep)
+            rows, drawn, mask, position = rows[keep], drawn[keep], mask[keep], position[keep]
+            alive = alive[keep]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        out = model(
+            input_ids=drawn.unsqueeze(1),
+            attention_mask=mask,
+            position_ids=position,
+            **past,
+            use_cache=True,
+        )
+        logits, position = out.logits[:, -1], position + 1
+    return list(zip(ids, logps.tolist(), strict=True))
+
+
+def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
+    """One token a row, by inverting the cumulative distribution.
+
+    logits   (B, V)
+    uniform  (B,) in [0, 1)
+    returns  (B,) int64
+    """
+    if decoding.temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float() / decoding.temperature
+    if decoding.top_k or decoding.top_p < 1:
+        # Likeliest first; where tokens fall in [0, 1) is then alike for two policies that are alike.
+        logits, tokens = logits.topk(min(decoding.top_k or logits.size(-1), logits.size(-1)), dim=-1)
+    else:
+        tokens = None
+    cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+    if decoding.top_p < 1:
+        # The smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al. 2020, arXiv:1904.09751)
+        kept = (cumulative < decoding.top_p).sum(dim=-1, keepdim=True)
+        total = cumulative.gather(-1, kept.clamp(max=cumulative.size(-1) - 1))
+    else:
+        total = cumulative[:, -1:]
+    # Below 1 in float32 too, or the draw would fall behind the last token that is kept.
+    uniform = uniform.clamp(max=1 - 2**-24)
+    index = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
+    index = index.clamp(max=cumulative.size(-1) - 1)
+    return index.squeeze(-1) if tokens is None else tokens.gather(-1, index).squeeze(-1)

@@ -1,0 +1,188 @@
+"""Log-probabilities of completions, their KL to another policy, and scores of a reward model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from trueup.data.records import Message
+from trueup.models import tensors
+from trueup.models.cache import as_argument, reads_in_parts, roomy_cache
+from trueup.models.chat import encode_prompt
+from trueup.models.loading import Loaded
+
+# ---- Scoring ----------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def completion_logps(
+    policy: Loaded, prompts: Sequence[Sequence[Message]], completions: Sequence[Sequence[int]], batch_size: int = 16
+) -> list[float]:
+    """log pi(completion | prompt) in nats, summed over the completion's tokens, at temperature 1."""
+    encoded = [encode_prompt(policy.tokenizer, prompt) for prompt in prompts]
+    logps = [0.0] * len(encoded)
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]) - len(completions[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        logits, tokens, scored = _read_completions(policy, [encoded[i] for i in batch], [completions[i] for i in batch])
+        per_token = torch.zeros(scored.shape, device=tokens.device)
+        per_token[scored] = tensors.token_logprobs(logits, tokens)
+        for row, i in enumerate(batch):
+            logps[i] = per_token[row].sum().item()
+    return logps
+
+
+@torch.inference_mode()
+def completion_kls(
+    policy: Loaded,
+    reference: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[Sequence[int]],
+    batch_size: int = 4,
+) -> list[list[float]]:
+    """KL(policy || reference) in nats at each token of each completion, over all that could have stood there, at
+    temperature 1.
+
+    batch_size  small, since two distributions over the vocabulary are held of each token
+    """
+    encoded = [[encode_prompt(side.tokenizer, prompt) for prompt in prompts] for side in (policy, reference)]
+    kls: list[list[float]] = [[] for _ in completions]
+    order = sorted(range(len(completions)), key=lambda i: -len(encoded[0][i]) - len(completions[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        answers = [completions[i] for i in batch]
+        logits, other = (
+            _read_completions(side, [texts[i] for i in batch], answers)[0]
+            for side, texts in zip((policy, reference), encoded, strict=True)
+        )
+        per_token = iter(tensors.kl(logits, other.to(logits.device)).tolist())
+        for i, answer in zip(batch, answers, strict=True):
+            kls[i] = [next(per_token) for _ in answer]
+    return kls
+
+
+def _read_completions(
+    policy: Loaded, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The distributions that the completions' tokens were drawn from, one completion after the other.
+
+    returns  logits (N, V) of all N tokens, the tokens (N,), and where they stand (B, T - 1)
+    """
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    tokens, mask = tensors.pad_right(rows, policy.tokenizer.pad_token_id)
+    tokens, mask = tokens.to(policy.placement.device), mask.to(policy.placement.device)
+    scored = mask.clone()  # (B, T), True on completion tokens
+    for row, prompt in enumerate(prompts):
+        scored[row, : len(prompt)] = False
+    scored = scored[:, 1:]
+    read = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    if _head_is_plain(policy.model):
+        # Only the positions that carry a completion token go through the head, which is a third of a small model.
+        hidden = policy.model.base_model(**read).last_hidden_state
+        logits = policy.model.get_output_embeddings()(hidden[:, :-1][scored])
+    else:
+        logits = policy.model(**read).logits[:, :-1][scored]
+    return logits, tokens[:, 1:][scored], scored
+
+
+def _head_is_plain(model: Any) -> bool:
+    """Whether logits are the head's product alone. Gemma 2 caps them; Granite, Cohere and Falcon-H1 scale them."""
+    config = model.config.get_text_config()
+    own = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+    return all(getattr(config, key, None) in (None, 1) for key in own)
+
+
+@torch.inference_mode()
+def score(
+    reward_model: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[Sequence[int]],
+    batch_size: int = 32,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> list[float]:
+    """The reward model's score of each completion, read at its last token; of an empty one that was not finished, at
+    the prompt's last, as it is trained.
+
+    A prompt is read once for all of its completions where the architecture can, and completions of like length go
+    through together.
+    """
+    in_parts = reads_in_parts(reward_model.model.config)
+    encoded = [tuple(encode_prompt(reward_model.tokenizer, prompt)) for prompt in prompts]
+    asked: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt
+    for i, prompt in enumerate(encoded):
+        asked.setdefault(prompt, []).append(i)
+    scores, done = [0.0] * len(encoded), 0
+    order = sorted(asked, key=len, reverse=True)
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        read = _read_prompts(reward_model, chunk) if in_parts else None
+        which = {i: row for row, prompt in enumerate(chunk) for i in asked[prompt]}
+        by_length = sorted(which, key=lambda i: -len(completions[i]))
+        for first in range(0, len(by_length), batch_size):
+            batch = by_length[first : first + batch_size]
+            said = [completions[i] for i in batch]
+            if read and said[-1]:  # behind an empty answer, the shortest, there is nothing to read on
+                values = _score_batch(reward_model, read, [which[i] for i in batch], said)
+            else:
+                values = _score_whole(reward_model, [encoded[i] for i in batch], said)
+            for i, value in zip(batch, values.tolist(), strict=True):
+                scores[i] = value
+            done += len(batch)
+            on_progress(done)
+    return scores
+
+
+def _read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
+    """The cache of P prompts and their mask (P, S)."""
+    device = reward_model.placement.device
+    tokens, mask = (tensor.to(device) for tensor in tensors.pad_left(prompts, reward_model.tokenizer.pad_token_id))
+    cache, decoder = roomy_cache(reward_model.model.config), reward_model.model.base_model
+    decoder(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=tensors.positions(mask),
+        **as_argument(cache, decoder),
+        use_cache=True,
+    )
+    return cache, mask
+
+
+def _score_batch(
+    reward_model: Loaded, read: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Scores (B,) of B completions; `which` of the prompts that were read each of them answers."""
+    model, device = reward_model.model, reward_model.placement.device
+    rows = torch.tensor(which, device=device)  # (B,)
+    cache = copy.deepcopy(read[0])
+    cache.reorder_cache(rows)
+    tokens, answered = (
+        tensor.to(device) for tensor in tensors.pad_right(completions, reward_model.tokenizer.pad_token_id)
+    )  # (B, T)
+    mask = torch.cat([read[1][rows], answered], dim=1)  # (B, S + T)
+    hidden = model.base_model(
+        input_ids=tokens,
+        attention_mask=mask,
+        position_ids=tensors.positions(mask)[:, -tokens.size(1) :],
+        **as_argument(cache, model.base_model),
+        use_cache=True,
+    ).last_hidden_state
+    # transformers' own head looks for the last token that is not padding by its id; we know where it is.
+    last = hidden[torch.arange(len(tokens), device=device), answered.sum(dim=1) - 1]  # (B, H)
+    return model.score(last).squeeze(-1).float()
+
+
+def _score_whole(
+    reward_model: Loaded, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Scores (B,) of B completions, each read with its prompt from the first token on."""
+    model, device = reward_model.model, reward_model.placement.device
+    rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    tokens, mask = (tensor.to(device) for tensor in tensors.pad_right(rows, reward_model.tokenizer.pad_token_id))
+    hidden = model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    last = hidden[torch.arange(len(rows), device=device), mask.sum(dim=1) - 1]  # (B, H)
+    return model.score(last).squeeze(-1).float()

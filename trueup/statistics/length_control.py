@@ -1,0 +1,147 @@
+"""The win rate at equal length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trueup.statistics.intervals import Groups, Interval, draws, flat, percentiles, totals
+from trueup.statistics.win_rates import from_half, margin_interval, win_rate
+
+# ---- Win rate at equal length -----------------------------------------------------------------------------------
+
+_RIDGE = 1e-5
+"""Weight of the slope's square beside the mean log loss: nothing to a slope that the data fix, and it keeps finite one
+that they do not (every longer answer won). 1e-3 would already bend a judge of length alone by several points."""
+
+_STEEP = 10.0
+"""From this slope on, length decides nearly every comparison: half a standard deviation more of it wins 99 of 100."""
+
+_GUESS = "the {who} answer was the longer one in every comparison, so equal length is a guess beyond the data"
+
+
+@dataclass(frozen=True)
+class LengthControlled:
+    """The win rate that the judge would give at equal length."""
+
+    interval: Interval
+    slope: float
+    """Log-odds that being much longer adds to a win; 0: length does not matter to the judge."""
+    note: str | None
+    """Why the figure says less than it seems to, if so."""
+    a_guess: bool = False
+    """No comparison was near equal length, so that nothing is known there."""
+
+
+def length_controlled_win_rate(
+    groups: Groups,
+    length_differences: Groups,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 1_000,
+) -> LengthControlled:
+    """Win rate at equal length: what a logistic regression of the outcome on the difference in length says at 0.
+
+        logit P(the aligned answer wins) = theta + phi * tanh(difference / its standard deviation)
+
+    groups              outcomes of P prompts: 1, 0.5 (a tie, half a win and half a loss), 0, NaN not compared
+    length_differences  aligned length - reference length of each, of the same shapes
+
+    The regression of AlpacaEval 2 (Dubois et al. 2024, https://arxiv.org/abs/2404.04475, section 3), with two terms
+    less. Theirs for the instruction is a difficulty that they learnt from the verdicts on a hundred other models; here
+    one pair of policies is compared, on prompts of its own. Theirs that draws towards two models which were told to
+    write more and less needs answers of such models; a ridge that is next to nothing stands for it. The tanh is kept,
+    for comparison with theirs and for itself: a difference that is already large says little more when it doubles, and
+    a straight line, through the difference or through log(aligned / reference), leaves more of the bias of a judge
+    whose liking levels off.
+
+    The interval refits on prompts drawn with replacement. Swapping the policies gives exactly the complement. With
+    equal lengths everywhere there is nothing to control for, and it is the plain win rate.
+    """
+    values, prompt = flat(groups)
+    differences, same_prompt = flat(length_differences)
+    if not np.array_equal(prompt, same_prompt):
+        raise ValueError("length_differences: give one for each outcome, prompt by prompt")
+    kept = ~np.isnan(values)
+    margin, difference = values[kept] - 0.5, differences[kept]  # (N,)
+    _, prompt = np.unique(prompt[kept], return_inverse=True)  # (N,), numbered without gaps
+    plain = win_rate(groups, confidence, seed).interval
+    if not margin.size:
+        return LengthControlled(plain, 0.0, "no comparisons")
+    spread = difference.std()
+    note: str | None
+    if spread < 1e-9:
+        note = "all lengths are equal, so this is the plain win rate"
+        if apart := bool(abs(difference).max() > 1e-9):
+            note = "the lengths differ always by the same, so nothing can tell what length does; not controlled"
+        return LengthControlled(plain, 0.0, note, a_guess=apart)
+    if margin.min() == margin.max():
+        # Nothing varies, so nothing explains anything: all wins, all losses or all ties, at every length.
+        never_near = bool(difference.min() > 0 or difference.max() < 0)
+        note = _GUESS.format(who="aligned" if difference.min() > 0 else "reference") if never_near else None
+        return LengthControlled(plain, 0.0, note, a_guess=never_near)
+    x = np.tanh(difference / spread)  # not centred: 0 stays equal length
+    theta, phi = (float(found[0]) for found in _fit(margin, x, np.ones((1, len(x)))))
+    value = from_half(float(_margin(theta)))
+    if plain.n < 2:
+        return LengthControlled(Interval(value, 0.0, 1.0, 1), phi, "one prompt")
+    drawn = np.concatenate(
+        [
+            _margin(_fit(margin, x, counts[:, prompt], (theta, phi))[0])
+            for counts in draws(plain.n, resamples, seed, columns=len(x))
+        ]
+    )
+    # What a comparison says of the intercept is p (1 - p): with a steep slope that is little, but for those of like
+    # length, and the interval must be as wide as that of the few prompts which decide.
+    says = np.bincount(prompt, 0.25 - _margin(theta + phi * x) ** 2)  # (P,)
+    deciding = max(2.0, float(says.sum() ** 2 / (says @ says)))
+    low, high = percentiles(drawn, confidence, deciding)
+    # Ties are no certainty at equal length either: as much wider as the plain interval is than its resamples.
+    _, (lower, higher) = margin_interval(*totals(margin, prompt), confidence, seed, resamples)
+    low, high = from_half(max(-0.5, low - lower)), from_half(min(0.5, high + higher))
+    note = None
+    if beyond := bool(x.min() > 0 or x.max() < 0):
+        note = _GUESS.format(who="aligned" if x.min() > 0 else "reference")
+    elif abs(phi) > _STEEP:
+        note = "length decides nearly every comparison, so the figure at equal length rests on the few of like length"
+    return LengthControlled(Interval(value, min(low, value), max(high, value), plain.n), phi, note, beyond)
+
+
+def _fit(
+    margin: np.ndarray, x: np.ndarray, weights: np.ndarray, start: tuple[float, float] = (0.0, 0.0)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Intercepts and slopes (R,) of R weighted logistic regressions with one predictor, by Newton's method.
+
+    margin   (N,) outcomes - 0.5: with both margin and x of the opposite sign exactly -intercept and slope come out
+    x        (N,) the predictor
+    weights  (R, N)
+    """
+    total = weights.sum(axis=1)
+    intercept, slope = np.full(len(weights), start[0]), np.full(len(weights), start[1])
+    for _ in range(50):
+        fitted = _margin(intercept[:, None] + slope[:, None] * x)  # (R, N), p - 0.5
+        error, curve = weights * (fitted - margin), weights * (0.25 - fitted * fitted)
+        # Both parameters are held by the ridge, the intercept by much less: all wins have no finite intercept.
+        g0 = error.sum(axis=1) / total + 1e-3 * _RIDGE * intercept
+        g1 = error @ x / total + _RIDGE * slope
+        h00 = curve.sum(axis=1) / total + 1e-3 * _RIDGE
+        h01 = curve @ x / total
+        h11 = curve @ (x * x) / total + _RIDGE
+        determinant = h00 * h11 - h01 * h01
+        step0, step1 = (h11 * g0 - h01 * g1) / determinant, (h00 * g1 - h01 * g0) / determinant
+        # Newton overshoots where the curve is flat; steps of at most 2 in log-odds always came to rest.
+        scale = np.minimum(1.0, 2 / np.maximum(1e-12, np.maximum(abs(step0), abs(step1))))
+        intercept, slope = intercept - scale * step0, slope - scale * step1
+        if max(abs(step0).max(), abs(step1).max()) < 1e-8:
+            break
+    return intercept, slope
+
+
+def _margin(log_odds: np.ndarray | float) -> np.ndarray:
+    """sigmoid(x) - 0.5, exactly odd in x."""
+    return 0.5 * np.tanh(0.5 * np.asarray(log_odds))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * x))  # no overflow on either side

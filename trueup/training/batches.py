@@ -1,0 +1,153 @@
+"""How many rows go through a model at once, and batches of rows of like length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+from trueup.console import say
+from trueup.errors import ConfigError
+from trueup.models.loading import Loaded
+from trueup.training.config import TrainConfig
+from trueup.training.loop import free_memory
+from trueup.training.trunk import Trunk, kept_over_epochs
+
+_ROWS_ON_CPU = 16
+"""Rows that go through the model at once without a GPU, at most."""
+
+
+def num_processes() -> int:
+    """Processes that train together, as `accelerate launch` and `torchrun` tell each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) -> int:
+    """Rows that go through the model at once on each process; a divisor of a process's share of `train_batch_size`, so
+    that the step stays what it was."""
+    total, rest = divmod(config.train_batch_size, num_processes())
+    if rest:
+        key = f"{config.stage}.train_batch_size"
+        raise ConfigError(key, [f"{config.train_batch_size} rows cannot be shared by {num_processes()} processes"])
+    if config.per_device_train_batch_size != "auto":
+        if total % config.per_device_train_batch_size:
+            key = f"{config.stage}.per_device_train_batch_size"
+            raise ConfigError(key, [f"{config.per_device_train_batch_size} does not divide train_batch_size {total}"])
+        return config.per_device_train_batch_size
+    if loaded.placement.device.type != "cuda":
+        rows = next(n for n in range(min(total, _ROWS_ON_CPU), 0, -1) if total % n == 0)
+        if rows < total:
+            say(f"{'batch':<12} {rows} of {total} rows at once: more would take memory and save no time on a CPU")
+        return rows
+    row_bytes = _bytes_per_token(loaded) * max(lengths)
+    free = 0.8 * free_memory(loaded.placement.device)
+    rows = next(n for n in range(total, 0, -1) if total % n == 0 and (n == 1 or n * row_bytes <= free))
+    say(
+        f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, "
+        f"{free / 2**30:.1f} GiB free"
+    )
+    return rows
+
+
+def _bytes_per_token(loaded: Loaded) -> float:
+    """Peak memory per token of a forward and backward pass. An upper bound: TRL's head needs less."""
+    device, tokens = loaded.placement.device, 512
+    ids = torch.zeros((1, tokens), dtype=torch.long, device=device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    embedded = loaded.model.get_input_embeddings()(ids).detach().requires_grad_()
+    loaded.model(inputs_embeds=embedded, use_cache=False)[0].float().mean().backward()
+    loaded.model.zero_grad(set_to_none=True)
+    return (torch.cuda.max_memory_allocated(device) - before) / tokens
+
+
+# ---- Training ---------------------------------------------------------------------------------------------------
+
+
+class LengthGrouped(Sampler[int]):
+    """Rows of like length in one batch, batches in random order, the longest first, so that memory peaks at once.
+
+    The order depends on the seed and the epoch alone: the sampler of transformers draws from the global generator, with
+    which a resumed epoch repeats some rows and misses others, and goes from long to short, which would be a curriculum.
+    """
+
+    _POOL = 50  # batches that are sorted among themselves: enough to match lengths, few enough to stay random
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        self.batch_size, self.lengths, self.seed, self.epoch = batch_size, lengths, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's data loader."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1000003 + self.epoch)
+        rows = torch.randperm(len(self.lengths), generator=generator).tolist()
+        batches = []
+        for start in range(0, len(rows), self._POOL * self.batch_size):
+            pool = sorted(rows[start : start + self._POOL * self.batch_size], key=lambda row: -self.lengths[row])
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        # A batch that is not full has to stay last, or the loader would cut all that follow it elsewhere.
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        full = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
+        if full:
+            full.insert(0, full.pop(max(range(len(full)), key=lambda i: self.lengths[full[i][0]])))
+        return iter([row for batch in [*full, *short] for row in batch])
+
+
+def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list[int]) -> type[Trainer]:
+    """A subclass of `trainer` whose batches hold rows of like length: a quarter less padding to compute on the demo.
+
+    It reads a row through the layers below the first adapter once, not once an epoch, where memory allows.
+    """
+
+    class GroupedTrainer(trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
+            return LengthGrouped(config.train_batch_size, lengths, config.seed)
+
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            with _kept_over_epochs(self, config):
+                return super().train(*args, **kwargs)
+
+    return GroupedTrainer
+
+
+def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextManager[None]:
+    """What the layers below the first adapter make of a row is kept for the next epochs; what is chosen is said.
+
+    Not with several processes, each of which sees other rows in every epoch, nor with gradient checkpointing, which
+    computes those layers anew on the way back whatever was kept.
+    """
+    epochs = config.num_train_epochs
+    if config.max_steps > 0:
+        epochs = config.max_steps * config.train_batch_size / len(trainer.train_dataset)
+    alone = num_processes() == 1 and not trainer.args.gradient_checkpointing
+    if epochs <= 1 or not alone or not isinstance(trainer.model, PeftModel):
+        return nullcontext()
+    decoder = trainer.model.get_base_model().base_model
+    trunk = Trunk(decoder)
+    if not trunk.depth:
+        return nullcontext()
+    tokens = sum(len(ids) for row in trainer.train_dataset for key, ids in row.items() if key.endswith("_ids"))
+    size = tokens * decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize
+    free = free_memory(decoder.device)
+    below = f"{trunk.depth} of {len(decoder.layers)} layers are below the first adapter; what they make of a row"
+    if size > free / 4:
+        say(f"{'trunk':<12} {below} is computed anew in each epoch: {size / 2**30:.1f} GiB, {free / 2**30:.1f} free")
+        return nullcontext()
+
+    def tell(random: bool) -> None:
+        kept = "is computed anew in each epoch: it draws random numbers (dropout, or noise on the embeddings)"
+        say(f"{'trunk':<12} {below} {kept if random else f'is kept over the epochs, {size / 2**20:.0f} MiB'}")
+
+    return kept_over_epochs(trunk, tell)

@@ -1,0 +1,103 @@
+"""Configuration that all training stages share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    model_validator,
+)
+
+from trueup.config import Problems, Section, StageConfig, from_campaign
+from trueup.provenance import contents
+from trueup.provenance.contents import Contents
+from trueup.training.allowed import problems as trainer_args_problems
+
+
+class LoRAConfig(Section):
+    """Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
+
+    r: int = Field(16, ge=1)
+    """Rank of the adapters. A higher rank has more weights to train."""
+    lora_alpha: int = Field(32, ge=1)
+    """Scale of the adapters: what they add is multiplied by `lora_alpha / r`."""
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapters, while training. Dropout of the base model is off."""
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get adapters: `all-linear`, a list of names such as [q_proj, v_proj], or a regular expression over
+    their full names."""
+    last_layers: int | None = Field(None, ge=1)
+    """Number of blocks that get adapters, counted from the last. Few are cheaper: gradients stop there, and what the
+    blocks below make of a row is kept for the next epoch. Empty: all blocks."""
+
+
+_FILES_OF_TRAINERS = ("deepspeed", "fsdp_config", "accelerator_config")
+"""Arguments of TRL's trainers that may name a JSON file, relative to the campaign file."""
+
+
+def _files_from_campaign(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, dict):
+        return value
+    files = {key: value[key] for key in _FILES_OF_TRAINERS if isinstance(value.get(key), str)}
+    return {**value, **{key: str(from_campaign(file, info)) for key, file in files.items() if file.endswith(".json")}}
+
+
+class TrainConfig(StageConfig):
+    """What the training stages share. Names are those of `transformers.TrainingArguments`."""
+
+    trial: ClassVar[str]
+    """`module:function` that builds the stage's trainer on a model without memory (trueup.trial)."""
+
+    learning_rate: float = Field(gt=0)
+    """Learning rate at its peak."""
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the training data: rows, or the prompts of an algorithm that samples its own answers."""
+    max_steps: int = Field(-1, ge=-1)
+    """Optimiser steps after which training stops. -1: after `num_train_epochs`."""
+    per_device_train_batch_size: int | Literal["auto"] = "auto"
+    """Rows that a device computes at once. `auto` measures memory and cuts `train_batch_size` into as many parts as it
+    needs."""
+    train_batch_size: int = Field(8, ge=1)
+    """Rows per optimiser step, over all devices."""
+    max_length: int = Field(512, ge=8)
+    """Most tokens of a row, prompt and answer together. Longer rows are dropped and counted, never cut."""
+    lr_scheduler_type: str = "cosine"
+    """How the learning rate falls, by the names of transformers: `cosine`, `linear`, `constant`, ..."""
+    warmup_steps: int = Field(0, ge=0)
+    """Optimiser steps over which the learning rate rises to its peak."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Norm to which longer gradients are cut."""
+    save_steps: int = Field(50, ge=1)
+    """Optimiser steps between checkpoints. An interrupted stage continues from the last one."""
+    report_to: list[str] = Field([])
+    """Trackers to report to, by the names of transformers: `trackio`, `tensorboard`, `wandb`."""
+    full_finetuning: bool = False
+    """Whether every weight is trained instead of adapters."""
+    lora: LoRAConfig = LoRAConfig()
+    """The adapters."""
+    trainer_args: Annotated[dict[str, Any], BeforeValidator(_files_from_campaign)] = Field({})
+    """Further arguments of TRL's trainer. One that would change nothing here is refused with its reason."""
+
+    @model_validator(mode="after")
+    def _adapts_or_trains_whole(self) -> TrainConfig:
+        if self.full_finetuning and "lora" in self.model_fields_set:
+            raise Problems(
+                ["lora: does nothing beside full_finetuning, which trains no adapter: leave one of them out"]
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trainer_args_do_something(self) -> TrainConfig:
+        if self.trainer_args:
+            kind = getattr(self, "algorithm", self.stage)
+            keys = type(self).model_fields
+            if found := trainer_args_problems(kind, self.stage, keys, self.trainer_args, tracked=bool(self.report_to)):
+                raise Problems(found)
+        return self
+
+    def contents(self) -> dict[str, Contents | None]:
+        named = {key: self.trainer_args.get(key) for key in _FILES_OF_TRAINERS}
+        return {f"trainer_args.{key}": contents.of_file(file) for key, file in named.items() if isinstance(file, str)}

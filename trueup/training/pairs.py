@@ -1,0 +1,160 @@
+"""Preference pairs as tokens, for what trains on them: read, chosen, split by prompt, encoded as they were sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from trueup.config import ModelConfig, SplitConfig
+from trueup.console import say
+from trueup.data.records import (
+    BadRows,
+    Dropped,
+    PairRule,
+    Preference,
+    Ranking,
+    choose_pairs,
+    is_for_judge,
+    is_heldout,
+    read_rows,
+)
+from trueup.errors import DataError
+from trueup.models.chat import encode_completion, encode_prompt, sampled_ids, set_template
+from trueup.models.encoding import TOO_LONG, Refused, encode_rows
+from trueup.runs import FinishedStage, StageRun, find_stage
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A pair in tokens. Completions end with EOS exactly if the answer was finished."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt and the longer answer."""
+        return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a campaign, parted by the hash of their prompts."""
+
+    train: list[Preference]
+    judge: list[Preference]
+    """For the second reward model, which judges the comparison and trains nothing else."""
+    heldout: list[Preference]
+    """All of them, whichever the rule: they are the exam, and the rule is for training."""
+    on_bad_rows: BadRows = "refuse"
+    """Of the label stage: what becomes of a pair that the chat template refuses, too."""
+
+
+def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pairs:
+    """The pairs of the label stage; a DataError where a part that something is trained on is empty."""
+    path = label.dir / "preferences.jsonl"
+    labelled = read_rows(path, Preference)
+    heldout = [pair for pair in labelled if is_heldout(pair.prompt, split)]
+    pairs = choose_pairs(labelled, rule)
+    judge = [pair for pair in pairs if is_for_judge(pair.prompt, split)]
+    train = [pair for pair in pairs if not (is_heldout(pair.prompt, split) or is_for_judge(pair.prompt, split))]
+    if not train:
+        raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
+    if split.judge_fraction and not judge:
+        raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
+    return Pairs(train, judge, heldout, label.manifest.identity.get("on_bad_rows", "refuse"))
+
+
+def encode_pairs(
+    pairs: list[Preference],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    dropped: Dropped,
+    stage: StageRun | None = None,
+    on_bad_rows: BadRows = "refuse",
+) -> tuple[list[Preference], list[EncodedPair]]:
+    """The pairs that fit, and their tokens. One that does not is dropped whole: cutting one side would bias it.
+
+    An answer's recorded tokens are a cache of its text. Where this tokenizer decodes them to something else (another
+    base model, a text that was edited), the text is encoded, and the recorded log-probability, which is of those
+    tokens, is left out of the pair. `stage` is told how many, and keeps what is left out as a bad row.
+    """
+    kept, encoded, refused = [], [], Refused()
+    recorded = anew = 0
+
+    def encode(pair: Preference, told: set[str]) -> tuple[EncodedPair, dict[str, None]]:
+        nonlocal recorded, anew
+        prompt_ids = encode_prompt(tokenizer, pair.prompt, told)
+        answers, unknown = [], dict[str, None]()
+        for side in ("chosen", "rejected"):
+            text, finished = getattr(pair, side)[0].content, getattr(pair, f"{side}_finished")
+            record = getattr(pair, f"{side}_token_ids")
+            ids = sampled_ids(tokenizer, text, finished, record)
+            recorded += bool(record)
+            if ids is None:
+                anew += bool(record)
+                unknown |= {f"{side}_token_ids": None, f"{side}_logp": None}
+                ids = encode_completion(tokenizer, text, finished, told)
+            answers.append(ids)
+        return EncodedPair(prompt_ids, *answers), unknown
+
+    for pair, (row, unknown) in encode_rows(pairs, encode, refused, on_bad_rows, dropped, may_be_none=True):
+        if row.longest > max_length:
+            dropped.add(TOO_LONG)
+        else:
+            kept.append(pair.model_copy(update=unknown) if unknown else pair)
+            encoded.append(row)
+    refused.stop()
+    if stage is not None:
+        stage.keep_aside(dropped)
+        found = [f"{count} of {len(pairs)} pairs are {what}" for what, count in refused.told.items()]
+        if anew:
+            found.append(
+                f"{anew} of {recorded} answers with recorded tokens were encoded anew: this tokenizer decodes those "
+                "tokens to another text"
+            )
+        for text in found:
+            say(f"{'tokens':<12} {text}")
+            stage.find("info", "texts_in_tokens", text)
+    return kept, encoded
+
+
+# ---- Recorded tokens of answers ---------------------------------------------------------------------------------
+
+
+def true_records(rankings: list[Ranking], run_dir: Path, config: ModelConfig) -> tuple[list[Ranking], str]:
+    """The rankings with the recorded tokens, and the log-probabilities of these, of those answers whose text they are;
+    and a sentence on the others, empty if there are none.
+
+    A text may have been edited since (a name taken out), or the tokens may be another model's: no such are handed on.
+    """
+    recorded = sum(bool(ids) for row in rankings for ids in row.completion_token_ids)
+    if not recorded:
+        return rankings, ""
+    tokenizer = _tokenizer_of_run(run_dir, config)
+    kept, left = [], 0
+    for row in rankings:
+        ids = [
+            record and tokenizer and sampled_ids(tokenizer, text, finished, record)
+            for record, text, finished in zip(row.completion_token_ids, row.completions, row.finished, strict=True)
+        ]
+        left += sum(bool(record) and not one for record, one in zip(row.completion_token_ids, ids, strict=True))
+        logps = row.logps and [logp if one else None for logp, one in zip(row.logps, ids, strict=True)]
+        kept.append(row.model_copy(update={"completion_token_ids": [one or None for one in ids], "logps": logps}))
+    why = "the tokenizer of this run decodes them to another text" if tokenizer else "this run has no tokenizer here"
+    return kept, f"recorded tokens of {left} of {recorded} answers are left out: {why}" if left else ""
+
+
+def _tokenizer_of_run(run_dir: Path, config: ModelConfig) -> PreTrainedTokenizerBase | None:
+    """That of the SFT policy, which sampled the answers; else of a base model in a local directory."""
+    sft = find_stage(run_dir, "sft")
+    folder = sft.dir / "model" if sft else Path(config.name)
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    if not tokenizer.chat_template:
+        set_template(tokenizer, config)
+    return tokenizer

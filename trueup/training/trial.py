@@ -1,0 +1,370 @@
+"""What each stage builds before its first step, built on a model without memory: it fails at once, or not for this.
+
+A model on PyTorch's meta device has shapes and no values: seventy billion weights take a second. On it a stage's own
+`trial` builds its real trainer, over rows that stand for all: TRL's arguments, the adapter in its modules, optimiser,
+schedule and data loader. Which key is to blame for an error is found by leaving keys out.
+
+`trueup check` tries every stage that trains; a stage in its process tries itself and those that will follow it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import logging
+import os
+import random
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from trueup.campaign import Campaign
+from trueup.config import ModelConfig
+from trueup.console import muted
+from trueup.errors import ConfigError, ModelError, TrueupError, did_you_mean
+from trueup.models import loading
+from trueup.models.loading import Loaded
+from trueup.models.placement import place
+from trueup.runs import StageRun, stage_dir
+from trueup.stages import load_object
+from trueup.training.allowed import wrong_values
+from trueup.training.batches import num_processes
+from trueup.training.config import LoRAConfig, TrainConfig
+
+# ---- A model without memory -------------------------------------------------------------------------------------
+
+
+class Stage:
+    """A stage's model on the meta device, new for each attempt, since a trainer changes what it gets."""
+
+    def __init__(self, config: ModelConfig, settings: PretrainedConfig, tokenizer: Any):
+        self.config, self.settings, self.tokenizer = config, settings, tokenizer
+
+    def model(self, scores: bool) -> Loaded:
+        """scores  with a head of one output, as a reward model; else with the head of a language model"""
+        placement = place(self.config)
+        settings = copy.deepcopy(self.settings)
+        kind: Any = AutoModelForCausalLM
+        if scores:
+            loading.add_score_head(settings)
+            settings.num_labels, kind = 1, AutoModelForSequenceClassification
+            own = self.config.trust_remote_code and kind.__name__ in (getattr(settings, "auto_map", None) or {})
+            if not own and type(settings) not in kind._model_mapping:
+                raise ModelError(
+                    f"{self.config.name}: neither transformers nor the model's own code has a reward model (sequence "
+                    f"classification) of {settings.model_type}"
+                )
+        chosen = {"attn_implementation": placement.attention} if placement.attention else {}
+        trusted = self.config.trust_remote_code
+        with torch.device("meta"):
+            model = kind.from_config(settings, dtype=placement.dtype, trust_remote_code=trusted, **chosen)
+            if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
+                model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        model.config.eos_token_id = self.tokenizer.eos_token_id
+        return Loaded(model, self.tokenizer, placement)
+
+
+def stand_in(stages: Mapping[str, Any]) -> tuple[PretrainedConfig, Any]:
+    """Settings and tokenizer of a small Llama, where the model itself is not on this machine. As many layers as the
+    stages ask for, since nobody knows how many there are."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<|endoftext|>", "<pad>", "a", "b"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<pad>")
+    fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    layers = max(config.lora.last_layers or 1 for config in stages.values() if isinstance(config, TrainConfig))
+    settings = LlamaConfig(
+        vocab_size=len(words), hidden_size=8, intermediate_size=8, num_attention_heads=1, num_hidden_layers=layers
+    )
+    return settings, fast
+
+
+TRIED = frozenset(
+    """llama mistral qwen2 qwen3 qwen3_moe mixtral gemma gemma2 gemma3_text phi3 olmo2 granite cohere cohere2 starcoder2
+    stablelm smollm3 gpt_neox gpt2 opt bloom mpt falcon deepseek_v3 gpt_oss lfm2""".split()
+)
+"""Architectures that go through every stage: docs/models.md, by benchmarks/architectures.py."""
+REFUSED = {
+    kind: "its state is carried from token to token, and padded batches of it do not read as single texts do"
+    for kind in ("mamba", "mamba2", "falcon_mamba", "rwkv")
+} | {"falcon_h1": "a step of its reward model over padded rows leaves weights that are not finite"}
+"""Architectures that do not, and why."""
+
+
+def tried(settings: PretrainedConfig) -> str | None:
+    """A note on an architecture that nobody took through the stages here."""
+    kind = settings.get_text_config().model_type
+    return None if kind in TRIED else f"model.name: {kind} is not among the architectures tried (docs/models.md)"
+
+
+# ---- The stages -------------------------------------------------------------------------------------------------
+
+
+def try_stages(stages: Mapping[str, Any], model: Stage) -> list[str]:
+    """`stage.key: problem` for all that keeps a stage from being built."""
+    problems: list[str] = []
+    for stage, config in stages.items():
+        if isinstance(config, TrainConfig):
+            problems += [line for line in _try_stage(stage, config, model) if line not in problems]
+    return problems
+
+
+def try_model(model: Stage) -> list[str]:
+    """What keeps the model itself from being built or trained: its device, its attention, its architecture."""
+    attention = model.config.attn_implementation
+    if attention.startswith("paged|"):
+        return [
+            f"model.attn_implementation: {attention}: is for a server that answers many at once, and trains nothing"
+        ]
+    with contextlib.suppress(TrueupError):
+        if attention == "flex_attention" and place(model.config).device.type != "cuda":
+            return ["model.attn_implementation: flex_attention: trains on a CUDA device alone; use sdpa or auto"]
+    if (reason := REFUSED.get(model.settings.model_type)) is not None:
+        return [f"model.name: {model.config.name}: {model.settings.model_type} is not supported: {reason}"]
+    try:
+        with _aside():
+            model.model(scores=False)
+    except Exception as error:
+        if isinstance(error, TrueupError):
+            return [str(error)]
+        for key in ("attn_implementation", "dtype"):
+            other = Stage(model.config.model_copy(update={key: "auto"}), model.settings, model.tokenizer)
+            with contextlib.suppress(Exception), _aside():
+                other.model(scores=False)
+                return [f"model.{key}: {getattr(model.config, key)}: {_told(error)}"]
+        return [f"model.name: {model.config.name}: {_told(error)}"]
+    return []
+
+
+def try_weights(source: str, config: ModelConfig) -> list[str]:
+    """Whether the files of the model hold all its weights, each in its shape."""
+    try:
+        with _aside():
+            loading.try_weights(source, config)
+    except TrueupError as error:
+        return [str(error)]
+    return []
+
+
+def try_quantisation(config: ModelConfig) -> list[str]:
+    """What `load_in_4bit` needs."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return ["model.load_in_4bit: needs bitsandbytes, which is not installed: pip install bitsandbytes"]
+    with contextlib.suppress(TrueupError):
+        if place(config).device.type != "cuda":
+            return ["model.load_in_4bit: needs a CUDA device; without one, leave it out"]
+    return []
+
+
+def plain(config: ModelConfig) -> ModelConfig:
+    """The section without what could be wrong with it, so that the stages can be tried all the same."""
+    return ModelConfig(name=config.name)
+
+
+def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
+    """A ConfigError with all that keeps these stages from being built; the first of them is about to begin.
+
+    Not where several processes train, since each of them would make as many of its own here.
+    """
+    if num_processes() > 1:
+        return
+    config, saved = campaign.config.model, stage_dir(campaign.run_dir, "sft") / "model"
+    try:
+        if names[0] == "sft" or not saved.is_dir():
+            settings = loading.read_settings(loading.source_of(config), config)
+            tokenizer = loading.load_base_tokenizer(config)
+        else:
+            settings, tokenizer = loading.read_settings(str(saved), config), loading.read_tokenizer(saved, config)
+    except TrueupError:
+        return  # the stage says it, when it loads what it trains
+    model = Stage(config, settings, tokenizer)
+    if problems := try_model(model) or try_stages({name: campaign.stages[name] for name in names}, model):
+        raise ConfigError(campaign.source, problems)
+
+
+def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:
+    problems: list[str] = []
+    if not config.full_finetuning:
+        try:
+            with _aside():
+                problems = _targets(stage, config.lora, model.model(config.stage == "reward").model)
+        except Exception as error:
+            return [f"{stage}: {_told(error)}"]
+        if problems:
+            config = _without_targets(config)
+    wrong = wrong_values(getattr(config, "algorithm", config.stage), config.trainer_args)
+    problems += [f"{stage}.trainer_args.{key}: {what}" for key, what in wrong.items()]
+    for key in (*wrong, *_OF_SEVERAL_PROCESSES):
+        config = _without_argument(config, key)
+    if missing := {name: TRACKERS[name] for name in config.report_to if name in TRACKERS and not _is_installed(name)}:
+        problems += [f"{stage}.report_to: {name} is not installed: pip install {of}" for name, of in missing.items()]
+        config = config.model_copy(update={"report_to": [name for name in config.report_to if name not in missing]})
+    for _ in range(1 + len(_keys(config))):
+        raised = _attempt(config, model)
+        if raised is None:
+            return problems
+        for key, without in _keys(config).items():
+            other = _attempt(without, model)
+            if other is None or _told(other) != _told(raised):
+                problems += _lines(f"{stage}.{key}", raised)
+                config = without
+                break
+        else:
+            return problems + _lines(stage, raised)
+    return problems
+
+
+def _lines(key: str, error: Exception) -> list[str]:
+    """The error as lines that begin with its key."""
+    if isinstance(error, ConfigError):
+        stage = key.partition(".")[0]
+        first = str(error).partition(": ")[0]
+        return [line if line.startswith(f"{stage}.") else f"{first}: {line}" for line in error.problems]
+    return [f"{key}: {_told(error)}"]
+
+
+def _attempt(config: TrainConfig, model: Stage) -> Exception | None:
+    """Build all that the stage builds, and return what was raised."""
+    if config.per_device_train_batch_size == "auto":  # is measured on a GPU, which a model without memory cannot be
+        config = config.model_copy(update={"per_device_train_batch_size": 1})
+    try:
+        with _aside() as folder:
+            run = StageRun(config, folder, resumed=False, parents=[])
+            loaded = model.model(scores=config.stage == "reward")
+            with torch.device("meta"):
+                trainer = load_object(config.trial)(config, run, loaded)
+            trainer.create_optimizer_and_scheduler(num_training_steps=max(config.max_steps, 8))
+            trainer.get_train_dataloader()
+            return None
+    except Exception as error:
+        # Of TRL's own refusal, what TRL said: our sentence names all arguments, and so is another without one of them.
+        told = error.__cause__ if isinstance(error, ConfigError) else None
+        return told if isinstance(told, Exception) else error
+
+
+_OF_SEVERAL_PROCESSES = ("fsdp", "fsdp_config")
+"""Arguments that one process refuses, and `accelerate launch` does not: they cannot be tried here."""
+_ALIKE = "clearml codecarbon comet_ml dagshub dvclive mlflow neptune swanlab tensorboard trackio wandb".split()
+TRACKERS = {"azure_ml": "azureml", "flyte": "flytekit", **{name: name for name in _ALIKE}}
+"""Trackers, and the package of each. One that is missing is not built: what is left of it complains as it goes."""
+
+
+def _is_installed(tracker: str) -> bool:
+    return importlib.util.find_spec(TRACKERS[tracker]) is not None
+
+
+def _keys(config: TrainConfig) -> dict[str, TrainConfig]:
+    """By each key that may be to blame, the config without it."""
+    found = {f"trainer_args.{key}": _without_argument(config, key) for key in config.trainer_args}
+    defaults = {name: field.get_default() for name, field in type(config).model_fields.items()}
+    for name in ("lr_scheduler_type", "report_to", "per_device_train_batch_size"):
+        if getattr(config, name) != defaults[name]:
+            found[name] = config.model_copy(update={name: defaults[name]})
+    if config.lora != LoRAConfig():
+        found["lora"] = config.model_copy(update={"lora": LoRAConfig()})
+    return found
+
+
+def _without_argument(config: TrainConfig, key: str) -> TrainConfig:
+    return config.model_copy(update={"trainer_args": {k: v for k, v in config.trainer_args.items() if k != key}})
+
+
+def _without_targets(config: TrainConfig) -> TrainConfig:
+    lora = config.lora.model_copy(update={"target_modules": "all-linear", "last_layers": None})
+    return config.model_copy(update={"lora": lora})
+
+
+def _targets(stage: str, lora: LoRAConfig, model: PreTrainedModel) -> list[str]:
+    """Names of modules that no module has. PEFT is content when one of several is there, and drops the others."""
+    layers = model.config.get_text_config().num_hidden_layers
+    if (lora.last_layers or 0) > layers:
+        return [f"{stage}.lora.last_layers: {lora.last_layers}, but the model has {layers} layers"]
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    known = sorted({name.rpartition(".")[2] for name in names})
+    wanted = lora.target_modules
+    if wanted == "all-linear":
+        return []
+    if isinstance(wanted, str) and not lora.last_layers:
+        try:
+            if any(re.fullmatch(wanted, name) for name in names):
+                return []
+        except re.error as error:
+            return [f"{stage}.lora.target_modules: {wanted!r} is no regular expression: {error}"]
+        suggestion = did_you_mean(wanted, [f"[{name}]" for name in known])
+        return [
+            f"{stage}.lora.target_modules: no linear module's full name matches {wanted!r} (a list holds names, a text "
+            f"is a regular expression){suggestion}"
+        ]
+    return [
+        f"{stage}.lora.target_modules: no linear module is called {target!r}{did_you_mean(target, known)}"
+        for target in ([wanted] if isinstance(wanted, str) else wanted)
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+
+
+def _told(error: Exception) -> str:
+    """The first sentence or so of what a library says."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    return text if isinstance(error, TrueupError) else f"{text} ({type(error).__name__})"
+
+
+# ---- Without a trace --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[Path]:
+    """A folder for a while, in which what is built changes nothing: no generator, no environment, no output."""
+    from accelerate.state import AcceleratorState, GradientState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    environment, states = dict(os.environ), (random.getstate(), np.random.get_state())
+    quiet = io.StringIO()
+    original = torch.nn.Module.to
+    level = logging.root.manager.disable
+    with (
+        tempfile.TemporaryDirectory(prefix="trueup-trial-") as folder,
+        torch.random.fork_rng(),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(quiet),
+        contextlib.redirect_stderr(quiet),
+        muted(),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        torch.nn.Module.to = _stay(original)  # type: ignore[method-assign]
+        try:
+            yield Path(folder)
+        finally:
+            torch.nn.Module.to = original  # type: ignore[method-assign]
+            logging.disable(level)
+            os.environ.clear()
+            os.environ.update(environment)
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            unset_hf_deepspeed_config()
+            AcceleratorState._reset_state(reset_partial_state=True)
+            GradientState._reset_state()
+
+
+def _stay(move: Callable[..., Any]) -> Callable[..., Any]:
+    """A model without memory cannot be moved to a device, and need not be."""
+
+    def to(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return module if any(weight.is_meta for weight in module.parameters()) else move(module, *args, **kwargs)
+
+    return to

@@ -1,0 +1,1 @@
+"""Is labelling blind? A copy of the store is labelled to its end, and everything that the server sent is searched."""

@@ -1,0 +1,309 @@
+"""The tables of the statistics, once: the admin's page, its CSV files and `trueup labels stats` all show these."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ui.figures.figures import BAR, NO_LABELS, READING_WORDS_PER_S, Figures
+
+Kind = Literal["text", "count", "number", "seconds", "points", "share", "coefficient", "time"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """`share` and `coefficient` cells hold a value with its interval; in a CSV they are four columns."""
+
+    key: str
+    head: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table: cells are as measured, `shown` makes them text."""
+
+    name: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Figures]
+    note: str = ""
+    empty: str = "Nothing yet."
+
+
+def sheets(found: Figures) -> dict[str, Sheet]:
+    """All tables of `ui.figures.figures.figures`, by name."""
+    made = [
+        _progress(found),
+        _habits(found),
+        _agreement(found),
+        _pairs(found),
+        _people(found),
+        _worth(found),
+        _excluded(found),
+        _flags(found),
+        _hours(found),
+        _drift(found),
+    ]
+    return {sheet.name: sheet for sheet in made}
+
+
+def _progress(found: Figures) -> Sheet:
+    progress = found["progress"]
+    values = [
+        ("Labels", progress["labels"], "count"),
+        ("Labels wanted", progress["wanted"], "count"),
+        ("Waiting to be given out", progress["slots"]["open"], "count"),
+        ("With annotators now", progress["slots"]["leased"], "count"),
+        ("Annotators", progress["annotators"], "count"),
+        ("Annotators at work", progress["annotators_now"], "count"),
+        ("Labels per hour, now", progress["labels_per_hour"], "number"),
+        ("Labels per hour, over hours with labels", progress["labels_per_busy_hour"], "number"),
+        ("Hours left at this pace", progress["eta_h"], "number"),
+        ("Seconds per label, median", progress["seconds"], "seconds"),
+    ]
+    rows = [{"what": what, "value": value, "kind": kind} for what, value, kind in values]
+    return Sheet("progress", "Progress", [Column("what", "What"), Column("value", "Value", "number")], rows)
+
+
+HABITS = {
+    "left": ("The left answer is chosen", "sides are drawn at random, so this should be one half"),
+    "longer": ("The longer answer is chosen", "in characters; interval over pairs"),
+    "tie": ("Tie", "interval over pairs"),
+    "both_bad": ("Both bad", "interval over pairs"),
+    "too_fast": ("Faster than reading", f"less than the words need at {READING_WORDS_PER_S:.0f} a second"),
+    "gold": ("Right on gold items", "hidden items with a known answer"),
+    "consistency": ("The same again", "hidden repeats with sides swapped"),
+    "qualification": ("Right in the qualification", "practice with feedback"),
+}
+
+
+def _habits(found: Figures) -> Sheet:
+    rows = []
+    for key, (what, meaning) in HABITS.items():
+        share = found["overall"][key]
+        rows.append(
+            {"what": what, "share": share, "p": share.get("p"), "chance": share.get("chance"), "meaning": meaning}
+        )
+    columns = [Column("what", "Share of labels"), Column("share", "Share", "share"), Column("p", "p", "coefficient")]
+    note = (
+        "95 % intervals: Wilson, or a bootstrap over pairs where it says so. p: two-sided binomial test against chance."
+    )
+    return Sheet("habits", "How people label", [*columns, Column("meaning", "Of what")], rows, note)
+
+
+def _agreement(found: Figures) -> Sheet:
+    rows = [
+        {"measure": row["measure"], "of": row["of"], "figure": row, "items": row["n"], "labels": row["labels"]}
+        for row in found["agreement"]
+    ]
+    for program in found["programs"]:
+        same = program["same"]
+        measure = f"People agree with {program['annotator']}"
+        rows.append(
+            {"measure": measure, "of": "best answer", "figure": same, "items": same["n"], "labels": same["labels"]}
+        )
+    columns = [
+        Column("measure", "Measure"),
+        Column("of", "Of"),
+        Column("figure", "Value", "coefficient"),
+        Column("items", "Pairs", "count"),
+        Column("labels", "Labels", "count"),
+    ]
+    note = "Bootstrap over pairs. 1: always the same; 0: as by chance. For equal labels chance is not taken out."
+    return Sheet("agreement", "Agreement", columns, rows, note)
+
+
+def _pairs(found: Figures) -> Sheet:
+    columns = [
+        Column("a", "Annotator"),
+        Column("b", "and"),
+        Column("items", "Pairs", "count"),
+        Column("equal", "Equal", "share"),
+        Column("kappa", "Cohen’s kappa", "coefficient"),
+    ]
+    note = "The eight annotators with the most labels." if len(found["annotators"]) > 8 else ""
+    return Sheet(
+        "pairs", "Agreement of two", columns, found["pairs"], note, "No pair has labels of two annotators yet."
+    )
+
+
+def _people(found: Figures) -> Sheet:
+    names = any(one["name"] for one in found["annotators"])
+    columns = [
+        Column("annotator", "Annotator"),
+        *([Column("name", "Name")] if names else []),
+        Column("labels", "Labels", "count"),
+        Column("seconds", "Seconds", "seconds"),
+        Column("too_fast", "Too fast", "share"),
+        Column("left", "Left", "share"),
+        Column("longer", "Longer", "share"),
+        Column("tie", "Tie", "share"),
+        Column("both_bad", "Both bad", "share"),
+        Column("agreement", "As others", "share"),
+        Column("gold", "Gold", "share"),
+        Column("consistency", "The same again", "share"),
+        Column("qualification", "Qualification", "share"),
+        Column("skips", "Skipped", "count"),
+        Column("flags", "Flagged", "count"),
+        Column("late", "Late", "count"),
+        Column("undone", "Undone", "count"),
+        Column("last_utc", "Last seen", "time"),
+    ]
+    note = "Seconds are medians. As others: share of the other labels of the same pairs that are equal."
+    return Sheet("annotators", "People", columns, found["annotators"], note, "Nobody has labelled yet.")
+
+
+def _worth(found: Figures) -> Sheet:
+    columns = [
+        Column("quantity", "What labels tell"),
+        Column("share", "Now", "share"),
+        Column("half_width", "± points", "points"),
+        Column("half_width_after", "± after 100 more", "points"),
+        Column("labels_to_bar", f"More labels to ±{100 * BAR:.0f}", "count"),
+    ]
+    return Sheet("worth", "Is another hundred labels worth buying?", columns, found["worth"]["quantities"])
+
+
+def _excluded(found: Figures) -> Sheet:
+    columns = [Column("what", "What"), Column("events", "Number", "count"), Column("why", "Why")]
+    return Sheet("excluded", "Not among the labels", columns, found["excluded"])
+
+
+def _flags(found: Figures) -> Sheet:
+    columns = [Column("reason", "Reason"), Column("flags", "Flags", "count")]
+    return Sheet("flags", "Reasons of flags", columns, found["flags"], empty="No flags.")
+
+
+def _hours(found: Figures) -> Sheet:
+    columns = [
+        Column("hour_utc", "Hour (UTC)", "time"),
+        Column("labels", "Labels", "count"),
+        Column("annotators", "Annotators", "count"),
+    ]
+    return Sheet("hours", "Labels per hour", columns, found["hours"], "The last 72 hours of labelling.")
+
+
+def _drift(found: Figures) -> Sheet:
+    columns = [
+        Column("first", "From label", "count"),
+        Column("last", "To label", "count"),
+        Column("from_utc", "Since (UTC)", "time"),
+        Column("left", "Left", "share"),
+        Column("longer", "Longer", "share"),
+        Column("tie", "Tie", "share"),
+        Column("seconds", "Seconds", "seconds"),
+    ]
+    return Sheet("drift", "Drift", columns, found["drift"])
+
+
+# ---- As text ----------------------------------------------------------------------------------------------------
+
+UNKNOWN = "–"
+
+
+def shown(value: Any, kind: Kind) -> str:
+    """A cell as people read it."""
+    if kind in ("share", "coefficient") and isinstance(value, dict):
+        return _interval(value, kind)
+    if value is None:
+        return UNKNOWN
+    if kind == "count":
+        return f"{value:,}"
+    if kind == "seconds":
+        return f"{value:.1f} s"
+    if kind == "number":
+        return f"{value:,.0f}" if isinstance(value, int) or value >= 100 else f"{value:,.1f}"
+    if kind == "points":
+        return f"{100 * value:.1f}"
+    if kind == "coefficient":
+        return f"{value:.3f}" if value >= 0.001 else "under 0.001"
+    if kind == "time":
+        return str(value)[:16].replace("T", " ")
+    return str(value)
+
+
+def _interval(cell: Figures, kind: Kind) -> str:
+    value, low, high, note = (cell.get(key) for key in ("value", "ci_low", "ci_high", "note"))
+    if value is None:
+        return UNKNOWN if note in (None, NO_LABELS) else note
+    scale, decimals, unit = (100, 0, " %") if kind == "share" else (1, 2, "")
+
+    def number(x: float) -> str:
+        return f"{scale * x:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+    if low is None or high is None:
+        return f"{number(value)}{unit} ({note or 'no interval'})"
+    return f"{number(value)}{unit} ({number(low)} to {number(high)})"
+
+
+def cell_text(row: Figures, column: Column) -> str:
+    """One cell; a row may say the kind of its own value."""
+    return shown(row[column.key], row.get("kind", column.kind) if column.key == "value" else column.kind)
+
+
+def as_csv(sheet: Sheet) -> str:
+    """The sheet with unrounded numbers; a cell with an interval becomes value, low, high and n."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    heads: list[str] = []
+    for column in sheet.columns:
+        heads += [column.key + suffix for suffix in (_SPREAD if _is_spread(sheet, column) else ("",))]
+    writer.writerow(heads)
+    for row in sheet.rows:
+        cells: list[Any] = []
+        for column in sheet.columns:
+            value = row[column.key]
+            if _is_spread(sheet, column):
+                cells += [value.get(key) for key in ("value", "ci_low", "ci_high", "n", "note")]
+            else:
+                cells.append(value)
+        writer.writerow([_safe(cell) for cell in cells])
+    return out.getvalue()
+
+
+_SPREAD = ("", "_ci_low", "_ci_high", "_n", "_note")
+
+
+def _is_spread(sheet: Sheet, column: Column) -> bool:
+    return any(isinstance(row[column.key], dict) for row in sheet.rows)
+
+
+def _safe(cell: Any) -> Any:
+    """A spreadsheet runs text that begins like a formula (OWASP: CSV injection); a leading quote makes it text.
+
+    What a spreadsheet skips or folds before it looks is skipped and folded here: blanks and invisible characters, and
+    the wide forms of the signs (U+FF1D is an =).
+    """
+    if not isinstance(cell, str):
+        return cell
+    seen = unicodedata.normalize("NFKC", "".join(char for char in cell if unicodedata.category(char)[0] not in "CZ"))
+    risky = seen.lstrip("\u00ad\u034f\u180e\u2800\u3164'\"").startswith(("=", "+", "-", "@", "\u2212", "|", "%"))
+    return f"'{cell}" if risky or cell.startswith(("\t", "\r", "\n")) else cell
+
+
+def as_text(sheet: Sheet, width: int = 60) -> str:
+    """The sheet in columns of plain text; long cells are cut, and say so by an ellipsis."""
+    if not sheet.rows:
+        return f"{sheet.title}\n  {sheet.empty}"
+    table = [[column.head for column in sheet.columns]]
+    table += [[_cut(cell_text(row, column), width) for column in sheet.columns] for row in sheet.rows]
+    sizes = [max(len(line[at]) for line in table) for at in range(len(sheet.columns))]
+    left = [column.kind == "text" for column in sheet.columns]
+    lines = [
+        "  ".join(
+            cell.ljust(size) if is_left else cell.rjust(size)
+            for cell, size, is_left in zip(line, sizes, left, strict=True)
+        ).rstrip()
+        for line in table
+    ]
+    return "\n".join([sheet.title, *(f"  {line}" for line in lines), *([f"  {sheet.note}"] if sheet.note else [])])
+
+
+def _cut(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,249 @@
+"""Configuration of the label stage: who or what says which answer is preferred."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from trueup.config import (
+    BadRows,
+    EndpointParameters,
+    IgnoredColumns,
+    InputPath,
+    ModelConfig,
+    ModelName,
+    SecretUrl,
+    SecretWebUrl,
+    SplitConfig,
+    StageConfig,
+    from_campaign,
+)
+from trueup.data.rubric import RUBRICS
+from trueup.errors import ConfigError
+from trueup.provenance import contents
+from trueup.provenance.contents import Contents
+from trueup.provenance.masking import HIDDEN
+from trueup.runs import STORE, stage_dir
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+Source = Literal["human", "simulated", "import", "judge", "reward_model"]
+
+
+PASSWORD = "TRUEUP_STORE_PASSWORD"
+
+
+def with_password(store: str) -> sa.URL:
+    """The URL of a database with the password from the environment, where it has none of its own or a hidden one."""
+    import sqlalchemy as sa
+
+    url = sa.make_url(store)
+    if url.password not in (None, HIDDEN) or not url.username:
+        return url
+    if password := os.environ.get(PASSWORD):
+        return url.set(password=password)
+    if url.password == HIDDEN:
+        raise ConfigError("label.store", [f"{store}: a run does not keep the password: set the variable {PASSWORD}"])
+    return url
+
+
+class LabelConfig(StageConfig):
+    """Preferences over the sampled answers. They come from one source, and from others only if those are named."""
+
+    stage: ClassVar[str] = "label"
+    run: ClassVar[str] = "ui.label:run"
+    check: ClassVar[str | None] = "ui.check:check"
+    verify: ClassVar[str | None] = "ui.labels.proof:check_store"
+    report: ClassVar[str] = "ui.sources.report:LabelReport"
+
+    model: ModelConfig
+    split: SplitConfig
+    source: Source = "human"
+    """Who labels: `human` is people in the browser, `simulated` the rubric, `import` a file of preferences, `judge` a
+    language model behind an HTTP endpoint, `reward_model` a reward model of your own."""
+    also_use: list[Source] = Field([])
+    """Other sources whose labels in the store are used too. Sources that are not named here never mix."""
+    store: SecretUrl | None = None
+    """SQLAlchemy URL of the label store. The file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
+    SQLite in the run directory. Leave the password out: it is read from the environment variable
+    TRUEUP_STORE_PASSWORD, which `trueup serve` needs too. One that stands here, or comes by `${NAME}`, is written down
+    nowhere else."""
+
+    on_bad_rows: BadRows = "refuse"
+    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
+    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
+    stage's left_out.jsonl."""
+    ignore_columns: IgnoredColumns = Field([])
+    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
+
+    # human: what is asked
+    task: Literal["pairs", "ranking"] = "pairs"
+    """What people do: `pairs` asks which of two answers is better, `ranking` puts all answers to a prompt in order,
+    ties allowed."""
+    answers_per_item: int | None = Field(None, ge=3, le=9)
+    """Answers to a prompt that are ranked together. Empty: all, at most nine."""
+    pairs_per_prompt: int = Field(1, ge=1)
+    """Pairs of answers that people are shown for each prompt."""
+    labels_per_pair: int = Field(1, ge=1, le=99)
+    """Labels that each pair or ranking gets, from as many different people."""
+    labels_wanted: int | None = Field(None, ge=1)
+    """Labels after which `trueup run` goes on. Empty: a label, or a skip, for every pair."""
+    scale: Literal["plain", "graded"] = "graded"
+    """Scale of a preference: `graded` has seven steps from A much better to B much better, `plain` has A, B and a
+    tie."""
+    criteria: list[str] = Field([])
+    """Criteria that are asked of a pair besides the preference, such as [helpful, honest, harmless]."""
+    rationale_share: float = Field(0.0, ge=0, le=1)
+    """Share of the pairs for which a written reason is required."""
+    guideline: str = "Which answer would you rather have got? If you cannot tell, call it a tie."
+    """Guideline for people, in Markdown. Its first line stands above every pair, the rest behind the key `g`."""
+    lease_minutes: float = Field(10.0, gt=0)
+    """Minutes for which a pair is kept for the person who looks at it. After that somebody else may get it."""
+
+    # human: who is trusted
+    gold: InputPath | None = None
+    """Pairs with known answers, in any preference format of docs/formats.md, hidden among the others."""
+    gold_share: float = Field(0.05, ge=0, le=0.5)
+    """Share of gold among the pairs that people are shown, while there is some that they have not seen."""
+    repeat_share: float = Field(0.05, ge=0, le=0.5)
+    """Share of pairs that people have labelled before, shown again with the sides swapped: do they say the same?"""
+    gold_pass: float = Field(0.7, ge=0, le=1)
+    """Share of gold that an annotator has to get right. Annotators below it are reported."""
+    exclude_failed_gold: bool = False
+    """Whether the labels of annotators below `gold_pass` are left out."""
+    qualification: InputPath | None = None
+    """Pairs with known answers that everybody labels first, with feedback. The column `explanation` is shown after each
+    label."""
+    qualification_pass: float = Field(0.7, ge=0, le=1)
+    """Share of the qualification that has to be right before the work begins."""
+
+    # human: in which order
+    selection: Literal["random", "uncertainty"] = "random"
+    """Which pairs come first. `uncertainty` takes those whose order a reward model, or the labels so far, leave
+    open."""
+    control_share: float = Field(0.2, ge=0, le=1)
+    """Share of pairs that `selection: uncertainty` draws at random all the same, so that figures stay unbiased."""
+    scores: InputPath | None = None
+    """Scores of the sampled answers by a reward model: lines of {prompt_id, scores: [one for each answer]}."""
+
+    # simulated
+    rubric: Literal["says-why"] = "says-why"
+    """The rubric that labels where `source` is `simulated`."""
+
+    # import
+    path: InputPath | None = None
+    """Preference file to import, in any format of docs/formats.md."""
+
+    # judge
+    judge_url: SecretWebUrl | None = None
+    """Base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1. Its key is read from the environment
+    variable OPENAI_API_KEY."""
+    judge_model: str | None = None
+    """Model that the endpoint is asked for."""
+    judge_parameters: EndpointParameters = EndpointParameters()
+    """How the endpoint is asked: temperature, limits, any other key of the request. With other parameters it counts as
+    another judge, whose labels are its own."""
+
+    # reward_model
+    reward_model: ModelName | None = None
+    """Local directory (or hub id) of a sequence-classification model with one output."""
+
+    @field_validator("store")
+    @classmethod
+    def _beside_the_campaign(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value or not info.context:
+            return value
+        import sqlalchemy as sa
+
+        try:
+            url = sa.make_url(value)
+        except (sa.exc.ArgumentError, ValueError):  # a part of a password may stand in it: it is not repeated
+            raise ValueError("is not a database URL; for example sqlite:///labels.sqlite") from None
+        if url.username and "@" in f"{url.host}{url.database}":
+            raise ValueError("in a password, @ is written %40 and / is written %2F")
+        if url.get_backend_name() != "sqlite":
+            return value
+        if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
+            raise ValueError("is a database in memory, and labels in it are lost; for example sqlite:///labels.sqlite")
+        if url.get_driver_name() != "pysqlite" or url.query:
+            raise ValueError("of SQLite a file is wanted and nothing else; for example sqlite:///labels.sqlite")
+        url = url.set(database=str(from_campaign(url.database, info)))
+        return url.render_as_string(hide_password=False)
+
+    @property
+    def store_url(self) -> sa.URL:
+        """Where the label store is. A run's folder may have `?`, `%` and `#` in its name, which mean something in a URL
+        that is written out."""
+        import sqlalchemy as sa
+
+        if self.store:
+            return with_password(self.store)
+        return sa.URL.create("sqlite", database=str(stage_dir(self.run_dir, "label") / STORE))
+
+    @model_validator(mode="after")
+    def _complete(self) -> LabelConfig:
+        needs = {"import": ["path"], "judge": ["judge_url", "judge_model"], "reward_model": ["reward_model"]}
+        for source in self.sources:
+            wanted = f"source: {source}" if source == self.source else f"also_use: [{source}]"
+            if missing := [key for key in needs.get(source, []) if not getattr(self, key)]:
+                keys = "the key" if len(missing) == 1 else "the keys"
+                are = "is" if len(missing) == 1 else "are"
+                raise ValueError(f"with {wanted}, {keys} {' and '.join(missing)} {are} required")
+        if self.gold_share + self.repeat_share > 0.5:
+            raise ValueError("gold_share and repeat_share together are at most 0.5: most of what is asked is work")
+        if len(set(self.criteria)) < len(self.criteria) or not all(name.strip() for name in self.criteria):
+            raise ValueError(f"criteria: every one needs a name of its own, found {self.criteria}")
+        if self.task == "ranking" and self.criteria:
+            raise ValueError("criteria are asked of pairs; with task: ranking leave them out")
+        return self
+
+    @property
+    def sources(self) -> list[Source]:
+        """Whose labels are exported: `source` first."""
+        return list(dict.fromkeys([self.source, *self.also_use]))
+
+    @property
+    def programs(self) -> dict[Source, str]:
+        """Sources that are programs, and the annotator's name under which each one's labels are stored."""
+        return {
+            "simulated": f"rubric:{self.rubric}",
+            "judge": f"judge:{self.judge_model}{self.judge_parameters.differing()}",
+            "reward_model": f"reward_model:{self.reward_model}",
+        }
+
+    def parents(self) -> tuple[str, ...]:
+        return () if self.sources == ["import"] else ("sample",)
+
+    def identity(self) -> dict[str, Any]:
+        """Without the keys that only say how people are asked: what they answered is in the store, and that counts."""
+        left_out = {"labels_per_pair", "rationale_share", "lease_minutes", "gold_share", "repeat_share"}
+        left_out |= {"qualification", "qualification_pass", "selection", "control_share", "scores"}
+        if not {"human", "judge"} & set(self.sources):
+            left_out |= {"task", "answers_per_item", "pairs_per_prompt", "labels_wanted", "scale", "criteria"}
+            left_out |= {"guideline", "gold", "gold_pass", "exclude_failed_gold"}
+        return {key: value for key, value in super().identity().items() if key not in left_out}
+
+    def input_paths(self) -> list[Path]:
+        asked = (self.gold, self.qualification, self.scores) if "human" in self.sources else ()
+        return [path for path in (*asked, self.path if "import" in self.sources else None) if path]
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The reward model that labels; the name alone would not tell that it was trained again."""
+        if self.reward_model is None or "reward_model" not in self.sources:
+            return {}
+        return {"reward_model": contents.of_model(self.reward_model)}
+
+    def fingerprint(self) -> dict[str, str | None]:
+        """The rubric's own text, and what people have put into the store."""
+        found: dict[str, str | None] = {}
+        if "simulated" in self.sources:
+            found["rubric"] = RUBRICS[self.rubric].version
+        if "human" in self.sources:
+            from ui.labels.store import digest
+
+            found["labels in the store"] = digest(self.store_url)
+        return found

@@ -1,0 +1,497 @@
+"""The label store: items to judge, the labels that are wanted of them, and every label as an append-only event.
+
+What people say is written by ui/labels/service.py; this is what stands around it: items go in, machines put what they
+say, and current labels are read. Labels of people and of machines share the store, but a row says its `source` and
+`annotator`, and nothing mixes them unless it is asked for both. An event counts as long as no later one supersedes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import secrets
+import uuid
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from trueup.data.records import Demonstration, Message, Ranking, prompt_id
+from ui.labels.judgements import Tiers
+from ui.labels.tables import Database, event, gold, guideline, item, meta, slot, view
+
+T = TypeVar("T")
+CHUNK = 1000
+
+# ---- What goes in and out ---------------------------------------------------------------------------------------
+
+
+class AnswerLike(Protocol):
+    """What is stored of an answer; `trueup.data.records.Candidate` is one."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_ids(self) -> Any: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def logp(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """An answer that was not sampled here, and counts as finished."""
+
+    text: str
+    token_ids: list[int] | None = None
+    finished: bool = True
+    logp: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt and the answers to judge against each other."""
+
+    prompt: list[Message]
+    answers: list[AnswerLike]
+    category: str | None
+    split: Literal["train", "heldout"]
+    sampler: dict[str, Any]
+
+    @cached_property
+    def item_id(self) -> str:
+        """Hash of what is judged; the category, the split and where it came from do not change it."""
+        content = [[(message.role, message.content) for message in self.prompt], self._answers()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _answers(self) -> list[dict[str, Any]]:
+        return [{"text": a.text, "token_ids": a.token_ids, "finished": a.finished} for a in self.answers]
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "item_id": self.item_id,
+            "prompt_id": prompt_id(self.prompt),
+            "prompt": [message.model_dump() for message in self.prompt],
+            "category": self.category,
+            "split": self.split,
+            "completions": [
+                {**answer, "logp": a.logp} for answer, a in zip(self._answers(), self.answers, strict=True)
+            ],
+            "sampler": self.sampler,
+            "created_utc": now(),
+        }
+
+
+class Asked(NamedTuple):
+    """An item that people are asked about, and how it came to be."""
+
+    item_id: str
+    selection: str
+    """random, uncertainty; `queue`: by a version that did not say."""
+    propensity: float
+    """Probability with which that selection chose it, in (0, 1]."""
+
+
+class Gold(NamedTuple):
+    """An item whose answer is known."""
+
+    item_id: str
+    tiers: Tiers
+    explanation: str | None = None
+    """Shown after the answer, in the qualification round."""
+
+
+class Verdict(NamedTuple):
+    """What a machine, or a file, says of an item."""
+
+    item_id: str
+    tiers: Tiers | None
+    """Indices into the item's answers, best tier first; None: asked, and no answer was got."""
+    strength: int | None = None
+
+
+# ---- The store --------------------------------------------------------------------------------------------------
+
+
+class Store(Database):
+    """Opened by URL; creates or migrates its tables."""
+
+    def add_items(self, items: Iterable[Item]) -> list[str]:
+        """Put items in; those that are there keep their labels. Returns their ids, in order."""
+        changing = ("category", "split", "sampler", "completions")  # an item's id is a hash of the rest
+        columns = [item.c.item_id, *(item.c[key] for key in changing)]
+        ids = []
+        for chunk in _chunks(items):
+            rows = {(row := one.row())["item_id"]: row for one in chunk}
+            ids += [one.item_id for one in chunk]
+            with self.write() as db:
+                known = {row.item_id: row for row in db.execute(sa.select(*columns).where(item.c.item_id.in_(rows)))}
+                if fresh := [row for name, row in rows.items() if name not in known]:
+                    db.execute(item.insert(), fresh)
+                for name, old in known.items():  # the split's salt or the sampler may have changed: the label stands
+                    values = {key: rows[name][key] for key in changing}
+                    if any(getattr(old, key) != value for key, value in values.items()):
+                        db.execute(item.update().where(item.c.item_id == name).values(**values))
+        return ids
+
+    def ask(self, asked: Iterable[Asked], labels_per_pair: int = 1, in_rounds: bool = False) -> None:
+        """Ask people about these items, in this order, and about no others: so many labels of each.
+
+        What is labelled stays counted; what somebody has in front of them stays theirs, if it is still asked about.
+        in_rounds: every item gets a first label before any gets a second; else each gets all of its labels in turn.
+        """
+        wanted = {one.item_id: (position, one) for position, one in reversed(list(enumerate(asked)))}
+        round_of = len(wanted) if in_rounds else 0
+        with self.write() as db:
+            there: dict[str, list[Any]] = {}
+            for row in db.execute(sa.select(slot).order_by(slot.c.slot_no)):
+                there.setdefault(row.item_id, []).append(row)
+            labelled = _annotators(db) if wanted.keys() - there.keys() else {}
+            gone: list[int] = []
+            moved: list[dict[str, Any]] = []
+            fresh: list[dict[str, Any]] = []
+            for name, rows in there.items():
+                if name not in wanted:
+                    gone += [row.slot_id for row in rows]
+            for name, (position, one) in wanted.items():
+                rows = there.get(name, [])
+                kept = [row for row in rows if row.state != "open"]
+                free = [row for row in rows if row.state == "open"]
+                said = [] if rows else labelled.get(name, [])
+                missing = max(0, labels_per_pair - len(kept) - len(said))
+                gone += [row.slot_id for row in free[missing:]]
+                for row in free[:missing]:
+                    to = position + row.slot_no * round_of
+                    if (row.position, row.selection, row.propensity) != (to, one.selection, one.propensity):
+                        moved.append({"id": row.slot_id, "to": to, "by": one.selection, "p": one.propensity})
+                number = 1 + max((row.slot_no for row in rows), default=-1)
+                for annotator in [*said, *[None] * (missing - len(free[:missing]))]:
+                    fresh.append(
+                        {
+                            "item_id": name,
+                            "slot_no": number,
+                            "position": position + number * round_of,
+                            "selection": one.selection,
+                            "propensity": one.propensity,
+                            "state": "open" if annotator is None else "done",
+                            "annotator": annotator,
+                        }
+                    )
+                    number += 1
+            for ids in _chunks(gone):
+                db.execute(slot.delete().where(slot.c.slot_id.in_(ids)))
+            values: dict[str, Any] = {
+                "position": sa.bindparam("to"),
+                "selection": sa.bindparam("by"),
+                "propensity": sa.bindparam("p"),
+            }
+            for some in _chunks(moved):
+                db.execute(slot.update().where(slot.c.slot_id == sa.bindparam("id")).values(values), some)
+            for some in _chunks(fresh):
+                db.execute(slot.insert(), some)
+            total = sum(map(len, there.values())) - len(gone) + len(fresh)
+            keep_note(db, WANTED, f"{len(wanted)} {total}")
+
+    def asked(self) -> dict[str, Asked]:
+        """What people are asked about now, and how each came to be."""
+        query = sa.select(slot.c.item_id, slot.c.selection, slot.c.propensity).order_by(slot.c.position)
+        with self.read() as db:
+            return {row.item_id: Asked(*row) for row in db.execute(query)}
+
+    def set_gold(self, use: Literal["check", "qualification"], known: Iterable[Gold]) -> None:
+        """Make these the hidden checks, or the qualification round; answers to earlier ones stay as they were said."""
+        rows = [{**one._asdict(), "use": use, "position": position} for position, one in enumerate(known)]
+        with self.write() as db:
+            # An item is one or the other: in the round its answer is told.
+            ids = [row["item_id"] for row in rows]
+            db.execute(gold.delete().where(sa.or_(gold.c.use == use, gold.c.item_id.in_(ids))))
+            if rows:
+                db.execute(gold.insert(), rows)
+
+    def gold(self, use: Literal["check", "qualification"]) -> list[Gold]:
+        """The items with a known answer, in order."""
+        query = sa.select(*(gold.c[key] for key in Gold._fields)).where(gold.c.use == use).order_by(gold.c.position)
+        with self.read() as db:
+            return [Gold(*row) for row in db.execute(query)]
+
+    def add_guideline(self, text: str) -> str:
+        """Keep a guideline's text; returns its hash, by which views and labels name it."""
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        with self.write() as db:
+            if db.scalar(sa.select(guideline.c.sha256).where(guideline.c.sha256 == sha256)) is None:
+                db.execute(guideline.insert().values(sha256=sha256, text=text, created_utc=now()))
+        return sha256
+
+    def name(self) -> str:
+        """A random name of this store, by which a browser keeps what it could not send apart from other campaigns'."""
+        with self.write() as db:
+            name = db.scalar(sa.select(meta.c.value).where(meta.c.key == _NAME))
+            if name is None:
+                keep_note(db, _NAME, name := secrets.token_hex(8))
+        return name
+
+    def note(self, key: str) -> str | None:
+        """A remark that was left in the store by `set_note`."""
+        with self.read() as db:
+            return db.scalar(sa.select(meta.c.value).where(meta.c.key == key))
+
+    def set_note(self, key: str, value: str) -> None:
+        with self.write() as db:
+            keep_note(db, key, value)
+
+    def counts(self) -> tuple[int, int, int]:
+        """Labels there are, labels wanted, and items that people are asked about: cheap, whatever their number."""
+        with self.read() as db:
+            done = db.scalar(sa.select(sa.func.count()).where(slot.c.state == "done")) or 0
+            wanted = db.scalar(sa.select(meta.c.value).where(meta.c.key == WANTED))
+        items, total = map(int, (wanted or "0 0").split())
+        return done, total, items
+
+    # ---- Machines
+
+    def put(self, source: str, annotator: str, verdicts: Iterable[Verdict]) -> int:
+        """Make these what `annotator` says of the items. Returns how many events that took.
+
+        What it says already is left alone; what it said otherwise is superseded: running a source again adds nothing.
+        """
+        added = 0
+        with self.write() as db:
+            said = _current(source).where(event.c.annotator == annotator)
+            before = {row.item_id: row for row in db.execute(said)}
+            for verdict in verdicts:
+                old = before.get(verdict.item_id)
+                if old is not None and (old.tiers, old.strength) == (verdict.tiers, verdict.strength):
+                    continue
+                # The same history gives the same label ids.
+                key = json.dumps([source, annotator, *verdict, old.client_uuid if old is not None else None])
+                name = str(uuid.uuid5(uuid.NAMESPACE_OID, key))
+                row = {
+                    "item_id": verdict.item_id,
+                    "annotator": annotator,
+                    "source": source,
+                    "client_uuid": name,
+                    "kind": "skip" if verdict.tiers is None else "label",
+                    "tiers": verdict.tiers,
+                    "strength": verdict.strength,
+                    "created_utc": now(),
+                }
+                db.execute(event.insert().values(**row, supersedes=None if old is None else old.event_id))
+                added += 1
+        return added
+
+    def judged(self, source: str, annotator: str) -> set[str]:
+        """Items that an annotator has said something about, for sources that continue where they stopped."""
+        with self.read() as db:
+            return {row.item_id for row in db.execute(_current(source).where(event.c.annotator == annotator))}
+
+    # ---- Reading
+
+    def rankings(self, sources: Collection[str], item_ids: Collection[str] | None = None) -> list[Ranking]:
+        """Current labels as rankings, in the order they were given. Of people only their work: no hidden checks."""
+        query = (
+            sa.select(
+                event,
+                *(item.c[key] for key in ("prompt_id", "prompt", "category", "split", "completions", "sampler")),
+                view.c.drawn,
+                slot.c.selection,
+                slot.c.propensity,
+            )
+            .join(item, item.c.item_id == event.c.item_id)
+            .outerjoin(view, view.c.token == event.c.view_token)
+            .outerjoin(
+                slot,
+                sa.and_(
+                    event.c.source == "human", slot.c.item_id == event.c.item_id, slot.c.annotator == event.c.annotator
+                ),
+            )
+            .where(event.c.kind == "label", event.c.purpose == "work", event.c.source.in_(sources), ~superseded())
+            .order_by(event.c.event_id)
+        )
+        wanted = None if item_ids is None else set(item_ids)
+        with self.read() as db:
+            return [_ranking(row) for row in db.execute(query) if wanted is None or row.item_id in wanted]
+
+    def answered(self, source: str, item_ids: Collection[str]) -> dict[str, list[str]]:
+        """Current `label`, `skip`, `flag` and `late` of each of these items that has any."""
+        wanted, kinds = set(item_ids), dict[str, list[str]]()
+        with self.read() as db:
+            for row in db.execute(_current(source).with_only_columns(event.c.item_id, event.c.kind)):
+                if row.item_id in wanted:
+                    kinds.setdefault(row.item_id, []).append(row.kind)
+        return kinds
+
+    def votes(self) -> dict[str, Counter[str]]:
+        """Of each item that people have labelled: how often each judgement was given, whatever its strength."""
+        found: dict[str, Counter[str]] = {}
+        query = _current("human").with_only_columns(event.c.item_id, event.c.tiers).where(event.c.kind == "label")
+        with self.read() as db:
+            for row in db.execute(query):
+                found.setdefault(row.item_id, Counter())[json.dumps(row.tiers)] += 1
+        return found
+
+    def left_choices(self, item_ids: Collection[str]) -> tuple[int, int]:
+        """Of the pairs in which people preferred one answer: how often the one on the left, and how many there are."""
+        columns = (event.c.item_id, event.c.tiers, event.c.first_shown)
+        query = _current("human").with_only_columns(*columns).where(event.c.kind == "label")
+        wanted, left, strict = set(item_ids), 0, 0
+        with self.read() as db:
+            for row in db.execute(query):
+                if row.item_id in wanted and len(row.tiers) == 2 and sum(map(len, row.tiers)) == 2:
+                    strict += 1
+                    left += row.first_shown == row.tiers[0][0]
+        return left, strict
+
+    def checks(self) -> dict[str, list[tuple[Tiers, Tiers]]]:
+        """Of each annotator, what they first said of hidden gold items, taken back or not, and the known answers."""
+        known = {one.item_id: one.tiers for one in self.gold("check")}
+        query = (
+            sa.select(event.c.annotator, event.c.item_id, event.c.tiers)
+            .where(event.c.source == "human", event.c.purpose == "gold", event.c.kind == "label")
+            .order_by(event.c.event_id)
+        )
+        first: dict[tuple[str, str], Tiers] = {}
+        with self.read() as db:
+            for row in db.execute(query):
+                first.setdefault((row.annotator, row.item_id), row.tiers)
+        found: dict[str, list[tuple[Tiers, Tiers]]] = {}
+        for (annotator, item_id), tiers in first.items():
+            if item_id in known:
+                found.setdefault(annotator, []).append((tiers, known[item_id]))
+        return found
+
+    def demonstrations(self, item_ids: Collection[str] | None = None) -> list[tuple[Demonstration, str]]:
+        """Ideal answers that people wrote, as they stand now, each with who wrote it."""
+        query = (
+            sa.select(event.c.item_id, event.c.annotator, event.c.note, item.c.prompt, item.c.category)
+            .join(item, item.c.item_id == event.c.item_id)
+            .where(event.c.kind == "demonstration", event.c.purpose.in_(("work", "repeat")), ~superseded())
+            .order_by(event.c.event_id)
+        )
+        wanted = None if item_ids is None else set(item_ids)
+        found = []
+        with self.read() as db:
+            for row in db.execute(query):
+                if wanted is None or row.item_id in wanted:
+                    turns = [*row.prompt, {"role": "assistant", "content": row.note}]
+                    found.append((Demonstration(messages=turns, category=row.category), row.annotator))
+        return found
+
+    def digest(self) -> str | None:
+        """A hash of all that people say now and the label stage exports or reports; None while there is nothing."""
+        names = ("item_id", "annotator", "kind", "purpose", "tiers", "strength", "both_bad", "criteria", "note")
+        query = sa.select(*(event.c[name] for name in names)).where(
+            event.c.source == "human",
+            event.c.kind.in_(("label", "demonstration")),
+            sa.or_(event.c.purpose == "gold", sa.and_(event.c.purpose == "work", ~superseded())),
+        )
+        with self.read() as db:
+            rows = sorted(json.dumps(list(row)) for row in db.execute(query))
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest() if rows else None
+
+
+def digest(url: str | sa.URL) -> str | None:
+    """A hash of people's current labels in the store at `url`. Opens nothing that is not there."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        return None
+    store = Store(url)
+    try:
+        return store.digest()
+    finally:
+        store.close()
+
+
+# ---- Queries ----------------------------------------------------------------------------------------------------
+
+
+def superseded() -> sa.ColumnElement[bool]:
+    """Whether a later event takes this one back or replaces it."""
+    later = event.alias("later")
+    return sa.exists().where(later.c.supersedes == event.c.event_id)
+
+
+ANSWERS = ("label", "skip", "flag", "late")
+"""Kinds of events that answer what was shown."""
+
+
+def _said(source: str, purpose: str) -> sa.Select[Any]:
+    return sa.select(event).where(
+        event.c.source == source, event.c.purpose == purpose, event.c.kind.in_(ANSWERS), ~superseded()
+    )
+
+
+def _current(source: str) -> sa.Select[Any]:
+    return _said(source, "work")
+
+
+def _annotators(db: sa.Connection) -> dict[str, list[str]]:
+    """Who has labelled each item."""
+    found: dict[str, list[str]] = {}
+    columns = (event.c.item_id, event.c.annotator)
+    for row in db.execute(_current("human").with_only_columns(*columns).where(event.c.kind == "label")):
+        found.setdefault(row.item_id, []).append(row.annotator)
+    return found
+
+
+def _ranking(row: Any) -> Ranking:
+    return Ranking(
+        label_id=row.client_uuid,
+        prompt_id=row.prompt_id,
+        prompt=row.prompt,
+        category=row.category,
+        split=row.split,
+        completions=[answer["text"] for answer in row.completions],
+        completion_token_ids=[answer["token_ids"] for answer in row.completions],
+        finished=[answer["finished"] for answer in row.completions],
+        logps=[answer.get("logp") for answer in row.completions],
+        sampled_by=row.sampler.get("policy_sha256"),
+        sampler=row.sampler,
+        tiers=row.tiers,
+        strength=row.strength,
+        both_bad=row.both_bad,
+        criteria=row.criteria,
+        note=row.note,
+        shown=row.drawn or _shown_of(row),
+        seconds=row.seconds,
+        guideline_sha256=row.guideline_sha256,
+        selection=row.selection,
+        propensity=row.propensity,
+        source=row.source,
+        annotator=row.annotator,
+        created_utc=row.created_utc,
+    )
+
+
+def _shown_of(row: Any) -> list[int] | None:
+    """The order in which a pair was shown, where that is known without a view: of a vote that was promoted."""
+    if row.first_shown is None or len(row.completions) != 2:
+        return None
+    return [row.first_shown, 1 - row.first_shown]
+
+
+_NAME = "name"
+WANTED = "wanted"
+"""Note of how many items people are asked about, and how many labels are wanted of all: written with the queue."""
+
+
+def keep_note(db: sa.Connection, key: str, value: str) -> None:
+    db.execute(meta.delete().where(meta.c.key == key))
+    db.execute(meta.insert().values(key=key, value=value))
+
+
+def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(values)
+    while chunk := list(itertools.islice(rest, CHUNK)):
+        yield chunk
+
+
+def now() -> str:
+    """This moment as it is stored, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,505 @@
+"""The label store's tables, its schema version, and how its database is opened.
+
+    event      the truth: append-only; a label is never updated or deleted, an undo is an event that supersedes another
+    view       what one annotator was shown once: an opaque token, and the order drawn for the answers
+    item       what can be judged: a prompt and K answers, named by the hash of its content
+    slot       one label that is wanted of an item: overlap is a number of rows, so too many cannot be collected
+    gold       items with a known answer, for hidden checks and for the qualification round
+    guideline  every text that annotators were ever guided by, named by its hash
+    account    who may label or administer; session, invite: how they get in
+
+SQLite by default, any database that SQLAlchemy speaks (PostgreSQL is meant) by URL.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
+
+from trueup.data.words import count_words
+from trueup.errors import DataError, of_the_machine
+from trueup.provenance.masking import masked
+from trueup.runs import is_writable
+from ui.labels.names import folded, skeleton
+
+metadata = sa.MetaData()
+_JSON = sa.JSON(none_as_null=True)
+
+meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
+
+item = Table(
+    "item",
+    metadata,
+    Column("item_id", String, primary_key=True),
+    Column("prompt_id", String, nullable=False, index=True),
+    Column("prompt", _JSON, nullable=False),
+    Column("category", String),
+    Column("split", String, nullable=False),
+    Column("completions", _JSON, nullable=False),  # [{text, token_ids, finished, logp}], K of them
+    Column("sampler", _JSON, nullable=False),
+    Column("created_utc", String, nullable=False),
+)
+
+gold = Table(
+    "gold",
+    metadata,
+    Column("item_id", ForeignKey("item.item_id"), primary_key=True),
+    Column("tiers", _JSON, nullable=False),  # the known answer, in indices into the item's answers
+    Column("explanation", Text),  # shown in the qualification round
+    Column("use", String, nullable=False),
+    Column("position", Integer, nullable=False),
+    sa.CheckConstraint("use IN ('check', 'qualification')"),
+)
+
+slot = Table(
+    "slot",
+    metadata,
+    Column("slot_id", Integer, primary_key=True),
+    Column("item_id", ForeignKey("item.item_id"), nullable=False),
+    Column("slot_no", Integer, nullable=False),
+    Column("position", Integer, nullable=False),  # the order in which slots are handed out
+    Column("selection", String, nullable=False),  # how the item came to be asked: queue, random, uncertainty
+    Column("propensity", Float, nullable=False),  # probability with which that selection chose it
+    Column("state", String, nullable=False),
+    Column("annotator", String),  # whose it is: leased or done
+    Column("expires_at", Float),  # of a lease, seconds since the epoch
+    sa.UniqueConstraint("item_id", "slot_no"),
+    sa.UniqueConstraint("item_id", "annotator"),  # nobody fills two slots of one item
+    sa.CheckConstraint("state IN ('open', 'leased', 'done')"),
+    sa.CheckConstraint("(state = 'open') = (annotator IS NULL)"),
+    sa.CheckConstraint("(state = 'leased') = (expires_at IS NOT NULL)"),
+    sa.Index("slot_by_state", "state", "position"),
+    sa.Index("slot_by_annotator", "annotator", "state"),
+)
+
+guideline = Table(
+    "guideline",
+    metadata,
+    Column("sha256", String, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("created_utc", String, nullable=False),
+)
+
+view = Table(
+    "view",
+    metadata,
+    Column("view_id", Integer, primary_key=True),
+    Column("token", String, nullable=False, unique=True),
+    Column("item_id", ForeignKey("item.item_id"), nullable=False),
+    Column("annotator", String, nullable=False),
+    Column("drawn", _JSON, nullable=False),  # drawn[i]: which of the item's answers was shown at place i
+    Column("purpose", String, nullable=False, server_default="work"),
+    Column("repeats", ForeignKey("view.token")),  # of a hidden repeat: the view that it shows again, sides swapped
+    Column("wants_rationale", Boolean, nullable=False, server_default=sa.false()),
+    Column("closed", Boolean, nullable=False, server_default=sa.false()),  # answered, or its lease was lost
+    Column("reshown", Boolean, nullable=False, server_default=sa.false()),  # after an undo: it comes before the others
+    Column("guideline_sha256", String),
+    Column("created_utc", String, nullable=False),
+    sa.CheckConstraint("purpose IN ('work', 'repeat', 'gold', 'qualification')"),
+    sa.Index("view_by_annotator", "annotator", "closed", "view_id"),
+    sa.Index("view_by_item", "item_id"),
+    sa.Index("view_by_repeated", "repeats"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("event_id", Integer, primary_key=True),
+    Column("client_uuid", String, nullable=False, unique=True),  # a request sent twice is one event
+    Column("view_token", ForeignKey("view.token")),
+    Column("item_id", ForeignKey("item.item_id"), nullable=False),
+    Column("annotator", String, nullable=False),
+    Column("source", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("purpose", String, nullable=False, server_default="work"),  # of the view
+    Column("tiers", _JSON),  # of a label: indices into the item's answers, best tier first
+    Column("strength", Integer),  # of a strict pair: 1 slightly, 2 better, 3 much better
+    Column("both_bad", Boolean, nullable=False, server_default=sa.false()),
+    Column("first_shown", Integer),  # index of the answer on the left (of a ranking: first)
+    Column("criteria", _JSON),  # {criterion: index of the better answer, or null for a tie}
+    Column("note", Text),  # rationale of a label, reason of a flag, text of a demonstration
+    Column("seconds", Float),  # from the first paint to the decision, as the browser measured it
+    Column("words", Integer),  # of prompt and answers: what had to be read
+    Column("chose_longer", Boolean),  # of a strict pair whose answers differ in length (characters)
+    Column("device", String),  # key, click, touch, api
+    Column("guideline_sha256", String),
+    Column("supersedes", ForeignKey("event.event_id"), unique=True),  # an event is taken back at most once
+    Column("created_utc", String, nullable=False),
+    sa.CheckConstraint("kind IN ('label', 'skip', 'flag', 'late', 'demonstration', 'undo')"),
+    sa.CheckConstraint("(kind IN ('label', 'late')) = (tiers IS NOT NULL)"),
+    sa.CheckConstraint("kind <> 'undo' OR supersedes IS NOT NULL"),
+    sa.Index("event_by_annotator", "annotator", "event_id"),
+    sa.Index("event_by_purpose", "annotator", "purpose", "kind"),
+    sa.Index("event_by_item", "item_id", "source"),
+    # A view is answered at most once; demonstrations are written beside its answer.
+    sa.Index(
+        "event_answers_view",
+        "view_token",
+        unique=True,
+        sqlite_where=sa.text("kind IN ('label', 'skip', 'flag', 'late')"),
+        postgresql_where=sa.text("kind IN ('label', 'skip', 'flag', 'late')"),
+    ),
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("account_id", Integer, primary_key=True),
+    Column("name", String, nullable=False, unique=True),
+    Column("folded", String, nullable=False, unique=True),  # ui.names: the form by which a name is found
+    Column("skeleton", String, nullable=False, index=True),  # what it looks like
+    Column("pseudonym", String, nullable=False, unique=True),  # what events and exports call them
+    Column("role", String, nullable=False),
+    Column("password_hash", String, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created_utc", String, nullable=False),
+    sa.CheckConstraint("role IN ('admin', 'annotator')"),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("token_sha256", String, primary_key=True),
+    Column("account_id", ForeignKey("account.account_id")),  # null: the person at this machine, let in by a link
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+invite = Table(
+    "invite",
+    metadata,
+    Column("token_sha256", String, primary_key=True),
+    Column("role", String, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),
+)
+
+# SQLite hands out the id of a deleted last row again, unless told not to; ids order events in time.
+event.dialect_options["sqlite"]["autoincrement"] = True
+
+_APPEND_ONLY = "label events are append-only"
+for _verb in ("UPDATE", "DELETE"):
+    _refuse = sa.DDL(
+        f"CREATE TRIGGER event_no_{_verb.lower()} BEFORE {_verb} ON event "
+        f"BEGIN SELECT RAISE(ABORT, '{_APPEND_ONLY}'); END"
+    )
+    sa.event.listen(event, "after_create", _refuse.execute_if(dialect="sqlite"))
+for _statement in (
+    "CREATE OR REPLACE FUNCTION trueup_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+    f"$$ BEGIN RAISE EXCEPTION '{_APPEND_ONLY}' USING ERRCODE = 'integrity_constraint_violation'; END $$",
+    "CREATE TRIGGER event_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON event "
+    "FOR EACH STATEMENT EXECUTE FUNCTION trueup_append_only()",
+):
+    sa.event.listen(event, "after_create", sa.DDL(_statement).execute_if(dialect="postgresql"))
+
+# ---- Schema version ---------------------------------------------------------------------------------------------
+
+
+def _slots_and_purposes(db: sa.Connection) -> None:
+    """1 to 2. Version 1 had a queue and no accounts: whoever asked got the next pair that they had not answered.
+
+    `view` and `event` are rebuilt, because SQLite cannot change a table's constraints. What is new in an event is
+    computed from the item and the view; how long it took, and under which guideline, nobody wrote down.
+    """
+    for index in ("ix_view_annotator", "event_by_annotator", "event_by_item"):
+        db.execute(sa.DDL(f"DROP INDEX {index}"))
+    if db.dialect.name == "sqlite":
+        for verb in ("update", "delete"):
+            db.execute(sa.DDL(f"DROP TRIGGER event_no_{verb}"))
+    db.execute(sa.DDL("ALTER TABLE event RENAME TO event_1"))
+    db.execute(sa.DDL("ALTER TABLE view RENAME TO view_1"))
+    metadata.create_all(db)
+
+    old_view, old_event = (sa.Table(name, sa.MetaData(), autoload_with=db) for name in ("view_1", "event_1"))
+    kept = [column.name for column in old_view.columns]
+    # What waited for an answer comes again when it is its turn, in a new view.
+    db.execute(view.insert().from_select([*kept, "closed"], sa.select(old_view, sa.true())))
+    shown = {row.token: _read_json(row.drawn) for row in db.execute(sa.select(old_view))}
+    texts = {row.item_id: row for row in db.execute(sa.select(item.c.item_id, item.c.prompt, item.c.completions))}
+    rows = []
+    for row in db.execute(sa.select(old_event).order_by(old_event.c.event_id)):
+        values = dict(row._mapping)
+        values["tiers"] = tiers = _read_json(row.tiers)
+        drawn = shown.get(row.view_token)
+        judged = texts[row.item_id]
+        answers = [answer["text"] for answer in judged.completions]
+        longer = None
+        if tiers is not None and len(answers) == len(tiers) == 2 and len(answers[0]) != len(answers[1]):
+            longer = len(answers[tiers[0][0]]) > len(answers[tiers[1][0]])
+        spoken = [message["content"] for message in judged.prompt]
+        words = round(sum(map(count_words, [*spoken, *answers])))
+        rows.append({**values, "first_shown": drawn[0] if drawn else None, "words": words, "chose_longer": longer})
+    for first in range(0, len(rows), 1000):
+        db.execute(event.insert(), rows[first : first + 1000])
+    db.execute(sa.DDL("DROP TABLE event_1"))
+    db.execute(sa.DDL("DROP TABLE view_1"))
+    if db.dialect.name == "postgresql":
+        for table, key in (("view", "view_id"), ("event", "event_id")):
+            db.exec_driver_sql(
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'), (SELECT max({key}) FROM {table})) "
+                f"FROM {table} LIMIT 1"
+            )
+
+    old_queue = sa.Table("queue", sa.MetaData(), autoload_with=db)
+    later = event.alias()
+    current = sa.select(event.c.item_id, event.c.annotator).where(
+        event.c.source == "human", event.c.kind == "label", ~sa.exists().where(later.c.supersedes == event.c.event_id)
+    )
+    by: dict[str, list[str]] = {}
+    for item_id, annotator in db.execute(current.order_by(event.c.event_id)):
+        by.setdefault(item_id, []).append(annotator)
+    slots = []
+    for asked in db.execute(sa.select(old_queue)):
+        common = {"item_id": asked.item_id, "position": asked.position, "selection": "queue", "propensity": 1.0}
+        for number, annotator in enumerate(by.get(asked.item_id, [None])):
+            state = "open" if annotator is None else "done"
+            slots.append({**common, "slot_no": number, "state": state, "annotator": annotator})
+    if slots:
+        db.execute(slot.insert(), slots)
+    items = len({row["item_id"] for row in slots})
+    db.execute(meta.insert().values(key="wanted", value=f"{items} {len(slots)}"))
+    old_queue.drop(db)
+
+
+def _read_json(value: Any) -> Any:
+    """A JSON column of a reflected table: the driver may have read it already."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _forms_of_names(db: sa.Connection) -> None:
+    """2 to 3. A name is normalised once, when it is given, and found by an index."""
+    present = {column["name"] for column in sa.inspect(db).get_columns("account")}
+    if "folded" in present:  # a store of version 1 had no accounts, and got today's table
+        return
+    for column in ("folded", "skeleton"):
+        db.execute(sa.DDL(f"ALTER TABLE account ADD COLUMN {column} VARCHAR NOT NULL DEFAULT ''"))
+    for row in db.execute(sa.select(account.c.account_id, account.c.name)).all():
+        forms = {"folded": folded(row.name), "skeleton": skeleton(row.name)}
+        db.execute(account.update().where(account.c.account_id == row.account_id).values(**forms))
+    db.execute(sa.DDL("CREATE UNIQUE INDEX account_by_folded ON account (folded)"))
+    db.execute(sa.DDL("CREATE INDEX ix_account_skeleton ON account (skeleton)"))
+
+
+MIGRATIONS: list[Callable[[sa.Connection], None]] = [_slots_and_purposes, _forms_of_names]
+"""In order: the n-th brings a store of version n to n + 1. A blank database gets the tables above at once."""
+
+
+def _bring_up_to_date(connection: sa.Connection, url: str) -> None:
+    newest = 1 + len(MIGRATIONS)
+    present = set(sa.inspect(connection).get_table_names())
+    if "meta" not in present:
+        if clash := sorted(present & set(metadata.tables)):
+            raise DataError(
+                f"{url}: holds a table {clash[0]} that is not ours; give the labels a database of their own"
+            )
+        metadata.create_all(connection)
+        connection.execute(meta.insert().values(key="schema_version", value=str(newest)))
+        return
+    stored = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema_version")).scalar_one_or_none()
+    if stored is None:
+        raise DataError(f"{url}: has a table `meta` without a schema version, so this is not a label store")
+    version = int(stored)
+    if version > newest:
+        raise DataError(
+            f"{url}: written by a newer Trueup (store version {version}, known up to {newest}); update Trueup"
+        )
+    for migrate in MIGRATIONS[version - 1 :]:
+        migrate(connection)
+    connection.execute(meta.update().where(meta.c.key == "schema_version").values(value=str(newest)))
+
+
+def _refuse_another_version(connection: sa.Connection, url: str) -> None:
+    """For a store that is only read: its tables are those of this version, or it cannot be read."""
+    version = None
+    if "meta" in sa.inspect(connection).get_table_names():
+        version = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema_version")).scalar_one_or_none()
+    if version != str(1 + len(MIGRATIONS)):
+        raise DataError(f"{url}: holds no labels of this version of Trueup (store version {version or 'unknown'})")
+
+
+# ---- Database ---------------------------------------------------------------------------------------------------
+
+
+_LOCK_STORE = sa.text("SELECT pg_advisory_xact_lock(7787)")
+_LOCK_ANNOTATOR = sa.text(
+    "SELECT pg_advisory_xact_lock_shared(7787), pg_advisory_xact_lock(7787, hashtext(:annotator))"
+)
+
+
+class Database:
+    """An open store: `read()`, `write()` and `write_as()` give a connection in a transaction."""
+
+    def __init__(self, url: str | sa.URL, read_only: bool = False):
+        """Make or migrate the tables; with `read_only`, open what is there and change nothing about it.
+
+        A SQLite file on a medium that cannot be written is read in a copy, which `is_copy` says: what is written then
+        is lost with it.
+        """
+        try:
+            self.url = sa.make_url(url)
+        except sa.exc.ArgumentError:
+            raise DataError(f"{masked(url)!r} is not a database URL; for example sqlite:///labels.sqlite") from None
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        shown = self.url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            if not self.url.database or self.url.database == ":memory:":
+                raise DataError(f"{url}: labels in memory would be lost; name a file, such as sqlite:///labels.sqlite")
+            self._open_file(Path(self.url.database), read_only)
+        self._inode = _inode(self.url) if self.is_sqlite else None
+        # SQLite's own waiting is unfair: under load the same writer can lose again and again. Writers of this process
+        # queue here; busy_timeout is for those of other processes.
+        self._writing = threading.Lock()
+        try:
+            # As many connections as the web server has threads: nobody waits for one. What a statement was given are
+            # people's texts: no error prints them.
+            self.engine = sa.create_engine(
+                self.url, pool_size=40, max_overflow=10, pool_pre_ping=not self.is_sqlite, hide_parameters=True
+            )
+            if self.is_sqlite:
+                sa.event.listen(self.engine, "connect", _prepare_sqlite)
+                sa.event.listen(self.engine, "begin", _begin_sqlite)
+            self._writer = self.engine.execution_options(immediate=True)
+            if read_only:
+                with self.read() as connection:
+                    _refuse_another_version(connection, shown)
+            else:
+                with self.write() as connection:
+                    _bring_up_to_date(connection, shown)
+        except ModuleNotFoundError as error:
+            raise DataError(
+                f"{shown}: needs the Python package {error.name}; install it to use this database"
+            ) from None
+        except sa.exc.DatabaseError as error:
+            self.close()
+            raise DataError(f"{shown}: cannot be opened as a label store ({error.orig})") from None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a copy of a file that cannot be written."""
+        return self._copy is not None
+
+    def _open_file(self, path: Path, read_only: bool) -> None:
+        """See that the file can be opened: its folder is made, its owner alone may read it, or it is copied."""
+        if path.is_file() and (read_only or not is_writable(path, path.parent)):
+            self._copy = tempfile.TemporaryDirectory(prefix="trueup-labels-")
+            _copy_file(path, Path(self._copy.name, path.name))
+            self.url = self.url.set(database=str(Path(self._copy.name, path.name)))
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Made here, so that it is never there for everybody; SQLite gives its log files the same mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written, so no label could be saved ({error.strerror})") from None
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        with self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that nobody else writes beside, so that what it reads stays true until it commits."""
+        if self.is_sqlite:
+            with _in_a_sentence(), self._writing, self._writer.begin() as connection:
+                yield connection
+                self._refuse_lost_file()
+        else:
+            with _in_a_sentence(), self.engine.begin() as connection:
+                connection.execute(_LOCK_STORE)
+                yield connection
+
+    @contextmanager
+    def write_as(self, annotator: str) -> Iterator[sa.Connection]:
+        """A transaction in which this annotator does not write elsewhere, in another tab or process.
+
+        SQLite has one writer anyway. On PostgreSQL different annotators write side by side, beside no `write()`.
+        """
+        if self.is_sqlite:
+            with self.write() as connection:
+                yield connection
+        else:
+            with _in_a_sentence(), self.engine.begin() as connection:
+                connection.execute(_LOCK_ANNOTATOR, {"annotator": annotator})
+                yield connection
+
+    def count_rows(self) -> None:
+        """Let PostgreSQL's planner know how large the tables are; until it does, a next pair may take seconds."""
+        if not self.is_sqlite:
+            with self.engine.begin() as connection:
+                connection.execute(sa.text("ANALYZE item, slot, view, event"))
+
+    def _refuse_lost_file(self) -> None:
+        """A file that was removed or replaced goes on to exist for whoever has it open, and for nobody else."""
+        if self._inode is not None and _inode(self.url) != self._inode:
+            raise DataError(
+                f"{self.url.database}: was removed or replaced while it was open, so nothing is saved any more: "
+                "put it back, then start again"
+            )
+
+    def close(self) -> None:
+        self.engine.dispose()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """A full disk, or one that cannot be written, is no bug: a DataError says so, and nothing was saved."""
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        if (sentence := of_the_machine(error)) is None:
+            raise
+        raise DataError(f"nothing was saved: {sentence}") from None
+
+
+def _copy_file(path: Path, to: Path) -> None:
+    """One moment of a SQLite file that others may be writing to; DataError where it cannot be read."""
+    try:
+        if is_writable(path, path.parent):
+            with closing(sqlite3.connect(path)) as store, closing(sqlite3.connect(to)) as copy:
+                store.backup(copy)
+            return
+        # SQLite writes beside a file even to read it. Nobody writes here: the file and its log hold every label.
+        for end in ("", "-wal"):
+            if (source := path.with_name(path.name + end)).is_file():
+                shutil.copyfile(source, to.with_name(to.name + end))
+    except (sqlite3.Error, OSError) as error:
+        raise DataError(f"{path}: cannot be read as a label store ({error})") from None
+
+
+def _inode(url: sa.URL) -> tuple[int, int] | None:
+    try:
+        state = os.stat(str(url.database))
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # SQLAlchemy says BEGIN, see _begin_sqlite
+    connection.execute("PRAGMA busy_timeout=10000")
+    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise DataError(f"the label store's file system cannot do SQLite's WAL (journal mode {mode}); use a local disk")
+    # WAL with synchronous=NORMAL may lose the last commits when the power fails; a label that was confirmed is kept.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    immediate = connection.get_execution_options().get("immediate", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,0 +1,506 @@
+"""Who is asking: accounts, passwords, invitations, sessions.
+
+An account has a name, which stays in its table, and a pseudonym, which is all that labels and exports ever say. It is
+drawn at random, never derived from the name. Whoever is alone at this machine needs no account: a link with a one-time
+token, printed where the server was started, opens a session of the person `local`.
+
+Sessions and invitations are stored as hashes of their tokens, and outlive a restart. One that has ended is deleted when
+it is first seen, so that no clock that is set back revives it. Who may try a password, and when, stands in ui.throttle;
+which names are names, in ui.names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import secrets
+import time
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import sqlalchemy as sa
+from fastapi import Depends, HTTPException, Request
+
+from trueup.errors import DataError
+from ui.labels.names import Refused, checked_name, folded, is_name_length, skeleton
+from ui.labels.tables import Database, account, invite, meta, session
+from ui.people.throttle import Attempts, Throttled
+
+Role = Literal["admin", "annotator"]
+T = TypeVar("T")
+
+COOKIE = "trueup_session"
+DEVICE_COOKIE = "trueup_device"
+"""Of a browser that was in before. It opens nothing; it is not stopped by what others tried under the same name."""
+DAY_S = 86_400.0
+SESSION_S = 14 * DAY_S
+"""A session ends this long after it was last used."""
+MAX_TOKENS = 8
+MIN_PASSWORD = 10
+MAX_PASSWORD = 256
+QUEUE = 50
+"""So many may wait for their password to be hashed, of strangers and of known browsers each."""
+SWEEP_S = 60.0
+"""How often sessions and invitations that have ended are cleared away."""
+
+# ---- Passwords --------------------------------------------------------------------------------------------------
+
+# scrypt with 128 * 2^15 * 8 bytes = 32 MiB and three passes: as strong as OWASP's 2^17 with one pass, which takes
+# 128 MiB, so that a few people who sign in at once fit on a small machine.
+_LOG2_N, _R, _P = 15, 8, 3
+
+
+def hash_password(password: str) -> str:
+    """`scrypt$log2(N)$r$p$salt$key`: whatever is needed to check it stands in it."""
+    salt = secrets.token_bytes(16)
+    key = _scrypt(password, salt, _LOG2_N, _R, _P)
+    return f"scrypt${_LOG2_N}${_R}${_P}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
+
+
+def password_matches(password: str, stored: str) -> bool:
+    """Whether `stored` was made of this password."""
+    _, log2_n, r, p, salt, key = stored.split("$")
+    computed = _scrypt(password, base64.b64decode(salt), int(log2_n), int(r), int(p))
+    return hmac.compare_digest(computed, base64.b64decode(key))
+
+
+def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int) -> bytes:
+    # NFKC, as NIST SP 800-63B asks: the same password typed on another keyboard is the same bytes.
+    typed = unicodedata.normalize("NFKC", password).encode()
+    return hashlib.scrypt(typed, salt=salt, n=2**log2_n, r=r, p=p, maxmem=(128 * r * 2**log2_n) * 2, dklen=32)
+
+
+# Checked against when a name is unknown, so that an unknown name takes as long as a wrong password. Nobody's password
+# hashes to it, short of a preimage of zeros.
+_NOBODY = f"scrypt${_LOG2_N}${_R}${_P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(32)).decode()}"
+
+
+# ---- People -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who is asking."""
+
+    pseudonym: str
+    """What events, exports and statistics call them."""
+    role: Role
+    name: str
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role == "admin"
+
+
+LOCAL = Person("local", "admin", "local")
+"""Alone at this machine: whoever opened the link that the server printed."""
+
+
+class Entered(NamedTuple):
+    """What a browser gets that was let in: the values of two cookies."""
+
+    session: str
+    device: str
+
+
+class Invitation(NamedTuple):
+    """An invitation that is open."""
+
+    id: str
+    """The first digits of its hash; it makes no account."""
+    role: Role
+    expires_utc: str
+
+
+class Account(NamedTuple):
+    account_id: int
+    name: str
+    pseudonym: str
+    role: Role
+    active: bool
+    created_utc: str
+
+
+class People:
+    """The accounts of a store, and who holds a session."""
+
+    def __init__(self, store: Database):
+        self.store = store
+        self.attempts = Attempts()
+        self._links: set[str] = set()
+        # One at a time of strangers, and one of known browsers, on threads of their own: a burst of logins takes 64 MiB
+        # and no thread that labels need, and strangers do not stand in the way of those who were in before.
+        self._hashing = {known: ThreadPoolExecutor(1, thread_name_prefix="password") for known in (False, True)}
+        self._queued = {False: 0, True: 0}
+        self._swept_at = 0.0
+
+    # ---- Accounts
+
+    def add(self, name: str, role: Role, password: str) -> Person:
+        """A new account with a pseudonym of its own; Refused if the name is taken or the password too short."""
+        name, hashed = checked_name(name), hash_password(_checked_password(password))
+        with self.store.write() as db:
+            return self._insert(db, name, role, hashed)
+
+    def accounts(self) -> list[Account]:
+        """Everybody, in the order in which they came; the disabled too."""
+        columns = [account.c[key] for key in Account._fields]
+        with self.store.read() as db:
+            return [Account(*row) for row in db.execute(sa.select(*columns).order_by(account.c.account_id))]
+
+    def names(self) -> dict[str, str]:
+        """Names by pseudonym: for the eyes of admins alone."""
+        return {row.pseudonym: row.name for row in self.accounts()}
+
+    def any_active(self) -> bool:
+        """Whether somebody could sign in; if not, these pages are for the person at this machine."""
+        with self.store.read() as db:
+            return db.scalar(sa.select(account.c.account_id).where(account.c.active).limit(1)) is not None
+
+    def set_password(self, name: str, password: str) -> Account:
+        """A new password; whoever was signed in with the old one is not any more."""
+        return self._change(name, password_hash=hash_password(_checked_password(password)))
+
+    def change_password(self, who: Person, old: str, new: str) -> Entered:
+        """Give oneself a new password. Every session of the old one ends, that of this browser goes on as a new one."""
+        with self.store.read() as db:
+            found = db.execute(sa.select(account).where(account.c.pseudonym == who.pseudonym)).first()
+        if found is None:
+            raise Refused("the person at this machine has no password; nothing was changed")
+        key = f"own password of {who.pseudonym}"
+        self.attempts.begin(found.folded, None, key)
+        if not password_matches(old, found.password_hash):
+            raise Refused("that is not your password of now; nothing was changed")
+        self.attempts.succeeded(found.folded, None, key)
+        hashed = hash_password(_checked_password(new))
+        one = account.c.account_id == found.account_id
+        with self.store.write() as db:
+            still = account.update().where(one, account.c.password_hash == found.password_hash)
+            if db.execute(still.values(password_hash=hashed)).rowcount == 0:
+                raise Refused("your password was changed elsewhere at the same moment; nothing was changed here")
+            db.execute(session.delete().where(session.c.account_id == found.account_id))
+        return Entered(self._open(found.account_id, hashed), self._device(found.pseudonym, hashed))
+
+    def disable(self, name: str) -> Account:
+        """Their labels stay; their sessions end now."""
+        return self._change(name, active=False)
+
+    def enable(self, name: str) -> Account:
+        """Let a disabled account in again."""
+        return self._change(name, active=True)
+
+    def _change(self, name: str, **values: Any) -> Account:
+        with self.store.write() as db:
+            found = _find(db, name)
+            if found is None:
+                names = ", ".join(sorted(db.scalars(sa.select(account.c.name)))) or "there are none"
+                raise Refused(f"no account is named {name!r}; known: {names}")
+            db.execute(account.update().where(account.c.account_id == found.account_id).values(**values))
+            db.execute(session.delete().where(session.c.account_id == found.account_id))
+        return Account(*(values.get(key, getattr(found, key)) for key in Account._fields))
+
+    def _insert(self, db: sa.Connection, name: str, role: Role, password_hash: str) -> Person:
+        if role not in ("admin", "annotator"):
+            raise Refused(f"{role!r} is not a role; known: admin, annotator")
+        forms = {"folded": folded(name), "skeleton": skeleton(name)}
+        if db.scalar(sa.select(account.c.name).where(account.c.folded == forms["folded"])) is not None:
+            raise Refused(f"the name {name!r} is taken; take another")
+        if db.scalar(sa.select(account.c.name).where(account.c.skeleton == forms["skeleton"])) is not None:
+            raise Refused(f"the name {name!r} looks like one that is taken; take another")
+        taken = set(db.scalars(sa.select(account.c.pseudonym)))
+        pseudonym = next(p for p in iter(lambda: f"annotator-{secrets.token_hex(3)}", "") if p not in taken)
+        values = {"name": name, "pseudonym": pseudonym, "role": role, "password_hash": password_hash, "active": True}
+        db.execute(account.insert().values(**values, **forms, created_utc=_utc()))
+        return Person(pseudonym, role, name)
+
+    # ---- Invitations
+
+    def invite(self, role: Role, days: float = 7) -> str:
+        """A token that makes one account of this role, until it expires. Only its hash is stored."""
+        if role not in ("admin", "annotator"):
+            raise Refused(f"{role!r} is not a role; known: admin, annotator")
+        if not 0 < days <= 365:
+            raise Refused(f"an invitation is good for more than 0 and at most 365 days, not {days:g}")
+        token = secrets.token_urlsafe(24)
+        with self.store.write() as db:
+            db.execute(
+                invite.insert().values(token_sha256=_sha256(token), role=role, expires_at=time.time() + days * DAY_S)
+            )
+        return token
+
+    def invited(self, token: str) -> Role | None:
+        """The role that this invitation gives; None: unknown, used or expired."""
+        with self.store.read() as db:
+            return _open_invite(db, token)
+
+    def invitations(self) -> list[Invitation]:
+        """Those that nobody used and that have not expired, the next to expire first."""
+        query = sa.select(invite).where(*_open_invites()).order_by(invite.c.expires_at)
+        with self.store.read() as db:
+            return [Invitation(row.token_sha256[:12], row.role, _utc(row.expires_at)) for row in db.execute(query)]
+
+    def withdraw(self, invitation: str) -> Invitation:
+        """Make an open invitation of no use; named by the beginning of its id."""
+        found = [one for one in self.invitations() if invitation and one.id.startswith(invitation)]
+        if len(found) != 1:
+            known = ", ".join(one.id for one in self.invitations()) or "there are none"
+            count = f"{len(found)} open invitations" if found else "no open invitation"
+            raise Refused(f"{invitation[:20]!r} names {count}; open are: {known}")
+        with self.store.write() as db:
+            db.execute(invite.delete().where(invite.c.token_sha256.startswith(found[0].id), *_open_invites()))
+        return found[0]
+
+    def accept(self, token: str, name: str, password: str) -> Entered:
+        """Make the account that the invitation stands for, and open its session."""
+        if self.invited(token) is None:
+            raise Refused(BAD_INVITE)
+        name, hashed = checked_name(name), hash_password(_checked_password(password))
+        with self.store.write() as db:
+            role = _open_invite(db, token)  # again: somebody else may have used it while the password was hashed
+            if role is None:
+                raise Refused(BAD_INVITE)
+            made = self._insert(db, name, role, hashed)
+            db.execute(invite.update().where(invite.c.token_sha256 == _sha256(token)).values(used_at=time.time()))
+            account_id = db.scalar(sa.select(account.c.account_id).where(account.c.pseudonym == made.pseudonym))
+        return Entered(self._open(account_id, hashed), self._device(made.pseudonym, hashed))
+
+    # ---- Sessions
+
+    def log_in(self, name: str, password: str, address: str | None, devices: str | None = None) -> Entered:
+        """Open a session. Refused says the same of a wrong name and a wrong password.
+
+        address  of whoever asks; None where it is not known to be theirs alone (see ui.people.guard.address_of)
+        devices  value of the browser's device cookie
+        """
+        if not is_name_length(name) or not 0 < len(password) <= MAX_PASSWORD:
+            raise Refused(_NO_MATCH)  # nobody's, and nothing was done with it
+        key = folded(name)
+        with self.store.read() as db:
+            found = db.execute(sa.select(account).where(account.c.folded == key)).first()
+        device = self._known_device(found, devices) if found else None
+        self.attempts.begin(key, address, device)
+        right = password_matches(password, found.password_hash if found else _NOBODY)
+        if found is None or not right or not found.active:
+            raise Refused(_NO_MATCH)
+        self.attempts.succeeded(key, address, device)
+        session_token = self._open(found.account_id, found.password_hash)
+        return Entered(session_token, self._device(found.pseudonym, found.password_hash))
+
+    def open_session(self, account_id: int | None) -> str:
+        """The value of a new session's cookie; without an account it is that of the person at this machine."""
+        with self.store.write() as db:
+            return self._open_in(db, account_id)
+
+    def _open(self, account_id: int | None, password_hash: str) -> str:
+        """A session for whoever knew this password, unless it was changed or disabled while it was checked."""
+        still = (account.c.account_id == account_id, account.c.password_hash == password_hash, account.c.active)
+        with self.store.write() as db:
+            if db.scalar(sa.select(account.c.account_id).where(*still)) is None:
+                raise Refused(_NO_MATCH)
+            return self._open_in(db, account_id)
+
+    def _open_in(self, db: sa.Connection, account_id: int | None) -> str:
+        token, now = secrets.token_urlsafe(32), time.time()
+        row = {"token_sha256": _sha256(token), "account_id": account_id, "created_at": now}
+        db.execute(session.insert().values(**row, expires_at=now + SESSION_S))
+        return token
+
+    def who(self, cookie: str | None) -> Person | None:
+        """Whose session this is. One that is used goes on; it is written at most once a day."""
+        if not cookie:
+            return None
+        now = time.time()
+        self._sweep(now)
+        key = session.c.token_sha256.in_(map(_sha256, tokens(cookie)))
+        columns = (session.c.account_id, session.c.expires_at, account.c.pseudonym, account.c.role, account.c.name)
+        with self.store.read() as db:
+            rows = db.execute(
+                sa.select(*columns, account.c.active)
+                .select_from(session.outerjoin(account, session.c.account_id == account.c.account_id))
+                .where(key)
+            ).all()
+        row = next((row for row in rows if row.expires_at > now), None)
+        if rows and row is None:
+            self._sweep(now, at_once=True)
+        if row is None or (row.account_id is not None and not row.active):
+            return None
+        if not now + SESSION_S - DAY_S <= row.expires_at <= now + SESSION_S:  # above: the clock was set back
+            still = session.update().where(key, session.c.expires_at > now)
+            self._tidy(still.values(expires_at=now + SESSION_S))
+        return LOCAL if row.account_id is None else Person(row.pseudonym, row.role, row.name)
+
+    def _sweep(self, now: float, at_once: bool = False) -> None:
+        """Delete what has ended by this moment: it stays ended, whatever the clock says later."""
+        if 0 <= now - self._swept_at < (1.0 if at_once else SWEEP_S):
+            return
+        self._swept_at = now
+        ended = (session.c.expires_at <= now, invite.c.expires_at <= now)
+        with self.store.read() as db:
+            some = db.scalar(sa.select(sa.or_(*(sa.exists().where(one) for one in ended))))
+        if some:
+            self._tidy(session.delete().where(ended[0]), invite.delete().where(ended[1], invite.c.used_at.is_(None)))
+
+    def _tidy(self, *statements: Any) -> None:
+        """Write what nobody waits for: where the store cannot be written now, the next look does it."""
+        try:
+            with self.store.write() as db:
+                for statement in statements:
+                    db.execute(statement)
+        except (sa.exc.OperationalError, DataError):
+            return
+
+    def close_session(self, cookie: str | None) -> None:
+        with self.store.write() as db:
+            db.execute(session.delete().where(session.c.token_sha256.in_(map(_sha256, tokens(cookie)))))
+
+    # ---- Alone at this machine
+
+    def link_token(self) -> str:
+        """A token that opens one session of the person at this machine. In memory: a new server prints a new one."""
+        token = secrets.token_urlsafe(24)
+        self._links.add(_sha256(token))
+        return token
+
+    def enter(self, token: str) -> str | None:
+        """Trade the token for a session's cookie; None: unknown, or used already."""
+        try:
+            self._links.remove(_sha256(token))
+        except KeyError:
+            return None
+        return self.open_session(None)
+
+    # ---- Browsers that were in before
+
+    def _device(self, pseudonym: str, password_hash: str) -> str:
+        """What proves later that this browser was let in with this password: good until the password is changed."""
+        nonce = secrets.token_urlsafe(12)
+        return f"{nonce}~{self._sign(nonce, pseudonym, password_hash)}"
+
+    def _known_device(self, found: Any, devices: str | None) -> str | None:
+        """The one of these that was given out for this account; None: none of them."""
+        for token in tokens(devices):
+            nonce, _, signature = token.partition("~")
+            expected = self._sign(nonce, found.pseudonym, found.password_hash)
+            if hmac.compare_digest(signature.encode(), expected.encode()):
+                return nonce
+        return None
+
+    def knows_browser(self, name: str, devices: str | None) -> bool:
+        """Whether a browser was in before under this name, by a cookie that was given out and not made up."""
+        if not devices:
+            return False
+        with self.store.read() as db:
+            found = _find(db, name)
+        return found is not None and self._known_device(found, devices) is not None
+
+    def _sign(self, nonce: str, pseudonym: str, password_hash: str) -> str:
+        said = "\0".join((nonce, pseudonym, password_hash)).encode()
+        return base64.urlsafe_b64encode(hmac.digest(self._device_key, said, "sha256")[:18]).decode()
+
+    @cached_property
+    def _device_key(self) -> bytes:
+        """A secret of this store, so that a restart does not make strangers of everybody."""
+        query = sa.select(meta.c.value).where(meta.c.key == _DEVICE_KEY)
+        with self.store.read() as db:
+            kept = db.scalar(query)
+        if kept is None:
+            with self.store.write() as db:
+                kept = db.scalar(query)
+                if kept is None:
+                    kept = secrets.token_hex(32)
+                    db.execute(meta.insert().values(key=_DEVICE_KEY, value=kept))
+        return bytes.fromhex(kept)
+
+    # ---- Off the event loop
+
+    async def hashing(self, work: Callable[[], T], known: bool = False) -> T:
+        """Run what hashes a password on a thread of its own; Throttled when QUEUE of its kind wait already.
+
+        known  a browser that was in before (`knows_browser`), or is signed in: it does not wait for strangers
+        """
+        if self._queued[known] >= QUEUE:
+            raise Throttled("too many people are signing in at this moment; try again in 10 seconds", 10)
+        self._queued[known] += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._hashing[known], work)
+        finally:
+            self._queued[known] -= 1
+
+
+def tokens(cookie: str | None) -> list[str]:
+    """The sessions that a cookie names. Browsers share cookies among the ports of a machine, so that two campaigns
+    which are open at the same time keep their sessions in the same one."""
+    return (cookie or "").split(".")[:MAX_TOKENS]
+
+
+BAD_INVITE = "this invitation is unknown, used or expired; ask whoever sent it for a new one"
+
+
+_NO_MATCH = "that name and password do not belong together"
+_DEVICE_KEY = "device_key"
+
+
+def _find(db: sa.Connection, name: str) -> Any:
+    """The account of this name, however its letters are cased."""
+    if not is_name_length(name):
+        return None
+    return db.execute(sa.select(account).where(account.c.folded == folded(name))).first()
+
+
+def _open_invites() -> tuple[Any, ...]:
+    return invite.c.used_at.is_(None), invite.c.expires_at > time.time()
+
+
+def _open_invite(db: sa.Connection, token: str) -> Role | None:
+    return db.scalar(sa.select(invite.c.role).where(invite.c.token_sha256 == _sha256(token), *_open_invites()))
+
+
+def _checked_password(password: str) -> str:
+    if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
+        raise Refused(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters, this one has {len(password)}")
+    return password
+
+
+def _sha256(token: str) -> str:
+    """Tokens are random, so a plain hash of them cannot be searched for."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _utc(moment: float | None = None) -> str:
+    when = datetime.now(UTC) if moment is None else datetime.fromtimestamp(moment, UTC)
+    return when.isoformat(timespec="seconds")
+
+
+# ---- For the routes ---------------------------------------------------------------------------------------------
+
+
+def current(request: Request) -> Person | None:
+    """Who is asking, as ui.guard found out before any route was reached."""
+    return getattr(request.state, "person", None)
+
+
+def annotator(request: Request) -> Person:
+    """Anybody with a session; 401 without one."""
+    person = current(request)
+    if person is None:
+        raise HTTPException(401, "sign in first")
+    return person
+
+
+def admin(request: Request) -> Person:
+    """An admin; 401 without a session, 403 with another role."""
+    person = annotator(request)
+    if not person.is_admin:
+        raise HTTPException(403, "this is for admins of the campaign")
+    return person
+
+
+Annotator = Annotated[Person, Depends(annotator)]
+Admin = Annotated[Person, Depends(admin)]

@@ -1,0 +1,303 @@
+"""Where labels come from. Each source puts what it says into the store; the label stage exports from there.
+
+human         the browser: here only what to ask about, in which order, and whether enough is answered
+simulated     a named rubric ranks all K answers of a prompt
+import        rankings in somebody else's file
+judge         a model behind an HTTP endpoint compares the pairs that people would be shown
+reward_model  a sequence-classification model scores all K answers of a prompt
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, groupby
+from pathlib import Path
+from typing import Literal
+
+from pydantic import FiniteFloat
+
+from trueup.console import progress, say
+from trueup.data.formats import read_preferences
+from trueup.data.records import Candidate, CandidateSet, Dropped, Row, parse_row, prompt_id, read_jsonl, split_name
+from trueup.errors import DataError, LabelsWanted
+from ui.labels.config import LabelConfig, Source
+from ui.labels.exchange import take_over
+from ui.labels.judgements import Tiers, agrees, as_read
+from ui.labels.store import Asked, Gold, Item, Store, Text, Verdict
+from ui.sources import selection
+
+MOST_RANKED = 9
+"""Answers that one person can put in order."""
+
+
+# ---- What there is to judge -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Material:
+    """The items of the current candidates. Labels about anything else in the store are left alone."""
+
+    whole: list[Item] = field(default_factory=list)
+    """Each prompt with all K answers."""
+    asked: list[Item] = field(default_factory=list)
+    """What people are asked about, and the judge where they are pairs: in that order, if it is random."""
+    other: list[Item] = field(default_factory=list)
+    """Pairs of the same answers that were not chosen this time; labels they have from before still hold."""
+    chance: list[float] = field(default_factory=list)
+    """Of each of `asked`: with which probability the draw took it from among its prompt's pairs."""
+    uncertainty: dict[str, float] = field(default_factory=dict)
+    """Item id of a pair: how open a reward model leaves it, where there are scores."""
+    imported: list[str] = field(default_factory=list)
+    """Item ids of the imported file."""
+    identical: int = 0
+    """Pairs with equal texts: nobody is asked about them."""
+
+    def item_ids(self, source: Source) -> list[str]:
+        if source == "import":
+            return self.imported
+        if source in ("human", "judge"):
+            return [item.item_id for item in [*self.asked, *self.other]]
+        return [item.item_id for item in self.whole]
+
+
+Scores = Mapping[str, Sequence[float]]
+"""prompt_id: a reward model's score of each answer."""
+
+
+def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: Scores | None = None) -> Material:
+    """Items for every prompt, and which of them are asked about: a function of the seed and the prompt."""
+    found = Material()
+    order = sorted(candidates, key=lambda row: random.Random(f"{config.seed}/{row.prompt_id}").random())
+    for row in order:  # shuffled, so that a queue that is half done covers every category
+        found.whole.append(_item(row, row.candidates))
+        rng = random.Random(f"{config.seed}/{row.prompt_id}/pairs")
+        if config.task == "ranking":
+            _to_rank(config, row, rng, found)
+        else:
+            _to_compare(config, row, rng, found, scores.get(row.prompt_id) if scores else None)
+    return found
+
+
+def _to_compare(
+    config: LabelConfig, row: CandidateSet, rng: random.Random, found: Material, scores: Sequence[float] | None
+) -> None:
+    pairs = list(combinations(range(len(row.candidates)), 2))
+    texts = [as_read(candidate.text) for candidate in row.candidates]
+    different = [(i, j) for i, j in pairs if texts[i] != texts[j]]
+    found.identical += len(pairs) - len(different)
+    rng.shuffle(different)
+    items = [_item(row, [row.candidates[i], row.candidates[j]]) for i, j in different]
+    asked = items[: config.pairs_per_prompt]
+    found.asked += asked
+    found.other += items[config.pairs_per_prompt :]
+    found.chance += [len(asked) / len(items) for _ in asked]
+    if scores is not None:
+        for item, (i, j) in zip(items, different, strict=True):
+            found.uncertainty[item.item_id] = selection.uncertainty(scores[i], scores[j])
+
+
+def _to_rank(config: LabelConfig, row: CandidateSet, rng: random.Random, found: Material) -> None:
+    distinct = {as_read(candidate.text): candidate for candidate in row.candidates}
+    found.identical += len(row.candidates) - len(distinct)
+    answers = list(distinct.values())
+    number = min(config.answers_per_item or MOST_RANKED, len(answers))
+    if number > 1:
+        found.asked.append(_item(row, rng.sample(answers, number)))
+        found.chance.append(1.0)
+
+
+def _item(row: CandidateSet, answers: list[Candidate]) -> Item:
+    return Item(row.prompt, list(answers), row.category, row.split, row.sampler)
+
+
+def tiers_of(scores: Sequence[float]) -> Tiers:
+    """Best first; equal scores are ties."""
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    return [list(tier) for _, tier in groupby(order, key=lambda index: scores[index])]
+
+
+# ---- Human ------------------------------------------------------------------------------------------------------
+
+
+def ask_people(config: LabelConfig, store: Store, found: Material) -> None:
+    """Put into the queue that the labelling page works through what people are to be asked about."""
+    ids = store.add_items(found.asked)
+    if config.selection == "random":
+        asked = selection.uniform(ids, found.chance)
+    else:
+        asked = _by_uncertainty(config, store, found)
+    store.ask(asked, config.labels_per_pair)
+
+
+def _by_uncertainty(config: LabelConfig, store: Store, found: Material) -> list[Asked]:
+    """As many pairs as a random queue would have, out of all pairs of all prompts.
+
+    What people have begun stays in the queue, and comes first, with the selection that chose it.
+    """
+    pool = {item.item_id: item for item in [*found.asked, *found.other]}
+    votes, before = store.votes(), store.asked()
+    begun = {name: selection.disagreement(list(votes[name].values())) for name in pool if name in votes}
+    contested: dict[str, list[float]] = {}
+    for name, value in begun.items():
+        contested.setdefault(prompt_id(pool[name].prompt), []).append(value)
+
+    def open_by_people(item: Item) -> float:
+        values = contested.get(prompt_id(item.prompt), [])
+        return sum(values) / len(values) if values else 0.0
+
+    weights = {
+        name: selection.weight(found.uncertainty.get(name, 0.5), open_by_people(item))
+        for name, item in pool.items()
+        if name not in begun
+    }
+    # Another draw for another stand of the labels, and the same for the same.
+    rng = random.Random(f"{config.seed}/selection/{sorted(begun)}")
+    drawn = selection.draw(weights, max(0, len(found.asked) - len(begun)), config.control_share, rng)
+    store.add_items([pool[one.item_id] for one in drawn])
+    first = sorted(begun, key=lambda name: -begun[name])
+    if config.scores is None and not found.uncertainty:
+        say("selection: no scores of a reward model; pairs are weighted by how people disagree alone")
+    return [before.get(name, Asked(name, "random", 1.0)) for name in first] + drawn
+
+
+def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> Scores:
+    """Scores of the sampled answers; DataError where they are not one finite number for each answer of a prompt."""
+    answers = {row.prompt_id: len(row.candidates) for row in candidates}
+    found: dict[str, list[float]] = {}
+    for number, values in read_jsonl(path):
+        row = parse_row(_ScoreRow, values, f"{path}:{number}")
+        wanted = answers.get(row.prompt_id)
+        if wanted is not None and len(row.scores) != wanted:
+            raise DataError(f"{path}:{number}: scores: {len(row.scores)} for the {wanted} answers that were sampled")
+        found[row.prompt_id] = row.scores
+    if missing := answers.keys() - found.keys():
+        raise DataError(f"{path}: no scores for {len(missing)} of {len(answers)} prompts; score the current answers")
+    return found
+
+
+class _ScoreRow(Row):
+    prompt_id: str
+    scores: list[FiniteFloat]
+
+
+# ---- Known answers ----------------------------------------------------------------------------------------------
+
+
+def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualification"], dropped: Dropped) -> int:
+    """Put the items with known answers that the config names into the store. Returns how many."""
+    path = config.gold if use == "check" else config.qualification
+    known: dict[str, Gold] = {}
+    contradicted = set()
+    items = []
+    for row in read_preferences(path, dropped, config.on_bad_rows, config.ignore_columns) if path else []:
+        tiers, completions = row.tiers, row.completions
+        if config.task == "pairs" and len(completions) > 2:  # of a ranking the pair that is furthest apart
+            best, worst = row.tiers[0][0], row.tiers[-1][-1]
+            tiers = [[0, 1]] if len(row.tiers) == 1 else [[0], [1]]
+            completions = [row.completions[best], row.completions[worst]]
+        if len(set(map(as_read, completions))) < len(completions):
+            dropped.add("identical answers")
+            continue
+        if len(completions) > MOST_RANKED:
+            dropped.add(f"more than {MOST_RANKED} answers")
+            continue
+        split = split_name(row.prompt, config.split)
+        item = Item(row.prompt, [Text(text) for text in completions], row.category, split, {"file": path.name})  # type: ignore[union-attr]
+        if item.item_id in known and not agrees(known[item.item_id].tiers, tiers):
+            contradicted.add(item.item_id)
+        known.setdefault(item.item_id, Gold(item.item_id, tiers, row.explanation))
+        items.append(item)
+    if contradicted:
+        dropped.add("its annotators contradict each other", len(contradicted))
+    kept = [one for name, one in known.items() if name not in contradicted]
+    if path and not kept:
+        raise DataError(f"{path}: no known answer in it can be used (dropped: {dropped})")
+    store.add_items(items)
+    store.set_gold(use, kept)
+    return len(kept)
+
+
+# ---- Enough? ----------------------------------------------------------------------------------------------------
+
+
+def check_enough(config: LabelConfig, store: Store, found: Material) -> None:
+    """Raise LabelsWanted while people have not labelled what the config asks for."""
+    asked = store.asked()
+    answered = store.answered("human", found.item_ids("human"))
+    labels = sum(kinds.count("label") for kinds in answered.values())
+    skips = sum(kinds.count("skip") + kinds.count("flag") for kinds in answered.values())
+    open_pairs = sum(len(answered.get(name, [])) < config.labels_per_pair for name in asked)
+    if not asked:
+        raise DataError("there is nothing to label: no two sampled answers to a prompt differ")
+    wanted = config.labels_wanted
+    if open_pairs == 0 if wanted is None else labels >= wanted:
+        if labels == 0:
+            raise LabelsWanted(f"all {len(asked)} pairs were skipped; take skips back with `u` on the labelling page")
+        return
+    there = f"{labels} labels of people so far ({skips} skipped)"
+    if wanted is None:
+        missing = f"{open_pairs} of {len(asked)} pairs wait for an answer"
+    elif open_pairs == 0:
+        change = "lower label.labels_wanted or raise label.pairs_per_prompt"
+        missing = f"{wanted} are wanted, but every pair is answered: {change}"
+    else:
+        missing = f"{wanted} are wanted (label.labels_wanted), {open_pairs} of {len(asked)} pairs wait for an answer"
+    how = "Open the labelling page with `trueup label CONFIG`; `trueup run CONFIG` goes on when the labels are there."
+    raise LabelsWanted(f"{there}; {missing}.\n{how}")
+
+
+# ---- Simulated --------------------------------------------------------------------------------------------------
+
+
+def simulate(config: LabelConfig, store: Store, found: Material) -> None:
+    """Rank every prompt's answers by the rubric: a stand-in for people, open to reading in trueup/data/rubric.py."""
+    from trueup.data.rubric import RUBRICS
+
+    rubric = RUBRICS[config.rubric]
+    verdicts = []
+    for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
+        scores = [rubric.score(item.prompt, answer.text, answer.finished) for answer in item.answers]
+        verdicts.append(Verdict(item_id, tiers_of(scores)))
+    added = store.put("simulated", config.programs["simulated"], verdicts)
+    say(f"rubric {config.rubric}: {len(verdicts)} prompts ranked, {added} of them new or changed")
+
+
+# ---- Import -----------------------------------------------------------------------------------------------------
+
+
+def import_file(config: LabelConfig, store: Store, found: Material, dropped: Dropped) -> int:
+    """Take over the labels of `config.path`. Returns how many there are."""
+    assert config.path is not None
+    rows = read_preferences(config.path, dropped, config.on_bad_rows, config.ignore_columns)
+    imported = take_over(config, store, config.path, rows, dropped)
+    found.imported = imported.item_ids
+    return imported.labels
+
+
+# ---- Reward model -----------------------------------------------------------------------------------------------
+
+
+def score_by_model(config: LabelConfig, store: Store, found: Material) -> None:
+    """Rank every prompt's answers by a reward model's score."""
+    from trueup.models.chat import encode_completion, sampled_ids
+    from trueup.models.loading import load_reward_model
+    from trueup.models.scoring import score
+
+    assert config.reward_model is not None
+    loaded = load_reward_model(config.reward_model, config.model)
+    prompts = [item.prompt for item in found.whole for _ in item.answers]
+    # As sampled, if this tokenizer reads it so; a reward model from elsewhere reads the text.
+    rows = [
+        sampled_ids(loaded.tokenizer, answer.text, answer.finished, answer.token_ids)
+        or encode_completion(loaded.tokenizer, answer.text, answer.finished)
+        for item in found.whole
+        for answer in item.answers
+    ]
+    flat = iter(score(loaded, prompts, rows, on_progress=lambda done: progress(done, len(rows))))
+    verdicts = []
+    for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
+        verdicts.append(Verdict(item_id, tiers_of([next(flat) for _ in item.answers])))
+    store.put("reward_model", config.programs["reward_model"], verdicts)
+    say(f"reward model {config.reward_model}: {len(verdicts)} prompts ranked")

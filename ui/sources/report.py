@@ -1,0 +1,166 @@
+"""labels/report.json: its schema, and the figures in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Any
+
+from pydantic import ConfigDict
+
+from trueup.artifacts.artifact import Artifact
+from trueup.artifacts.manifest import LabelCounts
+from trueup.artifacts.reports import Estimate, LabelSources, PairCounts
+from trueup.data.records import Preference, Ranking
+from trueup.statistics.intervals import wilson
+from ui.labels.judgements import Tiers, agrees, names_itself
+
+ENOUGH_GOLD = 5
+"""Hidden checks below which nobody is said to have passed or failed."""
+
+
+Answered = Mapping[Any, Mapping[str, Sequence[str]]]
+"""source: item: kinds of its current events (label, skip, flag, late)."""
+
+
+class SelfIdentified(Artifact):
+    """Labels in which a completion says which model it is from: they are kept, and can be excluded by their ids."""
+
+    labels: int
+    of: int
+    label_ids: list[str]
+    phrases: list[str]
+    """The most frequent ones."""
+
+
+class KnownAnswers(Estimate):
+    """Share of the hidden checks that an annotator answered as known."""
+
+    right: int
+    passed: bool | None
+    """Null below ENOUGH_GOLD of them."""
+
+
+class LabelReport(LabelSources):
+    """labels/report.json. A ranking counts as one label."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sources: list[str]
+    labels: int
+    by_annotator: dict[str, int]
+    by_category: dict[str, int]
+    by_split: dict[str, int]
+    pairs: PairCounts
+    """Strict pairs in the labels."""
+    ties: int
+    """Pairs whose completions are in one tier."""
+    skips: dict[str, int]
+    """Items that were skipped, by source."""
+    flags: dict[str, int]
+    """Items that were flagged, by source."""
+    late: dict[str, int]
+    """Labels that came after their item was full, by source."""
+    self_identified: SelfIdentified
+    length_baseline: Estimate | None
+    """Share of the pairs in which the longer completion, in characters, is preferred; null where none differ."""
+    dropped: dict[str, int]
+    """Pairs and labels that are not in preferences.jsonl, by reason."""
+    gold: dict[str, KnownAnswers]
+    """By annotator."""
+    demonstrations: int
+    """Ideal completions that people wrote."""
+    identical_pairs_not_shown: int
+    left_choice: Estimate | None
+    """Share of strict labels in which the completion on the left is preferred; null without any."""
+
+    def counts(self) -> LabelCounts:
+        """What the manifest says of them."""
+        shared = ("by_source", "by_split", "ties", "skips")
+        return LabelCounts(pairs=self.pairs.plain(), **{key: getattr(self, key) for key in shared})
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What the report says beside the labels themselves."""
+
+    dropped: dict[str, int]
+    gold: dict[str, KnownAnswers]
+    demonstrations: int
+    identical_pairs_not_shown: int
+    left_choice: Estimate | None
+
+
+def summarise(
+    sources: Sequence[str],
+    rankings: Sequence[Ranking],
+    pairs: Sequence[Preference],
+    answered: Answered,
+    beside: Beside,
+) -> LabelReport:
+    """Counts of labels, of the strict pairs in them and of what is no label; the length baseline."""
+    kinds = {source: Counter(chain(*answered[source].values())) for source in sources}
+    by_split = _counts(pair.split for pair in pairs)
+    return LabelReport(
+        sources=list(sources),
+        labels=len(rankings),
+        by_source=_counts(ranking.source for ranking in rankings),
+        by_annotator=_counts(ranking.annotator for ranking in rankings),
+        by_category=_counts(ranking.category or "none" for ranking in rankings),
+        by_split=_counts(ranking.split for ranking in rankings),
+        pairs=PairCounts(train=by_split.get("train", 0), heldout=by_split.get("heldout", 0)),
+        ties=sum(len(list(combinations(tier, 2))) for ranking in rankings for tier in ranking.tiers),
+        skips={source: counts["skip"] for source, counts in kinds.items()},
+        flags={source: counts["flag"] for source, counts in kinds.items()},
+        late={source: counts["late"] for source, counts in kinds.items()},
+        self_identified=self_identified(rankings),
+        length_baseline=length_baseline(pairs),
+        **vars(beside),
+    )
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
+
+
+def self_identified(rankings: Sequence[Ranking]) -> SelfIdentified:
+    """The labels in which a completion says which model it is from."""
+    phrase_of = {}
+    for ranking in rankings:
+        phrases = [phrase for text in ranking.completions if (phrase := names_itself(text))]
+        if phrases:
+            phrase_of[ranking.label_id] = phrases[0]
+    phrases = [phrase for phrase, _ in Counter(phrase_of.values()).most_common(5)]
+    return SelfIdentified(labels=len(phrase_of), of=len(rankings), label_ids=sorted(phrase_of), phrases=phrases)
+
+
+def gold(checks: Mapping[str, Sequence[tuple[Tiers, Tiers]]], wanted: float) -> dict[str, KnownAnswers]:
+    """How many hidden checks each annotator answered as known, and whether that is the share that is wanted."""
+    by_annotator = {}
+    for annotator, answers in sorted(checks.items()):
+        right = sum(agrees(tiers, known) for tiers, known in answers)
+        passed = right >= wanted * len(answers) if len(answers) >= ENOUGH_GOLD else None
+        by_annotator[annotator] = KnownAnswers(**dict(share(right, len(answers))), right=right, passed=passed)
+    return by_annotator
+
+
+def length_baseline(pairs: Sequence[Preference]) -> Estimate | None:
+    """In which share of the pairs the longer answer won, in characters. Pairs of equal length say nothing of it."""
+    lengths = [(len(pair.chosen[0].content), len(pair.rejected[0].content)) for pair in pairs]
+    differing = [(chosen, rejected) for chosen, rejected in lengths if chosen != rejected]
+    return share(sum(chosen > rejected for chosen, rejected in differing), len(differing)) if differing else None
+
+
+def share(successes: int, n: int) -> Estimate:
+    """A proportion with its 95% score interval, which treats the n observations as independent."""
+    return wilson(successes, n).estimate()
+
+
+def line(report: LabelReport) -> str:
+    """The report in one line."""
+    who = ", ".join(f"{number} {source}" for source, number in report.by_source.items()) or "none"
+    pairs = report.pairs
+    strict = f"{pairs.train + pairs.heldout} strict pairs ({pairs.heldout} held out)"
+    return f"{who}; {strict}, {report.ties} tied, {sum(report.skips.values())} skipped"
