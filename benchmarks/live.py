@@ -5,7 +5,7 @@
 Prints milliseconds a step (a token of every policy) with 1, 2 and 4 policies: processor time of one thread, which a
 busy machine changes least, the least of `ROUNDS` rounds.
 
-    one pass, own adapters   trueup.live
+    one pass, own adapters   trueup.models.lockstep
     PEFT, mixed batch        one pass with `adapter_names`; sums of adapters were concatenated before
     PEFT, one by one         `set_adapter` and a pass for each policy
     merged, one by one       a whole model for each policy, in memory

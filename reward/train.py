@@ -182,5 +182,5 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
 
 
 def trial(config: RewardConfig, stage: StageRun, model: loading.Loaded) -> Any:
-    """The trainer over a pair that stands for all (trueup.trial)."""
+    """The trainer over a pair that stands for all (trueup.training.trial)."""
     return build_trainer(config, stage, model, [EncodedPair([0], [0, 0], [0])])

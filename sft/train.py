@@ -157,7 +157,7 @@ def build_trainer(
 
 
 def trial(config: SFTConfig, stage: StageRun, base: loading.Loaded) -> Any:
-    """The trainer over a row that stands for all (trueup.trial)."""
+    """The trainer over a row that stands for all (trueup.training.trial)."""
     row = Encoded([0, 0], [0, 0])
     return build_trainer(config, stage, base, [row], [row])
 

@@ -174,7 +174,7 @@ def test_the_keys_of_a_campaign_are_told_without_torch(python) -> None:
 
 def test_a_campaign_is_loaded_and_planned_without_torch(python) -> None:
     code = (
-        "import pathlib, trueup.cli, sft.config, reward.config, rlhf.config, ui.config\n"
+        "import pathlib, trueup.cli, sft.config, reward.config, rlhf.config, ui.labels.config\n"
         "from trueup.campaign import load_campaign, plan\n"
         "assert len(plan(load_campaign(pathlib.Path('configs/demo.yaml')))) == 6\n"
     )

@@ -491,7 +491,7 @@ def test_accounts_and_labels_are_managed_without_gradio_or_torch(python: Any, ca
     code = (
         "import sys, trueup.cli\n"
         f"assert trueup.cli.main(['accounts', 'list', {str(campaign(tmp_path).source)!r}]) == 0\n"
-        "import ui.exchange\n"
+        "import ui.labels.exchange\n"
         "print({'gradio', 'torch'} & sys.modules.keys())"
     )
     assert python(code).stdout == "set()\n"

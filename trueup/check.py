@@ -1,8 +1,8 @@
 """`trueup check`: what can be found wrong without training, all at once, in seconds.
 
-Files are read whole. Every stage that trains is built on a model without memory (trueup.trial): what passes here does
-not crash later for a reason that was there to be seen. What is a third party's, a library's or the user's, has a
-boundary that names the key.
+Files are read whole. Every stage that trains is built on a model without memory (trueup.training.trial), so that what
+passes here does not crash later for a reason that was there to be seen. What is a third party's, a library's or the
+user's, has a boundary that names the key.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
     /people    accounts and invitations
     /reports/  the report page of each finished stage
 
-Who may open what stands in ui.guard. No torch: annotators need none, and the page is there within seconds.
+Who may open what stands in ui.people.guard. No torch: annotators need none, and the page is there within seconds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     REQUEST_S        a request has arrived whole, head and body, this long after its first byte or after the connection
     STALLED_S        a reader takes something of an answer at least this often
     MOST             so many connections; for a new one the oldest goes that is not at work on a request
-    MAX_HEAD         bytes of a request's head, as far as it came in pieces; ui.guard looks at the whole
+    MAX_HEAD         bytes of a request's head, as far as it came in pieces; ui.people.guard looks at the whole
 
 Whoever holds connections open without ever asking anything (a "slow loris") therefore pushes out himself, and nobody
 who asks; and a body that never comes holds nothing but its own connection.
@@ -106,7 +106,7 @@ def server(app: Any) -> uvicorn.Server:
             http=protocol,
             ws="none",
             log_level="warning",
-            proxy_headers=False,  # whom to believe is ui.guard's to say
+            proxy_headers=False,  # whom to believe is ui.people.guard's to say
             server_header=False,
             limit_concurrency=2 * Limited.most,
             h11_max_incomplete_event_size=MAX_HEAD,

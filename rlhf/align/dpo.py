@@ -310,7 +310,7 @@ def as_robust(smoothing: float) -> float:
 
 
 def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
-    """The trainer over a pair that stands for all (trueup.trial)."""
+    """The trainer over a pair that stands for all (trueup.training.trial)."""
     from trl.trainer import dpo_trainer
 
     original = dpo_trainer.hash_module

@@ -115,7 +115,7 @@ def reference_logps(
 
 
 def trial(config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded) -> Any:
-    """The trainer over a prompt that stands for all (trueup.trial)."""
+    """The trainer over a prompt that stands for all (trueup.training.trial)."""
     return build_trainer(config, stage, policy, WeightedRewards({}, {}), schedule_of_one(config))
 
 

@@ -149,7 +149,7 @@ def schedule(rows: Sequence[Asked], config: OnlineConfig) -> Dataset:
 
 
 def schedule_of_one(config: OnlineConfig) -> Dataset:
-    """A schedule whose one prompt stands for all (trueup.trial)."""
+    """A schedule whose one prompt stands for all (trueup.training.trial)."""
     config = config.model_copy(update={"max_steps": config.updates_per_rollout})
     return schedule([Asked([Message(role="user", content="a")])], config)
 

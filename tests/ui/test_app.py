@@ -556,7 +556,7 @@ def test_starting_rewrites_no_stubs_of_the_installed_gradio() -> None:
     """It would cost every start a second. Fails when Gradio renames what writes them."""
     check = (
         "import ui.app, gradio; from gradio import component_meta as made; "
-        "assert made.create_or_modify_pyi.__module__ == 'ui.quick_gradio'; assert gradio.Textbox().change"
+        "assert made.create_or_modify_pyi.__module__ == 'ui.pages.gradio_shell'; assert gradio.Textbox().change"
     )
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 

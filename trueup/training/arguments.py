@@ -61,8 +61,8 @@ A = TypeVar("A", bound=TrainingArguments)
 def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: type) -> dict[str, Any]:
     """`arguments` with the user's `trainer_args:` on top.
 
-    Those that would do nothing were refused as the campaign file was read (trueup.trainer_args); what the installed TRL
-    does not know is refused here.
+    Those that would do nothing were refused as the campaign file was read (trueup.training.allowed). What the installed
+    TRL does not know is refused here.
     """
     known = [field.name for field in dataclasses.fields(schema) if field.init]
     problems = [

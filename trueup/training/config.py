@@ -49,7 +49,7 @@ class TrainConfig(StageConfig):
     """What the training stages share. Names are those of `transformers.TrainingArguments`."""
 
     trial: ClassVar[str]
-    """`module:function` that builds the stage's trainer on a model without memory (trueup.trial)."""
+    """`module:function` that builds the stage's trainer on a model without memory (trueup.training.trial)."""
 
     learning_rate: float = Field(gt=0)
     """Learning rate at its peak."""

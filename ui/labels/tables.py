@@ -157,7 +157,7 @@ account = Table(
     metadata,
     Column("account_id", Integer, primary_key=True),
     Column("name", String, nullable=False, unique=True),
-    Column("folded", String, nullable=False, unique=True),  # ui.names: the form by which a name is found
+    Column("folded", String, nullable=False, unique=True),  # ui.labels.names: the form by which a name is found
     Column("skeleton", String, nullable=False, index=True),  # what it looks like
     Column("pseudonym", String, nullable=False, unique=True),  # what events and exports call them
     Column("role", String, nullable=False),

@@ -1,7 +1,7 @@
 """HTTP API of labelling, `/api/v1`: typed, and idempotent by client UUID.
 
 Called by the page. What it returns is all that a labelling browser ever gets to know about an answer: its text.
-No commit holds up the event loop: what writes takes its turn on a thread (ui.turns), and what reads is a plain
+No commit holds up the event loop: what writes takes its turn on a thread (ui.pages.turns), and what reads is a plain
 function, which FastAPI runs on another.
 """
 

@@ -185,7 +185,7 @@ def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any
 
 
 def trial(config: PPOConfig, stage: StageRun, policy: Loaded) -> Any:
-    """The trainer over a prompt that stands for all, with a fresh critic (trueup.trial)."""
+    """The trainer over a prompt that stands for all, with a fresh critic (trueup.training.trial)."""
     config = config.model_copy(update={"ptx_coef": 0.0, "full_finetuning": False})
     with torch.device("meta"):
         roles = SharedBase(config, policy, None)

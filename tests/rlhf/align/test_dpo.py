@@ -225,9 +225,9 @@ def test_held_out_pairs_are_read_before_the_merge_which_may_move_the_weights_els
 ) -> None:
     done: list[str] = []
     for name in ("completion_logps", "merged"):
-        original = getattr(rlhf.dpo, name)
+        original = getattr(rlhf.align.dpo, name)
         monkeypatch.setattr(
-            rlhf.dpo, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
+            rlhf.align.dpo, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
         )
     _, directory = aligned(split={"heldout_fraction": 0.5}, max_steps=1)
     assert json.loads((directory / "report.json").read_text())["heldout_accuracy"]["n"]

@@ -551,8 +551,8 @@ def test_the_same_press_from_two_tabs_at_once_is_one_label(asking: Asking) -> No
 
 WRITER = """
 import sys
-from ui.service import Answer, LabelService
-from ui.store import Store
+from ui.labels.service import Answer, LabelService
+from ui.labels.store import Store
 asked = LabelService(Store(sys.argv[1]))
 while tasks := asked.tasks("ann"):
     print(asked.label("ann", Answer("ann-" + tasks[0].token, tasks[0].token, "a")).label.client_uuid, flush=True)

@@ -409,8 +409,8 @@ def test_after_the_libraries_are_loaded_no_figure_waits_for_another() -> None:
     script = """
 import sys
 import numpy as np
-from ui import agreement
-from ui.statistics import _binomial_p
+from ui.figures import agreement
+from ui.figures.figures import _binomial_p
 agreement.load_libraries()
 before = set(sys.modules)
 item, who, value = np.arange(12) // 2, np.arange(12) % 2, np.arange(12) % 3 % 2

@@ -172,7 +172,7 @@ def test_nothing_is_started_before_somebody_asks(app: Any, admin: Asking) -> Non
 def test_the_web_process_needs_no_torch(run_dir: Path) -> None:
     code = (
         "import sys, pathlib; from ui.app import run_app; from fastapi.testclient import TestClient\n"
-        "app = run_app(pathlib.Path(sys.argv[1])); from ui.accounts import COOKIE\n"
+        "app = run_app(pathlib.Path(sys.argv[1])); from ui.people.accounts import COOKIE\n"
         "asking = TestClient(app, base_url='http://127.0.0.1')\n"
         "asking.cookies.set(COOKIE, app.state.people.open_session(None))\n"
         "body = dict(prompt='x ' * 9000, policies=['sft'])\n"

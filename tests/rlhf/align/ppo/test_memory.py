@@ -45,8 +45,8 @@ MEASURE = """
 import json, sys
 import psutil
 import torch
-import rlhf.ppo, rlhf.ppo_trainer
-from rlhf import memory
+import rlhf.align.ppo.stage, rlhf.align.ppo.trainer
+from rlhf.align.ppo import memory
 from pathlib import Path
 from trueup.campaign import load_campaign
 
@@ -128,7 +128,7 @@ def test_a_real_training_peaks_within_a_quarter_of_what_was_predicted(
         "max_length": 96,
         "max_steps": 2,
         "eval_prompts": 0,
-        "lora": {"r": 8},
+        **({} if keys.get("full_finetuning") else {"lora": {"r": 8}}),
         **keys,
     }
     model = {"name": str(tmp_path / "base"), "device": device, "dtype": "auto"}
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_a_finding_that_names_the_rows_that_would(
     config, roles = made(train_batch_size=64, per_device_train_batch_size=64)
     needed = memory.predict(config, roles)
     third = needed.trained + needed.buffer + needed.updating // 3
-    monkeypatch.setattr(memory.training, "free_memory", lambda device: third)
+    monkeypatch.setattr(memory.loop, "free_memory", lambda device: third)
     found = memory.predict(config, roles).warning()
     assert found is not None and found.level == "warn" and "per_device_train_batch_size: 8 " in found.message
     fitting = config.model_copy(update={"per_device_train_batch_size": 8})

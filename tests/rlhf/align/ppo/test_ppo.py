@@ -388,8 +388,8 @@ def test_padding_on_either_side_changes_no_log_probability_and_no_value(
 RESUMED = """
 import os, signal, sys
 from pathlib import Path
-from rlhf.ppo_trainer import PPOTrainer
-from trueup.trunk import Trunk
+from rlhf.align.ppo.trainer import PPOTrainer
+from trueup.training.trunk import Trunk
 from trueup.campaign import load_campaign
 from trueup.stages import load_object
 
@@ -468,7 +468,7 @@ def test_a_critic_that_is_far_off_does_not_shrink_the_step_of_the_policy(
             trainer.add_callback(watcher)
             return trainer
 
-        monkeypatch.setattr(rlhf.ppo, "build_trainer", building)
+        monkeypatch.setattr(rlhf.align.ppo.stage, "build_trainer", building)
         _, directory = aligned(name, vf_coef=vf_coef, max_steps=1, max_grad_norm=1e-3, keep_steps=0)
         seen[name] = watcher.seen[0]
         for key in ("policy/grad_norm", "val/grad_norm"):

@@ -27,7 +27,7 @@ def counts_e(prompts, completions, **columns):
 PROCESS = """
 import os, signal, sys
 from pathlib import Path
-from rlhf.ppo_trainer import PPOTrainer
+from rlhf.align.ppo.trainer import PPOTrainer
 from trueup.campaign import load_campaign
 from trueup.stages import load_object
 
