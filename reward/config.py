@@ -16,6 +16,7 @@ class RewardConfig(TrainConfig):
 
     stage: ClassVar[str] = "reward"
     run: ClassVar[str] = "reward.train:run"
+    check_rows: ClassVar[str | None] = "reward.check:check_rows"
     report: ClassVar[str] = "reward.report:RewardReport"
     trial: ClassVar[str] = "reward.train:trial"
 

@@ -26,7 +26,7 @@ from pydantic import AliasPath, Field, model_validator
 
 from rlhf.accuracy import McNemar, PairedAccuracy
 from rlhf.config import CheckConfig
-from trueup.check import ReadFile
+from trueup.checking.rows import ReadFile
 from trueup.data.records import Prompt, Row, parse_row, read_jsonl
 from trueup.errors import DataError, TrueupError
 from trueup.statistics import intervals

@@ -46,6 +46,8 @@ class SFTConfig(TrainConfig):
 
     stage: ClassVar[str] = "sft"
     run: ClassVar[str] = "sft.train:run"
+    check: ClassVar[str | None] = "sft.check:check_sft"
+    check_rows: ClassVar[str | None] = "sft.check:check_demonstrations"
     report: ClassVar[str] = "sft.report:SFTReport"
     trial: ClassVar[str] = "sft.train:trial"
 
@@ -73,6 +75,8 @@ class SampleConfig(StageConfig):
 
     stage: ClassVar[str] = "sample"
     run: ClassVar[str] = "sft.sample:run"
+    check: ClassVar[str | None] = "sft.check:check_sample"
+    check_rows: ClassVar[str | None] = "sft.check:check_prompts"
     report: ClassVar[str] = "sft.report:SampleReport"
 
     model: ModelConfig

@@ -278,6 +278,8 @@ class StageConfig(Section):
     """`module:function` that does the stage; a string, so that a config can be read without torch."""
     check: ClassVar[str | None] = None
     """`module:function` of what `trueup check` finds in the stage's own keys (trueup.check.StageCheck)."""
+    check_rows: ClassVar[str | None] = None
+    """`module:function` of what it finds in the rows of all files (trueup.check.RowsCheck)."""
     verify: ClassVar[str | None] = None
     """`module:function` that holds a finished stage's store against its manifest (trueup.verify.StageVerify)."""
     report: ClassVar[str]

@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from trueup.check import check_place, find_directory, find_hub_id, read_file
+from trueup.checking.places import check_place, find_directory, find_hub_id
+from trueup.checking.rows import ReadFile, Rows, read_file
 from trueup.config import ModelConfig, StageConfig
 from trueup.data.formats import read_preferences
-from trueup.data.records import CandidateSet, read_rows
+from trueup.data.records import CandidateSet, is_for_judge, is_heldout, read_rows
 from trueup.errors import DataError
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig
@@ -22,9 +23,10 @@ def check(
     stages: Mapping[str, StageConfig],
     problems: list[str],
     notes: list[str],
-) -> None:
-    """Pairs with known answers, scores of the samples, the store, and the judges."""
+) -> list[ReadFile]:
+    """Imported labels, which are returned, pairs with known answers, scores of the samples, the store, the judges."""
     asked = config.input_paths()
+    imported = config.path and read_file("label.path", config.path, read_preferences, config, problems, notes)
     for key, path in {"gold": config.gold, "qualification": config.qualification}.items():
         if path in asked:
             read_file(f"label.{key}", path, read_preferences, config, problems, notes)
@@ -37,6 +39,30 @@ def check(
     _check_store(config, problems)
     if "reward_model" in config.sources and config.reward_model:
         _check_scorer(config.reward_model, config.model, problems, notes)
+    return [imported] if imported else []
+
+
+def check_rows(
+    config: LabelConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    """That imported labels leave something to train on: not all ties, nor all about prompts that are kept apart."""
+    rankings = rows.of("label.path")
+    if rankings is None or config.sources != ["import"]:
+        return
+    split = config.split
+    strict = [row for row in rankings if len({row.completions[tier[0]] for tier in row.tiers if tier}) > 1]
+    judge = sum(is_for_judge(row.prompt, split) for row in strict)
+    train = sum(not is_heldout(row.prompt, split) for row in strict) - judge
+    if not train:
+        problems.append(
+            f"label.path: no preference to train on: {len(rankings) - len(strict)} of {len(rankings)} rows are ties, "
+            f"and {len(strict)} are about prompts that are held out or kept for a second reward model"
+        )
+    elif split.judge_fraction and not judge:
+        problems.append(
+            f"label.path: none of {len(strict)} preferences is for the second reward model (split.judge_fraction: "
+            f"{split.judge_fraction}): give more, or raise it, or set it to 0"
+        )
 
 
 def _check_scores(config: LabelConfig, path: Path, problems: list[str]) -> None:

@@ -1,17 +1,18 @@
-"""What `trueup check` finds in the keys of PPO, GRPO and RLOO: their rewards, and the files that they train on."""
+"""What `trueup check` finds in the keys of alignment: rewards, and the pairs or prompts that it trains on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf.align.config import OnlineConfig, PPOConfig
+from rlhf.align.config import DPOConfig, OnlineConfig, PPOConfig
 from rlhf.align.rewards import load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
-from trueup.check import ReadFile, read_file
+from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_pair_lengths, read_file
+from trueup.config import StageConfig
 from trueup.data.formats import read_demonstrations, read_prompts
-from trueup.data.records import touches_heldout
+from trueup.data.records import Prompt, is_for_judge, is_heldout, touches_heldout
 from trueup.errors import DataError
 from trueup.runs import find_stage
 
@@ -50,3 +51,49 @@ def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -
             f"align.rewards: reward_model: the verdict of {made.dir} is fail, and it will be refused: mend it, or "
             "reward with something else"
         )
+
+
+# ---- Rows -------------------------------------------------------------------------------------------------------
+
+
+def check_pairs(
+    config: DPOConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    """Whether the pairs fit `max_length`."""
+    check_pair_lengths("align", config.max_length, stages["label"].parents(), rows, problems, notes)
+
+
+def check_prompts(
+    config: OnlineConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    """Whether enough prompts may be trained on, and an answer fits behind them."""
+    prompts = _training_prompts(config, rows)
+    if prompts is None:
+        return
+    lengths = rows.tokens(prompts)
+    if beyond := sum(length + config.max_new_tokens > config.max_length for length in lengths):
+        text = (
+            f"align.max_new_tokens: {beyond} of {len(lengths)} prompts with {config.max_new_tokens} new tokens are "
+            f"longer than max_length, {config.max_length}, and are left out"
+        )
+        (problems if beyond / len(lengths) > TOO_MANY_DROPPED else notes).append(text)
+    per_rollout = config.rollout_batch_size // config.num_generations
+    if len(prompts) < config.eval_prompts + per_rollout:
+        problems.append(
+            f"align: {len(prompts)} prompts may be trained on; {config.eval_prompts} of them choose the step, and a "
+            f"rollout asks {per_rollout}: lower rollout_batch_size or eval_prompts, or give more prompts "
+            "(align.prompts)"
+        )
+
+
+def _training_prompts(config: OnlineConfig, rows: Rows) -> list[Prompt] | None:
+    """The prompts that alignment may train on; None where their file could not be read."""
+    prompts = rows.of("align.prompts" if config.prompts else "sample.prompts")
+    if prompts is None:
+        return None
+    distinct = {row.prompt_id: row for row in [*prompts, *(rows.of("align.checks") or [])]}
+    return [
+        row
+        for row in distinct.values()
+        if not is_heldout(row.prompt, config.split) and not is_for_judge(row.prompt, config.split)
+    ]

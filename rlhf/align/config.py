@@ -51,6 +51,7 @@ class DPOConfig(TrainConfig):
 
     stage: ClassVar[str] = "align"
     run: ClassVar[str] = "rlhf.align.dpo:run"
+    check_rows: ClassVar[str | None] = "rlhf.align.check:check_pairs"
     report: ClassVar[str] = "rlhf.align.schema:AlignReport"
     trial: ClassVar[str] = "rlhf.align.dpo:trial"
 
@@ -117,6 +118,7 @@ class OnlineConfig(TrainConfig):
 
     stage: ClassVar[str] = "align"
     check: ClassVar[str | None] = "rlhf.align.check:check"
+    check_rows: ClassVar[str | None] = "rlhf.align.check:check_prompts"
 
     model: ModelConfig
     split: SplitConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rlhf.checks import verified_files
 from rlhf.compare.config import CompareConfig
-from trueup.check import ReadFile
+from trueup.checking.rows import ReadFile, Rows, check_context
 from trueup.config import StageConfig
 from trueup.judging.votes import VOTES
 from trueup.runs import find_stage
@@ -31,3 +31,13 @@ def check(
             "compare.judges: votes: nobody has voted yet; people vote on a finished comparison, which then runs again"
         )
     return files
+
+
+def check_rows(
+    config: CompareConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    """Whether the prompts of its checks leave room for answers."""
+    for file in rows.files:
+        if file.key == "compare.checks":
+            key = f"{file.key}: {file.path}"
+            check_context(key, rows.tokens(file.rows), file.max_new_tokens, rows, problems)

@@ -32,6 +32,7 @@ class CompareConfig(StageConfig):
     stage: ClassVar[str] = "compare"
     run: ClassVar[str] = "rlhf.compare.run:run"
     check: ClassVar[str | None] = "rlhf.compare.check:check"
+    check_rows: ClassVar[str | None] = "rlhf.compare.check:check_rows"
     report: ClassVar[str] = "rlhf.compare.schema:CompareReport"
 
     model: ModelConfig

@@ -14,9 +14,9 @@ import pytest
 
 import architectures
 from sft.sample import choose_prompts
-from trueup import check as checking
 from trueup import runs
 from trueup.check import check
+from trueup.checking import places
 from trueup.config import ModelConfig
 from trueup.data.records import split_name
 from trueup.errors import ModelError
@@ -603,7 +603,7 @@ def test_a_reward_model_that_has_failed_is_known_to_be_refused_until_it_is_train
 
 def test_a_full_disk_is_a_problem_with_both_sizes(checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")._replace(free=1_000_000_000)
-    monkeypatch.setattr(checking.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: usage)
     assert checked(model={"name": "embedded"})[0] == [
         f"run_dir: {tmp_path}/run: about 1.8 GB are needed, 1.0 GB are free"
     ]
@@ -1004,7 +1004,7 @@ def test_without_what_trains_the_rest_is_checked(checked, monkeypatch: pytest.Mo
     def missing(*_: Any) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(checking, "_check_model", missing)
+    monkeypatch.setattr("trueup.check._check_model", missing)
     problems, notes = checked(label={"source": "human", "gold": "none.jsonl"})
     assert problems[0].startswith("label.gold: ")
     assert problems[1] == "torch is not installed, which training needs: pip install -e '.[train]'"

@@ -57,6 +57,7 @@ class LabelConfig(StageConfig):
     stage: ClassVar[str] = "label"
     run: ClassVar[str] = "ui.label:run"
     check: ClassVar[str | None] = "ui.check:check"
+    check_rows: ClassVar[str | None] = "ui.check:check_rows"
     verify: ClassVar[str | None] = "ui.labels.proof:check_store"
     report: ClassVar[str] = "ui.sources.report:LabelReport"
 

@@ -1,0 +1,124 @@
+"""What `trueup check` finds in the keys of the sft and sample stages, and in the rows that they read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sft.config import SampleConfig, SFTConfig
+from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
+from trueup.config import StageConfig
+from trueup.data.formats import read_demonstrations, read_prompts
+from trueup.data.records import Demonstration, Prompt, drawn, is_for_judge, is_heldout, split_name, touches_heldout
+
+FEW_DEMONSTRATIONS = 8
+
+# ---- sft --------------------------------------------------------------------------------------------------------
+
+
+def check_sft(
+    config: SFTConfig, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
+) -> list[ReadFile]:
+    """The files of demonstrations: all of them, or none where one cannot be read."""
+    files: list[ReadFile] = []
+    for source in config.data:
+        if file := read_file("sft.data", source.path, read_demonstrations, source, problems, notes):
+            file.rows = drawn(file.rows, source.max_rows, config.seed)
+            files.append(file)
+    return files if len(files) == len(config.data) else []  # a part of them would mislead about all
+
+
+def check_demonstrations(
+    config: SFTConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    """Whether enough demonstrations may be trained on, and whether they are short enough."""
+    demonstrations = rows.of("sft.data")
+    if demonstrations is None:
+        return
+    train = [row for row in demonstrations if not touches_heldout(row, config.split)]
+    if lengths := rows.tokens(train):
+        notes.append(f"model.chat_template: {rows.end_token!r} is trained as the end of every assistant turn")
+        _check_too_long(config.max_length, train, lengths, rows, problems, notes)
+    if len(train) < FEW_DEMONSTRATIONS:
+        left = len(demonstrations) - len(train)
+        heldout = f" ({left} more are held out)" if left else ""
+        problems.append(
+            f"sft.data: {len(train)} demonstrations to train on{heldout}; {FEW_DEMONSTRATIONS} is the least"
+        )
+
+
+def _check_too_long(
+    limit: int, train: list[Demonstration], lengths: list[int], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    from trueup.models.encoding import named
+
+    over = [row.where for row in train if max(rows.tokens([row]), default=0) > limit]
+    if not over:
+        notes.append(f"sft.max_length: {limit}; the longest demonstration has {max(lengths)} tokens")
+        return
+    (problems if len(over) / len(lengths) > TOO_MANY_DROPPED else notes).append(
+        f"sft.max_length: {len(over)} of {len(lengths)} demonstrations are longer than {limit} tokens and are dropped; "
+        f"the longest has {max(lengths)}: {named(over)}"
+    )
+
+
+# ---- sample -----------------------------------------------------------------------------------------------------
+
+
+def check_sample(
+    config: SampleConfig, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
+) -> list[ReadFile]:
+    """The file of prompts, with those that the stage will answer."""
+    file = read_file("sample.prompts", config.prompts, read_prompts, config, problems, notes)
+    if file is None:
+        return []
+    prompts = list({row.prompt_id: row for row in file.rows}.values())
+    if config.only:
+        prompts = [row for row in prompts if split_name(row.prompt, config.split) == config.only]
+    file.rows, file.max_new_tokens = drawn(prompts, config.max_prompts, config.seed), config.max_new_tokens
+    return [file]
+
+
+def check_prompts(
+    config: SampleConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    """Whether the prompts leave room for answers, and each part of the split has some."""
+    prompts = rows.of("sample.prompts")
+    if prompts is None:
+        return
+    check_context("sample.max_new_tokens", rows.tokens(prompts), config.max_new_tokens, rows, problems)
+    is_labelled = "label" in stages and "sample" in stages["label"].parents()
+    _check_split(config, prompts, is_labelled, problems, notes)
+
+
+def _check_split(
+    config: SampleConfig, prompts: list[Prompt], is_labelled: bool, problems: list[str], notes: list[str]
+) -> None:
+    """That there are prompts to compare on, to train on, and for a second reward model."""
+    split, limit = config.split, config.max_prompts
+    of = f"{len(prompts)} prompts" + (f" (sample.max_prompts: {limit})" if limit == len(prompts) else "")
+    heldout = sum(is_heldout(row.prompt, split) for row in prompts)
+    judge = sum(is_for_judge(row.prompt, split) for row in prompts)
+    if heldout == 0:
+        problems.append(
+            f"sample.prompts: none of {of} is held out (split.heldout_fraction: {split.heldout_fraction}), so there is "
+            "nothing to compare on"
+        )
+    if not is_labelled:
+        return
+    if config.only == "heldout":
+        problems.append("sample.only: heldout leaves no training prompt to label; it is for label.source: import")
+    elif heldout == len(prompts):
+        problems.append(f"sample.prompts: all {of} are held out, so there is none to label")
+    elif heldout + judge == len(prompts):
+        problems.append(
+            f"sample.prompts: of {of} {heldout} are held out and {judge} are for the second reward model "
+            f"(split.judge_fraction: {split.judge_fraction}), so there is none to train on"
+        )
+    elif split.judge_fraction and not judge:
+        problems.append(
+            f"sample.prompts: none of {of} is for the second reward model (split.judge_fraction: "
+            f"{split.judge_fraction}): give more prompts, or raise it, or set it to 0"
+        )
+    else:
+        apart = f", {judge} for the second reward model" if judge else ""
+        notes.append(f"split: {len(prompts) - heldout - judge} prompts to train on{apart}, {heldout} held out")

