@@ -623,7 +623,7 @@ def _page(config: Any) -> Any:
     with store.read() as db:
         told.append(db.scalar(sa.select(sa.func.count()).select_from(slot)))
     told.append([(one.selection, round(one.propensity, 6)) for one in store.asked().values()])
-    told.append({name: found["passed"] for name, found in gold(store.checks(), config.gold_pass).items()})
+    told.append({name: found.passed for name, found in gold(store.checks(), config.gold_pass).items()})
     store.close()
     return told
 
