@@ -17,7 +17,7 @@ from rlhf.align import guards
 from rlhf.align.config import LOSSES, DPOConfig, Loss
 from rlhf.align.rewards import load_function
 from rlhf.compare import judges
-from rlhf.compare.answers import ALIGNED, SFT, Compared
+from rlhf.compare.answers import ALIGNED, SFT, ComparedCompletions
 from rlhf.compare.config import CompareConfig
 from trueup.data.formats import demonstrations, read_demonstrations
 from trueup.data.records import Candidate, CandidateSet, Dropped, Message
@@ -68,14 +68,14 @@ def test_a_judge_is_a_function_and_a_line_of_a_table() -> None:
     code, line = shown("Add a judge")
     table = eval("{" + line + "}", written_into(judges, code))
     config = CompareConfig.model_construct(confidence=0.95, seed=0)
-    by = table["shorter"](config, judges.Labels({}, None))
+    by = table["shorter"](config, judges.LabelOrigins({}, None))
     long, short = ([Candidate(text=text, token_ids=[1], finished=True)] for text in ("a long answer", "short"))
     prompt = [Message(role="user", content="Why?")]
     rows = [
         CandidateSet(prompt_id=str(number), prompt=prompt, split="heldout", candidates=long, sampler={})
         for number in range(8)
     ]
-    compared = Compared(rows, {SFT: [long] * 8, ALIGNED: [short] * 8})
+    compared = ComparedCompletions(rows, {SFT: [long] * 8, ALIGNED: [short] * 8})
     assert judges.judge(by, compared, config).win_rate.wins == 8
 
 

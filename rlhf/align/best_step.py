@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from rlhf.align import guards
 from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
-from rlhf.align.prompts import Asked
+from rlhf.align.prompts import RolloutPrompt
 from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation
 from rlhf.align.rollouts import draw
 from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
@@ -42,7 +42,7 @@ class EvaluateSteps(TrainerCallback):
         config: OnlineConfig,
         stage: StageRun,
         policy: Loaded,
-        prompts: Sequence[Asked],
+        prompts: Sequence[RolloutPrompt],
         rewards: WeightedRewards,
         reference_logps: Any,
         second: WeightedRewards | None = None,

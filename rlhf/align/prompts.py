@@ -35,7 +35,7 @@ from trueup.runs import StageRun
 
 
 @dataclass(frozen=True)
-class Asked:
+class RolloutPrompt:
     """A prompt to train on, and the check that verifies its answers, if one does."""
 
     prompt: list[Message]
@@ -47,8 +47,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prompts:
-    train: list[Asked]
-    evaluation: list[Asked]
+    train: list[RolloutPrompt]
+    evaluation: list[RolloutPrompt]
     """Kept from training, to choose the best step by; not held out, so that the comparison stays untouched."""
     checks: list[Check]
 
@@ -61,7 +61,7 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
     # Checks first: of a prompt that comes twice, the row whose answers can be verified stays.
     read = {n: check.prompts for n, check in enumerate(checks)} | {-1: _read(config, stage, dropped[-1])}
     known: set[str] = set()
-    rows: list[Asked] = []
+    rows: list[RolloutPrompt] = []
     refused = Refused()
     for n, prompts in read.items():
         allowed = _allowed(prompts, config, known, dropped[n])
@@ -76,9 +76,9 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
             if length + config.max_new_tokens > config.max_length:
                 dropped[n].add("no room for max_new_tokens within max_length")
             elif n < 0:
-                rows.append(Asked(row.prompt, row.category))
+                rows.append(RolloutPrompt(row.prompt, row.category))
             else:
-                rows.append(Asked(row.prompt, checks[n].kind, n, allowed[row.prompt_id]))
+                rows.append(RolloutPrompt(row.prompt, checks[n].kind, n, allowed[row.prompt_id]))
     refused.stop()
     random.Random(config.seed).shuffle(rows)
     evaluation, train = rows[: config.eval_prompts], rows[config.eval_prompts :]
@@ -123,13 +123,13 @@ def _read(config: OnlineConfig, stage: StageRun, dropped: Dropped) -> list[Promp
     return [Prompt(prompt=row.prompt, category=row.category).model_copy(update={"where": row.where}) for row in rows]
 
 
-def schedule(rows: Sequence[Asked], config: OnlineConfig) -> Dataset:
+def schedule(rows: Sequence[RolloutPrompt], config: OnlineConfig) -> Dataset:
     """The prompts of every rollout, in the order in which they are asked: each pass over them in an order of its own.
 
     Laid out whole, so that going on after an interruption needs no state of a sampler.
     """
     per_rollout = config.rollout_batch_size // config.num_generations
-    asked: list[Asked] = []
+    asked: list[RolloutPrompt] = []
     for epoch in range(math.ceil(num_rollouts(len(rows), config) * per_rollout / len(rows))):
         order = list(rows)
         random.Random(f"{config.seed}/{epoch}").shuffle(order)
@@ -151,7 +151,7 @@ def schedule(rows: Sequence[Asked], config: OnlineConfig) -> Dataset:
 def schedule_of_one(config: OnlineConfig) -> Dataset:
     """A schedule whose one prompt stands for all (trueup.training.trial)."""
     config = config.model_copy(update={"max_steps": config.updates_per_rollout})
-    return schedule([Asked([Message(role="user", content="a")])], config)
+    return schedule([RolloutPrompt([Message(role="user", content="a")])], config)
 
 
 def num_rollouts(prompts: int, config: OnlineConfig) -> int:

@@ -27,7 +27,7 @@ Answers = list[list[Candidate]]
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedCompletions:
     """The same prompts, answered by several policies."""
 
     rows: list[CandidateSet]

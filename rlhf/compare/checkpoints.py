@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.compare.answers import ALIGNED, SFT, Answers, Compared, TokenKLs, kl_per_sequence, sample_policy
+from rlhf.compare.answers import ALIGNED, SFT, Answers, ComparedCompletions, TokenKLs, kl_per_sequence, sample_policy
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.judges import Judge, ScoringJudge
 from rlhf.compare.schema import Checkpoint
@@ -19,7 +19,7 @@ from trueup.training.adapters import STEPS
 
 
 @dataclass(frozen=True)
-class Step:
+class KeptStep:
     """A policy on the way, with one answer to each of the first prompts."""
 
     step: int
@@ -37,11 +37,11 @@ def kept(align: FinishedStage) -> dict[int, Path]:
 def sample_steps(
     sft: FinishedStage,
     align: FinishedStage,
-    compared: Compared,
+    compared: ComparedCompletions,
     decoding: Decoding,
     config: CompareConfig,
     folder: Path,
-) -> list[Step]:
+) -> list[KeptStep]:
     """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs."""
     adapters = kept(align) if config.step_prompts else {}
     if not adapters:
@@ -51,13 +51,13 @@ def sample_steps(
     result = int(align.manifest.steps or max(adapters) + 1)
     ends = ((0, sft, SFT), (result, align, ALIGNED))
     steps = [
-        Step(step, SavedPolicy(stage.dir / "model"), _first(compared.by_policy[name], len(rows)))
+        KeptStep(step, SavedPolicy(stage.dir / "model"), _first(compared.by_policy[name], len(rows)))
         for step, stage, name in ends
     ]
     for step, adapter in adapters.items():
         if step != result:
             saved = SavedPolicy(sft.dir / "model", adapter)
-            steps.append(Step(step, saved, sample_policy(f"step-{step}", saved, rows, decoding, 1, config, folder)))
+            steps.append(KeptStep(step, saved, sample_policy(f"step-{step}", saved, rows, decoding, 1, config, folder)))
     return sorted(steps, key=lambda at: at.step)
 
 
@@ -66,9 +66,9 @@ def _first(answers: Answers, prompts: int) -> Answers:
 
 
 def measure(
-    steps: Sequence[Step],
+    steps: Sequence[KeptStep],
     kls: Sequence[TokenKLs],
-    compared: Compared,
+    compared: ComparedCompletions,
     judges: Sequence[Judge],
     config: CompareConfig,
 ) -> list[Checkpoint]:

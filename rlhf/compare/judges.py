@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf.compare.answers import ALIGNED, SFT, Answers, Compared, Scores, length_differences, outcome_tables
+from rlhf.compare.answers import ALIGNED, SFT, Answers, ComparedCompletions, Scores, length_differences, outcome_tables
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.endpoint_judge import endpoint_tables
 from trueup import runs
@@ -67,14 +67,14 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class PairJudge(Judge):
-    verdicts: Callable[[Compared], Verdicts]
+    verdicts: Callable[[ComparedCompletions], Verdicts]
 
 
 # ---- The judges -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelOrigins:
     """Who or what the campaign's labels come from, by the label stage's report."""
 
     by_source: dict[str, int]
@@ -88,7 +88,7 @@ class Labels:
         return ", ".join(f"{count} {source}" for source, count in self.by_source.items()) or "unknown"
 
 
-def rubric_judge(config: CompareConfig, labels: Labels) -> Judge:
+def rubric_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """A rubric: the preference itself where the labels were simulated by it, a stranger to them otherwise."""
     rubric = RUBRICS[config.rubric]
 
@@ -102,14 +102,14 @@ def rubric_judge(config: CompareConfig, labels: Labels) -> Judge:
     return ScoringJudge("rubric", f"rubric {rubric.name}, simulated", made, not made, score_all)
 
 
-def reward_model_judge(config: CompareConfig, labels: Labels) -> Judge:
+def reward_model_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """The campaign's reward model. It learnt from the labels that the policy learnt from: no independent evidence."""
     directory = runs.stage_dir(config.run_dir, "reward") / "model"
     scores = RewardScores(directory, config)
     return ScoringJudge("reward_model", "the reward model, learnt from the same labels", True, False, scores)
 
 
-def second_reward_model_judge(config: CompareConfig, labels: Labels) -> Judge:
+def second_reward_model_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """A reward model of prompts that trained nothing else (`split.judge_fraction`)."""
     directory = runs.stage_dir(config.run_dir, "reward") / "judge" / "model"
     description = "a second reward model, learnt from prompts that trained nothing else"
@@ -143,11 +143,11 @@ class RewardScores:
         return [[self._known[key] for key in row] for row in keys]
 
 
-def endpoint_judge(config: CompareConfig, labels: Labels) -> Judge:
+def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """A language model behind an endpoint, asked in both orders. Its replies stay beside the report."""
     assert config.judge_url and config.judge_model  # the config demands them
 
-    def verdicts(compared: Compared) -> Verdicts:
+    def verdicts(compared: ComparedCompletions) -> Verdicts:
         made = endpoint_tables(
             Endpoint(str(config.judge_url), str(config.judge_model), config.judge_parameters),
             compared.rows,
@@ -165,10 +165,10 @@ def endpoint_judge(config: CompareConfig, labels: Labels) -> Judge:
     return PairJudge("endpoint", description, made_the_labels, not made_the_labels, verdicts)
 
 
-def votes_judge(config: CompareConfig, labels: Labels) -> Judge:
+def votes_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """People who saw two answers and not whose they were. Votes on answers that are no longer these do not count."""
 
-    def verdicts(compared: Compared) -> Verdicts:
+    def verdicts(compared: ComparedCompletions) -> Verdicts:
         there = [
             {
                 "prompt_id": row.prompt_id,
@@ -210,7 +210,7 @@ def _about_votes(votes: Sequence[Vote], voters: int, others: int) -> list[Findin
     return found
 
 
-JUDGES: dict[str, Callable[[CompareConfig, Labels], Judge]] = {
+JUDGES: dict[str, Callable[[CompareConfig, LabelOrigins], Judge]] = {
     "rubric": rubric_judge,
     "reward_model": reward_model_judge,
     "second_reward_model": second_reward_model_judge,
@@ -262,7 +262,7 @@ def rate_of(rate: win_rates.WinRate) -> Rate:
     return Rate(**{**dict(rate.interval.estimate()), **counts, "n": sum(counts.values()), "prompts": rate.interval.n})
 
 
-def judge(by: Judge, compared: Compared, config: CompareConfig) -> Judged:
+def judge(by: Judge, compared: ComparedCompletions, config: CompareConfig) -> Judged:
     """Have the judge look at everything it can, and compare the SFT policy with the aligned one."""
     scores: dict[str, list[list[float]]] = {}
     if isinstance(by, ScoringJudge):

@@ -24,9 +24,9 @@ import torch
 
 from rlhf.compare import answers, judges, verdict
 from rlhf.compare import checkpoints as paths
-from rlhf.compare.answers import ALIGNED, BEST, SFT, Answers, Compared
+from rlhf.compare.answers import ALIGNED, BEST, SFT, Answers, ComparedCompletions
 from rlhf.compare.config import CompareConfig
-from rlhf.compare.judges import JUDGES, Judge, Judged, Labels, ScoringJudge
+from rlhf.compare.judges import JUDGES, Judge, Judged, LabelOrigins, ScoringJudge
 from rlhf.compare.regressions import check_policies, read_checks
 from rlhf.compare.report import write_report
 from rlhf.compare.schema import (
@@ -80,7 +80,7 @@ def run(config: CompareConfig) -> Path:
         name: reference if name == SFT else sample(name, policy, rows, decoding, per_prompt, stage)
         for name, policy in saved.items()
     }
-    compared = Compared(rows, by_policy)
+    compared = ComparedCompletions(rows, by_policy)
     likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
     checks = check_policies(asked, config, saved, trained, stage)
     steps = paths.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
@@ -233,14 +233,14 @@ def prove_disjoint(rows: Sequence[CandidateSet], trained: Sequence[FinishedStage
                 )
 
 
-def read_labels(run_dir: Path) -> Labels:
+def read_labels(run_dir: Path) -> LabelOrigins:
     """What made the labels. They stand in the run directory, since the aligned policy was trained on them."""
     label = runs.find_stage(run_dir, "label")
     if label is None:
-        return Labels({}, None)
+        return LabelOrigins({}, None)
     by_source = label.report(LabelSources).by_source
     identity = label.manifest.identity
-    return Labels(
+    return LabelOrigins(
         by_source,
         rubric=identity.get("rubric") if "simulated" in by_source else None,
         judge_model=identity.get("judge_model") if "judge" in by_source else None,
@@ -284,14 +284,14 @@ def sample_likeliest(
     return {name: sample(f"{name}-greedy", saved[name], rows, greedy, 1, stage) for name in (SFT, ALIGNED)}
 
 
-def add_best_of_n(compared: Compared, bench: Sequence[Judge]) -> Compared:
+def add_best_of_n(compared: ComparedCompletions, bench: Sequence[Judge]) -> ComparedCompletions:
     """With a reward model on the bench, the best of each prompt's SFT answers by it: what alignment should meet."""
     by = next((judge for judge in bench if judge.name == "reward_model"), None)
     reference = compared.by_policy[SFT]
     if not isinstance(by, ScoringJudge) or len(reference[0]) < 3:
         return compared
     best = answers.best_of_others(reference, by.score(compared.rows, reference))
-    return Compared(compared.rows, {**compared.by_policy, BEST: best})
+    return ComparedCompletions(compared.rows, {**compared.by_policy, BEST: best})
 
 
 # ---- Figures ----------------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def noise_floors(
 
 
 def all_pairs(
-    compared: Compared, judged: dict[str, Judged], measures: dict[str, PolicyMeasures], config: CompareConfig
+    compared: ComparedCompletions, judged: dict[str, Judged], measures: dict[str, PolicyMeasures], config: CompareConfig
 ) -> PoliciesCompared:
     """Every two policies by every judge that scores, and the strengths that follow, in log-odds against SFT."""
     pairs: list[ComparedPair] = []
@@ -376,8 +376,8 @@ class Change:
 def measure_change(
     sft: FinishedStage,
     saved: dict[str, SavedPolicy],
-    compared: Compared,
-    steps: Sequence[paths.Step],
+    compared: ComparedCompletions,
+    steps: Sequence[paths.KeptStep],
     bench: Sequence[Judge],
     config: CompareConfig,
 ) -> Change:
@@ -411,7 +411,7 @@ def measure_change(
     )
 
 
-def describe_all(compared: Compared, moved: Change, config: CompareConfig) -> dict[str, PolicyMeasures]:
+def describe_all(compared: ComparedCompletions, moved: Change, config: CompareConfig) -> dict[str, PolicyMeasures]:
     """{policy: what its answers are like}, of every policy.
 
     Best of n gives one answer in several places, so nothing is said of its variety; it has no loss of its own, and its
@@ -447,7 +447,7 @@ def heldout_loss(loaded: Loaded, rows: Sequence[dict[str, Any]]) -> float | None
     return total / count if count else None
 
 
-def sample_row(compared: Compared, judged: dict[str, Judged], i: int) -> dict[str, Any]:
+def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int) -> dict[str, Any]:
     """One prompt with everything that was said and how it was judged."""
     row = compared.rows[i]
 

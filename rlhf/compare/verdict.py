@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf.accuracy import PairedAccuracy
-from rlhf.compare.judges import Judged, Labels
+from rlhf.compare.judges import Judged, LabelOrigins
 from rlhf.compare.schema import PolicyMeasures
 from trueup.artifacts.manifest import Finding, Level
 from trueup.artifacts.reports import ComparisonVerdict
@@ -55,7 +55,7 @@ def standing(judged: Judged, card: Sequence[Finding]) -> Standing:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     outcome: Outcome
     finding: Finding
     prices: list[Finding]
@@ -89,7 +89,7 @@ def decide(
     identical: float,
     lengths: tuple[float, float],
     prices: Sequence[Finding],
-) -> Verdict:
+) -> Decision:
     """One sentence by the first judge that may decide.
 
     floors     the SFT policy against itself, by each judge that can tell
@@ -106,15 +106,15 @@ def decide(
     over = "".join(f" The judge {_title(other)} decides nothing: {reason}." for other, reason in passed_over.items())
     if name is None:
         finding = Finding("warn", "no_verdict", f"No verdict: no judge can decide.{over}")
-        return Verdict("no_verdict", finding, [], None, passed_over)
+        return Decision("no_verdict", finding, [], None, passed_over)
 
     judged = judges[name]
     doubts = standings[name].reasons
     told = (f" Of this judge: {'; '.join(doubts)}." if doubts else "") + over
 
-    def verdict(outcome: Outcome, level: Level, code: str, message: str, paid: Sequence[Finding] = ()) -> Verdict:
+    def verdict(outcome: Outcome, level: Level, code: str, message: str, paid: Sequence[Finding] = ()) -> Decision:
         price = f" The price: {'; '.join(price.message for price in paid)}." if paid else ""
-        return Verdict(outcome, Finding(level, code, f"{message}{told}{price}"), list(paid), name, passed_over)
+        return Decision(outcome, Finding(level, code, f"{message}{told}{price}"), list(paid), name, passed_over)
 
     rate = judged.win_rate.interval
     on = f"{prompts} held-out {'prompt' if prompts == 1 else 'prompts'} (judge: {judged.by.description})"
@@ -230,14 +230,14 @@ def find_prices(
 
 
 def reasons_for_doubt(
-    decided: Verdict,
+    decided: Decision,
     judges: Mapping[str, Judged],
     cards: Mapping[str, Sequence[Finding]],
     floors: Mapping[str, intervals.Interval],
     before: PolicyMeasures,
     after: PolicyMeasures,
     prompts: int,
-    labels: Labels,
+    labels: LabelOrigins,
 ) -> list[Finding]:
     """Why the verdict should be trusted less than its interval says."""
     found = []

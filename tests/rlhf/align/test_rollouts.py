@@ -15,7 +15,7 @@ from peft import TaskType, get_peft_model
 
 import rlhf.align.grpo_rloo
 from rlhf.align.best_step import EvaluateSteps, best_step, choose_step, evaluations
-from rlhf.align.prompts import Asked, Prompts, choose_prompts, num_rollouts, schedule
+from rlhf.align.prompts import Prompts, RolloutPrompt, choose_prompts, num_rollouts, schedule
 from rlhf.align.rewards import WeightedRewards
 from rlhf.align.rollouts import Sampler, logps_of
 from rlhf.align.schema import Evaluation
@@ -79,7 +79,7 @@ def sampled(config: Any) -> list[CandidateSet]:
     ]
 
 
-def texts(rows: list[Asked]) -> list[str]:
+def texts(rows: list[RolloutPrompt]) -> list[str]:
     return [row.prompt[-1].content for row in rows]
 
 
@@ -95,7 +95,7 @@ def test_what_a_prompt_spells_is_asked_as_text(opened: Any, algorithm: str, monk
     config, stage, tokenizer = opened(QUESTIONS, algorithm=algorithm, num_generations=2)
     policy = loading.load_base(config.model)
     asked = [Message(role="user", content=f"What is {tokenizer.eos_token} in a text?")]
-    rows = schedule([Asked(asked)], config)
+    rows = schedule([RolloutPrompt(asked)], config)
     rewards = WeightedRewards({}, {})
     trainer = rlhf.align.grpo_rloo.build_trainer(config, stage, policy, rewards, rows)
     read: list[Any] = []
@@ -202,7 +202,7 @@ def test_too_few_prompts_are_an_error_that_says_what_was_left_out(opened: Any) -
 
 # ---- The schedule -----------------------------------------------------------------------------------------------
 
-ROWS = [Asked([Message(role="user", content=f"Why {n}?")], "c", check=0, check_row=n) for n in range(10)]
+ROWS = [RolloutPrompt([Message(role="user", content=f"Why {n}?")], "c", check=0, check_row=n) for n in range(10)]
 
 
 def scheduled(opened: Any, **keys: Any) -> list[list[str]]:

@@ -17,11 +17,11 @@ from manifests import card_of
 from rlhf.accuracy import McNemar, PairedAccuracy
 from rlhf.compare import answers, judges, run, verdict
 from rlhf.compare import checkpoints as paths
-from rlhf.compare.answers import ALIGNED, BEST, SFT, Compared
+from rlhf.compare.answers import ALIGNED, BEST, SFT, ComparedCompletions
 from rlhf.compare.config import CompareConfig
-from rlhf.compare.judges import Judged, Labels, ScoringJudge, Verdicts
+from rlhf.compare.judges import Judged, LabelOrigins, ScoringJudge, Verdicts
 from rlhf.compare.schema import Checkpoint, PolicyMeasures
-from rlhf.compare.verdict import Verdict
+from rlhf.compare.verdict import Decision
 from rlhf.config import CheckConfig
 from trueup import cli, runs, stages
 from trueup.artifacts.reports import Estimate
@@ -87,7 +87,7 @@ def verdict_of(
     cards: dict[str, list[runs.Finding]] = {},  # noqa: B006
     floors: dict[str, intervals.Interval] = {},  # noqa: B006
     lengths: tuple[float, float] = (30.0, 30.0),
-) -> Verdict:
+) -> Decision:
     standings = {name: verdict.standing(found, cards.get(name, ())) for name, found in judges.items()}
     return verdict.decide(judges, standings, floors, prompts, identical, lengths, prices)
 
@@ -153,7 +153,7 @@ def test_a_judge_that_did_not_make_the_labels_is_not_said_to_speak_for_them() ->
     finding = decide(judged(REFERENCE, BETTER, made_the_labels=False), 60, 0.0)
     assert "learnt what this judge prefers" in finding.message
     stranger = {"rubric": judged(REFERENCE, BETTER, made_the_labels=False)}
-    (doubt,) = doubts(stranger, labels=Labels({"human": 240}, None))
+    (doubt,) = doubts(stranger, labels=LabelOrigins({"human": 240}, None))
     assert doubt.code == "judge_is_not_the_labeller" and "240 human" in doubt.message
 
 
@@ -323,10 +323,10 @@ def doubts(
     judges: dict[str, Judged],
     after: dict[str, float] = {},  # noqa: B006
     prompts: int = 60,
-    labels: Labels = Labels({}, None),  # noqa: B008
+    labels: LabelOrigins = LabelOrigins({}, None),  # noqa: B008
     cards: dict[str, list[runs.Finding]] = {},  # noqa: B006
     floors: dict[str, intervals.Interval] = {},  # noqa: B006
-    decided: Verdict | None = None,
+    decided: Decision | None = None,
 ) -> list[runs.Finding]:
     decided = decided or verdict_of(judges, prompts)
     changed = MEASURES.model_copy(update=after)
@@ -380,7 +380,7 @@ def test_empty_answers_can_be_described() -> None:
 
 def test_identical_answers_are_counted_by_their_tokens() -> None:
     row = asked(0, [said("a"), said("b")])
-    compared = Compared([row], {SFT: [row.candidates], ALIGNED: [[said("a"), said("b", finished=False)]]})
+    compared = ComparedCompletions([row], {SFT: [row.candidates], ALIGNED: [[said("a"), said("b", finished=False)]]})
     assert compared.share_identical() == 0.5
 
 
@@ -393,7 +393,9 @@ def test_a_judge_sees_every_policy_and_compares_answers_that_were_drawn_apart() 
     rows = [asked(i, [said("x"), said("xx")]) for i in range(2)]
     aligned = [[said("xxx"), said("xxxx")] for _ in rows]
     by = ScoringJudge("length", "length", True, False, lambda rows, all: [[len(c.text) for c in row] for row in all])
-    made = judges.judge(by, Compared(rows, {SFT: [row.candidates for row in rows], ALIGNED: aligned}), CONFIG)
+    made = judges.judge(
+        by, ComparedCompletions(rows, {SFT: [row.candidates for row in rows], ALIGNED: aligned}), CONFIG
+    )
     assert made.scores == {SFT: [[1, 2], [1, 2]], ALIGNED: [[3, 4], [3, 4]]}
     assert made.win_rate.wins == 4
     assert made.win_rate.interval.low == pytest.approx(intervals.wilson(2, 2).low)
@@ -589,7 +591,7 @@ def plant_models(config: CompareConfig) -> None:
 
 def test_answers_that_are_the_same_tie_by_the_reward_model_whatever_batch_they_were_in(config: CompareConfig) -> None:
     plant_models(config)
-    by = judges.reward_model_judge(config, Labels({}, None))
+    by = judges.reward_model_judge(config, LabelOrigins({}, None))
     rows = list(read_rows(candidates(config), CandidateSet))
     assert isinstance(by, ScoringJudge)
     scores = by.score(rows, [[*row.candidates, *row.candidates] for row in rows])
@@ -892,7 +894,7 @@ def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) ->
     manifest = json.loads((config.run_dir / "sft" / "manifest.json").read_text())
     (label / "manifest.json").write_text(json.dumps({**manifest, "stage": "label", "identity": identity}))
     labels = run.read_labels(config.run_dir)
-    assert labels == Labels({"simulated": 12}, "says-why")
+    assert labels == LabelOrigins({"simulated": 12}, "says-why")
     assert judges.rubric_judge(config, labels).made_the_labels
 
     (label / "report.json").write_text(json.dumps({"by_source": {"human": 12}}))
