@@ -117,7 +117,7 @@ Scores = Sequence[Sequence[float]]
 def outcome_tables(a: str, b: str, scores_a: Scores, scores_b: Scores) -> list[np.ndarray]:
     """P tables (K, K): 1 where b's answer (column) scores higher than a's (row), 0.5 a tie, NaN where not compared.
 
-    Of two sampled policies all answers are compared that were drawn apart (`statistics.outcomes`). A best-of-n's k-th
+    Of two sampled policies all answers are compared that were drawn apart (`win_rates.outcomes`). A best-of-n's k-th
     place knows all answers but the k-th, so it is compared with the k-th alone.
     """
     if BEST not in (a, b):

@@ -39,7 +39,7 @@ class EndpointJudgement:
     """What the judge says of two policies on P prompts."""
 
     tables: list[np.ndarray]
-    """P tables (K, K) as `statistics.outcomes` lays them out; NaN: not asked, or without a verdict."""
+    """P tables (K, K) as `win_rates.outcomes` lays them out; NaN: not asked, or without a verdict."""
     comparisons: int
     """Pairs of answers that the judge was to compare; two equal texts are a tie without asking."""
     contradictions: int

@@ -15,23 +15,32 @@ of better answers: a judge knows its preference and nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rlhf.compare import answers, judges, verdict
-from rlhf.compare import checkpoints as paths
+from rlhf.compare import answers, checkpoints, judges, verdict
 from rlhf.compare.answers import ALIGNED, BEST, SFT, Answers, ComparedCompletions
 from rlhf.compare.config import CompareConfig
+from rlhf.compare.inputs import (
+    aligned,
+    find_trained,
+    open_others,
+    prove_disjoint,
+    read_labels,
+    read_reference,
+    read_report_cards,
+)
 from rlhf.compare.judges import JUDGES, Judge, Judged, LabelOrigins, ScoringJudge
 from rlhf.compare.regressions import check_policies, read_checks
 from rlhf.compare.report import write_report
 from rlhf.compare.schema import (
     BeforeAfter,
     Checkpoint,
+    CheckResult,
     ComparedPair,
     CompareReport,
     CompletionKL,
@@ -41,15 +50,13 @@ from rlhf.compare.schema import (
 )
 from rlhf.compare.verdict import percent
 from trueup import runs
-from trueup.artifacts.reports import ComparedPolicy, DecodingSettings, Estimate, LabelSources, Rate, RewardCards
-from trueup.config import ModelConfig
+from trueup.artifacts.reports import ComparedPolicy, DecodingSettings, Estimate, Rate
 from trueup.console import say
-from trueup.data.records import CandidateSet, is_heldout, opening_id, read_jsonl, read_rows, write_rows
-from trueup.errors import DataError, RunError
+from trueup.data.records import CandidateSet, read_jsonl, write_rows
 from trueup.models.loading import Loaded, SavedPolicy, read_tokenizer
 from trueup.models.placement import place
 from trueup.models.sampling import Decoding
-from trueup.runs import Finding, FinishedStage, StageRun
+from trueup.runs import FinishedStage, StageRun
 from trueup.statistics import intervals, win_rates
 from trueup.statistics.bradley_terry import ELO, bradley_terry
 
@@ -64,7 +71,7 @@ def run(config: CompareConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     rows, decoding = read_reference(parents["sample"], parents["sft"], config)
-    trained = [found for folder in (config.run_dir, *config.others.values()) for found in find_trained(folder)]
+    trained = [training for folder in (config.run_dir, *config.others.values()) for training in find_trained(folder)]
     prove_disjoint(rows, trained)
     asked = read_checks(config, read_tokenizer(parents["sft"].dir / "model", config.model)) if config.checks else []
     per_prompt = len(rows[0].candidates)
@@ -75,53 +82,32 @@ def run(config: CompareConfig) -> Path:
     saved = {BASE: SavedPolicy(None)} if config.base else {}
     saved |= {SFT: SavedPolicy(parents["sft"].dir / "model")}
     saved |= {name: aligned(align) for name, align in ((ALIGNED, parents["align"]), *others.items())}
-    reference = [row.candidates for row in rows]
-    by_policy = {
-        name: reference if name == SFT else sample(name, policy, rows, decoding, per_prompt, stage)
-        for name, policy in saved.items()
-    }
-    compared = ComparedCompletions(rows, by_policy)
+    compared = sample_all(saved, rows, decoding, stage)
     likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
     checks = check_policies(asked, config, saved, trained, stage)
-    steps = paths.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
+    steps = checkpoints.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
 
     # 3. Judges -------------------------------------------------------------------------------------------------------
     labels = read_labels(config.run_dir)
     bench = [JUDGES[name](config, labels) for name in config.judges]
     compared = add_best_of_n(compared, bench)
-    judged: dict[str, Judged] = {}
-    for by in bench:
-        judged[by.name] = judges.judge(by, compared, config)
-        say(f"{by.name:<19} {summary(judged[by.name])}")
+    judged = judge_all(bench, compared, config)
 
     # 4. What else changed --------------------------------------------------------------------------------------------
     moved = measure_change(parents["sft"], saved, compared, steps, bench, config)
     measures = describe_all(compared, moved, config)
-    before, after = measures[SFT], measures[ALIGNED]
-    identical = compared.share_identical()
-    kl = moved.kl[ALIGNED]
+    before, after, kl, identical = measures[SFT], measures[ALIGNED], moved.kl[ALIGNED], compared.share_identical()
     say(f"{'KL':<12} {kl.value:.2f} nats per sequence; {identical:.0%} of answers are the same, token by token")
 
     # 5. Verdict ------------------------------------------------------------------------------------------------------
-    prices = verdict.find_prices(before, after, kl, config.kl_budget, checks)
-    cards = read_report_cards(config)
     floors = noise_floors(bench, judged, config)
-    floor_rates = {name: floor.interval for name, floor in floors.items()}
-    standings = {name: verdict.standing(found, cards.get(name, ())) for name, found in judged.items()}
-    lengths = before.length_tokens, after.length_tokens
-    decided = verdict.decide(judged, standings, floor_rates, len(rows), identical, lengths, prices)
-    stage.findings += [decided.finding, *(decided.prices or prices)]
-    stage.findings += verdict.reasons_for_doubt(decided, judged, cards, floor_rates, before, after, len(rows), labels)
+    decided = decide(stage, judged, floors, compared, measures, kl, checks, labels)
 
     # 6. Save ---------------------------------------------------------------------------------------------------------
     write_rows(stage.dir / "samples.jsonl", (sample_row(compared, judged, i) for i in range(len(rows))))
     stage.write_report(
         CompareReport(
-            policies={
-                SFT: policy(parents["sft"]),
-                ALIGNED: policy(parents["align"], algorithm=parents["align"].manifest.identity.get("algorithm")),
-                **{name: policy(align, run=str(config.others[name])) for name, align in others.items()},
-            },
+            policies=name_policies(parents, others, config.others),
             prompts=len(rows),
             samples_per_prompt=per_prompt,
             confidence=config.confidence,
@@ -131,16 +117,10 @@ def run(config: CompareConfig) -> Path:
             noise_floor={name: judges.rate_of(floor) for name, floor in floors.items()},
             policies_compared=all_pairs(compared, judged, measures, config),
             greedy=judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
-            kl_nats=CompletionKL(**dict(kl.estimate()), samples_per_prompt=1),
-            kl_nats_per_token=moved.kl_per_token.estimate(),
-            kl_budget=config.kl_budget,
-            checkpoints=moved.path,
-            chosen_by_budget=paths.within_budget(moved.path, _path_judge(bench), config.kl_budget)
-            if config.kl_budget
-            else None,
             identical_completions=identical,
             checks=checks,
             verdict=decided.report(stage.verdict.status),
+            **moved.report(bench, config.kl_budget),
             **{key: BeforeAfter(sft=getattr(before, key), aligned=getattr(after, key)) for key in MEASURES},
         )
     )
@@ -151,116 +131,21 @@ def run(config: CompareConfig) -> Path:
     return stage.finish()
 
 
-# ---- Inputs -----------------------------------------------------------------------------------------------------
-
-
-def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, FinishedStage]:
-    """The alignments of other runs. They must hold out the same prompts, and speak in the same tokens."""
-    found = {}
-    for name, run_dir in config.others.items():
-        align = runs.open_stage(run_dir, "align")
-        split = align.manifest.identity.get("split")
-        if split != config.split.model_dump(mode="json"):
-            raise RunError(
-                f"compare.others.{name}: {run_dir} was split differently ({split}), so it may have trained on prompts "
-                "that are held out here: give both campaigns the same split"
-            )
-        if vocabulary(align.dir / "model", config.model) != vocabulary(sft.dir / "model", config.model):
-            raise RunError(
-                f"compare.others.{name}: {run_dir} has another tokenizer than {sft.dir}: no model here can read its "
-                "answers, so compare alignments of one base model"
-            )
-        found[name] = align
-    return found
-
-
-def aligned(align: FinishedStage) -> SavedPolicy:
-    """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
-    sft = runs.find_stage(align.dir.parent, "sft")
-    before = align.manifest.parent_sha256("sft")
-    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 == before else None)
-
-
-def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:
-    """{token: id}."""
-    return dict(read_tokenizer(directory, config).get_vocab())
-
-
-def find_trained(run_dir: Path) -> list[FinishedStage]:
-    """The finished stages of a run that train."""
-    return [found for name in ("sft", "reward", "align") if (found := runs.find_stage(run_dir, name))]
-
-
-def read_reference(
-    sample: FinishedStage, sft: FinishedStage, config: CompareConfig
-) -> tuple[list[CandidateSet], Decoding]:
-    """The SFT policy's answers to held-out prompts, and the settings that they were sampled with."""
-    path = sample.dir / "candidates.jsonl"
-    rows = [row for row in read_rows(path, CandidateSet) if row.split == "heldout"]
-    if not rows:
-        raise DataError(
-            f"{path}: no held-out prompt among them, so nothing can be compared: give more prompts (sample.prompts, "
-            "sample.max_prompts) or raise split.heldout_fraction"
-        )
-    for row in rows:
-        if not is_heldout(row.prompt, config.split):
-            raise RunError(
-                f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `trueup sample` again"
-            )
-        if row.sampler.get("policy_sha256") != sft.sha256:
-            raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `trueup sample` again")
-        if row.sampler != rows[0].sampler or len(row.candidates) != len(rows[0].candidates):
-            raise RunError(f"{path}: its prompts were sampled with different settings: run `trueup sample` again")
-    decoding = Decoding(**{field.name: rows[0].sampler[field.name] for field in fields(Decoding)})
-    return rows, decoding
-
-
-def prove_disjoint(rows: Sequence[CandidateSet], trained: Sequence[FinishedStage]) -> None:
-    """No prompt of the comparison is among those that a stage says it trained on."""
-    for stage in trained:
-        if not (stage.dir / runs.TRAINED).exists():
-            raise RunError(
-                f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
-                f"of these prompts: run `trueup {stage.stage}` again"
-            )
-        seen = stage.trained_prompts
-        for row in rows:
-            if opening_id(row.prompt) in seen:
-                what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
-                raise RunError(
-                    f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
-                    f"was trained on {what}: run `trueup {stage.stage}` again with this campaign's split"
-                )
-
-
-def read_labels(run_dir: Path) -> LabelOrigins:
-    """What made the labels. They stand in the run directory, since the aligned policy was trained on them."""
-    label = runs.find_stage(run_dir, "label")
-    if label is None:
-        return LabelOrigins({}, None)
-    by_source = label.report(LabelSources).by_source
-    identity = label.manifest.identity
-    return LabelOrigins(
-        by_source,
-        rubric=identity.get("rubric") if "simulated" in by_source else None,
-        judge_model=identity.get("judge_model") if "judge" in by_source else None,
-    )
-
-
-def read_report_cards(config: CompareConfig) -> dict[str, list[Finding]]:
-    """What the reward stage found of each reward model on the bench, on pairs that neither was trained on."""
-    reward = runs.find_stage(config.run_dir, "reward")
-    card = reward.report(RewardCards) if reward else None
-    cards = {"reward_model": card, "second_reward_model": card.judge if card else None}
-    unknown = Finding("warn", "no_report_card", "it has no report card, so nothing is known of its accuracy")
-    return {name: card.findings if card else [unknown] for name, card in cards.items() if name in config.judges}
-
-
-def policy(stage: FinishedStage, algorithm: str | None = None, run: str | None = None) -> ComparedPolicy:
-    return ComparedPolicy(stage=stage.stage, manifest_sha256=stage.sha256, algorithm=algorithm, run=run)
-
-
 # ---- Answers ----------------------------------------------------------------------------------------------------
+
+
+def sample_all(
+    saved: dict[str, SavedPolicy], rows: list[CandidateSet], decoding: Decoding, stage: StageRun
+) -> ComparedCompletions:
+    """The answers of every policy. Those of the SFT policy are sampled already: they are the candidates of `rows`."""
+    num_samples = len(rows[0].candidates)
+    by_policy = {
+        name: [row.candidates for row in rows]
+        if name == SFT
+        else sample(name, policy, rows, decoding, num_samples, stage)
+        for name, policy in saved.items()
+    }
+    return ComparedCompletions(rows, by_policy)
 
 
 def sample(
@@ -297,9 +182,14 @@ def add_best_of_n(compared: ComparedCompletions, bench: Sequence[Judge]) -> Comp
 # ---- Figures ----------------------------------------------------------------------------------------------------
 
 
-def summary(judged: Judged) -> str:
-    controlled = judged.length_controlled.interval
-    return f"wins {percent(judged.win_rate.interval)}; at equal length {percent(controlled)}"
+def judge_all(bench: Sequence[Judge], compared: ComparedCompletions, config: CompareConfig) -> dict[str, Judged]:
+    """{judge: what it says}, each told on the screen as it is known."""
+    judged: dict[str, Judged] = {}
+    for by in bench:
+        judged[by.name] = one = judges.judge(by, compared, config)
+        controlled = percent(one.length_controlled.interval)
+        say(f"{by.name:<19} wins {percent(one.win_rate.interval)}; at equal length {controlled}")
+    return judged
 
 
 def noise_floors(
@@ -372,12 +262,23 @@ class Change:
     heldout_loss: dict[str, float | None]
     """Of every sampled policy."""
 
+    def report(self, bench: Sequence[Judge], kl_budget: float | None) -> dict[str, Any]:
+        """The keys of `CompareReport` that say how far the aligned policy moved."""
+        within = checkpoints.within_budget(self.path, _path_judge(bench), kl_budget) if kl_budget else None
+        return {
+            "kl_nats": CompletionKL(**dict(self.kl[ALIGNED].estimate()), samples_per_prompt=1),
+            "kl_nats_per_token": self.kl_per_token.estimate(),
+            "kl_budget": kl_budget,
+            "checkpoints": self.path,
+            "chosen_by_budget": within,
+        }
+
 
 def measure_change(
     sft: FinishedStage,
     saved: dict[str, SavedPolicy],
     compared: ComparedCompletions,
-    steps: Sequence[paths.KeptStep],
+    steps: Sequence[checkpoints.KeptStep],
     bench: Sequence[Judge],
     config: CompareConfig,
 ) -> Change:
@@ -406,7 +307,7 @@ def measure_change(
     return Change(
         {name: answers.kl_per_sequence(kls[saved[name]], confidence, seed) for name in saved if name != SFT},
         answers.kl_per_token(aligned, confidence, seed),
-        paths.measure(steps, [kls[step.policy] for step in steps], compared, bench, config),
+        checkpoints.measure(steps, [kls[step.policy] for step in steps], compared, bench, config),
         loss,
     )
 
@@ -445,6 +346,52 @@ def heldout_loss(loaded: Loaded, rows: Sequence[dict[str, Any]]) -> float | None
         total += float(loaded.model(input_ids=ids, labels=labels).loss) * trained
         count += trained
     return total / count if count else None
+
+
+# ---- Verdict ----------------------------------------------------------------------------------------------------
+
+
+def decide(
+    stage: StageRun,
+    judged: dict[str, Judged],
+    floors: dict[str, win_rates.WinRate],
+    compared: ComparedCompletions,
+    measures: dict[str, PolicyMeasures],
+    kl: intervals.Interval,
+    checks: dict[str, CheckResult],
+    labels: LabelOrigins,
+) -> verdict.Decision:
+    """What the figures say, with what a win cost and why to trust it less; all of it becomes findings of the stage."""
+    config, prompts, before, after = stage.config, len(compared.rows), measures[SFT], measures[ALIGNED]
+    assert isinstance(config, CompareConfig)
+    prices = verdict.find_prices(before, after, kl, config.kl_budget, checks)
+    cards = read_report_cards(config.run_dir, config.judges)
+    floor_rates = {name: floor.interval for name, floor in floors.items()}
+    standings = {name: verdict.standing(one, cards.get(name, ())) for name, one in judged.items()}
+    lengths = before.length_tokens, after.length_tokens
+    decided = verdict.decide(judged, standings, floor_rates, prompts, compared.share_identical(), lengths, prices)
+    stage.findings += [decided.finding, *(decided.prices or prices)]
+    stage.findings += verdict.reasons_for_doubt(decided, judged, cards, floor_rates, before, after, prompts, labels)
+    return decided
+
+
+# ---- The report -------------------------------------------------------------------------------------------------
+
+
+def name_policies(
+    parents: dict[str, FinishedStage], others: dict[str, FinishedStage], run_dirs: dict[str, Path]
+) -> dict[str, ComparedPolicy]:
+    """Which stage made each policy, by the hash of its manifest."""
+    align = parents["align"]
+    return {
+        SFT: name_policy(parents["sft"]),
+        ALIGNED: name_policy(align, algorithm=align.manifest.identity.get("algorithm")),
+        **{name: name_policy(other, run=str(run_dirs[name])) for name, other in others.items()},
+    }
+
+
+def name_policy(stage: FinishedStage, algorithm: str | None = None, run: str | None = None) -> ComparedPolicy:
+    return ComparedPolicy(stage=stage.stage, manifest_sha256=stage.sha256, algorithm=algorithm, run=run)
 
 
 def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sft.train
-from rlhf.compare.run import prove_disjoint
+from rlhf.compare.inputs import prove_disjoint
 from sft.data import Encoded
 from trueup import runs
 from trueup.config import ModelConfig

@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from rlhf.compare.run import aligned
+from rlhf.compare.inputs import aligned
 from trueup import runs
 from trueup.config import ModelConfig
 from trueup.models import loading

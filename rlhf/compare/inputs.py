@@ -1,0 +1,120 @@
+"""What a comparison reads, and the proof that it may be read: policies, prompts, labels and report cards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from rlhf.compare.config import CompareConfig
+from rlhf.compare.judges import LabelOrigins
+from trueup import runs
+from trueup.artifacts.reports import LabelSources, RewardCards
+from trueup.config import ModelConfig
+from trueup.data.records import CandidateSet, is_heldout, opening_id, read_rows
+from trueup.errors import DataError, RunError
+from trueup.models.loading import SavedPolicy, read_tokenizer
+from trueup.models.sampling import Decoding
+from trueup.runs import Finding, FinishedStage
+
+
+def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, FinishedStage]:
+    """The alignments of other runs. They must hold out the same prompts, and speak in the same tokens."""
+    others = {}
+    for name, run_dir in config.others.items():
+        align = runs.open_stage(run_dir, "align")
+        split = align.manifest.identity.get("split")
+        if split != config.split.model_dump(mode="json"):
+            raise RunError(
+                f"compare.others.{name}: {run_dir} was split differently ({split}), so it may have trained on prompts "
+                "that are held out here: give both campaigns the same split"
+            )
+        if vocabulary(align.dir / "model", config.model) != vocabulary(sft.dir / "model", config.model):
+            raise RunError(
+                f"compare.others.{name}: {run_dir} has another tokenizer than {sft.dir}: no model here can read its "
+                "answers, so compare alignments of one base model"
+            )
+        others[name] = align
+    return others
+
+
+def aligned(align: FinishedStage) -> SavedPolicy:
+    """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
+    sft = runs.find_stage(align.dir.parent, "sft")
+    before = align.manifest.parent_sha256("sft")
+    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 == before else None)
+
+
+def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:
+    """{token: id}."""
+    return dict(read_tokenizer(directory, config).get_vocab())
+
+
+def find_trained(run_dir: Path) -> list[FinishedStage]:
+    """The finished stages of a run that train."""
+    return [stage for name in ("sft", "reward", "align") if (stage := runs.find_stage(run_dir, name))]
+
+
+def read_reference(
+    sample: FinishedStage, sft: FinishedStage, config: CompareConfig
+) -> tuple[list[CandidateSet], Decoding]:
+    """The SFT policy's answers to held-out prompts, and the settings that they were sampled with."""
+    path = sample.dir / "candidates.jsonl"
+    rows = [row for row in read_rows(path, CandidateSet) if row.split == "heldout"]
+    if not rows:
+        raise DataError(
+            f"{path}: no held-out prompt among them, so nothing can be compared: give more prompts (sample.prompts, "
+            "sample.max_prompts) or raise split.heldout_fraction"
+        )
+    for row in rows:
+        if not is_heldout(row.prompt, config.split):
+            raise RunError(
+                f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `trueup sample` again"
+            )
+        if row.sampler.get("policy_sha256") != sft.sha256:
+            raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `trueup sample` again")
+        if row.sampler != rows[0].sampler or len(row.candidates) != len(rows[0].candidates):
+            raise RunError(f"{path}: its prompts were sampled with different settings: run `trueup sample` again")
+    decoding = Decoding(**{field.name: rows[0].sampler[field.name] for field in fields(Decoding)})
+    return rows, decoding
+
+
+def prove_disjoint(rows: Sequence[CandidateSet], trained: Sequence[FinishedStage]) -> None:
+    """No prompt of the comparison is among those that a stage says it trained on."""
+    for stage in trained:
+        if not (stage.dir / runs.TRAINED).exists():
+            raise RunError(
+                f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
+                f"of these prompts: run `trueup {stage.stage}` again"
+            )
+        seen = stage.trained_prompts
+        for row in rows:
+            if opening_id(row.prompt) in seen:
+                what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
+                raise RunError(
+                    f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
+                    f"was trained on {what}: run `trueup {stage.stage}` again with this campaign's split"
+                )
+
+
+def read_labels(run_dir: Path) -> LabelOrigins:
+    """What made the labels. They stand in the run directory, since the aligned policy was trained on them."""
+    label = runs.find_stage(run_dir, "label")
+    if label is None:
+        return LabelOrigins({}, None)
+    by_source = label.report(LabelSources).by_source
+    identity = label.manifest.identity
+    return LabelOrigins(
+        by_source,
+        rubric=identity.get("rubric") if "simulated" in by_source else None,
+        judge_model=identity.get("judge_model") if "judge" in by_source else None,
+    )
+
+
+def read_report_cards(run_dir: Path, judges: Sequence[str]) -> dict[str, list[Finding]]:
+    """What the reward stage found of each reward model on the bench, on pairs that neither was trained on."""
+    reward = runs.find_stage(run_dir, "reward")
+    card = reward.report(RewardCards) if reward else None
+    cards = {"reward_model": card, "second_reward_model": card.judge if card else None}
+    unknown = Finding("warn", "no_report_card", "it has no report card, so nothing is known of its accuracy")
+    return {name: card.findings if card else [unknown] for name, card in cards.items() if name in judges}
