@@ -69,7 +69,7 @@ class EvaluateSteps(TrainerCallback):
         prompts = [row.prompt for row in self.prompts]
         decoding = Decoding(self.config.max_new_tokens, self.config.temperature, seed=self.config.seed)
         answers = [row[0] for row in draw(self.policy, prompts, decoding, 1)]
-        told = {
+        columns = {
             "prompts": [[message.model_dump() for message in prompt] for prompt in prompts],
             "completions": [[{"role": "assistant", "content": answer.text}] for answer in answers],
             "completion_ids": [answer.token_ids for answer in answers],
@@ -81,9 +81,9 @@ class EvaluateSteps(TrainerCallback):
         ids = [answer.token_ids for answer in answers]
         reference = self.reference_logps(prompts, ids)
         kl = [(answer.logp or 0.0) - logp for answer, logp in zip(answers, reference, strict=True)]
-        row = {"step": step, "eval/reward": _mean_paid(self.rewards, told), "eval/kl": sum(kl) / len(kl)}
+        row = {"step": step, "eval/reward": _mean_paid(self.rewards, columns), "eval/kl": sum(kl) / len(kl)}
         if self.second:
-            row["eval/second_reward"] = _mean_paid(self.second, told)
+            row["eval/second_reward"] = _mean_paid(self.second, columns)
         self.stage.log(row)
         by_second = f" (the second reward model: {row['eval/second_reward']:.2f})" if self.second else ""
         say(
@@ -92,8 +92,8 @@ class EvaluateSteps(TrainerCallback):
         )
 
 
-def _mean_paid(rewards: WeightedRewards, told: dict[str, Any]) -> float:
-    rewards(**told)
+def _mean_paid(rewards: WeightedRewards, columns: dict[str, Any]) -> float:
+    rewards(**columns)
     paid = [total for total in rewards.totals if not math.isnan(total)]
     if not paid:
         raise DataError("align.rewards: none of them has an opinion on any of the prompts that choose the step")

@@ -45,10 +45,10 @@ def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -
             "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves "
             "no adapter that could share the policy's base: set both, or neither"
         )
-    made = find_stage(reward.run_dir, "reward")
-    if made is not None and made.manifest.verdict.status == "fail" and why_stale(reward) is None:
+    finished = find_stage(reward.run_dir, "reward")
+    if finished is not None and finished.manifest.verdict.status == "fail" and why_stale(reward) is None:
         problems.append(
-            f"align.rewards: reward_model: the verdict of {made.dir} is fail, and it will be refused: mend it, or "
+            f"align.rewards: reward_model: the verdict of {finished.dir} is fail, and it will be refused: mend it, or "
             "reward with something else"
         )
 

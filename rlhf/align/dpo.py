@@ -89,14 +89,7 @@ def run(config: DPOConfig) -> Path:
     margin = last["rewards/margins"] / beta
     if config.learning_rate:  # at 0 it is a control
         stage.findings += not_learnt(margin, learnt)
-    fallen = -change.chosen
-    if fallen > 10:
-        # Common and not always harm: DPO needs only the difference. Past some point probability goes to neither answer.
-        stage.find(
-            "warn",
-            "chosen_logps_fell",
-            f"log-probability of chosen answers fell by {fallen:.1f} nats: raise beta or stop earlier",
-        )
+    stage.findings += chosen_fell(-change.chosen)
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     stage.write_report(
@@ -125,7 +118,7 @@ REACH = 0.03
 can go; 7e-4 over 58 steps in configs/demo.yaml, 5e-5 over 600 in a training of 5,000 pairs."""
 LEAST_RATE, MOST_RATE = 5e-5, 1e-3
 WHOLE = 0.1
-"""Of an adapter's learning rate, what is right for all weights (https://thinkingmachines.ai/blog/lora)."""
+"""Share of an adapter's learning rate that is right when all weights are trained (https://thinkingmachines.ai/blog/lora)."""
 
 
 def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
@@ -213,6 +206,17 @@ def not_learnt(margin: float, heldout: Interval | None) -> list[Finding]:
             )
         )
     return findings
+
+
+def chosen_fell(nats: float) -> list[Finding]:
+    """A warning where chosen answers became much less likely.
+
+    It is common and not always harm: DPO needs only the difference. Past some point probability goes to neither answer.
+    """
+    if nats <= 10:
+        return []
+    message = f"log-probability of chosen answers fell by {nats:.1f} nats: raise beta or stop earlier"
+    return [Finding("warn", "chosen_logps_fell", message)]
 
 
 def compute_reference_logps(
@@ -310,7 +314,7 @@ def as_robust(smoothing: float) -> float:
 
 
 def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
-    """The trainer over a pair that stands for all (trueup.training.trial)."""
+    """The trainer over a pair that stands for all (`trueup.training.trial`)."""
     from trl.trainer import dpo_trainer
 
     original = dpo_trainer.hash_module

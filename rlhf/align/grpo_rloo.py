@@ -17,14 +17,14 @@ from typing import Any
 
 from peft import PeftModel, TaskType
 
+from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
 from rlhf.align.config import GRPOConfig, RLOOConfig
-from rlhf.align.prompts import choose_prompts, schedule, schedule_of_one
-from rlhf.align.report import write_report
-from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
+from rlhf.align.prompts import schedule, schedule_of_one
+from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
-from trueup import runs
 from trueup.artifacts.reports import RewardCard
+from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.data.records import Message
 from trueup.models import loading
@@ -38,20 +38,13 @@ from trueup.training.merging import merged
 
 
 def run(config: GRPOConfig | RLOOConfig) -> Path:
-    refuse_unfit(config)  # before an earlier result is cleared away
-    stage = runs.begin(config)
-    parents = {parent.stage: parent for parent in stage.parents}
-    sft, reward = parents["sft"], parents.get("reward")
-
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
-    prompts = choose_prompts(config, stage, policy.tokenizer)
-    stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
+    stage, sft, reward, policy, prompts = online.begin(config)
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
     # 2. Rewards ------------------------------------------------------------------------------------------------------
     mean, std = normalisation(reward.report(RewardCard) if reward else None)
-    pays = scorer(config, reward, mean, std) if reward else None
+    pays = scorer(config.model, reward, mean, std) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id, text_of)
 
@@ -66,7 +59,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
                 policy,
                 prompts.evaluation,
                 rewards,
-                reference_logps(config, policy, trainer.model, sft),
+                reference_logps(config.model, policy, trainer.model, sft),
                 second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id),
             )
         )
@@ -77,20 +70,13 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
-    policy.model = merged(
-        trainer.model, stage, [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]]
-    )
-    loop.require_sound(policy.model, "align, merging the adapter", every=True)
-    loading.save(policy, stage.dir / "model")
-    stage.write_report(report)
-    stage.facts.update(policy.placement.facts)
-    write_report(stage, report)
-    return stage.finish()
+    policy.model = merged(trainer.model, stage, online.proof_rows(policy, prompts))
+    return online.save(stage, policy, report)
 
 
-def scorer(config: GRPOConfig | RLOOConfig, reward: FinishedStage, mean: float, std: float) -> Scorer:
+def scorer(config: ModelConfig, reward: FinishedStage, mean: float, std: float) -> Scorer:
     """The reward model, in standard deviations from the mean of held-out answers."""
-    model = loading.load_reward_model(reward.dir / "model", config.model)
+    model = loading.load_reward_model(reward.dir / "model", config)
     model.model.eval().requires_grad_(False)
 
     def scores(prompts: Any, completions: Any) -> Sequence[float]:
@@ -100,11 +86,11 @@ def scorer(config: GRPOConfig | RLOOConfig, reward: FinishedStage, mean: float, 
 
 
 def reference_logps(
-    config: GRPOConfig | RLOOConfig, policy: Loaded, trained: Any, sft: FinishedStage
+    config: ModelConfig, policy: Loaded, trained: Any, sft: FinishedStage
 ) -> Callable[[Any, Any], list[float]]:
     """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
     if not isinstance(trained, PeftModel):
-        reference = loading.load_policy(sft.dir / "model", config.model)
+        reference = loading.load_policy(sft.dir / "model", config)
         return lambda prompts, ids: logps_of(reference, prompts, ids)
 
     def logps(prompts: Any, ids: Any) -> list[float]:
@@ -115,7 +101,7 @@ def reference_logps(
 
 
 def trial(config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded) -> Any:
-    """The trainer over a prompt that stands for all (trueup.training.trial)."""
+    """The trainer over a prompt that stands for all (`trueup.training.trial`)."""
     return build_trainer(config, stage, policy, WeightedRewards({}, {}), schedule_of_one(config))
 
 
@@ -130,7 +116,7 @@ def build_trainer(
     arguments = online_arguments(config, stage, policy, dataset)
     arguments |= {"num_iterations": config.num_iterations, "beta": config.beta}
     draws = {"rollout_func": Sampler(config, policy)} if config.algorithm == "grpo" else {}
-    made = trainer(
+    built = trainer(
         model=policy.model,
         reward_funcs=rewards,
         args=build_arguments(schema, arguments, config),
@@ -145,5 +131,5 @@ def build_trainer(
         return [encode_prompt(policy.tokenizer, prompt) for prompt in asked], None, {}
 
     # RLOOTrainer has no `rollout_func`, and would read in a prompt the control tokens that its text spells.
-    made._tokenize_prompts = tokenise
-    return made
+    built._tokenize_prompts = tokenise
+    return built

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf.align.config import OnlineConfig
 from rlhf.checks import Check, load_check
+from trueup.config import SplitConfig
 from trueup.console import say
 from trueup.data.formats import read_prompts
 from trueup.data.records import (
@@ -64,7 +65,7 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
     rows: list[RolloutPrompt] = []
     refused = Refused()
     for n, prompts in read.items():
-        allowed = _allowed(prompts, config, known, dropped[n])
+        allowed = _allowed(prompts, config.split, known, dropped[n])
         encoded = encode_rows(
             [prompts[i] for i in allowed.values()],
             lambda row, told: len(encode_prompt(tokenizer, row.prompt, told)),
@@ -99,15 +100,15 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
     return Prompts(train, evaluation, checks)
 
 
-def _allowed(prompts: Sequence[Prompt], config: OnlineConfig, known: set[str], left_out: Dropped) -> dict[str, int]:
+def _allowed(prompts: Sequence[Prompt], split: SplitConfig, known: set[str], left_out: Dropped) -> dict[str, int]:
     """Where each prompt stands that may be trained on, by its id; `known` are those that stand elsewhere already."""
     allowed: dict[str, int] = {}
     for i, row in enumerate(prompts):
         if row.prompt_id in known:
             left_out.add("duplicate")
-        elif is_heldout(row.prompt, config.split):
+        elif is_heldout(row.prompt, split):
             left_out.add("held out")
-        elif is_for_judge(row.prompt, config.split):
+        elif is_for_judge(row.prompt, split):
             left_out.add("for the second reward model")
         else:
             known.add(row.prompt_id)
@@ -149,7 +150,7 @@ def schedule(rows: Sequence[RolloutPrompt], config: OnlineConfig) -> Dataset:
 
 
 def schedule_of_one(config: OnlineConfig) -> Dataset:
-    """A schedule whose one prompt stands for all (trueup.training.trial)."""
+    """A schedule whose one prompt stands for all (`trueup.training.trial`)."""
     config = config.model_copy(update={"max_steps": config.updates_per_rollout})
     return schedule([RolloutPrompt([Message(role="user", content="a")])], config)
 

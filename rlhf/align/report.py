@@ -30,7 +30,6 @@ MOST_ROLLOUTS = 40
 EXTREMES = 3
 """Samples shown of the best and of the worst paid."""
 
-ALGORITHMS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
 REWARDS = {
     "reward_model": "the reward model, in its standard deviations on held-out answers",
     "rubric": "a written rule",
@@ -65,7 +64,7 @@ def gather(stage: StageRun, report: OnlineReport) -> dict[str, Any]:
     return {
         "name": config.run_dir.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "algorithm": ALGORITHMS[report.algorithm],
+        "algorithm": report.algorithm.upper(),
         "report": report,
         "config": config,
         "verdict": verdict,

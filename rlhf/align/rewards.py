@@ -41,11 +41,11 @@ class WeightedRewards:
     weights: dict[str, float]
     eos_token_id: int | None = None
     missing_eos_penalty: float = 0.0
-    """Taken from what an answer is paid whose last token is not that one."""
+    """What an answer loses whose last token is not that one."""
     text_of: Callable[[list[int]], str] | None = None
     """The text of an answer's tokens. TRL's leaves special tokens out, which people and judges are shown."""
     parts: dict[str, list[float]] = field(default_factory=dict)
-    """By function, unweighted; NaN where it had no opinion."""
+    """What each function paid for each answer, unweighted; NaN where it had no opinion."""
     totals: list[float] = field(default_factory=list)
     __name__: str = "rewards"  # TRL reports a function's metrics under its name
 
@@ -55,7 +55,8 @@ class WeightedRewards:
         if self.text_of is not None:
             texts = [self.text_of(ids) for ids in columns["completion_ids"]]
             completions = [
-                [*said[:-1], {**said[-1], "content": text}] for said, text in zip(completions, texts, strict=True)
+                [*completion[:-1], {**completion[-1], "content": text}]
+                for completion, text in zip(completions, texts, strict=True)
             ]
         self.parts = {
             name: self._ask(name, function, prompts, completions, columns) for name, function in self.functions.items()
@@ -70,10 +71,10 @@ class WeightedRewards:
     def _ask(
         self, name: str, function: RewardFunction, prompts: Any, completions: Any, columns: dict[str, Any]
     ) -> list[float]:
-        said = function(prompts=prompts, completions=completions, **columns)
-        if not isinstance(said, Iterable):
-            raise DataError(f"rewards.{name}: gave {said!r}; a list is wanted, a number or None for each answer")
-        given = list(said)
+        paid = function(prompts=prompts, completions=completions, **columns)
+        if not isinstance(paid, Iterable):
+            raise DataError(f"rewards.{name}: gave {paid!r}; a list is wanted, a number or None for each answer")
+        given = list(paid)
         if len(given) != len(prompts):
             raise DataError(f"rewards.{name}: gave {len(given)} rewards for {len(prompts)} answers; one each is wanted")
         for value in given:
@@ -82,8 +83,8 @@ class WeightedRewards:
         return [math.nan if value is None else float(value) for value in given]
 
     def _sum(self, i: int) -> float:
-        said = [self.weights[name] * values[i] for name, values in self.parts.items() if not math.isnan(values[i])]
-        return sum(said) if said else math.nan
+        parts = [self.weights[name] * values[i] for name, values in self.parts.items() if not math.isnan(values[i])]
+        return sum(parts) if parts else math.nan
 
 
 def make_rewards(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from rlhf.align.config import ALGORITHMS, OnlineConfig
 from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.reports import AlignSchedule, Estimate, Normalisation, Schedule
 
@@ -70,10 +71,16 @@ class KLPrice(Artifact):
     last: float
 
 
+if TYPE_CHECKING:
+    OnlineAlgorithm = str
+else:
+    OnlineAlgorithm = Literal[tuple(name for name, schema in ALGORITHMS.items() if issubclass(schema, OnlineConfig))]
+
+
 class OnlineReport(Artifact):
     """align/report.json of a PPO, GRPO or RLOO."""
 
-    algorithm: Literal["ppo", "grpo", "rloo"]
+    algorithm: OnlineAlgorithm
     rewards: dict[str, float]
     """Weight of each reward."""
     normalisation: Normalisation

@@ -14,10 +14,10 @@ from trueup import runs
 from trueup.config import ModelConfig, read_yaml, validate
 from trueup.errors import ConfigError
 from trueup.runs import CONFIG
+from trueup.stages import STAGES, load_object
 
 REFERENCE = "sft"
 """The policy that every other one is compared with."""
-_ALGORITHMS = {"dpo": "DPO", "ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
         return [base, reference]
     steps = sorted((align.dir / "steps").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     on_the_way = [_adapted(reference, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
-    algorithm = _ALGORITHMS.get(align.manifest.identity.get("algorithm", ""))
+    algorithm = str(align.manifest.identity.get("algorithm", ""))
+    by = f" ({algorithm.upper()})" if algorithm and algorithm in load_object(STAGES["align"].config) else ""
     return [
         base,
         reference,
         *on_the_way,
-        _after(reference, align.dir, "aligned", f"Aligned ({algorithm})" if algorithm else "Aligned"),
+        _after(reference, align.dir, "aligned", f"Aligned{by}"),
     ]
 
 

@@ -21,23 +21,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
 from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
-from rlhf.align.prompts import choose_prompts, schedule, schedule_of_one
-from rlhf.align.report import write_report
-from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, refuse_unfit
+from rlhf.align.prompts import schedule, schedule_of_one
+from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from rlhf.align.schema import KLPrice
-from trueup import runs
 from trueup.artifacts.reports import RewardCard
 from trueup.console import say
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Dropped, Message, touches_heldout
 from trueup.errors import DataError
-from trueup.models import loading
-from trueup.models.chat import IGNORED, Encoded, answer_text, encode_prompt
+from trueup.models.chat import IGNORED, Encoded, answer_text
 from trueup.models.encoding import Refused, encode_demonstrations
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score
@@ -48,15 +46,8 @@ from trueup.training.arguments import build_arguments
 
 
 def run(config: PPOConfig) -> Path:
-    refuse_unfit(config)  # before an earlier result is cleared away
-    stage = runs.begin(config)
-    parents = {parent.stage: parent for parent in stage.parents}
-    sft, reward = parents["sft"], parents.get("reward")
-
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
-    prompts = choose_prompts(config, stage, policy.tokenizer)
-    stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
+    stage, sft, reward, policy, prompts = online.begin(config)
 
     # 2. Roles --------------------------------------------------------------------------------------------------------
     roles = cast_roles(config, policy, sft, reward)
@@ -101,13 +92,7 @@ def run(config: PPOConfig) -> Path:
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     adapters.save_adapter(roles.model, stage.dir / adapters.ADAPTER)
-    result = roles.merged(stage, [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]])
-    loop.require_sound(result.model, "align, merging the adapter", every=True)
-    loading.save(result, stage.dir / "model")
-    stage.write_report(report)
-    stage.facts.update(policy.placement.facts)
-    write_report(stage, report)
-    return stage.finish()
+    return online.save(stage, roles.merged(stage, online.proof_rows(policy, prompts)), report)
 
 
 # ---- Roles and rewards ------------------------------------------------------------------------------------------
@@ -185,7 +170,7 @@ def build_trainer(config: PPOConfig, stage: StageRun, roles: Roles, rewards: Any
 
 
 def trial(config: PPOConfig, stage: StageRun, policy: Loaded) -> Any:
-    """The trainer over a prompt that stands for all, with a fresh critic (trueup.training.trial)."""
+    """The trainer over a prompt that stands for all, with a fresh critic (`trueup.training.trial`)."""
     config = config.model_copy(update={"ptx_coef": 0.0, "full_finetuning": False})
     with torch.device("meta"):
         roles = SharedBase(config, policy, None)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trl.trainer.utils import add_fused_lm_head
 from rlhf.align import guards
 from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import mathematics
+from rlhf.align.ppo.batches import Batch, joined, parts, widen
 from rlhf.align.ppo.roles import Roles
 from rlhf.align.rewards import WeightedRewards
 from rlhf.align.rollouts import write_samples
@@ -34,8 +35,6 @@ from trueup.models import tensors
 from trueup.models.chat import answer_text
 from trueup.runs import StageRun
 from trueup.training.loop import SAMPLES, not_finite
-
-Batch = dict[str, Tensor]
 
 WEIGHTS, STATE = "roles.safetensors", "ppo_state.json"
 _SHOWN = 3
@@ -73,36 +72,40 @@ class PPOTrainer(GRPOTrainer):
     # ---- Rollout ------------------------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
-        """Sampled answers with everything that the update needs, computed before the policy moves."""
-        sampled = super()._generate_and_score_completions(inputs)
+        """A rollout: sampled answers with everything that the update needs, computed before the policy moves."""
         config = self.config
+        # 1. Sample
+        sampled = super()._generate_and_score_completions(inputs)
         batch = {key: sampled[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
-        read = self._read_all(batch)
-        old, ref, entropy, values = (read.pop(key) for key in ("old_logprobs", "ref_logprobs", "entropy", "values"))
-        totals = torch.tensor(self.rewards.totals, device=old.device)
-        # An answer of which no reward has an opinion counts nowhere: 0 would be an opinion.
+
+        # 2. Score. An answer of which no reward has an opinion counts nowhere: 0 would be an opinion.
+        totals = torch.tensor(self.rewards.totals, device=batch["completion_ids"].device)
         mask = batch["completion_mask"].bool() & ~totals.isnan()[:, None]
-        if not self.accelerator.reduce(mask.sum(), reduction="sum"):
-            raise DataError(
-                f"align.rewards: none of {', '.join(self.rewards.functions)} has an opinion on any answer of the "
-                f"rollout at step {self.state.global_step}, so there is nothing to learn from it"
-            )
-        lengths = batch["completion_mask"].sum(dim=1)
-        last = batch["completion_ids"].gather(1, (lengths - 1)[:, None]).squeeze(1)
-        finished = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device))
+        self._require_an_opinion(mask)
         scores = totals.nan_to_num()
 
+        # 3. Reference: its log-probabilities, and those of the policy and the critic's values before the update
+        read = self._read_all(batch)
+        old, ref, entropy, values = (read.pop(key) for key in ("old_logprobs", "ref_logprobs", "entropy", "values"))
         if self.state.global_step == 0:
             gap = mathematics.masked_mean((old - ref).abs(), mask)
             self._require(gap < self.tolerance, f"at step 0 policy and reference differ by {gap:.4f} nats per token")
+
+        # 4. Rewards of every token: what a nat of KL costs, and the score at the end
         rewards = mathematics.token_rewards(old, ref, scores, mask, self.kl_coef)
+
+        # 5. Whiten the rewards, their mean apart
         if config.whiten_rewards:
             rewards = mathematics.whiten(rewards, mask, *self._spread(rewards, mask), shift_mean=False)
+
+        # 6. Advantages, whitened, and the returns that the critic learns
         advantages, returns = mathematics.gae(rewards, values, mask, config.gamma, config.lam)
         advantages = mathematics.whiten(advantages, mask, *self._spread(advantages, mask))
 
         kl = ((old - ref) * mask).sum(dim=1)  # (B,)
-        self._record(inputs, batch, mask, kl, entropy, scores, finished, values, returns)
+        self._record(inputs, batch, mask, kl, entropy, scores, values, returns)
+        self._adapt_kl_coef()
+        self._guard()
         return {
             **batch,
             **read,
@@ -112,6 +115,31 @@ class PPOTrainer(GRPOTrainer):
             "advantages": advantages,
             "returns": returns,
         }
+
+    def _require_an_opinion(self, mask: Tensor) -> None:
+        if not self.accelerator.reduce(mask.sum(), reduction="sum"):
+            raise DataError(
+                f"align.rewards: none of {', '.join(self.rewards.functions)} has an opinion on any answer of the "
+                f"rollout at step {self.state.global_step}, so there is nothing to learn from it"
+            )
+
+    def _adapt_kl_coef(self) -> None:
+        """The price of a nat of KL in the next rollout, by the KL of this one."""
+        config = self.config
+        if config.kl_target is not None:
+            self.kl_coef = mathematics.adapted_kl_coef(
+                self.kl_coef, self.history[-1]["kl"], config.kl_target, config.kl_horizon, config.rollout_batch_size
+            )
+
+    def _guard(self) -> None:
+        """Report what has gone wrong by this rollout, each kind once, and end the training if that was asked for."""
+        for finding in guards.look(self.history, self.config.kl_budget):
+            if finding.code in self.told:
+                continue
+            message = f"step {self.state.global_step}: {finding.message}"
+            self.told[finding.code] = {"level": finding.level, "code": finding.code, "message": message}
+            say(f"{'guard':<12} {message}")
+            self.control.should_training_stop |= self.config.guards == "stop"
 
     def _get_per_token_logps_and_entropies(self, *_: Any, **__: Any) -> tuple[None, None, None]:
         """TRL reads old log-probabilities in some settings and not in others. `_read_all` always does, so not here."""
@@ -124,7 +152,7 @@ class PPOTrainer(GRPOTrainer):
         And what the layers below all adapters make of prompts (B, S, H) and answers (B, T, H): the update starts there.
         """
         read: list[Batch] = []
-        for part in _parts(batch, self.args.per_device_train_batch_size):
+        for part in parts(batch, self.args.per_device_train_batch_size):
             width = part["completion_ids"].size(1)
             with self.roles.trunk.recording() as recorded:
                 old, entropy = self.token_logprobs(self.model, part)
@@ -139,7 +167,7 @@ class PPOTrainer(GRPOTrainer):
             key: batch["prompt_ids" if key.startswith("prompt_") else "completion_ids"].size(1) for key in read[0]
         }
         return {
-            key: torch.cat([_widen(part[key], width, left=key.startswith("prompt_")) for part in read])
+            key: torch.cat([widen(part[key], width, left=key.startswith("prompt_")) for part in read])
             for key, width in widths.items()
         }
 
@@ -148,7 +176,7 @@ class PPOTrainer(GRPOTrainer):
 
         Positions count real tokens only, so that padding on either side changes nothing.
         """
-        tokens, mask, width = _joined(batch)
+        tokens, mask, width = joined(batch)
         labels = tokens.masked_fill(~mask, -100)
         labels[:, :-width] = -100
         with self._from_trunk(batch), self.accelerator.autocast():
@@ -163,7 +191,7 @@ class PPOTrainer(GRPOTrainer):
 
     def token_values(self, model: Any, batch: Batch) -> Tensor:
         """The critic's V (B, T): what it expects before each token of the answer is drawn."""
-        tokens, mask, width = _joined(batch)
+        tokens, mask, width = joined(batch)
         with self.roles.playing("critic", model) as critic, self._from_trunk(batch), self.accelerator.autocast():
             scores = critic(
                 input_ids=tokens, attention_mask=mask.long(), position_ids=tensors.positions(mask), scores=True
@@ -190,15 +218,15 @@ class PPOTrainer(GRPOTrainer):
 
         TRL shuffles a rollout once; here each pass has an order of its own, by the seed and the step alone.
         """
-        parts = self.args.steps_per_generation
-        if self._rollout is None or self._step % (parts * self.config.num_ppo_epochs) == 0:
+        per_pass = self.args.steps_per_generation
+        if self._rollout is None or self._step % (per_pass * self.config.num_ppo_epochs) == 0:
             self._rollout = self._generate_and_score_completions(generation_batch)
             self._batches = []
         if not self._batches:
             generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + self._pass)
             order = torch.randperm(len(self._rollout["mask"]), generator=generator)
             shuffled = {key: value[order.to(value.device)] for key, value in self._rollout.items()}
-            self._batches = list(_parts(shuffled, self.args.per_device_train_batch_size))
+            self._batches = list(parts(shuffled, self.args.per_device_train_batch_size))
             self._count_tokens()
         return self._batches.pop(0)
 
@@ -244,11 +272,11 @@ class PPOTrainer(GRPOTrainer):
         total = moves * policy.sum() + config.vf_coef * value.sum()
         # Processes average their gradients, so each divides by its share of the tokens.
         loss = total * self.accelerator.num_processes / inputs["num_tokens"]
-        told = {}
+        figures = {}
         if self.demonstrations is not None:
             ptx = self._ptx_loss(model, len(mask))
             loss = loss + moves * config.ptx_coef * ptx / self.args.gradient_accumulation_steps
-            told["loss/ptx_avg"] = ptx.detach()
+            figures["loss/ptx_avg"] = ptx.detach()
         if not loss.isfinite():
             raise not_finite(f"align, step {self.state.global_step}", f"the loss is {loss.item()}")
 
@@ -261,9 +289,9 @@ class PPOTrainer(GRPOTrainer):
             "val/clipfrac_avg": value_clipped,
             "val/ratio": log_ratio.exp(),
         }
-        told |= {name: mathematics.masked_mean(seen.detach(), mask) for name, seen in by_token.items()}
-        means = self.accelerator.reduce(torch.stack(list(told.values())).float(), reduction="mean")
-        for name, mean in zip(told, means.tolist(), strict=True):
+        figures |= {name: mathematics.masked_mean(seen.detach(), mask) for name, seen in by_token.items()}
+        means = self.accelerator.reduce(torch.stack(list(figures.values())).float(), reduction="mean")
+        for name, mean in zip(figures, means.tolist(), strict=True):
             self._note(name, mean)
         return loss
 
@@ -328,7 +356,7 @@ class PPOTrainer(GRPOTrainer):
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.kl_coef, self.history, self.told = state["kl_coef"], state["history"], state["told"]
 
-    # ---- What is told -------------------------------------------------------------------------------------------
+    # ---- What is recorded ---------------------------------------------------------------------------------------
 
     def _require(self, holds: Tensor | bool, otherwise: str) -> None:
         if not bool(holds):
@@ -345,11 +373,10 @@ class PPOTrainer(GRPOTrainer):
         kl: Tensor,
         entropy: Tensor,
         scores: Tensor,
-        finished: Tensor,
         values: Tensor,
         returns: Tensor,
     ) -> None:
-        """Metrics of the rollout under the field's names, the guards' view of them, and a table of samples."""
+        """Metrics of the rollout under the field's names, a row of `history` for the guards, and samples.jsonl."""
         counted = mask.any(dim=1)
 
         def mean(x: Tensor) -> float:
@@ -359,6 +386,8 @@ class PPOTrainer(GRPOTrainer):
             return total / max(count, 1)
 
         lengths = batch["completion_mask"].sum(dim=1)
+        last = batch["completion_ids"].gather(1, (lengths - 1)[:, None]).squeeze(1)
+        finished = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device))
         rows = zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True)
         texts = [answer_text(self.processing_class, ids[kept].tolist()) for ids, kept in rows]
         tokens = mask.sum(dim=1).clamp(min=1)
@@ -382,17 +411,6 @@ class PPOTrainer(GRPOTrainer):
         self._note("val/eos_rate", row["eos_rate"])
         if self.accelerator.is_main_process:
             self._show([row["prompt"] for row in inputs], texts, scores, kl)
-        if self.config.kl_target is not None:
-            self.kl_coef = mathematics.adapted_kl_coef(
-                self.kl_coef, row["kl"], self.config.kl_target, self.config.kl_horizon, self.config.rollout_batch_size
-            )
-        for finding in guards.look(self.history, self.config.kl_budget):
-            if finding.code in self.told:
-                continue
-            message = f"step {self.state.global_step}: {finding.message}"
-            self.told[finding.code] = {"level": finding.level, "code": finding.code, "message": message}
-            say(f"{'guard':<12} {message}")
-            self.control.should_training_stop |= self.config.guards == "stop"
 
     def _show(self, prompts: list[Any], texts: list[str], scores: Tensor, kl: Tensor) -> None:
         rows = [
@@ -417,26 +435,3 @@ class PPOTrainer(GRPOTrainer):
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _joined(batch: Batch) -> tuple[Tensor, Tensor, int]:
-    """Prompt and answer as one: tokens and mask (B, S + T), and T."""
-    tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1).bool()
-    return tokens, mask, batch["completion_ids"].size(1)
-
-
-def _parts(batch: Batch, rows: int) -> Iterator[Batch]:
-    """Micro-batches of so many rows, without columns that hold nothing but padding."""
-    for start in range(0, len(batch["prompt_ids"]), rows):
-        part = {key: value[start : start + rows] for key, value in batch.items()}
-        prompt, answer = int(part["prompt_mask"].sum(1).max()), int(part["completion_mask"].sum(1).max())
-        yield {
-            key: value[:, -prompt:] if key.startswith("prompt_") else value[:, :answer] for key, value in part.items()
-        }
-
-
-def _widen(x: Tensor, width: int, left: bool = False) -> Tensor:
-    """(B, W, ...) to (B, width, ...), with zeros after what is there, or before it."""
-    zeros = x.new_zeros((len(x), width - x.size(1), *x.shape[2:]))
-    return torch.cat([zeros, x] if left else [x, zeros], dim=1)
