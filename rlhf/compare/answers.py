@@ -145,12 +145,12 @@ def _tokens(candidates: Sequence[Candidate]) -> np.ndarray:
 def describe(answers: Answers) -> dict[str, float]:
     """How one policy's answers are, whatever a judge says of them."""
     candidates = [candidate for row in answers for candidate in row]
-    said = [candidate.text for candidate in candidates]
+    texts = [candidate.text for candidate in candidates]
     return {
         "length_tokens": sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
         "eos_rate": sum(candidate.finished for candidate in candidates) / len(candidates),
-        "distinct_2": distinct_n(said),
-        "repetition": repetition(said),
+        "distinct_2": distinct_n(texts),
+        "repetition": repetition(texts),
     }
 
 
@@ -163,7 +163,7 @@ def self_similarity(answers: Answers, confidence: float, seed: int) -> intervals
 
 
 TokenKLs = Sequence[Sequence[float]]
-"""Of one answer to each of P prompts, KL in nats at each of its tokens."""
+"""KL in nats at each token of one answer to each of P prompts."""
 
 
 def token_kls(policy: Loaded, reference: Loaded, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
@@ -188,7 +188,7 @@ def kl_per_sequence(kls: TokenKLs, confidence: float, seed: int) -> intervals.In
 
 
 def kl_per_token(kls: TokenKLs, confidence: float, seed: int) -> intervals.Interval:
-    """As `kl_per_sequence`, of all tokens together: the sum over tokens, over their number."""
+    """KL(policy || reference) in nats per token: the sum over the tokens of all answers, over their number."""
     if not any(kls):
         return intervals.Interval(math.nan, 0.0, math.inf, 0)
     return intervals.positive_mean(kls, confidence, seed)

@@ -84,9 +84,9 @@ class CompareConfig(StageConfig):
             raise ValueError("judge endpoint: the keys judge_url and judge_model are required")
         if len(set(self.judges)) < len(self.judges):
             raise ValueError(f"judges: each once, found {self.judges}")
-        taken = {"base", "sft", "aligned", "best_of_n"} & set(self.others)
-        if taken:
-            raise ValueError(f"others: {', '.join(sorted(taken))} is a policy of this run; choose another name")
+        reserved = {"base", "sft", "aligned", "best_of_n"} & set(self.others)
+        if reserved:
+            raise ValueError(f"others: {', '.join(sorted(reserved))} is a policy of this run; choose another name")
         kinds = [check.kind for check in self.checks]
         if len(set(kinds)) < len(kinds):
             raise ValueError("checks: each kind once")
@@ -107,12 +107,12 @@ class CompareConfig(StageConfig):
 
     def fingerprint(self) -> dict[str, str | None]:
         """The rubric's own text, people's votes, and the other runs' policies, where they count."""
-        found: dict[str, str | None] = {}
+        versions: dict[str, str | None] = {}
         if "rubric" in self.judges:
-            found["rubric"] = RUBRICS[self.rubric].version
+            versions["rubric"] = RUBRICS[self.rubric].version
         if "votes" in self.judges:
-            found["votes"] = votes_digest(self.run_dir / VOTES)
+            versions["votes"] = votes_digest(self.run_dir / VOTES)
         for name, run_dir in self.others.items():
             align = find_stage(run_dir, "align")
-            found[f"others.{name}"] = align.sha256 if align else None
-        return found
+            versions[f"others.{name}"] = align.sha256 if align else None
+        return versions

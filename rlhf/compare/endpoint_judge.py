@@ -43,7 +43,7 @@ class EndpointJudgement:
     comparisons: int
     """Pairs of answers that the judge was to compare; two equal texts are a tie without asking."""
     contradictions: int
-    """Of those: the same place was preferred in both orders. They count as ties."""
+    """Comparisons in which the same place was preferred in both orders. They count as ties."""
     position_bias: intervals.Interval | None
     """Share of verdicts for one answer that went to the first; None where no verdict prefers any."""
     refused: int

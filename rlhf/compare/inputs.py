@@ -10,7 +10,7 @@ from rlhf.compare.config import CompareConfig
 from rlhf.compare.judges import LabelOrigins
 from trueup import runs
 from trueup.artifacts.reports import LabelSources, RewardCards
-from trueup.config import ModelConfig
+from trueup.config import ModelConfig, SplitConfig
 from trueup.data.records import CandidateSet, is_heldout, opening_id, read_rows
 from trueup.errors import DataError, RunError
 from trueup.models.loading import SavedPolicy, read_tokenizer
@@ -56,7 +56,7 @@ def find_trained(run_dir: Path) -> list[FinishedStage]:
 
 
 def read_reference(
-    sample: FinishedStage, sft: FinishedStage, config: CompareConfig
+    sample: FinishedStage, sft: FinishedStage, split: SplitConfig
 ) -> tuple[list[CandidateSet], Decoding]:
     """The SFT policy's answers to held-out prompts, and the settings that they were sampled with."""
     path = sample.dir / "candidates.jsonl"
@@ -67,7 +67,7 @@ def read_reference(
             "sample.max_prompts) or raise split.heldout_fraction"
         )
     for row in rows:
-        if not is_heldout(row.prompt, config.split):
+        if not is_heldout(row.prompt, split):
             raise RunError(
                 f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `trueup sample` again"
             )

@@ -33,11 +33,11 @@ from trueup.statistics import length_control, win_rates
 
 @dataclass(frozen=True)
 class Judge:
-    """Whom to believe how far."""
+    """Who judges, and how far the verdict may rest on it."""
 
     name: str
     description: str
-    """As it stands in a sentence; says whether people, a program or a model judges."""
+    """How a sentence names it: whether people, a program or a model judges."""
     made_the_labels: bool
     """Whether the policy was trained towards this judge's preference, by its labels or by what was learnt from them."""
     independent: bool
@@ -98,8 +98,8 @@ def rubric_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
             for row, candidates in zip(rows, answers, strict=True)
         ]
 
-    made = labels.rubric == rubric.name
-    return ScoringJudge("rubric", f"rubric {rubric.name}, simulated", made, not made, score_all)
+    made_the_labels = labels.rubric == rubric.name
+    return ScoringJudge("rubric", f"rubric {rubric.name}, simulated", made_the_labels, not made_the_labels, score_all)
 
 
 def reward_model_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
@@ -148,7 +148,7 @@ def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     assert config.judge_url and config.judge_model  # the config demands them
 
     def verdicts(compared: ComparedCompletions) -> Verdicts:
-        made = endpoint_tables(
+        judgements = endpoint_tables(
             Endpoint(str(config.judge_url), str(config.judge_model), config.judge_parameters),
             compared.rows,
             compared.by_policy[SFT],
@@ -158,7 +158,7 @@ def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
             seed=config.seed,
             confidence=config.confidence,
         )
-        return Verdicts(made.tables, made.figures(), made.notes)
+        return Verdicts(judgements.tables, judgements.figures(), judgements.notes)
 
     made_the_labels = labels.judge_model == config.judge_model
     description = f"language model {config.judge_model}, asked in both orders"
@@ -199,15 +199,17 @@ def votes_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
 
 
 def _about_votes(votes: Sequence[Vote], voters: int, others: int) -> list[Finding]:
-    found = []
+    findings = []
     if not votes:
         message = "nobody has voted on these answers yet: trueup serve RUN, Vote; then compare again"
-        found.append(Finding("warn", "no_votes", message))
+        findings.append(Finding("warn", "no_votes", message))
     elif voters == 1:
-        found.append(Finding("info", "one_voter", f"all {len(votes)} votes are one person's"))
+        findings.append(Finding("info", "one_voter", f"all {len(votes)} votes are one person's"))
     if others:
-        found.append(Finding("info", "votes_on_other_completions", f"{others} votes are on answers that are no more"))
-    return found
+        findings.append(
+            Finding("info", "votes_on_other_completions", f"{others} votes are on answers that are no more")
+        )
+    return findings
 
 
 JUDGES: dict[str, Callable[[CompareConfig, LabelOrigins], Judge]] = {
@@ -235,12 +237,12 @@ class Judged:
     by_category: dict[str, win_rates.WinRate]
 
     def win_share(self, prompt: int) -> float | None:
-        """Of the comparisons on one prompt the share that the aligned policy won; None where there was none."""
+        """Share of the comparisons on one prompt that the aligned policy won; None where there was none."""
         table = self.verdicts.tables[prompt]
         return None if np.isnan(table).all() else float(np.nanmean(table))
 
     def report(self) -> JudgeFigures:
-        """As it stands in the report."""
+        """The figures for the report."""
         controlled, effect = self.length_controlled, self.minimum_detectable_effect
         return JudgeFigures(
             description=self.by.description,
@@ -257,7 +259,7 @@ class Judged:
 
 
 def rate_of(rate: win_rates.WinRate) -> Rate:
-    """As it stands in the report, where `n` counts comparisons."""
+    """The rate for the report, where `n` counts comparisons."""
     counts = {"wins": rate.wins, "ties": rate.ties, "losses": rate.losses}
     return Rate(**{**dict(rate.interval.estimate()), **counts, "n": sum(counts.values()), "prompts": rate.interval.n})
 
@@ -272,7 +274,8 @@ def judge(by: Judge, compared: ComparedCompletions, config: CompareConfig) -> Ju
         assert isinstance(by, PairJudge)
         verdicts = by.verdicts(compared)
     differences = length_differences(compared.by_policy[SFT], compared.by_policy[ALIGNED])
-    return figures(by, scores, verdicts, differences, [row.category for row in compared.rows], config)
+    categories = [row.category for row in compared.rows]
+    return figures(by, scores, verdicts, differences, categories, config.confidence, config.seed)
 
 
 def figures(
@@ -281,10 +284,10 @@ def figures(
     verdicts: Verdicts,
     differences: list[np.ndarray],
     categories: Sequence[str | None],
-    config: CompareConfig,
+    confidence: float,
+    seed: int,
 ) -> Judged:
     """Win rates from P tables (K, K); `differences` are those of the lengths, in tables alike."""
-    confidence, seed = config.confidence, config.seed
     differences = [np.broadcast_to(d, t.shape) for d, t in zip(differences, verdicts.tables, strict=True)]
     return Judged(
         by,
@@ -297,7 +300,7 @@ def figures(
     )
 
 
-def compare_scores(a: str, b: str, scores: Mapping[str, Scores], config: CompareConfig) -> win_rates.WinRate:
+def compare_scores(a: str, b: str, scores: Mapping[str, Scores], confidence: float, seed: int) -> win_rates.WinRate:
     """How often b's answers score higher than a's."""
     tables = outcome_tables(a, b, scores[a], scores[b])
-    return win_rates.win_rate(tables, config.confidence, config.seed)
+    return win_rates.win_rate(tables, confidence, seed)

@@ -21,9 +21,9 @@ from trueup.models.sampling import Decoding
 from trueup.runs import FinishedStage, StageRun
 
 
-def read_checks(config: CompareConfig, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
-    """The checks of `config.checks`, in their order. A prompt that cannot be asked as it reads is refused by name."""
-    checks = [load_check(wanted.kind, wanted.path, wanted.limit, config.seed) for wanted in config.checks]
+def read_checks(wanted: Sequence[CheckConfig], seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
+    """The checks that are wanted, in their order. A prompt that cannot be asked as it reads is refused by name."""
+    checks = [load_check(check.kind, check.path, check.limit, seed) for check in wanted]
     refused = Refused()
     for check in checks:
         encode_rows(check.prompts, lambda row, told: encode_prompt(tokenizer, row.prompt, told), refused)

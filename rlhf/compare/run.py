@@ -70,10 +70,11 @@ def run(config: CompareConfig) -> Path:
     others = open_others(config, parents["sft"])
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    rows, decoding = read_reference(parents["sample"], parents["sft"], config)
+    rows, decoding = read_reference(parents["sample"], parents["sft"], config.split)
     trained = [training for folder in (config.run_dir, *config.others.values()) for training in find_trained(folder)]
     prove_disjoint(rows, trained)
-    asked = read_checks(config, read_tokenizer(parents["sft"].dir / "model", config.model)) if config.checks else []
+    tokenizer = read_tokenizer(parents["sft"].dir / "model", config.model)
+    asked = read_checks(config.checks, config.seed, tokenizer)
     per_prompt = len(rows[0].candidates)
     say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
     say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in decoding.provenance().items())}")
@@ -95,12 +96,12 @@ def run(config: CompareConfig) -> Path:
 
     # 4. What else changed --------------------------------------------------------------------------------------------
     moved = measure_change(parents["sft"], saved, compared, steps, bench, config)
-    measures = describe_all(compared, moved, config)
+    measures = describe_all(compared, moved, config.confidence, config.seed)
     before, after, kl, identical = measures[SFT], measures[ALIGNED], moved.kl[ALIGNED], compared.share_identical()
     say(f"{'KL':<12} {kl.value:.2f} nats per sequence; {identical:.0%} of answers are the same, token by token")
 
     # 5. Verdict ------------------------------------------------------------------------------------------------------
-    floors = noise_floors(bench, judged, config)
+    floors = noise_floors(bench, judged, config.confidence, config.seed)
     decided = decide(stage, judged, floors, compared, measures, kl, checks, labels)
 
     # 6. Save ---------------------------------------------------------------------------------------------------------
@@ -115,8 +116,8 @@ def run(config: CompareConfig) -> Path:
             sources=labels.by_source,
             judges={name: by.report() for name, by in judged.items()},
             noise_floor={name: judges.rate_of(floor) for name, floor in floors.items()},
-            policies_compared=all_pairs(compared, judged, measures, config),
-            greedy=judge_likeliest(bench, rows, likeliest, config) if likeliest else None,
+            policies_compared=all_pairs(compared, judged, measures, config.confidence, config.seed),
+            greedy=judge_likeliest(bench, rows, likeliest, config.confidence, config.seed) if likeliest else None,
             identical_completions=identical,
             checks=checks,
             verdict=decided.report(stage.verdict.status),
@@ -170,7 +171,7 @@ def sample_likeliest(
 
 
 def add_best_of_n(compared: ComparedCompletions, bench: Sequence[Judge]) -> ComparedCompletions:
-    """With a reward model on the bench, the best of each prompt's SFT answers by it: what alignment should meet."""
+    """Add the best of each prompt's SFT answers by the reward model, if one judges: alignment should match them."""
     by = next((judge for judge in bench if judge.name == "reward_model"), None)
     reference = compared.by_policy[SFT]
     if not isinstance(by, ScoringJudge) or len(reference[0]) < 3:
@@ -193,30 +194,36 @@ def judge_all(bench: Sequence[Judge], compared: ComparedCompletions, config: Com
 
 
 def noise_floors(
-    bench: Sequence[Judge], judged: dict[str, Judged], config: CompareConfig
+    bench: Sequence[Judge], judged: dict[str, Judged], confidence: float, seed: int
 ) -> dict[str, win_rates.WinRate]:
     """The SFT policy against itself: the first half of its answers to each prompt against the second, by each judge."""
     floors = {}
     for by in bench:
         if isinstance(by, ScoringJudge) and len((scores := np.array(judged[by.name].scores[SFT]))[0]) > 1:
-            floors[by.name] = win_rates.noise_floor(scores, config.confidence, config.seed)
+            floors[by.name] = win_rates.noise_floor(scores, confidence, seed)
     return floors
 
 
 def all_pairs(
-    compared: ComparedCompletions, judged: dict[str, Judged], measures: dict[str, PolicyMeasures], config: CompareConfig
+    compared: ComparedCompletions,
+    judged: dict[str, Judged],
+    measures: dict[str, PolicyMeasures],
+    confidence: float,
+    seed: int,
 ) -> PoliciesCompared:
     """Every two policies by every judge that scores, and the strengths that follow, in log-odds against SFT."""
     pairs: list[ComparedPair] = []
     strengths, notes = {}, {}
-    for name, found in judged.items():
-        if not found.scores:
+    for name, by_judge in judged.items():
+        if not by_judge.scores:
             continue
-        tables = {(a, b): answers.outcome_tables(a, b, found.scores[a], found.scores[b]) for a, b in compared.pairs}
+        tables = {
+            (a, b): answers.outcome_tables(a, b, by_judge.scores[a], by_judge.scores[b]) for a, b in compared.pairs
+        }
         for (a, b), outcomes in tables.items():
-            rate = win_rates.win_rate(outcomes, config.confidence, config.seed)
+            rate = win_rates.win_rate(outcomes, confidence, seed)
             pairs.append(ComparedPair(a=a, b=b, judge=name, win_rate=judges.rate_of(rate)))
-        fitted = bradley_terry(tables, SFT, config.confidence, config.seed)
+        fitted = bradley_terry(tables, SFT, confidence, seed)
         strengths[name] = {
             policy: Strength(**dict(one.estimate()), elo=ELO * one.value) for policy, one in fitted.of.items()
         }
@@ -233,19 +240,19 @@ def all_pairs(
 
 
 def judge_likeliest(
-    bench: Sequence[Judge], rows: Sequence[CandidateSet], likeliest: dict[str, Answers], config: CompareConfig
+    bench: Sequence[Judge], rows: Sequence[CandidateSet], likeliest: dict[str, Answers], confidence: float, seed: int
 ) -> dict[str, Rate]:
     """Win rates of the aligned policy's likeliest answers."""
-    found = {}
+    rates = {}
     for by in bench:
         if isinstance(by, ScoringJudge):
-            scores = {name: by.score(rows, said) for name, said in likeliest.items()}
-            found[by.name] = judges.rate_of(judges.compare_scores(SFT, ALIGNED, scores, config))
-    return found
+            scores = {name: by.score(rows, completions) for name, completions in likeliest.items()}
+            rates[by.name] = judges.rate_of(judges.compare_scores(SFT, ALIGNED, scores, confidence, seed))
+    return rates
 
 
 def _path_judge(bench: Sequence[Judge]) -> str:
-    """By whom a step is chosen: the reward model where there is one, as in training; else the first that scores."""
+    """The judge that chooses a step: the reward model where it judges, as in training; else the first that scores."""
     names = [by.name for by in bench if isinstance(by, ScoringJudge)]
     return "reward_model" if "reward_model" in names else next(iter(names), "")
 
@@ -255,12 +262,12 @@ class Change:
     """How far the policies moved from the SFT policy, and what they forgot."""
 
     kl: dict[str, intervals.Interval]
-    """Nats per completion, of every sampled policy but the SFT one."""
+    """Nats per completion, by sampled policy; the SFT policy is not among them."""
     kl_per_token: intervals.Interval
-    """Of the aligned policy."""
+    """KL of the aligned policy, in nats per token."""
     path: list[Checkpoint]
     heldout_loss: dict[str, float | None]
-    """Of every sampled policy."""
+    """Nats per token of held-out demonstrations, by sampled policy."""
 
     def report(self, bench: Sequence[Judge], kl_budget: float | None) -> dict[str, Any]:
         """The keys of `CompareReport` that say how far the aligned policy moved."""
@@ -312,23 +319,25 @@ def measure_change(
     )
 
 
-def describe_all(compared: ComparedCompletions, moved: Change, config: CompareConfig) -> dict[str, PolicyMeasures]:
+def describe_all(
+    compared: ComparedCompletions, moved: Change, confidence: float, seed: int
+) -> dict[str, PolicyMeasures]:
     """{policy: what its answers are like}, of every policy.
 
     Best of n gives one answer in several places, so nothing is said of its variety; it has no loss of its own, and its
     KL is reckoned.
     """
     measures = {}
-    for name, said in compared.by_policy.items():
-        told = answers.describe(said)
+    for name, completions in compared.by_policy.items():
+        measured = answers.describe(completions)
         if name == BEST:
-            bound = Estimate(value=answers.kl_of_best(len(said[0]) - 1), ci_low=None, ci_high=None, n=0)
+            bound = Estimate(value=answers.kl_of_best(len(completions[0]) - 1), ci_low=None, ci_high=None, n=0)
             unknown = {"distinct_2": None, "self_similarity": None, "heldout_loss": None}
-            measures[name] = PolicyMeasures(**{**told, **unknown, "kl_nats": bound})
+            measures[name] = PolicyMeasures(**{**measured, **unknown, "kl_nats": bound})
         else:
             measures[name] = PolicyMeasures(
-                **told,
-                self_similarity=answers.self_similarity(said, config.confidence, config.seed).estimate(),
+                **measured,
+                self_similarity=answers.self_similarity(completions, confidence, seed).estimate(),
                 heldout_loss=moved.heldout_loss[name],
                 kl_nats=moved.kl[name].estimate() if name in moved.kl else None,
             )
@@ -405,7 +414,7 @@ def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int)
                 "finished": candidate.finished,
                 "num_tokens": len(candidate.token_ids),
                 "logp": candidate.logp,
-                "scores": {by: found.scores[name][i][k] for by, found in judged.items() if found.scores},
+                "scores": {by: by_judge.scores[name][i][k] for by, by_judge in judged.items() if by_judge.scores},
             }
             for k, candidate in enumerate(compared.by_policy[name][i])
         ]
@@ -418,5 +427,5 @@ def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int)
         "sft": side(SFT),
         "aligned": side(ALIGNED),
         "others": {name: side(name) for name in others},
-        "win_share": {name: found.win_share(i) for name, found in judged.items()},
+        "win_share": {name: by_judge.win_share(i) for name, by_judge in judged.items()},
     }

@@ -25,7 +25,7 @@ class PolicyMeasures(Artifact):
     heldout_loss: float | None
     """Nats per token of held-out demonstrations."""
     kl_nats: Estimate | None
-    """KL to the SFT policy, per completion; of best of n a bound, without an interval."""
+    """KL to the SFT policy, per completion. Best of n has a bound in its place, without an interval."""
 
 
 class ComparedPair(Artifact):
@@ -35,7 +35,7 @@ class ComparedPair(Artifact):
     b: str
     judge: str
     win_rate: Rate
-    """Of `b` over `a`."""
+    """How often `b` wins over `a`."""
 
 
 class Strength(Estimate):
@@ -53,9 +53,9 @@ class PoliciesCompared(Artifact):
     """From how many completions best of n chooses; null where it is not compared."""
     pairs: list[ComparedPair]
     strengths: dict[str, dict[str, Strength]]
-    """By judge and policy."""
+    """Strength of each policy, by judge and policy."""
     notes: dict[str, str]
-    """By judge, why its strengths say less than they seem to."""
+    """Why a judge's strengths say less than they seem to, by judge."""
     measures: dict[str, PolicyMeasures]
 
 

@@ -66,7 +66,7 @@ class Decision:
     """Judges that stand before it and decide nothing, each with the reason."""
 
     def report(self, status: Status) -> ComparisonVerdict:
-        """As it stands in the report; `status` is the stage's, by all of its findings."""
+        """The verdict for the report; `status` is the stage's, by all of its findings."""
         return ComparisonVerdict(
             outcome=self.outcome,
             status=status,
@@ -110,11 +110,11 @@ def decide(
 
     judged = judges[name]
     doubts = standings[name].reasons
-    told = (f" Of this judge: {'; '.join(doubts)}." if doubts else "") + over
+    aside = (f" Of this judge: {'; '.join(doubts)}." if doubts else "") + over
 
     def verdict(outcome: Outcome, level: Level, code: str, message: str, paid: Sequence[Finding] = ()) -> Decision:
         price = f" The price: {'; '.join(price.message for price in paid)}." if paid else ""
-        return Decision(outcome, Finding(level, code, f"{message}{told}{price}"), list(paid), name, passed_over)
+        return Decision(outcome, Finding(level, code, f"{message}{aside}{price}"), list(paid), name, passed_over)
 
     rate = judged.win_rate.interval
     on = f"{prompts} held-out {'prompt' if prompts == 1 else 'prompts'} (judge: {judged.by.description})"
@@ -189,10 +189,10 @@ def find_prices(
     kl             nats per sequence
     checks         results of `rlhf.checks.paired` by name
     """
-    found = []
+    prices = []
     ratio = after.length_tokens / max(before.length_tokens, 1e-9)
     if ratio > LONGER:
-        found.append(
+        prices.append(
             Finding(
                 "warn",
                 "longer",
@@ -202,10 +202,10 @@ def find_prices(
         )
     if after.eos_rate < before.eos_rate - STOPS_LESS:
         message = f"{after.eos_rate:.0%} of answers end by themselves, {before.eos_rate:.0%} before"
-        found.append(Finding("warn", "stops_less", message))
+        prices.append(Finding("warn", "stops_less", message))
     assert before.distinct_2 is not None and after.distinct_2 is not None  # both were sampled
     if after.distinct_2 < LESS_VARIED * before.distinct_2:
-        found.append(
+        prices.append(
             Finding(
                 "warn",
                 "less_varied",
@@ -216,7 +216,7 @@ def find_prices(
     if kl_budget is not None and not kl.high <= kl_budget:
         nats = f"{kl.value:.2f} [{kl.low:.2f}, {kl.high:.2f}] nats per sequence"
         over = "is over" if kl.low > kl_budget else "may be over" if kl.value <= kl_budget else "is likely over"
-        found.append(Finding("warn", "kl_over_budget", f"KL is {nats}: it {over} the budget of {kl_budget:g}"))
+        prices.append(Finding("warn", "kl_over_budget", f"KL is {nats}: it {over} the budget of {kl_budget:g}"))
     for name, result in checks.items():
         sft, aligned = result.sft.value, result.aligned.value
         if sft is None or aligned is None or aligned >= sft or result.mcnemar.p_value >= 0.05:
@@ -225,8 +225,8 @@ def find_prices(
             f"{name}: {aligned:.0%} right, {sft:.0%} before (McNemar p = {result.mcnemar.p_value:.3f}, "
             f"n = {result.sft.n})"
         )
-        found.append(Finding("warn", f"regressed_{name}", message))
-    return found
+        prices.append(Finding("warn", f"regressed_{name}", message))
+    return prices
 
 
 def reasons_for_doubt(
@@ -240,7 +240,7 @@ def reasons_for_doubt(
     labels: LabelOrigins,
 ) -> list[Finding]:
     """Why the verdict should be trusted less than its interval says."""
-    found = []
+    doubts = []
     if decided.judge:
         by = judges[decided.judge].by
         if not by.made_the_labels:
@@ -248,45 +248,45 @@ def reasons_for_doubt(
                 f"the judge ({by.description}) did not make the labels ({labels.who}): its win rate says what it "
                 "prefers, and not whether the labellers' preference was learnt"
             )
-            found.append(Finding("warn", "judge_is_not_the_labeller", message))
+            doubts.append(Finding("warn", "judge_is_not_the_labeller", message))
         floor = floors.get(decided.judge)
         if floor and floor.excludes(0.5):
             message = (
                 f"by the judge {_title(decided.judge)} the SFT policy wins {percent(floor)} against itself: that is "
                 "chance one time in twenty, else something other than the policy decides"
             )
-            found.append(Finding("warn", "noise_floor", message))
+            doubts.append(Finding("warn", "noise_floor", message))
     for name in judges:
         for finding in cards.get(name, ()):
             if finding.level != "info":
                 message = f"the judge {_title(name)}: {finding.message}"
-                found.append(Finding("warn", f"judge_{finding.code}", message))
+                doubts.append(Finding("warn", f"judge_{finding.code}", message))
     ratio = after.length_tokens / max(before.length_tokens, 1e-9)
     if ratio < 1 / LONGER and not any(price.code == "shorter" for price in decided.prices):
         message = (
             f"answers are {ratio:.2f} times as long as the SFT policy's ({after.length_tokens:.0f} tokens, "
             f"{before.length_tokens:.0f} before): look at the win rate at equal length"
         )
-        found.append(Finding("warn", "shorter", message))
+        doubts.append(Finding("warn", "shorter", message))
     for judged in judges.values():
-        found += judged.verdicts.findings
-    found += _disagreement(list(judges.values()))
+        doubts += judged.verdicts.findings
+    doubts += _disagreement(list(judges.values()))
     if prompts < FEW_PROMPTS:
         message = f"{prompts} held-out prompts: below {FEW_PROMPTS} take every interval as a guess"
-        found.append(Finding("warn", "few_prompts", message))
-    return found
+        doubts.append(Finding("warn", "few_prompts", message))
+    return doubts
 
 
 def _disagreement(judges: Sequence[Judged]) -> list[Finding]:
     """Judges on either side of 50 %, unless that may be chance for both."""
-    found = []
+    findings = []
     for i, one in enumerate(judges):
         for other in judges[i + 1 :]:
             a, b = one.win_rate.interval, other.win_rate.interval
             if (a.value - 0.5) * (b.value - 0.5) < 0 and (a.excludes(0.5) or b.excludes(0.5)):
                 message = f"judges disagree on the direction: {one.by.name} {percent(a)}, {other.by.name} {percent(b)}"
-                found.append(Finding("warn", "judges_disagree", message))
-    return found
+                findings.append(Finding("warn", "judges_disagree", message))
+    return findings
 
 
 def percent(interval: intervals.Interval) -> str:

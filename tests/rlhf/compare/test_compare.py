@@ -55,7 +55,7 @@ def judged(reference: Any, aligned: Any, name: str = "rubric", made_the_labels: 
     tables = answers.outcome_tables(SFT, ALIGNED, scores[SFT], scores[ALIGNED])
     noise = np.random.default_rng(0).normal(0, 10, (len(tables), *tables[0].shape))
     categories = ["odd" if i % 2 else "even" for i in range(len(tables))]
-    return judges.figures(by, scores, Verdicts(tables), list(noise), categories, CONFIG)
+    return judges.figures(by, scores, Verdicts(tables), list(noise), categories, CONFIG.confidence, CONFIG.seed)
 
 
 def interval(value: float) -> intervals.Interval:
