@@ -263,7 +263,7 @@ class Kills:
     resent: int
     """Presses that were in flight when the server was killed, and were sent again."""
     unconfirmed: int
-    """Of those: already in the store, only the confirmation was lost."""
+    """Presses without a confirmation whose labels were in the store nevertheless."""
     problems: list[str]
 
 

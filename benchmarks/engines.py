@@ -191,7 +191,7 @@ def ask(python: Path, code: str, question: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_llama_cpp(envs: Path, question: dict[str, Any]) -> dict[str, Any]:
-    """As `ask`, of the GGUF file that llama.cpp's converter makes, which runs where transformers 4.57 is."""
+    """What `ask` does, with the GGUF file of llama.cpp's converter, which runs where transformers 4.57 is."""
     folder = envs / "llama.cpp"
     (converter,) = folder.glob("source/*/vendor/llama.cpp/convert_hf_to_gguf.py")
     with tempfile.TemporaryDirectory() as temporary:

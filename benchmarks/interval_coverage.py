@@ -73,7 +73,7 @@ class Scores:
     effect: float = 0.7
     """Standard deviation over prompts of how much better the aligned policy is; of an answer's own noise it is 1."""
     step: float = 0.7
-    """Of the scale: with 0.7 about one comparison in five is a tie."""
+    """Step of the scale: with 0.7 about one comparison in five is a tie."""
     shared: float = 0.8
     """Correlation of the k-th answers of both policies."""
 
@@ -120,9 +120,9 @@ class Ties:
     """Prompts that are tied altogether, and some that are not."""
 
     share: float
-    """Of prompts that are tied."""
+    """Share of prompts that are tied."""
     favour: float
-    """Of the others the share that the aligned policy wins."""
+    """Share of the others that the aligned policy wins."""
     in_part: bool = False
     """They are won by 1 to 6 of the twelve comparisons of four answers with four, of which the rest are tied."""
 
@@ -264,7 +264,7 @@ def tournament(rng: np.random.Generator, prompts: int, answers: int = 3) -> dict
 
 
 def bradley_terry_coverage(prompts: int, campaigns: int, seed: int = 0) -> dict[str, Interval]:
-    """Of each policy but the reference. The truth is what a very large campaign comes to: prompt effects bend it."""
+    """Coverage by policy, without the reference. The truth is what a very large campaign finds, with prompt effects."""
     rng = np.random.default_rng([seed, prompts])
     large = [bradley_terry(tournament(rng, 20_000), "sft", resamples=1).of for _ in range(10)]
     truth = {name: float(np.mean([of[name].value for of in large])) for name in POLICIES}

@@ -42,7 +42,7 @@ LARGE = {
 SMALL = {**LARGE, "hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 6, "num_attention_heads": 6}
 SMALL["num_key_value_heads"] = 3
 WORK = {"rows": 16, "rows_at_once": 4, "new_tokens": 32, "passes": 4, "r": 16}
-"""Of a rollout; one optimiser step a pass."""
+"""Answers of a rollout; one optimiser step a pass."""
 MEMORY_WAYS = {
     "shared": "one base, four adapters",
     "lora": "four models, adapters on two",

@@ -195,7 +195,7 @@ def until(moved: Callable[[], bool], what: str, within_s: float = 60) -> None:
 
 
 def restarts(rounds: int, annotators: int = 8) -> Weathered:
-    """By turns PostgreSQL is ended at once, as in a power cut, and as an administrator does it."""
+    """PostgreSQL is ended by turns: at once, as in a power cut, and as an administrator does it."""
     if (programs := postgresql.programs()) is None:
         raise SystemExit("no PostgreSQL found: apt-get install postgresql")
     with tempfile.TemporaryDirectory(prefix="trueup-storm-") as folder:

@@ -37,10 +37,8 @@ def report_card(
     error are fitted and measured on the same held-out pairs: read them as a description.
     """
     pairs = PairCounts(train=len(train), heldout=len(heldout))
-    findings: list[Finding] = []
     if not heldout:
-        message = f"{whose}accuracy is not known: no labelled prompt is held out"
-        findings.append(Finding("warn", "not_evaluated", message))
+        findings = [Finding("warn", "not_evaluated", f"{whose}accuracy is not known: no labelled prompt is held out")]
         stage.findings += findings
         return ReportCard(pairs=pairs, accuracy=None, length_baseline=None, baselines={}, findings=findings)
 
@@ -56,17 +54,7 @@ def report_card(
         f"length alone {_percent(by_rule[LENGTH])}, "
         f"{', '.join(f'{name} {_percent(share)}' for name, share in by_rule.items() if name != LENGTH)}"
     )
-    if accuracy.low <= 0.5:
-        message = f"{whose}accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones"
-        findings.append(Finding("fail", "no_better_than_chance", message))
-    elif difference.low <= 0:
-        rule = f"the rule '{best}', which reads nothing, gets {_percent(by_rule[best])}"
-        by = f"the model is ahead by {_points(difference)}"
-        if difference.high <= 0:
-            code, end = "explained_by_a_rule", f"{by}: it is no more than this rule"
-        else:
-            code, end = "not_told_from_a_rule", f"{by}: {accuracy.n} held-out prompts cannot tell them apart"
-        findings.append(Finding("warn", code, f"{whose}accuracy {_percent(accuracy)}; {rule}; {end}"))
+    findings = _doubts(accuracy, best, by_rule[best], difference, whose)
     stage.findings += findings
 
     lengths = [_longer(pair) for pair in heldout]
@@ -88,6 +76,25 @@ def report_card(
         normalisation=Normalisation(mean=mean, std=(sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5),
         findings=findings,
     )
+
+
+def _doubts(accuracy: Interval, rule: str, by_rule: Interval, difference: Interval, whose: str) -> list[Finding]:
+    """What speaks against the model: chance explains its accuracy, or a rule that reads nothing does.
+
+    difference  accuracy of the model less that of the rule
+    """
+    if accuracy.low <= 0.5:
+        message = f"{whose}accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones"
+        return [Finding("fail", "no_better_than_chance", message)]
+    if difference.low > 0:
+        return []
+    best = f"the rule '{rule}', which reads nothing, gets {_percent(by_rule)}"
+    ahead = f"the model is ahead by {_points(difference)}"
+    if difference.high <= 0:
+        code, end = "explained_by_a_rule", f"{ahead}: it is no more than this rule"
+    else:
+        code, end = "not_told_from_a_rule", f"{ahead}: {accuracy.n} held-out prompts cannot tell them apart"
+    return [Finding("warn", code, f"{whose}accuracy {_percent(accuracy)}; {best}; {end}")]
 
 
 # ---- Baselines: rules that read nothing --------------------------------------------------------------------------
@@ -113,7 +120,7 @@ Rule = Callable[[Preference], float]
 
 
 def _directed(rank: Callable[[Preference], float], train: list[Preference]) -> tuple[Rule, dict[str, int]]:
-    """By the sign of `rank`, or by its opposite if that is right more often in training."""
+    """A rule that goes by the sign of `rank`, or by its opposite if that is right more often in training."""
     sign = 1 if _mean(train, [_half_for_ties(rank(pair)) for pair in train]) >= 0.5 else -1
     return lambda pair: _half_for_ties(sign * rank(pair)), {"reversed": sign < 0}
 
@@ -150,7 +157,7 @@ def over_prompts(pairs: list[Preference], right: list[float]) -> Interval:
 
 
 def share_of(pairs: list[Preference], share: Interval) -> Share:
-    """As it stands in the report, where `n` counts pairs."""
+    """The share for the report, where `n` counts pairs."""
     return Share(**{**dict(share.estimate()), "n": len(pairs), "prompts": share.n})
 
 

@@ -54,7 +54,7 @@ def run(config: RewardConfig) -> Path:
     model, train, fold = fit(config, stage, sft, pairs.train, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
-    heldout, chosen_scores, rejected_scores = score_pairs(config, model, pairs)
+    heldout, chosen_scores, rejected_scores = score_pairs(model, pairs, config.max_length)
     card = report_card(train, heldout, chosen_scores, rejected_scores, stage)
 
     # 4. Save ---------------------------------------------------------------------------------------------------------
@@ -81,7 +81,7 @@ def run(config: RewardConfig) -> Path:
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
         judge, train, fold = fit(config, aside, sft, pairs.judge, pairs)
-        scored = score_pairs(config, judge, pairs)
+        scored = score_pairs(judge, pairs, config.max_length)
         second = report_card(train, *scored, aside, whose="the second reward model's ")
         fold()
         loading.save(judge, aside.dir / "model")
@@ -122,12 +122,10 @@ def fit(
 
 
 def score_pairs(
-    config: RewardConfig, model: loading.Loaded, pairs: Pairs
+    model: loading.Loaded, pairs: Pairs, max_length: int
 ) -> tuple[list[Preference], list[float], list[float]]:
     """The held-out pairs that fit, and the scores of their chosen and of their rejected answers."""
-    heldout, rows = encode_pairs(
-        pairs.heldout, model.tokenizer, config.max_length, Dropped(), on_bad_rows=pairs.on_bad_rows
-    )
+    heldout, rows = encode_pairs(pairs.heldout, model.tokenizer, max_length, Dropped(), on_bad_rows=pairs.on_bad_rows)
     prompts = [pair.prompt for pair in heldout]
     answers = [row.chosen_ids for row in rows] + [row.rejected_ids for row in rows]
     scores = score(model, prompts + prompts, answers)
@@ -182,5 +180,5 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
 
 
 def trial(config: RewardConfig, stage: StageRun, model: loading.Loaded) -> Any:
-    """The trainer over a pair that stands for all (trueup.training.trial)."""
+    """The trainer over a pair that stands for all (`trueup.training.trial`)."""
     return build_trainer(config, stage, model, [EncodedPair([0], [0, 0], [0])])

@@ -110,7 +110,7 @@ def read_instructions(values: Any, where: str) -> tuple[str, list[Instruction]]:
 
 
 def followed(instructions: Sequence[Instruction], text: str) -> list[bool | None]:
-    """Of each instruction whether the text follows it, strictly; None where the verifier does not know it."""
+    """Whether the text follows each instruction, strictly; None where the verifier does not know the instruction."""
     return [None if one.follows is None else bool(text.strip()) and one.follows(text) for one in instructions]
 
 
@@ -132,15 +132,15 @@ def _instruction(name: str, kwargs: dict[str, Any], where: str) -> Instruction:
     checker = _checkers().get(name)
     if checker is None:
         return Instruction(name, None)
-    made = checker(name)
+    verifier = checker(name)
     given = {key: value for key, value in kwargs.items() if value is not None}  # the hub's copy spells out every key
-    wanted = set(made.get_instruction_args_keys())
+    wanted = set(verifier.get_instruction_args_keys())
     if set(given) != wanted:
         found = ", ".join(sorted(given)) or "none"
         raise DataError(f"{where}: kwargs of {name}: wants {', '.join(sorted(wanted)) or 'none'}, found {found}")
     chance = random.getstate()
     try:
-        made.build_description(**given)
+        verifier.build_description(**given)
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: kwargs of {name}: {error}") from None
     if random.getstate() != chance:
@@ -149,7 +149,7 @@ def _instruction(name: str, kwargs: dict[str, Any], where: str) -> Instruction:
         random.setstate(chance)
         said = ", ".join(f"{key} {value!r}" for key, value in given.items())
         return Instruction(f"{name} ({said})", None)
-    return Instruction(name, made.check_following)
+    return Instruction(name, verifier.check_following)
 
 
 @functools.cache

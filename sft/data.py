@@ -59,8 +59,8 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         raise DataError(
             f"{', '.join(str(source.path) for source in config.data)}: no demonstration is left to train on"
         )
-    if said := across_split(places, config.split):
-        stage.find("info", "near_duplicates", said)
+    if sentence := across_split(places, config.split):
+        stage.find("info", "near_duplicates", sentence)
     return data
 
 

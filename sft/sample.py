@@ -96,8 +96,8 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     """The prompts to answer: distinct, of the wanted split, at most `max_prompts`; each is asked as it reads."""
     dropped = Dropped()
     prompts = read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
-    if said := across_split(dropped.places, config.split):
-        stage.find("info", "near_duplicates", said)
+    if sentence := across_split(dropped.places, config.split):
+        stage.find("info", "near_duplicates", sentence)
     if config.only:
         kept = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
         dropped.add(f"not {config.only}", len(prompts) - len(kept))

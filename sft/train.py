@@ -59,7 +59,7 @@ def run(config: SFTConfig) -> Path:
         f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)} in {len(train_rows)} training rows, of which "
         f"{trained_tokens(train_rows)} carry loss"
     )
-    for code, text in told(data, config):
+    for code, text in notes_on(data, config.max_length):
         say(f"{'tokens':<12} {text}")
         stage.find("info", code, text)
 
@@ -78,21 +78,10 @@ def run(config: SFTConfig) -> Path:
     base.model = adapters.under_adapter(trainer.model)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
-    limits = _new_tokens(config), loading.context_length(base.model.config, base.tokenizer)
+    limits = _new_tokens(config.max_length), loading.context_length(base.model.config, base.tokenizer)
     asked = answerable(data.heldout, *limits) or answerable(data.train, *limits)
     samples = answer_heldout(config, base, [row for row, _ in spread(asked, _ANSWERED, config.seed)])
-    eos_rate = sum(row.finished for row in samples) / len(samples) if samples else None
-    if eos_rate is None:
-        said = f"no prompt leaves room for {limits[0]} new tokens in the model's context of {limits[1]}"
-        stage.find("warn", "not_answered", f"{said}, so nobody knows whether the policy stops")
-    else:
-        say(f"{'stops':<12} {eos_rate:.0%} of {len(samples)} answers end by themselves within {limits[0]} tokens")
-    if eos_rate is not None and eos_rate < 0.5:
-        stage.find(
-            "warn",
-            "rarely_stops",
-            f"only {eos_rate:.0%} of answers end by themselves: train longer or on shorter answers",
-        )
+    eos_rate = look_whether_it_stops(stage, samples, *limits)
     if before is not None and after is not None and after >= before:
         stage.find("warn", "not_learnt", f"held-out loss went from {before:.3f} to {after:.3f}")
 
@@ -120,12 +109,12 @@ def run(config: SFTConfig) -> Path:
     return stage.finish()
 
 
-def told(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
+def notes_on(data: Data, max_length: int) -> Iterator[tuple[str, str]]:
     """(code, sentence) on what was left out for its length, and on what the template does to texts."""
     if data.too_long:
         yield (
             "too_long",
-            f"{len(data.too_long)} of {data.count} demonstrations are longer than sft.max_length, {config.max_length} "
+            f"{len(data.too_long)} of {data.count} demonstrations are longer than sft.max_length, {max_length} "
             f"tokens, and are left out whole: {named([row.where for row in data.too_long])}",
         )
     for what, count in data.refused.told.items():
@@ -157,7 +146,7 @@ def build_trainer(
 
 
 def trial(config: SFTConfig, stage: StageRun, base: loading.Loaded) -> Any:
-    """The trainer over a row that stands for all (trueup.training.trial)."""
+    """The trainer over a row that stands for all (`trueup.training.trial`)."""
     row = Encoded([0, 0], [0, 0])
     return build_trainer(config, stage, base, [row], [row])
 
@@ -168,8 +157,8 @@ def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
     count = 0
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
-        made = trainer.data_collator([vars(row) for row in batch])["labels"]
-        for row, labels in zip(batch, made.tolist(), strict=True):
+        collated = trainer.data_collator([vars(row) for row in batch])["labels"]
+        for row, labels in zip(batch, collated.tolist(), strict=True):
             if labels != row.labels + [IGNORED] * (len(labels) - len(row.labels)):
                 raise AssertionError("the collator makes other labels of a training row than those it was given")
             count += row.labels.count(eos_id)
@@ -180,14 +169,32 @@ def answer_heldout(config: SFTConfig, policy: loading.Loaded, rows: list[Demonst
     """One completion of the new policy to each of a few prompts, beside the demonstration's own."""
     prompts = [question(row) for row in rows]
     policy.model.eval()
-    completions = sample(policy, prompts, Decoding(_new_tokens(config), top_k=50, seed=config.seed), 1, _ANSWERED)
+    completions = sample(
+        policy, prompts, Decoding(_new_tokens(config.max_length), top_k=50, seed=config.seed), 1, _ANSWERED
+    )
     return [
         HeldoutCompletion(
-            prompt=prompt, demonstration=reference(row), completion=said[0].text, finished=said[0].finished
+            prompt=prompt, demonstration=reference(row), completion=completion[0].text, finished=completion[0].finished
         )
-        for row, prompt, said in zip(rows, prompts, completions, strict=True)
+        for row, prompt, completion in zip(rows, prompts, completions, strict=True)
     ]
 
 
-def _new_tokens(config: SFTConfig) -> int:
-    return min(64, config.max_length // 2)
+def look_whether_it_stops(
+    stage: StageRun, samples: list[HeldoutCompletion], new_tokens: int, context: int | None
+) -> float | None:
+    """Share of the completions that end by themselves, with a finding where that is rare; None without completions."""
+    if not samples:
+        message = f"no prompt leaves room for {new_tokens} new tokens in the model's context of {context}"
+        stage.find("warn", "not_answered", f"{message}, so nobody knows whether the policy stops")
+        return None
+    rate = sum(row.finished for row in samples) / len(samples)
+    say(f"{'stops':<12} {rate:.0%} of {len(samples)} answers end by themselves within {new_tokens} tokens")
+    if rate < 0.5:
+        message = f"only {rate:.0%} of answers end by themselves: train longer or on shorter answers"
+        stage.find("warn", "rarely_stops", message)
+    return rate
+
+
+def _new_tokens(max_length: int) -> int:
+    return min(64, max_length // 2)

@@ -26,7 +26,7 @@ from trueup.provenance.masking import masked
 CONCURRENT = 4
 RETRIES_AFTER_S = (1.0, 4.0, 15.0)
 MOST_BYTES = 4_000_000
-"""Of a response. A judge that thinks aloud for 100,000 tokens stays below it."""
+"""Most bytes of a response. A judge that thinks aloud for 100,000 tokens stays below it."""
 
 ENDS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed")
 """`finish_reason` of a reply that ended by itself. OpenAI says `stop`; the others are of servers that speak like it."""

@@ -85,7 +85,7 @@ def without_thinking(reply: str) -> str | None:
 
 
 def _small(text: str) -> str:
-    """Of the same length, which str.lower does not promise."""
+    """The text in small letters and of the same length, which str.lower does not promise."""
     return text.translate(_SMALL)
 
 

@@ -34,7 +34,7 @@ class Vote:
     """Which of the SFT policy's answers to that prompt."""
     aligned_index: int
     sft_sha256: str
-    """Of the answer's text, by `text_sha256`."""
+    """Hash of the answer's text, by `text_sha256`."""
     aligned_sha256: str
     outcome: float
     """1: the aligned policy's answer was preferred, 0: the SFT policy's, 0.5: a tie, or both are bad."""

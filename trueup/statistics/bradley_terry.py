@@ -124,7 +124,7 @@ def _wider(
 
 
 def _log_odds(margin: float) -> float:
-    """Of a win rate - 0.5; exactly odd, and finite."""
+    """Log-odds of a win rate that is given less 0.5; exactly odd, and finite."""
     return 2 * math.atanh(max(-1 + 1e-12, min(1 - 1e-12, 2 * margin)))
 
 

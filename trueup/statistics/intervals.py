@@ -16,7 +16,7 @@ Groups = Sequence[Sequence[float]] | Sequence[np.ndarray] | np.ndarray
 """The values of each prompt: a sequence or an array of any shape per prompt; sizes may differ."""
 
 POWER = 0.8
-"""With which probability a change of the minimum detectable size is found."""
+"""Probability with which a change of the minimum detectable size is found."""
 
 _CELLS = 2_000_000
 """Numbers that a bootstrap holds at once: 16 MB, whatever the number of prompts."""
@@ -36,7 +36,7 @@ class Interval:
         return not self.low <= value <= self.high and not math.isnan(self.low + self.high)
 
     def estimate(self) -> Estimate:
-        """As in every report; what is not finite becomes null, since JSON has no word for it."""
+        """The interval for a report. What is not finite becomes null, since JSON has no word for it."""
         value, low, high = (each if math.isfinite(each) else None for each in (self.value, self.low, self.high))
         return Estimate(value=value, ci_low=low, ci_high=high, n=self.n)
 
@@ -196,9 +196,9 @@ def draws(prompts: int, resamples: int, seed: int, columns: int = 0) -> Iterator
 @lru_cache(maxsize=4)
 def _drawn(prompts: int, resamples: int, seed: int) -> np.ndarray:
     """Kept, since every judge and pair of policies of a comparison has the same prompts, and drawing costs the most."""
-    made = _multinomial(np.random.default_rng(seed), prompts, resamples)
-    made.flags.writeable = False
-    return made
+    counts = _multinomial(np.random.default_rng(seed), prompts, resamples)
+    counts.flags.writeable = False
+    return counts
 
 
 def _multinomial(rng: np.random.Generator, prompts: int, size: int) -> np.ndarray:

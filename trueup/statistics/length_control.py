@@ -9,8 +9,6 @@ import numpy as np
 from trueup.statistics.intervals import Groups, Interval, draws, flat, percentiles, totals
 from trueup.statistics.win_rates import from_half, margin_interval, win_rate
 
-# ---- Win rate at equal length -----------------------------------------------------------------------------------
-
 _RIDGE = 1e-5
 """Weight of the slope's square beside the mean log loss: nothing to a slope that the data fix, and it keeps finite one
 that they do not (every longer answer won). 1e-3 would already bend a judge of length alone by several points."""
@@ -82,14 +80,34 @@ def length_controlled_win_rate(
         note = _GUESS.format(who="aligned" if difference.min() > 0 else "reference") if never_near else None
         return LengthControlled(plain, 0.0, note, a_guess=never_near)
     x = np.tanh(difference / spread)  # not centred: 0 stays equal length
-    theta, phi = (float(found[0]) for found in _fit(margin, x, np.ones((1, len(x)))))
+    theta, phi = (float(fit[0]) for fit in _fit(margin, x, np.ones((1, len(x)))))
     value = from_half(float(_margin(theta)))
     if plain.n < 2:
         return LengthControlled(Interval(value, 0.0, 1.0, 1), phi, "one prompt")
+    low, high = _interval(margin, x, prompt, (theta, phi), confidence, seed, resamples)
+    note = None
+    if beyond := bool(x.min() > 0 or x.max() < 0):
+        note = _GUESS.format(who="aligned" if x.min() > 0 else "reference")
+    elif abs(phi) > _STEEP:
+        note = "length decides nearly every comparison, so the figure at equal length rests on the few of like length"
+    return LengthControlled(Interval(value, min(low, value), max(high, value), plain.n), phi, note, beyond)
+
+
+def _interval(
+    margin: np.ndarray,
+    x: np.ndarray,
+    prompt: np.ndarray,
+    fitted: tuple[float, float],
+    confidence: float,
+    seed: int,
+    resamples: int,
+) -> tuple[float, float]:
+    """Bounds of the win rate at equal length, by refits on prompts that are drawn with replacement."""
+    theta, phi = fitted
     drawn = np.concatenate(
         [
-            _margin(_fit(margin, x, counts[:, prompt], (theta, phi))[0])
-            for counts in draws(plain.n, resamples, seed, columns=len(x))
+            _margin(_fit(margin, x, counts[:, prompt], fitted)[0])
+            for counts in draws(int(prompt.max()) + 1, resamples, seed, columns=len(x))
         ]
     )
     # What a comparison says of the intercept is p (1 - p): with a steep slope that is little, but for those of like
@@ -99,13 +117,7 @@ def length_controlled_win_rate(
     low, high = percentiles(drawn, confidence, deciding)
     # Ties are no certainty at equal length either: as much wider as the plain interval is than its resamples.
     _, (lower, higher) = margin_interval(*totals(margin, prompt), confidence, seed, resamples)
-    low, high = from_half(max(-0.5, low - lower)), from_half(min(0.5, high + higher))
-    note = None
-    if beyond := bool(x.min() > 0 or x.max() < 0):
-        note = _GUESS.format(who="aligned" if x.min() > 0 else "reference")
-    elif abs(phi) > _STEEP:
-        note = "length decides nearly every comparison, so the figure at equal length rests on the few of like length"
-    return LengthControlled(Interval(value, min(low, value), max(high, value), plain.n), phi, note, beyond)
+    return from_half(max(-0.5, low - lower)), from_half(min(0.5, high + higher))
 
 
 def _fit(

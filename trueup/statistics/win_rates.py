@@ -22,7 +22,7 @@ from trueup.statistics.intervals import POWER, Groups, Interval, bootstrap, flat
 
 @dataclass(frozen=True)
 class WinRate:
-    """Of all comparisons the share that is won, a tie counting as half a win. `interval.n` is prompts."""
+    """Share of all comparisons that is won; a tie counts as half a win. `interval.n` is prompts."""
 
     interval: Interval
     wins: int
@@ -81,16 +81,16 @@ def margin_interval(
 
     sums, sizes  (P,) what the outcomes - 0.5 of each prompt add up to, and their number
     """
-    made = bootstrap(sums, sizes, confidence, seed, resamples, (-0.5, 0.5))
-    low, high = made.low, made.high
-    if abs(made.value) == 0.5:
-        least = wilson(made.n, made.n, confidence).low - 0.5
-        low, high = (least, 0.5) if made.value > 0 else (-0.5, -least)
-    elif made.n > 1:
+    interval = bootstrap(sums, sizes, confidence, seed, resamples, (-0.5, 0.5))
+    low, high = interval.low, interval.high
+    if abs(interval.value) == 0.5:
+        least = wilson(interval.n, interval.n, confidence).low - 0.5
+        low, high = (least, 0.5) if interval.value > 0 else (-0.5, -least)
+    elif interval.n > 1:
         centre, error = _with_unseen(sums, sizes)
         half = normal_quantile(confidence) * error
         low, high = max(-0.5, min(low, centre - half)), min(0.5, max(high, centre + half))
-    return Interval(made.value, low, high, made.n), (made.low - low, high - made.high)
+    return Interval(interval.value, low, high, interval.n), (interval.low - low, high - interval.high)
 
 
 def _with_unseen(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:

@@ -49,7 +49,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "rloo": "optim epsilon epsilon_high mask_truncated_completions normalize_advantages reward_clip_range",
     }.items()
 }
-"""By stage, or by algorithm of `align`: the arguments that reach TRL and do something there."""
+"""The arguments that reach TRL and do something there, by stage, or by algorithm of `align`."""
 
 GOES_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "f_alpha_divergence_coef": ("f_divergence_type", ("alpha_divergence",)),
@@ -170,12 +170,12 @@ def problems(kind: str, stage: str, keys: Mapping[str, Any], given: Mapping[str,
     given    the arguments
     tracked  whether `report_to` names a tracker
     """
-    found = []
+    sentences = []
     for name in given:
         reason = _reason(kind, stage, keys, given, name, tracked)
         if reason:
-            found.append(f"trainer_args.{name}: {reason}")
-    return found
+            sentences.append(f"trainer_args.{name}: {reason}")
+    return sentences
 
 
 def _reason(
@@ -257,20 +257,20 @@ _OWN: Mapping[str, Any] = {
     "top_entropy_quantile": Annotated[float, Field(strict=True, gt=0, le=1)],
 }
 _VALUES: Mapping[str, Any] = {**{name: kind for kind, names in _OFTEN.items() for name in names.split()}, **_OWN}
-"""By argument, what its value may be."""
+"""What the value of each argument may be."""
 _LOSSES_OF_SFT = Literal["nll", "dft"]
 
 
 def wrong_values(kind: str, given: Mapping[str, Any]) -> dict[str, str]:
-    """By argument, what is wrong with its value; `kind` as in `problems`."""
-    found = {}
+    """What is wrong with the value of each argument, by argument; `kind` as in `problems`."""
+    wrong = {}
     for name, value in given.items():
         try:
             _reader(_LOSSES_OF_SFT if (kind, name) == ("sft", "loss_type") else _VALUES[name]).validate_python(value)
         except ValidationError as error:
             messages = dict.fromkeys(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
-            found[name] = f"{', or: '.join(messages)} (found {value!r})"
-    return found
+            wrong[name] = f"{', or: '.join(messages)} (found {value!r})"
+    return wrong
 
 
 @cache

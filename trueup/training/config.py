@@ -30,8 +30,8 @@ class LoRAConfig(Section):
     """Modules that get adapters: `all-linear`, a list of names such as [q_proj, v_proj], or a regular expression over
     their full names."""
     last_layers: int | None = Field(None, ge=1)
-    """Number of blocks that get adapters, counted from the last. Few are cheaper: gradients stop there, and what the
-    blocks below make of a row is kept for the next epoch. Empty: all blocks."""
+    """Number of blocks that get adapters, counted from the last. Few are cheaper: gradients stop there, and the output
+    of the blocks below is kept for the next epoch. Empty: all blocks."""
 
 
 _FILES_OF_TRAINERS = ("deepspeed", "fsdp_config", "accelerator_config")
@@ -49,7 +49,7 @@ class TrainConfig(StageConfig):
     """What the training stages share. Names are those of `transformers.TrainingArguments`."""
 
     trial: ClassVar[str]
-    """`module:function` that builds the stage's trainer on a model without memory (trueup.training.trial)."""
+    """`module:function` that builds the stage's trainer on a model without memory (`trueup.training.trial`)."""
 
     learning_rate: float = Field(gt=0)
     """Learning rate at its peak."""

@@ -29,7 +29,7 @@ SAMPLES = "samples.jsonl"
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes; on a GPU with what PyTorch holds and would use again."""
+    """Bytes that are free. On a GPU those that PyTorch holds and would use again are among them."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused

@@ -22,7 +22,7 @@ from trueup.runs import StageRun
 _ROWS, _TOKENS = 4, 128
 """Rows of the training, and tokens of each, whose logits are compared."""
 _TOLERANCE = 1e-3
-"""Of the largest logit: float32 adds up products over the layers to five digits or so, in whatever order."""
+"""Difference that may be, as a share of the largest logit: float32 keeps five digits or so over the layers."""
 _LOST = 0.1
 """Share of the change in logits that rounding may take away before it is a finding."""
 
@@ -107,7 +107,7 @@ def _to_float32(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def _logits(model: Any, rows: Sequence[Sequence[int]], weights: dict[str, Tensor] | None = None) -> list[Tensor]:
-    """Of each row (T, V), or (1,) for a reward model, in float32; with other weights in place of the model's own."""
+    """Logits of each row in float32, (T, V) or (1,) of a reward model; `weights` take the place of the model's own."""
     logits = []
     for row in rows:
         read = {"input_ids": torch.tensor([list(row)], device=model.device), "use_cache": False}

@@ -50,7 +50,7 @@ class Pairs:
     heldout: list[Preference]
     """All of them, whichever the rule: they are the exam, and the rule is for training."""
     on_bad_rows: BadRows = "refuse"
-    """Of the label stage: what becomes of a pair that the chat template refuses, too."""
+    """The label stage's rule, which decides here too what becomes of a pair that the chat template refuses."""
 
 
 def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pairs:

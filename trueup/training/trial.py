@@ -268,15 +268,15 @@ def _is_installed(tracker: str) -> bool:
 
 
 def _keys(config: TrainConfig) -> dict[str, TrainConfig]:
-    """By each key that may be to blame, the config without it."""
-    found = {f"trainer_args.{key}": _without_argument(config, key) for key in config.trainer_args}
+    """Each key that may be to blame, with the config without it."""
+    configs = {f"trainer_args.{key}": _without_argument(config, key) for key in config.trainer_args}
     defaults = {name: field.get_default() for name, field in type(config).model_fields.items()}
     for name in ("lr_scheduler_type", "report_to", "per_device_train_batch_size"):
         if getattr(config, name) != defaults[name]:
-            found[name] = config.model_copy(update={name: defaults[name]})
+            configs[name] = config.model_copy(update={name: defaults[name]})
     if config.lora != LoRAConfig():
-        found["lora"] = config.model_copy(update={"lora": LoRAConfig()})
-    return found
+        configs["lora"] = config.model_copy(update={"lora": LoRAConfig()})
+    return configs
 
 
 def _without_argument(config: TrainConfig, key: str) -> TrainConfig:

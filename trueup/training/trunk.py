@@ -1,8 +1,8 @@
-"""The layers below the first adapter, which no training changes: what they make of a text is computed once.
+"""The trunk: the layers below the first adapter. Training does not change them, so they read each text once.
 
-With `lora.last_layers` policy, reference and critic of PPO differ only above, so the layers below read an answer once a
-rollout, not once a role and pass; and a training of several epochs reads its rows in the first. Every later forward
-pass begins where the layers below end.
+With `lora.last_layers` the policy, the reference and the critic of PPO share the trunk. It reads an answer once in a
+rollout, and not once for each role and pass. A training of several epochs lets it read every row in the first epoch.
+All later forward passes begin where the trunk ends.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 
 class Trunk:
-    """The first `depth` layers of a decoder, whose output can be recorded, and given in place of running them.
+    """The first `depth` layers of a decoder. Their output can be recorded, and given later in place of running them.
 
-    Skipped layers are called and hand on what they get; the last of them returns what is given. So the decoder's own
-    forward stays what it is, whatever else it does before, between and after.
+    When it is given, the decoder still calls each of these layers: they hand on their input, and the last one returns
+    the given output. So the decoder's own forward need not change, whatever it does around its layers.
     """
 
     def __init__(self, decoder: Any):
-        """decoder  with adapters in its layers already; `depth` is 0 where the first layer or the embedding has one"""
+        """decoder  has its adapters already; `depth` is 0 where the first layer or the embedding has one"""
         layers = getattr(decoder, "layers", [])
         adapted = (n for n, layer in enumerate(layers) if _has_adapter(layer))
         self.depth = 0 if _has_adapter(decoder.get_input_embeddings()) else next(adapted, 0)
@@ -34,7 +34,7 @@ class Trunk:
         self._recorded: list[Tensor] | None = None
         self._state_before: tuple[Any, ...] = ()
         self.drew_random_numbers = False
-        """Whether the last forward pass that was recorded drew any, from its beginning to the end of the trunk."""
+        """Whether the last recorded forward pass drew any before the trunk ended."""
         self._gives_tuples = False  # as the layers of some architectures do
         self.decoder = decoder
         for n, layer in enumerate(layers[: self.depth]):
@@ -56,7 +56,8 @@ class Trunk:
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """A list that gets the trunk's output (B, L, H) of each forward pass; it stays empty where `depth` is 0."""
+        """The list that is yielded gets the trunk's output (B, L, H) of each forward pass. It stays empty where `depth`
+        is 0."""
         recorded: list[Tensor] = []
         self._recorded = recorded
         self._state_before = _random_state(next(self.decoder.parameters()).device)
@@ -67,7 +68,7 @@ class Trunk:
 
     @contextmanager
     def given(self, hidden: Tensor | None) -> Iterator[None]:
-        """Forward passes over tokens whose output (B, L, H) was recorded; None: nothing was, and all layers run."""
+        """Forward passes within begin with `hidden`, the recorded output (B, L, H). None: all layers run."""
         self._given = hidden
         try:
             yield
@@ -77,13 +78,13 @@ class Trunk:
 
 @contextmanager
 def kept_over_epochs(trunk: Trunk, tell: Callable[[bool], None] = lambda random: None) -> Iterator[None]:
-    """While the decoder trains, a batch whose rows were all read before begins where the trunk ends.
+    """Keep the trunk's output of each row while the decoder trains, so that later epochs begin where the trunk ends.
 
-    A row is known by its tokens, and what the trunk makes of it, (L, H), stays on the decoder's device. That holds only
-    while the same row gives the same output: from the first pass on that draws random numbers, as dropout and noise on
-    the embeddings do whatever their name, nothing is kept.
+    A row is known by its tokens. Its output, (L, H), stays on the decoder's device. A batch skips the trunk if all of
+    its rows are known. This is right only while the same row gives the same output. Dropout and noise on the embeddings
+    break that: they draw random numbers, and from the first forward pass that draws any, nothing is kept.
 
-    tell  called once, after the first pass, with whether it drew random numbers
+    tell  is called once, after the first pass, with whether it drew random numbers
     """
     decoder, original = trunk.decoder, trunk.decoder.forward
     kept: dict[tuple[int, ...], Tensor] = {}
@@ -121,7 +122,7 @@ def kept_over_epochs(trunk: Trunk, tell: Callable[[bool], None] = lambda random:
 
 
 def _random_state(device: torch.device) -> tuple[Any, ...]:
-    """Of every generator that a model draws from, to be compared: it changes with each number that is drawn."""
+    """The state of every generator that a model draws from. It changes with each number that is drawn."""
     of_numpy: Any = np.random.get_state()
     states: list[Any] = [random.getstate(), of_numpy[1].tobytes(), of_numpy[2:]]
     states.append(torch.get_rng_state().numpy().tobytes())
