@@ -15,8 +15,8 @@ from transformers import Trainer
 from trueup.console import say
 from trueup.errors import ConfigError
 from trueup.models.loading import Loaded
+from trueup.training import loop
 from trueup.training.config import TrainConfig
-from trueup.training.loop import free_memory
 from trueup.training.trunk import Trunk, kept_over_epochs
 
 _ROWS_ON_CPU = 16
@@ -46,7 +46,7 @@ def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) ->
             say(f"{'batch':<12} {rows} of {total} rows at once: more would take memory and save no time on a CPU")
         return rows
     row_bytes = _bytes_per_token(loaded) * max(lengths)
-    free = 0.8 * free_memory(loaded.placement.device)
+    free = 0.8 * loop.free_memory(loaded.placement.device)
     rows = next(n for n in range(total, 0, -1) if total % n == 0 and (n == 1 or n * row_bytes <= free))
     say(
         f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, "
@@ -140,7 +140,7 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
         return nullcontext()
     tokens = sum(len(ids) for row in trainer.train_dataset for key, ids in row.items() if key.endswith("_ids"))
     size = tokens * decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize
-    free = free_memory(decoder.device)
+    free = loop.free_memory(decoder.device)
     below = f"{trunk.depth} of {len(decoder.layers)} layers are below the first adapter; what they make of a row"
     if size > free / 4:
         say(f"{'trunk':<12} {below} is computed anew in each epoch: {size / 2**30:.1f} GiB, {free / 2**30:.1f} free")
