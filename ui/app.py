@@ -47,8 +47,9 @@ from ui.pages.label_api import label_api, vote_api
 from ui.pages.compare import Comparison, compare_blocks
 from ui.labels.config import LabelConfig
 from ui.connections import server
-from ui.people.sign_in import entry, not_found, page, people_page, signed_in
+from ui.people.sign_in import entry, page, people_page, signed_in
 from ui.people.guard import REPORT_POLICY, Guard, Site, site
+from ui.html import not_found
 from ui.label import prepare
 from ui.figures.live import Live
 from ui.pages.open_api import open_api

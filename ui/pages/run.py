@@ -22,9 +22,10 @@ from trueup.pages.curves import Curve, stage_curves
 from trueup.pages.wording import OUTCOMES, duration, sentence
 from trueup.provenance.masking import masked
 from trueup.runs import FinishedStage
+from ui.html import PLAIN_POLICY
 from ui.pages.lineage import Graph, draw, lineage
 from ui.people.accounts import Admin
-from ui.people.sign_in import ENTRY_POLICY, page, signed_in
+from ui.people.sign_in import page, signed_in
 
 Links = Callable[[], list[tuple[str, str]]]
 """(address, title) of the other pages that this server has for a result."""
@@ -36,7 +37,7 @@ def run_page(run_dir: Path, links: Links) -> APIRouter:
     @router.get("/run")
     def show(me: Admin) -> HTMLResponse:
         body = run_html(run_dir, links()) + signed_in(me.name)
-        headers = {"Content-Security-Policy": ENTRY_POLICY, "Cache-Control": "no-store"}
+        headers = {"Content-Security-Policy": PLAIN_POLICY, "Cache-Control": "no-store"}
         return HTMLResponse(page(run_dir.resolve().name, body, styles=("run.css",)), headers=headers)
 
     return router

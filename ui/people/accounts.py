@@ -98,6 +98,11 @@ class Person:
     def is_admin(self) -> bool:
         return self.role == "admin"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether this is the person at this machine, who came by the printed link and has no password."""
+        return self.name == LOCAL.name
+
 
 LOCAL = Person("local", "admin", "local")
 """Alone at this machine: whoever opened the link that the server printed."""

@@ -34,8 +34,9 @@ from starlette.requests import HTTPConnection
 
 from trueup.errors import TrueupError, of_the_machine
 from trueup.pages.wording import report_policy
+from ui.html import PLAIN_POLICY, render
 from ui.people.accounts import COOKIE, DEVICE_COOKIE, People, Person
-from ui.people.sign_in import ENTRY_POLICY, OPEN_THE_LINK, message_page
+from ui.people.sign_in import OPEN_THE_LINK
 
 # Gradio's front end compiles templates, hence 'unsafe-eval'; nothing is loaded from, or sent to, any other host.
 POLICY = (
@@ -544,12 +545,13 @@ async def _refuse(
     if scope["type"] == "websocket":  # before it is accepted: the server answers the handshake with 403
         return await send({"type": "websocket.close", "code": 1008, "reason": problem[:120]})
     if page:
-        html = message_page(
-            _TITLES[status],
-            problem[:1].upper() + problem[1:].rstrip(".") + ".",
+        html = render(
+            "message",
+            title=_TITLES[status],
+            text=problem[:1].upper() + problem[1:].rstrip(".") + ".",
             link=("/", "Back to the start") if status != 401 else None,
         )
-        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", ENTRY_POLICY.encode())]
+        headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PLAIN_POLICY.encode())]
         return await _respond(send, status, html.encode(), [*headers, *more])
     body = json.dumps({"detail": problem}).encode()
     await _respond(send, status, body, [(b"content-type", b"application/json"), *more])

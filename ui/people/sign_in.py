@@ -6,18 +6,16 @@ script, which turns them dark where the system is.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from functools import cache
 from html import escape
-from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 
+from ui.html import PLAIN_POLICY, message_page, render
 from ui.labels.names import MAX_NAME, Refused
 from ui.people.accounts import (
     BAD_INVITE,
@@ -37,13 +35,6 @@ from ui.people.accounts import (
 )
 from ui.people.throttle import Throttled
 
-STATIC = Path(__file__).parents[1] / "static"
-_DARK = "matchMedia('(prefers-color-scheme: dark)').matches && document.body.classList.add('dark')"
-_DARK_HASH = base64.b64encode(hashlib.sha256(_DARK.encode()).digest()).decode()
-ENTRY_POLICY = (
-    f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_DARK_HASH}'; img-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
 OPEN_THE_LINK = (
     "Open the link that was printed where Trueup was started. It works once; the same command prints a new one."
 )
@@ -51,30 +42,10 @@ OPEN_THE_LINK = (
 # ---- HTML -------------------------------------------------------------------------------------------------------
 
 
-@cache
-def _style(*names: str) -> str:
-    return "".join((STATIC / name).read_text(encoding="utf-8") for name in ("trueup.css", "entry.css", *names))
-
-
 def page(title: str, body: str, narrow: bool = False, styles: tuple[str, ...] = ()) -> str:
     """A whole page in the look of the others. `body` is HTML, `title` is text, `styles` are further style sheets."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{escape(title)} · Trueup</title><link rel="icon" '
-        f'href="/favicon.ico"><style>{_style(*styles)}</style></head><body><script>{_DARK}</script>'
-        f'<main class="tu tu-page{" tu-narrow" if narrow else ""}"><h1>{escape(title)}</h1>{body}</main></body></html>'
-    )
-
-
-def message_page(title: str, text: str, link: tuple[str, str] | None = None) -> str:
-    """One thing to say, and where to go from here."""
-    onward = f'<p><a href="{escape(link[0])}">{escape(link[1])}</a></p>' if link else ""
-    return page(title, f'<p class="tu-lead">{escape(text)}</p>{onward}', narrow=True)
-
-
-def not_found() -> HTMLResponse:
-    """For whoever opened an address that leads nowhere."""
-    return _respond(message_page("Not found", "There is no such page here.", ("/", "All pages")), 404)
+    more = {"narrow": True} if narrow else {}
+    return render("page", title=title, body=Markup(body), styles=styles, **more)
 
 
 def signed_in(name: str) -> str:
@@ -87,7 +58,7 @@ def signed_in(name: str) -> str:
 
 
 def _respond(html: str, status: int = 200, retry_after_s: int | None = None) -> HTMLResponse:
-    headers = {"Content-Security-Policy": ENTRY_POLICY, "Cache-Control": "no-store"}
+    headers = {"Content-Security-Policy": PLAIN_POLICY, "Cache-Control": "no-store"}
     if retry_after_s is not None:
         headers["Retry-After"] = str(retry_after_s)
     return HTMLResponse(html, status, headers)
@@ -179,7 +150,7 @@ def entry(people: People, start: str) -> APIRouter:
         if people.who(request.cookies.get(COOKIE)):
             return RedirectResponse(onward, 303)
         if not people.any_active():
-            return _respond(message_page("Not signed in", OPEN_THE_LINK), 401)
+            return message_page("Not signed in", OPEN_THE_LINK, 401)
         return _respond(_login_page(onward))
 
     @router.post("/login")
@@ -206,7 +177,7 @@ def entry(people: People, start: str) -> APIRouter:
     def invite_page(token: str = "") -> Response:
         role = people.invited(token)
         if role is None:
-            return _respond(message_page("No invitation", _sentence(BAD_INVITE), ("/login", "Sign in")), 404)
+            return message_page("No invitation", _sentence(BAD_INVITE), 404, ("/login", "Sign in"))
         return _respond(_invite_page(token, role))
 
     @router.post("/invite")
@@ -218,7 +189,7 @@ def entry(people: People, start: str) -> APIRouter:
     ) -> Response:
         role = await run_in_threadpool(people.invited, token)
         if role is None:
-            return _respond(message_page("No invitation", _sentence(BAD_INVITE), ("/login", "Sign in")), 404)
+            return message_page("No invitation", _sentence(BAD_INVITE), 404, ("/login", "Sign in"))
         shown = name[:MAX_NAME]
         try:
             entered = await people.hashing(lambda: people.accept(token, name, password))
@@ -236,7 +207,7 @@ def entry(people: People, start: str) -> APIRouter:
         if people.who(request.cookies.get(COOKIE)):  # the link opened again by the browser that it let in
             return RedirectResponse(start, 303)
         used = "This link was used already, or is of an earlier start."
-        return _respond(message_page("Not signed in", f"{used} {OPEN_THE_LINK}"), 401)
+        return message_page("Not signed in", f"{used} {OPEN_THE_LINK}", 401)
 
     @router.post("/logout")
     def logout(request: Request, who: Annotator) -> Response:
@@ -245,7 +216,7 @@ def entry(people: People, start: str) -> APIRouter:
     @router.get("/password")
     def password_page(who: Annotator) -> Response:
         if who == LOCAL:
-            return _respond(message_page("No password", _LINK_ONLY, ("/", "All pages")), 404)
+            return message_page("No password", _LINK_ONLY, 404, ("/", "All pages"))
         return _respond(_password_page(who.name))
 
     @router.post("/password")

@@ -1,0 +1,73 @@
+"""How a page of this server is made: a template that escapes every value, under the policy of the plain pages.
+
+    ui/pages/templates/page.html.jinja   what every plain page has; a page extends it, and sets `title`
+    a page that sets `narrow`            is as wide as a form; one that sets `styles` has these further style sheets
+    signed_in.html.jinja                 who is signed in and the way out, included where `me` is the person
+
+What a page shows that is HTML already is a `Markup`: a drawing, or the result of `render`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+STATIC = Path(__file__).parent / "static"
+_TEMPLATES = Path(__file__).parent / "pages" / "templates"
+_DARK = "matchMedia('(prefers-color-scheme: dark)').matches && document.body.classList.add('dark')"
+_DARK_HASH = base64.b64encode(hashlib.sha256(_DARK.encode()).digest()).decode()
+PLAIN_POLICY = (
+    f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_DARK_HASH}'; img-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""Content-Security-Policy of the plain pages. Their one line of script turns them dark where the system is."""
+
+
+@cache
+def environment() -> Environment:
+    """The templates of this package. A value that a template names and nobody gave is an error."""
+    templates = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals.update(style=style, dark=Markup(_DARK))
+    return templates
+
+
+def render(template: str, **values: Any) -> Markup:
+    """The HTML of `template`.html.jinja with these values in it, each of them escaped."""
+    return Markup(environment().get_template(f"{template}.html.jinja").render(**values))
+
+
+@cache
+def style(*names: str) -> Markup:
+    """The text of these style sheets, to stand in a page."""
+    return Markup("\n".join((STATIC / name).read_text(encoding="utf-8") for name in names))
+
+
+def plain_page(template: str, status: int = 200, retry_after_s: int | None = None, **values: Any) -> HTMLResponse:
+    """The answer that is a plain page: its policy forbids every other script, and no browser keeps a copy."""
+    headers = {"Content-Security-Policy": PLAIN_POLICY, "Cache-Control": "no-store"}
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
+    return HTMLResponse(render(template, **values), status, headers)
+
+
+def message_page(title: str, text: str, status: int, link: tuple[str, str] | None = None) -> HTMLResponse:
+    """A page that says one thing, and where to go from here: `link` is an address and its text."""
+    return plain_page("message", status, title=title, text=text, link=link)
+
+
+def not_found() -> HTMLResponse:
+    """The page at an address that leads nowhere."""
+    return message_page("Not found", "There is no such page here.", 404, ("/", "All pages"))
