@@ -192,11 +192,13 @@ def ask(python: Path, code: str, question: dict[str, Any]) -> dict[str, Any]:
 
 def ask_llama_cpp(envs: Path, question: dict[str, Any]) -> dict[str, Any]:
     """What `ask` does, with the GGUF file of llama.cpp's converter, which runs where transformers 4.57 is."""
-    folder = envs / "llama.cpp"
+    folder, converts = envs / "llama.cpp", envs / "transformers-4"
+    if not (converts / "ready").exists():
+        return {"version": "", "error": f"its converter runs in {converts}: make that with --setup {envs}"}
     (converter,) = folder.glob("source/*/vendor/llama.cpp/convert_hf_to_gguf.py")
     with tempfile.TemporaryDirectory() as temporary:
         gguf = str(Path(temporary) / "model.gguf")
-        command = [python_of(envs / "transformers-4"), converter, question["folder"], "--outtype", "f32"]
+        command = [python_of(converts), converter, question["folder"], "--outtype", "f32"]
         answer = subprocess.run([*command, "--outfile", gguf], capture_output=True, text=True)
         if answer.returncode:
             return failed(answer)
@@ -210,19 +212,22 @@ def failed(answer: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what `trueup export` wrote: policy, sft or reward")
-    engines = parser.add_mutually_exclusive_group(required=True)
-    engines.add_argument("--envs", type=Path, help="folder of the engines' environments")
-    engines.add_argument("--setup", type=Path, metavar="ENVS", help="the same, and make there what is missing")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--envs", type=Path, help="folder of the engines' environments")
+    where.add_argument("--setup", type=Path, metavar="ENVS", help="the same, and make there what is missing")
     options = parser.parse_args()
+    if not (options.folder / "config.json").exists():
+        parser.error(f"{options.folder}: no config.json; give the folder that `trueup export` wrote")
+    config = json.loads((options.folder / "config.json").read_text())
+    reward = "ForSequenceClassification" in "".join(config.get("architectures", []))
     if options.setup:
         set_up(options.setup)
     envs = (options.setup or options.envs).absolute()
-    present = [name for name in ENVIRONMENTS if (envs / name / "ready").exists()]
+    engines = [name for name in ENVIRONMENTS if name != "llama.cpp" or not reward]
+    present = [name for name in engines if (envs / name / "ready").exists()]
     if not present:
-        parser.error(f"{envs}: no environment of an engine; make them with --setup {envs}")
+        parser.error(f"{envs}: no environment of {', '.join(engines)}; make them with --setup {envs}")
 
-    config = json.loads((options.folder / "config.json").read_text())
-    reward = "ForSequenceClassification" in "".join(config.get("architectures", []))
     question: dict[str, Any] = {
         "folder": str(options.folder.absolute()),
         "conversations": CONVERSATIONS,
@@ -238,7 +243,7 @@ def main() -> int:
         answers["transformers-4"] = ask(python_of(envs / "transformers-4"), TRANSFORMERS, question)
     if "vllm" in present:
         answers["vllm"] = ask(python_of(envs / "vllm"), VLLM, question)
-    if "llama.cpp" in present and not reward:
+    if "llama.cpp" in present:
         answers["llama.cpp"] = ask_llama_cpp(envs, question)
 
     print(f"{'engine':<16} {'version':<10} {'score' if reward else 'loss':>10}  {'difference':>10}  tokens")

@@ -455,7 +455,8 @@ def test_the_command_compares_what_engines_say_and_sees_a_difference(
         return subprocess.run([*COMPARE, folder, "--envs", tmp_path / "envs"], capture_output=True, text=True)
 
     answer = compare()
-    assert answer.returncode == 2 and "no environment of an engine; make them with --setup" in answer.stderr
+    assert answer.returncode == 2 and "no environment of transformers-4, vllm" in answer.stderr
+    assert "make them with --setup" in answer.stderr
     python = tmp_path / "envs/transformers-4/bin/python"
     python.parent.mkdir(parents=True)
     (tmp_path / "envs/transformers-4/ready").touch()
@@ -467,3 +468,23 @@ def test_the_command_compares_what_engines_say_and_sees_a_difference(
     python.write_text("#!/bin/sh\nexit 1\n")
     answer = compare()
     assert answer.returncode == 1 and "failed" in answer.stdout
+
+
+def test_the_command_refuses_a_folder_without_a_model_before_it_makes_environments(tmp_path: Path) -> None:
+    answer = subprocess.run([*COMPARE, tmp_path, "--setup", tmp_path / "envs"], capture_output=True, text=True)
+    assert answer.returncode == 2 and f"{tmp_path}: no config.json" in answer.stderr
+    assert not (tmp_path / "envs").exists()
+
+
+@pytest.mark.slow
+def test_the_command_says_what_llama_cpp_lacks_where_its_converter_cannot_run(
+    bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    loading.save(loading.load_base(ModelConfig(name=str(bases("plain")), device="cpu")), folder := tmp_path / "policy")
+    make_portable(folder)
+    (tmp_path / "envs/llama.cpp").mkdir(parents=True)
+    (tmp_path / "envs/llama.cpp/ready").touch()
+    answer = subprocess.run([*COMPARE, folder, "--envs", tmp_path / "envs"], capture_output=True, text=True)
+    assert answer.returncode == 1 and re.search(
+        r"llama.cpp +failed:\nits converter runs in .*/transformers-4: make that with --setup", answer.stdout
+    )
