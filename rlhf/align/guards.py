@@ -1,60 +1,68 @@
 """What goes wrong in PPO while its reward still rises, seen in the rollouts so far; and whose fault a poor result is.
 
-Pure functions of one row per rollout, as `rlhf.align.ppo.trainer` records them: scores, length, kl, entropy, eos_rate,
-repetition, explained_variance.
+Pure functions of one row per rollout, as `rlhf.align.ppo.trainer` records them. What a page's curves show as well is
+judged by the functions and thresholds of `trueup.pages.diagnoses`, so that the page says what the guard said.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import numpy as np
+from typing import Literal, TypedDict
 
 from rlhf.align.schema import Evaluation
 from trueup.artifacts.manifest import Finding, StageVerdict
 from trueup.artifacts.reports import SampledAnswers
+from trueup.pages import diagnoses
 
-Rollout = dict[str, Any]
 
-ENOUGH = 5
-"""Rollouts before which a course is not judged."""
-_LASTING = 3
-"""Rollouts in a row in which a share has to be off: of few answers, one rollout alone is off by chance."""
+class Rollout(TypedDict):
+    """Means over the answers of one rollout, as `rlhf.align.schema.RolloutFigures` has them."""
+
+    scores: float
+    length: float
+    kl: float
+    entropy: float
+    eos_rate: float
+    repetition: float
+    explained_variance: float | None
+    """None where the returns are all the same."""
+
+
+Figure = Literal["scores", "length", "kl", "entropy", "eos_rate", "repetition", "explained_variance"]
+
+REPEATS_MORE = 0.2
+"""How much the share of answers that repeat three words rises; a rollout of few answers scatters by less."""
 
 
 def length_follows_reward(history: Sequence[Rollout]) -> Finding | None:
     """Much of what a reward model pays for can be length alone (Singhal et al. 2023,
     https://arxiv.org/abs/2310.03716)."""
-    if len(history) < ENOUGH:
+    growth = diagnoses.follows_length(_column(history, "scores"), _column(history, "length"))
+    if growth is None:
         return None
-    length, scores = _column(history, "length"), _column(history, "scores")
-    grown = length[-1] / max(length[0], 1e-9)
-    if grown < 1.2 or scores.std() == 0 or length.std() == 0:
-        return None
-    r = float(np.corrcoef(length, scores)[0, 1])
-    if r <= 0.8:
-        return None
+    times = growth.last / max(growth.first, 1e-9)
     return Finding(
         "warn",
         "length_follows_reward",
-        f"reward rises with length (r = {r:.2f} over {len(history)} rollouts, answers {grown:.1f} times as long): look "
-        "at the win rate at equal length",
+        f"reward rises with length (r = {growth.r:.2f} over {len(history)} rollouts, answers {times:.1f} times as "
+        "long): look at the win rate at equal length",
     )
 
 
 def repeats(history: Sequence[Rollout]) -> Finding | None:
     first, last = history[0]["repetition"], history[-1]["repetition"]
-    if len(history) <= _LASTING or _column(history[-_LASTING:], "repetition").min() < first + 0.2:
+    lasting = diagnoses.LASTING
+    if len(history) <= lasting or min(_column(history[-lasting:], "repetition")) < first + REPEATS_MORE:
         return None
     return Finding("warn", "repeats", f"{last:.0%} of answers repeat three words, {first:.0%} at first: raise kl_coef")
 
 
 def entropy_collapsed(history: Sequence[Rollout]) -> Finding | None:
-    first, last = history[0]["entropy"], history[-1]["entropy"]
-    if len(history) < 2 or last > 0.3 * first:
+    fall = diagnoses.collapse(_column(history, "entropy"))
+    if fall is None:
         return None
+    first, last = fall
     return Finding(
         "warn",
         "entropy_collapsed",
@@ -64,9 +72,10 @@ def entropy_collapsed(history: Sequence[Rollout]) -> Finding | None:
 
 
 def ends_less(history: Sequence[Rollout]) -> Finding | None:
-    first, last = history[0]["eos_rate"], history[-1]["eos_rate"]
-    if len(history) <= _LASTING or _column(history[-_LASTING:], "eos_rate").max() > first - 0.2:
+    fall = diagnoses.fewer_ends(_column(history, "eos_rate"))
+    if fall is None:
         return None
+    first, last = fall
     return Finding(
         "warn", "ends_less", f"{last:.0%} of answers end by themselves, {first:.0%} at first: raise missing_eos_penalty"
     )
@@ -93,13 +102,13 @@ def kl_negative(history: Sequence[Rollout]) -> Finding | None:
 
 
 def critic_misleads(history: Sequence[Rollout]) -> Finding | None:
-    recent = _column(history[-_LASTING:], "explained_variance")
-    if len(history) < ENOUGH or not (recent < -0.05).all():  # around 0 a critic is of no use and of no harm
+    last = diagnoses.misleading(_column(history, "explained_variance"))
+    if last is None:
         return None
     return Finding(
         "warn",
         "critic_misleads",
-        f"the critic explains {recent[-1]:.2f} of the returns' variance, less than a constant would: raise "
+        f"the critic explains {last:.2f} of the returns' variance, less than a constant would: raise "
         "critic_warmup_rollouts, or critic_learning_rate",
     )
 
@@ -175,5 +184,6 @@ def whose_fault(
     )
 
 
-def _column(history: Sequence[Rollout], key: str) -> np.ndarray:
-    return np.array([math.nan if row.get(key) is None else row[key] for row in history], dtype=float)
+def _column(history: Sequence[Rollout], figure: Figure) -> list[float]:
+    """The figure of each rollout that has one."""
+    return [value for row in history if (value := row[figure]) is not None and math.isfinite(value)]

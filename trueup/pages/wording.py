@@ -46,6 +46,16 @@ def sentence(verdict: ComparisonVerdict) -> str:
     return verdict.message.removesuffix(f" The price: {'; '.join(verdict.prices)}.")
 
 
+def minus(text: str) -> str:
+    """The text with a minus sign in place of each hyphen."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def short(value: float) -> str:
+    """Three digits of a number, as they stand in a sentence."""
+    return minus(f"{value:.3g}")
+
+
 def duration(seconds: float) -> str:
     """`48 s`, `8 min 3 s`, `2 h 5 min`."""
     whole = round(seconds)

@@ -402,8 +402,9 @@ class PPOTrainer(GRPOTrainer):
             "explained_variance": None if math.isnan(explained) else explained,  # JSON has no NaN
         }
         self.history.append(row)
-        for name, key in (("scores", "scores"), ("kl", "kl"), ("entropy", "entropy"), ("length", "length")):
-            self._note(f"objective/{name}", row[key])
+        objectives: tuple[guards.Figure, ...] = ("scores", "kl", "entropy", "length")
+        for figure in objectives:
+            self._note(f"objective/{figure}", row[figure])
         self._note("objective/non_score_reward", -self.kl_coef * row["kl"])
         self._note("objective/rlhf_reward", row["scores"] - self.kl_coef * row["kl"])
         self._note("objective/kl_coef", self.kl_coef)

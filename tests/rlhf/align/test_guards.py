@@ -12,6 +12,7 @@ from rlhf.align import guards
 from rlhf.align.schema import Evaluation
 from trueup.artifacts.manifest import StageVerdict
 from trueup.artifacts.reports import SampledAnswers
+from trueup.pages.curves import training_curves
 
 HEALTHY = {
     "scores": [0.1, 0.2, 0.25, 0.4, 0.5, 0.55],
@@ -24,13 +25,13 @@ HEALTHY = {
 }
 
 
-def course(**columns: list[float]) -> list[dict[str, float]]:
+def course(**columns: list[float]) -> list[Any]:
     """Six healthy rollouts, or as many as the columns given have, which take the place of the healthy ones."""
     count = min(len(values) for values in ({**HEALTHY, **columns}).values())
     return [{key: values[i] for key, values in {**HEALTHY, **columns}.items()} for i in range(count)]
 
 
-def codes(history: list[dict[str, float]], kl_budget: float | None = None) -> list[str]:
+def codes(history: list[Any], kl_budget: float | None = None) -> list[str]:
     return [finding.code for finding in guards.look(history, kl_budget)]
 
 
@@ -148,6 +149,59 @@ def test_several_things_at_once_are_all_told() -> None:
     assert codes(worst, kl_budget=5.0) == ["entropy_collapsed", "ends_less", "kl_over_budget"]
 
 
+# ---- Guards and pages -------------------------------------------------------------------------------------------
+
+SAID_OF = {
+    "length_follows_reward": ("reward", "so do answers"),
+    "entropy_collapsed": ("entropy, nats per token", "answers grow alike"),
+    "ends_less": ("share of answers that end by themselves", "run into max_new_tokens"),
+    "critic_misleads": ("explained variance of the critic", "adds noise"),
+}
+"""The curve and the note that say what a guard says."""
+LOGGED = {"scores": "objective", "length": "objective", "entropy": "objective", "eos_rate": "val"} | {
+    "explained_variance": "val"
+}
+
+
+def noted(history: list[Any]) -> set[str]:
+    """The guards whose note stands beside a curve of the metrics that PPO logs of these rollouts."""
+    metrics = [
+        {"step": step} | {f"{folder}/{key}": row[key] for key, folder in LOGGED.items()}
+        for step, row in enumerate(history)
+    ]
+    notes = {curve.title: " ".join(note.text for note in curve.notes) for curve in training_curves(metrics)}
+    return {code for code, (title, text) in SAID_OF.items() if text in notes.get(title, "")}
+
+
+def test_a_page_says_of_every_course_what_the_guards_say() -> None:
+    chance = random.Random(0)
+    told: dict[str, int] = dict.fromkeys(SAID_OF, 0)
+    for _ in range(200):
+        rollouts, noise = chance.randrange(2, 60), chance.choice([0.0, 0.05, 0.3])
+        goes = {key: (chance.uniform(0.5, 1), chance.uniform(-1.5, 0.9)) for key in LOGGED}
+        history = course(
+            **{
+                key: [start + slope * i / rollouts + noise * chance.gauss(0, 0.3) for i in range(rollouts)]
+                for key, (start, slope) in goes.items()
+            }
+            | {key: [0.0] * rollouts for key in ("kl", "repetition")}
+        )
+        codes_of_guards = {code for code in codes(history) if code in SAID_OF}
+        assert noted(history) == codes_of_guards
+        for code in codes_of_guards:
+            told[code] += 1
+    assert min(told.values()) > 10, told
+
+
+def test_length_that_is_paid_for_is_seen_through_the_noise_of_many_rollouts() -> None:
+    chance = random.Random(0)
+    scores = [i / 200 + chance.gauss(0, 0.3) for i in range(200)]
+    longer = [30 + i / 5 + chance.gauss(0, 5) for i in range(200)]
+    steady = {key: [HEALTHY[key][-1]] * 200 for key in HEALTHY}
+    assert codes(course(**{**steady, "scores": scores, "length": longer})) == ["length_follows_reward"]
+    assert codes(course(**{**steady, "scores": scores, "length": [30 + chance.gauss(0, 5) for _ in scores]})) == []
+
+
 # ---- Whose fault ------------------------------------------------------------------------------------------------
 
 SOUND_SAMPLE = {"eos_rate": 0.9, "all_alike": 0.05}
@@ -162,7 +216,7 @@ FELL = evaluated((0.5, 0.0), (0.4, 1.0), (0.3, 2.0))
 
 
 def blamed(
-    history: list[dict[str, float]],
+    history: list[Any],
     found: dict[int, Evaluation] = FELL,
     sampled: Any = SOUND_SAMPLE,
     reward: Any = SOUND_REWARD,

@@ -12,7 +12,7 @@ import pytest
 
 from trueup import runs
 from trueup.data.records import write_rows
-from trueup.pages import curves
+from trueup.pages import curves, diagnoses, trends
 
 STEPS = 100
 Course = Callable[[float], float]
@@ -28,7 +28,7 @@ def rows(noise: float = 0.0, steps: int = STEPS, **courses: Course) -> list[dict
     ]
 
 
-def notes(made: list[dict[str, Any]]) -> dict[str, list[curves.Note]]:
+def notes(made: list[dict[str, Any]]) -> dict[str, list[diagnoses.Note]]:
     return {curve.title: curve.notes for curve in curves.training_curves(made)}
 
 
@@ -50,20 +50,20 @@ def still(t: float) -> float:
 def test_a_trend_is_one_only_beyond_its_noise() -> None:
     draw = random.Random(1)
     wander = [draw.gauss(0, 1) for _ in range(STEPS)]
-    found = curves.trend(wander)
+    found = trends.trend(wander)
     assert found is not None and not found.rose and not found.fell
-    climbs = curves.trend([value + i / 20 for i, value in enumerate(wander)])
+    climbs = trends.trend([value + i / 20 for i, value in enumerate(wander)])
     assert climbs is not None and climbs.rose and climbs.last > climbs.first
-    assert curves.trend([5.0] * STEPS) == curves.Trend(5.0, 5.0, 0.0)
-    assert curves.trend([0.1] * STEPS).z == 0  # type: ignore[union-attr]
-    assert curves.trend([1.0, 2.0]) is None
+    assert trends.trend([5.0] * STEPS) == trends.Trend(5.0, 5.0, 0.0)
+    assert trends.trend([0.1] * STEPS).z == 0  # type: ignore[union-attr]
+    assert trends.trend([1.0, 2.0]) is None
 
 
 def test_what_is_no_number_is_not_in_a_curve() -> None:
     made = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": math.nan}, {"step": 3, "loss": "low"}, {"loss": 4.0}]
-    assert curves.points(made, "loss") == ([1.0], [1.0])
-    assert curves.points(made, "reward", "loss") == ([1.0], [1.0])
-    assert curves.points(made, "reward") == ([], [])
+    assert trends.points(made, "loss") == ([1.0], [1.0])
+    assert trends.points(made, "reward", "loss") == ([1.0], [1.0])
+    assert trends.points(made, "reward") == ([], [])
 
 
 # ---- Loss -------------------------------------------------------------------------------------------------------
@@ -173,11 +173,11 @@ def test_distance_that_still_buys_reward_is_normal_and_one_that_does_not_is_watc
     assert notes(settled)[title] == []
 
 
-def test_entropy_that_halves_is_told() -> None:
-    assert [note.level for note in notes(rows(0.05, entropy=lambda t: 3 - 2 * t))["entropy, nats per token"]] == [
-        "watch"
-    ]
-    assert notes(rows(0.05, entropy=lambda t: 3 - t))["entropy, nats per token"] == []
+def test_entropy_of_which_little_is_left_is_told_and_one_that_halves_is_not() -> None:
+    title = "entropy, nats per token"
+    [note] = notes(rows(0.05, entropy=lambda t: 3 - 2.5 * t))[title]
+    assert note.level == "watch" and "falls from 3.05 to 0.45 nats, to 15 % of its beginning" in note.text
+    assert notes(rows(0.05, entropy=lambda t: 3 - 1.5 * t))[title] == []
 
 
 def test_gradients_that_jump_are_counted() -> None:
