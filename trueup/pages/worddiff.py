@@ -1,9 +1,12 @@
-"""Which words two answers share, for pages that show them side by side."""
+"""Which words two answers share, for pages that show them side by side.
+
+The labelling page marks its answers in the browser, by the same rules (`ui/static/diff.js`): a longest common
+subsequence of words, and of several the one that `_matches` takes. A test holds both to one table of pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import SequenceMatcher
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import regex
@@ -12,35 +15,59 @@ from markupsafe import Markup
 from trueup.data.visible import seen
 from trueup.data.words import UNSPACED
 
-_WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*+|[^\s{UNSPACED}]++")
+_WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*+|[^\p{{White_Space}}{UNSPACED}]++")
 """What stands between blanks; of a script without blanks each character."""
-MAX_WORDS = 1_000
-"""Of either answer; the time grows with the product of both."""
+MAX_WORDS = 5_000
+"""Words of either answer, without the ends that are the same; the time grows with the product of both."""
 LEAST_SHARED = 0.3
 """Share of the words in common (Dice) below which marks would cover everything and say nothing."""
 
 
 def word_diff(before: str, after: str) -> tuple[list[bool], list[bool]] | None:
-    """Of each word of `before` and of `after` whether the other has it too, in order; None: too long to compare."""
+    """For each word of `before` and of `after` whether the other has it too, in order; None: too long to compare."""
     a, b = _WORD.findall(before), _WORD.findall(after)
-    if max(len(a), len(b)) > MAX_WORDS:
-        return None
     start = _alike(a, b)
     end = _alike(a[start:][::-1], b[start:][::-1])
+    middle = a[start : len(a) - end], b[start : len(b) - end]
+    if max(map(len, middle)) > MAX_WORDS:
+        return None
     shared = [True] * len(a), [True] * len(b)
     for flags in shared:
         flags[start : len(flags) - end] = [False] * (len(flags) - end - start)
-    # Of long texts a word that is more than 1 % of them is compared only beside others (autojunk): two answers that
-    # repeat a few words for ever would take seconds.
-    for block in SequenceMatcher(None, a[start : len(a) - end], b[start : len(b) - end]).get_matching_blocks():
-        for flags, at in zip(shared, (block.a, block.b), strict=True):
-            flags[start + at : start + at + block.size] = [True] * block.size
+    for place in _matches(*middle):
+        for flags, at in zip(shared, place, strict=True):
+            flags[start + at] = True
     return shared
 
 
 def _alike(a: Sequence[str], b: Sequence[str]) -> int:
     """How many words are the same at the start."""
     return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
+
+
+def _matches(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Places (i, j) of a longest common subsequence, the last first.
+
+    Row j of the table of lengths, over all starts of `a`, is one number: its bit i is 0 where the length grows at word
+    i. A few operations on it make the next row (Crochemore et al. 2001, https://doi.org/10.1016/S0020-0190(00)00214-X).
+    """
+    places: dict[str, int] = {}
+    for i, word in enumerate(a):
+        places[word] = places.get(word, 0) | 1 << i
+    every = (1 << len(a)) - 1
+    rows = [every]
+    for word in b:
+        both = rows[-1] & places.get(word, 0)
+        rows.append((rows[-1] + both | rows[-1] - both) & every)
+    i, j = len(a), len(b)
+    while i and j:
+        if rows[j] >> i - 1 & 1:
+            i -= 1
+        elif rows[j - 1] >> i - 1 & 1:
+            i, j = i - 1, j - 1
+            yield i, j
+        else:
+            j -= 1
 
 
 def marked(before: str, after: str) -> tuple[Markup, Markup] | None:
@@ -59,12 +86,13 @@ def marked(before: str, after: str) -> tuple[Markup, Markup] | None:
 
 def _markup(text: str, shared: Sequence[bool], tag: str) -> Markup:
     """One mark for each run of words that the other text does not have; white space around it stays outside."""
+    mark = Markup(f"<{tag}>{{}}</{tag}>")
     parts, at = [], 0
     words = zip(_WORD.finditer(text), shared, strict=True)
-    for kept, run in groupby(words, key=lambda word: word[1]):
-        found = [match for match, _ in run]
-        start, end = found[0].start(), found[-1].end()
+    for is_shared, run in groupby(words, key=lambda word: word[1]):
+        matches = [match for match, _ in run]
+        start, end = matches[0].start(), matches[-1].end()
         inside = seen(text[start:end])
-        parts += [seen(text[at:start]), inside if kept else f"<{tag}>{inside}</{tag}>"]
+        parts += [seen(text[at:start]), inside if is_shared else mark.format(inside)]
         at = end
-    return Markup("".join([*parts, seen(text[at:])]))
+    return Markup("").join([*parts, seen(text[at:])])

@@ -1,10 +1,15 @@
-// Which words two texts share: Myers' greedy algorithm (1986, "An O(ND) difference algorithm"), pure functions.
+// Which words two texts share: a longest common subsequence, as trueup/pages/worddiff.py has it, pure functions.
 
-export const MAX_EDITS = 1000; // work and memory grow with its square; texts that differ more have little in common
+export const MAX_WORDS = 5000; // the time grows with the product of both
+
+// What stands between blanks; of a script without blanks each character.
+const UNSPACED =
+  "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}\\p{Script=Khmer}\\p{Script=Myanmar}";
+export const WORD = new RegExp(`[${UNSPACED}]\\p{M}*|[^\\p{White_Space}${UNSPACED}]+`, "gu");
 
 /** Shared words of two lists: {a, b, prefix, whole}. a[i], b[j]: whether the word is shared; prefix: so many words at
- *  the start are the same; whole: false if they differ so much that only what is the same at both ends was compared. */
-export function diff(a, b, maxEdits = MAX_EDITS) {
+ *  the start are the same; whole: false if they are so long that only what is the same at both ends was compared. */
+export function diff(a, b) {
   const shared = { a: new Array(a.length).fill(false), b: new Array(b.length).fill(false), prefix: 0, whole: true };
   const keep = (i, j) => (shared.a[i] = shared.b[j] = true);
   let start = 0;
@@ -12,42 +17,31 @@ export function diff(a, b, maxEdits = MAX_EDITS) {
   let [endA, endB] = [a.length, b.length];
   while (endA > start && endB > start && a[endA - 1] === b[endB - 1]) keep(--endA, --endB);
   shared.prefix = start;
-  const matches = middle(a.slice(start, endA), b.slice(start, endB), maxEdits);
-  shared.whole = matches !== null;
-  for (const [i, j] of matches ?? []) keep(start + i, start + j);
+  shared.whole = Math.max(endA, endB) - start <= MAX_WORDS;
+  if (shared.whole) {
+    for (const [i, j] of matches(a.slice(start, endA), b.slice(start, endB))) keep(start + i, start + j);
+  }
   return shared;
 }
 
-/** Matching positions [i, j] of a longest common subsequence, last first; null if it takes more than maxEdits edits. */
-function middle(a, b, maxEdits) {
-  const most = Math.min(a.length + b.length, maxEdits);
-  const furthest = new Int32Array(2 * most + 3); // furthest[k + most + 1]: how far in `a` the diagonal k was followed
-  const trace = [];
-  for (let d = 0; d <= most; d++) {
-    for (let k = -d; k <= d; k += 2) {
-      const at = k + most + 1;
-      const down = k === -d || (k !== d && furthest[at - 1] < furthest[at + 1]);
-      let x = down ? furthest[at + 1] : furthest[at - 1] + 1;
-      while (x < a.length && x - k < b.length && a[x] === b[x - k]) x++;
-      furthest[at] = x;
-      if (x >= a.length && x - k >= b.length) return walkBack(trace, d, k, x);
-    }
-    trace.push(furthest.slice(most + 1 - d, most + 2 + d)); // diagonals -d to d
+/** Places [i, j] of a longest common subsequence, the last first. Row j of the table of lengths is one number: its bit
+ *  i is 0 where the length grows at word i of `a` (Crochemore et al. 2001). */
+function matches(a, b) {
+  const places = new Map();
+  a.forEach((word, i) => places.set(word, (places.get(word) ?? 0n) | (1n << BigInt(i))));
+  const every = (1n << BigInt(a.length)) - 1n;
+  const rows = [every];
+  for (const word of b) {
+    const row = rows.at(-1);
+    const both = row & (places.get(word) ?? 0n);
+    rows.push(((row + both) | (row - both)) & every);
   }
-  return null;
-}
-
-function walkBack(trace, d, k, x) {
-  const matches = [];
-  for (; d > 0; d--) {
-    const before = trace[d - 1]; // diagonals -(d - 1) to d - 1
-    const at = (diagonal) => before[diagonal + d - 1] ?? -1;
-    const down = k === -d || (k !== d && at(k - 1) < at(k + 1));
-    const from = down ? at(k + 1) : at(k - 1) + 1;
-    while (x > from) matches.push([--x, x - k]);
-    k = down ? k + 1 : k - 1;
-    x = at(k);
+  const isSet = (j, i) => (rows[j] >> BigInt(i - 1)) & 1n;
+  const found = [];
+  for (let [i, j] = [a.length, b.length]; i > 0 && j > 0; ) {
+    if (isSet(j, i)) i--;
+    else if (isSet(j - 1, i)) found.push([--i, --j]);
+    else j--;
   }
-  while (x > 0) matches.push([--x, x - k]);
-  return matches;
+  return found;
 }

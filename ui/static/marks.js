@@ -1,11 +1,6 @@
 // Shows the words of a diff in two rendered texts: what only one of them says is marked, how both begin is faded.
 
-import { diff } from "./diff.js";
-
-// What stands between blanks; of a script without blanks each character.
-const UNSPACED =
-  "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}\\p{Script=Khmer}\\p{Script=Myanmar}";
-const WORD = new RegExp(`[${UNSPACED}]\\p{M}*|[^\\s${UNSPACED}]+`, "gu");
+import { diff, WORD } from "./diff.js";
 
 /** Marks both elements; says how much they differ, for people. */
 export function markDifferences(left, right) {
@@ -17,7 +12,7 @@ export function markDifferences(left, right) {
   paint(a, shared.a, shared.prefix);
   paint(b, shared.b, shared.prefix);
   const only = (flags) => flags.filter((same) => !same).length;
-  if (!shared.whole) return "The answers have little in common: only how they begin and end was compared";
+  if (!shared.whole) return "The answers are too long to compare: only how they begin and end was";
   if (only(shared.a) + only(shared.b) === 0) return "Both answers say the same, word for word";
   return `Only in A: ${only(shared.a)} of ${a.length} words; only in B: ${only(shared.b)} of ${b.length}`;
 }

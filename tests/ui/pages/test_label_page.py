@@ -18,6 +18,7 @@ from looking import Answering
 
 from trueup.data.records import Message, prompt_id
 from trueup.data.visible import seen
+from trueup.pages.worddiff import MAX_WORDS, word_diff
 from ui.app import label_app
 from ui.labels.tables import event, item
 from ui.people.accounts import COOKIE
@@ -614,7 +615,9 @@ def test_the_browser_marks_what_cannot_be_seen_as_the_server_does(start: Any, vi
     assert labelling.page.locator(".tu-answer .tu-mark").count() == 7
 
 
-def test_the_diff_finds_a_longest_common_subsequence_and_gives_up_on_texts_without_one(labelling: Labelling) -> None:
+def test_the_diff_finds_a_longest_common_subsequence_and_gives_up_on_texts_that_are_too_long(
+    labelling: Labelling,
+) -> None:
     def length(a: list[str], b: list[str]) -> int:
         table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
         for i, one in enumerate(a, 1):
@@ -632,9 +635,46 @@ def test_the_diff_finds_a_longest_common_subsequence_and_gives_up_on_texts_witho
         assert kept == [word for word, same in zip(b, found["b"], strict=True) if same]
         assert len(kept) == length(a, b) and found["whole"]
         assert a[: found["prefix"]] == b[: found["prefix"]] and all(found["a"][: found["prefix"]])
-    far = [["same", *(f"{side}{i}" for i in range(3000)), "end"] for side in "ab"]
+    far = [["same", *(f"{side}{i}" for i in range(MAX_WORDS + 1)), "end"] for side in "ab"]
     (found,) = labelling.page.evaluate(script, [far])
     assert not found["whole"] and found["prefix"] == 1 and found["a"].count(True) == 2
+
+
+def test_the_browser_marks_the_words_that_the_server_marks(labelling: Labelling) -> None:
+    pairs = [
+        ("the cat sat on the mat\n\nand slept", "the dog sat on a mat\n\nand slept well today"),
+        ("面包放在冰箱里变硬", "面包放在室温下变硬"),
+        ("กินข้าวแล้ว ok", "กินข้าวหรือยัง ok"),
+        ("a\ufeffb c\x85d e\x1ff g\u00a0h\u2003i", "a b c d e f g h i"),
+        ("", "one"),
+        ("x " * 3000 + "a", "y " * 3000 + "a"),
+        ("x " * (MAX_WORDS + 1), "y"),
+    ]
+    chance = random.Random(1)
+    pairs += [
+        (*(" ".join(chance.choices("a b c. d\n 中 e".split(" "), k=chance.randrange(40))) for _ in "ab"),)
+        for _ in range(300)
+    ]
+    script = """async (pairs) => {
+        const { diff, WORD } = await import('/static/diff.js');
+        return pairs.map((pair) => diff(...pair.map((text) => text.match(WORD) ?? [])));
+    }"""
+    for texts, browser in zip(pairs, labelling.page.evaluate(script, pairs), strict=True):
+        server = word_diff(*texts)
+        assert browser["whole"] == (server is not None)
+        assert server is None or (browser["a"], browser["b"]) == server, texts
+
+
+def test_a_difference_of_long_answers_is_there_at_once(labelling: Labelling) -> None:
+    script = """async (pair) => {
+        const { diff } = await import('/static/diff.js');
+        const start = performance.now();
+        diff(...pair);
+        return performance.now() - start;
+    }"""
+    chance = random.Random(0)
+    pair = [chance.choices([f"word{i}" for i in range(200)], k=1000) for _ in range(2)]
+    assert labelling.page.evaluate(script, pair) < 100
 
 
 def test_the_prompt_scrolls_alone_and_has_three_sizes_that_stay(start: Any, visit: Any, answers_to: Any) -> None:
