@@ -16,12 +16,12 @@ from markupsafe import Markup
 
 from rlhf.align.config import GRPOConfig, OnlineConfig, RLOOConfig
 from rlhf.align.schema import Evaluation, OnlineReport, RolloutFigures
-from rlhf.html import environment, percent, quantity, title
+from rlhf.html import environment, title
 from trueup import runs
 from trueup.artifacts.manifest import Finding
 from trueup.data.records import read_jsonl
 from trueup.pages import curves, plots
-from trueup.pages.wording import duration
+from trueup.pages.wording import duration, measure, quantity, short, weight
 from trueup.runs import StageRun
 
 TEMPLATE = "align/report.html.jinja"
@@ -37,13 +37,13 @@ REWARDS = {
     "gsm8k": "1 where the final number is right, 0 where not",
 }
 MEASURES = (
-    ("scores", "Reward", "mean over the answers, less what a missing end of turn costs", "{:.2f}"),
-    ("kl", "KL to the SFT policy", "nats per answer", "{:.2f}"),
-    ("length", "Length", "tokens, the end of turn among them", "{:.1f}"),
+    ("scores", "Reward", "mean over the answers, less what a missing end of turn costs", ".2f"),
+    ("kl", "KL to the SFT policy", "nats per answer", ".2f"),
+    ("length", "Length", "tokens, the end of turn among them", ".1f"),
     ("eos_rate", "Ends by itself", "share of answers; the others were cut", "share"),
-    ("entropy", "Entropy", "nats per token", "{:.2f}"),
+    ("entropy", "Entropy", "nats per token", ".2f"),
     ("repetition", "Repeats itself", "share of answers that say three words in a row twice", "share"),
-    ("explained_variance", "Explained variance", "of the returns, by the critic", "{:.2f}"),
+    ("explained_variance", "Explained variance", "of the returns, by the critic", ".2f"),
 )
 
 
@@ -126,8 +126,8 @@ def facts(config: OnlineConfig, report: OnlineReport, seconds: float) -> list[tu
     shown.append(("Steps", str(report.steps_trained), f"{config.train_batch_size} answers each"))
     if coefficient := report.kl_coef:
         first, last = coefficient.first, coefficient.last
-        said = "a nat, in units of reward" if first == last else f"a nat at the end; {first:.3g} at first"
-        shown.append(("Price of KL", f"{last:.3g}", said))
+        said = "a nat, in units of reward" if first == last else f"a nat at the end; {short(first)} at first"
+        shown.append(("Price of KL", short(last), said))
     shown.append(("Time", duration(seconds), "of this stage, since it was last started"))
     return shown
 
@@ -170,24 +170,20 @@ def way(config: OnlineConfig, report: OnlineReport) -> Markup:
 def reward_rows(config: OnlineConfig, report: OnlineReport) -> list[tuple[str, str, str]]:
     """(what, what that is, its weight) of all that an answer is paid for, and of what it costs."""
     rows = []
-    for name, weight in report.rewards.items():
+    for name, factor in report.rewards.items():
         meaning = REWARDS.get(name, "a function of your own")
         if name == "reward_model":
             units = report.normalisation
             meaning += f" (mean {quantity(units.mean)}, standard deviation {quantity(units.std)})"
-        rows.append((title(Path(name).name), meaning, _times(weight)))
-    rows.append(("no end of turn", "an answer that did not end by itself", _times(-config.missing_eos_penalty)))
+        rows.append((title(Path(name).name), meaning, weight(factor)))
+    rows.append(("no end of turn", "an answer that did not end by itself", weight(-config.missing_eos_penalty)))
     if report.kl_coef:
-        rows.append(("KL", "a nat away from the SFT policy", _times(-report.kl_coef.last)))
+        rows.append(("KL", "a nat away from the SFT policy", weight(-report.kl_coef.last)))
     elif isinstance(config, RLOOConfig):
-        rows.append(("KL", "a nat away from the SFT policy", _times(-config.beta)))
+        rows.append(("KL", "a nat away from the SFT policy", weight(-config.beta)))
     elif isinstance(config, GRPOConfig):
-        rows.append(("KL", "a nat away from the SFT policy, token by token, in the loss", _times(-config.beta)))
+        rows.append(("KL", "a nat away from the SFT policy, token by token, in the loss", weight(-config.beta)))
     return rows
-
-
-def _times(weight: float) -> str:
-    return f"{weight:+.3g}".replace("-", "\N{MINUS SIGN}")
 
 
 def measures(rollouts: Sequence[RolloutFigures]) -> list[tuple[str, str, str, str]]:
@@ -196,15 +192,9 @@ def measures(rollouts: Sequence[RolloutFigures]) -> list[tuple[str, str, str, st
         return []
     first, last = rollouts[0], rollouts[-1]
     return [
-        (what, meaning, _shown(getattr(first, key), form), _shown(getattr(last, key), form))
+        (what, meaning, measure(getattr(first, key), form), measure(getattr(last, key), form))
         for key, what, meaning, form in MEASURES
     ]
-
-
-def _shown(value: float | None, form: str) -> str:
-    if value is None:
-        return "not known"
-    return percent(value) if form == "share" else form.format(value).replace("-", "\N{MINUS SIGN}")
 
 
 # ---- Samples ----------------------------------------------------------------------------------------------------

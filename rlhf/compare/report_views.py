@@ -15,12 +15,25 @@ from typing import Any
 from markupsafe import Markup
 
 from rlhf.compare.schema import CompareReport
-from rlhf.html import counted, interval, percent, policy_title, quantity, title, value_of, with_minus_sign
+from rlhf.html import policy_title, title, value_of
 from trueup.artifacts.reports import Estimate, JudgeFigures, Rate, RewardCard, number
 from trueup.data.visible import seen
 from trueup.pages import plots
 from trueup.pages.worddiff import marked
-from trueup.pages.wording import OUTCOMES, independence, leans, noise_floor, sentence
+from trueup.pages.wording import (
+    OUTCOMES,
+    counted,
+    decimals,
+    independence,
+    interval,
+    leans,
+    measure,
+    noise_floor,
+    p_value,
+    percent,
+    quantity,
+    sentence,
+)
 
 EXAMPLES = 4
 """Prompts shown of each kind: won, lost, undecided."""
@@ -33,17 +46,17 @@ SOURCES = {
     "reward_model": "an existing reward model",
 }
 MEASURES = (
-    ("length_tokens", "Length, tokens", "mean of all answers, with the end-of-turn token", "{:.1f}"),
+    ("length_tokens", "Length, tokens", "mean of all answers, with the end-of-turn token", ".1f"),
     ("eos_rate", "Ends by itself", "share of answers; the others were cut at the limit", "share"),
     ("distinct_2", "Distinct word pairs", "of all word pairs; lower: answers grow alike", "share"),
     (
         "self_similarity",
         "Likeness of answers to one prompt",
         "word pairs that two answers share; 1: always the same",
-        "{:.3f}",
+        ".3f",
     ),
     ("repetition", "Repeats itself", "share of answers that say three words in a row twice", "share"),
-    ("heldout_loss", "Loss on held-out demonstrations", "nats per token; what SFT taught, before and after", "{:.3f}"),
+    ("heldout_loss", "Loss on held-out demonstrations", "nats per token; what SFT taught, before and after", ".3f"),
 )
 
 
@@ -277,13 +290,13 @@ def measures(report: CompareReport) -> Measures:
     policies = {name: measured[name] for name in dict.fromkeys(("sft", "aligned", *measured))}
     rows = []
     for key, what, meaning, form in MEASURES:
-        values = [value_of(getattr(measure, key)) for measure in policies.values()]
+        values = [value_of(getattr(figures, key)) for figures in policies.values()]
         if any(value is not None for value in values):
-            rows.append((what, meaning, [_shown(value, form) for value in values]))
+            rows.append((what, meaning, [measure(value, form, "not measured") for value in values]))
     kl = report.kl_nats
     budget = "" if report.kl_budget is None else f"; budget {quantity(report.kl_budget, 1)}"
     told = f"how far it moved, on its own answers, {kl.samples_per_prompt} per prompt{budget}"
-    said = ["0" if name == "sft" else _distance(name, measure.kl_nats) for name, measure in policies.items()]
+    said = ["0" if name == "sft" else _distance(name, figures.kl_nats) for name, figures in policies.items()]
     rows.append(("KL to the SFT policy, nats per answer", told, said))
     per_token = {"sft": "0", "aligned": quantity(report.kl_nats_per_token, 3)}
     said = [per_token.get(name, "\N{EN DASH}") for name in policies]
@@ -291,12 +304,6 @@ def measures(report: CompareReport) -> Measures:
     said = [percent(report.identical_completions) if name == "aligned" else "" for name in policies]
     rows.append(("Same answer as SFT, token by token", "of the answers drawn with the same random numbers", said))
     return Measures([policy_title(name) for name in policies], rows)
-
-
-def _shown(value: float | None, form: str) -> str:
-    if value is None:
-        return "not measured"
-    return percent(value) if form == "share" else form.format(value)
 
 
 def _distance(name: str, figures: Estimate | None) -> str:
@@ -360,7 +367,7 @@ def check_views(report: CompareReport) -> list[dict[str, Any]]:
                 "aligned": check.aligned,
                 "only_sft": test.only_sft,
                 "only_aligned": test.only_aligned,
-                "p": f"{test.p_value:.3f}" if test.p_value >= 0.001 else "< 0.001",
+                "p": p_value(test.p_value),
                 "worse": test.p_value < 0.05 and test.only_sft > test.only_aligned,
             }
         )
@@ -405,7 +412,7 @@ def checkpoint_view(report: CompareReport) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerView:
     html: Markup
     """Empty where there is nothing but white space to read."""
     finished: bool
@@ -417,7 +424,7 @@ class Answer:
 class Side:
     title: str
     style: str
-    answers: list[Answer]
+    answers: list[AnswerView]
 
 
 @dataclass(frozen=True)
@@ -471,14 +478,14 @@ def prompt_view(row: Mapping[str, Any]) -> PromptView:
     )
 
 
-def _answer(said: Mapping[str, Any], html: Markup | None = None) -> Answer:
+def _answer(said: Mapping[str, Any], html: Markup | None = None) -> AnswerView:
     notes = [f"{said['num_tokens']} tokens"] if said.get("num_tokens") is not None else []
     for judge, score in (said.get("scores") or {}).items():
         if score is not None:
-            notes.append(f"{title(judge)} {with_minus_sign(f'{score:.2f}')}")
+            notes.append(f"{title(judge)} {decimals(score, 2)}")
     if html is None:
         html = seen(said["text"]) if said["text"].strip() else Markup("")
-    return Answer(html, bool(said.get("finished", True)), notes)
+    return AnswerView(html, bool(said.get("finished", True)), notes)
 
 
 def pick_examples(

@@ -14,6 +14,8 @@ from html import escape
 import numpy as np
 from markupsafe import Markup
 
+from trueup.pages.wording import axis
+
 _WIDTH, _HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 34
 
@@ -199,25 +201,19 @@ class _Axes:
         levels = ticks(*self._padded)
         for value in levels:
             _, y = self.at(self.x[0], value)
-            text = f"{100 * value:.0f} %" if percent else _number(value, levels)
+            text = f"{100 * value:.0f} %" if percent else axis(value, levels)
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
         steps = ticks(*self.x)
         for value in steps:
             x, _ = self.at(value, self.y[0])
             anchor = "end" if x > _WIDTH - 20 else "middle"  # the last one would be cut in its middle
-            text = _number(value, steps)
+            text = axis(value, steps)
             parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="{anchor}">{text}</text>')
         parts.append(
             f'<text class="label" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
         )
         return "".join(parts)
-
-
-def _number(value: float, among: Sequence[float]) -> str:
-    """With as many decimals as the numbers on its axis need, up to six."""
-    decimals = next((d for d in range(6) if all(math.isclose(round(v, d), v, abs_tol=1e-9) for v in among)), 6)
-    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _svg(parts: Sequence[str], label: str) -> Markup:

@@ -42,7 +42,7 @@ ALL_EQUAL = "undefined: all labels are equal"
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelCodes:
     """N labels as codes from 0, each (N,); an annotator labels an item at most once."""
 
     item: np.ndarray
@@ -80,7 +80,7 @@ def load_libraries() -> None:
     import statsmodels.stats.inter_rater  # noqa: F401
 
 
-def raw(labels: Labels, seed: int = 0) -> Agreement:
+def raw(labels: LabelCodes, seed: int = 0) -> Agreement:
     """The share of equal ones among all pairs of labels of one item; chance is not taken out."""
     counts, items = labels.distinct
     if not items.size:
@@ -88,7 +88,7 @@ def raw(labels: Labels, seed: int = 0) -> Agreement:
     return _share(lambda w: _raw(w, counts), items, int(items @ counts.sum(axis=1)), seed)
 
 
-def cohen(labels: Labels, weights: Weights = None, seed: int = 0) -> Agreement:
+def cohen(labels: LabelCodes, weights: Weights = None, seed: int = 0) -> Agreement:
     """Kappa of exactly two annotators over the items that both labelled; quadratic weights for grades."""
     names = np.unique(labels.annotator)
     if len(names) != 2:
@@ -120,7 +120,7 @@ def cohen_of_table(table: np.ndarray, weights: Weights = None, seed: int = 0) ->
     return _with_interval(value, lambda w: _cohen(w, values, weights), cells, 2 * items, seed)
 
 
-def fleiss(labels: Labels, seed: int = 0) -> Agreement:
+def fleiss(labels: LabelCodes, seed: int = 0) -> Agreement:
     """Kappa over the items that have the commonest number of labels, for it needs the same number everywhere."""
     counts, items = labels.distinct
     if not items.size:
@@ -138,7 +138,7 @@ def fleiss(labels: Labels, seed: int = 0) -> Agreement:
     return _with_interval(value, lambda w: _fleiss(w, counts), items, int(items.sum() * wanted), seed, note)
 
 
-def krippendorff(labels: Labels, level: Literal["nominal", "ordinal"] = "nominal", seed: int = 0) -> Agreement:
+def krippendorff(labels: LabelCodes, level: Literal["nominal", "ordinal"] = "nominal", seed: int = 0) -> Agreement:
     """Alpha over all items with two labels or more; missing labels do no harm."""
     counts, items = labels.distinct
     if not items.size:
@@ -232,7 +232,7 @@ def _one_minus(disagreement: np.ndarray, by_chance: np.ndarray) -> np.ndarray:
 # ---- Items and intervals ----------------------------------------------------------------------------------------
 
 
-def _counts(labels: Labels) -> np.ndarray:
+def _counts(labels: LabelCodes) -> np.ndarray:
     """(I, C) how often each value was said of each item that has two labels or more."""
     items = int(labels.item.max()) + 1 if labels.item.size else 0
     flat = labels.item.astype(np.int64) * labels.values + labels.value

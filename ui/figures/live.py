@@ -13,8 +13,11 @@ import sqlalchemy as sa
 from trueup.artifacts.reports import RewardCard
 from trueup.errors import RunError
 from trueup.runs import read_report
-from ui.figures.figures import Figures, figures, utc, worth
+from ui.figures.figures import figures
 from ui.figures.log import CHUNK, Log, known_answers, newest_event
+from ui.figures.schema import Figures
+from ui.figures.view import utc
+from ui.figures.worth import worth
 from ui.labels.tables import Database, slot
 
 FIRST = 5_000

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ui.figures.figures import BAR, NO_LABELS, READING_WORDS_PER_S, Figures
+from trueup.pages import wording
+from ui.figures.schema import Figures
+from ui.figures.view import NO_LABELS, READING_WORDS_PER_S
+from ui.figures.worth import BAR
 
+Row = Mapping[str, Any]
+"""Cells by column: numbers, texts, times, and shares with their intervals."""
 Kind = Literal["text", "count", "number", "seconds", "points", "share", "coefficient", "time"]
 
 
@@ -30,7 +35,7 @@ class Sheet:
     name: str
     title: str
     columns: Sequence[Column]
-    rows: Sequence[Figures]
+    rows: Sequence[Row]
     note: str = ""
     empty: str = "Nothing yet."
 
@@ -227,21 +232,14 @@ def shown(value: Any, kind: Kind) -> str:
     return str(value)
 
 
-def _interval(cell: Figures, kind: Kind) -> str:
+def _interval(cell: Row, kind: Kind) -> str:
     value, low, high, note = (cell.get(key) for key in ("value", "ci_low", "ci_high", "note"))
     if value is None:
         return UNKNOWN if note in (None, NO_LABELS) else note
-    scale, decimals, unit = (100, 0, " %") if kind == "share" else (1, 2, "")
-
-    def number(x: float) -> str:
-        return f"{scale * x:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-    if low is None or high is None:
-        return f"{number(value)}{unit} ({note or 'no interval'})"
-    return f"{number(value)}{unit} ({number(low)} to {number(high)})"
+    return wording.in_brackets(value, low, high, kind == "share", note or "no interval")
 
 
-def cell_text(row: Figures, column: Column) -> str:
+def cell_text(row: Row, column: Column) -> str:
     """One cell; a row may say the kind of its own value."""
     return shown(row[column.key], row.get("kind", column.kind) if column.key == "value" else column.kind)
 

@@ -16,8 +16,10 @@ import gradio as gr
 from markupsafe import Markup
 
 from trueup.pages.plots import Series, interval_bar, line_chart
-from ui.figures.figures import BAR, Figures
-from ui.figures.tables import UNKNOWN, Column, Sheet, cell_text, sheets, shown
+from trueup.pages.wording import about
+from ui.figures.schema import Figures
+from ui.figures.tables import UNKNOWN, Column, Row, Sheet, cell_text, sheets, shown
+from ui.figures.worth import BAR
 
 _STATIC = Path(__file__).parents[1] / "static"
 _AHEAD = 8
@@ -59,11 +61,11 @@ def _part(name: str, content: str) -> str:
     return f'<section class="tu-part" data-part="{name}">{content}</section>'
 
 
-def _head(found: Figures) -> str:
+def _head(found: Row) -> str:
     progress, asof = found["progress"], found["as_of"]
     alpha = next((row for row in found["agreement"] if row["measure"].startswith("Krippendorff")), None)
     wanted, labels = progress["wanted"], progress["labels"]
-    eta = _duration(progress["eta_h"]) if progress["eta_h"] is not None else "unknown"
+    eta = about(progress["eta_h"]) if progress["eta_h"] is not None else "unknown"
     why = "" if progress["eta_h"] is not None else "nobody labelled in the last hour"
     if progress["eta_h"]:
         why = f"{progress['slots']['open'] + progress['slots']['leased']:,} labels left at this pace"
@@ -110,7 +112,7 @@ def _coefficient(row: Mapping[str, Any] | None) -> tuple[str, str]:
     return value, interval.removesuffix(")")
 
 
-def _findings(found: Sequence[Figures]) -> str:
+def _findings(found: Sequence[Row]) -> str:
     if not found:
         return ""
     by: dict[str | None, list[str]] = {}
@@ -151,7 +153,7 @@ def _habits(sheet: Sheet) -> str:
     return f'<div class="tu-habits">{rows}</div>{missing}<p class="tu-note">{escape(sheet.note)}</p>'
 
 
-def _chance(row: Figures) -> str:
+def _chance(row: Row) -> str:
     return row["meaning"] if row["p"] is None else f"{row['meaning']}; p {_p(row['p'])}"
 
 
@@ -202,7 +204,7 @@ def _class(column: Column) -> str:
     return "" if column.kind in ("text", "time") else ' class="number"'
 
 
-def _cells(sheet: Sheet, row: Figures) -> str:
+def _cells(sheet: Sheet, row: Row) -> str:
     cells = []
     for at, column in enumerate(sheet.columns):
         value = row[column.key]
@@ -216,14 +218,14 @@ def _cells(sheet: Sheet, row: Figures) -> str:
     return "".join(cells)
 
 
-def _worth(found: Figures, sheet: Sheet) -> str:
+def _worth(found: Row, sheet: Sheet) -> str:
     worth = found["worth"]
     known = [one for one in worth["quantities"] if one["half_width"] is not None]
     # Without people's labels the reward model's interval may be known, as in a simulated campaign, and nothing narrows.
     if not known or not worth["labels"]:
         return '<p class="tu-empty">Not enough labels to say: no interval is known yet.</p>'
     first = known[0]
-    cost = f"about {_duration(worth['hours'])} of people’s time" if worth["hours"] is not None else "an unknown time"
+    cost = f"about {about(worth['hours'])} of people’s time" if worth["hours"] is not None else "an unknown time"
     gain = (
         f"from ±{100 * first['half_width']:.1f} to ±{100 * first['half_width_after']:.1f} points what is known of "
         f"“{escape(first['quantity'].lower())}”"
@@ -252,7 +254,7 @@ def _worth(found: Figures, sheet: Sheet) -> str:
     )
 
 
-def _worth_chart(found: Figures, known: Sequence[Figures]) -> str:
+def _worth_chart(found: Row, known: Sequence[Row]) -> str:
     labels, series, keys = found["worth"]["labels"], [], []
     ahead = [labels + step * max(100, labels // 2) / _AHEAD for step in range(_AHEAD + 1)]
     for number, one in enumerate(known[:4]):
@@ -269,7 +271,7 @@ def _worth_chart(found: Figures, known: Sequence[Figures]) -> str:
     return _figure("Half-width of the interval in points; dashed: expected", chart, keys)
 
 
-def _time(found: Figures, tables: Mapping[str, Sheet]) -> str:
+def _time(found: Row, tables: Mapping[str, Sheet]) -> str:
     charts = [_hours_chart(found)]
     drift = found["drift"]
     if len(drift) > 1:
@@ -300,7 +302,7 @@ def _time(found: Figures, tables: Mapping[str, Sheet]) -> str:
     return f'<div class="tu-part-head"><h2>Over time</h2></div><div class="tu-charts">{shown_charts}</div>{more}'
 
 
-def _hours_chart(found: Figures) -> str:
+def _hours_chart(found: Row) -> str:
     """Labels of each hour as steps, up to now; hours without labels are zero."""
     if not found["hours"]:
         return ""
@@ -334,9 +336,3 @@ def _excluded(tables: Mapping[str, Sheet]) -> str:
     more = f'<p class="tu-note">And {rest} other reasons, in the CSV.</p>' if rest > 0 else ""
     reasons = _section(flags, _table(top) + more) if flags.rows else ""
     return _section(tables["excluded"], _table(tables["excluded"])) + reasons
-
-
-def _duration(hours: float) -> str:
-    if hours < 1.5:
-        return f"{max(1, round(60 * hours))} min"
-    return f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h" if hours < 72 else f"{hours / 24:,.0f} days"

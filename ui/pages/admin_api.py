@@ -25,7 +25,7 @@ def admin_api(live: Live) -> APIRouter:
     @router.get("/summary")
     def summary(who: Admin) -> dict[str, Any]:
         """All figures, with intervals; shares are between 0 and 1."""
-        return live.figures()
+        return dict(live.figures())
 
     @router.get("/summary.html", response_class=HTMLResponse)
     def summary_page(who: Admin) -> HTMLResponse:

@@ -294,7 +294,7 @@ def _api(prefix: str, tag: str, given: Settings, opened: Callable[[], LabelServi
     @router.get("/mirror")
     def mirror(who: Annotator) -> Response:
         """Your own figures, and nobody else's."""
-        return answered(who, lambda service: figures_module.mirror(service.store, who.pseudonym))
+        return answered(who, lambda service: dict(figures_module.mirror(service.store, who.pseudonym)))
 
     return router
 

@@ -17,8 +17,9 @@ import sqlalchemy as sa
 from ui.app import label_app
 from ui.blindcheck.run import blindcheck
 from ui.blindcheck.secrets import Tells
-from ui.figures.figures import _View, figures
+from ui.figures.figures import figures
 from ui.figures.log import WORK, Log, known_answers
+from ui.figures.view import View
 from ui.label import prepare
 from ui.labels import assignment, service
 from ui.labels.config import LabelConfig
@@ -212,8 +213,8 @@ def test_blindcheck_finds_nothing_here_and_says_what_it_compared(asking_for: Any
 
 def _work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of one's own labels, checks apart: what it once was."""
-    real = _View.__init__
-    monkeypatch.setattr(_View, "__init__", lambda self, log, known, *_: real(self, log, known, (WORK,)))
+    real = View.__init__
+    monkeypatch.setattr(View, "__init__", lambda self, log, known, *_: real(self, log, known, (WORK,)))
 
 
 def _reckoned_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

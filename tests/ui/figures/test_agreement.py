@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from ui.figures import agreement
-from ui.figures.agreement import Labels, cohen, cohen_of_table, fleiss, krippendorff, raw, share_over_items
+from ui.figures.agreement import LabelCodes, cohen, cohen_of_table, fleiss, krippendorff, raw, share_over_items
 
 
-def table(rows: list[str], values: int = 5) -> Labels:
+def table(rows: list[str], values: int = 5) -> LabelCodes:
     """Labels from one line per annotator: a grade from 1 for each item, * where there is none."""
     cells = [(i, a, int(v) - 1) for a, row in enumerate(rows) for i, v in enumerate(row.split()) if v != "*"]
-    return Labels(*np.array(cells).reshape(-1, 3).T, values=values)
+    return LabelCodes(*np.array(cells).reshape(-1, 3).T, values=values)
 
 
-def of_counts(counts: np.ndarray) -> Labels:
+def of_counts(counts: np.ndarray) -> LabelCodes:
     """Labels with so many of each value for each item."""
     item, value = (np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape))
-    return Labels(item, np.concatenate([np.arange(n) for n in counts.sum(axis=1)]), value, counts.shape[1])
+    return LabelCodes(item, np.concatenate([np.arange(n) for n in counts.sum(axis=1)]), value, counts.shape[1])
 
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: four observers, twelve units.
@@ -52,7 +52,7 @@ def test_kappas_are_those_of_the_worked_examples() -> None:
     assert fleiss(of_counts(FLEISS)).value == pytest.approx(0.210, abs=5e-4)
     assert cohen_of_table(COHEN).value == pytest.approx(0.4)
     one, other = np.repeat([0, 0, 1, 1], COHEN.ravel()), np.repeat([0, 1, 0, 1], COHEN.ravel())
-    both = Labels(np.tile(np.arange(50), 2), np.repeat([3, 8], 50), np.concatenate([one, other]), 2)
+    both = LabelCodes(np.tile(np.arange(50), 2), np.repeat([3, 8], 50), np.concatenate([one, other]), 2)
     assert cohen(both).value == pytest.approx(0.4)
     assert raw(both).value == pytest.approx(0.7)
 
@@ -79,7 +79,7 @@ def test_the_formulas_of_the_intervals_equal_the_libraries(monkeypatch: pytest.M
 
 
 def test_what_is_undefined_says_why() -> None:
-    nothing = Labels(*np.zeros((3, 0), dtype=int), values=3)
+    nothing = LabelCodes(*np.zeros((3, 0), dtype=int), values=3)
     once = table(["1 2 3 * *", "* * * 1 2"])
     equal = table(["2 2 2", "2 2 2"])
     for labels in (nothing, once):
@@ -115,7 +115,7 @@ def test_the_bootstrap_covers_the_true_agreement_of_items() -> None:
     for _ in range(tries):
         q = rng.choice([0.55, 0.98], 60)
         value = (rng.random((60, 4)) < q[:, None]).astype(int)
-        found = raw(Labels(np.repeat(np.arange(60), 4), np.tile(np.arange(4), 60), value.ravel(), 2))
+        found = raw(LabelCodes(np.repeat(np.arange(60), 4), np.tile(np.arange(4), 60), value.ravel(), 2))
         assert found.low is not None and found.high is not None
         hits += found.low <= truth <= found.high
     assert 0.90 <= hits / tries <= 0.99

@@ -22,9 +22,10 @@ from fastapi.testclient import TestClient
 from manifests import card_of
 
 from trueup.errors import DataError
-from ui.figures.figures import figures, mirror, step_width
+from ui.figures.figures import figures, mirror
 from ui.figures.live import Live
 from ui.figures.log import Log, known_answers, newest_event
+from ui.figures.over_time import step_width
 from ui.figures.tables import as_csv, cell_text, sheets
 from ui.figures.text import stats
 from ui.labels.tables import Database, event, gold, item, slot
@@ -410,11 +411,11 @@ def test_after_the_libraries_are_loaded_no_figure_waits_for_another() -> None:
 import sys
 import numpy as np
 from ui.figures import agreement
-from ui.figures.figures import _binomial_p
+from ui.figures.view import _binomial_p
 agreement.load_libraries()
 before = set(sys.modules)
 item, who, value = np.arange(12) // 2, np.arange(12) % 2, np.arange(12) % 3 % 2
-labels = agreement.Labels(item, who, value, 2)
+labels = agreement.LabelCodes(item, who, value, 2)
 for found in (agreement.krippendorff, agreement.fleiss, agreement.cohen, agreement.raw):
     assert found(labels).value is not None
 _binomial_p(3, 10, 0.5)
