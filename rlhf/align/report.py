@@ -55,7 +55,7 @@ def write_report(stage: StageRun, report: OnlineReport) -> None:
     partial.replace(stage.dir / "report.html")
 
 
-def gather(stage: StageRun, report: OnlineReport) -> dict[str, Any]:
+def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
     """Everything that the template shows."""
     config = stage.config
     assert isinstance(config, OnlineConfig)

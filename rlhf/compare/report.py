@@ -6,12 +6,12 @@ without the script the list is a list."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from rlhf.compare import report_views
+from rlhf.compare import prompt_views, report_views
 from rlhf.compare.schema import CompareReport
 from rlhf.html import environment
 from trueup import runs
@@ -39,7 +39,8 @@ def write_report(run_dir: Path, compare: StageRun | None = None) -> None:
     partial.replace(directory / "report.html")
 
 
-def render(context: dict[str, Any]) -> str:
+def render(context: Mapping[str, object]) -> str:
+    """The page as text."""
     return environment().get_template(TEMPLATE).render(context)
 
 
@@ -57,7 +58,7 @@ class StageView:
     """None: the stage that is writing this page."""
 
 
-def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
+def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
     """Everything that the template shows."""
     directory = runs.stage_dir(run_dir, "compare")
     report = runs.read_report(run_dir, "compare", CompareReport)
@@ -68,7 +69,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
     first = report.verdict.judge or next(iter(report.judges))
     seed = report.decoding.seed
     reward = runs.find_stage(run_dir, "reward")
-    shown = {row["prompt_id"]: report_views.prompt_view(row) for row in rows[:MOST_PROMPTS]}
+    views = {row["prompt_id"]: prompt_views.prompt_view(row) for row in rows[:MOST_PROMPTS]}
     return {
         "name": run_dir.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -86,13 +87,13 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
         "labels": sum(report.sources.values()),
         "measures": report_views.measures(report),
         "accuracies": report_views.accuracies(reward.report(RewardCard) if reward else None),
-        "lengths": report_views.length_histogram(rows),
-        "curves": [(view.stage, found) for view in stages if (found := curves.stage_curves(run_dir, view.stage))],
+        "lengths": prompt_views.length_histogram(rows),
+        "curves": [(view.stage, charts) for view in stages if (charts := curves.stage_curves(run_dir, view.stage))],
         "examples": [
-            (kind, [shown.get(row["prompt_id"]) or report_views.prompt_view(row) for row in chosen])
-            for kind, chosen in report_views.pick_examples(rows, first, seed)
+            (kind, [views.get(row["prompt_id"]) or prompt_views.prompt_view(row) for row in chosen])
+            for kind, chosen in prompt_views.pick_examples(rows, first, seed)
         ],
-        "prompts": list(shown.values()),
+        "prompts": list(views.values()),
         "total_prompts": len(rows),
         "stages": stages,
         "findings": [(view.stage, finding) for view in stages for finding in view.manifest.verdict.findings],
@@ -103,10 +104,10 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, Any]:
 
 def read_stages(run_dir: Path, compare: StageRun | None) -> list[StageView]:
     """Every finished stage in order, and the compare stage at work."""
-    found_stages = []
+    views = []
     for stage, folder in runs.DIRECTORIES.items():
         if compare is not None and stage == compare.config.stage:
-            found_stages.append(StageView(stage, folder, compare.manifest([]), None))
-        elif found := runs.find_stage(run_dir, stage):
-            found_stages.append(StageView(stage, folder, found.manifest, found.sha256))
-    return found_stages
+            views.append(StageView(stage, folder, compare.manifest([]), None))
+        elif finished := runs.find_stage(run_dir, stage):
+            views.append(StageView(stage, folder, finished.manifest, finished.sha256))
+    return views

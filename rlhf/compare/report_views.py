@@ -7,26 +7,21 @@ what the page says is what the stage measured.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from rlhf.compare.schema import CompareReport
+from rlhf.compare.schema import Checkpoint, CompareReport, Strength
 from rlhf.html import policy_title, title, value_of
 from trueup.artifacts.reports import Estimate, JudgeFigures, Rate, RewardCard, number
-from trueup.data.visible import seen
 from trueup.pages import plots
-from trueup.pages.worddiff import marked
 from trueup.pages.wording import (
     OUTCOMES,
     counted,
-    decimals,
     independence,
     interval,
-    leans,
     measure,
     noise_floor,
     p_value,
@@ -34,9 +29,6 @@ from trueup.pages.wording import (
     quantity,
     sentence,
 )
-
-EXAMPLES = 4
-"""Prompts shown of each kind: won, lost, undecided."""
 
 SOURCES = {
     "human": "people, in the browser",
@@ -194,14 +186,23 @@ def _told(value: Any, share: bool) -> str:
     return percent(float(value)) if share else str(value)
 
 
-def by_category(report: CompareReport) -> dict[str, Any]:
-    """{judges: names, rows: [(category, [figures or None of each judge])]}; empty without categories."""
+@dataclass(frozen=True)
+class Categories:
+    """Win rates by category."""
+
+    judges: list[str]
+    rows: list[tuple[str, list[Rate | None]]]
+    """(category, its win rate by each judge)."""
+
+
+def by_category(report: CompareReport) -> Categories | None:
+    """Win rates by category; None without categories."""
     judges = {name: judge.by_category for name, judge in report.judges.items() if judge.by_category}
     categories = list(dict.fromkeys(category for cells in judges.values() for category in cells))
     if not categories:
-        return {}
+        return None
     rows = [(title(category), [cells.get(category) for cells in judges.values()]) for category in categories]
-    return {"judges": [title(name) for name in judges], "rows": rows}
+    return Categories([title(name) for name in judges], rows)
 
 
 # ---- More than two policies -------------------------------------------------------------------------------------
@@ -240,8 +241,18 @@ def turned(rate: Rate) -> Rate:
     return rate.model_copy(update=ends)
 
 
-def strengths(report: CompareReport) -> list[dict[str, Any]]:
-    """Bradley-Terry strengths of each judge on one common axis: {judge, rows: [(policy, figures, bar)], note}."""
+@dataclass(frozen=True)
+class Strengths:
+    """Bradley-Terry strengths by one judge."""
+
+    judge: str
+    rows: list[tuple[str, Strength, Markup]]
+    """(policy, strength, bar)."""
+    note: str
+
+
+def strengths(report: CompareReport) -> list[Strengths]:
+    """Bradley-Terry strengths of each judge on one common axis, the strongest policy first."""
     found = report.policies_compared.strengths
     numbers = [
         value
@@ -255,21 +266,17 @@ def strengths(report: CompareReport) -> list[dict[str, Any]]:
     low, high = min(*numbers, 0.0), max(*numbers, 0.0)
     rim = 0.05 * (high - low) or 1.0
     span = low - rim, high + rim
+
+    def bar(figures: Estimate) -> Markup:
+        if figures.value is None:
+            return Markup("")
+        return plots.interval_bar(figures.value, figures.ci_low, figures.ci_high, 0.0, span)
+
     views = []
     for judge, rows in found.items():
         ordered = sorted(rows.items(), key=lambda item: -(item[1].value if item[1].value is not None else -1e9))
-        drawn = [
-            (
-                policy_title(name),
-                figures,
-                plots.interval_bar(figures.value, figures.ci_low, figures.ci_high, 0.0, span)
-                if figures.value is not None
-                else Markup(""),
-            )
-            for name, figures in ordered
-        ]
-        note = report.policies_compared.notes.get(judge, "")
-        views.append({"judge": title(judge), "rows": drawn, "note": note})
+        drawn = [(policy_title(name), figures, bar(figures)) for name, figures in ordered]
+        views.append(Strengths(title(judge), drawn, report.policies_compared.notes.get(judge, "")))
     return views
 
 
@@ -335,18 +342,26 @@ def accuracies(card: RewardCard | None) -> list[AccuracyRow]:
     return [AccuracyRow("reward model", card.accuracy, True, ahead), *rules]
 
 
-def length_histogram(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    series = [
-        plots.Series(name, style, [answer["num_tokens"] for row in rows for answer in row[policy]])
-        for name, policy, style in (("SFT", "sft", "s-reference"), ("aligned", "aligned", "s-aligned"))
-    ]
-    return plots.histogram(series, "tokens")
-
-
 # ---- Checks -----------------------------------------------------------------------------------------------------
 
 
-def check_views(report: CompareReport) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class CheckView:
+    """What both policies could do by one check."""
+
+    title: str
+    note: str
+    sft: Estimate
+    aligned: Estimate
+    only_sft: int
+    """Prompts that the SFT policy alone got right."""
+    only_aligned: int
+    p: str
+    """Of McNemar's test."""
+    worse: bool
+
+
+def check_views(report: CompareReport) -> list[CheckView]:
     """What both policies could do before and after, check by check, with McNemar's test."""
     rows = []
     for name, check in report.checks.items():
@@ -359,18 +374,10 @@ def check_views(report: CompareReport) -> list[dict[str, Any]]:
         if check.left_out or check.unverified:
             notes.append(f"leaves {check.sft.n}")
         notes.append(f"verified by {check.verifier}")
-        rows.append(
-            {
-                "title": CHECKS.get(name, title(name)),
-                "note": "; ".join(notes),
-                "sft": check.sft,
-                "aligned": check.aligned,
-                "only_sft": test.only_sft,
-                "only_aligned": test.only_aligned,
-                "p": p_value(test.p_value),
-                "worse": test.p_value < 0.05 and test.only_sft > test.only_aligned,
-            }
-        )
+        only_sft, only_aligned, p = test.only_sft, test.only_aligned, test.p_value
+        worse = p < 0.05 and only_sft > only_aligned
+        name, note = CHECKS.get(name, title(name)), "; ".join(notes)
+        rows.append(CheckView(name, note, check.sft, check.aligned, only_sft, only_aligned, p_value(p), worse))
     return rows
 
 
@@ -379,12 +386,34 @@ CHECKS = {"ifeval": "IFEval: instructions followed, strictly", "gsm8k": "GSM8K: 
 # ---- Checkpoints ------------------------------------------------------------------------------------------------
 
 
-def checkpoint_view(report: CompareReport) -> dict[str, Any]:
-    """Score against KL on the way of the alignment: a picture by each judge, and a table of the steps."""
+@dataclass(frozen=True)
+class CheckpointRow:
+    """A kept step."""
+
+    at: Checkpoint
+    chosen: bool
+    over: bool
+    """Over the KL budget."""
+
+
+@dataclass(frozen=True)
+class CheckpointsView:
+    """Score against KL during the training: a picture by each judge, and a table of the steps."""
+
+    charts: list[tuple[str, str, Markup]]
+    """(title of the judge, its name, picture)."""
+    rows: list[CheckpointRow]
+    budget: float | None
+    chosen: int | None
+
+
+def checkpoint_view(report: CompareReport) -> CheckpointsView | None:
+    """The kept steps; None where none was compared."""
     checkpoints = report.checkpoints
     if not checkpoints:
-        return {}
-    budget, chosen = report.kl_budget, report.chosen_by_budget and report.chosen_by_budget.step
+        return None
+    budget = report.kl_budget
+    chosen = report.chosen_by_budget.step if report.chosen_by_budget else None
     charts = []
     for judge in dict.fromkeys(name for at in checkpoints for name in at.scores):
         places = [
@@ -402,108 +431,6 @@ def checkpoint_view(report: CompareReport) -> dict[str, Any]:
         svg = plots.trace(places, "KL to the SFT policy, nats per answer", f"mean score by {title(judge)}", budget)
         charts.append((title(judge), judge, svg))
     rows = [
-        {"at": at, "chosen": at.step == chosen, "over": budget is not None and number(at.kl_nats) > budget}
-        for at in checkpoints
+        CheckpointRow(at, at.step == chosen, budget is not None and number(at.kl_nats) > budget) for at in checkpoints
     ]
-    return {"charts": charts, "rows": rows, "budget": budget, "chosen": chosen}
-
-
-# ---- Prompts ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class AnswerView:
-    html: Markup
-    """Empty where there is nothing but white space to read."""
-    finished: bool
-    notes: list[str]
-    """Number of tokens, and the score of each judge."""
-
-
-@dataclass(frozen=True)
-class Side:
-    title: str
-    style: str
-    answers: list[AnswerView]
-
-
-@dataclass(frozen=True)
-class PromptView:
-    id: str
-    prompt: list[Mapping[str, Any]]
-    line: str
-    """What was asked, on one line."""
-    category: str
-    shares: dict[str, float | None]
-    verdicts: list[tuple[str, str, Markup]]
-    """(judge, what it says, bar)."""
-    sides: list[Side]
-    compared: bool
-    """Whether the first answers show what differs."""
-    others: list[Side]
-
-
-def prompt_view(row: Mapping[str, Any]) -> PromptView:
-    """Everything that was said to one prompt, and who judged it how."""
-    shares = row.get("win_share") or {}
-    verdicts = [
-        (
-            title(judge),
-            leans(share),
-            plots.shares_bar([("won", share), ("lost", 1 - share)] if share is not None else [], 8),
-        )
-        for judge, share in shares.items()
-    ]
-    sft, aligned = row["sft"], row["aligned"]
-    pair = marked(sft[0]["text"], aligned[0]["text"]) if sft and aligned else None
-    before, after = pair if pair else (None, None)
-    others = [
-        Side(policy_title(name), "other", [_answer(said) for said in answers])
-        for name, answers in row["others"].items()
-    ]
-    asked = next((turn["content"] for turn in reversed(row["prompt"]) if turn["role"] == "user"), "")
-    return PromptView(
-        row["prompt_id"],
-        row["prompt"],
-        " ".join(asked.split()) or "(no question)",
-        row.get("category") or "",
-        dict(shares),
-        verdicts,
-        [
-            Side("SFT", "reference", [_answer(said, before if i == 0 else None) for i, said in enumerate(sft)]),
-            Side("Aligned", "aligned", [_answer(said, after if i == 0 else None) for i, said in enumerate(aligned)]),
-        ],
-        pair is not None,
-        others,
-    )
-
-
-def _answer(said: Mapping[str, Any], html: Markup | None = None) -> AnswerView:
-    notes = [f"{said['num_tokens']} tokens"] if said.get("num_tokens") is not None else []
-    for judge, score in (said.get("scores") or {}).items():
-        if score is not None:
-            notes.append(f"{title(judge)} {decimals(score, 2)}")
-    if html is None:
-        html = seen(said["text"]) if said["text"].strip() else Markup("")
-    return AnswerView(html, bool(said.get("finished", True)), notes)
-
-
-def pick_examples(
-    rows: Sequence[Mapping[str, Any]], judge: str, seed: int
-) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """A few prompts of each kind, drawn by the seed and not by eye: (kind, rows). Others fill up where ties are few."""
-    draw = random.Random(seed)
-
-    def some(of: Iterable[Mapping[str, Any]], count: int = EXAMPLES) -> list[Mapping[str, Any]]:
-        listed = list(of)
-        return draw.sample(listed, min(count, len(listed)))
-
-    judged = [(row, row["win_share"][judge]) for row in rows if (row.get("win_share") or {}).get(judge) is not None]
-    won = some(row for row, share in judged if share > 0.5)
-    lost = some(row for row, share in judged if share < 0.5)
-    tied = some(row for row, share in judged if share == 0.5)
-    shown = {row["prompt_id"] for row in (*won, *lost, *tied)}
-    filled = some((row for row in rows if row["prompt_id"] not in shown), EXAMPLES - len(tied))
-    kinds = [("The aligned policy wins more of the comparisons", won), ("The SFT policy wins more of them", lost)]
-    kinds += [("Neither wins more", tied), ("Drawn from all others", filled)]
-    return [(kind, chosen) for kind, chosen in kinds if chosen]
+    return CheckpointsView(charts, rows, budget, chosen)
