@@ -242,7 +242,7 @@ def turned(rate: Rate) -> Rate:
 
 
 @dataclass(frozen=True)
-class Strengths:
+class StrengthsView:
     """Bradley-Terry strengths by one judge."""
 
     judge: str
@@ -251,7 +251,7 @@ class Strengths:
     note: str
 
 
-def strengths(report: CompareReport) -> list[Strengths]:
+def strengths(report: CompareReport) -> list[StrengthsView]:
     """Bradley-Terry strengths of each judge on one common axis, the strongest policy first."""
     found = report.policies_compared.strengths
     numbers = [
@@ -276,7 +276,7 @@ def strengths(report: CompareReport) -> list[Strengths]:
     for judge, rows in found.items():
         ordered = sorted(rows.items(), key=lambda item: -(item[1].value if item[1].value is not None else -1e9))
         drawn = [(policy_title(name), figures, bar(figures)) for name, figures in ordered]
-        views.append(Strengths(title(judge), drawn, report.policies_compared.notes.get(judge, "")))
+        views.append(StrengthsView(title(judge), drawn, report.policies_compared.notes.get(judge, "")))
     return views
 
 

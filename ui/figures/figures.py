@@ -14,7 +14,19 @@ from ui.figures import agreement
 from ui.figures.agreement import LabelCodes
 from ui.figures.log import CHUNK, FLAG, GOLD, LABEL, LATE, QUALIFICATION, REPEAT, SKIP, TIE, UNDO, WORK, Log
 from ui.figures.over_time import drift, history, labels_by_hour
-from ui.figures.schema import Excluded, Figures, Flags, Look, Measure, Mirror, Person, Program, Progress, Share, Two
+from ui.figures.schema import (
+    AnnotatorFigures,
+    Excluded,
+    Figures,
+    Flags,
+    Look,
+    Measure,
+    Mirror,
+    Program,
+    ProgressFigures,
+    ShareFigures,
+    Two,
+)
 from ui.figures.view import HOUR_MS, Rate, View, as_share, by_chance, rates_of, share_of, utc
 from ui.labels.judgements import Tiers
 from ui.labels.tables import Database
@@ -53,9 +65,9 @@ def figures(
     }
 
 
-def _overall(view: View, rates: Mapping[str, Rate]) -> dict[str, Share]:
+def _overall(view: View, rates: Mapping[str, Rate]) -> dict[str, ShareFigures]:
     """Shares of all people's labels together."""
-    found: dict[str, Share] = {}
+    found: dict[str, ShareFigures] = {}
     for name, (rows, holds, chance) in rates.items():
         if name in ("longer", "tie", "both_bad"):  # what the items are like: labels of one item say the same of it
             found[name] = as_share(agreement.share_over_items(view.log["item"][rows], holds))
@@ -64,7 +76,7 @@ def _overall(view: View, rates: Mapping[str, Rate]) -> dict[str, Share]:
     return found
 
 
-def _people(view: View, rates: Mapping[str, Rate], joined: LabelCodes) -> list[Person]:
+def _people(view: View, rates: Mapping[str, Rate], joined: LabelCodes) -> list[AnnotatorFigures]:
     """One entry per annotator who is a person, most labels first."""
     number = len(view.names)
     labels = view.by_person(view.rows)
@@ -77,7 +89,7 @@ def _people(view: View, rates: Mapping[str, Rate], joined: LabelCodes) -> list[P
     same = _with_others(joined)
     same_hits, same_n = (np.bincount(joined.annotator, weights, number) for weights in (same, None))
 
-    def one(code: int) -> Person:
+    def one(code: int) -> AnnotatorFigures:
         timed = seconds[code][seconds[code] >= 0]
         return {
             "annotator": view.names[code],
@@ -102,7 +114,7 @@ def _people(view: View, rates: Mapping[str, Rate], joined: LabelCodes) -> list[P
     return [one(code) for code in np.argsort(-labels, kind="stable") if view.sources[code] and last[code] >= 0]
 
 
-def _shares(view: View, rate: Rate) -> list[Share]:
+def _shares(view: View, rate: Rate) -> list[ShareFigures]:
     """A share of each annotator."""
     rows, holds, chance = rate
     who, number = view.log["who"][rows], len(view.names)
@@ -127,7 +139,7 @@ def _by_group(group: np.ndarray, values: np.ndarray, groups: int) -> list[np.nda
     return np.split(values[order], np.bincount(group, minlength=groups).cumsum()[:-1])
 
 
-def _progress(view: View, slots: Mapping[str, int], now_ms: int) -> Progress:
+def _progress(view: View, slots: Mapping[str, int], now_ms: int) -> ProgressFigures:
     """How far it is, how fast it goes, and when it will be done at this pace."""
     made, seconds = view.column("created_ms"), view.column("seconds")
     window = float(np.clip((now_ms - made.min()) / HOUR_MS, 1 / 12, 1)) if len(made) else 1.0
@@ -239,7 +251,7 @@ def _flags(view: View) -> list[Flags]:
     return [{"reason": reason, "flags": number} for reason, number in reasons.most_common()]
 
 
-def _findings(people: list[Person], overall: Mapping[str, Share]) -> list[Look]:
+def _findings(people: list[AnnotatorFigures], overall: Mapping[str, ShareFigures]) -> list[Look]:
     """What an admin should look at: people whose figures chance does not explain, for so many people as there are."""
     looks: list[tuple[str | None, str]] = []
     for one in people:
@@ -261,15 +273,15 @@ def _findings(people: list[Person], overall: Mapping[str, Share]) -> list[Look]:
     return [{"annotator": name, "message": message} for name, message in looks]
 
 
-def _surely_above(share: Share, limit: float, least: int = 0) -> bool:
+def _surely_above(share: ShareFigures, limit: float, least: int = 0) -> bool:
     return share["n"] >= least and share["ci_low"] is not None and share["ci_low"] > limit
 
 
-def _surely_below(share: Share, limit: float, least: int) -> bool:
+def _surely_below(share: ShareFigures, limit: float, least: int) -> bool:
     return share["n"] >= least and share["ci_high"] is not None and share["ci_high"] < limit
 
 
-def _points(share: Share) -> str:
+def _points(share: ShareFigures) -> str:
     return f"{100 * (share['value'] or 0):.0f}"
 
 
@@ -291,7 +303,7 @@ def mirror(store: Database, annotator: str) -> Mirror:
     seconds = view.column("seconds")
     timed = seconds[seconds >= 0]
 
-    def share(name: str) -> Share:
+    def share(name: str) -> ShareFigures:
         rows, holds, chance = rates[name]
         return share_of(int(holds.sum()), len(rows), by_chance(chance))
 

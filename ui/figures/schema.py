@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NotRequired, TypedDict
 
 
-class Share(TypedDict):
+class ShareFigures(TypedDict):
     """A share, or a coefficient, with its 95 % interval; None where nothing is known, and then `note` says why."""
 
     value: float | None
@@ -22,7 +22,7 @@ class Share(TypedDict):
     """Two-sided binomial test against chance."""
 
 
-class Measure(Share):
+class Measure(ShareFigures):
     """How far all annotators agree, by one measure."""
 
     measure: str
@@ -37,7 +37,7 @@ class Slots(TypedDict):
     done: int
 
 
-class Progress(TypedDict):
+class ProgressFigures(TypedDict):
     """How far labelling is, how fast it goes, and when it will be done at this pace."""
 
     labels: int
@@ -53,7 +53,7 @@ class Progress(TypedDict):
     """Median of a label."""
 
 
-class Person(TypedDict):
+class AnnotatorFigures(TypedDict):
     """One annotator who is a person."""
 
     annotator: str
@@ -65,15 +65,15 @@ class Person(TypedDict):
     late: int
     undone: int
     seconds: float | None
-    left: Share
-    longer: Share
-    tie: Share
-    both_bad: Share
-    too_fast: Share
-    gold: Share
-    qualification: Share
-    consistency: Share
-    agreement: Share
+    left: ShareFigures
+    longer: ShareFigures
+    tie: ShareFigures
+    both_bad: ShareFigures
+    too_fast: ShareFigures
+    gold: ShareFigures
+    qualification: ShareFigures
+    consistency: ShareFigures
+    agreement: ShareFigures
     """With the other labels of the same items."""
     last_utc: str | None
 
@@ -84,8 +84,8 @@ class Two(TypedDict):
     a: str
     b: str
     items: int
-    equal: Share
-    kappa: Share
+    equal: ShareFigures
+    kappa: ShareFigures
 
 
 class Program(TypedDict):
@@ -93,7 +93,7 @@ class Program(TypedDict):
 
     source: str
     annotator: str
-    same: Share
+    same: ShareFigures
 
 
 class Hour(TypedDict):
@@ -110,9 +110,9 @@ class Drift(TypedDict):
     first: int
     last: int
     from_utc: str | None
-    left: Share
-    longer: Share
-    tie: Share
+    left: ShareFigures
+    longer: ShareFigures
+    tie: ShareFigures
     seconds: float | None
 
 
@@ -151,7 +151,7 @@ class Quantity(TypedDict):
 
     key: str
     quantity: str
-    share: Share
+    share: ShareFigures
     labels: int
     half_width: float | None
     half_width_after: float | None
@@ -180,10 +180,10 @@ class AsOf(TypedDict):
 class Figures(TypedDict):
     """All figures of a store."""
 
-    progress: Progress
-    overall: dict[str, Share]
+    progress: ProgressFigures
+    overall: dict[str, ShareFigures]
     """Shares of all people's labels together."""
-    annotators: list[Person]
+    annotators: list[AnnotatorFigures]
     agreement: list[Measure]
     pairs: list[Two]
     programs: list[Program]
@@ -204,6 +204,6 @@ class Mirror(TypedDict):
     skips: int
     seconds: float | None
     labels_per_hour: float | None
-    left: Share
-    longer: Share
-    tie: Share
+    left: ShareFigures
+    longer: ShareFigures
+    tie: ShareFigures

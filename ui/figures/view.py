@@ -16,7 +16,7 @@ from trueup.artifacts.reports import Estimate
 from trueup.statistics.intervals import wilson
 from ui.figures.agreement import Agreement, LabelCodes
 from ui.figures.log import BOTH_BAD, GOLD, LABEL, QUALIFICATION, REPEAT, TIE, WORK, Log
-from ui.figures.schema import Share
+from ui.figures.schema import ShareFigures
 from ui.labels.judgements import Tiers, agrees
 
 READING_WORDS_PER_S = 15.0
@@ -143,7 +143,7 @@ def by_chance(chance: np.ndarray | None) -> float | None:
     return None if chance is None else float(chance.mean()) if len(chance) else 0.5
 
 
-def share_of(hits: float, n: int, chance: float | None = None) -> Share:
+def share_of(hits: float, n: int, chance: float | None = None) -> ShareFigures:
     """A share of independent trials; where it has a value by chance, with the two-sided binomial p."""
     share = plain_share(wilson(hits, n).estimate(), None if n else NO_LABELS)
     if chance is not None:
@@ -151,7 +151,7 @@ def share_of(hits: float, n: int, chance: float | None = None) -> Share:
     return share
 
 
-def plain_share(estimate: Estimate, note: str | None = None) -> Share:
+def plain_share(estimate: Estimate, note: str | None = None) -> ShareFigures:
     """An estimate as it is shown."""
     low, high = estimate.ci_low, estimate.ci_high
     return {"value": estimate.value, "ci_low": low, "ci_high": high, "n": estimate.n, "note": note}
@@ -165,7 +165,7 @@ def _binomial_p(hits: int, n: int, chance: float) -> float:
     return min(1.0, 2 * min(float(bdtr(hits, n, chance)), at_least))
 
 
-def as_share(found: Agreement) -> Share:
+def as_share(found: Agreement) -> ShareFigures:
     """An agreement as it is shown."""
     return {
         "value": found.value,

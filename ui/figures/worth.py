@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from trueup.artifacts.reports import RewardCard
-from ui.figures.schema import Figures, Quantity, Share, Worth
+from ui.figures.schema import Figures, Quantity, ShareFigures, Worth
 
 BAR = 0.03
 """Half-width of an interval, as a share, that "enough labels" is measured against."""
@@ -34,7 +34,7 @@ def worth(found: Figures, reward: RewardCard | None) -> Worth:
     ]
     if reward is not None and reward.accuracy is not None:
         name, right = "The reward model is right on held-out pairs", reward.accuracy
-        share: Share = {
+        share: ShareFigures = {
             "value": right.value,
             "ci_low": right.ci_low,
             "ci_high": right.ci_high,
@@ -52,7 +52,7 @@ def worth(found: Figures, reward: RewardCard | None) -> Worth:
     }
 
 
-def _quantity(key: str, name: str, share: Share, labels: int) -> Quantity:
+def _quantity(key: str, name: str, share: ShareFigures, labels: int) -> Quantity:
     value, low, high = share["value"], share["ci_low"], share["ci_high"]
     half = (high - low) / 2 if value is not None and low is not None and high is not None else None
     known = half is not None and labels > 0

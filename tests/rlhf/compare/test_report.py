@@ -16,7 +16,7 @@ import pytest
 from looking import Page, launched
 from manifests import card_of, comparison_of, judge_of, manifest_of, verdict_of
 
-from rlhf.compare import prompt_views, report, report_views
+from rlhf.compare import report, report_views
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.schema import CompareReport
 from trueup import runs
@@ -560,22 +560,22 @@ def rows_with(shares: list[float]) -> list[dict[str, Any]]:
 
 def test_examples_are_four_of_each_kind_and_drawn_by_the_seed() -> None:
     rows = rows_with([1.0] * 20 + [0.0] * 20 + [0.5] * 20)
-    picked = prompt_views.pick_examples(rows, "rubric", 3)
+    picked = report.pick_examples(rows, "rubric", 3)
     assert [len(chosen) for _, chosen in picked] == [4, 4, 4]
     assert [{row["win_share"]["rubric"] for row in chosen} for _, chosen in picked] == [{1.0}, {0.0}, {0.5}]
-    assert picked == prompt_views.pick_examples(rows, "rubric", 3)
-    assert picked != prompt_views.pick_examples(rows, "rubric", 4)
+    assert picked == report.pick_examples(rows, "rubric", 3)
+    assert picked != report.pick_examples(rows, "rubric", 4)
 
 
 def test_where_there_are_few_ties_others_fill_up_and_nothing_is_shown_twice() -> None:
-    picked = prompt_views.pick_examples(rows_with([1.0] * 9 + [0.25] * 3 + [0.5]), "rubric", 0)
+    picked = report.pick_examples(rows_with([1.0] * 9 + [0.25] * 3 + [0.5]), "rubric", 0)
     assert [len(chosen) for _, chosen in picked] == [4, 3, 1, 3]
     shown = [row["prompt_id"] for _, chosen in picked for row in chosen]
     assert len(shown) == len(set(shown))
 
 
 def test_kinds_that_do_not_occur_have_no_heading() -> None:
-    assert [kind for kind, _ in prompt_views.pick_examples(rows_with([0.5] * 3), "rubric", 0)] == ["Neither wins more"]
+    assert [kind for kind, _ in report.pick_examples(rows_with([0.5] * 3), "rubric", 0)] == ["Neither wins more"]
 
 
 # ---- In a browser -----------------------------------------------------------------------------------------------
