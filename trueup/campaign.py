@@ -125,6 +125,7 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
             stages[stage] = stage_config
     if problems or config is None:
         raise ConfigError(source, problems)
+    stages = {stage: stage_config.completed(stages) for stage, stage_config in stages.items()}
     return Campaign(source, values, config, run_dir, stages)
 
 

@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -289,6 +289,10 @@ class StageConfig(Section):
     """The campaign's run directory. Not part of a stage's identity: a run may be moved."""
     seed: Seed = 0
     """Seed of whatever this stage draws; by default it is the campaign's."""
+
+    def completed(self, stages: Mapping[str, Any]) -> Self:
+        """The same with those defaults that follow from other stages of the campaign."""
+        return self
 
     def parents(self) -> tuple[str, ...]:
         """The stages whose results this one reads."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trueup.checking.places import check_place, find_directory, find_hub_id
-from trueup.checking.rows import ReadFile, Rows, read_file
+from trueup.checking.rows import ReadFile, Rows, check_rubric, read_file
 from trueup.config import ModelConfig, StageConfig
 from trueup.data.formats import read_preferences
 from trueup.data.records import CandidateSet, is_for_judge, is_heldout, read_rows
@@ -36,6 +36,8 @@ def check(
         notes.append("label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
     if "human" in config.sources:
         notes.append("label.source: human: the run stops at the label stage until people have labelled")
+    if "simulated" in config.sources:
+        check_rubric("label", config.rubric, problems)
     _check_store(config, problems)
     if "reward_model" in config.sources and config.reward_model:
         _check_scorer(config.reward_model, config.model, problems, notes)

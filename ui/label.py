@@ -18,6 +18,7 @@ from pathlib import Path
 
 from trueup import runs
 from trueup.console import say
+from trueup.data.own_code import short_name
 from trueup.data.records import CandidateSet, Dropped, pairs_of, read_rows, split_name, write_rows
 from trueup.provenance.contents import sha256_file
 from ui.labels.config import LabelConfig
@@ -52,6 +53,8 @@ def run(config: LabelConfig) -> Path:
             rows = material.import_file(config, store, found, dropped)
             run.add_input(config.path, rows, dropped)
             say(f"import {config.path}: {rows} rankings, dropped: {dropped}")
+        for path in config.rubric_files:
+            run.add_input(path, 0)
         if config.source == "human":
             material.check_enough(config, store, found)
         elif config.source == "simulated":
@@ -134,7 +137,7 @@ def run(config: LabelConfig) -> Path:
         run.find("warn", "length_explains", f"{won}: length alone explains most of what a reward model would learn")
     for name in config.sources:
         if name == "simulated":
-            said = f"these labels are simulated by the rubric {config.rubric}: no person said them"
+            said = f"these labels are simulated by the rubric {short_name(config.rubric)}: no person said them"
             run.find("info", "simulated_labels", f"human_labels: {summary.by_source.get('human', 0)}; {said}")
     return run.finish()
 

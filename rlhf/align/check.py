@@ -9,7 +9,7 @@ from rlhf.align.config import DPOConfig, OnlineConfig, PPOConfig
 from rlhf.align.rewards import load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
-from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_pair_lengths, read_file
+from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_pair_lengths, check_rubric, read_file
 from trueup.config import StageConfig
 from trueup.data.formats import read_demonstrations, read_prompts
 from trueup.data.records import Prompt, is_for_judge, is_heldout, touches_heldout
@@ -25,6 +25,8 @@ def check(config: OnlineConfig, stages: Mapping[str, Any], problems: list[str], 
                 load_function(name)
             except DataError as error:
                 problems.append(f"align.{error}")
+    if "rubric" in config.rewards and config.rubric:
+        check_rubric("align", config.rubric, problems)
     if "reward_model" in config.rewards:
         _check_reward_model(config, stages["reward"], problems)
     files: list[ReadFile | None] = []

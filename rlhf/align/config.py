@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
@@ -16,10 +16,10 @@ from trueup.config import (
     ModelConfig,
     PromptsPath,
     SplitConfig,
-    from_campaign,
 )
+from trueup.data.own_code import file_of, from_base, in_identity, is_own
 from trueup.data.records import PairRule
-from trueup.data.rubric import RUBRICS
+from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.training.config import TrainConfig
 
 
@@ -91,23 +91,14 @@ class DPOConfig(TrainConfig):
 
 
 BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
-_NAMES_FUNCTION = re.compile(r".+\.py:[^\W\d]\w*")
 
 
 def _from_base(value: Any, info: ValidationInfo) -> Any:
-    """A function's file is written relative to the campaign file, as every input is."""
-    if not isinstance(value, dict) or not info.context:
-        return value
-    return {
-        str(from_campaign(name, info)) if isinstance(name, str) and _NAMES_FUNCTION.fullmatch(name) else name: weight
-        for name, weight in value.items()
-    }
+    return {from_base(name, info): weight for name, weight in value.items()} if isinstance(value, dict) else value
 
 
 def _without_folder(value: dict[str, float], info: SerializationInfo) -> dict[str, float]:
-    """In an identity the file's folder does not count: the manifest knows the file by its hash."""
-    identity = info.context and info.context.get("identity")
-    return {Path(name).name: weight for name, weight in value.items()} if identity else value
+    return {in_identity(name, info): weight for name, weight in value.items()}
 
 
 Rewards = Annotated[dict[str, float], BeforeValidator(_from_base), PlainSerializer(_without_folder)]
@@ -135,8 +126,8 @@ class OnlineConfig(TrainConfig):
     """Rewards of an answer, each with its weight in the sum: `reward_model` (in its standard deviations on held-out
     answers), `rubric`, `ifeval` and `gsm8k` (over the prompts of `checks`), or `file.py:function`. Such a function is
     called with (prompts, completions, **columns) as TRL calls it, and returns a number or None for each answer."""
-    rubric: Literal["says-why"] = "says-why"
-    """The rubric behind the reward `rubric`."""
+    rubric: RubricName | None = None
+    """Rubric behind the reward `rubric`: `says-why`, or `file.py:name`. Empty: that of the label stage."""
     checks: list[CheckConfig] = Field([])
     """Prompts to train on whose answers a program verifies. They give the rewards `ifeval` and `gsm8k`: 1 right, 0
     wrong."""
@@ -185,7 +176,7 @@ class OnlineConfig(TrainConfig):
                 f"from reading to reading, and {self.algorithm} lives on their ratios: leave it at 0"  # type: ignore[attr-defined]
             )
         for reward in self.rewards:
-            if reward not in BUILT_IN_REWARDS and not _NAMES_FUNCTION.fullmatch(reward):
+            if reward not in BUILT_IN_REWARDS and not is_own(reward):
                 known = ", ".join(BUILT_IN_REWARDS)
                 raise ValueError(f"rewards.{reward}: neither one of {known}, nor of the form file.py:function")
         if not any(self.rewards.values()):
@@ -211,7 +202,14 @@ class OnlineConfig(TrainConfig):
 
     @property
     def reward_files(self) -> list[Path]:
-        return [Path(name.rpartition(":")[0]) for name in self.rewards if name not in BUILT_IN_REWARDS]
+        """The files of one's own functions, and of a rubric of one's own."""
+        own = [file_of(name) for name in self.rewards if name not in BUILT_IN_REWARDS]
+        return own + (rubric_files(self.rubric) if "rubric" in self.rewards else [])
+
+    def completed(self, stages: Mapping[str, Any]) -> Self:
+        if "rubric" not in self.rewards or self.rubric is not None:
+            return self
+        return self.model_copy(update={"rubric": stages["label"].rubric})
 
     def parents(self) -> tuple[str, ...]:
         return (
@@ -225,7 +223,7 @@ class OnlineConfig(TrainConfig):
         return [*prompts, *(check.path for check in self.checks), *self.reward_files]
 
     def fingerprint(self) -> dict[str, str | None]:
-        return {"rubric": RUBRICS[self.rubric].version} if "rubric" in self.rewards else {}
+        return {"rubric": rubric_version(self.rubric)} if "rubric" in self.rewards else {}
 
 
 class PPOConfig(OnlineConfig):

@@ -7,12 +7,9 @@ function has an opinion is not trained on.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import math
-import sys
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -22,8 +19,9 @@ from typing import Any
 from rlhf.align.config import OnlineConfig
 from rlhf.checks import Check
 from trueup.artifacts.reports import RewardCard
+from trueup.data.own_code import file_of, load_own, short_name
 from trueup.data.records import Message
-from trueup.data.rubric import RUBRICS
+from trueup.data.rubric import Rubric, load_rubric
 from trueup.errors import DataError, RunError
 from trueup.runs import open_stage
 
@@ -107,12 +105,13 @@ def make_rewards(
             assert scorer is not None
             function = _by_model(scorer)
         elif name == "rubric":
-            function = _by_rubric(config.rubric, eos_token_id)
+            assert config.rubric is not None  # the campaign completes it
+            function = _by_rubric(load_rubric(config.rubric), eos_token_id)
         elif name in ("ifeval", "gsm8k"):
             function = _by_check(name, checks)
         else:
             function = load_function(name)
-        called = Path(name).name  # of a function's file, the folder says nothing to who reads a report
+        called = short_name(name)  # of a function's file, the folder says nothing to who reads a report
         functions[called], weights[called] = function, weight
     return WeightedRewards(functions, weights, eos_token_id, config.missing_eos_penalty, text_of)
 
@@ -124,9 +123,7 @@ def _by_model(scorer: Scorer) -> RewardFunction:
     return reward
 
 
-def _by_rubric(name: str, eos_token_id: int) -> RewardFunction:
-    rubric = RUBRICS[name]
-
+def _by_rubric(rubric: Rubric, eos_token_id: int) -> RewardFunction:
     def reward(
         prompts: list[Conversation], completions: list[Conversation], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
@@ -155,32 +152,12 @@ def _verdict(check: Check, row: int, text: str) -> float | None:
 
 def load_function(name: str) -> RewardFunction:
     """The function that `file.py:function` names; a DataError where there is none that could be called as TRL does."""
-    file, _, attribute = name.rpartition(":")
-    path = Path(file)
-    if not path.is_file():
-        raise DataError(f"rewards.{name}: {path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"trueup_reward_{path.stem}", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module there
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        raise DataError(f"rewards.{name}: {_where(error, path)}: {type(error).__name__}: {error}") from error
-    function = getattr(module, attribute, None)
+    function: RewardFunction = load_own(name, "rewards.")
     if not callable(function):
-        raise DataError(f"rewards.{name}: {path} has no function {attribute}")
+        raise DataError(f"rewards.{name}: {file_of(name)} has no function {name.rpartition(':')[2]}")
     if all(one.kind is not one.VAR_KEYWORD for one in inspect.signature(function).parameters.values()):
         raise DataError(f"rewards.{name}: takes no **columns; (prompts, completions, **columns) is how it is called")
     return function
-
-
-def _where(error: BaseException, path: Path) -> str:
-    """File, and the line of it that failed."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return f"{path}:{lines[-1]}" if lines else str(path)
 
 
 def _messages(conversation: Conversation) -> list[Message]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rlhf.checks import verified_files
 from rlhf.compare.config import CompareConfig
-from trueup.checking.rows import ReadFile, Rows, check_context
+from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric
 from trueup.config import StageConfig
 from trueup.judging.votes import VOTES
 from trueup.runs import find_stage
@@ -24,6 +24,10 @@ def check(
     for name, run_dir in config.others.items():
         if find_stage(run_dir, "align") is None:
             problems.append(f"compare.others.{name}: {run_dir}: no finished align stage in it")
+    if config.why_these_judges:
+        notes.append(f"compare.judges: {', '.join(config.judges)}: {config.why_these_judges}")
+    if "rubric" in config.judges and config.rubric:
+        check_rubric("compare", config.rubric, problems)
     if "endpoint" in config.judges and not os.environ.get("OPENAI_API_KEY"):
         notes.append("compare.judges: endpoint: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
     if "votes" in config.judges and not (config.run_dir / VOTES).is_file():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from rlhf.config import CheckConfig
 from trueup.config import (
@@ -16,7 +17,7 @@ from trueup.config import (
     SplitConfig,
     StageConfig,
 )
-from trueup.data.rubric import RUBRICS
+from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.judging.votes import VOTES, votes_digest
 from trueup.provenance.contents import Contents
 from trueup.runs import find_stage
@@ -37,14 +38,13 @@ class CompareConfig(StageConfig):
 
     model: ModelConfig
     split: SplitConfig
-    judges: list[Literal["rubric", "reward_model", "second_reward_model", "votes", "endpoint"]] = Field(
-        ["rubric", "reward_model"], min_length=1
-    )
+    judges: list[Literal["rubric", "reward_model", "second_reward_model", "votes", "endpoint"]] = Field([])
     """Judges that say which of two answers is better. The first that can decide the verdict does; one whose report card
     failed cannot. `second_reward_model` is trained on `split.judge_fraction` of the prompts and nothing else; `votes`
-    are people's blind votes (`trueup serve RUN`); `endpoint` is a language model."""
-    rubric: Literal["says-why"] = "says-why"
-    """The rubric behind the judge `rubric`."""
+    are people's blind votes (`trueup serve RUN`); `endpoint` is a language model. Empty: the program that made the
+    labels, if one did, and then the reward models, which learnt from the labels."""
+    rubric: RubricName | None = None
+    """Rubric behind the judge `rubric`: `says-why`, or `file.py:name`. Empty: that of the label stage."""
     judge_url: SecretWebUrl | None = None
     """Base URL of an OpenAI-compatible endpoint, for the judge `endpoint`. Its key is read from the environment
     variable OPENAI_API_KEY."""
@@ -92,6 +92,30 @@ class CompareConfig(StageConfig):
             raise ValueError("checks: each kind once")
         return self
 
+    _why_these: str = PrivateAttr("")
+
+    @property
+    def why_these_judges(self) -> str:
+        """Why the campaign chose these judges; empty where the file names them."""
+        return self._why_these
+
+    def completed(self, stages: Mapping[str, Any]) -> Self:
+        """With the judge that made the labels, where the file names none, and with the label stage's rubric."""
+        label, update = stages["label"], dict[str, Any]()
+        program = {"simulated": "rubric", "judge": "endpoint"}.get(label.source)
+        if not self.judges:
+            second = ["second_reward_model"] if self.split.judge_fraction else []
+            update["judges"] = [*([program] if program else []), *second, "reward_model"]
+            if program == "endpoint":
+                keys = {"judge_url", "judge_model", "judge_parameters"} - self.model_fields_set
+                update |= {key: getattr(label, key) for key in keys}
+        if "rubric" in update.get("judges", self.judges) and self.rubric is None:
+            update["rubric"] = label.rubric
+        made = self.model_copy(update=update)
+        if not self.judges:
+            made._why_these = f"label.source is {label.source}"
+        return made
+
     @property
     def needs_reward(self) -> bool:
         return bool({"reward_model", "second_reward_model"} & set(self.judges))
@@ -100,16 +124,21 @@ class CompareConfig(StageConfig):
         return ("sft", "sample", "align", *(["reward"] if self.needs_reward else []))
 
     def input_paths(self) -> list[Path]:
-        return [check.path for check in self.checks]
+        return [*(check.path for check in self.checks), *self.rubric_files]
+
+    @property
+    def rubric_files(self) -> list[Path]:
+        """The file of a rubric of one's own, where it judges."""
+        return rubric_files(self.rubric) if "rubric" in self.judges else []
 
     def contents(self) -> dict[str, Contents | None]:
         return self.model.contents() if self.base else {}
 
     def fingerprint(self) -> dict[str, str | None]:
-        """The rubric's own text, people's votes, and the other runs' policies, where they count."""
+        """What the rubric means, people's votes, and the other runs' policies, where they count."""
         versions: dict[str, str | None] = {}
         if "rubric" in self.judges:
-            versions["rubric"] = RUBRICS[self.rubric].version
+            versions["rubric"] = rubric_version(self.rubric)
         if "votes" in self.judges:
             versions["votes"] = votes_digest(self.run_dir / VOTES)
         for name, run_dir in self.others.items():

@@ -107,6 +107,7 @@ def read_labels(run_dir: Path) -> LabelOrigins:
     return LabelOrigins(
         by_source,
         rubric=identity.get("rubric") if "simulated" in by_source else None,
+        rubric_version=label.manifest.fingerprint.get("rubric"),
         judge_model=identity.get("judge_model") if "judge" in by_source else None,
     )
 

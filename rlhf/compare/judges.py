@@ -22,7 +22,7 @@ from trueup import runs
 from trueup.artifacts.reports import ControlledRate, JudgeFigures, Rate
 from trueup.console import progress
 from trueup.data.records import CandidateSet
-from trueup.data.rubric import RUBRICS
+from trueup.data.rubric import load_rubric, rubric_version
 from trueup.judging.endpoint import Endpoint
 from trueup.judging.votes import VOTES, Vote, current, read_votes
 from trueup.models.loading import Loaded, load_reward_model
@@ -80,6 +80,7 @@ class LabelOrigins:
     by_source: dict[str, int]
     rubric: str | None
     """The rubric of simulated labels."""
+    rubric_version: str | None = None
     judge_model: str | None = None
     """The language model behind an endpoint that made labels."""
 
@@ -90,7 +91,8 @@ class LabelOrigins:
 
 def rubric_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """A rubric: the preference itself where the labels were simulated by it, a stranger to them otherwise."""
-    rubric = RUBRICS[config.rubric]
+    assert config.rubric is not None  # the campaign completes it
+    rubric = load_rubric(config.rubric)
 
     def score_all(rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
         return [
@@ -98,7 +100,7 @@ def rubric_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
             for row, candidates in zip(rows, answers, strict=True)
         ]
 
-    made_the_labels = labels.rubric == rubric.name
+    made_the_labels = (labels.rubric, labels.rubric_version) == (rubric.name, rubric_version(config.rubric))
     return ScoringJudge("rubric", f"rubric {rubric.name}, simulated", made_the_labels, not made_the_labels, score_all)
 
 

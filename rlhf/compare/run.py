@@ -86,10 +86,14 @@ def run(config: CompareConfig) -> Path:
     compared = sample_all(saved, rows, decoding, stage)
     likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
     checks = check_policies(asked, config, saved, trained, stage)
+    for path in config.rubric_files:
+        stage.add_input(path, 0)
     steps = checkpoints.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
 
     # 3. Judges -------------------------------------------------------------------------------------------------------
     labels = read_labels(config.run_dir)
+    if config.why_these_judges:
+        say(f"{'judges':<12} {', '.join(config.judges)}: {config.why_these_judges}")
     bench = [JUDGES[name](config, labels) for name in config.judges]
     compared = add_best_of_n(compared, bench)
     judged = judge_all(bench, compared, config)

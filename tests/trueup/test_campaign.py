@@ -275,6 +275,39 @@ def test_imported_labels_need_no_samples_and_a_comparison_without_a_reward_model
     assert rubric_only.needed() == ALL, "the sequence has a reward model even so"
 
 
+@pytest.mark.parametrize(
+    ("label", "split", "judges"),
+    [
+        ({"source": "simulated"}, {}, ["rubric", "reward_model"]),
+        ({"source": "human"}, {}, ["reward_model"]),
+        ({"source": "human"}, {"judge_fraction": 0.3}, ["second_reward_model", "reward_model"]),
+        ({"source": "import", "path": "labels.jsonl"}, {}, ["reward_model"]),
+        ({"source": "judge", "judge_url": "http://127.0.0.1:1", "judge_model": "m"}, {}, ["endpoint", "reward_model"]),
+    ],
+)
+def test_by_default_what_made_the_labels_judges(
+    campaign: Callable[..., Campaign], tmp_path: Path, label: Any, split: Any, judges: list[str]
+) -> None:
+    compare: Any = campaign(tmp_path, label=label, split={"heldout_fraction": 0.3, **split}).stages["compare"]
+    assert compare.judges == judges and compare.why_these_judges == f"label.source is {label['source']}"
+    assert compare.judge_model == label.get("judge_model")
+    named: Any = campaign(tmp_path, label=label, compare={"judges": ["rubric"]}).stages["compare"]
+    assert named.judges == ["rubric"] and named.why_these_judges == "", "what the file names stands"
+
+
+def test_a_rubric_that_is_named_once_labels_pays_and_judges(campaign: Callable[..., Campaign], tmp_path: Path) -> None:
+    align = {"algorithm": "grpo", "rewards": {"rubric": 1.0}, "rollout_batch_size": 8, "max_new_tokens": 16}
+    made = campaign(tmp_path, label={"source": "simulated", "rubric": "mine.py:taste"}, align=align)
+    stages: Any = made.stages
+    assert {stages[name].rubric for name in ("label", "align", "compare")} == {str(tmp_path / "mine.py:taste")}
+    for name in ("label", "align", "compare"):
+        assert tmp_path / "mine.py" in stages[name].input_paths()
+        assert stages[name].identity()["rubric"] == "mine.py:taste"
+    assert sum("mine.py: no such file" in problem for problem in check(made)[0]) == 3
+    (tmp_path / "mine.py").write_text("def taste(prompt): return 1.0")
+    assert sum("is neither a Rubric nor a function" in problem for problem in check(made)[0]) == 3
+
+
 def test_where_a_rule_pays_and_judges_nobody_is_asked_for_labels(
     campaign: Callable[..., Campaign], tmp_path: Path
 ) -> None:

@@ -184,6 +184,22 @@ def test_two_sources_are_exported_together_only_when_asked(campaign: Any) -> Non
     assert report(config)["by_source"] == {"human": 3, "simulated": 6}
 
 
+def test_a_rubric_of_ones_own_labels_and_its_file_is_an_input(campaign: Any, tmp_path: Path) -> None:
+    config = campaign.label(source="simulated", rubric=f"{tmp_path}/mine.py:short")
+    file = tmp_path / "mine.py"
+    file.write_text("def short(prompt, text, finished):\n    return -len(text)\n")
+    run(config)
+    assert {row.annotator for row in rankings(config)} == {"rubric:mine.py:short"}
+    for pair in pairs(config):
+        assert len(pair.chosen[0].content) < len(pair.rejected[0].content)
+    assert why_stale(config) is None
+    file.write_text("def short(prompt, text, finished):\n    return len(text)\n")
+    assert why_stale(config) == f"{file} has changed"
+    file.write_text("def short(prompt, text, finished):\n    return None\n")
+    with pytest.raises(DataError, match="gave None; a finite number is wanted"):
+        run(config)
+
+
 def test_what_another_rubric_said_of_the_same_answers_is_not_exported(campaign: Any) -> None:
     config = campaign.label(source="simulated")
     run(config)

@@ -10,6 +10,7 @@ from typing import Any
 
 from trueup.data.formats import ImportedRanking
 from trueup.data.records import BadRows, Demonstration, Dropped
+from trueup.data.rubric import load_rubric
 from trueup.errors import DataError
 
 TOO_MANY_DROPPED = 0.2
@@ -53,6 +54,14 @@ def read_file(
     left += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     notes.append(f"{key}: {path}: {len(rows)} rows{left}")
     return ReadFile(key, path, rows, section.on_bad_rows, places=dropped.places)
+
+
+def check_rubric(stage: str, name: str, problems: list[str]) -> None:
+    """That a rubric can be loaded."""
+    try:
+        load_rubric(name)
+    except DataError as error:
+        problems.append(f"{stage}.{error}")
 
 
 def _not_a_file(path: Path) -> str:

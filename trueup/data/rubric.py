@@ -8,15 +8,22 @@ does is learnt by a ruler, and the report's length-only baselines show how far t
 
 from __future__ import annotations
 
-import hashlib
+import inspect
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
+from typing import Annotated
 
-import trueup.data.words
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+
+from trueup.data.own_code import file_of, from_base, in_identity, is_own, load_own, short_name
 from trueup.data.records import Message
 from trueup.data.words import ngrams, words
+from trueup.errors import DataError, did_you_mean
+from trueup.provenance import definition
 
 # From a line's first blank, so that a text of blank lines is not read again from each of them.
 _MARKUP = re.compile(r"^[^\S\n]*+(?:[-*•#>|]|\d++[.)])\s|```|\*\*|<\|", re.MULTILINE)
@@ -34,25 +41,26 @@ _STOP_WORDS = frozenset(
 )
 
 
+Criterion = Callable[[Sequence[Message], str, bool], float]
+
+
 @dataclass(frozen=True)
 class Rubric:
     """A named preference. `criteria` are (weight, what is asked), each met to a degree between 0 and 1."""
 
     name: str
-    criteria: tuple[tuple[float, str, Callable[[Sequence[Message], str, bool], float]], ...]
-
-    @property
-    def version(self) -> str:
-        """Changes with the text of this file, so that labels and verdicts by an older rubric are known to be stale.
-
-        So does it with the file that says what a word is.
-        """
-        files = (Path(__file__), Path(trueup.data.words.__file__))
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    criteria: tuple[tuple[float, str, Criterion], ...]
 
     def score(self, prompt: Sequence[Message], text: str, finished: bool) -> float:
         """Weighted sum of the criteria, here out of 10; higher is preferred, equal is a tie."""
-        return round(sum(weight * met(prompt, text, finished) for weight, _, met in self.criteria), 6)
+        total = sum(weight * self._degree(met, prompt, text, finished) for weight, _, met in self.criteria)
+        return round(total, 6)
+
+    def _degree(self, met: Criterion, prompt: Sequence[Message], text: str, finished: bool) -> float:
+        degree = met(prompt, text, finished)
+        if not isinstance(degree, Real) or not math.isfinite(degree):
+            raise DataError(f"rubric {self.name}: gave {degree!r}; a finite number is wanted")
+        return float(degree)
 
     def explain(self, prompt: Sequence[Message], text: str, finished: bool) -> dict[str, float]:
         """To what degree each criterion is met."""
@@ -117,3 +125,55 @@ SAYS_WHY = Rubric(
     ),
 )
 RUBRICS = {rubric.name: rubric for rubric in (SAYS_WHY,)}
+"""The rubrics that come with Trueup, by name."""
+
+# ---- Rubrics by name --------------------------------------------------------------------------------------------
+
+
+def _known(name: str) -> str:
+    if name not in RUBRICS and not is_own(name):
+        known = ", ".join(RUBRICS)
+        raise ValueError(f"{name!r} is neither {known} nor of the form file.py:name{did_you_mean(name, list(RUBRICS))}")
+    return name
+
+
+RubricName = Annotated[str, BeforeValidator(from_base), AfterValidator(_known), PlainSerializer(in_identity)]
+"""A field type for a rubric: one of `RUBRICS`, or `file.py:name`, with the file relative to the campaign file."""
+
+
+def rubric_files(name: str | None) -> list[Path]:
+    """The file of a rubric of the user's own, which is an input of the stage that uses it."""
+    return [file_of(name)] if name and is_own(name) else []
+
+
+def rubric_version(name: str | None) -> str | None:
+    """Hash of what a rubric means. Labels and verdicts by another version of it are stale.
+
+    A comment, a docstring or a new line break in its code makes nothing stale.
+    """
+    if name is None:
+        return None
+    if is_own(name):
+        return definition.digest(file_of(name), name.rpartition(":")[2])
+    variable = next(variable for variable, value in globals().items() if value is RUBRICS[name])
+    return definition.digest(Path(__file__), variable)
+
+
+def load_rubric(name: str) -> Rubric:
+    """The rubric of that name. A file of one's own has a `Rubric`, or a function (prompt, text, finished) -> points."""
+    if name in RUBRICS:
+        return RUBRICS[name]
+    found = load_own(name, "rubric: ")
+    if isinstance(found, Rubric):
+        return replace(found, name=short_name(name))
+    if not callable(found) or not _takes_three(found):
+        raise DataError(f"rubric: {name}: is neither a Rubric nor a function of (prompt, text, finished)")
+    return Rubric(short_name(name), ((1.0, found.__name__, found),))
+
+
+def _takes_three(function: Criterion) -> bool:
+    try:
+        inspect.signature(function).bind((), "", True)
+    except (TypeError, ValueError):
+        return False
+    return True

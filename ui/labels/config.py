@@ -21,7 +21,8 @@ from trueup.config import (
     StageConfig,
     from_campaign,
 )
-from trueup.data.rubric import RUBRICS
+from trueup.data.own_code import short_name
+from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.errors import ConfigError
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
@@ -132,8 +133,9 @@ class LabelConfig(StageConfig):
     """Scores of the sampled answers by a reward model: lines of {prompt_id, scores: [one for each answer]}."""
 
     # simulated
-    rubric: Literal["says-why"] = "says-why"
-    """The rubric that labels where `source` is `simulated`."""
+    rubric: RubricName = "says-why"
+    """Rubric that labels where `source` is `simulated`: `says-why`, or `file.py:name` for one of your own: a function
+    of (prompt, text, finished) that returns points, or a Rubric of several such criteria."""
 
     # import
     path: InputPath | None = None
@@ -211,7 +213,7 @@ class LabelConfig(StageConfig):
     def programs(self) -> dict[Source, str]:
         """Sources that are programs, and the annotator's name under which each one's labels are stored."""
         return {
-            "simulated": f"rubric:{self.rubric}",
+            "simulated": f"rubric:{short_name(self.rubric)}",
             "judge": f"judge:{self.judge_model}{self.judge_parameters.differing()}",
             "reward_model": f"reward_model:{self.reward_model}",
         }
@@ -230,7 +232,13 @@ class LabelConfig(StageConfig):
 
     def input_paths(self) -> list[Path]:
         asked = (self.gold, self.qualification, self.scores) if "human" in self.sources else ()
-        return [path for path in (*asked, self.path if "import" in self.sources else None) if path]
+        paths = [path for path in (*asked, self.path if "import" in self.sources else None) if path]
+        return [*paths, *self.rubric_files]
+
+    @property
+    def rubric_files(self) -> list[Path]:
+        """The file of a rubric of one's own, where it labels."""
+        return rubric_files(self.rubric) if "simulated" in self.sources else []
 
     def contents(self) -> dict[str, Contents | None]:
         """The reward model that labels; the name alone would not tell that it was trained again."""
@@ -239,10 +247,10 @@ class LabelConfig(StageConfig):
         return {"reward_model": contents.of_model(self.reward_model)}
 
     def fingerprint(self) -> dict[str, str | None]:
-        """The rubric's own text, and what people have put into the store."""
+        """What the rubric means, and what people have put into the store."""
         found: dict[str, str | None] = {}
         if "simulated" in self.sources:
-            found["rubric"] = RUBRICS[self.rubric].version
+            found["rubric"] = rubric_version(self.rubric)
         if "human" in self.sources:
             from ui.labels.store import digest
 

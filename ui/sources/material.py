@@ -253,15 +253,15 @@ def check_enough(config: LabelConfig, store: Store, found: Material) -> None:
 
 def simulate(config: LabelConfig, store: Store, found: Material) -> None:
     """Rank every prompt's answers by the rubric: a stand-in for people, open to reading in trueup/data/rubric.py."""
-    from trueup.data.rubric import RUBRICS
+    from trueup.data.rubric import load_rubric
 
-    rubric = RUBRICS[config.rubric]
+    rubric = load_rubric(config.rubric)
     verdicts = []
     for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
         scores = [rubric.score(item.prompt, answer.text, answer.finished) for answer in item.answers]
         verdicts.append(Verdict(item_id, tiers_of(scores)))
     added = store.put("simulated", config.programs["simulated"], verdicts)
-    say(f"rubric {config.rubric}: {len(verdicts)} prompts ranked, {added} of them new or changed")
+    say(f"rubric {rubric.name}: {len(verdicts)} prompts ranked, {added} of them new or changed")
 
 
 # ---- Import -----------------------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_rubric_pays_what_it_says_of_an_answer_ended_or_not(tmp_path: Path) -> None:
-    rewards = make_rewards(config(tmp_path, rewards={"rubric": 1.0}), None, [], EOS)
+    rewards = make_rewards(config(tmp_path, rewards={"rubric": 1.0}, rubric="says-why"), None, [], EOS)
     good, poor = "Ships float because they push water aside.", "- float\n- float"
     rubric = RUBRICS["says-why"]
     for text in (good, poor):

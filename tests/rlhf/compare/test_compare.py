@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from trueup import cli, runs, stages
 from trueup.artifacts.reports import Estimate
 from trueup.config import EndpointParameters, ModelConfig, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
+from trueup.data.rubric import rubric_version
 from trueup.errors import DataError, RunError
 from trueup.models import loading, tensors
 from trueup.pages.wording import sentence
@@ -502,6 +504,7 @@ def config(run_dir: Path, tiny_base: Path) -> CompareConfig:
         model=ModelConfig(name=str(tiny_base), chat_template="plain", device="cpu"),
         split=SplitConfig(**HELDOUT),
         judges=["rubric"],
+        rubric="says-why",
         batch_size=4,
     )
 
@@ -890,12 +893,14 @@ def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) ->
     label = config.run_dir / "labels"
     label.mkdir()
     (label / "report.json").write_text(json.dumps({"by_source": {"simulated": 12}}))
-    identity = {"rubric": "says-why"}
+    version = rubric_version("says-why")
+    told = {"stage": "label", "identity": {"rubric": "says-why"}, "fingerprint": {"rubric": version}}
     manifest = json.loads((config.run_dir / "sft" / "manifest.json").read_text())
-    (label / "manifest.json").write_text(json.dumps({**manifest, "stage": "label", "identity": identity}))
+    (label / "manifest.json").write_text(json.dumps({**manifest, **told}))
     labels = inputs.read_labels(config.run_dir)
-    assert labels == LabelOrigins({"simulated": 12}, "says-why")
+    assert labels == LabelOrigins({"simulated": 12}, "says-why", version)
     assert judges.rubric_judge(config, labels).made_the_labels
+    assert not judges.rubric_judge(config, replace(labels, rubric_version="another")).made_the_labels
 
     (label / "report.json").write_text(json.dumps({"by_source": {"human": 12}}))
     labels = inputs.read_labels(config.run_dir)

@@ -1,0 +1,69 @@
+"""Python of the user's own: a key names it as `file.py:name`, with the file relative to the campaign file."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from pydantic import SerializationInfo, ValidationInfo
+
+from trueup.config import from_campaign
+from trueup.errors import DataError
+
+_OWN = re.compile(r".+\.py:[^\W\d]\w*")
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is of the form `file.py:name`."""
+    return _OWN.fullmatch(name) is not None
+
+
+def file_of(name: str) -> Path:
+    """The file of `file.py:name`."""
+    return Path(name.rpartition(":")[0])
+
+
+def short_name(name: str) -> str:
+    """The name without the file's folder, which tells the reader of a report nothing."""
+    return Path(name).name
+
+
+def from_base(name: Any, info: ValidationInfo) -> Any:
+    """A name as it is written in a campaign file, with its file as a path."""
+    return str(from_campaign(name, info)) if isinstance(name, str) and is_own(name) else name
+
+
+def in_identity(name: str, info: SerializationInfo) -> str:
+    """In an identity the file's folder does not count: the manifest knows the file by its hash."""
+    return short_name(name) if info.context and info.context.get("identity") else name
+
+
+def load_own(name: str, prefix: str) -> Any:
+    """The object that `file.py:name` stands for; a DataError, which starts with `prefix`, where there is none."""
+    path = file_of(name)
+    if not path.is_file():
+        raise DataError(f"{prefix}{name}: {path}: no such file")
+    spec = importlib.util.spec_from_file_location(f"trueup_own_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up their module there
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{prefix}{name}: {_where(error, path)}: {type(error).__name__}: {error}") from error
+    attribute = name.rpartition(":")[2]
+    if not hasattr(module, attribute):
+        raise DataError(f"{prefix}{name}: {path} has no function {attribute}")
+    return getattr(module, attribute)
+
+
+def _where(error: BaseException, path: Path) -> str:
+    """File, and the line of it that failed."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}:{lines[-1]}" if lines else str(path)
