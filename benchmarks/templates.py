@@ -28,7 +28,8 @@ from transformers.utils import logging
 from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError
-from trueup.models.chat import IGNORED, encode_demonstration, set_template
+from trueup.models.chat import IGNORED, encode_demonstration
+from trueup.models.chat_template import set_template
 
 TAG = re.compile(r"</?[a-z_]+>")
 USER = [

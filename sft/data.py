@@ -15,7 +15,7 @@ from trueup.data.near_duplicates import across_split
 from trueup.data.records import Demonstration, Dropped, Message, drawn, touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded
-from trueup.models.encoding import Refused, encode_demonstrations
+from trueup.models.encoding import RefusedRows, encode_demonstrations
 from trueup.runs import StageRun
 
 Trainable = tuple[Demonstration, list[Encoded]]
@@ -30,7 +30,7 @@ class Data:
     heldout: list[Trainable] = field(default_factory=list)
     too_long: list[Demonstration] = field(default_factory=list)
     """Left out whole, of either side."""
-    refused: Refused = field(default_factory=Refused)
+    refused: RefusedRows = field(default_factory=RefusedRows)
 
     @property
     def count(self) -> int:

@@ -21,7 +21,7 @@ from trueup.data.near_duplicates import across_split
 from trueup.data.records import CandidateSet, Dropped, Prompt, drawn, read_rows, split_name, write_rows
 from trueup.errors import DataError
 from trueup.models.chat import encode_prompt
-from trueup.models.encoding import Refused, encode_rows
+from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
 from trueup.models.sampling import Decoding, sample_saved
@@ -105,7 +105,7 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     kept = drawn(prompts, config.max_prompts, config.seed)
     dropped.add("over max_prompts", len(prompts) - len(kept))
     prompts = kept
-    refused = Refused()
+    refused = RefusedRows()
     encoded = encode_rows(
         prompts,
         lambda row, told: encode_prompt(tokenizer, row.prompt, told),

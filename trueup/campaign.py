@@ -166,7 +166,9 @@ def _schema(
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStage:
+    """What a run will do with a stage, and why."""
+
     stage: str
     action: Literal["keep", "run", "resume"]
     reason: str
@@ -174,22 +176,22 @@ class Step:
 
 def plan(
     campaign: Campaign, target: str | None = None, force: tuple[str, ...] = (), only: tuple[str, ...] | None = None
-) -> list[Step]:
+) -> list[PlannedStage]:
     """What `trueup run` will do for each stage that `target` needs, and why; with `only`, for no others than these."""
-    steps: list[Step] = []
+    steps: list[PlannedStage] = []
     will_run: set[str] = set()
     for stage in only or campaign.needed(target):
         config = campaign.stages[stage]
         redone = [parent for parent in config.parents() if parent in will_run]
         reason = why_stale(config)
         if stage in force:
-            steps.append(Step(stage, "run", "asked for"))
+            steps.append(PlannedStage(stage, "run", "asked for"))
         elif reason is None and redone:
-            steps.append(Step(stage, "run", f"{' and '.join(redone)} will be new"))
+            steps.append(PlannedStage(stage, "run", f"{' and '.join(redone)} will be new"))
         elif reason is None:
             found = runs.open_stage(config.run_dir, stage)
             steps.append(
-                Step(
+                PlannedStage(
                     stage,
                     "keep",
                     f"up to date ({found.manifest.duration_s:.0f} s, {found.manifest.started_utc[:16]} UTC)",
@@ -199,7 +201,7 @@ def plan(
         else:
             resumable = not redone and runs.resumable(config)
             steps.append(
-                Step(stage, "resume" if resumable else "run", "interrupted, continues" if resumable else reason)
+                PlannedStage(stage, "resume" if resumable else "run", "interrupted, continues" if resumable else reason)
             )
         will_run.add(stage)
     return steps

@@ -16,7 +16,7 @@ from trueup.stages import COMMANDS, STAGES, load_object
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trueup.campaign import Campaign, Step
+    from trueup.campaign import Campaign, PlannedStage
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,7 +208,7 @@ def _console() -> Console:
     return Console(soft_wrap=not sys.stdout.isatty())
 
 
-def _print_plan(console: Console, campaign: Campaign, steps: list[Step]) -> None:
+def _print_plan(console: Console, campaign: Campaign, steps: list[PlannedStage]) -> None:
     from rich.markup import escape
 
     console.print(f"[bold]{escape(campaign.config.name)}[/] in {escape(str(campaign.run_dir))}", highlight=False)
@@ -218,7 +218,7 @@ def _print_plan(console: Console, campaign: Campaign, steps: list[Step]) -> None
     console.print()
 
 
-def _print_outcome(console: Console, campaign: Campaign, steps: list[Step], seconds: float) -> None:
+def _print_outcome(console: Console, campaign: Campaign, steps: list[PlannedStage], seconds: float) -> None:
     from trueup import runs
     from trueup.console import printable
 

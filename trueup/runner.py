@@ -27,13 +27,15 @@ from rich.progress import (
 )
 
 from trueup import runs
-from trueup.campaign import Campaign, Step
+from trueup.campaign import Campaign, PlannedStage
 from trueup.console import printable
 from trueup.errors import LabelsWanted, StageCrashed, StageFailed
 from trueup.provenance.contents import require_file
 
 
-def run_steps(campaign: Campaign, steps: list[Step], console: Console, lock: int, parallel: int | None = None) -> None:
+def run_steps(
+    campaign: Campaign, steps: list[PlannedStage], console: Console, lock: int, parallel: int | None = None
+) -> None:
     """Run the steps that are not kept, each as soon as its parents are there."""
     waiting = [step.stage for step in steps if step.action != "keep"]
     done = set(campaign.stages) - set(waiting)

@@ -29,7 +29,7 @@ from trueup.data.records import (
 )
 from trueup.errors import DataError
 from trueup.models.chat import encode_prompt
-from trueup.models.encoding import Refused, encode_rows
+from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.runs import StageRun
 
 # ---- Whom to ask ------------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
     read = {n: check.prompts for n, check in enumerate(checks)} | {-1: _read(config, stage, dropped[-1])}
     known: set[str] = set()
     rows: list[RolloutPrompt] = []
-    refused = Refused()
+    refused = RefusedRows()
     for n, prompts in read.items():
         allowed = _allowed(prompts, config.split, known, dropped[n])
         encoded = encode_rows(

@@ -15,7 +15,7 @@ from trueup.artifacts.reports import Estimate
 from trueup.console import say
 from trueup.data.records import CandidateSet, opening_id
 from trueup.models.chat import encode_prompt
-from trueup.models.encoding import Refused, encode_rows
+from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy
 from trueup.models.sampling import Decoding
 from trueup.runs import FinishedStage, StageRun
@@ -24,7 +24,7 @@ from trueup.runs import FinishedStage, StageRun
 def read_checks(wanted: Sequence[CheckConfig], seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
     """The checks that are wanted, in their order. A prompt that cannot be asked as it reads is refused by name."""
     checks = [load_check(check.kind, check.path, check.limit, seed) for check in wanted]
-    refused = Refused()
+    refused = RefusedRows()
     for check in checks:
         encode_rows(check.prompts, lambda row, told: encode_prompt(tokenizer, row.prompt, told), refused)
     refused.stop()

@@ -104,7 +104,7 @@ def _encode(
     """Tokens of every row that can be encoded. The others are left out of the file where they will be, else told. A
     problem of the template, and one of a row that two stages read, is told once: `known` has them."""
     from trueup.models.chat import encode_completion, encode_demonstration, encode_prompt
-    from trueup.models.encoding import Refused, encode_rows
+    from trueup.models.encoding import RefusedRows, encode_rows
 
     def count(row: Any, told: set[str]) -> int:
         if isinstance(row, Demonstration):
@@ -116,7 +116,7 @@ def _encode(
         answers = zip(row.completions, finished, strict=True)
         return prompt_length + max(len(encode_completion(tokenizer, text, ends, told)) for text, ends in answers)
 
-    refused, dropped = Refused(), Dropped()
+    refused, dropped = RefusedRows(), Dropped()
     encoded = encode_rows(file.rows, count, refused, file.on_bad_rows, dropped)
     lengths |= {id(row): length for row, length in encoded}
     of_file = len(file.rows)

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from trueup.data.records import Message
-from trueup.models.chat import encode_completion, encode_prompt, portable_text
+from trueup.models.chat import encode_completion, encode_prompt
+from trueup.models.chat_template import portable_text
 
 _TEMPLATE = "chat_template.jinja"
 

@@ -1,3 +1,3 @@
-"""Models: where and how one is loaded, conversations as its tokens (chat), and what is read from it: samples, scores,
-log-probabilities.
+"""Models: where and how one is loaded, its chat template, conversations as its tokens (chat), and what is read from it:
+samples, scores, log-probabilities.
 """

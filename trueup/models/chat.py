@@ -16,125 +16,42 @@ it strips), a dialogue becomes several training rows, each in the form in which 
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-import jinja2
-
-from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
+from trueup.models.chat_template import (
+    MARK,
+    MARKED,
+    STRIPPED,
+    Scaffold,
+    Span,
+    find_texts,
+    first_line,
+    joined,
+    mark,
+    marked,
+    split_at_marks,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATES = Path(__file__).parent / "templates"
 IGNORED = -100
 """Label of a token that carries no loss (the field's convention)."""
 OTHERWISE = "set model.chat_template to chatml or plain"
 
-STRIPPED = "asked without white space around a text, which the chat template or the tokenizer takes away"
-WITHOUT_REASONING = "asked without the reasoning of earlier answers, which the chat template leaves out"
 SPELLED = "with text that spells a control token, which is tokenised as text"
 COMPOSED = "with text in another Unicode form than NFC, which the tokenizer composes"
 SPLIT = "trained turn by turn, since the chat template writes earlier turns otherwise than they are trained"
 """What is told of rows, with their count, wherever it happens."""
-
-
-# ---- The template -----------------------------------------------------------------------------------------------
-
-
-def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str:
-    """Give the tokenizer the chat template that the config names, and a pad token; returns what was chosen and why.
-
-    The end of a turn is always the tokenizer's EOS token, so that a model which ends its turn also stops generating.
-    """
-    choice, reason = config.chat_template, "as the config says"
-    if choice == "auto":
-        choice = "own" if tokenizer.chat_template else "plain"
-        reason = "the tokenizer brings it" if choice == "own" else "this tokenizer has none, as of a base model"
-    if config.new_tokens:
-        if choice != "chatml":
-            raise ModelError("model.new_tokens adds the two markers of ChatML: set model.chat_template: chatml with it")
-        tokenizer.add_special_tokens(
-            {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"},
-            replace_extra_special_tokens=False,
-        )
-    if tokenizer.eos_token is None:
-        raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")
-    if choice in ("chatml", "plain"):
-        text = (TEMPLATES / f"{choice}.jinja").read_text(encoding="utf-8")
-        tokenizer.chat_template = ("{{- bos_token -}}" if _starts_with_bos(tokenizer) else "") + text
-    elif choice != "own":
-        tokenizer.chat_template = _read_template(choice)
-    _check_syntax(tokenizer, choice)
-    if (portable := portable_template(tokenizer)) != tokenizer.get_chat_template():
-        tokenizer.chat_template = portable
-    pad = set_pad_token(tokenizer)
-    return f"chat template {choice} ({reason}), end of turn {tokenizer.eos_token!r}, {pad}"
-
-
-def _read_template(choice: str) -> str:
-    if not os.path.isfile(choice):  # of a name that is too long, too
-        shown = choice if len(choice) <= 200 else f"{choice[:200]}..."
-        raise ModelError(f"model.chat_template: {shown!r} is neither auto, chatml, plain nor a file")
-    try:
-        return Path(choice).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"model.chat_template: {choice}: cannot be read as UTF-8 text: {error}") from None
-
-
-def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
-    named = "the tokenizer's own chat template" if choice == "own" else f"the chat template {choice}"
-    try:
-        tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], tokenize=False)
-    except jinja2.TemplateSyntaxError as error:
-        raise ModelError(f"model.chat_template: {named} is no Jinja: line {error.lineno}: {error.message}") from None
-    except Exception as error:  # what it says of a conversation, it says of the rows; but it must be there
-        if not tokenizer.chat_template or isinstance(tokenizer.chat_template, dict):
-            raise ModelError(f"model.chat_template: {named} cannot be used: {_first_line(error)}") from None
-
-
-_GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
-
-
-def portable_template(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokenizer's chat template in the form of `portable_text`."""
-    return portable_text(tokenizer.get_chat_template())
-
-
-def portable_text(template: str) -> str:
-    """A chat template without the tag `generation`, which transformers alone understands.
-
-    A condition that always holds takes its place: it renders the same, white space included, in every engine.
-    """
-    return _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", template)
-
-
-def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and len(ids) > 1 and ids[0] == tokenizer.bos_token_id
-
-
-def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Keep padding apart from EOS: who looks for padding by its id would take an end of turn for it."""
-    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
-        return f"pad {tokenizer.pad_token!r}"
-    for token in (tokenizer.unk_token, "<|endoftext|>", "<pad>", "<|pad|>", "<unk>", tokenizer.bos_token):
-        if token and token != tokenizer.eos_token and token in tokenizer.get_vocab():
-            tokenizer.pad_token = token
-            return f"pad {token!r} (not EOS, so that EOS stays a label)"
-    tokenizer.pad_token = tokenizer.eos_token
-    return "pad is EOS (the vocabulary has no other token for it; masks are made from lengths, never from ids)"
-
 
 # ---- Tokens -----------------------------------------------------------------------------------------------------
 
@@ -256,23 +173,6 @@ def _of_message(index: int, message: Message) -> Iterator[None]:
 # ---- What the template did --------------------------------------------------------------------------------------
 
 
-class Span(NamedTuple):
-    """Where a message's text stands in the rendered prompt."""
-
-    start: int
-    stop: int
-    message: int
-    role: str
-
-
-class _Scaffold(NamedTuple):
-    """What a template writes around the messages of some roles: pieces[0] text pieces[1] text ... pieces[-1]."""
-
-    pieces: list[str]
-    order: list[int]
-    """Which message's text stands between two pieces. A template may move one, leave it out, or write it twice."""
-
-
 class _Control(NamedTuple):
     """Tokens, made ready to be looked for: their first characters, their lengths (longest first), themselves."""
 
@@ -295,16 +195,11 @@ class _Facts:
     control: dict[str, _Control]
     """By role: the tokens that its text must not be read as."""
     control_ids: set[int]
-    scaffolds: dict[tuple[str, ...], _Scaffold] = field(default_factory=dict)
+    scaffolds: dict[tuple[str, ...], Scaffold] = field(default_factory=dict)
     forms: dict[tuple[str, ...], TrueupError | None] = field(default_factory=dict)
 
 
 _FACTS: WeakKeyDictionary[PreTrainedTokenizerBase, _Facts] = WeakKeyDictionary()
-_MARK = "\ue0f1{}\ue0f2"
-"""Stands for a message's text, to see what a template writes around it; characters of private use."""
-_MARKED = _MARK + "{}\ue0f3"
-"""The same with the text in it, for a template that looks at it."""
-_MARKS = re.compile("\ue0f1(\\d+)\ue0f2(?:[^\ue0f3]*\ue0f3)?")
 _TAG = re.compile(r"</?\w+>")
 """Added tokens that a model writes itself (<think>, </tool_call>): in an answer, they are what they say."""
 
@@ -337,28 +232,15 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ask
     except Exception as error:  # a template is third-party code, and runs on the user's data
         roles = ", ".join(message.role for message in messages)
         raise DataError(
-            f"the chat template refuses this conversation ({roles}): {_first_line(error)}; change the row, or "
+            f"the chat template refuses this conversation ({roles}): {first_line(error)}; change the row, or "
             f"{OTHERWISE}"
         ) from None
 
 
-def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[str, ...]) -> _Scaffold:
+def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[str, ...]) -> Scaffold:
     if roles not in facts.scaffolds:
-        facts.scaffolds[roles] = _split_at_marks(_render(tokenizer, _marked(roles), asks=True))
+        facts.scaffolds[roles] = split_at_marks(_render(tokenizer, marked(roles), asks=True))
     return facts.scaffolds[roles]
-
-
-def _marked(roles: Sequence[str]) -> list[Message]:
-    return [_mark(role, i) for i, role in enumerate(roles)]
-
-
-def _mark(role: str, index: int) -> Message:
-    return Message(role=role, content=_MARK.format(index))
-
-
-def _split_at_marks(text: str) -> _Scaffold:
-    pieces = _MARKS.split(text)
-    return _Scaffold(pieces[::2], [int(index) for index in pieces[1::2]])
 
 
 def _locate(
@@ -374,51 +256,13 @@ def _locate(
                 f"take it out of the row, or {OTHERWISE}"
             )
     if roles not in facts.forms:
-        facts.forms[roles] = _form_error(tokenizer, _marked(roles), _join(scaffold))
+        facts.forms[roles] = _form_error(tokenizer, marked(roles), joined(scaffold))
     if error := facts.forms[roles]:
         raise type(error)(str(error))
-    spans = _walk(scaffold, messages, text, told)
+    spans = find_texts(scaffold, messages, text, told)
     if spans is None:
         spans = _locate_one_by_one(tokenizer, messages, text, told)
     return spans
-
-
-def _join(scaffold: _Scaffold) -> str:
-    return "".join(
-        piece + (_MARK.format(scaffold.order[i]) if i < len(scaffold.order) else "")
-        for i, piece in enumerate(scaffold.pieces)
-    )
-
-
-def _walk(scaffold: _Scaffold, messages: Sequence[Message], text: str, told: set[str]) -> list[Span] | None:
-    """The spans of the texts, if the render is the scaffold's pieces with each text between them, whole or stripped."""
-    if not text.startswith(scaffold.pieces[0]):
-        return None
-    spans, at, found = [], len(scaffold.pieces[0]), set()
-    for index, piece in zip(scaffold.order, scaffold.pieces[1:], strict=True):
-        fitting = (one for one in _as_rendered(messages[index]) if text.startswith(one[0] + piece, at))
-        candidate, kind = next(fitting, (None, ""))
-        if candidate is None:
-            return None
-        spans.append(Span(at, at + len(candidate), index, messages[index].role))
-        at += len(candidate) + len(piece)
-        found.add(kind)
-    if at != len(text):
-        return None
-    told |= found - {""}
-    return spans
-
-
-def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
-    """How a template may write a text of an earlier turn, and what is told of it."""
-    text = message.content
-    yield text, ""
-    for stripped in (text.strip(), text.rstrip(), text.lstrip(), text.strip("\n"), text.lstrip("\n")):
-        yield stripped, STRIPPED
-    if message.role == "assistant" and "</think>" in text:
-        rest = text.split("</think>")[-1]
-        for left in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
-            yield left, WITHOUT_REASONING
 
 
 def _locate_one_by_one(
@@ -428,11 +272,11 @@ def _locate_one_by_one(
     spans = []
     for i, message in enumerate(messages):
         found = None
-        for mark in (_MARK.format(i), _MARKED.format(i, message.content)):
-            with_mark = [*messages[:i], Message(role=message.role, content=mark), *messages[i + 1 :]]
-            scaffold = _split_at_marks(_render(tokenizer, with_mark, asks=True))
+        for sign in (MARK.format(i), MARKED.format(i, message.content)):
+            with_mark = [*messages[:i], Message(role=message.role, content=sign), *messages[i + 1 :]]
+            scaffold = split_at_marks(_render(tokenizer, with_mark, asks=True))
             if found is None and set(scaffold.order) == {i}:
-                found = _walk(scaffold, messages, text, told)
+                found = find_texts(scaffold, messages, text, told)
         if found is None:
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template writes another text than the row's, "
@@ -447,7 +291,7 @@ def _locate_one_by_one(
 def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], asked: str) -> TrueupError | None:
     """Whether the template writes an answer to this prompt as prompt, answer and EOS: last in a conversation, or with
     another turn behind it."""
-    answer, turn = _mark("assistant", len(prompt)), _mark("user", len(prompt) + 1)
+    answer, turn = mark("assistant", len(prompt)), mark("user", len(prompt) + 1)
     wanted = asked + answer.content + tokenizer.eos_token
     last = _render(tokenizer, [*prompt, answer], asks=False)
     if last.startswith(wanted):
@@ -558,10 +402,6 @@ def _check_decoded(
 
 
 # ---- Words ------------------------------------------------------------------------------------------------------
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _start(text: str) -> str:

@@ -25,7 +25,7 @@ T = TypeVar("T")
 TOO_LONG = "longer than max_length"
 
 
-class Refused:
+class RefusedRows:
     """Rows that cannot be encoded, and what is told of the others; all problems of a stage's files come at once."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ def _more(places: Sequence[str]) -> str:
 def encode_rows(
     rows: Sequence[R],
     encode: Callable[[R, set[str]], T],
-    refused: Refused,
+    refused: RefusedRows,
     on_bad_rows: BadRows = "refuse",
     dropped: Dropped | None = None,
     may_be_none: bool = False,
@@ -113,7 +113,7 @@ def encode_demonstrations(
     rows: Sequence[Demonstration],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    refused: Refused,
+    refused: RefusedRows,
     on_bad_rows: BadRows,
     dropped: Dropped,
 ) -> tuple[list[tuple[Demonstration, list[Encoded]]], list[Demonstration]]:

@@ -25,7 +25,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.errors import ModelError
-from trueup.models.chat import set_pad_token, set_template
+from trueup.models.chat_template import set_pad_token, set_template
 from trueup.models.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
 from trueup.models.gguf import gguf_tokenizer, load_gguf
 from trueup.models.placement import Placement, place

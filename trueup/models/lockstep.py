@@ -46,7 +46,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Step:
+class NextTokens:
     """A token of every policy that is still answering."""
 
     tokens: dict[str, Token]
@@ -158,7 +158,7 @@ class Engine:
         self._reward_model: Loaded | None = None
 
     @torch.inference_mode()
-    def stream(self, names: Sequence[str], prompt: Sequence[Message], decoding: Decoding) -> Iterator[Step]:
+    def stream(self, names: Sequence[str], prompt: Sequence[Message], decoding: Decoding) -> Iterator[NextTokens]:
         """Answer after answer grows by a token a step, until each has ended by EOS or at the limit.
 
         The numbers that tokens are drawn with are those of the first answer in `trueup.models.sampling`, for every
@@ -251,7 +251,7 @@ class _Batch:
         out = model(input_ids=self.drawn, **as_argument(self.cache, model), use_cache=True, logits_to_keep=1)
         self.logits = out.logits[:, -1]  # (B, V)
 
-    def draw(self, index: int) -> Step:
+    def draw(self, index: int) -> NextTokens:
         """The next token of each row; rows that end with it leave the batch."""
         drawn = draw(self.logits, self.uniform[index].expand(len(self.names)), self.decoding)  # (B,)
         logprobs = tensors.token_logprobs(self.logits, drawn)
@@ -266,7 +266,7 @@ class _Batch:
         self.drawn = drawn.unsqueeze(1)
         if ended:
             self._keep([row for row, name in enumerate(self.names) if name not in ended])
-        return Step(tokens, ended)
+        return NextTokens(tokens, ended)
 
     def _keep(self, rows: list[int]) -> None:
         self.names = [self.names[row] for row in rows]
@@ -277,8 +277,8 @@ class _Batch:
             self.drawn = self.drawn[index]
 
 
-def _joined(steps: Sequence[Step]) -> Step:
-    return Step(
+def _joined(steps: Sequence[NextTokens]) -> NextTokens:
+    return NextTokens(
         {name: token for step in steps for name, token in step.tokens.items()},
         {name: answer for step in steps for name, answer in step.ended.items()},
     )

@@ -21,8 +21,9 @@ from trueup.data.records import (
     read_rows,
 )
 from trueup.errors import DataError
-from trueup.models.chat import encode_completion, encode_prompt, sampled_ids, set_template
-from trueup.models.encoding import TOO_LONG, Refused, encode_rows
+from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
+from trueup.models.chat_template import set_template
+from trueup.models.encoding import TOO_LONG, RefusedRows, encode_rows
 from trueup.runs import FinishedStage, StageRun, find_stage
 
 
@@ -82,7 +83,7 @@ def encode_pairs(
     base model, a text that was edited), the text is encoded, and the recorded log-probability, which is of those
     tokens, is left out of the pair. `stage` is told how many, and keeps what is left out as a bad row.
     """
-    kept, encoded, refused = [], [], Refused()
+    kept, encoded, refused = [], [], RefusedRows()
     recorded = anew = 0
 
     def encode(pair: Preference, told: set[str]) -> tuple[EncodedPair, dict[str, None]]:

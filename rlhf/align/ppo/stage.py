@@ -36,7 +36,7 @@ from trueup.data.formats import read_demonstrations
 from trueup.data.records import Dropped, Message, touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded, answer_text
-from trueup.models.encoding import Refused, encode_demonstrations
+from trueup.models.encoding import RefusedRows, encode_demonstrations
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score
 from trueup.models.tensors import pad_right
@@ -182,7 +182,7 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
     """Batches of demonstrations for ptx_coef, by the number of the micro-batch alone."""
     rows: list[Encoded] = []
     dialogues: list[list[Message]] = []
-    refused = Refused()
+    refused = RefusedRows()
     for path in config.ptx_data:
         dropped = Dropped()
         read = read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns)

@@ -20,17 +20,14 @@ from trueup.models.chat import (
     IGNORED,
     SPELLED,
     SPLIT,
-    STRIPPED,
-    WITHOUT_REASONING,
     completion_text,
     encode_completion,
     encode_demonstration,
     encode_prompt,
-    portable_template,
     sampled_ids,
-    set_template,
 )
-from trueup.models.encoding import Refused, encode_rows
+from trueup.models.chat_template import STRIPPED, WITHOUT_REASONING, portable_template, set_template
+from trueup.models.encoding import RefusedRows, encode_rows
 
 QUESTION = [Message(role="user", content="Say red.")]
 ONE_TURN = [*QUESTION, Message(role="assistant", content="It is red.")]
@@ -308,7 +305,7 @@ def test_a_tokenizer_without_eos_and_a_template_that_is_nothing_known_are_refuse
 
 
 def test_problems_of_many_rows_come_at_once_with_where_they_stand(with_template) -> None:
-    made, refused = with_template(REFUSED["a system turn that raises"][0]), Refused()
+    made, refused = with_template(REFUSED["a system turn that raises"][0]), RefusedRows()
     rows = [
         parse_row(Demonstration, {"messages": DIALOGUE if number % 3 else DIALOGUE[1:]}, f"data.jsonl:{number}")
         for number in range(1, 31)

@@ -40,7 +40,8 @@ def learn_by_heart(folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from trueup.config import ModelConfig
-    from trueup.models.chat import encode_demonstration, set_template
+    from trueup.models.chat import encode_demonstration
+    from trueup.models.chat_template import set_template
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     set_template(tokenizer, ModelConfig(chat_template="plain"))

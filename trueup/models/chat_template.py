@@ -1,0 +1,195 @@
+"""The chat template of a tokenizer: which one it is, a pad token that is not the end of a turn, and where the messages
+of a conversation stand in what it renders."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jinja2
+
+from trueup.config import ModelConfig
+from trueup.data.records import Message
+from trueup.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str:
+    """Give the tokenizer the chat template that the config names, and a pad token; returns what was chosen and why.
+
+    The end of a turn is always the tokenizer's EOS token, so that a model which ends its turn also stops generating.
+    """
+    choice, reason = config.chat_template, "as the config says"
+    if choice == "auto":
+        choice = "own" if tokenizer.chat_template else "plain"
+        reason = "the tokenizer brings it" if choice == "own" else "this tokenizer has none, as of a base model"
+    if config.new_tokens:
+        if choice != "chatml":
+            raise ModelError("model.new_tokens adds the two markers of ChatML: set model.chat_template: chatml with it")
+        tokenizer.add_special_tokens(
+            {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"},
+            replace_extra_special_tokens=False,
+        )
+    if tokenizer.eos_token is None:
+        raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")
+    if choice in ("chatml", "plain"):
+        text = (TEMPLATES / f"{choice}.jinja").read_text(encoding="utf-8")
+        tokenizer.chat_template = ("{{- bos_token -}}" if _starts_with_bos(tokenizer) else "") + text
+    elif choice != "own":
+        tokenizer.chat_template = _read_template(choice)
+    _check_syntax(tokenizer, choice)
+    if (portable := portable_template(tokenizer)) != tokenizer.get_chat_template():
+        tokenizer.chat_template = portable
+    pad = set_pad_token(tokenizer)
+    return f"chat template {choice} ({reason}), end of turn {tokenizer.eos_token!r}, {pad}"
+
+
+def _read_template(choice: str) -> str:
+    if not os.path.isfile(choice):  # of a name that is too long, too
+        shown = choice if len(choice) <= 200 else f"{choice[:200]}..."
+        raise ModelError(f"model.chat_template: {shown!r} is neither auto, chatml, plain nor a file")
+    try:
+        return Path(choice).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"model.chat_template: {choice}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
+    named = "the tokenizer's own chat template" if choice == "own" else f"the chat template {choice}"
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], tokenize=False)
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelError(f"model.chat_template: {named} is no Jinja: line {error.lineno}: {error.message}") from None
+    except Exception as error:  # what it says of a conversation, it says of the rows; but it must be there
+        if not tokenizer.chat_template or isinstance(tokenizer.chat_template, dict):
+            raise ModelError(f"model.chat_template: {named} cannot be used: {first_line(error)}") from None
+
+
+_GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+
+
+def portable_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's chat template in the form of `portable_text`."""
+    return portable_text(tokenizer.get_chat_template())
+
+
+def portable_text(template: str) -> str:
+    """A chat template without the tag `generation`, which transformers alone understands.
+
+    A condition that always holds takes its place: it renders the same, white space included, in every engine.
+    """
+    return _GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", template)
+
+
+def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and len(ids) > 1 and ids[0] == tokenizer.bos_token_id
+
+
+def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Keep padding apart from EOS: who looks for padding by its id would take an end of turn for it."""
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return f"pad {tokenizer.pad_token!r}"
+    for token in (tokenizer.unk_token, "<|endoftext|>", "<pad>", "<|pad|>", "<unk>", tokenizer.bos_token):
+        if token and token != tokenizer.eos_token and token in tokenizer.get_vocab():
+            tokenizer.pad_token = token
+            return f"pad {token!r} (not EOS, so that EOS stays a label)"
+    tokenizer.pad_token = tokenizer.eos_token
+    return "pad is EOS (the vocabulary has no other token for it; masks are made from lengths, never from ids)"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+# ---- What it renders -------------------------------------------------------------------------------------------------
+
+STRIPPED = "asked without white space around a text, which the chat template or the tokenizer takes away"
+WITHOUT_REASONING = "asked without the reasoning of earlier answers, which the chat template leaves out"
+
+
+class Span(NamedTuple):
+    """Where a message's text stands in the rendered prompt."""
+
+    start: int
+    stop: int
+    message: int
+    role: str
+
+
+class Scaffold(NamedTuple):
+    """What a template writes around the messages of some roles: pieces[0] text pieces[1] text ... pieces[-1]."""
+
+    pieces: list[str]
+    order: list[int]
+    """Which message's text stands between two pieces. A template may move one, leave it out, or write it twice."""
+
+
+MARK = "\ue0f1{}\ue0f2"
+"""Stands for a message's text, to see what a template writes around it; characters of private use."""
+MARKED = MARK + "{}\ue0f3"
+"""The same with the text in it, for a template that looks at it."""
+_MARKS = re.compile("\ue0f1(\\d+)\ue0f2(?:[^\ue0f3]*\ue0f3)?")
+
+
+def marked(roles: Sequence[str]) -> list[Message]:
+    """A conversation of these roles, with a mark for each text."""
+    return [mark(role, i) for i, role in enumerate(roles)]
+
+
+def mark(role: str, index: int) -> Message:
+    """The message at this place, with a mark for its text."""
+    return Message(role=role, content=MARK.format(index))
+
+
+def split_at_marks(text: str) -> Scaffold:
+    """What a template wrote around the marks."""
+    pieces = _MARKS.split(text)
+    return Scaffold(pieces[::2], [int(index) for index in pieces[1::2]])
+
+
+def joined(scaffold: Scaffold) -> str:
+    """What a template writes of a conversation of marks."""
+    return "".join(
+        piece + (MARK.format(scaffold.order[i]) if i < len(scaffold.order) else "")
+        for i, piece in enumerate(scaffold.pieces)
+    )
+
+
+def find_texts(scaffold: Scaffold, messages: Sequence[Message], text: str, told: set[str]) -> list[Span] | None:
+    """The spans of the texts, if the render is the scaffold's pieces with each text between them, whole or stripped."""
+    if not text.startswith(scaffold.pieces[0]):
+        return None
+    spans, at, found = [], len(scaffold.pieces[0]), set()
+    for index, piece in zip(scaffold.order, scaffold.pieces[1:], strict=True):
+        fitting = (one for one in _as_rendered(messages[index]) if text.startswith(one[0] + piece, at))
+        candidate, kind = next(fitting, (None, ""))
+        if candidate is None:
+            return None
+        spans.append(Span(at, at + len(candidate), index, messages[index].role))
+        at += len(candidate) + len(piece)
+        found.add(kind)
+    if at != len(text):
+        return None
+    told |= found - {""}
+    return spans
+
+
+def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
+    """How a template may write a text of an earlier turn, and what is told of it."""
+    text = message.content
+    yield text, ""
+    for stripped in (text.strip(), text.rstrip(), text.lstrip(), text.strip("\n"), text.lstrip("\n")):
+        yield stripped, STRIPPED
+    if message.role == "assistant" and "</think>" in text:
+        rest = text.split("</think>")[-1]
+        for left in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
+            yield left, WITHOUT_REASONING
