@@ -199,8 +199,7 @@ class ModelConfig(Section):
         return self
 
     def contents(self) -> dict[str, Contents | None]:
-        """What a stage that starts from the base model is made from: weights and tokenizer, and a template of one's
-        own."""
+        """What a stage that starts from the base model is made from: weights, tokenizer, a template of one's own."""
         found = {"model.name": contents.of_model(self.name, self.revision)}
         if self.chat_template not in ("auto", "chatml", "plain"):
             found["model.chat_template"] = contents.of_file(self.chat_template)
@@ -358,13 +357,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
+            key, mark = self.construct_object(key_node, deep=deep), key_node.start_mark
             if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} cannot be a key", mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is written twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
