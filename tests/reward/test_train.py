@@ -34,7 +34,7 @@ from trueup.exporting.export import export
 from trueup.models import loading
 from trueup.models.chat import encode_completion, encode_prompt
 from trueup.models.scoring import score
-from trueup.training import batches
+from trueup.training import loop
 from trueup.training.merging import merged
 from trueup.training.pairs import EncodedPair, read_pairs
 from trueup.verify import verify
@@ -157,7 +157,7 @@ def test_layers_below_the_adapter_read_a_row_once_in_three_epochs_and_the_losses
 
     kept = losses(tmp_path / "kept")
     assert read[0] * 3 == read[1] == len(kept)
-    monkeypatch.setattr(batches, "free_memory", lambda device: 0)
+    monkeypatch.setattr(loop, "free_memory", lambda device: 0)
     assert losses(tmp_path / "anew") == pytest.approx(kept, abs=1e-6)
     assert read[1] - read[0] == 2 * len(kept) / 3, "with no memory for it, every layer reads"
     assert kept[-1] < kept[0] - 0.01
