@@ -297,7 +297,7 @@ def test_whatever_ends_the_process_is_said_and_the_next_request_starts_it_again(
 def test_a_stage_that_was_run_again_is_loaded_again(app: Any, admin: Asking, run_dir: Path) -> None:
     before, manifest = app.state.worker.pid, run_dir / "align" / "manifest.json"
     said = manifest.read_text()
-    manifest.write_text(json.dumps({**json.loads(said), "again": True}))
+    manifest.write_text(json.dumps({**json.loads(said), "duration_s": 1.5}))
     assert admin.events(admin.start(**SHORT))[-1]["type"] == "done" and app.state.worker.pid != before
 
 
