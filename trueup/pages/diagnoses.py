@@ -71,8 +71,11 @@ def _stretches(values: Sequence[float]) -> np.ndarray:
 
 
 def collapse(entropy: Sequence[float]) -> tuple[float, float] | None:
-    """(first, last) where little of the first entropy is left: that is no chance, and there is no way back."""
-    return (entropy[0], entropy[-1]) if len(entropy) > 1 and entropy[-1] <= COLLAPSED * entropy[0] else None
+    """(first, last) where little of the first entropy is left: that is no chance, and there is no way back.
+
+    A policy that had none at first, as where no token counts, has lost none."""
+    fell = len(entropy) > 1 and entropy[0] > 0 and entropy[-1] <= COLLAPSED * entropy[0]
+    return (entropy[0], entropy[-1]) if fell else None
 
 
 def fewer_ends(ends: Sequence[float]) -> tuple[float, float] | None:

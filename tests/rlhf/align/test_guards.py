@@ -107,6 +107,7 @@ def test_each_guard_speaks_once_there_is_enough_to_judge_by() -> None:
     assert codes(course(explained_variance=[-1.0, -1.0, -1.0, -1.0])) == [], "a critic has to learn first"
     assert codes(course(explained_variance=[-1.0] * 5)) == ["critic_misleads"]
     assert codes(course(entropy=[2.0, 0.1])) == ["entropy_collapsed"], "that is no chance, and there is no way back"
+    assert codes(course(entropy=[0.0, 0.0])) == [], "where no token counts there is no entropy to lose"
     assert codes(course(eos_rate=[0.9, 0.1, 0.1])) == []
     assert codes(course(eos_rate=[0.9, 0.1, 0.1, 0.1])) == ["ends_less"]
 
