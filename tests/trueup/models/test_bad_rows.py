@@ -199,9 +199,8 @@ def test_a_prompt_of_a_check_that_the_template_refuses_is_refused_by_file_and_li
     with pytest.raises(DataError) as caught:
         choose_prompts(*opened(loaded))
     assert str(caught.value).startswith(said)
-    config = loaded.stages["compare"].model_copy(update={"checks": [CheckConfig(kind="gsm8k", path=path)]})
     with pytest.raises(DataError) as caught:
-        read_checks(config, loading.load_base_tokenizer(loaded.config.model))
+        read_checks([CheckConfig(kind="gsm8k", path=path)], 0, loading.load_base_tokenizer(loaded.config.model))
     assert str(caught.value).startswith(said)
 
 
