@@ -59,12 +59,13 @@ def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(c
     expected = [
         f"sft.data: {tmp_path}/demonstrations.jsonl: 16 rows",
         f"sample.prompts: {tmp_path}/prompts.jsonl: 16 rows",
+        "compare.judges: ",  # nobody named them: what is chosen, and why
         "model.chat_template: '<|endoftext|>' is trained as the end of every assistant turn",
         "sft.max_length: 96; the longest demonstration has ",
         "split: ",
         f"run_dir: {tmp_path}/run: about 0.0 GB are needed, ",
     ]
-    assert len(notes) == 6 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
+    assert len(notes) == 7 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
     assert not (tmp_path / "run").exists(), "looking changes nothing"
 
 
@@ -92,7 +93,7 @@ def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
         "sft.per_device_train_batch_size: 3 does not divide train_batch_size 4",
         "align.report_to: wandb is not installed: pip install wandb",
     ]
-    assert notes == []
+    assert notes == ["compare.judges: reward_model: label.source is import"]
 
 
 # ---- Data and split ---------------------------------------------------------------------------------------------
