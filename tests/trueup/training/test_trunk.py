@@ -30,7 +30,7 @@ def both(
     def run(base: Path | None = None, **keys: Any) -> tuple[list[float], list[float], str]:
         more = {"model": {"name": str(base)}} if base else {}
         section = {"max_steps": -1, "num_train_epochs": 2, "lora": {"last_layers": 1}, **keys}
-        monkeypatch.setattr(sft.train, "answer_heldout", lambda *_: [{"finished": True}])
+        monkeypatch.setattr(sft.train, "answer_heldout", lambda *_: [])
         capsys.readouterr()
         kept = losses(campaign(tmp_path / "kept", sft=section, **more))
         said = capsys.readouterr().out
