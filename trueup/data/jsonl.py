@@ -76,18 +76,26 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
 def _table(path: Path, text: str) -> list[tuple[str, Any]]:
     """Rows of a CSV file with a header: every value is text. A row stands where its last line does."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    # Strict, or a quote that nobody closes takes all rows behind it into one text.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     entries: list[tuple[str, Any]] = []
+    whole = 0
     try:
         header = next(reader, [])
+        whole = reader.line_num
         for cells in reader:
+            whole = reader.line_num
             if len(cells) == len(header) == len(set(header)):
                 entries.append((f"{path}:{reader.line_num}", _sound(dict(zip(header, cells, strict=True)))))
             elif cells:
                 found = f"expected {len(set(header))} columns of different names, found {len(cells)}"
                 entries.append((f"{path}:{reader.line_num}", Unreadable(found, ",".join(cells))))
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+        raise DataError(
+            f"{path}:{whole + 1}: not CSV ({error}, at line {reader.line_num}); look at the quotes of this row: a text "
+            "with one in it stands in quotes, and writes each of its own twice"
+        ) from None
     return entries
 
 

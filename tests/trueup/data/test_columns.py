@@ -264,6 +264,8 @@ MARKS = [
     ("thumbs", "down"),
     ("feedback", "negative"),
     ("is_correct", "no"),
+    ("thumbs", -1),
+    ("feedback", "-1"),
 ]
 
 
@@ -287,7 +289,7 @@ def test_a_label_that_names_a_class_is_counted_and_one_that_may_is_refused(tmp_p
             == 1
         )
         assert dropped.ignored == {"label": 1}
-    for value in (0, 1, 1.0):
+    for value in (0, 1, 1.0, -1):
         assert (
             fate("demonstrations", written(tmp_path, {"prompt": "Q", "completion": "A", "label": value}), "label")
             == "refused"
@@ -629,12 +631,28 @@ def test_a_prompt_about_such_marks_stays_text(tmp_path: Path) -> None:
     assert row.prompt[0].content == text
 
 
+@pytest.mark.parametrize("value", [0, 0.0, False, 5], ids=str)
+@pytest.mark.parametrize("column", ["input", "Input", "option_a"])
+def test_a_number_is_asked_or_refused_and_never_left_out_for_being_0(tmp_path: Path, column: str, value: Any) -> None:
+    row = {"instruction": "Double it.", "output": "0", "option_b": "x", "option_c": "y", column: value}
+    for use in ("demonstrations", "prompts"):
+        with pytest.raises(DataError, match=f"rows.jsonl:1: {column}: expected text, found"):
+            READ[use](written(tmp_path, row), Dropped())
+
+
+def test_a_choice_by_a_number_may_be_written_with_a_point(tmp_path: Path) -> None:
+    row = {"info": {"post": "P"}, "summaries": [{"text": "x"}, {"text": "y"}], "choice": 1.0}
+    assert read_preferences(written(tmp_path, row), Dropped())[0].tiers == [[1], [0]]
+
+
 # ---- Anything at all --------------------------------------------------------------------------------------------
 
 ODD = [
     None,
     True,
     0,
+    -1,
+    1.0,
     1.5,
     10**30,
     "",

@@ -503,6 +503,7 @@ THE_SAME: list[tuple[Any, Any]] = [
     (PAIR, {"chosen_rank": 1, "rejected_rank": 2}),
     (PAIR, {"rm_score_chosen": 2.5, "rm_score_rejected": "1"}),
     (PAIR, {"chosen_rating": 4, "rejected_rating": 4, "score_chosen": 8, "score_rejected": 7}),
+    (PAIR, {"chosen_rating": 4, "rejected_rating": 3, "score_diff": 0}),
     (PAIR, {"toxicity_score_chosen": 1, "toxicity_score_rejected": 3, "chosen_logp": -9, "rejected_logp": -2}),
     (PAIR, {"margin": 0, "preference_strength": -2, "swapped": False}),
     (PAIR, {"response_a": "The one.", "response_b": "Another.", "winner": "a"}),
@@ -520,6 +521,8 @@ TIED: list[tuple[Any, Any]] = [
     (PAIR, {"ranks": [1, 1]}),
     (PAIR, {"chosen_rank": 1, "rejected_rank": 1}),
     (PAIR, {"preference_strength": 0}),
+    (PAIR, {"score_diff": 0}),
+    (PAIR, {"reward_margin": "0.0", "margin": 0}),
     (PAIR, {"chosen_rating": 4, "rejected_rating": 4, "score_chosen": 8, "score_rejected": 8}),
     (SIDES, {"winner": "tie", "score_a": 3, "score_b": 3}),
     (SIDES, {"rating_a": 3, "rating_b": "3.0"}),
@@ -932,3 +935,31 @@ def test_a_number_that_is_text_names_no_choice_by_guess(tmp_path: Path) -> None:
         jsonl(tmp_path, {**row, "answer": 1}, {**row, "option_b": "7", "answer": "7"}), Dropped()
     )
     assert [one.messages[-1].content for one in (number, text)] == ["B", "7"]
+
+
+@pytest.mark.parametrize("tiers", [[[True], [False]], [["1"], ["0"]]], ids=str)
+def test_tiers_are_numbers_and_nothing_that_could_be_read_as_some(tmp_path: Path, tiers: Any) -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl:1: tiers.0.0: "):
+        read_preferences(jsonl(tmp_path, {"prompt": "Q", "completions": ["A", "B"], "tiers": tiers}), Dropped())
+
+
+@pytest.mark.parametrize("longer", ["chosen", "rejected"])
+@pytest.mark.parametrize("more", [("s: Be rude.",), ("u: Earlier?", "a: Yes.")], ids=["system", "turns"])
+def test_answers_behind_different_conversations_are_no_pair(tmp_path: Path, longer: str, more: Any) -> None:
+    sides = {"chosen": msgs("u: Q", "a: A"), "rejected": msgs("u: Q", "a: B")}
+    with pytest.raises(DataError, match="both answers must follow the same conversation"):
+        read_preferences(jsonl(tmp_path, {**sides, longer: msgs(*more) + sides[longer]}), Dropped())
+    # What another column puts before both need not be repeated, nor the conversation by an answer alone.
+    for rejected in (sides["rejected"], msgs("a: B"), "B"):
+        [row] = read_preferences(jsonl(tmp_path, {**sides, "rejected": rejected, "system": "Be kind."}), Dropped())
+        assert said(row.prompt) == [("s", "Be kind."), ("u", "Q")] and row.completions == ["A", "B"]
+
+
+@pytest.mark.parametrize("row", ['"It is red.', '"It" is red.'], ids=["never closed", "closed too early"])
+def test_a_quote_in_a_table_takes_no_other_row_into_its_text(tmp_path: Path, row: str) -> None:
+    (path := tmp_path / "rows.csv").write_text(f'prompt,completion\nQ,"two\nlines"\nR,{row}\nS,C\n')
+    with pytest.raises(DataError, match=r"rows.csv:4: not CSV \(.*look at the quotes of this row"):
+        read_demonstrations(path, Dropped())
+    path.write_text('prompt,completion\nQ,"He said ""red""."\nR,5" of it\n')
+    rows = read_demonstrations(path, Dropped())
+    assert [one.messages[-1].content for one in rows] == ['He said "red".', '5" of it']

@@ -212,7 +212,7 @@ _CLASSES = "yes no positive negative up down".split()
 
 
 def truth(value: Any, words: bool = False) -> bool | None:
-    """A yes or no, however it is written; None where it is neither. `words`: `good` and `bad` are such too."""
+    """A yes or no, however it is written; None where it is neither. `words`: `good`, `bad` and -1 are such too."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float) and value in (0, 1):
@@ -223,7 +223,7 @@ def truth(value: Any, words: bool = False) -> bool | None:
             return True
         if word in ("false", "0", "0.0", "no", "n") or (words and word in _BAD):
             return False
-    return None
+    return False if words and value in (-1, "-1") else None
 
 
 # ---- One object -------------------------------------------------------------------------------------------------
@@ -271,8 +271,11 @@ class Columns:
         return self.within + cut(self._written.get(name, name), 40)
 
     def holds(self, name: str) -> bool:
-        """Whether a column says something. "[]" or "None" is an input like any other, and elsewhere says nothing."""
+        """Whether a column says something. "[]" or "None" is an input like any other, and elsewhere says nothing; 0 and
+        false are an input, or a choice, like any other number."""
         value = self.values.get(name)
+        if isinstance(value, int | float) and (name == "input" or _CHOICE.match(name)):
+            return True
         if isinstance(value, str) and (name in _TEXTS or _CHOICE.match(name)):
             return bool(value.strip()) and not (name in GIVEN and value.strip() in NO_INPUT)
         return name in self.values and not is_empty(value)

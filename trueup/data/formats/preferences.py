@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StrictInt, field_validator, model_validator
 
 from trueup.data.formats import columns, oasst
 from trueup.data.formats.columns import Columns, Values, is_empty
@@ -60,7 +60,7 @@ class ImportedRanking(Row):
     completion_token_ids: list[list[int] | None] | None = None
     finished: list[bool] | None = None
     logps: list[float | None] | None = None
-    tiers: list[list[int]]
+    tiers: list[list[StrictInt]]
     """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
     annotator: str = Field(min_length=1, max_length=200)
     category: str | None = None
@@ -145,21 +145,26 @@ def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
     """The prompt of a row, and its two answers, the preferred one first."""
     names = [row.first(columns.CHOSEN) or row.first(columns.ANSWERS), row.first(columns.REJECTED)]
     assert names[0] is not None and names[1] is not None
+    own: list[Values] = []
     whole = [name for name in columns.CONVERSATIONS if row.holds(name)]
     if any(map(row.holds, columns.QUESTIONS)) or (whole and waits(row, whole[0])):
         prompt = asked(row)
     else:
-        prompt = with_preface(row, turns(row, names[0], "assistant")[:-1])
+        own = turns(row, names[0], "assistant")[:-1]
+        prompt = with_preface(row, own)
         if not prompt:
             raise ValueError(
                 f"{row.at(names[0])}: plain text without a prompt; add a column `prompt`, or write both answers as "
                 "messages that begin with it"
             )
-    return prompt, [answer(row, name, prompt) for name in names if name]
+    return prompt, [answer(row, name, prompt, len(own)) for name in names if name]
 
 
-def answer(row: Columns, name: str, prompt: list[Values]) -> str:
-    """One completion; a conversation that begins with the prompt is taken without it."""
+def answer(row: Columns, name: str, prompt: list[Values], least: int = 0) -> str:
+    """One completion; a conversation that begins with the prompt is taken without it.
+
+    least  how many turns of the prompt it repeats, if any; what other columns put before them it need not repeat
+    """
     value = row.values.get(name)
     if isinstance(value, str) and continues_hh(row) and not rendered(value, row.at(name), "assistant"):
         row.read.add(name)
@@ -167,9 +172,8 @@ def answer(row: Columns, name: str, prompt: list[Values]) -> str:
     if is_plain_answer(row, name) and not rendered(str(value), row.at(name), "assistant"):
         return str(row.get(name))
     found = turns(row, name, "assistant")
-    repeated = next(
-        n for n in range(min(len(prompt), len(found)), -1, -1) if _same(found[:n], prompt[len(prompt) - n :])
-    )
+    counts = [*range(min(len(prompt), len(found)), max(least, 1) - 1, -1), 0]
+    repeated = next(n for n in counts if _same(found[:n], prompt[len(prompt) - n :]))
     found = found[repeated:]
     if [turn["role"] for turn in found] != ["assistant"]:
         roles = ", ".join(turn["role"] for turn in found[:8]) or "none"
@@ -446,7 +450,7 @@ def _summaries(row: Columns, path: Path) -> list[Values]:
     if len(completions) != 2 or isinstance(choice, bool) or choice not in (0, 1):
         raise ValueError(f"{row.at('choice')}: expected 0 or 1 of two summaries, found {shown(choice)}")
     prompt = with_preface(row, [say("user", "\n\n".join([*parts, "TL;DR:"]))])
-    return [{"prompt": prompt, "completions": completions, "tiers": (FIRST, SECOND)[choice]}]
+    return [{"prompt": prompt, "completions": completions, "tiers": (FIRST, SECOND)[int(choice)]}]
 
 
 def _shp(row: Columns, path: Path) -> list[Values]:

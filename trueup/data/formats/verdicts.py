@@ -27,6 +27,8 @@ _OF_A_SIDE = "response completion answer output reply generation candidate".spli
 _A_SIDE = re.compile(r"(?:(?:model|completion|response|answer|output|assistant|side)_?)?(a|b|[0-9])")
 _RANKS = "ranks ranking rankings rank".split()
 _MARGINS = "margin score_margin reward_margin rating_margin score_diff score_difference rating_diff delta".split()
+_OF_A_LOSS = ("margin", "delta")
+"""Of these 0 may be how sure somebody was, and no more than that."""
 _MEASURES = "score scores rating ratings reward rewards grade quality points stars votes upvotes likes rank".split()
 _KINDS = "avg average mean overall total final rm human llm judge gpt4 normalized of".split()
 """What may stand beside one of _MEASURES in a name. Any other word may turn it round: the toxicity score."""
@@ -152,8 +154,10 @@ def _measured_of_pair(row: Columns) -> list[Said]:
             )
         said.append(Said(row.at(name), TIE if better == worse else FIRST))
     for name in _MARGINS:
-        if row.there(name) and (margin := as_number(row.values[name])) is not None and margin < 0:
-            said.append(Said(row.at(name), SECOND))
+        margin = as_number(row.values.get(name))
+        if margin is not None and (margin < 0 or (margin == 0 and name not in _OF_A_LOSS)):
+            row.read.add(name)
+            said.append(Said(row.at(name), SECOND if margin < 0 else TIE))
     return one_voice(said)
 
 
