@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from rlhf.checks import verified_files
 from rlhf.compare.config import CompareConfig
 from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric
 from trueup.config import StageConfig
+from trueup.errors import ModelError
 from trueup.judging.votes import VOTES
 from trueup.runs import find_stage
 
@@ -22,8 +24,8 @@ def check(
     """The other runs, what its judges want, and the files of its checks, which are returned."""
     files = verified_files("compare", config.checks, config.seed, problems)
     for name, run_dir in config.others.items():
-        if find_stage(run_dir, "align") is None:
-            problems.append(f"compare.others.{name}: {run_dir}: no finished align stage in it")
+        if problem := _why_not(config, run_dir):
+            problems.append(f"compare.others.{name}: {problem}")
     if config.why_these_judges:
         notes.append(f"compare.judges: {', '.join(config.judges)}: {config.why_these_judges}")
     if "rubric" in config.judges and config.rubric:
@@ -35,6 +37,21 @@ def check(
             "compare.judges: votes: nobody has voted yet; people vote on a finished comparison, which then runs again"
         )
     return files
+
+
+def _why_not(config: CompareConfig, run_dir: Path) -> str | None:
+    """Why another run cannot be compared with; what would stop the comparison after everything was trained."""
+    align = find_stage(run_dir, "align")
+    if align is None:
+        return f"{run_dir}: no finished align stage in it"
+    from rlhf.compare.inputs import why_apart
+    from trueup.models.loading import load_base_tokenizer
+
+    try:
+        ours = load_base_tokenizer(config.model).get_vocab() if os.path.exists(config.model.name) else None
+    except ModelError:  # which is told of the model
+        ours = None
+    return why_apart(config, align, ours)
 
 
 def check_rows(

@@ -20,22 +20,31 @@ from trueup.runs import Finding, FinishedStage
 
 def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, FinishedStage]:
     """The alignments of other runs. They must hold out the same prompts, and speak in the same tokens."""
-    others = {}
-    for name, run_dir in config.others.items():
-        align = runs.open_stage(run_dir, "align")
-        split = align.manifest.identity.get("split")
-        if split != config.split.model_dump(mode="json"):
-            raise RunError(
-                f"compare.others.{name}: {run_dir} was split differently ({split}), so it may have trained on prompts "
-                "that are held out here: give both campaigns the same split"
-            )
-        if vocabulary(align.dir / "model", config.model) != vocabulary(sft.dir / "model", config.model):
-            raise RunError(
-                f"compare.others.{name}: {run_dir} has another tokenizer than {sft.dir}: no model here can read its "
-                "answers, so compare alignments of one base model"
-            )
-        others[name] = align
+    others = {name: runs.open_stage(run_dir, "align") for name, run_dir in config.others.items()}
+    ours = vocabulary(sft.dir / "model", config.model) if others else {}
+    for name, align in others.items():
+        if problem := why_apart(config, align, ours):
+            raise RunError(f"compare.others.{name}: {problem}")
     return others
+
+
+def why_apart(config: CompareConfig, align: FinishedStage, ours: dict[str, int] | None) -> str | None:
+    """Why the alignment of another run cannot be compared with this one's, or None.
+
+    ours  vocabulary of this run; None where it is not known yet
+    """
+    run_dir, split = align.dir.parent, align.manifest.identity.get("split")
+    if split != config.split.model_dump(mode="json"):
+        return (
+            f"{run_dir} was split differently ({split}), so it may have trained on prompts that are held out here: "
+            "give both campaigns the same split"
+        )
+    if ours is not None and vocabulary(align.dir / "model", config.model) != ours:
+        return (
+            f"{run_dir} has another tokenizer than this run: no model here can read its answers, so compare "
+            "alignments of one base model"
+        )
+    return None
 
 
 def aligned(align: FinishedStage) -> SavedPolicy:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import manifest_of
 
 import architectures
 from sft.sample import choose_prompts
@@ -642,6 +643,24 @@ def test_what_the_comparison_needs_is_said(checked, tmp_path: Path, monkeypatch:
     ]
     assert any(note.startswith("compare.judges: endpoint: OPENAI_API_KEY is not set") for note in notes)
     assert any(note.startswith("compare.judges: votes: nobody has voted yet") for note in notes)
+
+
+def test_another_run_that_cannot_be_compared_with_is_found_before_anything_is_trained(
+    checked, tmp_path: Path, tiny_base: Path, bases: Any
+) -> None:
+    def problems(split: Any, model: Path) -> list[str]:
+        align = tmp_path / "other" / "align"
+        shutil.rmtree(align, ignore_errors=True)
+        shutil.copytree(model, align / "model")
+        (align / "manifest.json").write_text(json.dumps(manifest_of("align", identity={"split": split})))
+        return checked(compare={"others": {"ppo": str(align.parent)}})[0]
+
+    ours = {"heldout_fraction": 0.3, "judge_fraction": 0.0, "salt": "trueup"}
+    assert problems(ours, tiny_base) == []
+    (problem,) = problems({**ours, "salt": "theirs"}, tiny_base)
+    assert problem.startswith(f"compare.others.ppo: {tmp_path}/other was split differently (")
+    (problem,) = problems(ours, bases("llama"))
+    assert problem.startswith(f"compare.others.ppo: {tmp_path}/other has another tokenizer than this run")
 
 
 # ---- What a stage builds before its first step ------------------------------------------------------------------

@@ -557,6 +557,16 @@ def test_a_changed_policy_differs_is_scored_by_the_reward_model_and_has_moved(co
     assert [parent["stage"] for parent in manifest["parents"]] == ["sft", "sample", "align", "reward"]
 
 
+def test_a_judge_of_which_no_report_card_tells_is_doubted_and_may_decide(config: CompareConfig) -> None:
+    plant_models(config)
+    cards = inputs.read_report_cards(config.run_dir, ["reward_model", "second_reward_model"])
+    assert cards["reward_model"] == []
+    assert [finding.code for finding in cards["second_reward_model"]] == ["no_report_card"]
+    decided = verdict_of({"second_reward_model": of_rates(WON, WON, "second_reward_model")}, cards=cards)
+    assert decided.judge == "second_reward_model"
+    assert "Of this judge: it has no report card, so nothing is known of its accuracy." in decided.finding.message
+
+
 def test_a_reward_model_whose_report_card_failed_decides_nothing_in_a_real_comparison(config: CompareConfig) -> None:
     plant_models(config)
     failed = {"level": "fail", "code": "no_better_than_chance", "message": "accuracy 52 % does not exclude 50 %"}
