@@ -306,6 +306,24 @@ def test_a_rubric_that_is_named_once_labels_pays_and_judges(campaign: Callable[.
     assert sum("mine.py: no such file" in problem for problem in check(made)[0]) == 3
     (tmp_path / "mine.py").write_text("def taste(prompt): return 1.0")
     assert sum("is neither a Rubric nor a function" in problem for problem in check(made)[0]) == 3
+    head = "from trueup.data.rubric import Rubric\n"
+    for text, problem in (
+        (
+            "def taste(prompt, text, finished): return 1 / len(text)",
+            "rubric mine.py:taste: {file}:1: ZeroDivisionError: ",
+        ),
+        (
+            "def taste(prompt, text, finished): return text",
+            "rubric mine.py:taste: gave 'It is red, because it is.'; a ",
+        ),
+        (
+            f"{head}taste = Rubric('t', ((1, 'long', lambda *_: {{}}['a']),))",
+            "rubric mine.py:taste: {file}:2: KeyError: ",
+        ),
+        (f"{head}taste = Rubric('t', (1, 2))", "rubric: {file}:taste: its criteria are not (weight, what is asked, "),
+    ):
+        (tmp_path / "mine.py").write_text(text)
+        assert sum(problem.format(file=tmp_path / "mine.py") in found for found in check(made)[0]) == 3, text
 
 
 def test_where_a_rule_pays_and_judges_nobody_is_asked_for_labels(

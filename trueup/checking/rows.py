@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trueup.data.formats import ImportedRanking
-from trueup.data.records import BadRows, Demonstration, Dropped
+from trueup.data.records import BadRows, Demonstration, Dropped, Message
 from trueup.data.rubric import load_rubric
 from trueup.errors import DataError
 
@@ -57,9 +57,11 @@ def read_file(
 
 
 def check_rubric(stage: str, name: str, problems: list[str]) -> None:
-    """That a rubric can be loaded."""
+    """That a rubric can be loaded, and gives numbers, were it of an answer of nothing."""
     try:
-        load_rubric(name)
+        rubric = load_rubric(name)
+        for text, finished in (("It is red, because it is.", True), ("", False)):
+            rubric.score([Message(role="user", content="Why is it red?")], text, finished)
     except DataError as error:
         problems.append(f"{stage}.{error}")
 

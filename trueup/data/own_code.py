@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import SerializationInfo, ValidationInfo
 
 from trueup.config import from_campaign
-from trueup.errors import DataError
+from trueup.errors import DataError, TrueupError
 
 _OWN = re.compile(r".+\.py:[^\W\d]\w*")
 
@@ -59,6 +61,25 @@ def load_own(name: str, prefix: str) -> Any:
     if not hasattr(module, attribute):
         raise DataError(f"{prefix}{name}: {path} has no function {attribute}")
     return getattr(module, attribute)
+
+
+def bounded(function: Callable[..., Any], name: str, prefix: str) -> Callable[..., Any]:
+    """The user's function, whose errors become a DataError that names it, the line of its file, and what it raised.
+
+    name  the `file.py:name` that it came with
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TrueupError:
+            raise
+        except Exception as error:
+            where = _where(error, file_of(name))
+            raise DataError(f"{prefix}{short_name(name)}: {where}: {type(error).__name__}: {error}") from error
+
+    return call
 
 
 def _where(error: BaseException, path: Path) -> str:

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
-from trueup.data.own_code import file_of, from_base, in_identity, is_own, load_own, short_name
+from trueup.data.own_code import bounded, file_of, from_base, in_identity, is_own, load_own, short_name
 from trueup.data.records import Message
 from trueup.data.words import ngrams, words
 from trueup.errors import DataError, did_you_mean
@@ -164,11 +164,21 @@ def load_rubric(name: str) -> Rubric:
     if name in RUBRICS:
         return RUBRICS[name]
     found = load_own(name, "rubric: ")
+    called = short_name(name)
     if isinstance(found, Rubric):
-        return replace(found, name=short_name(name))
+        try:
+            criteria = tuple(
+                (float(weight), str(what), bounded(met, name, "rubric ")) for weight, what, met in found.criteria
+            )
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"rubric: {name}: its criteria are not (weight, what is asked, function): {error}"
+            ) from None
+        return replace(found, name=called, criteria=criteria)
     if not callable(found) or not _takes_three(found):
         raise DataError(f"rubric: {name}: is neither a Rubric nor a function of (prompt, text, finished)")
-    return Rubric(short_name(name), ((1.0, found.__name__, found),))
+    what = getattr(found, "__name__", called)
+    return Rubric(called, ((1.0, what, bounded(found, name, "rubric ")),))
 
 
 def _takes_three(function: Criterion) -> bool:

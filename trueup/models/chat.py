@@ -208,7 +208,7 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
     key = (tokenizer.chat_template, tokenizer.eos_token, len(tokenizer))
     facts = _FACTS.get(tokenizer)
     if facts is None or facts.key != key:
-        template = tokenizer.get_chat_template()
+        template = _template(tokenizer)
         special = {str(token) for token in tokenizer.all_special_tokens}
         words = set()
         for token in tokenizer.added_tokens_decoder.values():
@@ -222,6 +222,22 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
         ids = {tokenizer.convert_tokens_to_ids(token) for token in special | written}
         _FACTS[tokenizer] = facts = _Facts(key, _decode(tokenizer, [tokenizer.eos_token_id]), control, ids)
     return facts
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template; of a tokenizer from elsewhere (a reward model's) nobody has looked whether it has one."""
+    lacks = [
+        what for what, there in (("chat template", tokenizer.chat_template), ("EOS", tokenizer.eos_token)) if not there
+    ]
+    try:
+        if not lacks:
+            return tokenizer.get_chat_template()
+    except ValueError as error:  # of several templates none is the default
+        lacks = [f"chat template to choose ({first_line(error)})"]
+    raise ModelError(
+        f"{tokenizer.name_or_path}: the tokenizer has no {' and no '.join(lacks)}, so nobody knows how a conversation "
+        "is written for this model"
+    )
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool) -> str:

@@ -177,6 +177,19 @@ def test_a_function_that_cannot_be_called_is_an_error_with_file_and_line(
     assert str(caught.value) == f"rewards.{name}: {said.format(file=tmp_path / 'mine.py')}"
 
 
+def test_what_a_function_raises_is_an_error_with_file_and_line(function: Any, tmp_path: Path) -> None:
+    text = (
+        "import json\n\ndef f(completions, **_):\n    return [json.loads(one[-1]['content']) for one in completions]\n"
+    )
+    rewards = make_rewards(config(tmp_path, rewards={function(text): 1.0}), None, [], EOS)
+    assert paid(rewards, "3") == [3.0]
+    with pytest.raises(DataError) as caught:
+        paid(rewards, "red")
+    assert str(caught.value).startswith(
+        f"rewards.mine.py:f: {tmp_path / 'mine.py'}:4: JSONDecodeError: Expecting value"
+    )
+
+
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         make_rewards(config(tmp_path, rewards={f"{tmp_path}/none.py:f": 1.0}), None, [], EOS)

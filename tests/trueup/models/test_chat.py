@@ -304,6 +304,25 @@ def test_a_tokenizer_without_eos_and_a_template_that_is_nothing_known_are_refuse
         set_template(made, ModelConfig(chat_template="plain"))
 
 
+@pytest.mark.parametrize(
+    ("lacks", "what"),
+    [
+        ({"chat_template": None}, "no chat template"),
+        ({"chat_template": {"a": "x", "b": "y"}}, "no chat template to choose"),
+        ({"eos_token": None}, "no EOS"),
+    ],
+    ids=["none", "several", "eos"],
+)
+def test_a_tokenizer_from_elsewhere_that_lacks_what_a_conversation_takes_is_refused(
+    bases, lacks: Any, what: str
+) -> None:
+    found = AutoTokenizer.from_pretrained(bases("chatml"))
+    for key, value in lacks.items():
+        setattr(found, key, value)
+    with pytest.raises(ModelError, match=what):
+        encode_prompt(found, [Message(role="user", content="Why?")])
+
+
 def test_problems_of_many_rows_come_at_once_with_where_they_stand(with_template) -> None:
     made, refused = with_template(REFUSED["a system turn that raises"][0]), RefusedRows()
     rows = [
