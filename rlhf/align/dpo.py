@@ -148,13 +148,17 @@ def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
 
 STILL_NATS = 0.1
 """A margin below this says that both answers of a pair are about as likely as before."""
+ROUNDING = 1e-6
+"""A margin below this share of the log-probabilities that it is the difference of is no margin: float32 keeps seven
+digits of each."""
 
 
 def heldout_accuracy(
     policy: loading.Loaded, pairs: list[Preference], rows: list[EncodedPair], reference: list[tuple[float, float]]
 ) -> Interval | None:
     """Share of held-out pairs whose chosen answer the policy made likelier by more than the rejected one, against the
-    reference (the sign of the implicit reward's difference; half for a tie), with its interval over prompts."""
+    reference (the sign of the implicit reward's difference; half for a tie, which is also what rounding may have
+    decided), with its interval over prompts."""
     if not pairs:
         return None
     prompts = [pair.prompt for pair in pairs]
@@ -164,7 +168,8 @@ def heldout_accuracy(
     by_prompt: dict[str, list[float]] = {}
     for pair, now, other, (was, other_was) in zip(pairs, chosen, rejected, reference, strict=True):
         margin = (now - was) - (other - other_was)
-        by_prompt.setdefault(pair.prompt_id, []).append(0.5 if abs(margin) < 1e-6 else float(margin > 0))
+        is_tie = abs(margin) <= ROUNDING * sum(map(abs, (now, was, other, other_was)))
+        by_prompt.setdefault(pair.prompt_id, []).append(0.5 if is_tie else float(margin > 0))
     return win_rate(list(by_prompt.values())).interval
 
 
