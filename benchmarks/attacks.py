@@ -27,7 +27,7 @@ from looking import launched
 
 import chaos
 from ui.app import label_app, listen, server
-from ui.labels.names import MAX_NAME, Refused
+from ui.labels.names import MAX_NAME, AccountError
 from ui.people.accounts import COOKIE
 
 PASSWORD = "four words are enough"
@@ -255,7 +255,7 @@ def scripts(folder: Path, texts: list[str]) -> tuple[Counter[str], list[str], in
     config = chaos.campaign(folder, len(texts), text=lambda number: texts[number])
     app = label_app(config)
     for text in texts:
-        with suppress(Refused):  # not every one of them is a name
+        with suppress(AccountError):  # not every one of them is a name
             app.state.people.add(text[:MAX_NAME], "annotator", PASSWORD)
     shown: Counter[str] = Counter()
     problems: list[str] = []

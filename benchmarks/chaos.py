@@ -31,9 +31,10 @@ from trueup import runs
 from trueup.config import ModelConfig, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
 from ui.labels.config import LabelConfig
-from ui.labels.service import Answer, LabelService, Settings
+from ui.labels.service import LabelService
 from ui.labels.store import Item, Store, Text, now
 from ui.labels.tables import account, event, item, slot, view
+from ui.labels.tasks import Judgement, Settings
 from ui.people.accounts import COOKIE, People
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -392,7 +393,7 @@ def _contend(url: str, number: int, threads: int, prefix: str, gate: Any, answer
                 tasks, served = keeping.tasks(name), keeping
             for task in tasks:
                 choice = CHOICES[position % len(CHOICES)]
-                told.append(served.label(name, Answer(f"{name}-{position}", task.token, choice)).label.kind)
+                told.append(served.label(name, Judgement(f"{name}-{position}", task.token, choice)).label.kind)
             gate.wait(120)
 
     running = [threading.Thread(target=contend, args=(f"{prefix}-{i}",)) for i in range(threads)]

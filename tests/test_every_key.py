@@ -50,9 +50,10 @@ from trueup.training import loop
 from trueup.training.allowed import ALLOWED
 from trueup.training.config import LoRAConfig
 from ui.labels.config import LabelConfig
-from ui.labels.service import Answer, BadAnswer, LabelService, Settings
+from ui.labels.service import LabelService
 from ui.labels.store import Store
 from ui.labels.tables import slot
+from ui.labels.tasks import BadJudgement, Judgement, Settings
 from ui.sources.report import gold
 
 REPOSITORY = Path(__file__).parents[1]
@@ -616,8 +617,8 @@ def _page(config: Any) -> Any:
             break
         told.append([(task.texts, task.wants_rationale, task.practice) for task in tasks])
         try:
-            service.label("ann", Answer(f"press-of-ann-{number}", tasks[0].token, "a", note="why"))
-        except BadAnswer as error:
+            service.label("ann", Judgement(f"press-of-ann-{number}", tasks[0].token, "a", note="why"))
+        except BadJudgement as error:
             told.append(str(error))
             break
     with store.read() as db:

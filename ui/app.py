@@ -54,7 +54,8 @@ from ui.label import prepare
 from ui.figures.live import Live
 from ui.pages.open_api import open_api
 from ui.pages.run import run_page
-from ui.labels.service import LabelService, Settings
+from ui.labels.service import LabelService
+from ui.labels.tasks import Settings
 from ui.labels.store import Store
 from ui.labels.tables import Database
 from ui.labels.votes import Votes

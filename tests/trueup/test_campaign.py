@@ -355,13 +355,13 @@ def test_new_labels_of_people_make_the_label_stage_stale(campaign: Callable[...,
 
 def _label_something(campaign: Campaign) -> None:
     from trueup.data.records import Candidate, Message
-    from ui.labels.store import Item, Store, Verdict
+    from ui.labels.store import Item, ProgramLabel, Store
 
     config: Any = campaign.stages["label"]
     store = Store(config.store_url)
     answers = [Candidate(text=text, token_ids=[1], finished=True) for text in ("a", "b")]
     (item,) = store.add_items([Item([Message(role="user", content="q")], answers, None, "train", {})])
-    store.put("human", "ann", [Verdict(item, [[0], [1]])])
+    store.put("human", "ann", [ProgramLabel(item, [[0], [1]])])
     store.close()
 
 

@@ -25,7 +25,7 @@ from trueup import runs
 from trueup.config import ModelConfig, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
 from ui.labels.config import LabelConfig
-from ui.labels.store import Asked, Item, Store, Text
+from ui.labels.store import Item, QueueEntry, Store, Text
 
 MODEL = ModelConfig()
 SPLIT = SplitConfig()
@@ -160,7 +160,7 @@ def asking(store_url: str) -> Iterator[Callable[..., Store]]:
         store = Store(store_url)
         opened.append(store)
         ids = store.add_items([make_pair(i, answers) for i in range(number)])
-        store.ask([Asked(name, "random", 0.25) for name in ids], labels_per_pair)
+        store.ask([QueueEntry(name, "random", 0.25) for name in ids], labels_per_pair)
         return store
 
     yield ask
@@ -242,7 +242,8 @@ def client(campaign: CampaignDir) -> Iterator[Any]:
     from fastapi.testclient import TestClient
 
     from ui.label import prepare
-    from ui.labels.service import LabelService, Settings
+    from ui.labels.service import LabelService
+    from ui.labels.tasks import Settings
     from ui.pages.label_api import label_api
     from ui.people.accounts import COOKIE, People
     from ui.people.guard import Guard, site

@@ -21,8 +21,9 @@ from trueup.errors import DataError, LabelsWanted, ModelError
 from ui.label import prepare, run
 from ui.labels import assignment
 from ui.labels.config import LabelConfig
-from ui.labels.service import Answer, LabelService, Settings
-from ui.labels.store import Store, Verdict
+from ui.labels.service import LabelService
+from ui.labels.store import ProgramLabel, Store
+from ui.labels.tasks import IdealCompletion, Judgement, Settings
 from ui.sources.report import share
 
 AnswersTo = Callable[..., CandidateSet]
@@ -51,7 +52,7 @@ def label_as_person(config: LabelConfig, number: int, better: str, annotator: st
             task = asked.tasks(annotator)[0]
             places = [place for place, text in enumerate(task.texts) if text.startswith(better)]
             choice = "ab"[places[0]] if len(places) == 1 else "tie"
-            asked.label(annotator, Answer(f"{annotator}-{task.token}", task.token, choice))
+            asked.label(annotator, Judgement(f"{annotator}-{task.token}", task.token, choice))
 
 
 @contextmanager
@@ -205,7 +206,7 @@ def test_what_another_rubric_said_of_the_same_answers_is_not_exported(campaign: 
     run(config)
     before = rankings(config)
     store = Store(config.store_url)
-    verdicts = [Verdict(item_id, [[1], [0]]) for item_id in store.judged("simulated", "rubric:says-why")]
+    verdicts = [ProgramLabel(item_id, [[1], [0]]) for item_id in store.judged("simulated", "rubric:says-why")]
     store.put("simulated", "rubric:of-last-week", verdicts)
     store.close()
     run(config)
@@ -235,7 +236,7 @@ def test_a_skipped_pair_does_not_keep_the_campaign_waiting(campaign: Any) -> Non
     with pytest.raises(LabelsWanted):
         run(config)
     with labelling(config) as asked:
-        asked.label("ann", Answer("skip-0001", asked.tasks("ann")[0].token, "skip"))
+        asked.label("ann", Judgement("skip-0001", asked.tasks("ann")[0].token, "skip"))
     label_as_person(config, 5, better="Eat")
     run(config)
     assert report(config)["labels"] == 5 and report(config)["skips"] == {"human": 1}
@@ -273,7 +274,7 @@ def test_rankings_of_people_are_exported_whole_and_as_pairs(campaign: Any) -> No
             task = asked.tasks("ann")[0]
             assert len(task.texts) == 3
             order = sorted(range(3), key=lambda place: task.texts[place])  # Eat, Freeze, Wrap
-            asked.label("ann", Answer(f"label-{number:04}", task.token, order=[[order[0]], order[1:]]))
+            asked.label("ann", Judgement(f"label-{number:04}", task.token, order=[[order[0]], order[1:]]))
     run(config)
     assert [row.label_id for row in rankings(config)] == ["label-0000", "label-0001"]
     for row in rankings(config):
@@ -286,7 +287,7 @@ def test_every_exclusion_is_counted_beside_the_results(campaign: Any) -> None:
     with labelling(config) as asked:
         for number, choice in enumerate(["a", "skip", "flag", "b"]):
             task = asked.tasks("ann")[0]
-            asked.label("ann", Answer(f"label-{number:04}", task.token, choice, note="broken"))
+            asked.label("ann", Judgement(f"label-{number:04}", task.token, choice, note="broken"))
     run(config)
     counted = {key: report(config)[key] for key in ("labels", "skips", "flags", "late")}
     assert counted == {"labels": 2, "skips": {"human": 1}, "flags": {"human": 1}, "late": {"human": 0}}
@@ -308,7 +309,7 @@ def test_answers_that_say_which_model_they_are_are_reported_and_kept(campaign: A
 def test_ideal_answers_become_demonstrations(campaign: Any) -> None:
     config = campaign.label()
     with labelling(config) as asked:
-        asked.demonstrate("ann", "ideal-0001", asked.tasks("ann")[0].token, "Keep it in the freezer.")
+        asked.demonstrate("ann", IdealCompletion("ideal-0001", asked.tasks("ann")[0].token, "Keep it in the freezer."))
     label_as_person(config, 6, better="Eat")
     run(config)
     (row,) = read_rows(runs.stage_dir(config.run_dir, "label") / "demonstrations.jsonl", Demonstration)
@@ -359,7 +360,7 @@ def test_who_fails_the_hidden_checks_is_reported_and_left_out_only_when_asked(
                     assignment.show(db, annotator, name, [0, 1], "gold")
             while tasks := asked.tasks(annotator):
                 place = next((i for i, text in enumerate(tasks[0].texts) if text.startswith(prefix)), 0)
-                asked.label(annotator, Answer(f"{annotator}-{tasks[0].token}", tasks[0].token, "ab"[place]))
+                asked.label(annotator, Judgement(f"{annotator}-{tasks[0].token}", tasks[0].token, "ab"[place]))
     run(config)
     gold = report(config)["gold"]
     assert {name: (found["right"], found["n"], found["passed"]) for name, found in gold.items()} == {
@@ -392,7 +393,7 @@ def test_pairs_that_a_reward_model_leaves_open_come_first(campaign: Any, answers
         for _ in range(20):
             task = asked.tasks("ann")[0]
             said.append(set(task.texts))
-            asked.label("ann", Answer(f"ann-{task.token}", task.token, "a"))
+            asked.label("ann", Judgement(f"ann-{task.token}", task.token, "a"))
         assert said.count({"one", "two"}) > 10
         labelled = {row.label_id: (row.selection, row.propensity) for row in asked.store.rankings(["human"])}
     assert all(propensity for _, propensity in labelled.values())

@@ -28,8 +28,8 @@ def choices(scale: Scale) -> tuple[Choice, ...]:
     return GRADED if scale == "graded" else PLAIN
 
 
-def judgement(choice: Choice, scale: Scale) -> tuple[Tiers | None, int | None]:
-    """Tiers of places and strength that a choice means; (None, None) for a skip or a flag."""
+def meaning_of(choice: str, scale: Scale) -> tuple[Tiers | None, int | None]:
+    """Tiers of places and strength that a known choice means; (None, None) for a skip or a flag."""
     if choice in ("skip", "flag"):
         return None, None
     if choice in ("tie", "both_bad"):

@@ -17,7 +17,7 @@ from trueup.errors import TrueupError
 MAX_NAME = 64
 
 
-class Refused(TrueupError):
+class AccountError(TrueupError):
     """A name, password, role or invitation that cannot be used; the text says why."""
 
 
@@ -33,18 +33,18 @@ def folded(name: str) -> str:
 
 
 def checked_name(typed: str) -> str:
-    """The name as it is kept; Refused if it is none."""
+    """The name as it is kept; AccountError if it is none."""
     name = " ".join(unicodedata.normalize("NFKC", typed).split(" ")) if is_name_length(typed) else ""
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise Refused(f"a name has 1 to {MAX_NAME} printable characters")
+        raise AccountError(f"a name has 1 to {MAX_NAME} printable characters")
     if any(_takes_no_room(character) for character in name):
-        raise Refused("a name has no invisible characters; type it anew")
+        raise AccountError("a name has no invisible characters; type it anew")
     scripts = {script for character in name if (script := _script(character))}
     if len(scripts) > 1:
-        raise Refused(f"a name keeps to one alphabet, and this one mixes {' and '.join(sorted(scripts))}")
+        raise AccountError(f"a name keeps to one alphabet, and this one mixes {' and '.join(sorted(scripts))}")
     if not skeleton(name):
-        raise Refused("a name has at least one letter or digit")
+        raise AccountError("a name has at least one letter or digit")
     return name
 
 

@@ -89,7 +89,7 @@ class Item:
         }
 
 
-class Asked(NamedTuple):
+class QueueEntry(NamedTuple):
     """An item that people are asked about, and how it came to be."""
 
     item_id: str
@@ -108,7 +108,7 @@ class Gold(NamedTuple):
     """Shown after the answer, in the qualification round."""
 
 
-class Verdict(NamedTuple):
+class ProgramLabel(NamedTuple):
     """What a machine, or a file, says of an item."""
 
     item_id: str
@@ -141,7 +141,7 @@ class Store(Database):
                         db.execute(item.update().where(item.c.item_id == name).values(**values))
         return ids
 
-    def ask(self, asked: Iterable[Asked], labels_per_pair: int = 1, in_rounds: bool = False) -> None:
+    def ask(self, asked: Iterable[QueueEntry], labels_per_pair: int = 1, in_rounds: bool = False) -> None:
         """Ask people about these items, in this order, and about no others: so many labels of each.
 
         What is labelled stays counted; what somebody has in front of them stays theirs, if it is still asked about.
@@ -199,11 +199,11 @@ class Store(Database):
             total = sum(map(len, there.values())) - len(gone) + len(fresh)
             keep_note(db, WANTED, f"{len(wanted)} {total}")
 
-    def asked(self) -> dict[str, Asked]:
+    def asked(self) -> dict[str, QueueEntry]:
         """What people are asked about now, and how each came to be."""
         query = sa.select(slot.c.item_id, slot.c.selection, slot.c.propensity).order_by(slot.c.position)
         with self.read() as db:
-            return {row.item_id: Asked(*row) for row in db.execute(query)}
+            return {row.item_id: QueueEntry(*row) for row in db.execute(query)}
 
     def set_gold(self, use: Literal["check", "qualification"], known: Iterable[Gold]) -> None:
         """Make these the hidden checks, or the qualification round; answers to earlier ones stay as they were said."""
@@ -256,7 +256,7 @@ class Store(Database):
 
     # ---- Machines
 
-    def put(self, source: str, annotator: str, verdicts: Iterable[Verdict]) -> int:
+    def put(self, source: str, annotator: str, verdicts: Iterable[ProgramLabel]) -> int:
         """Make these what `annotator` says of the items. Returns how many events that took.
 
         What it says already is left alone; what it said otherwise is superseded: running a source again adds nothing.

@@ -28,9 +28,10 @@ from trueup.runs import read_report
 from trueup.statistics import win_rates
 from ui.labels.config import LabelConfig
 from ui.labels.judgements import as_read
-from ui.labels.service import LabelService, Settings
-from ui.labels.store import Asked, Item, Store, Text, superseded
+from ui.labels.service import LabelService
+from ui.labels.store import Item, QueueEntry, Store, Text, superseded
 from ui.labels.tables import event, guideline, item
+from ui.labels.tasks import Settings
 
 VOTES_PER_PAIR = 20
 """So many different people may vote on each pair; every pair gets its first vote before any gets a second."""
@@ -42,24 +43,24 @@ _VOTED_ON = get_args(Policy)
 # ---- What people vote on ----------------------------------------------------------------------------------------
 
 
-class _Answer(Row):
+class _Completion(Row):
     text: str
     finished: bool = True
 
 
-class Compared(Prompt):
+class ComparedPrompt(Prompt):
     """What is read of a row of compare/samples.jsonl."""
 
-    sft: list[_Answer]
-    aligned: list[_Answer]
+    sft: list[_Completion]
+    aligned: list[_Completion]
 
 
-def read_compared(samples: Path) -> list[Compared]:
+def read_compared(samples: Path) -> list[ComparedPrompt]:
     """The rows of a comparison; DataError with file and line where one has not both policies' answers."""
-    return [parse_row(Compared, values, f"{samples}:{number}") for number, values in read_jsonl(samples)]
+    return [parse_row(ComparedPrompt, values, f"{samples}:{number}") for number, values in read_jsonl(samples)]
 
 
-def pairs_to_vote_on(rows: Sequence[Compared], policies: Mapping[str, Any]) -> list[Item]:
+def pairs_to_vote_on(rows: Sequence[ComparedPrompt], policies: Mapping[str, Any]) -> list[Item]:
     """One pair of answers to each prompt, in a random order of the prompts.
 
     Which pair and which place in the order follow from hashes, so that the same comparison always gives the same. A
@@ -70,7 +71,7 @@ def pairs_to_vote_on(rows: Sequence[Compared], policies: Mapping[str, Any]) -> l
     return [_item(row, *pair, policies) for row, pair in pairs if pair is not None]
 
 
-def _pair(row: Compared) -> tuple[int, int] | None:
+def _pair(row: ComparedPrompt) -> tuple[int, int] | None:
     """Indices of the SFT policy's and of the aligned policy's answer. The k-th against the k-th is no fair comparison
     where there are others: both were sampled with the same random numbers (see
     trueup.statistics.win_rates.outcomes)."""
@@ -85,8 +86,8 @@ def _pair(row: Compared) -> tuple[int, int] | None:
     return min(pairs, key=chance.__getitem__, default=None)
 
 
-def _item(row: Compared, i: int, j: int, policies: Mapping[str, Any]) -> Item:
-    sides: list[tuple[Policy, int, _Answer]] = [("sft", i, row.sft[i]), ("aligned", j, row.aligned[j])]
+def _item(row: ComparedPrompt, i: int, j: int, policies: Mapping[str, Any]) -> Item:
+    sides: list[tuple[Policy, int, _Completion]] = [("sft", i, row.sft[i]), ("aligned", j, row.aligned[j])]
     answers = [
         {"policy": name, "index": index, "sha256": text_sha256(answer.text), **policies.get(name, {})}
         for name, index, answer in sides
@@ -154,7 +155,7 @@ class Votes:
         items = pairs_to_vote_on(rows, _policies(self.samples.parent))
         self._rows = [{"prompt_id": row.prompt_id, **row.model_dump(include={"sft", "aligned"})} for row in rows]
         self.identical = len(rows) - len(items)
-        asked = [Asked(name, "random", 1.0) for name in store.add_items(items)]
+        asked = [QueueEntry(name, "random", 1.0) for name in store.add_items(items)]
         store.ask(asked, VOTES_PER_PAIR, in_rounds=True)
         same = f"; {self.identical} prompts have the same answers of both policies" if self.identical else ""
         say(f"votes: {len(asked)} pairs to vote on{same}")

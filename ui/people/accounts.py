@@ -5,8 +5,8 @@ drawn at random, never derived from the name. Whoever is alone at this machine n
 token, printed where the server was started, opens a session of the person `local`.
 
 Sessions and invitations are stored as hashes of their tokens, and outlive a restart. One that has ended is deleted when
-it is first seen, so that no clock that is set back revives it. ui.people.throttle says who may try a password, and
-when; ui.labels.names, which names are names.
+it is first seen, so that no clock that is set back revives it. Who may try a password, and when, stands in ui.throttle;
+which names are names, in ui.labels.names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from fastapi import Depends, HTTPException, Request
 
 from trueup.errors import DataError
-from ui.labels.names import Refused, checked_name, folded, is_name_length, skeleton
+from ui.labels.names import AccountError, checked_name, folded, is_name_length, skeleton
 from ui.labels.tables import Database, account, invite, meta, session
 from ui.people.throttle import Attempts, Throttled
 
@@ -149,7 +149,7 @@ class People:
     # ---- Accounts
 
     def add(self, name: str, role: Role, password: str) -> Person:
-        """A new account with a pseudonym of its own; Refused if the name is taken or the password too short."""
+        """A new account with a pseudonym of its own; AccountError if the name is taken or the password too short."""
         name, hashed = checked_name(name), hash_password(_checked_password(password))
         with self.store.write() as db:
             return self._insert(db, name, role, hashed)
@@ -178,18 +178,18 @@ class People:
         with self.store.read() as db:
             found = db.execute(sa.select(account).where(account.c.pseudonym == who.pseudonym)).first()
         if found is None:
-            raise Refused("the person at this machine has no password; nothing was changed")
+            raise AccountError("the person at this machine has no password; nothing was changed")
         key = f"own password of {who.pseudonym}"
         self.attempts.begin(found.folded, None, key)
         if not password_matches(old, found.password_hash):
-            raise Refused("that is not your password of now; nothing was changed")
+            raise AccountError("that is not your password of now; nothing was changed")
         self.attempts.succeeded(found.folded, None, key)
         hashed = hash_password(_checked_password(new))
         one = account.c.account_id == found.account_id
         with self.store.write() as db:
             still = account.update().where(one, account.c.password_hash == found.password_hash)
             if db.execute(still.values(password_hash=hashed)).rowcount == 0:
-                raise Refused("your password was changed elsewhere at the same moment; nothing was changed here")
+                raise AccountError("your password was changed elsewhere at the same moment; nothing was changed here")
             db.execute(session.delete().where(session.c.account_id == found.account_id))
         return Entered(self._open(found.account_id, hashed), self._device(found.pseudonym, hashed))
 
@@ -206,19 +206,19 @@ class People:
             found = _find(db, name)
             if found is None:
                 names = ", ".join(sorted(db.scalars(sa.select(account.c.name)))) or "there are none"
-                raise Refused(f"no account is named {name!r}; known: {names}")
+                raise AccountError(f"no account is named {name!r}; known: {names}")
             db.execute(account.update().where(account.c.account_id == found.account_id).values(**values))
             db.execute(session.delete().where(session.c.account_id == found.account_id))
         return Account(*(values.get(key, getattr(found, key)) for key in Account._fields))
 
     def _insert(self, db: sa.Connection, name: str, role: Role, password_hash: str) -> Person:
         if role not in ("admin", "annotator"):
-            raise Refused(f"{role!r} is not a role; known: admin, annotator")
+            raise AccountError(f"{role!r} is not a role; known: admin, annotator")
         forms = {"folded": folded(name), "skeleton": skeleton(name)}
         if db.scalar(sa.select(account.c.name).where(account.c.folded == forms["folded"])) is not None:
-            raise Refused(f"the name {name!r} is taken; take another")
+            raise AccountError(f"the name {name!r} is taken; take another")
         if db.scalar(sa.select(account.c.name).where(account.c.skeleton == forms["skeleton"])) is not None:
-            raise Refused(f"the name {name!r} looks like one that is taken; take another")
+            raise AccountError(f"the name {name!r} looks like one that is taken; take another")
         taken = set(db.scalars(sa.select(account.c.pseudonym)))
         pseudonym = next(p for p in iter(lambda: f"annotator-{secrets.token_hex(3)}", "") if p not in taken)
         values = {"name": name, "pseudonym": pseudonym, "role": role, "password_hash": password_hash, "active": True}
@@ -230,9 +230,9 @@ class People:
     def invite(self, role: Role, days: float = 7) -> str:
         """A token that makes one account of this role, until it expires. Only its hash is stored."""
         if role not in ("admin", "annotator"):
-            raise Refused(f"{role!r} is not a role; known: admin, annotator")
+            raise AccountError(f"{role!r} is not a role; known: admin, annotator")
         if not 0 < days <= 365:
-            raise Refused(f"an invitation is good for more than 0 and at most 365 days, not {days:g}")
+            raise AccountError(f"an invitation is good for more than 0 and at most 365 days, not {days:g}")
         token = secrets.token_urlsafe(24)
         with self.store.write() as db:
             db.execute(
@@ -257,7 +257,7 @@ class People:
         if len(found) != 1:
             known = ", ".join(one.id for one in self.invitations()) or "there are none"
             count = f"{len(found)} open invitations" if found else "no open invitation"
-            raise Refused(f"{invitation[:20]!r} names {count}; open are: {known}")
+            raise AccountError(f"{invitation[:20]!r} names {count}; open are: {known}")
         with self.store.write() as db:
             db.execute(invite.delete().where(invite.c.token_sha256.startswith(found[0].id), *_open_invites()))
         return found[0]
@@ -265,12 +265,12 @@ class People:
     def accept(self, token: str, name: str, password: str) -> Entered:
         """Make the account that the invitation stands for, and open its session."""
         if self.invited(token) is None:
-            raise Refused(BAD_INVITE)
+            raise AccountError(BAD_INVITE)
         name, hashed = checked_name(name), hash_password(_checked_password(password))
         with self.store.write() as db:
             role = _open_invite(db, token)  # again: somebody else may have used it while the password was hashed
             if role is None:
-                raise Refused(BAD_INVITE)
+                raise AccountError(BAD_INVITE)
             made = self._insert(db, name, role, hashed)
             db.execute(invite.update().where(invite.c.token_sha256 == _sha256(token)).values(used_at=time.time()))
             account_id = db.scalar(sa.select(account.c.account_id).where(account.c.pseudonym == made.pseudonym))
@@ -279,13 +279,13 @@ class People:
     # ---- Sessions
 
     def log_in(self, name: str, password: str, address: str | None, devices: str | None = None) -> Entered:
-        """Open a session. Refused says the same of a wrong name and a wrong password.
+        """Open a session. AccountError says the same of a wrong name and a wrong password.
 
         address  of whoever asks; None where it is not known to be theirs alone (see ui.people.guard.address_of)
         devices  value of the browser's device cookie
         """
         if not is_name_length(name) or not 0 < len(password) <= MAX_PASSWORD:
-            raise Refused(_NO_MATCH)  # nobody's, and nothing was done with it
+            raise AccountError(_NO_MATCH)  # nobody's, and nothing was done with it
         key = folded(name)
         with self.store.read() as db:
             found = db.execute(sa.select(account).where(account.c.folded == key)).first()
@@ -293,7 +293,7 @@ class People:
         self.attempts.begin(key, address, device)
         right = password_matches(password, found.password_hash if found else _NOBODY)
         if found is None or not right or not found.active:
-            raise Refused(_NO_MATCH)
+            raise AccountError(_NO_MATCH)
         self.attempts.succeeded(key, address, device)
         session_token = self._open(found.account_id, found.password_hash)
         return Entered(session_token, self._device(found.pseudonym, found.password_hash))
@@ -308,7 +308,7 @@ class People:
         still = (account.c.account_id == account_id, account.c.password_hash == password_hash, account.c.active)
         with self.store.write() as db:
             if db.scalar(sa.select(account.c.account_id).where(*still)) is None:
-                raise Refused(_NO_MATCH)
+                raise AccountError(_NO_MATCH)
             return self._open_in(db, account_id)
 
     def _open_in(self, db: sa.Connection, account_id: int | None) -> str:
@@ -469,7 +469,7 @@ def _open_invite(db: sa.Connection, token: str) -> Role | None:
 
 def _checked_password(password: str) -> str:
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-        raise Refused(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters, this one has {len(password)}")
+        raise AccountError(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters, this one has {len(password)}")
     return password
 
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 
 from ui.html import PLAIN_POLICY, message_page, render
-from ui.labels.names import MAX_NAME, Refused
+from ui.labels.names import MAX_NAME, AccountError
 from ui.people.accounts import (
     BAD_INVITE,
     COOKIE,
@@ -169,7 +169,7 @@ def entry(people: People, start: str) -> APIRouter:
             )
         except Throttled as error:
             return _respond(_login_page(onward, shown, str(error)), 429, error.retry_after_s)
-        except Refused as error:
+        except AccountError as error:
             return _respond(_login_page(onward, shown, str(error)), 401)
         return await run_in_threadpool(_let_in, people, request, entered, onward)
 
@@ -195,7 +195,7 @@ def entry(people: People, start: str) -> APIRouter:
             entered = await people.hashing(lambda: people.accept(token, name, password))
         except Throttled as error:
             return _respond(_invite_page(token, role, shown, str(error)), 429, error.retry_after_s)
-        except Refused as error:
+        except AccountError as error:
             return _respond(_invite_page(token, role, shown, str(error)), 422)
         return await run_in_threadpool(_let_in, people, request, entered, start)
 
@@ -227,7 +227,7 @@ def entry(people: People, start: str) -> APIRouter:
             entered = await people.hashing(lambda: people.change_password(who, old, new), known=True)
         except Throttled as error:
             return _respond(_password_page(who.name, str(error)), 429, error.retry_after_s)
-        except Refused as error:
+        except AccountError as error:
             return _respond(_password_page(who.name, str(error)), 422)
         return await run_in_threadpool(_let_in, people, request, entered, "/")
 
@@ -298,7 +298,7 @@ def people_page(people: People, url: str | None) -> APIRouter:
     ) -> Response:
         try:
             token = people.invite(role, days)
-        except Refused as error:
+        except AccountError as error:
             return shown(me, _problem(str(error)), 422)
         link = invite_url(url or request.headers.get("origin") or str(request.base_url), token)
         return shown(
@@ -312,7 +312,7 @@ def people_page(people: People, url: str | None) -> APIRouter:
     def withdraw(me: Admin, invitation: str) -> Response:
         try:
             people.withdraw(invitation)
-        except Refused:
+        except AccountError:
             return shown(me, _problem("this invitation is used, expired or withdrawn already"), 404)
         return RedirectResponse("/people", 303)
 

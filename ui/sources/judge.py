@@ -8,7 +8,7 @@ from trueup.judging.endpoint import Endpoint, EndpointError, in_parallel
 from trueup.judging.question import SYSTEM, Mark, agreement, question, verdict
 from ui.labels.config import LabelConfig
 from ui.labels.judgements import Tiers
-from ui.labels.store import Item, Store, Verdict
+from ui.labels.store import Item, ProgramLabel, Store
 from ui.sources.material import Material
 
 
@@ -28,11 +28,11 @@ def judge_pairs(config: LabelConfig, store: Store, found: Material) -> None:
         raise ModelError(f"judge at {error}. Pairs judged so far are kept; run again to continue.") from None
 
 
-def _judge(endpoint: Endpoint, item: Item) -> Verdict:
+def _judge(endpoint: Endpoint, item: Item) -> ProgramLabel:
     a, b = item.answers
     there, _ = verdict(endpoint.ask(SYSTEM, question(item.prompt, a.text, b.text)))
     back, _ = verdict(endpoint.ask(SYSTEM, question(item.prompt, b.text, a.text)))
-    return Verdict(item.item_id, _tiers(there, back))
+    return ProgramLabel(item.item_id, _tiers(there, back))
 
 
 def _tiers(there: Mark | None, back: Mark | None) -> Tiers | None:

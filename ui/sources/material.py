@@ -25,7 +25,7 @@ from trueup.errors import DataError, LabelsWanted
 from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import take_over
 from ui.labels.judgements import Tiers, agrees, as_read
-from ui.labels.store import Asked, Gold, Item, Store, Text, Verdict
+from ui.labels.store import Gold, Item, ProgramLabel, QueueEntry, Store, Text
 from ui.sources import selection
 
 MOST_RANKED = 9
@@ -131,7 +131,7 @@ def ask_people(config: LabelConfig, store: Store, found: Material) -> None:
     store.ask(asked, config.labels_per_pair)
 
 
-def _by_uncertainty(config: LabelConfig, store: Store, found: Material) -> list[Asked]:
+def _by_uncertainty(config: LabelConfig, store: Store, found: Material) -> list[QueueEntry]:
     """As many pairs as a random queue would have, out of all pairs of all prompts.
 
     What people have begun stays in the queue, and comes first, with the selection that chose it.
@@ -159,7 +159,7 @@ def _by_uncertainty(config: LabelConfig, store: Store, found: Material) -> list[
     first = sorted(begun, key=lambda name: -begun[name])
     if config.scores is None and not found.uncertainty:
         say("selection: no scores of a reward model; pairs are weighted by how people disagree alone")
-    return [before.get(name, Asked(name, "random", 1.0)) for name in first] + drawn
+    return [before.get(name, QueueEntry(name, "random", 1.0)) for name in first] + drawn
 
 
 def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> Scores:
@@ -259,7 +259,7 @@ def simulate(config: LabelConfig, store: Store, found: Material) -> None:
     verdicts = []
     for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
         scores = [rubric.score(item.prompt, answer.text, answer.finished) for answer in item.answers]
-        verdicts.append(Verdict(item_id, tiers_of(scores)))
+        verdicts.append(ProgramLabel(item_id, tiers_of(scores)))
     added = store.put("simulated", config.programs["simulated"], verdicts)
     say(f"rubric {rubric.name}: {len(verdicts)} prompts ranked, {added} of them new or changed")
 
@@ -298,6 +298,6 @@ def score_by_model(config: LabelConfig, store: Store, found: Material) -> None:
     flat = iter(score(loaded, prompts, rows, on_progress=lambda done: progress(done, len(rows))))
     verdicts = []
     for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
-        verdicts.append(Verdict(item_id, tiers_of([next(flat) for _ in item.answers])))
+        verdicts.append(ProgramLabel(item_id, tiers_of([next(flat) for _ in item.answers])))
     store.put("reward_model", config.programs["reward_model"], verdicts)
     say(f"reward model {config.reward_model}: {len(verdicts)} prompts ranked")

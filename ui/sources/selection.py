@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-from ui.labels.store import Asked
+from ui.labels.store import QueueEntry
 
 FLOOR = 0.02
 """Smallest weight: even a pair that the reward model is sure of has a chance."""
@@ -41,12 +41,12 @@ def weight(open_by_model: float, open_by_people: float) -> float:
     return max(FLOOR, (open_by_model + open_by_people) / 2)
 
 
-def uniform(item_ids: Sequence[str], chance: Sequence[float]) -> list[Asked]:
+def uniform(item_ids: Sequence[str], chance: Sequence[float]) -> list[QueueEntry]:
     """Items in a random order that was drawn before; `chance` is that of each to be asked about at all."""
-    return [Asked(name, "random", p) for name, p in zip(item_ids, chance, strict=True)]
+    return [QueueEntry(name, "random", p) for name, p in zip(item_ids, chance, strict=True)]
 
 
-def draw(weights: Mapping[str, float], number: int, control_share: float, rng: random.Random) -> list[Asked]:
+def draw(weights: Mapping[str, float], number: int, control_share: float, rng: random.Random) -> list[QueueEntry]:
     """`number` of the items without replacement, in the order in which they are to be asked.
 
     Before each draw a coin decides: with probability `control_share` the item is drawn uniformly from those that are
@@ -67,7 +67,7 @@ def draw(weights: Mapping[str, float], number: int, control_share: float, rng: r
         else:
             name = next(by_weight)
             selection, chance = "uncertainty", min(1.0, weights[name] / max(total, weights[name]))
-        drawn.append(Asked(name, selection, chance))
+        drawn.append(QueueEntry(name, selection, chance))
         del left[name]
         total -= weights[name]
     return drawn

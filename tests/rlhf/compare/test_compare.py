@@ -34,8 +34,8 @@ from trueup.models import loading, tensors
 from trueup.pages.wording import sentence
 from trueup.statistics import intervals, length_control, win_rates
 from trueup.verify import verify
-from ui.labels.service import Answer
 from ui.labels.tables import view
+from ui.labels.tasks import Judgement
 from ui.labels.votes import Votes
 
 CONFIG = CompareConfig(run_dir=Path("unused"), model=ModelConfig(), split=SplitConfig())
@@ -752,7 +752,7 @@ def test_peoples_votes_are_a_judge_until_the_answers_are_others(config: CompareC
         with service.store.read() as db:
             drawn = db.execute(sa.select(view.c.drawn).where(view.c.token == tasks[0].token)).scalar_one()
         side = "ab"[drawn.index(1)]  # the aligned policy's answer is an item's second
-        service.label("ann", Answer(client_uuid=f"press-{tasks[0].token[:8]}", token=tasks[0].token, choice=side))
+        service.label("ann", Judgement(client_uuid=f"press-{tasks[0].token[:8]}", token=tasks[0].token, choice=side))
     votes.close()
 
     judging = config.model_copy(update={"judges": ["votes", "rubric"]})

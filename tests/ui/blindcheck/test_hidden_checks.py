@@ -21,11 +21,12 @@ from ui.figures.figures import figures
 from ui.figures.log import WORK, Log, known_answers
 from ui.figures.view import View
 from ui.label import prepare
-from ui.labels import assignment, service
+from ui.labels import assignment, progress
 from ui.labels.config import LabelConfig
-from ui.labels.service import LabelService, Settings
+from ui.labels.service import LabelService
 from ui.labels.store import Store
 from ui.labels.tables import event, view
+from ui.labels.tasks import Judgement, Settings
 from ui.people.accounts import COOKIE
 
 API = "/api/v1"
@@ -184,12 +185,12 @@ def test_what_is_lost_while_somebody_is_away_is_not_work_alone(asking_for: Any, 
             purpose = {row.token: row.purpose for row in rows}
         while asked.store.counts()[0] < 5:
             for task in asked.tasks("bob"):
-                asked.label("bob", service.Answer(str(uuid.uuid4()), task.token, "a"))
+                asked.label("bob", Judgement(str(uuid.uuid4()), task.token, "a"))
         if "work" in [purpose[token] for token in held]:
             assert {task.token for task in asked.tasks("ann")}.isdisjoint(held)
             for token in held:
                 purposes[purpose[token]] += 1
-                assert asked.label("ann", service.Answer(str(uuid.uuid4()), token, "a")).label.kind == "late"
+                assert asked.label("ann", Judgement(str(uuid.uuid4()), token, "a")).label.kind == "late"
         store.close()
     assert purposes["gold"] >= 3 <= purposes["work"]
 
@@ -217,12 +218,12 @@ def _work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(View, "__init__", lambda self, log, known, *_: real(self, log, known, (WORK,)))
 
 
-def _reckoned_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "RECKONED_AFTER", 1)
+def _estimated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "ESTIMATED_AFTER", 1)
 
 
 @pytest.mark.parametrize(
-    ("leak", "where"), [(_work_alone, "mirror after label: labels"), (_reckoned_at_once, "progress.left")]
+    ("leak", "where"), [(_work_alone, "mirror after label: labels"), (_estimated_at_once, "progress.left")]
 )
 def test_blindcheck_finds_counters_that_tell(
     asking_for: Any, monkeypatch: pytest.MonkeyPatch, leak: Callable[[Any], None], where: str

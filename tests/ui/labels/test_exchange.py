@@ -28,9 +28,10 @@ from ui.figures.text import stats
 from ui.label import prepare, run
 from ui.labels.config import LabelConfig
 from ui.labels.exchange import backup, export_labels, import_labels
-from ui.labels.service import Answer, LabelService, Settings
+from ui.labels.service import LabelService
 from ui.labels.store import Store
 from ui.labels.tables import event, item
+from ui.labels.tasks import Judgement, Settings
 
 Jsonl = Callable[[Path, list[Any]], Path]
 ROUNDTRIP = Path(__file__).parents[3] / "benchmarks" / "roundtrip.py"
@@ -64,7 +65,7 @@ def labelled(config: LabelConfig, answers: list[dict[str, Any]], who: str = "ann
         service = LabelService(store, Settings.of(config))
         for number, answer in enumerate(answers):
             token = service.tasks(who)[0].token
-            service.label(who, Answer(str(uuid.uuid4()), token, seconds=4.25 + number, device="key", **answer))
+            service.label(who, Judgement(str(uuid.uuid4()), token, seconds=4.25 + number, device="key", **answer))
     finally:
         store.close()
 
@@ -573,7 +574,7 @@ def test_answers_to_hidden_checks_are_no_preferences(campaign: Any, tmp_path: Pa
     prepare(config, store)
     service = LabelService(store, Settings.of(config))
     while tasks := service.tasks("ann"):
-        service.label("ann", Answer(str(uuid.uuid4()), tasks[0].token, "a"))
+        service.label("ann", Judgement(str(uuid.uuid4()), tasks[0].token, "a"))
     store.close()
     text = export_labels(config, tmp_path / "pairs.jsonl")
     rows = read_rows(tmp_path / "pairs.jsonl", Preference)
@@ -635,7 +636,7 @@ def test_a_backup_made_while_people_label_is_one_moment_of_the_store(campaign: A
 
     def work() -> None:
         while not stop.is_set() and (tasks := service.tasks("bob")):
-            service.label("bob", Answer(str(uuid.uuid4()), tasks[0].token, "a"))
+            service.label("bob", Judgement(str(uuid.uuid4()), tasks[0].token, "a"))
             service.undo("bob", str(uuid.uuid4()))
 
     person = threading.Thread(target=work)

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from ui.labels.judgements import agrees, as_read, choice_of, clean, judgement, names_itself, to_indices, to_places
+from ui.labels.judgements import agrees, as_read, choice_of, clean, meaning_of, names_itself, to_indices, to_places
 
 
 @pytest.mark.parametrize("drawn", [[0, 1], [1, 0]])
 @pytest.mark.parametrize("choice", ["a_much", "a", "a_slightly", "tie", "b_slightly", "b", "b_much", "both_bad"])
 def test_a_choice_comes_back_from_what_is_stored_of_it(choice: str, drawn: list[int]) -> None:
-    tiers, strength = judgement(choice, "graded")  # type: ignore[arg-type]
+    tiers, strength = meaning_of(choice, "graded")
     assert tiers is not None
     stored = to_indices(tiers, drawn)
     assert choice_of(stored, strength, choice == "both_bad", drawn) == choice

@@ -20,7 +20,7 @@ from ui.app import label_app
 from ui.labels.exchange import backup, export_labels, import_labels
 from ui.labels.store import Store
 from ui.people import accounts
-from ui.people.accounts import COOKIE, Refused
+from ui.people.accounts import COOKIE, AccountError
 
 PASSWORD = "four words are enough"
 
@@ -124,10 +124,10 @@ def test_accounts_sessions_and_invitations_outlive_the_server(opened: Callable[.
     invitation = people.invite("annotator")
     later = opened().app.state.people  # type: ignore[attr-defined]
     assert later.who(cookie).name == "Ann"
-    with pytest.raises(Refused):
+    with pytest.raises(AccountError):
         later.log_in("Ann", "another password", "127.0.0.1")
     assert later.who(later.accept(invitation, "Bob", PASSWORD).session).name == "Bob"
-    with pytest.raises(Refused):
+    with pytest.raises(AccountError):
         people.accept(invitation, "Carol", PASSWORD)
     later.disable("Ann")
     assert people.who(cookie) is None

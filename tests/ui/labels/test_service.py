@@ -16,9 +16,10 @@ import sqlalchemy as sa
 
 from ui.labels.assignment import AHEAD
 from ui.labels.judgements import GRADED
-from ui.labels.service import Answer, BadAnswer, LabelService, Recorded, Settings, StaleToken, Task
-from ui.labels.store import Asked, Gold, Store
+from ui.labels.service import LabelService
+from ui.labels.store import Gold, QueueEntry, Store
 from ui.labels.tables import event, slot, view
+from ui.labels.tasks import BadJudgement, IdealCompletion, Judgement, Recorded, Settings, StaleToken, Task
 
 MakeItem = Callable[..., Any]
 Asking = Callable[..., Store]
@@ -30,7 +31,7 @@ def service(store: Store, **settings: Any) -> LabelService:
 
 def say(asked: LabelService, annotator: str, choice: str = "a", task: Task | None = None, **values: Any) -> Recorded:
     task = task or asked.tasks(annotator)[0]
-    return asked.label(annotator, Answer(f"{annotator}-{task.token}", task.token, choice, **values))
+    return asked.label(annotator, Judgement(f"{annotator}-{task.token}", task.token, choice, **values))
 
 
 def texts(tasks: list[Task]) -> list[set[str]]:
@@ -78,7 +79,7 @@ def test_sides_are_drawn_anew_for_every_view_and_evenly(asking: Asking) -> None:
 def test_a_task_says_nothing_but_texts(asking: Asking, make_item: MakeItem) -> None:
     store = asking(0)
     item = make_item(0, ("One.<|im_end|>", "<s>Two, and it goes o"))
-    store.ask([Asked(name, "random", 1.0) for name in store.add_items([item])])
+    store.ask([QueueEntry(name, "random", 1.0) for name in store.add_items([item])])
     (task,) = service(store).tasks("ann")
     assert set(task.texts) == {"One.⟨token⟩ 0", "Two, and it goes o 0"}
     assert vars(task).keys() == {"token", "prompt", "texts", "wants_rationale", "practice"}
@@ -90,8 +91,8 @@ def test_a_task_says_nothing_but_texts(asking: Asking, make_item: MakeItem) -> N
 def test_a_press_that_is_sent_twice_is_one_label_and_gets_the_stored_answer(asking: Asking) -> None:
     asked = service(asking(5))
     task = asked.tasks("ann")[0]
-    once = asked.label("ann", Answer("press-0001", task.token, "b_much", seconds=2.5))
-    again = asked.label("ann", Answer("press-0001", task.token, "a"))
+    once = asked.label("ann", Judgement("press-0001", task.token, "b_much", seconds=2.5))
+    again = asked.label("ann", Judgement("press-0001", task.token, "a"))
     assert again == once and once.label.choice == "b_much"
     assert len(events(asked.store)) == 1
 
@@ -116,7 +117,7 @@ def test_an_answered_token_takes_no_second_answer(asking: Asking) -> None:
     task = asked.tasks("ann")[0]
     say(asked, "ann", "a", task)
     with pytest.raises(StaleToken):
-        asked.label("ann", Answer("press-0002", task.token, "b"))
+        asked.label("ann", Judgement("press-0002", task.token, "b"))
     assert len(events(asked.store)) == 1
 
 
@@ -124,10 +125,10 @@ def test_nobody_can_answer_with_somebody_elses_token_or_request(asking: Asking) 
     asked = service(asking(5))
     task = asked.tasks("ann")[0]
     with pytest.raises(StaleToken):
-        asked.label("bob", Answer("press-0001", task.token, "a"))
-    asked.label("ann", Answer("press-0001", task.token, "a"))
+        asked.label("bob", Judgement("press-0001", task.token, "a"))
+    asked.label("ann", Judgement("press-0001", task.token, "a"))
     with pytest.raises(StaleToken):
-        asked.label("bob", Answer("press-0001", asked.tasks("bob")[0].token, "a"))
+        asked.label("bob", Judgement("press-0001", asked.tasks("bob")[0].token, "a"))
     assert [row.annotator for row in events(asked.store)] == ["ann"]
 
 
@@ -155,16 +156,16 @@ def test_a_bad_answer_is_refused_with_its_reason_and_changes_nothing(
 ) -> None:
     asked = service(asking(2), criteria=("helpful",))
     before = asked.work("ann")
-    with pytest.raises(BadAnswer, match=problem):
+    with pytest.raises(BadJudgement, match=problem):
         asked.label(
-            "ann", Answer(**{"client_uuid": "press-0001", "token": before.tasks[0].token, "choice": "a"} | answer)
+            "ann", Judgement(**{"client_uuid": "press-0001", "token": before.tasks[0].token, "choice": "a"} | answer)
         )
     assert events(asked.store) == [] and asked.work("ann") == before
 
 
 def test_the_plain_scale_knows_no_strengths(asking: Asking) -> None:
     asked = service(asking(2), scale="plain")
-    with pytest.raises(BadAnswer, match="expected one of a, tie, b, both_bad"):
+    with pytest.raises(BadJudgement, match="expected one of a, tie, b, both_bad"):
         say(asked, "ann", "a_much")
     say(asked, "ann", "b")
     assert [row.strength for row in events(asked.store)] == [None]
@@ -183,7 +184,7 @@ def test_a_reason_that_is_asked_for_has_to_be_given_except_to_skip(asking: Askin
     asked = service(asking(2), rationale_share=1.0)
     tasks = asked.tasks("ann")
     assert all(task.wants_rationale for task in tasks)
-    with pytest.raises(BadAnswer, match="reason"):
+    with pytest.raises(BadJudgement, match="reason"):
         say(asked, "ann", "a", tasks[0], note=" ")
     say(asked, "ann", "a", tasks[0], note="It is kinder.")
     say(asked, "ann", "skip", tasks[1])
@@ -194,11 +195,11 @@ def test_a_ranking_is_stored_whole_with_its_ties(asking: Asking) -> None:
     asked = service(asking(1, answers=("w", "x", "y", "z")))
     (task,) = asked.tasks("ann")
     for order in ([[0], [1], [2]], [[0], [0, 1, 2, 3]], [[0, 1], [], [2, 3]], [[0], [1], [2], [4]]):
-        with pytest.raises(BadAnswer, match="does not place each of 4 answers once"):
-            asked.label("ann", Answer("press-0001", task.token, order=order))
-    with pytest.raises(BadAnswer, match="expected one of skip, flag"):
+        with pytest.raises(BadJudgement, match="does not place each of 4 answers once"):
+            asked.label("ann", Judgement("press-0001", task.token, order=order))
+    with pytest.raises(BadJudgement, match="expected one of skip, flag"):
         say(asked, "ann", "a", task)
-    done = asked.label("ann", Answer("press-0001", task.token, order=[[3], [0, 2], [1]]))
+    done = asked.label("ann", Judgement("press-0001", task.token, order=[[3], [0, 2], [1]]))
     assert done.label.order == [[3], [0, 2], [1]]
     (ranking,) = asked.store.rankings(["human"])
     said = [sorted(ranking.completions[i] for i in tier) for tier in ranking.tiers]
@@ -209,16 +210,16 @@ def test_an_ideal_answer_is_kept_beside_the_label_and_a_later_one_replaces_it(as
     asked = service(asking(2))
     task = asked.tasks("ann")[0]
     for _ in range(2):
-        asked.demonstrate("ann", "ideal-0001", task.token, "Freeze it.")
-    asked.demonstrate("ann", "ideal-0002", task.token, "Freeze it in slices.")
+        asked.demonstrate("ann", IdealCompletion("ideal-0001", task.token, "Freeze it."))
+    asked.demonstrate("ann", IdealCompletion("ideal-0002", task.token, "Freeze it in slices."))
     assert say(asked, "ann", "a", task).label.kind == "label"
     ((row, annotator),) = asked.store.demonstrations()
     assert [message.content for message in row.messages] == ["question 0", "Freeze it in slices."]
     assert annotator == "ann" and len(events(asked.store, "demonstration")) == 2
-    with pytest.raises(BadAnswer, match="found nothing"):
-        asked.demonstrate("ann", "ideal-0003", task.token, " ")
-    with pytest.raises(BadAnswer, match="used for another request"):
-        asked.label("ann", Answer("ideal-0001", asked.tasks("ann")[0].token, "a"))
+    with pytest.raises(BadJudgement, match="found nothing"):
+        asked.demonstrate("ann", IdealCompletion("ideal-0003", task.token, " "))
+    with pytest.raises(BadJudgement, match="used for another request"):
+        asked.label("ann", Judgement("ideal-0001", asked.tasks("ann")[0].token, "a"))
 
 
 # ---- Undo -------------------------------------------------------------------------------------------------------
@@ -230,12 +231,12 @@ def test_undo_takes_back_the_last_answer_and_shows_it_first_with_the_same_sides(
     say(asked, "ann", "a", first)
     say(asked, "ann", "b", second)
     done = asked.undo("ann", "undo-0001")
-    assert done.undone and done.work.tasks[0].texts == second.texts and done.work.tasks[0].token != second.token
+    assert done.undone and done.tasks[0].texts == second.texts and done.tasks[0].token != second.token
     again = asked.undo("ann", "undo-0002")
-    assert [task.texts for task in again.work.tasks[:2]] == [first.texts, second.texts]
-    assert again.work.progress.mine == 0 and asked.store.rankings(["human"]) == []
+    assert [task.texts for task in again.tasks[:2]] == [first.texts, second.texts]
+    assert again.progress.mine == 0 and asked.store.rankings(["human"]) == []
     assert [row.kind for row in events(asked.store)] == ["label", "label", "undo", "undo"]
-    say(asked, "ann", "tie", again.work.tasks[0])
+    say(asked, "ann", "tie", again.tasks[0])
     assert asked.tasks("ann")[0].texts == second.texts
     assert asked.store.rankings(["human"])[0].tiers == [[0, 1]]
 
@@ -260,18 +261,18 @@ def test_an_undo_that_is_sent_twice_takes_back_one_label(asking: Asking) -> None
 def test_what_one_tab_took_back_no_late_or_repeated_press_of_another_tab_brings_back(asking: Asking) -> None:
     asked = service(asking(3))
     task = asked.tasks("ann")[0]
-    press = Answer("press-0001", task.token, "a_much")
+    press = Judgement("press-0001", task.token, "a_much")
     asked.label("ann", press)
-    again = asked.undo("ann", "undo-0001").work.tasks[0]
+    again = asked.undo("ann", "undo-0001").tasks[0]
     assert asked.label("ann", press).label.choice == "a_much", "what was stored is said"
     with pytest.raises(StaleToken):
-        asked.label("ann", Answer("press-0002", task.token, "b_much"))
+        asked.label("ann", Judgement("press-0002", task.token, "b_much"))
     assert asked.store.rankings(["human"]) == [] and [row.kind for row in events(asked.store)] == ["label", "undo"]
-    asked.label("ann", Answer("press-0003", again.token, "tie"))
-    for late in (press, Answer("press-0001", again.token, "b")):
+    asked.label("ann", Judgement("press-0003", again.token, "tie"))
+    for late in (press, Judgement("press-0001", again.token, "b")):
         asked.label("ann", late)
     with pytest.raises(StaleToken):
-        asked.label("ann", Answer("press-0004", task.token, "a"))
+        asked.label("ann", Judgement("press-0004", task.token, "a"))
     assert [row.tiers for row in asked.store.rankings(["human"])] == [[[0, 1]]]
 
 
@@ -287,11 +288,11 @@ def test_a_skip_that_is_taken_back_comes_again_unless_somebody_took_the_pair(ask
     asked = service(asking(1))
     shown = asked.tasks("ann")
     say(asked, "ann", "skip")
-    assert texts(asked.undo("ann", "undo-0001").work.tasks) == texts(shown)
+    assert texts(asked.undo("ann", "undo-0001").tasks) == texts(shown)
     say(asked, "ann", "skip")
     say(asked, "bob", "a")
     done = asked.undo("ann", "undo-0002")
-    assert done.undone and done.work.tasks == [] and done.work.progress.skipped == 0
+    assert done.undone and done.tasks == [] and done.progress.skipped == 0
     assert states(asked.store) == {"done": 1}
 
 
@@ -303,7 +304,7 @@ def test_so_many_tasks_wait_and_stay_the_same_until_they_are_answered(asking: As
     tasks = asked.tasks("ann")
     assert len(tasks) == AHEAD and asked.tasks("ann") == tasks
     done = say(asked, "ann", "a", tasks[1])  # any of them may be answered
-    assert done.work.tasks[: AHEAD - 1] == [tasks[0], tasks[2]] and len(done.work.tasks) == AHEAD
+    assert done.tasks[: AHEAD - 1] == [tasks[0], tasks[2]] and len(done.tasks) == AHEAD
 
 
 def test_one_slot_is_one_persons(asking: Asking) -> None:
@@ -317,10 +318,10 @@ def test_a_skipped_pair_goes_to_others_and_never_comes_back(asking: Asking) -> N
     asked = service(asking(1))
     assert asked.tasks("bob") != [] and expire(asked.store, "bob") is None
     for number, (annotator, choice) in enumerate([("ann", "skip"), ("cem", "flag")], start=1):
-        work = say(asked, annotator, choice, note="broken").work
+        work = say(asked, annotator, choice, note="broken")
         assert work.tasks == [] and work.state == "done" and work.progress.skipped == 1
         assert asked.store.counts()[0] == 0 and len(events(asked.store)) == number
-    assert say(asked, "dee", "a").work.progress.mine == 1 == asked.store.counts()[0]
+    assert say(asked, "dee", "a").progress.mine == 1 == asked.store.counts()[0]
     assert [(row.kind, row.note) for row in events(asked.store)[:2]] == [("skip", "broken"), ("flag", "broken")]
 
 
@@ -380,7 +381,7 @@ def test_people_are_asked_only_about_the_current_queue(asking: Asking, make_item
     asked = service(store)
     say(asked, "ann")
     stale = asked.tasks("ann")[0]
-    store.ask([Asked(name, "random", 1.0) for name in store.add_items([make_item(9)])])
+    store.ask([QueueEntry(name, "random", 1.0) for name in store.add_items([make_item(9)])])
     assert texts(asked.tasks("ann")) == [{"first 9", "second, longer 9"}]
     with pytest.raises(StaleToken):
         say(asked, "ann", "a", stale)
@@ -456,8 +457,8 @@ def test_who_passes_the_qualification_round_is_told_why_and_goes_on_to_work(
     feedback = [one.feedback for one in done]
     assert all(one is not None and one.explanation == "Because it is." for one in feedback)
     assert [one.right for one in feedback if one] == [True, True, True, False]
-    assert done[2].work.progress.practice is not None and done[2].work.progress.practice.done == 3
-    assert done[3].work.state == "work" and not any(task.practice for task in done[3].work.tasks)
+    assert done[2].progress.practice is not None and done[2].progress.practice.done == 3
+    assert done[3].state == "work" and not any(task.practice for task in done[3].tasks)
     assert asked.store.rankings(["human"]) == [] and asked.progress("ann").practice is None
     assert asked.undo("ann", "undo-0001").undone is False, "the feedback was given"
     assert LabelService(asked.store, asked.settings).work("ann").state == "work"
@@ -466,8 +467,8 @@ def test_who_passes_the_qualification_round_is_told_why_and_goes_on_to_work(
 def test_who_fails_the_qualification_round_gets_no_work(asking: Asking, make_item: MakeItem) -> None:
     asked = practising(asking, make_item)
     last = practise(asked, "ann", right=2)[-1]
-    assert last.work.state == "failed_practice" and last.work.tasks == []
-    assert last.work.progress.practice is not None and last.work.progress.practice.right == 2
+    assert last.state == "failed_practice" and last.tasks == []
+    assert last.progress.practice is not None and last.progress.practice.right == 2
     assert LabelService(asked.store, asked.settings).work("ann").state == "failed_practice"
     assert states(asked.store) == {"open": 5}
 
@@ -543,7 +544,7 @@ def test_the_same_press_from_two_tabs_at_once_is_one_label(asking: Asking) -> No
 
     def work(_: str) -> None:
         start.wait()
-        said.append(asked.label("ann", Answer("press-0001", task.token, "b")).label)
+        said.append(asked.label("ann", Judgement("press-0001", task.token, "b")).label)
 
     at_once(work, [f"tab-{i}" for i in range(8)])
     assert len(events(asked.store)) == 1 and all(one == said[0] for one in said)
@@ -551,11 +552,12 @@ def test_the_same_press_from_two_tabs_at_once_is_one_label(asking: Asking) -> No
 
 WRITER = """
 import sys
-from ui.labels.service import Answer, LabelService
+from ui.labels.service import LabelService
 from ui.labels.store import Store
+from ui.labels.tasks import Judgement
 asked = LabelService(Store(sys.argv[1]))
 while tasks := asked.tasks("ann"):
-    print(asked.label("ann", Answer("ann-" + tasks[0].token, tasks[0].token, "a")).label.client_uuid, flush=True)
+    print(asked.label("ann", Judgement("ann-" + tasks[0].token, tasks[0].token, "a")).label.client_uuid, flush=True)
 """
 
 

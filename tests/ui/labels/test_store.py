@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from trueup.data.records import pairs_of
 from trueup.errors import DataError
-from ui.labels.service import Answer, LabelService, Settings
-from ui.labels.store import Asked, Gold, Store, Verdict, digest
+from ui.labels.service import LabelService
+from ui.labels.store import Gold, ProgramLabel, QueueEntry, Store, digest
 from ui.labels.tables import event, item, slot
+from ui.labels.tasks import Judgement, Settings
 
 MakeItem = Callable[..., Any]
 
@@ -33,7 +34,7 @@ def say(store: Store) -> Callable[..., str]:
     def answer(annotator: str, choice: str = "a", **values: Any) -> str:
         task = service.tasks(annotator)[0]
         name = f"{annotator}-{task.token}"
-        service.label(annotator, Answer(name, task.token, choice, **values))
+        service.label(annotator, Judgement(name, task.token, choice, **values))
         return name
 
     return answer
@@ -62,7 +63,7 @@ def test_a_label_can_be_neither_changed_nor_deleted(store: Store, say: Callable[
 
 
 def test_human_and_simulated_labels_never_mix_unless_asked(store: Store, say: Callable[..., str]) -> None:
-    store.put("simulated", "rubric:r", [Verdict(name, [[0], [1]]) for name in store.asked()])
+    store.put("simulated", "rubric:r", [ProgramLabel(name, [[0], [1]]) for name in store.asked()])
     say("ann")
     assert [row.source for row in store.rankings(["human"])] == ["human"]
     assert {row.source for row in store.rankings(["simulated"])} == {"simulated"}
@@ -73,7 +74,7 @@ def test_human_and_simulated_labels_never_mix_unless_asked(store: Store, say: Ca
 def test_a_machine_that_says_the_same_again_adds_nothing_and_a_changed_mind_supersedes(store: Store) -> None:
     item_id = next(iter(store.asked()))
     for tiers, added in (([[0], [1]], 1), ([[0], [1]], 0), ([[1], [0]], 1), ([[0], [1]], 1)):
-        assert store.put("simulated", "rubric:r", [Verdict(item_id, tiers)]) == added
+        assert store.put("simulated", "rubric:r", [ProgramLabel(item_id, tiers)]) == added
     assert [row.tiers for row in store.rankings(["simulated"])] == [[[0], [1]]]
     assert len(events(store)) == 3
 
@@ -82,7 +83,7 @@ def test_an_exported_pair_says_where_it_came_from(store: Store) -> None:
     service = LabelService(store, Settings(guideline="Be kind."))
     task = service.tasks("ann")[0]
     place = next(i for i, text in enumerate(task.texts) if text.startswith("second"))
-    answer = Answer("label-0001", task.token, "ab"[place] + "_much", seconds=4.5, note="It is warmer.")
+    answer = Judgement("label-0001", task.token, "ab"[place] + "_much", seconds=4.5, note="It is warmer.")
     service.label("ann", answer)
     (ranking,) = store.rankings(["human"])
     (pair,) = pairs_of(ranking)
@@ -100,7 +101,7 @@ def test_the_digest_follows_what_people_say_only_and_makes_no_file(
     assert digest(f"sqlite:///{tmp_path / 'none' / 'labels.sqlite'}") is None
     assert not (tmp_path / "none").exists()
     assert digest(url) is None
-    store.put("simulated", "rubric:r", [Verdict(next(iter(store.asked())), [[0], [1]])])
+    store.put("simulated", "rubric:r", [ProgramLabel(next(iter(store.asked())), [[0], [1]])])
     assert digest(url) is None
     say("ann", "tie")
     before = digest(url)
@@ -126,9 +127,9 @@ def test_items_that_are_there_are_kept_and_a_changed_sampler_is_taken_over(store
 
 def test_so_many_labels_are_wanted_of_each_pair(store: Store) -> None:
     ids = list(store.asked())
-    store.ask([Asked(name, "random", 1.0) for name in ids], labels_per_pair=3)
+    store.ask([QueueEntry(name, "random", 1.0) for name in ids], labels_per_pair=3)
     assert Counter(name for name, _, _ in slots(store)) == dict.fromkeys(ids, 3)
-    store.ask([Asked(name, "random", 1.0) for name in ids], labels_per_pair=2)
+    store.ask([QueueEntry(name, "random", 1.0) for name in ids], labels_per_pair=2)
     assert Counter(name for name, _, _ in slots(store)) == dict.fromkeys(ids, 2)
 
 

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from manifests import comparison_of
+from pydantic import TypeAdapter
 
 from trueup import runs
 from trueup.cli import main
@@ -25,10 +26,10 @@ from ui.app import label_app, run_app
 from ui.blindcheck.run import Report
 from ui.blindcheck.secrets import Recorder, Secret, secrets_of
 from ui.label import run as run_label_stage
-from ui.labels.service import Answer, BadAnswer, Recorded, StaleToken
 from ui.labels.tables import event, slot, view
+from ui.labels.tasks import BadJudgement, IdealCompletion, Judgement, Recorded, StaleToken
 from ui.labels.votes import Votes, promote, running_win_rate
-from ui.pages.label_api import RecordedBody, TasksBody
+from ui.pages.label_api import Opening, RenderedTask
 from ui.people.accounts import COOKIE
 
 URL = "http://127.0.0.1:7860"
@@ -72,7 +73,7 @@ def votes(campaign: Any) -> Iterator[Votes]:
 def vote(votes: Votes, person: str, choice: str = "a", **values: Any) -> Recorded:
     service = votes.service()
     token = service.tasks(person)[0].token
-    return service.label(person, Answer(f"{person}-{token}", token, choice, **values))
+    return service.label(person, Judgement(f"{person}-{token}", token, choice, **values))
 
 
 def prefer(votes: Votes, person: str, policy: str) -> Recorded:
@@ -151,7 +152,7 @@ def test_people_vote_by_the_guideline_and_the_scale_that_they_labelled_by(campai
     compare(campaign.dir)
     votes = Votes(campaign.dir, campaign.label(guideline="Be kind.", scale="plain"))
     assert (votes.settings.guideline, votes.settings.scale) == ("Be kind.", "plain")
-    with pytest.raises(BadAnswer, match="expected one of a, tie, b"):
+    with pytest.raises(BadJudgement, match="expected one of a, tie, b"):
         vote(votes, "ann", "a_much")
     votes.close()
 
@@ -163,9 +164,10 @@ def test_the_reveal_says_whose_answer_stood_where_and_the_vote_is_for_that_polic
     for number in range(6):
         texts = votes.service().tasks("ann")[0].texts
         done = vote(votes, "ann", ["a", "b_much", "tie", "both_bad", "a_slightly", "b"][number])
-        assert done.reveal == ["aligned" if text.startswith("New") else "sft" for text in texts]
+        assert done.reveal is not None
+        assert [done.reveal.a, done.reveal.b] == ["aligned" if text.startswith("New") else "sft" for text in texts]
         said = read_votes(votes.path)[-1]
-        preferred = {"a": done.reveal[0], "b": done.reveal[1]}.get((done.label.choice or "")[0])
+        preferred = vars(done.reveal).get((done.label.choice or "")[0])
         expected = {"aligned": 1.0, "sft": 0.0, None: 0.5}[None if number in (2, 3) else preferred]
         assert said.outcome == expected and said.voter == "ann"
     assert len(read_votes(votes.path)) == 6
@@ -173,14 +175,14 @@ def test_the_reveal_says_whose_answer_stood_where_and_the_vote_is_for_that_polic
 
 def test_a_vote_that_is_sent_again_gets_the_same_reveal_and_counts_once(votes: Votes) -> None:
     first = vote(votes, "ann", "b")
-    again = votes.service().label("ann", Answer(first.label.client_uuid, "whatever", "a"))
+    again = votes.service().label("ann", Judgement(first.label.client_uuid, "whatever", "a"))
     assert again == first and again.reveal is not None
     assert len(read_votes(votes.path)) == 1
 
 
 def test_a_vote_is_final(votes: Votes) -> None:
     vote(votes, "ann")
-    with pytest.raises(BadAnswer, match="a vote is final"):
+    with pytest.raises(BadJudgement, match="a vote is final"):
         votes.service().undo("ann", "undo-0001")
     assert len(read_votes(votes.path)) == 1
 
@@ -197,8 +199,8 @@ def test_a_skip_reveals_nothing_is_no_vote_and_the_pair_does_not_come_back(votes
 
 def test_ideal_answers_are_not_written_to_held_out_prompts(votes: Votes) -> None:
     token = votes.service().tasks("ann")[0].token
-    with pytest.raises(BadAnswer, match="on the labelling page"):
-        votes.service().demonstrate("ann", "write-0001", token, "The best answer.")
+    with pytest.raises(BadJudgement, match="on the labelling page"):
+        votes.service().demonstrate("ann", IdealCompletion("write-0001", token, "The best answer."))
 
 
 def test_what_is_on_screen_stays_with_its_sides_and_votes_outlive_the_server(votes: Votes, campaign: Any) -> None:
@@ -250,7 +252,7 @@ def test_a_comparison_that_ran_again_is_asked_about_and_its_old_votes_are_kept_a
     fresh = votes.service().tasks("ann")
     assert all(any("better" in text for text in task.texts) for task in fresh)
     with pytest.raises(StaleToken, match="not asked about any more"):
-        votes.service().label("ann", Answer("late-0001", held.token, "a"))
+        votes.service().label("ann", Judgement("late-0001", held.token, "a"))
     assert votes_digest(votes.path) == digest and votes.figures()["on_other_texts"] == 1
     assert votes.figures()["win_rate"] is None
     compare(campaign.dir)  # the very texts again
@@ -301,7 +303,7 @@ def labelled(campaign: Any, votes: Votes) -> Any:
     app = label_app(config)
     service = app.state.service
     while tasks := service.tasks("ann"):
-        service.label("ann", Answer(f"label-{tasks[0].token}", tasks[0].token, "a"))
+        service.label("ann", Judgement(f"label-{tasks[0].token}", tasks[0].token, "a"))
     app.state.people.store.close()
     return config
 
@@ -447,11 +449,11 @@ def test_annotators_vote_and_only_admins_see_the_win_rate(browser: Any, app: Any
     assert statuses == {None: [401, 401, 401], "Ann": [200, 200, 403], "Root": [200, 200, 200]}
     ann, root = browser("Ann"), browser("Root")
     work = ann.get(f"{API}/tasks")
-    TasksBody.model_validate(work.json(), strict=True)
+    TypeAdapter(Opening).validate_json(work.content, strict=True)
     assert work.json()["settings"]["reveals"] and not work.json()["settings"]["sees_figures"]
     assert root.get(f"{API}/tasks").json()["settings"]["sees_figures"]
     done = press(ann, work.json()["tasks"][0]["token"])
-    RecordedBody.model_validate(done.json(), strict=True)
+    TypeAdapter(Recorded[RenderedTask]).validate_json(done.content, strict=True)
     assert sorted(done.json()["reveal"].values()) == ["aligned", "sft"]
     assert root.get("/api/v1/admin/votes").json()["votes"] == 1
     for client in (ann, root):

@@ -6,16 +6,19 @@ import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from trueup.data.words import count_words
 from ui.label import prepare
 from ui.labels import judgements
-from ui.labels.service import Answer, LabelService, Settings
+from ui.labels.service import LabelService
 from ui.labels.store import Store
-from ui.pages.label_api import DemonstrationBody, LabelBody, RecordedBody, TasksBody, UndoneBody, _work
+from ui.labels.tasks import Judgement, Recorded, Settings, TaskHead, Undone
+from ui.pages.label_api import Opening, RenderedTask, _rendered
 
 API = "/api/v1"
 
@@ -30,19 +33,21 @@ def tasks(client: Any) -> list[dict[str, Any]]:
 
 def test_what_it_says_is_what_its_description_says(client: Any) -> None:
     work = client.get(f"{API}/tasks")
-    TasksBody.model_validate(work.json(), strict=True)
+    TypeAdapter(Opening).validate_json(work.content, strict=True)
     token = work.json()["tasks"][0]["token"]
     saved = press(client, "demonstrations", token=token, text="Freeze it.")
     assert saved.json() == {"saved": True}
     done = press(client, "labels", token=token, choice="a_slightly", seconds=3.25, device="key")
-    RecordedBody.model_validate(done.json(), strict=True)
+    TypeAdapter(Recorded[RenderedTask]).validate_json(done.content, strict=True)
     assert done.json()["progress"]["mine"] == 1 and done.json()["state"] == "work"
-    UndoneBody.model_validate(press(client, "undo").json(), strict=True)
+    TypeAdapter(Undone[RenderedTask]).validate_json(press(client, "undo").content, strict=True)
     assert client.post(f"{API}/heartbeat", json={}).json() == {}
     described = client.get(f"{API}/openapi.json").json()
     for path in ("tasks", "labels", "demonstrations", "undo", "heartbeat"):
         assert f"{API}/{path}" in described["paths"]
-    assert {"LabelBody", "RecordedBody", "TasksBody", "Problem"} <= described["components"]["schemas"].keys()
+    schemas = described["components"]["schemas"]
+    assert {"Judgement", "IdealCompletion", "Opening", "RenderedTask", "Problem"} <= schemas.keys()
+    assert schemas["Judgement"]["properties"]["order"]["description"] == "Tiers of places, best first."
 
 
 def test_a_task_holds_texts_and_an_opaque_token_and_nothing_else(client: Any, secret: str) -> None:
@@ -156,13 +161,10 @@ def test_the_last_label_says_that_all_is_done(client: Any) -> None:
     }
 
 
-def test_the_fields_of_the_requests_are_those_of_the_service(client: Any) -> None:
-    from dataclasses import fields
-
-    from ui.labels.service import Answer
-
-    assert set(LabelBody.model_fields) == {field.name for field in fields(Answer)}
-    assert set(DemonstrationBody.model_fields) == {"client_uuid", "token", "text"}
+def test_what_the_service_says_of_a_task_is_what_the_page_gets(client: Any) -> None:
+    (task, *_) = client.app.state.service.tasks("local")
+    (sent, *_) = tasks(client)
+    assert {head.name: getattr(task, head.name) for head in fields(TaskHead)}.items() <= sent.items()
 
 
 def test_many_clients_at_once_get_different_pairs_and_lose_nothing(client: Any) -> None:
@@ -208,12 +210,12 @@ def degenerate(campaign: Any, answers_to: Any, texts: list[str]) -> Any:
 def test_the_page_with_three_answers_of_12000_newlines_comes_within_200_ms(campaign: Any, answers_to: Any) -> None:
     service = degenerate(campaign, answers_to, NEWLINES)
     began = time.process_time()
-    body = _work(service.work("ann"))
-    recorded = service.label("ann", Answer("press-0001", body["tasks"][0]["token"], order=[[0], [1], [2]]))
+    (task, *_) = _rendered(service.work("ann")).tasks
+    recorded = service.label("ann", Judgement("press-0001", task.token, order=[[0], [1], [2]]))
     took = time.process_time() - began
     assert took < 0.2, f"{took:.3f} s"
-    assert recorded.label.order == [[0], [1], [2]] and len(body["tasks"][0]["answers"]) == 3
-    assert all("11999 blank lines" in answer["html"] for answer in body["tasks"][0]["answers"])
+    assert recorded.label.order == [[0], [1], [2]] and len(task.answers) == 3
+    assert all("11999 blank lines" in answer.html for answer in task.answers)
     service.store.close()
 
 
@@ -234,7 +236,7 @@ def test_texts_are_made_ready_while_nobody_waits_to_write(
     monkeypatch.setattr("ui.labels.service.count_words", watched(count_words))
     token = service.tasks("ann")[0].token
     service._items.clear()  # as after a restart
-    service.label("ann", Answer("press-0001", token, order=[[0], [1], [2]]))
+    service.label("ann", Judgement("press-0001", token, order=[[0], [1], [2]]))
     service.undo("ann", "press-0002")
     assert len(held) >= 6 and not any(held)
     service.store.close()
@@ -242,8 +244,8 @@ def test_texts_are_made_ready_while_nobody_waits_to_write(
 
 def test_two_answers_that_look_alike_are_shown_as_they_were_written(campaign: Any, answers_to: Any) -> None:
     service = degenerate(campaign, answers_to, ["- tea\n- milk", "* tea\n* milk", "+ tea\n+ milk"])
-    (task,) = _work(service.work("ann"))["tasks"]
-    assert len({answer["html"] for answer in task["answers"]}) == 3
-    assert all('class="tu-plain"' in answer["html"] for answer in task["answers"])
-    assert "https://example.org" in task["prompt"], "a definition of a link is text"
+    (task,) = _rendered(service.work("ann")).tasks
+    assert len({answer.html for answer in task.answers}) == 3
+    assert all('class="tu-plain"' in answer.html for answer in task.answers)
+    assert "https://example.org" in task.prompt, "a definition of a link is text"
     service.store.close()

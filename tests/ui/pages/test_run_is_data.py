@@ -26,9 +26,9 @@ from trueup.models.policies import model_config
 from trueup.verify import verify
 from ui.app import label_app, run_app
 from ui.label import run
-from ui.labels.service import Answer
 from ui.labels.store import Store
 from ui.labels.tables import Database, event, item
+from ui.labels.tasks import Judgement
 from ui.pages.compare import Comparison, guarded, sample_html
 from ui.pages.run import run_html
 from ui.people.accounts import COOKIE
@@ -79,7 +79,7 @@ def test_labels_that_come_later_are_no_edit_and_a_store_that_is_gone_is_one(labe
     app = label_app(labelled.label())
     service = app.state.service
     task = service.tasks("ann-0")[0]
-    service.label("ann-0", Answer("later-label-1", task.token, "a"))
+    service.label("ann-0", Judgement("later-label-1", task.token, "a"))
     service.store.close()
     assert verify(labelled.dir).problems == []
     path.rename(path.with_name("elsewhere"))

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from ui.app import run_app
-from ui.labels.names import Refused, checked_name, skeleton
+from ui.labels.names import AccountError, checked_name, skeleton
 from ui.labels.tables import Database, invite, session
 from ui.people import accounts
 from ui.people.accounts import COOKIE, DEVICE_COOKIE, LOCAL, SESSION_S, People, Person, hash_password
@@ -92,14 +92,14 @@ def test_the_same_password_from_another_keyboard_is_the_same() -> None:
 
 @pytest.mark.parametrize("name, password", [("", PASSWORD), ("a\nb", PASSWORD), ("x" * 65, PASSWORD), ("Ann", "short")])
 def test_a_bad_name_or_password_makes_no_account(people: People, name: str, password: str) -> None:
-    with pytest.raises(Refused, match=r"a (name|password) has"):
+    with pytest.raises(AccountError, match=r"a (name|password) has"):
         people.add(name, "annotator", password)
     assert people.accounts() == []
 
 
 def test_a_name_is_taken_however_it_is_cased(people: People) -> None:
     people.add("Ann", "annotator", PASSWORD)
-    with pytest.raises(Refused, match="taken"):
+    with pytest.raises(AccountError, match="taken"):
         people.add("ANN ", "admin", PASSWORD)
     assert people.who(people.log_in("ann", PASSWORD, "1.2.3.4").session) is not None
 
@@ -112,7 +112,7 @@ Ann\u00a0|\U0001d400nn""".replace("\n", "|").split("|")
 @pytest.mark.parametrize("other", LIKE_ANN)
 def test_a_name_that_looks_like_one_that_is_taken_is_refused(people: People, other: str) -> None:
     people.add("Ann", "annotator", PASSWORD)
-    with pytest.raises(Refused):
+    with pytest.raises(AccountError):
         people.add(other, "admin", PASSWORD)
     assert len(people.accounts()) == 1
 
@@ -205,7 +205,7 @@ def test_an_unknown_name_costs_as_much_hashing_as_a_known_one(people: People, mo
     monkeypatch.setattr("hashlib.scrypt", lambda *a, **k: asked.append((k["n"], k["r"], k["p"])) or real(*a, **k))
     people.add("Ann", "annotator", PASSWORD)
     for name in ("Ann", "Zoe"):
-        with pytest.raises(Refused):
+        with pytest.raises(AccountError):
             people.log_in(name, "wrong password", "1.2.3.4")
     assert len(asked) == 3 and len(set(asked)) == 1
 
@@ -350,7 +350,7 @@ def test_guesses_at_one_name_are_throttled_from_any_address_and_say_when_to_come
     throttle = browser.app.state.people.attempts.by_name
     throttle.clock = lambda: 1000.0
     for number in range(throttle.free):
-        with pytest.raises(Refused):
+        with pytest.raises(AccountError):
             browser.app.state.people.log_in("Ann", "a wrong guess", f"10.0.0.{number}")
     answer = browser.post("/login", data={"name": "ANN", "password": PASSWORD})
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) == 2
@@ -364,11 +364,11 @@ def test_guesses_from_one_address_at_many_names_are_throttled_unknown_ones_too(p
     people.attempts = Attempts(clock=lambda: 0.0)
     people.attempts.by_address.free = 3
     for name in ("a", "b", "c"):
-        with pytest.raises(Refused):
+        with pytest.raises(AccountError):
             people.log_in(name, "wrong", "10.0.0.1")
     with pytest.raises(Throttled):
         people.log_in("d", "wrong", "10.0.0.1")
-    with pytest.raises(Refused):
+    with pytest.raises(AccountError):
         people.log_in("d", "wrong", "10.0.0.2")
 
 
@@ -488,7 +488,7 @@ def test_no_session_is_opened_for_a_password_that_was_taken_away_while_it_was_ch
         return matches(password, stored)
 
     monkeypatch.setattr(accounts, "password_matches", slow)
-    with pytest.raises(Refused):
+    with pytest.raises(AccountError):
         people.log_in("Ann", PASSWORD, None)
     with people.store.read() as db:
         assert db.scalar(sa.select(sa.func.count()).select_from(session)) == 0
@@ -616,7 +616,7 @@ def test_an_invitation_used_by_two_at_the_same_moment_makes_one_account(people: 
     def accept(name: str) -> None:
         try:
             answers.append(people.accept(token, name, PASSWORD))
-        except Refused as error:
+        except AccountError as error:
             answers.append(error)
 
     threads = [threading.Thread(target=accept, args=(name,)) for name in ("Ann", "Bob", "Cid")]
@@ -624,7 +624,7 @@ def test_an_invitation_used_by_two_at_the_same_moment_makes_one_account(people: 
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(people.accounts()) == 1 and sum(isinstance(answer, Refused) for answer in answers) == 2
+    assert len(people.accounts()) == 1 and sum(isinstance(answer, AccountError) for answer in answers) == 2
 
 
 def test_an_invitation_expires(people: People) -> None:
@@ -632,10 +632,10 @@ def test_an_invitation_expires(people: People) -> None:
     with people.store.write() as db:
         db.execute(invite.update().values(expires_at=time.time() - 1))
     assert people.invited(token) is None
-    with pytest.raises(Refused, match="expired"):
+    with pytest.raises(AccountError, match="expired"):
         people.accept(token, "Ann", PASSWORD)
     for days in (0, -1, 1e9, float("nan")):
-        with pytest.raises(Refused, match="365 days"):
+        with pytest.raises(AccountError, match="365 days"):
             people.invite("annotator", days)
 
 
@@ -654,7 +654,7 @@ def test_open_invitations_are_listed_and_withdrawn(start: Any, people: People, r
     assert people.invited(tokens[2]) is None and people.invited(tokens[1]) == "annotator"
     people.withdraw(listed[1].id[:6])
     for unknown in ("", "%", "zz", listed[1].id):
-        with pytest.raises(Refused, match="open are"):
+        with pytest.raises(AccountError, match="open are"):
             people.withdraw(unknown)
     assert [one.role for one in people.invitations()] == ["admin"]
     assert [row.name for row in people.accounts()] == ["Root", "Ann"]

@@ -23,7 +23,7 @@ from fastapi.testclient import TestClient
 
 from ui import connections
 from ui.app import label_app, run_app
-from ui.labels.names import Refused
+from ui.labels.names import AccountError
 from ui.labels.tables import Database
 from ui.pages.turns import Busy, Turns
 from ui.people import accounts
@@ -474,7 +474,7 @@ def test_an_old_store_knows_its_names_by_their_form(tmp_path: Path) -> None:
         db.commit()
     people = People(Database(url))
     assert people.who(people.log_in("ZOE\u0308  lee", PASSWORD, None).session).name == "Zo\u00eb Lee"
-    with pytest.raises(Refused, match="looks like"):
+    with pytest.raises(AccountError, match="looks like"):
         people.add("Zoe Lee", "annotator", PASSWORD)
     assert {"folded", "skeleton"} <= set(metadata.tables["account"].c.keys())
     people.store.close()

@@ -1,0 +1,127 @@
+"""How far each annotator is: their labels and skips, the qualification round, and what may still come to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from ui.labels import assignment, judgements
+from ui.labels.store import ANSWERS, WANTED, Gold, keep_note, superseded
+from ui.labels.tables import event, meta, slot
+from ui.labels.tasks import Practice, Progress, Settings, State
+
+ESTIMATED_AFTER = 20
+"""Judgements after which the number of those to come is estimated anew. An estimate after each one would tell hidden
+checks from work; one after twenty tells how many of them were checks, and of none whether it was one."""
+
+
+@dataclass
+class Standing:
+    """Where one annotator stands. Practice counts for itself, every other purpose alike."""
+
+    labelled: int
+    skipped: int
+    left: int = 0
+    state: State = "work"
+    practice: Practice | None = None
+
+    @property
+    def answered(self) -> int:
+        return self.labelled + self.skipped
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.labelled, self.skipped, self.left, self.practice)
+
+
+class Total(NamedTuple):
+    """The estimate of how many judgements an annotator will have given in the end; see `Standings.total`."""
+
+    judgements: int
+    due: int
+    """Judgements at which it is estimated again."""
+    wanted: str
+    """What the campaign asked for when it was estimated."""
+
+    def left(self, standing: Standing, waiting: Sequence[Any]) -> int:
+        """At least what is in front of the annotator."""
+        return 0 if standing.state == "done" else max(self.judgements - standing.answered, len(waiting))
+
+
+@dataclass
+class Standings:
+    """Where everybody stands. Who passed the qualification round is remembered."""
+
+    settings: Settings
+    practice: Mapping[str, Gold]
+    has_checks: bool
+    _passed: set[str] = field(default_factory=set)
+
+    def of(self, db: sa.Connection, annotator: str) -> Standing:
+        standing = Standing(*db.execute(_COUNTS, {"me": annotator}).one())
+        if not self.practice or annotator in self._passed:
+            return standing
+        rows = db.execute(_PRACTISED, {"me": annotator})
+        tiers_of = {row.item_id: row.tiers for row in rows if row.item_id in self.practice}
+        right = sum(
+            tiers is not None and judgements.agrees(tiers, self.practice[name].tiers)
+            for name, tiers in tiers_of.items()
+        )
+        is_through = len(tiers_of) == len(self.practice)
+        if is_through and right >= self.settings.qualification_pass * len(self.practice):
+            self._passed.add(annotator)
+            return standing
+        standing.practice = Practice(len(tiers_of), len(self.practice), right)
+        standing.state = "failed_practice" if is_through else "practice"
+        return standing
+
+    def total(self, db: sa.Connection, annotator: str, standing: Standing, keep: bool = False) -> Total:
+        """How many judgements this annotator will have given in all, hidden checks among them.
+
+        It is estimated after every so many judgements, whoever looks and however often, and kept in the store: an undo,
+        a restart or another server does not estimate it again. It goes by the work that is left; a check changes that
+        no more than it changes the count of judgements.
+        """
+        key = f"total {annotator}"
+        wanted = db.scalar(_NOTE, {"key": WANTED}) or "0 0"
+        if stored := db.scalar(_NOTE, {"key": key}):
+            total = Total(*json.loads(stored))
+            if standing.answered < total.due and total.wanted == wanted:
+                return total
+        items, labels = map(int, wanted.split())
+        judged = db.scalar(_JUDGED, {"me": annotator}) or 0
+        work = max(0, min(labels - (db.scalar(_DONE) or 0), items - judged))
+        gold, repeats = self.settings.gold_share * self.has_checks, self.settings.repeat_share
+        with_checks = work / max(1 - gold - repeats, 0.1)
+        unseen = len(assignment.unseen_gold(db, annotator, "check")) if gold else 0
+        checks = round(min(gold * with_checks, unseen) + repeats * with_checks)
+        total = Total(standing.answered + work + checks, standing.answered + ESTIMATED_AFTER, wanted)
+        if keep:
+            keep_note(db, key, json.dumps(total))
+        return total
+
+
+# ---- Queries ----------------------------------------------------------------------------------------------------
+
+_of_me = sa.and_(event.c.annotator == sa.bindparam("me", type_=sa.String), event.c.source == "human")
+
+
+def _count(*kinds: str) -> Any:
+    """How many events of these kinds an annotator gave and did not take back, with one definition for all purposes."""
+    counted = (event.c.purpose != "qualification", event.c.kind.in_(kinds), event.c.view_token.is_not(None))
+    return sa.select(sa.func.count()).where(_of_me, *counted, ~superseded()).scalar_subquery()
+
+
+_COUNTS = sa.select(_count("label"), _count("skip", "flag"))  # one round trip; in the order of Standing
+_NOTE = sa.select(meta.c.value).where(meta.c.key == sa.bindparam("key"))
+_DONE = sa.select(sa.func.count()).where(slot.c.state == "done")
+_JUDGED = sa.select(sa.func.count(sa.distinct(event.c.item_id))).where(
+    _of_me, event.c.purpose == "work", event.c.kind.in_(ANSWERS), ~superseded()
+)
+_PRACTISED = sa.select(event.c.item_id, event.c.tiers).where(
+    _of_me, event.c.purpose == "qualification", event.c.kind.in_(ANSWERS)
+)

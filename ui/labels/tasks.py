@@ -1,0 +1,275 @@
+"""What goes into the labelling service and comes out of it, in Python as over HTTP.
+
+`ui.pages.label_api` sends and reads these very classes; it adds only how a task's texts look on a page. Nothing here
+says which model, file or setting a completion came from, or whether a task is a hidden check.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Generic, Literal, TypeVar, get_args
+
+from pydantic import ConfigDict, Field
+
+from trueup.data.records import Message
+from trueup.errors import TrueupError
+from trueup.judging.votes import Policy
+from ui.labels.config import LabelConfig
+from ui.labels.judgements import Scale, Tiers, choices, is_order, meaning_of
+
+Device = Literal["key", "click", "touch", "api"]
+Side = Literal["a", "b", "tie"]
+State = Literal["work", "practice", "done", "failed_practice"]
+
+MAX_NOTE = 20_000
+"""Characters of a note or a demonstration."""
+_UUID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+
+class StaleToken(TrueupError):
+    """A judgement of what is not, or no longer, in front of this annotator. Nothing was recorded."""
+
+
+class BadJudgement(TrueupError):
+    """A judgement that says nothing that could be recorded; the text says why."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a campaign is labelled."""
+
+    scale: Scale = "graded"
+    criteria: tuple[str, ...] = ()
+    guideline: str = ""
+    rationale_share: float = 0.0
+    gold_share: float = 0.0
+    repeat_share: float = 0.0
+    repeat_after: int = 20
+    """Labels after which an annotator's own pair may come again."""
+    qualification_pass: float = 0.7
+    lease_s: float = 600.0
+    reveal: bool = False
+    """Votes on a comparison: each is answered with whose completions they were, and is final for that."""
+
+    @classmethod
+    def of(cls, config: LabelConfig) -> Settings:
+        """The settings that the campaign file states."""
+        return cls(
+            scale=config.scale,
+            criteria=tuple(config.criteria),
+            guideline=config.guideline,
+            rationale_share=config.rationale_share,
+            gold_share=config.gold_share,
+            repeat_share=config.repeat_share,
+            qualification_pass=config.qualification_pass,
+            lease_s=config.lease_minutes * 60,
+        )
+
+
+# ---- What comes out ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """What a task says besides its texts; a page shows it as it is."""
+
+    token: str
+    wants_rationale: bool
+    practice: bool
+
+
+@dataclass(frozen=True)
+class Task(TaskHead):
+    """What is in front of an annotator."""
+
+    prompt: list[Message]
+    texts: list[str]
+    """The completions in the drawn order, without tokens of a template."""
+
+
+T = TypeVar("T", bound=TaskHead)
+
+
+@dataclass(frozen=True)
+class Practice:
+    """The qualification round."""
+
+    done: int
+    total: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an annotator is. A hidden check counts like any other pair, so that nothing here gives it away."""
+
+    mine: int
+    """Their labels."""
+    skipped: int
+    """Their skips and flags."""
+    left: int
+    """Pairs that may still come to them, as far as was known when it was last estimated."""
+    practice: Practice | None
+    """None: there is no qualification round, or it is passed."""
+
+
+@dataclass(frozen=True)
+class Worklist(Generic[T]):
+    """The tasks that wait for an annotator, and how far the annotator is."""
+
+    tasks: list[T]
+    progress: Progress
+    state: State
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """In the qualification round: whether the judgement was right."""
+
+    right: bool
+    best: Side | Tiers
+    """Of a ranking: tiers of places."""
+    explanation: str | None
+
+
+@dataclass(frozen=True)
+class StoredJudgement:
+    """A judgement as it is stored."""
+
+    client_uuid: str
+    kind: Literal["label", "skip", "flag", "late"]
+    """late: kept, but somebody else had taken the pair over, and it does not count."""
+    choice: str | None = None
+    order: Tiers | None = None
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """After a vote: the policy whose completion stood at each place."""
+
+    a: Policy
+    b: Policy
+
+
+@dataclass(frozen=True)
+class Recorded(Worklist[T]):
+    """A judgement was recorded, and this waits next."""
+
+    label: StoredJudgement
+    feedback: Feedback | None
+    reveal: Reveal | None
+
+
+@dataclass(frozen=True)
+class Undone(Worklist[T]):
+    """The last judgement was taken back, and its task waits first."""
+
+    undone: bool
+    """False: there was nothing to take back."""
+
+
+# ---- What comes in ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Press:
+    """One press of a key or a button."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    client_uuid: Annotated[str, Field(min_length=8, max_length=64)]
+    """Drawn by the client for each press; the same one again is the same press."""
+
+
+@dataclass(frozen=True)
+class Judgement(Press):
+    """What somebody says of a task. A pair takes a choice, three and more completions an order."""
+
+    token: Annotated[str, Field(max_length=64)]
+    choice: Annotated[str | None, Field(max_length=16)] = None
+    """One of `judgements.Choice`; of an order only skip and flag."""
+    order: Annotated[Tiers | None, Field(max_length=100)] = None
+    """Tiers of places, best first."""
+    note: str | None = None
+    criteria: dict[str, Side] | None = None
+    """For each criterion the better side."""
+    seconds: float | None = None
+    device: Device = "api"
+
+
+@dataclass(frozen=True)
+class IdealCompletion(Press):
+    """A completion of a task's prompt that an annotator wrote."""
+
+    token: Annotated[str, Field(max_length=64)]
+    text: str
+
+
+# ---- What is checked of it --------------------------------------------------------------------------------------
+
+
+def tiers_of(judgement: Judgement, scale: Scale, count: int) -> tuple[Tiers | None, int | None]:
+    """Tiers of places and strength that a judgement of `count` completions means; (None, None): a skip or a flag."""
+    known = choices(scale) if count == 2 else ("skip", "flag")
+    choice, order = judgement.choice, judgement.order
+    if (choice is None) == (order is None):
+        raise BadJudgement("an answer is either a choice or an order")
+    if choice is not None:
+        if choice not in known:
+            raise BadJudgement(f"choice: expected one of {', '.join(known)}, found {choice!r}")
+        return meaning_of(choice, scale)
+    assert order is not None
+    if count == 2:
+        raise BadJudgement("order: a pair takes a choice, such as a, b or tie")
+    if not is_order(order, count):
+        raise BadJudgement(f"order: {order} does not place each of {count} answers once (0 to {count - 1})")
+    return order, None
+
+
+def better_by_criterion(
+    sides: Mapping[str, Side], criteria: Sequence[str], drawn: Sequence[int]
+) -> dict[str, int | None]:
+    """For each criterion the index of the better completion; None: a tie. `criteria` are those that are asked for."""
+    better: dict[str, int | None] = {}
+    for name, side in sides.items():
+        if name not in criteria:
+            known = ", ".join(criteria) or "none"
+            raise BadJudgement(f"criteria: {name!r} is not asked for here (asked for: {known})")
+        if side not in get_args(Side):
+            raise BadJudgement(f"criteria: {name}: expected a, b or tie, found {side!r}")
+        better[name] = None if side == "tie" else drawn["ab".index(side)]
+    return better
+
+
+def check_measured(judgement: Judgement) -> None:
+    """Raise BadJudgement if the device or the time cannot be."""
+    if judgement.device not in get_args(Device):
+        expected = ", ".join(get_args(Device))
+        raise BadJudgement(f"device: expected one of {expected}, found {judgement.device!r}")
+    if judgement.seconds is not None and not 0 <= judgement.seconds <= 86_400:
+        raise BadJudgement(f"seconds: expected 0 to 86400, found {judgement.seconds}")
+
+
+def check_uuid(client_uuid: str) -> None:
+    """Raise BadJudgement if a client's id is none."""
+    if not _UUID.fullmatch(client_uuid):
+        shown = json.dumps(client_uuid)[:80]
+        raise BadJudgement(f"client_uuid: expected 8 to 64 letters, digits, - or _, found {shown}")
+
+
+def checked_text(text: str | None, key: str) -> str | None:
+    """A text that every database can hold, or BadJudgement."""
+    if text is None:
+        return None
+    if len(text) > MAX_NOTE:
+        raise BadJudgement(f"{key}: at most {MAX_NOTE} characters, found {len(text)}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadJudgement(f"{key}: holds half of a surrogate pair, which is no text") from None
+    if "\0" in text:
+        raise BadJudgement(f"{key}: holds a NUL character, which a database cannot store")
+    return text
