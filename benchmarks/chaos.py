@@ -31,9 +31,10 @@ from trueup import runs
 from trueup.config import ModelConfig, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
 from ui.labels.config import LabelConfig
+from ui.labels.items import Item, Text
 from ui.labels.service import LabelService
-from ui.labels.store import Item, Store, Text, now
-from ui.labels.tables import account, event, item, slot, view
+from ui.labels.store import Store
+from ui.labels.tables import account, event, item, now, slot, view
 from ui.labels.tasks import Judgement, Settings
 from ui.people.accounts import COOKIE, People
 

@@ -299,9 +299,9 @@ def _promote(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, b
 
 
 def _backup(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from ui.labels.exchange import backup
+    from ui.labels.backup import backup
 
-    return backup(config, arguments.to), True
+    return backup(config.store_url, arguments.to), True
 
 
 _ON_LABELS: dict[str, Callable[[LabelConfig, argparse.Namespace], tuple[str, bool]]] = {

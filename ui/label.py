@@ -14,14 +14,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from trueup import runs
+from trueup.artifacts.reports import Estimate
 from trueup.console import say
 from trueup.data.own_code import short_name
-from trueup.data.records import CandidateSet, Dropped, pairs_of, read_rows, split_name, write_rows
+from trueup.data.records import (
+    CandidateSet,
+    Demonstration,
+    Dropped,
+    Preference,
+    Ranking,
+    pairs_of,
+    read_rows,
+    split_name,
+    write_rows,
+)
 from trueup.provenance.contents import sha256_file
-from ui.labels.config import LabelConfig
+from trueup.runs import StageRun
+from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import true_records
 from ui.labels.proof import proof
 from ui.labels.store import Store
@@ -33,113 +46,169 @@ LENGTH_EXPLAINS = 0.7
 
 
 def run(config: LabelConfig) -> Path:
-    run = runs.begin(config)
-
-    # ---- 1. Inputs: the answers to judge ------------------------------------------------------------------------
+    stage = runs.begin(config)
     store = Store(config.store_url)
     try:
-        candidates = read_candidates(config) if "sample" in config.parents() else []
-        if candidates:  # whatever the source: the page can always be opened
-            found, inputs = ask(config, store, candidates)
-            for path, rows, dropped in inputs if "human" in config.sources else []:
-                run.add_input(path, rows, dropped)
-        else:
-            found = material.material(config, [])
+        # ---- 1. Inputs: the completions to judge ----------------------------------------------------------------
+        items = read_inputs(config, store, stage)
 
-        # ---- 2. Labels: what the source says ----------------------------------------------------------------
-        if "import" in config.sources:
-            assert config.path is not None
-            dropped = Dropped()
-            rows = material.import_file(config, store, found, dropped)
-            run.add_input(config.path, rows, dropped)
-            say(f"import {config.path}: {rows} rankings, dropped: {dropped}")
-        for path in config.rubric_files:
-            run.add_input(path, 0)
-        if config.source == "human":
-            material.check_enough(config, store, found)
-        elif config.source == "simulated":
-            material.simulate(config, store, found)
-        elif config.source == "judge":
-            from ui.sources.judge import judge_pairs
+        # ---- 2. Labels: what each source says -------------------------------------------------------------------
+        collect_labels(config, store, items, stage)
 
-            judge_pairs(config, store, found)
-        elif config.source == "reward_model":
-            material.score_by_model(config, store, found)
-
-        # ---- 3. Export: current labels about the current answers --------------------------------------------
+        # ---- 3. Export: current labels about the current completions --------------------------------------------
         # The digest is taken before the labels: one that arrives in between makes this stage stale, and is not lost.
-        run.facts["fingerprint"] = config.fingerprint()
-        run.facts["store"] = proof(store)
-        rankings = [
-            row
-            for name in config.sources
-            for row in store.rankings([name], found.item_ids(name))
-            # What another rubric or judge said of the same answers stays in the store, and is not this campaign's.
-            if config.programs.get(name) in (None, row.annotator)
-        ]
-        people = "human" in config.sources
-        others = set(promoted(store)) - set(found.item_ids("human"))
-        if people and (votes := store.rankings(["human"], others)):
-            # The split may have changed since they were promoted.
-            votes = [row.model_copy(update={"split": split_name(row.prompt, config.split)}) for row in votes]
-            say(f"votes on a comparison that were promoted: {len(votes)}")
-            rankings += votes
-        answered = {name: store.answered(name, found.item_ids(name)) for name in config.sources}
-        left, strict = store.left_choices(found.item_ids("human")) if people else (0, 0)
-        gold = report.gold(store.checks(), config.gold_pass) if people else {}
-        written = [row for row, _ in store.demonstrations(found.item_ids("human"))] if people else []
+        stage.facts["fingerprint"] = config.fingerprint()
+        stage.facts["store"] = proof(store)
+        labels = read_labels(config, store, items)
     finally:
         store.close()
-    failed = {annotator for annotator, figures in gold.items() if figures.passed is False}
-    by_failed = [row for row in rankings if row.source == "human" and row.annotator in failed]
+    rankings, pairs, dropped = write_labels(config, labels, stage)
+
+    # ---- 4. Report: who said it, and what else could explain it -------------------------------------------------
+    beside = report.Beside(dropped, labels.gold, len(labels.demonstrations), items.identical, labels.left_choice)
+    summary = report.summarise(config.sources, rankings, pairs, labels.kinds, beside)
+    stage.write_report(summary)
+    stage.facts["labels"] = summary.counts()
+    say(f"labels: {report.line(summary)}")
+    add_findings(config, labels, summary, stage)
+    return stage.finish()
+
+
+# ---- 1. Inputs --------------------------------------------------------------------------------------------------
+
+
+def read_inputs(config: LabelConfig, store: Store, stage: StageRun) -> material.Material:
+    """The items of the sampled completions, which people are asked about whatever the source: so that the page can
+    always be opened."""
+    candidates = read_candidates(config.run_dir) if "sample" in config.parents() else []
+    if not candidates:
+        return material.material(config, [])
+    items, inputs = ask(config, store, candidates)
+    for path, rows, dropped in inputs if "human" in config.sources else []:
+        stage.add_input(path, rows, dropped)
+    return items
+
+
+# ---- 2. Labels --------------------------------------------------------------------------------------------------
+
+
+def collect_labels(config: LabelConfig, store: Store, items: material.Material, stage: StageRun) -> None:
+    """Have the source label the items; of people, see whether they have labelled enough."""
+    if "import" in config.sources:
+        assert config.path is not None
+        dropped = Dropped()
+        rows = material.import_file(config, store, items, dropped)
+        stage.add_input(config.path, rows, dropped)
+        say(f"import {config.path}: {rows} rankings, dropped: {dropped}")
+    for path in config.rubric_files:
+        stage.add_input(path, 0)
+    if config.source == "human":
+        material.check_enough(store, items, config.labels_per_pair, config.labels_wanted)
+    elif config.source == "simulated":
+        material.simulate(config.rubric, config.programs["simulated"], store, items)
+    elif config.source == "judge":
+        from ui.sources.judge import judge_pairs
+
+        judge_pairs(config, store, items)
+    elif config.source == "reward_model":
+        material.score_by_model(config, store, items)
+
+
+# ---- 3. Export --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CurrentLabels:
+    """What the store holds about the current completions."""
+
+    rankings: list[Ranking]
+    kinds: dict[Source, dict[str, list[str]]]
+    """For each source and item the kinds of its current events."""
+    gold: dict[str, report.KnownAnswers]
+    left_choice: Estimate | None
+    demonstrations: list[Demonstration]
+
+    @property
+    def failed(self) -> set[str]:
+        """Annotators who failed the hidden checks."""
+        return {annotator for annotator, answers in self.gold.items() if answers.passed is False}
+
+    @property
+    def by_failed(self) -> int:
+        return sum(row.source == "human" and row.annotator in self.failed for row in self.rankings)
+
+
+def read_labels(config: LabelConfig, store: Store, items: material.Material) -> CurrentLabels:
+    """Labels of every source that is used. What another rubric or judge said of the same completions stays in the
+    store, and is not this campaign's."""
+    rankings = [
+        row
+        for name in config.sources
+        for row in store.rankings([name], items.item_ids(name))
+        if config.programs.get(name) in (None, row.annotator)
+    ]
+    kinds = {name: store.answered(name, items.item_ids(name)) for name in config.sources}
+    if "human" not in config.sources:
+        return CurrentLabels(rankings, kinds, {}, None, [])
+    asked = items.item_ids("human")
+    if votes := store.rankings(["human"], set(promoted(store)) - set(asked)):
+        # The split may have changed since they were promoted.
+        rankings += [row.model_copy(update={"split": split_name(row.prompt, config.split)}) for row in votes]
+        say(f"votes on a comparison that were promoted: {len(votes)}")
+    left, strict = store.left_choices(asked)
+    left_choice = report.share(left, strict) if strict else None
+    gold = report.gold(store.checks(), config.gold_pass)
+    return CurrentLabels(rankings, kinds, gold, left_choice, [row for row, _ in store.demonstrations(asked)])
+
+
+def write_labels(
+    config: LabelConfig, labels: CurrentLabels, stage: StageRun
+) -> tuple[list[Ranking], list[Preference], dict[str, int]]:
+    """Write what others read. Returns the rankings and the pairs that are in it, and what is not, by reason."""
+    rankings = labels.rankings
     if config.exclude_failed_gold:
-        rankings = [row for row in rankings if row.source != "human" or row.annotator not in failed]
-    rankings, unsaid = true_records(rankings, config)
-    if unsaid:
-        say(unsaid)
-        run.find("info", "tokens_left_out", unsaid)
+        rankings = [row for row in rankings if row.source != "human" or row.annotator not in labels.failed]
+    rankings, left_out = true_records(rankings, config.run_dir, config.model)
+    if left_out:
+        say(left_out)
+        stage.find("info", "tokens_left_out", left_out)
     every_pair = [pair for ranking in rankings for pair in pairs_of(ranking)]
     differing = [pair for pair in every_pair if pair.chosen[0].content != pair.rejected[0].content]
     pairs = [pair for pair in differing if pair.chosen[0].content.strip()]
-    write_rows(run.dir / "rankings.jsonl", rankings)
-    write_rows(run.dir / "preferences.jsonl", pairs)
-    write_rows(run.dir / "demonstrations.jsonl", written)
-
-    # ---- 4. Report: who said it, and what else could explain it -------------------------------------------------
-    dropped_labels = {"identical": len(every_pair) - len(differing)}
+    write_rows(stage.dir / "rankings.jsonl", rankings)
+    write_rows(stage.dir / "preferences.jsonl", pairs)
+    write_rows(stage.dir / "demonstrations.jsonl", labels.demonstrations)
+    dropped = {"identical": len(every_pair) - len(differing)}
     if empty := len(differing) - len(pairs):  # that nothing was better is a label; it is nothing to learn to say
-        dropped_labels["empty preferred answer"] = empty
+        dropped["empty preferred answer"] = empty
     if config.exclude_failed_gold:
-        dropped_labels["labels of annotators who failed gold"] = len(by_failed)
-    beside = report.Beside(
-        dropped_labels, gold, len(written), found.identical, report.share(left, strict) if strict else None
-    )
-    summary = report.summarise(config.sources, rankings, pairs, answered, beside)
-    run.write_report(summary)
-    run.facts["labels"] = summary.counts()
-    say(f"labels: {report.line(summary)}")
+        dropped["labels of annotators who failed gold"] = labels.by_failed
+    return rankings, pairs, dropped
 
+
+# ---- 4. Report --------------------------------------------------------------------------------------------------
+
+
+def add_findings(config: LabelConfig, labels: CurrentLabels, summary: report.LabelReport, stage: StageRun) -> None:
+    """What whoever trains on these labels should know."""
     train = summary.pairs.train
     if train < FEW_PAIRS:
         noise = f"below {FEW_PAIRS} a reward model is mostly noise"
-        run.find("warn", "few_labels", f"{train} strict pairs to train on; {noise}")
-    if failed:
-        names, kept = ", ".join(sorted(failed)), "left out" if config.exclude_failed_gold else "kept"
-        keys = "label.exclude_failed_gold decides"
-        said = f"{names}: below {config.gold_pass:.0%} on gold; their {len(by_failed)} labels are {kept} ({keys})"
-        run.find("warn", "failed_gold", said)
+        stage.find("warn", "few_labels", f"{train} strict pairs to train on; {noise}")
+    if labels.failed:
+        names, kept = ", ".join(sorted(labels.failed)), "left out" if config.exclude_failed_gold else "kept"
+        theirs = f"their {labels.by_failed} labels are {kept} (label.exclude_failed_gold decides)"
+        stage.find("warn", "failed_gold", f"{names}: below {config.gold_pass:.0%} on gold; {theirs}")
     if named := summary.self_identified.labels:
-        said = f"in {named} labels an answer says which model it is, so they were not blind: see report.json"
-        run.find("warn", "self_identified", said)
+        not_blind = "an answer says which model it is, so they were not blind: see report.json"
+        stage.find("warn", "self_identified", f"in {named} labels {not_blind}")
     length = summary.length_baseline
     if length is not None and (length.value or 0.0) >= LENGTH_EXPLAINS:
         won = f"the longer answer is preferred in {length.value:.0%} of {length.n} pairs"
-        run.find("warn", "length_explains", f"{won}: length alone explains most of what a reward model would learn")
-    for name in config.sources:
-        if name == "simulated":
-            said = f"these labels are simulated by the rubric {short_name(config.rubric)}: no person said them"
-            run.find("info", "simulated_labels", f"human_labels: {summary.by_source.get('human', 0)}; {said}")
-    return run.finish()
+        stage.find("warn", "length_explains", f"{won}: length alone explains most of what a reward model would learn")
+    if "simulated" in config.sources:
+        nobody = f"these labels are simulated by the rubric {short_name(config.rubric)}: no person said them"
+        stage.find("info", "simulated_labels", f"human_labels: {summary.by_source.get('human', 0)}; {nobody}")
 
 
 # ---- What people are asked --------------------------------------------------------------------------------------
@@ -160,16 +229,16 @@ def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tu
     if config.scores:
         scores = material.read_scores(config.scores, candidates)
         inputs.append((config.scores, len(scores), Dropped()))
-    found = material.material(config, candidates, scores)
-    material.ask_people(config, store, found)
+    items = material.material(config, candidates, scores)
+    material.ask_people(config, store, items)
     store.set_note(_ASKED, _what_is_asked(config))
-    return found, inputs
+    return items, inputs
 
 
 def prepare(config: LabelConfig, store: Store) -> None:
     """For the labelling page: put into the store what people are asked about, unless it is there."""
     if store.note(_ASKED) != _what_is_asked(config):
-        ask(config, store, read_candidates(config))
+        ask(config, store, read_candidates(config.run_dir))
     store.count_rows()
 
 
@@ -185,6 +254,6 @@ def _what_is_asked(config: LabelConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def read_candidates(config: LabelConfig) -> list[CandidateSet]:
-    """The sampled answers of the campaign, or a RunError that says what to run first."""
-    return read_rows(runs.open_stage(config.run_dir, "sample").dir / "candidates.jsonl", CandidateSet)
+def read_candidates(run_dir: Path) -> list[CandidateSet]:
+    """The sampled completions of the campaign, or a RunError that says what to run first."""
+    return read_rows(runs.open_stage(run_dir, "sample").dir / "candidates.jsonl", CandidateSet)

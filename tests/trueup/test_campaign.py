@@ -355,7 +355,8 @@ def test_new_labels_of_people_make_the_label_stage_stale(campaign: Callable[...,
 
 def _label_something(campaign: Campaign) -> None:
     from trueup.data.records import Candidate, Message
-    from ui.labels.store import Item, ProgramLabel, Store
+    from ui.labels.items import Item, ProgramLabel
+    from ui.labels.store import Store
 
     config: Any = campaign.stages["label"]
     store = Store(config.store_url)

@@ -25,7 +25,8 @@ from trueup import runs
 from trueup.config import ModelConfig, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
 from ui.labels.config import LabelConfig
-from ui.labels.store import Item, QueueEntry, Store, Text
+from ui.labels.items import Item, QueueEntry, Text
+from ui.labels.store import Store
 
 MODEL = ModelConfig()
 SPLIT = SplitConfig()

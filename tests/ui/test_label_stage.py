@@ -21,8 +21,9 @@ from trueup.errors import DataError, LabelsWanted, ModelError
 from ui.label import prepare, run
 from ui.labels import assignment
 from ui.labels.config import LabelConfig
+from ui.labels.items import ProgramLabel
 from ui.labels.service import LabelService
-from ui.labels.store import ProgramLabel, Store
+from ui.labels.store import Store
 from ui.labels.tasks import IdealCompletion, Judgement, Settings
 from ui.sources.report import share
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from ui.labels.store import ANSWERS, now
-from ui.labels.tables import event, gold, slot, view
+from ui.labels.store import ANSWERS
+from ui.labels.tables import event, gold, now, slot, view
 
 Purpose = Literal["work", "repeat", "gold", "qualification"]
 

@@ -1,4 +1,4 @@
-"""Labels in and out of a campaign's store: `trueup labels import`, `export`, `backup`.
+"""Labels in and out of a campaign's store: `trueup labels import` and `export`.
 
 A file goes in whole, or says where it stopped and goes on from there. What comes out says of each row who said it,
 when, how sure, on which side the answers stood, under which guideline, and where the answers came from.
@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
-import sqlite3
 import time
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
-from trueup.config import BadRows
+from trueup.config import BadRows, ModelConfig, SplitConfig
 from trueup.data.formats import ImportedRanking, read_preferences
 from trueup.data.jsonl import cut
 from trueup.data.records import LEFT_OUT_FOLDER, Dropped, Preference, Ranking, pairs_of, split_name, write_rows
 from trueup.errors import DataError, TrueupError
 from ui.labels.config import LabelConfig, Source
+from ui.labels.items import Item, Text
 from ui.labels.judgements import Tiers
-from ui.labels.store import Item, Store, Text, now, superseded
-from ui.labels.tables import event, item, view
+from ui.labels.store import Store, superseded
+from ui.labels.tables import event, item, now, shown, url_of_existing, view
 
 SOURCE = "import"
 _AT_ONCE = 500
@@ -70,11 +68,11 @@ def import_labels(
     rows = read_preferences(file, dropped, on_bad_rows or config.on_bad_rows, ignored)  # before the store is made
     store = Store(config.store_url)
     try:
-        done = take_over(config, store, file, rows, dropped)
+        done = take_over(store, file, rows, dropped, config.split)
     finally:
         store.close()
     earlier = f", {done.replaced} of them in place of what the same annotator said before" if done.replaced else ""
-    aside = f"; the rows left out are in {_keep_aside(config, file, dropped)}" if dropped.left_out else ""
+    aside = f"; the rows left out are in {_keep_aside(config.run_dir, file, dropped)}" if dropped.left_out else ""
     unread = f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     return (
         f"{file}: {done.added} labels imported{earlier}; {done.known} were in the store already; "
@@ -83,18 +81,18 @@ def import_labels(
     )
 
 
-def _keep_aside(config: LabelConfig, file: Path, dropped: Dropped) -> Path:
+def _keep_aside(run_dir: Path, file: Path, dropped: Dropped) -> Path:
     """Written under a name that no other file's rows have: of two called rows.jsonl, the path tells which is which."""
     path = file.absolute()
     name = f"{path.stem[:100]}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}.jsonl"
-    folder = config.run_dir / LEFT_OUT_FOLDER
+    folder = run_dir / LEFT_OUT_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / name, dropped.left_out)
     return folder / name
 
 
 def take_over(
-    config: LabelConfig, store: Store, file: Path, rows: Iterable[ImportedRanking], dropped: Dropped
+    store: Store, file: Path, rows: Iterable[ImportedRanking], dropped: Dropped, split: SplitConfig
 ) -> Imported:
     """Make these rows labels of the store, some hundred at a time, so that nobody who labels has to wait for all.
 
@@ -102,7 +100,7 @@ def take_over(
     them in the file is the n-th in the store, so the same file again adds nothing and a corrected one supersedes. For
     the same reason an import that was interrupted goes on where it stopped.
     """
-    asked = [(row, _item_of(row, config, file).row()) for row in rows]
+    asked = [(row, _item_of(row, file, split).row()) for row in rows]
     if not asked:
         raise DataError(f"{file}: no preference in it can be used (dropped: {dropped})")
     with store.read() as db:  # what contradicts the store is found before anything is written
@@ -122,7 +120,7 @@ def take_over(
         except (sa.exc.DBAPIError, DataError) as error:
             problem = str(error) if isinstance(error, DataError) else f"nothing was saved: {_first_line(error.orig)}"
             raise DataError(
-                f"{_shown(config)}: {problem} ({done.added} labels of {file} were imported before, and stay)"
+                f"{shown(store.url)}: {problem} ({done.added} labels of {file} were imported before, and stay)"
             ) from None
         done.added, done.replaced = done.added + added, done.replaced + replaced
     done.item_ids = list(about)
@@ -186,7 +184,7 @@ def _write(
     return len(events), sum(row["supersedes"] is not None for row in events)
 
 
-def _item_of(row: ImportedRanking, config: LabelConfig, file: Path) -> Item:
+def _item_of(row: ImportedRanking, file: Path, split: SplitConfig) -> Item:
     count = len(row.completions)
     answers = zip(
         row.completions,
@@ -196,8 +194,8 @@ def _item_of(row: ImportedRanking, config: LabelConfig, file: Path) -> Item:
         strict=True,
     )
     sampler = row.provenance.sampler if row.provenance else {"file": file.name}
-    split = split_name(row.prompt, config.split)
-    return Item(row.prompt, [Text(*answer) for answer in answers], row.category, split, sampler)
+    part = split_name(row.prompt, split)
+    return Item(row.prompt, [Text(*answer) for answer in answers], row.category, part, sampler)
 
 
 def _by_label_id(db: sa.Connection, label_ids: Collection[str]) -> dict[str, Any]:
@@ -313,19 +311,19 @@ def export_labels(config: LabelConfig, to: Path, format: Format = "jsonl", ranki
     """
     if to.exists():
         raise TrueupError(f"{to}: already there, and never written over; name one that is new")
-    store = Store(_there(config))
+    store = Store(url_of_existing(config.store_url))
     try:
         labels = store.rankings(get_args(Source))
         left_out = _left_out(store)
     finally:
         store.close()
     if not labels:
-        raise DataError(f"{_shown(config)}: holds no labels (left out: {left_out})")
-    labels, unsaid = true_records(labels, config)
+        raise DataError(f"{shown(config.store_url)}: holds no labels (left out: {left_out})")
+    labels, unsaid = true_records(labels, config.run_dir, config.model)
     rows: list[Any] = [pair for label in labels for pair in pairs_of(label)] if rankings == "pairs" else list(labels)
     if not rows:
         raise DataError(
-            f"{_shown(config)}: all {len(labels)} labels are ties, which give no pairs; take --rankings whole"
+            f"{shown(config.store_url)}: all {len(labels)} labels are ties, which give no pairs; take --rankings whole"
         )
     partial = to.with_name(f"{to.name}.{secrets.token_hex(4)}")
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -342,7 +340,7 @@ def export_labels(config: LabelConfig, to: Path, format: Format = "jsonl", ranki
     return f"{to}: {_summary(labels, rows, rankings)}{'; ' if unsaid else ''}{unsaid}; left out: {left_out}"
 
 
-def true_records(labels: list[Ranking], config: LabelConfig) -> tuple[list[Ranking], str]:
+def true_records(labels: list[Ranking], run_dir: Path, model: ModelConfig) -> tuple[list[Ranking], str]:
     """`trueup.training.pairs.true_records`; without the packages for training, no recorded tokens are handed on."""
     if not any(ids for row in labels for ids in row.completion_token_ids):
         return labels, ""
@@ -354,7 +352,7 @@ def true_records(labels: list[Ranking], config: LabelConfig) -> tuple[list[Ranki
             for row in labels
         ]
         return none, "recorded tokens of all answers are left out: they cannot be checked without transformers"
-    return checked(labels, config.run_dir, config.model)
+    return checked(labels, run_dir, model)
 
 
 def _summary(labels: list[Ranking], rows: list[Any], rankings: Whole) -> str:
@@ -432,67 +430,3 @@ def _save_dataset(folder: Path, rows: list[Ranking] | list[Preference]) -> None:
         datasets.DatasetDict(made).save_to_disk(folder)
     finally:
         datasets.enable_progress_bars()
-
-
-# ---- Backup -----------------------------------------------------------------------------------------------------
-
-
-def backup(config: LabelConfig, to: Path) -> str:
-    """Copy the store to the new file `to` while people go on labelling; says what the copy holds.
-
-    The copy is one moment of the store. It is checked before it gets its name: SQLite's own check, and the number of
-    events.
-    """
-    url = _there(config)
-    if url.get_backend_name() != "sqlite":
-        plain = url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
-        raise TrueupError(
-            f"{_shown(config)}: this store is on a server, and nothing was copied. Its own tool copies it while people "
-            f"label:\n  pg_dump --format=custom --file={to} '{plain}'"
-        )
-    if to.exists():
-        raise TrueupError(f"{to}: already there, and never written over; name a file that is new")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f"{to.name}.{secrets.token_hex(4)}")
-    try:
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # as the store: it has all accounts
-        with closing(sqlite3.connect(str(url.database))) as store, closing(sqlite3.connect(partial)) as copy:
-            before = _count_events(store)
-            store.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file, with nothing beside it
-            [check] = copy.execute("PRAGMA quick_check").fetchone()
-            events, after = _count_events(copy), _count_events(store)
-        if check != "ok" or not before <= events <= after:
-            raise DataError(
-                f"{url.database}: the copy is not sound ({check}; {events} events, the store has {before} to {after}) "
-                "and was taken away; look at the disk, and keep the store's files"
-            )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.link(partial, to)  # unlike a rename, this never replaces what appeared there meanwhile
-    except sqlite3.Error as error:
-        raise DataError(f"{url.database}: cannot be copied to {to} ({error})") from None
-    except OSError as error:
-        raise TrueupError(f"{to}: cannot be written ({error.strerror})") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return f"{to}: {events} events, {to.stat().st_size / 1e6:.1f} MB, checked (quick_check ok)"
-
-
-def _count_events(db: sqlite3.Connection) -> int:
-    [count] = db.execute("SELECT count(*) FROM event").fetchone()
-    return int(count)
-
-
-def _there(config: LabelConfig) -> sa.URL:
-    """The store's URL; a DataError if it is a file that is not there, so that reading makes none."""
-    url = config.store_url
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
-        raise DataError(
-            f"{url.database}: there is no label store yet; `trueup label` and `trueup labels import` make it"
-        )
-    return url
-
-
-def _shown(config: LabelConfig) -> str:
-    return config.store_url.render_as_string(hide_password=True)

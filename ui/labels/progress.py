@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from ui.labels import assignment, judgements
-from ui.labels.store import ANSWERS, WANTED, Gold, keep_note, superseded
+from ui.labels.items import Gold
+from ui.labels.store import ANSWERS, WANTED, keep_note, superseded
 from ui.labels.tables import event, meta, slot
 from ui.labels.tasks import Practice, Progress, Settings, State
 

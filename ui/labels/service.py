@@ -21,10 +21,11 @@ from trueup.data.records import Message
 from trueup.data.words import count_words
 from ui.labels import assignment, judgements
 from ui.labels.assignment import AHEAD, Cursor, Purpose
+from ui.labels.items import Gold
 from ui.labels.judgements import Tiers
 from ui.labels.progress import Standing, Standings
-from ui.labels.store import ANSWERS, Gold, Store, now, superseded
-from ui.labels.tables import event, item, view
+from ui.labels.store import ANSWERS, Store, superseded
+from ui.labels.tables import event, item, now, view
 from ui.labels.tasks import (
     BadJudgement,
     Feedback,

@@ -14,114 +14,25 @@ import secrets
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
-from trueup.data.records import Demonstration, Message, Ranking, prompt_id
+from trueup.data.records import Demonstration, Ranking
+from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry
 from ui.labels.judgements import Tiers
-from ui.labels.tables import Database, event, gold, guideline, item, meta, slot, view
+from ui.labels.tables import Database, event, gold, guideline, item, meta, now, slot, view
 
 T = TypeVar("T")
 CHUNK = 1000
-
-# ---- What goes in and out ---------------------------------------------------------------------------------------
-
-
-class AnswerLike(Protocol):
-    """What is stored of an answer; `trueup.data.records.Candidate` is one."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def token_ids(self) -> Any: ...
-    @property
-    def finished(self) -> bool: ...
-    @property
-    def logp(self) -> float | None: ...
-
-
-@dataclass(frozen=True)
-class Text:
-    """An answer that was not sampled here, and counts as finished."""
-
-    text: str
-    token_ids: list[int] | None = None
-    finished: bool = True
-    logp: float | None = None
-
-
-@dataclass(frozen=True)
-class Item:
-    """A prompt and the answers to judge against each other."""
-
-    prompt: list[Message]
-    answers: list[AnswerLike]
-    category: str | None
-    split: Literal["train", "heldout"]
-    sampler: dict[str, Any]
-
-    @cached_property
-    def item_id(self) -> str:
-        """Hash of what is judged; the category, the split and where it came from do not change it."""
-        content = [[(message.role, message.content) for message in self.prompt], self._answers()]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-    def _answers(self) -> list[dict[str, Any]]:
-        return [{"text": a.text, "token_ids": a.token_ids, "finished": a.finished} for a in self.answers]
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "item_id": self.item_id,
-            "prompt_id": prompt_id(self.prompt),
-            "prompt": [message.model_dump() for message in self.prompt],
-            "category": self.category,
-            "split": self.split,
-            "completions": [
-                {**answer, "logp": a.logp} for answer, a in zip(self._answers(), self.answers, strict=True)
-            ],
-            "sampler": self.sampler,
-            "created_utc": now(),
-        }
-
-
-class QueueEntry(NamedTuple):
-    """An item that people are asked about, and how it came to be."""
-
-    item_id: str
-    selection: str
-    """random, uncertainty; `queue`: by a version that did not say."""
-    propensity: float
-    """Probability with which that selection chose it, in (0, 1]."""
-
-
-class Gold(NamedTuple):
-    """An item whose answer is known."""
-
-    item_id: str
-    tiers: Tiers
-    explanation: str | None = None
-    """Shown after the answer, in the qualification round."""
-
-
-class ProgramLabel(NamedTuple):
-    """What a machine, or a file, says of an item."""
-
-    item_id: str
-    tiers: Tiers | None
-    """Indices into the item's answers, best tier first; None: asked, and no answer was got."""
-    strength: int | None = None
-
 
 # ---- The store --------------------------------------------------------------------------------------------------
 
 
 class Store(Database):
-    """Opened by URL; creates or migrates its tables."""
+    """Opened by URL; makes its tables where there are none."""
 
     def add_items(self, items: Iterable[Item]) -> list[str]:
         """Put items in; those that are there keep their labels. Returns their ids, in order."""
@@ -147,56 +58,17 @@ class Store(Database):
         What is labelled stays counted; what somebody has in front of them stays theirs, if it is still asked about.
         in_rounds: every item gets a first label before any gets a second; else each gets all of its labels in turn.
         """
-        wanted = {one.item_id: (position, one) for position, one in reversed(list(enumerate(asked)))}
-        round_of = len(wanted) if in_rounds else 0
+        wanted = {entry.item_id: (position, entry) for position, entry in reversed(list(enumerate(asked)))}
         with self.write() as db:
-            there: dict[str, list[Any]] = {}
+            slots: dict[str, list[Any]] = {}
             for row in db.execute(sa.select(slot).order_by(slot.c.slot_no)):
-                there.setdefault(row.item_id, []).append(row)
-            labelled = _annotators(db) if wanted.keys() - there.keys() else {}
-            gone: list[int] = []
-            moved: list[dict[str, Any]] = []
-            fresh: list[dict[str, Any]] = []
-            for name, rows in there.items():
-                if name not in wanted:
-                    gone += [row.slot_id for row in rows]
-            for name, (position, one) in wanted.items():
-                rows = there.get(name, [])
-                kept = [row for row in rows if row.state != "open"]
-                free = [row for row in rows if row.state == "open"]
-                said = [] if rows else labelled.get(name, [])
-                missing = max(0, labels_per_pair - len(kept) - len(said))
-                gone += [row.slot_id for row in free[missing:]]
-                for row in free[:missing]:
-                    to = position + row.slot_no * round_of
-                    if (row.position, row.selection, row.propensity) != (to, one.selection, one.propensity):
-                        moved.append({"id": row.slot_id, "to": to, "by": one.selection, "p": one.propensity})
-                number = 1 + max((row.slot_no for row in rows), default=-1)
-                for annotator in [*said, *[None] * (missing - len(free[:missing]))]:
-                    fresh.append(
-                        {
-                            "item_id": name,
-                            "slot_no": number,
-                            "position": position + number * round_of,
-                            "selection": one.selection,
-                            "propensity": one.propensity,
-                            "state": "open" if annotator is None else "done",
-                            "annotator": annotator,
-                        }
-                    )
-                    number += 1
-            for ids in _chunks(gone):
-                db.execute(slot.delete().where(slot.c.slot_id.in_(ids)))
-            values: dict[str, Any] = {
-                "position": sa.bindparam("to"),
-                "selection": sa.bindparam("by"),
-                "propensity": sa.bindparam("p"),
-            }
-            for some in _chunks(moved):
-                db.execute(slot.update().where(slot.c.slot_id == sa.bindparam("id")).values(values), some)
-            for some in _chunks(fresh):
-                db.execute(slot.insert(), some)
-            total = sum(map(len, there.values())) - len(gone) + len(fresh)
+                slots.setdefault(row.item_id, []).append(row)
+            labelled = _annotators(db) if wanted.keys() - slots.keys() else {}
+            changes = _SlotChanges(round_of=len(wanted) if in_rounds else 0)
+            changes.gone = [row.slot_id for name, rows in slots.items() if name not in wanted for row in rows]
+            for name, (position, entry) in wanted.items():
+                changes.add(entry, position, labels_per_pair, slots.get(name, []), labelled.get(name, []))
+            total = sum(map(len, slots.values())) + changes.write(db)
             keep_note(db, WANTED, f"{len(wanted)} {total}")
 
     def asked(self) -> dict[str, QueueEntry]:
@@ -256,30 +128,30 @@ class Store(Database):
 
     # ---- Machines
 
-    def put(self, source: str, annotator: str, verdicts: Iterable[ProgramLabel]) -> int:
+    def put(self, source: str, annotator: str, labels: Iterable[ProgramLabel]) -> int:
         """Make these what `annotator` says of the items. Returns how many events that took.
 
         What it says already is left alone; what it said otherwise is superseded: running a source again adds nothing.
         """
         added = 0
         with self.write() as db:
-            said = _current(source).where(event.c.annotator == annotator)
-            before = {row.item_id: row for row in db.execute(said)}
-            for verdict in verdicts:
-                old = before.get(verdict.item_id)
-                if old is not None and (old.tiers, old.strength) == (verdict.tiers, verdict.strength):
+            query = _current(source).where(event.c.annotator == annotator)
+            before = {row.item_id: row for row in db.execute(query)}
+            for label in labels:
+                old = before.get(label.item_id)
+                if old is not None and (old.tiers, old.strength) == (label.tiers, label.strength):
                     continue
                 # The same history gives the same label ids.
-                key = json.dumps([source, annotator, *verdict, old.client_uuid if old is not None else None])
+                key = json.dumps([source, annotator, *label, old.client_uuid if old is not None else None])
                 name = str(uuid.uuid5(uuid.NAMESPACE_OID, key))
                 row = {
-                    "item_id": verdict.item_id,
+                    "item_id": label.item_id,
                     "annotator": annotator,
                     "source": source,
                     "client_uuid": name,
-                    "kind": "skip" if verdict.tiers is None else "label",
-                    "tiers": verdict.tiers,
-                    "strength": verdict.strength,
+                    "kind": "skip" if label.tiers is None else "label",
+                    "tiers": label.tiers,
+                    "strength": label.strength,
                     "created_utc": now(),
                 }
                 db.execute(event.insert().values(**row, supersedes=None if old is None else old.event_id))
@@ -298,10 +170,9 @@ class Store(Database):
         query = (
             sa.select(
                 event,
-                *(item.c[key] for key in ("prompt_id", "prompt", "category", "split", "completions", "sampler")),
+                *(item.c[key] for key in (*_OF_ITEM, "completions")),
+                *(slot.c[key] for key in _OF_SLOT),
                 view.c.drawn,
-                slot.c.selection,
-                slot.c.propensity,
             )
             .join(item, item.c.item_id == event.c.item_id)
             .outerjoin(view, view.c.token == event.c.view_token)
@@ -408,6 +279,48 @@ def digest(url: str | sa.URL) -> str | None:
         store.close()
 
 
+@dataclass
+class _SlotChanges:
+    """What a new queue changes about the slots."""
+
+    round_of: int
+    """Positions from an item's first label to its second; 0: they follow each other."""
+    gone: list[int] = field(default_factory=list)
+    moved: list[dict[str, Any]] = field(default_factory=list)
+    fresh: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, entry: QueueEntry, position: int, wanted: int, slots: list[Any], labelled: list[str]) -> None:
+        """Have as many slots for an item as labels are wanted, those of people who `labelled` it before among them."""
+        free = [row for row in slots if row.state == "open"]
+        annotators = [] if slots else labelled
+        missing = max(0, wanted - (len(slots) - len(free)) - len(annotators))
+        self.gone += [row.slot_id for row in free[missing:]]
+        for row in free[:missing]:
+            to = position + row.slot_no * self.round_of
+            if (row.position, row.selection, row.propensity) != (to, entry.selection, entry.propensity):
+                self.moved.append({"id": row.slot_id, "to": to, "by": entry.selection, "p": entry.propensity})
+        first = 1 + max((row.slot_no for row in slots), default=-1)
+        for number, annotator in enumerate([*annotators, *[None] * (missing - len(free[:missing]))], start=first):
+            state = {"state": "open" if annotator is None else "done", "annotator": annotator}
+            row = {**entry._asdict(), "slot_no": number, "position": position + number * self.round_of, **state}
+            self.fresh.append(row)
+
+    def write(self, db: sa.Connection) -> int:
+        """Write them; returns how many more slots there are then."""
+        for ids in _chunks(self.gone):
+            db.execute(slot.delete().where(slot.c.slot_id.in_(ids)))
+        to: dict[str, Any] = {
+            "position": sa.bindparam("to"),
+            "selection": sa.bindparam("by"),
+            "propensity": sa.bindparam("p"),
+        }
+        for rows in _chunks(self.moved):
+            db.execute(slot.update().where(slot.c.slot_id == sa.bindparam("id")).values(to), rows)
+        for rows in _chunks(self.fresh):
+            db.execute(slot.insert(), rows)
+        return len(self.fresh) - len(self.gone)
+
+
 # ---- Queries ----------------------------------------------------------------------------------------------------
 
 
@@ -421,14 +334,11 @@ ANSWERS = ("label", "skip", "flag", "late")
 """Kinds of events that answer what was shown."""
 
 
-def _said(source: str, purpose: str) -> sa.Select[Any]:
-    return sa.select(event).where(
-        event.c.source == source, event.c.purpose == purpose, event.c.kind.in_(ANSWERS), ~superseded()
-    )
-
-
 def _current(source: str) -> sa.Select[Any]:
-    return _said(source, "work")
+    """The current judgements of a source: its work, without hidden checks and practice."""
+    return sa.select(event).where(
+        event.c.source == source, event.c.purpose == "work", event.c.kind.in_(ANSWERS), ~superseded()
+    )
 
 
 def _annotators(db: sa.Connection) -> dict[str, list[str]]:
@@ -440,32 +350,21 @@ def _annotators(db: sa.Connection) -> dict[str, list[str]]:
     return found
 
 
+_OF_EVENT = "tiers strength both_bad criteria note seconds guideline_sha256 source annotator created_utc".split()
+_OF_ITEM = "prompt_id prompt category split sampler".split()
+_OF_SLOT = "selection propensity".split()
+
+
 def _ranking(row: Any) -> Ranking:
     return Ranking(
         label_id=row.client_uuid,
-        prompt_id=row.prompt_id,
-        prompt=row.prompt,
-        category=row.category,
-        split=row.split,
         completions=[answer["text"] for answer in row.completions],
         completion_token_ids=[answer["token_ids"] for answer in row.completions],
         finished=[answer["finished"] for answer in row.completions],
         logps=[answer.get("logp") for answer in row.completions],
         sampled_by=row.sampler.get("policy_sha256"),
-        sampler=row.sampler,
-        tiers=row.tiers,
-        strength=row.strength,
-        both_bad=row.both_bad,
-        criteria=row.criteria,
-        note=row.note,
         shown=row.drawn or _shown_of(row),
-        seconds=row.seconds,
-        guideline_sha256=row.guideline_sha256,
-        selection=row.selection,
-        propensity=row.propensity,
-        source=row.source,
-        annotator=row.annotator,
-        created_utc=row.created_utc,
+        **{key: row._mapping[key] for key in (*_OF_EVENT, *_OF_ITEM, *_OF_SLOT)},
     )
 
 
@@ -490,8 +389,3 @@ def _chunks(values: Iterable[T]) -> Iterator[list[T]]:
     rest = iter(values)
     while chunk := list(itertools.islice(rest, CHUNK)):
         yield chunk
-
-
-def now() -> str:
-    """This moment as it is stored, in UTC."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -13,25 +13,23 @@ SQLite by default, any database that SQLAlchemy speaks (PostgreSQL is meant) by 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
 
-from trueup.data.words import count_words
 from trueup.errors import DataError, of_the_machine
 from trueup.provenance.masking import masked
 from trueup.runs import is_writable
-from ui.labels.names import folded, skeleton
 
 metadata = sa.MetaData()
 _JSON = sa.JSON(none_as_null=True)
@@ -69,7 +67,7 @@ slot = Table(
     Column("item_id", ForeignKey("item.item_id"), nullable=False),
     Column("slot_no", Integer, nullable=False),
     Column("position", Integer, nullable=False),  # the order in which slots are handed out
-    Column("selection", String, nullable=False),  # how the item came to be asked: queue, random, uncertainty
+    Column("selection", String, nullable=False),  # how the item came to be asked about: random, uncertainty
     Column("propensity", Float, nullable=False),  # probability with which that selection chose it
     Column("state", String, nullable=False),
     Column("annotator", String),  # whose it is: leased or done
@@ -157,7 +155,7 @@ account = Table(
     metadata,
     Column("account_id", Integer, primary_key=True),
     Column("name", String, nullable=False, unique=True),
-    Column("folded", String, nullable=False, unique=True),  # ui.labels.names: the form by which a name is found
+    Column("folded", String, nullable=False, unique=True),  # ui.people.names: the form by which a name is found
     Column("skeleton", String, nullable=False, index=True),  # what it looks like
     Column("pseudonym", String, nullable=False, unique=True),  # what events and exports call them
     Column("role", String, nullable=False),
@@ -205,127 +203,46 @@ for _statement in (
 
 # ---- Schema version ---------------------------------------------------------------------------------------------
 
-
-def _slots_and_purposes(db: sa.Connection) -> None:
-    """1 to 2. Version 1 had a queue and no accounts: whoever asked got the next pair that they had not answered.
-
-    `view` and `event` are rebuilt, because SQLite cannot change a table's constraints. What is new in an event is
-    computed from the item and the view; how long it took, and under which guideline, nobody wrote down.
-    """
-    for index in ("ix_view_annotator", "event_by_annotator", "event_by_item"):
-        db.execute(sa.DDL(f"DROP INDEX {index}"))
-    if db.dialect.name == "sqlite":
-        for verb in ("update", "delete"):
-            db.execute(sa.DDL(f"DROP TRIGGER event_no_{verb}"))
-    db.execute(sa.DDL("ALTER TABLE event RENAME TO event_1"))
-    db.execute(sa.DDL("ALTER TABLE view RENAME TO view_1"))
-    metadata.create_all(db)
-
-    old_view, old_event = (sa.Table(name, sa.MetaData(), autoload_with=db) for name in ("view_1", "event_1"))
-    kept = [column.name for column in old_view.columns]
-    # What waited for an answer comes again when it is its turn, in a new view.
-    db.execute(view.insert().from_select([*kept, "closed"], sa.select(old_view, sa.true())))
-    shown = {row.token: _read_json(row.drawn) for row in db.execute(sa.select(old_view))}
-    texts = {row.item_id: row for row in db.execute(sa.select(item.c.item_id, item.c.prompt, item.c.completions))}
-    rows = []
-    for row in db.execute(sa.select(old_event).order_by(old_event.c.event_id)):
-        values = dict(row._mapping)
-        values["tiers"] = tiers = _read_json(row.tiers)
-        drawn = shown.get(row.view_token)
-        judged = texts[row.item_id]
-        answers = [answer["text"] for answer in judged.completions]
-        longer = None
-        if tiers is not None and len(answers) == len(tiers) == 2 and len(answers[0]) != len(answers[1]):
-            longer = len(answers[tiers[0][0]]) > len(answers[tiers[1][0]])
-        spoken = [message["content"] for message in judged.prompt]
-        words = round(sum(map(count_words, [*spoken, *answers])))
-        rows.append({**values, "first_shown": drawn[0] if drawn else None, "words": words, "chose_longer": longer})
-    for first in range(0, len(rows), 1000):
-        db.execute(event.insert(), rows[first : first + 1000])
-    db.execute(sa.DDL("DROP TABLE event_1"))
-    db.execute(sa.DDL("DROP TABLE view_1"))
-    if db.dialect.name == "postgresql":
-        for table, key in (("view", "view_id"), ("event", "event_id")):
-            db.exec_driver_sql(
-                f"SELECT setval(pg_get_serial_sequence('{table}', '{key}'), (SELECT max({key}) FROM {table})) "
-                f"FROM {table} LIMIT 1"
-            )
-
-    old_queue = sa.Table("queue", sa.MetaData(), autoload_with=db)
-    later = event.alias()
-    current = sa.select(event.c.item_id, event.c.annotator).where(
-        event.c.source == "human", event.c.kind == "label", ~sa.exists().where(later.c.supersedes == event.c.event_id)
-    )
-    by: dict[str, list[str]] = {}
-    for item_id, annotator in db.execute(current.order_by(event.c.event_id)):
-        by.setdefault(item_id, []).append(annotator)
-    slots = []
-    for asked in db.execute(sa.select(old_queue)):
-        common = {"item_id": asked.item_id, "position": asked.position, "selection": "queue", "propensity": 1.0}
-        for number, annotator in enumerate(by.get(asked.item_id, [None])):
-            state = "open" if annotator is None else "done"
-            slots.append({**common, "slot_no": number, "state": state, "annotator": annotator})
-    if slots:
-        db.execute(slot.insert(), slots)
-    items = len({row["item_id"] for row in slots})
-    db.execute(meta.insert().values(key="wanted", value=f"{items} {len(slots)}"))
-    old_queue.drop(db)
+VERSION = "3"
+"""Version of these tables; a store of another version is refused."""
 
 
-def _read_json(value: Any) -> Any:
-    """A JSON column of a reflected table: the driver may have read it already."""
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _forms_of_names(db: sa.Connection) -> None:
-    """2 to 3. A name is normalised once, when it is given, and found by an index."""
-    present = {column["name"] for column in sa.inspect(db).get_columns("account")}
-    if "folded" in present:  # a store of version 1 had no accounts, and got today's table
-        return
-    for column in ("folded", "skeleton"):
-        db.execute(sa.DDL(f"ALTER TABLE account ADD COLUMN {column} VARCHAR NOT NULL DEFAULT ''"))
-    for row in db.execute(sa.select(account.c.account_id, account.c.name)).all():
-        forms = {"folded": folded(row.name), "skeleton": skeleton(row.name)}
-        db.execute(account.update().where(account.c.account_id == row.account_id).values(**forms))
-    db.execute(sa.DDL("CREATE UNIQUE INDEX account_by_folded ON account (folded)"))
-    db.execute(sa.DDL("CREATE INDEX ix_account_skeleton ON account (skeleton)"))
-
-
-MIGRATIONS: list[Callable[[sa.Connection], None]] = [_slots_and_purposes, _forms_of_names]
-"""In order: the n-th brings a store of version n to n + 1. A blank database gets the tables above at once."""
-
-
-def _bring_up_to_date(connection: sa.Connection, url: str) -> None:
-    newest = 1 + len(MIGRATIONS)
+def _make_tables(connection: sa.Connection, url: str) -> None:
+    """Make the tables in a database without any of ours; refuse one that has them otherwise."""
     present = set(sa.inspect(connection).get_table_names())
-    if "meta" not in present:
-        if clash := sorted(present & set(metadata.tables)):
-            raise DataError(
-                f"{url}: holds a table {clash[0]} that is not ours; give the labels a database of their own"
-            )
-        metadata.create_all(connection)
-        connection.execute(meta.insert().values(key="schema_version", value=str(newest)))
+    if "meta" in present:
+        _refuse_another_version(connection, url)
         return
-    stored = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema_version")).scalar_one_or_none()
-    if stored is None:
-        raise DataError(f"{url}: has a table `meta` without a schema version, so this is not a label store")
-    version = int(stored)
-    if version > newest:
-        raise DataError(
-            f"{url}: written by a newer Trueup (store version {version}, known up to {newest}); update Trueup"
-        )
-    for migrate in MIGRATIONS[version - 1 :]:
-        migrate(connection)
-    connection.execute(meta.update().where(meta.c.key == "schema_version").values(value=str(newest)))
+    if clash := sorted(present & set(metadata.tables)):
+        raise DataError(f"{url}: holds a table {clash[0]} that is not ours; give the labels a database of their own")
+    metadata.create_all(connection)
+    connection.execute(meta.insert().values(key="schema_version", value=VERSION))
 
 
 def _refuse_another_version(connection: sa.Connection, url: str) -> None:
-    """For a store that is only read: its tables are those of this version, or it cannot be read."""
+    """Raise DataError unless the tables are those of this version."""
     version = None
     if "meta" in sa.inspect(connection).get_table_names():
         version = connection.execute(sa.select(meta.c.value).where(meta.c.key == "schema_version")).scalar_one_or_none()
-    if version != str(1 + len(MIGRATIONS)):
-        raise DataError(f"{url}: holds no labels of this version of Trueup (store version {version or 'unknown'})")
+    if version != VERSION:
+        raise DataError(
+            f"{url}: holds no labels of this version of Trueup (store version {version or 'unknown'}, this one reads "
+            f"{VERSION}); open it with the version that wrote it"
+        )
+
+
+def url_of_existing(url: sa.URL) -> sa.URL:
+    """The same URL; DataError if it is a file that is not there, so that reading makes none."""
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
+        raise DataError(
+            f"{url.database}: there is no label store yet; `trueup label` and `trueup labels import` make it"
+        )
+    return url
+
+
+def shown(url: sa.URL) -> str:
+    """The URL as messages name it."""
+    return url.render_as_string(hide_password=True)
 
 
 # ---- Database ---------------------------------------------------------------------------------------------------
@@ -341,7 +258,7 @@ class Database:
     """An open store: `read()`, `write()` and `write_as()` give a connection in a transaction."""
 
     def __init__(self, url: str | sa.URL, read_only: bool = False):
-        """Make or migrate the tables; with `read_only`, open what is there and change nothing about it.
+        """Make the tables where there are none; with `read_only`, open what is there and change nothing about it.
 
         A SQLite file on a medium that cannot be written is read in a copy, which `is_copy` says: what is written then
         is lost with it.
@@ -352,7 +269,7 @@ class Database:
             raise DataError(f"{masked(url)!r} is not a database URL; for example sqlite:///labels.sqlite") from None
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._copy: tempfile.TemporaryDirectory[str] | None = None
-        shown = self.url.render_as_string(hide_password=True)
+        name = shown(self.url)
         if self.is_sqlite:
             if not self.url.database or self.url.database == ":memory:":
                 raise DataError(f"{url}: labels in memory would be lost; name a file, such as sqlite:///labels.sqlite")
@@ -373,17 +290,15 @@ class Database:
             self._writer = self.engine.execution_options(immediate=True)
             if read_only:
                 with self.read() as connection:
-                    _refuse_another_version(connection, shown)
+                    _refuse_another_version(connection, name)
             else:
                 with self.write() as connection:
-                    _bring_up_to_date(connection, shown)
+                    _make_tables(connection, name)
         except ModuleNotFoundError as error:
-            raise DataError(
-                f"{shown}: needs the Python package {error.name}; install it to use this database"
-            ) from None
+            raise DataError(f"{name}: needs the Python package {error.name}; install it to use this database") from None
         except sa.exc.DatabaseError as error:
             self.close()
-            raise DataError(f"{shown}: cannot be opened as a label store ({error.orig})") from None
+            raise DataError(f"{name}: cannot be opened as a label store ({error.orig})") from None
 
     @property
     def is_copy(self) -> bool:
@@ -503,3 +418,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 def _begin_sqlite(connection: sa.Connection) -> None:
     immediate = connection.get_execution_options().get("immediate", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+
+def now() -> str:
+    """This moment as it is stored, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -27,9 +27,10 @@ from trueup.judging.votes import VOTES, Policy, Vote, current, read_votes, text_
 from trueup.runs import read_report
 from trueup.statistics import win_rates
 from ui.labels.config import LabelConfig
+from ui.labels.items import Item, QueueEntry, Text
 from ui.labels.judgements import as_read
 from ui.labels.service import LabelService
-from ui.labels.store import Item, QueueEntry, Store, Text, superseded
+from ui.labels.store import Store, superseded
 from ui.labels.tables import event, guideline, item
 from ui.labels.tasks import Settings
 

@@ -6,7 +6,7 @@ token, printed where the server was started, opens a session of the person `loca
 
 Sessions and invitations are stored as hashes of their tokens, and outlive a restart. One that has ended is deleted when
 it is first seen, so that no clock that is set back revives it. Who may try a password, and when, stands in ui.throttle;
-which names are names, in ui.labels.names.
+which names are names, in ui.people.names.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import sqlalchemy as sa
 from fastapi import Depends, HTTPException, Request
 
 from trueup.errors import DataError
-from ui.labels.names import AccountError, checked_name, folded, is_name_length, skeleton
 from ui.labels.tables import Database, account, invite, meta, session
+from ui.people.names import AccountError, checked_name, folded, is_name_length, skeleton
 from ui.people.throttle import Attempts, Throttled
 
 Role = Literal["admin", "annotator"]

@@ -16,7 +16,6 @@ from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 
 from ui.html import PLAIN_POLICY, message_page, render
-from ui.labels.names import MAX_NAME, AccountError
 from ui.people.accounts import (
     BAD_INVITE,
     COOKIE,
@@ -33,6 +32,7 @@ from ui.people.accounts import (
     Role,
     tokens,
 )
+from ui.people.names import MAX_NAME, AccountError
 from ui.people.throttle import Throttled
 
 OPEN_THE_LINK = (

@@ -7,17 +7,18 @@ from trueup.errors import ModelError
 from trueup.judging.endpoint import Endpoint, EndpointError, in_parallel
 from trueup.judging.question import SYSTEM, Mark, agreement, question, verdict
 from ui.labels.config import LabelConfig
+from ui.labels.items import Item, ProgramLabel
 from ui.labels.judgements import Tiers
-from ui.labels.store import Item, ProgramLabel, Store
+from ui.labels.store import Store
 from ui.sources.material import Material
 
 
-def judge_pairs(config: LabelConfig, store: Store, found: Material) -> None:
+def judge_pairs(config: LabelConfig, store: Store, items: Material) -> None:
     """Have the pairs judged that are not yet; what is judged is stored at once, so an interrupted run continues."""
     annotator = config.programs["judge"]
-    store.add_items(found.asked)
-    done = store.judged("judge", annotator) & {item.item_id for item in found.asked}
-    todo = [item for item in found.asked if item.item_id not in done]
+    store.add_items(items.asked)
+    done = store.judged("judge", annotator) & {item.item_id for item in items.asked}
+    todo = [item for item in items.asked if item.item_id not in done]
     say(f"judge {config.judge_model}: {len(todo)} pairs to judge in both orders, {len(done)} judged before")
     endpoint = Endpoint(config.judge_url or "", config.judge_model or "", config.judge_parameters)
     try:

@@ -24,8 +24,9 @@ from trueup.data.records import Candidate, CandidateSet, Dropped, Row, parse_row
 from trueup.errors import DataError, LabelsWanted
 from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import take_over
+from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry, Text
 from ui.labels.judgements import Tiers, agrees, as_read
-from ui.labels.store import Gold, Item, ProgramLabel, QueueEntry, Store, Text
+from ui.labels.store import Store
 from ui.sources import selection
 
 MOST_RANKED = 9
@@ -68,44 +69,44 @@ Scores = Mapping[str, Sequence[float]]
 
 def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: Scores | None = None) -> Material:
     """Items for every prompt, and which of them are asked about: a function of the seed and the prompt."""
-    found = Material()
+    items = Material()
     order = sorted(candidates, key=lambda row: random.Random(f"{config.seed}/{row.prompt_id}").random())
     for row in order:  # shuffled, so that a queue that is half done covers every category
-        found.whole.append(_item(row, row.candidates))
+        items.whole.append(_item(row, row.candidates))
         rng = random.Random(f"{config.seed}/{row.prompt_id}/pairs")
         if config.task == "ranking":
-            _to_rank(config, row, rng, found)
+            _to_rank(row, config.answers_per_item, rng, items)
         else:
-            _to_compare(config, row, rng, found, scores.get(row.prompt_id) if scores else None)
-    return found
+            _to_compare(row, config.pairs_per_prompt, rng, items, scores.get(row.prompt_id) if scores else None)
+    return items
 
 
 def _to_compare(
-    config: LabelConfig, row: CandidateSet, rng: random.Random, found: Material, scores: Sequence[float] | None
+    row: CandidateSet, asked_about: int, rng: random.Random, items: Material, scores: Sequence[float] | None
 ) -> None:
     pairs = list(combinations(range(len(row.candidates)), 2))
     texts = [as_read(candidate.text) for candidate in row.candidates]
     different = [(i, j) for i, j in pairs if texts[i] != texts[j]]
-    found.identical += len(pairs) - len(different)
+    items.identical += len(pairs) - len(different)
     rng.shuffle(different)
-    items = [_item(row, [row.candidates[i], row.candidates[j]]) for i, j in different]
-    asked = items[: config.pairs_per_prompt]
-    found.asked += asked
-    found.other += items[config.pairs_per_prompt :]
-    found.chance += [len(asked) / len(items) for _ in asked]
+    in_pairs = [_item(row, [row.candidates[i], row.candidates[j]]) for i, j in different]
+    asked = in_pairs[:asked_about]
+    items.asked += asked
+    items.other += in_pairs[asked_about:]
+    items.chance += [len(asked) / len(in_pairs) for _ in asked]
     if scores is not None:
-        for item, (i, j) in zip(items, different, strict=True):
-            found.uncertainty[item.item_id] = selection.uncertainty(scores[i], scores[j])
+        for item, (i, j) in zip(in_pairs, different, strict=True):
+            items.uncertainty[item.item_id] = selection.uncertainty(scores[i], scores[j])
 
 
-def _to_rank(config: LabelConfig, row: CandidateSet, rng: random.Random, found: Material) -> None:
+def _to_rank(row: CandidateSet, at_once: int | None, rng: random.Random, items: Material) -> None:
     distinct = {as_read(candidate.text): candidate for candidate in row.candidates}
-    found.identical += len(row.candidates) - len(distinct)
+    items.identical += len(row.candidates) - len(distinct)
     answers = list(distinct.values())
-    number = min(config.answers_per_item or MOST_RANKED, len(answers))
+    number = min(at_once or MOST_RANKED, len(answers))
     if number > 1:
-        found.asked.append(_item(row, rng.sample(answers, number)))
-        found.chance.append(1.0)
+        items.asked.append(_item(row, rng.sample(answers, number)))
+        items.chance.append(1.0)
 
 
 def _item(row: CandidateSet, answers: list[Candidate]) -> Item:
@@ -121,22 +122,22 @@ def tiers_of(scores: Sequence[float]) -> Tiers:
 # ---- Human ------------------------------------------------------------------------------------------------------
 
 
-def ask_people(config: LabelConfig, store: Store, found: Material) -> None:
+def ask_people(config: LabelConfig, store: Store, items: Material) -> None:
     """Put into the queue that the labelling page works through what people are to be asked about."""
-    ids = store.add_items(found.asked)
+    ids = store.add_items(items.asked)
     if config.selection == "random":
-        asked = selection.uniform(ids, found.chance)
+        asked = selection.uniform(ids, items.chance)
     else:
-        asked = _by_uncertainty(config, store, found)
+        asked = _by_uncertainty(config, store, items)
     store.ask(asked, config.labels_per_pair)
 
 
-def _by_uncertainty(config: LabelConfig, store: Store, found: Material) -> list[QueueEntry]:
+def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[QueueEntry]:
     """As many pairs as a random queue would have, out of all pairs of all prompts.
 
     What people have begun stays in the queue, and comes first, with the selection that chose it.
     """
-    pool = {item.item_id: item for item in [*found.asked, *found.other]}
+    pool = {item.item_id: item for item in [*items.asked, *items.other]}
     votes, before = store.votes(), store.asked()
     begun = {name: selection.disagreement(list(votes[name].values())) for name in pool if name in votes}
     contested: dict[str, list[float]] = {}
@@ -148,16 +149,16 @@ def _by_uncertainty(config: LabelConfig, store: Store, found: Material) -> list[
         return sum(values) / len(values) if values else 0.0
 
     weights = {
-        name: selection.weight(found.uncertainty.get(name, 0.5), open_by_people(item))
+        name: selection.weight(items.uncertainty.get(name, 0.5), open_by_people(item))
         for name, item in pool.items()
         if name not in begun
     }
     # Another draw for another stand of the labels, and the same for the same.
     rng = random.Random(f"{config.seed}/selection/{sorted(begun)}")
-    drawn = selection.draw(weights, max(0, len(found.asked) - len(begun)), config.control_share, rng)
+    drawn = selection.draw(weights, max(0, len(items.asked) - len(begun)), config.control_share, rng)
     store.add_items([pool[one.item_id] for one in drawn])
     first = sorted(begun, key=lambda name: -begun[name])
-    if config.scores is None and not found.uncertainty:
+    if config.scores is None and not items.uncertainty:
         say("selection: no scores of a reward model; pairs are weighted by how people disagree alone")
     return [before.get(name, QueueEntry(name, "random", 1.0)) for name in first] + drawn
 
@@ -165,16 +166,16 @@ def _by_uncertainty(config: LabelConfig, store: Store, found: Material) -> list[
 def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> Scores:
     """Scores of the sampled answers; DataError where they are not one finite number for each answer of a prompt."""
     answers = {row.prompt_id: len(row.candidates) for row in candidates}
-    found: dict[str, list[float]] = {}
+    scores: dict[str, list[float]] = {}
     for number, values in read_jsonl(path):
         row = parse_row(_ScoreRow, values, f"{path}:{number}")
         wanted = answers.get(row.prompt_id)
         if wanted is not None and len(row.scores) != wanted:
             raise DataError(f"{path}:{number}: scores: {len(row.scores)} for the {wanted} answers that were sampled")
-        found[row.prompt_id] = row.scores
-    if missing := answers.keys() - found.keys():
+        scores[row.prompt_id] = row.scores
+    if missing := answers.keys() - scores.keys():
         raise DataError(f"{path}: no scores for {len(missing)} of {len(answers)} prompts; score the current answers")
-    return found
+    return scores
 
 
 class _ScoreRow(Row):
@@ -222,16 +223,15 @@ def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualifica
 # ---- Enough? ----------------------------------------------------------------------------------------------------
 
 
-def check_enough(config: LabelConfig, store: Store, found: Material) -> None:
+def check_enough(store: Store, items: Material, labels_per_pair: int, wanted: int | None) -> None:
     """Raise LabelsWanted while people have not labelled what the config asks for."""
     asked = store.asked()
-    answered = store.answered("human", found.item_ids("human"))
+    answered = store.answered("human", items.item_ids("human"))
     labels = sum(kinds.count("label") for kinds in answered.values())
     skips = sum(kinds.count("skip") + kinds.count("flag") for kinds in answered.values())
-    open_pairs = sum(len(answered.get(name, [])) < config.labels_per_pair for name in asked)
+    open_pairs = sum(len(answered.get(name, [])) < labels_per_pair for name in asked)
     if not asked:
         raise DataError("there is nothing to label: no two sampled answers to a prompt differ")
-    wanted = config.labels_wanted
     if open_pairs == 0 if wanted is None else labels >= wanted:
         if labels == 0:
             raise LabelsWanted(f"all {len(asked)} pairs were skipped; take skips back with `u` on the labelling page")
@@ -251,35 +251,35 @@ def check_enough(config: LabelConfig, store: Store, found: Material) -> None:
 # ---- Simulated --------------------------------------------------------------------------------------------------
 
 
-def simulate(config: LabelConfig, store: Store, found: Material) -> None:
-    """Rank every prompt's answers by the rubric: a stand-in for people, open to reading in trueup/data/rubric.py."""
+def simulate(name: str, annotator: str, store: Store, items: Material) -> None:
+    """Rank every prompt's completions by a rubric, a stand-in for people that trueup/data/rubric.py shows whole."""
     from trueup.data.rubric import load_rubric
 
-    rubric = load_rubric(config.rubric)
-    verdicts = []
-    for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
+    rubric = load_rubric(name)
+    labels = []
+    for item, item_id in zip(items.whole, store.add_items(items.whole), strict=True):
         scores = [rubric.score(item.prompt, answer.text, answer.finished) for answer in item.answers]
-        verdicts.append(ProgramLabel(item_id, tiers_of(scores)))
-    added = store.put("simulated", config.programs["simulated"], verdicts)
-    say(f"rubric {rubric.name}: {len(verdicts)} prompts ranked, {added} of them new or changed")
+        labels.append(ProgramLabel(item_id, tiers_of(scores)))
+    added = store.put("simulated", annotator, labels)
+    say(f"rubric {rubric.name}: {len(labels)} prompts ranked, {added} of them new or changed")
 
 
 # ---- Import -----------------------------------------------------------------------------------------------------
 
 
-def import_file(config: LabelConfig, store: Store, found: Material, dropped: Dropped) -> int:
+def import_file(config: LabelConfig, store: Store, items: Material, dropped: Dropped) -> int:
     """Take over the labels of `config.path`. Returns how many there are."""
     assert config.path is not None
     rows = read_preferences(config.path, dropped, config.on_bad_rows, config.ignore_columns)
-    imported = take_over(config, store, config.path, rows, dropped)
-    found.imported = imported.item_ids
+    imported = take_over(store, config.path, rows, dropped, config.split)
+    items.imported = imported.item_ids
     return imported.labels
 
 
 # ---- Reward model -----------------------------------------------------------------------------------------------
 
 
-def score_by_model(config: LabelConfig, store: Store, found: Material) -> None:
+def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
     """Rank every prompt's answers by a reward model's score."""
     from trueup.models.chat import encode_completion, sampled_ids
     from trueup.models.loading import load_reward_model
@@ -287,17 +287,17 @@ def score_by_model(config: LabelConfig, store: Store, found: Material) -> None:
 
     assert config.reward_model is not None
     loaded = load_reward_model(config.reward_model, config.model)
-    prompts = [item.prompt for item in found.whole for _ in item.answers]
+    prompts = [item.prompt for item in items.whole for _ in item.answers]
     # As sampled, if this tokenizer reads it so; a reward model from elsewhere reads the text.
     rows = [
         sampled_ids(loaded.tokenizer, answer.text, answer.finished, answer.token_ids)
         or encode_completion(loaded.tokenizer, answer.text, answer.finished)
-        for item in found.whole
+        for item in items.whole
         for answer in item.answers
     ]
     flat = iter(score(loaded, prompts, rows, on_progress=lambda done: progress(done, len(rows))))
-    verdicts = []
-    for item, item_id in zip(found.whole, store.add_items(found.whole), strict=True):
-        verdicts.append(ProgramLabel(item_id, tiers_of([next(flat) for _ in item.answers])))
-    store.put("reward_model", config.programs["reward_model"], verdicts)
-    say(f"reward model {config.reward_model}: {len(verdicts)} prompts ranked")
+    labels = []
+    for item, item_id in zip(items.whole, store.add_items(items.whole), strict=True):
+        labels.append(ProgramLabel(item_id, tiers_of([next(flat) for _ in item.answers])))
+    store.put("reward_model", config.programs["reward_model"], labels)
+    say(f"reward model {config.reward_model}: {len(labels)} prompts ranked")

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-from ui.labels.store import QueueEntry
+from ui.labels.items import QueueEntry
 
 FLOOR = 0.02
 """Smallest weight: even a pair that the reward model is sure of has a chance."""

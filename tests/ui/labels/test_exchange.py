@@ -26,8 +26,9 @@ from ui.blindcheck.run import Report, blindcheck, copy_store, order_says
 from ui.blindcheck.secrets import Response, Secret
 from ui.figures.text import stats
 from ui.label import prepare, run
+from ui.labels.backup import backup
 from ui.labels.config import LabelConfig
-from ui.labels.exchange import backup, export_labels, import_labels
+from ui.labels.exchange import export_labels, import_labels
 from ui.labels.service import LabelService
 from ui.labels.store import Store
 from ui.labels.tables import event, item
@@ -642,7 +643,7 @@ def test_a_backup_made_while_people_label_is_one_moment_of_the_store(campaign: A
     person = threading.Thread(target=work)
     person.start()
     try:
-        texts = [backup(config, tmp_path / "backups" / f"{n}.sqlite") for n in range(5)]
+        texts = [backup(config.store_url, tmp_path / "backups" / f"{n}.sqlite") for n in range(5)]
     finally:
         stop.set()
         person.join()
@@ -654,7 +655,7 @@ def test_a_backup_made_while_people_label_is_one_moment_of_the_store(campaign: A
         assert f": {count(restored, event)} events, " in text and "quick_check ok" in text
         assert len(labels_of(restored, tmp_path / f"{n}.jsonl")) >= 5
     with pytest.raises(TrueupError, match=r"0\.sqlite: already there"):
-        backup(config, tmp_path / "backups" / "0.sqlite")
+        backup(config.store_url, tmp_path / "backups" / "0.sqlite")
 
 
 def test_a_damaged_store_gives_no_backup(campaign: Any, tmp_path: Path) -> None:
@@ -668,14 +669,14 @@ def test_a_damaged_store_gives_no_backup(campaign: Any, tmp_path: Path) -> None:
     damaged[(page - 1) * 4096 + 8 : page * 4096] = b"\xff" * (4096 - 8)
     path.write_bytes(damaged)
     with pytest.raises(DataError, match=str(path)):
-        backup(config, tmp_path / "backup.sqlite")
+        backup(config.store_url, tmp_path / "backup.sqlite")
     assert not list(tmp_path.glob("backup*"))
 
 
 def test_a_store_on_a_server_is_left_to_the_servers_own_tool(campaign: Any, tmp_path: Path) -> None:
     config = campaign.label(store="postgresql+psycopg://ann:geheim@db.example.org:5433/labels")
     with pytest.raises(TrueupError) as error:
-        backup(config, tmp_path / "labels.dump")
+        backup(config.store_url, tmp_path / "labels.dump")
     command = f"pg_dump --format=custom --file={tmp_path}/labels.dump 'postgresql://ann:***@db.example.org:5433/labels'"
     assert command in str(error.value) and "geheim" not in str(error.value)
 

@@ -17,7 +17,8 @@ import chaos
 from trueup.data.records import Ranking, read_rows
 from trueup.errors import DataError, TrueupError
 from ui.app import label_app
-from ui.labels.exchange import backup, export_labels, import_labels
+from ui.labels.backup import backup
+from ui.labels.exchange import export_labels, import_labels
 from ui.labels.store import Store
 from ui.people import accounts
 from ui.people.accounts import COOKIE, AccountError
@@ -179,5 +180,5 @@ def test_a_database_that_holds_something_else_is_left_alone(store_url: str) -> N
 def test_backup_names_the_databases_own_tool(campaign: Any, store_url: str, tmp_path: Path) -> None:
     Store(store_url).close()
     with pytest.raises(TrueupError, match="pg_dump"):
-        backup(campaign.label(store=store_url), tmp_path / "copy")
+        backup(campaign.label(store=store_url).store_url, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

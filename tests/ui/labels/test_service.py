@@ -15,9 +15,10 @@ import pytest
 import sqlalchemy as sa
 
 from ui.labels.assignment import AHEAD
+from ui.labels.items import Gold, QueueEntry
 from ui.labels.judgements import GRADED
 from ui.labels.service import LabelService
-from ui.labels.store import Gold, QueueEntry, Store
+from ui.labels.store import Store
 from ui.labels.tables import event, slot, view
 from ui.labels.tasks import BadJudgement, IdealCompletion, Judgement, Recorded, Settings, StaleToken, Task
 

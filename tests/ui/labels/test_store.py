@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from trueup.data.records import pairs_of
 from trueup.errors import DataError
+from ui.labels.items import Gold, ProgramLabel, QueueEntry
 from ui.labels.service import LabelService
-from ui.labels.store import Gold, ProgramLabel, QueueEntry, Store, digest
+from ui.labels.store import Store, digest
 from ui.labels.tables import event, item, slot
 from ui.labels.tasks import Judgement, Settings
 
@@ -188,3 +189,13 @@ def test_a_file_that_is_no_label_store_is_refused_by_name(tmp_path: Path) -> Non
         Store(f"sqlite:///{other}")
     with pytest.raises(DataError, match="in memory"):
         Store("sqlite://")
+
+
+@pytest.mark.parametrize("version", ["2", "99"])
+def test_a_store_of_another_version_is_left_alone(asking: Callable[..., Store], version: str) -> None:
+    store = asking(1)
+    with store.write() as db:
+        db.exec_driver_sql(f"UPDATE meta SET value = '{version}' WHERE key = 'schema_version'")
+    for read_only in (False, True):
+        with pytest.raises(DataError, match=f"store version {version}, this one reads 3"):
+            Store(store.url.render_as_string(hide_password=False), read_only)

@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from ui.app import run_app
-from ui.labels.names import AccountError, checked_name, skeleton
 from ui.labels.tables import Database, invite, session
 from ui.people import accounts
 from ui.people.accounts import COOKIE, DEVICE_COOKIE, LOCAL, SESSION_S, People, Person, hash_password
 from ui.people.accounts import password_matches as matches
+from ui.people.names import AccountError, checked_name, skeleton
 from ui.people.throttle import MAX_KEYS, Attempts, Throttle, Throttled
 
 PASSWORD = "four words are enough"

@@ -23,8 +23,6 @@ from fastapi.testclient import TestClient
 
 from ui import connections
 from ui.app import label_app, run_app
-from ui.labels.names import AccountError
-from ui.labels.tables import Database
 from ui.pages.turns import Busy, Turns
 from ui.people import accounts
 from ui.people.accounts import COOKIE, DEVICE_COOKIE, People
@@ -451,30 +449,3 @@ def test_every_page_works_with_the_routes_that_are_named_alone(served: tuple[str
             assert (odd, [r.url for r in loaded if r.status >= 400]) == ([], []), (name, path)
             assert all(r.url.startswith(address) for r in loaded), "nothing is loaded from elsewhere"
             page.close()
-
-
-def test_an_old_store_knows_its_names_by_their_form(tmp_path: Path) -> None:
-    import sqlite3
-
-    from ui.labels.tables import metadata
-
-    url = f"sqlite:///{tmp_path}/old.sqlite"
-    Database(url).close()
-    with closing(sqlite3.connect(tmp_path / "old.sqlite")) as db:
-        for index in ("account_by_folded", "ix_account_skeleton"):
-            db.execute(f"DROP INDEX IF EXISTS {index}")
-        db.execute("DROP TABLE account")
-        columns = "account_id INTEGER PRIMARY KEY, name VARCHAR NOT NULL UNIQUE, pseudonym VARCHAR NOT NULL UNIQUE"
-        rest = "role VARCHAR, password_hash VARCHAR, active BOOLEAN, created_utc VARCHAR"
-        db.execute(f"CREATE TABLE account ({columns}, {rest})")
-        hashed = accounts.hash_password(PASSWORD)
-        values = (1, "Zo\u00eb Lee", "annotator-1", "annotator", hashed, 1, "then")
-        db.execute("INSERT INTO account VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-        db.execute("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
-        db.commit()
-    people = People(Database(url))
-    assert people.who(people.log_in("ZOE\u0308  lee", PASSWORD, None).session).name == "Zo\u00eb Lee"
-    with pytest.raises(AccountError, match="looks like"):
-        people.add("Zoe Lee", "annotator", PASSWORD)
-    assert {"folded", "skeleton"} <= set(metadata.tables["account"].c.keys())
-    people.store.close()

@@ -1,0 +1,98 @@
+"""What goes into the label store and is judged there: items, the queue of them, known answers, labels of programs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Protocol
+
+from trueup.data.records import Message, prompt_id
+from ui.labels.judgements import Tiers
+from ui.labels.tables import now
+
+
+class AnswerLike(Protocol):
+    """What is stored of an answer; `trueup.data.records.Candidate` is one."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_ids(self) -> Any: ...
+    @property
+    def finished(self) -> bool: ...
+    @property
+    def logp(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """An answer that was not sampled here, and counts as finished."""
+
+    text: str
+    token_ids: list[int] | None = None
+    finished: bool = True
+    logp: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt and the answers to judge against each other."""
+
+    prompt: list[Message]
+    answers: list[AnswerLike]
+    category: str | None
+    split: Literal["train", "heldout"]
+    sampler: dict[str, Any]
+
+    @cached_property
+    def item_id(self) -> str:
+        """Hash of what is judged; the category, the split and where it came from do not change it."""
+        content = [[(message.role, message.content) for message in self.prompt], self._answers()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _answers(self) -> list[dict[str, Any]]:
+        return [{"text": a.text, "token_ids": a.token_ids, "finished": a.finished} for a in self.answers]
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "item_id": self.item_id,
+            "prompt_id": prompt_id(self.prompt),
+            "prompt": [message.model_dump() for message in self.prompt],
+            "category": self.category,
+            "split": self.split,
+            "completions": [
+                {**answer, "logp": a.logp} for answer, a in zip(self._answers(), self.answers, strict=True)
+            ],
+            "sampler": self.sampler,
+            "created_utc": now(),
+        }
+
+
+class QueueEntry(NamedTuple):
+    """An item that people are asked about, and how it came to be asked about."""
+
+    item_id: str
+    selection: str
+    """random or uncertainty."""
+    propensity: float
+    """Probability with which that selection chose it, in (0, 1]."""
+
+
+class Gold(NamedTuple):
+    """An item whose answer is known."""
+
+    item_id: str
+    tiers: Tiers
+    explanation: str | None = None
+    """Shown after the answer, in the qualification round."""
+
+
+class ProgramLabel(NamedTuple):
+    """What a program says of an item."""
+
+    item_id: str
+    tiers: Tiers | None
+    """Indices into the item's answers, best tier first; None: asked, and no answer was got."""
+    strength: int | None = None
