@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trueup.checking.places import check_place, find_directory, find_hub_id
 from trueup.checking.rows import ReadFile, Rows, check_rubric, read_file
@@ -17,6 +18,9 @@ from trueup.runs import find_stage
 from ui.labels.config import LabelConfig
 from ui.sources.material import read_scores
 
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
 
 def check(
     config: LabelConfig,
@@ -25,20 +29,21 @@ def check(
     notes: list[str],
 ) -> list[ReadFile]:
     """Imported labels, which are returned, pairs with known answers, scores of the samples, the store, the judges."""
-    asked = config.input_paths()
+    inputs = config.input_paths()
     imported = config.path and read_file("label.path", config.path, read_preferences, config, problems, notes)
     for key, path in {"gold": config.gold, "qualification": config.qualification}.items():
-        if path in asked:
+        if path in inputs:
             read_file(f"label.{key}", path, read_preferences, config, problems, notes)
-    if config.scores in asked:
-        _check_scores(config, config.scores, problems)
+    if config.scores in inputs:
+        _check_scores(config.run_dir, config.scores, problems)
     if "judge" in config.sources and not os.environ.get("OPENAI_API_KEY"):
         notes.append("label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse")
     if "human" in config.sources:
         notes.append("label.source: human: the run stops at the label stage until people have labelled")
     if "simulated" in config.sources:
         check_rubric("label", config.rubric, problems)
-    _check_store(config, problems)
+    if config.store:
+        _check_store(config.store_url, problems)
     if "reward_model" in config.sources and config.reward_model:
         _check_scorer(config.reward_model, config.model, problems, notes)
     return [imported] if imported else []
@@ -67,8 +72,8 @@ def check_rows(
         )
 
 
-def _check_scores(config: LabelConfig, path: Path, problems: list[str]) -> None:
-    sample = find_stage(config.run_dir, "sample")
+def _check_scores(run_dir: Path, path: Path, problems: list[str]) -> None:
+    sample = find_stage(run_dir, "sample")
     candidates = read_rows(sample.dir / "candidates.jsonl", CandidateSet) if sample else []
     try:
         if not path.is_file():
@@ -81,24 +86,24 @@ def _check_scores(config: LabelConfig, path: Path, problems: list[str]) -> None:
 # ---- Where labels go --------------------------------------------------------------------------------------------
 
 
-def _check_store(config: LabelConfig, problems: list[str]) -> None:
-    if config.store and config.store_url.get_backend_name() == "sqlite":
-        file = Path(config.store_url.database or "")
+def _check_store(url: sa.URL, problems: list[str]) -> None:
+    if url.get_backend_name() == "sqlite":
+        file = Path(url.database or "")
         if os.path.isdir(file):
             problems.append(f"label.store: {file}: is a folder; a file is wanted")
         elif os.path.isfile(file) and file.stat().st_size and file.open("rb").read(15) != b"SQLite format 3":
             problems.append(f"label.store: {file}: is there, and no SQLite database")
         check_place("label.store", file.parent, problems)
-    elif config.store:
-        _check_driver(config, problems)
+    else:
+        _check_driver(url, problems)
 
 
-def _check_driver(config: LabelConfig, problems: list[str]) -> None:
+def _check_driver(url: sa.URL, problems: list[str]) -> None:
     import sqlalchemy as sa
 
-    shown = config.store_url.render_as_string(hide_password=True)
+    shown = url.render_as_string(hide_password=True)
     try:
-        engine = sa.create_engine(config.store_url, connect_args={})
+        engine = sa.create_engine(url, connect_args={})
         with engine.connect():
             pass
     except ModuleNotFoundError as error:

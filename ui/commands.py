@@ -152,8 +152,8 @@ def _accounts(arguments: argparse.Namespace) -> int:
 
 
 def _add(people: People, arguments: argparse.Namespace) -> None:
-    made = people.add(arguments.name, arguments.role, _password())
-    print_text(f"{made.name}: {made.role}, {made.pseudonym} in labels and exports")
+    person = people.add(arguments.name, arguments.role, _password())
+    print_text(f"{person.name}: {person.role}, {person.pseudonym} in labels and exports")
 
 
 def _set_password(people: People, arguments: argparse.Namespace) -> None:
@@ -212,7 +212,8 @@ _ON_PEOPLE: dict[str, Callable[[People, argparse.Namespace], None]] = {
 
 
 def _password() -> str:
-    """Asked for twice at a terminal; from a pipe, the first line. Never an argument: those are in process lists."""
+    """The password, asked for twice at a terminal; from a pipe, the first line. It is never an argument: those are in
+    process lists."""
     from getpass import getpass
 
     from trueup.errors import TrueupError

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from ui.labels.store import ANSWERS
-from ui.labels.tables import event, gold, now, slot, view
+from ui.labels.tables import Columns, event, gold, now, slot, view
 
 Purpose = Literal["work", "repeat", "gold", "qualification"]
 
@@ -63,14 +63,14 @@ def waiting(db: sa.Connection, annotator: str, close: bool = True) -> list[Any]:
 
 
 def _lost(rows: Sequence[Any]) -> list[bool]:
-    """Of each view whether it is gone: of work by its lease, of a check as the work before it, or else behind it."""
+    """Whether each view is gone: work by its lease, a check as the work before it, or else behind it."""
     leases = [row.slot_id is None if row.purpose == "work" else None for row in rows]
     before = next((lost for lost in leases if lost is not None), None)
-    found = []
+    gone = []
     for row, lost in zip(rows, leases, strict=True):
         before = lost if lost is not None else before
-        found.append(bool(before) and row.purpose != "qualification")
-    return found
+        gone.append(bool(before) and row.purpose != "qualification")
+    return gone
 
 
 def renew(db: sa.Connection, annotator: str, lease_s: float) -> None:
@@ -88,10 +88,10 @@ _LEASE = {"state": "leased", "annotator": _me, "expires_at": _until}
 _TAKEN = (slot.c.item_id, slot.c.position)
 
 
-def _take(which: Any, values: dict[str, Any], *returning: Any) -> Any:
+def _take(which: Any, values: Columns, *returning: Any) -> Any:
     """UPDATE of the one slot that `which` finds; a slot that somebody else is just taking is passed over."""
-    found = which.limit(1).with_for_update(skip_locked=True).scalar_subquery()
-    return slot.update().where(slot.c.slot_id == found).values(values).returning(*returning)
+    first = which.limit(1).with_for_update(skip_locked=True).scalar_subquery()
+    return slot.update().where(slot.c.slot_id == first).values(values).returning(*returning)
 
 
 _slot_id = sa.select(_theirs.c.slot_id)
@@ -135,7 +135,7 @@ class Cursor:
         """Whether there is a further item for this annotator to lease."""
         values = {"me": annotator, "now": time.time(), "from": self._at.get(annotator, 0)}
         queries = [(_EXPIRED, values), (_OPEN, values), (_OPEN, values | {"from": 0})]
-        return any(db.execute(query, given).first() is not None for query, given in queries)
+        return any(db.execute(query, bound).first() is not None for query, bound in queries)
 
     def stir(self) -> None:
         """Somebody gave something back: whoever found nothing may look again."""
@@ -149,7 +149,7 @@ _SHOW = view.insert()
 
 def show(db: sa.Connection, annotator: str, item_id: str, drawn: list[int], purpose: Purpose, **values: Any) -> None:
     """Store what will be shown, and on which sides, before any text is sent."""
-    row: dict[str, Any] = {"token": secrets.token_urlsafe(18), "item_id": item_id, "annotator": annotator}
+    row: Columns = {"token": secrets.token_urlsafe(18), "item_id": item_id, "annotator": annotator}
     row |= {
         "drawn": drawn,
         "purpose": purpose,
@@ -208,8 +208,8 @@ def earlier_view(db: sa.Connection, annotator: str, after: int) -> Any | None:
     tokens = [row.token for row in db.execute(_EARLIER, {"me": annotator, "after": after})]
     if not tokens:
         return None
-    found = db.execute(_REPEATABLE, {"tokens": tokens}).all()
-    return secrets.choice(found) if found else None
+    repeatable = db.execute(_REPEATABLE, {"tokens": tokens}).all()
+    return secrets.choice(repeatable) if repeatable else None
 
 
 # ---- After an answer --------------------------------------------------------------------------------------------

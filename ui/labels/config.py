@@ -248,11 +248,11 @@ class LabelConfig(StageConfig):
 
     def fingerprint(self) -> dict[str, str | None]:
         """What the rubric means, and what people have put into the store."""
-        found: dict[str, str | None] = {}
+        parts: dict[str, str | None] = {}
         if "simulated" in self.sources:
-            found["rubric"] = rubric_version(self.rubric)
+            parts["rubric"] = rubric_version(self.rubric)
         if "human" in self.sources:
             from ui.labels.store import digest
 
-            found["labels in the store"] = digest(self.store_url)
-        return found
+            parts["labels in the store"] = digest(self.store_url)
+        return parts

@@ -29,7 +29,7 @@ from ui.labels.config import LabelConfig, Source
 from ui.labels.items import Item, Text
 from ui.labels.judgements import Tiers
 from ui.labels.store import Store, superseded
-from ui.labels.tables import event, item, now, shown, url_of_existing, view
+from ui.labels.tables import Columns, event, item, now, shown, url_of_existing, view
 
 SOURCE = "import"
 _AT_ONCE = 500
@@ -48,7 +48,7 @@ class Imported:
     ties: int
     added: int = 0
     replaced: int = 0
-    """Of those added: they supersede what the same annotator said of the same answers in an earlier import."""
+    """How many of those added supersede a label by the same annotator of the same answers in an earlier import."""
 
     @property
     def known(self) -> int:
@@ -96,27 +96,27 @@ def take_over(
 ) -> Imported:
     """Make these rows labels of the store, some hundred at a time, so that nobody who labels has to wait for all.
 
-    A row of our own is known by its label id. Any other is known by its annotator and its answers: the n-th verdict on
+    A row of our own is known by its label id. Any other is known by its annotator and its answers: the n-th label of
     them in the file is the n-th in the store, so the same file again adds nothing and a corrected one supersedes. For
     the same reason an import that was interrupted goes on where it stopped.
     """
-    asked = [(row, _item_of(row, file, split).row()) for row in rows]
-    if not asked:
+    labels = [(row, _item_of(row, file, split).row()) for row in rows]
+    if not labels:
         raise DataError(f"{file}: no preference in it can be used (dropped: {dropped})")
     with store.read() as db:  # what contradicts the store is found before anything is written
-        own = _by_label_id(db, [row.provenance.label_id for row, _ in asked if row.provenance])
-    for row, _ in asked:
+        own = _by_label_id(db, [row.provenance.label_id for row, _ in labels if row.provenance])
+    for row, _ in labels:
         if row.provenance is not None and (old := own.get(row.provenance.label_id)) is not None:
             _check_same(row, old)
-    done = Imported([], len(asked), sum(len(row.tiers) == 1 for row, _ in asked))
+    done = Imported([], len(labels), sum(len(row.tiers) == 1 for row, _ in labels))
     judged: Counter[tuple[str, str]] = Counter()
     about: dict[str, None] = {}
-    for start in range(0, len(asked), _AT_ONCE):
+    for start in range(0, len(labels), _AT_ONCE):
         if start:
             time.sleep(_PAUSE)
         try:
             with store.write() as db:
-                added, replaced = _write(db, asked[start : start + _AT_ONCE], judged, about)
+                added, replaced = _write(db, labels[start : start + _AT_ONCE], judged, about)
         except (sa.exc.DBAPIError, DataError) as error:
             problem = str(error) if isinstance(error, DataError) else f"nothing was saved: {_first_line(error.orig)}"
             raise DataError(
@@ -138,22 +138,22 @@ def _first_line(error: BaseException | None) -> str:
 
 def _write(
     db: sa.Connection,
-    rows: list[tuple[ImportedRanking, dict[str, Any]]],
+    rows: list[tuple[ImportedRanking, Columns]],
     judged: Counter[tuple[str, str]],
     about: dict[str, None],
 ) -> tuple[int, int]:
     """Put rows in; returns how many labels were added, and how many of them supersede another.
 
-    judged  of each annotator and item, how many verdicts of the file came before; added to
+    judged  how many labels of the file came before, by annotator and item; added to
     about   items that the file is about; added to
     """
     own = _by_label_id(db, [row.provenance.label_id for row, _ in rows if row.provenance])
-    said = _verdicts(db, {one["item_id"] for row, one in rows if row.provenance is None})
-    fresh: dict[str, dict[str, Any]] = {}
-    events: list[dict[str, Any]] = []
-    views: list[dict[str, Any]] = []
-    for row, one in rows:
-        name = one["item_id"]
+    imported = _imported(db, {columns["item_id"] for row, columns in rows if row.provenance is None})
+    fresh: dict[str, Columns] = {}
+    events: list[Columns] = []
+    views: list[Columns] = []
+    for row, columns in rows:
+        name = columns["item_id"]
         if row.provenance is not None:
             old = own.get(row.provenance.label_id)
             if old is not None:
@@ -163,7 +163,7 @@ def _write(
             label_id, supersedes = row.provenance.label_id, None
         else:
             key = (row.annotator, name)
-            turn, before = judged[key], said.get(key, [])
+            turn, before = judged[key], imported.get(key, [])
             judged[key] += 1
             old = before[turn] if turn < len(before) else None
             if old is not None and (old.tiers, old.strength) == (row.tiers, row.strength):
@@ -172,7 +172,7 @@ def _write(
             supersedes = None if old is None else old.event_id
             label_id = _label_id(row, name, turn, None if old is None else old.client_uuid)
         about[name] = None
-        fresh[name] = one
+        fresh[name] = columns
         events.append(_event(row, name, label_id, supersedes))
         if row.shown is not None:
             events[-1]["view_token"] = secrets.token_urlsafe(18)
@@ -208,30 +208,30 @@ def _by_label_id(db: sa.Connection, label_ids: Collection[str]) -> dict[str, Any
     }
 
 
-def _verdicts(db: sa.Connection, item_ids: Collection[str]) -> dict[tuple[str, str], list[Any]]:
-    """What imported annotators say of these items, in the order in which they said it first."""
+def _imported(db: sa.Connection, item_ids: Collection[str]) -> dict[tuple[str, str], list[Any]]:
+    """The labels that were imported for these items, in the order in which they came first."""
     later = event.alias("later")
-    found: dict[tuple[str, str], list[Any]] = {}
+    labels: dict[tuple[str, str], list[Any]] = {}
     for ids in _parts(item_ids):
         of_these = (event.c.source == SOURCE, event.c.item_id.in_(ids))
         query = sa.select(event, sa.exists().where(later.c.supersedes == event.c.event_id).label("is_old"))
-        first = dict[int, int]()  # what replaces a verdict takes its turn
+        first = dict[int, int]()  # what replaces a label takes its turn
         current = []
         for row in db.execute(query.where(*of_these).order_by(event.c.event_id)):
             first[row.event_id] = first.get(row.supersedes, row.event_id)
             if row.kind == "label" and not row.is_old:
                 current.append(row)
         for row in sorted(current, key=lambda row: first[row.event_id]):
-            found.setdefault((row.annotator, row.item_id), []).append(row)
-    return found
+            labels.setdefault((row.annotator, row.item_id), []).append(row)
+    return labels
 
 
 def _check_same(row: ImportedRanking, old: Any) -> None:
     """Raise if the store's label of this id says something else. The order of the answers may differ."""
     assert row.provenance is not None
-    says = _said(row.completions, row.tiers), row.annotator
+    says = _texts(row.completions, row.tiers), row.annotator
     if old.kind not in ("label", "late") or says != (
-        _said([a["text"] for a in old.completions], old.tiers),
+        _texts([a["text"] for a in old.completions], old.tiers),
         old.annotator,
     ):
         raise DataError(
@@ -240,7 +240,7 @@ def _check_same(row: ImportedRanking, old: Any) -> None:
         )
 
 
-def _said(completions: list[str], tiers: Tiers) -> list[list[str]]:
+def _texts(completions: list[str], tiers: Tiers) -> list[list[str]]:
     return [sorted(completions[index] for index in tier) for tier in tiers]
 
 
@@ -250,8 +250,8 @@ def _label_id(row: ImportedRanking, item_id: str, turn: int, replaces: str | Non
     return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(key)))
 
 
-def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | None) -> dict[str, Any]:
-    made = row.provenance
+def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | None) -> Columns:
+    origin = row.provenance
     return {
         "item_id": item_id,
         "client_uuid": label_id,
@@ -260,25 +260,22 @@ def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | 
         "kind": "label",
         "tiers": row.tiers,
         "strength": row.strength,
-        "both_bad": made.both_bad if made else row.both_bad,
-        "criteria": made.criteria if made else None,
-        "note": made.note if made else None,
-        "seconds": made.seconds if made else None,
-        "guideline_sha256": made.guideline_sha256 if made else None,
+        "both_bad": origin.both_bad if origin else row.both_bad,
+        "created_utc": origin.created_utc if origin else now(),
+        **{key: getattr(origin, key, None) for key in ("criteria", "note", "seconds", "guideline_sha256")},
         "first_shown": row.shown[0] if row.shown else None,
         "view_token": None,
         "supersedes": supersedes,
-        "created_utc": made.created_utc if made else now(),
     }
 
 
-def _view(row: ImportedRanking, made: dict[str, Any]) -> dict[str, Any]:
-    """How the answers stood when the label was given; closed: nobody is shown it here."""
-    same = {key: made[key] for key in ("item_id", "annotator", "guideline_sha256", "created_utc")}
-    return {**same, "token": made["view_token"], "drawn": row.shown, "closed": True}
+def _view(row: ImportedRanking, label: Columns) -> Columns:
+    """How the completions stood when the label was given; closed: nobody is shown it here."""
+    same = {key: label[key] for key in ("item_id", "annotator", "guideline_sha256", "created_utc")}
+    return {**same, "token": label["view_token"], "drawn": row.shown, "closed": True}
 
 
-def _put_items(db: sa.Connection, rows: dict[str, dict[str, Any]]) -> None:
+def _put_items(db: sa.Connection, rows: dict[str, Columns]) -> None:
     """Put in those that are new. Of the others only the split follows the config: an import knows no more of them."""
     columns, known = (item.c.item_id, item.c.split), dict[str, str]()
     for ids in _parts(rows):
@@ -369,20 +366,20 @@ def _summary(labels: list[Ranking], rows: list[Any], rankings: Whole) -> str:
 
 
 def _left_out(store: Store) -> Dropped:
-    """Answers in the store that are no preferences, by what they are."""
-    found = Dropped()
+    """Judgements in the store that are no preferences, by their kind."""
+    left_out = Dropped()
     query = sa.select(event.c.purpose, event.c.kind, sa.func.count()).where(
         event.c.kind.in_(("label", "skip", "flag", "late")), ~superseded()
     )
     with store.read() as db:
         for purpose, kind, count in db.execute(query.group_by(event.c.purpose, event.c.kind)):
             if (purpose, kind) != ("work", "label"):
-                found.add(kind if purpose == "work" else f"{purpose} {kind}", count)
-    return found
+                left_out.add(kind if purpose == "work" else f"{purpose} {kind}", count)
+    return left_out
 
 
 _MESSAGES = [{"role": "string", "content": "string"}]
-_COLUMNS: dict[str, Any] = {
+_TYPES: dict[str, Any] = {
     "prompt": _MESSAGES,
     "chosen": _MESSAGES,
     "rejected": _MESSAGES,
@@ -398,7 +395,8 @@ _COLUMNS: dict[str, Any] = {
     **dict.fromkeys(("chosen_finished", "rejected_finished", "both_bad"), "bool"),
     **dict.fromkeys(("chosen_rank", "rejected_rank", "num_tiers", "strength"), "int64"),
 }
-"""Arrow types of columns; the others are text. Stated, because a column of nothing but nulls has no type to infer."""
+"""Arrow types of columns, nested as their values are; the others are text. They are stated, because a column of nothing
+but nulls has no type to infer."""
 _AS_JSON = ("sampler", "criteria")
 """Objects whose keys differ from row to row: Arrow would give every row the keys of all."""
 
@@ -420,13 +418,15 @@ def _save_dataset(folder: Path, rows: list[Ranking] | list[Preference]) -> None:
     for row in values:
         row |= {key: json.dumps(row[key], ensure_ascii=False) for key in _AS_JSON if key in row}
     names = type(rows[0]).model_fields
-    features = datasets.Features({name: typed(_COLUMNS.get(name, "string")) for name in names})
-    made = {}
+    features = datasets.Features({name: typed(_TYPES.get(name, "string")) for name in names})
+    by_split = {}
     for split in ("train", "heldout"):
         if part := [row for row in values if row["split"] == split]:  # `load_from_disk` cannot read one without rows
-            made[split] = datasets.Dataset.from_dict({name: [row[name] for row in part] for name in names}, features)
+            by_split[split] = datasets.Dataset.from_dict(
+                {name: [row[name] for row in part] for name in names}, features
+            )
     datasets.disable_progress_bars()
     try:
-        datasets.DatasetDict(made).save_to_disk(folder)
+        datasets.DatasetDict(by_split).save_to_disk(folder)
     finally:
         datasets.enable_progress_bars()

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from trueup.data.records import Message, prompt_id
 from ui.labels.judgements import Tiers
-from ui.labels.tables import now
+from ui.labels.tables import Columns, now
 
 
 class AnswerLike(Protocol):
@@ -45,6 +45,7 @@ class Item:
     category: str | None
     split: Literal["train", "heldout"]
     sampler: dict[str, Any]
+    """Where the completions came from, as the sample stage or a file says; it is kept as JSON."""
 
     @cached_property
     def item_id(self) -> str:
@@ -52,10 +53,10 @@ class Item:
         content = [[(message.role, message.content) for message in self.prompt], self._answers()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _answers(self) -> list[dict[str, Any]]:
+    def _answers(self) -> list[Columns]:
         return [{"text": a.text, "token_ids": a.token_ids, "finished": a.finished} for a in self.answers]
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Columns:
         return {
             "item_id": self.item_id,
             "prompt_id": prompt_id(self.prompt),

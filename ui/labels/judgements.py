@@ -67,12 +67,12 @@ def agrees(tiers: Tiers, known: Tiers) -> bool:
     A pair: the same winner, or a tie as known. A ranking: at least three quarters of the pairs that are known to
     differ are ordered as known. Answers that the known one leaves out do not count.
     """
-    said, right = _ranks(tiers), _ranks(known)
-    pairs = [(i, j) for i, j in combinations(sorted(right), 2) if i in said and j in said]
+    ranks, right = _ranks(tiers), _ranks(known)
+    pairs = [(i, j) for i, j in combinations(sorted(right), 2) if i in ranks and j in ranks]
     strict = [(i, j) for i, j in pairs if right[i] != right[j]]
     if not strict:
-        return all(said[i] == said[j] for i, j in pairs)
-    alike = sum((said[i] - said[j]) * (right[i] - right[j]) > 0 for i, j in strict)
+        return all(ranks[i] == ranks[j] for i, j in pairs)
+    alike = sum((ranks[i] - ranks[j]) * (right[i] - right[j]) > 0 for i, j in strict)
     return alike >= 0.75 * len(strict)
 
 
@@ -144,5 +144,5 @@ def _without_end(text: str) -> int:
 
 def names_itself(text: str) -> str | None:
     """The words in which an answer says which model it is from ("I am ChatGPT"); None: it does not."""
-    found = _ITSELF.search(text)
-    return " ".join(found[0].split()) if found else None
+    match = _ITSELF.search(text)
+    return " ".join(match[0].split()) if match else None

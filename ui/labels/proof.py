@@ -19,7 +19,7 @@ from ui.labels.tables import Database, event, item
 
 
 def proof(store: Database) -> StoreProof:
-    """Of all events of the store now, and of the items that they are about."""
+    """The hash of all events of the store now, and of the items that they are about."""
     with store.read() as db:
         last = db.scalar(sa.select(sa.func.max(event.c.event_id))) or 0
         return StoreProof(last_event=last, sha256=_digest(db, last))
@@ -33,7 +33,7 @@ def _digest(db: sa.Connection, last: int) -> str:
     for row in db.execute(events.execution_options(yield_per=1000)):
         digest.update(_line(list(row)))
     for row in db.execute(items.order_by(item.c.item_id).execution_options(yield_per=1000)):
-        # Of an answer only the text is fixed: its token ids, say, may be filled in later.
+        # Only the text of a completion is fixed: its token ids, say, may be filled in later.
         digest.update(_line([row.item_id, row.prompt, [answer["text"] for answer in row.completions]]))
     return digest.hexdigest()
 
@@ -42,15 +42,15 @@ def _line(values: list[Any]) -> bytes:
     return json.dumps(values, sort_keys=True).encode() + b"\n"
 
 
-def check_store(made: FinishedStage) -> tuple[str | None, str | None]:
+def check_store(stage: FinishedStage) -> tuple[str | None, str | None]:
     """(problem, note): whether the store in the run still holds what the label stage read of it.
 
     A database elsewhere is not opened: a run directory is data, and may have been sent by somebody.
     """
-    stated, path = made.manifest.store, made.dir / STORE
+    stated, path = stage.manifest.store, stage.dir / STORE
     assert stated is not None
-    if made.manifest.identity.get("store"):
-        return None, f"the labels' database is outside of {made.dir}, and was not checked"
+    if stage.manifest.identity.get("store"):
+        return None, f"the labels' database is outside of {stage.dir}, and was not checked"
     if not path.is_file():
         return f"{path}: missing" if stated.last_event else None, None
     try:

@@ -25,7 +25,7 @@ from ui.labels.items import Gold
 from ui.labels.judgements import Tiers
 from ui.labels.progress import Standing, Standings
 from ui.labels.store import ANSWERS, Store, superseded
-from ui.labels.tables import event, item, now, view
+from ui.labels.tables import Columns, event, item, now, view
 from ui.labels.tasks import (
     BadJudgement,
     Feedback,
@@ -60,7 +60,7 @@ class _Item:
     raw: list[str]
     """The answers as they are stored."""
     policies: list[str]
-    """Of a comparison: whose each text is."""
+    """Whose each text is, in a comparison."""
 
     @cached_property
     def texts(self) -> list[str]:
@@ -92,7 +92,7 @@ class LabelService:
         """What is to be done now: up to AHEAD tasks, each leased to this annotator, and how far the annotator is."""
         with self.store.write_as(annotator) as db:
             views, standing = self._top_up(db, annotator)
-        return Worklist(**_waiting(views, standing))
+        return _worklist(views, standing)
 
     def tasks(self, annotator: str) -> list[Task]:
         return self.work(annotator).tasks
@@ -124,7 +124,7 @@ class LabelService:
             views, standing = self._top_up(db, annotator)
         if label.kind in ("skip", "flag"):
             self._cursor.stir()
-        return Recorded(**_waiting(views, standing), label=label, feedback=feedback, reveal=reveal)
+        return Recorded(**vars(_worklist(views, standing)), label=label, feedback=feedback, reveal=reveal)
 
     def demonstrate(self, annotator: str, ideal: IdealCompletion) -> None:
         """Keep an ideal completion of the prompt of a task, written by the annotator; the task goes on waiting.
@@ -165,7 +165,7 @@ class LabelService:
                 if not undone:  # nothing is stored of it, and sent again later it must not take back what came after
                     self._remember_empty(client_uuid)
             views, standing = self._top_up(db, annotator)
-        return Undone(**_waiting(views, standing), undone=undone)
+        return Undone(**vars(_worklist(views, standing)), undone=undone)
 
     def renew(self, annotator: str) -> None:
         """A sign of life: what is in front of this annotator stays theirs."""
@@ -207,7 +207,7 @@ class LabelService:
         _insert(db, row)
         return _Stored(row, shown.drawn)
 
-    def _columns(self, db: sa.Connection, shown: Any, judgement: Judgement) -> dict[str, Any]:
+    def _columns(self, db: sa.Connection, shown: Any, judgement: Judgement) -> Columns:
         """The columns of an event that a judgement fills, with the sides undone; BadJudgement if it says nothing."""
         drawn, pair = shown.drawn, len(shown.drawn) == 2
         tiers, strength = tiers_of(judgement, self.settings.scale, len(drawn))
@@ -216,7 +216,7 @@ class LabelService:
         if kind == "label" and shown.wants_rationale and not (note or "").strip():
             raise BadJudgement("note: for this pair a reason is asked for; write it first")
         check_measured(judgement)
-        row: dict[str, Any] = {"kind": kind, "note": note or None}
+        row: Columns = {"kind": kind, "note": note or None}
         row |= {"seconds": judgement.seconds, "device": judgement.device, "both_bad": judgement.choice == "both_bad"}
         criteria = self.settings.criteria if pair and kind == "label" else ()
         row["criteria"] = better_by_criterion(judgement.criteria or {}, criteria, drawn) or None
@@ -228,7 +228,7 @@ class LabelService:
                 row["chose_longer"] = None if best == worst else best > worst
         return row
 
-    def _row(self, db: sa.Connection, shown: Any, client_uuid: str, kind: str) -> dict[str, Any]:
+    def _row(self, db: sa.Connection, shown: Any, client_uuid: str, kind: str) -> Columns:
         """All columns of an event about a view, none of them filled by what was answered."""
         return {
             "client_uuid": client_uuid,
@@ -371,10 +371,8 @@ def _of_state(views: list[Any], state: str) -> list[Any]:
     return [row for row in views if (row.purpose == "qualification") is (state == "practice")]
 
 
-def _waiting(views: list[_Shown], standing: Standing) -> dict[str, Any]:
-    """The fields of a worklist."""
-    tasks = [_task(row, shown) for row, shown in views]
-    return {"tasks": tasks, "progress": standing.progress, "state": standing.state}
+def _worklist(views: list[_Shown], standing: Standing) -> Worklist[Task]:
+    return Worklist([_task(row, shown) for row, shown in views], standing.progress, standing.state)
 
 
 def _task(row: Any, shown: _Item) -> Task:
@@ -429,7 +427,7 @@ def _stored(db: sa.Connection, annotator: str, client_uuid: str, kinds: Collecti
     return _Stored(row._mapping, row.drawn)
 
 
-def _insert(db: sa.Connection, row: dict[str, Any]) -> None:
+def _insert(db: sa.Connection, row: Columns) -> None:
     try:
         db.execute(_INSERT, row)
     except sa.exc.IntegrityError:

@@ -1,8 +1,8 @@
 """The label store: items to judge, the labels that are wanted of them, and every label as an append-only event.
 
-What people say is written by ui/labels/service.py; this is what stands around it: items go in, machines put what they
-say, and current labels are read. Labels of people and of machines share the store, but a row says its `source` and
-`annotator`, and nothing mixes them unless it is asked for both. An event counts as long as no later one supersedes it.
+ui/labels/service.py writes what people say. Everything else is here: items go in, programs put their labels, and
+current labels are read. Labels of people and of programs share the store, but a row says its `source` and `annotator`,
+and nothing mixes them unless it is asked for both. An event counts as long as no later one supersedes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from trueup.data.records import Demonstration, Ranking
 from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry
 from ui.labels.judgements import Tiers
-from ui.labels.tables import Database, event, gold, guideline, item, meta, now, slot, view
+from ui.labels.tables import Columns, Database, event, gold, guideline, item, meta, now, slot, view
 
 T = TypeVar("T")
 CHUNK = 1000
@@ -199,16 +199,16 @@ class Store(Database):
         return kinds
 
     def votes(self) -> dict[str, Counter[str]]:
-        """Of each item that people have labelled: how often each judgement was given, whatever its strength."""
-        found: dict[str, Counter[str]] = {}
+        """How often each judgement was given, by item that people have labelled; its strength does not matter."""
+        counts: dict[str, Counter[str]] = {}
         query = _current("human").with_only_columns(event.c.item_id, event.c.tiers).where(event.c.kind == "label")
         with self.read() as db:
             for row in db.execute(query):
-                found.setdefault(row.item_id, Counter())[json.dumps(row.tiers)] += 1
-        return found
+                counts.setdefault(row.item_id, Counter())[json.dumps(row.tiers)] += 1
+        return counts
 
     def left_choices(self, item_ids: Collection[str]) -> tuple[int, int]:
-        """Of the pairs in which people preferred one answer: how often the one on the left, and how many there are."""
+        """How often people preferred the completion on the left, and in how many pairs they preferred one."""
         columns = (event.c.item_id, event.c.tiers, event.c.first_shown)
         query = _current("human").with_only_columns(*columns).where(event.c.kind == "label")
         wanted, left, strict = set(item_ids), 0, 0
@@ -220,7 +220,7 @@ class Store(Database):
         return left, strict
 
     def checks(self) -> dict[str, list[tuple[Tiers, Tiers]]]:
-        """Of each annotator, what they first said of hidden gold items, taken back or not, and the known answers."""
+        """For each annotator the first judgements of hidden gold items, taken back or not, with the known answers."""
         known = {one.item_id: one.tiers for one in self.gold("check")}
         query = (
             sa.select(event.c.annotator, event.c.item_id, event.c.tiers)
@@ -231,11 +231,11 @@ class Store(Database):
         with self.read() as db:
             for row in db.execute(query):
                 first.setdefault((row.annotator, row.item_id), row.tiers)
-        found: dict[str, list[tuple[Tiers, Tiers]]] = {}
+        by_annotator: dict[str, list[tuple[Tiers, Tiers]]] = {}
         for (annotator, item_id), tiers in first.items():
             if item_id in known:
-                found.setdefault(annotator, []).append((tiers, known[item_id]))
-        return found
+                by_annotator.setdefault(annotator, []).append((tiers, known[item_id]))
+        return by_annotator
 
     def demonstrations(self, item_ids: Collection[str] | None = None) -> list[tuple[Demonstration, str]]:
         """Ideal answers that people wrote, as they stand now, each with who wrote it."""
@@ -246,13 +246,13 @@ class Store(Database):
             .order_by(event.c.event_id)
         )
         wanted = None if item_ids is None else set(item_ids)
-        found = []
+        demonstrations = []
         with self.read() as db:
             for row in db.execute(query):
                 if wanted is None or row.item_id in wanted:
                     turns = [*row.prompt, {"role": "assistant", "content": row.note}]
-                    found.append((Demonstration(messages=turns, category=row.category), row.annotator))
-        return found
+                    demonstrations.append((Demonstration(messages=turns, category=row.category), row.annotator))
+        return demonstrations
 
     def digest(self) -> str | None:
         """A hash of all that people say now and the label stage exports or reports; None while there is nothing."""
@@ -286,8 +286,8 @@ class _SlotChanges:
     round_of: int
     """Positions from an item's first label to its second; 0: they follow each other."""
     gone: list[int] = field(default_factory=list)
-    moved: list[dict[str, Any]] = field(default_factory=list)
-    fresh: list[dict[str, Any]] = field(default_factory=list)
+    moved: list[Columns] = field(default_factory=list)
+    fresh: list[Columns] = field(default_factory=list)
 
     def add(self, entry: QueueEntry, position: int, wanted: int, slots: list[Any], labelled: list[str]) -> None:
         """Have as many slots for an item as labels are wanted, those of people who `labelled` it before among them."""
@@ -309,7 +309,7 @@ class _SlotChanges:
         """Write them; returns how many more slots there are then."""
         for ids in _chunks(self.gone):
             db.execute(slot.delete().where(slot.c.slot_id.in_(ids)))
-        to: dict[str, Any] = {
+        to: Columns = {
             "position": sa.bindparam("to"),
             "selection": sa.bindparam("by"),
             "propensity": sa.bindparam("p"),
@@ -343,11 +343,11 @@ def _current(source: str) -> sa.Select[Any]:
 
 def _annotators(db: sa.Connection) -> dict[str, list[str]]:
     """Who has labelled each item."""
-    found: dict[str, list[str]] = {}
+    annotators: dict[str, list[str]] = {}
     columns = (event.c.item_id, event.c.annotator)
     for row in db.execute(_current("human").with_only_columns(*columns).where(event.c.kind == "label")):
-        found.setdefault(row.item_id, []).append(row.annotator)
-    return found
+        annotators.setdefault(row.item_id, []).append(row.annotator)
+    return annotators
 
 
 _OF_EVENT = "tiers strength both_bad criteria note seconds guideline_sha256 source annotator created_utc".split()

@@ -31,6 +31,9 @@ from trueup.errors import DataError, of_the_machine
 from trueup.provenance.masking import masked
 from trueup.runs import is_writable
 
+Columns = dict[str, Any]
+"""Values of a row by column, as SQLAlchemy takes them: text, numbers, and what JSON columns hold."""
+
 metadata = sa.MetaData()
 _JSON = sa.JSON(none_as_null=True)
 

@@ -131,7 +131,7 @@ class Feedback:
 
     right: bool
     best: Side | Tiers
-    """Of a ranking: tiers of places."""
+    """The side, or tiers of places where it is a ranking."""
     explanation: str | None
 
 

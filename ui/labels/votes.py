@@ -12,6 +12,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -31,13 +32,13 @@ from ui.labels.items import Item, QueueEntry, Text
 from ui.labels.judgements import as_read
 from ui.labels.service import LabelService
 from ui.labels.store import Store, superseded
-from ui.labels.tables import event, guideline, item
+from ui.labels.tables import Columns, event, guideline, item
 from ui.labels.tasks import Settings
 
 VOTES_PER_PAIR = 20
 """So many different people may vote on each pair; every pair gets its first vote before any gets a second."""
 RESAMPLES = 2_000
-"""Of the running figure's interval: it is drawn again after every vote."""
+"""Resamples of the running figure's interval, which is drawn again after every vote."""
 _PROMOTED = "promoted"
 _VOTED_ON = get_args(Policy)
 
@@ -117,13 +118,10 @@ class Votes:
         """config: how the campaign is labelled: people vote by the guideline and the scale that they labelled by."""
         self.path = run_dir / VOTES
         self.samples = runs.stage_dir(run_dir, "compare") / "samples.jsonl"
-        given = {
-            key: getattr(config, key) if config else LabelConfig.model_fields[key].default
-            for key in ("scale", "guideline", "lease_minutes")
-        }
-        self.settings = Settings(
-            given["scale"], guideline=given["guideline"], lease_s=60 * given["lease_minutes"], reveal=True
-        )
+        self.settings = Settings(reveal=True, guideline=LabelConfig.model_fields["guideline"].default)
+        if config is not None:
+            lease_s = 60 * config.lease_minutes
+            self.settings = replace(self.settings, scale=config.scale, guideline=config.guideline, lease_s=lease_s)
         self.identical = 0
         """Prompts to which both policies gave the same answers: nobody is asked about them."""
         self._rows: list[dict[str, Any]] = []
@@ -182,7 +180,7 @@ class Votes:
 
 
 def running_win_rate(votes: Sequence[Vote]) -> win_rates.WinRate | None:
-    """Of all votes the share for the aligned policy, a tie as half; None while there are none.
+    """The share of all votes for the aligned policy, a tie as half; None while there are none.
 
     The interval is over prompts: votes of several people on one pair stay together. It holds for whoever votes here,
     and for a number of votes fixed beforehand: to look until it leaves 50 % behind is to find chance.
@@ -236,7 +234,7 @@ def promote(config: LabelConfig) -> str:
 _GIVEN = (event.c.source == "human", event.c.kind == "label", event.c.purpose == "work", ~superseded())
 
 
-def _put(store: Store, items: list[dict[str, Any]], events: list[dict[str, Any]]) -> int:
+def _put(store: Store, items: list[Columns], events: list[Columns]) -> int:
     """Put in what is not there yet, in one transaction. Returns how many votes that was."""
     before = promoted(store)
     with store.write() as db:
@@ -253,7 +251,7 @@ def _put(store: Store, items: list[dict[str, Any]], events: list[dict[str, Any]]
     return len(fresh)
 
 
-def _what_it_means(path: Path, added: int, items: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[str]:
+def _what_it_means(path: Path, added: int, items: list[Columns], events: list[Columns]) -> list[str]:
     heldout = {row["item_id"] for row in items if row["split"] == "heldout"}
     kept_out = sum(row["item_id"] in heldout for row in events)
     people = len({row["annotator"] for row in events})

@@ -82,7 +82,7 @@ class PageSettings:
     reveals: bool
     """Votes: each is final, and answered with whose completions they were."""
     sees_figures: bool
-    """Of votes: whether you may ask for the running win rate."""
+    """Whether you may ask for the running win rate of the votes."""
 
 
 @dataclass(frozen=True)

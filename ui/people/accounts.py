@@ -5,8 +5,8 @@ drawn at random, never derived from the name. Whoever is alone at this machine n
 token, printed where the server was started, opens a session of the person `local`.
 
 Sessions and invitations are stored as hashes of their tokens, and outlive a restart. One that has ended is deleted when
-it is first seen, so that no clock that is set back revives it. Who may try a password, and when, stands in ui.throttle;
-which names are names, in ui.people.names.
+it is first seen, so that no clock that is set back revives it. ui.people.throttle says who may try a password, and
+when; ui.people.names, which names are names.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ class Material:
     other: list[Item] = field(default_factory=list)
     """Pairs of the same answers that were not chosen this time; labels they have from before still hold."""
     chance: list[float] = field(default_factory=list)
-    """Of each of `asked`: with which probability the draw took it from among its prompt's pairs."""
+    """The probability with which the draw took each of `asked` from among its prompt's pairs."""
     uncertainty: dict[str, float] = field(default_factory=dict)
-    """Item id of a pair: how open a reward model leaves it, where there are scores."""
+    """How open a reward model leaves a pair, by item id, where there are scores."""
     imported: list[str] = field(default_factory=list)
     """Item ids of the imported file."""
     identical: int = 0
