@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +20,7 @@ from typing import Any, get_args
 import sqlalchemy as sa
 
 from trueup import runs
-from trueup.artifacts.reports import ComparisonFigures
+from trueup.artifacts.reports import ComparisonFigures, Estimate
 from trueup.console import say
 from trueup.data.records import Message, Prompt, Row, parse_row, read_jsonl, split_name
 from trueup.errors import DataError, RunError
@@ -41,6 +41,8 @@ RESAMPLES = 2_000
 """Resamples of the running figure's interval, which is drawn again after every vote."""
 _PROMOTED = "promoted"
 _VOTED_ON = get_args(Policy)
+Provenance = Mapping[str, Mapping[str, str]]
+"""By policy, what the provenance of its completions says besides the policy's name."""
 
 # ---- What people vote on ----------------------------------------------------------------------------------------
 
@@ -62,7 +64,7 @@ def read_compared(samples: Path) -> list[ComparedPrompt]:
     return [parse_row(ComparedPrompt, values, f"{samples}:{number}") for number, values in read_jsonl(samples)]
 
 
-def pairs_to_vote_on(rows: Sequence[ComparedPrompt], policies: Mapping[str, Any]) -> list[Item]:
+def pairs_to_vote_on(rows: Sequence[ComparedPrompt], policies: Provenance) -> list[Item]:
     """One pair of answers to each prompt, in a random order of the prompts.
 
     Which pair and which place in the order follow from hashes, so that the same comparison always gives the same. A
@@ -88,7 +90,7 @@ def _pair(row: ComparedPrompt) -> tuple[int, int] | None:
     return min(pairs, key=chance.__getitem__, default=None)
 
 
-def _item(row: ComparedPrompt, i: int, j: int, policies: Mapping[str, Any]) -> Item:
+def _item(row: ComparedPrompt, i: int, j: int, policies: Provenance) -> Item:
     sides: list[tuple[Policy, int, _Completion]] = [("sft", i, row.sft[i]), ("aligned", j, row.aligned[j])]
     answers = [
         {"policy": name, "index": index, "sha256": text_sha256(answer.text), **policies.get(name, {})}
@@ -98,7 +100,7 @@ def _item(row: ComparedPrompt, i: int, j: int, policies: Mapping[str, Any]) -> I
     return Item(row.prompt, texts, row.category, "heldout", {"asked": "vote on a comparison", "answers": answers})
 
 
-def _policies(folder: Path) -> dict[str, Any]:
+def _policies(folder: Path) -> Provenance:
     """Which models were compared, as the report says; it is written after the samples."""
     try:
         report = read_report(folder.parent, "compare", ComparisonFigures)
@@ -106,6 +108,45 @@ def _policies(folder: Path) -> dict[str, Any]:
         return {}
     policies = report.policies if report else {}
     return {name: {"manifest_sha256": one.manifest_sha256} for name, one in policies.items() if name in _VOTED_ON}
+
+
+# ---- The running figure -----------------------------------------------------------------------------------------
+
+
+class RunningRate(Estimate):
+    """The share of all votes for the aligned policy, a tie as half, over prompts; the counts are of votes."""
+
+    wins: int
+    ties: int
+    losses: int
+
+
+@dataclass(frozen=True)
+class VoteFigures:
+    """What the votes say so far, and what they leave out."""
+
+    win_rate: RunningRate | None
+    """Null while there are no votes."""
+    votes: int
+    voters: int
+    pairs: int
+    """Pairs to vote on."""
+    identical: int
+    """Prompts with the same completions of both policies, which nobody is asked about."""
+    on_other_texts: int
+    """Votes on texts that the comparison does not hold any more."""
+
+
+def running_win_rate(votes: Sequence[Vote]) -> win_rates.WinRate | None:
+    """The share of all votes for the aligned policy, a tie as half; None while there are none.
+
+    The interval is over prompts: votes of several people on one pair stay together. It holds for whoever votes here,
+    and for a number of votes fixed beforehand: to look until it leaves 50 % behind is to find chance.
+    """
+    groups: dict[str, list[float]] = {}
+    for vote in votes:
+        groups.setdefault(vote.prompt_id, []).append(vote.outcome)
+    return win_rates.win_rate(list(groups.values()), resamples=RESAMPLES) if groups else None
 
 
 # ---- The votes of a run -----------------------------------------------------------------------------------------
@@ -159,36 +200,26 @@ class Votes:
         same = f"; {self.identical} prompts have the same answers of both policies" if self.identical else ""
         say(f"votes: {len(asked)} pairs to vote on{same}")
 
-    def figures(self) -> dict[str, Any]:
-        """The running win rate, for admins; what it is of, and what it leaves out."""
+    def figures(self) -> VoteFigures:
+        """The running win rate, for admins."""
         pairs = self.service().store.counts()[2]
         votes, on_other_texts = current(read_votes(self.path), self._rows)
-        rate = running_win_rate(votes)
-        return {
-            "win_rate": rate
-            and {**rate.interval.estimate().plain(), "wins": rate.wins, "ties": rate.ties, "losses": rate.losses},
-            "votes": len(votes),
-            "voters": len({vote.voter for vote in votes}),
-            "pairs": pairs,
-            "identical": self.identical,
-            "on_other_texts": on_other_texts,
-        }
+        running = None
+        if rate := running_win_rate(votes):
+            counts = {"wins": rate.wins, "ties": rate.ties, "losses": rate.losses}
+            running = RunningRate(**dict(rate.interval.estimate()), **counts)
+        return VoteFigures(
+            win_rate=running,
+            votes=len(votes),
+            voters=len({vote.voter for vote in votes}),
+            pairs=pairs,
+            identical=self.identical,
+            on_other_texts=on_other_texts,
+        )
 
     def close(self) -> None:
         if self._service is not None:
             self._service.store.close()
-
-
-def running_win_rate(votes: Sequence[Vote]) -> win_rates.WinRate | None:
-    """The share of all votes for the aligned policy, a tie as half; None while there are none.
-
-    The interval is over prompts: votes of several people on one pair stay together. It holds for whoever votes here,
-    and for a number of votes fixed beforehand: to look until it leaves 50 % behind is to find chance.
-    """
-    groups: dict[str, list[float]] = {}
-    for vote in votes:
-        groups.setdefault(vote.prompt_id, []).append(vote.outcome)
-    return win_rates.win_rate(list(groups.values()), resamples=RESAMPLES) if groups else None
 
 
 # ---- Promotion --------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from ui.labels.tasks import (
     Undone,
     Worklist,
 )
-from ui.labels.votes import Votes
+from ui.labels.votes import VoteFigures, Votes
 from ui.pages.render import as_written, conversation_html, text_html
 from ui.pages.turns import Busy, Turns
 from ui.people.accounts import Admin, Annotator, Person
@@ -145,7 +145,7 @@ def vote_api(votes: Votes) -> APIRouter:
     router.include_router(_api("/api/v1/votes", "votes", votes.settings, votes.service))
 
     @router.get("/api/v1/admin/votes", tags=["admin"])
-    def figures(who: Admin) -> dict[str, Any]:
+    def figures(who: Admin) -> VoteFigures:
         """The win rate of the aligned policy so far, with its interval over prompts."""
         try:
             return votes.figures()

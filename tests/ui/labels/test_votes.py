@@ -121,7 +121,7 @@ def test_nobody_is_asked_about_answers_that_read_the_same_and_they_are_counted(c
     compare(campaign.dir, 5, aligned=lambda i, k: f"Old {i}.{1 - k}.<|im_end|>" if i < 2 else f"New {i}.{k}")
     votes = Votes(campaign.dir)
     votes.service()
-    assert (votes.identical, votes.figures()["pairs"]) == (2, 3)
+    assert (votes.identical, votes.figures().pairs) == (2, 3)
     votes.close()
 
 
@@ -253,26 +253,27 @@ def test_a_comparison_that_ran_again_is_asked_about_and_its_old_votes_are_kept_a
     assert all(any("better" in text for text in task.texts) for task in fresh)
     with pytest.raises(StaleToken, match="not asked about any more"):
         votes.service().label("ann", Judgement("late-0001", held.token, "a"))
-    assert votes_digest(votes.path) == digest and votes.figures()["on_other_texts"] == 1
-    assert votes.figures()["win_rate"] is None
+    assert votes_digest(votes.path) == digest and votes.figures().on_other_texts == 1
+    assert votes.figures().win_rate is None
     compare(campaign.dir)  # the very texts again
-    assert votes.figures()["votes"] == 1
+    assert votes.figures().votes == 1
 
 
 # ---- The running figure -----------------------------------------------------------------------------------------
 
 
 def test_the_running_win_rate_counts_a_tie_as_half_and_keeps_votes_on_one_prompt_together(votes: Votes) -> None:
-    assert votes.figures()["win_rate"] is None
+    assert votes.figures().win_rate is None
     for person in ("ann", "bob"):
         for policy in ("aligned", "aligned", "aligned", "aligned", "sft"):
             prefer(votes, person, policy)
         vote(votes, person, "tie")
     figures = votes.figures()
-    rate = figures["win_rate"]
-    assert (rate["wins"], rate["ties"], rate["losses"]) == (8, 2, 2) and rate["value"] == pytest.approx(9 / 12)
-    assert rate["n"] == 6 and rate["ci_low"] < 0.75 < rate["ci_high"]
-    assert (figures["votes"], figures["voters"], figures["pairs"]) == (12, 2, 6)
+    rate = figures.win_rate
+    assert rate is not None and rate.value is not None and rate.ci_low is not None
+    assert (rate.wins, rate.ties, rate.losses) == (8, 2, 2) and rate.value == pytest.approx(9 / 12)
+    assert rate.n == 6 and rate.ci_low < 0.75 < rate.ci_high
+    assert (figures.votes, figures.voters, figures.pairs) == (12, 2, 6)
 
 
 def test_swapping_the_policies_turns_the_win_rate_over() -> None:
