@@ -14,7 +14,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from ui.labels.store import ANSWERS
-from ui.labels.tables import Columns, event, gold, now, slot, view
+from ui.labels.tables import TableRow, event, gold, now, slot, view
 
 Purpose = Literal["work", "repeat", "gold", "qualification"]
 
@@ -88,7 +88,7 @@ _LEASE = {"state": "leased", "annotator": _me, "expires_at": _until}
 _TAKEN = (slot.c.item_id, slot.c.position)
 
 
-def _take(which: Any, values: Columns, *returning: Any) -> Any:
+def _take(which: Any, values: TableRow, *returning: Any) -> Any:
     """UPDATE of the one slot that `which` finds; a slot that somebody else is just taking is passed over."""
     first = which.limit(1).with_for_update(skip_locked=True).scalar_subquery()
     return slot.update().where(slot.c.slot_id == first).values(values).returning(*returning)
@@ -149,7 +149,7 @@ _SHOW = view.insert()
 
 def show(db: sa.Connection, annotator: str, item_id: str, drawn: list[int], purpose: Purpose, **values: Any) -> None:
     """Store what will be shown, and on which sides, before any text is sent."""
-    row: Columns = {"token": secrets.token_urlsafe(18), "item_id": item_id, "annotator": annotator}
+    row: TableRow = {"token": secrets.token_urlsafe(18), "item_id": item_id, "annotator": annotator}
     row |= {
         "drawn": drawn,
         "purpose": purpose,

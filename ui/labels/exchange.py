@@ -29,7 +29,7 @@ from ui.labels.config import LabelConfig, Source
 from ui.labels.items import Item, Text
 from ui.labels.judgements import Tiers
 from ui.labels.store import Store, superseded
-from ui.labels.tables import Columns, event, item, now, shown, url_of_existing, view
+from ui.labels.tables import TableRow, event, item, now, shown, url_of_existing, view
 
 SOURCE = "import"
 _AT_ONCE = 500
@@ -138,7 +138,7 @@ def _first_line(error: BaseException | None) -> str:
 
 def _write(
     db: sa.Connection,
-    rows: list[tuple[ImportedRanking, Columns]],
+    rows: list[tuple[ImportedRanking, TableRow]],
     judged: Counter[tuple[str, str]],
     about: dict[str, None],
 ) -> tuple[int, int]:
@@ -149,9 +149,9 @@ def _write(
     """
     own = _by_label_id(db, [row.provenance.label_id for row, _ in rows if row.provenance])
     imported = _imported(db, {columns["item_id"] for row, columns in rows if row.provenance is None})
-    fresh: dict[str, Columns] = {}
-    events: list[Columns] = []
-    views: list[Columns] = []
+    fresh: dict[str, TableRow] = {}
+    events: list[TableRow] = []
+    views: list[TableRow] = []
     for row, columns in rows:
         name = columns["item_id"]
         if row.provenance is not None:
@@ -250,7 +250,7 @@ def _label_id(row: ImportedRanking, item_id: str, turn: int, replaces: str | Non
     return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(key)))
 
 
-def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | None) -> Columns:
+def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | None) -> TableRow:
     origin = row.provenance
     return {
         "item_id": item_id,
@@ -269,13 +269,13 @@ def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | 
     }
 
 
-def _view(row: ImportedRanking, label: Columns) -> Columns:
+def _view(row: ImportedRanking, label: TableRow) -> TableRow:
     """How the completions stood when the label was given; closed: nobody is shown it here."""
     same = {key: label[key] for key in ("item_id", "annotator", "guideline_sha256", "created_utc")}
     return {**same, "token": label["view_token"], "drawn": row.shown, "closed": True}
 
 
-def _put_items(db: sa.Connection, rows: dict[str, Columns]) -> None:
+def _put_items(db: sa.Connection, rows: dict[str, TableRow]) -> None:
     """Put in those that are new. Of the others only the split follows the config: an import knows no more of them."""
     columns, known = (item.c.item_id, item.c.split), dict[str, str]()
     for ids in _parts(rows):
@@ -295,11 +295,11 @@ def _parts(ids: Collection[str]) -> Iterator[list[str]]:
 
 # ---- Out --------------------------------------------------------------------------------------------------------
 
-Format = Literal["jsonl", "datasets"]
+ExportFormat = Literal["jsonl", "datasets"]
 Whole = Literal["pairs", "whole"]
 
 
-def export_labels(config: LabelConfig, to: Path, format: Format = "jsonl", rankings: Whole = "pairs") -> str:
+def export_labels(config: LabelConfig, to: Path, format: ExportFormat = "jsonl", rankings: Whole = "pairs") -> str:
     """Write every current label of the store, whoever made it, to the new file or folder `to`; says what was written.
 
     pairs: TRL's conversational prompt, chosen, rejected, a row for each strict pair of a ranking. whole: a row for each

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from trueup.data.records import Message, prompt_id
 from ui.labels.judgements import Tiers
-from ui.labels.tables import Columns, now
+from ui.labels.tables import TableRow, now
 
 
 class AnswerLike(Protocol):
@@ -53,10 +53,10 @@ class Item:
         content = [[(message.role, message.content) for message in self.prompt], self._answers()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _answers(self) -> list[Columns]:
+    def _answers(self) -> list[TableRow]:
         return [{"text": a.text, "token_ids": a.token_ids, "finished": a.finished} for a in self.answers]
 
-    def row(self) -> Columns:
+    def row(self) -> TableRow:
         return {
             "item_id": self.item_id,
             "prompt_id": prompt_id(self.prompt),

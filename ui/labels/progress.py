@@ -21,8 +21,8 @@ checks from work; one after twenty tells how many of them were checks, and of no
 
 
 @dataclass
-class Standing:
-    """Where one annotator stands. Practice counts for itself, every other purpose alike."""
+class Tally:
+    """What one annotator has given. Practice counts for itself, every other purpose alike."""
 
     labelled: int
     skipped: int
@@ -40,7 +40,7 @@ class Standing:
 
 
 class Total(NamedTuple):
-    """The estimate of how many judgements an annotator will have given in the end; see `Standings.total`."""
+    """The estimate of how many judgements an annotator will have given in the end; see `Tallies.total`."""
 
     judgements: int
     due: int
@@ -48,24 +48,24 @@ class Total(NamedTuple):
     wanted: str
     """What the campaign asked for when it was estimated."""
 
-    def left(self, standing: Standing, waiting: Sequence[Any]) -> int:
+    def left(self, tally: Tally, waiting: Sequence[Any]) -> int:
         """At least what is in front of the annotator."""
-        return 0 if standing.state == "done" else max(self.judgements - standing.answered, len(waiting))
+        return 0 if tally.state == "done" else max(self.judgements - tally.answered, len(waiting))
 
 
 @dataclass
-class Standings:
-    """Where everybody stands. Who passed the qualification round is remembered."""
+class Tallies:
+    """The tallies of all annotators. Who passed the qualification round is remembered."""
 
     settings: Settings
     practice: Mapping[str, Gold]
     has_checks: bool
     _passed: set[str] = field(default_factory=set)
 
-    def of(self, db: sa.Connection, annotator: str) -> Standing:
-        standing = Standing(*db.execute(_COUNTS, {"me": annotator}).one())
+    def of(self, db: sa.Connection, annotator: str) -> Tally:
+        tally = Tally(*db.execute(_COUNTS, {"me": annotator}).one())
         if not self.practice or annotator in self._passed:
-            return standing
+            return tally
         rows = db.execute(_PRACTISED, {"me": annotator})
         tiers_of = {row.item_id: row.tiers for row in rows if row.item_id in self.practice}
         right = sum(
@@ -75,12 +75,12 @@ class Standings:
         is_through = len(tiers_of) == len(self.practice)
         if is_through and right >= self.settings.qualification_pass * len(self.practice):
             self._passed.add(annotator)
-            return standing
-        standing.practice = Practice(len(tiers_of), len(self.practice), right)
-        standing.state = "failed_practice" if is_through else "practice"
-        return standing
+            return tally
+        tally.practice = Practice(len(tiers_of), len(self.practice), right)
+        tally.state = "failed_practice" if is_through else "practice"
+        return tally
 
-    def total(self, db: sa.Connection, annotator: str, standing: Standing, keep: bool = False) -> Total:
+    def total(self, db: sa.Connection, annotator: str, tally: Tally, keep: bool = False) -> Total:
         """How many judgements this annotator will have given in all, hidden checks among them.
 
         It is estimated after every so many judgements, whoever looks and however often, and kept in the store: an undo,
@@ -91,7 +91,7 @@ class Standings:
         wanted = db.scalar(_NOTE, {"key": WANTED}) or "0 0"
         if stored := db.scalar(_NOTE, {"key": key}):
             total = Total(*json.loads(stored))
-            if standing.answered < total.due and total.wanted == wanted:
+            if tally.answered < total.due and total.wanted == wanted:
                 return total
         items, labels = map(int, wanted.split())
         judged = db.scalar(_JUDGED, {"me": annotator}) or 0
@@ -100,7 +100,7 @@ class Standings:
         with_checks = work / max(1 - gold - repeats, 0.1)
         unseen = len(assignment.unseen_gold(db, annotator, "check")) if gold else 0
         checks = round(min(gold * with_checks, unseen) + repeats * with_checks)
-        total = Total(standing.answered + work + checks, standing.answered + ESTIMATED_AFTER, wanted)
+        total = Total(tally.answered + work + checks, tally.answered + ESTIMATED_AFTER, wanted)
         if keep:
             keep_note(db, key, json.dumps(total))
         return total
@@ -117,7 +117,7 @@ def _count(*kinds: str) -> Any:
     return sa.select(sa.func.count()).where(_of_me, *counted, ~superseded()).scalar_subquery()
 
 
-_COUNTS = sa.select(_count("label"), _count("skip", "flag"))  # one round trip; in the order of Standing
+_COUNTS = sa.select(_count("label"), _count("skip", "flag"))  # one round trip; in the order of Tally
 _NOTE = sa.select(meta.c.value).where(meta.c.key == sa.bindparam("key"))
 _DONE = sa.select(sa.func.count()).where(slot.c.state == "done")
 _JUDGED = sa.select(sa.func.count(sa.distinct(event.c.item_id))).where(

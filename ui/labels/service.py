@@ -23,11 +23,12 @@ from ui.labels import assignment, judgements
 from ui.labels.assignment import AHEAD, Cursor, Purpose
 from ui.labels.items import Gold
 from ui.labels.judgements import Tiers
-from ui.labels.progress import Standing, Standings
+from ui.labels.progress import Tallies, Tally
 from ui.labels.store import ANSWERS, Store, superseded
-from ui.labels.tables import Columns, event, item, now, view
+from ui.labels.tables import TableRow, event, item, now, view
 from ui.labels.tasks import (
     BadJudgement,
+    BetterSide,
     Feedback,
     IdealCompletion,
     Judgement,
@@ -35,7 +36,6 @@ from ui.labels.tasks import (
     Recorded,
     Reveal,
     Settings,
-    Side,
     StaleToken,
     StoredJudgement,
     Task,
@@ -86,13 +86,13 @@ class LabelService:
         self.guideline_sha256 = self.store.add_guideline(self.settings.guideline)
         self.campaign = self.store.name()
         self._practice: dict[str, Gold] = {one.item_id: one for one in self.store.gold("qualification")}
-        self._standings = Standings(self.settings, self._practice, has_checks=bool(self.store.gold("check")))
+        self._tallies = Tallies(self.settings, self._practice, has_checks=bool(self.store.gold("check")))
 
     def work(self, annotator: str) -> Worklist[Task]:
         """What is to be done now: up to AHEAD tasks, each leased to this annotator, and how far the annotator is."""
         with self.store.write_as(annotator) as db:
-            views, standing = self._top_up(db, annotator)
-        return _worklist(views, standing)
+            views, tally = self._top_up(db, annotator)
+        return _worklist(views, tally)
 
     def tasks(self, annotator: str) -> list[Task]:
         return self.work(annotator).tasks
@@ -100,10 +100,10 @@ class LabelService:
     def progress(self, annotator: str) -> Progress:
         """How far this annotator is; leases nothing."""
         with self.store.read() as db:
-            standing = self._standings.of(db, annotator)
+            tally = self._tallies.of(db, annotator)
             views = assignment.waiting(db, annotator, close=False)
-            standing.left = self._standings.total(db, annotator, standing).left(standing, views)
-        return standing.progress
+            tally.left = self._tallies.total(db, annotator, tally).left(tally, views)
+        return tally.progress
 
     def label(self, annotator: str, judgement: Judgement) -> Recorded[Task]:
         """Record a judgement and lease the next pair. StaleToken or BadJudgement: nothing was recorded.
@@ -121,10 +121,10 @@ class LabelService:
             if self.settings.reveal and stored.row["tiers"] is not None:  # what was skipped stays blind
                 policies = self._item(db, stored.row["item_id"]).policies
                 reveal = Reveal(*(policies[index] for index in stored.drawn))  # type: ignore[arg-type]
-            views, standing = self._top_up(db, annotator)
+            views, tally = self._top_up(db, annotator)
         if label.kind in ("skip", "flag"):
             self._cursor.stir()
-        return Recorded(**vars(_worklist(views, standing)), label=label, feedback=feedback, reveal=reveal)
+        return Recorded(**vars(_worklist(views, tally)), label=label, feedback=feedback, reveal=reveal)
 
     def demonstrate(self, annotator: str, ideal: IdealCompletion) -> None:
         """Keep an ideal completion of the prompt of a task, written by the annotator; the task goes on waiting.
@@ -164,8 +164,8 @@ class LabelService:
                 undone = self._undo(db, annotator, client_uuid)
                 if not undone:  # nothing is stored of it, and sent again later it must not take back what came after
                     self._remember_empty(client_uuid)
-            views, standing = self._top_up(db, annotator)
-        return Undone(**vars(_worklist(views, standing)), undone=undone)
+            views, tally = self._top_up(db, annotator)
+        return Undone(**vars(_worklist(views, tally)), undone=undone)
 
     def renew(self, annotator: str) -> None:
         """A sign of life: what is in front of this annotator stays theirs."""
@@ -207,7 +207,7 @@ class LabelService:
         _insert(db, row)
         return _Stored(row, shown.drawn)
 
-    def _columns(self, db: sa.Connection, shown: Any, judgement: Judgement) -> Columns:
+    def _columns(self, db: sa.Connection, shown: Any, judgement: Judgement) -> TableRow:
         """The columns of an event that a judgement fills, with the sides undone; BadJudgement if it says nothing."""
         drawn, pair = shown.drawn, len(shown.drawn) == 2
         tiers, strength = tiers_of(judgement, self.settings.scale, len(drawn))
@@ -216,7 +216,7 @@ class LabelService:
         if kind == "label" and shown.wants_rationale and not (note or "").strip():
             raise BadJudgement("note: for this pair a reason is asked for; write it first")
         check_measured(judgement)
-        row: Columns = {"kind": kind, "note": note or None}
+        row: TableRow = {"kind": kind, "note": note or None}
         row |= {"seconds": judgement.seconds, "device": judgement.device, "both_bad": judgement.choice == "both_bad"}
         criteria = self.settings.criteria if pair and kind == "label" else ()
         row["criteria"] = better_by_criterion(judgement.criteria or {}, criteria, drawn) or None
@@ -228,7 +228,7 @@ class LabelService:
                 row["chose_longer"] = None if best == worst else best > worst
         return row
 
-    def _row(self, db: sa.Connection, shown: Any, client_uuid: str, kind: str) -> Columns:
+    def _row(self, db: sa.Connection, shown: Any, client_uuid: str, kind: str) -> TableRow:
         """All columns of an event about a view, none of them filled by what was answered."""
         return {
             "client_uuid": client_uuid,
@@ -274,25 +274,25 @@ class LabelService:
 
     # ---- Giving out
 
-    def _top_up(self, db: sa.Connection, annotator: str) -> tuple[list[_Shown], Standing]:
+    def _top_up(self, db: sa.Connection, annotator: str) -> tuple[list[_Shown], Tally]:
         """What is in front of an annotator, after new pairs were leased up to AHEAD of them."""
-        standing = self._standings.of(db, annotator)
-        views, added = _of_state(assignment.waiting(db, annotator), standing.state), 0
-        if standing.state == "work":
+        tally = self._tallies.of(db, annotator)
+        views, added = _of_state(assignment.waiting(db, annotator), tally.state), 0
+        if tally.state == "work":
             if views:
                 assignment.renew(db, annotator, self.settings.lease_s)
             added = sum(self._next(db, annotator) for _ in range(AHEAD - len(views)))
-        elif standing.state == "practice":
+        elif tally.state == "practice":
             fresh = assignment.unseen_gold(db, annotator, "qualification")[: max(0, AHEAD - len(views))]
             for name in fresh:
                 self._show(db, annotator, name, self._draw(db, name), "qualification")
             added = len(fresh)
         if added:
-            views = _of_state(assignment.waiting(db, annotator), standing.state)
-        if standing.state == "work" and not views:
-            standing.state = "done"
-        standing.left = self._standings.total(db, annotator, standing, keep=True).left(standing, views)
-        return [(row, self._item(db, row.item_id)) for row in views[:AHEAD]], standing
+            views = _of_state(assignment.waiting(db, annotator), tally.state)
+        if tally.state == "work" and not views:
+            tally.state = "done"
+        tally.left = self._tallies.total(db, annotator, tally, keep=True).left(tally, views)
+        return [(row, self._item(db, row.item_id)) for row in views[:AHEAD]], tally
 
     def _next(self, db: sa.Connection, annotator: str) -> bool:
         """Show the annotator one more: mostly an open pair, sometimes a hidden check."""
@@ -300,7 +300,7 @@ class LabelService:
         values = {"wants_rationale": secrets.SystemRandom().random() < self.settings.rationale_share}
         if chance < self.settings.gold_share + self.settings.repeat_share and not self._cursor.has_more(db, annotator):
             return False  # whatever comes when work has run out would be known as a check
-        if self._standings.has_checks and chance < self.settings.gold_share:
+        if self._tallies.has_checks and chance < self.settings.gold_share:
             if unseen := assignment.unseen_gold(db, annotator, "check"):
                 name = secrets.choice(unseen)
                 self._show(db, annotator, name, self._draw(db, name), "gold", **values)
@@ -353,7 +353,7 @@ class LabelService:
         if known is None:
             return label, None
         places = judgements.to_places(known.tiers, drawn)
-        best: Side | Tiers = places
+        best: BetterSide | Tiers = places
         if len(drawn) == 2:
             best = "tie" if len(places) == 1 else "a" if places[0][0] == 0 else "b"
         right = row["tiers"] is not None and judgements.agrees(row["tiers"], known.tiers)
@@ -371,8 +371,8 @@ def _of_state(views: list[Any], state: str) -> list[Any]:
     return [row for row in views if (row.purpose == "qualification") is (state == "practice")]
 
 
-def _worklist(views: list[_Shown], standing: Standing) -> Worklist[Task]:
-    return Worklist([_task(row, shown) for row, shown in views], standing.progress, standing.state)
+def _worklist(views: list[_Shown], tally: Tally) -> Worklist[Task]:
+    return Worklist([_task(row, shown) for row, shown in views], tally.progress, tally.state)
 
 
 def _task(row: Any, shown: _Item) -> Task:
@@ -427,7 +427,7 @@ def _stored(db: sa.Connection, annotator: str, client_uuid: str, kinds: Collecti
     return _Stored(row._mapping, row.drawn)
 
 
-def _insert(db: sa.Connection, row: Columns) -> None:
+def _insert(db: sa.Connection, row: TableRow) -> None:
     try:
         db.execute(_INSERT, row)
     except sa.exc.IntegrityError:

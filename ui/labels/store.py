@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from trueup.data.records import Demonstration, Ranking
 from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry
 from ui.labels.judgements import Tiers
-from ui.labels.tables import Columns, Database, event, gold, guideline, item, meta, now, slot, view
+from ui.labels.tables import Database, TableRow, event, gold, guideline, item, meta, now, slot, view
 
 T = TypeVar("T")
 CHUNK = 1000
@@ -286,8 +286,8 @@ class _SlotChanges:
     round_of: int
     """Positions from an item's first label to its second; 0: they follow each other."""
     gone: list[int] = field(default_factory=list)
-    moved: list[Columns] = field(default_factory=list)
-    fresh: list[Columns] = field(default_factory=list)
+    moved: list[TableRow] = field(default_factory=list)
+    fresh: list[TableRow] = field(default_factory=list)
 
     def add(self, entry: QueueEntry, position: int, wanted: int, slots: list[Any], labelled: list[str]) -> None:
         """Have as many slots for an item as labels are wanted, those of people who `labelled` it before among them."""
@@ -309,7 +309,7 @@ class _SlotChanges:
         """Write them; returns how many more slots there are then."""
         for ids in _chunks(self.gone):
             db.execute(slot.delete().where(slot.c.slot_id.in_(ids)))
-        to: Columns = {
+        to: TableRow = {
             "position": sa.bindparam("to"),
             "selection": sa.bindparam("by"),
             "propensity": sa.bindparam("p"),

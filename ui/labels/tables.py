@@ -31,7 +31,7 @@ from trueup.errors import DataError, of_the_machine
 from trueup.provenance.masking import masked
 from trueup.runs import is_writable
 
-Columns = dict[str, Any]
+TableRow = dict[str, Any]
 """Values of a row by column, as SQLAlchemy takes them: text, numbers, and what JSON columns hold."""
 
 metadata = sa.MetaData()

@@ -21,7 +21,7 @@ from ui.labels.config import LabelConfig
 from ui.labels.judgements import Scale, Tiers, choices, is_order, meaning_of
 
 Device = Literal["key", "click", "touch", "api"]
-Side = Literal["a", "b", "tie"]
+BetterSide = Literal["a", "b", "tie"]
 State = Literal["work", "practice", "done", "failed_practice"]
 
 MAX_NOTE = 20_000
@@ -130,7 +130,7 @@ class Feedback:
     """In the qualification round: whether the judgement was right."""
 
     right: bool
-    best: Side | Tiers
+    best: BetterSide | Tiers
     """The side, or tiers of places where it is a ranking."""
     explanation: str | None
 
@@ -194,7 +194,7 @@ class Judgement(Press):
     order: Annotated[Tiers | None, Field(max_length=100)] = None
     """Tiers of places, best first."""
     note: str | None = None
-    criteria: dict[str, Side] | None = None
+    criteria: dict[str, BetterSide] | None = None
     """For each criterion the better side."""
     seconds: float | None = None
     device: Device = "api"
@@ -230,7 +230,7 @@ def tiers_of(judgement: Judgement, scale: Scale, count: int) -> tuple[Tiers | No
 
 
 def better_by_criterion(
-    sides: Mapping[str, Side], criteria: Sequence[str], drawn: Sequence[int]
+    sides: Mapping[str, BetterSide], criteria: Sequence[str], drawn: Sequence[int]
 ) -> dict[str, int | None]:
     """For each criterion the index of the better completion; None: a tie. `criteria` are those that are asked for."""
     better: dict[str, int | None] = {}
@@ -238,7 +238,7 @@ def better_by_criterion(
         if name not in criteria:
             known = ", ".join(criteria) or "none"
             raise BadJudgement(f"criteria: {name!r} is not asked for here (asked for: {known})")
-        if side not in get_args(Side):
+        if side not in get_args(BetterSide):
             raise BadJudgement(f"criteria: {name}: expected a, b or tie, found {side!r}")
         better[name] = None if side == "tie" else drawn["ab".index(side)]
     return better

@@ -32,7 +32,7 @@ from ui.labels.items import Item, QueueEntry, Text
 from ui.labels.judgements import as_read
 from ui.labels.service import LabelService
 from ui.labels.store import Store, superseded
-from ui.labels.tables import Columns, event, guideline, item
+from ui.labels.tables import TableRow, event, guideline, item
 from ui.labels.tasks import Settings
 
 VOTES_PER_PAIR = 20
@@ -41,7 +41,7 @@ RESAMPLES = 2_000
 """Resamples of the running figure's interval, which is drawn again after every vote."""
 _PROMOTED = "promoted"
 _VOTED_ON = get_args(Policy)
-Provenance = Mapping[str, Mapping[str, str]]
+PolicyOrigins = Mapping[str, Mapping[str, str]]
 """By policy, what the provenance of its completions says besides the policy's name."""
 
 # ---- What people vote on ----------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def read_compared(samples: Path) -> list[ComparedPrompt]:
     return [parse_row(ComparedPrompt, values, f"{samples}:{number}") for number, values in read_jsonl(samples)]
 
 
-def pairs_to_vote_on(rows: Sequence[ComparedPrompt], policies: Provenance) -> list[Item]:
+def pairs_to_vote_on(rows: Sequence[ComparedPrompt], policies: PolicyOrigins) -> list[Item]:
     """One pair of answers to each prompt, in a random order of the prompts.
 
     Which pair and which place in the order follow from hashes, so that the same comparison always gives the same. A
@@ -90,7 +90,7 @@ def _pair(row: ComparedPrompt) -> tuple[int, int] | None:
     return min(pairs, key=chance.__getitem__, default=None)
 
 
-def _item(row: ComparedPrompt, i: int, j: int, policies: Provenance) -> Item:
+def _item(row: ComparedPrompt, i: int, j: int, policies: PolicyOrigins) -> Item:
     sides: list[tuple[Policy, int, _Completion]] = [("sft", i, row.sft[i]), ("aligned", j, row.aligned[j])]
     answers = [
         {"policy": name, "index": index, "sha256": text_sha256(answer.text), **policies.get(name, {})}
@@ -100,7 +100,7 @@ def _item(row: ComparedPrompt, i: int, j: int, policies: Provenance) -> Item:
     return Item(row.prompt, texts, row.category, "heldout", {"asked": "vote on a comparison", "answers": answers})
 
 
-def _policies(folder: Path) -> Provenance:
+def _policies(folder: Path) -> PolicyOrigins:
     """Which models were compared, as the report says; it is written after the samples."""
     try:
         report = read_report(folder.parent, "compare", ComparisonFigures)
@@ -265,7 +265,7 @@ def promote(config: LabelConfig) -> str:
 _GIVEN = (event.c.source == "human", event.c.kind == "label", event.c.purpose == "work", ~superseded())
 
 
-def _put(store: Store, items: list[Columns], events: list[Columns]) -> int:
+def _put(store: Store, items: list[TableRow], events: list[TableRow]) -> int:
     """Put in what is not there yet, in one transaction. Returns how many votes that was."""
     before = promoted(store)
     with store.write() as db:
@@ -282,7 +282,7 @@ def _put(store: Store, items: list[Columns], events: list[Columns]) -> int:
     return len(fresh)
 
 
-def _what_it_means(path: Path, added: int, items: list[Columns], events: list[Columns]) -> list[str]:
+def _what_it_means(path: Path, added: int, items: list[TableRow], events: list[TableRow]) -> list[str]:
     heldout = {row["item_id"] for row in items if row["split"] == "heldout"}
     kept_out = sum(row["item_id"] in heldout for row in events)
     people = len({row["annotator"] for row in events})

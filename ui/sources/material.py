@@ -63,11 +63,11 @@ class Material:
         return [item.item_id for item in self.whole]
 
 
-Scores = Mapping[str, Sequence[float]]
+PromptScores = Mapping[str, Sequence[float]]
 """prompt_id: a reward model's score of each answer."""
 
 
-def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: Scores | None = None) -> Material:
+def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: PromptScores | None = None) -> Material:
     """Items for every prompt, and which of them are asked about: a function of the seed and the prompt."""
     items = Material()
     order = sorted(candidates, key=lambda row: random.Random(f"{config.seed}/{row.prompt_id}").random())
@@ -163,8 +163,8 @@ def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[
     return [before.get(name, QueueEntry(name, "random", 1.0)) for name in first] + drawn
 
 
-def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> Scores:
-    """Scores of the sampled answers; DataError where they are not one finite number for each answer of a prompt."""
+def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
+    """Scores of the sampled completions; DataError unless they are one finite number for each of a prompt."""
     answers = {row.prompt_id: len(row.candidates) for row in candidates}
     scores: dict[str, list[float]] = {}
     for number, values in read_jsonl(path):

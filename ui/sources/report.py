@@ -21,7 +21,7 @@ ENOUGH_GOLD = 5
 """Hidden checks below which nobody is said to have passed or failed."""
 
 
-Answered = Mapping[Any, Mapping[str, Sequence[str]]]
+KindsByItem = Mapping[Any, Mapping[str, Sequence[str]]]
 """source: item: kinds of its current events (label, skip, flag, late)."""
 
 
@@ -97,7 +97,7 @@ def summarise(
     sources: Sequence[str],
     rankings: Sequence[Ranking],
     pairs: Sequence[Preference],
-    answered: Answered,
+    answered: KindsByItem,
     beside: Beside,
 ) -> LabelReport:
     """Counts of labels, of the strict pairs in them and of what is no label; the length baseline."""
