@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from trueup import runs
 from trueup.artifacts.manifest import Finding
-from trueup.artifacts.reports import ComparisonFigures, ControlledRate, JudgeFigures, Rate
+from trueup.artifacts.reports import ComparisonFigures, Rate
 from trueup.data.records import Message, read_jsonl
 from trueup.errors import RunError
 from trueup.pages import plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import OUTCOMES, independence, leans, noise_floor, sentence
+from ui.html import render
 from ui.pages.render import conversation_html, text_html
 
 ALL = "All categories"
@@ -70,7 +71,7 @@ class Comparison:
         except RunError:
             return []
 
-    def summary_html(self, links: Sequence[tuple[str, str]] = ()) -> str:
+    def summary_html(self, links: Sequence[tuple[str, str]] = ()) -> Markup:
         return summary_html(self.report(), self.findings(), links)
 
     def findings(self) -> list[Finding]:
@@ -90,138 +91,132 @@ class Comparison:
 # ---- Parts of the page ------------------------------------------------------------------------------------------
 
 
-def guarded(build: Callable[..., str], *arguments: Any) -> str:
+def guarded(build: Callable[..., Markup], *arguments: Any) -> Markup:
     """A part of the page, or a sentence where the files do not hold what a comparison writes: a run is data."""
     try:
         return build(*arguments)
     except RunError as error:
-        return f'<div class="tu tu-page tu-body"><p class="tu-empty">{escape(str(error))}</p></div>'
+        return render("compare_note", text=str(error))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        said = escape(f"This part of the comparison cannot be shown: its files are not as written ({error!r:.200}).")
-        return f'<div class="tu tu-page tu-body"><p class="tu-empty">{said}</p></div>'
+        text = f"This part of the comparison cannot be shown: its files are not as written ({error!r:.200})."
+        return render("compare_note", text=text)
 
 
-def summary_html(report: ComparisonFigures, findings: Sequence[Finding], links: Sequence[tuple[str, str]] = ()) -> str:
+def summary_html(
+    report: ComparisonFigures, findings: Sequence[Finding], links: Sequence[tuple[str, str]] = ()
+) -> Markup:
     """The verdict, what else was found, where to go from here, and one row per judge."""
     verdict = report.verdict
     label, tone = OUTCOMES[verdict.outcome]
-    others = "".join(
-        f"<li>{escape(finding.message)}</li>" for finding in findings if finding.message != verdict.message
-    )
-    ways = "".join(f'<li><a href="{escape(href)}">{escape(title)}</a></li>' for href, title in links)
-    return (
-        '<div class="tu tu-page tu-head"><h1>Comparison</h1>'
-        f'<nav class="tu-nav" aria-label="Pages"><ul><li><a href="/">Start</a></li>{ways}</ul></nav>'
-        f'<div class="tu-verdict {escape(tone)}"><span class="tu-eyebrow">Verdict</span>'
-        f'<p class="tu-outcome">{escape(label)}</p><p class="tu-message">{escape(sentence(verdict))}</p>'
-        f"{f'<ul>{others}</ul>' if others else ''}</div>"
-        f"{_judges(report)}</div>"
-    )
-
-
-def _judges(report: ComparisonFigures) -> str:
+    drawn = Markup('<span class="tu-hide">Interval, and won / tied / lost</span>')
     confidence = f"{100 * report.confidence:.0f}% interval"
-    heads = [("Judge", ""), ("Aligned preferred", "number"), (confidence, "number"), ("At equal length", "number")]
-    columns = "".join(f'<th scope="col" class="{style}">{head}</th>' for head, style in heads)
-    rows = [_judge_row(name, figures) for name, figures in report.judges.items()]
-    if shown := noise_floor(report):
-        by, floor = shown
-        told = f"the noise floor, by {by.replace('_', ' ')}: its interval should hold 50%"
-        rows.append(_figures_row("SFT against itself", f"<small>{escape(told)}</small>", floor, None))
-    return (
-        '<div class="tu-scroll" role="region" aria-label="Win rates" tabindex="0">'
-        f'<table class="tu-figures tu-judges"><thead><tr>{columns}'
-        '<th scope="col"><span class="tu-hide">Interval, and won / tied / lost</span></th></tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+    return render(
+        "compare_summary",
+        links=links,
+        label=label,
+        tone=tone,
+        message=sentence(verdict),
+        findings=[finding.message for finding in findings if finding.message != verdict.message],
+        heads=[
+            ("Judge", ""),
+            ("Aligned preferred", "number"),
+            (confidence, "number"),
+            ("At equal length", "number"),
+            (drawn, ""),
+        ],
+        rows=_judge_rows(report),
+        percent=lambda share: f"{100 * share:.1f}%",
     )
 
 
-def _judge_row(name: str, judge: JudgeFigures) -> str:
-    independent, meaning = independence(name, judge)
-    notes = f"<small>{escape(judge.description)}</small>"
-    notes += f'<small class="{"yes" if independent else "no"}">{escape(meaning)}</small>'
-    return _figures_row(name.replace("_", " "), notes, judge.win_rate, judge.length_controlled_win_rate)
+@dataclass(frozen=True)
+class _JudgeRow:
+    """A row of the table of judges."""
+
+    title: str
+    notes: Sequence[tuple[str | None, str]]
+    """(class, text) of what stands below the title."""
+    rate: Rate
+    controlled: float | None
+    """The win rate at equal length."""
+
+    @property
+    def drawn(self) -> Markup:
+        rate = self.rate
+        assert rate.value is not None
+        counts = [("won", rate.wins), ("tied", rate.ties), ("lost", rate.losses)]
+        return plots.interval_bar(rate.value, rate.ci_low, rate.ci_high) + plots.shares_bar(counts, 6)
 
 
-def _figures_row(title: str, notes: str, rate: Rate, controlled: ControlledRate | None) -> str:
-    head = f'<th scope="row">{escape(title)}{notes}</th>'
-    value, low, high = rate.value, rate.ci_low, rate.ci_high
-    if value is None:
-        return f'<tr>{head}<td colspan="4">no figures</td></tr>'
-    interval = "unknown" if low is None or high is None else f"{100 * low:.1f}% to {100 * high:.1f}%"
-    equal = controlled.value if controlled else None
-    counts = [("won", rate.wins), ("tied", rate.ties), ("lost", rate.losses)]
-    counted = "".join(f"<span>{count} {kind}</span>" for kind, count in counts)
-    shares = plots.shares_bar(counts, 6)
-    return (
-        f'<tr>{head}<td class="number">{100 * value:.1f}%</td><td class="number">{interval}</td>'
-        f'<td class="number">{"–" if equal is None else f"{100 * equal:.1f}%"}</td>'
-        f'<td class="drawn">{plots.interval_bar(value, low, high)}{shares}<small>{counted}</small></td></tr>'
-    )
+def _judge_rows(report: ComparisonFigures) -> list[_JudgeRow]:
+    rows = []
+    for name, judge in report.judges.items():
+        independent, meaning = independence(name, judge)
+        notes = [(None, judge.description), ("yes" if independent else "no", meaning)]
+        controlled = judge.length_controlled_win_rate
+        rows.append(_JudgeRow(_plain(name), notes, judge.win_rate, controlled.value if controlled else None))
+    if floor := noise_floor(report):
+        by, rate = floor
+        note = f"the noise floor, by {_plain(by)}: its interval should hold 50%"
+        rows.append(_JudgeRow("SFT against itself", [(None, note)], rate, None))
+    return rows
 
 
-def sample_html(samples: Sequence[Row], index: int, diff: bool = False) -> str:
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def sample_html(samples: Sequence[Row], index: int, diff: bool = False) -> Markup:
     """One prompt, whom each judge prefers on it, and every answer; `diff` marks word by word what differs."""
     if not samples:
-        return '<div class="tu tu-page tu-body"><p class="tu-empty">No prompt is like that.</p></div>'
+        return render("compare_note", text="No prompt is like that.")
     row = samples[index]
-    prompt = conversation_html([Message(**message) for message in row["prompt"]])
-    both = zip(row.get("sft") or [], row.get("aligned") or [], strict=False)
-    pairs = "".join(_pair(before, after, diff) for before, after in both)
-    legend = (
-        '<p class="tu-legend">Marked: <del>words of the SFT policy alone</del>, <ins>words of the aligned one alone'
-        "</ins>. Answers with hardly a word in common are not marked.</p>"
-    )
-    return (
-        f'<div class="tu tu-page tu-body"><div class="tu-card tu-prompt-card">{prompt}</div>{_leanings(row)}'
-        f"{legend if diff else ''}{pairs}{_others(row)}</div>"
-    )
-
-
-def _leanings(row: Row) -> str:
-    said = "".join(
-        f"<li>{escape(judge.replace('_', ' '))}<b>{leans(share)}</b>"
-        f"{plots.shares_bar([('won', share), ('lost', 1 - share)], 6) if share is not None else ''}</li>"
-        for judge, share in (row.get("win_share") or {}).items()
-    )
-    return f'<ul class="tu-leans" aria-label="Preferred, by judge">{said}</ul>' if said else ""
-
-
-def _pair(before: Row, after: Row, diff: bool) -> str:
-    shown = marked(str(before["text"]), str(after["text"])) if diff else None
-    first, second = shown if shown else (None, None)
-    return f'<div class="tu-pair">{_answer("SFT", before, first)}{_answer("Aligned", after, second)}</div>'
-
-
-def _others(row: Row) -> str:
-    """The further policies' first answers."""
-    answers = {name: said for name, said in (row.get("others") or {}).items() if said}
-    cards = "".join(_answer(name.replace("_", " "), said[0]) for name, said in answers.items())
-    names = ", ".join(name.replace("_", " ") for name in answers)
-    if not cards:
-        return ""
-    return (
-        f'<details class="tu-others"><summary>Other policies: {escape(names)}</summary>'
-        f'<div class="tu-pair">{cards}</div></details>'
+    others = {name: completions for name, completions in (row.get("others") or {}).items() if completions}
+    return render(
+        "compare_sample",
+        prompt=Markup(conversation_html([Message(**message) for message in row["prompt"]])),
+        leanings=[(_plain(judge), leans(share), _bar(share)) for judge, share in (row.get("win_share") or {}).items()],
+        diff=diff,
+        pairs=[
+            _pair(before, after, diff)
+            for before, after in zip(row.get("sft") or [], row.get("aligned") or [], strict=False)
+        ],
+        others=[_card(_plain(name), completions[0]) for name, completions in others.items()],
     )
 
 
-def _answer(title: str, answer: Row, marks: str | None = None) -> str:
-    scores = (answer.get("scores") or {}).items()
-    notes = [f"{escape(str(answer['num_tokens']))} tokens"] if answer.get("num_tokens") is not None else []
+def _bar(share: float | None) -> Markup:
+    return Markup("") if share is None else plots.shares_bar([("won", share), ("lost", 1 - share)], 6)
+
+
+@dataclass(frozen=True)
+class _Card:
+    """An answer, and what is known of it."""
+
+    title: str
+    text: Markup
+    has_marks: bool
+    notes: list[str]
+
+
+def _pair(before: Row, after: Row, diff: bool) -> list[_Card]:
+    """The two answers; words are marked only where both have enough words in common."""
+    marks = marked(str(before["text"]), str(after["text"])) if diff else None
+    first, second = marks or (None, None)
+    return [_card("SFT", before, first), _card("Aligned", after, second)]
+
+
+def _card(title: str, answer: Row, marks: Markup | None = None) -> _Card:
+    notes = [f"{answer['num_tokens']} tokens"] if answer.get("num_tokens") is not None else []
     notes += [
-        f"{escape(name.replace('_', ' '))} {float(score):.2f}".replace("-", "\N{MINUS SIGN}")
-        for name, score in scores
+        f"{_plain(name)} {float(score):.2f}".replace("-", "\N{MINUS SIGN}")
+        for name, score in (answer.get("scores") or {}).items()
         if score is not None
     ]
     if answer.get("finished") is False:
         notes.append("cut at the limit")
-    meta = f'<p class="tu-meta">{" · ".join(notes)}</p>' if notes else ""
-    said = text_html(str(answer.get("text", ""))) if marks is None else marks
-    style = "tu-text" if marks is None else "tu-text tu-raw"
-    return (
-        f'<article class="tu-card"><h2>{escape(title)}</h2><div class="{style}" dir="auto">{said}</div>{meta}</article>'
-    )
+    text = Markup(text_html(str(answer.get("text", "")))) if marks is None else marks
+    return _Card(title, text, marks is not None, notes)
 
 
 # ---- The page ---------------------------------------------------------------------------------------------------

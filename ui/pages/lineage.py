@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -201,15 +200,14 @@ def _xy(point: tuple[float, float], across: bool) -> str:
     return f"{along:.1f} {aside:.1f}" if across else f"{aside:.1f} {along:.1f}"
 
 
-def _box(node: Node, place: _Place, wide: float, high: float, across: bool) -> str:
+def _box(node: Node, place: _Place, wide: float, high: float, across: bool) -> Markup:
     x, y = (place.along, place.across) if across else (place.across, place.along)
     title = node.title
     if len(title) > _CHARACTERS:  # how it begins, and of which kind a file is
         title = f"{title[: _CHARACTERS - 7]}…{title[-6:]}"
-    kind = f"node {node.kind} {escape(node.status)}"
-    return (
-        f'<g class="{kind}"><rect x="{x - wide / 2:.1f}" y="{y - high / 2:.1f}" width="{wide:.0f}" '
-        f'height="{high:.0f}" rx="6"/><text class="title" x="{x:.1f}" y="{y - 4:.1f}" text-anchor="middle">'
-        f'{escape(title)}</text><text class="detail" x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">'
-        f"{escape(node.detail)}</text></g>"
-    )
+    top = f'x="{x - wide / 2:.1f}" y="{y - high / 2:.1f}" width="{wide:.0f}" height="{high:.0f}"'
+    return Markup(
+        f'<g class="node {{}} {{}}"><rect {top} rx="6"/>'
+        f'<text class="title" x="{x:.1f}" y="{y - 4:.1f}" text-anchor="middle">{{}}</text>'
+        f'<text class="detail" x="{x:.1f}" y="{y + 13:.1f}" text-anchor="middle">{{}}</text></g>'
+    ).format(node.kind, node.status, title, node.detail)

@@ -101,25 +101,22 @@ _PROBLEM: dict[int | str, dict[str, Any]] = {422: {"model": Problem, "descriptio
 def open_api(run_dir: Path, worker: Worker) -> APIRouter:
     """The routes over a run. Plain functions but the stream: FastAPI runs them on threads."""
     router = APIRouter(prefix="/api/v1/open", tags=["open"], route_class=OneLine)
+    _add_choices(router, run_dir)
+    _add_jobs(router, run_dir, worker)
+    return router
 
-    def found(job_id: str) -> Job:
-        job = worker.job(job_id)
-        if job is None:
-            raise HTTPException(404, "this server knows no such request; it keeps the last ones, until it is restarted")
-        return job
 
-    def known() -> list[PolicyInfo]:
-        try:
-            return find_policies(run_dir)
-        except RunError as error:  # the SFT stage is being run again
-            raise HTTPException(409, str(error)) from None
+def _add_choices(router: APIRouter, run_dir: Path) -> None:
+    """What a request can name: policies and prompts."""
 
     @router.get("/policies")
     def policies(who: Admin) -> PoliciesBody:
         """The policies of this run as it stands."""
         return PoliciesBody(
             run=run_dir.resolve().name,
-            policies=[PolicyBody(name=one.name, title=one.title, note=one.note) for one in known()],
+            policies=[
+                PolicyBody(name=policy.name, title=policy.title, note=policy.note) for policy in _policies(run_dir)
+            ],
             decoding=_decoding(run_dir),
             context=_context(run_dir),
             has_reward_model=runs.find_stage(run_dir, "reward") is not None,
@@ -134,15 +131,25 @@ def open_api(run_dir: Path, worker: Worker) -> APIRouter:
         fitting = [
             prompt
             for prompt in _heldout(run_dir)
-            if all(any(word in one.content.casefold() for one in prompt.messages) for word in words)
+            if all(any(word in turn.content.casefold() for turn in prompt.messages) for word in words)
         ]
         return PromptsBody(total=len(fitting), prompts=fitting[:limit])
+
+
+def _add_jobs(router: APIRouter, run_dir: Path, worker: Worker) -> None:
+    """A prompt that policies answer: its start, its events, its end."""
+
+    def known_job(job_id: str) -> Job:
+        job = worker.job(job_id)
+        if job is None:
+            raise HTTPException(404, "this server knows no such request; it keeps the last ones, until it is restarted")
+        return job
 
     @router.post("/jobs", responses={**_PROBLEM, 429: {"model": Problem, "description": "too many wait"}})
     def start(body: StartBody, who: Admin) -> JobBody:
         """Have a prompt answered by some of the policies, in lockstep."""
         prompt = _prompt(body, run_dir)
-        _check_policies(body.policies, known())
+        _check_policies(body.policies, _policies(run_dir))
         _check_length(prompt, body.max_new_tokens, run_dir)
         decoding = {key: getattr(body, key) for key in DecodingBody.model_fields}
         try:
@@ -155,7 +162,7 @@ def open_api(run_dir: Path, worker: Worker) -> APIRouter:
         job_id: str, who: Admin, last_event_id: Annotated[int, Header(ge=0)] = 0, after: Annotated[int, Query(ge=0)] = 0
     ) -> StreamingResponse:
         """Everything after the last event that was seen, and then what comes, until the job has ended."""
-        job = found(job_id)
+        job = known_job(job_id)
 
         async def lines() -> AsyncIterator[str]:
             yield f"retry: {RETRY_MS}\n\n"
@@ -168,10 +175,8 @@ def open_api(run_dir: Path, worker: Worker) -> APIRouter:
     @router.post("/jobs/{job_id}/stop")
     def stop(job_id: str, who: Admin) -> JobBody:
         """Stop between two tokens; the events say when it has."""
-        worker.stop(job := found(job_id))
+        worker.stop(job := known_job(job_id))
         return JobBody(job=job.id)
-
-    return router
 
 
 # ---- What a request must be -------------------------------------------------------------------------------------
@@ -232,6 +237,13 @@ def _tokenizer(file: Path, changed_ns: int) -> Any:
 
 
 # ---- What the run says ------------------------------------------------------------------------------------------
+
+
+def _policies(run_dir: Path) -> list[PolicyInfo]:
+    try:
+        return find_policies(run_dir)
+    except RunError as error:  # the SFT stage is being run again
+        raise HTTPException(409, str(error)) from None
 
 
 def _context(run_dir: Path) -> int | None:

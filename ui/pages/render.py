@@ -391,7 +391,7 @@ def conversation_html(messages: list[Any]) -> str:
     if len(messages) == 1:
         return f'<div class="tu-turn tu-user">{text_html(messages[0].content)}</div>'
     return "".join(
-        f'<div class="tu-turn tu-{message.role}"><span class="tu-who" dir="ltr">{escape(speakers[message.role])}</span>'
+        f'<div class="tu-turn tu-{message.role}"><span class="tu-who" dir="ltr">{speakers[message.role]}</span>'
         f"{text_html(message.content)}</div>"
         for message in messages
     )
