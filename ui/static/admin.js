@@ -66,7 +66,7 @@ async function refresh() {
         page.dataset.state = "refused";
         return;
       } else say(`The server cannot show the figures (${response.status}); trying again.`);
-    } catch (error) {
+    } catch {
       say("The server does not answer; trying again. The figures below are old.");
     }
   }
@@ -78,7 +78,11 @@ page.addEventListener("click", (event) => {
   if (!button) return;
   const table = button.closest("table").dataset.table;
   const again = sort && sort.table === table && sort.key === button.dataset.sort;
-  sort = { table, key: button.dataset.sort, down: again ? !sort.down : button.closest("th").classList.contains("number") };
+  sort = {
+    table,
+    key: button.dataset.sort,
+    down: again ? !sort.down : button.closest("th").classList.contains("number"),
+  };
   order();
 });
 page.addEventListener(

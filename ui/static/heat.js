@@ -144,7 +144,9 @@ class Column {
     this.rescale();
     this.text.tabIndex = 0;
     this.text.setAttribute("aria-describedby", this.moved.id);
-    this.text.addEventListener("pointerover", ({ target }) => this.show(spans.indexOf(target.closest(".tu-piece")), false));
+    this.text.addEventListener("pointerover", ({ target }) =>
+      this.show(spans.indexOf(target.closest(".tu-piece")), false),
+    );
     this.text.addEventListener("pointerleave", () => this.columns.point(null));
     this.text.addEventListener("focus", () => this.text.matches(":focus-visible") && this.show(Math.max(this.at, 0)));
     this.text.addEventListener("blur", () => this.hide());
@@ -204,14 +206,22 @@ class Column {
     line.append("Whole answer ", total, `: ${likely(sum)} under ${this.title} ${joins(sum)} under ${other}.`);
     const list = document.createElement("ol");
     list.setAttribute("aria-label", "Tokens that moved most");
-    const order = this.pieces.map((_, i) => i).sort((a, b) => Math.abs(this.pieces[b].nats) - Math.abs(this.pieces[a].nats));
+    const order = this.pieces
+      .map((_, i) => i)
+      .sort((a, b) => Math.abs(this.pieces[b].nats) - Math.abs(this.pieces[a].nats));
     for (const at of order.slice(0, MOVED_MOST)) {
       const item = document.createElement("li");
       const text = this.pieces[at].end ? "end" : visible(this.pieces[at].text);
-      item.append(Object.assign(document.createElement("code"), { textContent: text }), ` ${signed(this.pieces[at].nats)}`);
+      item.append(
+        Object.assign(document.createElement("code"), { textContent: text }),
+        ` ${signed(this.pieces[at].nats)}`,
+      );
       list.append(item);
     }
-    const most = Object.assign(document.createElement("p"), { className: "tu-fine", textContent: "Moved most, in nats:" });
+    const most = Object.assign(document.createElement("p"), {
+      className: "tu-fine",
+      textContent: "Moved most, in nats:",
+    });
     this.moved.replaceChildren(line, most, list);
     this.moved.hidden = false;
   }
@@ -232,9 +242,12 @@ export function times(nats) {
 }
 
 const likely = (nats) =>
-  Math.abs(nats) < 0.005 ? "as likely" : nats > 0 ? `${times(nats)} times as likely` : `${times(nats)} times less likely`;
+  Math.abs(nats) < 0.005
+    ? "as likely"
+    : nats > 0
+      ? `${times(nats)} times as likely`
+      : `${times(nats)} times less likely`;
 const joins = (nats) => (nats <= -0.005 ? "than" : "as");
 
 /** Blanks at its ends, and line breaks, as signs that can be seen. */
-const visible = (text) =>
-  text.replace(/\n/g, "↵").replace(/^ +| +$/g, (blanks) => "·".repeat(blanks.length)) || "∅";
+const visible = (text) => text.replace(/\n/g, "↵").replace(/^ +| +$/g, (blanks) => "·".repeat(blanks.length)) || "∅";

@@ -50,11 +50,7 @@ export class Keys {
     this.letters = answers > 2 ? answers : 0;
     const choices = scale === "graded" ? GRADED : PLAIN;
     const there = TOOLS.filter(([id]) => !without.includes(id) && (!this.letters || id !== "diff"));
-    const tools = there.map(([id, name, key, other]) => [
-      id,
-      name,
-      this.isLetter(key) ? other : key,
-    ]);
+    const tools = there.map(([id, name, key, other]) => [id, name, this.isLetter(key) ? other : key]);
     const asked = criteria.map((name, i) => [`criterion-${i}`, `Criterion: ${name}`, CRITERIA_KEYS[i] ?? null]);
     const chosen = this.letters ? RANKING : choices;
     this.actions = [...chosen, ...tools, ...asked].map(([id, name, key]) => ({ id, name, standard: key }));

@@ -5,11 +5,11 @@
 // the server: it is answered with whose answers they were, as a press of the practice round is with the expected one.
 
 import { isOpen, setUpDialogs, setUpEditor, setUpHelp, showMirror } from "./dialogs.js";
-import { GRADED, Keys, PLAIN, show as keyName } from "./keys.js";
+import { GRADED, Keys, show as keyName, PLAIN } from "./keys.js";
 import { Outbox, request } from "./outbox.js";
 import { append, back, isWhole, letter, rank, Strip } from "./ranking.js";
 import { View } from "./view.js";
-import { NOT_WHILE_VOTING, WORDS, nameOf, standing, told } from "./votes.js";
+import { NOT_WHILE_VOTING, nameOf, standing, told, WORDS } from "./votes.js";
 
 const SETTLE_MS = 150; // nobody judges a new pair faster: what comes earlier was meant for the last one
 const HEARTBEAT_MS = 60_000;
@@ -292,9 +292,7 @@ export function start(element, under = "") {
       return true;
     }
     if (status === 409 && entry.path === "labels") {
-      alert(
-        `Not recorded: “${entry.said}”. That pair was answered in another window, or is not asked about any more.`,
-      );
+      alert(`Not recorded: “${entry.said}”. That pair was answered in another window, or is not asked about any more.`);
       uncount();
     }
     if (status === 409 && entry.path === "demonstrations") alert("Not recorded: the ideal answer. Its pair is gone.");
@@ -352,8 +350,7 @@ export function start(element, under = "") {
     view.best(tiers ? tiers[0] : best === "tie" ? [0, 1] : [best === "a" ? 0 : 1]);
     find(".tu-feedback").hidden = false;
     find(".tu-feedback").dataset.right = right;
-    find(".tu-feedback p").textContent =
-      `${right ? "As expected." : "Not as expected."} ${known} ${explanation ?? ""}`;
+    find(".tu-feedback p").textContent = `${right ? "As expected." : "Not as expected."} ${known} ${explanation ?? ""}`;
     turn("feedback");
     showCounts();
     find("[data-do=next]").focus();
@@ -567,8 +564,7 @@ export function start(element, under = "") {
     note: () => openNote(),
     write: () => task && editor(task),
     diff: () => task && say(view.toggle("diff") ?? "Differences are not shown any more"),
-    raw: () =>
-      task && (view.toggle("raw"), say(view.options.raw ? "As the model wrote it" : "As it is meant to look")),
+    raw: () => task && (view.toggle("raw"), say(view.options.raw ? "As the model wrote it" : "As it is meant to look")),
     prompt: () => view.resize(),
     guideline: () => find(".tu-guide").showModal(),
     mirror: async () => {
@@ -672,7 +668,8 @@ export function start(element, under = "") {
       const { status, body } = await ask("tasks");
       if (status === 200) return open(body);
       if (status === 401) return alert("Your session has ended.", true);
-      if (status && status !== 503) return alert(`The server refused (${status}): ${body.detail ?? "reload the page"}.`);
+      if (status && status !== 503)
+        return alert(`The server refused (${status}): ${body.detail ?? "reload the page"}.`);
       say(`${body?.detail ?? "The server does not answer"}. Trying again…`, "warn");
       await new Promise((done) => setTimeout(done, wait));
     }

@@ -20,7 +20,7 @@ export async function request(path, body) {
       signal: AbortSignal.timeout(GIVE_UP_MS),
     });
     return { status: response.status, body: await response.json() };
-  } catch (error) {
+  } catch {
     return { status: 0, body: null };
   }
 }
@@ -31,7 +31,16 @@ export class Outbox {
    *  took it back. onChange() is called whenever `entries` or `failing` changed. */
   constructor(of, { under, onReply, onGone, onChange }) {
     this.prefix = `trueup/outbox/${of}/`;
-    Object.assign(this, { under, onReply, onGone, onChange, entries: [], failing: false, stopped: false, running: false });
+    Object.assign(this, {
+      under,
+      onReply,
+      onGone,
+      onChange,
+      entries: [],
+      failing: false,
+      stopped: false,
+      running: false,
+    });
     this.stored = true; // false: this browser keeps nothing, so that closing the page would lose what waits
     this.number = 0;
     this.adopt();
@@ -87,7 +96,7 @@ export class Outbox {
 
   async send() {
     this.running = true;
-    for (let failures = 0; this.entries.length && !this.stopped;) {
+    for (let failures = 0; this.entries.length && !this.stopped; ) {
       const entry = this.entries[0];
       if (this.isGone(entry)) {
         this.entries.shift();
@@ -128,7 +137,7 @@ export class Outbox {
   store({ key, ...entry }) {
     try {
       localStorage[key] = JSON.stringify(entry);
-    } catch (error) {
+    } catch {
       this.stored = false;
     }
   }

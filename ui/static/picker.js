@@ -23,7 +23,9 @@ export function setUpPicker(dialog, onPick) {
     }
     const { total, prompts } = body;
     status.textContent =
-      total === prompts.length ? `${total} ${total === 1 ? "prompt" : "prompts"}` : `${prompts.length} of ${total} prompts`;
+      total === prompts.length
+        ? `${total} ${total === 1 ? "prompt" : "prompts"}`
+        : `${prompts.length} of ${total} prompts`;
     list.replaceChildren(...prompts.map(row));
     list.scrollTo(0, 0);
   }

@@ -41,9 +41,12 @@ export class View {
     if (turns.length < 2) return;
     const line = this.options.size === "line";
     const last = turns[turns.length - 1];
-    const start = line ? last.children[1] ?? last : last; // in one line without who speaks
+    const start = line ? (last.children[1] ?? last) : last; // in one line without who speaks
     const above = line ? 0 : 8; // of what came before, so that one sees that there is something
-    this.promptText.scrollTo(0, start.getBoundingClientRect().top - this.promptText.getBoundingClientRect().top - above);
+    this.promptText.scrollTo(
+      0,
+      start.getBoundingClientRect().top - this.promptText.getBoundingClientRect().top - above,
+    );
   }
 
   /** Fades either end of the prompt where there is more of it. */

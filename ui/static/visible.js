@@ -1,11 +1,12 @@
 // Text as nodes in which every character can be seen, as trueup/visible.py does it on the server: what nobody would see,
 // or what would turn the order of what they see, becomes a mark.
 
+// biome-ignore format: six to a line
 const NAMES = {
   "\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ", "\u200e": "LRM", "\u200f": "RLM", "\u061c": "ALM",
   "\u202a": "LRE", "\u202b": "RLE", "\u202c": "PDF", "\u202d": "LRO", "\u202e": "RLO", "\u2060": "WJ",
   "\u2066": "LRI", "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI", "\u00ad": "SHY", "\ufeff": "BOM",
-}; // prettier-ignore
+};
 const SPELLS =
   "(?![\\p{Script=Latin}\\p{Script=Greek}\\p{Script=Cyrillic}\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}" +
   "\\p{Script=Hangul}])[\\p{L}\\p{M}]";

@@ -35,7 +35,8 @@ export function standing({ win_rate: rate, votes, voters, pairs, identical, on_o
         `${rate.n} of ${number(pairs, "prompt")}.`,
     );
   } else said.push("No votes so far.");
-  if (identical) said.push(`On ${number(identical, "prompt")} both policies say the same; nobody is asked about those.`);
+  if (identical)
+    said.push(`On ${number(identical, "prompt")} both policies say the same; nobody is asked about those.`);
   if (others) said.push(`${number(others, "vote")} on answers of an earlier comparison not counted.`);
   return said.join(" ");
 }
