@@ -182,7 +182,7 @@ NESTED = 40
 """Levels of lists and quotes (a list takes two). What is deeper is not dropped: the text is shown as it was written."""
 
 MAX_CELLS = 20_000
-"""Of a table; a text with more would be a page many times its size."""
+"""The most cells that a table may have: a text with more would be a page many times its size."""
 RETURN, TIMES = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\N{MULTIPLICATION SIGN}"
 OPEN_BOX = "\N{OPEN BOX}"
 
@@ -360,7 +360,7 @@ def _cells(text: str) -> int:
 
 
 def _counted(text: str) -> str:
-    """Of a text of white space how much there is of it."""
+    """The number of line breaks and of blanks in a text of white space."""
     breaks, others = text.count("\n"), len(text) - text.count("\n")
     return ", ".join(_many(number, name) for number, name in [(breaks, "line break"), (others, "blank")] if number)
 

@@ -88,7 +88,7 @@ class Scored(BaseModel):
     type: Literal["score"] = "score"
     policy: str
     score: float
-    """Of the run's reward model; only comparable between answers to one prompt."""
+    """What the run's reward model says; only comparable between answers to one prompt."""
 
 
 class Piece(BaseModel):
@@ -253,7 +253,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Of the model's process, if it runs."""
+        """The id of the model's process, if it runs."""
         return self._process.pid if self._process is not None else None
 
     def _tell_positions(self) -> None:
