@@ -15,21 +15,14 @@ Who may open what stands in ui.people.guard. No torch: annotators need none, and
 
 from __future__ import annotations
 
-import os
 import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Before gradio is imported: it would look for a newer version of itself, and count who uses it.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-import ui.pages.gradio_shell  # noqa: I001, F401  before gradio
-import gradio as gr
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import FileResponse, HTMLResponse, Response
@@ -39,33 +32,31 @@ from trueup import runs
 from trueup.config import read_yaml, validate
 from trueup.console import say
 from trueup.errors import ConfigError, DataError, RunError, TrueupError
-from ui.people.accounts import Annotator, People, Person, current
-from ui.pages.admin_api import admin_api
-from ui.pages.admin import admin_blocks
-from ui.figures.agreement import load_libraries
-from ui.pages.label_api import label_api, vote_api
-from ui.pages.compare import Comparison, compare_blocks
-from ui.labels.config import LabelConfig
 from ui.connections import server
-from ui.people.sign_in import entry, page, people_page, signed_in
-from ui.people.guard import REPORT_POLICY, Guard, Site, site
-from ui.html import not_found
-from ui.label import prepare
+from ui.figures.agreement import load_libraries
 from ui.figures.live import Live
-from ui.pages.open_api import open_api
-from ui.pages.run import run_page
+from ui.html import STATIC, not_found, plain_page
+from ui.label import prepare
+from ui.labels.config import LabelConfig
 from ui.labels.service import LabelService
-from ui.labels.tasks import Settings
 from ui.labels.store import Store
 from ui.labels.tables import Database
+from ui.labels.tasks import Settings
 from ui.labels.votes import Votes
+from ui.pages.admin import admin_blocks
+from ui.pages.admin_api import admin_api
+from ui.pages.compare import Comparison, compare_blocks
+from ui.pages.gradio_shell import mount, scripted
+from ui.pages.label_api import label_api, vote_api
+from ui.pages.open_api import open_api
+from ui.pages.run import run_page
 from ui.pages.worker import Worker
+from ui.people.accounts import Annotator, People, Person, current
+from ui.people.guard import REPORT_POLICY, Guard, Site, site
+from ui.people.sign_in import entry, people_page
 
-STATIC = Path(__file__).parent / "static"
 LOAD_AFTER_S = 3.0
 """So long after the start the first page has come: time to load what only the admin's page needs."""
-SYSTEM_FONT = ["ui-sans-serif", "system-ui", "sans-serif"]
-SYSTEM_MONO = ["ui-monospace", "monospace"]
 
 # ---- Commands ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +137,7 @@ def run_app(
     if runs.find_stage(run_dir, "sft") is not None:
         app.state.worker = Worker(run_dir, trust)
         app.include_router(open_api(run_dir, app.state.worker))
-        _mount(app, _page("open", "Ask the policies"), "/open", _css("trueup.css", "open.css"), _pseudonym_of_admin)
+        mount(app, scripted("open", "Ask the policies"), "/open", ("trueup.css", "open.css"), _pseudonym_of_admin)
     return app
 
 
@@ -196,8 +187,17 @@ def _app(
     def index(who: Annotator) -> HTMLResponse:
         votable = votes is not None and votes.exist
         asks = app.state.worker is not None
-        pages = (service is not None and labels, service is not None, votable, comparison.exists, asks)
-        return HTMLResponse(_index_html(run_dir, who, *pages))
+        links = _links(
+            run_dir,
+            who,
+            labels=service is not None and labels,
+            figures=service is not None,
+            votable=votable,
+            compares=comparison.exists,
+            asks=asks,
+        )
+        # The name of a run may say which model it is about; who labels for it is not told.
+        return plain_page("index", title=run_dir.name if who.is_admin else "Labelling", links=links, me=who)
 
     @app.exception_handler(404)
     async def missing(request: Request, error: HTTPException) -> Response:
@@ -217,16 +217,16 @@ def _app(
 
     if service is not None and labels:
         app.include_router(label_api(service))
-        _mount(app, _page("label", "Label"), "/label", _css("trueup.css", "label.css"), _pseudonym)
+        mount(app, scripted("label", "Label"), "/label", ("trueup.css", "label.css"), _pseudonym)
     if service is not None:
         live = Live(service.store, run_dir, names=people.names)
         app.include_router(admin_api(live))
-        _mount(app, admin_blocks(), "/admin", _css("trueup.css", "admin.css"), _pseudonym_of_admin)
+        mount(app, admin_blocks(), "/admin", ("trueup.css", "admin.css"), _pseudonym_of_admin)
     if votes is not None:
         app.include_router(vote_api(votes))
-        _mount(app, _page("label", "Vote", "votes/"), "/vote", _css("trueup.css", "label.css"), _pseudonym)
+        mount(app, scripted("label", "Vote", "votes/"), "/vote", ("trueup.css", "label.css"), _pseudonym)
     comparing = compare_blocks(comparison, lambda: _result_pages(app, run_dir, "/compare"))
-    _mount(app, comparing, "/compare", _css("trueup.css", "compare.css"), _pseudonym_of_admin)
+    mount(app, comparing, "/compare", ("trueup.css", "compare.css"), _pseudonym_of_admin)
     return app
 
 
@@ -253,7 +253,6 @@ class _Static(StaticFiles):
 
 
 def _pseudonym(request: Request) -> str | None:
-    """Gradio's own check, behind the guard's."""
     person = current(request)
     return person.pseudonym if person else None
 
@@ -263,72 +262,36 @@ def _pseudonym_of_admin(request: Request) -> str | None:
     return person.pseudonym if person and person.is_admin else None
 
 
-def _mount(app: FastAPI, blocks: gr.Blocks, path: str, css: str, who: Callable[[Request], str | None]) -> None:
-    theme = gr.themes.Base(font=SYSTEM_FONT, font_mono=SYSTEM_MONO, primary_hue="blue", neutral_hue="stone")
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        path,
-        auth_dependency=who,
-        theme=theme,
-        css=css,
-        run_history=False,
-        footer_links=[],
-        ssr_mode=False,
-        show_error=False,
-        pwa=False,
-        enable_monitoring=False,
-        mcp_server=False,
-    )
+# ---- The index --------------------------------------------------------------------------------------------------
 
 
-def _page(name: str, title: str, under: str = "") -> gr.Blocks:
-    """One component without a value: what it shows comes over the API (`under` /api/v1/), never in its /config."""
-    with gr.Blocks(analytics_enabled=False, title=f"{title} · Trueup", fill_width=True) as blocks:
-        gr.HTML(
-            html_template=(STATIC / f"{name}.html").read_text(encoding="utf-8"),
-            js_on_load=f'import("/static/{name}.js").then((page) => page.start(element, "{under}"))',
-            apply_default_css=False,
-        )
-    return blocks
-
-
-def _css(*names: str) -> str:
-    return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
-
-
-def _index_html(
-    run_dir: Path, who: Person, labels: bool, figures: bool, votable: bool, compares: bool, asks: bool
-) -> str:
-    links = []
-    if labels:
-        links.append(("/label", "Label", "Say which of two answers is better. One key, one label."))
-    if votable:
-        text = "Before and after alignment: say blind which answer is better, and see after each vote whose it was."
-        links.append(("/vote", "Vote", text))
+def _links(
+    run_dir: Path, who: Person, *, labels: bool, figures: bool, votable: bool, compares: bool, asks: bool
+) -> list[tuple[str, str, str]]:
+    """Address, title and purpose of each page that is there for this person."""
+    text = "Before and after alignment: say blind which answer is better, and see after each vote whose it was."
+    links = [
+        (labels, "/label", "Label", "Say which of two answers is better. One key, one label."),
+        (votable, "/vote", "Vote", text),
+    ]
     if who.is_admin:
-        if compares:
-            text = "Is the aligned policy better, and what do its answers look like?"
-            links.append(("/compare/", "Comparison", text))
-        if asks:
-            text = "Type a prompt; every policy of the run answers it, side by side, and you see where they depart."
-            links.append(("/open/", "Ask the policies", text))
-        if figures:
-            text = "How labelling goes, how far people agree, and whether more labels are worth their price."
-            links.append(("/admin/", "Labels so far", text))
-        links.append(("/run", "Run", "Stages and their verdicts, where the result comes from, training curves."))
-        links.append(("/people", "People", "Accounts and invitations."))
+        text = "Type a prompt; every policy of the run answers it, side by side, and you see where they depart."
+        links += [
+            (compares, "/compare/", "Comparison", "Is the aligned policy better, and what do its answers look like?"),
+            (asks, "/open/", "Ask the policies", text),
+            (
+                figures,
+                "/admin/",
+                "Labels so far",
+                "How labelling goes, how far people agree, and whether more labels are worth their price.",
+            ),
+            (True, "/run", "Run", "Stages and their verdicts, where the result comes from, training curves."),
+            (True, "/people", "People", "Accounts and invitations."),
+        ]
         for stage in runs.DIRECTORIES:
-            if (runs.stage_dir(run_dir, stage) / "report.html").is_file():
-                links.append((f"/reports/{stage}", f"Report of {stage}", "As the stage wrote it."))
-    items = "".join(
-        f'<li><a href="{href}"><strong>{escape(title)}</strong><span>{escape(text)}</span></a></li>'
-        for href, title, text in links
-    )
-    found = f'<ul class="tu-links">{items}</ul>' if items else '<p class="tu-empty">Nothing is finished yet.</p>'
-    # The name of a run may say which model it is about; who labels for it is not told.
-    title = run_dir.name if who.is_admin else "Labelling"
-    return page(title, f'<p class="tu-lead">A Trueup campaign.</p>{found}{signed_in(who.name)}')
+            is_written = (runs.stage_dir(run_dir, stage) / "report.html").is_file()
+            links.append((is_written, f"/reports/{stage}", f"Report of {stage}", "As the stage wrote it."))
+    return [(address, title, text) for is_there, address, title, text in links if is_there]
 
 
 # ---- Server -----------------------------------------------------------------------------------------------------

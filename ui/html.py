@@ -41,6 +41,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.globals.update(style=style, dark=Markup(_DARK))
+    templates.filters.update(sentence=sentence)
     return templates
 
 
@@ -53,6 +54,11 @@ def render(template: str, **values: Any) -> Markup:
 def style(*names: str) -> Markup:
     """The text of these style sheets, to stand in a page."""
     return Markup("\n".join((STATIC / name).read_text(encoding="utf-8") for name in names))
+
+
+def sentence(text: str) -> str:
+    """An error's text as a sentence of a page."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def plain_page(template: str, status: int = 200, retry_after_s: int | None = None, **values: Any) -> HTMLResponse:

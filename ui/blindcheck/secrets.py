@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import markupsafe
 import sqlalchemy as sa
 
 from trueup import runs
@@ -114,7 +115,8 @@ def _distinctive(value: Any) -> Iterator[str]:
         yield text  # a word may stand anywhere, and is looked for as a whole value: see Report
     elif text:
         # A path is also a URL's part, and text in JSON or HTML is escaped.
-        yield from {text, quote(text), quote(text, safe=""), escape(text), json.dumps(text)[1:-1]}
+        in_html = {html.escape(text), str(markupsafe.escape(text))}  # quotes are written in two ways
+        yield from {text, quote(text), quote(text, safe=""), *in_html, json.dumps(text)[1:-1]}
 
 
 class Tells:

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from markupsafe import Markup
 
 from trueup.pages.plots import Series, interval_bar, line_chart
@@ -20,23 +18,20 @@ from trueup.pages.wording import about
 from ui.figures.schema import Figures
 from ui.figures.tables import UNKNOWN, Column, Row, Sheet, cell_text, sheets, shown
 from ui.figures.worth import BAR
-from ui.html import render
+from ui.html import STATIC, render
+from ui.pages.gradio_shell import gr, one_component
 
-_STATIC = Path(__file__).parents[1] / "static"
 _AHEAD = 8
 """Points of a curve that is drawn ahead of the data."""
 
 
 def admin_blocks() -> gr.Blocks:
     """One component, empty until its script has fetched the summary."""
-    with gr.Blocks(analytics_enabled=False, title="Labels · Trueup", fill_width=True) as blocks:
-        gr.HTML(
-            html_template='<div class="tu tu-page tu-admin" data-state="loading">'
-            '<p class="tu-admin-status" role="status">Loading…</p></div>',
-            js_on_load=(_STATIC / "admin.js").read_text(encoding="utf-8"),
-            apply_default_css=False,
-        )
-    return blocks
+    html = (
+        '<div class="tu tu-page tu-admin" data-state="loading">'
+        '<p class="tu-admin-status" role="status">Loading…</p></div>'
+    )
+    return one_component("Labels", html, (STATIC / "admin.js").read_text(encoding="utf-8"))
 
 
 # ---- What the page shows ----------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from markupsafe import Markup
 
 from trueup import runs
@@ -22,6 +21,7 @@ from trueup.pages import plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import OUTCOMES, independence, leans, noise_floor, sentence
 from ui.html import render
+from ui.pages.gradio_shell import gr
 from ui.pages.render import conversation_html, text_html
 
 ALL = "All categories"

@@ -1,17 +1,25 @@
-"""Makes `import gradio` a second quicker: importing this module is enough, if it comes before gradio.
+"""What is used of Gradio: how a page of it is made, and how it is mounted. Whoever needs Gradio imports it from here.
 
-Whenever Gradio is imported, its component classes read their own sources, parse them and write them out again as type
-stubs into the installed package. That is for people who develop Gradio; it takes half of the import, and two servers
-that start at once write the same files. Nothing at run time reads the stubs.
+Two things are done before `import gradio`. It is told not to look for a newer version of itself, nor to count who uses
+it. And its stubs are left out: whenever Gradio is imported, its component classes read their own sources, parse them
+and write them out again as type stubs into the installed package. That is for people who develop Gradio; it takes half
+of the import, and two servers that start at once write the same files. Nothing at run time reads the stubs.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+
+from fastapi import FastAPI, Request
+
+from ui.html import STATIC, style
+
+__all__ = ["gr", "mount", "one_component", "scripted"]
 
 MODULE, WRITER = "gradio.component_meta", "create_or_modify_pyi"
 
@@ -39,3 +47,45 @@ class _WithoutStubs(MetaPathFinder):
 
 if MODULE not in sys.modules:
     sys.meta_path.insert(0, _WithoutStubs())
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr  # noqa: E402  after what it has to find
+
+_FONT = ["ui-sans-serif", "system-ui", "sans-serif"]
+_MONO = ["ui-monospace", "monospace"]
+
+
+def one_component(title: str, html: str, script: str) -> gr.Blocks:
+    """A page of one component without a value: what it shows comes over the API, and never stands in its /config."""
+    with gr.Blocks(analytics_enabled=False, title=f"{title} · Trueup", fill_width=True) as blocks:
+        gr.HTML(html_template=html, js_on_load=script, apply_default_css=False)
+    return blocks
+
+
+def scripted(name: str, title: str, under: str = "") -> gr.Blocks:
+    """The page of static/NAME.html, started by static/NAME.js, whose API is `under` /api/v1/."""
+    html = (STATIC / f"{name}.html").read_text(encoding="utf-8")
+    return one_component(title, html, f'import("/static/{name}.js").then((page) => page.start(element, "{under}"))')
+
+
+def mount(
+    app: FastAPI, blocks: gr.Blocks, path: str, styles: Sequence[str], who: Callable[[Request], str | None]
+) -> None:
+    """Serve the page at `path` in the look of the others; `who` is Gradio's own check, behind the guard's."""
+    theme = gr.themes.Base(font=_FONT, font_mono=_MONO, primary_hue="blue", neutral_hue="stone")
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path,
+        auth_dependency=who,
+        theme=theme,
+        css=str(style(*styles)),
+        run_history=False,
+        footer_links=[],
+        ssr_mode=False,
+        show_error=False,
+        pwa=False,
+        enable_monitoring=False,
+        mcp_server=False,
+    )

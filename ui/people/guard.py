@@ -34,7 +34,7 @@ from starlette.requests import HTTPConnection
 
 from trueup.errors import TrueupError, of_the_machine
 from trueup.pages.wording import report_policy
-from ui.html import PLAIN_POLICY, render
+from ui.html import PLAIN_POLICY, render, sentence
 from ui.people.accounts import COOKIE, DEVICE_COOKIE, People, Person
 from ui.people.sign_in import OPEN_THE_LINK
 
@@ -548,7 +548,7 @@ async def _refuse(
         html = render(
             "message",
             title=_TITLES[status],
-            text=problem[:1].upper() + problem[1:].rstrip(".") + ".",
+            text=sentence(problem),
             link=("/", "Back to the start") if status != 401 else None,
         )
         headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-security-policy", PLAIN_POLICY.encode())]
