@@ -10,7 +10,7 @@
     /people    accounts and invitations
     /reports/  the report page of each finished stage
 
-Who may open what stands in ui.people.guard. No torch: annotators need none, and the page is there within seconds.
+Who may open what stands in ui.people.access. No torch: annotators need none, and the page is there within seconds.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ from ui.pages.open_api import open_api
 from ui.pages.run import run_page
 from ui.pages.worker import Worker
 from ui.people.accounts import Annotator, People, Person, current
-from ui.people.guard import REPORT_POLICY, Guard, Site, site
+from ui.people.guard import REPORT_POLICY, Guard
 from ui.people.sign_in import entry, people_page
+from ui.people.sites import Site, site
 
 LOAD_AFTER_S = 3.0
 """So long after the start the first page has come: time to load what only the admin's page needs."""

@@ -106,7 +106,7 @@ def server(app: Any) -> uvicorn.Server:
             http=protocol,
             ws="none",
             log_level="warning",
-            proxy_headers=False,  # whom to believe is ui.people.guard's to say
+            proxy_headers=False,  # whom to believe, ui.people.sites says
             server_header=False,
             limit_concurrency=2 * Limited.most,
             h11_max_incomplete_event_size=MAX_HEAD,

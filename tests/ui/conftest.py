@@ -247,7 +247,8 @@ def client(campaign: CampaignDir) -> Iterator[Any]:
     from ui.labels.tasks import Settings
     from ui.pages.label_api import label_api
     from ui.people.accounts import COOKIE, People
-    from ui.people.guard import Guard, site
+    from ui.people.guard import Guard
+    from ui.people.sites import site
 
     config = campaign.label()
     store = Store(config.store_url)

@@ -20,9 +20,11 @@ from trueup import runs
 from trueup.errors import TrueupError
 from ui.app import label_app, listen, run_app, serve_label, serve_run
 from ui.labels.tables import Database
-from ui.people import accounts
+from ui.people import passwords
+from ui.people.access import is_named, needs
 from ui.people.accounts import COOKIE, People
-from ui.people.guard import MAX_BODY, REPORT_POLICY, address_of, is_named, needs, site
+from ui.people.guard import MAX_BODY, REPORT_POLICY
+from ui.people.sites import address_of, site
 from ui.people.throttle import Attempts
 
 URL = "http://127.0.0.1:7860"
@@ -33,8 +35,8 @@ OPEN = {"/login", "/invite", "/enter", "/favicon.ico"}
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accounts are made for every test here; what a hash costs is tested elsewhere."""
-    monkeypatch.setattr("ui.people.accounts._LOG2_N", 4)
-    monkeypatch.setattr("ui.people.accounts._NOBODY", accounts.hash_password("nobody's"))
+    monkeypatch.setattr("ui.people.passwords._LOG2_N", 4)
+    monkeypatch.setattr("ui.people.passwords.NOBODY", passwords.hash_password("nobody's"))
 
 
 @pytest.fixture

@@ -12,24 +12,22 @@ when; ui.people.names, which names are names.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-import hmac
 import secrets
 import time
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from fastapi import Depends, HTTPException, Request
 
 from trueup.errors import DataError
-from ui.labels.tables import Database, account, invite, meta, session
+from ui.labels.tables import Database, account, invite, session
+from ui.people import passwords
+from ui.people.devices import Devices
 from ui.people.names import AccountError, checked_name, folded, is_name_length, skeleton
 from ui.people.throttle import Attempts, Throttled
 
@@ -49,38 +47,6 @@ QUEUE = 50
 """So many may wait for their password to be hashed, of strangers and of known browsers each."""
 SWEEP_S = 60.0
 """How often sessions and invitations that have ended are cleared away."""
-
-# ---- Passwords --------------------------------------------------------------------------------------------------
-
-# scrypt with 128 * 2^15 * 8 bytes = 32 MiB and three passes: as strong as OWASP's 2^17 with one pass, which takes
-# 128 MiB, so that a few people who sign in at once fit on a small machine.
-_LOG2_N, _R, _P = 15, 8, 3
-
-
-def hash_password(password: str) -> str:
-    """`scrypt$log2(N)$r$p$salt$key`: whatever is needed to check it stands in it."""
-    salt = secrets.token_bytes(16)
-    key = _scrypt(password, salt, _LOG2_N, _R, _P)
-    return f"scrypt${_LOG2_N}${_R}${_P}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
-
-
-def password_matches(password: str, stored: str) -> bool:
-    """Whether `stored` was made of this password."""
-    _, log2_n, r, p, salt, key = stored.split("$")
-    computed = _scrypt(password, base64.b64decode(salt), int(log2_n), int(r), int(p))
-    return hmac.compare_digest(computed, base64.b64decode(key))
-
-
-def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int) -> bytes:
-    # NFKC, as NIST SP 800-63B asks: the same password typed on another keyboard is the same bytes.
-    typed = unicodedata.normalize("NFKC", password).encode()
-    return hashlib.scrypt(typed, salt=salt, n=2**log2_n, r=r, p=p, maxmem=(128 * r * 2**log2_n) * 2, dklen=32)
-
-
-# Checked against when a name is unknown, so that an unknown name takes as long as a wrong password. Nobody's password
-# hashes to it, short of a preimage of zeros.
-_NOBODY = f"scrypt${_LOG2_N}${_R}${_P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(32)).decode()}"
-
 
 # ---- People -----------------------------------------------------------------------------------------------------
 
@@ -139,6 +105,7 @@ class People:
     def __init__(self, store: Database):
         self.store = store
         self.attempts = Attempts()
+        self.devices = Devices(store)
         self._links: set[str] = set()
         # One at a time of strangers, and one of known browsers, on threads of their own: a burst of logins takes 64 MiB
         # and no thread that labels need, and strangers do not stand in the way of those who were in before.
@@ -150,7 +117,7 @@ class People:
 
     def add(self, name: str, role: Role, password: str) -> Person:
         """A new account with a pseudonym of its own; AccountError if the name is taken or the password too short."""
-        name, hashed = checked_name(name), hash_password(_checked_password(password))
+        name, hashed = checked_name(name), passwords.hash_password(_checked_password(password))
         with self.store.write() as db:
             return self._insert(db, name, role, hashed)
 
@@ -171,7 +138,7 @@ class People:
 
     def set_password(self, name: str, password: str) -> Account:
         """A new password; whoever was signed in with the old one is not any more."""
-        return self._change(name, password_hash=hash_password(_checked_password(password)))
+        return self._change(name, password_hash=passwords.hash_password(_checked_password(password)))
 
     def change_password(self, who: Person, old: str, new: str) -> Entered:
         """Give oneself a new password. Every session of the old one ends, that of this browser goes on as a new one."""
@@ -181,17 +148,17 @@ class People:
             raise AccountError("the person at this machine has no password; nothing was changed")
         key = f"own password of {who.pseudonym}"
         self.attempts.begin(found.folded, None, key)
-        if not password_matches(old, found.password_hash):
+        if not passwords.password_matches(old, found.password_hash):
             raise AccountError("that is not your password of now; nothing was changed")
         self.attempts.succeeded(found.folded, None, key)
-        hashed = hash_password(_checked_password(new))
+        hashed = passwords.hash_password(_checked_password(new))
         one = account.c.account_id == found.account_id
         with self.store.write() as db:
             still = account.update().where(one, account.c.password_hash == found.password_hash)
             if db.execute(still.values(password_hash=hashed)).rowcount == 0:
                 raise AccountError("your password was changed elsewhere at the same moment; nothing was changed here")
             db.execute(session.delete().where(session.c.account_id == found.account_id))
-        return Entered(self._open(found.account_id, hashed), self._device(found.pseudonym, hashed))
+        return Entered(self._open(found.account_id, hashed), self.devices.new(found.pseudonym, hashed))
 
     def disable(self, name: str) -> Account:
         """Their labels stay; their sessions end now."""
@@ -266,7 +233,7 @@ class People:
         """Make the account that the invitation stands for, and open its session."""
         if self.invited(token) is None:
             raise AccountError(BAD_INVITE)
-        name, hashed = checked_name(name), hash_password(_checked_password(password))
+        name, hashed = checked_name(name), passwords.hash_password(_checked_password(password))
         with self.store.write() as db:
             role = _open_invite(db, token)  # again: somebody else may have used it while the password was hashed
             if role is None:
@@ -274,14 +241,14 @@ class People:
             made = self._insert(db, name, role, hashed)
             db.execute(invite.update().where(invite.c.token_sha256 == _sha256(token)).values(used_at=time.time()))
             account_id = db.scalar(sa.select(account.c.account_id).where(account.c.pseudonym == made.pseudonym))
-        return Entered(self._open(account_id, hashed), self._device(made.pseudonym, hashed))
+        return Entered(self._open(account_id, hashed), self.devices.new(made.pseudonym, hashed))
 
     # ---- Sessions
 
     def log_in(self, name: str, password: str, address: str | None, devices: str | None = None) -> Entered:
         """Open a session. AccountError says the same of a wrong name and a wrong password.
 
-        address  of whoever asks; None where it is not known to be theirs alone (see ui.people.guard.address_of)
+        address  of whoever asks; None where it is not known to be theirs alone (see ui.people.sites.address_of)
         devices  value of the browser's device cookie
         """
         if not is_name_length(name) or not 0 < len(password) <= MAX_PASSWORD:
@@ -289,14 +256,14 @@ class People:
         key = folded(name)
         with self.store.read() as db:
             found = db.execute(sa.select(account).where(account.c.folded == key)).first()
-        device = self._known_device(found, devices) if found else None
+        device = self.devices.known(found.pseudonym, found.password_hash, tokens(devices)) if found else None
         self.attempts.begin(key, address, device)
-        right = password_matches(password, found.password_hash if found else _NOBODY)
+        right = passwords.password_matches(password, found.password_hash if found else passwords.NOBODY)
         if found is None or not right or not found.active:
             raise AccountError(_NO_MATCH)
         self.attempts.succeeded(key, address, device)
         session_token = self._open(found.account_id, found.password_hash)
-        return Entered(session_token, self._device(found.pseudonym, found.password_hash))
+        return Entered(session_token, self.devices.new(found.pseudonym, found.password_hash))
 
     def open_session(self, account_id: int | None) -> str:
         """The value of a new session's cookie; without an account it is that of the person at this machine."""
@@ -383,45 +350,13 @@ class People:
 
     # ---- Browsers that were in before
 
-    def _device(self, pseudonym: str, password_hash: str) -> str:
-        """What proves later that this browser was let in with this password: good until the password is changed."""
-        nonce = secrets.token_urlsafe(12)
-        return f"{nonce}~{self._sign(nonce, pseudonym, password_hash)}"
-
-    def _known_device(self, found: Any, devices: str | None) -> str | None:
-        """The one of these that was given out for this account; None: none of them."""
-        for token in tokens(devices):
-            nonce, _, signature = token.partition("~")
-            expected = self._sign(nonce, found.pseudonym, found.password_hash)
-            if hmac.compare_digest(signature.encode(), expected.encode()):
-                return nonce
-        return None
-
-    def knows_browser(self, name: str, devices: str | None) -> bool:
+    def knows_browser(self, name: str, cookie: str | None) -> bool:
         """Whether a browser was in before under this name, by a cookie that was given out and not made up."""
-        if not devices:
+        if not cookie:
             return False
         with self.store.read() as db:
-            found = _find(db, name)
-        return found is not None and self._known_device(found, devices) is not None
-
-    def _sign(self, nonce: str, pseudonym: str, password_hash: str) -> str:
-        said = "\0".join((nonce, pseudonym, password_hash)).encode()
-        return base64.urlsafe_b64encode(hmac.digest(self._device_key, said, "sha256")[:18]).decode()
-
-    @cached_property
-    def _device_key(self) -> bytes:
-        """A secret of this store, so that a restart does not make strangers of everybody."""
-        query = sa.select(meta.c.value).where(meta.c.key == _DEVICE_KEY)
-        with self.store.read() as db:
-            kept = db.scalar(query)
-        if kept is None:
-            with self.store.write() as db:
-                kept = db.scalar(query)
-                if kept is None:
-                    kept = secrets.token_hex(32)
-                    db.execute(meta.insert().values(key=_DEVICE_KEY, value=kept))
-        return bytes.fromhex(kept)
+            row = _find(db, name)
+        return row is not None and self.devices.known(row.pseudonym, row.password_hash, tokens(cookie)) is not None
 
     # ---- Off the event loop
 
@@ -449,7 +384,6 @@ BAD_INVITE = "this invitation is unknown, used or expired; ask whoever sent it f
 
 
 _NO_MATCH = "that name and password do not belong together"
-_DEVICE_KEY = "device_key"
 
 
 def _find(db: sa.Connection, name: str) -> Any:

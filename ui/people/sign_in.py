@@ -151,7 +151,7 @@ def _no_invitation() -> Response:
 
 
 def _form(template: str, error: Throttled | AccountError | None = None, refused: int = 422, **values: Any) -> Response:
-    """A page with a form, and the error that its last sending met; `refused` is the status where it was AccountError."""
+    """A page with a form, and the error that its last sending met; `refused` is its status, if not 429."""
     limits = {"max_name": MAX_NAME, "min_password": MIN_PASSWORD, "max_password": MAX_PASSWORD}
     status, retry_after_s = (200 if error is None else refused), None
     if isinstance(error, Throttled):

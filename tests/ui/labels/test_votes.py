@@ -408,7 +408,7 @@ def test_the_command_says_what_it_promoted(votes: Votes, tmp_path: Path, capsys:
 @pytest.fixture
 def app(campaign: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """`trueup serve` over a campaign with a label store, a comparison, an admin Root and annotators Ann and Bob."""
-    monkeypatch.setattr("ui.people.accounts._LOG2_N", 4)  # what a hash costs is tested elsewhere
+    monkeypatch.setattr("ui.people.passwords._LOG2_N", 4)  # what a hash costs is tested elsewhere
     config = campaign.label()
     label_app(config).state.people.store.close()
     runs.begin(config)

@@ -358,7 +358,7 @@ def test_a_request_that_is_not_known_is_404(admin: Asking) -> None:
 
 
 def test_it_is_for_admins_alone(app: Any, admin: Asking, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ui.people.accounts._LOG2_N", 4)
+    monkeypatch.setattr("ui.people.passwords._LOG2_N", 4)
     job, people = admin.start(**SHORT), app.state.people
     people.add("Root", "admin", "four words are enough")
     people.add("Ann", "annotator", "four words are enough")

@@ -18,21 +18,22 @@ from fastapi.testclient import TestClient
 
 from ui.app import run_app
 from ui.labels.tables import Database, invite, session
-from ui.people import accounts
-from ui.people.accounts import COOKIE, DEVICE_COOKIE, LOCAL, SESSION_S, People, Person, hash_password
-from ui.people.accounts import password_matches as matches
+from ui.people import accounts, passwords
+from ui.people.accounts import COOKIE, DEVICE_COOKIE, LOCAL, SESSION_S, People, Person
 from ui.people.names import AccountError, checked_name, skeleton
+from ui.people.passwords import hash_password
+from ui.people.passwords import password_matches as matches
 from ui.people.throttle import MAX_KEYS, Attempts, Throttle, Throttled
 
 PASSWORD = "four words are enough"
-COST = accounts._LOG2_N
+COST = passwords._LOG2_N
 URL = "http://127.0.0.1:7860"
 
 
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accounts are made for every test; those about hashes set the real cost again."""
-    monkeypatch.setattr(accounts, "_LOG2_N", 4)
+    monkeypatch.setattr(passwords, "_LOG2_N", 4)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def said(answer: Any) -> str:
 
 
 def test_a_password_is_stored_as_scrypt_with_32_mib_and_its_own_salt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "_LOG2_N", COST)
+    monkeypatch.setattr(passwords, "_LOG2_N", COST)
     one, two = hash_password(PASSWORD), hash_password(PASSWORD)
     scheme, log2_n, r, p, _, _ = one.split("$")
     assert scheme == "scrypt" and 128 * int(r) * 2 ** int(log2_n) >= 32 * 2**20 and int(p) >= 1
@@ -199,7 +200,7 @@ def test_a_wrong_password_an_unknown_name_and_a_disabled_account_are_told_apart_
 
 
 def test_an_unknown_name_costs_as_much_hashing_as_a_known_one(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "_LOG2_N", COST)
+    monkeypatch.setattr(passwords, "_LOG2_N", COST)
     asked: list[tuple[int, int, int]] = []
     real = hashlib.scrypt
     monkeypatch.setattr("hashlib.scrypt", lambda *a, **k: asked.append((k["n"], k["r"], k["p"])) or real(*a, **k))
@@ -487,7 +488,7 @@ def test_no_session_is_opened_for_a_password_that_was_taken_away_while_it_was_ch
         people.disable("Ann") if change == "disable" else people.set_password("Ann", "another good password")
         return matches(password, stored)
 
-    monkeypatch.setattr(accounts, "password_matches", slow)
+    monkeypatch.setattr(passwords, "password_matches", slow)
     with pytest.raises(AccountError):
         people.log_in("Ann", PASSWORD, None)
     with people.store.read() as db:

@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from ui import connections
 from ui.app import label_app, run_app
 from ui.pages.turns import Busy, Turns
-from ui.people import accounts
+from ui.people import passwords
 from ui.people.accounts import COOKIE, DEVICE_COOKIE, People
 from ui.people.guard import MAX_BODY, MAX_FORM, MAX_QUERY
 from ui.people.throttle import MAX_KEYS
@@ -34,8 +34,8 @@ PASSWORD = "four words are enough"
 
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "_LOG2_N", 4)
-    monkeypatch.setattr(accounts, "_NOBODY", accounts.hash_password("nobody's"))
+    monkeypatch.setattr(passwords, "_LOG2_N", 4)
+    monkeypatch.setattr(passwords, "NOBODY", passwords.hash_password("nobody's"))
 
 
 @pytest.fixture

@@ -1,0 +1,76 @@
+"""Which path needs whom. A path that is not allowed by name is refused: a route that somebody adds stays closed until
+it is written here. Gradio's own routes are under the same rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+Needs = Literal["nobody", "annotator", "admin"]
+
+_OPEN = ("/login", "/invite", "/enter", "/favicon.ico")
+_BLIND = ("/label", "/vote")
+_MOUNTED = (*_BLIND, "/open", "/admin", "/compare")
+_FORMS = ("/login", "/invite", "/logout", "/password", "/people")
+_ANNOTATORS = (*_BLIND, "/static", "/logout", "/password", "/api/v1")
+_ADMIN_API = ("/api/v1/admin", "/api/v1/open")
+
+_GRADIO_READS = (
+    "",
+    "/",
+    "/theme.css",
+    "/assets/*",
+    "/static/js/iframeResizer.contentWindow.min.js",
+    "/gradio_api/heartbeat/*",
+)
+_GRADIO_WRITES = ("/gradio_api/run/predict",)
+"""The routes of Gradio that the pages load, below where each page is mounted. Its others fetch addresses, serve files,
+take uploads and tell what runs."""
+
+
+def needs(path: str) -> Needs:
+    """Who may ask for this path. Results, reports and whatever is not named here are for admins, because an annotator
+    who knows the win rate does not label blind."""
+    if _within(path, _OPEN):
+        return "nobody"
+    if path == "/" or (_within(path, _ANNOTATORS) and not _within(path, _ADMIN_API)):
+        return "annotator"
+    return "admin"
+
+
+def is_named(method: str, path: str) -> bool:
+    """Whether a path below a mounted Gradio application is one of those that its page loads; any other path is."""
+    root = next((root for root in _MOUNTED if _within(path, (root,))), None)
+    if root is None:
+        return True
+    below = path.removeprefix(root)
+    if method in ("GET", "HEAD"):
+        return any(_fits(below, pattern) for pattern in _GRADIO_READS)
+    return method == "POST" and root not in _BLIND and below in _GRADIO_WRITES
+
+
+def is_blind(path: str) -> bool:
+    """Whether the path is of a page on which people judge without knowing whose answers they see."""
+    return _within(path, _BLIND)
+
+
+def takes_form(path: str) -> bool:
+    """Whether what is sent to this path is a form: on the plain pages, and wherever a stranger may write."""
+    return _within(path, _FORMS) or needs(path) == "nobody"
+
+
+def _fits(below: str, pattern: str) -> bool:
+    """Whether a path fits a pattern. A star stands for names of files: no address, no parent folder, nothing odd."""
+    if not pattern.endswith("*"):
+        return below == pattern
+    rest = below.removeprefix(pattern[:-1])
+    return rest != below and all(_PLAIN.fullmatch(part) for part in rest.split("/"))
+
+
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+
+
+def _within(path: str, roots: Iterable[str]) -> bool:
+    return any(path == root or path.startswith(f"{root}/") for root in roots)
