@@ -57,7 +57,7 @@ from ui.people.sign_in import entry, people_page
 from ui.people.sites import Site, site
 
 LOAD_AFTER_S = 3.0
-"""So long after the start the first page has come: time to load what only the admin's page needs."""
+"""Seconds after the start. The first page has come by then, and what only the admin's page needs is loaded."""
 
 # ---- Commands ---------------------------------------------------------------------------------------------------
 
@@ -116,8 +116,8 @@ def run_app(
 ) -> FastAPI:
     """The pages over a run directory as it stands; its label store, if there is one, says who may sign in.
 
-    A run directory is data, which somebody may have sent. Only with `trust` is a database opened that its config names,
-    or Python run that comes with its model.
+    A run directory is data, which somebody may have sent. A database that its config names is opened, and Python that
+    comes with its model is run, only with `trust`.
     """
     config = _label_config(run_dir)
     store = _store_of(run_dir, config, trust)
@@ -247,7 +247,7 @@ def _result_pages(app: FastAPI, run_dir: Path, without: str) -> list[tuple[str, 
 
 class _Static(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """Asked about again at each load, so that a page never runs with the scripts of an older version."""
+        """The file, which browsers ask about again at each load: no page runs with the scripts of an older version."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response

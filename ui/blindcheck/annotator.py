@@ -25,7 +25,7 @@ from ui.labels.tables import Database, gold, view
 
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
-    """The application on a free port of this machine; gives its address."""
+    """Serve the application on a free port of this machine; the value is its address."""
     from ui.app import listen
     from ui.connections import server
 
@@ -52,7 +52,7 @@ PAGES = ("/", "/label", "/label/", "/compare/", "/admin", "/admin/", "/reports/s
 
 
 def over_http(address: str, cookie: str, session: str, app: Any, drain: Callable[[], None], tells: Tells) -> None:
-    """Everything that the labelling page asks for, and some things that it never would."""
+    """Ask for everything that the labelling page asks for, and for some things that it never would."""
     import httpx
 
     timeout = httpx.Timeout(60, read=10)
@@ -80,7 +80,7 @@ def _paths(app: Any) -> list[str]:
 
 
 def _open_pages(me: Any, stranger: Any, paths: Iterable[str], drain: Callable[[], None]) -> None:
-    """Every page, with all that it links to, as the annotator and as nobody."""
+    """Open every page, with all that it links to, as the annotator and as nobody."""
     import httpx
 
     waiting, seen = [*PAGES, *paths], set[str]()
@@ -110,7 +110,7 @@ class _Annotator:
         self.number = 0
 
     def make_mistakes(self) -> None:
-        """What is refused tells nothing either."""
+        """Send what is refused: a refusal must tell nothing either."""
         tasks = self.ask("GET", "/api/v1/tasks")["tasks"]
         token = tasks[0]["token"] if tasks else "none"
         for body in (
@@ -158,7 +158,7 @@ class _Annotator:
         return value
 
     def look(self, purpose: str, after: str) -> None:
-        """What can be looked up after an answer."""
+        """Look up what can be looked up after an answer."""
         if self.number <= COMPARED:
             self.told(purpose, f"tasks after {after}", "GET", "/api/v1/tasks")
             self.told(purpose, f"mirror after {after}", "GET", "/api/v1/mirror")

@@ -121,7 +121,7 @@ class Report:
 
 
 def order_says(same: int, pairs: int) -> str | None:
-    """Of `pairs` shown, `same` stood as in the store: a finding where that is five deviations from a fair coin."""
+    """A finding, where `same` of the `pairs` shown stood as in the store and a fair coin is five deviations away."""
     if abs(2 * same - pairs) <= 5 * pairs**0.5:
         return None
     return f"{same} of {pairs} pairs were shown in the order of the store"
@@ -223,7 +223,7 @@ def copy_store(source: str | sa.URL, target: str | sa.URL) -> None:
 
 
 def _in_order(table: sa.Table) -> sa.Select[Any]:
-    """Rows of the table, those that others name first."""
+    """Rows of the table, with those first that others name."""
     return sa.select(table).order_by(*table.primary_key.columns)
 
 
@@ -236,7 +236,7 @@ def _texts(db: sa.Connection, config: LabelConfig) -> Iterator[str]:
 
 
 def _orders(store: Database, annotator: str) -> tuple[int, int, int]:
-    """Of the pairs shown: how many in the order of the store, how many there were; and of all views, how many."""
+    """The number of pairs shown in the order of the store, the number of all pairs shown, and that of all views."""
     query = sa.select(view.c.item_id, view.c.drawn, view.c.purpose).where(view.c.annotator == annotator)
     with store.read() as db:
         shown = db.execute(query.order_by(view.c.view_id)).all()

@@ -27,7 +27,7 @@ PROVENANCE_KEYS = frozenset(
 )
 """Names under which provenance is kept; none is a key of what the labelling API answers."""
 COMPARED = 600
-"""Tasks after which it is looked up what they changed."""
+"""After so many tasks, what each one changed is looked up no more."""
 _KEY = 6
 """Identifiers are found by their first characters; shorter ones are searched for as whole words."""
 
@@ -122,7 +122,7 @@ def _distinctive(value: Any) -> Iterator[str]:
 class Tells:
     """What an annotator is told after answering a task, by the purpose of the task.
 
-    Of a number it counts by how much it has changed since it was last told; of a text, whether it has.
+    A number counts by how much it has changed since it was last told, a text by whether it has.
     """
 
     def __init__(self) -> None:
@@ -175,7 +175,7 @@ def _fisher(a: int, n: int, b: int, m: int) -> float:
 
 
 def _without_tasks(body: dict[str, Any]) -> Any:
-    """What is said beside the tasks, and beside what the label itself was."""
+    """The body without its tasks, and without what the label itself was."""
     return without_texts({key: value for key, value in body.items() if key not in ("tasks", "label", "settings")})
 
 
@@ -206,7 +206,7 @@ class Search:
 
 @dataclass
 class Response:
-    """What the server sent for one request (of an event stream or a web socket: all of it)."""
+    """What the server sent for one request; an event stream or a web socket is kept whole."""
 
     where: str
     status: int = 0

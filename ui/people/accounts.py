@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 COOKIE = "trueup_session"
 DEVICE_COOKIE = "trueup_device"
-"""Of a browser that was in before. It opens nothing; it is not stopped by what others tried under the same name."""
+"""The cookie of a browser that was in before. It opens nothing, and attempts of others at its name do not stop it."""
 DAY_S = 86_400.0
 SESSION_S = 14 * DAY_S
 """A session ends this long after it was last used."""
@@ -44,7 +44,7 @@ MAX_TOKENS = 8
 MIN_PASSWORD = 10
 MAX_PASSWORD = 256
 QUEUE = 50
-"""So many may wait for their password to be hashed, of strangers and of known browsers each."""
+"""How many strangers, and how many known browsers, may wait for their password to be hashed."""
 SWEEP_S = 60.0
 """How often sessions and invitations that have ended are cleared away."""
 
@@ -71,11 +71,11 @@ class Person:
 
 
 LOCAL = Person("local", "admin", "local")
-"""Alone at this machine: whoever opened the link that the server printed."""
+"""The person at this machine, who opened the link that the server printed."""
 
 
 class Entered(NamedTuple):
-    """What a browser gets that was let in: the values of two cookies."""
+    """The values of the two cookies that a browser gets when it is let in."""
 
     session: str
     device: str
@@ -122,13 +122,13 @@ class People:
             return self._insert(db, name, role, hashed)
 
     def accounts(self) -> list[Account]:
-        """Everybody, in the order in which they came; the disabled too."""
+        """All accounts, the disabled too, in the order in which they came."""
         columns = [account.c[key] for key in Account._fields]
         with self.store.read() as db:
             return [Account(*row) for row in db.execute(sa.select(*columns).order_by(account.c.account_id))]
 
     def names(self) -> dict[str, str]:
-        """Names by pseudonym: for the eyes of admins alone."""
+        """Names by pseudonym. Only admins may see them."""
         return {row.pseudonym: row.name for row in self.accounts()}
 
     def any_active(self) -> bool:
@@ -137,7 +137,7 @@ class People:
             return db.scalar(sa.select(account.c.account_id).where(account.c.active).limit(1)) is not None
 
     def set_password(self, name: str, password: str) -> Account:
-        """A new password; whoever was signed in with the old one is not any more."""
+        """Set a new password. Whoever was signed in with the old one is signed out."""
         return self._change(name, password_hash=passwords.hash_password(_checked_password(password)))
 
     def change_password(self, who: Person, old: str, new: str) -> Entered:
@@ -161,7 +161,7 @@ class People:
         return Entered(self._open(found.account_id, hashed), self.devices.new(found.pseudonym, hashed))
 
     def disable(self, name: str) -> Account:
-        """Their labels stay; their sessions end now."""
+        """Disable an account. Its labels stay; its sessions end now."""
         return self._change(name, active=False)
 
     def enable(self, name: str) -> Account:
@@ -213,13 +213,13 @@ class People:
             return _open_invite(db, token)
 
     def invitations(self) -> list[Invitation]:
-        """Those that nobody used and that have not expired, the next to expire first."""
+        """The invitations that nobody used and that have not expired, the next to expire first."""
         query = sa.select(invite).where(*_open_invites()).order_by(invite.c.expires_at)
         with self.store.read() as db:
             return [Invitation(row.token_sha256[:12], row.role, _utc(row.expires_at)) for row in db.execute(query)]
 
     def withdraw(self, invitation: str) -> Invitation:
-        """Make an open invitation of no use; named by the beginning of its id."""
+        """Withdraw the open invitation whose id begins like this."""
         found = [one for one in self.invitations() if invitation and one.id.startswith(invitation)]
         if len(found) != 1:
             known = ", ".join(one.id for one in self.invitations()) or "there are none"
@@ -285,7 +285,7 @@ class People:
         return token
 
     def who(self, cookie: str | None) -> Person | None:
-        """Whose session this is. One that is used goes on; it is written at most once a day."""
+        """The person whose session this is. A session that is used goes on; it is written at most once a day."""
         if not cookie:
             return None
         now = time.time()
@@ -309,7 +309,7 @@ class People:
         return LOCAL if row.account_id is None else Person(row.pseudonym, row.role, row.name)
 
     def _sweep(self, now: float, at_once: bool = False) -> None:
-        """Delete what has ended by this moment: it stays ended, whatever the clock says later."""
+        """Delete the sessions and invitations that have ended. They stay ended, whatever the clock says later."""
         if 0 <= now - self._swept_at < (1.0 if at_once else SWEEP_S):
             return
         self._swept_at = now
@@ -320,7 +320,7 @@ class People:
             self._tidy(session.delete().where(ended[0]), invite.delete().where(ended[1], invite.c.used_at.is_(None)))
 
     def _tidy(self, *statements: Any) -> None:
-        """Write what nobody waits for: where the store cannot be written now, the next look does it."""
+        """Write what nobody waits for. Where the store cannot be written now, the next look writes it."""
         try:
             with self.store.write() as db:
                 for statement in statements:
@@ -361,7 +361,7 @@ class People:
     # ---- Off the event loop
 
     async def hashing(self, work: Callable[[], T], known: bool = False) -> T:
-        """Run what hashes a password on a thread of its own; Throttled when QUEUE of its kind wait already.
+        """Run `work`, which hashes a password, on a thread of its own. Throttled where QUEUE of its kind wait already.
 
         known  a browser that was in before (`knows_browser`), or is signed in: it does not wait for strangers
         """
@@ -375,8 +375,8 @@ class People:
 
 
 def tokens(cookie: str | None) -> list[str]:
-    """The sessions that a cookie names. Browsers share cookies among the ports of a machine, so that two campaigns
-    which are open at the same time keep their sessions in the same one."""
+    """The sessions that a cookie names. Browsers share cookies among the ports of a machine, so two campaigns that are
+    open at the same time keep their sessions in one cookie."""
     return (cookie or "").split(".")[:MAX_TOKENS]
 
 
@@ -426,7 +426,7 @@ def current(request: Request) -> Person | None:
 
 
 def annotator(request: Request) -> Person:
-    """Anybody with a session; 401 without one."""
+    """The person who asks, in any role; 401 without a session."""
     person = current(request)
     if person is None:
         raise HTTPException(401, "sign in first")
@@ -434,7 +434,7 @@ def annotator(request: Request) -> Person:
 
 
 def admin(request: Request) -> Person:
-    """An admin; 401 without a session, 403 with another role."""
+    """The admin who asks; 401 without a session, 403 with another role."""
     person = annotator(request)
     if not person.is_admin:
         raise HTTPException(403, "this is for admins of the campaign")

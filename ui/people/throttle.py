@@ -66,7 +66,7 @@ class Throttle:
             self._failures[hashed] = (failures - 1, self.clock())
 
     def _make_room(self, now: float) -> None:
-        """Forget what has no effect any more; else those that wait the shortest, so that a flood opens no lock."""
+        """Forget the keys that have no effect any more, or else those that wait the shortest: a flood opens no lock."""
         self._failures = {k: v for k, v in self._failures.items() if v[1] + self.longest_s > now}
         if len(self._failures) >= MAX_KEYS:
             for key in heapq.nsmallest(MAX_KEYS // 10, self._failures, key=lambda key: self._failures[key][1]):
