@@ -268,13 +268,13 @@ export function start(element, under = "") {
     say("Ideal answer kept; the pair is still open");
   }
 
-  /** The server's answer to what the outbox sent. False: keep it, and send nothing more for now. */
   /** Another window took this press back, or sent it; the server knows what waits now. */
   function onGone(entry) {
     answered.delete(entry.body.token);
     setTimeout(look);
   }
 
+  /** The server's answer to what the outbox sent. False: keep it, and send nothing more for now. */
   function onReply(entry, status, body) {
     if (status === 401) {
       return stopped(

@@ -48,7 +48,7 @@ def test_presses_that_come_often_to_two_servers_in_any_order_are_one_label_each(
 
 
 def test_an_import_that_is_killed_goes_on_and_every_row_is_a_label_once(store_url: str) -> None:
-    left, midway = storms.imports(store_url, rows=1500, kills=1, annotators=2)
+    left, midway = storms.imports(store_url, rows=3000, kills=1, annotators=2)
     check(left, at_least=2)
     assert midway > 0
 
