@@ -20,8 +20,8 @@ from ui.app import label_app
 from ui.labels.backup import backup
 from ui.labels.exchange import export_labels, import_labels
 from ui.labels.store import Store
-from ui.people import accounts
 from ui.people.accounts import COOKIE, AccountError
+from ui.people import passwords
 
 PASSWORD = "four words are enough"
 
@@ -29,7 +29,7 @@ PASSWORD = "four words are enough"
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accounts are made here; what a hash costs is tested elsewhere."""
-    monkeypatch.setattr(accounts, "_LOG2_N", 4)
+    monkeypatch.setattr(passwords, "_LOG2_N", 4)
 
 
 @pytest.fixture
