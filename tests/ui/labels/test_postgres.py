@@ -20,8 +20,8 @@ from ui.app import label_app
 from ui.labels.backup import backup
 from ui.labels.exchange import export_labels, import_labels
 from ui.labels.store import Store
-from ui.people.accounts import COOKIE, AccountError
 from ui.people import passwords
+from ui.people.accounts import COOKIE, AccountError
 
 PASSWORD = "four words are enough"
 
