@@ -640,9 +640,42 @@ def test_a_number_is_asked_or_refused_and_never_left_out_for_being_0(tmp_path: P
             READ[use](written(tmp_path, row), Dropped())
 
 
-def test_a_choice_by_a_number_may_be_written_with_a_point(tmp_path: Path) -> None:
-    row = {"info": {"post": "P"}, "summaries": [{"text": "x"}, {"text": "y"}], "choice": 1.0}
-    assert read_preferences(written(tmp_path, row), Dropped())[0].tiers == [[1], [0]]
+def test_a_whole_number_may_be_written_with_a_point_as_tables_with_empty_cells_write_it(tmp_path: Path) -> None:
+    def node(rank: Any) -> dict[str, Any]:
+        return {"message_id": "m", "role": "assistant", "text": f"the {rank}th", "rank": rank}
+
+    pair = {"prompt": "Q", "response_1": "x", "response_2": "y"}
+    talk = [{"role": role, "content": role} for role in ("user", "assistant", "user")]
+    sides = [[*talk, {"role": "assistant", "content": text}] for text in ("x", "y")]
+    judged = {"conversation_a": sides[0], "conversation_b": sides[1], "winner": "model_a"}
+    rows: list[Any] = [
+        {"info": {"post": "P"}, "summaries": [{"text": "x"}, {"text": "y"}], "choice": 1},
+        {**pair, "overall_preference": 2},
+        {**pair, "preference": 2},
+        {"prompt": {"message_id": "r", "role": "prompter", "text": "Q", "replies": [node(1), node(0)]}}
+        | {"message_tree_id": "t"},
+        {**judged, "turn": 2},
+    ]
+
+    def as_floats(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: as_floats(inner) for key, inner in value.items()}
+        return (
+            [as_floats(one) for one in value]
+            if isinstance(value, list)
+            else float(value)
+            if value in (0, 1, 2)
+            else value
+        )
+
+    for row in rows:
+        as_int, as_float = (read_preferences(written(tmp_path, one), Dropped()) for one in (row, as_floats(row)))
+        assert [one.tiers for one in as_int] == [one.tiers for one in as_float] and as_int
+    asks = {"question": "Which?", "choices": ["x", "y"], "answer": 1.0}
+    assert read_demonstrations(written(tmp_path, asks), Dropped())[0].messages[-1].content == "B"
+    for turn in (0, 3, "2", 1.5):  # which of the answers was judged cannot be known
+        with pytest.raises(DataError, match="turn: expected the number of the judged turn, 1 to 2"):
+            read_preferences(written(tmp_path, {**judged, "turn": turn}), Dropped())
 
 
 # ---- Anything at all --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from trueup.data.formats.turns import (
     waiting,
     with_preface,
 )
-from trueup.data.formats.verdicts import tie_of_pair
+from trueup.data.formats.verdicts import tie_of_pair, whole
 from trueup.data.jsonl import cut, read_entries, shown
 from trueup.data.records import Row, parse_row
 
@@ -47,11 +47,11 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
         name = row.first(columns.REFERENCES)
     assert name is not None
     value = row.get(name)
-    chosen_by_number = isinstance(value, int) and not isinstance(value, bool)
-    if chosen_by_number and (letters := [letter for letter, _ in read_choices(row)]):
-        if not 0 <= value < len(letters):
+    place = whole(value)
+    if place is not None and (letters := [letter for letter, _ in read_choices(row)]):
+        if not 0 <= place < len(letters):
             raise ValueError(f"{row.at(name)}: expected a number of 0 to {len(letters) - 1}, found {value}")
-        return [say("assistant", letters[value])]
+        return [say("assistant", letters[place])]
     if is_plain_answer(row, name):
         letters = [letter for letter, _ in read_choices(row)] if value.strip().isdigit() else []
         if letters and value.strip() not in letters and value not in [text for _, text in read_choices(row)]:

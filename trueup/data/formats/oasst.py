@@ -9,6 +9,7 @@ from typing import Any
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Convert, Skipped
 from trueup.data.formats.turns import message
+from trueup.data.formats.verdicts import whole
 from trueup.data.jsonl import cut, shown
 
 
@@ -35,8 +36,8 @@ def _tree(node: Columns, skipped: list[Values | Skipped]) -> Values | None:
         node.read_all()
         skipped.append(Skipped("deleted or unreviewed message"))
         return None
-    if type(rank := node.get("rank")) not in (int, type(None)):
-        raise ValueError(f"{node.at('rank')}: expected a whole number, found {shown(rank)}")
+    if (rank := whole(node.get("rank"))) is None and node.there("rank"):
+        raise ValueError(f"{node.at('rank')}: expected a whole number, found {shown(node.get('rank'))}")
     replies = [_tree(reply, skipped) for reply in (node.objects("replies") if node.get("replies") else [])]
     node.read.add("parent_id")
     return message(node) | {"rank": rank, "replies": [reply for reply in replies if reply]}

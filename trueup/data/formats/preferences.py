@@ -27,6 +27,7 @@ from trueup.data.formats.verdicts import (
     scored,
     tie_of_pair,
     verdict_of_sides,
+    whole,
 )
 from trueup.data.jsonl import cut, loads, shown
 from trueup.data.records import Message, Preference, Ranking, Row, moment
@@ -261,8 +262,13 @@ def _two_conversations(row: Columns, names: list[str]) -> tuple[list[Values], li
     for name in names:
         found = turns(row, name)
         users = [i for i, one in enumerate(found) if one["role"] == "user"]
-        turn = row.get("turn")
-        if isinstance(turn, int) and 0 < turn < len(users):
+        turn = whole(row.get("turn")) if row.there("turn") else len(users)
+        if turn is None or not 0 < turn <= len(users):
+            raise ValueError(
+                f"{row.at('turn')}: expected the number of the judged turn, 1 to {len(users)}, found "
+                f"{shown(row.values['turn'])}"
+            )
+        if turn < len(users):
             found = found[: users[turn]]
         asks.append(found)
     if not _same(asks[0][:-1], asks[1][:-1]) or any(found[-1]["role"] != "assistant" for found in asks):
@@ -446,11 +452,11 @@ def _summaries(row: Columns, path: Path) -> list[Values]:
     body = info.first(("post", "article"))
     parts.append(f"{(body or 'post').upper()}: {info.take(body or 'post', str)}")
     completions = [one.take("text", str) for one in row.objects("summaries")]
-    choice = row.get("choice")
-    if len(completions) != 2 or isinstance(choice, bool) or choice not in (0, 1):
-        raise ValueError(f"{row.at('choice')}: expected 0 or 1 of two summaries, found {shown(choice)}")
+    choice = whole(row.get("choice"))
+    if len(completions) != 2 or choice not in (0, 1):
+        raise ValueError(f"{row.at('choice')}: expected 0 or 1 of two summaries, found {shown(row.get('choice'))}")
     prompt = with_preface(row, [say("user", "\n\n".join([*parts, "TL;DR:"]))])
-    return [{"prompt": prompt, "completions": completions, "tiers": (FIRST, SECOND)[int(choice)]}]
+    return [{"prompt": prompt, "completions": completions, "tiers": (FIRST, SECOND)[choice]}]
 
 
 def _shp(row: Columns, path: Path) -> list[Values]:

@@ -205,8 +205,8 @@ def _wanted(name: str, sides: tuple[str, str]) -> str:
 
 
 def _strength(row: Columns, name: str, more: Values) -> Said | None:
-    value = row.values[name]
-    if type(value) is not int or not -3 <= value <= 3:
+    value = whole(row.values[name])
+    if value is None or not -3 <= value <= 3:
         return None
     more.setdefault("strength", abs(value) or None)
     return Said(row.at(name), TIE if value == 0 else FIRST if value < 0 else SECOND)
@@ -214,12 +214,10 @@ def _strength(row: Columns, name: str, more: Values) -> Said | None:
 
 def _named_side(row: Columns, name: str, names: list[str], sides: tuple[str, str]) -> Said | None:
     value = row.values[name]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     if value == 1.5 and sides == ("1", "2"):  # AlpacaEval
         return Said(row.at(name), TIE)
-    if isinstance(value, int) and not isinstance(value, bool) and sides != ("a", "b"):
-        value = str(value)
+    if (count := whole(value)) is not None and sides != ("a", "b"):
+        value = str(count)
     if not isinstance(value, str):
         return None
     word = _word(value)
@@ -310,6 +308,13 @@ def as_number(value: Any) -> float | None:
     return float(value)
 
 
+def whole(value: Any) -> int | None:
+    """A whole number, be it written as 1.0: so a table with an empty cell writes all numbers of its column."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def number(row: Columns, name: str) -> float:
     value = as_number(row.get(name))
     if value is None:
@@ -331,8 +336,9 @@ def refuse_other_verdict(row: Columns, completions: Any, tiers: Any) -> None:
     for name in [name for name in VERDICTS if row.there(name)]:
         value = row.values[name]
         named = {value} if isinstance(value, str) and value in completions else set()
-        if type(value) is int and 0 <= value <= len(completions):  # counted from 0, or from 1
-            named = {completions[i] for i in (value, value - 1) if 0 <= i < len(completions)}
+        count = whole(value)
+        if count is not None and 0 <= count <= len(completions):  # counted from 0, or from 1
+            named = {completions[i] for i in (count, count - 1) if 0 <= i < len(completions)}
         if named and not named & best:
             raise ValueError(
                 f"{row.at(name)}: {shown(value)} is not the answer that is ranked best, so the row contradicts "
