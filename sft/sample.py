@@ -118,7 +118,7 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     stage.add_input(config.prompts, len(prompts), dropped)
     if not prompts:
         raise DataError(f"{config.prompts}: no prompt is left to answer ({dropped})")
-    for what, count in refused.told.items():
+    for what, count in refused.changes.items():
         text = f"{count} of {len(prompts)} prompts are {what}"
         say(f"{'tokens':<12} {text}")
         stage.find("info", "texts_in_tokens", text)

@@ -117,7 +117,7 @@ def notes_on(data: Data, max_length: int) -> Iterator[tuple[str, str]]:
             f"{len(data.too_long)} of {data.count} demonstrations are longer than sft.max_length, {max_length} "
             f"tokens, and are left out whole: {named([row.where for row in data.too_long])}",
         )
-    for what, count in data.refused.told.items():
+    for what, count in data.refused.changes.items():
         yield "texts_in_tokens", f"{count} of {data.count} demonstrations are {what}"
 
 

@@ -422,8 +422,8 @@ def test_answers_are_trained_as_they_stand_and_what_the_template_does_to_the_oth
     manifest = json.loads((directory / "manifest.json").read_text())
     said = [finding["message"] for finding in manifest["verdict"]["findings"] if finding["code"] == "texts_in_tokens"]
     assert any("1 of 2 demonstrations are trained turn by turn" in text for text in said)
-    assert any("1 of 2 demonstrations are asked without white space around a text" in text for text in said)
-    assert any("1 of 2 demonstrations are asked without the reasoning of earlier answers" in text for text in said)
+    assert any("1 of 2 demonstrations are prompted without white space around a text" in text for text in said)
+    assert any("1 of 2 demonstrations are prompted without the reasoning of earlier answers" in text for text in said)
     assert all(text in capsys.readouterr().out for text in said[:1])
     assert json.loads((directory / "report.json").read_text())["trained_eos"] == 4
 

@@ -310,7 +310,7 @@ def test_every_row_of_every_file_that_the_template_refuses_is_named_beside_all_o
             == f"{name}: {tmp_path}/{file}.jsonl:{line}: {refused} set model.chat_template to chatml or plain{more}"
         )
     assert "align.lora.last_layers: 3, but the model has 2 layers" in problems
-    said = "rows are asked without white space around a text, which the chat template or the tokenizer takes away"
+    said = "rows are prompted without white space around a text, which the chat template or the tokenizer strips"
     assert not [note for note in notes if said in note], "answers are trained as they stand, and prompts have none"
 
 
@@ -321,8 +321,9 @@ def test_what_a_template_does_to_the_texts_is_counted(checked, tmp_path: Path, j
         lambda: jsonl(tmp_path / "prompts.jsonl", rows), model={"chat_template": str(tmp_path / "t.jinja")}
     )
     assert problems == []
-    assert "sample.prompts: 5 of 16 rows are asked without white space around a text, which the chat template or " in (
-        "".join(notes)
+    assert (
+        "sample.prompts: 5 of 16 rows are prompted without white space around a text, which the chat template or "
+        in ("".join(notes))
     )
     assert "sample.prompts: 3 of 16 rows are with text that spells a control token, which is tokenised as text" in notes
 
@@ -765,7 +766,7 @@ BROKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "device": (
         {"model": {"device": "mps"}, "sft": {"lr_scheduler_type": "consine"}},
-        ["model.device: mps: this machine has none", "sft.lr_scheduler_type: consine"],
+        ["model.device: mps: PyTorch ", "sft.lr_scheduler_type: consine"],
     ),
     "four bits": ({"model": {"load_in_4bit": True}}, ["model.load_in_4bit: needs "]),
 }
@@ -898,7 +899,7 @@ def test_weights_that_would_be_drawn_at_random_are_a_problem(
     weights = load_file(file)
     if kind == "a layer is missing":
         save_file({name: w for name, w in weights.items() if "layers.1" not in name}, file, metadata={"format": "pt"})
-        said = "9 of 21 weights are not in its files as its config.json wants them, and would be drawn at random"
+        said = "9 of 21 weights are not in its files as its config.json expects them, and would be drawn at random"
     elif kind == "other names":
         renamed = {name.replace("model.", "decoder."): w for name, w in weights.items()}
         save_file(renamed, file, metadata={"format": "pt"})

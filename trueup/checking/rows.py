@@ -127,7 +127,7 @@ def _encode(
         notes.append(f"{file.key}: {file.path}: {len(file.rows)} rows can be encoded, dropped: {dropped}")
     refused.leave_out(known)
     problems.extend(f"{file.key}: {line}" for line in refused.lines())
-    notes.extend(f"{file.key}: {many} of {of_file} rows are {what}" for what, many in refused.told.items())
+    notes.extend(f"{file.key}: {many} of {of_file} rows are {what}" for what, many in refused.changes.items())
 
 
 # ---- Whether they fit -------------------------------------------------------------------------------------------

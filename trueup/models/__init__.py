@@ -1,3 +1,3 @@
-"""Models: where and how one is loaded, its chat template, conversations as its tokens (chat), and what is read from it:
-samples, scores, log-probabilities.
+"""Models: how one is loaded and where it runs, its chat template, conversations as its tokens (chat), and what it
+computes: samples, scores, log-probabilities.
 """

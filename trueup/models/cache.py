@@ -1,4 +1,4 @@
-"""The key-value cache of sampling: it grows in steps, and gives up rows that are done."""
+"""The key-value cache of sampling: it grows in steps and drops rows that are finished."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ class _RoomyLayer(DynamicLayer):
         self.values = self._append("values", self.values, value_states)
         return self.keys, self.values
 
-    def _append(self, name: str, held: Tensor, new: Tensor) -> Tensor:
+    def _append(self, name: str, stored: Tensor, new: Tensor) -> Tensor:
         buffer = self._buffers.get(name)
-        length = held.shape[-2] if held.numel() else 0
+        length = stored.shape[-2] if stored.numel() else 0
         total = length + new.shape[-2]
-        # Selecting or repeating rows replaced what is held, so the buffer is no longer what it is a view of.
-        if buffer is None or held.data_ptr() != buffer.data_ptr() or total > buffer.shape[-2]:
+        # Selecting or repeating rows made new tensors, so what is stored may no longer be a view of the buffer.
+        if buffer is None or stored.data_ptr() != buffer.data_ptr() or total > buffer.shape[-2]:
             buffer = new.new_empty(*new.shape[:-2], total + self._ROOM, new.shape[-1])
             if length:
-                buffer[..., :length, :] = held
+                buffer[..., :length, :] = stored
             self._buffers[name] = buffer
         buffer[..., length:total, :] = new
         return buffer[..., :total, :]
 
 
 def as_argument(cache: DynamicCache, model: Any) -> dict[str, DynamicCache]:
-    """The cache under the name that the model's forward has for it.
+    """The cache as a keyword argument, under the name that the model's forward gives it.
 
     transformers calls it `cache` since some release after 5.17, and understands `past_key_values` until 5.40.
     """
@@ -58,6 +58,6 @@ def roomy_cache(config: Any) -> DynamicCache:
 
 
 def reads_in_parts(config: Any) -> bool:
-    """Whether a text can be read on from a cache several tokens at once. A state that is carried from token to token
-    (Mamba, LFM2) goes on by one token, and begins anew with more."""
+    """Whether the model can continue a cached text by several tokens at once. A recurrent state (Mamba, LFM2) continues
+    by one token only; given more, it starts anew."""
     return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=config).layers)

@@ -1,17 +1,17 @@
-"""Conversations as tokens: the one place where a chat template is applied, and where it is proved what came of it.
+"""Conversations as tokens: the one place that applies a chat template and checks the result.
 
 An assistant turn is trained, sampled and scored as
 
     prompt + answer + EOS
 
-    prompt  what the template renders of the turns before it, up to where the assistant speaks: what a server asks
+    prompt  the template's rendering of the turns before it, up to where the assistant speaks, as a server renders it
     answer  the text as it stands, tokenised by itself, so that nothing can be stripped or reach into the prompt
     EOS     the end of the turn, exactly if the answer is finished
 
-Proved of every row, or it is refused by name: every message's text stands in the rendered prompt; the template itself
-writes an answer as prompt + answer + EOS; the answer's tokens decode to its text. A text that spells a control token
-is tokenised as text. Where a template writes earlier turns otherwise than they were trained (it leaves out reasoning,
-it strips), a dialogue becomes several training rows, each in the form in which its turn is asked. No torch.
+Every row is checked, and refused by name if a check fails: every message's text stands in the rendered prompt; the
+template itself writes an answer as prompt + answer + EOS; the answer's tokens decode to its text. A text that spells a
+control token is tokenised as text. Some templates write earlier turns in another form than they were trained in (they
+leave out reasoning, they strip). A dialogue then becomes several training rows, one for each such form. No torch.
 """
 
 from __future__ import annotations
@@ -51,84 +51,84 @@ OTHERWISE = "set model.chat_template to chatml or plain"
 SPELLED = "with text that spells a control token, which is tokenised as text"
 COMPOSED = "with text in another Unicode form than NFC, which the tokenizer composes"
 SPLIT = "trained turn by turn, since the chat template writes earlier turns otherwise than they are trained"
-"""What is told of rows, with their count, wherever it happens."""
+"""Changes to the texts of rows. Each is reported with the count of its rows."""
 
 # ---- Tokens -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A training row in tokens. labels is -100 wherever nothing is learnt."""
+    """A training row in tokens. `labels` is -100 on every token that carries no loss."""
 
     input_ids: list[int]
     labels: list[int]
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], told: set[str] | None = None
+    tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], changes: set[str] | None = None
 ) -> list[int]:
     """Tokens of a conversation that waits for the assistant's answer.
 
-    told  takes what the template or the tokenizer does to the texts (STRIPPED, ...)
+    changes  collects what the template or the tokenizer does to the texts (STRIPPED, ...)
 
-    Raises DataError or ModelError where a text does not stand in what the template renders, or where the template
-    does not write an answer as this prompt, the answer and EOS.
+    Raises DataError or ModelError if the rendered prompt lacks a message's text, or if the template does not write an
+    answer as this prompt, the answer and EOS.
     """
-    facts, told = _facts(tokenizer), set() if told is None else told
+    facts, changes = _facts(tokenizer), set() if changes is None else changes
     text = _render(tokenizer, prompt, asks=True)
-    spans = _locate(tokenizer, facts, prompt, text, told)
+    spans = _locate(tokenizer, facts, prompt, text, changes)
     cuts = _cuts(facts, text, spans)
     if not cuts:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     else:
-        told.add(SPELLED)
+        changes.add(SPELLED)
         parts = _parts(text, cuts)
         ids = list(tokenizer(parts[0], add_special_tokens=False)["input_ids"])
         for part in parts[1:]:
             ids += _continue(tokenizer, part)
         _check_control_tokens(tokenizer, facts, ids, text, spans)
-    _check_decoded(tokenizer, ids, text, spans, told)
+    _check_decoded(tokenizer, ids, text, spans, changes)
     return ids
 
 
 def encode_completion(
-    tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True, told: set[str] | None = None
+    tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True, changes: set[str] | None = None
 ) -> list[int]:
-    """Tokens of an answer behind its prompt, which end with EOS exactly if the answer is finished."""
-    facts, told = _facts(tokenizer), set() if told is None else told
+    """Tokens of an answer that follows its prompt. They end with EOS exactly if the answer is finished."""
+    facts, changes = _facts(tokenizer), set() if changes is None else changes
     cuts = _cuts(facts, text, [Span(0, len(text), -1, "assistant")])
     if cuts:
-        told.add(SPELLED)
+        changes.add(SPELLED)
     ids = [token for part in _parts(text, cuts) for token in _continue(tokenizer, part)]
     written = completion_text(tokenizer, ids)
     if written != text:
         if written != unicodedata.normalize("NFC", text):
             raise DataError(f"this tokenizer cannot write an answer: {_differ(text, written)}")
-        told.add(COMPOSED)
+        changes.add(COMPOSED)
     if facts.control_ids.intersection(ids):
         raise DataError(f"an answer spells a control token, and this tokenizer cannot write it as text: {_start(text)}")
     return [*ids, tokenizer.eos_token_id] if finished else ids
 
 
 def encode_demonstration(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], told: set[str] | None = None
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], changes: set[str] | None = None
 ) -> list[Encoded]:
-    """Training rows of a conversation: one, if each turn's prompt continues what was trained before it, else several.
+    """Training rows of a conversation: one if each turn's prompt continues the row before it, else several.
 
-    Labels are -100 outside the assistant's turns and in those that are not `trained`. Each trained turn stands behind
-    the very tokens that `encode_prompt` asks it in, and decodes to its text and EOS.
+    Labels are -100 outside the assistant's turns and in turns that are not `trained`. Each trained turn follows exactly
+    the tokens of `encode_prompt`, and decodes to its text and EOS.
     """
-    told = set() if told is None else told
+    changes = set() if changes is None else changes
     rows: list[Encoded] = []
     for i, message in enumerate(messages):
         if message.role != "assistant" or not message.trained:
             continue
-        prompt = encode_prompt(tokenizer, messages[:i], told)
+        prompt = encode_prompt(tokenizer, messages[:i], changes)
         with _of_message(i, message):
-            answer = encode_completion(tokenizer, message.content, told=told)
+            answer = encode_completion(tokenizer, message.content, changes=changes)
         before = rows[-1] if rows else Encoded([], [])
         if rows and prompt[: len(before.input_ids)] != before.input_ids:
-            told.add(SPLIT)
+            changes.add(SPLIT)
             before = Encoded([], [])
         elif rows:
             rows.pop()
@@ -138,16 +138,16 @@ def encode_demonstration(
 
 
 def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an answer's tokens, behind other tokens: nothing is stripped, and special tokens are shown.
+    """The text of an answer's tokens. Nothing is stripped, and special tokens are shown.
 
-    Some tokenizers leave out a first space at the very beginning of a text; what stands behind EOS is not there.
+    Some tokenizers drop a space at the very beginning of a text, so the tokens are decoded behind an EOS.
     """
     facts = _facts(tokenizer)
     return _decode(tokenizer, [tokenizer.eos_token_id, *ids])[len(facts.eos_text) :]
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an answer as it was sampled, without the token that ends it: what is shown, judged and paid for."""
+    """The text of an answer as it was sampled, without the EOS. This is what is shown, judged and rewarded."""
     finished = bool(ids) and ids[-1] == tokenizer.eos_token_id
     return completion_text(tokenizer, ids[:-1] if finished else ids)
 
@@ -155,8 +155,8 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def sampled_ids(
     tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, ids: Sequence[int] | None
 ) -> list[int] | None:
-    """The recorded tokens of an answer, if they are a true record: this tokenizer decodes them to exactly the text,
-    and they end with EOS exactly if the answer is finished. Else None: the text counts, and must be encoded anew."""
+    """The recorded tokens of an answer if they are a true record: this tokenizer decodes them to exactly the text, and
+    they end with EOS exactly if the answer is finished. Otherwise None, and the text must be encoded anew."""
     if not ids or (ids[-1] == tokenizer.eos_token_id) != finished or not 0 <= min(ids) <= max(ids) < len(tokenizer):
         return None
     return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
@@ -174,7 +174,7 @@ def _of_message(index: int, message: Message) -> Iterator[None]:
 
 
 class _Control(NamedTuple):
-    """Tokens, made ready to be looked for: their first characters, their lengths (longest first), themselves."""
+    """Tokens to search a text for: a pattern of their first characters, their lengths (longest first), the tokens."""
 
     first: re.Pattern[str]
     lengths: list[int]
@@ -188,12 +188,12 @@ class _Control(NamedTuple):
 
 @dataclass
 class _Facts:
-    """What is known of a tokenizer with its template."""
+    """Facts about a tokenizer and its template, computed once."""
 
     key: tuple[object, ...]
     eos_text: str
     control: dict[str, _Control]
-    """By role: the tokens that its text must not be read as."""
+    """Control tokens by role. A text of that role that spells one is tokenised as text."""
     control_ids: set[int]
     scaffolds: dict[tuple[str, ...], Scaffold] = field(default_factory=dict)
     forms: dict[tuple[str, ...], TrueupError | None] = field(default_factory=dict)
@@ -201,7 +201,7 @@ class _Facts:
 
 _FACTS: WeakKeyDictionary[PreTrainedTokenizerBase, _Facts] = WeakKeyDictionary()
 _TAG = re.compile(r"</?\w+>")
-"""Added tokens that a model writes itself (<think>, </tool_call>): in an answer, they are what they say."""
+"""Added tokens that a model writes itself (<think>, </tool_call>). In an answer they are no control tokens."""
 
 
 def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
@@ -216,10 +216,10 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
                 special.add(token.content)
             elif token.content in template and not token.content.isspace():
                 words.add(token.content)
-        written = {word for word in words if not _TAG.fullmatch(word)}
-        asked = _Control.of(special | words)
-        control = {"assistant": _Control.of(special | written), "user": asked, "system": asked}
-        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | written}
+        markers = {word for word in words if not _TAG.fullmatch(word)}
+        in_prompts = _Control.of(special | words)
+        control = {"assistant": _Control.of(special | markers), "user": in_prompts, "system": in_prompts}
+        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | markers}
         _FACTS[tokenizer] = facts = _Facts(key, _decode(tokenizer, [tokenizer.eos_token_id]), control, ids)
     return facts
 
@@ -241,7 +241,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool) -> str:
-    """The template's text of a conversation. What a template raises is said of the conversation."""
+    """The template's text of a conversation; a DataError that names the conversation if the template raises."""
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
         return tokenizer.apply_chat_template(turns, add_generation_prompt=asks, tokenize=False)
@@ -260,9 +260,9 @@ def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[st
 
 
 def _locate(
-    tokenizer: PreTrainedTokenizerBase, facts: _Facts, messages: Sequence[Message], text: str, told: set[str]
+    tokenizer: PreTrainedTokenizerBase, facts: _Facts, messages: Sequence[Message], text: str, changes: set[str]
 ) -> list[Span]:
-    """Where every message's text stands in the rendered prompt; raises where one does not stand there."""
+    """Where every message's text stands in the rendered prompt; raises if one is missing."""
     roles = tuple(message.role for message in messages)
     scaffold = _scaffold(tokenizer, facts, roles)
     for i, message in enumerate(messages):
@@ -275,48 +275,48 @@ def _locate(
         facts.forms[roles] = _form_error(tokenizer, marked(roles), joined(scaffold))
     if error := facts.forms[roles]:
         raise type(error)(str(error))
-    spans = find_texts(scaffold, messages, text, told)
+    spans = find_texts(scaffold, messages, text, changes)
     if spans is None:
-        spans = _locate_one_by_one(tokenizer, messages, text, told)
+        spans = _locate_one_by_one(tokenizer, messages, text, changes)
     return spans
 
 
 def _locate_one_by_one(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, told: set[str]
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str, changes: set[str]
 ) -> list[Span]:
-    """As `_locate`, for a template that looks at the texts: each is sought with all others in their place."""
+    """As `_locate`, for a template that depends on the texts: it marks one message at a time and keeps the others."""
     spans = []
     for i, message in enumerate(messages):
-        found = None
+        spans_of_text = None
         for sign in (MARK.format(i), MARKED.format(i, message.content)):
             with_mark = [*messages[:i], Message(role=message.role, content=sign), *messages[i + 1 :]]
             scaffold = split_at_marks(_render(tokenizer, with_mark, asks=True))
-            if found is None and set(scaffold.order) == {i}:
-                found = find_texts(scaffold, messages, text, told)
-        if found is None:
+            if spans_of_text is None and set(scaffold.order) == {i}:
+                spans_of_text = find_texts(scaffold, messages, text, changes)
+        if spans_of_text is None:
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template writes another text than the row's, "
                 f"{_start(message.content)}; change the row, or {OTHERWISE}"
             )
-        spans += found
+        spans += spans_of_text
     if error := _form_error(tokenizer, messages, text):
         raise error
     return sorted(spans)
 
 
 def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], asked: str) -> TrueupError | None:
-    """Whether the template writes an answer to this prompt as prompt, answer and EOS: last in a conversation, or with
-    another turn behind it."""
+    """The error of a template that does not write an answer as prompt, answer and EOS. It may do so either at the end
+    of a conversation or before another turn."""
     answer, turn = mark("assistant", len(prompt)), mark("user", len(prompt) + 1)
-    wanted = asked + answer.content + tokenizer.eos_token
+    expected = asked + answer.content + tokenizer.eos_token
     last = _render(tokenizer, [*prompt, answer], asks=False)
-    if last.startswith(wanted):
+    if last.startswith(expected):
         return None
     try:
         earlier = _render(tokenizer, [*prompt, answer, turn], asks=False)
     except DataError:
         earlier = ""
-    if earlier.startswith(wanted):
+    if earlier.startswith(expected):
         return None
     before, _, behind = last.partition(answer.content)
     if not behind.startswith(tokenizer.eos_token):
@@ -326,9 +326,9 @@ def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], a
         )
     alike = _alike(asked, before)
     return ModelError(
-        "the chat template renders a prompt differently alone and with its answer: where it asks, it ends with "
-        f"{asked[alike:][-60:]!r}, and before an answer it writes {before[alike:][:60]!r}; the model would be asked in "
-        f"other tokens than it was trained on: {OTHERWISE}, or to a file with a copy of it that writes both alike"
+        "the chat template renders a prompt differently alone and with its answer: alone it ends with "
+        f"{asked[alike:][-60:]!r}, before an answer with {before[alike:][:60]!r}; the model would be prompted in other "
+        f"tokens than it was trained on: {OTHERWISE}, or to a file with a copy of the template that writes both alike"
     )
 
 
@@ -340,11 +340,11 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _cuts(facts: _Facts, text: str, spans: Sequence[Span]) -> list[int]:
-    """Where to cut a text, so that no control token is read in what a message spells: within each that it spells."""
+    """Where to cut a text so that no message is read as a control token: within each control token that it spells."""
     cuts = set()
     for span in spans:
         control = facts.control[span.role]
-        # One that begins before the message and reaches into it counts, too.
+        # A control token that begins before the message and reaches into it counts too.
         for match in control.first.finditer(text, max(0, span.start - control.lengths[0] + 1), span.stop):
             start = match.start()
             if any(
@@ -360,12 +360,12 @@ def _parts(text: str, cuts: list[int]) -> list[str]:
 
 
 def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text that stands behind other tokens, as near to it as the tokenizer can be brought to write it."""
+    """Tokens of a text that follows other tokens, as close to the text as this tokenizer gets."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     written = completion_text(tokenizer, ids)
     if written in (text, unicodedata.normalize("NFC", text)):
         return ids
-    # SentencePiece puts a space before the first word of a text. Behind a line break there is none.
+    # SentencePiece puts a space before the first word of a text, but not after a line break.
     line_break, longer = (tokenizer.encode(one, add_special_tokens=False) for one in ("\n", f"\n{text}"))
     behind = longer[len(line_break) :]
     if longer[: len(line_break)] != line_break:
@@ -383,7 +383,7 @@ def _alike(one: str, other: str) -> int:
 def _check_control_tokens(
     tokenizer: PreTrainedTokenizerBase, facts: _Facts, ids: list[int], text: str, spans: list[Span]
 ) -> None:
-    """That all control tokens of a prompt are the template's."""
+    """Raise a DataError unless all control tokens of a prompt are the template's."""
     bare, at = "", 0
     for span in spans:
         bare, at = bare + text[at : span.start] + "x", span.stop
@@ -393,9 +393,9 @@ def _check_control_tokens(
 
 
 def _check_decoded(
-    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, spans: list[Span], told: set[str]
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, spans: list[Span], changes: set[str]
 ) -> None:
-    """That the tokens of a prompt hold every message's text."""
+    """Raise a DataError unless the tokens of a prompt decode to every message's text."""
     written = _decode(tokenizer, ids)
     if written == text:
         return
@@ -407,9 +407,9 @@ def _check_decoded(
             (unicodedata.normalize("NFC", part), COMPOSED),
             (part.strip(), STRIPPED),
         ):
-            if (found := written.find(candidate, at)) >= 0:
-                at = found + len(candidate)
-                told |= {kind} - {""}
+            if (start := written.find(candidate, at)) >= 0:
+                at = start + len(candidate)
+                changes |= {kind} - {""}
                 break
         else:
             raise DataError(
@@ -427,4 +427,4 @@ def _start(text: str) -> str:
 
 def _differ(text: str, written: str) -> str:
     at = _alike(text, written)
-    return f"of {text[at : at + 20]!r} in {_start(text)} it makes {written[at : at + 20]!r}; change the row"
+    return f"it turns {text[at : at + 20]!r} in {_start(text)} into {written[at : at + 20]!r}; change the row"

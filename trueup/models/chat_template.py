@@ -1,5 +1,5 @@
-"""The chat template of a tokenizer: which one it is, a pad token that is not the end of a turn, and where the messages
-of a conversation stand in what it renders."""
+"""The chat template of a tokenizer: choosing it, a pad token that is not the end of a turn, and where the messages of a
+conversation stand in the rendered text."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str:
-    """Give the tokenizer the chat template that the config names, and a pad token; returns what was chosen and why.
+    """Give the tokenizer the chat template that the config names, and a pad token; returns the choice and the reason.
 
     The end of a turn is always the tokenizer's EOS token, so that a model which ends its turn also stops generating.
     """
     choice, reason = config.chat_template, "as the config says"
     if choice == "auto":
         choice = "own" if tokenizer.chat_template else "plain"
-        reason = "the tokenizer brings it" if choice == "own" else "this tokenizer has none, as of a base model"
+        reason = "the tokenizer brings it" if choice == "own" else "the tokenizer of a base model has none"
     if config.new_tokens:
         if choice != "chatml":
             raise ModelError("model.new_tokens adds the two markers of ChatML: set model.chat_template: chatml with it")
@@ -52,9 +52,9 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
 
 
 def _read_template(choice: str) -> str:
-    if not os.path.isfile(choice):  # of a name that is too long, too
-        shown = choice if len(choice) <= 200 else f"{choice[:200]}..."
-        raise ModelError(f"model.chat_template: {shown!r} is neither auto, chatml, plain nor a file")
+    if not os.path.isfile(choice):  # false too for a name that is too long
+        short_name = choice if len(choice) <= 200 else f"{choice[:200]}..."
+        raise ModelError(f"model.chat_template: {short_name!r} is neither auto, chatml, plain nor a file")
     try:
         return Path(choice).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -62,14 +62,14 @@ def _read_template(choice: str) -> str:
 
 
 def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
-    named = "the tokenizer's own chat template" if choice == "own" else f"the chat template {choice}"
+    subject = "the tokenizer's own chat template" if choice == "own" else f"the chat template {choice}"
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], tokenize=False)
     except jinja2.TemplateSyntaxError as error:
-        raise ModelError(f"model.chat_template: {named} is no Jinja: line {error.lineno}: {error.message}") from None
-    except Exception as error:  # what it says of a conversation, it says of the rows; but it must be there
+        raise ModelError(f"model.chat_template: {subject} is no Jinja: line {error.lineno}: {error.message}") from None
+    except Exception as error:  # a template may refuse this conversation and take the rows; but there must be one
         if not tokenizer.chat_template or isinstance(tokenizer.chat_template, dict):
-            raise ModelError(f"model.chat_template: {named} cannot be used: {first_line(error)}") from None
+            raise ModelError(f"model.chat_template: {subject} cannot be used: {first_line(error)}") from None
 
 
 _GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
@@ -94,7 +94,7 @@ def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Keep padding apart from EOS: who looks for padding by its id would take an end of turn for it."""
+    """Choose a pad token other than EOS. Code that finds padding by its id would take an end of turn for padding."""
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return f"pad {tokenizer.pad_token!r}"
     for token in (tokenizer.unk_token, "<|endoftext|>", "<pad>", "<|pad|>", "<unk>", tokenizer.bos_token):
@@ -106,14 +106,14 @@ def set_pad_token(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says in its first line, or its kind."""
+    """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # ---- What it renders -------------------------------------------------------------------------------------------------
 
-STRIPPED = "asked without white space around a text, which the chat template or the tokenizer takes away"
-WITHOUT_REASONING = "asked without the reasoning of earlier answers, which the chat template leaves out"
+STRIPPED = "prompted without white space around a text, which the chat template or the tokenizer strips"
+WITHOUT_REASONING = "prompted without the reasoning of earlier answers, which the chat template leaves out"
 
 
 class Span(NamedTuple):
@@ -126,17 +126,17 @@ class Span(NamedTuple):
 
 
 class Scaffold(NamedTuple):
-    """What a template writes around the messages of some roles: pieces[0] text pieces[1] text ... pieces[-1]."""
+    """What a template writes around the messages of given roles: pieces[0] text pieces[1] text ... pieces[-1]."""
 
     pieces: list[str]
     order: list[int]
-    """Which message's text stands between two pieces. A template may move one, leave it out, or write it twice."""
+    """Index of the message between two pieces. A template may move a message, leave it out, or write it twice."""
 
 
 MARK = "\ue0f1{}\ue0f2"
-"""Stands for a message's text, to see what a template writes around it; characters of private use."""
+"""A placeholder for a message's text, in characters of private use. It shows what a template writes around the text."""
 MARKED = MARK + "{}\ue0f3"
-"""The same with the text in it, for a template that looks at it."""
+"""The same with the text in it, for a template that depends on the text."""
 _MARKS = re.compile("\ue0f1(\\d+)\ue0f2(?:[^\ue0f3]*\ue0f3)?")
 
 
@@ -157,18 +157,18 @@ def split_at_marks(text: str) -> Scaffold:
 
 
 def joined(scaffold: Scaffold) -> str:
-    """What a template writes of a conversation of marks."""
+    """The rendered text of a conversation of marks."""
     return "".join(
         piece + (MARK.format(scaffold.order[i]) if i < len(scaffold.order) else "")
         for i, piece in enumerate(scaffold.pieces)
     )
 
 
-def find_texts(scaffold: Scaffold, messages: Sequence[Message], text: str, told: set[str]) -> list[Span] | None:
-    """The spans of the texts, if the render is the scaffold's pieces with each text between them, whole or stripped."""
+def find_texts(scaffold: Scaffold, messages: Sequence[Message], text: str, changes: set[str]) -> list[Span] | None:
+    """The spans of the texts if `text` is the scaffold's pieces with each text between them, whole or stripped."""
     if not text.startswith(scaffold.pieces[0]):
         return None
-    spans, at, found = [], len(scaffold.pieces[0]), set()
+    spans, at, kinds = [], len(scaffold.pieces[0]), set()
     for index, piece in zip(scaffold.order, scaffold.pieces[1:], strict=True):
         fitting = (one for one in _as_rendered(messages[index]) if text.startswith(one[0] + piece, at))
         candidate, kind = next(fitting, (None, ""))
@@ -176,20 +176,20 @@ def find_texts(scaffold: Scaffold, messages: Sequence[Message], text: str, told:
             return None
         spans.append(Span(at, at + len(candidate), index, messages[index].role))
         at += len(candidate) + len(piece)
-        found.add(kind)
+        kinds.add(kind)
     if at != len(text):
         return None
-    told |= found - {""}
+    changes |= kinds - {""}
     return spans
 
 
 def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
-    """How a template may write a text of an earlier turn, and what is told of it."""
+    """The forms in which a template may write a text of an earlier turn, each with the change that it is."""
     text = message.content
     yield text, ""
     for stripped in (text.strip(), text.rstrip(), text.lstrip(), text.strip("\n"), text.lstrip("\n")):
         yield stripped, STRIPPED
     if message.role == "assistant" and "</think>" in text:
         rest = text.split("</think>")[-1]
-        for left in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
-            yield left, WITHOUT_REASONING
+        for answer in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
+            yield answer, WITHOUT_REASONING

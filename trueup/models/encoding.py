@@ -1,8 +1,8 @@
-"""Rows of files as tokens: which of them can be encoded, and which of those fit.
+"""Rows of files as tokens: which rows can be encoded, and which of those fit.
 
-A row that the chat template or the tokenizer refuses is a bad row, as one that no reader takes, and `on_bad_rows`
-decides of both alike: `refuse` names all of them at once; `drop` leaves them out, counted by reason and kept aside,
-unless none is left. The stages and `trueup check` come here. No torch.
+A row that the chat template or the tokenizer refuses is a bad row, like one that no reader takes, and `on_bad_rows`
+applies to both: `refuse` names all of them at once; `drop` leaves them out, counts them by reason and sets them aside,
+unless no row remains. The stages and `trueup check` share this module. No torch.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ TOO_LONG = "longer than max_length"
 
 
 class RefusedRows:
-    """Rows that cannot be encoded, and what is told of the others; all problems of a stage's files come at once."""
+    """Rows that cannot be encoded, and the changes to the others. All problems of a stage's files come at once."""
 
     def __init__(self) -> None:
         self.problems: dict[str, list[str]] = {}
-        """Where each problem stands, by what it is."""
-        self.of_template: set[str] = set()
-        """Problems that are not a row's own."""
-        self.told: Counter[str] = Counter()
+        """The places of each problem, by its message."""
+        self.template_problems: set[str] = set()
+        """Messages of problems that the template causes, not a row."""
+        self.changes: Counter[str] = Counter()
 
     def add(self, where: str, error: TrueupError) -> None:
         self.problems.setdefault(str(error), []).append(where or "a row")
         if isinstance(error, ModelError):
-            self.of_template.add(str(error))
+            self.template_problems.add(str(error))
 
-    def leave_out(self, known: set[str]) -> None:
-        """Leave out what was told before, of the template or of the same row, and make the rest known."""
+    def leave_out(self, reported: set[str]) -> None:
+        """Leave out problems that were reported before, of the template or of the same row, and add the rest."""
         for text, rows in list(self.problems.items()):
-            fresh = [] if text in known else [where for where in rows if f"{where}: {text}" not in known]
-            known |= {text} if text in self.of_template else {f"{where}: {text}" for where in rows}
+            fresh = [] if text in reported else [where for where in rows if f"{where}: {text}" not in reported]
+            reported |= {text} if text in self.template_problems else {f"{where}: {text}" for where in rows}
             self.problems[text] = fresh
             if not fresh:
                 del self.problems[text]
@@ -56,16 +56,16 @@ class RefusedRows:
         return lines[:SHOWN_PROBLEMS] + ([f"... and {more} more rows"] if more else [])
 
     def stop(self) -> None:
-        """Raise all problems as one DataError, or as a ModelError if the template is to blame; if there are any."""
+        """If there are problems, raise them all as one DataError, or as a ModelError if the template causes them."""
         if self.problems:
             count = sum(map(len, self.problems.values()))
             head = [f"{count} rows cannot be encoded"] if count > 1 else []
-            kind = ModelError if self.of_template == self.problems.keys() else DataError
+            kind = ModelError if self.template_problems == self.problems.keys() else DataError
             raise kind("\n  ".join(head + self.lines()))
 
 
 def named(places: Sequence[str]) -> str:
-    """Where rows stand, in a few words: the first by file and line, three by line, the others by their count."""
+    """The places of rows, in a few words: the first by file and line, three by line, the others by their count."""
     return f"{places[0]}{_more(places[1:])}"
 
 
@@ -84,20 +84,20 @@ def encode_rows(
     dropped: Dropped | None = None,
     may_be_none: bool = False,
 ) -> list[tuple[R, T]]:
-    """The rows of a file that can be encoded, each with what `encode` makes of it.
+    """The rows of a file that can be encoded, each with the result of `encode`.
 
-    encode       takes a row, and a set that is told what the template does to its texts
-    refused      takes the problems of the others, and what was told
-    dropped      takes the others in place of `refused` where `on_bad_rows` is drop
-    may_be_none  they are dropped even if no row is left: these rows are a part of something
+    encode       takes a row, and a set that collects the changes to its texts
+    refused      collects the problems of the other rows, and the changes
+    dropped      collects the other rows in place of `refused` if `on_bad_rows` is drop
+    may_be_none  they are dropped even if no row remains: these rows are a part of something
     """
     encoded: list[tuple[R, T]] = []
     bad: list[tuple[R, TrueupError]] = []
     for row in rows:
-        told: set[str] = set()
+        changes: set[str] = set()
         try:
-            encoded.append((row, encode(row, told)))
-            refused.told.update(told)
+            encoded.append((row, encode(row, changes)))
+            refused.changes.update(changes)
         except (DataError, ModelError) as error:
             bad.append((row, error))
     drop = on_bad_rows == "drop" and (may_be_none or bool(encoded))
@@ -117,15 +117,15 @@ def encode_demonstrations(
     on_bad_rows: BadRows,
     dropped: Dropped,
 ) -> tuple[list[tuple[Demonstration, list[Encoded]]], list[Demonstration]]:
-    """The demonstrations of a file that fit, each with its training rows (several where the template wants it so), and
-    those that do not.
+    """The demonstrations of a file that fit, each with its training rows (several if the template requires it), and
+    those that do not fit.
 
-    One of which any training row is longer than `max_length` is left out whole: cut, it would lose an EOS, and without
-    some of its turns it would be another dialogue. Which turns those are would depend on the template.
+    A demonstration is left out whole if one of its training rows is longer than `max_length`: cut, it would lose an
+    EOS, and without some of its turns it would be another dialogue. Which turns those are would depend on the template.
     """
 
-    def encode(row: Demonstration, told: set[str]) -> list[Encoded]:
-        return encode_demonstration(tokenizer, row.messages, told)
+    def encode(row: Demonstration, changes: set[str]) -> list[Encoded]:
+        return encode_demonstration(tokenizer, row.messages, changes)
 
     encoded = encode_rows(rows, encode, refused, on_bad_rows, dropped)
     fitting = [one for one in encoded if max(len(row.input_ids) for row in one[1]) <= max_length]

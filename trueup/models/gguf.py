@@ -1,4 +1,4 @@
-"""Models in GGUF files, and the tokenizers that lie in them."""
+"""Models and tokenizers in GGUF files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from transformers import (
 def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """A GGUF file's tokenizer, with the BOS and EOS that the file names.
 
-    transformers 5.17 takes the one for the other in the Llama family, and a turn would be trained to end at a start.
+    transformers 5.17 swaps the two in the Llama family, and turns would be trained to end with BOS.
     """
     from gguf import GGUFReader
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     fields = GGUFReader(path).fields
     for role in ("bos", "eos"):
-        named = fields.get(f"tokenizer.ggml.{role}_token_id")
-        if named is not None:
-            setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(int(named.contents())))
+        token_id = fields.get(f"tokenizer.ggml.{role}_token_id")
+        if token_id is not None:
+            setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(int(token_id.contents())))
     return tokenizer
 
 
 def load_gguf(path: Path, kind: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A GGUF file, dequantised. It is marked as quantised by transformers, which then refuses to save it."""
+    """A GGUF file, dequantised. transformers refuses to save a model marked as quantised, so the mark is removed."""
     model = kind.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
     tokenizer = gguf_tokenizer(path)
     model.hf_quantizer, model.is_quantized = None, False

@@ -1,6 +1,6 @@
 """Models and tokenizers: the embedded default, hub ids, local directories and GGUF files; device and dtype.
 
-Every automatic choice says its reason. Weights are read and written as safetensors only.
+Every automatic choice prints its reason. Weights are read and written as safetensors only.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
 
 
 def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Embeddings for tokens that were added, where the model has no spare rows for them."""
+    """Add embeddings for new tokens if the model has no spare rows for them."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        with torch.random.fork_rng(devices=[]):  # the first values of new tokens are drawn; let them be the same ones
+        with torch.random.fork_rng(devices=[]):  # the same random first values for new tokens in every run
             torch.manual_seed(0)
             model.resize_token_embeddings(len(tokenizer))
 
@@ -81,9 +81,9 @@ def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrain
             )
     except Exception as error:
         raise _not_loaded(config.name, error) from error
-    chosen = set_template(tokenizer, config)
+    summary = set_template(tokenizer, config)
     if announce:
-        say(f"{'tokenizer':<12} {chosen}")
+        say(f"{'tokenizer':<12} {summary}")
     return tokenizer
 
 
@@ -96,17 +96,17 @@ def new_token_ids(config: ModelConfig, base: Loaded) -> list[int]:
 
 @dataclass(frozen=True)
 class SavedPolicy:
-    """Where a policy lies: a directory with a causal model (None: the base model that the config names), perhaps under
-    an adapter that a stage kept."""
+    """A policy on disk: a directory with a causal model (None: the base model that the config names), and the adapter
+    on it, if a stage saved one."""
 
     directory: Path | None
     adapter: Path | None = None
     merged: Path | None = None
-    """Where the same policy lies as plain weights."""
+    """The same policy as plain weights."""
 
     def load(self, config: ModelConfig) -> Loaded:
-        """On the device that the config asks for. The adapter stays beside weights that are read in less than float32:
-        added to them, most of what it changes would be rounded away (trueup/training/merging.py)."""
+        """The policy on the device that the config asks for. Below float32 the adapter is not added to the weights:
+        most of its change would be rounded away (trueup/training/merging.py)."""
         exact = place(config).dtype == torch.float32
         if self.merged and exact:
             loaded = load_policy(self.merged, config)
@@ -122,7 +122,8 @@ class SavedPolicy:
 
     @classmethod
     def of_stage(cls, stage: Path, parent: Path | None) -> SavedPolicy:
-        """What a stage made of the policy in `parent`, where that is known. No adapter: all weights were trained."""
+        """The policy that a stage trained from the one in `parent`, if that is known. Without an adapter, all weights
+        were trained."""
         model, adapter = stage / "model", stage / "adapter"
         return cls(parent, adapter, model) if parent and adapter.is_dir() else cls(model)
 
@@ -137,7 +138,7 @@ def load_reward_model(
 ) -> Loaded:
     """A sequence-classification model with one output.
 
-    fresh_head  the directory is a policy's, and the head begins with weights that are drawn
+    fresh_head  the directory holds a policy, and the head starts with random weights
     """
     kind = AutoModelForSequenceClassification
     return _load_saved(kind, directory, config, master_weights, num_labels=1, fresh_head=fresh_head)
@@ -147,12 +148,12 @@ _OWN_PAD = "<|trueup_pad|>"
 
 
 def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
-    """A policy with a fresh head of one output, and with a pad token that stands for nothing else.
+    """A policy with a fresh head of one output, and with a pad token that has no other use.
 
     transformers reads the score at the last token that is not padding, and finds padding by its id. An answer may end
-    with EOS, or where it was cut with any token that the policy knows; so the pad token is one that the policy does not
-    know. Then the id says the same as the position, in training, in `trueup.models.scoring.score` and wherever the
-    saved model is read. Padding stands on the right: models with absolute positions read it as text on the left."""
+    with EOS or, if it was cut, with any token that the policy knows. So the pad token is new to the policy. Then ids
+    and positions agree on the last token: in training, in `trueup.models.scoring.score` and wherever the saved model is
+    read. Padding stands on the right, because models with absolute positions would read it as text on the left."""
     loaded = load_reward_model(directory, config, master_weights, fresh_head=True)
     loaded.tokenizer.add_special_tokens({"pad_token": _OWN_PAD})
     loaded.tokenizer.padding_side = "right"
@@ -163,7 +164,7 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
 
 
 def train_in_float32(head: torch.nn.Module) -> None:
-    """Keep a head that is trained whole in float32, whatever its input is: bf16 rounds small updates away."""
+    """Keep a fully trained head in float32, whatever its input is: bf16 rounds small updates away."""
     head.to(torch.float32)
     head.register_forward_pre_hook(_in_float32)
 
@@ -191,9 +192,9 @@ def read_tokenizer(directory: Path | str, config: ModelConfig) -> PreTrainedToke
 
 
 def _without_dropout(model: PreTrainedModel) -> None:
-    """What is trained from a policy starts as that policy, and is compared with it: nothing is dropped at random.
+    """Turn off all dropout. A model that is trained from a policy starts as that policy and is compared with it.
 
-    TRL sets the modules of the class Dropout to 0; OPT, Falcon and others keep a number, and drop by a function.
+    TRL sets modules of the class Dropout to 0; OPT, Falcon and others keep a rate and drop by a function.
     """
     for module in model.modules():
         for name, value in vars(module).items():
@@ -223,7 +224,7 @@ def _from_pretrained(
     if kind is AutoModelForSequenceClassification:
         add_score_head(read_settings(source, config))
     try:
-        model, told = kind.from_pretrained(
+        model, loading_info = kind.from_pretrained(
             source,
             dtype=placement.dtype,
             revision=config.revision if source == config.name else None,
@@ -236,30 +237,31 @@ def _from_pretrained(
         model.to(placement.device)
     except Exception as error:
         raise _not_loaded(source, error) from error
-    _require_all_weights(source, model, told, fresh_head)
+    _require_all_weights(source, model, loading_info, fresh_head)
     let_router_be(model)
     return model
 
 
-def _require_all_weights(source: str, model: PreTrainedModel, told: dict[str, Any], fresh_head: bool) -> None:
-    """transformers draws at random, with a warning, what a checkpoint lacks or has in another shape."""
+def _require_all_weights(source: str, model: PreTrainedModel, info: dict[str, Any], fresh_head: bool) -> None:
+    """A ModelError if the checkpoint lacks a weight or has it in another shape. transformers would only warn, and draw
+    the weight at random."""
     weights = dict(model.named_parameters(remove_duplicate=False))
-    missing = set(told["missing_keys"]) & weights.keys()
+    missing = set(info["missing_keys"]) & weights.keys()
     shared = {id(weight) for name, weight in weights.items() if name not in missing}
     lacking = {name: "is missing" for name in missing if id(weights[name]) not in shared}
-    lacking |= {name: f"is {[*found]}, not {[*wanted]}" for name, found, wanted in told["mismatched_keys"]}
+    lacking |= {name: f"is {[*shape]}, not {[*expected]}" for name, shape, expected in info["mismatched_keys"]}
     if fresh_head:
         lacking = {name: what for name, what in lacking.items() if not name.startswith("score.")}
     if lacking:
         first = min(lacking)
         raise ModelError(
             f"model.name: {source}: {len(lacking)} of {len(weights)} weights are not in its files as its config.json "
-            f"wants them, and would be drawn at random ({first} {lacking[first]}): fetch or save the model again"
+            f"expects them, and would be drawn at random ({first} {lacking[first]}): fetch or save the model again"
         )
 
 
 def try_weights(source: str, config: ModelConfig) -> None:
-    """Names and shapes of a model's weights, read without memory: a ModelError where they are not the model's."""
+    """A ModelError unless the files hold all of the model's weights by name and shape. It takes no memory."""
     nowhere = replace(place(config), device=torch.device("meta"))
     _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
 
@@ -278,7 +280,7 @@ def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
 
 
 def context_length(settings: PretrainedConfig, tokenizer: Any = None) -> int | None:
-    """Tokens that the model can read at most, whatever its configuration calls them; None where it names no limit."""
+    """Most tokens that the model can read, whatever its configuration calls them; None if it names no limit."""
     text = settings.get_text_config()
     for name in _CONTEXT_NAMES:
         length = getattr(text, name, None)
@@ -295,24 +297,24 @@ _CONTEXT_NAMES = (
 
 
 def _scaled(text: Any, length: int) -> int:
-    """The limit with scaled rotary positions, some of which are told beside the limit and not in it."""
+    """The limit with scaled rotary positions. Some configurations give the scale beside the limit, not in it."""
     rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))] if isinstance(rope, dict) else []
-    known = [
+    limits = [
         int(part["factor"] * part.get("original_max_position_embeddings", length))
         for part in ropes
         if isinstance(part.get("factor"), int | float)
     ]
-    return max(known, default=0)
+    return max(limits, default=0)
 
 
 def add_score_head(settings: PretrainedConfig) -> None:
-    """Let transformers read a reward model of an architecture that it has no class for, such as Cohere and Granite:
-    the decoder and one linear layer, as of the others."""
+    """Register a reward model for an architecture for which transformers has none, such as Cohere and Granite: the
+    decoder and one linear layer, as it has for the others."""
     kind = type(settings)
     if kind in AutoModelForSequenceClassification._model_mapping or kind not in AutoModelForCausalLM._model_mapping:
         return
-    if not kind.__module__.startswith("transformers."):  # code that came with a model says itself what it has
+    if not kind.__module__.startswith("transformers."):  # code that came with a model registers its own classes
         return
     causal = AutoModelForCausalLM._model_mapping[kind]
     pretrained = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
@@ -321,19 +323,19 @@ def add_score_head(settings: PretrainedConfig) -> None:
     name = kind.__name__.removesuffix("Config") + "ForSequenceClassification"
     own = {"__module__": __name__, "base_model_prefix": causal.base_model_prefix}
     head = type(name, (GenericForSequenceClassification, pretrained), own)
-    AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only code that is not transformers'
+    AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only for foreign code
 
 
 def let_router_be(model: PreTrainedModel) -> None:
-    """A mixture of experts tells what its router chose to who asks in a call; else it would compute the balance of its
-    experts whenever it answers, and with a cache it cannot."""
+    """Stop a mixture of experts from returning its router's choices unless a call asks for them. Otherwise it computes
+    the balance of its experts in every forward pass, which fails with a cache."""
     settings = model.config.get_text_config()
     if getattr(settings, "output_router_logits", False):
         settings.output_router_logits = False
 
 
 def _not_loaded(name: str, error: Exception) -> ModelError:
-    """Whatever a library raises over somebody's model: safetensors and tokenizers have errors of no common class."""
+    """The ModelError for whatever a library raises: errors of safetensors and tokenizers have no common class."""
     if "trust_remote_code" in str(error):
         return ModelError(
             f"model.name: {name!r} brings Python of its own, which runs with all your rights: read it, and set "
@@ -347,7 +349,7 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
 
 
 def source_of(config: ModelConfig) -> str:
-    """The directory, file or hub id that the base model is loaded from; the embedded one is fetched if need be."""
+    """The directory, file or hub id of the base model. The embedded model is fetched if it is not there yet."""
     if config.name == EMBEDDED:
         return str(embedded_model())
     if config.name.endswith(".gguf") and not Path(config.name).is_file():
@@ -356,7 +358,7 @@ def source_of(config: ModelConfig) -> str:
 
 
 def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Model and tokenizer must name the same pad and EOS, in what is trained and in what is saved."""
+    """Give the model the tokenizer's pad and EOS, for training and for what is saved."""
     for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
         config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     if model.can_generate():
@@ -366,14 +368,14 @@ def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def save(loaded: Loaded, directory: Path) -> None:
     """Write weights (safetensors), tokenizer and chat template."""
-    loaded.model.config.use_cache = True  # training turns it off, and whoever generates without it waits
+    loaded.model.config.use_cache = True  # training turns it off, and generation without it is slow
     loaded.model.save_pretrained(directory)
     loaded.tokenizer.save_pretrained(directory)
     obey_umask(directory)
 
 
 def obey_umask(directory: Path) -> None:
-    """safetensors writes files that their owner alone can read; they get the mode that any other file is made with."""
+    """Give safetensors files the mode of any new file. The library makes them readable by their owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     for path in directory.rglob("*.safetensors"):

@@ -1,12 +1,12 @@
-"""Several policies that answer one prompt in lockstep, a token each at every step; and where they differ.
+"""Several policies that answer one prompt in lockstep, one token each per step; and where they differ.
 
 One base model is in memory. A policy is the sum of LoRA adapters on it, and each row of a batch goes through the
-adapters of its own policy, so that all policies take one forward pass a step:
+adapters of its own policy. So all policies together take one forward pass per step:
 
     h_b = W x_b + sum_i s_i B_i A_i x_b,   i over the adapters of row b's policy   (Hu et al. 2021, arXiv:2106.09685)
 
-PEFT reads the adapters. Its own mixed batches take one adapter a row, where an aligned policy is two, and more time
-(benchmarks/live.py). The base weights are never written to.
+PEFT reads the adapters. Its own mixed batches allow one adapter per row, but an aligned policy has two; they are also
+slower (benchmarks/live.py). The base weights are never changed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Token:
 
     id: int
     text: str
-    """What it adds: whole characters only, so the first of a character's bytes add nothing and the last all of it."""
+    """The text that it adds, in whole characters: the first bytes of a character add nothing, the last adds it all."""
 
 
 @dataclass(frozen=True)
 class NextTokens:
-    """A token of every policy that is still answering."""
+    """One token of every policy that is still answering."""
 
     tokens: dict[str, Token]
     ended: dict[str, Candidate] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class NextTokens:
 
 
 class Detokeniser:
-    """The text of an answer while its tokens come."""
+    """The text of an answer that is still being sampled."""
 
     def __init__(self, tokenizer: Any):
         self._decode = lambda ids: completion_text(tokenizer, [id for id in ids if id != tokenizer.eos_token_id])
@@ -63,14 +63,14 @@ class Detokeniser:
         self._before = self._read = 0  # decoded anew from `_before`, because a token's text depends on what precedes it
 
     def add(self, token: int, last: bool = False) -> str:
-        """What this token adds to the text. `last`: with it comes whatever is still incomplete."""
+        """The text that this token adds. With `last` it includes any character that is still incomplete."""
         self._ids.append(token)
-        known = self._decode(self._ids[self._before : self._read])
+        shown_text = self._decode(self._ids[self._before : self._read])
         text = self._decode(self._ids[self._before :])
         if text.endswith("�") and not last:  # the bytes so far are no character yet
             return ""
         self._before, self._read = self._read, len(self._ids)
-        return text[len(known) :]
+        return text[len(shown_text) :]
 
 
 # ---- One model, many adapters -----------------------------------------------------------------------------------
@@ -127,9 +127,9 @@ class Adapted:
 
 
 def _stacked(layer: Any, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-    """The factors of each row's change of a linear layer: A (B, in, R) and B (B, R, out), scaled.
+    """The factors of each row's change to a linear layer: A (B, in, R) and B (B, R, out), scaled.
 
-    Adapters that add up stand side by side along the rank; rows of a lower rank than R are filled with zeros.
+    The adapters of a row are concatenated along the rank; rows of a lower rank than R are padded with zeros.
     """
     one = next(iter(layer.lora_A.values())).weight
     factors = []
@@ -148,7 +148,7 @@ def _stacked(layer: Any, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]
 
 
 class Engine:
-    """The policies of a run; each model is loaded when it is first needed, and stays."""
+    """The policies of a run. Each model is loaded when it is first needed, and stays in memory."""
 
     def __init__(self, run_dir: Path, on_load: Callable[[str], None] = lambda what: None, trust: bool = False):
         self.run_dir, self.on_load = run_dir, on_load
@@ -159,11 +159,10 @@ class Engine:
 
     @torch.inference_mode()
     def stream(self, names: Sequence[str], prompt: Sequence[Message], decoding: Decoding) -> Iterator[NextTokens]:
-        """Answer after answer grows by a token a step, until each has ended by EOS or at the limit.
+        """Every policy's answer grows by one token per step, until each has ended by EOS or at the limit.
 
-        The numbers that tokens are drawn with are those of the first answer in `trueup.models.sampling`, for every
-        policy: given the same decoding, it says here what it said in the comparison. Whoever reads may stop in
-        between."""
+        All policies use the random numbers of the first answer in `trueup.models.sampling`. So with the same decoding a
+        policy answers here as it did in the comparison. The caller may stop at any step."""
         batches = [_Batch(*group, prompt, decoding) for group in self._by_model(names)]
         for index in range(decoding.max_new_tokens):
             if index:
@@ -189,7 +188,7 @@ class Engine:
             tokens = tokens.to(loaded.placement.device)  # (P, S + T)
             count = len(token_ids)
             logits = loaded.model(input_ids=tokens, use_cache=False, logits_to_keep=count + 1).logits[:, :-1]
-            # One row after the other: float32 of all of them would be gigabytes with a large vocabulary.
+            # Row by row: all logits in float32 would take gigabytes with a large vocabulary.
             for name, row in zip(names, logits, strict=True):
                 logprobs[name] = tensors.token_logprobs(row, tokens[0, -count:]).cpu()
         return logprobs[policy] - logprobs[reference]
@@ -224,7 +223,7 @@ class Engine:
 
 
 class _Batch:
-    """The policies on one model while they answer: B rows, one policy each, fewer as they end."""
+    """The policies on one model while they answer: B rows, one policy each. Rows leave as their answers end."""
 
     def __init__(self, model: Adapted, names: list[str], prompt: Sequence[Message], decoding: Decoding):
         self.model, self.names, self.decoding = model, names, decoding
@@ -246,24 +245,24 @@ class _Batch:
         self.forward()
 
     def forward(self) -> None:
-        """Read the tokens that were drawn last. All rows are equally long, so none needs a mask."""
+        """Run the model on the tokens that were drawn last. All rows are equally long, so no mask is needed."""
         model = self.model.loaded.model
         out = model(input_ids=self.drawn, **as_argument(self.cache, model), use_cache=True, logits_to_keep=1)
         self.logits = out.logits[:, -1]  # (B, V)
 
     def draw(self, index: int) -> NextTokens:
         """The next token of each row; rows that end with it leave the batch."""
-        drawn = draw(self.logits, self.uniform[index].expand(len(self.names)), self.decoding)  # (B,)
-        logprobs = tensors.token_logprobs(self.logits, drawn)
+        token_ids = draw(self.logits, self.uniform[index].expand(len(self.names)), self.decoding)  # (B,)
+        logprobs = tensors.token_logprobs(self.logits, token_ids)
         tokens, ended = {}, {}
-        for name, token, logprob in zip(self.names, drawn.tolist(), logprobs.tolist(), strict=True):
+        for name, token, logprob in zip(self.names, token_ids.tolist(), logprobs.tolist(), strict=True):
             self.ids[name].append(token)
             self.logps[name] += logprob
             last = token == self.eos or index + 1 == self.decoding.max_new_tokens
             tokens[name] = Token(token, self.texts[name].add(token, last))
             if last:
                 ended[name] = candidate(self.model.loaded, self.ids[name], self.logps[name])
-        self.drawn = drawn.unsqueeze(1)
+        self.drawn = token_ids.unsqueeze(1)
         if ended:
             self._keep([row for row, name in enumerate(self.names) if name not in ended])
         return NextTokens(tokens, ended)

@@ -14,7 +14,7 @@ from trueup.errors import ModelError
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model runs and in what precision, and why."""
+    """Where a model runs and in what precision, with the reason."""
 
     device: torch.device
     dtype: torch.dtype
@@ -26,18 +26,18 @@ class Placement:
 
     @property
     def facts(self) -> dict[str, str]:
-        """For the manifest."""
+        """Device, dtype and attention for the manifest."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         dtype = str(self.dtype).removeprefix("torch.")
         return {"device": name, "dtype": dtype, "attention": self.attention or "auto"}
 
 
 def place(config: ModelConfig, master_weights: bool = False) -> Placement:
-    """Choose device, dtype and attention. The config's own words win over every automatic choice."""
+    """Choose device, dtype and attention. A value in the config overrides the automatic choice."""
     device = torch.device(config.device if config.device != "auto" else _best_device())
     if not _is_there(device):
         raise ModelError(
-            f"model.device: {config.device}: this machine has none, as PyTorch {torch.__version__} sees it"
+            f"model.device: {config.device}: PyTorch {torch.__version__} sees no such device on this machine"
         )
     dtype, why = _best_dtype(device)
     if master_weights and dtype != torch.float32:

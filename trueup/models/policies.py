@@ -1,7 +1,7 @@
-"""The policies of a run: the base model, the SFT policy, the aligned one, and the steps on the way to it. No torch.
+"""The policies of a run: the base model, the SFT policy, the aligned one, and the kept steps before it. No torch.
 
-Adapters say what a stage changed: SFT's is relative to the base model, alignment's to the SFT policy. So one base model
-in memory serves all of them. Where a stage left no adapter, its merged `model/` is loaded as a model of its own.
+An adapter is a stage's change: SFT's to the base model, alignment's to the SFT policy. So one base model in memory
+serves all of them. If a stage left no adapter, its merged `model/` is loaded as a model of its own.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class PolicyInfo:
     model: Path | None
     """Directory of the weights under the adapters; None: the base model as the campaign names it."""
     adapters: tuple[Path, ...] = ()
-    """All active, their changes added."""
+    """All are active, and their changes add up."""
     note: str | None = None
-    """Why it is not an adapter on the base model, where that is so."""
+    """Why it is not an adapter on the base model, if it is none."""
 
 
 def find_policies(run_dir: Path) -> list[PolicyInfo]:
-    """The policies of a run whose SFT stage is finished, in the order in which they came to be."""
+    """The policies of a run whose SFT stage is finished, in the order in which they were trained."""
     sft = runs.open_stage(run_dir, "sft")
     base = PolicyInfo("base", "Base", None)
     reference = _after(base, sft.dir, "sft", "SFT")
@@ -56,12 +56,12 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
 
 
 def _after(before: PolicyInfo, stage: Path, name: str, title: str) -> PolicyInfo:
-    """The policy that a stage made of the one before."""
+    """The policy that a stage trained from the one before."""
     file = stage / "adapter" / "adapter_config.json"
     if not file.is_file():
         return PolicyInfo(name, title, stage / "model", note="its own weights: no adapter was saved")
     if json.loads(file.read_text(encoding="utf-8")).get("trainable_token_indices"):
-        # Rows of the embeddings that the adapter puts in place of others: nothing that could be added to a base model.
+        # The adapter replaces rows of the embeddings, which cannot be added to a shared base model.
         return PolicyInfo(name, title, stage / "model", note="its own weights: its adapter trains new tokens")
     return _adapted(before, stage / "adapter", name, title)
 
@@ -74,8 +74,8 @@ def _adapted(before: PolicyInfo, adapter: Path, name: str, title: str) -> Policy
 def model_config(run_dir: Path, trust: bool) -> ModelConfig:
     """The campaign's `model` section, as the SFT stage wrote it.
 
-    trust  the run is one's own. Otherwise it is data: whatever in it asks for code of the model's, or of a hub's
-           (`trust_remote_code`, an attention kernel by name), is not followed.
+    trust  the run is one's own. Otherwise it is data, and settings that would run code of the model or of a hub
+           (`trust_remote_code`, an attention kernel by name) are ignored.
     """
     path = runs.open_stage(run_dir, "sft").dir / CONFIG
     problems: list[str] = []
@@ -87,6 +87,6 @@ def model_config(run_dir: Path, trust: bool) -> ModelConfig:
 
 
 def versions(run_dir: Path) -> tuple[str, ...]:
-    """Changes when a stage whose weights may be in memory was run again."""
-    found = (runs.find_stage(run_dir, stage) for stage in ("sft", "align", "reward"))
-    return tuple(stage.sha256 if stage else "" for stage in found)
+    """Hashes of the stages whose weights may be in memory; they change when one of them was run again."""
+    stages = (runs.find_stage(run_dir, stage) for stage in ("sft", "align", "reward"))
+    return tuple(stage.sha256 if stage else "" for stage in stages)

@@ -1,12 +1,12 @@
 """Sampling answers in batches.
 
-What a prompt's k-th answer will be depends on the policy, the prompt, k and the seed alone, and not on the batch size,
-the order of prompts or the number of processes: each answer has its own stream of uniform numbers, and a token is the
-inverse of the cumulative distribution at the next of them. Two policies sampled with one seed therefore share their
-random numbers, which makes a comparison sharper, and a policy that did not change answers alike.
+A prompt's k-th answer depends on the policy, the prompt, k and the seed alone, and not on the batch size, the order of
+prompts or the number of processes: each answer has its own stream of uniform numbers, and a token is the inverse of the
+cumulative distribution at the next of them. Two policies sampled with one seed therefore share their random numbers,
+which makes a comparison sharper, and a policy that did not change gives the same answers.
 
-Faster than `generate` on a CPU (benchmarks/sampling.py): a prompt is read once for all of its K answers, and rows that
-are finished leave the batch.
+It is faster than `generate` on a CPU (benchmarks/sampling.py): a prompt is read once for all of its K answers, and rows
+that are finished leave the batch.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def sample_saved(
     batch_size: int,
     num_workers: int = 1,
 ) -> Iterator[list[tuple[int, list[Candidate]]]]:
-    """As `sample`, from a saved policy and batch by batch: (index into `prompts`, answers), in any order.
+    """Sample as `sample` does, from a saved policy and batch by batch: (index into `prompts`, answers), in any order.
 
     On a CPU `num_workers` processes share the prompts, each with its share of the cores: small matrix products use
     several cores badly (benchmarks/sampling.py).
@@ -109,7 +109,7 @@ def _work(batch: list[tuple[int, Sequence[Message]]], decoding: Decoding, num_sa
 
 
 def _batches(prompts: Sequence[Sequence[Message]], num_samples: int, batch_size: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first: least padding, and memory peaks at once if it must."""
+    """Indices in batches of like length, for little padding. The longest come first, so that memory peaks at once."""
     order = sorted(range(len(prompts)), key=lambda i: -sum(len(message.content) for message in prompts[i]))
     per_batch = max(1, batch_size // num_samples)
     return [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
@@ -121,8 +121,8 @@ def _answer(
 ) -> list[tuple[int, list[Candidate]]]:
     encoded = [encode_prompt(policy.tokenizer, prompt) for _, prompt in batch]
     uniform = np.stack([noise(decoding, prompt, k) for _, prompt in batch for k in range(num_samples)])
-    drawn = _sample_batch(policy, encoded, uniform, decoding, num_samples)
-    rows = [candidate(policy, ids, logp) for ids, logp in drawn]
+    completions = _sample_batch(policy, encoded, uniform, decoding, num_samples)
+    rows = [candidate(policy, ids, logp) for ids, logp in completions]
     return [(i, rows[n * num_samples : (n + 1) * num_samples]) for n, (i, _) in enumerate(batch)]
 
 
@@ -133,7 +133,7 @@ def noise(decoding: Decoding, prompt: Sequence[Message], k: int) -> np.ndarray:
 
 
 def candidate(policy: Loaded, ids: list[int], logp: float) -> Candidate:
-    """What was sampled, as a row on disk: finished exactly if its last token is EOS."""
+    """A sampled answer as a row on disk. It is finished exactly if its last token is EOS."""
     finished = bool(ids) and ids[-1] == policy.tokenizer.eos_token_id
     return Candidate(text=answer_text(policy.tokenizer, ids), token_ids=ids, finished=finished, logp=logp)
 
@@ -166,22 +166,22 @@ def _sample_batch(
     rows = torch.arange(len(uniform), device=device)  # which answer each row of the batch is
     alive = torch.ones(len(uniform), dtype=torch.bool, device=device)
     for step in range(decoding.max_new_tokens):
-        drawn = draw(logits, uniform[rows, step], decoding)  # (B,)
-        logps[rows] += tensors.token_logprobs(logits, drawn) * alive
-        for row, token, is_alive in zip(rows.tolist(), drawn.tolist(), alive.tolist(), strict=True):
+        next_ids = draw(logits, uniform[rows, step], decoding)  # (B,)
+        logps[rows] += tensors.token_logprobs(logits, next_ids) * alive
+        for row, token, is_alive in zip(rows.tolist(), next_ids.tolist(), alive.tolist(), strict=True):
             if is_alive:
                 ids[row].append(token)
-        alive &= drawn != policy.tokenizer.eos_token_id
+        alive &= next_ids != policy.tokenizer.eos_token_id
         if step + 1 == decoding.max_new_tokens or not alive.any():
             break
         if alive.float().mean() < _SHRINK_BELOW:
             keep = alive.nonzero().squeeze(1)
             cache.reorder_cache(keep)
-            rows, drawn, mask, position = rows[keep], drawn[keep], mask[keep], position[keep]
+            rows, next_ids, mask, position = rows[keep], next_ids[keep], mask[keep], position[keep]
             alive = alive[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(
-            input_ids=drawn.unsqueeze(1),
+            input_ids=next_ids.unsqueeze(1),
             attention_mask=mask,
             position_ids=position,
             **past,
@@ -202,18 +202,18 @@ def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:
         return logits.argmax(dim=-1)
     logits = logits.float() / decoding.temperature
     if decoding.top_k or decoding.top_p < 1:
-        # Likeliest first; where tokens fall in [0, 1) is then alike for two policies that are alike.
+        # Likeliest first, so that similar policies have their tokens in similar places of [0, 1).
         logits, tokens = logits.topk(min(decoding.top_k or logits.size(-1), logits.size(-1)), dim=-1)
     else:
         tokens = None
     cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
     if decoding.top_p < 1:
         # The smallest set of likeliest tokens whose probability reaches top_p (Holtzman et al. 2020, arXiv:1904.09751)
-        kept = (cumulative < decoding.top_p).sum(dim=-1, keepdim=True)
-        total = cumulative.gather(-1, kept.clamp(max=cumulative.size(-1) - 1))
+        count = (cumulative < decoding.top_p).sum(dim=-1, keepdim=True)
+        total = cumulative.gather(-1, count.clamp(max=cumulative.size(-1) - 1))
     else:
         total = cumulative[:, -1:]
-    # Below 1 in float32 too, or the draw would fall behind the last token that is kept.
+    # Below 1 in float32 too, or the draw would fall behind the last token.
     uniform = uniform.clamp(max=1 - 2**-24)
     index = torch.searchsorted(cumulative, uniform.unsqueeze(-1) * total, right=True)
     index = index.clamp(max=cumulative.size(-1) - 1)

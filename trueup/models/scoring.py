@@ -45,10 +45,9 @@ def completion_kls(
     completions: Sequence[Sequence[int]],
     batch_size: int = 4,
 ) -> list[list[float]]:
-    """KL(policy || reference) in nats at each token of each completion, over all that could have stood there, at
-    temperature 1.
+    """KL(policy || reference) in nats at each token of each completion, over the whole vocabulary, at temperature 1.
 
-    batch_size  small, since two distributions over the vocabulary are held of each token
+    batch_size  small, since each token takes two distributions over the vocabulary in memory
     """
     encoded = [[encode_prompt(side.tokenizer, prompt) for prompt in prompts] for side in (policy, reference)]
     kls: list[list[float]] = [[] for _ in completions]
@@ -69,7 +68,7 @@ def completion_kls(
 def _read_completions(
     policy: Loaded, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The distributions that the completions' tokens were drawn from, one completion after the other.
+    """The distributions of the completions' tokens, one completion after the other.
 
     returns  logits (N, V) of all N tokens, the tokens (N,), and where they stand (B, T - 1)
     """
@@ -82,7 +81,7 @@ def _read_completions(
     scored = scored[:, 1:]
     read = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
     if _head_is_plain(policy.model):
-        # Only the positions that carry a completion token go through the head, which is a third of a small model.
+        # Only completion tokens go through the head, which is a third of a small model.
         hidden = policy.model.base_model(**read).last_hidden_state
         logits = policy.model.get_output_embeddings()(hidden[:, :-1][scored])
     else:
@@ -105,31 +104,31 @@ def score(
     batch_size: int = 32,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[float]:
-    """The reward model's score of each completion, read at its last token; of an empty one that was not finished, at
-    the prompt's last, as it is trained.
+    """The reward model's score of each completion, read at its last token. An empty completion is scored at the
+    prompt's last token, as in training.
 
-    A prompt is read once for all of its completions where the architecture can, and completions of like length go
-    through together.
+    A prompt is read once for all of its completions if the architecture allows, and completions of like length form a
+    batch.
     """
     in_parts = reads_in_parts(reward_model.model.config)
     encoded = [tuple(encode_prompt(reward_model.tokenizer, prompt)) for prompt in prompts]
-    asked: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt
+    rows_of_prompt: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt
     for i, prompt in enumerate(encoded):
-        asked.setdefault(prompt, []).append(i)
+        rows_of_prompt.setdefault(prompt, []).append(i)
     scores, done = [0.0] * len(encoded), 0
-    order = sorted(asked, key=len, reverse=True)
+    order = sorted(rows_of_prompt, key=len, reverse=True)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         read = _read_prompts(reward_model, chunk) if in_parts else None
-        which = {i: row for row, prompt in enumerate(chunk) for i in asked[prompt]}
+        which = {i: row for row, prompt in enumerate(chunk) for i in rows_of_prompt[prompt]}
         by_length = sorted(which, key=lambda i: -len(completions[i]))
         for first in range(0, len(by_length), batch_size):
             batch = by_length[first : first + batch_size]
-            said = [completions[i] for i in batch]
-            if read and said[-1]:  # behind an empty answer, the shortest, there is nothing to read on
-                values = _score_batch(reward_model, read, [which[i] for i in batch], said)
+            batch_completions = [completions[i] for i in batch]
+            if read and batch_completions[-1]:  # the last is the shortest; an empty one adds no token to the cache
+                values = _score_batch(reward_model, read, [which[i] for i in batch], batch_completions)
             else:
-                values = _score_whole(reward_model, [encoded[i] for i in batch], said)
+                values = _score_whole(reward_model, [encoded[i] for i in batch], batch_completions)
             for i, value in zip(batch, values.tolist(), strict=True):
                 scores[i] = value
             done += len(batch)
@@ -155,7 +154,7 @@ def _read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tup
 def _score_batch(
     reward_model: Loaded, read: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Scores (B,) of B completions; `which` of the prompts that were read each of them answers."""
+    """Scores (B,) of B completions; `which` gives each one's row among the prompts that were read."""
     model, device = reward_model.model, reward_model.placement.device
     rows = torch.tensor(which, device=device)  # (B,)
     cache = copy.deepcopy(read[0])
@@ -171,7 +170,7 @@ def _score_batch(
         **as_argument(cache, model.base_model),
         use_cache=True,
     ).last_hidden_state
-    # transformers' own head looks for the last token that is not padding by its id; we know where it is.
+    # transformers' own head finds the last token that is not padding by its id; here its position is known.
     last = hidden[torch.arange(len(tokens), device=device), answered.sum(dim=1) - 1]  # (B, H)
     return model.score(last).squeeze(-1).float()
 
@@ -179,7 +178,7 @@ def _score_batch(
 def _score_whole(
     reward_model: Loaded, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Scores (B,) of B completions, each read with its prompt from the first token on."""
+    """Scores (B,) of B completions, each read together with its prompt."""
     model, device = reward_model.model, reward_model.placement.device
     rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     tokens, mask = (tensor.to(device) for tensor in tensors.pad_right(rows, reward_model.tokenizer.pad_token_id))

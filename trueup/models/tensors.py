@@ -43,16 +43,16 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     logits  (..., V), of the distribution that each token was drawn from (already shifted)
     tokens  (...) int64
     """
-    chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).float()
-    return chosen - logits.float().logsumexp(dim=-1)
+    token_logits = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).float()
+    return token_logits - logits.float().logsumexp(dim=-1)
 
 
 def kl(logits: Tensor, reference_logits: Tensor) -> Tensor:
     """KL(p || q) in nats of each position, in float32 and never below 0: sum over tokens of p (log p - log q).
 
     logits            (..., V) of p
-    reference_logits  (..., W) of q; W differs from V where a vocabulary grew or its matrix was padded, and only tokens
-                      that both know have a part in the sum
+    reference_logits  (..., W) of q; W differs from V if a vocabulary grew or its matrix was padded, and the sum is over
+                      the tokens that both have
     """
     shared = min(logits.size(-1), reference_logits.size(-1))
     log_p = logits.float().log_softmax(dim=-1)[..., :shared]

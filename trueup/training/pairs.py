@@ -111,7 +111,7 @@ def encode_pairs(
     refused.stop()
     if stage is not None:
         stage.keep_aside(dropped)
-        found = [f"{count} of {len(pairs)} pairs are {what}" for what, count in refused.told.items()]
+        found = [f"{count} of {len(pairs)} pairs are {what}" for what, count in refused.changes.items()]
         if anew:
             found.append(
                 f"{anew} of {recorded} answers with recorded tokens were encoded anew: this tokenizer decodes those "

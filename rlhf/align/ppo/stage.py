@@ -197,7 +197,7 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
         stage.add_input(path, len(fitting), dropped)
         say(f"{'ptx':<12} {path.name}: {len(fitting)} demonstrations; left out: {dropped}")
     refused.stop()
-    for what, count in refused.told.items():
+    for what, count in refused.changes.items():
         say(f"{'ptx':<12} {count} demonstrations {what}")
     if not rows:
         raise DataError("align.ptx_data: no demonstration is left to mix in")

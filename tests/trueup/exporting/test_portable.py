@@ -336,7 +336,7 @@ def test_over_all_templates_that_trl_ships_plain_transformers_scores_the_tokens_
             told: set[str] = set()
             *prompt, answer = templates.dialogue(random.Random(n), control=[])
             try:
-                ids = encode_prompt(trained, prompt, told) + encode_completion(trained, answer.content, told=told)
+                ids = encode_prompt(trained, prompt, told) + encode_completion(trained, answer.content, changes=told)
             except TrueupError:
                 continue
             turns = [{"role": message.role, "content": message.content} for message in (*prompt, answer)]

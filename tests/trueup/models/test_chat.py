@@ -144,7 +144,7 @@ def test_a_choice_says_what_was_chosen_and_why(bases) -> None:
         return set_template(AutoTokenizer.from_pretrained(bases(base)), ModelConfig(**config))
 
     assert said("plain") == (
-        "chat template plain (this tokenizer has none, as of a base model), end of turn '<|endoftext|>', "
+        "chat template plain (the tokenizer of a base model has none), end of turn '<|endoftext|>', "
         "pad is EOS (the vocabulary has no other token for it; masks are made from lengths, never from ids)"
     )
     assert said("chatml") == (
@@ -242,7 +242,7 @@ REFUSED = {
     ),
     "reasoning opened where it asks": (
         TURNS.replace("CONTENT", "m['content']").replace("'assistant: '", "'assistant: <think>'"),
-        "renders a prompt differently alone and with its answer: where it asks, it ends with '<think>'",
+        "renders a prompt differently alone and with its answer: alone it ends with '<think>'",
     ),
     "no system turn": (
         "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
@@ -434,7 +434,7 @@ def test_what_a_tokenizer_composes_is_told_and_what_it_cannot_write_is_refused(b
     assert told == {COMPOSED}
     made.backend_tokenizer.normalizer = normalizers.Lowercase()
     with pytest.raises(
-        DataError, match=r"message 2 \(assistant\): this tokenizer cannot write an answer: of 'It is Red"
+        DataError, match=r"message 2 \(assistant\): this tokenizer cannot write an answer: it turns 'It is Red"
     ):
         encode_demonstration(made, [Message(role="user", content="why"), _answer("It is Red.")])
     with pytest.raises(DataError, match=r"message 1 \(user\): this tokenizer cannot write its text, 'Why\?'"):
