@@ -1,4 +1,4 @@
-"""LoRA adapters: which modules get one, how they are saved, and the adapters that are kept along the way."""
+"""LoRA adapters: which modules get one, how they are saved, and the kept steps of a training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trueup.training.loop import require_finite
 def adapter(config: TrainConfig, model: PreTrainedModel, task: TaskType, new_tokens: list[int] | None = None) -> Any:
     """The LoRA adapter that the config asks for, or None with full fine-tuning.
 
-    new_tokens  ids whose embeddings are trained too, because the base model never saw them
+    new_tokens  ids whose embeddings are trained too, because they are new to the base model
     """
     if config.full_finetuning:
         return None
@@ -42,7 +42,7 @@ def adapter(config: TrainConfig, model: PreTrainedModel, task: TaskType, new_tok
 
 
 _UNADAPTED = ("out_proj", "conv1d")
-"""Modules of Mamba that its kernels read past any adapter; PEFT refuses them."""
+"""Modules of Mamba whose weights its kernels read directly, past any adapter; PEFT refuses them."""
 
 
 def _is_mamba(model: PreTrainedModel) -> bool:
@@ -50,7 +50,7 @@ def _is_mamba(model: PreTrainedModel) -> bool:
 
 
 def _new_rows(model: PreTrainedModel, ids: list[int]) -> list[int] | dict[str, list[int]]:
-    """Where new tokens have weights: in the embeddings, and in the output head where that is not tied to them."""
+    """Rows of the new tokens in the embeddings, and in the output head if it is not tied to them."""
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or head.weight is embeddings.weight:
         return ids
@@ -68,18 +68,18 @@ def let_head_be_read(model: PreTrainedModel | PeftModel) -> None:
 def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
     """Full names of the linear modules in the last blocks. PEFT's own `layers_to_transform` refuses `all-linear`."""
     layers = model.config.get_text_config().num_hidden_layers
-    wanted = config.lora.last_layers or layers
-    if wanted > layers:
-        raise ConfigError(f"{config.stage}.lora.last_layers", [f"{wanted}, but the model has {layers} layers"])
+    blocks = config.lora.last_layers or layers
+    if blocks > layers:
+        raise ConfigError(f"{config.stage}.lora.last_layers", [f"{blocks}, but the model has {layers} layers"])
     targets = config.lora.target_modules
     names = []
     for name, module in model.named_modules():
         block = next((int(part) for part in name.split(".") if part.isdigit()), -1)
-        chosen = targets == "all-linear" or name.rsplit(".", 1)[-1] in (
+        matches = targets == "all-linear" or name.rsplit(".", 1)[-1] in (
             [targets] if isinstance(targets, str) else targets
         )
-        chosen &= not (_is_mamba(model) and name.endswith(_UNADAPTED))
-        if isinstance(module, torch.nn.Linear | Conv1D) and block >= layers - wanted and chosen:
+        matches &= not (_is_mamba(model) and name.endswith(_UNADAPTED))
+        if isinstance(module, torch.nn.Linear | Conv1D) and block >= layers - blocks and matches:
             names.append(name)
     if not names:
         raise ConfigError(f"{config.stage}.lora.target_modules", [f"no linear module of that name: {targets!r}"])
@@ -87,31 +87,31 @@ def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
 
 
 def keep_adapter_dropout(model: torch.nn.Module, rate: float) -> None:
-    """Dropout before the adapters, as `lora.lora_dropout` says: TRL turns off theirs with that of the base."""
+    """Set the dropout before the adapters to `lora.lora_dropout`. TRL turns it off together with the base model's."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Dropout) and "lora_dropout" in name.split("."):
             module.p = rate
 
 
 ADAPTER = "adapter"
-"""Folder of a stage's adapter, beside the merged model: several policies can then share one base in memory."""
+"""Folder of a stage's adapter, beside the merged model. It lets several policies share one base in memory."""
 STEPS = "steps"
-"""Folder of the adapters that were kept along the way: step-10/, step-20/, ..."""
+"""Folder of the kept steps: step-10/, step-20/, ..."""
 
 
 def save_adapter(model: PreTrainedModel | PeftModel, directory: Path) -> None:
-    """Write the adapter as PEFT reads it; after full fine-tuning there is none."""
+    """Write the adapter in PEFT's format. After full fine-tuning there is none."""
     if isinstance(model, PeftModel):
         require_finite(model, "the adapter")
-        # New tokens' rows are stored with the adapter; the rest of the embeddings is the base model's.
-        # Of several adapters on one base, it is the default one that a stage's result is.
+        # The adapter holds the rows of new tokens; the other embeddings are the base model's.
+        # If the base has several adapters, the one called `default` is the stage's result.
         model.save_pretrained(directory, save_embedding_layers=False, selected_adapters=["default"])
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's model card
         obey_umask(directory)
 
 
 class KeepSteps(TrainerCallback):
-    """Keeps the adapter of `count` steps along the way, evenly spaced: the path of a training can be looked at."""
+    """Keeps the adapter of `count` evenly spaced steps, so that one can look at a policy during training."""
 
     def __init__(self, run: StageRun, count: int):
         self.run, self.count = run, count
@@ -124,11 +124,11 @@ class KeepSteps(TrainerCallback):
 
 
 def kept_steps(steps: int, count: int) -> list[int]:
-    """`count` steps that divide a training evenly; the last step, whose adapter is the result, is not among them."""
-    wanted = (round(steps * part / (count + 1)) for part in range(1, count + 1))
-    return sorted({step for step in wanted if 0 < step < steps})
+    """`count` steps that divide a training evenly, without the last step, whose adapter is the result."""
+    even_steps = (round(steps * part / (count + 1)) for part in range(1, count + 1))
+    return sorted({step for step in even_steps if 0 < step < steps})
 
 
 def under_adapter(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model as it was trained, its adapter in its layers, for whoever asks for a plain one."""
+    """The plain model with the adapter still in its layers."""
     return model.get_base_model() if isinstance(model, PeftModel) else model

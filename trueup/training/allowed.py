@@ -1,15 +1,15 @@
 """Which arguments of TRL's trainers `trainer_args` may set, and why it refuses each of the others.
 
-Trueup tokenises and labels the rows itself, answers prompts itself and evaluates outside of training, so much of what
-TRL's configs offer would be accepted there and change nothing. Such an argument is refused by name, with the key that
-does what was wanted. What is in no list here is refused too: nobody has seen that it does something.
+Trueup tokenises the rows, samples the answers and evaluates by itself, so TRL would accept many of its arguments and
+they would change nothing. Such an argument is refused by name, with the key to use instead. An argument that is in no
+list here is refused too, because nobody has seen it work.
 
 Plain names, without torch or TRL, so that a campaign file is checked as it is read;
-tests/trueup/training/test_allowed.py holds the lists against the fields of TRL's configs, and sees every argument that
-is let through do something.
+tests/trueup/training/test_allowed.py compares the lists with the fields of TRL's configs, and shows that every allowed
+argument changes something.
 
-TRL and transformers look at most values only in a training step, and at some never: a negative weight decay trains, a
-loss that nobody knows stops a stage after its rollout. What a value may be stands here, and `trueup check` holds to it.
+TRL and transformers check most values only in a training step, and some never: a negative weight decay trains, an
+unknown loss stops a stage after its rollout. The allowed values stand here too, and `trueup check` applies them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "rloo": "optim epsilon epsilon_high mask_truncated_completions normalize_advantages reward_clip_range",
     }.items()
 }
-"""The arguments that reach TRL and do something there, by stage, or by algorithm of `align`."""
+"""The arguments that reach TRL and have an effect there, by stage, or by algorithm of `align`."""
 
 GOES_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "f_alpha_divergence_coef": ("f_divergence_type", ("alpha_divergence",)),
@@ -61,7 +61,7 @@ GOES_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "dataloader_prefetch_factor": ("dataloader_num_workers", ()),
     "fsdp_config": ("fsdp", ()),
 }
-"""Arguments that do nothing without another: {argument: (the other, the values of it that count; empty: any)}."""
+"""Arguments that do nothing without another: {argument: (the other, the values of it that matter; empty: any)}."""
 _UNCLIPPED = ("sapo", "vespo")
 NOT_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "epsilon": ("loss_type", _UNCLIPPED),
@@ -70,7 +70,7 @@ NOT_WITH: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "importance_sampling_level": ("loss_type", ("vespo",)),
     "label_smoothing_factor": ("loss_type", ("dft",)),
 }
-"""Arguments that do nothing beside another: {argument: (the other, the values of it that leave nothing to do)}."""
+"""Arguments that do nothing beside another: {argument: (the other, the values of it that switch them off)}."""
 _OF_TRACKERS = frozenset("project run_name trackio_bucket_id trackio_space_id trackio_static_space_id".split())
 
 # ---- Why the others are refused ---------------------------------------------------------------------------------
@@ -99,36 +99,36 @@ _INSTEAD = {
     "trust_remote_code": "model.trust_remote_code",
     "use_cpu": "model.device",
 }
-"""{argument of TRL: the key that does it}. An argument of the name of a key of the stage needs no entry."""
+"""{argument of TRL: the key to use instead}. An argument with the name of a key of the stage needs no entry."""
 
 _REASONS = {
     "Trueup tokenises and labels the rows itself, so that what is trained is the text of the row": (
         "assistant_only_loss completion_only_loss dataset_kwargs dataset_num_proc dataset_text_field eos_token "
         "eval_packing label_names pad_token packing packing_strategy padding_free remove_unused_columns truncation_mode"
     ),
-    "batches are made by Trueup's own sampler, of rows of like length, by the seed": (
+    "Trueup's own sampler makes the batches, of rows of like length, by the seed": (
         "auto_find_batch_size dataloader_drop_last dataloader_in_order dataloader_multiprocessing_context "
         "ignore_data_skip length_column_name shuffle_dataset steps_per_generation train_sampling_strategy"
     ),
-    "nothing is evaluated by the trainer: the stage measures before and after, and align.keep_steps keeps the way": (
+    "the trainer evaluates nothing: the stage measures before and after, and align.keep_steps keeps steps between": (
         "batch_eval_metrics do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches "
         "eval_on_start eval_steps eval_strategy eval_use_gather_object greater_is_better include_for_metrics "
         "load_best_model_at_end metric_for_best_model prediction_loss_only"
     ),
-    "checkpoints are for going on after an interruption, which needs them as Trueup writes them": (
+    "checkpoints serve to continue after an interruption, which needs them as Trueup writes them": (
         "enable_jit_checkpoint restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node "
         "save_only_model save_strategy save_total_limit"
     ),
-    "nothing is uploaded while a stage trains; `trueup export` makes what can be": (
+    "nothing is uploaded while a stage trains; `trueup export` makes a folder that can be": (
         "hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token log_completions_hub_repo "
         "push_to_hub"
     ),
-    "metrics.jsonl has a row of every step, and a number that is not finite stops the stage": (
+    "metrics.jsonl has a row for every step, and a number that is not finite stops the stage": (
         "disable_tqdm include_num_input_tokens_seen log_completions log_multimodal log_unique_prompts "
         "logging_first_step logging_nan_inf_filter logging_steps logging_strategy num_completions_to_print "
         "skip_memory_metrics"
     ),
-    "answers are drawn by Trueup's own sampler, from the very policy that is trained": (
+    "Trueup's own sampler draws the answers, from the very policy that is trained": (
         "cache_implementation chat_template_kwargs ds3_gather_for_generation generation_kwargs "
         "max_tool_calling_iterations min_p repetition_penalty top_k top_p transformers_continuous_batching_config "
         "use_transformers_continuous_batching use_transformers_paged use_vllm vllm_enable_sleep_mode "
@@ -137,18 +137,16 @@ _REASONS = {
         "vllm_max_model_length vllm_mode vllm_model_impl vllm_server_base_url vllm_server_host vllm_server_port "
         "vllm_server_timeout vllm_structured_outputs_regex vllm_tensor_parallel_size"
     ),
-    "the reference is the SFT policy from the first step to the last, and its log-probabilities are known before": (
+    "the reference is the SFT policy from the first step to the last, and its log-probabilities are computed before": (
         "ld_alpha precompute_ref_batch_size precompute_ref_log_probs ref_model_mixup_alpha ref_model_sync_steps "
         "sync_ref_model"
     ),
-    "one loss is trained, and one reward, the weighted sum of align.rewards": (
+    "there is one loss, and one reward, the weighted sum of align.rewards": (
         "discopop_tau loss_weights multi_objective_aggregation"
     ),
-    "log-probabilities of one policy must be alike however often they are read": "neftune_noise_alpha",
-    "processes are started by accelerate or torchrun, which tell each its rank and its part": (
-        "local_rank parallelism_config"
-    ),
-    "it is not tried with what Trueup puts around the trainer": (
+    "log-probabilities of one policy must be the same whenever they are computed": "neftune_noise_alpha",
+    "accelerate or torchrun start the processes and tell each its rank and its part": ("local_rank parallelism_config"),
+    "it is not tested with what Trueup puts around the trainer": (
         "activation_offloading cast_lm_head_to_fp32 entropy_coef_delta entropy_coef_max entropy_coef_min "
         "entropy_target liger_kernel_config optim_args optim_target_modules router_aux_loss_coef torch_compile "
         "torch_compile_backend torch_compile_mode "
@@ -157,29 +155,29 @@ _REASONS = {
 }
 REFUSED: Mapping[str, str] = {name: reason for reason, names in _REASONS.items() for name in names.split()}
 _OF_OTHER_TRAINERS = {
-    "ppo": "it is of GRPO's loss or TRL's own optimiser, and PPO has its own: see the keys of align",
-    "sft": "label_smoothing_factor is the one of SFT",
+    "ppo": "it belongs to GRPO's loss or TRL's own optimiser, and PPO has its own: see the keys of align",
+    "sft": "SFT has label_smoothing_factor",
 }
 
 
-def problems(kind: str, stage: str, keys: Mapping[str, Any], given: Mapping[str, Any], tracked: bool) -> list[str]:
+def problems(kind: str, stage: str, keys: Mapping[str, Any], args: Mapping[str, Any], tracked: bool) -> list[str]:
     """What is wrong with `trainer_args`, one line each, from the key on.
 
     kind     stage, or algorithm of `align`: a key of ALLOWED
     keys     the keys of the stage's own section
-    given    the arguments
+    args     the arguments
     tracked  whether `report_to` names a tracker
     """
     sentences = []
-    for name in given:
-        reason = _reason(kind, stage, keys, given, name, tracked)
+    for name in args:
+        reason = _reason(kind, stage, keys, args, name, tracked)
         if reason:
             sentences.append(f"trainer_args.{name}: {reason}")
     return sentences
 
 
 def _reason(
-    kind: str, stage: str, keys: Mapping[str, Any], given: Mapping[str, Any], name: str, tracked: bool
+    kind: str, stage: str, keys: Mapping[str, Any], args: Mapping[str, Any], name: str, tracked: bool
 ) -> str | None:
     if name in keys:
         return f"is set by Trueup; use {stage}.{name}"
@@ -189,16 +187,16 @@ def _reason(
         if name in REFUSED:
             return f"is refused: {REFUSED[name]}"
         if any(name in names for names in ALLOWED.values()):
-            return f"would do nothing: {_OF_OTHER_TRAINERS.get(kind, f'it is not of the loss of {kind}')}"
+            return f"would do nothing: {_OF_OTHER_TRAINERS.get(kind, f'the loss of {kind} does not have it')}"
         return f"no argument that Trueup knows{did_you_mean(name, sorted(ALLOWED[kind]))}"
     if name in _OF_TRACKERS and not tracked:
         return f"would do nothing: {stage}.report_to names no tracker"
     other, values = GOES_WITH.get(name, (None, ()))
-    if other is not None and (other not in given or (values and given[other] not in values)):
+    if other is not None and (other not in args or (values and args[other] not in values)):
         return f"would do nothing without {other}{f': {values[0]}'.lower() if values else ''}"
     other, values = NOT_WITH.get(name, (None, ()))
-    if other is not None and given.get(other) in values:
-        return f"would do nothing with {other}: {given[other]}"
+    if other is not None and args.get(other) in values:
+        return f"would do nothing with {other}: {args[other]}"
     return None
 
 
@@ -206,10 +204,10 @@ def _reason(
 
 
 def _words_of_fsdp(value: str) -> str:
-    known = "full_shard shard_grad_op no_shard hybrid_shard hybrid_shard_zero2 offload auto_wrap".split()
+    options = "full_shard shard_grad_op no_shard hybrid_shard hybrid_shard_zero2 offload auto_wrap".split()
     for word in value.split():
-        if word not in known:
-            raise ValueError(f"{word} is not one of {', '.join(known)}")
+        if word not in options:
+            raise ValueError(f"{word} is not one of {', '.join(options)}")
     return value
 
 
@@ -257,14 +255,14 @@ _OWN: Mapping[str, Any] = {
     "top_entropy_quantile": Annotated[float, Field(strict=True, gt=0, le=1)],
 }
 _VALUES: Mapping[str, Any] = {**{name: kind for kind, names in _OFTEN.items() for name in names.split()}, **_OWN}
-"""What the value of each argument may be."""
+"""The type of each argument's value."""
 _LOSSES_OF_SFT = Literal["nll", "dft"]
 
 
-def wrong_values(kind: str, given: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with the value of each argument, by argument; `kind` as in `problems`."""
+def wrong_values(kind: str, args: Mapping[str, Any]) -> dict[str, str]:
+    """The problem of each wrong value, by argument; `kind` as in `problems`."""
     wrong = {}
-    for name, value in given.items():
+    for name, value in args.items():
         try:
             _reader(_LOSSES_OF_SFT if (kind, name) == ("sft", "loss_type") else _VALUES[name]).validate_python(value)
         except ValidationError as error:

@@ -1,7 +1,7 @@
-"""What the training stages share around TRL's trainers: arguments, adapters, progress, resume, merging.
+"""Arguments of TRL's trainers, from a stage's config and the user's `trainer_args`.
 
-TRL is reached in one function of each stage (`build_trainer`); what is private to TRL 1.16 and needed anyway stands in
-`scored_completions_only` below, and has a test that fails when TRL changes it.
+Each stage calls TRL in one function (`build_trainer`). The one private part of TRL 1.16 that we need stands in
+`trueup.training.loop.scored_completions_only`; a test fails when TRL changes it.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
         "save_steps": config.save_steps,
         "save_total_limit": 1,
         "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would show a loss that is not a number as 0
+        "logging_nan_inf_filter": False,  # it would log a loss that is not a number as 0
         "report_to": config.report_to or "none",
         "seed": config.seed,
         "use_cpu": on_cpu,
         "bf16": loaded.placement.autocast,
-        # Recomputing activations saves memory that a CPU has, for time that it has not.
+        # Recomputing activations saves memory and costs time; a CPU has the memory.
         "gradient_checkpointing": not on_cpu,
         "dataloader_pin_memory": not on_cpu,
         "disable_tqdm": True,
-        "max_length": None,  # rows that are too long were dropped and counted, so nothing is cut in silence
+        "max_length": None,  # rows that are too long were dropped and counted; nothing may be cut in silence
     }
 
 
@@ -61,14 +61,14 @@ A = TypeVar("A", bound=TrainingArguments)
 def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: type) -> dict[str, Any]:
     """`arguments` with the user's `trainer_args:` on top.
 
-    Those that would do nothing were refused as the campaign file was read (trueup.training.allowed). What the installed
-    TRL does not know is refused here.
+    Those that would do nothing were refused when the campaign file was read (trueup.training.allowed). Those that the
+    installed TRL does not know are refused here.
     """
-    known = [field.name for field in dataclasses.fields(schema) if field.init]
+    fields = [field.name for field in dataclasses.fields(schema) if field.init]
     problems = [
-        f"{config.stage}.trainer_args.{key}: trl.{schema.__name__} has no such argument{did_you_mean(key, known)}"
+        f"{config.stage}.trainer_args.{key}: trl.{schema.__name__} has no such argument{did_you_mean(key, fields)}"
         for key in config.trainer_args
-        if key not in known
+        if key not in fields
     ]
     if problems:
         raise ConfigError("trainer_args", problems)
@@ -76,12 +76,12 @@ def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: 
 
 
 def build_arguments(schema: type[A], arguments: dict[str, Any], config: TrainConfig) -> A:
-    """The TRL config of a stage, of `arguments` and the user's; a ConfigError where TRL or transformers refuse it."""
+    """The TRL config of a stage from `arguments` and the user's; a ConfigError if TRL or transformers refuse it."""
     merged = with_user_arguments(arguments, config, schema)
     try:
         return schema(**merged)
     except (ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())
-        given = ", ".join(f"{key}: {value!r}" for key, value in config.trainer_args.items()) or "none"
-        problem = f"{config.stage}: trl.{schema.__name__} refuses its arguments: {reason} (trainer_args: {given})"
+        values = ", ".join(f"{key}: {value!r}" for key, value in config.trainer_args.items()) or "none"
+        problem = f"{config.stage}: trl.{schema.__name__} refuses its arguments: {reason} (trainer_args: {values})"
         raise ConfigError("trainer_args", [problem]) from error

@@ -20,17 +20,17 @@ from trueup.training.config import TrainConfig
 from trueup.training.trunk import Trunk, kept_over_epochs
 
 _ROWS_ON_CPU = 16
-"""Rows that go through the model at once without a GPU, at most."""
+"""Most rows that go through the model at once without a GPU."""
 
 
 def num_processes() -> int:
-    """Processes that train together, as `accelerate launch` and `torchrun` tell each of them."""
+    """Number of processes that train together, from `accelerate launch` or `torchrun`."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) -> int:
-    """Rows that go through the model at once on each process; a divisor of a process's share of `train_batch_size`, so
-    that the step stays what it was."""
+    """Rows that go through the model at once on each process. It divides a process's share of `train_batch_size`, so
+    that the optimiser step stays the same."""
     total, rest = divmod(config.train_batch_size, num_processes())
     if rest:
         key = f"{config.stage}.train_batch_size"
@@ -73,8 +73,8 @@ def _bytes_per_token(loaded: Loaded) -> float:
 class LengthGrouped(Sampler[int]):
     """Rows of like length in one batch, batches in random order, the longest first, so that memory peaks at once.
 
-    The order depends on the seed and the epoch alone: the sampler of transformers draws from the global generator, with
-    which a resumed epoch repeats some rows and misses others, and goes from long to short, which would be a curriculum.
+    The order depends on the seed and the epoch alone. The sampler of transformers draws from the global generator, so a
+    resumed epoch repeats some rows and misses others; it also goes from long to short, which would be a curriculum.
     """
 
     _POOL = 50  # batches that are sorted among themselves: enough to match lengths, few enough to stay random
@@ -96,7 +96,7 @@ class LengthGrouped(Sampler[int]):
         for start in range(0, len(rows), self._POOL * self.batch_size):
             pool = sorted(rows[start : start + self._POOL * self.batch_size], key=lambda row: -self.lengths[row])
             batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
-        # A batch that is not full has to stay last, or the loader would cut all that follow it elsewhere.
+        # A batch that is not full must stay last, or the loader would cut the batches after it in other places.
         full = [batch for batch in batches if len(batch) == self.batch_size]
         short = [batch for batch in batches if len(batch) < self.batch_size]
         full = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
@@ -106,9 +106,9 @@ class LengthGrouped(Sampler[int]):
 
 
 def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list[int]) -> type[Trainer]:
-    """A subclass of `trainer` whose batches hold rows of like length: a quarter less padding to compute on the demo.
+    """A subclass of `trainer` whose batches hold rows of like length: a quarter less to compute on the demo.
 
-    It reads a row through the layers below the first adapter once, not once an epoch, where memory allows.
+    If memory allows, each row goes through the layers below the first adapter once, not once per epoch.
     """
 
     class GroupedTrainer(trainer):
@@ -123,10 +123,10 @@ def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list
 
 
 def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextManager[None]:
-    """What the layers below the first adapter make of a row is kept for the next epochs; what is chosen is said.
+    """Keep each row's output of the layers below the first adapter for the next epochs, and print the choice.
 
-    Not with several processes, each of which sees other rows in every epoch, nor with gradient checkpointing, which
-    computes those layers anew on the way back whatever was kept.
+    It is not kept with several processes, where each sees other rows in every epoch, nor with gradient checkpointing,
+    which computes those layers anew in the backward pass.
     """
     epochs = config.num_train_epochs
     if config.max_steps > 0:
@@ -141,13 +141,13 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
     tokens = sum(len(ids) for row in trainer.train_dataset for key, ids in row.items() if key.endswith("_ids"))
     size = tokens * decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize
     free = loop.free_memory(decoder.device)
-    below = f"{trunk.depth} of {len(decoder.layers)} layers are below the first adapter; what they make of a row"
+    below = f"{trunk.depth} of {len(decoder.layers)} layers are below the first adapter; their output for a row"
     if size > free / 4:
         say(f"{'trunk':<12} {below} is computed anew in each epoch: {size / 2**30:.1f} GiB, {free / 2**30:.1f} free")
         return nullcontext()
 
     def tell(random: bool) -> None:
-        kept = "is computed anew in each epoch: it draws random numbers (dropout, or noise on the embeddings)"
-        say(f"{'trunk':<12} {below} {kept if random else f'is kept over the epochs, {size / 2**20:.0f} MiB'}")
+        why_not = "is computed anew in each epoch: it draws random numbers (dropout, or noise on the embeddings)"
+        say(f"{'trunk':<12} {below} {why_not if random else f'is kept over the epochs, {size / 2**20:.0f} MiB'}")
 
     return kept_over_epochs(trunk, tell)

@@ -46,7 +46,7 @@ def _files_from_campaign(value: Any, info: ValidationInfo) -> Any:
 
 
 class TrainConfig(StageConfig):
-    """What the training stages share. Names are those of `transformers.TrainingArguments`."""
+    """Keys that the training stages share. Their names are those of `transformers.TrainingArguments`."""
 
     trial: ClassVar[str]
     """`module:function` that builds the stage's trainer on a model without memory (`trueup.training.trial`)."""
@@ -94,10 +94,10 @@ class TrainConfig(StageConfig):
         if self.trainer_args:
             kind = getattr(self, "algorithm", self.stage)
             keys = type(self).model_fields
-            if found := trainer_args_problems(kind, self.stage, keys, self.trainer_args, tracked=bool(self.report_to)):
-                raise Problems(found)
+            if lines := trainer_args_problems(kind, self.stage, keys, self.trainer_args, tracked=bool(self.report_to)):
+                raise Problems(lines)
         return self
 
     def contents(self) -> dict[str, Contents | None]:
-        named = {key: self.trainer_args.get(key) for key in _FILES_OF_TRAINERS}
-        return {f"trainer_args.{key}": contents.of_file(file) for key, file in named.items() if isinstance(file, str)}
+        values = {key: self.trainer_args.get(key) for key in _FILES_OF_TRAINERS}
+        return {f"trainer_args.{key}": contents.of_file(file) for key, file in values.items() if isinstance(file, str)}

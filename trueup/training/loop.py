@@ -25,11 +25,11 @@ from trueup.models.loading import let_router_be
 from trueup.runs import METRICS, StageRun, checkpoints
 
 SAMPLES = "samples.jsonl"
-"""What an online algorithm sampled on its way, a few answers of each rollout."""
+"""A few answers of each rollout of an online algorithm."""
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free. On a GPU those that PyTorch holds and would use again are among them."""
+    """Free bytes. On a GPU they include those that PyTorch has reserved and can use again."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -37,11 +37,11 @@ def free_memory(device: torch.device) -> int:
 
 
 class Watch(TrainerCallback):
-    """Writes metrics.jsonl, shows progress, measures tokens per second, and stops a run whose loss, gradient or weights
-    are no numbers any more. It does so before anything of that step is logged or saved."""
+    """Writes metrics.jsonl, shows progress, measures tokens per second, and stops a training whose loss, gradient or
+    weights are not finite, before anything of that step is logged or saved."""
 
     def __init__(self, run: StageRun, samples: bool = False):
-        """samples  the trainer lets the model write between steps, so a broken one must be seen before the next loss"""
+        """samples  the trainer samples between steps, so a broken model must stop before the next loss"""
         self.run, self.samples = run, samples
         self.first_step: int | None = None
         self.started = 0.0
@@ -78,12 +78,12 @@ class Watch(TrainerCallback):
 
 
 def not_finite(where: str, what: str) -> ModelError:
-    """The error of a training whose numbers are none any more.
+    """The error of a training whose numbers are not finite.
 
-    where  `STAGE, step N` or `STAGE, what is done`, with which the message begins
+    where  start of the message: `STAGE, step N` or `STAGE, activity`
     """
-    stage, known, _ = where.partition(",")
-    prefix = f"{stage}." if known else ""
+    stage, comma, _ = where.partition(",")
+    prefix = f"{stage}." if comma else ""
     return ModelError(
         f"{where}: {what}, and no model was saved. Nearly always the learning rate is too high: lower "
         f"{prefix}learning_rate, or raise {prefix}warmup_steps"
@@ -91,7 +91,7 @@ def not_finite(where: str, what: str) -> ModelError:
 
 
 def require_finite(model: torch.nn.Module, where: str, every: bool = False) -> None:
-    """A ModelError unless the weights that are trained, or with `every` all, are finite; `where` as in `not_finite`."""
+    """A ModelError unless the trained weights (with `every`: all) are finite; `where` as in `not_finite`."""
     for name, weight in model.named_parameters():
         if (weight.requires_grad or every) and weight.is_floating_point() and not torch.isfinite(weight.detach()).all():
             raise not_finite(where, f"the weights {name} are not finite")
@@ -114,10 +114,8 @@ def train(trainer: Trainer, run: StageRun) -> None:
     """Train to the end, from the last checkpoint if the stage was interrupted; record tokens per second."""
     watch = Watch(run, samples=hasattr(trainer, "num_generations"))
     let_router_be(trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model)
-    trainer.remove_callback(PrinterCallback)  # a line a step, in place of which there is metrics.jsonl
-    trainer.callback_handler.callbacks.insert(
-        1, watch
-    )  # after the flow of the loop, before whatever saves or evaluates
+    trainer.remove_callback(PrinterCallback)  # it prints a line per step; metrics.jsonl has them
+    trainer.callback_handler.callbacks.insert(1, watch)  # behind the loop's own, before those that save or evaluate
     checkpoint = last_checkpoint(run.dir) if run.resumed else None
     if run.resumed:
         step = _step(checkpoint) if checkpoint else 0
@@ -134,8 +132,8 @@ def train(trainer: Trainer, run: StageRun) -> None:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint. Of one that was being written when the run was killed, trainer_state.json is missing
-    or cut, since it is written last; such a one is removed, or transformers would choose it and fail."""
+    """The newest whole checkpoint. trainer_state.json is written last, so a checkpoint whose writing was killed lacks
+    it or has a part of it. Such a checkpoint is removed, or transformers would choose it and fail."""
     for path in checkpoints(directory):
         try:
             json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
@@ -149,32 +147,32 @@ def _step(checkpoint: Path) -> int:
 
 
 def _forget_metrics_after(path: Path, step: int) -> None:
-    """Remove the rows of steps that will be done again, and a last row that was cut."""
+    """Remove the rows of steps that will be repeated, and a last row that was cut."""
     rows = read_metrics(path)
-    # A row of the step itself is kept that was written before its checkpoint: its loss, or how the step was evaluated.
+    # Rows of the step itself stay if they were written before its checkpoint: its loss, or its evaluation.
     before = ("loss", "eval/reward")
-    kept = [
+    rows_before = [
         row
         for row in rows
         if row["step"] < step or row["step"] == 0 or (row["step"] == step and any(key in row for key in before))
     ]
-    write_rows(path, kept)
+    write_rows(path, rows_before)
 
 
 def _forget_samples_from(path: Path, step: int) -> None:
-    """Remove what was sampled in rollouts that will be done again, and a last row that was cut."""
+    """Remove the samples of rollouts that will be repeated, and a last row that was cut."""
     if path.exists():
         write_rows(path, [row for row in read_metrics(path) if row.get("step", -1) < step])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, or of another log of steps, without a last one that was cut."""
+    """The rows of metrics.jsonl or another log of steps, without a last row that was cut."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
 def loss_before(trainer: Trainer, run: StageRun) -> float:
-    """Held-out loss before the first step; of an interrupted run, what it measured then."""
+    """Held-out loss before the first step. An interrupted stage has measured it already."""
     for row in read_metrics(run.dir / METRICS) if run.resumed else []:
         if row["step"] == 0 and "eval_loss" in row:
             return row["eval_loss"]
@@ -185,11 +183,10 @@ def loss_before(trainer: Trainer, run: StageRun) -> float:
 
 @contextmanager
 def scored_completions_only() -> Iterator[None]:
-    """Let TRL's fused head score, on every device, only the positions that carry loss.
+    """Let TRL's fused head compute only the positions that carry loss, on every device.
 
-    TRL 1.16 does so where Triton runs and scores every position elsewhere, which makes an SFT step of the demo 1.2
-    times as long on a CPU (benchmarks/training.py). Results are equal; tests/trueup/training/test_training.py holds
-    that."""
+    TRL 1.16 does so with Triton and computes every position without, which makes an SFT step of the demo 1.2 times as
+    long on a CPU (benchmarks/training.py). Results are equal, by tests/trueup/training/test_training.py."""
     from trl.trainer import utils
 
     original = utils._use_triton

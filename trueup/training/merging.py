@@ -1,8 +1,8 @@
-"""An adapter folded into the weights below it, in float32, and how far what is saved then is from what was trained.
+"""Merging: folds an adapter into the weights below it, in float32, and measures how far that is from the training.
 
-bf16 keeps 8 bits of a weight. A change below half of the last bit is lost when it is added there, and at the learning
-rates of adapters most changes are that small. So weights are added and saved in float32. Whoever reads them in bf16
-rounds them again: what that takes away is measured here, and a finding says so where it is more than a little.
+bf16 keeps 8 bits of a weight. A change below half of the last bit is lost when it is added, and at the learning rates
+of adapters most changes are that small. So weights are added and saved in float32. Reading them in bf16 rounds them
+again. The loss is measured here, and a large one becomes a finding.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from trueup.console import say
 from trueup.runs import StageRun
 
 _ROWS, _TOKENS = 4, 128
-"""Rows of the training, and tokens of each, whose logits are compared."""
+"""Training rows, and tokens of each, whose logits are compared."""
 _TOLERANCE = 1e-3
-"""Difference that may be, as a share of the largest logit: float32 keeps five digits or so over the layers."""
+"""Allowed difference, as a share of the largest logit: float32 keeps about five digits over the layers."""
 _LOST = 0.1
-"""Share of the change in logits that rounding may take away before it is a finding."""
+"""Share of the change in logits that rounding may undo without a finding."""
 
 
 def merged(model: PreTrainedModel | PeftModel, stage: StageRun, rows: Sequence[Sequence[int]]) -> PreTrainedModel:
-    """The model with its adapter `default` folded in, in float32; records in the stage's facts how alike they are.
+    """The model with its adapter `default` folded in, in float32. The stage's facts record how close the two are.
 
-    rows  tokens of what was trained on, to compare the logits on
+    rows  tokens of training rows, on which the logits are compared
 
-    A model that was trained whole comes back as it is.
+    A model without an adapter is returned as it is.
     """
     if not isinstance(model, PeftModel):
         return model
     base = model.get_base_model()
-    read_in = base.dtype  # as later stages of this campaign read what is saved
+    read_in = base.dtype  # later stages of this campaign read the saved model in it
     base.eval()
     quantised = getattr(base, "is_quantized", False)
     if not quantised:
@@ -65,8 +65,8 @@ def merged(model: PreTrainedModel | PeftModel, stage: StageRun, rows: Sequence[S
         stage.find(
             "fail",
             "merge_differs",
-            f"max |logit(adapter) - logit(merged)| is {difference:.2g}, for logits of up to {largest:.2g}: model/ is "
-            "not what was trained; adapter/ is",
+            f"max |logit(adapter) - logit(merged)| is {difference:.2g}, for logits of up to {largest:.2g}: model/ "
+            "differs from what was trained; use adapter/",
         )
     elif read_in != torch.float32:
         rounded = {name: weight.to(read_in).float() for name, weight in folded.named_parameters()}
@@ -78,40 +78,40 @@ def merged(model: PreTrainedModel | PeftModel, stage: StageRun, rows: Sequence[S
 def _judge_loss(
     stage: StageRun, dtype: str, logits: Sequence[Tensor], adapted: Sequence[Tensor], change: Sequence[Tensor]
 ) -> None:
-    """Record how much of what training changed is lost in a lower precision."""
+    """Record the share of the training's change that a lower precision loses."""
     difference = _distance(logits, adapted)
-    lost = _norm([a - b for a, b in zip(logits, adapted, strict=True)]) / max(_norm(change), 1e-30)
-    stage.facts["merge"] |= {"read_dtype": dtype, "max_logit_difference_as_read": difference, "lost_as_read": lost}
-    say(f"{'':<12} in {dtype}: max difference {difference:.1e}, {lost:.0%} of the change in logits")
-    if _norm(change) and lost > _LOST:
+    share = _norm([a - b for a, b in zip(logits, adapted, strict=True)]) / max(_norm(change), 1e-30)
+    stage.facts["merge"] |= {"read_dtype": dtype, "max_logit_difference_as_read": difference, "lost_as_read": share}
+    say(f"{'':<12} in {dtype}: max difference {difference:.1e}, {share:.0%} of the change in logits")
+    if _norm(change) and share > _LOST:
         stage.find(
             "warn",
             "rounded_away",
-            f"whoever reads model/ in {dtype} loses {lost:.0%} of what training changed (max |logit(adapter) - "
+            f"whoever reads model/ in {dtype} loses {share:.0%} of what training changed (max |logit(adapter) - "
             f"logit(merged)| {difference:.2g}, training changed up to {stage.facts['merge']['max_logit_change']:.2g}): "
             "read it in float32, or its parent under adapter/",
         )
 
 
 def _to_float32(model: PreTrainedModel) -> None:
-    """In place; on the CPU where the device has no room for it, which takes time but fails no finished training."""
+    """Convert in place; on the CPU if the device has no room, which is slow but does not fail a finished training."""
     if model.device.type == "cuda":
-        needed = 8 * model.num_parameters()  # the weights, and once more while they are rounded
+        size = 8 * model.num_parameters()  # the weights, and once more while they are rounded
         unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
         free = torch.cuda.mem_get_info(model.device)[0] + unused
-        if needed > free:
-            say(f"{'merge':<12} on the CPU: float32 weights take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
+        if size > free:
+            say(f"{'merge':<12} on the CPU: float32 weights take {size / 2**30:.1f} GiB, {free / 2**30:.1f} are free")
             model.to("cpu")
     model.to(torch.float32)
 
 
 @torch.no_grad()
 def _logits(model: Any, rows: Sequence[Sequence[int]], weights: dict[str, Tensor] | None = None) -> list[Tensor]:
-    """Logits of each row in float32, (T, V) or (1,) of a reward model; `weights` take the place of the model's own."""
+    """Logits of each row in float32, (T, V) or a reward model's (1,); `weights` replace the model's own."""
     logits = []
     for row in rows:
-        read = {"input_ids": torch.tensor([list(row)], device=model.device), "use_cache": False}
-        out = model(**read) if weights is None else functional_call(model, weights, kwargs=read)
+        inputs = {"input_ids": torch.tensor([list(row)], device=model.device), "use_cache": False}
+        out = model(**inputs) if weights is None else functional_call(model, weights, kwargs=inputs)
         logits.append(out.logits[0].float())
     return logits
 

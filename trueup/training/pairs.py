@@ -1,4 +1,4 @@
-"""Preference pairs as tokens, for what trains on them: read, chosen, split by prompt, encoded as they were sampled."""
+"""Preference pairs for the stages that train on them: read, chosen, split by prompt, encoded as they were sampled."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a campaign, parted by the hash of their prompts."""
+    """The pairs of a campaign, split by the hash of their prompts."""
 
     train: list[Preference]
     judge: list[Preference]
-    """For the second reward model, which judges the comparison and trains nothing else."""
+    """Pairs for the second reward model, which judges the comparison and trains nothing else."""
     heldout: list[Preference]
-    """All of them, whichever the rule: they are the exam, and the rule is for training."""
+    """All held-out pairs: the rule that chooses pairs applies to training only."""
     on_bad_rows: BadRows = "refuse"
-    """The label stage's rule, which decides here too what becomes of a pair that the chat template refuses."""
+    """The label stage's rule for bad rows. It applies to a pair that the chat template refuses, too."""
 
 
 def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pairs:
-    """The pairs of the label stage; a DataError where a part that something is trained on is empty."""
+    """The pairs of the label stage; a DataError if there are none to train on."""
     path = label.dir / "preferences.jsonl"
     labelled = read_rows(path, Preference)
     heldout = [pair for pair in labelled if is_heldout(pair.prompt, split)]
@@ -77,18 +77,18 @@ def encode_pairs(
     stage: StageRun | None = None,
     on_bad_rows: BadRows = "refuse",
 ) -> tuple[list[Preference], list[EncodedPair]]:
-    """The pairs that fit, and their tokens. One that does not is dropped whole: cutting one side would bias it.
+    """The pairs that fit, and their tokens. A pair that does not fit is dropped whole: cutting one side would bias it.
 
-    An answer's recorded tokens are a cache of its text. Where this tokenizer decodes them to something else (another
-    base model, a text that was edited), the text is encoded, and the recorded log-probability, which is of those
-    tokens, is left out of the pair. `stage` is told how many, and keeps what is left out as a bad row.
+    An answer's recorded tokens are a cache of its text. If this tokenizer decodes them to another text (another base
+    model, an edited text), the text is encoded, and the recorded log-probability, which belongs to those tokens, is
+    left out of the pair. `stage` reports how many, and sets bad rows aside.
     """
-    kept, encoded, refused = [], [], RefusedRows()
+    fitting, encoded, refused = [], [], RefusedRows()
     recorded = anew = 0
 
-    def encode(pair: Preference, told: set[str]) -> tuple[EncodedPair, dict[str, None]]:
+    def encode(pair: Preference, changes: set[str]) -> tuple[EncodedPair, dict[str, None]]:
         nonlocal recorded, anew
-        prompt_ids = encode_prompt(tokenizer, pair.prompt, told)
+        prompt_ids = encode_prompt(tokenizer, pair.prompt, changes)
         answers, unknown = [], dict[str, None]()
         for side in ("chosen", "rejected"):
             text, finished = getattr(pair, side)[0].content, getattr(pair, f"{side}_finished")
@@ -98,7 +98,7 @@ def encode_pairs(
             if ids is None:
                 anew += bool(record)
                 unknown |= {f"{side}_token_ids": None, f"{side}_logp": None}
-                ids = encode_completion(tokenizer, text, finished, told)
+                ids = encode_completion(tokenizer, text, finished, changes)
             answers.append(ids)
         return EncodedPair(prompt_ids, *answers), unknown
 
@@ -106,51 +106,51 @@ def encode_pairs(
         if row.longest > max_length:
             dropped.add(TOO_LONG)
         else:
-            kept.append(pair.model_copy(update=unknown) if unknown else pair)
+            fitting.append(pair.model_copy(update=unknown) if unknown else pair)
             encoded.append(row)
     refused.stop()
     if stage is not None:
         stage.keep_aside(dropped)
-        found = [f"{count} of {len(pairs)} pairs are {what}" for what, count in refused.changes.items()]
+        sentences = [f"{count} of {len(pairs)} pairs are {what}" for what, count in refused.changes.items()]
         if anew:
-            found.append(
+            sentences.append(
                 f"{anew} of {recorded} answers with recorded tokens were encoded anew: this tokenizer decodes those "
                 "tokens to another text"
             )
-        for text in found:
+        for text in sentences:
             say(f"{'tokens':<12} {text}")
             stage.find("info", "texts_in_tokens", text)
-    return kept, encoded
+    return fitting, encoded
 
 
 # ---- Recorded tokens of answers ---------------------------------------------------------------------------------
 
 
 def true_records(rankings: list[Ranking], run_dir: Path, config: ModelConfig) -> tuple[list[Ranking], str]:
-    """The rankings with the recorded tokens, and the log-probabilities of these, of those answers whose text they are;
-    and a sentence on the others, empty if there are none.
+    """The rankings, with recorded tokens and log-probabilities only where the tokens decode to the answer's text; and a
+    sentence on the answers that lost theirs, empty if there are none.
 
-    A text may have been edited since (a name taken out), or the tokens may be another model's: no such are handed on.
+    A text may have been edited after sampling (a name taken out), or the tokens may be another model's.
     """
     recorded = sum(bool(ids) for row in rankings for ids in row.completion_token_ids)
     if not recorded:
         return rankings, ""
     tokenizer = _tokenizer_of_run(run_dir, config)
-    kept, left = [], 0
+    result, left_out = [], 0
     for row in rankings:
         ids = [
             record and tokenizer and sampled_ids(tokenizer, text, finished, record)
             for record, text, finished in zip(row.completion_token_ids, row.completions, row.finished, strict=True)
         ]
-        left += sum(bool(record) and not one for record, one in zip(row.completion_token_ids, ids, strict=True))
+        left_out += sum(bool(record) and not one for record, one in zip(row.completion_token_ids, ids, strict=True))
         logps = row.logps and [logp if one else None for logp, one in zip(row.logps, ids, strict=True)]
-        kept.append(row.model_copy(update={"completion_token_ids": [one or None for one in ids], "logps": logps}))
+        result.append(row.model_copy(update={"completion_token_ids": [one or None for one in ids], "logps": logps}))
     why = "the tokenizer of this run decodes them to another text" if tokenizer else "this run has no tokenizer here"
-    return kept, f"recorded tokens of {left} of {recorded} answers are left out: {why}" if left else ""
+    return result, f"recorded tokens of {left_out} of {recorded} answers are left out: {why}" if left_out else ""
 
 
 def _tokenizer_of_run(run_dir: Path, config: ModelConfig) -> PreTrainedTokenizerBase | None:
-    """That of the SFT policy, which sampled the answers; else of a base model in a local directory."""
+    """The tokenizer of the SFT policy, which sampled the answers, or else of a base model in a local directory."""
     sft = find_stage(run_dir, "sft")
     folder = sft.dir / "model" if sft else Path(config.name)
     if not (folder / "tokenizer_config.json").is_file():

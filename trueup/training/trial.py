@@ -1,10 +1,11 @@
-"""What each stage builds before its first step, built on a model without memory: it fails at once, or not for this.
+"""A trial of each training stage: it builds all that the stage builds before its first step, on a model without memory,
+so that a mistake fails at once.
 
 A model on PyTorch's meta device has shapes and no values: seventy billion weights take a second. On it a stage's own
-`trial` builds its real trainer, over rows that stand for all: TRL's arguments, the adapter in its modules, optimiser,
-schedule and data loader. Which key is to blame for an error is found by leaving keys out.
+`trial` builds its real trainer over sample rows: TRL's arguments, the adapter in its modules, optimiser, schedule and
+data loader. The key that causes an error is found by leaving keys out.
 
-`trueup check` tries every stage that trains; a stage in its process tries itself and those that will follow it.
+`trueup check` tries every stage that trains. A stage in its process tries itself and the stages after it.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ from trueup.training.config import LoRAConfig, TrainConfig
 
 
 class Stage:
-    """A stage's model on the meta device, new for each attempt, since a trainer changes what it gets."""
+    """A stage's model on the meta device, new for each attempt, since a trainer changes its model."""
 
     def __init__(self, config: ModelConfig, settings: PretrainedConfig, tokenizer: Any):
         self.config, self.settings, self.tokenizer = config, settings, tokenizer
 
     def model(self, scores: bool) -> Loaded:
-        """scores  with a head of one output, as a reward model; else with the head of a language model"""
+        """scores  the model has a head of one output, as a reward model; otherwise that of a language model"""
         placement = place(self.config)
         settings = copy.deepcopy(self.settings)
         kind: Any = AutoModelForCausalLM
@@ -64,10 +65,10 @@ class Stage:
                     f"{self.config.name}: neither transformers nor the model's own code has a reward model (sequence "
                     f"classification) of {settings.model_type}"
                 )
-        chosen = {"attn_implementation": placement.attention} if placement.attention else {}
+        attention = {"attn_implementation": placement.attention} if placement.attention else {}
         trusted = self.config.trust_remote_code
         with torch.device("meta"):
-            model = kind.from_config(settings, dtype=placement.dtype, trust_remote_code=trusted, **chosen)
+            model = kind.from_config(settings, dtype=placement.dtype, trust_remote_code=trusted, **attention)
             if len(self.tokenizer) > model.get_input_embeddings().num_embeddings:
                 model.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
         model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -76,8 +77,8 @@ class Stage:
 
 
 def stand_in(stages: Mapping[str, Any]) -> tuple[PretrainedConfig, Any]:
-    """Settings and tokenizer of a small Llama, where the model itself is not on this machine. As many layers as the
-    stages ask for, since nobody knows how many there are."""
+    """Settings and tokenizer of a small Llama, for a model that is not on this machine. It has as many layers as the
+    stages ask for, since the true number is unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
@@ -102,11 +103,11 @@ REFUSED = {
     kind: "its state is carried from token to token, and padded batches of it do not read as single texts do"
     for kind in ("mamba", "mamba2", "falcon_mamba", "rwkv")
 } | {"falcon_h1": "a step of its reward model over padded rows leaves weights that are not finite"}
-"""Architectures that do not, and why."""
+"""Architectures that do not, with the reason."""
 
 
 def tried(settings: PretrainedConfig) -> str | None:
-    """A note on an architecture that nobody took through the stages here."""
+    """A note on an architecture that has not been tried in every stage."""
     kind = settings.get_text_config().model_type
     return None if kind in TRIED else f"model.name: {kind} is not among the architectures tried (docs/models.md)"
 
@@ -115,7 +116,7 @@ def tried(settings: PretrainedConfig) -> str | None:
 
 
 def try_stages(stages: Mapping[str, Any], model: Stage) -> list[str]:
-    """`stage.key: problem` for all that keeps a stage from being built."""
+    """A line `stage.key: problem` for everything that prevents a stage from being built."""
     problems: list[str] = []
     for stage, config in stages.items():
         if isinstance(config, TrainConfig):
@@ -124,7 +125,7 @@ def try_stages(stages: Mapping[str, Any], model: Stage) -> list[str]:
 
 
 def try_model(model: Stage) -> list[str]:
-    """What keeps the model itself from being built or trained: its device, its attention, its architecture."""
+    """Problems that prevent the model itself from being built or trained: device, attention, architecture."""
     attention = model.config.attn_implementation
     if attention.startswith("paged|"):
         return [
@@ -145,13 +146,13 @@ def try_model(model: Stage) -> list[str]:
             other = Stage(model.config.model_copy(update={key: "auto"}), model.settings, model.tokenizer)
             with contextlib.suppress(Exception), _aside():
                 other.model(scores=False)
-                return [f"model.{key}: {getattr(model.config, key)}: {_told(error)}"]
-        return [f"model.name: {model.config.name}: {_told(error)}"]
+                return [f"model.{key}: {getattr(model.config, key)}: {_message(error)}"]
+        return [f"model.name: {model.config.name}: {_message(error)}"]
     return []
 
 
 def try_weights(source: str, config: ModelConfig) -> list[str]:
-    """Whether the files of the model hold all its weights, each in its shape."""
+    """A problem unless the files of the model hold all its weights, each in its shape."""
     try:
         with _aside():
             loading.try_weights(source, config)
@@ -161,7 +162,7 @@ def try_weights(source: str, config: ModelConfig) -> list[str]:
 
 
 def try_quantisation(config: ModelConfig) -> list[str]:
-    """What `load_in_4bit` needs."""
+    """Problems of `load_in_4bit` on this machine."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return ["model.load_in_4bit: needs bitsandbytes, which is not installed: pip install bitsandbytes"]
     with contextlib.suppress(TrueupError):
@@ -171,14 +172,14 @@ def try_quantisation(config: ModelConfig) -> list[str]:
 
 
 def plain(config: ModelConfig) -> ModelConfig:
-    """The section without what could be wrong with it, so that the stages can be tried all the same."""
+    """The section without the keys that may be wrong, so that the stages can be tried all the same."""
     return ModelConfig(name=config.name)
 
 
 def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
-    """A ConfigError with all that keeps these stages from being built; the first of them is about to begin.
+    """A ConfigError with everything that prevents these stages from being built; the first of them is about to begin.
 
-    Not where several processes train, since each of them would make as many of its own here.
+    With several processes nothing is tried, since each would start as many of its own.
     """
     if num_processes() > 1:
         return
@@ -190,7 +191,7 @@ def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
         else:
             settings, tokenizer = loading.read_settings(str(saved), config), loading.read_tokenizer(saved, config)
     except TrueupError:
-        return  # the stage says it, when it loads what it trains
+        return  # the stage reports it when it loads the model
     model = Stage(config, settings, tokenizer)
     if problems := try_model(model) or try_stages({name: campaign.stages[name] for name in names}, model):
         raise ConfigError(campaign.source, problems)
@@ -203,7 +204,7 @@ def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:
             with _aside():
                 problems = _targets(stage, config.lora, model.model(config.stage == "reward").model)
         except Exception as error:
-            return [f"{stage}: {_told(error)}"]
+            return [f"{stage}: {_message(error)}"]
         if problems:
             config = _without_targets(config)
     wrong = wrong_values(getattr(config, "algorithm", config.stage), config.trainer_args)
@@ -219,7 +220,7 @@ def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:
             return problems
         for key, without in _keys(config).items():
             other = _attempt(without, model)
-            if other is None or _told(other) != _told(raised):
+            if other is None or _message(other) != _message(raised):
                 problems += _lines(f"{stage}.{key}", raised)
                 config = without
                 break
@@ -234,12 +235,12 @@ def _lines(key: str, error: Exception) -> list[str]:
         stage = key.partition(".")[0]
         first = str(error).partition(": ")[0]
         return [line if line.startswith(f"{stage}.") else f"{first}: {line}" for line in error.problems]
-    return [f"{key}: {_told(error)}"]
+    return [f"{key}: {_message(error)}"]
 
 
 def _attempt(config: TrainConfig, model: Stage) -> Exception | None:
-    """Build all that the stage builds, and return what was raised."""
-    if config.per_device_train_batch_size == "auto":  # is measured on a GPU, which a model without memory cannot be
+    """Build all that the stage builds, and return the exception, if any."""
+    if config.per_device_train_batch_size == "auto":  # `auto` measures memory on a GPU, and this model has none
         config = config.model_copy(update={"per_device_train_batch_size": 1})
     try:
         with _aside() as folder:
@@ -251,16 +252,16 @@ def _attempt(config: TrainConfig, model: Stage) -> Exception | None:
             trainer.get_train_dataloader()
             return None
     except Exception as error:
-        # Of TRL's own refusal, what TRL said: our sentence names all arguments, and so is another without one of them.
-        told = error.__cause__ if isinstance(error, ConfigError) else None
-        return told if isinstance(told, Exception) else error
+        # TRL's own message: ours lists all arguments, so it would differ whenever one is left out.
+        cause = error.__cause__ if isinstance(error, ConfigError) else None
+        return cause if isinstance(cause, Exception) else error
 
 
 _OF_SEVERAL_PROCESSES = ("fsdp", "fsdp_config")
-"""Arguments that one process refuses, and `accelerate launch` does not: they cannot be tried here."""
+"""Arguments that one process refuses and `accelerate launch` accepts: they cannot be tried here."""
 _ALIKE = "clearml codecarbon comet_ml dagshub dvclive mlflow neptune swanlab tensorboard trackio wandb".split()
 TRACKERS = {"azure_ml": "azureml", "flyte": "flytekit", **{name: name for name in _ALIKE}}
-"""Trackers, and the package of each. One that is missing is not built: what is left of it complains as it goes."""
+"""Trackers, and the package of each. A missing tracker is not built: half of one would complain at exit."""
 
 
 def _is_installed(tracker: str) -> bool:
@@ -289,35 +290,35 @@ def _without_targets(config: TrainConfig) -> TrainConfig:
 
 
 def _targets(stage: str, lora: LoRAConfig, model: PreTrainedModel) -> list[str]:
-    """Names of modules that no module has. PEFT is content when one of several is there, and drops the others."""
+    """Problems of target names that no module has. PEFT accepts a list if one name fits, and drops the others."""
     layers = model.config.get_text_config().num_hidden_layers
     if (lora.last_layers or 0) > layers:
         return [f"{stage}.lora.last_layers: {lora.last_layers}, but the model has {layers} layers"]
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
-    known = sorted({name.rpartition(".")[2] for name in names})
-    wanted = lora.target_modules
-    if wanted == "all-linear":
+    short_names = sorted({name.rpartition(".")[2] for name in names})
+    targets = lora.target_modules
+    if targets == "all-linear":
         return []
-    if isinstance(wanted, str) and not lora.last_layers:
+    if isinstance(targets, str) and not lora.last_layers:
         try:
-            if any(re.fullmatch(wanted, name) for name in names):
+            if any(re.fullmatch(targets, name) for name in names):
                 return []
         except re.error as error:
-            return [f"{stage}.lora.target_modules: {wanted!r} is no regular expression: {error}"]
-        suggestion = did_you_mean(wanted, [f"[{name}]" for name in known])
+            return [f"{stage}.lora.target_modules: {targets!r} is no regular expression: {error}"]
+        suggestion = did_you_mean(targets, [f"[{name}]" for name in short_names])
         return [
-            f"{stage}.lora.target_modules: no linear module's full name matches {wanted!r} (a list holds names, a text "
-            f"is a regular expression){suggestion}"
+            f"{stage}.lora.target_modules: no linear module's full name matches {targets!r} (a list holds names, a "
+            f"text is a regular expression){suggestion}"
         ]
     return [
-        f"{stage}.lora.target_modules: no linear module is called {target!r}{did_you_mean(target, known)}"
-        for target in ([wanted] if isinstance(wanted, str) else wanted)
+        f"{stage}.lora.target_modules: no linear module is called {target!r}{did_you_mean(target, short_names)}"
+        for target in ([targets] if isinstance(targets, str) else targets)
         if not any(name == target or name.endswith(f".{target}") for name in names)
     ]
 
 
-def _told(error: Exception) -> str:
-    """The first sentence or so of what a library says."""
+def _message(error: Exception) -> str:
+    """The beginning of a library's error message."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = text if len(text) <= 300 else f"{text[:297]}..."
     return text if isinstance(error, TrueupError) else f"{text} ({type(error).__name__})"
@@ -328,7 +329,7 @@ def _told(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _aside() -> Iterator[Path]:
-    """A folder for a while, in which what is built changes nothing: no generator, no environment, no output."""
+    """A temporary folder. Whatever is built meanwhile leaves no trace: no generator, no environment, no output."""
     from accelerate.state import AcceleratorState, GradientState
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

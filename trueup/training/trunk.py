@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 
 class Trunk:
-    """The first `depth` layers of a decoder. Their output can be recorded, and given later in place of running them.
+    """The first `depth` layers of a decoder. Their output can be recorded, and used later in place of running them.
 
     When it is given, the decoder still calls each of these layers: they hand on their input, and the last one returns
     the given output. So the decoder's own forward need not change, whatever it does around its layers.
     """
 
     def __init__(self, decoder: Any):
-        """decoder  has its adapters already; `depth` is 0 where the first layer or the embedding has one"""
+        """decoder  has its adapters already; `depth` is 0 if the first layer or the embedding has one"""
         layers = getattr(decoder, "layers", [])
         adapted = (n for n, layer in enumerate(layers) if _has_adapter(layer))
         self.depth = 0 if _has_adapter(decoder.get_input_embeddings()) else next(adapted, 0)
@@ -43,8 +43,8 @@ class Trunk:
     def _layer(self, original: Any, last: bool) -> Any:
         def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
             if self._given is not None:
-                handed_on = self._given if last else hidden_states
-                return (handed_on,) if self._gives_tuples else handed_on
+                output = self._given if last else hidden_states
+                return (output,) if self._gives_tuples else output
             out = original(hidden_states, *args, **kwargs)
             self._gives_tuples = isinstance(out, tuple)
             if last and self._recorded is not None:
@@ -80,14 +80,14 @@ class Trunk:
 def kept_over_epochs(trunk: Trunk, tell: Callable[[bool], None] = lambda random: None) -> Iterator[None]:
     """Keep the trunk's output of each row while the decoder trains, so that later epochs begin where the trunk ends.
 
-    A row is known by its tokens. Its output, (L, H), stays on the decoder's device. A batch skips the trunk if all of
-    its rows are known. This is right only while the same row gives the same output. Dropout and noise on the embeddings
+    The key of a row is its tokens. Its output, (L, H), stays on the decoder's device. A batch skips the trunk if all of
+    its rows are there. This is right only while the same row gives the same output. Dropout and noise on the embeddings
     break that: they draw random numbers, and from the first forward pass that draws any, nothing is kept.
 
     tell  is called once, after the first pass, with whether it drew random numbers
     """
     decoder, original = trunk.decoder, trunk.decoder.forward
-    kept: dict[tuple[int, ...], Tensor] = {}
+    outputs: dict[tuple[int, ...], Tensor] = {}
     is_random: bool | None = None
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -97,11 +97,11 @@ def kept_over_epochs(trunk: Trunk, tell: Callable[[bool], None] = lambda random:
             return original(*args, **kwargs)
         real = mask.bool()  # (B, L)
         rows = [tuple(row[there].tolist()) for row, there in zip(ids, real, strict=True)]
-        if all(row in kept for row in rows):
-            hidden = torch.cat([kept[row] for row in rows])  # of the real tokens, one after the other
-            given = hidden.new_zeros(*ids.shape, hidden.size(-1))
-            given[real] = hidden
-            with trunk.given(given):
+        if all(row in outputs for row in rows):
+            hidden = torch.cat([outputs[row] for row in rows])  # of the real tokens, one after the other
+            trunk_output = hidden.new_zeros(*ids.shape, hidden.size(-1))
+            trunk_output[real] = hidden
+            with trunk.given(trunk_output):
                 return original(*args, **kwargs)
         with trunk.recording() as recorded:
             out = original(*args, **kwargs)
@@ -109,9 +109,9 @@ def kept_over_epochs(trunk: Trunk, tell: Callable[[bool], None] = lambda random:
             is_random = trunk.drew_random_numbers
             tell(is_random)
         if is_random:
-            kept.clear()
+            outputs.clear()
         else:
-            kept.update({row: of[there] for row, of, there in zip(rows, recorded[0], real, strict=True)})
+            outputs.update({row: of[there] for row, of, there in zip(rows, recorded[0], real, strict=True)})
         return out
 
     decoder.forward = forward

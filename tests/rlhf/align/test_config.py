@@ -90,13 +90,13 @@ def test_an_algorithm_is_chosen_by_its_key_and_starts_with_its_defaults(align: A
         ),
         (
             {"trainer_args": {"top_p": 0.9}},
-            "align.trainer_args.top_p: is refused: answers are drawn by Trueup's own sampler, from the very policy "
+            "align.trainer_args.top_p: is refused: Trueup's own sampler draws the answers, from the very policy "
             "that is trained",
         ),
         (
             {"trainer_args": {"mask_truncated_completions": True}},
-            "align.trainer_args.mask_truncated_completions: would do nothing: it is of GRPO's loss or TRL's own "
-            "optimiser, and PPO has its own: see the keys of align",
+            "align.trainer_args.mask_truncated_completions: would do nothing: it belongs to GRPO's loss or TRL's "
+            "own optimiser, and PPO has its own: see the keys of align",
         ),
         (
             {"lora": {"lora_dropout": 0.1}},

@@ -87,7 +87,7 @@ def test_nothing_is_let_through_that_the_trainer_does_not_have(kind: str) -> Non
         (
             "ppo",
             {"optim": "sgd"},
-            "align.trainer_args.optim: would do nothing: it is of GRPO's loss or TRL's own optimiser",
+            "align.trainer_args.optim: would do nothing: it belongs to GRPO's loss or TRL's own optimiser",
         ),
         ("ppo", {"beta": 0.1}, "align.trainer_args.beta: is set by Trueup; use align.kl_coef"),
         (
