@@ -1,3 +1,3 @@
-"""Judging by others: a language model behind an HTTP endpoint (endpoint), what it is asked and how its reply is read
+"""Judging by others: a language model behind an HTTP endpoint (endpoint), its question and the reading of its reply
 (question), and the votes of people (votes).
 """

@@ -1,6 +1,6 @@
-"""A language model behind an OpenAI-compatible endpoint: one question, one reply, and what went wrong by name.
+"""A language model behind an OpenAI-compatible endpoint: one question, one reply, and errors by name.
 
-The key, if the endpoint wants one, is read from the environment variable OPENAI_API_KEY. A name and a password in the
+The key, if the endpoint wants one, comes from the environment variable OPENAI_API_KEY. A name and a password in the
 address (https://name:password@host/v1) are sent instead of it, and appear in no message.
 """
 
@@ -29,7 +29,7 @@ MOST_BYTES = 4_000_000
 """Most bytes of a response. A judge that thinks aloud for 100,000 tokens stays below it."""
 
 ENDS = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed")
-"""`finish_reason` of a reply that ended by itself. OpenAI says `stop`; the others are of servers that speak like it."""
+"""`finish_reason` of a reply that ended by itself. OpenAI says `stop`; compatible servers say the others."""
 KEY = "the key is read from the environment variable OPENAI_API_KEY"
 
 
@@ -37,7 +37,7 @@ class EndpointError(ModelError):
     """A question without a reply.
 
     kind      timeout, no connection, malformed (not a chat endpoint's words), http 500, ...
-    hopeless  no other question would fare better: the key or a parameter is refused, there is no such model or address
+    hopeless  every question would fail: the key or a parameter is refused, there is no such model or address
     """
 
     def __init__(self, kind: str, message: str, hopeless: bool = False):
@@ -51,12 +51,12 @@ class Reply:
     refused: bool
     """The endpoint itself marks it as a refusal, or its content filter withheld it."""
     cut: bool = False
-    """It did not end by itself: the limit on tokens, or something else, stopped it."""
+    """Something other than the reply's own end stopped it, mostly the limit on tokens."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """`base_url` is what clients of OpenAI call by that name, such as http://localhost:8000/v1."""
+    """`base_url` is the address up to `/v1`, such as http://localhost:8000/v1, as in OpenAI's clients."""
 
     base_url: str
     model: str
@@ -74,7 +74,7 @@ class Endpoint:
 
     @property
     def url(self) -> httpx.URL:
-        """Where chat completions are asked for, without name and password; a query in `base_url` stays."""
+        """The address of chat completions, without name and password; a query in `base_url` stays."""
         base = httpx.URL(self.base_url)
         return base.copy_with(userinfo=b"", path=f"{base.path.rstrip('/')}/chat/completions")
 
@@ -105,27 +105,27 @@ class Endpoint:
         return Reply(text or str(refusal or ""), refused, cut=not refused and not ended)
 
     def _post(self, body: dict[str, Any]) -> Any:
-        """The answer as JSON, None where a content filter stopped the question.
+        """The response as JSON; None if a content filter stopped the question.
 
-        What may pass (429, 5xx, no connection, no JSON) is tried again, the rest is an error at once.
+        A passing error (429, 5xx, no connection, no JSON) is tried again; any other is raised at once.
         """
         error = EndpointError("no connection", f"{self}: not asked")
         for pause_s in (*RETRIES_AFTER_S, None):
             try:
-                # In a thread of its own: whoever calls may have an event loop running, and asyncio allows one a thread.
+                # In a thread of its own: the caller may run an event loop, and asyncio allows one per thread.
                 with ThreadPoolExecutor(1) as pool:
                     response = pool.submit(asyncio.run, self._exchange(body)).result()
                 if response.status_code < 300:
                     return _json(response)
-                said = self._without_key(response.text[:300].strip())
-                if response.status_code == 400 and "content_filter" in said:
+                text = self._without_key(response.text[:300].strip())
+                if response.status_code == 400 and "content_filter" in text:
                     return None
-                error = self._refusal(response, said, body)
+                error = self._refusal(response, text, body)
                 if response.status_code != 429 and response.status_code < 500:
                     break
             except TimeoutError:
-                waited = f"no answer within {self.parameters.timeout_s:g} s"
-                error = EndpointError("timeout", f"{self}: {waited}")
+                problem = f"no answer within {self.parameters.timeout_s:g} s"
+                error = EndpointError("timeout", f"{self}: {problem}")
             except (httpx.TransportError, OSError) as failure:
                 problem = masked(str(failure)) or type(failure).__name__
                 error = EndpointError("no connection", f"{self}: no answer ({problem})")
@@ -139,7 +139,7 @@ class Endpoint:
         raise error from None
 
     async def _exchange(self, body: dict[str, Any]) -> httpx.Response:
-        """One request, whole: time and size are limits of all of it, however slowly or long a server drips.
+        """One request. Time and size limit it as a whole, however slowly the server sends.
 
         Redirects are not followed: the key and the texts would go to a host that nobody named.
         """
@@ -164,29 +164,29 @@ class Endpoint:
         return httpx.Response(response.status_code, headers=response.headers, content=content)
 
     def _without_key(self, text: str) -> str:
-        """What a server says, which may repeat what it was sent."""
+        """A server's text without the key and the password, which it may repeat."""
         for secret in (os.environ.get("OPENAI_API_KEY"), httpx.URL(self.base_url).password):
             text = text.replace(secret, "***") if secret else text
         return str(masked(text))
 
-    def _refusal(self, response: httpx.Response, said: str, body: dict[str, Any]) -> EndpointError:
+    def _refusal(self, response: httpx.Response, text: str, body: dict[str, Any]) -> EndpointError:
         code = response.status_code
-        problem = f"{code} {response.reason_phrase}: {said}"
-        named = [name for name in self.parameters.body() if code in (400, 422) and name in said]
+        problem = f"{code} {response.reason_phrase}: {text}"
+        parameters = [name for name in self.parameters.body() if code in (400, 422) and name in text]
         if response.is_redirect or 300 <= code < 400:
             to = masked(response.headers.get("location", "an address that it does not name"))
             problem = f"{code}, a redirect to {to}, which is not followed: give that address, if it is the right one"
         elif code in (401, 403):
             problem += f"; {KEY}"
-        elif named:
-            problem += f"; judge_parameters.{named[0]} says what is sent, and null leaves it to the endpoint"
-        unsupported = named and ("temperature" in named or "support" in said.lower())
+        elif parameters:
+            problem += f"; judge_parameters.{parameters[0]} says what is sent, and null leaves it to the endpoint"
+        unsupported = parameters and ("temperature" in parameters or "support" in text.lower())
         hopeless = code in (401, 403, 404) or 300 <= code < 400 or bool(unsupported)
         return EndpointError(f"http {code}", f"{self}: {problem}", hopeless)
 
 
 class _Malformed(Exception):
-    """What came back is no answer."""
+    """The response is not a chat endpoint's."""
 
 
 def _json(response: httpx.Response) -> Any:
@@ -197,12 +197,12 @@ def _json(response: httpx.Response) -> Any:
 
 
 def _is_here(host: str) -> bool:
-    """Whether an address means this machine."""
+    """Whether a host is this machine."""
     host = host.rstrip(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        # inet_aton knows 127.1 too, as whoever connects does
+        # inet_aton reads 127.1 too, as a connection does
         address = ipaddress.ip_address(host if ":" in host else socket.inet_ntoa(socket.inet_aton(host)))
     except (ValueError, OSError):
         return False
@@ -214,7 +214,7 @@ R = TypeVar("R")
 
 
 def in_parallel(call: Callable[[T], R], items: Iterable[T], concurrent: int = CONCURRENT) -> Iterator[R]:
-    """`call` of every item, in their order. Where one raises, or nobody asks for more, no further one is started."""
+    """`call` of every item, in their order. After an error, or when the caller stops, no further call starts."""
     with ThreadPoolExecutor(concurrent) as pool:
         try:
             yield from pool.map(call, items)

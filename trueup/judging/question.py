@@ -1,7 +1,7 @@
-"""What a language model is asked when it judges two answers, and how its reply is read. Pure functions.
+"""The question to a language model that judges two answers, and the reading of its reply. Pure functions.
 
-Judges favour a place, mostly the first, so every pair is asked in both orders and only agreement decides. The marks
-[[A]], [[B]], [[C]] and that rule: Zheng et al. 2023, https://arxiv.org/abs/2306.05685, section 3.4 and figure 5.
+Judges favour a place, mostly the first. So every pair is asked in both orders, and only agreement decides. The marks
+[[A]], [[B]], [[C]] and the rule are from Zheng et al. 2023, https://arxiv.org/abs/2306.05685, section 3.4 and figure 5.
 """
 
 from __future__ import annotations
@@ -43,13 +43,12 @@ def question(prompt: Sequence[Message], a: str, b: str) -> str:
 
 
 def read_mark(reply: str) -> Mark | None:
-    """The verdict of a reply that ended by itself; the last one, since some judges reason before it. None: no mark.
+    """The last mark of a reply that ended by itself, since some judges reason before it. None: no mark.
 
-    Marks inside the model's thinking are not read: there it weighs, and may turn round. Thinking without an end has no
-    verdict after it.
+    Marks inside the model's thinking do not count: there it still weighs. Thinking without an end has no mark after it.
     """
-    said = without_thinking(reply)
-    marks = _MARK.findall(said) if said is not None else []
+    answer = without_thinking(reply)
+    marks = _MARK.findall(answer) if answer is not None else []
     return marks[-1] if marks else None
 
 
@@ -65,12 +64,12 @@ _THINKING = (
     ("<seed:think>", "</seed:think>"),
     ("<|channel|>analysis", "<|channel|>final"),
 )
-"""What models write around their thinking where the server does not part it from the reply; capitals count alike."""
+"""Tags around a model's thinking, for servers that do not split it from the reply. Case does not matter."""
 _SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def without_thinking(reply: str) -> str | None:
-    """A reply without what the model thought; None where thinking begins and does not end.
+    """A reply without the model's thinking; None if thinking begins and does not end.
 
     The start may be missing, since some templates put it into the prompt.
     """
@@ -85,7 +84,7 @@ def without_thinking(reply: str) -> str | None:
 
 
 def _small(text: str) -> str:
-    """The text in small letters and of the same length, which str.lower does not promise."""
+    """The text in lower case with its length unchanged, which str.lower does not promise."""
     return text.translate(_SMALL)
 
 
@@ -100,16 +99,16 @@ def verdict(reply: Reply) -> tuple[Mark | None, str | None]:
 
 
 def sounds_like_refusal(reply: str) -> bool:
-    """Whether a reply without a mark declines to judge; only what it is counted as hangs on it."""
+    """Whether a reply without a mark declines to judge. It decides only how the reply is counted."""
     return bool(_REFUSAL.search(reply))
 
 
 def agreement(there: Mark, back: Mark) -> float:
-    """What both orders say of the pair: 1 the one asked first in `there` wins, 0 the other, 0.5 a tie.
+    """The outcome of both orders: 1 if the pair's first answer wins, 0 if the second does, 0.5 for a tie.
 
-    there  verdict with the pair's first answer as A
-    back   verdict with it as B
+    there  mark with the pair's first answer as A
+    back   mark with it as B
 
-    A verdict that the other order does not repeat is a tie, whether that one contradicts it or calls a tie itself.
+    Marks that do not agree are a tie, whether one contradicts the other or is a tie itself.
     """
     return {("A", "B"): 1.0, ("B", "A"): 0.0}.get((there, back), 0.5)

@@ -1,9 +1,8 @@
 """Blind votes of people on a comparison, read from the `votes.sqlite` of a run.
 
-`ui.labels.votes` writes them, through the same code as campaign labels; here they are only read, with the standard
-library alone, so that the compare stage can count people among its judges without the web application. Each vote says
-of which two texts it is, by their hashes: after the policies were sampled anew it is a vote on something else, and not
-used."""
+`ui.labels.votes` writes them, with the same code as campaign labels. This module only reads them, with the standard
+library alone, so that the compare stage can count people among its judges without the web application. Each vote names
+its two texts by their hashes. After the policies are sampled anew it is a vote on other texts, and is not used."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ Policy = Literal["sft", "aligned"]
 
 @dataclass(frozen=True)
 class Vote:
-    """What one person said of one answer of each policy to the same prompt."""
+    """One person's judgement of two answers to one prompt, one of each policy."""
 
     vote_id: str
     prompt_id: str
     sft_index: int
-    """Which of the SFT policy's answers to that prompt."""
+    """Index among the SFT policy's answers to that prompt."""
     aligned_index: int
     sft_sha256: str
     """Hash of the answer's text, by `text_sha256`."""
@@ -59,11 +58,11 @@ ORDER BY event.event_id
 
 
 def read_votes(path: Path) -> list[Vote]:
-    """All votes that stand in a vote store, the first one first; none if there is no such file. Skips are no votes."""
+    """All current votes of a vote store, the oldest first; none if there is no such file. Skips are no votes."""
     if not path.is_file():
         return []
     try:
-        # Not mode=ro: such a connection could not clear away the -wal and -shm files that it makes beside the store.
+        # Not mode=ro: such a connection could not remove the -wal and -shm files that it creates beside the store.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=10)) as db:
             return [_vote(*row) for row in db.execute(_CURRENT)]
     except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
@@ -72,38 +71,38 @@ def read_votes(path: Path) -> list[Vote]:
 
 def _vote(vote_id: str, prompt_id: str, sampler: str, tiers: str, voter: str, seconds: float | None) -> Vote:
     answers = json.loads(sampler)["answers"]
-    said = json.loads(tiers)
-    of: dict[Policy, Any] = {answer["policy"]: answer for answer in answers}
-    outcome = 0.5 if len(said) == 1 else float(answers[said[0][0]]["policy"] == "aligned")
-    sft, aligned = of["sft"], of["aligned"]
+    groups = json.loads(tiers)
+    by_policy: dict[Policy, Any] = {answer["policy"]: answer for answer in answers}
+    outcome = 0.5 if len(groups) == 1 else float(answers[groups[0][0]]["policy"] == "aligned")
+    sft, aligned = by_policy["sft"], by_policy["aligned"]
     hashes = sft["sha256"], aligned["sha256"]
     return Vote(vote_id, prompt_id, sft["index"], aligned["index"], *hashes, outcome, voter, seconds)
 
 
 def votes_digest(path: Path) -> str | None:
-    """A hash of the votes that stand; None while there are none."""
+    """A hash of the current votes; None while there are none."""
     votes = sorted(json.dumps(astuple(vote)) for vote in read_votes(path))
     return hashlib.sha256("\n".join(votes).encode()).hexdigest() if votes else None
 
 
 def current(votes: Iterable[Vote], samples: Iterable[Mapping[str, Any]]) -> tuple[list[Vote], int]:
-    """Those votes whose two texts are the ones that a comparison holds now, and how many others there are.
+    """The votes whose two texts are still those of the comparison, and the number of the others.
 
-    samples  rows of compare/samples.jsonl, of which `prompt_id`, `sft` and `aligned` are read
+    samples  rows of compare/samples.jsonl; `prompt_id`, `sft` and `aligned` are read
     """
-    there = {
+    hashes = {
         row["prompt_id"]: [[text_sha256(answer["text"]) for answer in row[side]] for side in ("sft", "aligned")]
         for row in samples
     }
-    kept, others = list[Vote](), 0
+    current_votes, others = list[Vote](), 0
     for vote in votes:
-        sft, aligned = there.get(vote.prompt_id, ([], []))
+        sft, aligned = hashes.get(vote.prompt_id, ([], []))
         sides = (
             (sft, vote.sft_index, vote.sft_sha256),
             (aligned, vote.aligned_index, vote.aligned_sha256),
         )
         if all(index < len(texts) and texts[index] == sha256 for texts, index, sha256 in sides):
-            kept.append(vote)
+            current_votes.append(vote)
         else:
             others += 1
-    return kept, others
+    return current_votes, others

@@ -1,1 +1,1 @@
-"""What pages are made of: training curves and what they say, plots, marked differences, how figures are written."""
+"""Parts of pages: training curves with their diagnoses, plots, marked differences, number formats."""

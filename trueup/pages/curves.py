@@ -1,6 +1,6 @@
-"""Training curves, each with what to look for: a sentence on how to read it, and what this one does.
+"""Training curves, each with a sentence on how to read it and notes on what it does.
 
-What is said of a curve stands in `trueup.pages.diagnoses`; this is what is drawn, in which order and from which rows.
+The notes come from `trueup.pages.diagnoses`. This module says which curves are drawn, in which order, from which rows.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _reads_loss(rows: Sequence[Row]) -> str:
         return "Starts at ln 2 = 0.693, where the policy is its reference; lower is a larger margin on the labels."
     if points(rows, "margin", "accuracy")[1]:
         return "Starts near ln 2 = 0.693, a coin toss; lower is more confidence in the labelled order."
-    return "Nats per token of the answers; lower is a closer fit to the demonstrations, of those trained on."
+    return "Nats per token of the answers; lower is a closer fit to the demonstrations in training."
 
 
 def _reads_kl(rows: Sequence[Row]) -> str:
@@ -53,14 +53,14 @@ def _reads_kl(rows: Sequence[Row]) -> str:
 
 def _reads_clipped(rows: Sequence[Row]) -> str:
     return (
-        "Of the policy: tokens (with RLOO whole answers) whose ratio to the policy that sampled them has left the "
-        "clip, so that they move it no further. 0 in the first step after each rollout, where the two are one."
-        + (" Of the critic: the same of its values." if points(rows, VALUE_CLIPPED)[1] else "")
+        "Policy: tokens (with RLOO whole answers) whose ratio to the policy that sampled them has left the clip, so "
+        "that they move it no further. 0 in the first step after each rollout, where the two are the same."
+        + (" Critic: the same for its values." if points(rows, VALUE_CLIPPED)[1] else "")
     )
 
 
 def _moves(key: str) -> Callable[[Sequence[Row]], bool]:
-    """Whether it changes by more than a hundredth: a constant needs no picture."""
+    """Whether a metric changes by more than a hundredth: a constant needs no picture."""
 
     def moves(rows: Sequence[Row]) -> bool:
         _, values = points(rows, key)
@@ -79,12 +79,12 @@ class Chart:
 
     title: str
     lines: tuple[tuple[str, tuple[str, ...], str], ...]
-    """(name, keys of which the first found is drawn, CSS class of its colour)."""
+    """(name, keys of which the first in the rows is drawn, CSS class of its colour)."""
     how: str | Callable[[Sequence[Row]], str]
     """How to read it."""
     notices: tuple[Notice, ...] = ()
     when: Callable[[Sequence[Row]], bool] = bool
-    """Whether it has something to show; by default wherever there are rows."""
+    """Whether it has something to show; by default if there are rows."""
 
 
 CHARTS = (
@@ -104,30 +104,30 @@ CHARTS = (
     Chart(
         "reward margin",
         (("margin", ("rewards/margins", "margin"), "s-aligned"),),
-        "Chosen minus rejected: how strongly the labelled order is held. It says nothing of pairs not trained on.",
+        "Chosen minus rejected: how strongly the labelled order is held. It says nothing about other pairs.",
         (diagnoses.margin_stands_still, diagnoses.margin_outgrows_order),
     ),
     Chart(
         "share of pairs ordered rightly",
         (("accuracy", ("rewards/accuracies", "accuracy"), "s-aligned"),),
-        "Of the pairs in a batch; one half is a coin. Small batches make it jump.",
+        "Share within a batch; one half is chance. Small batches make it jump.",
         (diagnoses.order_saturated, diagnoses.order_is_chance),
     ),
     Chart(
         "log-probability, nats",
         (("chosen", ("logps/chosen",), "s-aligned"), ("rejected", ("logps/rejected",), "s-rejected")),
-        "Of whole answers, so it also moves with the lengths in a batch: compare the lines, not the steps.",
+        "Sum over a whole answer, so it also moves with the lengths in a batch: compare the lines, not the steps.",
     ),
     Chart(
         "reward",
         (("reward", REWARD, "s-aligned"), ("less the price of KL", ("objective/rlhf_reward",), "s-reference")),
-        "Of answers sampled in training, by what is trained on. It should rise; that it does is no evidence.",
+        "Mean over answers sampled in training, by the reward in use. It should rise; that alone is no evidence.",
         (diagnoses.reward_rose_with_length,),
     ),
     Chart(
         "length of answers, tokens",
         (("tokens", LENGTH, "s-aligned"),),
-        "Of answers sampled in training. It should stay where the preference does not ask for another.",
+        "Mean over answers sampled in training. It should stay unless the preference asks for another length.",
     ),
     Chart(
         "KL to the SFT policy, nats",
@@ -145,13 +145,13 @@ CHARTS = (
     Chart(
         "share of answers that end by themselves",
         (("ends", (ENDS,), "s-aligned"),),
-        "Of answers sampled in training; the others were cut at max_new_tokens. It should not fall.",
+        "Among answers sampled in training; the others were cut at max_new_tokens. It should not fall.",
         (diagnoses.ends_less,),
     ),
     Chart(
         "share of answers cut at the limit",
         (("cut", (CUT,), "s-aligned"),),
-        "Of answers sampled in training; the others end by themselves. It should not rise.",
+        "Among answers sampled in training; the others end by themselves. It should not rise.",
         (diagnoses.ends_less,),
         when=_without(ENDS),
     ),
@@ -170,8 +170,8 @@ CHARTS = (
     Chart(
         "value loss",
         (("critic", (VALUE_LOSS,), "s-reference"),),
-        "Half the squared error of the critic, in units of reward squared. It falls as the critic learns; what it is "
-        "worth, explained variance tells.",
+        "Half the squared error of the critic, in units of reward squared. It falls as the critic learns; explained "
+        "variance tells how good the critic is.",
         (diagnoses.value_loss_grows,),
     ),
     Chart(
@@ -190,20 +190,20 @@ CHARTS = (
     Chart(
         "share of prompts whose answers are paid alike",
         (("paid alike", (ALIKE,), "s-reference"),),
-        "Each answer is held against its siblings; where all are paid the same, there is nothing to learn.",
+        "Each answer is compared with the others to its prompt; if all get the same reward, there is nothing to learn.",
         (diagnoses.siblings_paid_alike,),
         when=_without(EXPLAINED),
     ),
     Chart(
         "loss on demonstrations, nats per token",
         (("demonstrations", (PTX,), "s-reference"),),
-        "Of the demonstrations that ptx_coef mixes in against forgetting. It should not rise.",
+        "Loss on the demonstrations that ptx_coef mixes in against forgetting. It should not rise.",
         (diagnoses.demonstrations_forgotten,),
     ),
     Chart(
         "surrogate loss",
         (("policy", ("loss/policy_avg", "loss"), "s-reference"),),
-        "Made of advantages, which are around 0 in every rollout, so it shows no progress. Read the reward.",
+        "It consists of advantages, which are around 0 in every rollout, so it shows no progress. Read the reward.",
         when=lambda rows: bool(points(rows, *REWARD)[1]),
     ),
     Chart(
@@ -213,7 +213,7 @@ CHARTS = (
         (diagnoses.gradient_spikes,),
     ),
 )
-"""What is drawn of a stage's metrics, in this order; a chart of which nothing was logged is left out."""
+"""The charts of a stage's metrics, in this order; a chart without logged metrics is left out."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Curve:
 
 
 def training_curves(rows: Sequence[Row]) -> list[Curve]:
-    """Every chart that these rows of a metrics.jsonl have something for, with what is to be said of it."""
+    """Every chart that these rows of a metrics.jsonl can fill, with its notes."""
     curves = []
     for chart in CHARTS:
         if not chart.when(rows):
@@ -246,6 +246,6 @@ def training_curves(rows: Sequence[Row]) -> list[Curve]:
 
 
 def stage_curves(run_dir: Path, stage: str) -> list[Curve]:
-    """Those of a stage on disk; none for one that does not train."""
+    """The curves of a stage on disk; none for a stage that does not train."""
     path = runs.stage_dir(run_dir, stage) / runs.METRICS
     return training_curves([row for _, row in read_jsonl(path)]) if path.exists() else []

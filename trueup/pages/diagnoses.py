@@ -1,9 +1,9 @@
-"""What goes wrong in a training, and what its curves show: one threshold for each, for pages and for PPO's guards.
+"""Diagnoses of a training: one threshold for each fault, shared by pages and PPO's guards, and notes on curves.
 
-PPO's guards (`rlhf.align.guards`) ask after each rollout, a page asks after the last step, both by the functions of the
-first part. So a page says what the guard said. A note stands only beside a curve that does what the note says: `normal`
-is what training of this kind looks like, `watch` is worth a look at the answers. Notes read the rows of a stage's
-metrics.jsonl, under the names that TRL and lm-human-preferences give their metrics.
+PPO's guards (`rlhf.align.guards`) check after each rollout, a page after the last step, both by the functions of the
+first part. So a page agrees with the guard. A note appears only beside a curve that does what the note says: `normal`
+is usual for this kind of training, `watch` is worth a look at the answers. Notes read the rows of a stage's
+metrics.jsonl, under the metric names of TRL and lm-human-preferences.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from trueup.pages.trends import ENOUGH_STEPS, Row, at_the_end, points, rises_at_
 from trueup.pages.wording import short
 
 SATURATED = 0.99
-"""Share of pairs ordered rightly from which there is nothing left to order."""
+"""Share of rightly ordered pairs from which there is nothing more to learn."""
 MUCH_CLIPPED = 0.3
-"""Share of tokens that the clip holds above which passes over a rollout are mostly without effect."""
+"""Share of clipped tokens above which further passes over a rollout have little effect."""
 FAR = 0.1
-"""Mean of half the squared log-ratio, in nats, above which a rollout is no longer one of the policy's own."""
+"""Mean of half the squared log-ratio, in nats, above which a rollout no longer comes from the policy in training."""
 
 # ---- What guards and pages both look for ------------------------------------------------------------------------
-# A guard can end a training, so each threshold is one that chance and healthy trainings seldom reach.
+# A guard can end a training, so chance and healthy trainings must seldom reach a threshold.
 
 ENOUGH = 5
-"""Rollouts, or steps, before which a course is not judged."""
+"""Least number of rollouts, or steps, for a diagnosis."""
 LASTING = 3
-"""Rollouts in a row in which a share has to be off: with few answers, one rollout alone is off by chance."""
+"""Rollouts in a row in which a share must be off: with few answers, one rollout alone is off by chance."""
 COLLAPSED = 0.3
-"""Part of its first value that entropy falls to when all answers become one. Half of it is left in many a good run."""
+"""Entropy as a part of its first value, when all answers become one. Many good trainings end at half of it."""
 ENDS_FEWER = 0.2
-"""How much the share of answers that end by themselves falls; a rollout of few answers scatters by less."""
+"""Fall in the share of answers that end by themselves; chance moves it by less in a rollout of few answers."""
 MISLEADS = -0.05
 """Explained variance below which a critic is worse than none; one that has learnt nothing yet is around 0."""
 FOLLOWS, LONGER = 0.8, 1.2
 """Correlation of reward with length, and growth of the answers, from which length explains much of the reward."""
 _STRETCHES = 20
-"""A longer course is correlated by the means of so many stretches: the noise of single steps would hide the rest."""
+"""Number of means by which a longer series is correlated: the noise of single steps would hide the rest."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Lengthening:
 
 
 def follows_length(reward: Sequence[float], length: Sequence[float]) -> Lengthening | None:
-    """Reward that may be paid for length alone, after the last of these steps."""
+    """The correlation of reward with length, if length may explain the reward."""
     if len(length) < ENOUGH or len(length) != len(reward):
         return None
-    pay, size = (_stretches(values) for values in (reward, length))
-    if size[-1] / max(size[0], 1e-9) < LONGER or pay.std() == 0 or size.std() == 0:
+    rewards, lengths = (_stretches(values) for values in (reward, length))
+    if lengths[-1] / max(lengths[0], 1e-9) < LONGER or rewards.std() == 0 or lengths.std() == 0:
         return None
-    r = float(np.corrcoef(size, pay)[0, 1])
-    return Lengthening(r, float(size[0]), float(size[-1])) if r > FOLLOWS else None
+    r = float(np.corrcoef(lengths, rewards)[0, 1])
+    return Lengthening(r, float(lengths[0]), float(lengths[-1])) if r > FOLLOWS else None
 
 
 def _stretches(values: Sequence[float]) -> np.ndarray:
@@ -71,21 +71,21 @@ def _stretches(values: Sequence[float]) -> np.ndarray:
 
 
 def collapse(entropy: Sequence[float]) -> tuple[float, float] | None:
-    """(first, last) where little of the first entropy is left: that is no chance, and there is no way back.
+    """(first, last) entropy if little of the first is left: that does not happen by chance and does not recover.
 
-    A policy that had none at first, as where no token counts, has lost none."""
+    None if the first is 0, as without a token that counts."""
     fell = len(entropy) > 1 and entropy[0] > 0 and entropy[-1] <= COLLAPSED * entropy[0]
     return (entropy[0], entropy[-1]) if fell else None
 
 
 def fewer_ends(ends: Sequence[float]) -> tuple[float, float] | None:
-    """(first, last) share of answers that end by themselves, where it fell and stayed there."""
+    """(first, last) share of answers that end by themselves, if it fell and stayed low."""
     fell = len(ends) > LASTING and max(ends[-LASTING:]) <= ends[0] - ENDS_FEWER
     return (ends[0], ends[-1]) if fell else None
 
 
 def misleading(explained: Sequence[float]) -> float | None:
-    """The last explained variance, where the critic has learnt for a while and is still worse than none."""
+    """The last explained variance, if the critic has learnt for a while and is still worse than none."""
     return explained[-1] if len(explained) >= ENOUGH and max(explained[-LASTING:]) < MISLEADS else None
 
 
@@ -105,12 +105,12 @@ ENDS, CUT, ALIKE, PTX = "val/eos_rate", "completions/clipped_ratio", "frac_rewar
 
 @dataclass(frozen=True)
 class Note:
-    """What this curve does, and what that means."""
+    """What a curve does, and what that means."""
 
     level: Literal["normal", "watch"]
     text: str
     source: str = ""
-    """Where a claim that is not plain from the curve comes from."""
+    """The paper behind a claim that the curve does not show."""
 
 
 Notice = Callable[[Sequence[Row]], Note | None]
@@ -120,10 +120,10 @@ _DISPLACEMENT = "Razin et al. 2024, arXiv:2410.08847; Pal et al. 2024, arXiv:240
 
 def loss_turned(rows: Sequence[Row]) -> Note | None:
     steps, values = points(rows, "loss")
-    turned = rises_at_the_end(values)
-    if turned is None:
+    rise = rises_at_the_end(values)
+    if rise is None:
         return None
-    at, low, last = turned
+    at, low, last = rise
     return Note(
         "watch",
         f"It rises at the end, from {short(low)} near step {steps[at]:.0f} to {short(last)}: the steps are too "
@@ -132,21 +132,21 @@ def loss_turned(rows: Sequence[Row]) -> Note | None:
 
 
 def loss_stands_still(rows: Sequence[Row]) -> Note | None:
-    found = trend(points(rows, "loss")[1])
-    if found is None or not found.still or heldout_fell(rows) is not None:
+    course = trend(points(rows, "loss")[1])
+    if course is None or not course.still or heldout_fell(rows) is not None:
         return None
     return Note(
         "watch",
-        f"It does not fall beyond its noise ({short(found.first)} at first, {short(found.last)} at the end): "
-        "nothing that this loss shows was learnt. Look at the learning rate, the number of steps, and whether answers "
-        "are labels.",
+        f"It does not fall beyond its noise ({short(course.first)} at first, {short(course.last)} at the end): "
+        "by this loss, nothing was learnt. Look at the learning rate, the number of steps, and whether the answers "
+        "carry loss.",
     )
 
 
 def heldout_turned(rows: Sequence[Row]) -> Note | None:
     steps, values = points(rows, "eval_loss")
-    found = trend(points(rows, "loss")[1])
-    if len(values) < 3 or found is None or not found.fell:
+    course = trend(points(rows, "loss")[1])
+    if len(values) < 3 or course is None or not course.fell:
         return None
     low = int(np.argmin(values))
     if values[-1] <= 1.01 * values[low]:
@@ -154,7 +154,7 @@ def heldout_turned(rows: Sequence[Row]) -> Note | None:
     return Note(
         "watch",
         f"The held-out loss is lowest at step {steps[low]:.0f} ({short(values[low])}) and {short(values[-1])} at the "
-        "end, while the training loss falls: from there on the data is learnt by heart. Stop earlier.",
+        "end, while the training loss falls: from there on the model learns the data by heart. Stop earlier.",
     )
 
 
@@ -164,13 +164,13 @@ def heldout_fell(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "normal",
-        f"The held-out loss falls with it, from {short(values[0])} to {short(values[-1])}: no over-fit to see.",
+        f"The held-out loss falls with it, from {short(values[0])} to {short(values[-1])}: no sign of overfitting.",
     )
 
 
 def chosen_fell(rows: Sequence[Row]) -> Note | None:
-    """The chosen answers' implicit reward is taken, which is against the reference: their plain log-probability goes
-    up and down with the lengths in a batch."""
+    """Uses the chosen answers' implicit reward, which is relative to the reference: their plain log-probability moves
+    with the lengths in a batch."""
     chosen = trend(points(rows, "rewards/chosen", "logps/chosen")[1])
     margin = trend(points(rows, "rewards/margins")[1])
     if chosen is None or margin is None or not (chosen.fell and margin.rose):
@@ -178,7 +178,7 @@ def chosen_fell(rows: Sequence[Row]) -> Note | None:
     return Note(
         "normal",
         "The chosen answers become less probable than under the SFT policy, and the margin still grows, since the "
-        "rejected ones fall faster. DPO asks for the difference only, so this is common and no fault of itself. Worry "
+        "rejected ones fall faster. DPO trains the difference only, so this is common and no fault in itself. Worry "
         "when the fall goes on to tens of nats, or when answers break off, repeat themselves or change the subject: "
         "probability then goes to answers that nobody labelled. Remedies: a higher beta, fewer steps.",
         _DISPLACEMENT,
@@ -198,18 +198,18 @@ def both_rose(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "normal",
-        "Both rise: chosen and rejected answers have much in common (form, length, subject), and that is learnt with "
-        "them. Only the distance between the lines is the preference.",
+        "Both rise: chosen and rejected answers have much in common (form, length, subject), and the policy learns "
+        "that too. Only the distance between the lines is the preference.",
     )
 
 
 def margin_stands_still(rows: Sequence[Row]) -> Note | None:
-    found = trend(points(rows, "rewards/margins", "margin")[1])
-    if found is None or not found.still:
+    course = trend(points(rows, "rewards/margins", "margin")[1])
+    if course is None or not course.still:
         return None
     return Note(
         "watch",
-        f"It does not leave its noise ({short(found.first)} at first, {short(found.last)} at the end): the labels "
+        f"It does not leave its noise ({short(course.first)} at first, {short(course.last)} at the end): the labels "
         "were not learnt. Too few steps, too low a learning rate, or labels that contradict each other.",
     )
 
@@ -221,8 +221,8 @@ def margin_outgrows_order(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "watch",
-        "It grows on although the pairs are ordered already: from there on confidence is learnt, not order. Where each "
-        "pair is labelled once, nothing in the loss bounds it.",
+        "It grows on although the pairs are already ordered: the policy now learns confidence, not order. If each pair "
+        "is labelled once, nothing in the loss bounds it.",
         "Azar et al. 2023, arXiv:2310.12036",
     )
 
@@ -235,21 +235,21 @@ def order_saturated(rows: Sequence[Row]) -> Note | None:
     return Note(
         "watch",
         f"Nearly all pairs of a batch are ordered rightly from step {steps[at]:.0f} of {steps[-1]:.0f} on: either "
-        "the pairs are easy, or they are learnt by heart. Held-out accuracy and the win rate tell which; this curve "
-        "cannot.",
+        "the pairs are easy, or the model knows them by heart. Held-out accuracy and the win rate tell which; this "
+        "curve cannot.",
     )
 
 
 def order_is_chance(rows: Sequence[Row]) -> Note | None:
     _, values = points(rows, "rewards/accuracies", "accuracy")
-    found = trend(values)
-    if found is None or not found.still or found.last > 0.6:
+    course = trend(values)
+    if course is None or not course.still or course.last > 0.6:
         return None
-    return Note("watch", f"It ends at {100 * found.last:.0f} %, hardly above a coin: the order was not learnt.")
+    return Note("watch", f"It ends at {100 * course.last:.0f} %, hardly above a coin: the order was not learnt.")
 
 
 def saturated_at(rows: Sequence[Row]) -> int | None:
-    """The point, in the first half of the steps, from which on the mean share ordered rightly is SATURATED."""
+    """The point, in the first half of the steps, from which the mean share of rightly ordered pairs is SATURATED."""
     _, values = points(rows, "rewards/accuracies", "accuracy")
     for at in range(len(values) // 2 + 1 if len(values) >= ENOUGH_STEPS else 0):
         if float(np.mean(values[at:])) >= SATURATED and values[at] >= SATURATED:
@@ -258,13 +258,13 @@ def saturated_at(rows: Sequence[Row]) -> int | None:
 
 
 def reward_rose_with_length(rows: Sequence[Row]) -> Note | None:
-    found = follows_length(points(rows, *REWARD)[1], points(rows, *LENGTH)[1])
-    if found is None:
+    lengthening = follows_length(points(rows, *REWARD)[1], points(rows, *LENGTH)[1])
+    if lengthening is None:
         return None
     return Note(
         "watch",
-        f"Reward rises, and so do answers, from {found.first:.0f} to {found.last:.0f} tokens: much of a reward can "
-        "be length alone. Look at the win rate at equal length before believing it.",
+        f"Reward rises, and so do answers, from {lengthening.first:.0f} to {lengthening.last:.0f} tokens: much of a "
+        "reward can be length alone. Look at the win rate at equal length before believing it.",
         "Singhal et al. 2023, arXiv:2310.03716",
     )
 
@@ -278,12 +278,12 @@ def kl_grows(rows: Sequence[Row]) -> Note | None:
     if reward is not None and not reward.rose:
         return Note(
             "watch",
-            f"It grows on, to {short(half.last)} nats, while the reward does not: distance that buys nothing.",
+            f"It grows on, to {short(half.last)} nats, while the reward does not: the distance buys nothing.",
         )
     return Note(
         "normal",
-        f"It grows to the end, to {short(half.last)} nats: reward is still being bought with distance. What a judge "
-        "prefers rises with the distance at first and falls later, while the reward that is trained on rises on.",
+        f"It grows to the end, to {short(half.last)} nats: distance still buys reward. A judge's preference rises with "
+        "the distance at first and falls later, while the reward in training rises on.",
         "Gao et al. 2022, arXiv:2210.10760",
     )
 
@@ -306,12 +306,12 @@ def kl_coef_still_moves(rows: Sequence[Row]) -> Note | None:
 
 
 def value_loss_grows(rows: Sequence[Row]) -> Note | None:
-    found = trend(points(rows, VALUE_LOSS)[1])
-    if found is None or not found.rose:
+    course = trend(points(rows, VALUE_LOSS)[1])
+    if course is None or not course.rose:
         return None
     return Note(
         "watch",
-        f"It rises, from {short(found.first)} to {short(found.last)}: the critic falls behind the policy, or rewards "
+        f"It rises, from {short(course.first)} to {short(course.last)}: the critic falls behind the policy, or rewards "
         "spread wider. Explained variance tells which: it does not change with the scale of rewards.",
     )
 
@@ -322,8 +322,8 @@ def critic_misleads(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "watch",
-        f"Below 0 at the end ({short(last)}): what the critic says is further from the returns than their mean "
-        "is, so it adds noise to the advantages. More critic_warmup_rollouts, or a higher critic_learning_rate.",
+        f"Below 0 at the end ({short(last)}): the critic's values are further from the returns than the mean return "
+        "is, so they add noise to the advantages. More critic_warmup_rollouts, or a higher critic_learning_rate.",
     )
 
 
@@ -333,8 +333,8 @@ def clip_holds_much(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "watch",
-        f"{100 * last:.0f} % of what the policy learns from, at the end: much of each pass over a rollout moves "
-        "nothing any more. A lower learning rate, or fewer passes.",
+        f"{100 * last:.0f} % at the end: much of each pass over a rollout no longer moves the policy. A lower learning "
+        "rate, or fewer passes.",
     )
 
 
@@ -345,7 +345,7 @@ def clip_holds_the_critic(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "watch",
-        f"{100 * most:.0f} % of the critic's values on average: a rollout may move them by cliprange_value alone, in "
+        f"{100 * most:.0f} % of the critic's values on average: a rollout may move them by cliprange_value at most, in "
         "units of reward, and rewards are larger than that. Lower weights in rewards bring them to a scale of 1, or a "
         "higher cliprange_value lets the critic follow.",
     )
@@ -359,8 +359,8 @@ def steps_go_far(rows: Sequence[Row]) -> Note | None:
     times = "once" if len(far) == 1 else f"{len(far)} times"
     return Note(
         "watch",
-        f"Above {FAR} {times}, first at step {far[0]:.0f}: by then the policy is another one than the one whose "
-        "answers it learns from. A lower learning rate, or fewer passes.",
+        f"Above {FAR} {times}, first at step {far[0]:.0f}: by then the policy differs from the one whose answers it "
+        "learns from. A lower learning rate, or fewer passes.",
     )
 
 
@@ -371,7 +371,7 @@ def ends_less(rows: Sequence[Row]) -> Note | None:
     return Note(
         "watch",
         f"{100 * fall[0]:.0f} % of answers end by themselves at first, {100 * fall[1]:.0f} % at the end: more answers "
-        "run into max_new_tokens. A higher missing_eos_penalty, or more room, if long answers are wanted.",
+        "run into max_new_tokens. A higher missing_eos_penalty, or a higher max_new_tokens if you want long answers.",
     )
 
 
@@ -381,20 +381,20 @@ def siblings_paid_alike(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "watch",
-        f"{100 * last:.0f} % of prompts at the end teach nothing: all of their answers are paid alike. More answers to "
-        "each (num_generations), a higher temperature, or a reward with finer steps.",
+        f"{100 * last:.0f} % of prompts at the end teach nothing: all of their answers get the same reward. More "
+        "answers to each (num_generations), a higher temperature, or a reward with finer steps.",
         "Yu et al. 2025, arXiv:2503.14476",
     )
 
 
 def demonstrations_forgotten(rows: Sequence[Row]) -> Note | None:
-    found = trend(points(rows, PTX)[1])
-    if found is None or not found.rose:
+    course = trend(points(rows, PTX)[1])
+    if course is None or not course.rose:
         return None
     return Note(
         "watch",
-        f"It rises, from {short(found.first)} to {short(found.last)}: demonstrations are being forgotten in spite of "
-        "the mix. A higher ptx_coef.",
+        f"It rises, from {short(course.first)} to {short(course.last)}: the policy forgets the demonstrations in spite "
+        "of the mix. A higher ptx_coef.",
     )
 
 
@@ -404,8 +404,8 @@ def entropy_collapsed(rows: Sequence[Row]) -> Note | None:
         return None
     return Note(
         "watch",
-        f"It falls from {short(fall[0])} to {short(fall[1])} nats, to {100 * fall[1] / fall[0]:.0f} % of its "
-        "beginning: answers grow alike. Look at distinct word pairs and at the answers themselves.",
+        f"It falls from {short(fall[0])} to {short(fall[1])} nats, to {100 * fall[1] / fall[0]:.0f} % of its first "
+        "value: answers grow alike. Look at distinct word pairs and at the answers themselves.",
     )
 
 

@@ -1,7 +1,7 @@
-"""Plots as inline SVG, for pages that must stand alone: no script, no font and no image from anywhere.
+"""Plots as inline SVG, for pages that must stand alone: without script, and without fonts or images from elsewhere.
 
-Colours are CSS classes (`s-reference`, `s-aligned`, ...), so that a page draws them for a light and a dark screen. A
-chart is 340 units wide and scales with its box; an interval bar stretches, and therefore holds no text.
+Colours are CSS classes (`s-reference`, `s-aligned`, ...), so that a page suits a light and a dark screen. A chart is
+340 units wide and scales with its box. An interval bar stretches, so it holds no text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> Markup:
-    """Lines over steps: every point thin, and their moving mean over a tenth of the steps thick."""
+    """Lines over steps: all points as a thin line, their moving mean over a tenth of the steps as a thick one."""
     points = [(x, y) for line in series for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
     if not points:
         return Markup("")
@@ -40,16 +40,16 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> Markup:
     )
     parts = [axes.draw(x_label, y_label)]
     for line in series:
-        kept = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
-        smooth = moving_mean([y for _, y in kept], max(1, len(kept) // 10))
-        parts.append(axes.path(kept, f"raw {line.style}"))
-        parts.append(axes.path([(x, y) for (x, _), y in zip(kept, smooth, strict=True)], f"mean {line.style}"))
+        finite = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
+        smooth = moving_mean([y for _, y in finite], max(1, len(finite) // 10))
+        parts.append(axes.path(finite, f"raw {line.style}"))
+        parts.append(axes.path([(x, y) for (x, _), y in zip(finite, smooth, strict=True)], f"mean {line.style}"))
     names = ", ".join(line.name for line in series)
     return _svg(parts, f"{y_label} over {x_label}: {names}")
 
 
 def histogram(series: Sequence[Series], x_label: str, bins: int = 16) -> Markup:
-    """Shares of the values of each series in common bins, drawn over each other."""
+    """Shares of each series' values in common bins, drawn over each other."""
     values = [value for line in series for value in line.y]
     if not values:
         return Markup("")
@@ -73,7 +73,7 @@ def interval_bar(
     middle: float | None = 0.5,
     span: tuple[float, float] = (0.0, 1.0),
 ) -> Markup:
-    """A figure with its interval on an axis over `span`, and a line where there is no difference."""
+    """A figure with its interval on an axis over `span`, and a line at `middle`, where there is no difference."""
 
     def at(x: float) -> str:
         return f"{100 * (x - span[0]) / (span[1] - span[0]):.2f}%"
@@ -88,17 +88,17 @@ def interval_bar(
 
 
 def shares_bar(parts: Sequence[tuple[str, float]], height: int = 14) -> Markup:
-    """Parts of a whole side by side: (CSS class, size) of each. Sizes need not add up to 1; nothing at all: no bar."""
+    """Parts of a whole side by side, each as (CSS class, size). Sizes need not add up to 1. No bar if all are 0."""
     total = math.fsum(size for _, size in parts)
     if not total > 0:
         return Markup("")
-    drawn, at = [], 0.0
+    rects, at = [], 0.0
     for style, size in parts:
         if size > 0:
             wide = 100 * size / total
-            drawn.append(f'<rect class="{escape(style)}" x="{at:.2f}%" width="{wide:.2f}%" y="0" height="100%"/>')
+            rects.append(f'<rect class="{escape(style)}" x="{at:.2f}%" width="{wide:.2f}%" y="0" height="100%"/>')
             at += wide
-    inside = "".join(drawn)
+    inside = "".join(rects)
     return Markup(f'<svg class="shares" width="100%" height="{height}" aria-hidden="true">{inside}</svg>')
 
 
@@ -116,18 +116,18 @@ class Point:
 
 
 def trace(points: Sequence[Point], x_label: str, y_label: str, limit: float | None = None) -> Markup:
-    """Named points, joined in their order; `limit` is a line across at that x, with what lies beyond it shaded."""
-    kept = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
-    if not kept:
+    """Named points, joined in their order. `limit` draws a line at that x and shades the area beyond it."""
+    finite = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
+    if not finite:
         return Markup("")
-    right = max([point.x for point in kept] + ([limit] if limit is not None else []))
-    left = min(0.0, *(point.x for point in kept))
-    ends = [y for point in kept for y in (point.y, point.low, point.high) if y is not None]
+    right = max([point.x for point in finite] + ([limit] if limit is not None else []))
+    left = min(0.0, *(point.x for point in finite))
+    ends = [y for point in finite for y in (point.y, point.low, point.high) if y is not None]
     heights = min(ends), max(ends)
     axes = _Axes((left, right + 0.06 * (right - left)), heights, room=0.16)
     parts = []
     if limit is not None:
-        x, _ = axes.at(limit, kept[0].y)
+        x, _ = axes.at(limit, finite[0].y)
         height = _HEIGHT - _BOTTOM - _TOP
         parts.append(
             f'<rect class="beyond" x="{x:.1f}" y="{_TOP}" width="{_WIDTH - _RIGHT - x:.1f}" height="{height}"/>'
@@ -135,8 +135,8 @@ def trace(points: Sequence[Point], x_label: str, y_label: str, limit: float | No
     parts.append(axes.draw(x_label, y_label))
     if limit is not None:
         parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
-    parts.append(axes.path([(point.x, point.y) for point in kept], "join"))
-    for point in kept:
+    parts.append(axes.path([(point.x, point.y) for point in finite], "join"))
+    for point in finite:
         x, y = axes.at(point.x, point.y)
         if point.low is not None and point.high is not None:
             (_, bottom), (_, top) = axes.at(point.x, point.low), axes.at(point.x, point.high)
@@ -148,30 +148,30 @@ def trace(points: Sequence[Point], x_label: str, y_label: str, limit: float | No
             f'<text class="name" x="{x - 8 if inward else x + 8:.1f}" y="{y - 7:.1f}" '
             f'text-anchor="{"end" if inward else "start"}">{escape(point.name)}</text>'
         )
-    return _svg(parts, f"{y_label} over {x_label}: {', '.join(point.name for point in kept)}")
+    return _svg(parts, f"{y_label} over {x_label}: {', '.join(point.name for point in finite)}")
 
 
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
-    """Centred mean over `window` values, over fewer at the ends."""
+    """Centred mean over `window` values, and over fewer at the ends."""
     before, after = (window - 1) // 2, window // 2
     return [float(np.mean(values[max(0, i - before) : i + after + 1])) for i in range(len(values))]
 
 
-def ticks(low: float, high: float, wanted: int = 3) -> list[float]:
-    """At least `wanted` round numbers within [low, high]: multiples of 1, 2 or 5 times a power of ten, the fewest."""
+def ticks(low: float, high: float, least: int = 3) -> list[float]:
+    """Round numbers within [low, high], `least` or a few more: multiples of 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10(high - low))
     steps = (m * power / shift for shift in (1, 10) for m in (5, 2, 1))
-    made = (
+    candidates = (
         [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)] for step in steps
     )
-    return next(values for values in made if len(values) >= wanted)
+    return next(values for values in candidates if len(values) >= least)
 
 
 @dataclass(frozen=True)
 class _Axes:
-    """Data to picture coordinates."""
+    """Maps data to picture coordinates."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -193,8 +193,8 @@ class _Axes:
         return low - 0.5, high + 0.5
 
     def path(self, points: Sequence[tuple[float, float]], style: str) -> str:
-        drawn = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
-        return f'<polyline class="{escape(style)}" points="{drawn}"/>'
+        corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
+        return f'<polyline class="{escape(style)}" points="{corners}"/>'
 
     def draw(self, x_label: str, y_label: str, percent: bool = False) -> str:
         parts = []

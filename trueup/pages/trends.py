@@ -1,6 +1,6 @@
-"""Whether a metric moved by more than its noise, in the rows of a stage's metrics.jsonl.
+"""Trends: whether a metric in a stage's metrics.jsonl moved by more than its noise.
 
-A change counts only beyond its noise, so that what a page says does not come and go with the batches.
+Smaller changes do not count, so that the notes of a page do not come and go with the batches.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Trend:
 
     first: float
     last: float
-    """Means of the first and the last tenth, of three steps at least."""
+    """Means of the first and the last tenth, at least three steps each."""
     z: float
     """Change from the first third of the steps to the last, in its standard errors: thirds see through more noise."""
 
@@ -45,12 +45,12 @@ class Trend:
 
 
 def points(rows: Sequence[Row], *keys: str) -> tuple[list[float], list[float]]:
-    """Steps and values of the first of these metrics that the rows have; what is not a finite number is left out."""
+    """Steps and values of the first of these metrics that the rows have, without values that are not finite numbers."""
     for key in keys:
         pairs = [(_number(row.get("step")), _number(row.get(key))) for row in rows]
-        known = [(step, value) for step, value in pairs if step is not None and value is not None]
-        if known:
-            return [step for step, _ in known], [value for _, value in known]
+        finite = [(step, value) for step, value in pairs if step is not None and value is not None]
+        if finite:
+            return [step for step, _ in finite], [value for _, value in finite]
     return [], []
 
 
@@ -62,7 +62,7 @@ def trend(values: Sequence[float]) -> Trend | None:
     before, after = np.asarray(values[:third]), np.asarray(values[-third:])
     change = float(after.mean() - before.mean())
     noise = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / third)
-    tiny = 1e-9 * max(1.0, float(np.abs(values).max()))  # what rounding makes of a constant is no change
+    tiny = 1e-9 * max(1.0, float(np.abs(values).max()))  # rounding changes a constant by less
     z = change / max(noise, tiny) if abs(change) > tiny else 0.0
     return Trend(float(np.mean(values[:tenth])), float(np.mean(values[-tenth:])), z)
 
@@ -74,7 +74,7 @@ def rises_at_the_end(values: Sequence[float]) -> tuple[int, float, float] | None
         return None
     window = max(3, len(values) // 10)
     smooth = plots.moving_mean(values, window)
-    inner = smooth[window : len(smooth) - window // 2]  # at both ends a mean is over fewer
+    inner = smooth[window : len(smooth) - window // 2]  # means at both ends are over fewer steps
     low = int(np.argmin(inner)) + window
     last = float(np.mean(values[-window:]))
     noise = float(np.std(np.asarray(values) - np.asarray(smooth))) * math.sqrt(2 / window)
@@ -84,7 +84,7 @@ def rises_at_the_end(values: Sequence[float]) -> tuple[int, float, float] | None
 
 
 def at_the_end(values: Sequence[float]) -> float | None:
-    """Mean of the last tenth, of three steps at least, or None with too few steps to tell."""
+    """Mean of the last tenth, at least three steps, or None with too few steps to tell."""
     return float(np.mean(values[-max(3, len(values) // 10) :])) if len(values) >= ENOUGH_STEPS else None
 
 

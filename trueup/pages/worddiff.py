@@ -1,7 +1,7 @@
-"""Which words two answers share, for pages that show them side by side.
+"""Words that two answers share, for pages that show them side by side.
 
-The labelling page marks its answers in the browser, by the same rules (`ui/static/diff.js`): a longest common
-subsequence of words, and of several the one that `_matches` takes. A test holds both to one table of pairs.
+The labelling page marks its answers in the browser by the same rules (`ui/static/diff.js`): a longest common
+subsequence of words, and if there are several, the one that `_matches` yields. A test compares both on one table.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from trueup.data.visible import seen
 from trueup.data.words import UNSPACED
 
 _WORD = regex.compile(rf"[{UNSPACED}]\p{{M}}*+|[^\p{{White_Space}}{UNSPACED}]++")
-"""What stands between blanks; of a script without blanks each character."""
+"""A word: text between blanks, or each character in a script without blanks."""
 MAX_WORDS = 5_000
-"""Words of either answer, without the ends that are the same; the time grows with the product of both."""
+"""Most words of either answer, without their equal ends; time grows with the product of both."""
 LEAST_SHARED = 0.3
-"""Share of the words in common (Dice) below which marks would cover everything and say nothing."""
+"""Share of common words (Dice) below which marks would cover everything and be useless."""
 
 
 def word_diff(before: str, after: str) -> tuple[list[bool], list[bool]] | None:
-    """For each word of `before` and of `after` whether the other has it too, in order; None: too long to compare."""
+    """Whether the other text has each word of `before`, and of `after`, in order; None: too long to compare."""
     a, b = _WORD.findall(before), _WORD.findall(after)
     start = _alike(a, b)
     end = _alike(a[start:][::-1], b[start:][::-1])
@@ -48,8 +48,8 @@ def _alike(a: Sequence[str], b: Sequence[str]) -> int:
 def _matches(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Places (i, j) of a longest common subsequence, the last first.
 
-    Row j of the table of lengths, over all starts of `a`, is one number: its bit i is 0 where the length grows at word
-    i. A few operations on it make the next row (Crochemore et al. 2001, https://doi.org/10.1016/S0020-0190(00)00214-X).
+    Row j of the table of lengths, over all starts of `a`, is one number: its bit i is 0 if the length grows at word i.
+    A few operations on it make the next row (Crochemore et al. 2001, https://doi.org/10.1016/S0020-0190(00)00214-X).
     """
     places: dict[str, int] = {}
     for i, word in enumerate(a):
@@ -73,7 +73,7 @@ def _matches(a: Sequence[str], b: Sequence[str]) -> Iterator[tuple[int, int]]:
 def marked(before: str, after: str) -> tuple[Markup, Markup] | None:
     """Both texts as HTML: words that only `before` has in <del>, words that only `after` has in <ins>.
 
-    None where marks would not help: texts too long to compare, or with hardly a word in common.
+    None if marks would not help: the texts are too long to compare, or have hardly a word in common.
     """
     shared = word_diff(before, after)
     if shared is None:
@@ -85,7 +85,7 @@ def marked(before: str, after: str) -> tuple[Markup, Markup] | None:
 
 
 def _markup(text: str, shared: Sequence[bool], tag: str) -> Markup:
-    """One mark for each run of words that the other text does not have; white space around it stays outside."""
+    """The text with a mark around each run of words that the other text lacks; white space stays outside of it."""
     mark = Markup(f"<{tag}>{{}}</{tag}>")
     parts, at = [], 0
     words = zip(_WORD.finditer(text), shared, strict=True)

@@ -1,8 +1,8 @@
-"""What the pages have in common: what a report may run, what things are called, and how a number is written.
+"""Common parts of the pages: the one script that a report may run, names of outcomes, and number formats.
 
-A report runs the one script that ships with this package, and nothing else. The page holds the script and allows it by
-its hash; the web application repeats that in a header. Both take it from here, so that neither can allow what the other
-wrote, and a script in a model's answer has no hash to run under.
+A report runs the script that ships with this package, and no other. The page contains the script and allows it by its
+hash; the web application repeats that in a header. Both take it from here, so both allow the same script, and a script
+in a model's answer cannot run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def report_script() -> str:
 
 @cache
 def report_policy() -> str:
-    """Content-Security-Policy of a report: its own styles, its own script, and not one request."""
+    """Content-Security-Policy of a report: its own styles, its own script, and no request."""
     digest = base64.b64encode(hashlib.sha256(report_script().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
 
@@ -40,31 +40,31 @@ OUTCOMES = {
     "worse": ("Worse", "fail"),
     "no_verdict": ("No verdict", "warn"),
 }
-"""What each outcome of a comparison is called, and its tone (pass, warn, fail)."""
+"""The name of each outcome of a comparison, and its tone (pass, warn, fail)."""
 
 
 def sentence(verdict: ComparisonVerdict) -> str:
-    """What a verdict says, without the prices at its end: a page lists those."""
+    """A verdict's message without the prices at its end, which a page lists."""
     return verdict.message.removesuffix(f" The price: {'; '.join(verdict.prices)}.")
 
 
 def independence(name: str, judge: JudgeFigures) -> tuple[bool, str]:
-    """Whether a judge of a comparison knew nothing of the training, and what that means for what it says."""
+    """Whether a judge is independent of the training, with a sentence on what that means."""
     if judge.independent:
         return True, "Nothing that it knows was in the training of this policy."
     if name == "reward_model":
         return False, "The reward model learnt from the same labels: no independent evidence."
     if judge.made_the_labels:
         return False, (
-            "This judge made the labels that the policy learnt from: it says whether that preference was learnt, and "
-            "is no independent evidence that anybody else shares it."
+            "This judge made the labels that the policy learnt from: it shows whether the policy learnt that "
+            "preference, and is no independent evidence that anybody else shares it."
         )
-    return False, "It stands behind the training of this policy: no independent evidence."
+    return False, "This judge had a part in the training of this policy: no independent evidence."
 
 
 def noise_floor(report: ComparisonFigures) -> tuple[str, Rate] | None:
-    """(judge, figures) of the SFT policy against itself, by the first judge that can tell: one that looks at pairs is
-    asked about the two policies alone."""
+    """(judge, figures) of the SFT policy against itself, by the first judge that has them: a judge of pairs sees the
+    two policies only."""
     floors = report.noise_floor
     return next(((name, floors[name]) for name in report.judges if name in floors), None)
 
@@ -85,7 +85,7 @@ def tight(text: str) -> str:
 
 
 def short(value: float) -> str:
-    """`0.0123`: three digits, as they stand in a sentence."""
+    """`0.0123`: three digits, for a sentence."""
     return minus(f"{value:.3g}")
 
 
@@ -100,7 +100,7 @@ def decimals(value: float, digits: int) -> str:
 
 
 def axis(value: float, among: Sequence[float]) -> str:
-    """A number beside an axis, with as many decimals as the numbers there need, up to six."""
+    """A number beside an axis, with as many decimals as the axis needs, up to six."""
     digits = next((d for d in range(6) if all(math.isclose(round(v, d), v, abs_tol=1e-9) for v in among)), 6)
     return minus(f"{value:.{digits}f}")
 
@@ -111,7 +111,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def measure(value: float | None, form: str, unknown: str = UNKNOWN) -> str:
-    """A measure of a table: `share`, or the format of a number, such as `.2f`."""
+    """A measure in a table. `form` is `share` or the format of a number, such as `.2f`."""
     if value is None:
         return unknown
     return percent(value) if form == "share" else minus(f"{value:{form}}")
@@ -127,7 +127,7 @@ def interval(figures: Estimate) -> str:
 
 
 def quantity(figures: Estimate | float | None, digits: int = 2) -> str:
-    """`2.03 [1.60, 2.50]`: a figure that is no share; a bare number has no interval."""
+    """`2.03 [1.60, 2.50]`: a figure that is not a share; a bare number has no interval."""
     if figures is None:
         return UNKNOWN
     if not isinstance(figures, Estimate):
@@ -140,7 +140,7 @@ def quantity(figures: Estimate | float | None, digits: int = 2) -> str:
 
 
 def in_brackets(value: float, low: float | None, high: float | None, is_share: bool, no_interval: str) -> str:
-    """`68 % (62 to 74)` of a share, `0.41 (0.30 to 0.52)` of a coefficient."""
+    """`68 % (62 to 74)` for a share, `0.41 (0.30 to 0.52)` for a coefficient."""
     scale, digits, unit = (100, 0, " %") if is_share else (1, 2, "")
     if low is None or high is None:
         return f"{minus(f'{scale * value:.{digits}f}')}{unit} ({no_interval})"
@@ -169,14 +169,14 @@ def duration(seconds: float) -> str:
 
 
 def about(hours: float) -> str:
-    """`25 min`, `3.4 h`, `5 days`: a time that is no more than reckoned."""
+    """`25 min`, `3.4 h`, `5 days`: an estimated time."""
     if hours < 1.5:
         return f"{max(1, round(60 * hours))} min"
     return f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h" if hours < 72 else f"{hours / 24:,.0f} days"
 
 
 def leans(share: float | None) -> str:
-    """Whom a judge prefers on a prompt, with the share of the comparisons there that this one wins.
+    """The policy that a judge prefers on a prompt, with its share of the comparisons there.
 
     share  of the aligned policy; None: not judged
     """
@@ -184,5 +184,5 @@ def leans(share: float | None) -> str:
         return "not judged"
     if share == 0.5:
         return f"neither {percent(share, 0)}"
-    who, won = ("aligned", share) if share > 0.5 else ("SFT", 1 - share)
-    return f"{who} {percent(won, 0)}"
+    who, share_won = ("aligned", share) if share > 0.5 else ("SFT", 1 - share)
+    return f"{who} {percent(share_won, 0)}"

@@ -1,4 +1,4 @@
-"""How well margins say probabilities, and rank correlation."""
+"""Calibration of a reward model's margins as probabilities, and rank correlation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from trueup.statistics.length_control import sigmoid
 
 
 def expected_calibration_error(margins: Sequence[float], bins: int = 10, temperature: float = 1.0) -> float:
-    """How far a reward model's confidence is from how often it is right, averaged over its predictions.
+    """The distance between a reward model's confidence and its accuracy, averaged over its predictions.
 
     margins  (N,) r(chosen) - r(rejected)
 
     The model predicts the answer that it scores higher, with confidence sigmoid(|margin| / T) in [0.5, 1], which is cut
-    into `bins` of equal width; it is right where the margin is positive, and half right at 0. Confidence in `chosen`
-    would not do: chosen is always right, so that overconfidence could not be seen. Guo et al. 2017,
+    into `bins` of equal width. It is right if the margin is positive, and half right at 0. Confidence in `chosen` would
+    not do: chosen is always right, so overconfidence could not show. Guo et al. 2017,
     https://arxiv.org/abs/1706.04599, eq. 3.
     """
     m = np.asarray(margins, dtype=float)
@@ -33,7 +33,7 @@ def expected_calibration_error(margins: Sequence[float], bins: int = 10, tempera
 
 
 TEMPERATURES = (0.01, 100.0)
-"""A fitted temperature stays between these: at the lower every pair is right, at the upper the scores say nothing."""
+"""Bounds of a fitted temperature. It meets the lower if every pair is right, the upper if scores mean nothing."""
 
 
 def fit_temperature(margins: Sequence[float]) -> float:
@@ -41,7 +41,7 @@ def fit_temperature(margins: Sequence[float]) -> float:
 
     margins  (N,) r(chosen) - r(rejected)
 
-    Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. In 1/T the loss is convex, so its slope is bisected.
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2. The loss is convex in 1/T, so we bisect its slope.
     """
     m = np.asarray(margins, dtype=float)
     if not m.size:
@@ -55,7 +55,7 @@ def fit_temperature(margins: Sequence[float]) -> float:
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Rank correlation of two (N,) sequences, ties sharing their mean rank; None where one of them never changes."""
+    """Rank correlation of two (N,) sequences, ties sharing their mean rank; None if one of them is constant."""
     rx, ry = _ranks(x), _ranks(y)
     rx, ry = rx - rx.mean(), ry - ry.mean()
     scale = math.sqrt(float((rx @ rx) * (ry @ ry)))

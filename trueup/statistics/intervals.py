@@ -1,4 +1,4 @@
-"""Confidence intervals: of a share, of a mean over prompts, and the resampling under them."""
+"""Confidence intervals of a share and of a mean over prompts, and the resampling under them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Groups = Sequence[Sequence[float]] | Sequence[np.ndarray] | np.ndarray
 """The values of each prompt: a sequence or an array of any shape per prompt; sizes may differ."""
 
 POWER = 0.8
-"""Probability with which a change of the minimum detectable size is found."""
+"""Probability of detecting a change of the minimum detectable size."""
 
 _CELLS = 2_000_000
-"""Numbers that a bootstrap holds at once: 16 MB, whatever the number of prompts."""
+"""Numbers that a bootstrap holds in memory at once: 16 MB, whatever the number of prompts."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its confidence interval; a bound that nothing is known of is not finite."""
+    """An estimate with its confidence interval; an unknown bound is not finite."""
 
     value: float
     low: float
@@ -36,7 +36,7 @@ class Interval:
         return not self.low <= value <= self.high and not math.isnan(self.low + self.high)
 
     def estimate(self) -> Estimate:
-        """The interval for a report. What is not finite becomes null, since JSON has no word for it."""
+        """The interval for a report. A number that is not finite becomes null, since JSON cannot write it."""
         value, low, high = (each if math.isfinite(each) else None for each in (self.value, self.low, self.high))
         return Estimate(value=value, ci_low=low, ci_high=high, n=self.n)
 
@@ -51,7 +51,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> Interval:
     z, p = normal_quantile(confidence), successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At 0 and n the bounds are 0 and 1 exactly; rounding would put them an ulp beside the value.
+    # At 0 and n the bounds are exactly 0 and 1; rounding would put them an ulp beside the value.
     return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)), n)
 
 
@@ -65,17 +65,17 @@ def bootstrap_mean(
     """The mean of all values with a bootstrap interval over prompts.
 
     groups  P sequences, the values of each prompt
-    bounds  what a mean could be; with a single prompt that is all that is known of the others. None: anything
+    bounds  the possible range of the mean, which is the interval of a single prompt. None: anything
 
     Whole prompts are drawn with replacement, so that the values of one prompt stay together. The interval is the
     expanded percentile interval of Hesterberg 2015 (https://doi.org/10.1080/00031305.2015.1089789, section 5.3): plain
-    percentiles are as much too narrow as a standard error that divides by P in place of P - 1.
+    percentiles are too narrow, like a standard error that divides by P in place of P - 1.
 
-    A resample lies between the least and the greatest prompt, and of five prompts or fewer these enclose the truth less
-    than 95 times in 100: there the interval is Student's, over prompts.
+    A resample lies between the least and the greatest prompt. With five prompts or fewer these enclose the truth less
+    than 95 times in 100, so the interval is Student's, over prompts.
 
-    Where every value is the same the interval has no width: of wins and ties `win_rate` says more, of what is never
-    negative `positive_mean`.
+    If all values are equal the interval has no width. `win_rate` is better for wins and ties, `positive_mean` for
+    values that are never negative.
     """
     values, prompt = flat(groups)
     return bootstrap(*totals(values, prompt), confidence, seed, resamples, bounds)
@@ -86,12 +86,12 @@ def positive_mean(groups: Groups, confidence: float = 0.95, seed: int = 0, resam
 
     groups  P sequences, the values of each prompt, as for `bootstrap_mean`
 
-    Few prompts with large values make the mean: where they are missing, the mean and its spread are too small at once,
-    and percentiles of it are too low. So the logarithm of the mean is divided by its standard error in each resample
-    (the bootstrap-t, Hall 1988, https://doi.org/10.1214/aos/1176350933, on the scale on which that error changes least,
-    Tibshirani 1988, https://doi.org/10.1093/biomet/75.3.433), with percentiles as wide as for half the prompts, but 12;
-    the interval is never narrower than that of `bootstrap_mean`. Five prompts or fewer: Student's, of the logarithm.
-    benchmarks/interval_coverage.py says how often it covers.
+    A few prompts with large values dominate the mean. In a resample without them both the mean and its spread are too
+    small, so its percentiles are too low. Therefore the logarithm of the mean is divided by its standard error in each
+    resample (the bootstrap-t, Hall 1988, https://doi.org/10.1214/aos/1176350933, on the scale on which that error
+    changes least, Tibshirani 1988, https://doi.org/10.1093/biomet/75.3.433). The percentiles are as wide as for half
+    the prompts, but at least 12. The interval is never narrower than that of `bootstrap_mean`. With five prompts or
+    fewer it is Student's, of the logarithm. benchmarks/interval_coverage.py measures its coverage.
     """
     sums, sizes = totals(*flat(groups))
     plain = bootstrap(sums, sizes, confidence, seed, resamples, (0.0, math.inf))
@@ -105,8 +105,8 @@ def positive_mean(groups: Groups, confidence: float = 0.95, seed: int = 0, resam
         parts = []
         for counts in draws(plain.n, resamples, seed):
             value, spread = _ratio_error(counts, sums, sizes)
-            kept = (value > 0) & (spread > 1e-12 * value)
-            parts.append(np.log(value[kept] / plain.value) / (spread[kept] / value[kept]))
+            valid = (value > 0) & (spread > 1e-12 * value)
+            parts.append(np.log(value[valid] / plain.value) / (spread[valid] / value[valid]))
         tail = _tail(min(plain.n, max(plain.n / 2, 12)), confidence)
         pivot = np.concatenate(parts) if parts else np.zeros(0)
         if not pivot.size:
@@ -117,7 +117,7 @@ def positive_mean(groups: Groups, confidence: float = 0.95, seed: int = 0, resam
 
 
 def _ratio_error(counts: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean, and its standard error, of each resample: sum of sums over sum of sizes, both (R,).
+    """Mean and standard error of each resample, both (R,): the sum of sums over the sum of sizes.
 
     counts  (R, P) how often each prompt is in it
     """
@@ -141,8 +141,8 @@ def flat(groups: Groups) -> tuple[np.ndarray, np.ndarray]:
 def totals(values: np.ndarray, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sum and number of the values (N,) of each prompt that has some, both (P,)."""
     sizes = np.bincount(prompt)
-    kept = sizes > 0
-    return np.bincount(prompt, values)[kept], sizes[kept].astype(float)
+    non_empty = sizes > 0
+    return np.bincount(prompt, values)[non_empty], sizes[non_empty].astype(float)
 
 
 def bootstrap(
@@ -153,9 +153,9 @@ def bootstrap(
     resamples: int,
     bounds: tuple[float, float] | None,
 ) -> Interval:
-    """The interval of `bootstrap_mean` from what the values of each prompt add up to, and their number, both (P,)."""
+    """The interval of `bootstrap_mean` from the sum and the number of each prompt's values, both (P,)."""
     if not len(sums):
-        raise ValueError("no values: a mean of nothing")
+        raise ValueError("no values, so there is no mean")
     value = float(sums.sum() / sizes.sum())
     if len(sums) < 2:
         low, high = bounds or (math.nan, math.nan)
@@ -167,7 +167,7 @@ def bootstrap(
     both = np.stack([sums, sizes], axis=1)
     parts = (counts @ both for counts in draws(len(sums), resamples, seed))
     low, high = percentiles(np.concatenate([part[:, 0] / part[:, 1] for part in parts]), confidence, len(sums))
-    # Sums in another order differ in their last digits: the interval must not exclude its own value for that.
+    # Sums in another order differ in their last digits: that must not let the interval exclude its own value.
     if high - low <= 1e-12 * max(1.0, abs(value)):
         low = high = value
     return Interval(value, low, high, len(sums))
@@ -183,19 +183,19 @@ def _students(value: float, sums: np.ndarray, sizes: np.ndarray, confidence: flo
 def draws(prompts: int, resamples: int, seed: int, columns: int = 0) -> Iterator[np.ndarray]:
     """How often each prompt is in each resample, (<= resamples, P), in parts that fit in memory.
 
-    columns  width of what is made of each row, if that is more than P
+    columns  numbers that the caller computes from each row, if more than P
     """
     part = max(1, _CELLS // max(prompts, columns))
     rng = np.random.default_rng(seed)
     small = prompts * resamples <= _CELLS
     for start in range(0, resamples, part):
         size = min(part, resamples - start)
-        yield _drawn(prompts, resamples, seed)[start : start + size] if small else _multinomial(rng, prompts, size)
+        yield _counts(prompts, resamples, seed)[start : start + size] if small else _multinomial(rng, prompts, size)
 
 
 @lru_cache(maxsize=4)
-def _drawn(prompts: int, resamples: int, seed: int) -> np.ndarray:
-    """Kept, since every judge and pair of policies of a comparison has the same prompts, and drawing costs the most."""
+def _counts(prompts: int, resamples: int, seed: int) -> np.ndarray:
+    """All resamples. They are cached: every judge and pair of policies of a comparison uses the same prompts."""
     counts = _multinomial(np.random.default_rng(seed), prompts, resamples)
     counts.flags.writeable = False
     return counts
@@ -205,17 +205,17 @@ def _multinomial(rng: np.random.Generator, prompts: int, size: int) -> np.ndarra
     return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=size).astype(float)
 
 
-def percentiles(drawn: np.ndarray, confidence: float, prompts: float) -> tuple[float, float]:
+def percentiles(values: np.ndarray, confidence: float, prompts: float) -> tuple[float, float]:
     """Percentile interval of bootstrapped values, widened for the few clusters (`prompts`) that were resampled.
 
     Values of the opposite sign give exactly the opposite interval.
     """
     tail = _tail(prompts, confidence)
-    return float(np.quantile(drawn, tail)), -float(np.quantile(-drawn, tail))
+    return float(np.quantile(values, tail)), -float(np.quantile(-values, tail))
 
 
 def _tail(prompts: float, confidence: float) -> float:
-    """Below which share of the resamples an interval begins: wider than (1 - confidence) / 2 for few prompts."""
+    """Share of the resamples below an interval: less than (1 - confidence) / 2 with few prompts, so it is wider."""
     return NormalDist().cdf(-math.sqrt(prompts / (prompts - 1)) * _t(prompts, confidence))
 
 

@@ -156,7 +156,7 @@ SAID_OF = {
     "length_follows_reward": ("reward", "so do answers"),
     "entropy_collapsed": ("entropy, nats per token", "answers grow alike"),
     "ends_less": ("share of answers that end by themselves", "run into max_new_tokens"),
-    "critic_misleads": ("explained variance of the critic", "adds noise"),
+    "critic_misleads": ("explained variance of the critic", "add noise"),
 }
 """The curve and the note that say what a guard says."""
 LOGGED = {"scores": "objective", "length": "objective", "entropy": "objective", "eos_rate": "val"} | {

@@ -140,7 +140,7 @@ def test_order_that_is_complete_early_is_a_warning_and_so_is_a_margin_that_grows
     found = notes(made)
     [note] = found["share of pairs ordered rightly"]
     assert note.level == "watch" and "from step 18 of 100 on" in note.text
-    assert ["confidence is learnt, not order" in note.text for note in found["reward margin"]] == [True]
+    assert ["learns confidence, not order" in note.text for note in found["reward margin"]] == [True]
 
 
 def test_order_that_is_complete_only_at_the_end_is_none() -> None:
@@ -176,7 +176,7 @@ def test_distance_that_still_buys_reward_is_normal_and_one_that_does_not_is_watc
 def test_entropy_of_which_little_is_left_is_told_and_one_that_halves_is_not() -> None:
     title = "entropy, nats per token"
     [note] = notes(rows(0.05, entropy=lambda t: 3 - 2.5 * t))[title]
-    assert note.level == "watch" and "falls from 3.05 to 0.45 nats, to 15 % of its beginning" in note.text
+    assert note.level == "watch" and "falls from 3.05 to 0.45 nats, to 15 % of its first value" in note.text
     assert notes(rows(0.05, entropy=lambda t: 3 - 1.5 * t))[title] == []
 
 
@@ -219,7 +219,7 @@ def test_a_critic_is_judged_by_what_it_explains_at_the_end_and_by_a_loss_that_gr
 def test_a_clip_that_holds_a_third_of_the_tokens_is_told_and_one_that_holds_few_is_not(metric: str) -> None:
     title = "share of tokens held by the clip"
     [note] = notes(rows(0.05, **{metric.replace("/", "__"): lambda t: 0.1 + 0.4 * t}))[title]
-    assert note.level == "watch" and note.text.startswith("48 % of what the policy learns from")
+    assert note.level == "watch" and note.text.startswith("48 % at the end")
     assert notes(rows(0.05, **{metric.replace("/", "__"): lambda t: 0.1}))[title] == []
 
 
