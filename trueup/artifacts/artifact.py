@@ -1,7 +1,7 @@
-"""The JSON files that stages leave: one schema each, by which a file is built, written and read.
+"""The base of the JSON files that stages leave. Each file has one schema, which builds, writes and reads it.
 
-A stage's schema stands beside its config (`sft/report.py`, `reward/report.py`, ...). What another package reads of a
-report is a base of that schema in `trueup.artifacts.reports`, since packages meet on disk and never import each other.
+A stage's schema stands beside its config (`sft/report.py`, `reward/report.py`, ...). The part of a report that another
+package reads is a base of that schema in `trueup.artifacts.reports`, since packages never import each other.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ class Artifact(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
     def plain(self) -> dict[str, Any]:
-        """As plain data, in the order of the fields."""
+        """The artifact as plain data, in the order of the fields."""
         return self.model_dump(mode="json")
 
     def text(self) -> str:
-        """As it stands in the file."""
+        """The text of the file."""
         return json.dumps(self.plain(), indent=2, ensure_ascii=False) + "\n"
 
 
 def absent() -> Any:
-    """The default of a key that is left out of the file where there is nothing to say."""
+    """The default of a key that is left out of the file if it has no value."""
     return Field(None, exclude_if=lambda value: value is None)
 
 
@@ -39,10 +39,10 @@ A = TypeVar("A", bound=Artifact)
 
 
 def read_artifact(path: Path, schema: type[A], what: str, remedy: str) -> A | None:
-    """The file as its schema, None where there is no such file, or a RunError of one sentence that names file and key.
+    """The file as its schema; None if there is no such file; a RunError that names file and key if it is wrong.
 
     what    what the file should be, such as `a manifest`
-    remedy  what to do where it is not
+    remedy  what the user should do about a wrong file
     """
     try:
         require_file(path)

@@ -1,4 +1,4 @@
-"""The manifest of a finished stage: what it read, what it was made from, what it left, and what it concluded.
+"""The manifest of a finished stage: its inputs, its parents, its outputs, and its verdict.
 
 Every stage writes `manifest.json` last (`trueup.runs`), so that a folder with one is a finished stage.
 """
@@ -16,7 +16,7 @@ Level = Literal["info", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a stage found about its own result."""
+    """One thing that a stage says about its own result."""
 
     level: Level
     code: str
@@ -44,7 +44,7 @@ class InputFile(Artifact):
     """A file that the stage read."""
 
     path: str
-    """Absolute, so that `trueup verify` finds it from everywhere."""
+    """Absolute path, so that `trueup verify` finds it from any directory."""
     sha256: str
     rows: int
     """Rows that were used."""
@@ -55,38 +55,38 @@ class InputFile(Artifact):
 
 
 class ParentStage(Artifact):
-    """A stage whose result this one was made from."""
+    """A stage whose result this stage used."""
 
     stage: str
     manifest_sha256: str
 
 
 class MergeCheck(Artifact):
-    """How alike a model under its adapter and the model with the adapter folded in are, by their logits."""
+    """The differences in logits between a model with its adapter and the model with the adapter folded in."""
 
     rows: int
-    """Rows that both read."""
+    """Rows on which the logits were compared."""
     max_logit_change: float
-    """The most that training changed a logit."""
+    """Largest change of a logit by training."""
     max_logit_difference: float
-    """The most that folding in changed a logit."""
+    """Largest change of a logit by folding in."""
     saved_dtype: str
     read_dtype: str | None = absent()
-    """The precision that later stages read the weights in, where it is a lower one."""
+    """The precision in which later stages read the weights, if it is lower."""
     max_logit_difference_as_read: float | None = absent()
     lost_as_read: float | None = absent()
-    """Share of what training changed that the lower precision takes away."""
+    """Share of the training's change that the lower precision loses."""
 
 
 class StoreProof(Artifact):
-    """What a label stage had read of its store, as a hash that the store can be held against later."""
+    """A hash of the events that a label stage read from its store, to compare the store with later."""
 
     last_event: int
     sha256: str
 
 
 class LabelCounts(Artifact):
-    """How many labels there are, as whoever reads the manifest wants to know first."""
+    """The number of labels, by source and by split."""
 
     by_source: dict[str, int]
     by_split: dict[str, int]
@@ -98,7 +98,7 @@ class LabelCounts(Artifact):
 
 
 class Manifest(Artifact):
-    """manifest.json. The keys after `verdict` are there for the stages that have something to say under them."""
+    """manifest.json. Only some stages have the keys after `verdict`."""
 
     stage: str
     status: Literal["complete"]
@@ -106,12 +106,12 @@ class Manifest(Artifact):
     duration_s: float
     device: str
     dtype: str | None
-    """Precision of the weights; null where no model was read."""
+    """Precision of the weights; null without a model."""
     seed: int
     git_commit: str | None
-    """The commit of Trueup, where it runs from a checkout."""
+    """The commit of Trueup, if it runs from a checkout."""
     versions: dict[str, str]
-    """Python's, and those of the libraries that results depend on."""
+    """Versions of Python and of the libraries that results depend on."""
     config_sha256: str
     identity: dict[str, Any]
     """The resolved config without secrets and places; its keys are those of the stage's section."""
@@ -119,14 +119,14 @@ class Manifest(Artifact):
     inputs: list[InputFile]
     outputs: list[OutputFile]
     contents: dict[str, Contents | None]
-    """By key of the config, what lay under a name that is no input file: {file: SHA-256}."""
+    """Hashes of files that the config names and that are no inputs, by key: {file: SHA-256}."""
     fingerprint: dict[str, str | None]
-    """Whatever else the result depends on: a label store, a rubric's text."""
+    """Hashes of all else that the result depends on: a label store, a rubric's code."""
     verdict: StageVerdict
     attention: str | None = absent()
     """The implementation of attention."""
     steps: int | None = absent()
-    """Optimiser steps; of an alignment, up to the step that was kept."""
+    """Optimiser steps; for an alignment, up to the chosen step."""
     tokens_per_s: float | None = absent()
     trained_parameters: int | None = absent()
     base_model: str | None = absent()
@@ -134,8 +134,8 @@ class Manifest(Artifact):
     store: StoreProof | None = absent()
     labels: LabelCounts | None = absent()
     content_sha256: str | None = absent()
-    """Hash of all other keys, since no other file in the folder states the manifest's own hash."""
+    """Hash of all other keys, because no other file in the folder has the manifest's own hash."""
 
     def parent_sha256(self, stage: str) -> str | None:
-        """Hash of the manifest of this parent, when the stage was made from it."""
+        """Hash of this parent's manifest, if the stage used its result."""
         return next((parent.manifest_sha256 for parent in self.parents if parent.stage == stage), None)

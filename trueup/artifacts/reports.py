@@ -1,7 +1,7 @@
-"""What one package reads of another's report: bases of the schemas that stand beside the stages' configs.
+"""The parts of reports that other packages read: bases of the schemas beside the stages' configs.
 
-Packages meet on disk and never import each other. So whatever another package may rely on stands here, and the stage's
-own schema adds the rest. A base ignores the keys that it does not name.
+Packages meet on disk and never import each other. So the keys that another package may rely on stand here, and the
+stage's own schema adds the rest. A base ignores the keys that it does not name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SharedReport(Artifact):
 
 
 class Estimate(Artifact):
-    """A figure with its confidence interval; null where nothing is known."""
+    """A figure with its confidence interval; null if it is not known."""
 
     value: float | None
     ci_low: float | None
@@ -35,12 +35,12 @@ class Estimate(Artifact):
 
 
 def number(estimate: Estimate) -> float:
-    """The value; NaN, which no comparison holds for, where nothing is known."""
+    """The value; NaN, for which every comparison is false, if it is not known."""
     return math.nan if estimate.value is None else estimate.value
 
 
 class Share(Estimate):
-    """A share over prompts, each of which weighs the same; `n` counts pairs."""
+    """A share over prompts, all with the same weight; `n` counts pairs."""
 
     prompts: int
 
@@ -58,7 +58,7 @@ class Rate(Estimate):
 
 
 class SampledAnswers(SharedReport):
-    """How the sampled completions are (`sft.report.SampleReport`)."""
+    """Figures of the sampled completions (`sft.report.SampleReport`)."""
 
     eos_rate: float
     """Share of completions that end by themselves."""
@@ -70,7 +70,7 @@ class SampledAnswers(SharedReport):
 
 
 class LabelSources(SharedReport):
-    """Who or what made the labels (`ui.label_report.LabelReport`)."""
+    """Who or what made the labels (`ui.sources.report.LabelReport`)."""
 
     by_source: dict[str, int]
 
@@ -86,24 +86,24 @@ class PairCounts(Artifact):
 
 
 class Baseline(Share):
-    """Accuracy of a rule that reads nothing, and what the rule took from the training pairs."""
+    """Accuracy of a rule that reads nothing, and what the rule learnt from the training pairs."""
 
     reversed: bool | None = absent()
-    """Whether the rule counts the other way round, since that was right more often in training."""
+    """Whether the rule is reversed, because that was right more often in training."""
     words: int | None = absent()
     """The length that the rule prefers."""
 
 
 class BestBaseline(Artifact):
-    """The rule that is right most often in training, against the reward model on held-out pairs."""
+    """The rule that is right most often in training, compared with the reward model on held-out pairs."""
 
     name: str
     difference: Estimate
-    """Accuracy of the reward model less that of the rule, prompt by prompt."""
+    """The reward model's accuracy minus the rule's, prompt by prompt."""
 
 
 class Calibration(Artifact):
-    """How far the reward model's confidence is from how often it is right."""
+    """The distance between the reward model's confidence and its accuracy."""
 
     ece: float
     """Expected calibration error."""
@@ -112,7 +112,7 @@ class Calibration(Artifact):
 
 
 class Normalisation(Artifact):
-    """What scores are counted in: those of held-out completions."""
+    """The unit of scores, from the scores of held-out completions."""
 
     mean: float
     std: float
@@ -123,17 +123,17 @@ class RewardCard(SharedReport):
 
     pairs: PairCounts
     accuracy: Share | None
-    """On held-out pairs; null where no labelled prompt is held out, and then everything that needs some is left out."""
+    """Accuracy on held-out pairs. It is null, and keys that need held-out pairs are absent, if there are none."""
     baselines: dict[str, Baseline]
     best_baseline: BestBaseline | None = absent()
     calibration: Calibration | None = absent()
     normalisation: Normalisation | None = absent()
     findings: list[Finding]
-    """What was found of this model; the stage's verdict holds the same."""
+    """Findings about this model; the stage's verdict has them too."""
 
 
 class RewardCards(RewardCard):
-    """The card of the reward model, and of the second one where there is one."""
+    """The cards of the reward model and of the second one, if there is one."""
 
     judge: RewardCard | None = absent()
     """The second reward model, trained on `split.judge_fraction` of the prompts."""
@@ -143,7 +143,7 @@ class RewardCards(RewardCard):
 
 
 class Schedule(Artifact):
-    """What `auto` stood for."""
+    """The values of `auto`."""
 
     beta: float
     learning_rate: float
@@ -151,7 +151,7 @@ class Schedule(Artifact):
 
 
 class AlignSchedule(SharedReport):
-    """What an alignment chose by itself (`rlhf.align.schema.DPOReport`)."""
+    """The values that an alignment chose by itself (`rlhf.align.schema.DPOReport`)."""
 
     schedule: Schedule | None = absent()
 
@@ -160,18 +160,18 @@ class AlignSchedule(SharedReport):
 
 
 class ComparedPolicy(Artifact):
-    """Which result a compared policy is."""
+    """The result that a compared policy is."""
 
     stage: str
     manifest_sha256: str
     algorithm: str | None = absent()
-    """How the campaign's own aligned policy was aligned."""
+    """Algorithm of the campaign's own aligned policy."""
     run: str | None = absent()
-    """The run directory of a policy of another run."""
+    """Run directory of a policy of another run."""
 
 
 class DecodingSettings(Artifact):
-    """How every policy was sampled."""
+    """Sampling settings of every policy."""
 
     max_new_tokens: int
     temperature: float
@@ -186,11 +186,11 @@ class ControlledRate(Estimate):
     slope: float
     """Log-odds that being much longer adds to a win."""
     note: str | None
-    """Why the figure says less than it seems to."""
+    """A limit of the figure, if there is one."""
 
 
 class JudgeFigures(Artifact):
-    """What one judge says of the SFT and the aligned policy. The keys after `by_category` are those of one judge."""
+    """One judge's figures of the SFT and the aligned policy. Only one judge each has the keys after `by_category`."""
 
     description: str
     made_the_labels: bool
@@ -200,7 +200,7 @@ class JudgeFigures(Artifact):
     minimum_detectable_effect: float | None
     by_category: dict[str, Rate]
     comparisons: int | None = absent()
-    """endpoint: pairs that it was to compare."""
+    """endpoint: pairs to compare."""
     contradictions: int | None = absent()
     """endpoint: pairs in which it preferred the same place in both orders."""
     position_bias: Estimate | None = absent()
@@ -209,34 +209,34 @@ class JudgeFigures(Artifact):
     cut: int | None = absent()
     malformed: int | None = absent()
     failed: dict[str, int] | None = absent()
-    """endpoint: comparisons without a reply, by what went wrong."""
+    """endpoint: comparisons without a reply, by kind of error."""
     votes: int | None = absent()
     voters: int | None = absent()
     votes_on_other_completions: int | None = absent()
 
 
 class ComparisonVerdict(Artifact):
-    """Did alignment help, and what did it cost?"""
+    """The answer to whether alignment helped, and what it cost."""
 
     outcome: Literal["improved", "improved_at_a_price", "no_detectable_change", "worse", "no_verdict"]
     status: Literal["pass", "warn", "fail"]
-    """The stage's, by all of its findings."""
+    """The stage's status, by all of its findings."""
     code: str
     message: str
     prices: list[str]
     judge: str | None
-    """Who decided; null: nobody could."""
+    """The judge that decided; null if none could."""
     passed_over: dict[str, str]
-    """Judges that stand before it and decide nothing, each with the reason."""
+    """Earlier judges in the order that could not decide, each with the reason."""
 
 
 class ComparisonFigures(SharedReport):
-    """What the application reads of a comparison (`rlhf.compare.schema.CompareReport`)."""
+    """The part of a comparison that the application reads (`rlhf.compare.schema.CompareReport`)."""
 
     policies: dict[str, ComparedPolicy]
-    """`sft`, `aligned`, and those of other runs by their names."""
+    """`sft`, `aligned`, and policies of other runs by their names."""
     confidence: float
-    """Level of every interval."""
+    """Confidence level of every interval."""
     decoding: DecodingSettings
     judges: dict[str, JudgeFigures]
     noise_floor: dict[str, Rate]

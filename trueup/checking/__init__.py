@@ -1,3 +1,3 @@
-"""What the checks of all stages are made of: the rows of a file and their tokens (rows), and what lies where (places).
-`trueup check` itself is trueup/check.py.
+"""Parts of the checks of all stages: the rows of files and their tokens (rows), and models and folders on this machine
+(places). `trueup check` itself is trueup/check.py.
 """

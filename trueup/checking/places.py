@@ -1,4 +1,4 @@
-"""Where a model and a run's files are on this machine, whole and with room for more."""
+"""Checks of places on this machine: a model's files are there and whole, and the run directory has room."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EMBEDDED_BYTES = 540_000_000
 
 
 def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Path | None:
-    """Where the base model is on this machine: a directory or a .gguf file; None if it is not here, or not sound."""
+    """The base model's directory or .gguf file on this machine; None if it is not here, or not whole."""
     model = campaign.config.model
     if model.name == "embedded":
         from trueup.models.embedded import EMBEDDED_NAME
@@ -30,27 +30,27 @@ def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pat
         return None
     if not model.name.startswith("/"):
         return find_hub_id("model.name", model.name, model.revision, problems, notes)
-    written = str((campaign.values.get("model") or {}).get("name"))
-    if not is_path(written) and not written.endswith(".gguf"):
-        notes.append(f"model.name: {written}: the one beside the campaign file, {model.name}, and not the hub's")
+    name = str((campaign.values.get("model") or {}).get("name"))
+    if not is_path(name) and not name.endswith(".gguf"):
+        notes.append(f"model.name: {name}: means {model.name}, beside the campaign file, and not the hub id")
     path = Path(model.name)
     if path.is_file() or model.name.endswith(".gguf"):
         if not path.is_file():
-            problems.append(f"model.name: {path}: no such file{_elsewhere(written)}")
+            problems.append(f"model.name: {path}: no such file{_elsewhere(name)}")
             return None
         if path.suffix != ".gguf":
             problems.append(f"model.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
             return None
         return path
-    return find_directory("model.name", path, written, problems)
+    return find_directory("model.name", path, name, problems)
 
 
-def find_directory(key: str, path: Path, written: str, problems: list[str]) -> Path | None:
-    """A model's directory with all that loading it wants, none of it cut off."""
+def find_directory(key: str, path: Path, entry: str, problems: list[str]) -> Path | None:
+    """A model's directory, if it has all files that loading needs, and none is cut off."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_dir():
-        problems.append(f"{key}: {path}: no such directory{_elsewhere(written)}")
+        problems.append(f"{key}: {path}: no such directory{_elsewhere(entry)}")
         return None
     weights = sorted(path.glob("*.safetensors"))
     lacking = [
@@ -78,9 +78,9 @@ def find_directory(key: str, path: Path, written: str, problems: list[str]) -> P
     return None if broken else path
 
 
-def _elsewhere(written: str) -> str:
-    """A path that was meant from the working directory."""
-    here = Path(written).expanduser()
+def _elsewhere(entry: str) -> str:
+    """A hint if the path exists from the working directory."""
+    here = Path(entry).expanduser()
     return f" (paths start from the campaign file; there is one at {here.absolute()})" if here.exists() else ""
 
 
@@ -90,13 +90,13 @@ def find_hub_id(key: str, name: str, revision: str | None, problems: list[str], 
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision)
+        config_file = try_to_load_from_cache(name, "config.json", revision=revision)
     except HFValidationError as error:
         problems.append(f"{key}: {name}: neither a path nor a hub id ({str(error).partition(':')[0]})")
         return None
-    if isinstance(found, str):
-        return Path(found).parent
-    notes.append(f"{key}: {name}: a hub id that is not on this machine yet; what needs its files was not checked")
+    if isinstance(config_file, str):
+        return Path(config_file).parent
+    notes.append(f"{key}: {name}: a hub id that is not on this machine yet; checks that need its files were skipped")
     return None
 
 
@@ -108,7 +108,7 @@ def _existing(path: Path) -> Path:
 
 
 def check_place(key: str, path: Path, problems: list[str]) -> None:
-    """That files can be written where they are wanted."""
+    """Add a problem unless files can be written to `path`."""
     existing = _existing(path)
     longest = os.pathconf(existing, "PC_NAME_MAX") if existing.is_dir() else 0
     if not existing.is_dir():
@@ -120,7 +120,7 @@ def check_place(key: str, path: Path, problems: list[str]) -> None:
 
 
 def _takes_a_file(folder: Path) -> bool:
-    """Asked of the file system itself: root may write everywhere but on read-only media, and a full one takes none."""
+    """Whether a file can be written. We try it, since permissions show no read-only or full file system."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"trueup")
@@ -133,16 +133,16 @@ def _takes_a_file(folder: Path) -> bool:
 def check_disk(
     campaign: Campaign, trains_whole: bool, directory: Path | None, problems: list[str], notes: list[str]
 ) -> None:
-    """Room for the three models that a campaign keeps, and for the checkpoints of what is being trained."""
+    """Compare free space with the three models that a campaign keeps and the checkpoints of a training."""
     if directory is None and campaign.config.model.name != "embedded":
         return
     files = [] if directory is None else [directory] if directory.is_file() else list(directory.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files) or EMBEDDED_BYTES
     if directory is not None and directory.is_file():
         size *= 6  # a GGUF file of 4 to 8 bits, written back in float32
-    # A checkpoint: of adapters, a small part of the model; with all weights, these and the optimiser's two moments.
-    needed = 3 * size + (3 * size if trains_whole else size // 4)
+    # A checkpoint of adapters is small; one of all weights has them and the optimiser's two moments.
+    need = 3 * size + (3 * size if trains_whole else size // 4)
     existing = _existing(campaign.run_dir)
     free = shutil.disk_usage(existing).free
-    text = f"run_dir: {campaign.run_dir}: about {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
-    (problems if free < needed else notes).append(text)
+    text = f"run_dir: {campaign.run_dir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
+    (problems if free < need else notes).append(text)

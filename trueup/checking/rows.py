@@ -1,4 +1,4 @@
-"""The rows of the files that a campaign reads, and their lengths in tokens, as the checks of its stages see them."""
+"""The rows of a campaign's files and their lengths in tokens, for the checks of its stages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from trueup.data.rubric import load_rubric
 from trueup.errors import DataError
 
 TOO_MANY_DROPPED = 0.2
-"""Share of rows longer than `max_length` above which the setting is taken for a mistake."""
+"""Share of rows longer than `max_length` above which the setting counts as a mistake."""
 
 
 @dataclass
 class ReadFile:
-    """The rows of a file that a stage reads. `encode` leaves those out that would be left out."""
+    """The rows of a file that a stage reads. `encode` removes those that the stage would drop."""
 
     key: str
     path: Path
@@ -27,9 +27,9 @@ class ReadFile:
     """Demonstrations, prompts or imported rankings."""
     on_bad_rows: BadRows = "refuse"
     max_new_tokens: int = 0
-    """How many tokens an answer to each row may have, if the rows are prompts."""
+    """Most tokens of an answer to each row, if the rows are prompts."""
     places: dict[str, str] = field(default_factory=dict)
-    """Where each dialogue stands, by its first question."""
+    """The place of each dialogue, by its first question."""
 
 
 def read_file(
@@ -40,8 +40,8 @@ def read_file(
     problems: list[str],
     notes: list[str],
 ) -> ReadFile | None:
-    """A file that a section names, with its rows, or None."""
-    if not os.path.isfile(path):  # of a name that is too long, too
+    """A file that a section names, with its rows; None if it cannot be read."""
+    if not os.path.isfile(path):  # false too for a name that is too long
         problems.append(f"{key}: {path}: {_not_a_file(path)}")
         return None
     dropped = Dropped()
@@ -50,14 +50,14 @@ def read_file(
     except DataError as error:
         problems.append(f"{key}: {error}")
         return None
-    left = f", dropped: {dropped}" if dropped.counts else ""
-    left += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
-    notes.append(f"{key}: {path}: {len(rows)} rows{left}")
+    rest = f", dropped: {dropped}" if dropped.counts else ""
+    rest += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
+    notes.append(f"{key}: {path}: {len(rows)} rows{rest}")
     return ReadFile(key, path, rows, section.on_bad_rows, places=dropped.places)
 
 
 def check_rubric(stage: str, name: str, problems: list[str]) -> None:
-    """That a rubric can be loaded, and gives numbers, were it of an answer of nothing."""
+    """Add a problem unless the rubric can be loaded and gives a number, even for an empty answer."""
     try:
         rubric = load_rubric(name)
         for text, finished in (("It is red, because it is.", True), ("", False)):
@@ -67,56 +67,56 @@ def check_rubric(stage: str, name: str, problems: list[str]) -> None:
 
 
 def _not_a_file(path: Path) -> str:
-    there = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else ""
-    return f"{there}; a file is wanted" if there else "no such file"
+    kind = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else ""
+    return f"{kind}; a file is wanted" if kind else "no such file"
 
 
 @dataclass
 class Rows:
-    """All files of a campaign, and what a tokenizer says of their rows, where one could be loaded."""
+    """All files of a campaign, and the lengths of their rows, if a tokenizer could be loaded."""
 
     files: list[ReadFile]
     context: int | None = None
-    """Tokens that the model reads at once."""
+    """Most tokens that the model can read."""
     end_token: str | None = None
     """The token that ends an assistant turn."""
     lengths: dict[int, int] = field(default_factory=dict)
     """Tokens by the row's identity, since several rows may stand in one line."""
 
     def of(self, key: str) -> list[Any] | None:
-        """The rows of all files of a key; None where there is no such file, or none that could be read."""
-        named = [file for file in self.files if file.key == key]
-        return [row for file in named for row in file.rows] if named else None
+        """The rows of all files of a key; None without such a file that could be read."""
+        files = [file for file in self.files if file.key == key]
+        return [row for file in files for row in file.rows] if files else None
 
     def tokens(self, rows: Iterable[Any] | None) -> list[int]:
-        """The lengths of those rows that could be encoded; for imported rankings, with their longest answer."""
+        """The lengths of the rows that could be encoded; an imported ranking's includes its longest answer."""
         return [self.lengths[id(row)] for row in rows or [] if id(row) in self.lengths]
 
     def encode(self, tokenizer: Any, problems: list[str], notes: list[str]) -> None:
-        """Encode every row of every file as it would be trained or asked, and note its length."""
+        """Encode every row of every file as a stage would, and note its length."""
         self.end_token = tokenizer.eos_token
-        known: set[str] = set()
+        past: set[str] = set()
         for file in self.files:
-            _encode(file, tokenizer, known, self.lengths, problems, notes)
+            _encode(file, tokenizer, past, self.lengths, problems, notes)
 
 
 def _encode(
-    file: ReadFile, tokenizer: Any, known: set[str], lengths: dict[int, int], problems: list[str], notes: list[str]
+    file: ReadFile, tokenizer: Any, past: set[str], lengths: dict[int, int], problems: list[str], notes: list[str]
 ) -> None:
-    """Tokens of every row that can be encoded. The others are left out of the file where they will be, else told. A
-    problem of the template, and one of a row that two stages read, is told once: `known` has them."""
+    """Add the length of every row that can be encoded. The others are dropped from the file if the stage drops them;
+    otherwise they are problems. `past` holds the problems that were reported, since two stages may read a row."""
     from trueup.models.chat import encode_completion, encode_demonstration, encode_prompt
     from trueup.models.encoding import RefusedRows, encode_rows
 
-    def count(row: Any, told: set[str]) -> int:
+    def count(row: Any, changes: set[str]) -> int:
         if isinstance(row, Demonstration):
-            return max(len(encoded.input_ids) for encoded in encode_demonstration(tokenizer, row.messages, told))
-        prompt_length = len(encode_prompt(tokenizer, row.prompt, told))
+            return max(len(encoded.input_ids) for encoded in encode_demonstration(tokenizer, row.messages, changes))
+        prompt_length = len(encode_prompt(tokenizer, row.prompt, changes))
         if not isinstance(row, ImportedRanking):
             return prompt_length
         finished = row.finished or [True] * len(row.completions)
         answers = zip(row.completions, finished, strict=True)
-        return prompt_length + max(len(encode_completion(tokenizer, text, ends, told)) for text, ends in answers)
+        return prompt_length + max(len(encode_completion(tokenizer, text, ends, changes)) for text, ends in answers)
 
     refused, dropped = RefusedRows(), Dropped()
     encoded = encode_rows(file.rows, count, refused, file.on_bad_rows, dropped)
@@ -125,7 +125,7 @@ def _encode(
     if dropped.counts:
         file.rows = [row for row, _ in encoded]
         notes.append(f"{file.key}: {file.path}: {len(file.rows)} rows can be encoded, dropped: {dropped}")
-    refused.leave_out(known)
+    refused.leave_out(past)
     problems.extend(f"{file.key}: {line}" for line in refused.lines())
     notes.extend(f"{file.key}: {many} of {of_file} rows are {what}" for what, many in refused.changes.items())
 
@@ -134,7 +134,7 @@ def _encode(
 
 
 def check_context(key: str, lengths: list[int], new_tokens: int, rows: Rows, problems: list[str]) -> None:
-    """Whether the model can read prompts of these lengths and the answers that it gives."""
+    """Add a problem if prompts of these lengths, with their answers, exceed the model's context."""
     context = rows.context
     if context and (beyond := sum(length + new_tokens > context for length in lengths)):
         problems.append(
@@ -146,7 +146,7 @@ def check_context(key: str, lengths: list[int], new_tokens: int, rows: Rows, pro
 def check_pair_lengths(
     stage: str, limit: int, label_parents: tuple[str, ...], rows: Rows, problems: list[str], notes: list[str]
 ) -> None:
-    """How many pairs a stage would drop: certainly, and if their answers are as long as they may be."""
+    """Report the pairs that a stage would drop: those that are too long, and those that would be with long answers."""
     imported = rows.tokens(rows.of("label.path"))
     if long := sum(length > limit for length in imported):
         text = (

@@ -1,4 +1,4 @@
-"""What every command is made of, whichever package brings it. Light, since `--help` loads it."""
+"""The parts of a command, whichever package it is in. This module imports little, since `--help` loads it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Description(TypedDict):
 
 
 def described(does: str) -> Description:
-    """The keywords with which a parser of argparse says what it is for."""
+    """The keywords of argparse for a parser's help and description."""
     return {"help": does, "description": does[0].upper() + does[1:] + "."}
 
 
@@ -54,7 +54,7 @@ def read_campaign(arguments: argparse.Namespace) -> Campaign:
 
 
 def print_text(text: object, file: IO[str] | None = None) -> None:
-    """Print what may hold other people's text: file names, answers, notes."""
+    """Print text that may contain other people's: file names, answers, notes."""
     from trueup.console import printable
 
     print(printable(str(text)), file=file)

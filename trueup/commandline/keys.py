@@ -1,7 +1,7 @@
-"""The keys of a campaign file: what each is called, which values it takes, its default and its meaning.
+"""The keys of a campaign file: the name of each, its values, its default and its meaning.
 
-All of it is read from the sections of the stages, so that `trueup keys`, docs/config.md and the schema for editors
-(docs/generate.py) say what the code does. No stage is imported, only its config: nothing here needs torch.
+All of it comes from the sections of the stages, so that `trueup keys`, docs/config.md and the schema for editors
+(docs/generate.py) agree with the code. No stage is imported, only its config, so this needs no torch.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Table:
 
 
 def tables() -> dict[str, Table]:
-    """Every section of a campaign file, by its name. Where a stage is a choice of algorithms, its own table has the
-    keys that all of them have, and each algorithm's table has all of that algorithm's keys."""
-    found = _with_inner("", CampaignConfig)
+    """Every section of a campaign file, by its name. If a stage is a choice of algorithms, its own table has the keys
+    that all of them share, and each algorithm's table has all of that algorithm's keys."""
+    result = _with_inner("", CampaignConfig)
     for stage, entry in STAGES.items():
         schema = load_object(entry.config)
         if not isinstance(schema, dict):
-            found |= _with_inner(stage, schema)
+            result |= _with_inner(stage, schema)
             continue
         algorithms: dict[str, Table] = {}
         within: dict[str, Table] = {}
@@ -53,28 +53,28 @@ def tables() -> dict[str, Table]:
             own, *inner = _with_inner(f"{stage}.{name}", one).values()
             algorithms[own.name] = own
             within |= {table.name: table for table in (_beside(stage, name, table) for table in inner)}
-        found |= {stage: _of_all(stage, list(algorithms.values())), **algorithms, **within}
-    return found
+        result |= {stage: _of_all(stage, list(algorithms.values())), **algorithms, **within}
+    return result
 
 
 def _with_inner(name: str, schema: type[BaseModel]) -> dict[str, Table]:
-    """A section, and after it the sections within it."""
+    """A section, followed by the sections within it."""
     fields = {key: field for key, field in schema.model_fields.items() if not (name and key in AT_THE_TOP)}
     keys = tuple(_key(key, field, of_stage=name in STAGES or "." in name) for key, field in fields.items())
-    found = {name: Table(name, _first_sentences(schema.__doc__ or ""), keys)}
+    result = {name: Table(name, _first_sentences(schema.__doc__ or ""), keys)}
     for key, field in fields.items():
         if inner := section_in(field.annotation):
-            found |= _with_inner(f"{name}.{key}" if name else key, inner)
-    return found
+            result |= _with_inner(f"{name}.{key}" if name else key, inner)
+    return result
 
 
 def _beside(stage: str, algorithm: str, table: Table) -> Table:
-    """A section within an algorithm's under its shorter name: `align.lora` holds for every algorithm that has it."""
+    """A section within an algorithm's, under its shorter name: `align.lora` stands for every algorithm that has it."""
     return replace(table, name=table.name.replace(f"{stage}.{algorithm}.", f"{stage}."))
 
 
 def _of_all(stage: str, algorithms: list[Table]) -> Table:
-    """The keys that mean the same in every algorithm of a stage, and the one that chooses among them."""
+    """The keys that mean the same in every algorithm of a stage, and the key that chooses the algorithm."""
     first, *others = algorithms
     names = [table.name.rpartition(".")[2] for table in algorithms]
     chooses = next(key for key in first.keys if key.name == "algorithm")
@@ -85,23 +85,23 @@ def _of_all(stage: str, algorithms: list[Table]) -> Table:
 
 
 def find(name: str) -> Table:
-    """The table of a section, or of one key alone (`sft.learning_rate`)."""
-    known = tables()
-    if name in known:
-        return known[name]
+    """The table of a section, or of a single key (`sft.learning_rate`)."""
+    every = tables()
+    if name in every:
+        return every[name]
     section, _, key = name.rpartition(".")
-    keys = known[section].keys if section in known else ()
+    keys = every[section].keys if section in every else ()
     if one := [entry for entry in keys if entry.name == key]:
-        return Table(section, known[section].does, tuple(one))
+        return Table(section, every[section].does, tuple(one))
     if section and keys:
-        known_here = [*(entry.name for entry in keys), *(inner.rpartition(".")[2] for inner in within(section))]
-        raise TrueupError(f"{name}: {section} has no such key{did_you_mean(key, known_here)}")
-    sections = [*filter(None, known), *(entry.name for entry in known[""].keys)]
+        names = [*(entry.name for entry in keys), *(inner.rpartition(".")[2] for inner in within(section))]
+        raise TrueupError(f"{name}: {section} has no such key{did_you_mean(key, names)}")
+    sections = [*filter(None, every), *(entry.name for entry in every[""].keys)]
     raise TrueupError(f"{name}: no such section or key{did_you_mean(name, sections)}")
 
 
 def within(name: str) -> list[str]:
-    """The sections within one."""
+    """The names of the sections within a section."""
     return [table for table in tables() if table and (not name or table.startswith(f"{name}."))]
 
 

@@ -1,7 +1,7 @@
-"""An exported model's files as its readers want them: transformers 4.57 and 5, plain Jinja, and what reads like them.
+"""An exported model's files in a form for all readers: transformers 4.57 and 5, plain Jinja, and compatible engines.
 
-transformers 5 writes keys that 4.57 does not know, and 4.57 then loads the model with its defaults, without a word. So
-the old keys stand beside the new ones. Weights are not touched.
+transformers 5 writes keys that 4.57 does not know; 4.57 then loads the model with its defaults, without a warning. So
+the files have the old keys beside the new ones. Weights are not touched.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _TEMPLATE = "chat_template.jinja"
 
 
 def make_portable(folder: Path, reward_model: bool = False) -> list[str]:
-    """Rewrite config, tokenizer and templates of a saved model in place; returns what somebody should know.
+    """Rewrite config, tokenizer and templates of a saved model in place; returns remarks for the user.
 
-    reward_model  plain transformers shall score a conversation in the tokens that were trained (`prompt_then_answer`)
+    reward_model  plain transformers must score a conversation in the tokens of its training (`prompt_then_answer`)
     """
-    known = []
+    remarks = []
     if config := _read(folder / "config.json"):
         portable = portable_config(config)
         if not _says_the_same(config, portable):
-            known.append(
+            remarks.append(
                 f"config.json has no form of `{config.get('model_type')}` that transformers 4 and 5 read alike; "
                 "it is left as transformers 5 writes it"
             )
@@ -40,14 +40,14 @@ def make_portable(folder: Path, reward_model: bool = False) -> list[str]:
     for path in folder.rglob("*.jinja"):
         path.write_text(portable_text(path.read_text(encoding="utf-8")), encoding="utf-8")
     if reward_model and (folder / _TEMPLATE).exists():
-        known += _score_as_trained(folder)
+        remarks += _score_as_trained(folder)
     if tokenizer := _read(folder / "tokenizer_config.json"):
         portable = portable_tokenizer(tokenizer, fast=(folder / "tokenizer.json").exists())
         if (folder / _TEMPLATE).exists():
-            # In both places: some engines read only the one, some only the other.
+            # In both places, since some engines read only one of them.
             portable["chat_template"] = (folder / _TEMPLATE).read_text(encoding="utf-8")
         _write(folder / "tokenizer_config.json", portable)
-    return known
+    return remarks
 
 
 # ---- config.json ------------------------------------------------------------------------------------------------
@@ -56,58 +56,58 @@ def make_portable(folder: Path, reward_model: bool = False) -> list[str]:
 def portable_config(config: dict[str, Any]) -> dict[str, Any]:
     """config.json with the keys that transformers 4.57 reads beside those of 5.
 
-    transformers 5 keeps all about rotary embeddings in `rope_parameters`, and renamed some keys, which it still
-    understands under their old names.
+    transformers 5 has all settings of rotary embeddings in `rope_parameters`. It renamed other keys, and still
+    understands their old names.
     """
-    made = {
+    values = {
         key: portable_config(value) if key.endswith("_config") and value else value for key, value in config.items()
     }
     for old, new in _renamed(config.get("model_type")).items():
         if new in config:
-            made.setdefault(old, config[new])
+            values.setdefault(old, config[new])
     if "use_cache" in config or "architectures" in config:
-        made["use_cache"] = True  # training turns it off, and whoever generates without it waits
+        values["use_cache"] = True  # training turns it off, and generation without it is slow
     if config.get("dtype"):
-        made["torch_dtype"] = config["dtype"]
-    return {**made, **_rope_of_4(config)}
+        values["torch_dtype"] = config["dtype"]
+    return {**values, **_rope_of_4(config)}
 
 
 def _rope_of_4(config: dict[str, Any]) -> dict[str, Any]:
-    """`rope_parameters` in the keys of transformers 4: flat ones, and the scaling apart."""
+    """`rope_parameters` in the keys of transformers 4: flat ones, and a separate one for the scaling."""
     rope = config.get("rope_parameters")
     if not rope:
         return {}
-    made: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
     if "full_attention" in rope:  # by kind of layer: Gemma 3, Olmo 3
         local = rope.get("sliding_attention") or {}
         rope = rope["full_attention"] or {}
         if local.get("rope_theta", rope.get("rope_theta")) != rope.get("rope_theta"):
-            made["rope_local_base_freq"] = local["rope_theta"]
+            keys["rope_local_base_freq"] = local["rope_theta"]
     theta, share = rope.get("rope_theta"), rope.get("partial_rotary_factor")
     apart = ("rope_theta", "partial_rotary_factor", "type", "rope_type")
     scaling: dict[str, Any] = {key: value for key, value in rope.items() if key not in apart}
     kind = rope.get("rope_type", "default")
     if config.get("model_type") in ("phi3", "phimoe", "phi4_multimodal") and kind == "longrope":
-        made["original_max_position_embeddings"] = scaling.pop("original_max_position_embeddings")
-        scaling["type"] = kind  # it demands these three keys alone
+        keys["original_max_position_embeddings"] = scaling.pop("original_max_position_embeddings")
+        scaling["type"] = kind  # it accepts exactly these three keys
     elif kind != "default":
         scaling["rope_type"] = kind
-    made["rope_theta"] = theta
-    made["rope_scaling"] = None if kind == "default" else scaling
+    keys["rope_theta"] = theta
+    keys["rope_scaling"] = None if kind == "default" else scaling
     if share is not None:
-        made["partial_rotary_factor"] = share
+        keys["partial_rotary_factor"] = share
     if config.get("model_type") in ("gpt_neox", "gpt_neox_japanese"):
-        made |= {"rotary_emb_base": theta, "rotary_pct": share}
-    return made
+        keys |= {"rotary_emb_base": theta, "rotary_pct": share}
+    return keys
 
 
 def _renamed(model_type: str | None) -> dict[str, str]:
-    """Old names of a family's keys, and what transformers 5 calls them."""
+    """Old names of a family's keys, with their names in transformers 5."""
     return dict(CONFIG_MAPPING[model_type].attribute_map) if model_type in CONFIG_MAPPING else {}
 
 
 def _says_the_same(config: dict[str, Any], portable: dict[str, Any]) -> bool:
-    """Whether this transformers reads the same model from both."""
+    """Whether the installed transformers reads the same model from both."""
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         return True
@@ -129,64 +129,63 @@ def _says_the_same(config: dict[str, Any], portable: dict[str, Any]) -> bool:
 def portable_tokenizer(config: dict[str, Any], fast: bool) -> dict[str, Any]:
     """tokenizer_config.json with a class that both versions have, and special tokens under the name that both read.
 
-    fast  tokenizer.json is there: then all that the tokenizer does stands in it, and any class but the plain one of
-          transformers 4 would change it on loading
+    fast  there is a tokenizer.json, which defines the tokenizer completely; any class but the plain one of transformers
+          4 would change it on loading
     """
-    made = {key: value for key, value in config.items() if key not in ("backend", "is_local", "local_files_only")}
+    values = {key: value for key, value in config.items() if key not in ("backend", "is_local", "local_files_only")}
     if fast and "auto_map" not in config:
-        made["tokenizer_class"] = "PreTrainedTokenizerFast"
-    extra = made.pop("extra_special_tokens", None)
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    extra = values.pop("extra_special_tokens", None)
     if isinstance(extra, dict):
-        made |= extra
+        values |= extra
         extra = list(extra.values())
     if extra:
-        made["additional_special_tokens"] = extra
-    return made
+        values["additional_special_tokens"] = extra
+    return values
 
 
 # ---- Reward models ----------------------------------------------------------------------------------------------
 
 _BOUNDARY = "\ufdd0"
-"""Stands between prompt and answer in what a reward model's template renders, and its tokenizer takes it out.
-Unicode keeps this character out of texts."""
+"""A mark between prompt and answer that a reward model's template writes and its tokenizer removes. Unicode reserves
+this character, so texts do not contain it."""
 _BEGINNINGS = {"a word": "It is.", "a space": " It is.", "a line break": "\nIt is."}
 
 
 def _score_as_trained(folder: Path) -> list[str]:
-    """Rewrite template and tokenizer, so that a conversation has the tokens that were trained; returns where it has
-    others all the same."""
+    """Rewrite template and tokenizer so that a conversation has the tokens of its training; returns a remark on answers
+    whose tokens still differ."""
     template, fast = folder / _TEMPLATE, folder / "tokenizer.json"
     if not fast.exists():
         template.write_text(prompt_then_answer(template.read_text(encoding="utf-8"), ""), encoding="utf-8")
         return [
-            "there is no tokenizer.json to keep prompt and answer apart: where the two share a token, scores differ"
+            "without a tokenizer.json, prompt and answer cannot be kept apart: if they share a token, scores differ"
         ]
     trained = PreTrainedTokenizerFast.from_pretrained(folder)
     template.write_text(prompt_then_answer(template.read_text(encoding="utf-8")), encoding="utf-8")
     _keep_answers_apart(fast)
     plain = PreTrainedTokenizerFast.from_pretrained(folder)
     prompt = [Message(role="user", content="Is it?")]
-    asked = encode_prompt(trained, prompt)
+    prompt_ids = encode_prompt(trained, prompt)
     others = []
     for beginning, answer in _BEGINNINGS.items():
         turns = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": answer}]
         ids = plain.apply_chat_template(turns, return_dict=True)["input_ids"]
-        if ids != asked + encode_completion(trained, answer):
+        if ids != prompt_ids + encode_completion(trained, answer):
             others.append(beginning)
     return [
         f"this tokenizer writes an answer that begins with {' or '.join(others)} in other tokens behind a prompt than "
-        "alone, as Trueup trained it: such answers score otherwise in plain transformers"
+        "alone, as Trueup trained it: such answers get other scores in plain transformers"
     ] * bool(others)
 
 
 def prompt_then_answer(template: str, boundary: str = _BOUNDARY) -> str:
-    """The chat template of a reward model: an answer that stands last is written as it was trained and is scored.
+    """The chat template of a reward model. It writes an answer at the end as in training: the prompt as a generation
+    prompt, the answer, and EOS, where the score is read. Most templates write a newline after EOS; some write a prompt
+    in another form once its answer is there.
 
-    That is the prompt as it is asked, the answer, and EOS, where the score is read. Most templates write a newline
-    behind EOS; some write a prompt otherwise once its answer is there.
-
-    The template's text is left as it is. It begins a line, as it did, since `lstrip_blocks` minds; `trim_blocks` takes
-    the newline before it, and `+` keeps white space behind it.
+    The template's text is unchanged. It still begins a line, because `lstrip_blocks` depends on that; `trim_blocks`
+    removes the newline before it, and `+` keeps the white space after it.
     """
     return (
         "{% if messages | length > 1 and messages[-1]['role'] == 'assistant' and not add_generation_prompt %}"
@@ -198,7 +197,7 @@ def prompt_then_answer(template: str, boundary: str = _BOUNDARY) -> str:
 
 
 def _keep_answers_apart(tokenizer_file: Path) -> None:
-    """Let the tokenizer cut at the boundary and take it out, so that no token reaches from a prompt into an answer.
+    """Let the tokenizer cut at the boundary and remove it, so that no token spans prompt and answer.
 
     Without it, the space that ends a prompt and an answer's first word become one token, which was never trained.
     """

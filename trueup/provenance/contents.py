@@ -1,7 +1,7 @@
-"""What a config knows by name only, as hashes: a model's files, a hub id's commit, a template. No torch.
+"""Hashes of what a config only names: a model's files, a hub id's commit, a template. No torch.
 
-A result is stale once what it was made from has changed, whether or not the name has. Small files are hashed whenever
-they are asked for; gigabytes of weights once, and again when the file system says that the file is another one.
+A result is stale once the files behind a name have changed, even if the name has not. Small files are hashed each time.
+Gigabytes of weights are hashed once, and again when the file system says that the file is another one.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from pathlib import Path
 from typing import Any
 
 Contents = dict[str, str]
-"""{file: its SHA-256}, relative to the folder that was named; of a hub id {"commit": its hash}."""
+"""{file: its SHA-256}, relative to the named folder; for a hub id {"commit": its hash}."""
 
 _OF_A_MODEL = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
-"""Endings of the files in a model's folder that change what it says: weights, settings, tokenizer, template, code."""
+"""Endings of the files in a model's folder that affect results: weights, settings, tokenizer, template, code."""
 _REMEMBERED_BYTES = 64 * 2**20
-"""From this size on a file's hash is remembered."""
+"""Size from which a file's hash is remembered."""
 _SETTLED_SECONDS = 2.0
 """A file that changed so recently may change again within the clock's resolution; its hash is not remembered."""
 
 
 def cache_dir() -> Path:
-    """Where the embedded model and the hashes of large files are kept: $TRUEUP_CACHE, else the user's cache folder."""
+    """The folder of the embedded model and the hashes of large files: $TRUEUP_CACHE, or the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("TRUEUP_CACHE") or Path(base) / "trueup")
 
 
 def require_file(path: Path) -> None:
-    """An OSError where something else than a file is in a file's place: a pipe or a device would be read for ever."""
+    """An OSError if `path` exists and is not a file: reading a pipe or a device might never end."""
     if path.exists() and not path.is_file():
         what = "is a folder" if path.is_dir() else "is a pipe, a socket or a device"
         raise OSError(errno.EISDIR, f"{what}; a file is wanted", str(path))
 
 
 def read_text(path: Path) -> str:
-    """The text of a file of a run, whatever has been put in its place: see `require_file`."""
+    """The text of a file of a run; an OSError if it is not a file, as `require_file` says."""
     require_file(path)
     return path.read_text(encoding="utf-8")
 
@@ -53,13 +53,13 @@ def sha256_file(path: Path) -> str:
 
 
 def of_file(path: str | Path) -> Contents | None:
-    """None where there is no such file."""
+    """The contents of one file; None if there is no such file."""
     path = Path(path)
     return {path.name: sha256_remembered(path)} if os.path.isfile(path) else None
 
 
 def of_model(name: str, revision: str | None = None) -> Contents | None:
-    """Of the folder, file or hub id of a model; None where nothing of it is on this machine, or it never changes."""
+    """The contents of a model's folder, file or hub id; None if it is not on this machine, or never changes."""
     if name == "embedded":  # one wheel, known by its hash
         return None
     path = Path(name)
@@ -67,17 +67,17 @@ def of_model(name: str, revision: str | None = None) -> Contents | None:
         return of_file(path)
     if path.is_dir():
         files = [*path.iterdir(), *(path / "additional_chat_templates").glob("*")]
-        found = sorted(file for file in files if file.suffix in _OF_A_MODEL and file.is_file())
-        return {str(file.relative_to(path)): sha256_remembered(file) for file in found}
+        files_of_model = sorted(file for file in files if file.suffix in _OF_A_MODEL and file.is_file())
+        return {str(file.relative_to(path)): sha256_remembered(file) for file in files_of_model}
     commit = _cached_commit(name, revision)
     return {"commit": commit} if commit else None
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:
-    """The commit that the hub's cache here has for a hub id: of a branch, what it pointed to when it was fetched."""
+    """A hub id's commit in the hub's local cache; a branch has the commit that it pointed to when it was fetched."""
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
-    except ModuleNotFoundError:  # where people only label, nothing is installed that trains
+    except ModuleNotFoundError:  # an installation that only labels has no training libraries
         return None
     folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
     if revision and (folder / "snapshots" / revision).is_dir():
@@ -89,7 +89,7 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 
 
 def changed(before: Mapping[str, Contents | None], now: Mapping[str, Contents | None]) -> list[str]:
-    """`key: file has changed` for every difference. What was not there before was not recorded, and tells nothing."""
+    """`key: file has changed` for every difference. A key that was not recorded before gives none."""
     lines = []
     for key, files in before.items():
         if files is None:
@@ -106,36 +106,36 @@ def changed(before: Mapping[str, Contents | None], now: Mapping[str, Contents | 
 
 
 def sha256_remembered(path: Path) -> str:
-    """A file's hash. That of a large one is remembered by all that the file system knows of it: a copy in its place has
-    another inode or another time of change, whatever its size and its date say."""
+    """A file's hash. A large file's is remembered together with its file system status: a copy in its place has another
+    inode or another time of change, even with the same size and date."""
     status = path.stat()
     if status.st_size < _REMEMBERED_BYTES:
         return sha256_file(path)
     key = str(path.resolve())
     state = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    known = _remembered()
-    if (entry := known.get(key)) and entry["state"] == state:
+    cache = _remembered()
+    if (entry := cache.get(key)) and entry["state"] == state:
         return entry["sha256"]
-    found = sha256_file(path)
+    sha256 = sha256_file(path)
     if time.time() - status.st_ctime > _SETTLED_SECONDS:
-        _remember({**known, key: {"state": state, "sha256": found}})
-    return found
+        _remember({**cache, key: {"state": state, "sha256": sha256}})
+    return sha256
 
 
 def _remembered() -> dict[str, Any]:
     try:
-        found = json.loads((cache_dir() / "hashes.json").read_text(encoding="utf-8"))
+        cache = json.loads((cache_dir() / "hashes.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return cache if isinstance(cache, dict) else {}
 
 
-def _remember(known: dict[str, Any]) -> None:
-    """A cache that cannot be written costs time and nothing else."""
+def _remember(cache: dict[str, Any]) -> None:
+    """Write the cache. A failure only costs time, so it is ignored."""
     partial = cache_dir() / f"hashes.{os.getpid()}.partial"
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(known), encoding="utf-8")
+        partial.write_text(json.dumps(cache), encoding="utf-8")
         partial.replace(cache_dir() / "hashes.json")
     except OSError:
         partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a piece of Python means: its code, and all of the project's that it uses, without comments and layout."""
+"""A hash of what Python code does: its statements, and all of Trueup's that it uses, without comments and layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def digest(file: Path, name: str) -> str | None:
-    """Hash of what a name stands for in a file; None where the file cannot be read as Python.
+    """Hash of a name's definition in a file; None if the file cannot be read as Python.
 
     The hash covers the statement that defines the name, and in turn every name of the same file, or imported from
     Trueup, that it uses. Comments, docstrings, annotations and layout do not count: they change no result.
@@ -27,32 +27,32 @@ def digest(file: Path, name: str) -> str | None:
 
 
 def _collect(file: Path, name: str, parts: dict[tuple[Path, str], str]) -> None:
-    """Add the code of a name, and of all that it uses, to `parts`; a name of Python or a library adds nothing."""
+    """Add the code of a name, and of all names that it uses, to `parts`. Python's and libraries' names add nothing."""
     nodes = _definitions(file.read_text(encoding="utf-8")).get(name, [])
     if not nodes or (file, name) in parts:
         return
     parts[file, name] = ""  # it may use itself
-    used: list[tuple[Path, str]] = []
+    names: list[tuple[Path, str]] = []
     for node in nodes:
         if isinstance(node, ast.ImportFrom):
             origin = _file_of(node.module or "")
             original = next(alias.name for alias in node.names if name in (alias.asname, alias.name))
-            used += [(origin, original)] if origin else []
+            names += [(origin, original)] if origin else []
         else:
             parts[file, name] += ast.unparse(node) + "\n"
-            used += [(file, other.id) for other in ast.walk(node) if isinstance(other, ast.Name)]
-    for other_file, other in used:
+            names += [(file, other.id) for other in ast.walk(node) if isinstance(other, ast.Name)]
+    for other_file, other in names:
         _collect(other_file, other, parts)
 
 
 @functools.lru_cache(maxsize=32)
 def _definitions(text: str) -> dict[str, list[ast.stmt]]:
-    """By name, the bare statements at the top of a file that give it its meaning."""
-    found: dict[str, list[ast.stmt]] = {}
+    """The bare top-level statements of a file that define each name."""
+    definitions: dict[str, list[ast.stmt]] = {}
     for node in _Bare().visit(ast.parse(text)).body:
         for name in _names(node):
-            found.setdefault(name, []).append(node)
-    return found
+            definitions.setdefault(name, []).append(node)
+    return definitions
 
 
 def _names(node: ast.stmt) -> list[str]:
@@ -65,13 +65,13 @@ def _names(node: ast.stmt) -> list[str]:
 
 
 def _file_of(module: str) -> Path | None:
-    """The file of a module of Trueup's; None for any other."""
+    """The file of a module of Trueup; None for any other module."""
     spec = importlib.util.find_spec(module) if module.partition(".")[0] == ROOT.name else None
     return Path(spec.origin) if spec and spec.origin else None
 
 
 class _Bare(ast.NodeTransformer):
-    """Takes away what changes no result: docstrings and other bare strings, and annotations."""
+    """Removes what changes no result: docstrings and other bare strings, and annotations."""
 
     def visit_Expr(self, node: ast.Expr) -> Any:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

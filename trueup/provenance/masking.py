@@ -1,4 +1,4 @@
-"""Secrets stay out of artifacts: what is written down, printed or handed on has `***` in their place."""
+"""Masking: artifacts, messages and exports have `***` in place of each secret."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _OF_A_VOCABULARY = {f"{name}_token" for name in "bos eos pad unk sep cls mask image".split()}
-"""Keys that end like a secret's and name a token of a tokenizer."""
+"""Keys with a secret's ending that name a token of a tokenizer."""
 _PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s:/?#@]*):\S*@")
-"""The password of `scheme://user:password@host`, up to the last @: a password may hold one, and a slash."""
+"""The password of `scheme://user:password@host`, up to the last @: a password may contain @ and a slash."""
 _TOKEN = re.compile(r"(https?://)[^\s:/?#@]+@", re.IGNORECASE)
-"""Where a web address has only one word before its @, that word is a token."""
+"""A token: the only word before the @ of a web address."""
 _SECRET_PARAMETER = re.compile(r"([?&;][\w.-]*(?:key|token|secret|passw|pwd|sig|auth)[\w.-]*=)[^\s&;#]+", re.IGNORECASE)
 _PASSWORD_PARAMETER = re.compile(r"([?&;][\w.-]*passw[\w.-]*=)[^\s&;#]+", re.IGNORECASE)
 
 
 def without_passwords(text: str) -> str:
-    """A text for a terminal: the passwords of its URLs are hidden. The token of a link that lets somebody in stays."""
+    """A text for a terminal, with the passwords of its URLs hidden. The token of a sign-in link stays."""
     text = _TOKEN.sub(rf"\1{HIDDEN}@", _PASSWORD.sub(rf"\1:{HIDDEN}@", text))
     return _PASSWORD_PARAMETER.sub(rf"\1{HIDDEN}", text)
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """Plain data with every secret replaced: passwords and keys inside URLs, and whatever a secret's name holds.
+    """A copy of plain data with every secret replaced: passwords and keys inside URLs, and values of secret names.
 
-    value  text, or any nesting of dicts and lists; a copy is returned. Rather too much is hidden than too little
+    value  text, or any nesting of dicts and lists. In doubt a value is hidden
     """
     if isinstance(value, dict):
         return {name: masked(inner, str(name)) for name, inner in value.items()}

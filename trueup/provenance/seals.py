@@ -1,11 +1,11 @@
-"""The chain of seals: `seals.jsonl` in the run directory, a line for each stage that was finished or begun again.
+"""The chain of seals: `seals.jsonl` in the run directory, with a line for each stage that was finished or begun again.
 
-A line names the hash of a stage's manifest, which names the hash of everything that the stage read and wrote, and the
-hash of the line before it. The hash of the last line, the root, therefore stands for the whole run.
+A line contains the hash of the line before it and the hash of a stage's manifest, which in turn contains the hash of
+everything that the stage read and wrote. So the hash of the last line, the root, stands for the whole run.
 
-What it proves: without a key, whoever can write to the run can also write a new chain. By itself the chain finds
-accidents, and edits by somebody who does not redo all of it. Against anybody else it proves as much as the root that
-was kept elsewhere: `trueup verify RUN --root HASH`.
+There is no key, so anybody who can write to the run can also write a new chain. By itself the chain shows accidents,
+and edits by somebody who does not rewrite all of it. A root that was stored elsewhere proves more:
+`trueup verify RUN --root HASH`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ SEALS = "seals.jsonl"
 
 @dataclass(frozen=True)
 class Seal:
-    """One line. `manifest_sha256` is None where a finished stage was begun again."""
+    """One line. `manifest_sha256` is None if a finished stage was begun again."""
 
     stage: str
     manifest_sha256: str | None
     root: str
-    """Hash of this line: it stands for everything up to here."""
+    """Hash of this line, which stands for everything up to here."""
 
 
 def append(run_dir: Path, stage: str, manifest_sha256: str | None) -> None:
-    """Add a line under a lock, since stages finish side by side; it is on disk when this returns."""
+    """Add a line under a lock, since stages finish side by side. It is on disk when this returns."""
     with (run_dir / SEALS).open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -52,7 +52,7 @@ def append(run_dir: Path, stage: str, manifest_sha256: str | None) -> None:
 
 
 def read(run_dir: Path) -> tuple[list[Seal], list[str]]:
-    """(seals in order, problems). The root of the run is that of the last seal."""
+    """(seals in order, problems). The last seal's root is the root of the run."""
     path = run_dir / SEALS
     try:
         require_file(path)

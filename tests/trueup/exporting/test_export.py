@@ -95,7 +95,7 @@ def test_the_card_says_what_it_was_made_from_who_labelled_and_what_the_compariso
     )
     assert "Its licence is unknown to Trueup and holds for this copy too: check it." in card
     assert "demonstrations.jsonl (16 rows)" in card and "algorithm dpo, beta 0.1, learning_rate 0.01" in card
-    assert "16 simulated. SIMULATED: a program's rubric said what is preferred, and no person did." in card
+    assert "16 simulated. SIMULATED: a program's rubric made these labels, and no person did." in card
     assert "held-out prompts: pass.\n\n- The aligned policy wins 68.0 % [62.3, 73.5]." in card
     export(run, "sft", tmp_path / "sft")
     card = (tmp_path / "sft/README.md").read_text()
@@ -122,7 +122,7 @@ def test_the_card_of_a_policy_that_a_program_paid_says_so_and_names_what_paid(
         ": mine.py; algorithm ppo, rewards 1 rubric + 0.5 mine.py:f, kl_coef 0.05, kl_budget 4.0, learning_rate 0.01, "
         "num_train_epochs 1.0, max_steps 4, seed 0; verdict pass\n"
     ) in card
-    assert "## Rewards\n\nSIMULATED: a program's rubric paid for its answers while it was trained.\n" in card
+    assert "## Rewards\n\nSIMULATED: a program's rubric rewarded its answers in training.\n" in card
     assert "## Labels" not in card
 
 
@@ -144,7 +144,7 @@ def test_a_verdict_about_another_policy_is_not_this_ones(
     )
     (run / "compare/manifest.json").unlink()
     export(run, "policy", tmp_path / "again")
-    assert "Not known: it was exported before it was compared" in (tmp_path / "again/README.md").read_text()
+    assert "Not known: this run has no comparison with the SFT policy" in (tmp_path / "again/README.md").read_text()
 
 
 def test_a_folder_with_something_in_it_is_refused_and_an_empty_one_is_used(run: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_folder_with_something_in_it_is_refused_and_an_empty_one_is_used(run: 
     (tmp_path / "full/mine").write_text("keep me")
     with pytest.raises(RunError) as caught:
         export(run, "sft", tmp_path / "full")
-    assert str(caught.value) == f"{tmp_path}/full: already there and not empty; name a folder that is new"
+    assert str(caught.value) == f"{tmp_path}/full: already there and not empty; name a new folder"
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
     (tmp_path / "empty").mkdir()
     export(run, "sft", tmp_path / "empty")
