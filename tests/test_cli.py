@@ -168,14 +168,14 @@ def test_whatever_stands_in_the_place_of_a_file_of_a_run_is_a_sentence_and_nothi
 def test_what_stands_in_the_place_of_a_folder_of_a_run_is_a_sentence(cli, with_policy, soon: None) -> None:
     run_dir = with_policy.run_dir
     os.mkfifo(run_dir / "align")
-    said = f"{run_dir}/align: is in the place of the folder of align: move it elsewhere"
+    said = f"{run_dir}/align: is not a folder, as the align stage needs: move it elsewhere"
     assert cli("run", with_policy.source) == (2, "", f"{said}\n")
     assert said in cli("verify", run_dir)[1]
     os.mkfifo(run_dir.parent / "pipe")
     code, _, err = cli("run", with_policy.source, "--set", f"run_dir={run_dir.parent}/pipe")
     assert (code, err) == (
         2,
-        f"{run_dir.parent}/pipe: is no folder, and a run is one: move it elsewhere, or give another run_dir\n",
+        f"{run_dir.parent}/pipe: is not a folder, as a run must be: move it elsewhere, or give another run_dir\n",
     )
     os.mkfifo(run_dir.parent / "pipe.jsonl")
     code, out, _ = cli("check", with_policy.source, "--set", "sft.data=[pipe.jsonl]")
@@ -255,7 +255,7 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds:
 
 def test_one_stage_runs_alone_on_a_parent_that_is_there_and_says_if_that_is_stale(cli, with_policy) -> None:
     code, out, err = cli("sample", with_policy.source, "--set", "sft.learning_rate=0.5")
-    assert (code, err) == (0, "sft is used as it stands, but is not up to date: learning_rate: 0.01 -> 0.5\n")
+    assert (code, err) == (0, "sft is used as it is, but is not up to date: learning_rate: 0.01 -> 0.5\n")
     lines = out.splitlines()
     assert lines[1] == "  sample   run    not run yet" and not any(line.startswith("  sft") for line in lines)
     assert any(line.startswith("sample   warn in ") for line in lines)
@@ -293,7 +293,7 @@ def test_a_disk_without_room_is_one_sentence_and_leaves_no_result(trueup, campai
     process = trueup("sft", made.source, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
     code, out, err = wait(process)
     assert code == 2 and "Traceback" not in out + err, err
-    assert len(err.splitlines()) == 1 and "mend it, and the same command goes on" in err, err
+    assert len(err.splitlines()) == 1 and "fix the cause, and the same command continues" in err, err
     assert not (made.run_dir / "sft/manifest.json").exists()
 
 
@@ -323,7 +323,7 @@ def test_a_training_whose_disk_fills_up_goes_on_and_ends_bit_for_bit_as_if_it_ha
         ballast = storms.fill(disk)
         code, out, err = wait(process)
         assert code == 2 and "Traceback" not in out + err, err
-        assert len(err.splitlines()) == 1 and "mend it, and the same command goes on" in err, err
+        assert len(err.splitlines()) == 1 and "fix the cause, and the same command continues" in err, err
         assert not (made.run_dir / "sft/manifest.json").exists()
         ballast.unlink()
         again = trueup("sft", made.source)

@@ -1,7 +1,7 @@
-"""A campaign: one file, its stages, what is up to date and what must run.
+"""A campaign: one file, its stages, and the plan of what must run.
 
-Which stages there are stands in `trueup.stages`. A stage is stale when its resolved config, an input file, a parent's
-result or an output has changed since its manifest was written.
+The stages are listed in `trueup.stages`. A stage is stale when its resolved config, an input file, a parent's result or
+an output has changed since its manifest was written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trueup.provenance.contents import sha256_file
 from trueup.stages import STAGES, load_object
 
 AT_THE_TOP = ("model", "split", "run_dir")
-"""Keys that all stages share: they stand at the top of the file, and in no stage's section."""
+"""Keys that all stages share. They stand at the top of the file, never in a stage's section."""
 
 
 class CampaignConfig(Section):
@@ -52,7 +52,7 @@ class CampaignConfig(Section):
     @classmethod
     def _names_a_folder(cls, value: str) -> str:
         if not value.strip() or value.startswith(("/", "~")) or ".." in Path(value).parts or not value.isprintable():
-            raise ValueError(f"{value!r} cannot name a folder in runs/; write a plain name, and a path as run_dir")
+            raise ValueError(f"{value!r} cannot name a folder in runs/; write a plain name, and give a path as run_dir")
         return value
 
 
@@ -70,18 +70,18 @@ class Campaign:
     def needed(self, target: str | None = None) -> list[str]:
         """`target` and the stages that it needs, in order; without a target, all that lead to the verdict.
 
-        Where labels lead to it, so does a reward model, even if nothing asks it: its report says what they are worth.
+        A campaign with labels always has a reward model, since its report measures the labels.
         """
-        wanted = self._with_parents({target or "compare"})
-        if target is None and "label" in wanted:
-            wanted = self._with_parents({*wanted, "reward"})
-        return [stage for stage in STAGES if stage in wanted]
+        stages = self._with_parents({target or "compare"})
+        if target is None and "label" in stages:
+            stages = self._with_parents({*stages, "reward"})
+        return [stage for stage in STAGES if stage in stages]
 
-    def _with_parents(self, wanted: set[str]) -> set[str]:
+    def _with_parents(self, stages: set[str]) -> set[str]:
         for stage in reversed(STAGES):
-            if stage in wanted:
-                wanted = wanted.union(self.stages[stage].parents())
-        return wanted
+            if stage in stages:
+                stages = stages.union(self.stages[stage].parents())
+        return stages
 
 
 def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
@@ -102,25 +102,25 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
         problems.append(f"{key}: unknown key{did_you_mean(str(key), [*CampaignConfig.model_fields, *STAGES])}")
         del shared[key]
     config = validate(CampaignConfig, shared, base, "", problems)
-    # With a broken top, the stages are still checked, with what a sound top would give them.
+    # If the top of the file is broken, the stages are still checked, with default values for it.
     top = config or CampaignConfig(name="unnamed")
     run_dir = top.run_dir or Path("runs") / top.name
 
     stages: dict[str, StageConfig] = {}
     for stage, section in sections.items():
         if not isinstance(section, dict):
-            problems.append(f"{stage}: a section of keys is wanted, found {section!r}")
+            problems.append(f"{stage}: must be a section of keys (found {section!r})")
             continue
         shared_keys = {key: getattr(top, key) for key in ("model", "split", "seed")}
         schema, section = _schema(stage, section, {**shared_keys, "run_dir": run_dir}, base, problems)
         if schema is None:
             continue
-        given: dict[str, Any] = {key: value for key, value in shared_keys.items() if key in schema.model_fields}
+        defaults: dict[str, Any] = {key: value for key, value in shared_keys.items() if key in schema.model_fields}
         misplaced = [key for key in AT_THE_TOP if key in section]
         for key in misplaced:
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
         section = {key: value for key, value in section.items() if key not in misplaced}
-        stage_config = validate(schema, {**given, **section, "run_dir": run_dir}, base, f"{stage}.", problems)
+        stage_config = validate(schema, {**defaults, **section, "run_dir": run_dir}, base, f"{stage}.", problems)
         if stage_config is not None:
             stages[stage] = stage_config
     if problems or config is None:
@@ -130,36 +130,36 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
 
 
 def _schema(
-    stage: str, section: dict[str, Any], given: dict[str, Any], base: Path, problems: list[str]
+    stage: str, section: dict[str, Any], defaults: dict[str, Any], base: Path, problems: list[str]
 ) -> tuple[type[StageConfig] | None, dict[str, Any]]:
-    """The stage's schema, and its keys. Where the schema is a choice, a section within the section may hold the keys of
-    one algorithm: they count where that is chosen, and are checked either way, so that one file serves several. A key
-    that stands in both places is an error, or `--set` of the outer one would be without effect."""
+    """The stage's schema, and its keys. If the schema is a choice of algorithms, a section within the section may hold
+    the keys of one. They count if that algorithm is chosen, and are always checked, so that one file serves several. A
+    key in both places is an error, since `--set` of the outer one would have no effect."""
     schema = load_object(STAGES[stage].config)
     if not isinstance(schema, dict):
         return schema, section
-    chosen = section.get("algorithm", next(iter(schema)))
+    algorithm = section.get("algorithm", next(iter(schema)))
     own = {name: section[name] or {} for name in schema if name in section}
     keys = {key: value for key, value in section.items() if key not in own}
     sound = True
     for name, within in own.items():
         if not isinstance(within, dict):
-            problems.append(f"{stage}.{name}: a section of keys is wanted, found {within!r}")
+            problems.append(f"{stage}.{name}: must be a section of keys (found {within!r})")
             sound = False
             continue
         shared = {key: value for key, value in keys.items() if key in schema[name].model_fields and key != "algorithm"}
         for key in within.keys() & shared.keys():
-            problems.append(f"{stage}.{key}: stands in {stage}.{name} too; keep one of them")
-        found: list[str] = []
-        validate(schema[name], {**given, **shared, **within}, base, f"{stage}.{name}.", found)
-        # What is wrong with a shared key is told once, as what it is.
-        found = [line for line in found if not any(line.startswith(f"{stage}.{name}.{key}") for key in shared)]
-        problems += found
-        sound &= not found
-    if chosen not in schema:
-        problems.append(f"{stage}.algorithm: unknown {chosen!r}{did_you_mean(str(chosen), list(schema))}")
+            problems.append(f"{stage}.{key}: is also in {stage}.{name}; keep one of them")
+        lines: list[str] = []
+        validate(schema[name], {**defaults, **shared, **within}, base, f"{stage}.{name}.", lines)
+        # A problem of a shared key is reported once, under the shared key.
+        lines = [line for line in lines if not any(line.startswith(f"{stage}.{name}.{key}") for key in shared)]
+        problems += lines
+        sound &= not lines
+    if algorithm not in schema:
+        problems.append(f"{stage}.algorithm: unknown {algorithm!r}{did_you_mean(str(algorithm), list(schema))}")
         return None, keys
-    return (schema[chosen], {**keys, **own.get(chosen, {})}) if sound else (None, keys)
+    return (schema[algorithm], {**keys, **own.get(algorithm, {})}) if sound else (None, keys)
 
 
 # ---- Plan -------------------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def _schema(
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """What a run will do with a stage, and why."""
+    """The plan for one stage, with the reason."""
 
     stage: str
     action: Literal["keep", "run", "resume"]
@@ -177,29 +177,29 @@ class PlannedStage:
 def plan(
     campaign: Campaign, target: str | None = None, force: tuple[str, ...] = (), only: tuple[str, ...] | None = None
 ) -> list[PlannedStage]:
-    """What `trueup run` will do for each stage that `target` needs, and why; with `only`, for no others than these."""
+    """The plan of `trueup run` for each stage that `target` needs; with `only`, for these stages alone."""
     steps: list[PlannedStage] = []
     will_run: set[str] = set()
     for stage in only or campaign.needed(target):
         config = campaign.stages[stage]
-        redone = [parent for parent in config.parents() if parent in will_run]
+        rerun_parents = [parent for parent in config.parents() if parent in will_run]
         reason = why_stale(config)
         if stage in force:
             steps.append(PlannedStage(stage, "run", "asked for"))
-        elif reason is None and redone:
-            steps.append(PlannedStage(stage, "run", f"{' and '.join(redone)} will be new"))
+        elif reason is None and rerun_parents:
+            steps.append(PlannedStage(stage, "run", f"{' and '.join(rerun_parents)} will be new"))
         elif reason is None:
-            found = runs.open_stage(config.run_dir, stage)
+            result = runs.open_stage(config.run_dir, stage)
             steps.append(
                 PlannedStage(
                     stage,
                     "keep",
-                    f"up to date ({found.manifest.duration_s:.0f} s, {found.manifest.started_utc[:16]} UTC)",
+                    f"up to date ({result.manifest.duration_s:.0f} s, {result.manifest.started_utc[:16]} UTC)",
                 )
             )
             continue
         else:
-            resumable = not redone and runs.resumable(config)
+            resumable = not rerun_parents and runs.resumable(config)
             steps.append(
                 PlannedStage(stage, "resume" if resumable else "run", "interrupted, continues" if resumable else reason)
             )
@@ -208,14 +208,14 @@ def plan(
 
 
 def why_stale(config: StageConfig) -> str | None:
-    """Why a stage's result does not stand, or None if it does."""
-    found = runs.find_stage(config.run_dir, config.stage)
-    if found is None:
+    """The reason why a stage's result is stale; None if it is up to date."""
+    result = runs.find_stage(config.run_dir, config.stage)
+    if result is None:
         return "not run yet" if not runs.stage_dir(config.run_dir, config.stage).exists() else "unfinished"
-    manifest = found.manifest
-    if changed := changed_keys(manifest.identity, config.identity()):
-        # Another algorithm has other keys; that it is another one says it all.
-        return next((line for line in changed if line.startswith("algorithm: ")), "; ".join(changed))
+    manifest = result.manifest
+    if lines := changed_keys(manifest.identity, config.identity()):
+        # Another algorithm has other keys, so its name is reason enough.
+        return next((line for line in lines if line.startswith("algorithm: ")), "; ".join(lines))
     recorded = [entry.sha256 for entry in manifest.inputs]
     for path, before in zip(config.input_paths(), recorded, strict=False):
         if not path.is_file():
@@ -223,21 +223,21 @@ def why_stale(config: StageConfig) -> str | None:
         if sha256_file(path) != before:
             return f"{path} has changed"
     if len(config.input_paths()) != len(recorded):
-        return "other input files are named"
+        return "the config names other input files"
     for parent in manifest.parents:
-        made = runs.find_stage(config.run_dir, parent.stage)
-        if made is None or made.sha256 != parent.manifest_sha256:
+        parent_result = runs.find_stage(config.run_dir, parent.stage)
+        if parent_result is None or parent_result.sha256 != parent.manifest_sha256:
             return f"{parent.stage} has changed"
     for output in manifest.outputs:
         try:
-            if contents.sha256_remembered(found.dir / output.path) != output.sha256:
+            if contents.sha256_remembered(result.dir / output.path) != output.sha256:
                 return f"its {output.path} has changed since"
         except OSError:
             return f"its {output.path} is missing"
-    if changed := contents.changed(manifest.contents, config.contents()):
-        return "; ".join(changed)
-    if changed := changed_keys(manifest.fingerprint, config.fingerprint()):
-        return "; ".join(changed)
+    if lines := contents.changed(manifest.contents, config.contents()):
+        return "; ".join(lines)
+    if lines := changed_keys(manifest.fingerprint, config.fingerprint()):
+        return "; ".join(lines)
     return None
 
 

@@ -1,9 +1,8 @@
-"""`trueup check`: what can be found wrong without training, all at once, in seconds.
+"""`trueup check`: finds all problems that show without training, in seconds.
 
-Files are read whole. Every stage that trains is built on a model without memory (trueup.training.trial): what passes
-here does not crash later for a reason that was there to be seen. A stage checks its own keys and rows itself; what it
-names for that stands in its config (`StageConfig.check`, `check_rows`). What is a third party's, a library's or the
-user's, has a boundary that names the key.
+It reads files whole, and builds each training stage on a model without memory (trueup.training.trial), so that a
+mistake shows here and not as a crash hours later. A stage checks its own keys and rows; its config names the functions
+(`StageConfig.check`, `check_rows`). Errors of libraries and of the user's own code become problems that name the key.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from trueup.training.config import TrainConfig
 
 
 class StageCheck(Protocol):
-    """What a stage finds in its own keys, without training."""
+    """A stage's check of its own keys, without training."""
 
     def __call__(
         self, config: Any, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
     ) -> list[ReadFile] | None:
-        """Adds to `problems` and `notes`, and returns the files whose rows the stage asks or trains on."""
+        """Adds to `problems` and `notes`, and returns the files whose rows the stage prompts with or trains on."""
 
 
 class RowsCheck(Protocol):
-    """What a stage finds in the rows of all files, once they are read and encoded."""
+    """A stage's check of the rows of all files, once they are read and encoded."""
 
     def __call__(
         self, config: Any, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
@@ -41,14 +40,14 @@ class RowsCheck(Protocol):
 
 
 def check(campaign: Campaign) -> tuple[list[str], list[str]]:
-    """(problems, notes), each a line or a few: every problem stops or spoils a run, a note is good to know."""
+    """(problems, notes), each a line or a few. A problem stops or spoils a run; a note is good to know."""
     problems: list[str] = []
     notes: list[str] = []
     model, split = campaign.config.model, campaign.config.split
     stages = {stage: campaign.stages[stage] for stage in campaign.needed()}
 
     def part(function: Callable[..., Any], *arguments: Any) -> Any:
-        """One part of the check, or None: what it cannot go past is a problem, and hides none of the others'."""
+        """One part of the check. If it raises, that is a problem, the result is None, and the other parts go on."""
         try:
             return function(*arguments, problems, notes)
         except TrueupError as error:
@@ -84,17 +83,17 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
 
 
 def _check_split(files: list[ReadFile], split: SplitConfig, problems: list[str], notes: list[str]) -> None:
-    """That no held-out prompt is nearly one that may be trained on."""
+    """Add a note if held-out prompts are nearly equal to others that may be trained on."""
     places: dict[str, str] = {}
     for file in files:
         if file.key in ("sft.data", "sample.prompts"):
-            places = {**file.places, **places}  # where a question stands first
+            places = {**file.places, **places}  # a question's first place counts
     if duplicates := across_split(places, split):
         notes.append(f"split: {duplicates}")
 
 
 def _encode(rows: Rows, model: ModelConfig, problems: list[str], notes: list[str]) -> None:
-    """That every row of every file can be trained or asked as it stands."""
+    """Add a problem unless every row of every file can be encoded."""
     from trueup.models.loading import load_base_tokenizer
 
     try:
@@ -108,32 +107,32 @@ def _encode(rows: Rows, model: ModelConfig, problems: list[str], notes: list[str
 def _check_model(
     stages: Mapping[str, StageConfig], model: ModelConfig, directory: Path | None, problems: list[str], notes: list[str]
 ) -> int | None:
-    """Build the model, and every stage that trains, without memory. Returns the model's context, where known."""
+    """Build the model, and every stage that trains, without memory. Returns the model's context, if known."""
     from trueup.models import loading
     from trueup.models.loading import load_base_tokenizer
     from trueup.training import trial
 
     settings, tokenizer = trial.stand_in(stages)
-    known = False
+    is_readable = False
     if directory is not None:
         try:
             settings = loading.read_settings(str(directory), model)
-            known = True
+            is_readable = True
             tokenizer = load_base_tokenizer(model)
         except TrueupError as error:
-            if not known:  # of the tokenizer and its template _encode tells
+            if not is_readable:  # _encode reports problems of the tokenizer and its template
                 problems.append(str(error))
     base = trial.Stage(model, settings, tokenizer)
     if model.load_in_4bit:
         problems += trial.try_quantisation(model)
-    if found := trial.try_model(base):
-        problems += found
+    if model_problems := trial.try_model(base):
+        problems += model_problems
         base = trial.Stage(trial.plain(model), *trial.stand_in(stages))
-        known = False
-    elif known and directory is not None and directory.is_dir() and any(directory.glob("*.safetensors")):
+        is_readable = False
+    elif is_readable and directory is not None and directory.is_dir() and any(directory.glob("*.safetensors")):
         problems += trial.try_weights(str(directory), model)
     problems += trial.try_stages(stages, base)
-    if not known:
+    if not is_readable:
         return None
     if (note := trial.tried(settings)) is not None:
         notes.append(note)

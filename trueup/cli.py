@@ -1,4 +1,4 @@
-"""The command line. Every import that costs time is made by the command that needs it; `--help` imports none."""
+"""The command line. Each command itself imports what takes time to import; `--help` imports none of it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. The exit code is 0 done, 1 a check failed or a stage crashed, 2 an error, 3 labels wanted, 4 a
-    gate was not passed."""
+    """Run a command. Exit codes: 0 success, 1 a check failed or a stage crashed, 2 an error, 3 the campaign waits for
+    labels, 4 a gate was not passed."""
     arguments = make_parser().parse_args(argv)
     from trueup.errors import LabelsWanted, StageCrashed, TrueupError, of_the_machine
 
     try:
         return arguments.command(arguments)
-    except LabelsWanted as wanted:
-        print_text(str(wanted))
+    except LabelsWanted as message:
+        print_text(str(message))
         return 3
     except TrueupError as error:
         print_text(str(error), file=sys.stderr)
@@ -61,19 +61,17 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _commands() -> dict[str, Command]:
-    """All commands by name, in the order of the help text. Those of a package stand where its stage stands, or last."""
+    """All commands by name, in the order of the help text. A package's own commands come last or replace a stage's."""
     commands = {
-        "run": Command(
-            "run the whole sequence: what is complete is kept, what was interrupted goes on", _takes_run, _run
-        ),
+        "run": Command("run the whole sequence: complete stages are kept, interrupted ones continue", _takes_run, _run),
         **{
             name: Command(stage.does, _takes_compare if name == "compare" else _takes_stage, _stage)
             for name, stage in STAGES.items()
         },
         "check": Command("find every problem that can be found without training", takes_config, _check),
         "keys": Command("print the keys of a campaign file: type, default, meaning", _takes_section, _keys),
-        "status": Command("say what is done, what is stale and why", takes_config, _status),
-        "verify": Command("recompute every hash that a run's manifests state", _takes_root, _verify),
+        "status": Command("print which stages are done, which are stale and why", takes_config, _status),
+        "verify": Command("recompute every hash in a run's manifests", _takes_root, _verify),
         "export": Command("copy a result out of a run, with its provenance", _takes_export, _export),
     }
     for name in COMMANDS:
@@ -85,7 +83,7 @@ def _takes_run(parser: argparse.ArgumentParser) -> None:
     takes_config(parser)
     parser.add_argument("--until", choices=tuple(STAGES), default=None, help="stop after this stage")
     parser.add_argument(
-        "--force", action="append", default=[], choices=tuple(STAGES), help="run this stage though it is up to date"
+        "--force", action="append", default=[], choices=tuple(STAGES), help="run this stage even if it is up to date"
     )
     parser.add_argument("--plan", action="store_true", help="print what would run and why, and stop")
     _takes_gate(parser)
@@ -93,7 +91,7 @@ def _takes_run(parser: argparse.ArgumentParser) -> None:
 
 def _takes_stage(parser: argparse.ArgumentParser) -> None:
     takes_config(parser)
-    parser.add_argument("--force", action="store_true", help="run it though it is up to date")
+    parser.add_argument("--force", action="store_true", help="run the stage even if it is up to date")
 
 
 def _takes_compare(parser: argparse.ArgumentParser) -> None:
@@ -108,14 +106,14 @@ def _takes_section(parser: argparse.ArgumentParser) -> None:
 def _takes_root(parser: argparse.ArgumentParser) -> None:
     takes_run(parser)
     parser.add_argument(
-        "--root", help="the root that an earlier `trueup verify` printed: a problem if the run has another one now"
+        "--root", help="the root that an earlier `trueup verify` printed; a run without it is a problem"
     )
 
 
 def _takes_export(parser: argparse.ArgumentParser) -> None:
     takes_run(parser)
     parser.add_argument("what", choices=("policy", "sft", "reward", "preferences"), help="what to copy")
-    parser.add_argument("to", type=Path, help="folder to make")
+    parser.add_argument("to", type=Path, help="new folder for the copy")
 
 
 def _takes_gate(parser: argparse.ArgumentParser) -> None:
@@ -124,8 +122,8 @@ def _takes_gate(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="improved",
         choices=tuple(GATES),
-        help="exit with 4 unless the verdict is as good: improved (the default), price (improved, at whatever price), "
-        "not-worse (no detectable change will do); without a judge who can decide no gate is passed",
+        help="exit with 4 unless the verdict is at least this good: improved (the default), price (improved, at any "
+        "price), not-worse (or no detectable change); a comparison without a verdict passes no gate",
     )
 
 
@@ -138,14 +136,14 @@ def _run(arguments: argparse.Namespace) -> int:
         from trueup.errors import TrueupError
 
         raise TrueupError(
-            f"--gate asks for the verdict, which --until {arguments.until} does not reach; leave one of them out"
+            f"--gate needs the verdict, which --until {arguments.until} does not reach; leave one of them out"
         )
     code = _run_to(campaign, arguments.until, tuple(arguments.force), arguments.plan)
     return code or (0 if arguments.plan else _gate(campaign, arguments.gate))
 
 
 def _stage(arguments: argparse.Namespace) -> int:
-    """One stage alone: its parents must be there."""
+    """Run one stage alone. Its parents must be finished."""
     from trueup import runs
     from trueup.campaign import why_stale
 
@@ -153,7 +151,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     for parent in campaign.stages[arguments.name].parents():
         runs.open_stage(campaign.run_dir, parent)
         if reason := why_stale(campaign.stages[parent]):
-            print_text(f"{parent} is used as it stands, but is not up to date: {reason}", file=sys.stderr)
+            print_text(f"{parent} is used as it is, but is not up to date: {reason}", file=sys.stderr)
     code = _run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
     return code or _gate(campaign, getattr(arguments, "gate", None))
 
@@ -163,19 +161,19 @@ GATES = {
     "price": ("improved", "improved_at_a_price"),
     "not-worse": ("improved", "improved_at_a_price", "no_detectable_change"),
 }
-"""Which outcomes of the comparison a gate lets pass."""
+"""The outcomes of the comparison that pass each gate."""
 
 
-def _gate(campaign: Campaign, wanted: str | None) -> int:
-    """0: no gate, or its verdict was reached; 4: it was not."""
-    if wanted is None:
+def _gate(campaign: Campaign, gate: str | None) -> int:
+    """The exit code: 0 without a gate or if it is passed, else 4."""
+    if gate is None:
         return 0
     from trueup import runs
     from trueup.artifacts.reports import ComparisonFigures
 
     outcome = runs.open_stage(campaign.run_dir, "compare").report(ComparisonFigures).verdict.outcome
-    passes = outcome in GATES[wanted]
-    print_text(f"gate {wanted}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
+    passes = outcome in GATES[gate]
+    print_text(f"gate {gate}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
     return 0 if passes else 4
 
 
@@ -204,7 +202,7 @@ def _run_to(
 def _console() -> Console:
     from rich.console import Console
 
-    # Off a terminal, lines are as long as they are: a log is searched, not looked at.
+    # Without a terminal lines are not wrapped, so that a log can be searched.
     return Console(soft_wrap=not sys.stdout.isatty())
 
 
@@ -224,10 +222,10 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[PlannedStag
 
     stages = [runs.open_stage(campaign.run_dir, step.stage) for step in steps]
     console.print()
-    for step, made in zip(steps, stages, strict=True):
-        rate = made.manifest.tokens_per_s
+    for step, result in zip(steps, stages, strict=True):
+        rate = result.manifest.tokens_per_s
         console.print(
-            f"  {step.stage:<8} {made.manifest.duration_s:7.0f} s  {made.manifest.verdict.status:<5}"
+            f"  {step.stage:<8} {result.manifest.duration_s:7.0f} s  {result.manifest.verdict.status:<5}"
             f"{f'{rate:8.0f} tokens/s' if rate else ''}",
             highlight=False,
         )
@@ -293,20 +291,20 @@ def _status(arguments: argparse.Namespace) -> int:
 def _verify(arguments: argparse.Namespace) -> int:
     from trueup.verify import verify
 
-    found = verify(arguments.run, arguments.root)
-    for note in found.notes:
+    result = verify(arguments.run, arguments.root)
+    for note in result.notes:
         print_text(f"note     {note}")
-    for problem in found.problems:
+    for problem in result.problems:
         print_text(f"problem  {problem}")
-    count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems)} problems"
-    print_text(f"{arguments.run}: {found.checked} hashes checked, {count}")
-    if found.root and not found.problems:
+    count = "1 problem" if len(result.problems) == 1 else f"{len(result.problems)} problems"
+    print_text(f"{arguments.run}: {result.checked} hashes checked, {count}")
+    if result.root and not result.problems:
         print_text(
-            f"root     {found.root}\n         Without a key, a seal finds accidents and edits that did not redo the "
-            "whole chain. Keep the root elsewhere:\n         `trueup verify RUN --root ROOT` then proves that what "
-            "was sealed up to now is as it was."
+            f"root     {result.root}\n         Seals show accidents, and edits that did not rewrite the whole chain. "
+            "Store the root elsewhere:\n         `trueup verify RUN --root ROOT` then proves that nothing sealed up to "
+            "now has changed."
         )
-    return 1 if found.problems else 0
+    return 1 if result.problems else 0
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
 """Configuration: strict, frozen pydantic sections, and every problem of a file reported at once.
 
-A section belongs to its stage (`sft/config.py`, ...) and must be importable without torch. Two kinds of field are
-not the user's to write in a section: those that the campaign shares (`model`, `split`, `seed`), which a stage
-receives by declaring a field of that name, and `run_dir`.
+A section belongs to its stage (`sft/config.py`, ...) and must be importable without torch. The user does not write two
+kinds of field in a section: those that the campaign shares (`model`, `split`, `seed`), which a stage receives by
+declaring a field of that name, and `run_dir`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STARTER = Path(__file__).parent / "data" / "starter"
 
 
 def home_expanded(value: Any) -> Any:
-    """Text as a path whose `~` is the home folder; anything else as it stands, for pydantic to refuse."""
+    """Text as a path, with `~` as the home folder; anything else unchanged, for pydantic to refuse."""
     if not isinstance(value, str | Path):
         return value
     if "\0" in str(value):
@@ -50,11 +50,11 @@ def home_expanded(value: Any) -> Any:
     try:
         return Path(value).expanduser()
     except RuntimeError:
-        raise ValueError(f"{value}: there is no such user, whose home folder it would start from") from None
+        raise ValueError(f"{value}: starts from the home folder of a user that does not exist") from None
 
 
 def from_campaign(value: Any, info: ValidationInfo) -> Any:
-    """A path as it is written in a campaign file: relative to that file, `~` is the home folder."""
+    """A path from a campaign file: relative to that file, with `~` as the home folder."""
     path = home_expanded(value)
     return info.context["base"] / path if isinstance(path, Path) and info.context else path
 
@@ -66,8 +66,8 @@ RunDirectory = Annotated[Path, BeforeValidator(home_expanded)]
 def _input_path(starter: str) -> Any:
     """A field type for a file that a stage reads.
 
-    Written relative to the campaign file; `starter` names the file that ships with Trueup. In a stage's identity the
-    path does not count, since the manifest knows each input by its hash: moving a file makes nothing stale.
+    The path is relative to the campaign file; `starter` is the file that ships with Trueup. In a stage's identity the
+    path does not count, since the manifest has each input's hash: moving a file makes nothing stale.
     """
 
     def resolve(value: Any, info: ValidationInfo) -> Any:
@@ -90,7 +90,7 @@ def is_path(name: str) -> bool:
 
 
 def _model_path(value: Any, info: ValidationInfo) -> Any:
-    """A model's name as an absolute path where it is one, or where that file or folder is beside the campaign file."""
+    """A model's name as an absolute path if it is a path, or if that file or folder is beside the campaign file."""
     if not isinstance(value, str) or not value or value == "embedded" or not info.context:
         return value
     path = Path(os.path.abspath(from_campaign(value, info)))
@@ -105,51 +105,51 @@ def _template_path(value: Any, info: ValidationInfo) -> Any:
 
 
 def _without_place(value: str | None, info: SerializationInfo) -> str | None:
-    """In an identity a local path does not count, since what lies there is known by its hash (`contents`)."""
+    """The name for an identity, in which a local path does not count: the files' hashes do (`contents`)."""
     identity = info.context and info.context.get("identity")
     return "<local>" if identity and value and value.startswith("/") else value
 
 
 ModelName = Annotated[str, BeforeValidator(_model_path), PlainSerializer(_without_place)]
-"""A field type for a hub id, or for a model on this machine, whose path is relative to the campaign file."""
+"""A field type for a hub id, or for a path to a model, relative to the campaign file."""
 TemplateName = Annotated[str, BeforeValidator(_template_path), PlainSerializer(_without_place)]
 
 # ---- Addresses --------------------------------------------------------------------------------------------------
 
 
 def _from_environment(value: Any) -> Any:
-    def variable(found: re.Match[str]) -> str:
-        if (known := os.environ.get(found[1])) is None:
-            raise ValueError(f"names the environment variable {found[1]}, which is not set")
-        return known
+    def variable(match: re.Match[str]) -> str:
+        if (value := os.environ.get(match[1])) is None:
+            raise ValueError(f"names the environment variable {match[1]}, which is not set")
+        return value
 
     return re.sub(r"\$\{(\w+)\}", variable, value) if isinstance(value, str) else value
 
 
 SecretUrl = Annotated[str, BeforeValidator(_from_environment), PlainSerializer(masked)]
-"""A field type for an address that may hold a password. `${NAME}` in it is read from the environment; what a stage
-writes down (config.yaml, manifest, identity) is masked, so a new password makes nothing stale."""
+"""A field type for an address that may hold a password. `${NAME}` in it comes from the environment. A stage writes it
+masked (config.yaml, manifest, identity), so a new password makes nothing stale."""
 
 
 def _of_the_web(value: str) -> str:
-    shown = masked(value)
+    address = masked(value)
     try:
         parts = urlsplit(value)
         is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError as error:
-        raise ValueError(f"is no web address: {error} (found {shown!r})") from None
+        raise ValueError(f"is no web address: {error} (found {address!r})") from None
     if not is_address or any(character.isspace() for character in value):
-        raise ValueError(f"is no web address, such as http://127.0.0.1:8000/v1 (found {shown!r})")
+        raise ValueError(f"is no web address, such as http://127.0.0.1:8000/v1 (found {address!r})")
     return value
 
 
 SecretWebUrl = Annotated[SecretUrl, AfterValidator(_of_the_web)]
-"""The same, of a web server."""
+"""The same for a web server."""
 BadRows = Literal["refuse", "drop"]
-"""What becomes of a file with rows that cannot be read, or that the chat template refuses: it is refused, or they are
-left out, counted and kept aside."""
+"""Treatment of rows that cannot be read, or that the chat template refuses: `refuse` refuses the file, `drop` leaves
+the rows out, counts them and sets them aside."""
 IgnoredColumns = list[Annotated[str, Field(min_length=1)]]
-"""Columns of a file, wherever they stand in its rows, that are not to be read, whatever their names may mean."""
+"""Columns of a file, at any depth of its rows, that are not read, whatever their names may mean."""
 
 # ---- Sections ---------------------------------------------------------------------------------------------------
 
@@ -195,19 +195,19 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _revision_of_hub(self) -> ModelConfig:
         if self.revision and (self.name == "embedded" or Path(self.name).exists()):
-            raise ValueError(f"revision: is of a hub id, and {self.name} is on this machine: leave it out")
+            raise ValueError(f"revision: belongs to a hub id, and {self.name} is on this machine: leave it out")
         return self
 
     def contents(self) -> dict[str, Contents | None]:
-        """What a stage that starts from the base model is made from: weights, tokenizer, a template of one's own."""
-        found = {"model.name": contents.of_model(self.name, self.revision)}
+        """Hashes behind the base model's name: weights, tokenizer, and the user's own template."""
+        files = {"model.name": contents.of_model(self.name, self.revision)}
         if self.chat_template not in ("auto", "chatml", "plain"):
-            found["model.chat_template"] = contents.of_file(self.chat_template)
-        return found
+            files["model.chat_template"] = contents.of_file(self.chat_template)
+        return files
 
 
 class SplitConfig(Section):
-    """The prompts that no stage may train on. They follow from a dialogue's first question, so all stages agree."""
+    """The prompts that no stage may train on. A dialogue's first question decides, so all stages agree."""
 
     heldout_fraction: float = Field(0.25, ge=0, lt=1)
     """Share of the prompts that no stage trains on; every figure of the report is measured on them."""
@@ -225,7 +225,7 @@ class SplitConfig(Section):
 
 
 class EndpointParameters(Section):
-    """How a language model behind an OpenAI-compatible endpoint is asked; `null` leaves a key out of the request."""
+    """Parameters of requests to an OpenAI-compatible endpoint; `null` leaves a key out of the request."""
 
     temperature: float | None = Field(0.0, ge=0)
     """Sampling temperature. `null` leaves it to the endpoint: some models allow no other, and answer 400 to any."""
@@ -241,56 +241,56 @@ class EndpointParameters(Section):
     @model_validator(mode="after")
     def _leaves_the_question(self) -> EndpointParameters:
         ours = {"model", "messages", "stream", "n", "temperature", "max_tokens", "max_completion_tokens"}
-        if taken := sorted(ours & set(self.extra_body)):
-            raise ValueError(f"extra_body.{taken[0]}: is set by Trueup, or has a key of its own")
+        if keys := sorted(ours & set(self.extra_body)):
+            raise ValueError(f"extra_body.{keys[0]}: is set by Trueup, or by a key of this section")
         if self.max_tokens and self.max_completion_tokens:
-            raise ValueError("max_tokens and max_completion_tokens are one thing under two names: leave one out")
+            raise ValueError("max_tokens and max_completion_tokens are two names of one limit: leave one out")
         for key, value in self.extra_body.items():
             try:
                 json.dumps(value, allow_nan=False)
             except (TypeError, ValueError):
-                raise ValueError(f"extra_body.{key}: is no JSON, and cannot be sent (found {value!r})") from None
+                raise ValueError(f"extra_body.{key}: is not JSON, so it cannot be sent (found {value!r})") from None
         return self
 
     def body(self) -> dict[str, Any]:
-        """The keys of a request that these parameters give."""
-        named = ("temperature", "max_tokens", "max_completion_tokens")
-        return {name: value for name in named if (value := getattr(self, name)) is not None} | self.extra_body
+        """The keys of a request that these parameters set."""
+        names = ("temperature", "max_tokens", "max_completion_tokens")
+        return {name: value for name in names if (value := getattr(self, name)) is not None} | self.extra_body
 
     def differing(self) -> str:
-        """` (temperature null, seed 1)`: what is asked otherwise than by default; empty where nothing is."""
+        """` (temperature null, seed 1)`: the parameters that differ from the defaults; empty if none does."""
         usual, body = EndpointParameters().body(), self.body()
         other = [name for name in {**usual, **body} if usual.get(name) != body.get(name)]
         return f" ({', '.join(f'{name} {json.dumps(body.get(name))}' for name in other)})" if other else ""
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""As many as NumPy's generators take."""
+"""A seed in the range of NumPy's generators."""
 
 
 class StageConfig(Section):
-    """What every stage is told: where the campaign lives, and its seed."""
+    """Keys of every stage: the run directory and the seed."""
 
     stage: ClassVar[str]
     """The command's name, and the section of the campaign file."""
     run: ClassVar[str]
-    """`module:function` that does the stage; a string, so that a config can be read without torch."""
+    """`module:function` that runs the stage; a string, so that a config can be read without torch."""
     check: ClassVar[str | None] = None
-    """`module:function` of what `trueup check` finds in the stage's own keys (trueup.check.StageCheck)."""
+    """`module:function` that checks the stage's own keys (trueup.check.StageCheck)."""
     check_rows: ClassVar[str | None] = None
-    """`module:function` of what it finds in the rows of all files (trueup.check.RowsCheck)."""
+    """`module:function` that checks the rows of all files (trueup.check.RowsCheck)."""
     verify: ClassVar[str | None] = None
-    """`module:function` that holds a finished stage's store against its manifest (trueup.verify.StageVerify)."""
+    """`module:function` that compares a finished stage's store with its manifest (trueup.verify.StageVerify)."""
     report: ClassVar[str]
     """`module:name` of the schema of its report.json."""
 
     run_dir: Path = Field(exclude=True)
-    """The campaign's run directory. Not part of a stage's identity: a run may be moved."""
+    """The campaign's run directory. It is not part of a stage's identity, since a run may be moved."""
     seed: Seed = 0
-    """Seed of whatever this stage draws; by default it is the campaign's."""
+    """Seed of this stage's random numbers; by default it is the campaign's."""
 
     def completed(self, stages: Mapping[str, Any]) -> Self:
-        """The same with those defaults that follow from other stages of the campaign."""
+        """The config with the defaults that follow from other stages of the campaign."""
         return self
 
     def parents(self) -> tuple[str, ...]:
@@ -302,15 +302,15 @@ class StageConfig(Section):
         return []
 
     def contents(self) -> dict[str, Contents | None]:
-        """By key, what lies under a name that is no input file: the files of a model, a template."""
+        """Hashes of files that are no inputs, by the key that names them: the files of a model, a template."""
         return {}
 
     def fingerprint(self) -> dict[str, str | None]:
-        """Whatever else the result depends on and no key or file says: what is in a label store, a rubric's text."""
+        """Hashes of all else that the result depends on: the content of a label store, a rubric's code."""
         return {}
 
     def identity(self) -> dict[str, Any]:
-        """The resolved configuration as plain data, without secrets; two equal identities promise the same result."""
+        """The resolved configuration as plain data, without secrets. Equal identities give equal results."""
         return masked(self.model_dump(mode="json", context={"identity": True}))
 
     def sha256(self) -> str:
@@ -322,7 +322,7 @@ S = TypeVar("S", bound=Section)
 
 
 class Problems(ValueError):
-    """Several problems of one section, which a validator found at once: lines of the form `key: message`."""
+    """Several problems that a validator found in one section: lines of the form `key: message`."""
 
     def __init__(self, lines: list[str]):
         self.lines = lines
@@ -333,7 +333,7 @@ class Problems(ValueError):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, or a ConfigError that names the file and line."""
+    """The mapping in a YAML file; a ConfigError names file and line if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -352,7 +352,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, of which YAML would keep the last in silence."""
+    """A SafeLoader that refuses duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -366,7 +366,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-# YAML 1.1, which PyYAML follows, takes 1e-3 for text: it wants a dot before the exponent.
+# YAML 1.1, which PyYAML follows, reads 1e-3 as text, since it requires a dot before the exponent.
 _UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -399,16 +399,16 @@ def validate(schema: type[S], values: dict[str, Any], base: Path, prefix: str, p
     try:
         return schema.model_validate(values, context={"base": base})
     except ValidationError as error:
-        found: dict[str, list[str]] = {}
+        by_key: dict[str, list[str]] = {}
         for detail in error.errors():
-            raised = detail.get("ctx", {}).get("error")
-            if isinstance(raised, Problems):
-                problems.extend(prefix + line for line in raised.lines)
+            cause = detail.get("ctx", {}).get("error")
+            if isinstance(cause, Problems):
+                problems.extend(prefix + line for line in cause.lines)
                 continue
             key, message = _describe(schema, detail)
-            found.setdefault(prefix + key if key else prefix.removesuffix("."), []).append(message)
-        # A value that fits no branch of a union has a problem with each of them.
-        problems.extend(f"{key}: {', or: '.join(messages)}" for key, messages in found.items())
+            by_key.setdefault(prefix + key if key else prefix.removesuffix("."), []).append(message)
+        # A value that fits no branch of a union has one problem per branch.
+        problems.extend(f"{key}: {', or: '.join(messages)}" for key, messages in by_key.items())
         return None
 
 
@@ -417,14 +417,14 @@ def _describe(schema: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]:
     keys, within = _user_keys(schema, detail["loc"], known=detail["type"] != "extra_forbidden")
     key = ".".join(keys)
     if detail["type"] == "extra_forbidden":
-        known = [name for name in within.model_fields if name != "run_dir"] if within else []
-        return key, f"unknown key{did_you_mean(keys[-1], known)}"
+        names = [name for name in within.model_fields if name != "run_dir"] if within else []
+        return key, f"unknown key{did_you_mean(keys[-1], names)}"
     if detail["type"] == "missing":
         return key, "is required"
     if detail["type"] == "value_error":
         return key, detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "path_type":
-        return key, f"a path is wanted (found {detail['input']!r})"
+        return key, f"must be a path (found {detail['input']!r})"
     return key, f"{detail['msg']} (found {detail['input']!r})"
 
 
@@ -443,7 +443,7 @@ def _user_keys(schema: Any, location: tuple[int | str, ...], known: bool) -> tup
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field's type is, or is a list of."""
+    """The section in a field's type, which may be a list of sections."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := section_in(part))), None)
+    return next((section for part in get_args(annotation) if (section := section_in(part))), None)

@@ -1,8 +1,8 @@
-"""What a stage says while it works.
+"""Messages of a stage at work.
 
-A stage calls `say` and `progress`. By itself (in a test, in a notebook) the lines are printed. Under `trueup run` the
-stage is a process of its own, and both become JSON events on its standard output, which the parent draws; whatever
-else the stage's libraries print goes to the stage's log file.
+A stage calls `say` and `progress`. In a test or a notebook the lines are printed. Under `trueup run` the stage is a
+process of its own, and both become JSON events on its standard output, which the parent draws. Other output, such as
+that of libraries, goes to the stage's log file.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _muted = False
 
 
 def printable(text: str) -> str:
-    """Text that a terminal only shows: control characters, with which a text could move the cursor, set the title or
-    hide itself, and halves of surrogate pairs, which cannot be printed, become visible escapes, and passwords of URLs
-    are hidden. Line ends and tabs stay."""
-    return without_passwords(_CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text))
+    """Text that is safe to print. Control characters, which could move the cursor, set the title or hide text, and
+    halves of surrogate pairs, which cannot be printed, become visible escapes. Passwords of URLs are hidden. Line ends
+    and tabs stay."""
+    return without_passwords(_CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
 
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -35,7 +35,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Nothing is said for a while: what is done is a trial."""
+    """Print nothing for a while, during a trial."""
     global _muted
     before, _muted = _muted, True
     try:
@@ -45,25 +45,25 @@ def muted() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """A line for the person who watches: a derived number, a choice and its reason."""
+    """Print a line for the user: a derived number, or a choice and its reason."""
     text = printable(text)
     if _muted:
         return
     if _events is None:
-        sys.stdout.write(f"{text}\n")  # in one piece: several threads of a server speak
+        sys.stdout.write(f"{text}\n")  # in one piece, since several threads of a server may print
         sys.stdout.flush()
     else:
         _emit({"say": text})
 
 
 def progress(step: int, total: int, **measures: float) -> None:
-    """Where the stage is. `measures` are shown beside the bar: loss, tokens_per_s."""
+    """Report the stage's progress. `measures` appear beside the bar: loss, tokens_per_s."""
     if _events is not None:
         _emit({"progress": [step, total], "measures": measures})
 
 
 def report_error(text: str, kind: str) -> None:
-    """The stage ends with one of our own exceptions; `kind` is its class name."""
+    """Report one of our own exceptions, which ends the stage; `kind` is its class name."""
     text = printable(text)
     if _events is None:
         print(text, file=sys.stderr)
@@ -78,7 +78,7 @@ def _emit(event: dict[str, Any]) -> None:
 
 
 def become_child() -> None:
-    """Turn standard output into the event channel; what anything else prints goes to standard error, the log."""
+    """Turn standard output into the event channel. All other output goes to standard error, which is the log."""
     global _events
     _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -86,7 +86,7 @@ def become_child() -> None:
 
 
 def exit_with_parent() -> None:
-    """End this process when its parent is gone: going on would hold the run's lock, and work for nobody."""
+    """End this process when its parent is gone. Otherwise it would hold the run's lock and work for nobody."""
     parent = os.getppid()
 
     def watch() -> None:

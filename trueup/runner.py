@@ -1,4 +1,4 @@
-"""Run a plan: stages as processes, side by side where nothing forbids it, with their progress drawn in one place."""
+"""Run a plan: stages as processes, side by side if possible, with their progress drawn in one place."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from trueup.provenance.contents import require_file
 def run_steps(
     campaign: Campaign, steps: list[PlannedStage], console: Console, lock: int, parallel: int | None = None
 ) -> None:
-    """Run the steps that are not kept, each as soon as its parents are there."""
+    """Run the steps that are not kept, each as soon as its parents are finished."""
     waiting = [step.stage for step in steps if step.action != "keep"]
-    done = set(campaign.stages) - set(waiting)
+    past = set(campaign.stages) - set(waiting)
     limit = parallel or side_by_side()
     running: dict[str, _Child] = {}
     events: Queue[tuple[str, dict[str, Any] | None]] = Queue()
@@ -46,9 +46,9 @@ def run_steps(
     with board:
         try:
             while waiting or running:
-                for stage in _ready(campaign, waiting, done, running, limit):
+                for stage in _ready(campaign, waiting, past, running, limit):
                     waiting.remove(stage)
-                    threads = _threads(campaign, waiting, done, running, stage, limit)
+                    threads = _threads(campaign, waiting, past, running, stage, limit)
                     running[stage] = _Child(campaign, stage, threads, lock, events, list(waiting))
                     board.start(stage)
                 stage, event = events.get()
@@ -58,7 +58,7 @@ def run_steps(
                     continue
                 child = running.pop(stage)
                 child.finish()
-                done.add(stage)
+                past.add(stage)
                 board.finish(stage, child)
         except BaseException:
             for child in running.values():
@@ -67,21 +67,21 @@ def run_steps(
 
 
 def side_by_side() -> int:
-    """Two stages at a time on a CPU: two processes of one thread do more than one of two. One on an accelerator."""
+    """Number of stages at a time: two on a CPU, where two processes of one thread beat one of two; else one."""
     accelerated = sys.platform == "darwin" or any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
     return 1 if accelerated or (os.cpu_count() or 1) < 2 else 2
 
 
-def _ready(campaign: Campaign, waiting: list[str], done: set[str], running: dict[str, _Child], limit: int) -> list[str]:
+def _ready(campaign: Campaign, waiting: list[str], past: set[str], running: dict[str, _Child], limit: int) -> list[str]:
     free = limit - len(running)
-    return [stage for stage in waiting if set(campaign.stages[stage].parents()) <= done][: max(0, free)]
+    return [stage for stage in waiting if set(campaign.stages[stage].parents()) <= past][: max(0, free)]
 
 
 def _threads(
-    campaign: Campaign, waiting: list[str], done: set[str], running: dict[str, _Child], stage: str, limit: int
+    campaign: Campaign, waiting: list[str], past: set[str], running: dict[str, _Child], stage: str, limit: int
 ) -> int:
-    """A stage gets all cores, or its share if another runs beside it or starts with it."""
-    beside = len(running) + len(_ready(campaign, waiting, done, {**running, stage: None}, limit))  # type: ignore[dict-item]
+    """Threads of a stage: all cores, or its share if another stage runs beside it or starts with it."""
+    beside = len(running) + len(_ready(campaign, waiting, past, {**running, stage: None}, limit))  # type: ignore[dict-item]
     return max(1, (os.cpu_count() or 1) // min(limit, beside + 1))
 
 
@@ -95,7 +95,7 @@ class _Child:
     lock: int
     events: Queue[tuple[str, dict[str, Any] | None]]
     ahead: list[str]
-    """The stages that will follow: what would stop them is looked for now."""
+    """The stages that will follow. This one checks at once what would stop them."""
     error: dict[str, Any] | None = None
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -132,7 +132,7 @@ class _Child:
             self.error = event
 
     def finish(self) -> None:
-        """Raise what the stage ended with, if it failed."""
+        """Raise the stage's error, if it failed."""
         if self.error and self.error["kind"] == "LabelsWanted":
             raise LabelsWanted(self.error["error"])
         if self.error:
@@ -159,7 +159,7 @@ class _Child:
 
 
 class _Board(AbstractContextManager["_Board"]):
-    """Progress bars on a terminal; elsewhere a line at the start and the end of each stage."""
+    """Progress bars on a terminal; without one, a line at the start and the end of each stage."""
 
     def __init__(self, console: Console):
         self.console = console

@@ -1,11 +1,11 @@
-"""The run directory: one folder per stage, finished when its manifest is there.
+"""The run directory: one folder per stage, which is finished when its manifest is there.
 
-A stage opens its folder with `begin`, writes what it makes, and calls `StageRun.finish`, which hashes every file and
-writes `manifest.json` last and atomically. `open_stage` is how a stage meets an earlier one. An interrupted stage has
-no manifest; begun again with the same identity it keeps its checkpoints, with another it starts afresh.
+A stage opens its folder with `begin`, writes its results, and calls `StageRun.finish`, which hashes every file and
+writes `manifest.json` last and atomically. A stage opens an earlier one with `open_stage`. An interrupted stage has no
+manifest; begun again with the same identity it keeps its checkpoints, with another it starts anew.
 
-A stage removes and seals what stands under the names of `OUTPUTS`, and nothing else: whatever else lies in its folder
-is somebody's. `trueup.provenance.seals` keeps the chain over all manifests of a run.
+A stage removes and seals only files with the names in `OUTPUTS`; other files in its folder belong to the user.
+`trueup.provenance.seals` has the chain over all manifests of a run.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ DIRECTORIES = {name: stage.folder for name, stage in STAGES.items()}
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
 OUTPUTS = {
     *(CONFIG, METRICS, TRAINED, LEFT_OUT, REPORT, "report.html"),
-    *("model", "adapter", "steps", "judge", "runs"),  # `runs`: what TensorBoard's tracker writes
+    *("model", "adapter", "steps", "judge", "runs"),  # TensorBoard's tracker writes `runs`
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
     *("rankings.jsonl", "preferences.jsonl", "demonstrations.jsonl"),
 }
-"""Files and folders that stages leave as their results, by name. A new result needs its name here."""
+"""Names of the files and folders that stages leave as results. A new result needs its name here."""
 STORE = "labels.sqlite"
 
 
@@ -68,7 +68,7 @@ def is_output(path: Path, directory: Path) -> bool:
 
 
 def _is_scratch(path: Path) -> bool:
-    """What only a stage at work needs, at the top of its folder: `checkpoint-final` or a backup may be somebody's."""
+    """Whether only a stage at work needs this entry of its folder. `checkpoint-final` or a backup may be the user's."""
     unfinished = path.name.removesuffix(".partial")
     if unfinished != path.name:
         return unfinished in {*OUTPUTS, BEGUN, MANIFEST, "answered"} or unfinished.endswith(".answers")
@@ -80,7 +80,7 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """The folders that transformers wrote to go on from, whole or not."""
+    """The checkpoint folders of transformers, whole or not."""
     return [path for path in directory.iterdir() if _is_checkpoint(path)]
 
 
@@ -89,14 +89,14 @@ def checkpoints(directory: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """A stage whose manifest is there."""
+    """A stage with a manifest."""
 
     stage: str
     dir: Path
     manifest: Manifest
 
     def report(self, schema: type[A]) -> A:
-        """Its report.json, as the stage's schema or a base of it; a RunError names the key that does not fit."""
+        """The report.json, as the stage's schema or a base of it; a RunError names the key that does not fit."""
         report = read_report(self.dir.parent, self.stage, schema)
         if report is None:
             raise RunError(f"{self.dir / REPORT}: missing; run `trueup {self.stage} CONFIG` again")
@@ -104,13 +104,13 @@ class FinishedStage:
 
     @property
     def trained_prompts(self) -> set[str]:
-        """Of the dialogues that it trained on each `opening_id`; empty for a stage that does not train."""
+        """`opening_id` of each dialogue that the stage trained on; empty for a stage that does not train."""
         path = self.dir / TRAINED
         return set(json.loads(read_text(path))) if path.exists() else set()
 
     @property
     def sha256(self) -> str:
-        """Hash of the manifest, which names every output by hash: the identity of the result."""
+        """Hash of the manifest, which has the hash of every output. It identifies the result."""
         return sha256_file(self.dir / MANIFEST)
 
 
@@ -122,7 +122,7 @@ def find_stage(run_dir: Path, stage: str) -> FinishedStage | None:
     """The finished stage, or None."""
     path = stage_dir(run_dir, stage) / MANIFEST
     if path.parent.exists() and not path.parent.is_dir():
-        raise RunError(f"{path.parent}: is in the place of the folder of {stage}: move it elsewhere")
+        raise RunError(f"{path.parent}: is not a folder, as the {stage} stage needs: move it elsewhere")
     manifest = read_artifact(path, Manifest, "a manifest", "delete it to make the stage run again")
     if manifest is None:
         return None
@@ -138,21 +138,21 @@ def _is_within(path: str) -> bool:
 
 
 def read_report(run_dir: Path, stage: str, schema: type[A]) -> A | None:
-    """The report.json of a stage, which stands there before the manifest; None where there is none yet."""
+    """A stage's report.json, which is there before the manifest; None if there is none yet."""
     path = stage_dir(run_dir, stage) / REPORT
     return read_artifact(path, schema, f"a report of {stage}", f"run `trueup {stage} CONFIG` again")
 
 
 def open_stage(run_dir: Path, stage: str) -> FinishedStage:
-    """The finished stage, or a RunError that says what to run."""
-    found = find_stage(run_dir, stage)
-    if found is None:
+    """The finished stage; without one, a RunError says what to run."""
+    result = find_stage(run_dir, stage)
+    if result is None:
         directory = stage_dir(run_dir, stage)
         state = "is unfinished" if directory.exists() else "is not there"
         raise RunError(
             f"{directory} {state}: run `trueup {stage} CONFIG` first, or `trueup run CONFIG` for the whole sequence"
         )
-    return found
+    return result
 
 
 # ---- A stage at work --------------------------------------------------------------------------------------------
@@ -160,32 +160,32 @@ def open_stage(run_dir: Path, stage: str) -> FinishedStage:
 
 @dataclass
 class StageRun:
-    """An open stage folder. Collects what the manifest will say."""
+    """A stage at work in its folder. It collects the content of the manifest."""
 
     config: StageConfig
     dir: Path
     resumed: bool
-    """True: an interrupted run of the same identity was found, and its checkpoints were kept."""
+    """Whether it continues an interrupted run of the same identity, with its checkpoints."""
     parents: list[FinishedStage]
     started: float = field(default_factory=time.time)
     inputs: list[InputFile] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     contents: dict[str, Contents | None] = field(default_factory=dict)
-    """Of the config, as the stage began."""
+    """The config's contents when the stage began."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Further keys of the manifest: device, dtype, tokens_per_s, ..."""
     dialogues: set[str] = field(default_factory=set)
-    """What it trained on, see `trained_on`."""
+    """The dialogues that it trains on, see `trained_on`."""
 
     def add_input(self, path: Path, rows: int, dropped: Dropped | None = None) -> None:
-        """Record a file that was read, how many of its rows were used, and why others were not.
+        """Record an input file, the number of its rows that were used, and why others were not.
 
-        Rows that could not be read, where the config lets them be left out, are kept in left_out.jsonl.
+        Bad rows that the config allows to drop are set aside in left_out.jsonl.
         """
         self.inputs.append(
             InputFile(
-                path=str(path.absolute()),  # so that `verify` finds it from wherever it is called
+                path=str(path.absolute()),  # so that `verify` finds it from any directory
                 sha256=sha256_file(path),
                 rows=rows,
                 dropped=dict(dropped.counts) if dropped else {},
@@ -196,15 +196,15 @@ class StageRun:
             self.keep_aside(dropped)
 
     def keep_aside(self, dropped: Dropped) -> None:
-        """Keep the bad rows that were left out in left_out.jsonl, each with where it stands and why."""
+        """Write the dropped bad rows to left_out.jsonl, each with its place and the reason."""
         if dropped.left_out:
             self.left_out += dropped.left_out
             write_rows(self.dir / LEFT_OUT, self.left_out)
 
     def trained_on(self, dialogues: Iterable[list[Message]]) -> None:
-        """Record the dialogues that this stage trains on, so that a comparison can prove that it asks none of them.
+        """Record the dialogues that this stage trains on, so that a comparison can prove that it uses none of them.
 
-        What is kept of each is its `opening_id`: a held-out prompt must not even begin like one of them.
+        Each is recorded by its `opening_id`, since a held-out prompt must not even begin like one of them.
         """
         self.dialogues |= set(map(opening_id, dialogues))
         self.write_json(TRAINED, sorted(self.dialogues))
@@ -231,7 +231,7 @@ class StageRun:
         return StageVerdict(status=status, findings=self.findings)
 
     def manifest(self, outputs: list[OutputFile]) -> Manifest:
-        """The manifest as of now: of the finished stage with its outputs, of one at work without."""
+        """The manifest as of now; a stage at work has no outputs yet."""
         facts = {
             "stage": self.config.stage,
             "status": "complete",
@@ -247,7 +247,7 @@ class StageRun:
             "parents": [ParentStage(stage=parent.stage, manifest_sha256=parent.sha256) for parent in self.parents],
             "inputs": self.inputs,
             "outputs": outputs,
-            # What was there when the stage began is what it read; a model of the hub may have been fetched since.
+            # The stage read the contents at its beginning; a hub model may have been fetched since.
             "contents": {**self.config.contents(), **{key: of for key, of in self.contents.items() if of is not None}},
             "fingerprint": self.config.fingerprint(),
             "verdict": self.verdict,
@@ -256,13 +256,13 @@ class StageRun:
         return Manifest.model_validate(facts)
 
     def finish(self) -> Path:
-        """Hash the outputs, seal and write the manifest, drop what an interrupted run needs. Returns the folder."""
+        """Hash the outputs, seal and write the manifest, and remove the checkpoints. Returns the folder."""
         for checkpoint in checkpoints(self.dir):
             _remove(checkpoint)
         outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and is_output(p, self.dir))
         files = [OutputFile(path=str(p.relative_to(self.dir)), sha256=sha256_file(p)) for p in outputs]
         text = sealed_text(self.manifest(files).plain())
-        # Sealed before it is there: killed in between, the stage is unfinished, and its next seal counts.
+        # Seal first: a stage that is killed in between is unfinished, and its next seal counts.
         seals.append(self.config.run_dir, self.config.stage, hashlib.sha256(text.encode()).hexdigest())
         _write_atomically(self.dir / MANIFEST, text)
         (self.dir / BEGUN).unlink(missing_ok=True)
@@ -270,14 +270,14 @@ class StageRun:
 
 
 def sealed_text(manifest: dict[str, Any]) -> str:
-    """The text of a manifest, with the hash of all its other keys as the last one: no other file states its hash."""
+    """The text of a manifest. Its last key is the hash of all others, since no other file has the manifest's hash."""
     content = {key: value for key, value in manifest.items() if key != "content_sha256"}
     seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return json.dumps({**content, "content_sha256": seal}, indent=2, ensure_ascii=False) + "\n"
 
 
 def begin(config: StageConfig) -> StageRun:
-    """Open the folder of a stage; checkpoints are kept only of an interrupted run of the same identity."""
+    """Open the folder of a stage. Checkpoints stay only if an interrupted run had the same identity."""
     parents = [open_stage(config.run_dir, name) for name in config.parents()]
     directory = stage_dir(config.run_dir, config.stage)
     resumed = resumable(config)
@@ -293,7 +293,7 @@ def begin(config: StageConfig) -> StageRun:
 
 
 def resumable(config: StageConfig) -> bool:
-    """Whether the stage was interrupted, and begins now from the same config, inputs and parents as it did then."""
+    """Whether the stage was interrupted and now has the same config, inputs and parents as then."""
     directory = stage_dir(config.run_dir, config.stage)
     if (directory / MANIFEST).exists() or not (directory / BEGUN).exists():
         return False
@@ -314,9 +314,9 @@ def _begun(config: StageConfig, parents: list[FinishedStage]) -> dict[str, Any]:
 
 
 def _clear(run_dir: Path, stage: str) -> None:
-    """Remove what an earlier run of the stage left; the manifest first, so that no moment shows a false result.
+    """Remove what an earlier run of the stage left, the manifest first, so that there is never a false result.
 
-    Raises RunError, and removes nothing, where something that the stage did not write stands in the way.
+    Raises RunError, and removes nothing, if there is something in the way that the stage did not write.
     """
     directory = stage_dir(run_dir, stage)
     entries = list(directory.iterdir()) if directory.is_dir() else []
@@ -328,9 +328,9 @@ def _clear(run_dir: Path, stage: str) -> None:
         )
     manifest = _read_json(directory / MANIFEST)
     if isinstance(manifest, dict) and isinstance(manifest.get("outputs"), list):
-        stated = {entry.get("path") for entry in manifest["outputs"] if isinstance(entry, dict)}
+        paths = {entry.get("path") for entry in manifest["outputs"] if isinstance(entry, dict)}
         for path in (file for top in ours if not _is_scratch(top) for file in _files(top)):
-            if str(path.relative_to(directory)) not in stated:
+            if str(path.relative_to(directory)) not in paths:
                 raise RunError(f"{path}: the {stage} stage did not write it and would remove it: move it elsewhere")
     (directory / MANIFEST).unlink(missing_ok=True)
     if (last := seals.last(run_dir, stage)) and last.manifest_sha256:
@@ -383,7 +383,7 @@ def _versions() -> dict[str, str]:
 
 def _git_commit() -> str | None:
     try:
-        answer = subprocess.run(
+        process = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -392,11 +392,11 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return process.stdout.strip() or None
 
 
 def is_writable(*paths: Path) -> bool:
-    """Whether this process may write there: false on a read-only medium too."""
+    """Whether this process may write to all paths; false on a read-only medium too."""
     effective = os.access in os.supports_effective_ids
     return all(os.access(path, os.W_OK, effective_ids=effective) for path in paths)
 
@@ -409,10 +409,10 @@ def locked(run_dir: Path) -> Iterator[int]:
     """Hold the run directory; a second holder is refused. Yields the descriptor, which children inherit.
 
     The lock belongs to the open file, so it lives as long as any process that inherited it: a stage whose parent was
-    killed still protects the folder it is writing.
+    killed still protects the folder that it writes to.
     """
     if run_dir.exists() and not run_dir.is_dir():
-        raise RunError(f"{run_dir}: is no folder, and a run is one: move it elsewhere, or give another run_dir")
+        raise RunError(f"{run_dir}: is not a folder, as a run must be: move it elsewhere, or give another run_dir")
     run_dir.mkdir(parents=True, exist_ok=True)
     for name in (".lock", seals.SEALS):
         require_file(run_dir / name)

@@ -44,13 +44,13 @@ def main() -> int:
 
 
 def _quieten() -> None:
-    """Progress bars of libraries would fill the log with control characters."""
+    """Turn off progress bars of libraries, which would fill the log with control characters."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Idle OpenMP threads that spin take time from the stage beside this one, and stall on a busy machine.
+    # Spinning idle OpenMP threads take time from the stage beside this one, and stall on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -1,7 +1,7 @@
-"""The one table of what a campaign consists of, and the only place in `trueup` that names a package of a stage.
+"""The one table of a campaign's stages, and the only place in `trueup` that names the packages of stages.
 
-The names are strings, which are imported on use: `trueup` stands below the packages that do the stages, a campaign is
-planned without torch, and `--help` loads nothing that costs time.
+The names are strings, which are imported on use. So `trueup` stays below the packages of the stages, a campaign is
+planned without torch, and `--help` loads nothing that takes time.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ STAGES = {
 """The stages in their order, by name: the command, and the section of the campaign file."""
 
 COMMANDS = ("ui.commands:COMMANDS",)
-"""`module:name` of the commands that a package brings, by name (trueup.commandline.commands.Command). One with the
-name of a stage replaces the stage's own."""
+"""`module:name` of each package's commands, by name (trueup.commandline.commands.Command). A command with the name of a
+stage replaces the stage's own."""
 
 
 def load_object(name: str) -> Any:
-    """The object that `module:name` stands for."""
+    """The object with this `module:name`."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

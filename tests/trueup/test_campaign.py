@@ -391,7 +391,7 @@ def test_an_algorithm_that_is_not_chosen_is_checked_all_the_same(
         ("align.ppo.kl_coeff=1", "align.ppo.kl_coeff: unknown key; did you mean kl_coef?"),
         ("align.ppo.gamma=2", "align.ppo.gamma: Input should be less than or equal to 1 (found 2)"),
         ("align.rloo.num_generations=3", "align.rloo: num_generations 3 does not divide rollout_batch_size 64"),
-        ("align.grpo=3", "align.grpo: a section of keys is wanted, found 3"),
+        ("align.grpo=3", "align.grpo: must be a section of keys (found 3)"),
         ("align.algorithm=pop", "align.algorithm: unknown 'pop'; did you mean ppo?"),
     ):
         with pytest.raises(ConfigError) as error:
@@ -415,7 +415,7 @@ def test_a_key_for_all_algorithms_reaches_each_of_them_and_one_that_stands_twice
     ppo = load_campaign(made.source, ["align.algorithm=ppo"]).stages["align"].identity()
     assert (ppo["train_batch_size"], ppo["rollout_batch_size"]) == (16, 32)
     for override, said in (
-        ("align.rollout_batch_size=64", "align.rollout_batch_size: stands in align.ppo too; keep one of them"),
+        ("align.rollout_batch_size=64", "align.rollout_batch_size: is also in align.ppo; keep one of them"),
         ("align.max_length=2", "align.max_length: Input should be greater than or equal to 8 (found 2)"),
     ):
         with pytest.raises(ConfigError) as error:

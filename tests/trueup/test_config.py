@@ -62,7 +62,7 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         "  sft.lora.rank: unknown key; known are last_layers, lora_alpha, lora_dropout, r, target_modules\n"
         "  sft.data: is required\n"
         "  sft.learning_rte: unknown key; did you mean learning_rate?\n"
-        "  sample.prompts: a path is wanted (found 3)\n"
+        "  sample.prompts: must be a path (found 3)\n"
         "  label.source: Input should be 'human', 'simulated', 'import', 'judge' or 'reward_model' (found 'robots')\n"
         "  reward.pairs: Input should be 'all', 'extremes' or 'nested' (found 'nestd')\n"
         "  align.algorithm: unknown 'dop'; did you mean dpo?\n"
@@ -81,7 +81,7 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         ("- a\n- b\n", "  a campaign is a mapping of keys to values, found list"),
         ("", "  a campaign is a mapping of keys to values, found NoneType"),
         ("{{ name }}: mine", "  line 1: {} cannot be a key"),
-        ("name: mine\nsft: starter\nsample: {prompts: starter}", "  sft: a section of keys is wanted, found 'starter'"),
+        ("name: mine\nsft: starter\nsample: {prompts: starter}", "  sft: must be a section of keys (found 'starter')"),
         (
             "name: mine\nsft: {data: starter}\nsample: {prompts: starter}",
             "  sft.data: Input should be a valid list (found 'starter')",
@@ -120,13 +120,12 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         ),
         (
             MINIMAL + "compare: {judge_parameters: {extra_body: {until: 2024-01-01}}}",
-            "  compare.judge_parameters: extra_body.until: is no JSON, and cannot be sent (found datetime.date(2024, "
-            "1, 1))",
+            "  compare.judge_parameters: extra_body.until: is not JSON, so it cannot be sent (found "
+            "datetime.date(2024, 1, 1))",
         ),
         (
             MINIMAL + "label: {judge_parameters: {max_tokens: 5, max_completion_tokens: 5}}",
-            "  label.judge_parameters: max_tokens and max_completion_tokens are one thing under two names: leave one "
-            "out",
+            "  label.judge_parameters: max_tokens and max_completion_tokens are two names of one limit: leave one out",
         ),
         *(
             (
@@ -265,7 +264,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
 
 def test_a_path_that_cannot_be_one_is_a_problem_with_its_key_and_no_traceback(tmp_path: Path) -> None:
     said = problems(write(tmp_path, HOMES.replace("~/", "~no-such-user-of-this-machine/"))).splitlines()[1:]
-    assert {line.split(": ")[0].strip(): "there is no such user" in line for line in said} == dict.fromkeys(
+    assert {line.split(": ")[0].strip(): "a user that does not exist" in line for line in said} == dict.fromkeys(
         """run_dir model.name sft.data.0.path sample.prompts label.path label.store label.gold align.prompts
         align.rewards align.checks.0.path compare.others""".split(),
         True,

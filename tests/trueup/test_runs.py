@@ -400,7 +400,7 @@ def test_a_chain_that_was_redone_whole_is_found_by_a_root_that_was_kept(finished
     finish(Second(run_dir=finished), **{"candidates.jsonl": "other rows"})
     later = verify(finished, kept)
     assert later.problems == [] and later.notes == [
-        "2 seals came after the root that you kept; it says nothing about those"
+        "2 seals came after the root that you gave; it proves nothing about those"
     ]
     (finished / "seals.jsonl").unlink()
     finish(First(run_dir=finished, data=data), **{"model/weights": "other bytes"})
@@ -522,7 +522,7 @@ def test_a_link_to_the_same_bytes_elsewhere_is_named(finished: Path, tmp_path: P
         (finished / name).rename(tmp_path / "elsewhere.json" if "." in name else tmp_path / "elsewhere")
         (finished / name).symlink_to(tmp_path / ("elsewhere.json" if "." in name else "elsewhere"))
     found = verify(finished)
-    says = "a link; its bytes lie elsewhere, and go on being these only as long as they do"
+    says = "a link; its bytes lie elsewhere and may change there"
     assert found.problems == []
     assert found.notes == [f"{finished}/sft/report.json: {says}", f"{finished}/candidates: {says}"]
 

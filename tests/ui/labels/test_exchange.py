@@ -442,7 +442,7 @@ def test_a_full_disk_is_one_sentence_without_the_texts_and_the_import_goes_on_wh
     finally:
         sa.event.remove(sa.Engine, "connect", small)
     problem = str(error.value)
-    assert "is full" in problem and "the same command goes on" in problem
+    assert "is full" in problem and "the same command continues" in problem
     assert SECRET not in problem and "\n" not in problem and len(problem) < 600
     before = count(other, event)
     assert 0 < before < 1500 and f"{before} labels of" in problem
