@@ -1,4 +1,4 @@
-"""What `trueup check` finds in the rows that the reward model would be trained on."""
+"""Checks by `trueup check` of the pairs of the reward model."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from trueup.config import StageConfig
 def check_rows(
     config: RewardConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
 ) -> None:
-    """Whether the pairs fit `max_length`."""
+    """Check that the pairs fit `max_length`."""
     check_pair_lengths("reward", config.max_length, stages["label"].parents(), rows, problems, notes)

@@ -12,7 +12,7 @@ from trueup.training.config import TrainConfig
 
 
 class RewardConfig(TrainConfig):
-    """Bradley-Terry reward model: -log sigmoid(r(chosen) - r(rejected)), started from the SFT policy."""
+    """Bradley-Terry reward model, from the SFT policy. Its loss is -log sigmoid(r(chosen) - r(rejected))."""
 
     stage: ClassVar[str] = "reward"
     run: ClassVar[str] = "reward.train:run"
@@ -23,7 +23,7 @@ class RewardConfig(TrainConfig):
     model: ModelConfig
     split: SplitConfig
     pairs: PairRule = "all"
-    """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
+    """Pairs of a ranking to train on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
     learning_rate: float = Field(1e-4, gt=0)
     """Learning rate at its peak."""
     num_train_epochs: float = Field(1.0, gt=0)
@@ -33,7 +33,7 @@ class RewardConfig(TrainConfig):
 
     score_candidates: bool = False
     """Whether every sampled answer is scored too, into candidate_scores.jsonl. `label.scores` takes a copy of that
-    file, to ask people about the pairs that this reward model leaves open."""
+    file, so that people label the pairs of which this reward model is least sure."""
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "label", "sample") if self.score_candidates else ("sft", "label")

@@ -1,4 +1,4 @@
-"""The reward model's report card: is it right on prompts it never saw, and is it more than a ruler?"""
+"""The reward model's report card: its accuracy on held-out prompts, and whether it beats rules that read nothing."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def report_card(
     stage: StageRun,
     whose: str = "",
 ) -> ReportCard:
-    """Accuracy on held-out pairs beside what rules that read nothing reach, calibration, and accuracy by slice.
+    """Accuracy on held-out pairs, compared with rules that read nothing; calibration; accuracy by slice.
 
-    heldout           all held-out pairs, whatever rule chose those to train on
+    heldout           all held-out pairs, whatever rule chose the training pairs
     chosen, rejected  scores of the held-out pairs, in their order
-    whose             how findings begin, where the stage's one reward model is not meant
+    whose             start of the findings, for another than the stage's main reward model
 
-    What is independent is the prompt, so each weighs the same, however many pairs there are of it, and intervals are
-    over prompts. Rules get their direction, and the best of them is picked, on training pairs alone; whether the model
-    is more than that rule is read off the paired difference, prompt by prompt. The temperature and the calibration
-    error are fitted and measured on the same held-out pairs: read them as a description.
+    The independent unit is the prompt. So each prompt weighs the same, however many pairs it has, and intervals are
+    over prompts. The training pairs alone decide the direction of each rule, and the best rule. Whether the model beats
+    that rule follows from the paired difference, prompt by prompt. The temperature is fitted, and the calibration error
+    measured, on the same held-out pairs: read them as a description.
     """
     pairs = PairCounts(train=len(train), heldout=len(heldout))
     if not heldout:
@@ -79,9 +79,9 @@ def report_card(
 
 
 def _doubts(accuracy: Interval, rule: str, by_rule: Interval, difference: Interval, whose: str) -> list[Finding]:
-    """What speaks against the model: chance explains its accuracy, or a rule that reads nothing does.
+    """Findings against the model: chance explains its accuracy, or a rule that reads nothing does.
 
-    difference  accuracy of the model less that of the rule
+    difference  accuracy of the model minus that of the rule
     """
     if accuracy.low <= 0.5:
         message = f"{whose}accuracy {_percent(accuracy)} does not exclude 50 %: more labels, or clearer ones"
@@ -116,17 +116,17 @@ def _finished_then_longer(pair: Preference) -> float:
 LENGTH = "shorter or longer, as in training"
 
 Rule = Callable[[Preference], float]
-"""Whether it prefers the chosen answer: 1, 0, or 0.5 where it cannot tell."""
+"""1 if the rule prefers the chosen answer, 0 if the other, 0.5 if it cannot tell."""
 
 
 def _directed(rank: Callable[[Preference], float], train: list[Preference]) -> tuple[Rule, dict[str, int]]:
-    """A rule that goes by the sign of `rank`, or by its opposite if that is right more often in training."""
+    """A rule that follows the sign of `rank`, or the opposite if that is right more often in training."""
     sign = 1 if _mean(train, [_half_for_ties(rank(pair)) for pair in train]) >= 0.5 else -1
     return lambda pair: _half_for_ties(sign * rank(pair)), {"reversed": sign < 0}
 
 
 def _nearest(train: list[Preference]) -> tuple[Rule, dict[str, int]]:
-    """The answer whose length is nearest to the one that is right most often in training."""
+    """A rule that prefers the answer nearest to a target length, the one that is right most often in training."""
     target = max(range(1, 120), key=lambda n: _mean(train, [_half_for_ties(_nearness(pair, n)) for pair in train]))
     return lambda pair: _half_for_ties(_nearness(pair, target)), {"words": target}
 
@@ -136,7 +136,7 @@ RULES: dict[str, Callable[[list[Preference]], tuple[Rule, dict[str, int]]]] = {
     "finished, then longer": lambda train: _directed(_finished_then_longer, train),
     "nearest to the best length": _nearest,
 }
-"""Each is made from training pairs: the rule, and what was chosen there."""
+"""Each function takes the training pairs and returns the rule, with what it learnt from them."""
 
 
 def _nearness(pair: Preference, target: int) -> float:
@@ -162,11 +162,11 @@ def share_of(pairs: list[Preference], share: Interval) -> Share:
 
 
 def _difference(pairs: list[Preference], right: list[float], by_rule: list[float]) -> Interval:
-    """Accuracy less that of a rule, over prompts, each against itself; between -1 and 1."""
+    """Accuracy minus that of a rule, paired by prompt; between -1 and 1."""
     both = [a - b for a, b in zip(right, by_rule, strict=True)]
     halves = np.array(_by_prompt(pairs, both)) / 2
-    made, _ = margin_interval(halves, np.ones(len(halves)), 0.95, 0, 10_000)
-    return Interval(2 * made.value, 2 * made.low, 2 * made.high, made.n)
+    half, _ = margin_interval(halves, np.ones(len(halves)), 0.95, 0, 10_000)
+    return Interval(2 * half.value, 2 * half.low, 2 * half.high, half.n)
 
 
 def _by_prompt(pairs: list[Preference], values: list[float]) -> list[float]:
@@ -187,8 +187,8 @@ def _by(pairs: list[Preference], right: list[float], key: Callable[[Preference],
         slices.setdefault(key(pair), []).append(i)
     by_name = {}
     for name, rows in sorted(slices.items()):
-        chosen = [pairs[i] for i in rows]
-        by_name[name] = share_of(chosen, over_prompts(chosen, [right[i] for i in rows]))
+        members = [pairs[i] for i in rows]
+        by_name[name] = share_of(members, over_prompts(members, [right[i] for i in rows]))
     return by_name
 
 

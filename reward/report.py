@@ -1,4 +1,4 @@
-"""What `reward` leaves in its report.json."""
+"""Schemas of the report.json of `reward`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trueup.artifacts.reports import Baseline, RewardCard, Share
 
 
 class ReportCard(RewardCard):
-    """All that is known of one reward model; the keys on held-out pairs are left out where there are none."""
+    """The report card of one reward model. Without held-out pairs it has no keys about them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -23,7 +23,7 @@ class ReportCard(RewardCard):
 
 
 class SecondReportCard(ReportCard):
-    """The card of the second reward model, whose merge has no manifest to stand in."""
+    """The card of the second reward model. It has the merge too, since the manifest has the first model's."""
 
     merge: MergeCheck | None
 

@@ -1,9 +1,9 @@
-"""Reward model: a scalar score of an answer, learnt from which of two was preferred.
+"""Reward model: a scalar score of an answer, learnt from pairs of which one answer was preferred.
 
 Reads   labels/preferences.jsonl, and sft/model, from which it starts with a fresh head.
 Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to the SFT policy), report.json, scores.jsonl,
         metrics.jsonl, manifest.json; with `score_candidates` also candidate_scores.jsonl; with `split.judge_fraction`
-        also judge/, a second reward model of other prompts, which judges the comparison and nothing else.
+        also judge/, a second reward model from other prompts, which only judges the comparison.
 Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1, over single pairs; head
         initialised as in Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; trained by trl.RewardTrainer.
 """
@@ -43,7 +43,7 @@ JUDGE = "judge"
 
 def run(config: RewardConfig) -> Path:
     stage = runs.begin(config)
-    sft, label, *sampled = stage.parents
+    sft, label, *sample_stages = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config.pairs, config.split)
@@ -65,39 +65,39 @@ def run(config: RewardConfig) -> Path:
             for pair, chosen, rejected in zip(heldout, chosen_scores, rejected_scores, strict=True)
         ),
     )
-    if sampled:
-        candidates = read_rows(sampled[0].dir / "candidates.jsonl", CandidateSet)
+    if sample_stages:
+        candidates = read_rows(sample_stages[0].dir / "candidates.jsonl", CandidateSet)
         write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates))
     fold()
     loading.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts)
 
-    # 5. The judge: a second reward model, of prompts that nothing else is trained on ----------------------------------
-    judged = None
+    # 5. The judge: a second reward model, from prompts that train nothing else ----------------------------------------
+    judge_card = None
     if pairs.judge:
-        say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that nothing else is trained on")
-        # A folder and facts of its own; what is found of either model is the stage's.
+        say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that train nothing else")
+        # It has its own folder and facts; the findings on both models are the stage's.
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
         judge, train, fold = fit(config, aside, sft, pairs.judge, pairs)
-        scored = score_pairs(judge, pairs, config.max_length)
-        second = report_card(train, *scored, aside, whose="the second reward model's ")
+        scores = score_pairs(judge, pairs, config.max_length)
+        second = report_card(train, *scores, aside, whose="the second reward model's ")
         fold()
         loading.save(judge, aside.dir / "model")
-        judged = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
+        judge_card = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
-    stage.write_report(RewardReport(**dict(card), judge=judged))
+    stage.write_report(RewardReport(**dict(card), judge=judge_card))
     return stage.finish()
 
 
 def fit(
     config: RewardConfig, stage: StageRun, sft: FinishedStage, train: list[Preference], pairs: Pairs
 ) -> tuple[loading.Loaded, list[Preference], Callable[[], None]]:
-    """A reward model from the SFT policy with a fresh head; the pairs that it was trained on: those that fit; and what
-    folds the adapter into its weights, for when all is scored: until then it scores as it was trained."""
-    torch.manual_seed(config.seed)  # the head is drawn at random
+    """A reward model from the SFT policy with a fresh head; its training pairs, those that fit; and a function that
+    folds the adapter into the weights. Call it after scoring: until then the model scores exactly as trained."""
+    torch.manual_seed(config.seed)  # for the head's random weights
     model = loading.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
     say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
     init_head(model)
@@ -124,7 +124,7 @@ def fit(
 def score_pairs(
     model: loading.Loaded, pairs: Pairs, max_length: int
 ) -> tuple[list[Preference], list[float], list[float]]:
-    """The held-out pairs that fit, and the scores of their chosen and of their rejected answers."""
+    """The held-out pairs that fit, with the scores of their chosen and of their rejected answers."""
     heldout, rows = encode_pairs(pairs.heldout, model.tokenizer, max_length, Dropped(), on_bad_rows=pairs.on_bad_rows)
     prompts = [pair.prompt for pair in heldout]
     answers = [row.chosen_ids for row in rows] + [row.rejected_ids for row in rows]
@@ -147,17 +147,17 @@ def score_candidates(model: loading.Loaded, rows: list[CandidateSet]) -> Iterato
 
 
 def init_head(model: loading.Loaded) -> None:
-    """Scores near 0 at first, so that the loss starts at ln 2.
+    """Make first scores small, so that the loss starts at ln 2.
 
-    Stiennon et al. 2020 (p. 11) draw the weights from N(0, 1/(d + 1)), for d inputs of unit scale. The hidden states
-    of the models that we start from are several times that; a hundredth of it starts them all alike.
+    Stiennon et al. 2020 (p. 11) draw the weights from N(0, 1/(d + 1)), for d inputs of unit scale. Hidden states of our
+    models are several times as large; with a hundredth of that standard deviation the loss of all starts at ln 2.
     """
     head = model.model.score
     torch.nn.init.normal_(head.weight, std=0.01 / math.sqrt(head.in_features + 1))
 
 
 def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, rows: list[EncodedPair]) -> Any:
-    """trl.RewardTrainer over pairs that are tokenised already, so that an unfinished answer stays without EOS."""
+    """trl.RewardTrainer over pairs of tokens, so that an unfinished answer stays without EOS."""
     from trl import RewardConfig as TRLConfig
     from trl import RewardTrainer
 
@@ -180,5 +180,5 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
 
 
 def trial(config: RewardConfig, stage: StageRun, model: loading.Loaded) -> Any:
-    """The trainer over a pair that stands for all (`trueup.training.trial`)."""
+    """The trainer over one sample pair (`trueup.training.trial`)."""
     return build_trainer(config, stage, model, [EncodedPair([0], [0, 0], [0])])

@@ -1,4 +1,4 @@
-"""What `trueup check` finds in the keys of the sft and sample stages, and in the rows that they read."""
+"""Checks by `trueup check` of the keys of the sft and sample stages, and of the rows that they read."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ FEW_DEMONSTRATIONS = 8
 def check_sft(
     config: SFTConfig, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
 ) -> list[ReadFile]:
-    """The files of demonstrations: all of them, or none where one cannot be read."""
+    """The files of demonstrations: all of them, or none if one cannot be read."""
     files: list[ReadFile] = []
     for source in config.data:
         if file := read_file("sft.data", source.path, read_demonstrations, source, problems, notes):
             file.rows = drawn(file.rows, source.max_rows, config.seed)
             files.append(file)
-    return files if len(files) == len(config.data) else []  # a part of them would mislead about all
+    return files if len(files) == len(config.data) else []  # figures of a part would mislead
 
 
 def check_demonstrations(
     config: SFTConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
 ) -> None:
-    """Whether enough demonstrations may be trained on, and whether they are short enough."""
+    """Check that there are enough demonstrations to train on, and that they are short enough."""
     demonstrations = rows.of("sft.data")
     if demonstrations is None:
         return
@@ -39,11 +39,9 @@ def check_demonstrations(
         notes.append(f"model.chat_template: {rows.end_token!r} is trained as the end of every assistant turn")
         _check_too_long(config.max_length, train, lengths, rows, problems, notes)
     if len(train) < FEW_DEMONSTRATIONS:
-        left = len(demonstrations) - len(train)
-        heldout = f" ({left} more are held out)" if left else ""
-        problems.append(
-            f"sft.data: {len(train)} demonstrations to train on{heldout}; {FEW_DEMONSTRATIONS} is the least"
-        )
+        heldout = len(demonstrations) - len(train)
+        note = f" ({heldout} more are held out)" if heldout else ""
+        problems.append(f"sft.data: {len(train)} demonstrations to train on{note}; {FEW_DEMONSTRATIONS} is the least")
 
 
 def _check_too_long(
@@ -81,7 +79,7 @@ def check_sample(
 def check_prompts(
     config: SampleConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
 ) -> None:
-    """Whether the prompts leave room for answers, and each part of the split has some."""
+    """Check that the prompts leave room for answers, and that each part of the split has some."""
     prompts = rows.of("sample.prompts")
     if prompts is None:
         return
@@ -93,7 +91,7 @@ def check_prompts(
 def _check_split(
     config: SampleConfig, prompts: list[Prompt], is_labelled: bool, problems: list[str], notes: list[str]
 ) -> None:
-    """That there are prompts to compare on, to train on, and for a second reward model."""
+    """Check that there are prompts to compare on, to train on, and for a second reward model."""
     split, limit = config.split, config.max_prompts
     of = f"{len(prompts)} prompts" + (f" (sample.max_prompts: {limit})" if limit == len(prompts) else "")
     heldout = sum(is_heldout(row.prompt, split) for row in prompts)

@@ -22,7 +22,7 @@ from trueup.training.config import TrainConfig
 
 
 class DataSource(Section):
-    """A file of demonstrations. A bare path will do where no other key is set."""
+    """A file of demonstrations. A bare path is enough if no other key is set."""
 
     path: DemonstrationsPath
     """`starter`, or a .jsonl, .json or .csv file of demonstrations. Its columns say which format it has
@@ -34,7 +34,7 @@ class DataSource(Section):
     with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
     stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
-    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
+    """Columns to leave out: they are not read, and their content refuses or drops no row."""
 
 
 def _from_path(value: Any) -> Any:
@@ -42,7 +42,7 @@ def _from_path(value: Any) -> Any:
 
 
 class SFTConfig(TrainConfig):
-    """Instruction tuning: maximum likelihood of the assistant's turns, and of nothing else."""
+    """Instruction tuning: maximum likelihood of the assistant's turns only."""
 
     stage: ClassVar[str] = "sft"
     run: ClassVar[str] = "sft.train:run"
@@ -56,7 +56,7 @@ class SFTConfig(TrainConfig):
     data: list[Annotated[DataSource, BeforeValidator(_from_path, json_schema_input_type=DataSource | str)]] = Field(
         min_length=1
     )
-    """Files of demonstrations; several are mixed. A bare path will do where only `path` is set."""
+    """Files of demonstrations; several are mixed. A bare path is enough if only `path` is set."""
     learning_rate: float = Field(2e-4, gt=0)
     """Learning rate at its peak. The best one for LoRA is about ten times that for full fine-tuning
     (https://thinkingmachines.ai/blog/lora)."""
@@ -88,7 +88,7 @@ class SampleConfig(StageConfig):
     with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
     stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
-    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
+    """Columns to leave out: they are not read, and their content refuses or drops no row."""
     max_prompts: int | None = Field(None, ge=1)
     """Prompts to use, drawn with the stage's seed. Empty: all."""
     only: Literal["heldout"] | None = None

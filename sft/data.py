@@ -24,12 +24,12 @@ Trainable = tuple[Demonstration, list[Encoded]]
 
 @dataclass
 class Data:
-    """What the sources hold, split by prompt."""
+    """The demonstrations of all sources, split by prompt."""
 
     train: list[Trainable] = field(default_factory=list)
     heldout: list[Trainable] = field(default_factory=list)
     too_long: list[Demonstration] = field(default_factory=list)
-    """Left out whole, of either side."""
+    """Demonstrations of either side that were left out whole."""
     refused: RefusedRows = field(default_factory=RefusedRows)
 
     @property
@@ -67,18 +67,18 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
     """The demonstrations of one file, at most `max_rows` of them."""
     rows = read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns)
-    kept = drawn(rows, source.max_rows, seed)
-    dropped.add("over max_rows", len(rows) - len(kept))
-    return kept
+    selection = drawn(rows, source.max_rows, seed)
+    dropped.add("over max_rows", len(rows) - len(selection))
+    return selection
 
 
 def question(demonstration: Demonstration) -> list[Message]:
-    """The prompt of its last turn that is trained; what stands behind that turn may be no answer to imitate."""
+    """The prompt of a demonstration's last trained turn. Turns after it may be no answers to imitate."""
     return demonstration.messages[: _last_trained(demonstration)]
 
 
 def reference(demonstration: Demonstration) -> str:
-    """Its own answer to `question`."""
+    """The demonstration's own answer to `question`."""
     return demonstration.messages[_last_trained(demonstration)].content
 
 
@@ -88,7 +88,7 @@ def _last_trained(demonstration: Demonstration) -> int:
 
 
 def answerable(rows: Sequence[Trainable], new_tokens: int, context: int | None) -> list[Trainable]:
-    """The demonstrations whose `question` leaves room for so many new tokens in the model's context."""
+    """The demonstrations whose `question` leaves room for `new_tokens` in the model's context."""
     return [one for one in rows if context is None or _question_length(one[1][-1]) + new_tokens <= context]
 
 
@@ -98,7 +98,7 @@ def _question_length(row: Encoded) -> int:
 
 
 def spread(rows: Sequence[Trainable], count: int, seed: int) -> list[Trainable]:
-    """At most `count` rows, drawn in turn from every category: files are often sorted by it."""
+    """At most `count` rows, drawn in turn from every category, since files are often sorted by category."""
     by_category: dict[str | None, list[Trainable]] = {}
     for row in random.Random(seed).sample(rows, len(rows)):
         by_category.setdefault(row[0].category, []).append(row)

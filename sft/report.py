@@ -1,4 +1,4 @@
-"""What `sft` and `sample` leave in their report.json."""
+"""Schemas of the report.json of `sft` and `sample`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class HeldoutLoss(Artifact):
 
 
 class RowCounts(Artifact):
-    """Demonstrations."""
+    """Numbers of demonstrations."""
 
     train: int
     heldout: int
     dropped: dict[str, int]
-    """Those that were not trained on, by reason."""
+    """Demonstrations that were left out, by reason."""
 
 
 class TokenCounts(Artifact):
@@ -34,11 +34,11 @@ class TokenCounts(Artifact):
 
 
 class HeldoutCompletion(Row):
-    """A row of sft/samples.jsonl: what the new policy says to a held-out prompt."""
+    """A row of sft/samples.jsonl: the new policy's completion of a held-out prompt."""
 
     prompt: list[Message]
     demonstration: str
-    """The completion that the demonstration has."""
+    """The demonstration's completion."""
     completion: str
     finished: bool
     """Whether the completion ends by itself."""
@@ -49,13 +49,13 @@ class SFTReport(Artifact):
 
     heldout_loss: HeldoutLoss
     eos_rate: float | None
-    """Share of completions of held-out prompts that end by themselves; none where no prompt left room for one."""
+    """Share of completions of held-out prompts that end by themselves; null if no prompt left room for one."""
     trained_eos: int
-    """Assistant turns whose end-of-turn token is a label."""
+    """Assistant turns whose end-of-turn token carries loss."""
     rows: RowCounts
     tokens: TokenCounts
     by_category: dict[str, int]
-    """Demonstrations trained on."""
+    """Demonstrations in training, by category."""
 
 
 class SampleReport(SampledAnswers):
@@ -65,6 +65,6 @@ class SampleReport(SampledAnswers):
 
     prompts: int
     heldout: int
-    """Prompts that are held out."""
+    """Number of held-out prompts."""
     mean_tokens: float
     """Mean length of a completion, with its end-of-turn token."""

@@ -1,8 +1,8 @@
-"""Sampling: K candidate answers to each prompt from the SFT policy, for people to choose among.
+"""Sampling: the SFT policy answers each prompt K times, for people to choose among.
 
 Reads   sft/model and a file of prompts.
 Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json.
-Resume  finished prompts are kept in answered.partial; an answer depends on prompt, index and seed alone.
+Resume  answered.partial has the finished prompts; an answer depends on prompt, index and seed alone.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def run(config: SampleConfig) -> Path:
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
-    dtype = place(config.model).facts["dtype"]  # log-probabilities of one text differ from precision to precision
+    dtype = place(config.model).facts["dtype"]  # log-probabilities of one text depend on the precision
     sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **decoding.provenance()}
     partial = stage.dir / "answered.partial"
-    done = read_unfinished(partial) if stage.resumed else {}
-    if done:
-        say(f"{'resume':<12} {len(done)} prompts are answered already")
-    todo = [prompt for prompt in prompts if prompt.prompt_id not in done]
+    by_prompt = read_unfinished(partial) if stage.resumed else {}
+    if by_prompt:
+        say(f"{'resume':<12} {len(by_prompt)} prompts are answered already")
+    todo = [prompt for prompt in prompts if prompt.prompt_id not in by_prompt]
     started, tokens = time.time(), 0
     with partial.open("a", encoding="utf-8") as file:
         for batch in sample_saved(
@@ -65,14 +65,14 @@ def run(config: SampleConfig) -> Path:
                     candidates=candidates,
                     sampler=sampler,
                 )
-                done[row.prompt_id] = row
+                by_prompt[row.prompt_id] = row
                 file.write(row.model_dump_json() + "\n")
                 tokens += sum(len(candidate.token_ids) for candidate in candidates)
             file.flush()
-            progress(len(done), len(prompts), tokens_per_s=tokens / (time.time() - started))
+            progress(len(by_prompt), len(prompts), tokens_per_s=tokens / (time.time() - started))
 
     # 3. Report and save ----------------------------------------------------------------------------------------------
-    rows = [done[prompt.prompt_id] for prompt in prompts]
+    rows = [by_prompt[prompt.prompt_id] for prompt in prompts]
     report = describe(rows)
     say(f"{'answers':<12} {report.eos_rate:.0%} end by themselves, {report.mean_tokens:.0f} tokens on average")
     if report.eos_rate < 0.5:
@@ -93,22 +93,22 @@ def run(config: SampleConfig) -> Path:
 
 
 def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The prompts to answer: distinct, of the wanted split, at most `max_prompts`; each is asked as it reads."""
+    """The prompts to answer: distinct, of the split in `only`, at most `max_prompts`, and all can be encoded."""
     dropped = Dropped()
     prompts = read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
     if sentence := across_split(dropped.places, config.split):
         stage.find("info", "near_duplicates", sentence)
     if config.only:
-        kept = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
-        dropped.add(f"not {config.only}", len(prompts) - len(kept))
-        prompts = kept
-    kept = drawn(prompts, config.max_prompts, config.seed)
-    dropped.add("over max_prompts", len(prompts) - len(kept))
-    prompts = kept
+        selection = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
+        dropped.add(f"not {config.only}", len(prompts) - len(selection))
+        prompts = selection
+    selection = drawn(prompts, config.max_prompts, config.seed)
+    dropped.add("over max_prompts", len(prompts) - len(selection))
+    prompts = selection
     refused = RefusedRows()
     encoded = encode_rows(
         prompts,
-        lambda row, told: encode_prompt(tokenizer, row.prompt, told),
+        lambda row, changes: encode_prompt(tokenizer, row.prompt, changes),
         refused,
         config.on_bad_rows,
         dropped,
@@ -126,17 +126,17 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
 
 
 def read_unfinished(path: Path) -> dict[str, CandidateSet]:
-    """What an interrupted run had answered; its last line may be cut and is then done again."""
+    """The answers of an interrupted run, by prompt. A last line that was cut is left out."""
     if not path.exists():
         return {}
-    # Not splitlines(): an answer may hold U+2028 and the like, which JSON leaves as they are.
+    # Not splitlines(): an answer may contain U+2028 and the like, which JSON does not escape.
     whole, newline, _ = path.read_text(encoding="utf-8").rpartition("\n")
     path.write_text(whole + newline, encoding="utf-8")
     return {row.prompt_id: row for row in read_rows(path, CandidateSet)}
 
 
 def describe(rows: list[CandidateSet]) -> SampleReport:
-    """How the answers are: share that end, mean length, share of prompts whose answers are all the same text."""
+    """Figures of the answers: share that end, mean length, share of prompts whose answers are all the same text."""
     candidates = [candidate for row in rows for candidate in row.candidates]
     return SampleReport(
         prompts=len(rows),

@@ -41,9 +41,9 @@ from trueup.training.arguments import build_arguments, trainer_arguments
 from trueup.training.merging import merged
 
 _EVALUATED = 16
-"""Held-out demonstrations whose loss is measured, before and after."""
+"""Number of held-out demonstrations whose loss is measured, before and after."""
 _ANSWERED = 16
-"""Held-out prompts that are answered afterwards, to see whether the policy stops by itself."""
+"""Number of held-out prompts that are answered afterwards, to see whether the policy stops by itself."""
 
 
 def run(config: SFTConfig) -> Path:
@@ -79,8 +79,8 @@ def run(config: SFTConfig) -> Path:
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
     limits = _new_tokens(config.max_length), loading.context_length(base.model.config, base.tokenizer)
-    asked = answerable(data.heldout, *limits) or answerable(data.train, *limits)
-    samples = answer_heldout(config, base, [row for row, _ in spread(asked, _ANSWERED, config.seed)])
+    rows = answerable(data.heldout, *limits) or answerable(data.train, *limits)
+    samples = answer_heldout(config, base, [row for row, _ in spread(rows, _ANSWERED, config.seed)])
     eos_rate = look_whether_it_stops(stage, samples, *limits)
     if before is not None and after is not None and after >= before:
         stage.find("warn", "not_learnt", f"held-out loss went from {before:.3f} to {after:.3f}")
@@ -110,7 +110,7 @@ def run(config: SFTConfig) -> Path:
 
 
 def notes_on(data: Data, max_length: int) -> Iterator[tuple[str, str]]:
-    """(code, sentence) on what was left out for its length, and on what the template does to texts."""
+    """(code, sentence) on demonstrations that were too long, and on changes to their texts."""
     if data.too_long:
         yield (
             "too_long",
@@ -124,7 +124,7 @@ def notes_on(data: Data, max_length: int) -> Iterator[tuple[str, str]]:
 def build_trainer(
     config: SFTConfig, stage: StageRun, base: loading.Loaded, train_rows: list[Encoded], heldout_rows: list[Encoded]
 ) -> Any:
-    """trl.SFTTrainer over rows that are tokenised and labelled already."""
+    """trl.SFTTrainer over rows that already are tokens with labels."""
     from trl import SFTConfig as TRLConfig
     from trl import SFTTrainer
 
@@ -146,21 +146,21 @@ def build_trainer(
 
 
 def trial(config: SFTConfig, stage: StageRun, base: loading.Loaded) -> Any:
-    """The trainer over a row that stands for all (`trueup.training.trial`)."""
+    """The trainer over one sample row (`trueup.training.trial`)."""
     row = Encoded([0, 0], [0, 0])
     return build_trainer(config, stage, base, [row], [row])
 
 
 def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
-    """Assistant turns, by their EOS labels, in what the trainer's own collator makes of the rows: what is really
-    trained, not what was meant. A collator that makes other labels of them is a bug, and stops the stage."""
+    """Assistant turns, counted by EOS labels in the batches of the trainer's own collator, which are what is really
+    trained. A collator that changes labels is a bug, and stops the stage."""
     count = 0
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
         collated = trainer.data_collator([vars(row) for row in batch])["labels"]
         for row, labels in zip(batch, collated.tolist(), strict=True):
             if labels != row.labels + [IGNORED] * (len(labels) - len(row.labels)):
-                raise AssertionError("the collator makes other labels of a training row than those it was given")
+                raise AssertionError("the collator changed the labels of a training row")
             count += row.labels.count(eos_id)
     return count
 
@@ -183,10 +183,10 @@ def answer_heldout(config: SFTConfig, policy: loading.Loaded, rows: list[Demonst
 def look_whether_it_stops(
     stage: StageRun, samples: list[HeldoutCompletion], new_tokens: int, context: int | None
 ) -> float | None:
-    """Share of the completions that end by themselves, with a finding where that is rare; None without completions."""
+    """Share of the completions that end by themselves, with a finding if it is low; None without completions."""
     if not samples:
         message = f"no prompt leaves room for {new_tokens} new tokens in the model's context of {context}"
-        stage.find("warn", "not_answered", f"{message}, so nobody knows whether the policy stops")
+        stage.find("warn", "not_answered", f"{message}, so it is not known whether the policy stops")
         return None
     rate = sum(row.finished for row in samples) / len(samples)
     say(f"{'stops':<12} {rate:.0%} of {len(samples)} answers end by themselves within {new_tokens} tokens")

@@ -480,5 +480,5 @@ def test_a_collator_that_changes_a_label_stops_the_stage_though_a_row_was_too_lo
         return trainer
 
     monkeypatch.setattr(sft.train, "build_trainer", damaged)
-    with pytest.raises(AssertionError, match="the collator makes other labels of a training row"):
+    with pytest.raises(AssertionError, match="the collator changed the labels of a training row"):
         sft.train.run(with_data(stage, tmp_path, STRICT))
