@@ -100,10 +100,10 @@ def encode_completion(
     if cuts:
         changes.add(SPELLED)
     ids = [token for part in _parts(text, cuts) for token in _continue(tokenizer, part)]
-    written = completion_text(tokenizer, ids)
-    if written != text:
-        if written != unicodedata.normalize("NFC", text):
-            raise DataError(f"this tokenizer cannot write an answer: {_differ(text, written)}")
+    decoded = completion_text(tokenizer, ids)
+    if decoded != text:
+        if decoded != unicodedata.normalize("NFC", text):
+            raise DataError(f"this tokenizer cannot write an answer: {_differ(text, decoded)}")
         changes.add(COMPOSED)
     if facts.control_ids.intersection(ids):
         raise DataError(f"an answer spells a control token, and this tokenizer cannot write it as text: {_start(text)}")
@@ -304,11 +304,11 @@ def _locate_one_by_one(
     return sorted(spans)
 
 
-def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], asked: str) -> TrueupError | None:
+def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], text: str) -> TrueupError | None:
     """The error of a template that does not write an answer as prompt, answer and EOS. It may do so either at the end
     of a conversation or before another turn."""
     answer, turn = mark("assistant", len(prompt)), mark("user", len(prompt) + 1)
-    expected = asked + answer.content + tokenizer.eos_token
+    expected = text + answer.content + tokenizer.eos_token
     last = _render(tokenizer, [*prompt, answer], asks=False)
     if last.startswith(expected):
         return None
@@ -324,10 +324,10 @@ def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], a
             f"the chat template does not end every assistant turn with {tokenizer.eos_token!r} (EOS), but with "
             f"{repr(behind[:20]) if behind else 'nothing'}, so the model would never learn to stop: {OTHERWISE}"
         )
-    alike = _alike(asked, before)
+    alike = _alike(text, before)
     return ModelError(
         "the chat template renders a prompt differently alone and with its answer: alone it ends with "
-        f"{asked[alike:][-60:]!r}, before an answer with {before[alike:][:60]!r}; the model would be prompted in other "
+        f"{text[alike:][-60:]!r}, before an answer with {before[alike:][:60]!r}; the model would be prompted in other "
         f"tokens than it was trained on: {OTHERWISE}, or to a file with a copy of the template that writes both alike"
     )
 
@@ -362,15 +362,15 @@ def _parts(text: str, cuts: list[int]) -> list[str]:
 def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text that follows other tokens, as close to the text as this tokenizer gets."""
     ids = tokenizer.encode(text, add_special_tokens=False)
-    written = completion_text(tokenizer, ids)
-    if written in (text, unicodedata.normalize("NFC", text)):
+    decoded = completion_text(tokenizer, ids)
+    if decoded in (text, unicodedata.normalize("NFC", text)):
         return ids
     # SentencePiece puts a space before the first word of a text, but not after a line break.
     line_break, longer = (tokenizer.encode(one, add_special_tokens=False) for one in ("\n", f"\n{text}"))
     behind = longer[len(line_break) :]
     if longer[: len(line_break)] != line_break:
         return ids
-    nearer = _alike(text, completion_text(tokenizer, behind)) > _alike(text, written)
+    nearer = _alike(text, completion_text(tokenizer, behind)) > _alike(text, decoded)
     return behind if nearer else ids
 
 
@@ -396,8 +396,8 @@ def _check_decoded(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, spans: list[Span], changes: set[str]
 ) -> None:
     """Raise a DataError unless the tokens of a prompt decode to every message's text."""
-    written = _decode(tokenizer, ids)
-    if written == text:
+    decoded = _decode(tokenizer, ids)
+    if decoded == text:
         return
     at = 0
     for span in spans:
@@ -407,7 +407,7 @@ def _check_decoded(
             (unicodedata.normalize("NFC", part), COMPOSED),
             (part.strip(), STRIPPED),
         ):
-            if (start := written.find(candidate, at)) >= 0:
+            if (start := decoded.find(candidate, at)) >= 0:
                 at = start + len(candidate)
                 changes |= {kind} - {""}
                 break
@@ -425,6 +425,6 @@ def _start(text: str) -> str:
     return repr(short if len(short) <= 60 else f"{short[:57]}...")
 
 
-def _differ(text: str, written: str) -> str:
-    at = _alike(text, written)
-    return f"it turns {text[at : at + 20]!r} in {_start(text)} into {written[at : at + 20]!r}; change the row"
+def _differ(text: str, decoded: str) -> str:
+    at = _alike(text, decoded)
+    return f"it turns {text[at : at + 20]!r} in {_start(text)} into {decoded[at : at + 20]!r}; change the row"

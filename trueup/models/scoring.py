@@ -79,13 +79,13 @@ def _read_completions(
     for row, prompt in enumerate(prompts):
         scored[row, : len(prompt)] = False
     scored = scored[:, 1:]
-    read = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    inputs = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
     if _head_is_plain(policy.model):
         # Only completion tokens go through the head, which is a third of a small model.
-        hidden = policy.model.base_model(**read).last_hidden_state
+        hidden = policy.model.base_model(**inputs).last_hidden_state
         logits = policy.model.get_output_embeddings()(hidden[:, :-1][scored])
     else:
-        logits = policy.model(**read).logits[:, :-1][scored]
+        logits = policy.model(**inputs).logits[:, :-1][scored]
     return logits, tokens[:, 1:][scored], scored
 
 
@@ -102,7 +102,7 @@ def score(
     prompts: Sequence[Sequence[Message]],
     completions: Sequence[Sequence[int]],
     batch_size: int = 32,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[float]:
     """The reward model's score of each completion, read at its last token. An empty completion is scored at the
     prompt's last token, as in training.
@@ -115,24 +115,24 @@ def score(
     rows_of_prompt: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt
     for i, prompt in enumerate(encoded):
         rows_of_prompt.setdefault(prompt, []).append(i)
-    scores, done = [0.0] * len(encoded), 0
+    scores, count = [0.0] * len(encoded), 0
     order = sorted(rows_of_prompt, key=len, reverse=True)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        read = _read_prompts(reward_model, chunk) if in_parts else None
+        past = _read_prompts(reward_model, chunk) if in_parts else None
         which = {i: row for row, prompt in enumerate(chunk) for i in rows_of_prompt[prompt]}
         by_length = sorted(which, key=lambda i: -len(completions[i]))
         for first in range(0, len(by_length), batch_size):
             batch = by_length[first : first + batch_size]
             batch_completions = [completions[i] for i in batch]
-            if read and batch_completions[-1]:  # the last is the shortest; an empty one adds no token to the cache
-                values = _score_batch(reward_model, read, [which[i] for i in batch], batch_completions)
+            if past and batch_completions[-1]:  # the last is the shortest; an empty one adds no token to the cache
+                values = _score_batch(reward_model, past, [which[i] for i in batch], batch_completions)
             else:
                 values = _score_whole(reward_model, [encoded[i] for i in batch], batch_completions)
             for i, value in zip(batch, values.tolist(), strict=True):
                 scores[i] = value
-            done += len(batch)
-            on_progress(done)
+            count += len(batch)
+            on_progress(count)
     return scores
 
 
@@ -152,17 +152,17 @@ def _read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tup
 
 
 def _score_batch(
-    reward_model: Loaded, read: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
+    reward_model: Loaded, past: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
 ) -> Tensor:
     """Scores (B,) of B completions; `which` gives each one's row among the prompts that were read."""
     model, device = reward_model.model, reward_model.placement.device
     rows = torch.tensor(which, device=device)  # (B,)
-    cache = copy.deepcopy(read[0])
+    cache = copy.deepcopy(past[0])
     cache.reorder_cache(rows)
     tokens, answered = (
         tensor.to(device) for tensor in tensors.pad_right(completions, reward_model.tokenizer.pad_token_id)
     )  # (B, T)
-    mask = torch.cat([read[1][rows], answered], dim=1)  # (B, S + T)
+    mask = torch.cat([past[1][rows], answered], dim=1)  # (B, S + T)
     hidden = model.base_model(
         input_ids=tokens,
         attention_mask=mask,

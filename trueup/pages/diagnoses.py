@@ -89,7 +89,7 @@ def misleading(explained: Sequence[float]) -> float | None:
     return explained[-1] if len(explained) >= ENOUGH and max(explained[-LASTING:]) < MISLEADS else None
 
 
-# ---- What is read of the metrics --------------------------------------------------------------------------------
+# ---- The metrics ------------------------------------------------------------------------------------------------
 
 REWARD = ("objective/scores", "reward")
 LENGTH = ("objective/length", "completions/mean_length")
@@ -100,7 +100,7 @@ CLIPPED, VALUE_CLIPPED = ("policy/clipfrac_avg", "clip_ratio/region_mean"), "val
 APPROX_KL = "policy/approxkl_avg"
 ENDS, CUT, ALIKE, PTX = "val/eos_rate", "completions/clipped_ratio", "frac_reward_zero_std", "loss/ptx_avg"
 
-# ---- What is said of a curve ------------------------------------------------------------------------------------
+# ---- Notes on a curve ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
