@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trueup.checking.places import check_place, find_directory, find_hub_id
-from trueup.checking.rows import ReadFile, Rows, check_rubric, read_file
+from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric, read_file
 from trueup.config import ModelConfig, StageConfig
 from trueup.data.formats import read_preferences
-from trueup.data.records import CandidateSet, is_for_judge, is_heldout, read_rows
+from trueup.data.records import CandidateSet, Dropped, is_for_judge, is_heldout, read_rows
 from trueup.errors import DataError
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig
-from ui.sources.material import read_scores
+from ui.sources.material import known_answers, read_scores
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -32,8 +33,8 @@ def check(
     inputs = config.input_paths()
     imported = config.path and read_file("label.path", config.path, read_preferences, config, problems, notes)
     for key, path in {"gold": config.gold, "qualification": config.qualification}.items():
-        if path in inputs:
-            read_file(f"label.{key}", path, read_preferences, config, problems, notes)
+        if path in inputs and read_file(f"label.{key}", path, read_preferences, config, problems, notes):
+            _check_known_answers(key, path, config, problems)
     if config.scores in inputs:
         _check_scores(config.run_dir, config.scores, problems)
     if "judge" in config.sources and not os.environ.get("OPENAI_API_KEY"):
@@ -52,7 +53,10 @@ def check(
 def check_rows(
     config: LabelConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
 ) -> None:
-    """That imported labels leave something to train on: not all ties, nor all about prompts that are kept apart."""
+    """That imported labels leave something to train on: not all ties, nor all about prompts that are kept apart; and
+    that a reward model which labels can read the prompts."""
+    if "reward_model" in config.sources and config.reward_model:
+        _check_what_it_reads(config.reward_model, config.model, rows, problems, notes)
     rankings = rows.of("label.path")
     if rankings is None or config.sources != ["import"]:
         return
@@ -70,6 +74,14 @@ def check_rows(
             f"label.path: none of {len(strict)} preferences is for the second reward model (split.judge_fraction: "
             f"{split.judge_fraction}): give more, or raise it, or set it to 0"
         )
+
+
+def _check_known_answers(key: str, path: Path | None, config: LabelConfig, problems: list[str]) -> None:
+    assert path is not None  # it is one of the stage's inputs
+    try:
+        known_answers(config, path, Dropped())
+    except DataError as error:
+        problems.append(f"label.{key}: {error}")
 
 
 def _check_scores(run_dir: Path, path: Path, problems: list[str]) -> None:
@@ -118,21 +130,47 @@ def _check_driver(url: sa.URL, problems: list[str]) -> None:
 
 def _check_scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> None:
     """The reward model that labels: there, whole, and with one output."""
+    scorer = _scorer(name, model, problems, notes)
+    if scorer and scorer.settings.num_labels != 1:
+        problems.append(f"{_SCORER}: {name}: has {scorer.settings.num_labels} outputs; a reward model has one")
+
+
+_SCORER = "label.reward_model"
+
+
+class _Scorer(NamedTuple):
+    settings: Any
+    tokenizer: Any
+
+
+def _scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> _Scorer | None:
+    """What a reward model's files say of it; None where they are not here, or cannot be read."""
     from trueup.models import loading
 
-    key = "label.reward_model"
     if name.startswith("/"):
-        directory = find_directory(key, Path(name), name, problems)
+        directory = find_directory(_SCORER, Path(name), name, problems)
     else:
-        directory = find_hub_id(key, name, None, problems, notes)
+        directory = find_hub_id(_SCORER, name, None, problems, notes)
     if directory is None:
-        return
+        return None
     try:
-        settings = loading.read_settings(str(directory), model)
-        loading.read_tokenizer(directory, model)
+        return _Scorer(loading.read_settings(str(directory), model), loading.read_tokenizer(directory, model))
     except Exception as error:
         text = " ".join(str(error).split()).removeprefix("model.name: ")
-        problems.append(f"{key}: {text[:300]}")
-        return
-    if settings.num_labels != 1:
-        problems.append(f"{key}: {directory}: has {settings.num_labels} outputs; a reward model has one")
+        problems.append(f"{_SCORER}: {text[:300]}")
+        return None
+
+
+def _check_what_it_reads(name: str, model: ModelConfig, rows: Rows, problems: list[str], notes: list[str]) -> None:
+    """That its own template writes the prompts, and that its context has room for them with an answer."""
+    from trueup.models.loading import context_length
+
+    if (scorer := _scorer(name, model, [], [])) is None:
+        return  # which is told of its files
+    for file in rows.files:
+        if file.key == "sample.prompts":
+            as_read = Rows(
+                [replace(file, key=_SCORER, on_bad_rows="refuse")], context_length(scorer.settings, scorer.tokenizer)
+            )
+            as_read.encode(scorer.tokenizer, problems, notes)
+            check_context(_SCORER, as_read.tokens(file.rows), file.max_new_tokens, as_read, problems)

@@ -916,14 +916,27 @@ def test_weights_that_would_be_drawn_at_random_are_a_problem(
         loading.load_base(ModelConfig(name=str(folder), chat_template="plain", device="cpu"))
 
 
-def test_a_reward_model_that_labels_must_be_one(checked, tmp_path: Path, tiny_base: Path) -> None:
+def test_a_reward_model_that_labels_must_be_one_and_read_the_prompts(
+    checked, tmp_path: Path, bases: Callable[[str], Path]
+) -> None:
     def problems(name: str) -> list[str]:
         return checked(label={"source": "reward_model", "reward_model": name})[0]
 
-    shutil.copytree(tiny_base, tmp_path / "scorer")
-    assert problems("./scorer") == [f"label.reward_model: {tmp_path}/scorer: has 2 outputs; a reward model has one"]
-    (tmp_path / "scorer" / "model.safetensors").unlink()
-    assert problems("./scorer") == [f"label.reward_model: {tmp_path}/scorer: has no weights (safetensors wanted)"]
+    folder = tmp_path / "scorer"
+    shutil.copytree(bases("chatml"), folder)
+    assert problems("./scorer") == [f"label.reward_model: {folder}: has 2 outputs; a reward model has one"]
+    settings = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "score"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert problems("./scorer") == []
+    (folder / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 24}))
+    (problem,) = problems("./scorer")
+    assert problem.startswith("label.reward_model: 16 of 16 prompts with 8 new tokens are longer than the model's cont")
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "chat_template.jinja").unlink()
+    (problem,) = problems("./scorer")
+    assert problem.startswith("label.reward_model: ") and "the tokenizer has no chat template" in problem
+    (folder / "model.safetensors").unlink()
+    assert problems("./scorer") == [f"label.reward_model: {folder}: has no weights (safetensors wanted)"]
     assert problems("./none") == [f"label.reward_model: {tmp_path}/none: no such directory"]
 
 
@@ -1009,6 +1022,21 @@ def test_files_that_only_people_are_asked_about_are_read_too(checked, tmp_path: 
     assert [problem.partition(": ")[0] for problem in problems] == ["label.gold", "label.qualification", "label.scores"]
     assert f"{tmp_path}/scores.jsonl:1: " in problems[2]
     assert checked(prepare, label={"source": "simulated", **label})[0] == [], "nobody is asked"
+
+
+@pytest.mark.parametrize("use", ["gold", "qualification"])
+def test_a_file_of_known_answers_none_of_which_can_be_used_is_a_problem(
+    checked, tmp_path: Path, jsonl, use: str
+) -> None:
+    same = {"prompt": "Why?", "chosen": "So.", "rejected": "So. "}
+    against = [{"prompt": "Why?", "chosen": one, "rejected": other} for one, other in (("So.", "No."), ("No.", "So."))]
+    problems, _ = checked(
+        lambda: jsonl(tmp_path / "known.jsonl", [same, *against]), label={"source": "human", use: "known.jsonl"}
+    )
+    assert problems == [
+        f"label.{use}: {tmp_path}/known.jsonl: no known answer in it can be used (dropped: 1 identical answers, 1 its "
+        "annotators contradict each other)"
+    ]
 
 
 def test_a_broken_run_directory_hides_no_other_problem(checked, tmp_path: Path) -> None:

@@ -189,10 +189,18 @@ class _ScoreRow(Row):
 def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualification"], dropped: Dropped) -> int:
     """Put the items with known answers that the config names into the store. Returns how many."""
     path = config.gold if use == "check" else config.qualification
+    items, known = known_answers(config, path, dropped) if path else ([], [])
+    store.add_items(items)
+    store.set_gold(use, known)
+    return len(known)
+
+
+def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[list[Item], list[Gold]]:
+    """The items of a file, and what is known of them; a DataError where nothing in it can be used."""
     known: dict[str, Gold] = {}
     contradicted = set()
     items = []
-    for row in read_preferences(path, dropped, config.on_bad_rows, config.ignore_columns) if path else []:
+    for row in read_preferences(path, dropped, config.on_bad_rows, config.ignore_columns):
         tiers, completions = row.tiers, row.completions
         if config.task == "pairs" and len(completions) > 2:  # of a ranking the pair that is furthest apart
             best, worst = row.tiers[0][0], row.tiers[-1][-1]
@@ -205,7 +213,7 @@ def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualifica
             dropped.add(f"more than {MOST_RANKED} answers")
             continue
         split = split_name(row.prompt, config.split)
-        item = Item(row.prompt, [Text(text) for text in completions], row.category, split, {"file": path.name})  # type: ignore[union-attr]
+        item = Item(row.prompt, [Text(text) for text in completions], row.category, split, {"file": path.name})
         if item.item_id in known and not agrees(known[item.item_id].tiers, tiers):
             contradicted.add(item.item_id)
         known.setdefault(item.item_id, Gold(item.item_id, tiers, row.explanation))
@@ -213,11 +221,9 @@ def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualifica
     if contradicted:
         dropped.add("its annotators contradict each other", len(contradicted))
     kept = [one for name, one in known.items() if name not in contradicted]
-    if path and not kept:
+    if not kept:
         raise DataError(f"{path}: no known answer in it can be used (dropped: {dropped})")
-    store.add_items(items)
-    store.set_gold(use, kept)
-    return len(kept)
+    return items, kept
 
 
 # ---- Enough? ----------------------------------------------------------------------------------------------------
