@@ -9,14 +9,21 @@ BIN := .venv/bin
 # Formats and lints JavaScript and CSS, by biome.jsonc; on the Node.js of .venv, and got from npm at its first use.
 BIOME := PATH="$(CURDIR)/$(BIN):$$PATH" npx --yes @biomejs/biome@2.6.8
 
-.PHONY: demo test test-slow check check-pages docs fix lock setup clean
+.PHONY: demo test test-pages test-stages test-slow check check-pages docs fix lock setup clean
 .DEFAULT_GOAL := setup
 
 demo: .venv/ready
 	$(BIN)/trueup run configs/demo.yaml
 
+# Side by side: the pages' tests wait for a browser half of their time, the others reckon.
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(MAKE) --jobs 2 --output-sync=line test-pages test-stages
+
+test-pages: .venv/ready
+	$(BIN)/python -m pytest -m "not slow" tests/ui
+
+test-stages: .venv/ready
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/ui tests
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow --timeout 1800
