@@ -45,9 +45,10 @@ def align(run: Path, config: Path, algorithm: str, rollouts: int, seed: int) -> 
 
 def row(folder: Path, name: str) -> str:
     """One line of the table, of a finished comparison."""
-    report, length = read(folder / "compare/report.json"), "length_tokens"
+    report = read(folder / "compare/report.json")
+    measures = report["policies_compared"]["measures"]
     rates = [interval(judge["win_rate"]) for judge in report["judges"].values()]
-    grown = report[length]["aligned"] / report[length]["sft"]
+    grown = measures["aligned"]["length_tokens"] / measures["sft"]["length_tokens"]
     seconds = read(folder / "align/manifest.json")["duration_s"]
     return (
         f"{name:<26}{seconds:>6.0f} s{''.join(f'{rate:>20}' for rate in rates)}{report['kl_nats']['value']:>7.2f}"

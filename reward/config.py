@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from trueup.config import ModelConfig, SplitConfig
-from trueup.data.records import PairRule
+from trueup.data.pairs import PairRule
 from trueup.training.config import TrainConfig
 
 

@@ -7,6 +7,7 @@ from pydantic import ConfigDict
 from trueup.artifacts.artifact import absent
 from trueup.artifacts.manifest import MergeCheck
 from trueup.artifacts.reports import Baseline, RewardCard, Share
+from trueup.data.records import Row
 
 
 class ReportCard(RewardCard):
@@ -33,3 +34,19 @@ class RewardReport(ReportCard):
 
     judge: SecondReportCard | None = absent()
     """The second reward model, trained on `split.judge_fraction` of the prompts."""
+
+
+class PairScore(Row):
+    """A row of scores.jsonl: what the reward model says of a held-out pair."""
+
+    label_id: str
+    prompt_id: str
+    chosen: float
+    rejected: float
+
+
+class CandidateScores(Row):
+    """A row of candidate_scores.jsonl: the score of each candidate of a prompt, in their order."""
+
+    prompt_id: str
+    scores: list[float]

@@ -23,7 +23,7 @@ from peft import TaskType
 
 from reward.config import RewardConfig
 from reward.evaluate import report_card
-from reward.report import RewardReport, SecondReportCard
+from reward.report import CandidateScores, PairScore, RewardReport, SecondReportCard
 from trueup import runs
 from trueup.console import progress, say
 from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
@@ -61,7 +61,7 @@ def run(config: RewardConfig) -> Path:
     write_rows(
         stage.dir / "scores.jsonl",
         (
-            {"label_id": pair.label_id, "prompt_id": pair.prompt_id, "chosen": chosen, "rejected": rejected}
+            PairScore(label_id=pair.label_id, prompt_id=pair.prompt_id, chosen=chosen, rejected=rejected)
             for pair, chosen, rejected in zip(heldout, chosen_scores, rejected_scores, strict=True)
         ),
     )
@@ -132,8 +132,8 @@ def score_pairs(
     return heldout, scores[: len(heldout)], scores[len(heldout) :]
 
 
-def score_candidates(model: loading.Loaded, rows: list[CandidateSet]) -> Iterator[dict[str, Any]]:
-    """The score of every sampled answer: {prompt_id, scores}, scores in the order of the candidates."""
+def score_candidates(model: loading.Loaded, rows: list[CandidateSet]) -> Iterator[CandidateScores]:
+    """The score of every sampled answer."""
     prompts = [row.prompt for row in rows for _ in row.candidates]
     answers = [
         sampled_ids(model.tokenizer, candidate.text, candidate.finished, candidate.token_ids)
@@ -143,7 +143,7 @@ def score_candidates(model: loading.Loaded, rows: list[CandidateSet]) -> Iterato
     ]
     scores = iter(score(model, prompts, answers, on_progress=lambda done: progress(done, len(answers))))
     for row in rows:
-        yield {"prompt_id": row.prompt_id, "scores": [next(scores) for _ in row.candidates]}
+        yield CandidateScores(prompt_id=row.prompt_id, scores=[next(scores) for _ in row.candidates])
 
 
 def init_head(model: loading.Loaded) -> None:

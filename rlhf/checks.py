@@ -29,6 +29,7 @@ from rlhf.config import CheckConfig
 from trueup.checking.rows import ReadFile
 from trueup.data.records import Prompt, Row, parse_row, read_jsonl
 from trueup.errors import DataError, TrueupError
+from trueup.files import Json
 from trueup.statistics import intervals
 
 Kind = Literal["ifeval", "gsm8k"]
@@ -86,7 +87,7 @@ def verified_files(stage: str, checks: Sequence[CheckConfig], seed: int, problem
 class IFEvalRow(Row):
     prompt: str = Field(min_length=1)
     instruction_id_list: list[str] = Field(min_length=1)
-    arguments: list[dict[str, Any]] = Field(validation_alias=AliasPath("kwargs"))
+    arguments: list[Json] = Field(validation_alias=AliasPath("kwargs"))
 
     @model_validator(mode="after")
     def _pairs_up(self) -> IFEvalRow:
@@ -128,7 +129,7 @@ def _ifeval(rows: list[tuple[str, Any]], note: str) -> Check:
     return Check("ifeval", prompts, verify, f"lm-eval {version('lm_eval')}", dict(unsupported), note)
 
 
-def _instruction(name: str, kwargs: dict[str, Any], where: str) -> Instruction:
+def _instruction(name: str, kwargs: Json, where: str) -> Instruction:
     checker = _checkers().get(name)
     if checker is None:
         return Instruction(name, None)

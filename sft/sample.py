@@ -18,7 +18,7 @@ from trueup import runs
 from trueup.console import progress, say
 from trueup.data.formats import read_prompts
 from trueup.data.near_duplicates import across_split
-from trueup.data.records import CandidateSet, Dropped, Prompt, drawn, read_rows, split_name, write_rows
+from trueup.data.records import CandidateSet, Dropped, Prompt, append_rows, drawn, read_appended, split_name, write_rows
 from trueup.errors import DataError
 from trueup.models.chat import encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows
@@ -39,37 +39,37 @@ def run(config: SampleConfig) -> Path:
     # 2. Sample -------------------------------------------------------------------------------------------------------
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
     dtype = place(config.model).facts["dtype"]  # log-probabilities of one text depend on the precision
-    sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **decoding.provenance()}
+    sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **vars(decoding)}
     partial = stage.dir / "answered.partial"
-    by_prompt = read_unfinished(partial) if stage.resumed else {}
+    by_prompt = {row.prompt_id: row for row in read_appended(partial, CandidateSet)}
     if by_prompt:
         say(f"{'resume':<12} {len(by_prompt)} prompts are answered already")
     todo = [prompt for prompt in prompts if prompt.prompt_id not in by_prompt]
     started, tokens = time.time(), 0
-    with partial.open("a", encoding="utf-8") as file:
-        for batch in sample_saved(
-            SavedPolicy(sft.dir / "model"),
-            config.model,
-            [prompt.prompt for prompt in todo],
-            decoding,
-            config.num_candidates,
-            config.batch_size,
-            config.num_workers,
-        ):
-            for i, candidates in batch:
-                row = CandidateSet(
-                    prompt_id=todo[i].prompt_id,
-                    prompt=todo[i].prompt,
-                    category=todo[i].category,
-                    split=split_name(todo[i].prompt, config.split),
-                    candidates=candidates,
-                    sampler=sampler,
-                )
-                by_prompt[row.prompt_id] = row
-                file.write(row.model_dump_json() + "\n")
-                tokens += sum(len(candidate.token_ids) for candidate in candidates)
-            file.flush()
-            progress(len(by_prompt), len(prompts), tokens_per_s=tokens / (time.time() - started))
+    for batch in sample_saved(
+        SavedPolicy(sft.dir / "model"),
+        config.model,
+        [prompt.prompt for prompt in todo],
+        decoding,
+        config.num_candidates,
+        config.batch_size,
+        config.num_workers,
+    ):
+        answered = []
+        for i, candidates in batch:
+            row = CandidateSet(
+                prompt_id=todo[i].prompt_id,
+                prompt=todo[i].prompt,
+                category=todo[i].category,
+                split=split_name(todo[i].prompt, config.split),
+                candidates=candidates,
+                sampler=sampler,
+            )
+            by_prompt[row.prompt_id] = row
+            answered.append(row)
+            tokens += sum(len(candidate.token_ids) for candidate in candidates)
+        append_rows(partial, answered)
+        progress(len(by_prompt), len(prompts), tokens_per_s=tokens / (time.time() - started))
 
     # 3. Report and save ----------------------------------------------------------------------------------------------
     rows = [by_prompt[prompt.prompt_id] for prompt in prompts]
@@ -123,16 +123,6 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
         say(f"{'tokens':<12} {text}")
         stage.find("info", "texts_in_tokens", text)
     return prompts
-
-
-def read_unfinished(path: Path) -> dict[str, CandidateSet]:
-    """The answers of an interrupted run, by prompt. A last line that was cut is left out."""
-    if not path.exists():
-        return {}
-    # Not splitlines(): an answer may contain U+2028 and the like, which JSON does not escape.
-    whole, newline, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    path.write_text(whole + newline, encoding="utf-8")
-    return {row.prompt_id: row for row in read_rows(path, CandidateSet)}
 
 
 def describe(rows: list[CandidateSet]) -> SampleReport:

@@ -144,15 +144,13 @@ def test_a_circle_is_found() -> None:
 
 
 LONGEST_FUNCTION, LONGEST_FILE, MOST_FILES = 70, 450, 14
-OVER_A_BAR = {
-    "ui/static/label.js",
-    # To be split:
-    "trueup/data/formats/columns.py",
-    "trueup/data/formats/preferences.py",
-}
+OVER_A_BAR = {"ui/static/label.js"}
 """Files and functions that are larger, each only while it is. The labelling page is to be restructured as a whole."""
 TWO_MEANINGS = {"Step"}
 """Names of classes that stand in two modules, each only while it does."""
+MOST_UNTYPED = 40
+"""How often the product says `dict[str, Any]`. What is ours has a type, and an object whose keys are not ours is a
+`trueup.files.Json`."""
 
 
 def files_by_folder() -> Counter[str]:
@@ -195,6 +193,11 @@ def test_a_file_is_at_most_450_lines_long() -> None:
 
 def test_a_folder_holds_at_most_14_files() -> None:
     assert larger(files_by_folder(), MOST_FILES) == {}
+
+
+def test_what_is_ours_has_a_type() -> None:
+    texts = [file.read_text(encoding="utf-8") for file in modules().values()]
+    assert sum(text.count("dict[str, Any]") for text in texts) < MOST_UNTYPED
 
 
 def test_the_name_of_a_class_has_one_meaning() -> None:

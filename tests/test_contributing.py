@@ -87,9 +87,9 @@ def test_the_names_of_judges_that_a_campaign_may_use_are_those_of_the_table() ->
 def test_a_guard_is_a_function() -> None:
     [code] = shown("Add a guard")
     guard = written_into(guards, code)["falls_silent"]
-    course = [{"length": length} for length in (40.0, 30.0, 20.0, 10.0, 5.0)]
-    assert guard(course).code == "falls_silent"
-    assert guard(course[:4]) is None and guard([{"length": 40.0}] * 9) is None
+    course = [guards.RolloutFigures.model_construct(length=length) for length in (40.0, 30.0, 20.0, 10.0, 5.0)]
+    assert "pays for silence" in guard(course)
+    assert guard(course[:4]) is None and guard(course[:1] * 9) is None
 
 
 def test_a_loss_is_a_line_of_a_table() -> None:

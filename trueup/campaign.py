@@ -26,8 +26,8 @@ from trueup.config import (
     validate,
 )
 from trueup.errors import ConfigError, did_you_mean
+from trueup.files import Json, sha256_file
 from trueup.provenance import contents
-from trueup.provenance.contents import sha256_file
 from trueup.stages import STAGES, load_object
 
 AT_THE_TOP = ("model", "split", "run_dir")
@@ -61,7 +61,7 @@ class Campaign:
     """A campaign file, resolved: every stage knows its whole configuration."""
 
     source: Path
-    values: dict[str, Any]
+    values: Json
     """The file's content with `--set` applied; enough to load the campaign again in a stage's process."""
     config: CampaignConfig
     run_dir: Path
@@ -92,7 +92,7 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
     return resolve(path, values)
 
 
-def resolve(source: Path, values: dict[str, Any]) -> Campaign:
+def resolve(source: Path, values: Json) -> Campaign:
     """A campaign from the content of its file."""
     problems: list[str] = []
     base = source.parent
@@ -115,7 +115,7 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
         schema, section = _schema(stage, section, {**shared_keys, "run_dir": run_dir}, base, problems)
         if schema is None:
             continue
-        defaults: dict[str, Any] = {key: value for key, value in shared_keys.items() if key in schema.model_fields}
+        defaults = {key: value for key, value in shared_keys.items() if key in schema.model_fields}
         misplaced = [key for key in AT_THE_TOP if key in section]
         for key in misplaced:
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
@@ -130,8 +130,8 @@ def resolve(source: Path, values: dict[str, Any]) -> Campaign:
 
 
 def _schema(
-    stage: str, section: dict[str, Any], defaults: dict[str, Any], base: Path, problems: list[str]
-) -> tuple[type[StageConfig] | None, dict[str, Any]]:
+    stage: str, section: Json, defaults: Mapping[str, object], base: Path, problems: list[str]
+) -> tuple[type[StageConfig] | None, Json]:
     """The stage's schema, and its keys. If the schema is a choice of algorithms, a section within the section may hold
     the keys of one. They count if that algorithm is chosen, and are always checked, so that one file serves several. A
     key in both places is an error, since `--set` of the outer one would have no effect."""

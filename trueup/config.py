@@ -32,6 +32,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from trueup.errors import ConfigError, did_you_mean
+from trueup.files import Json
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import masked
@@ -233,7 +234,7 @@ class EndpointParameters(Section):
     """Most tokens of a reply, its thinking included. A reply that is cut there counts as no reply."""
     max_completion_tokens: int | None = Field(None, ge=1)
     """The same limit under the name that newer endpoints of OpenAI want."""
-    extra_body: dict[str, Any] = {}
+    extra_body: Json = {}
     """Other keys of the request, as the endpoint calls them: {reasoning_effort: low, seed: 1}."""
     timeout_s: float = Field(120.0, gt=0)
     """Seconds for a whole request, from the connection to the last byte."""
@@ -252,7 +253,7 @@ class EndpointParameters(Section):
                 raise ValueError(f"extra_body.{key}: is not JSON, so it cannot be sent (found {value!r})") from None
         return self
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> Json:
         """The keys of a request that these parameters set."""
         names = ("temperature", "max_tokens", "max_completion_tokens")
         return {name: value for name in names if (value := getattr(self, name)) is not None} | self.extra_body
@@ -309,7 +310,7 @@ class StageConfig(Section):
         """Hashes of all else that the result depends on: the content of a label store, a rubric's code."""
         return {}
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Json:
         """The resolved configuration as plain data, without secrets. Equal identities give equal results."""
         return masked(self.model_dump(mode="json", context={"identity": True}))
 
@@ -332,7 +333,7 @@ class Problems(ValueError):
 # ---- Loading ----------------------------------------------------------------------------------------------------
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Json:
     """The mapping in a YAML file; a ConfigError names file and line if it cannot be read."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -372,7 +373,7 @@ _UniqueKeyLoader.add_implicit_resolver(
 )
 
 
-def set_key(config: dict[str, Any], assignment: str) -> None:
+def set_key(config: Json, assignment: str) -> None:
     """Apply one `--set a.b=value`; the value is read as YAML."""
     key, separator, text = assignment.partition("=")
     parts = key.strip().split(".")
@@ -391,7 +392,7 @@ def set_key(config: dict[str, Any], assignment: str) -> None:
         raise ConfigError("--set", [f"{assignment!r}: {getattr(error, 'problem', None) or error}"]) from None
 
 
-def validate(schema: type[S], values: dict[str, Any], base: Path, prefix: str, problems: list[str]) -> S | None:
+def validate(schema: type[S], values: Mapping[str, object], base: Path, prefix: str, problems: list[str]) -> S | None:
     """An instance of `schema`, or None with one line per problem added to `problems`.
 
     `base` is the folder that relative input paths start from, `prefix` the section's name and a dot.

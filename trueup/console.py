@@ -15,9 +15,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TypedDict
 
 from trueup.provenance.masking import without_passwords
+
+
+class Event(TypedDict, total=False):
+    """What a stage tells its parent, a line of JSON each: it says something, where it is, or what it ends with."""
+
+    say: str
+    progress: tuple[int, int]
+    """Steps done, and all."""
+    measures: dict[str, float]
+    error: str
+    kind: str
+    """Class of the exception."""
+
 
 _events: IO[str] | None = None
 _muted = False
@@ -59,7 +72,7 @@ def say(text: str) -> None:
 def progress(step: int, total: int, **measures: float) -> None:
     """Report the stage's progress. `measures` appear beside the bar: loss, tokens_per_s."""
     if _events is not None:
-        _emit({"progress": [step, total], "measures": measures})
+        _emit({"progress": (step, total), "measures": measures})
 
 
 def report_error(text: str, kind: str) -> None:
@@ -71,7 +84,7 @@ def report_error(text: str, kind: str) -> None:
         _emit({"error": text, "kind": kind})
 
 
-def _emit(event: dict[str, Any]) -> None:
+def _emit(event: Event) -> None:
     assert _events is not None
     _events.write(json.dumps(event) + "\n")
     _events.flush()

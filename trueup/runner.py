@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from typing import IO, Any
@@ -28,9 +28,9 @@ from rich.progress import (
 
 from trueup import runs
 from trueup.campaign import Campaign, PlannedStage
-from trueup.console import printable
+from trueup.console import Event, printable
 from trueup.errors import LabelsWanted, StageCrashed, StageFailed
-from trueup.provenance.contents import require_file
+from trueup.files import require_file
 
 
 def run_steps(
@@ -41,7 +41,7 @@ def run_steps(
     past = set(campaign.stages) - set(waiting)
     limit = parallel or side_by_side()
     running: dict[str, _Child] = {}
-    events: Queue[tuple[str, dict[str, Any] | None]] = Queue()
+    events: Queue[tuple[str, Event | None]] = Queue()
     board = _Board(console)
     with board:
         try:
@@ -93,11 +93,10 @@ class _Child:
     stage: str
     threads: int
     lock: int
-    events: Queue[tuple[str, dict[str, Any] | None]]
+    events: Queue[tuple[str, Event | None]]
     ahead: list[str]
     """The stages that will follow. This one checks at once what would stop them."""
-    error: dict[str, Any] | None = None
-    last: dict[str, Any] = field(default_factory=dict)
+    error: Event | None = None
 
     def __post_init__(self) -> None:
         directory = runs.stage_dir(self.campaign.run_dir, self.stage)
@@ -127,7 +126,7 @@ class _Child:
         self.process.wait()
         self.events.put((self.stage, None))
 
-    def remember(self, event: dict[str, Any]) -> None:
+    def remember(self, event: Event) -> None:
         if "error" in event:
             self.error = event
 
@@ -190,7 +189,7 @@ class _Board(AbstractContextManager["_Board"]):
         if self.bars:
             self.tasks[stage] = self.bars.add_task(stage, total=None, measures="loading")
 
-    def show(self, stage: str, event: dict[str, Any]) -> None:
+    def show(self, stage: str, event: Event) -> None:
         if "say" in event:
             self.console.print(f"{stage:<8} [dim]{_escape(event['say'])}[/]", highlight=False)
         elif "progress" in event and self.bars:

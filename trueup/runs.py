@@ -19,7 +19,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,10 +33,11 @@ from trueup.artifacts.artifact import A, Artifact, read_artifact
 from trueup.artifacts.manifest import Finding as Finding
 from trueup.artifacts.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
 from trueup.config import StageConfig
-from trueup.data.records import LEFT_OUT, Dropped, Message, opening_id, write_rows
+from trueup.data.records import LEFT_OUT, Dropped, LeftOut, Message, opening_id, write_rows
 from trueup.errors import RunError
+from trueup.files import PARTIAL, read_text, require_file, sha256_file, write_atomically
 from trueup.provenance import seals
-from trueup.provenance.contents import Contents, changed, read_text, require_file, sha256_file
+from trueup.provenance.contents import Contents, changed
 from trueup.provenance.masking import masked
 from trueup.stages import STAGES
 
@@ -69,7 +70,7 @@ def is_output(path: Path, directory: Path) -> bool:
 
 def _is_scratch(path: Path) -> bool:
     """Whether only a stage at work needs this entry of its folder. `checkpoint-final` or a backup may be the user's."""
-    unfinished = path.name.removesuffix(".partial")
+    unfinished = path.name.removesuffix(PARTIAL)
     if unfinished != path.name:
         return unfinished in {*OUTPUTS, BEGUN, MANIFEST, "answered"} or unfinished.endswith(".answers")
     return path.name == BEGUN or _is_checkpoint(path)
@@ -169,11 +170,11 @@ class StageRun:
     parents: list[FinishedStage]
     started: float = field(default_factory=time.time)
     inputs: list[InputFile] = field(default_factory=list)
-    left_out: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     contents: dict[str, Contents | None] = field(default_factory=dict)
     """The config's contents when the stage began."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
     """Further keys of the manifest: device, dtype, tokens_per_s, ..."""
     dialogues: set[str] = field(default_factory=set)
     """The dialogues that it trains on, see `trained_on`."""
@@ -213,16 +214,16 @@ class StageRun:
         """Add a finding; the stage's verdict is the worst level among them."""
         self.findings.append(Finding(level, code, message))
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Mapping[str, object]) -> None:
         """Append a row to metrics.jsonl."""
         with (self.dir / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def write_report(self, report: Artifact) -> None:
-        _write_atomically(self.dir / REPORT, report.text())
+        write_atomically(self.dir / REPORT, report.text())
 
     def write_json(self, name: str, value: Any) -> None:
-        _write_atomically(self.dir / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.dir / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
     @property
     def verdict(self) -> StageVerdict:
@@ -264,12 +265,12 @@ class StageRun:
         text = sealed_text(self.manifest(files).plain())
         # Seal first: a stage that is killed in between is unfinished, and its next seal counts.
         seals.append(self.config.run_dir, self.config.stage, hashlib.sha256(text.encode()).hexdigest())
-        _write_atomically(self.dir / MANIFEST, text)
+        write_atomically(self.dir / MANIFEST, text)
         (self.dir / BEGUN).unlink(missing_ok=True)
         return self.dir
 
 
-def sealed_text(manifest: dict[str, Any]) -> str:
+def sealed_text(manifest: Mapping[str, object]) -> str:
     """The text of a manifest. Its last key is the hash of all others, since no other file has the manifest's hash."""
     content = {key: value for key, value in manifest.items() if key != "content_sha256"}
     seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -284,8 +285,8 @@ def begin(config: StageConfig) -> StageRun:
     if not resumed:
         _clear(config.run_dir, config.stage)
         directory.mkdir(parents=True, exist_ok=True)
-        _write_atomically(directory / BEGUN, json.dumps(_begun(config, parents)))
-    _write_atomically(
+        write_atomically(directory / BEGUN, _begun(config, parents).text())
+    write_atomically(
         directory / CONFIG,
         yaml.safe_dump({config.stage: masked(config.model_dump(mode="json"))}, sort_keys=False, allow_unicode=True),
     )
@@ -298,19 +299,32 @@ def resumable(config: StageConfig) -> bool:
     if (directory / MANIFEST).exists() or not (directory / BEGUN).exists():
         return False
     parents = [find_stage(config.run_dir, name) for name in config.parents()]
-    before, now = _read_json(directory / BEGUN), _begun(config, [parent for parent in parents if parent])
-    if not isinstance(before, dict) or changed(before.pop("contents", {}), now.pop("contents")):
+    now = _begun(config, [parent for parent in parents if parent])
+    try:
+        before = Begun.model_validate_json(read_text(directory / BEGUN))
+    except (OSError, ValueError):
         return False
-    return before == now
+    return not changed(before.contents, now.contents) and before == now.model_copy(update={"contents": before.contents})
 
 
-def _begun(config: StageConfig, parents: list[FinishedStage]) -> dict[str, Any]:
-    return {
-        "config_sha256": config.sha256(),
-        "parents": [parent.sha256 for parent in parents],
-        "inputs": [sha256_file(path) for path in config.input_paths() if path.is_file()],
-        "contents": config.contents(),
-    }
+class Begun(Artifact):
+    """begun.json: what an unfinished stage was begun from."""
+
+    config_sha256: str
+    parents: list[str]
+    """Hashes of their manifests."""
+    inputs: list[str]
+    """Hashes of the files that are read."""
+    contents: dict[str, Contents | None]
+
+
+def _begun(config: StageConfig, parents: list[FinishedStage]) -> Begun:
+    return Begun(
+        config_sha256=config.sha256(),
+        parents=[parent.sha256 for parent in parents],
+        inputs=[sha256_file(path) for path in config.input_paths() if path.is_file()],
+        contents=config.contents(),
+    )
 
 
 def _clear(run_dir: Path, stage: str) -> None:
@@ -360,15 +374,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _versions() -> dict[str, str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from trueup import runs
 from trueup.data.records import LEFT_OUT_FOLDER
 from trueup.errors import RunError
+from trueup.files import sha256_file
 from trueup.judging.votes import VOTES
 from trueup.provenance import seals
-from trueup.provenance.contents import sha256_file
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
 from trueup.stages import STAGES, load_object
 

@@ -21,18 +21,18 @@ from trueup import runs
 from trueup.artifacts.reports import Estimate
 from trueup.console import say
 from trueup.data.own_code import short_name
+from trueup.data.pairs import pairs_of
 from trueup.data.records import (
     CandidateSet,
     Demonstration,
     Dropped,
     Preference,
     Ranking,
-    pairs_of,
     read_rows,
     split_name,
     write_rows,
 )
-from trueup.provenance.contents import sha256_file
+from trueup.files import sha256_file
 from trueup.runs import StageRun
 from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import true_records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from peft import load_peft_weights, set_peft_model_state_dict
@@ -12,15 +12,13 @@ from transformers import TrainerCallback
 from rlhf.align import guards
 from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.prompts import RolloutPrompt
-from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation
+from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, standardised
 from rlhf.align.rollouts import draw
 from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCards, SampledAnswers
 from trueup.console import say
-from trueup.data.records import (
-    prompt_id,
-)
+from trueup.data.records import prompt_id
 from trueup.errors import DataError
 from trueup.models.loading import Loaded, load_reward_model
 from trueup.models.sampling import Decoding
@@ -69,7 +67,7 @@ class EvaluateSteps(TrainerCallback):
         prompts = [row.prompt for row in self.prompts]
         decoding = Decoding(self.config.max_new_tokens, self.config.temperature, seed=self.config.seed)
         answers = [row[0] for row in draw(self.policy, prompts, decoding, 1)]
-        columns = {
+        columns: dict[str, list[Any]] = {
             "prompts": [[message.model_dump() for message in prompt] for prompt in prompts],
             "completions": [[{"role": "assistant", "content": answer.text}] for answer in answers],
             "completion_ids": [answer.token_ids for answer in answers],
@@ -92,7 +90,7 @@ class EvaluateSteps(TrainerCallback):
         )
 
 
-def _mean_paid(rewards: WeightedRewards, columns: dict[str, Any]) -> float:
+def _mean_paid(rewards: WeightedRewards, columns: Mapping[str, list[Any]]) -> float:
     rewards(**columns)
     paid = [total for total in rewards.totals if not math.isnan(total)]
     if not paid:
@@ -113,16 +111,16 @@ def second_rewards(
     if not config.eval_prompts or directory is None or not directory.is_dir():
         return None
     assert reward is not None
-    mean, std = normalisation(reward.report(RewardCards).judge)
 
-    def scores(prompts: Any, completions: Any) -> list[float]:
+    def scores(prompts: Any, completions: Any) -> Sequence[float]:
         # Loaded for each of the few evaluations: beside the roles of a training there may be no room for it.
         model = load_reward_model(directory, config.model)
         model.model.eval()
-        return [(value - mean) / std for value in score(model, prompts, completions)]
+        return score(model, prompts, completions)
 
     say(f"{'best step':<12} chosen by the second reward model, trained on other prompts than the one that pays")
-    return make_rewards(config, scores, checks, eos_token_id)
+    units = normalisation(reward.report(RewardCards).judge)
+    return make_rewards(config, standardised(scores, units), checks, eos_token_id)
 
 
 def evaluations(stage: StageRun) -> dict[int, Evaluation]:
@@ -130,10 +128,7 @@ def evaluations(stage: StageRun) -> dict[int, Evaluation]:
     rows = loop.read_metrics(stage.dir / "metrics.jsonl")
     steps = [
         Evaluation(
-            step=row["step"],
-            reward=row["eval/reward"],
-            kl=row["eval/kl"],
-            second_reward=row.get("eval/second_reward"),
+            step=row["step"], reward=row["eval/reward"], kl=row["eval/kl"], second_reward=row.get("eval/second_reward")
         )
         for row in rows
         if "eval/reward" in row
@@ -191,15 +186,15 @@ def conclude(
     model: Any,
     last: int,
     rewards: WeightedRewards,
-    spread: tuple[float, float],
-    history: Sequence[guards.Rollout] = (),
+    units: Normalisation,
+    history: Sequence[RolloutFigures] = (),
     kl_coef: KLPrice | None = None,
 ) -> OnlineReport:
     """Put the best step's adapter into the trained model, find who is at fault if none beat the SFT policy, and return
     what the reports of all online algorithms hold.
 
     last     steps trained
-    spread   mean and standard deviation that the reward model counts in
+    units    what the reward model counts in
     history  PPO's rollouts
     kl_coef  PPO's
     """
@@ -211,12 +206,11 @@ def conclude(
     finding = guards.whose_fault(history, evaluated, sampled, reward_verdict)
     stage.findings += [finding] if finding else []
     stage.facts["steps"] = chosen
-    mean, std = spread
     return OnlineReport(
         algorithm=config.algorithm,
         rewards=rewards.weights,
-        normalisation=Normalisation(mean=mean, std=std),
-        rollouts=[RolloutFigures(**row) for row in history],
+        normalisation=units,
+        rollouts=list(history),
         evaluations=list(evaluated.values()),
         chosen_step=chosen,
         chosen_by=chosen_by(evaluated),

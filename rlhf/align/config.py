@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import (
-    BadRows,
-    DemonstrationsPath,
-    IgnoredColumns,
-    ModelConfig,
-    PromptsPath,
-    SplitConfig,
-)
+from trueup.config import BadRows, DemonstrationsPath, IgnoredColumns, ModelConfig, PromptsPath, SplitConfig
 from trueup.data.own_code import file_of, from_base, in_identity, is_own
-from trueup.data.records import PairRule
+from trueup.data.pairs import PairRule
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.training.config import TrainConfig
 
@@ -110,6 +103,7 @@ class OnlineConfig(TrainConfig):
     stage: ClassVar[str] = "align"
     check: ClassVar[str | None] = "rlhf.align.check:check"
     check_rows: ClassVar[str | None] = "rlhf.align.check:check_prompts"
+    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
 
     model: ModelConfig
     split: SplitConfig
@@ -234,7 +228,6 @@ class PPOConfig(OnlineConfig):
     """
 
     run: ClassVar[str] = "rlhf.align.ppo.stage:run"
-    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
     trial: ClassVar[str] = "rlhf.align.ppo.stage:trial"
 
     algorithm: Literal["ppo"] = "ppo"
@@ -291,43 +284,35 @@ class PPOConfig(OnlineConfig):
         return [*super().input_paths(), *self.ptx_data]
 
 
-class GRPOConfig(OnlineConfig):
-    """Group-relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300), by trl.GRPOTrainer."""
+class GroupedConfig(OnlineConfig):
+    """What GRPO and RLOO share: an answer is held against its siblings, and there is no critic."""
 
     run: ClassVar[str] = "rlhf.align.grpo_rloo:run"
-    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
     trial: ClassVar[str] = "rlhf.align.grpo_rloo:trial"
+
+    beta: float = Field(0.05, ge=0)
+    """Weight of the KL to the SFT policy: in the loss with `grpo`, in the reward with `rloo`."""
+    num_iterations: int = Field(1, ge=1)
+    """Passes over each rollout."""
+
+    @property
+    def passes(self) -> int:
+        return self.num_iterations
+
+
+class GRPOConfig(GroupedConfig):
+    """Group-relative policy optimisation (Shao et al. 2024, https://arxiv.org/abs/2402.03300), by trl.GRPOTrainer."""
 
     algorithm: Literal["grpo"] = "grpo"
     """The algorithm that aligns the policy."""
-    beta: float = Field(0.05, ge=0)
-    """Weight of the KL to the SFT policy in the loss."""
-    num_iterations: int = Field(1, ge=1)
-    """Passes over each rollout."""
-
-    @property
-    def passes(self) -> int:
-        return self.num_iterations
 
 
-class RLOOConfig(OnlineConfig):
+class RLOOConfig(GroupedConfig):
     """REINFORCE with the mean reward of an answer's siblings as its baseline (Ahmadian et al. 2024,
     https://arxiv.org/abs/2402.14740), by trl.RLOOTrainer."""
 
-    run: ClassVar[str] = "rlhf.align.grpo_rloo:run"
-    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
-    trial: ClassVar[str] = "rlhf.align.grpo_rloo:trial"
-
     algorithm: Literal["rloo"] = "rloo"
     """The algorithm that aligns the policy."""
-    beta: float = Field(0.05, ge=0)
-    """Price of a nat of KL to the SFT policy, in units of reward."""
-    num_iterations: int = Field(1, ge=1)
-    """Passes over each rollout."""
-
-    @property
-    def passes(self) -> int:
-        return self.num_iterations
 
 
 ALGORITHMS = {"dpo": DPOConfig, "ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}

@@ -13,6 +13,7 @@ ln 2 and the margins 0; the stage stops if they are not.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ WHOLE = 0.1
 
 def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
     """The config with a number in place of each `auto`; every choice says its reason."""
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, float] = {}
     if config.beta == "auto":
         chosen["beta"], reason = LOSSES[config.loss_type]
         say(f"{'beta':<12} {chosen['beta']:g}: {reason}")
@@ -358,7 +359,7 @@ def _of_router(model: Any, logs: dict[str, float]) -> float:
     return weight * logs.get("aux_loss", 0.0)
 
 
-def first_and_last(history: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+def first_and_last(history: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
     """Means of the training metrics over the first and the last tenth of the steps."""
     rows = [row for row in history if "rewards/margins" in row]
     count = max(1, len(rows) // 10)
@@ -372,7 +373,7 @@ def first_and_last(history: list[dict[str, Any]]) -> tuple[dict[str, float], dic
         "logps/rejected",
     )
 
-    def mean(part: list[dict[str, Any]]) -> dict[str, float]:
+    def mean(part: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {name: sum(row[name] for row in part) / len(part) for name in names}
 
     return mean(rows[:count]), mean(rows[-count:])

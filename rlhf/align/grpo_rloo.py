@@ -10,7 +10,7 @@ Source  Shao et al. 2024, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
 from rlhf.align.config import GRPOConfig, RLOOConfig
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation
+from rlhf.align.rewards import Conversation, Scorer, WeightedRewards, make_rewards, normalisation, standardised
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
-from trueup.artifacts.reports import RewardCard
+from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.data.records import Message
@@ -43,8 +43,8 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
     # 2. Rewards ------------------------------------------------------------------------------------------------------
-    mean, std = normalisation(reward.report(RewardCard) if reward else None)
-    pays = scorer(config.model, reward, mean, std) if reward else None
+    units = normalisation(reward.report(RewardCard) if reward else None)
+    pays = scorer(config.model, reward, units) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id, text_of)
 
@@ -66,7 +66,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
         loop.train(trainer, stage)
 
     # 4. The best step ------------------------------------------------------------------------------------------------
-    report = conclude(config, stage, trainer.model, trainer.state.global_step, rewards, (mean, std))
+    report = conclude(config, stage, trainer.model, trainer.state.global_step, rewards, units)
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
@@ -74,15 +74,11 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     return online.save(stage, policy, report)
 
 
-def scorer(config: ModelConfig, reward: FinishedStage, mean: float, std: float) -> Scorer:
+def scorer(config: ModelConfig, reward: FinishedStage, units: Normalisation) -> Scorer:
     """The reward model, in standard deviations from the mean of held-out answers."""
     model = loading.load_reward_model(reward.dir / "model", config)
     model.model.eval().requires_grad_(False)
-
-    def scores(prompts: Any, completions: Any) -> Sequence[float]:
-        return [(value - mean) / std for value in score(model, prompts, completions)]
-
-    return scores
+    return standardised(partial(score, model), units)
 
 
 def reference_logps(
@@ -126,7 +122,7 @@ def build_trainer(
         **draws,
     )
 
-    def tokenise(prompts: list[list[dict[str, str]]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+    def tokenise(prompts: list[Conversation]) -> tuple[list[list[int]], None, dict[str, object]]:
         asked = [[Message.model_validate(message) for message in prompt] for prompt in prompts]
         return [encode_prompt(policy.tokenizer, prompt) for prompt in asked], None, {}
 

@@ -6,22 +6,21 @@ says how the training went. Whether the policy is better, the comparison says, o
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from rlhf.align.config import GRPOConfig, OnlineConfig, RLOOConfig
-from rlhf.align.schema import Evaluation, OnlineReport, RolloutFigures
-from rlhf.html import environment, title
-from trueup import runs
+from rlhf.align.schema import Evaluation, OnlineReport, RolloutSample
+from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measured, title
 from trueup.artifacts.manifest import Finding
-from trueup.data.records import read_jsonl
+from trueup.data.records import Message, read_appended
+from trueup.files import write_atomically
 from trueup.pages import curves, plots
-from trueup.pages.wording import duration, measure, quantity, short, weight
+from trueup.pages.wording import duration, quantity, short, weight
 from trueup.runs import StageRun
 
 TEMPLATE = "align/report.html.jinja"
@@ -37,29 +36,28 @@ REWARDS = {
     "gsm8k": "1 where the final number is right, 0 where not",
 }
 MEASURES = (
-    ("scores", "Reward", "mean over the answers, less what a missing end of turn costs", ".2f"),
-    ("kl", "KL to the SFT policy", "nats per answer", ".2f"),
-    ("length", "Length", "tokens, the end of turn among them", ".1f"),
-    ("eos_rate", "Ends by itself", "share of answers; the others were cut", "share"),
-    ("entropy", "Entropy", "nats per token", ".2f"),
-    ("repetition", "Repeats itself", "share of answers that say three words in a row twice", "share"),
-    ("explained_variance", "Explained variance", "of the returns, by the critic", ".2f"),
+    MeasureRow("scores", "Reward", "mean over the answers, less what a missing end of turn costs", ".2f"),
+    MeasureRow("kl", "KL to the SFT policy", "nats per answer", ".2f"),
+    MeasureRow("length", *LENGTH),
+    MeasureRow("eos_rate", *ENDS),
+    MeasureRow("entropy", "Entropy", "nats per token", ".2f"),
+    MeasureRow("repetition", *REPEATS),
+    MeasureRow("explained_variance", "Explained variance", "of the returns, by the critic", ".2f"),
 )
 
 
 def write_report(stage: StageRun, report: OnlineReport) -> None:
     """Write report.html of the align stage at work, from its report and what it left beside it."""
     page = environment().get_template(TEMPLATE).render(gather(stage, report))
-    partial = stage.dir / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(stage.dir / "report.html")
+    write_atomically(stage.dir / "report.html", page)
 
 
 def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
     """Everything that the template shows."""
     config = stage.config
     assert isinstance(config, OnlineConfig)
-    samples = read_samples(stage.dir / "samples.jsonl")
+    rows = read_appended(stage.dir / "samples.jsonl", RolloutSample)
+    samples = samples_of(rows)
     verdict = stage.verdict
     return {
         "name": config.run_dir.resolve().name,
@@ -73,10 +71,10 @@ def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
         "rewards": reward_rows(config, report),
         "steps": step_rows(config, report),
         "way": way(config, report),
-        "measures": measures(report.rollouts),
-        "curves": curves.training_curves(_rows(stage.dir / runs.METRICS)),
+        "measures": measured(MEASURES, [report.rollouts[0], report.rollouts[-1]]) if report.rollouts else [],
+        "curves": curves.stage_curves(config.run_dir, config.stage),
         "samples": samples,
-        "sampled": len({row["step"] for row in _rows(stage.dir / "samples.jsonl")}),
+        "sampled": len({row.step for row in rows}),
         "extremes": extremes(samples),
         "parents": [(parent.stage, parent.sha256) for parent in stage.parents],
         "inputs": stage.inputs,
@@ -186,35 +184,24 @@ def reward_rows(config: OnlineConfig, report: OnlineReport) -> list[tuple[str, s
     return rows
 
 
-def measures(rollouts: Sequence[RolloutFigures]) -> list[tuple[str, str, str, str]]:
-    """(what, what it means, in the first rollout, in the last); empty where no rollouts were recorded."""
-    if not rollouts:
-        return []
-    first, last = rollouts[0], rollouts[-1]
-    return [
-        (what, meaning, measure(getattr(first, key), form), measure(getattr(last, key), form))
-        for key, what, meaning, form in MEASURES
-    ]
-
-
 # ---- Samples ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Sample:
     step: int
-    prompt: list[dict[str, str]]
+    prompt: list[Message]
     completion: str
     figures: list[tuple[str, str]]
     """(what, number): score, KL, total, and the parts of the score where it has several."""
     total: float
 
 
-def read_samples(path: Path) -> list[tuple[int, list[Sample]]]:
+def samples_of(rows: Sequence[RolloutSample]) -> list[tuple[int, list[Sample]]]:
     """[(step at which a rollout was drawn, its samples)] of the first rollout, the last, and others evenly between."""
     rollouts: dict[int, list[Sample]] = {}
-    for row in _rows(path):
-        rollouts.setdefault(int(row["step"]), []).append(_sample(row))
+    for row in rows:
+        rollouts.setdefault(row.step, []).append(_sample(row))
     steps = sorted(rollouts)
     if len(steps) > MOST_ROLLOUTS:
         gap = (len(steps) - 1) / (MOST_ROLLOUTS - 1)
@@ -222,16 +209,14 @@ def read_samples(path: Path) -> list[tuple[int, list[Sample]]]:
     return [(step, rollouts[step]) for step in steps]
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
-    prompt = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": str(row["prompt"])}]
-    parts = {key.removeprefix("reward/"): value for key, value in row.items() if key.startswith("reward/")}
-    figures = [("score", quantity(row["score"])), ("KL", quantity(row["kl"])), ("total", quantity(row["total"]))]
-    if len(parts) > 1:
+def _sample(row: RolloutSample) -> Sample:
+    figures = [("score", quantity(row.score)), ("KL", quantity(row.kl)), ("total", quantity(row.total))]
+    if len(row.rewards) > 1:
         figures += [
             (title(Path(name).name), "no opinion" if value is None else quantity(value))
-            for name, value in parts.items()
+            for name, value in row.rewards.items()
         ]
-    return Sample(int(row["step"]), prompt, str(row["completion"]), figures, float(row["total"]))
+    return Sample(row.step, row.prompt, row.completion, figures, row.total)
 
 
 def extremes(rollouts: Sequence[tuple[int, Sequence[Sample]]]) -> list[tuple[str, list[Sample]]]:
@@ -241,7 +226,3 @@ def extremes(rollouts: Sequence[tuple[int, Sequence[Sample]]]) -> list[tuple[str
         return []
     ordered = sorted(late, key=lambda sample: -sample.total)
     return [("Paid most", ordered[:EXTREMES]), ("Paid least", ordered[: -EXTREMES - 1 : -1])]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read_jsonl(path)] if path.exists() else []

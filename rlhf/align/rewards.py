@@ -18,11 +18,12 @@ from typing import Any
 
 from rlhf.align.config import OnlineConfig
 from rlhf.checks import Check
-from trueup.artifacts.reports import RewardCard
+from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.data.own_code import bounded, file_of, load_own, short_name
 from trueup.data.records import Message
 from trueup.data.rubric import Rubric, load_rubric
 from trueup.errors import DataError, RunError
+from trueup.files import Json
 from trueup.runs import open_stage
 
 Conversation = list[dict[str, str]]
@@ -66,9 +67,7 @@ class WeightedRewards:
             self.totals = [total - penalty for total, penalty in zip(self.totals, penalties, strict=True)]
         return [None if math.isnan(total) else total for total in self.totals]
 
-    def _ask(
-        self, name: str, function: RewardFunction, prompts: Any, completions: Any, columns: dict[str, Any]
-    ) -> list[float]:
+    def _ask(self, name: str, function: RewardFunction, prompts: Any, completions: Any, columns: Json) -> list[float]:
         paid = function(prompts=prompts, completions=completions, **columns)
         if not isinstance(paid, Iterable):
             raise DataError(f"rewards.{name}: gave {paid!r}; a list is wanted, a number or None for each answer")
@@ -167,13 +166,22 @@ def _messages(conversation: Conversation) -> list[Message]:
 # ---- The reward model -------------------------------------------------------------------------------------------
 
 
-def normalisation(card: RewardCard | None) -> tuple[float, float]:
-    """Mean and standard deviation of the reward model's scores of held-out answers; (0, 1) where it has none to tell.
+def normalisation(card: RewardCard | None) -> Normalisation:
+    """Mean and standard deviation of the reward model's scores of held-out answers; 0 and 1 where it has none to tell.
 
     Rewards in its standard deviations make one `kl_coef` mean the same with every reward model.
     """
     known = card.normalisation if card else None
-    return (known.mean, known.std or 1.0) if known else (0.0, 1.0)
+    return Normalisation(mean=known.mean if known else 0.0, std=(known.std if known else 0.0) or 1.0)
+
+
+def standardised(score: Scorer, units: Normalisation) -> Scorer:
+    """A reward model's scores in its standard deviations from the mean of held-out answers."""
+
+    def scores(prompts: Sequence[Sequence[Message]], answers: Sequence[Sequence[int]]) -> list[float]:
+        return [(value - units.mean) / units.std for value in score(prompts, answers)]
+
+    return scores
 
 
 def refuse_unfit(config: OnlineConfig) -> None:

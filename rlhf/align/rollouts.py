@@ -6,19 +6,15 @@ killed and goes on draws what it would have drawn, on one process or on several.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from rlhf.align.config import OnlineConfig
-from trueup.data.records import (
-    Candidate,
-    Message,
-)
+from trueup.data.records import Candidate, Message
+from trueup.files import Json
 from trueup.models.chat import encode_prompt
 from trueup.models.loading import Loaded
 from trueup.models.sampling import Decoding, sample
@@ -27,7 +23,7 @@ from trueup.runs import StageRun
 from trueup.training.arguments import trainer_arguments
 
 
-def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, asked: Dataset) -> dict[str, Any]:
+def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, asked: Dataset) -> Json:
     """Arguments that TRL's GRPO and RLOO configs, and PPO's, take from ours.
 
     asked  the schedule: all prompts of the training
@@ -63,7 +59,7 @@ class Sampler:
     def __init__(self, config: OnlineConfig, policy: Loaded):
         self.config, self.policy = config, policy
 
-    def __call__(self, prompts: list[list[dict[str, str]]], trainer: Any) -> dict[str, Any]:
+    def __call__(self, prompts: list[list[dict[str, str]]], trainer: Any) -> dict[str, list[list[int]] | None]:
         k = self.config.num_generations
         asked = [[Message(**message) for message in prompt] for prompt in prompts[::k]]  # each comes k times in a row
         decoding = Decoding(
@@ -98,9 +94,3 @@ def logps_of(policy: Loaded, prompts: Sequence[list[Message]], ids: Sequence[Seq
         return completion_logps(policy, prompts, ids)
     finally:
         policy.model.train(was_training)
-
-
-def write_samples(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Append to samples.jsonl."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

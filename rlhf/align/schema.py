@@ -8,7 +8,9 @@ from pydantic import ConfigDict, Field
 
 from rlhf.align.config import ALGORITHMS, OnlineConfig
 from trueup.artifacts.artifact import Artifact, absent
+from trueup.artifacts.manifest import Finding
 from trueup.artifacts.reports import AlignSchedule, Estimate, Normalisation, Schedule
+from trueup.data.records import Message, Row
 
 
 class LogpsChange(Artifact):
@@ -62,6 +64,33 @@ class RolloutFigures(Artifact):
     repetition: float
     explained_variance: float | None
     """Null where the returns are all the same."""
+
+
+class PPOState(Artifact):
+    """What a checkpoint of PPO keeps beside the weights."""
+
+    kl_coef: float
+    history: list[RolloutFigures]
+    """The rollouts so far."""
+    told: dict[str, Finding]
+    """What the guards have found, by code."""
+
+
+class RolloutSample(Row):
+    """A row of align/samples.jsonl: an answer of a PPO rollout, and what it was paid."""
+
+    step: int
+    """At which the rollout was drawn."""
+    prompt: list[Message]
+    completion: str
+    score: float
+    """Weighted sum of the rewards."""
+    kl: float
+    """To the SFT policy, in nats."""
+    total: float
+    """The score less what the KL costs."""
+    rewards: dict[str, float | None]
+    """Of each function, unweighted; null where it has no opinion."""
 
 
 class KLPrice(Artifact):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from rlhf.compare.config import CompareConfig
+from trueup.artifacts.manifest import Finding
+from trueup.artifacts.reports import OwnFigures
 from trueup.console import progress
-from trueup.data.records import Candidate, CandidateSet
+from trueup.data.records import Candidate, CandidateSet, Row, append_rows, read_appended
 from trueup.data.texts import distinct_n, mean_self_similarity, repetition
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.sampling import Decoding, sample_saved
@@ -46,6 +47,25 @@ class ComparedCompletions:
         return sum(same) / len(same)
 
 
+@dataclass(frozen=True)
+class Verdicts:
+    """What a judge of pairs says of the SFT policy and the aligned one."""
+
+    tables: list[np.ndarray]
+    """P tables (K, K), or several on top of each other, (N, K, K), as `outcome_tables` lays them out; NaN where the
+    judge was not asked or gave no verdict."""
+    own: OwnFigures = field(default_factory=OwnFigures)
+    findings: Sequence[Finding] = ()
+
+
+class _Answered(Row):
+    """The answers to one prompt, as they are kept while a policy is sampled."""
+
+    row: int
+    """Which of the prompts."""
+    candidates: list[Candidate]
+
+
 def sample_policy(
     name: str,
     saved: SavedPolicy,
@@ -58,22 +78,24 @@ def sample_policy(
     """`num_samples` answers of a policy to each prompt. What an interrupted run had sampled is in `folder` and kept."""
     path = folder / f"{name}.answers.partial"
     answers: Answers = [[] for _ in rows]
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []:  # the last may be cut
-        stored = json.loads(line)
-        answers[stored["row"]] = [Candidate(**candidate) for candidate in stored["candidates"]]
+    for stored in read_appended(path, _Answered):
+        answers[stored.row] = stored.candidates
     todo = [i for i, candidates in enumerate(answers) if not candidates]
     prompts = [rows[i].prompt for i in todo]
-    with path.open("a", encoding="utf-8") as file:
-        for batch in sample_saved(
-            saved, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
-        ):
-            for n, candidates in batch:
-                answers[todo[n]] = candidates
-                dumped = [candidate.model_dump() for candidate in candidates]
-                file.write(json.dumps({"row": todo[n], "candidates": dumped}) + "\n")
-            file.flush()
-            progress(sum(map(bool, answers)), len(rows))
+    for batch in sample_saved(
+        saved, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
+    ):
+        for n, candidates in batch:
+            answers[todo[n]] = candidates
+        append_rows(path, [_Answered(row=todo[n], candidates=candidates) for n, candidates in batch])
+        progress(sum(map(bool, answers)), len(rows))
     return answers
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Remove what `sample_policy` kept there for the case that it is interrupted."""
+    for partial in folder.glob("*.answers.partial"):
+        partial.unlink()
 
 
 # ---- Best of n --------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def measure(
     return path
 
 
-def within_budget(path: Sequence[Checkpoint], judge: str, budget: float) -> Checkpoint | None:
-    """The step with the highest mean score whose KL is within the budget; None without steps or scores."""
-    allowed = [at for at in path if number(at.kl_nats) <= budget and judge in at.scores]
+def within_budget(path: Sequence[Checkpoint], judge: str, budget: float | None) -> Checkpoint | None:
+    """The step with the highest mean score whose KL is within the budget; None without a budget, steps or scores."""
+    allowed = [at for at in path if budget is not None and number(at.kl_nats) <= budget and judge in at.scores]
     return max(allowed, key=lambda at: number(at.scores[judge]), default=None)

@@ -9,15 +9,9 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import (
-    EndpointParameters,
-    ModelConfig,
-    RunDirectory,
-    SecretWebUrl,
-    SplitConfig,
-    StageConfig,
-)
+from trueup.config import EndpointParameters, ModelConfig, RunDirectory, SecretWebUrl, SplitConfig, StageConfig
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
+from trueup.files import Json
 from trueup.judging.votes import VOTES, votes_digest
 from trueup.provenance.contents import Contents
 from trueup.runs import find_stage
@@ -101,7 +95,7 @@ class CompareConfig(StageConfig):
 
     def completed(self, stages: Mapping[str, Any]) -> Self:
         """With the judge that made the labels, where the file names none, and with the label stage's rubric."""
-        label, update = stages["label"], dict[str, Any]()
+        label, update = stages["label"], Json()
         program = {"simulated": "rubric", "judge": "endpoint"}.get(label.source)
         if not self.judges:
             second = ["second_reward_model"] if self.split.judge_fraction else []

@@ -12,14 +12,14 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from rlhf.compare.answers import Verdicts
+from trueup.artifacts.reports import OwnFigures
 from trueup.console import progress, say
-from trueup.data.records import Candidate, CandidateSet, Row, parse_row, read_jsonl
+from trueup.data.records import Candidate, CandidateSet, Row, read_appended
 from trueup.errors import ModelError
 from trueup.judging.endpoint import CONCURRENT, Endpoint, EndpointError, in_parallel
 from trueup.judging.question import SYSTEM, Mark, agreement, question, verdict
@@ -34,43 +34,6 @@ GIVE_UP_AFTER = 12
 """Questions in a row without any reply, after which no further one is asked."""
 
 
-@dataclass(frozen=True)
-class EndpointJudgement:
-    """What the judge says of two policies on P prompts."""
-
-    tables: list[np.ndarray]
-    """P tables (K, K) as `win_rates.outcomes` lays them out; NaN: not asked, or without a verdict."""
-    comparisons: int
-    """Pairs of answers that the judge was to compare; two equal texts are a tie without asking."""
-    contradictions: int
-    """Comparisons in which the same place was preferred in both orders. They count as ties."""
-    position_bias: intervals.Interval | None
-    """Share of verdicts for one answer that went to the first; None where no verdict prefers any."""
-    refused: int
-    cut: int
-    malformed: int
-    failed: dict[str, int]
-    """Comparisons without a verdict because of a refusal, of a reply that was cut (or of thinking without an end), of
-    one without a mark, or of no reply (by kind)."""
-    notes: list[Finding]
-
-    @property
-    def without_verdict(self) -> int:
-        return self.refused + self.cut + self.malformed + sum(self.failed.values())
-
-    def figures(self) -> dict[str, Any]:
-        """Its own keys of `JudgeFigures`."""
-        return {
-            "comparisons": self.comparisons,
-            "contradictions": self.contradictions,
-            "position_bias": self.position_bias.estimate() if self.position_bias else None,
-            "refused": self.refused,
-            "cut": self.cut,
-            "malformed": self.malformed,
-            "failed": self.failed,
-        }
-
-
 def endpoint_tables(
     endpoint: Endpoint,
     rows: Sequence[CandidateSet],
@@ -82,7 +45,7 @@ def endpoint_tables(
     seed: int = 0,
     confidence: float = 0.95,
     concurrent: int = CONCURRENT,
-) -> EndpointJudgement:
+) -> Verdicts:
     """Have `pairs_per_prompt` pairs of answers to each prompt judged in both orders.
 
     reference, aligned  (P, K) answers
@@ -119,8 +82,16 @@ def endpoint_tables(
     counts = {"refused": refused, "cut": cut, "malformed": malformed, **dict(sorted(problems.items()))}
     why = next((reply.said for reply in replies.values() if reply.problem in problems and reply.said), "")
     notes = _notes(endpoint.model, len(asked), contradictions, bias, counts, why)
-    failed = dict(sorted(problems.items()))
-    return EndpointJudgement(tables, len(asked), contradictions, bias, refused, cut, malformed, failed, notes)
+    own = OwnFigures(
+        comparisons=len(asked),
+        contradictions=contradictions,
+        position_bias=bias.estimate() if bias else None,
+        refused=refused,
+        cut=cut,
+        malformed=malformed,
+        failed=dict(sorted(problems.items())),
+    )
+    return Verdicts(tables, own, notes)
 
 
 def choose_pairs(reference: Sequence[str], aligned: Sequence[str], count: int, salt: str) -> list[tuple[int, int]]:
@@ -205,13 +176,7 @@ class _Asker:
         self.lock = threading.Lock()
         self.in_vain = 0
         """Questions in a row that had no reply."""
-        if cache_path.exists():
-            whole, newline, torn = cache_path.read_bytes().rpartition(b"\n")
-            if torn:  # the process was killed while it wrote: that question is asked again
-                cache_path.write_bytes(whole + newline)
-        lines = read_jsonl(cache_path) if cache_path.exists() else ()
-        cached = [parse_row(_Reply, values, f"{cache_path}:{number}") for number, values in lines]
-        self.known = {reply.key: reply for reply in cached}
+        self.known = {reply.key: reply for reply in read_appended(cache_path, _Reply)}
 
     def ask(self, questions: Sequence[str], concurrent: int) -> dict[str, _Reply]:
         """The reply to each question. Only replies are kept: what failed may succeed another time."""

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rlhf.compare.answers import ALIGNED, SFT, Answers, ComparedCompletions, Scores, length_differences, outcome_tables
+from rlhf.compare.answers import (
+    ALIGNED,
+    SFT,
+    Answers,
+    ComparedCompletions,
+    Scores,
+    Verdicts,
+    length_differences,
+    outcome_tables,
+)
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.endpoint_judge import endpoint_tables
 from trueup import runs
-from trueup.artifacts.reports import ControlledRate, JudgeFigures, Rate
+from trueup.artifacts.reports import ControlledRate, JudgeFigures, OwnFigures, Rate
 from trueup.console import progress
 from trueup.data.records import CandidateSet
 from trueup.data.rubric import load_rubric, rubric_version
@@ -51,18 +59,6 @@ class ScoringJudge(Judge):
 
     score: Callable[[Sequence[CandidateSet], Answers], list[list[float]]]
     """(P prompts, P lists of answers) -> P lists of scores."""
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """What a judge of pairs said."""
-
-    tables: list[np.ndarray]
-    """P tables (K, K), or several on top of each other, (N, K, K); row i the SFT policy's i-th answer; NaN where the
-    judge was not asked or gave no verdict."""
-    figures: dict[str, Any] = field(default_factory=dict)
-    """Further keys of `JudgeFigures`, which only this judge has: position_bias, refused, malformed, ..."""
-    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -150,7 +146,7 @@ def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     assert config.judge_url and config.judge_model  # the config demands them
 
     def verdicts(compared: ComparedCompletions) -> Verdicts:
-        judgements = endpoint_tables(
+        return endpoint_tables(
             Endpoint(str(config.judge_url), str(config.judge_model), config.judge_parameters),
             compared.rows,
             compared.by_policy[SFT],
@@ -160,7 +156,6 @@ def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
             seed=config.seed,
             confidence=config.confidence,
         )
-        return Verdicts(judgements.tables, judgements.figures(), judgements.notes)
 
     made_the_labels = labels.judge_model == config.judge_model
     description = f"language model {config.judge_model}, asked in both orders"
@@ -171,15 +166,12 @@ def votes_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """People who saw two answers and not whose they were. Votes on answers that are no longer these do not count."""
 
     def verdicts(compared: ComparedCompletions) -> Verdicts:
-        there = [
-            {
-                "prompt_id": row.prompt_id,
-                "sft": [{"text": answer.text} for answer in compared.by_policy[SFT][i]],
-                "aligned": [{"text": answer.text} for answer in compared.by_policy[ALIGNED][i]],
-            }
-            for i, row in enumerate(compared.rows)
-        ]
-        votes, others = current(read_votes(config.run_dir / VOTES), there)
+        sides = zip(compared.by_policy[SFT], compared.by_policy[ALIGNED], strict=True)
+        texts = {
+            row.prompt_id: ([answer.text for answer in sft], [answer.text for answer in aligned])
+            for row, (sft, aligned) in zip(compared.rows, sides, strict=True)
+        }
+        votes, others = current(read_votes(config.run_dir / VOTES), texts)
         by_prompt: dict[str, list[Vote]] = {}
         for vote in votes:
             by_prompt.setdefault(vote.prompt_id, []).append(vote)
@@ -194,8 +186,8 @@ def votes_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
                 table[0, 0, -1] = 0.5  # nobody is asked which of two equal texts is better
             tables.append(table)
         voters = len({vote.voter for vote in votes})
-        figures = {"votes": len(votes), "voters": voters, "votes_on_other_completions": others}
-        return Verdicts(tables, figures, _about_votes(votes, voters, others))
+        own = OwnFigures(votes=len(votes), voters=voters, votes_on_other_completions=others)
+        return Verdicts(tables, own, _about_votes(votes, voters, others))
 
     return PairJudge("votes", "people's blind votes", False, True, verdicts)
 
@@ -256,7 +248,7 @@ class Judged:
             ),
             minimum_detectable_effect=effect if math.isfinite(effect) else None,
             by_category={name: rate_of(rate) for name, rate in self.by_category.items()},
-            **self.verdicts.figures,
+            **dict(self.verdicts.own),
         )
 
 

@@ -11,19 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from rlhf.compare import report_views
-from rlhf.compare.schema import CompareReport
+from rlhf.compare.schema import ComparedCompletion, CompareReport, PromptComparison
 from rlhf.html import environment, policy_title, title
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
 from trueup.artifacts.reports import RewardCard
-from trueup.data.records import read_jsonl
+from trueup.data.records import Message, read_rows
 from trueup.data.visible import seen
 from trueup.errors import RunError
+from trueup.files import write_atomically
 from trueup.pages import curves, plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import decimals, leans
@@ -35,9 +35,6 @@ MOST_PROMPTS = 500
 EXAMPLES = 4
 """Prompts shown of each kind: won, lost, undecided."""
 
-Row = Mapping[str, Any]
-"""A row of samples.jsonl: a prompt with the completions of every policy."""
-
 
 def write_report(run_dir: Path, compare: StageRun | None = None) -> None:
     """Write compare/report.html.
@@ -46,9 +43,7 @@ def write_report(run_dir: Path, compare: StageRun | None = None) -> None:
     """
     directory = runs.stage_dir(run_dir, "compare")
     page = render(gather(run_dir, compare))
-    partial = directory / "report.html.partial"
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(directory / "report.html")
+    write_atomically(directory / "report.html", page)
 
 
 def render(context: Mapping[str, object]) -> str:
@@ -76,16 +71,17 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
     report = runs.read_report(run_dir, "compare", CompareReport)
     if report is None:
         raise RunError(f"{directory / runs.REPORT}: missing; run `trueup compare CONFIG` again")
-    rows = [row for _, row in read_jsonl(directory / "samples.jsonl")]
+    rows = read_rows(directory / "samples.jsonl", PromptComparison)
     stages = read_stages(run_dir, compare)
     first = report.verdict.judge or next(iter(report.judges))
     seed = report.decoding.seed
     reward = runs.find_stage(run_dir, "reward")
-    views = {row["prompt_id"]: prompt_view(row) for row in rows[:MOST_PROMPTS]}
+    views = {row.prompt_id: prompt_view(row) for row in rows[:MOST_PROMPTS]}
     return {
         "name": run_dir.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "report": report,
+        "decoding": vars(report.decoding),
         "verdict": report_views.verdict_view(report),
         "judges": report_views.judge_views(report),
         "by_category": report_views.by_category(report),
@@ -93,7 +89,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
         "strengths": report_views.strengths(report),
         "checks": report_views.check_views(report),
         "checkpoints": report_views.checkpoint_view(report),
-        "categories": sorted({row.get("category") or "" for row in rows[:MOST_PROMPTS]}),
+        "categories": sorted({row.category or "" for row in rows[:MOST_PROMPTS]}),
         "first_judge": first,
         "sources": [(source, count, report_views.SOURCES.get(source, "")) for source, count in report.sources.items()],
         "labels": sum(report.sources.values()),
@@ -102,7 +98,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
         "lengths": length_histogram(rows),
         "curves": [(view.stage, charts) for view in stages if (charts := curves.stage_curves(run_dir, view.stage))],
         "examples": [
-            (kind, [views.get(row["prompt_id"]) or prompt_view(row) for row in chosen])
+            (kind, [views.get(row.prompt_id) or prompt_view(row) for row in chosen])
             for kind, chosen in pick_examples(rows, first, seed)
         ],
         "prompts": list(views.values()),
@@ -153,7 +149,7 @@ class PromptView:
     """A prompt with all answers to it."""
 
     id: str
-    prompt: list[Mapping[str, Any]]
+    prompt: list[Message]
     line: str
     """What was asked, on one line."""
     category: str
@@ -166,74 +162,69 @@ class PromptView:
     others: list[Side]
 
 
-def prompt_view(row: Row) -> PromptView:
+def prompt_view(row: PromptComparison) -> PromptView:
     """All answers to one prompt, and how each judge saw them."""
-    shares = row.get("win_share") or {}
     verdicts = [
         (
             title(judge),
             leans(share),
             plots.shares_bar([("won", share), ("lost", 1 - share)] if share is not None else [], 8),
         )
-        for judge, share in shares.items()
+        for judge, share in row.win_share.items()
     ]
-    sft, aligned = row["sft"], row["aligned"]
-    pair = marked(sft[0]["text"], aligned[0]["text"]) if sft and aligned else None
+    pair = marked(row.sft[0].text, row.aligned[0].text) if row.sft and row.aligned else None
     before, after = pair if pair else (None, None)
     others = [
         Side(policy_title(name), "other", [_answer(completion) for completion in answers])
-        for name, answers in row["others"].items()
+        for name, answers in row.others.items()
     ]
-    asked = next((turn["content"] for turn in reversed(row["prompt"]) if turn["role"] == "user"), "")
+    asked = next((turn.content for turn in reversed(row.prompt) if turn.role == "user"), "")
     return PromptView(
-        row["prompt_id"],
-        row["prompt"],
+        row.prompt_id,
+        row.prompt,
         " ".join(asked.split()) or "(no question)",
-        row.get("category") or "",
-        dict(shares),
+        row.category or "",
+        row.win_share,
         verdicts,
         [
-            Side("SFT", "reference", [_answer(one, before if i == 0 else None) for i, one in enumerate(sft)]),
-            Side("Aligned", "aligned", [_answer(one, after if i == 0 else None) for i, one in enumerate(aligned)]),
+            Side("SFT", "reference", [_answer(one, before if i == 0 else None) for i, one in enumerate(row.sft)]),
+            Side("Aligned", "aligned", [_answer(one, after if i == 0 else None) for i, one in enumerate(row.aligned)]),
         ],
         pair is not None,
         others,
     )
 
 
-def _answer(completion: Row, html: Markup | None = None) -> AnswerView:
-    notes = [f"{completion['num_tokens']} tokens"] if completion.get("num_tokens") is not None else []
-    for judge, score in (completion.get("scores") or {}).items():
-        if score is not None:
-            notes.append(f"{title(judge)} {decimals(score, 2)}")
+def _answer(completion: ComparedCompletion, html: Markup | None = None) -> AnswerView:
+    notes = [f"{completion.num_tokens} tokens"]
+    notes += [f"{title(judge)} {decimals(score, 2)}" for judge, score in completion.scores.items()]
     if html is None:
-        html = seen(completion["text"]) if completion["text"].strip() else Markup("")
-    return AnswerView(html, bool(completion.get("finished", True)), notes)
+        html = seen(completion.text) if completion.text.strip() else Markup("")
+    return AnswerView(html, completion.finished, notes)
 
 
-def pick_examples(rows: Sequence[Row], judge: str, seed: int) -> list[tuple[str, list[Row]]]:
+def pick_examples(rows: Sequence[PromptComparison], judge: str, seed: int) -> list[tuple[str, list[PromptComparison]]]:
     """A few prompts of each kind, drawn by the seed and not by eye: (kind, rows). Others fill up where ties are few."""
     draw = random.Random(seed)
 
-    def some(of: Iterable[Row], count: int = EXAMPLES) -> list[Row]:
+    def some(of: Iterable[PromptComparison], count: int = EXAMPLES) -> list[PromptComparison]:
         listed = list(of)
         return draw.sample(listed, min(count, len(listed)))
 
-    judged = [(row, row["win_share"][judge]) for row in rows if (row.get("win_share") or {}).get(judge) is not None]
+    judged = [(row, share) for row in rows if (share := row.win_share.get(judge)) is not None]
     won = some(row for row, share in judged if share > 0.5)
     lost = some(row for row, share in judged if share < 0.5)
     tied = some(row for row, share in judged if share == 0.5)
-    shown = {row["prompt_id"] for row in (*won, *lost, *tied)}
-    filled = some((row for row in rows if row["prompt_id"] not in shown), EXAMPLES - len(tied))
+    shown = {row.prompt_id for row in (*won, *lost, *tied)}
+    filled = some((row for row in rows if row.prompt_id not in shown), EXAMPLES - len(tied))
     kinds = [("The aligned policy wins more of the comparisons", won), ("The SFT policy wins more of them", lost)]
     kinds += [("Neither wins more", tied), ("Drawn from all others", filled)]
     return [(kind, chosen) for kind, chosen in kinds if chosen]
 
 
-def length_histogram(rows: Sequence[Row]) -> Markup:
+def length_histogram(rows: Sequence[PromptComparison]) -> Markup:
     """How long the answers of the SFT and of the aligned policy are."""
-    series = [
-        plots.Series(name, style, [answer["num_tokens"] for row in rows for answer in row[policy]])
-        for name, policy, style in (("SFT", "sft", "s-reference"), ("aligned", "aligned", "s-aligned"))
-    ]
+    sft = [answer.num_tokens for row in rows for answer in row.sft]
+    aligned = [answer.num_tokens for row in rows for answer in row.aligned]
+    series = [plots.Series("SFT", "s-reference", sft), plots.Series("aligned", "s-aligned", aligned)]
     return plots.histogram(series, "tokens")

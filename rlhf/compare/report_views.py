@@ -14,15 +14,14 @@ from typing import Any
 from markupsafe import Markup
 
 from rlhf.compare.schema import Checkpoint, CompareReport, Strength
-from rlhf.html import policy_title, title, value_of
-from trueup.artifacts.reports import Estimate, JudgeFigures, Rate, RewardCard, number
+from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, measured, policy_title, title
+from trueup.artifacts.reports import Estimate, JudgeFigures, OwnFigures, Rate, RewardCard, number
 from trueup.pages import plots
 from trueup.pages.wording import (
     OUTCOMES,
     counted,
     independence,
     interval,
-    measure,
     noise_floor,
     p_value,
     percent,
@@ -38,17 +37,16 @@ SOURCES = {
     "reward_model": "an existing reward model",
 }
 MEASURES = (
-    ("length_tokens", "Length, tokens", "mean of all answers, with the end-of-turn token", ".1f"),
-    ("eos_rate", "Ends by itself", "share of answers; the others were cut at the limit", "share"),
-    ("distinct_2", "Distinct word pairs", "of all word pairs; lower: answers grow alike", "share"),
-    (
-        "self_similarity",
-        "Likeness of answers to one prompt",
-        "word pairs that two answers share; 1: always the same",
-        ".3f",
+    MeasureRow("length_tokens", *LENGTH),
+    MeasureRow("eos_rate", *ENDS),
+    MeasureRow("distinct_2", "Distinct word pairs", "of all word pairs; lower: answers grow alike", "share"),
+    MeasureRow(
+        "self_similarity", "Likeness of answers to one prompt", "word pairs that two share; 1: always the same", ".3f"
     ),
-    ("repetition", "Repeats itself", "share of answers that say three words in a row twice", "share"),
-    ("heldout_loss", "Loss on held-out demonstrations", "nats per token; what SFT taught, before and after", ".3f"),
+    MeasureRow("repetition", *REPEATS),
+    MeasureRow(
+        "heldout_loss", "Loss on held-out demonstrations", "nats per token; what SFT taught, before and after", ".3f"
+    ),
 )
 
 
@@ -86,7 +84,7 @@ def verdict_view(report: CompareReport) -> VerdictView:
         )
     note = "nats a sequence" + ("" if report.kl_budget is None else f"; budget {quantity(report.kl_budget, 1)}")
     facts.append(("KL to SFT", quantity(report.kl_nats), note))
-    before, after = value_of(report.length_tokens.sft), value_of(report.length_tokens.aligned)
+    before, after = (report.policies_compared.measures[name].length_tokens for name in ("sft", "aligned"))
     if before and after:
         facts.append(("Length", f"{after / before:.2f}\N{MULTIPLICATION SIGN}", "that of SFT answers, in tokens"))
     label, tone = OUTCOMES[verdict.outcome]
@@ -133,8 +131,8 @@ def _judge_view(name: str, judge: JudgeFigures, report: CompareReport) -> JudgeV
     remarks = []
     if (effect := judge.minimum_detectable_effect) is not None:
         remarks.append(("Could detect", f"{100 * effect:.1f} points from 50\N{NO-BREAK SPACE}%"))
-    for key, value in judge:
-        if key not in ALWAYS and value is not None and value != {}:
+    for key in OwnFigures.model_fields:
+        if (value := getattr(judge, key)) not in (None, {}):
             remarks.append((REMARKS.get(key, title(key).capitalize()), _told(value, key in SHARES)))
     return JudgeView(
         name,
@@ -150,16 +148,6 @@ def _judge_view(name: str, judge: JudgeFigures, report: CompareReport) -> JudgeV
     )
 
 
-ALWAYS = {
-    "description",
-    "made_the_labels",
-    "independent",
-    "win_rate",
-    "length_controlled_win_rate",
-    "minimum_detectable_effect",
-    "by_category",
-}
-"""What every judge has; whatever else one says of itself is told beside its figures."""
 REMARKS = {
     "position_bias": "Prefers the first place",
     "contradictions": "Another verdict in the other order",
@@ -293,13 +281,9 @@ class Measures:
 
 def measures(report: CompareReport) -> Measures:
     """What answers are like, and how far from the SFT policy; what nobody measured is left out."""
-    measured = report.policies_compared.measures
-    policies = {name: measured[name] for name in dict.fromkeys(("sft", "aligned", *measured))}
-    rows = []
-    for key, what, meaning, form in MEASURES:
-        values = [value_of(getattr(figures, key)) for figures in policies.values()]
-        if any(value is not None for value in values):
-            rows.append((what, meaning, [measure(value, form, "not measured") for value in values]))
+    by_policy = report.policies_compared.measures
+    policies = {name: by_policy[name] for name in dict.fromkeys(("sft", "aligned", *by_policy))}
+    rows = measured(MEASURES, list(policies.values()), "not measured")
     kl = report.kl_nats
     budget = "" if report.kl_budget is None else f"; budget {quantity(report.kl_budget, 1)}"
     told = f"how far it moved, on its own answers, {kl.samples_per_prompt} per prompt{budget}"

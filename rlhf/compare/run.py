@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,21 +37,23 @@ from rlhf.compare.judges import JUDGES, Judge, Judged, LabelOrigins, ScoringJudg
 from rlhf.compare.regressions import check_policies, read_checks
 from rlhf.compare.report import write_report
 from rlhf.compare.schema import (
-    BeforeAfter,
     Checkpoint,
     CheckResult,
+    ComparedCompletion,
     ComparedPair,
     CompareReport,
     CompletionKL,
     PoliciesCompared,
     PolicyMeasures,
+    PromptComparison,
     Strength,
 )
 from rlhf.compare.verdict import percent
 from trueup import runs
-from trueup.artifacts.reports import ComparedPolicy, DecodingSettings, Estimate, Rate
+from trueup.artifacts.reports import ComparedPolicy, Estimate, Rate
 from trueup.console import say
 from trueup.data.records import CandidateSet, read_jsonl, write_rows
+from trueup.models.chat import Encoded
 from trueup.models.loading import Loaded, SavedPolicy, read_tokenizer
 from trueup.models.placement import place
 from trueup.models.sampling import Decoding
@@ -61,7 +62,6 @@ from trueup.statistics import intervals, win_rates
 from trueup.statistics.bradley_terry import ELO, bradley_terry
 
 BASE = "base"
-MEASURES = ("length_tokens", "eos_rate", "distinct_2", "repetition", "self_similarity", "heldout_loss")
 
 
 def run(config: CompareConfig) -> Path:
@@ -77,12 +77,10 @@ def run(config: CompareConfig) -> Path:
     asked = read_checks(config.checks, config.seed, tokenizer)
     per_prompt = len(rows[0].candidates)
     say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
-    say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in decoding.provenance().items())}")
+    say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in vars(decoding).items())}")
 
     # 2. Every policy's answers ---------------------------------------------------------------------------------------
-    saved = {BASE: SavedPolicy(None)} if config.base else {}
-    saved |= {SFT: SavedPolicy(parents["sft"].dir / "model")}
-    saved |= {name: aligned(align) for name, align in ((ALIGNED, parents["align"]), *others.items())}
+    saved = saved_policies(config, parents, others)
     compared = sample_all(saved, rows, decoding, stage)
     likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
     checks = check_policies(asked, config, saved, trained, stage)
@@ -101,7 +99,7 @@ def run(config: CompareConfig) -> Path:
     # 4. What else changed --------------------------------------------------------------------------------------------
     moved = measure_change(parents["sft"], saved, compared, steps, bench, config)
     measures = describe_all(compared, moved, config.confidence, config.seed)
-    before, after, kl, identical = measures[SFT], measures[ALIGNED], moved.kl[ALIGNED], compared.share_identical()
+    kl, identical = moved.kl[ALIGNED], compared.share_identical()
     say(f"{'KL':<12} {kl.value:.2f} nats per sequence; {identical:.0%} of answers are the same, token by token")
 
     # 5. Verdict ------------------------------------------------------------------------------------------------------
@@ -116,7 +114,7 @@ def run(config: CompareConfig) -> Path:
             prompts=len(rows),
             samples_per_prompt=per_prompt,
             confidence=config.confidence,
-            decoding=DecodingSettings(**decoding.provenance()),
+            decoding=decoding,
             sources=labels.by_source,
             judges={name: by.report() for name, by in judged.items()},
             noise_floor={name: judges.rate_of(floor) for name, floor in floors.items()},
@@ -125,18 +123,29 @@ def run(config: CompareConfig) -> Path:
             identical_completions=identical,
             checks=checks,
             verdict=decided.report(stage.verdict.status),
-            **moved.report(bench, config.kl_budget),
-            **{key: BeforeAfter(sft=getattr(before, key), aligned=getattr(after, key)) for key in MEASURES},
+            kl_nats=CompletionKL(**dict(kl.estimate()), samples_per_prompt=1),
+            kl_nats_per_token=moved.kl_per_token.estimate(),
+            kl_budget=config.kl_budget,
+            checkpoints=moved.path,
+            chosen_by_budget=checkpoints.within_budget(moved.path, _path_judge(bench), config.kl_budget),
         )
     )
     stage.facts.update(place(config.model).facts)
     write_report(config.run_dir, stage)
-    for partial in stage.dir.glob("*.answers.partial"):
-        partial.unlink()
+    answers.forget_unfinished(stage.dir)
     return stage.finish()
 
 
 # ---- Answers ----------------------------------------------------------------------------------------------------
+
+
+def saved_policies(
+    config: CompareConfig, parents: dict[str, FinishedStage], others: dict[str, FinishedStage]
+) -> dict[str, SavedPolicy]:
+    """Every policy that is compared, by its name."""
+    base = {BASE: SavedPolicy(None)} if config.base else {}
+    trained = {name: aligned(align) for name, align in ((ALIGNED, parents["align"]), *others.items())}
+    return {**base, SFT: SavedPolicy(parents["sft"].dir / "model"), **trained}
 
 
 def sample_all(
@@ -154,12 +163,7 @@ def sample_all(
 
 
 def sample(
-    name: str,
-    saved: SavedPolicy,
-    rows: Sequence[CandidateSet],
-    decoding: Decoding,
-    num_samples: int,
-    stage: StageRun,
+    name: str, saved: SavedPolicy, rows: Sequence[CandidateSet], decoding: Decoding, num_samples: int, stage: StageRun
 ) -> Answers:
     say(f"{'sampling':<12} {name}: {len(rows)} prompts, {num_samples} {'answer' if num_samples == 1 else 'answers'}")
     assert isinstance(stage.config, CompareConfig)
@@ -273,17 +277,6 @@ class Change:
     heldout_loss: dict[str, float | None]
     """Nats per token of held-out demonstrations, by sampled policy."""
 
-    def report(self, bench: Sequence[Judge], kl_budget: float | None) -> dict[str, Any]:
-        """The keys of `CompareReport` that say how far the aligned policy moved."""
-        within = checkpoints.within_budget(self.path, _path_judge(bench), kl_budget) if kl_budget else None
-        return {
-            "kl_nats": CompletionKL(**dict(self.kl[ALIGNED].estimate()), samples_per_prompt=1),
-            "kl_nats_per_token": self.kl_per_token.estimate(),
-            "kl_budget": kl_budget,
-            "checkpoints": self.path,
-            "chosen_by_budget": within,
-        }
-
 
 def measure_change(
     sft: FinishedStage,
@@ -299,7 +292,7 @@ def measure_change(
     """
     reference = saved[SFT].load(config.model)
     heldout = sft.dir / "heldout.jsonl"
-    demonstrations = [row for _, row in read_jsonl(heldout)] if heldout.exists() else []
+    demonstrations = [Encoded(**row) for _, row in read_jsonl(heldout)] if heldout.exists() else []
     loss = {SFT: heldout_loss(reference, demonstrations)}
     kls: dict[SavedPolicy, list[list[float]]] = {}  # in nats, of each token of the first answer to each prompt
     for name in saved:
@@ -349,12 +342,12 @@ def describe_all(
 
 
 @torch.inference_mode()
-def heldout_loss(loaded: Loaded, rows: Sequence[dict[str, Any]]) -> float | None:
-    """Nats per trained token of held-out demonstrations ({input_ids, labels}, -100 where no loss is); None without."""
+def heldout_loss(loaded: Loaded, rows: Sequence[Encoded]) -> float | None:
+    """Nats per trained token of held-out demonstrations; None without."""
     total, count = 0.0, 0
     for row in rows:
-        ids = torch.tensor([row["input_ids"]], device=loaded.placement.device)
-        labels = torch.tensor([row["labels"]], device=loaded.placement.device)
+        ids = torch.tensor([row.input_ids], device=loaded.placement.device)
+        labels = torch.tensor([row.labels], device=loaded.placement.device)
         trained = int((labels[:, 1:] != -100).sum())
         total += float(loaded.model(input_ids=ids, labels=labels).loss) * trained
         count += trained
@@ -407,29 +400,28 @@ def name_policy(stage: FinishedStage, algorithm: str | None = None, run: str | N
     return ComparedPolicy(stage=stage.stage, manifest_sha256=stage.sha256, algorithm=algorithm, run=run)
 
 
-def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int) -> dict[str, Any]:
+def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int) -> PromptComparison:
     """One prompt with everything that was said and how it was judged."""
     row = compared.rows[i]
 
-    def side(name: str) -> list[dict[str, Any]]:
+    def side(name: str) -> list[ComparedCompletion]:
         return [
-            {
-                "text": candidate.text,
-                "finished": candidate.finished,
-                "num_tokens": len(candidate.token_ids),
-                "logp": candidate.logp,
-                "scores": {by: by_judge.scores[name][i][k] for by, by_judge in judged.items() if by_judge.scores},
-            }
+            ComparedCompletion(
+                text=candidate.text,
+                finished=candidate.finished,
+                num_tokens=len(candidate.token_ids),
+                logp=candidate.logp,
+                scores={by: by_judge.scores[name][i][k] for by, by_judge in judged.items() if by_judge.scores},
+            )
             for k, candidate in enumerate(compared.by_policy[name][i])
         ]
 
-    others = [name for name in compared.by_policy if name not in (SFT, ALIGNED)]
-    return {
-        "prompt_id": row.prompt_id,
-        "prompt": [message.model_dump() for message in row.prompt],
-        "category": row.category,
-        "sft": side(SFT),
-        "aligned": side(ALIGNED),
-        "others": {name: side(name) for name in others},
-        "win_share": {name: by_judge.win_share(i) for name, by_judge in judged.items()},
-    }
+    return PromptComparison(
+        prompt_id=row.prompt_id,
+        prompt=row.prompt,
+        category=row.category,
+        sft=side(SFT),
+        aligned=side(ALIGNED),
+        others={name: side(name) for name in compared.by_policy if name not in (SFT, ALIGNED)},
+        win_share={name: by_judge.win_share(i) for name, by_judge in judged.items()},
+    )

@@ -7,6 +7,7 @@ from pydantic import ConfigDict
 from rlhf.accuracy import PairedAccuracy
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import ComparisonFigures, Estimate, Rate
+from trueup.data.records import Message, Row
 
 
 class PolicyMeasures(Artifact):
@@ -74,13 +75,6 @@ class Checkpoint(Artifact):
     """Mean score by each judge that scores."""
 
 
-class BeforeAfter(Artifact):
-    """A figure of the SFT policy and of the aligned one; null where it was not measured."""
-
-    sft: Estimate | float | None
-    aligned: Estimate | float | None
-
-
 class CheckResult(PairedAccuracy):
     """What both policies could do on prompts whose completions a program verifies."""
 
@@ -114,10 +108,28 @@ class CompareReport(ComparisonFigures):
     """The kept step that the budget would choose."""
     identical_completions: float
     """Share of the completions in which both policies say the same, token by token."""
-    length_tokens: BeforeAfter
-    eos_rate: BeforeAfter
-    distinct_2: BeforeAfter
-    repetition: BeforeAfter
-    self_similarity: BeforeAfter
-    heldout_loss: BeforeAfter
     checks: dict[str, CheckResult]
+
+
+class ComparedCompletion(Row):
+    """A completion as samples.jsonl has it."""
+
+    text: str
+    finished: bool
+    num_tokens: int
+    logp: float | None
+    scores: dict[str, float]
+    """By each judge that scores."""
+
+
+class PromptComparison(Row):
+    """A row of compare/samples.jsonl: a prompt with the completions of every policy, and what the judges say."""
+
+    prompt_id: str
+    prompt: list[Message]
+    category: str | None
+    sft: list[ComparedCompletion]
+    aligned: list[ComparedCompletion]
+    others: dict[str, list[ComparedCompletion]]
+    win_share: dict[str, float | None]
+    """Share of the comparisons that the aligned policy won, by judge; null where there was none."""

@@ -189,44 +189,36 @@ def find_prices(
     kl             nats per sequence
     checks         results of `rlhf.checks.paired` by name
     """
-    prices = []
-    ratio = after.length_tokens / max(before.length_tokens, 1e-9)
-    if ratio > LONGER:
-        prices.append(
-            Finding(
-                "warn",
-                "longer",
-                f"answers are {ratio:.2f} times as long as the SFT policy's ({after.length_tokens:.0f} tokens, "
-                f"{before.length_tokens:.0f} before)",
-            )
-        )
+    prices: dict[str, str] = {}
+    if _ratio(before, after) > LONGER:
+        prices["longer"] = _times_as_long(before, after)
     if after.eos_rate < before.eos_rate - STOPS_LESS:
-        message = f"{after.eos_rate:.0%} of answers end by themselves, {before.eos_rate:.0%} before"
-        prices.append(Finding("warn", "stops_less", message))
+        prices["stops_less"] = f"{after.eos_rate:.0%} of answers end by themselves, {before.eos_rate:.0%} before"
     assert before.distinct_2 is not None and after.distinct_2 is not None  # both were sampled
     if after.distinct_2 < LESS_VARIED * before.distinct_2:
-        prices.append(
-            Finding(
-                "warn",
-                "less_varied",
-                f"answers grew alike: {after.distinct_2:.0%} of word pairs are distinct, "
-                f"{before.distinct_2:.0%} before",
-            )
-        )
+        share = f"{after.distinct_2:.0%} of word pairs are distinct, {before.distinct_2:.0%} before"
+        prices["less_varied"] = f"answers grew alike: {share}"
     if kl_budget is not None and not kl.high <= kl_budget:
         nats = f"{kl.value:.2f} [{kl.low:.2f}, {kl.high:.2f}] nats per sequence"
         over = "is over" if kl.low > kl_budget else "may be over" if kl.value <= kl_budget else "is likely over"
-        prices.append(Finding("warn", "kl_over_budget", f"KL is {nats}: it {over} the budget of {kl_budget:g}"))
+        prices["kl_over_budget"] = f"KL is {nats}: it {over} the budget of {kl_budget:g}"
     for name, result in checks.items():
-        sft, aligned = result.sft.value, result.aligned.value
-        if sft is None or aligned is None or aligned >= sft or result.mcnemar.p_value >= 0.05:
-            continue
-        message = (
-            f"{name}: {aligned:.0%} right, {sft:.0%} before (McNemar p = {result.mcnemar.p_value:.3f}, "
-            f"n = {result.sft.n})"
-        )
-        prices.append(Finding("warn", f"regressed_{name}", message))
-    return prices
+        sft, aligned, p = result.sft.value, result.aligned.value, result.mcnemar.p_value
+        if sft is not None and aligned is not None and aligned < sft and p < 0.05:
+            chance = f"McNemar p = {p:.3f}, n = {result.sft.n}"
+            prices[f"regressed_{name}"] = f"{name}: {aligned:.0%} right, {sft:.0%} before ({chance})"
+    return [Finding("warn", code, message) for code, message in prices.items()]
+
+
+def _ratio(before: PolicyMeasures, after: PolicyMeasures) -> float:
+    return after.length_tokens / max(before.length_tokens, 1e-9)
+
+
+def _times_as_long(before: PolicyMeasures, after: PolicyMeasures) -> str:
+    return (
+        f"answers are {_ratio(before, after):.2f} times as long as the SFT policy's ({after.length_tokens:.0f} tokens, "
+        f"{before.length_tokens:.0f} before)"
+    )
 
 
 def reasons_for_doubt(
@@ -261,12 +253,8 @@ def reasons_for_doubt(
             if finding.level != "info":
                 message = f"the judge {_title(name)}: {finding.message}"
                 doubts.append(Finding("warn", f"judge_{finding.code}", message))
-    ratio = after.length_tokens / max(before.length_tokens, 1e-9)
-    if ratio < 1 / LONGER and not any(price.code == "shorter" for price in decided.prices):
-        message = (
-            f"answers are {ratio:.2f} times as long as the SFT policy's ({after.length_tokens:.0f} tokens, "
-            f"{before.length_tokens:.0f} before): look at the win rate at equal length"
-        )
+    if _ratio(before, after) < 1 / LONGER and not any(price.code == "shorter" for price in decided.prices):
+        message = f"{_times_as_long(before, after)}: look at the win rate at equal length"
         doubts.append(Finding("warn", "shorter", message))
     for judged in judges.values():
         doubts += judged.verdicts.findings

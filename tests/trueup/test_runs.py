@@ -19,7 +19,7 @@ from trueup.config import StageConfig
 from trueup.console import say
 from trueup.data.records import Dropped
 from trueup.errors import RunError
-from trueup.provenance.contents import sha256_file
+from trueup.files import sha256_file
 from trueup.verify import verify
 
 KEYS = (

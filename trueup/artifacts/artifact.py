@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trueup.errors import RunError
-from trueup.provenance.contents import require_file
+from trueup.files import Json, require_file
 
 
 class Artifact(BaseModel):
@@ -21,7 +21,7 @@ class Artifact(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Json:
         """The artifact as plain data, in the order of the fields."""
         return self.model_dump(mode="json")
 

@@ -6,9 +6,10 @@ Every stage writes `manifest.json` last (`trueup.runs`), so that a folder with o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from trueup.artifacts.artifact import Artifact, absent
+from trueup.files import Json
 from trueup.provenance.contents import Contents
 
 Level = Literal["info", "warn", "fail"]
@@ -113,7 +114,7 @@ class Manifest(Artifact):
     versions: dict[str, str]
     """Versions of Python and of the libraries that results depend on."""
     config_sha256: str
-    identity: dict[str, Any]
+    identity: Json
     """The resolved config without secrets and places; its keys are those of the stage's section."""
     parents: list[ParentStage]
     inputs: list[InputFile]

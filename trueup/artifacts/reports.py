@@ -7,6 +7,7 @@ stage's own schema adds the rest. A base ignores the keys that it does not name.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -170,14 +171,15 @@ class ComparedPolicy(Artifact):
     """Run directory of a policy of another run."""
 
 
-class DecodingSettings(Artifact):
-    """Sampling settings of every policy."""
+@dataclass(frozen=True)
+class Decoding:
+    """How tokens are drawn. Temperature 0 is greedy: the likeliest token, whatever the other keys say."""
 
     max_new_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 class ControlledRate(Estimate):
@@ -189,16 +191,9 @@ class ControlledRate(Estimate):
     """A limit of the figure, if there is one."""
 
 
-class JudgeFigures(Artifact):
-    """One judge's figures of the SFT and the aligned policy. Only one judge each has the keys after `by_category`."""
+class OwnFigures(Artifact):
+    """What one kind of judge alone can say of itself."""
 
-    description: str
-    made_the_labels: bool
-    independent: bool
-    win_rate: Rate
-    length_controlled_win_rate: ControlledRate
-    minimum_detectable_effect: float | None
-    by_category: dict[str, Rate]
     comparisons: int | None = absent()
     """endpoint: pairs to compare."""
     contradictions: int | None = absent()
@@ -213,6 +208,18 @@ class JudgeFigures(Artifact):
     votes: int | None = absent()
     voters: int | None = absent()
     votes_on_other_completions: int | None = absent()
+
+
+class JudgeFigures(OwnFigures):
+    """What one judge says of the SFT and the aligned policy."""
+
+    description: str
+    made_the_labels: bool
+    independent: bool
+    win_rate: Rate
+    length_controlled_win_rate: ControlledRate
+    minimum_detectable_effect: float | None
+    by_category: dict[str, Rate]
 
 
 class ComparisonVerdict(Artifact):
@@ -237,7 +244,8 @@ class ComparisonFigures(SharedReport):
     """`sft`, `aligned`, and policies of other runs by their names."""
     confidence: float
     """Confidence level of every interval."""
-    decoding: DecodingSettings
+    decoding: Decoding
+    """Sampling settings of every policy."""
     judges: dict[str, JudgeFigures]
     noise_floor: dict[str, Rate]
     """The SFT policy against itself, by each judge that scores."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trueup.errors import DataError
-from trueup.provenance.contents import require_file
+from trueup.files import require_file
 
 
 class Unreadable(ValueError):

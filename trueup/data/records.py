@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,7 +25,7 @@ from trueup.config import SplitConfig
 from trueup.data.jsonl import cut, shown
 from trueup.data.words import as_seen, normal
 from trueup.errors import DataError
-from trueup.provenance.contents import require_file
+from trueup.files import Json, mend_last_line, require_file, write_atomically
 
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
@@ -101,48 +100,33 @@ class Candidate(Row):
     """log-probability of the tokens under the policy that sampled them, in nats, at temperature 1."""
 
 
-class CandidateSet(FiledRow):
-    """A prompt and its K sampled answers."""
+class PromptRow(FiledRow):
+    """What every row about a prompt says of it."""
 
     prompt_id: str
     prompt: list[Message]
     category: str | None = None
     split: Literal["train", "heldout"]
+
+
+class CandidateSet(PromptRow):
+    """A prompt and its K sampled answers."""
+
     candidates: list[Candidate]
-    sampler: dict[str, Any]
+    sampler: Json
     """Provenance: policy_sha256 (manifest of the stage that made it), and the decoding settings with their seed."""
 
 
-class Ranking(Row):
-    """What one annotator said of the answers to one prompt, whole. A pairwise label is a ranking of two."""
+class Label(PromptRow):
+    """Whose judgement on which answers it is, and how it was given."""
 
     label_id: str
-    prompt_id: str
-    prompt: list[Message]
-    category: str | None = None
-    split: Literal["train", "heldout"]
-    completions: list[str]
-    completion_token_ids: list[list[int] | None]
-    """As sampled; None for text that came from elsewhere, which then counts as finished."""
-    finished: list[bool]
-    logps: list[float | None] | None = None
-    """log-probability of each answer under the policy that sampled it, in nats."""
     sampled_by: str | None = None
-    """Manifest hash of that policy's stage."""
-    sampler: dict[str, Any] = {}
+    """Manifest hash of the policy that sampled all answers, and whose log-probabilities of them these are."""
+    sampler: Json = {}
     """How the answers were sampled: policy, policy_sha256, temperature, seed, ..."""
-    tiers: list[list[int]]
-    """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
     strength: int | None = None
     """Of a pairwise label: 1 slightly, 2 better, 3 much better; None where it was not asked."""
-    both_bad: bool = False
-    """A tie because neither answer is good."""
-    criteria: dict[str, int | None] | None = None
-    """Index of the better answer by each criterion that was asked; None: a tie."""
-    note: str | None = None
-    """Why, in the annotator's words."""
-    shown: list[int] | None = None
-    """Indices into `completions` in the order in which they were shown: left to right, or top to bottom."""
     seconds: float | None = None
     """From the first paint to the decision."""
     guideline_sha256: str | None = None
@@ -156,40 +140,44 @@ class Ranking(Row):
     created_utc: str
 
 
-class Preference(FiledRow):
+class Ranking(Label):
+    """What one annotator said of the answers to one prompt, whole. A pairwise label is a ranking of two."""
+
+    completions: list[str]
+    completion_token_ids: list[list[int] | None]
+    """As sampled; None for text that came from elsewhere, which then counts as finished."""
+    finished: list[bool]
+    logps: list[float | None] | None = None
+    """log-probability of each answer under the policy that sampled it, in nats."""
+    tiers: list[list[int]]
+    """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
+    both_bad: bool = False
+    """A tie because neither answer is good."""
+    criteria: dict[str, int | None] | None = None
+    """Index of the better answer by each criterion that was asked; None: a tie."""
+    note: str | None = None
+    """Why, in the annotator's words."""
+    shown: list[int] | None = None
+    """Indices into `completions` in the order in which they were shown: left to right, or top to bottom."""
+
+
+class Preference(Label):
     """A pair in TRL's conversational preference format, with where it came from."""
 
-    prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
-    prompt_id: str
-    category: str | None = None
-    split: Literal["train", "heldout"]
     chosen_token_ids: list[int] | None = None
     rejected_token_ids: list[int] | None = None
     chosen_finished: bool = True
     rejected_finished: bool = True
     chosen_logp: float | None = None
     rejected_logp: float | None = None
-    sampled_by: str | None = None
-    """Manifest hash of the policy that sampled both answers, and whose log-probabilities of them these are."""
-    sampler: dict[str, Any] = {}
-    label_id: str
-    """The ranking that this pair is part of."""
     chosen_rank: int = 0
     rejected_rank: int = 1
-    """Tiers in that ranking, 0 is best."""
+    """Tiers in the ranking that this pair is part of, 0 is best."""
     num_tiers: int = 2
-    strength: int | None = None
     shown_first: Literal["chosen", "rejected"] | None = None
     """Which of the two was on the left, or above the other."""
-    seconds: float | None = None
-    guideline_sha256: str | None = None
-    selection: str | None = None
-    propensity: float | None = None
-    source: str
-    annotator: str
-    created_utc: str
 
 
 def _check_turns(messages: list[Message], last: str) -> None:
@@ -202,68 +190,6 @@ def _check_turns(messages: list[Message], last: str) -> None:
     for message in messages:
         if message.role != "system" and not message.content.strip():
             raise ValueError(f"{'an' if message.role == 'assistant' else 'a'} {message.role} turn is empty")
-
-
-_OF_THE_LABEL = {"prompt_id", "category", "split", "sampled_by", "sampler", "label_id", "strength", "seconds"}
-_OF_THE_LABEL |= {"guideline_sha256", "selection", "propensity", "source", "annotator", "created_utc"}
-
-
-def pairs_of(ranking: Ranking) -> list[Preference]:
-    """All strict pairs of a ranking. Ties give none."""
-    shared = ranking.model_dump(include=_OF_THE_LABEL)
-    pairs = []
-    for better, tier in enumerate(ranking.tiers):
-        for worse in range(better + 1, len(ranking.tiers)):
-            for i in tier:
-                for j in ranking.tiers[worse]:
-                    first = None
-                    if ranking.shown is not None:
-                        first = "chosen" if ranking.shown.index(i) < ranking.shown.index(j) else "rejected"
-                    pairs.append(
-                        Preference(
-                            **shared,
-                            prompt=ranking.prompt,
-                            shown_first=first,
-                            chosen=[Message(role="assistant", content=ranking.completions[i])],
-                            rejected=[Message(role="assistant", content=ranking.completions[j])],
-                            chosen_token_ids=ranking.completion_token_ids[i],
-                            rejected_token_ids=ranking.completion_token_ids[j],
-                            chosen_finished=ranking.finished[i],
-                            rejected_finished=ranking.finished[j],
-                            chosen_logp=ranking.logps[i] if ranking.logps else None,
-                            rejected_logp=ranking.logps[j] if ranking.logps else None,
-                            chosen_rank=better,
-                            rejected_rank=worse,
-                            num_tiers=len(ranking.tiers),
-                        )
-                    )
-    return pairs
-
-
-PairRule = Literal["all", "extremes", "nested"]
-
-
-def choose_pairs(preferences: list[Preference], rule: PairRule) -> list[Preference]:
-    """Which pairs of each ranking to use.
-
-    all       every strict pair
-    extremes  one pair: an answer of the best tier against one of the worst, the cleanest there is
-    nested    best against worst, then second-best against second-worst, ...: each answer at most once
-    """
-    if rule == "all":
-        return preferences
-    chosen: list[Preference] = []
-    by_label: dict[str, list[Preference]] = {}
-    for preference in preferences:
-        by_label.setdefault(preference.label_id, []).append(preference)
-    for pairs in by_label.values():
-        used: set[str] = set()
-        for pair in sorted(pairs, key=lambda pair: pair.chosen_rank - pair.rejected_rank):  # widest first
-            answers = {pair.chosen[0].content, pair.rejected[0].content}
-            if not answers & used and not (used and rule == "extremes"):
-                chosen.append(pair)
-                used |= answers
-    return chosen
 
 
 def moment(text: str) -> str:
@@ -349,6 +275,16 @@ LEFT_OUT_FOLDER = "left_out"
 """In a run directory: such rows of files that were imported by command."""
 
 
+class LeftOut(Row):
+    """A row of left_out.jsonl, which could not be read."""
+
+    where: str
+    """File and line."""
+    problem: str
+    row: Any
+    """As it stands in its file."""
+
+
 @dataclass
 class Dropped:
     """Rows that were not used, counted by reason. Nothing is dropped without being counted."""
@@ -356,7 +292,7 @@ class Dropped:
     counts: Counter[str] = field(default_factory=Counter)
     ignored: Counter[str] = field(default_factory=Counter)
     """Columns that held something and were not read, each with the number of rows."""
-    left_out: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     """Rows that could not be read, each with where it stands and why."""
     places: dict[str, str] = field(default_factory=dict)
     """Of the dialogues that were read each first question (`opening`), and where it stands first."""
@@ -370,7 +306,7 @@ class Dropped:
         kinds = sum(name.startswith(BAD_ROW) for name in self.counts)
         self.add(BAD_ROW + (kind if kinds < MOST_KINDS or BAD_ROW + kind in self.counts else "of another kind"))
         text = getattr(row, "line", None) if isinstance(row, ValueError) else row
-        self.left_out.append({"where": where, "problem": problem, "row": text})
+        self.left_out.append(LeftOut(where=where, problem=problem, row=text))
 
     def most_ignored(self, number: int) -> dict[str, int]:
         """The columns that were not read, the most frequent first."""
@@ -437,13 +373,19 @@ def read_rows(path: Path, schema: type[R]) -> list[R]:
     return [parse_row(schema, values, f"{path}:{number}") for number, values in read_jsonl(path)]
 
 
-def write_rows(path: Path, rows: Iterable[BaseModel | dict[str, Any]]) -> None:
-    """Write JSON Lines atomically: a reader sees the old file or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for row in rows:
-            values = row.model_dump(mode="json") if isinstance(row, BaseModel) else row
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def write_rows(path: Path, rows: Iterable[BaseModel | Mapping[str, object]]) -> None:
+    """Write JSON Lines atomically."""
+    plain = (row.model_dump(mode="json") if isinstance(row, BaseModel) else row for row in rows)
+    write_atomically(path, (json.dumps(values, ensure_ascii=False) + "\n" for values in plain))
+
+
+def append_rows(path: Path, rows: Iterable[BaseModel]) -> None:
+    """Add rows to a file that grows while a stage works; `read_appended` reads it after an interruption."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(row.model_dump_json() + "\n" for row in rows)
+
+
+def read_appended(path: Path, schema: type[R]) -> list[R]:
+    """The rows that were appended whole; none where there is no file. A row that was cut is taken out of it."""
+    mend_last_line(path)
+    return read_rows(path, schema) if path.exists() else []

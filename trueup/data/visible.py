@@ -11,6 +11,9 @@ from markupsafe import Markup
 _NAMES = {"\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ", "\u200e": "LRM", "\u200f": "RLM", "\u061c": "ALM"}
 _NAMES |= {"\u202a": "LRE", "\u202b": "RLE", "\u202c": "PDF", "\u202d": "LRO", "\u202e": "RLO", "\u2060": "WJ"}
 _NAMES |= {"\u2066": "LRI", "\u2067": "RLI", "\u2068": "FSI", "\u2069": "PDI", "\u00ad": "SHY", "\ufeff": "BOM"}
+SHAPELESS = r"[\p{Default_Ignorable_Code_Point}\p{Cc}\p{Cf}\p{Zl}\p{Zp}--[\u0600-\u0605\u06dd\u070f\u08e2]]"
+"""Characters that have no shape of their own: zero width, direction, control, filler, tag. Some format characters of
+Arabic and Syriac have one."""
 _SPELLS = r"[\p{L}\p{M}--\p{Latin}--\p{Greek}--\p{Cyrillic}--\p{Han}--\p{Hiragana}--\p{Katakana}--\p{Hangul}]"
 _EMOJI = r"[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f]"
 INVISIBLE = regex.compile(
@@ -20,10 +23,10 @@ INVISIBLE = regex.compile(
     r"|(?<=[\p{Emoji}])[\ufe0e\ufe0f](*SKIP)(*FAIL)"
     r"|(?<=[\p{Han}\p{Mongolian}])[\p{Variation_Selector}](*SKIP)(*FAIL)"
     r"|\r\n(*SKIP)(*FAIL)"
-    r"|(?P<one>[\p{Default_Ignorable_Code_Point}\p{Cc}\p{Cf}\p{Zl}\p{Zp}--[\n\t\u0600-\u0605\u06dd\u070f\u08e2]])(?P=one)*+",
+    rf"|(?P<one>[{SHAPELESS}--[\n\t]])(?P=one)*+",
     regex.V1,
 )
-"""A run of one character without a shape that nothing around it needs: zero width, direction, control, filler, tag."""
+"""A run of one such character that nothing around it needs."""
 
 
 def mark(run: str) -> str:

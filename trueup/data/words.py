@@ -10,7 +10,7 @@ import unicodedata
 
 import regex
 
-from trueup.data.visible import INVISIBLE
+from trueup.data.visible import INVISIBLE, SHAPELESS
 
 # ---- Words ------------------------------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 # ---- Texts that are the same ------------------------------------------------------------------------------------
 
-_IGNORABLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{Cc}--\s]+", regex.V1)
+_IGNORABLE = regex.compile(rf"[{SHAPELESS}--\s]+", regex.V1)
 
 
 def normal(text: str) -> str:

@@ -19,7 +19,7 @@ from trueup.artifacts.reports import AlignSchedule, Estimate, RewardCard
 from trueup.console import say
 from trueup.errors import RunError
 from trueup.exporting.portable import make_portable
-from trueup.provenance.contents import sha256_file
+from trueup.files import sha256_file
 from trueup.runs import FinishedStage
 
 WHAT = {

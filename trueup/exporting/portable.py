@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from trueup.data.records import Message
+from trueup.files import Json
 from trueup.models.chat import encode_completion, encode_prompt
 from trueup.models.chat_template import portable_text
 
@@ -53,7 +53,7 @@ def make_portable(folder: Path, reward_model: bool = False) -> list[str]:
 # ---- config.json ------------------------------------------------------------------------------------------------
 
 
-def portable_config(config: dict[str, Any]) -> dict[str, Any]:
+def portable_config(config: Json) -> Json:
     """config.json with the keys that transformers 4.57 reads beside those of 5.
 
     transformers 5 has all settings of rotary embeddings in `rope_parameters`. It renamed other keys, and still
@@ -72,12 +72,12 @@ def portable_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**values, **_rope_of_4(config)}
 
 
-def _rope_of_4(config: dict[str, Any]) -> dict[str, Any]:
+def _rope_of_4(config: Json) -> Json:
     """`rope_parameters` in the keys of transformers 4: flat ones, and a separate one for the scaling."""
     rope = config.get("rope_parameters")
     if not rope:
         return {}
-    keys: dict[str, Any] = {}
+    keys: Json = {}
     if "full_attention" in rope:  # by kind of layer: Gemma 3, Olmo 3
         local = rope.get("sliding_attention") or {}
         rope = rope["full_attention"] or {}
@@ -85,7 +85,7 @@ def _rope_of_4(config: dict[str, Any]) -> dict[str, Any]:
             keys["rope_local_base_freq"] = local["rope_theta"]
     theta, share = rope.get("rope_theta"), rope.get("partial_rotary_factor")
     apart = ("rope_theta", "partial_rotary_factor", "type", "rope_type")
-    scaling: dict[str, Any] = {key: value for key, value in rope.items() if key not in apart}
+    scaling: Json = {key: value for key, value in rope.items() if key not in apart}
     kind = rope.get("rope_type", "default")
     if config.get("model_type") in ("phi3", "phimoe", "phi4_multimodal") and kind == "longrope":
         keys["original_max_position_embeddings"] = scaling.pop("original_max_position_embeddings")
@@ -106,13 +106,13 @@ def _renamed(model_type: str | None) -> dict[str, str]:
     return dict(CONFIG_MAPPING[model_type].attribute_map) if model_type in CONFIG_MAPPING else {}
 
 
-def _says_the_same(config: dict[str, Any], portable: dict[str, Any]) -> bool:
+def _says_the_same(config: Json, portable: Json) -> bool:
     """Whether the installed transformers reads the same model from both."""
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
         return True
 
-    def read(values: dict[str, Any]) -> dict[str, Any]:
+    def read(values: Json) -> Json:
         # A copy, since reading may write into nested values.
         return CONFIG_MAPPING[kind].from_dict(json.loads(json.dumps(values))).to_dict()
 
@@ -126,7 +126,7 @@ def _says_the_same(config: dict[str, Any], portable: dict[str, Any]) -> bool:
 # ---- tokenizer_config.json and templates ------------------------------------------------------------------------
 
 
-def portable_tokenizer(config: dict[str, Any], fast: bool) -> dict[str, Any]:
+def portable_tokenizer(config: Json, fast: bool) -> Json:
     """tokenizer_config.json with a class that both versions have, and special tokens under the name that both read.
 
     fast  there is a tokenizer.json, which defines the tokenizer completely; any class but the plain one of transformers
@@ -210,9 +210,9 @@ def _keep_answers_apart(tokenizer_file: Path) -> None:
 # ---- Small ------------------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
+def _write(path: Path, value: Json) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ import httpx
 
 from trueup.config import EndpointParameters
 from trueup.errors import ModelError
+from trueup.files import Json
 from trueup.provenance.masking import masked
 
 CONCURRENT = 4
@@ -82,7 +83,7 @@ class Endpoint:
         """The address as messages show it."""
         return masked(str(self.url))
 
-    def request(self, system: str, question: str) -> dict[str, Any]:
+    def request(self, system: str, question: str) -> Json:
         """The body of a request."""
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         return {"model": self.model, "messages": messages, **self.parameters.body()}
@@ -104,7 +105,7 @@ class Endpoint:
         ended = reason is None or reason.lower() in ENDS
         return Reply(text or str(refusal or ""), refused, cut=not refused and not ended)
 
-    def _post(self, body: dict[str, Any]) -> Any:
+    def _post(self, body: Json) -> Any:
         """The response as JSON; None if a content filter stopped the question.
 
         A passing error (429, 5xx, no connection, no JSON) is tried again; any other is raised at once.
@@ -138,7 +139,7 @@ class Endpoint:
                 time.sleep(pause_s)
         raise error from None
 
-    async def _exchange(self, body: dict[str, Any]) -> httpx.Response:
+    async def _exchange(self, body: Json) -> httpx.Response:
         """One request. Time and size limit it as a whole, however slowly the server sends.
 
         Redirects are not followed: the key and the texts would go to a host that nobody named.
@@ -169,7 +170,7 @@ class Endpoint:
             text = text.replace(secret, "***") if secret else text
         return str(masked(text))
 
-    def _refusal(self, response: httpx.Response, text: str, body: dict[str, Any]) -> EndpointError:
+    def _refusal(self, response: httpx.Response, text: str, body: Json) -> EndpointError:
         code = response.status_code
         problem = f"{code} {response.reason_phrase}: {text}"
         parameters = [name for name in self.parameters.body() if code in (400, 422) and name in text]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -85,22 +85,16 @@ def votes_digest(path: Path) -> str | None:
     return hashlib.sha256("\n".join(votes).encode()).hexdigest() if votes else None
 
 
-def current(votes: Iterable[Vote], samples: Iterable[Mapping[str, Any]]) -> tuple[list[Vote], int]:
+def current(votes: Iterable[Vote], texts: Mapping[str, tuple[Sequence[str], Sequence[str]]]) -> tuple[list[Vote], int]:
     """The votes whose two texts are still those of the comparison, and the number of the others.
 
-    samples  rows of compare/samples.jsonl; `prompt_id`, `sft` and `aligned` are read
+    texts  of each prompt, by its id, the SFT policy's answers and the aligned one's
     """
-    hashes = {
-        row["prompt_id"]: [[text_sha256(answer["text"]) for answer in row[side]] for side in ("sft", "aligned")]
-        for row in samples
-    }
+    hashes = {name: [list(map(text_sha256, side)) for side in sides] for name, sides in texts.items()}
     current_votes, others = list[Vote](), 0
     for vote in votes:
         sft, aligned = hashes.get(vote.prompt_id, ([], []))
-        sides = (
-            (sft, vote.sft_index, vote.sft_sha256),
-            (aligned, vote.aligned_index, vote.aligned_sha256),
-        )
+        sides = ((sft, vote.sft_index, vote.sft_sha256), (aligned, vote.aligned_index, vote.aligned_sha256))
         if all(index < len(texts) and texts[index] == sha256 for texts, index, sha256 in sides):
             current_votes.append(vote)
         else:

@@ -6,6 +6,7 @@ Every automatic choice prints its reason. Weights are read and written as safete
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ def _from_pretrained(
     return model
 
 
-def _require_all_weights(source: str, model: PreTrainedModel, info: dict[str, Any], fresh_head: bool) -> None:
+def _require_all_weights(source: str, model: PreTrainedModel, info: Mapping[str, Any], fresh_head: bool) -> None:
     """A ModelError if the checkpoint lacks a weight or has it in another shape. transformers would only warn, and draw
     the weight at random."""
     weights = dict(model.named_parameters(remove_duplicate=False))

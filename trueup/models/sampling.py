@@ -15,7 +15,6 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trueup.artifacts.reports import Decoding as Decoding
 from trueup.config import ModelConfig
 from trueup.console import exit_with_parent
 from trueup.data.records import Candidate, Message, prompt_id
@@ -34,20 +34,6 @@ from trueup.models.placement import place
 
 _SHRINK_BELOW = 0.8
 """Rows are dropped from the cache once fewer than this share of them are unfinished; each drop copies the cache."""
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How tokens are drawn. Temperature 0 is greedy: the likeliest token, whatever the other keys say."""
-
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def provenance(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def sample(
@@ -180,13 +166,7 @@ def _sample_batch(
             rows, next_ids, mask, position = rows[keep], next_ids[keep], mask[keep], position[keep]
             alive = alive[keep]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        out = model(
-            input_ids=next_ids.unsqueeze(1),
-            attention_mask=mask,
-            position_ids=position,
-            **past,
-            use_cache=True,
-        )
+        out = model(input_ids=next_ids.unsqueeze(1), attention_mask=mask, position_ids=position, **past, use_cache=True)
         logits, position = out.logits[:, -1], position + 1
     return list(zip(ids, logps.tolist(), strict=True))
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from trueup.pages.trends import ENOUGH_STEPS, Row, at_the_end, points, rises_at_the_end, trend
+from trueup.pages.trends import ENOUGH_STEPS, Row, at_the_end, points, rises_at_the_end, rose, trend
 from trueup.pages.wording import short
 
 SATURATED = 0.99
@@ -113,6 +113,14 @@ class Note:
     """The paper behind a claim that the curve does not show."""
 
 
+def watch(text: str, source: str = "") -> Note:
+    return Note("watch", text, source)
+
+
+def normal(text: str, source: str = "") -> Note:
+    return Note("normal", text, source)
+
+
 Notice = Callable[[Sequence[Row]], Note | None]
 
 _DISPLACEMENT = "Razin et al. 2024, arXiv:2410.08847; Pal et al. 2024, arXiv:2402.13228"
@@ -124,8 +132,7 @@ def loss_turned(rows: Sequence[Row]) -> Note | None:
     if rise is None:
         return None
     at, low, last = rise
-    return Note(
-        "watch",
+    return watch(
         f"It rises at the end, from {short(low)} near step {steps[at]:.0f} to {short(last)}: the steps are too "
         "large, or the last batches are harder. A lower learning rate, or fewer steps, tells which.",
     )
@@ -135,8 +142,7 @@ def loss_stands_still(rows: Sequence[Row]) -> Note | None:
     course = trend(points(rows, "loss")[1])
     if course is None or not course.still or heldout_fell(rows) is not None:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"It does not fall beyond its noise ({short(course.first)} at first, {short(course.last)} at the end): "
         "by this loss, nothing was learnt. Look at the learning rate, the number of steps, and whether the answers "
         "carry loss.",
@@ -151,8 +157,7 @@ def heldout_turned(rows: Sequence[Row]) -> Note | None:
     low = int(np.argmin(values))
     if values[-1] <= 1.01 * values[low]:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"The held-out loss is lowest at step {steps[low]:.0f} ({short(values[low])}) and {short(values[-1])} at the "
         "end, while the training loss falls: from there on the model learns the data by heart. Stop earlier.",
     )
@@ -162,8 +167,7 @@ def heldout_fell(rows: Sequence[Row]) -> Note | None:
     _, values = points(rows, "eval_loss")
     if len(values) < 2 or values[-1] >= values[0] or values[-1] > 1.01 * min(values):
         return None
-    return Note(
-        "normal",
+    return normal(
         f"The held-out loss falls with it, from {short(values[0])} to {short(values[-1])}: no sign of overfitting.",
     )
 
@@ -175,8 +179,7 @@ def chosen_fell(rows: Sequence[Row]) -> Note | None:
     margin = trend(points(rows, "rewards/margins")[1])
     if chosen is None or margin is None or not (chosen.fell and margin.rose):
         return None
-    return Note(
-        "normal",
+    return normal(
         "The chosen answers become less probable than under the SFT policy, and the margin still grows, since the "
         "rejected ones fall faster. DPO trains the difference only, so this is common and no fault in itself. Worry "
         "when the fall goes on to tens of nats, or when answers break off, repeat themselves or change the subject: "
@@ -189,15 +192,14 @@ def chosen_rose(rows: Sequence[Row]) -> Note | None:
     chosen, rejected = (trend(points(rows, f"rewards/{name}")[1]) for name in ("chosen", "rejected"))
     if chosen is None or rejected is None or not chosen.rose or rejected.rose:
         return None
-    return Note("normal", "The chosen answers rise and the rejected ones do not: the plainest way to a margin.")
+    return normal("The chosen answers rise and the rejected ones do not: the plainest way to a margin.")
 
 
 def both_rose(rows: Sequence[Row]) -> Note | None:
     chosen, rejected = (trend(points(rows, f"rewards/{name}")[1]) for name in ("chosen", "rejected"))
     if chosen is None or rejected is None or not (chosen.rose and rejected.rose):
         return None
-    return Note(
-        "normal",
+    return normal(
         "Both rise: chosen and rejected answers have much in common (form, length, subject), and the policy learns "
         "that too. Only the distance between the lines is the preference.",
     )
@@ -207,8 +209,7 @@ def margin_stands_still(rows: Sequence[Row]) -> Note | None:
     course = trend(points(rows, "rewards/margins", "margin")[1])
     if course is None or not course.still:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"It does not leave its noise ({short(course.first)} at first, {short(course.last)} at the end): the labels "
         "were not learnt. Too few steps, too low a learning rate, or labels that contradict each other.",
     )
@@ -216,11 +217,9 @@ def margin_stands_still(rows: Sequence[Row]) -> Note | None:
 
 def margin_outgrows_order(rows: Sequence[Row]) -> Note | None:
     _, margins = points(rows, "rewards/margins", "margin")
-    half = trend(margins[len(margins) // 2 :])
-    if half is None or not half.rose or saturated_at(rows) is None:
+    if rose(margins[len(margins) // 2 :]) is None or saturated_at(rows) is None:
         return None
-    return Note(
-        "watch",
+    return watch(
         "It grows on although the pairs are already ordered: the policy now learns confidence, not order. If each pair "
         "is labelled once, nothing in the loss bounds it.",
         "Azar et al. 2023, arXiv:2310.12036",
@@ -232,8 +231,7 @@ def order_saturated(rows: Sequence[Row]) -> Note | None:
     at = saturated_at(rows)
     if at is None:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"Nearly all pairs of a batch are ordered rightly from step {steps[at]:.0f} of {steps[-1]:.0f} on: either "
         "the pairs are easy, or the model knows them by heart. Held-out accuracy and the win rate tell which; this "
         "curve cannot.",
@@ -245,7 +243,7 @@ def order_is_chance(rows: Sequence[Row]) -> Note | None:
     course = trend(values)
     if course is None or not course.still or course.last > 0.6:
         return None
-    return Note("watch", f"It ends at {100 * course.last:.0f} %, hardly above a coin: the order was not learnt.")
+    return watch(f"It ends at {100 * course.last:.0f} %, hardly above a coin: the order was not learnt.")
 
 
 def saturated_at(rows: Sequence[Row]) -> int | None:
@@ -261,8 +259,7 @@ def reward_rose_with_length(rows: Sequence[Row]) -> Note | None:
     lengthening = follows_length(points(rows, *REWARD)[1], points(rows, *LENGTH)[1])
     if lengthening is None:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"Reward rises, and so do answers, from {lengthening.first:.0f} to {lengthening.last:.0f} tokens: much of a "
         "reward can be length alone. Look at the win rate at equal length before believing it.",
         "Singhal et al. 2023, arXiv:2310.03716",
@@ -271,17 +268,14 @@ def reward_rose_with_length(rows: Sequence[Row]) -> Note | None:
 
 def kl_grows(rows: Sequence[Row]) -> Note | None:
     _, values = points(rows, *KL)
-    half = trend(values[len(values) // 2 :])
-    if half is None or not half.rose:
+    if (half := rose(values[len(values) // 2 :])) is None:
         return None
     reward = trend(points(rows, *REWARD)[1][len(values) // 2 :])
     if reward is not None and not reward.rose:
-        return Note(
-            "watch",
+        return watch(
             f"It grows on, to {short(half.last)} nats, while the reward does not: the distance buys nothing.",
         )
-    return Note(
-        "normal",
+    return normal(
         f"It grows to the end, to {short(half.last)} nats: distance still buys reward. A judge's preference rises with "
         "the distance at first and falls later, while the reward in training rises on.",
         "Gao et al. 2022, arXiv:2210.10760",
@@ -294,23 +288,19 @@ def kl_coef_still_moves(rows: Sequence[Row]) -> Note | None:
     if half is None or half.still:
         return None
     if half.rose:
-        return Note(
-            "watch",
+        return watch(
             f"It still rises at the end, to {short(half.last)}: KL stays above kl_target although its price grows. A "
             "lower learning rate, or a shorter kl_horizon, brings them together.",
         )
-    return Note(
-        "normal",
+    return normal(
         f"It still falls at the end, to {short(half.last)}: KL is below kl_target, so there is room to move further.",
     )
 
 
 def value_loss_grows(rows: Sequence[Row]) -> Note | None:
-    course = trend(points(rows, VALUE_LOSS)[1])
-    if course is None or not course.rose:
+    if (course := rose(points(rows, VALUE_LOSS)[1])) is None:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"It rises, from {short(course.first)} to {short(course.last)}: the critic falls behind the policy, or rewards "
         "spread wider. Explained variance tells which: it does not change with the scale of rewards.",
     )
@@ -320,8 +310,7 @@ def critic_misleads(rows: Sequence[Row]) -> Note | None:
     last = misleading(points(rows, EXPLAINED)[1])
     if last is None:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"Below 0 at the end ({short(last)}): the critic's values are further from the returns than the mean return "
         "is, so they add noise to the advantages. More critic_warmup_rollouts, or a higher critic_learning_rate.",
     )
@@ -331,8 +320,7 @@ def clip_holds_much(rows: Sequence[Row]) -> Note | None:
     last = at_the_end(points(rows, *CLIPPED)[1])
     if last is None or last <= MUCH_CLIPPED:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"{100 * last:.0f} % at the end: much of each pass over a rollout no longer moves the policy. A lower learning "
         "rate, or fewer passes.",
     )
@@ -343,8 +331,7 @@ def clip_holds_the_critic(rows: Sequence[Row]) -> Note | None:
     most = float(np.mean(values)) if len(values) >= ENOUGH_STEPS else 0.0
     if most <= MUCH_CLIPPED:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"{100 * most:.0f} % of the critic's values on average: a rollout may move them by cliprange_value at most, in "
         "units of reward, and rewards are larger than that. Lower weights in rewards bring them to a scale of 1, or a "
         "higher cliprange_value lets the critic follow.",
@@ -357,8 +344,7 @@ def steps_go_far(rows: Sequence[Row]) -> Note | None:
     if not far:
         return None
     times = "once" if len(far) == 1 else f"{len(far)} times"
-    return Note(
-        "watch",
+    return watch(
         f"Above {FAR} {times}, first at step {far[0]:.0f}: by then the policy differs from the one whose answers it "
         "learns from. A lower learning rate, or fewer passes.",
     )
@@ -366,10 +352,7 @@ def steps_go_far(rows: Sequence[Row]) -> Note | None:
 
 def ends_less(rows: Sequence[Row]) -> Note | None:
     fall = fewer_ends(points(rows, ENDS)[1] or [1 - cut for cut in points(rows, CUT)[1]])
-    if fall is None:
-        return None
-    return Note(
-        "watch",
+    return fall and watch(
         f"{100 * fall[0]:.0f} % of answers end by themselves at first, {100 * fall[1]:.0f} % at the end: more answers "
         "run into max_new_tokens. A higher missing_eos_penalty, or a higher max_new_tokens if you want long answers.",
     )
@@ -379,8 +362,7 @@ def siblings_paid_alike(rows: Sequence[Row]) -> Note | None:
     last = at_the_end(points(rows, ALIKE)[1])
     if last is None or last <= 0.5:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"{100 * last:.0f} % of prompts at the end teach nothing: all of their answers get the same reward. More "
         "answers to each (num_generations), a higher temperature, or a reward with finer steps.",
         "Yu et al. 2025, arXiv:2503.14476",
@@ -388,11 +370,9 @@ def siblings_paid_alike(rows: Sequence[Row]) -> Note | None:
 
 
 def demonstrations_forgotten(rows: Sequence[Row]) -> Note | None:
-    course = trend(points(rows, PTX)[1])
-    if course is None or not course.rose:
+    if (course := rose(points(rows, PTX)[1])) is None:
         return None
-    return Note(
-        "watch",
+    return watch(
         f"It rises, from {short(course.first)} to {short(course.last)}: the policy forgets the demonstrations in spite "
         "of the mix. A higher ptx_coef.",
     )
@@ -400,10 +380,7 @@ def demonstrations_forgotten(rows: Sequence[Row]) -> Note | None:
 
 def entropy_collapsed(rows: Sequence[Row]) -> Note | None:
     fall = collapse(points(rows, *ENTROPY)[1])
-    if fall is None:
-        return None
-    return Note(
-        "watch",
+    return fall and watch(
         f"It falls from {short(fall[0])} to {short(fall[1])} nats, to {100 * fall[1] / fall[0]:.0f} % of its first "
         "value: answers grow alike. Look at distinct word pairs and at the answers themselves.",
     )
@@ -418,8 +395,7 @@ def gradient_spikes(rows: Sequence[Row]) -> Note | None:
     if not spikes or usual <= 0:
         return None
     times = "once" if len(spikes) == 1 else f"{len(spikes)} times"
-    return Note(
-        "watch",
+    return watch(
         f"It jumps above ten times its median {times}, first at step {spikes[0]:.0f}: look at the rows of that batch. "
         "Clipping (max_grad_norm) bounds what one batch can do.",
     )

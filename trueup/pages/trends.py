@@ -44,6 +44,12 @@ class Trend:
         return abs(self.z) < STILL
 
 
+def rose(values: Sequence[float]) -> Trend | None:
+    """How the values moved, where they rose by more than chance."""
+    found = trend(values)
+    return found if found and found.rose else None
+
+
 def points(rows: Sequence[Row], *keys: str) -> tuple[list[float], list[float]]:
     """Steps and values of the first of these metrics that the rows have, without values that are not finite numbers."""
     for key in keys:

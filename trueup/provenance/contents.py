@@ -6,14 +6,15 @@ Gigabytes of weights are hashed once, and again when the file system says that t
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+from trueup.files import sha256_file, write_atomically
 
 Contents = dict[str, str]
 """{file: its SHA-256}, relative to the named folder; for a hub id {"commit": its hash}."""
@@ -30,26 +31,6 @@ def cache_dir() -> Path:
     """The folder of the embedded model and the hashes of large files: $TRUEUP_CACHE, or the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("TRUEUP_CACHE") or Path(base) / "trueup")
-
-
-def require_file(path: Path) -> None:
-    """An OSError if `path` exists and is not a file: reading a pipe or a device might never end."""
-    if path.exists() and not path.is_file():
-        what = "is a folder" if path.is_dir() else "is a pipe, a socket or a device"
-        raise OSError(errno.EISDIR, f"{what}; a file is wanted", str(path))
-
-
-def read_text(path: Path) -> str:
-    """The text of a file of a run; an OSError if it is not a file, as `require_file` says."""
-    require_file(path)
-    return path.read_text(encoding="utf-8")
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    require_file(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def of_file(path: str | Path) -> Contents | None:
@@ -105,6 +86,13 @@ def changed(before: Mapping[str, Contents | None], now: Mapping[str, Contents | 
 # ---- Hashes of large files --------------------------------------------------------------------------------------
 
 
+class _Hash(TypedDict):
+    """A file's hash, and what the file system said of the file."""
+
+    state: list[int]
+    sha256: str
+
+
 def sha256_remembered(path: Path) -> str:
     """A file's hash. A large file's is remembered together with its file system status: a copy in its place has another
     inode or another time of change, even with the same size and date."""
@@ -122,7 +110,7 @@ def sha256_remembered(path: Path) -> str:
     return sha256
 
 
-def _remembered() -> dict[str, Any]:
+def _remembered() -> dict[str, _Hash]:
     try:
         cache = json.loads((cache_dir() / "hashes.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -130,12 +118,8 @@ def _remembered() -> dict[str, Any]:
     return cache if isinstance(cache, dict) else {}
 
 
-def _remember(cache: dict[str, Any]) -> None:
+def _remember(cache: dict[str, _Hash]) -> None:
     """Write the cache. A failure only costs time, so it is ignored."""
-    partial = cache_dir() / f"hashes.{os.getpid()}.partial"
-    try:
+    with suppress(OSError):
         cache_dir().mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(cache), encoding="utf-8")
-        partial.replace(cache_dir() / "hashes.json")
-    except OSError:
-        partial.unlink(missing_ok=True)
+        write_atomically(cache_dir() / "hashes.json", json.dumps(cache), by_process=True)

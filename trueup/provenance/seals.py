@@ -17,9 +17,8 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from trueup.provenance.contents import require_file
+from trueup.files import require_file
 
 SEALS = "seals.jsonl"
 
@@ -30,6 +29,8 @@ class Seal:
 
     stage: str
     manifest_sha256: str | None
+    previous: str | None
+    """Hash of the line before it."""
     root: str
     """Hash of this line, which stands for everything up to here."""
 
@@ -63,13 +64,13 @@ def read(run_dir: Path) -> tuple[list[Seal], list[str]]:
         return [], [f"{path}: cannot be read ({error.strerror})"]
     seals, problems, previous = [], [], None
     for number, line in enumerate(lines, start=1):
-        values = _parse(line)
-        if values is None:
+        seal = _parse(line)
+        if seal is None:
             problems.append(f"{path}:{number}: not a seal")
         else:
-            if values["previous"] != previous:
+            if seal.previous != previous:
                 problems.append(f"{path}:{number}: does not follow from the line before it: the chain was edited")
-            seals.append(Seal(values["stage"], values["manifest_sha256"], _hash(line)))
+            seals.append(seal)
         previous = _hash(line)
     return seals, problems
 
@@ -79,7 +80,7 @@ def last(run_dir: Path, stage: str) -> Seal | None:
     return next((seal for seal in reversed(read(run_dir)[0]) if seal.stage == stage), None)
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> Seal | None:
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -87,7 +88,9 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not isinstance(values, dict) or not {"stage", "manifest_sha256", "previous"} <= values.keys():
         return None
     sound = all(isinstance(values[key], str | None) for key in ("stage", "manifest_sha256", "previous"))
-    return values if sound and values["stage"] else None
+    if not sound or not values["stage"]:
+        return None
+    return Seal(values["stage"], values["manifest_sha256"], values["previous"], _hash(line))
 
 
 def _hash(line: bytes) -> str:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from trueup.errors import did_you_mean
+from trueup.files import Json
 
 # ---- What may be set --------------------------------------------------------------------------------------------
 
@@ -223,7 +224,7 @@ _NotNegative = Annotated[float, Field(strict=True, ge=0)]
 _Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 _Count = Annotated[int, Field(strict=True, ge=1)]
 _YesOrNo = Annotated[bool, Field(strict=True)]
-_FileOrMapping = str | dict[str, Any]
+_FileOrMapping = str | Json
 _OFTEN: Mapping[Any, str] = {
     _YesOrNo: "average_tokens_across_devices ddp_broadcast_buffers ddp_find_unused_parameters ddp_static_graph tf32 "
     "gradient_checkpointing log_on_each_node full_determinism dataloader_persistent_workers dataloader_pin_memory "
@@ -235,7 +236,7 @@ _OFTEN: Mapping[Any, str] = {
     "sapo_temperature_pos vespo_k_neg vespo_k_pos vespo_lambda_neg vespo_lambda_pos",
     _Number: "f_alpha_divergence_coef",
     _FileOrMapping: "accelerator_config deepspeed fsdp_config",
-    dict[str, Any]: "lr_scheduler_kwargs",
+    Json: "lr_scheduler_kwargs",
     str: "optim project run_name trackio_bucket_id trackio_space_id trackio_static_space_id",
     Literal["debug", "info", "warning", "error", "critical", "passive"]: "log_level log_level_replica",
 }

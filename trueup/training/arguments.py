@@ -7,11 +7,12 @@ Each stage calls TRL in one function (`build_trainer`). The one private part of 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from transformers import TrainingArguments
 
 from trueup.errors import ConfigError, did_you_mean
+from trueup.files import Json
 from trueup.models.loading import Loaded
 from trueup.runs import StageRun
 from trueup.training.batches import num_processes, rows_per_forward
@@ -20,7 +21,7 @@ from trueup.training.config import TrainConfig
 # ---- Arguments --------------------------------------------------------------------------------------------------
 
 
-def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longest: list[int]) -> dict[str, Any]:
+def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longest: list[int]) -> Json:
     """Arguments that every TRL config takes from a TrainConfig.
 
     longest  token counts of the training rows (of a pair: of its two sequences together), to fit a batch in memory
@@ -58,7 +59,7 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
 A = TypeVar("A", bound=TrainingArguments)
 
 
-def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: type) -> dict[str, Any]:
+def with_user_arguments(arguments: Json, config: TrainConfig, schema: type) -> Json:
     """`arguments` with the user's `trainer_args:` on top.
 
     Those that would do nothing were refused when the campaign file was read (trueup.training.allowed). Those that the
@@ -75,7 +76,7 @@ def with_user_arguments(arguments: dict[str, Any], config: TrainConfig, schema: 
     return {**arguments, **config.trainer_args}
 
 
-def build_arguments(schema: type[A], arguments: dict[str, Any], config: TrainConfig) -> A:
+def build_arguments(schema: type[A], arguments: Json, config: TrainConfig) -> A:
     """The TRL config of a stage from `arguments` and the user's; a ConfigError if TRL or transformers refuse it."""
     merged = with_user_arguments(arguments, config, schema)
     try:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from trueup.config import Problems, Section, StageConfig, from_campaign
+from trueup.files import Json
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 from trueup.training.allowed import problems as trainer_args_problems
@@ -78,7 +74,7 @@ class TrainConfig(StageConfig):
     """Whether every weight is trained instead of adapters."""
     lora: LoRAConfig = LoRAConfig()
     """The adapters."""
-    trainer_args: Annotated[dict[str, Any], BeforeValidator(_files_from_campaign)] = Field({})
+    trainer_args: Annotated[Json, BeforeValidator(_files_from_campaign)] = Field({})
     """Further arguments of TRL's trainer. One that would change nothing here is refused with its reason."""
 
     @model_validator(mode="after")

@@ -19,8 +19,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from trueup.console import progress, say
-from trueup.data.records import write_rows
+from trueup.data.records import read_jsonl, write_rows
 from trueup.errors import ModelError
+from trueup.files import mend_last_line
 from trueup.models.loading import let_router_be
 from trueup.runs import METRICS, StageRun, checkpoints
 
@@ -165,10 +166,10 @@ def _forget_samples_from(path: Path, step: int) -> None:
         write_rows(path, [row for row in read_metrics(path) if row.get("step", -1) < step])
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of metrics.jsonl or another log of steps, without a last row that was cut."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.split("\n")[:-1]]
+    mend_last_line(path)
+    return [row for _, row in read_jsonl(path)] if path.exists() else []
 
 
 def loss_before(trainer: Trainer, run: StageRun) -> float:

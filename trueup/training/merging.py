@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
+from trueup.artifacts.manifest import MergeCheck
 from trueup.console import say
 from trueup.runs import StageRun
 
@@ -48,19 +49,19 @@ def merged(model: PreTrainedModel | PeftModel, stage: StageRun, rows: Sequence[S
         change = [a - b for a, b in zip(adapted, _logits(base, probes), strict=True)]
     folded: Any = model.merge_and_unload(adapter_names=["default"])
     difference, largest = _distance(_logits(folded, probes), adapted), _largest(adapted)
-    facts: dict[str, Any] = {
-        "rows": len(probes),
-        "max_logit_change": _largest(change),
-        "max_logit_difference": difference,
-        "saved_dtype": "4 bit" if quantised else "float32",
-    }
-    stage.facts["merge"] = facts
+    check = MergeCheck(
+        rows=len(probes),
+        max_logit_change=_largest(change),
+        max_logit_difference=difference,
+        saved_dtype="4 bit" if quantised else "float32",
+    )
+    stage.facts["merge"] = check
     say(
-        f"{'merge':<12} max |logit(adapter) - logit(merged)| {difference:.1e} in {facts['saved_dtype']}; training "
-        f"changed logits by up to {facts['max_logit_change']:.1e}"
+        f"{'merge':<12} max |logit(adapter) - logit(merged)| {difference:.1e} in {check.saved_dtype}; training "
+        f"changed logits by up to {check.max_logit_change:.1e}"
     )
     if quantised:
-        _judge_loss(stage, "4 bit", _logits(folded, probes), adapted, change)
+        _judge_loss(stage, check, "4 bit", _logits(folded, probes), adapted, change)
     elif difference > _TOLERANCE * max(1.0, largest):
         stage.find(
             "fail",
@@ -71,24 +72,30 @@ def merged(model: PreTrainedModel | PeftModel, stage: StageRun, rows: Sequence[S
     elif read_in != torch.float32:
         rounded = {name: weight.to(read_in).float() for name, weight in folded.named_parameters()}
         as_read = _logits(folded, probes, rounded)
-        _judge_loss(stage, str(read_in).removeprefix("torch."), as_read, adapted, change)
+        _judge_loss(stage, check, str(read_in).removeprefix("torch."), as_read, adapted, change)
     return folded
 
 
 def _judge_loss(
-    stage: StageRun, dtype: str, logits: Sequence[Tensor], adapted: Sequence[Tensor], change: Sequence[Tensor]
+    stage: StageRun,
+    check: MergeCheck,
+    dtype: str,
+    logits: Sequence[Tensor],
+    adapted: Sequence[Tensor],
+    change: Sequence[Tensor],
 ) -> None:
     """Record the share of the training's change that a lower precision loses."""
     difference = _distance(logits, adapted)
     share = _norm([a - b for a, b in zip(logits, adapted, strict=True)]) / max(_norm(change), 1e-30)
-    stage.facts["merge"] |= {"read_dtype": dtype, "max_logit_difference_as_read": difference, "lost_as_read": share}
+    as_read = {"read_dtype": dtype, "max_logit_difference_as_read": difference, "lost_as_read": share}
+    stage.facts["merge"] = check.model_copy(update=as_read)
     say(f"{'':<12} in {dtype}: max difference {difference:.1e}, {share:.0%} of the change in logits")
     if _norm(change) and share > _LOST:
         stage.find(
             "warn",
             "rounded_away",
             f"whoever reads model/ in {dtype} loses {share:.0%} of what training changed (max |logit(adapter) - "
-            f"logit(merged)| {difference:.2g}, training changed up to {stage.facts['merge']['max_logit_change']:.2g}): "
+            f"logit(merged)| {difference:.2g}, training changed up to {check.max_logit_change:.2g}): "
             "read it in float32, or its parent under adapter/",
         )
 

@@ -23,7 +23,8 @@ import sqlalchemy as sa
 from trueup.config import BadRows, ModelConfig, SplitConfig
 from trueup.data.formats import ImportedRanking, read_preferences
 from trueup.data.jsonl import cut
-from trueup.data.records import LEFT_OUT_FOLDER, Dropped, Preference, Ranking, pairs_of, split_name, write_rows
+from trueup.data.pairs import pairs_of
+from trueup.data.records import LEFT_OUT_FOLDER, Dropped, Preference, Ranking, split_name, write_rows
 from trueup.errors import DataError, TrueupError
 from ui.labels.config import LabelConfig, Source
 from ui.labels.items import Item, Text

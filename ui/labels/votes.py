@@ -165,7 +165,7 @@ class Votes:
             self.settings = replace(self.settings, scale=config.scale, guideline=config.guideline, lease_s=lease_s)
         self.identical = 0
         """Prompts to which both policies gave the same answers: nobody is asked about them."""
-        self._rows: list[dict[str, Any]] = []
+        self._texts: dict[str, tuple[list[str], list[str]]] = {}
         self._service: LabelService | None = None
         self._of: tuple[int, ...] | None = None  # the file that the queue was made from
         self._lock = threading.Lock()
@@ -193,7 +193,10 @@ class Votes:
     def _ask(self, store: Store) -> None:
         rows = read_compared(self.samples)
         items = pairs_to_vote_on(rows, _policies(self.samples.parent))
-        self._rows = [{"prompt_id": row.prompt_id, **row.model_dump(include={"sft", "aligned"})} for row in rows]
+        self._texts = {
+            row.prompt_id: ([answer.text for answer in row.sft], [answer.text for answer in row.aligned])
+            for row in rows
+        }
         self.identical = len(rows) - len(items)
         asked = [QueueEntry(name, "random", 1.0) for name in store.add_items(items)]
         store.ask(asked, VOTES_PER_PAIR, in_rounds=True)
@@ -203,7 +206,7 @@ class Votes:
     def figures(self) -> VoteFigures:
         """The running win rate, for admins."""
         pairs = self.service().store.counts()[2]
-        votes, on_other_texts = current(read_votes(self.path), self._rows)
+        votes, on_other_texts = current(read_votes(self.path), self._texts)
         running = None
         if rate := running_win_rate(votes):
             counts = {"wins": rate.wins, "ties": rate.ties, "losses": rate.losses}

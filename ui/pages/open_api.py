@@ -255,7 +255,7 @@ def _decoding(run_dir: Path) -> DecodingBody:
     """As the policies were compared; a comparison that cannot be read has nothing to say about it."""
     try:
         report = runs.read_report(run_dir, "compare", ComparisonFigures)
-        return DecodingBody(**dict(report.decoding)) if report else DecodingBody()
+        return DecodingBody(**vars(report.decoding)) if report else DecodingBody()
     except (RunError, ValidationError):
         return DecodingBody()
 

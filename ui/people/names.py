@@ -12,9 +12,14 @@ from __future__ import annotations
 
 import unicodedata
 
+import regex
+
+from trueup.data.visible import SHAPELESS
 from trueup.errors import TrueupError
 
 MAX_NAME = 64
+_TAKES_NO_ROOM = regex.compile(rf"[{SHAPELESS}\u2800]", regex.V1)
+"""What has no shape, and the blank Braille pattern, which has none either and counts as a symbol."""
 
 
 class AccountError(TrueupError):
@@ -38,7 +43,7 @@ def checked_name(typed: str) -> str:
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
         raise AccountError(f"a name has 1 to {MAX_NAME} printable characters")
-    if any(_takes_no_room(character) for character in name):
+    if _TAKES_NO_ROOM.search(name):
         raise AccountError("a name has no invisible characters; type it anew")
     scripts = {script for character in name if (script := _script(character))}
     if len(scripts) > 1:
@@ -57,10 +62,6 @@ def skeleton(name: str) -> str:
     return shapes.replace("rn", "m").replace("vv", "w")
 
 
-def _takes_no_room(character: str) -> bool:
-    return any(first <= ord(character) <= last for first, last in _INVISIBLE)
-
-
 def _script(character: str) -> str | None:
     """Of the alphabets that share shapes, the one that this letter is of."""
     if not character.isalpha():
@@ -68,26 +69,6 @@ def _script(character: str) -> str | None:
     script = unicodedata.name(character, "").partition(" ")[0].title()
     return script if script in ("Latin", "Greek", "Cyrillic", "Armenian", "Cherokee", "Coptic") else None
 
-
-_INVISIBLE = (
-    (0x00AD, 0x00AD),
-    (0x034F, 0x034F),
-    (0x061C, 0x061C),
-    (0x115F, 0x1160),
-    (0x17B4, 0x17B5),
-    (0x180B, 0x180F),
-    (0x200B, 0x200F),
-    (0x202A, 0x202E),
-    (0x2060, 0x206F),
-    (0x2800, 0x2800),
-    (0x3164, 0x3164),
-    (0xFE00, 0xFE0F),
-    (0xFEFF, 0xFEFF),
-    (0xFFA0, 0xFFA0),
-    (0xFFF0, 0xFFFB),
-    (0xE0000, 0xE0FFF),
-)
-"""Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties, and the blank Braille pattern."""
 
 _PAIRS = (
     "A АΑ a аα B ВΒ b ь C СϹ c сϲ d ԁ E ЕΕ e еε G Ԍ g ɡ H НΗ h һ I ІΙ i іι J ЈͿ j јϳ K КΚ k кκ M МΜ m м N Ν n пη "

@@ -27,10 +27,10 @@ from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation
+from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, standardised
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from rlhf.align.schema import KLPrice
-from trueup.artifacts.reports import RewardCard
+from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.console import say
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Dropped, Message, touches_heldout
@@ -40,7 +40,7 @@ from trueup.models.encoding import RefusedRows, encode_demonstrations
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score
 from trueup.models.tensors import pad_right
-from trueup.runs import Finding, FinishedStage, StageRun
+from trueup.runs import FinishedStage, StageRun
 from trueup.training import adapters, batches, loop
 from trueup.training.arguments import build_arguments
 
@@ -60,10 +60,10 @@ def run(config: PPOConfig) -> Path:
         say(f"{'memory':<12} {warning.message}")  # now, since a run that dies for lack of memory shows no verdict
         stage.findings.append(warning)
     memory.spare_time_or_memory(predicted, policy.placement.device)
-    mean, std = normalisation(reward.report(RewardCard) if reward else None)
-    roles.scale_critic(1 / std)
+    units = normalisation(reward.report(RewardCard) if reward else None)
+    roles.scale_critic(1 / units.std)
     text_of = partial(answer_text, policy.tokenizer)
-    rewards = make_rewards(config, scorer(roles, mean, std), prompts.checks, policy.tokenizer.eos_token_id, text_of)
+    rewards = make_rewards(config, scorer(roles, units), prompts.checks, policy.tokenizer.eos_token_id, text_of)
     second = second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id)
 
     # 3. Train --------------------------------------------------------------------------------------------------------
@@ -75,20 +75,20 @@ def run(config: PPOConfig) -> Path:
         loop.train(trainer, stage)
 
     # 4. The best step ------------------------------------------------------------------------------------------------
-    stage.findings += [Finding(**told) for told in trainer.told.values()]
+    stage.findings += trainer.told.values()
     report = conclude(
         config,
         stage,
         roles.model,
         trainer.state.global_step,
         rewards,
-        (mean, std),
+        units,
         history=trainer.history,
         kl_coef=KLPrice(first=config.kl_coef, last=trainer.kl_coef),
     )
     first, last = trainer.history[0], trainer.history[-1]
     for name in ("scores", "kl", "length", "entropy", "eos_rate"):
-        say(f"{name:<12} {first[name]:8.2f} -> {last[name]:8.2f}")
+        say(f"{name:<12} {getattr(first, name):8.2f} -> {getattr(last, name):8.2f}")
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     adapters.save_adapter(roles.model, stage.dir / adapters.ADAPTER)
@@ -112,7 +112,7 @@ def describe(roles: Roles) -> str:
     return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
 
 
-def scorer(roles: Roles, mean: float, std: float) -> Scorer | None:
+def scorer(roles: Roles, units: Normalisation) -> Scorer | None:
     """The reward model as a function, in standard deviations from the mean of held-out answers."""
     if not roles.has_reward:
         return None
@@ -126,9 +126,9 @@ def scorer(roles: Roles, mean: float, std: float) -> Scorer | None:
             by = Loaded(model, roles.policy.tokenizer, roles.policy.placement)
             values = score(by, prompts, completions)
             model.train(was_training)
-        return [(value - mean) / std for value in values]
+        return values
 
-    return scores
+    return standardised(scores, units)
 
 
 def reference_logps(roles: Roles, policy: Loaded) -> Callable[[Any, Any], list[float]]:

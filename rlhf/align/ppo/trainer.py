@@ -9,10 +9,11 @@ Shapes: B answers, S tokens of the longest prompt (padded left), T of the longes
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ from rlhf.align.ppo import mathematics
 from rlhf.align.ppo.batches import Batch, joined, parts, widen
 from rlhf.align.ppo.roles import Roles
 from rlhf.align.rewards import WeightedRewards
-from rlhf.align.rollouts import write_samples
+from rlhf.align.schema import PPOState, RolloutFigures, RolloutSample
+from trueup.artifacts.manifest import Finding
 from trueup.console import say
+from trueup.data.records import append_rows
 from trueup.data.texts import repetition
 from trueup.errors import DataError
+from trueup.files import Json, read_text, write_atomically
 from trueup.models import tensors
 from trueup.models.chat import answer_text
 from trueup.runs import StageRun
@@ -57,8 +61,8 @@ class PPOTrainer(GRPOTrainer):
         self.config, self.stage, self.roles, self.rewards = config, stage, roles, rewards
         self.demonstrations = demonstrations
         self.kl_coef = config.kl_coef
-        self.history: list[guards.Rollout] = []
-        self.told: dict[str, dict[str, str]] = {}
+        self.history: list[RolloutFigures] = []
+        self.told: dict[str, Finding] = {}
         self._rollout: Batch | None = None
         self._batches: list[Batch] = []
         super().__init__(model=roles.model, reward_funcs=rewards, **kwargs)
@@ -71,7 +75,7 @@ class PPOTrainer(GRPOTrainer):
 
     # ---- Rollout ------------------------------------------------------------------------------------------------
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
+    def _generate_and_score_completions(self, inputs: list[Json]) -> Batch:
         """A rollout: sampled answers with everything that the update needs, computed before the policy moves."""
         config = self.config
         # 1. Sample
@@ -128,7 +132,7 @@ class PPOTrainer(GRPOTrainer):
         config = self.config
         if config.kl_target is not None:
             self.kl_coef = mathematics.adapted_kl_coef(
-                self.kl_coef, self.history[-1]["kl"], config.kl_target, config.kl_horizon, config.rollout_batch_size
+                self.kl_coef, self.history[-1].kl, config.kl_target, config.kl_horizon, config.rollout_batch_size
             )
 
     def _guard(self) -> None:
@@ -137,7 +141,7 @@ class PPOTrainer(GRPOTrainer):
             if finding.code in self.told:
                 continue
             message = f"step {self.state.global_step}: {finding.message}"
-            self.told[finding.code] = {"level": finding.level, "code": finding.code, "message": message}
+            self.told[finding.code] = replace(finding, message=message)
             say(f"{'guard':<12} {message}")
             self.control.should_training_stop |= self.config.guards == "stop"
 
@@ -347,14 +351,14 @@ class PPOTrainer(GRPOTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.roles.save(folder / WEIGHTS)
-        state = {"kl_coef": self.kl_coef, "history": self.history, "told": self.told}
-        (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+        state = PPOState(kl_coef=self.kl_coef, history=self.history, told=self.told)
+        write_atomically(folder / STATE, state.text())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         self.roles.load(folder / WEIGHTS)
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        self.kl_coef, self.history, self.told = state["kl_coef"], state["history"], state["told"]
+        state = PPOState.model_validate_json(read_text(folder / STATE))
+        self.kl_coef, self.history, self.told = state.kl_coef, state.history, state.told
 
     # ---- What is recorded ---------------------------------------------------------------------------------------
 
@@ -367,7 +371,7 @@ class PPOTrainer(GRPOTrainer):
 
     def _record(
         self,
-        inputs: list[dict[str, Any]],
+        inputs: list[Json],
         batch: Batch,
         mask: Tensor,
         kl: Tensor,
@@ -392,43 +396,41 @@ class PPOTrainer(GRPOTrainer):
         texts = [answer_text(self.processing_class, ids[kept].tolist()) for ids, kept in rows]
         tokens = mask.sum(dim=1).clamp(min=1)
         explained = mathematics.explained_variance(*map(self._everywhere, (values, returns, mask)))
-        row: guards.Rollout = {
-            "scores": mean(scores),
-            "length": mean(lengths),
-            "kl": mean(kl),
-            "entropy": mean((entropy * mask).sum(dim=1) / tokens),
-            "eos_rate": mean(finished),
-            "repetition": mean(torch.tensor([repetition([text]) for text in texts], device=kl.device)),
-            "explained_variance": None if math.isnan(explained) else explained,  # JSON has no NaN
-        }
+        row = RolloutFigures(
+            scores=mean(scores),
+            length=mean(lengths),
+            kl=mean(kl),
+            entropy=mean((entropy * mask).sum(dim=1) / tokens),
+            eos_rate=mean(finished),
+            repetition=mean(torch.tensor([repetition([text]) for text in texts], device=kl.device)),
+            explained_variance=None if math.isnan(explained) else explained,  # JSON has no NaN
+        )
         self.history.append(row)
-        objectives: tuple[guards.Figure, ...] = ("scores", "kl", "entropy", "length")
-        for figure in objectives:
-            self._note(f"objective/{figure}", row[figure])
-        self._note("objective/non_score_reward", -self.kl_coef * row["kl"])
-        self._note("objective/rlhf_reward", row["scores"] - self.kl_coef * row["kl"])
+        for figure in ("scores", "kl", "entropy", "length"):
+            self._note(f"objective/{figure}", getattr(row, figure))
+        self._note("objective/non_score_reward", -self.kl_coef * row.kl)
+        self._note("objective/rlhf_reward", row.scores - self.kl_coef * row.kl)
         self._note("objective/kl_coef", self.kl_coef)
         self._note("val/explained_variance", explained)
-        self._note("val/eos_rate", row["eos_rate"])
+        self._note("val/eos_rate", row.eos_rate)
         if self.accelerator.is_main_process:
             self._show([row["prompt"] for row in inputs], texts, scores, kl)
 
     def _show(self, prompts: list[Any], texts: list[str], scores: Tensor, kl: Tensor) -> None:
-        rows = [
-            {
-                "step": self.state.global_step,
-                "prompt": prompt,
-                "completion": text,
-                "score": round(score, 4),
-                "kl": round(nats, 4),
-                "total": round(score - self.kl_coef * nats, 4),
-                **{f"reward/{name}": _or_none(values[i]) for name, values in self.rewards.parts.items()},
-            }
-            for i, (prompt, text, score, nats) in enumerate(
-                zip(prompts, texts, scores.tolist(), kl.tolist(), strict=True)
+        figures = zip(prompts, texts, scores.tolist(), kl.tolist(), strict=True)
+        samples = [
+            RolloutSample(
+                step=self.state.global_step,
+                prompt=prompt,
+                completion=text,
+                score=round(score, 4),
+                kl=round(nats, 4),
+                total=round(score - self.kl_coef * nats, 4),
+                rewards={name: _or_none(values[i]) for name, values in self.rewards.parts.items()},
             )
-        ][:_SHOWN]
-        write_samples(self.stage.dir / SAMPLES, rows)
+            for i, (prompt, text, score, nats) in enumerate(islice(figures, _SHOWN))
+        ]
+        append_rows(self.stage.dir / SAMPLES, samples)
 
 
 # ---- Small ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf.align import guards
-from rlhf.align.schema import Evaluation
+from rlhf.align.schema import Evaluation, RolloutFigures
 from trueup.artifacts.manifest import StageVerdict
 from trueup.artifacts.reports import SampledAnswers
 from trueup.pages.curves import training_curves
@@ -25,13 +25,13 @@ HEALTHY = {
 }
 
 
-def course(**columns: list[float]) -> list[Any]:
+def course(**columns: list[float]) -> list[RolloutFigures]:
     """Six healthy rollouts, or as many as the columns given have, which take the place of the healthy ones."""
     count = min(len(values) for values in ({**HEALTHY, **columns}).values())
-    return [{key: values[i] for key, values in {**HEALTHY, **columns}.items()} for i in range(count)]
+    return [RolloutFigures(**{key: values[i] for key, values in {**HEALTHY, **columns}.items()}) for i in range(count)]
 
 
-def codes(history: list[Any], kl_budget: float | None = None) -> list[str]:
+def codes(history: list[RolloutFigures], kl_budget: float | None = None) -> list[str]:
     return [finding.code for finding in guards.look(history, kl_budget)]
 
 
@@ -124,7 +124,8 @@ def test_shares_that_only_scatter_seldom_raise_an_alarm() -> None:
     alarms = 0
     for _ in range(200):
         rates = [sum(chance.random() < 0.8 for _ in range(16)) / 16 for _ in range(20)]
-        rows = [{**course()[-1], "eos_rate": rate, "repetition": 1 - rate} for rate in rates]
+        healthy = course()[-1]
+        rows = [healthy.model_copy(update={"eos_rate": rate, "repetition": 1 - rate}) for rate in rates]
         alarms += any(codes(rows[:n]) for n in range(1, 21))
     assert alarms < 20
 
@@ -164,10 +165,10 @@ LOGGED = {"scores": "objective", "length": "objective", "entropy": "objective", 
 }
 
 
-def noted(history: list[Any]) -> set[str]:
+def noted(history: list[RolloutFigures]) -> set[str]:
     """The guards whose note stands beside a curve of the metrics that PPO logs of these rollouts."""
     metrics = [
-        {"step": step} | {f"{folder}/{key}": row[key] for key, folder in LOGGED.items()}
+        {"step": step} | {f"{folder}/{key}": getattr(row, key) for key, folder in LOGGED.items()}
         for step, row in enumerate(history)
     ]
     notes = {curve.title: " ".join(note.text for note in curve.notes) for curve in training_curves(metrics)}
@@ -217,7 +218,7 @@ FELL = evaluated((0.5, 0.0), (0.4, 1.0), (0.3, 2.0))
 
 
 def blamed(
-    history: list[Any],
+    history: list[RolloutFigures],
     found: dict[int, Evaluation] = FELL,
     sampled: Any = SOUND_SAMPLE,
     reward: Any = SOUND_REWARD,

@@ -105,8 +105,7 @@ def trained(folder: Path, texts: list[str] = ANSWERS, rollouts: int = ROLLOUTS, 
                     "score": score,
                     "kl": kl,
                     "total": score - 0.05 * kl,
-                    "reward/reward_model": score,
-                    "reward//home/me/brevity.py:short": None if k else 0.25,
+                    "rewards": {"reward_model": score, "/home/me/brevity.py:short": None if k else 0.25},
                 }
             )
     write_rows(made.dir / "metrics.jsonl", metrics)

@@ -521,9 +521,10 @@ def test_an_unchanged_policy_answers_alike_and_no_change_is_detected(config: Com
     assert 0.5 - rate["ci_low"] == pytest.approx(1.386 / (report["prompts"] + 2), abs=1e-3)
     assert rate["n"] == rate["wins"] + rate["ties"] + rate["losses"] == report["prompts"] * 3 * 2
     assert report["kl_nats"]["value"] == 0 == report["kl_nats_per_token"]["value"]
+    before, after = (report["policies_compared"]["measures"][name] for name in ("sft", "aligned"))
     for key in ("length_tokens", "eos_rate", "distinct_2", "repetition"):
-        assert report[key]["sft"] == report[key]["aligned"]
-    assert report["heldout_loss"]["sft"] == pytest.approx(report["heldout_loss"]["aligned"])
+        assert before[key] == after[key]
+    assert before["heldout_loss"] == pytest.approx(after["heldout_loss"])
     assert report["greedy"]["rubric"]["value"] == 0.5
     assert report["checkpoints"] == [], "a planted policy has no way behind it"
     floor = report["noise_floor"]["rubric"]
@@ -640,8 +641,6 @@ def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
     assert measures["sft"]["kl_nats"] is None and measures["base"]["kl_nats"]["value"] > 0
     assert measures["base"]["heldout_loss"] > measures["sft"]["heldout_loss"], "the base model was not taught this"
     assert measures["best_of_n"]["kl_nats"]["value"] == pytest.approx(np.log(2) - 1 / 2)
-    for key in ("length_tokens", "eos_rate", "distinct_2", "repetition", "self_similarity", "heldout_loss"):
-        assert report[key] == {"sft": measures["sft"][key], "aligned": measures["aligned"][key]}
 
     assert [at["step"] for at in report["checkpoints"]] == [0, 2, 4, 6]
     assert report["checkpoints"][0]["kl_nats"]["value"] == pytest.approx(0, abs=1e-4)

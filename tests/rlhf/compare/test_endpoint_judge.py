@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf.compare.endpoint_judge import GIVE_UP_AFTER, EndpointJudgement, choose_pairs, endpoint_tables
+from rlhf.compare.answers import Verdicts
+from rlhf.compare.endpoint_judge import GIVE_UP_AFTER, choose_pairs, endpoint_tables
 from trueup.config import EndpointParameters
 from trueup.data.records import Candidate, CandidateSet, Message
 from trueup.errors import DataError, ModelError
 from trueup.judging.endpoint import Endpoint
 from trueup.judging.question import agreement, question, read_mark
 
-Judge = Callable[..., EndpointJudgement]
+Judge = Callable[..., Verdicts]
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def judge(server: Any, tmp_path: Path) -> Judge:
 
     def run(
         say: Any, reference: list[list[str]], aligned: list[list[str]], kept: str = "judge.jsonl", **options: Any
-    ) -> EndpointJudgement:
+    ) -> Verdicts:
         server.say = say
         parameters = EndpointParameters(timeout_s=options.pop("timeout_s", 10.0), **options.pop("parameters", {}))
         endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1/", "big-judge", parameters)
@@ -50,8 +51,13 @@ def prefers_longer(a: str, b: str) -> str:
     return "[[C]]" if len(a) == len(b) else "[[A]]" if len(a) > len(b) else "[[B]]"
 
 
-def codes(judgement: EndpointJudgement) -> list[str]:
-    return [note.code for note in judgement.notes]
+def without_verdict(judgement: Verdicts) -> int:
+    own = judgement.own
+    return (own.refused or 0) + (own.cut or 0) + (own.malformed or 0) + sum((own.failed or {}).values())
+
+
+def codes(judgement: Verdicts) -> list[str]:
+    return [note.code for note in judgement.findings]
 
 
 SHORT, LONG = [["no"]] * 30, [["yes indeed"]] * 30
@@ -68,8 +74,11 @@ def numbered(texts: list[list[str]]) -> list[list[str]]:
 def test_a_win_needs_both_orders(judge: Judge, server: Any) -> None:
     found = judge(prefers_longer, [["aa"], ["aaaa"], ["aa"]], [["bbb"], ["b"], ["bb"]])
     assert [table.tolist() for table in found.tables] == [[[1.0]], [[0.0]], [[0.5]]]
-    assert len(server.asked) == 6 and found.contradictions == found.without_verdict == 0 and found.notes == []
-    assert found.position_bias is not None and (found.position_bias.value, found.position_bias.n) == (0.5, 4)
+    assert len(server.asked) == 6 and found.own.contradictions == without_verdict(found) == 0 and found.findings == []
+    assert found.own.position_bias is not None and (found.own.position_bias.value, found.own.position_bias.n) == (
+        0.5,
+        4,
+    )
     assert {body["model"] for body in server.asked} == {"big-judge"} and server.asked[0]["temperature"] == 0
 
 
@@ -84,21 +93,25 @@ def test_the_last_mark_is_the_verdict() -> None:
 
 def test_equal_answers_tie_without_a_question(judge: Judge, server: Any) -> None:
     found = judge(prefers_longer, [["same"]], [["same"]])
-    assert found.tables[0].tolist() == [[0.5]] and server.asked == [] and found.position_bias is None
+    assert found.tables[0].tolist() == [[0.5]] and server.asked == [] and found.own.position_bias is None
 
 
 def test_a_judge_that_always_says_a_is_at_half_with_its_bias_shown(judge: Judge) -> None:
     found = judge(lambda a, b: "[[A]]", numbered(SHORT), numbered(LONG))
-    assert np.mean(found.tables) == 0.5 and found.contradictions == found.comparisons == 30
-    assert found.position_bias is not None and found.position_bias.value == 1 and found.position_bias.low > 0.9
+    assert np.mean(found.tables) == 0.5 and found.own.contradictions == found.own.comparisons == 30
+    assert (
+        found.own.position_bias is not None
+        and found.own.position_bias.value == 1
+        and found.own.position_bias.ci_low > 0.9
+    )
     assert codes(found) == ["judge_position_bias"]
-    said = found.notes[0].message
+    said = found.findings[0].message
     assert "100% of its decided verdicts went to the first" in said and "30 of 30 comparisons it contradicts" in said
 
 
 def test_a_judge_of_the_second_place_is_named_too(judge: Judge) -> None:
     found = judge(lambda a, b: "[[B]]", numbered(SHORT), numbered(LONG))
-    assert "went to the second" in found.notes[0].message
+    assert "went to the second" in found.findings[0].message
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 3, 5, 100])
@@ -116,7 +129,7 @@ def test_swapped_policies_turn_every_verdict_round(judge: Judge, pairs: int) -> 
         np.testing.assert_array_equal(other, 1 - one.T)
         assert np.isnan(np.diag(one)).all()
         assert (~np.isnan(one)).sum() >= min(pairs, 6)
-    assert there.position_bias == back.position_bias
+    assert there.own.position_bias == back.own.position_bias
 
 
 def hash_of(a: str, b: str) -> int:
@@ -160,10 +173,15 @@ def test_a_comparison_without_a_verdict_is_counted_by_what_went_wrong(judge: Jud
     found = judge(lambda a, b: said if "03" in a else prefers_longer(a, b), reference, aligned)
     missing = [bool(np.isnan(table).all()) for table in found.tables]
     assert missing == [p == 3 for p in range(10)] and all(found.tables[p] == 1 for p in range(10) if p != 3)
-    counts = {"refused": found.refused, "cut": found.cut, "malformed": found.malformed, **found.failed}
-    assert {key: count for key, count in counts.items() if count} == {kind: 1} and found.without_verdict == 1
-    assert codes(found) == ["judge_without_verdict"] and f"1 of 10 comparisons (1 {kind})" in found.notes[0].message
-    assert ("raise judge_parameters.max_tokens" in found.notes[0].message) == (kind == "cut")
+    counts = {
+        "refused": found.own.refused,
+        "cut": found.own.cut,
+        "malformed": found.own.malformed,
+        **(found.own.failed or {}),
+    }
+    assert {key: count for key, count in counts.items() if count} == {kind: 1} and without_verdict(found) == 1
+    assert codes(found) == ["judge_without_verdict"] and f"1 of 10 comparisons (1 {kind})" in found.findings[0].message
+    assert ("raise judge_parameters.max_tokens" in found.findings[0].message) == (kind == "cut")
 
 
 def test_a_judge_that_is_asked_otherwise_is_asked_anew(judge: Judge, server: Any) -> None:
@@ -175,9 +193,8 @@ def test_a_judge_that_is_asked_otherwise_is_asked_anew(judge: Judge, server: Any
 def test_a_judge_that_mostly_gives_no_verdict_is_not_usable(judge: Judge) -> None:
     reference, aligned = numbered([["aa"]] * 8), numbered([["bbb"]] * 8)
     found = judge(lambda a, b: "I cannot." if a < "aa 02" else prefers_longer(a, b), reference, aligned)
-    assert (found.refused, found.comparisons) == (2, 8)
-    assert codes(found) == ["judge_not_usable"] and found.notes[0].level == "warn"
-    assert found.figures()["refused"] == 2
+    assert (found.own.refused, found.own.comparisons) == (2, 8)
+    assert codes(found) == ["judge_not_usable"] and found.findings[0].level == "warn"
 
 
 def test_a_judge_that_times_out_is_survived_and_not_asked_for_ever(judge: Judge, server: Any) -> None:
@@ -189,15 +206,15 @@ def test_a_judge_that_times_out_is_survived_and_not_asked_for_ever(judge: Judge,
 
     found = judge(hang, numbered(SHORT), numbered(LONG), timeout_s=0.05)
     release.set()
-    assert np.isnan(found.tables).all() and found.without_verdict == 30 and found.position_bias is None
-    assert set(found.failed) == {"timeout", "not asked any more"}
+    assert np.isnan(found.tables).all() and without_verdict(found) == 30 and found.own.position_bias is None
+    assert found.own.failed is not None and set(found.own.failed) == {"timeout", "not asked any more"}
     assert len(server.asked) <= 3 * (GIVE_UP_AFTER + 4) and codes(found) == ["judge_not_usable"]
 
 
 def test_a_busy_judge_is_asked_again(judge: Judge, server: Any) -> None:
     busy = iter([500, 429])
     found = judge(lambda a, b: next(busy, None) or prefers_longer(a, b), [["aa"]], [["bbb"]], concurrent=1)
-    assert found.tables[0].tolist() == [[1.0]] and found.without_verdict == 0 and len(server.asked) == 4
+    assert found.tables[0].tolist() == [[1.0]] and without_verdict(found) == 0 and len(server.asked) == 4
 
 
 def test_a_refused_key_ends_the_comparison_and_says_where_the_key_is_read(judge: Judge) -> None:
@@ -209,7 +226,7 @@ def test_a_judge_that_is_not_there_is_survived(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("trueup.judging.endpoint.RETRIES_AFTER_S", ())
     nobody = Endpoint("http://127.0.0.1:9/v1", "m")
     found = endpoint_tables(nobody, [prompt(0)], candidates([["a"]]), candidates([["b"]]), tmp_path / "judge.jsonl")
-    assert found.failed == {"no connection": 1} and codes(found) == ["judge_not_usable"]
+    assert found.own.failed == {"no connection": 1} and codes(found) == ["judge_not_usable"]
 
 
 def test_an_address_without_a_scheme_is_refused() -> None:
@@ -231,7 +248,7 @@ def test_an_interrupted_comparison_asks_only_what_is_left(judge: Judge, server: 
     assert len(server.asked) == 60 - kept and np.mean(found.tables) == 1
     server.asked.clear()
     again = judge(prefers_longer, reference, aligned)
-    assert server.asked == [] and again.figures() == found.figures()
+    assert server.asked == [] and again.own == found.own
 
 
 def test_what_failed_is_asked_again_and_what_was_refused_is_not(judge: Judge, server: Any) -> None:
@@ -239,7 +256,7 @@ def test_what_failed_is_asked_again_and_what_was_refused_is_not(judge: Judge, se
     judge(lambda a, b: said.get(a) or said.get(b) or "[[A]]", [["aa"], ["cc"]], [["b"], ["d"]])
     server.asked.clear()
     found = judge(prefers_longer, [["aa"], ["cc"]], [["b"], ["d"]])
-    assert len(server.asked) == 2 and found.tables[0] == 0 and found.refused == 1
+    assert len(server.asked) == 2 and found.tables[0] == 0 and found.own.refused == 1
 
 
 def test_a_line_that_was_cut_short_is_asked_again(judge: Judge, server: Any, tmp_path: Path) -> None:

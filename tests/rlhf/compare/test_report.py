@@ -18,7 +18,7 @@ from manifests import card_of, comparison_of, judge_of, manifest_of, verdict_of
 
 from rlhf.compare import report, report_views
 from rlhf.compare.config import CompareConfig
-from rlhf.compare.schema import CompareReport
+from rlhf.compare.schema import CompareReport, PromptComparison
 from trueup import runs
 from trueup.artifacts.reports import Estimate, Rate, RewardCard
 from trueup.config import ModelConfig, SplitConfig
@@ -174,8 +174,6 @@ FAKE_REPORT: dict[str, Any] = {
     "checkpoints": [],
     "chosen_by_budget": None,
     "identical_completions": 0.031,
-    **{key: {"sft": sft, "aligned": aligned} for key, (sft, aligned) in MEASURED.items()},
-    "self_similarity": {"sft": estimate(0.21), "aligned": estimate(0.27)},
     "checks": {},
 }
 
@@ -239,7 +237,6 @@ def full_report() -> dict[str, Any]:
         "kl_budget": 2.0,
         "checkpoints": path,
         "chosen_by_budget": path[2],
-        "heldout_loss": {"sft": 2.879, "aligned": 2.913},
         "checks": {
             "ifeval": {
                 "sft": share,
@@ -554,15 +551,17 @@ def test_the_stage_at_work_is_shown_with_what_it_has_found_so_far(tmp_path: Path
 # ---- Examples ---------------------------------------------------------------------------------------------------
 
 
-def rows_with(shares: list[float]) -> list[dict[str, Any]]:
-    return [{"prompt_id": str(i), "win_share": {"rubric": share}} for i, share in enumerate(shares)]
+def rows_with(shares: list[float]) -> list[PromptComparison]:
+    rows = fake_rows(["an answer"], len(shares), "advice", random.Random(0))
+    read = [PromptComparison.model_validate(row) for row in rows]
+    return [row.model_copy(update={"win_share": {"rubric": share}}) for row, share in zip(read, shares, strict=True)]
 
 
 def test_examples_are_four_of_each_kind_and_drawn_by_the_seed() -> None:
     rows = rows_with([1.0] * 20 + [0.0] * 20 + [0.5] * 20)
     picked = report.pick_examples(rows, "rubric", 3)
     assert [len(chosen) for _, chosen in picked] == [4, 4, 4]
-    assert [{row["win_share"]["rubric"] for row in chosen} for _, chosen in picked] == [{1.0}, {0.0}, {0.5}]
+    assert [{row.win_share["rubric"] for row in chosen} for _, chosen in picked] == [{1.0}, {0.0}, {0.5}]
     assert picked == report.pick_examples(rows, "rubric", 3)
     assert picked != report.pick_examples(rows, "rubric", 4)
 
@@ -570,7 +569,7 @@ def test_examples_are_four_of_each_kind_and_drawn_by_the_seed() -> None:
 def test_where_there_are_few_ties_others_fill_up_and_nothing_is_shown_twice() -> None:
     picked = report.pick_examples(rows_with([1.0] * 9 + [0.25] * 3 + [0.5]), "rubric", 0)
     assert [len(chosen) for _, chosen in picked] == [4, 3, 1, 3]
-    shown = [row["prompt_id"] for _, chosen in picked for row in chosen]
+    shown = [row.prompt_id for _, chosen in picked for row in chosen]
     assert len(shown) == len(set(shown))
 
 

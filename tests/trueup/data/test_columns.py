@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import shapes
-from trueup.data.formats import columns, read_demonstrations, read_preferences, read_prompts
+from trueup.data.formats import read_demonstrations, read_preferences, read_prompts, vocabulary
 from trueup.data.records import Dropped
 from trueup.errors import DataError
 
@@ -52,7 +52,7 @@ def fate(use: str, path: Path, column: str) -> str:
         return "honoured"
     if dropped.counts:
         return "dropped"
-    return "counted" if any(name.endswith(columns.canonical(column)) for name in dropped.ignored) else "silence"
+    return "counted" if any(name.endswith(vocabulary.canonical(column)) for name in dropped.ignored) else "silence"
 
 
 def examples() -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -92,11 +92,11 @@ def camel(name: str) -> str:
 def allowed(use: str) -> dict[str, tuple[Any, set[str]]]:
     """Of each column a value, and what may become of it."""
     found: dict[str, tuple[Any, set[str]]] = {}
-    for name in [*columns.SYSTEM, *columns.GIVEN]:
+    for name in [*vocabulary.SYSTEM, *vocabulary.GIVEN]:
         found[name] = CANARY, {"honoured", "refused"}
-    for name in columns.HISTORY:
+    for name in vocabulary.HISTORY:
         found[name] = [["Before?", CANARY]], {"honoured", "refused"}
-    for name in columns.CHOICES:
+    for name in vocabulary.CHOICES:
         found[name] = [CANARY, "Another."], {"honoured", "refused"}
     found["option_a"] = CANARY, {"honoured", "refused"}
     for name in "tools images image audio videos tool_calls functions function_call chat_template_kwargs".split():
@@ -108,20 +108,20 @@ def allowed(use: str) -> dict[str, tuple[Any, set[str]]]:
     thought = {"refused"} if use == "demonstrations" else {"counted"}
     for name in "reasoning_content reasoning thinking chain_of_thought Complex_CoT deepseek_thinking".split():
         found[name] = CANARY, thought
-    for name in [*columns.WEIGHTS, "loss"]:
+    for name in [*vocabulary.WEIGHTS, "loss"]:
         found[name] = False, {"dropped"} if use != "prompts" else {"counted"}
-    for name in columns.EXCLUDED:
+    for name in vocabulary.EXCLUDED:
         found[name] = True, {"dropped"}
     found["status"] = "discarded", {"dropped"}
     if use != "prompts":
-        found |= {name: (True, {"dropped"}) for name in columns.NOT_TRAINED}
+        found |= {name: (True, {"dropped"}) for name in vocabulary.NOT_TRAINED}
         found |= {
             name: (True, {"refused"}) for name in ("no_train", "do_not_train", "train_on_turn", "unsupervised_loss")
         }
     if use == "demonstrations":
-        found |= {name: (False, {"dropped"}) for name in columns.LABELS}
-        found |= {name: (True, {"dropped"}) for name in columns.CUT}
-        found |= {name: (CANARY, {"refused", "honoured"}) for name in columns.ANSWERS}
+        found |= {name: (False, {"dropped"}) for name in vocabulary.LABELS}
+        found |= {name: (True, {"dropped"}) for name in vocabulary.CUT}
+        found |= {name: (CANARY, {"refused", "honoured"}) for name in vocabulary.ANSWERS}
         found["sample_weight"] = 0.5, {"refused"}
     for name in ("id", "source", "metadata", "a_column_of_theirs"):
         found[name] = CANARY, {"counted"}
@@ -133,7 +133,7 @@ def test_a_column_that_means_something_is_honoured_refused_or_counted_in_every_f
     tmp_path: Path, use: str, row: dict[str, Any]
 ) -> None:
     wrong = {}
-    there = {columns.canonical(name) for name in row}
+    there = {vocabulary.canonical(name) for name in row}
     for name, (value, may) in allowed(use).items():
         if name in there:
             continue
@@ -150,7 +150,7 @@ def test_a_column_that_is_empty_changes_nothing(tmp_path: Path, use: str, row: d
     empty = "system history context choices tools images reasoning_content weight label annotator messages".split()
     for name in empty:
         for value in (None, "", []):
-            if columns.canonical(name) not in map(columns.canonical, row):
+            if vocabulary.canonical(name) not in map(vocabulary.canonical, row):
                 found = READ[use](written(tmp_path, {**row, name: value}), dropped := Dropped())
                 assert (found, dropped.ignored) == (plain, as_it_is.ignored), name
 
@@ -353,7 +353,7 @@ def test_a_mark_against_a_row_is_followed_or_refused_and_never_passed_over(
             assert became == wanted, (use, spelled, became)
             assert len(READ[use](written(tmp_path, {**plain, spelled: not_so}), Dropped())) == 1, (use, spelled)
             told = READ[use](written(tmp_path, {**plain, spelled: means}), dropped := Dropped(), "refuse", [name])
-            assert len(told) == 1 and not dropped.counts and dropped.ignored[columns.canonical(name)] == 1
+            assert len(told) == 1 and not dropped.counts and dropped.ignored[vocabulary.canonical(name)] == 1
 
 
 PARTS = "persona character bot_personality few_shot fewShotExamples instruction_system demonstrations".split()
@@ -717,7 +717,10 @@ OTHERS += (
 
 def odd_rows(seed: int) -> Iterator[Any]:
     rng = random.Random(seed)
-    names = [*OTHERS.split(), *(name for names in vars(columns).values() if isinstance(names, list) for name in names)]
+    names = [
+        *OTHERS.split(),
+        *(name for names in vars(vocabulary).values() if isinstance(names, list) for name in names),
+    ]
 
     def places(value: Any) -> Iterator[tuple[Any, Any]]:
         for key in list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from trueup.data import formats
-from trueup.data.formats import Format, columns, read_demonstrations, read_preferences, read_prompts
-from trueup.data.records import Dropped, Message, Ranking, pairs_of, write_rows
+from trueup.data.formats import Format, read_demonstrations, read_preferences, read_prompts, vocabulary
+from trueup.data.pairs import pairs_of
+from trueup.data.records import Dropped, Message, Ranking, write_rows
 from trueup.errors import DataError
 
 DOCS = Path(__file__).parents[3] / "docs" / "formats.md"
@@ -803,7 +804,7 @@ def test_bad_rows_are_left_out_counted_by_kind_and_kept_where_that_is_asked(tmp_
         "bad row: not JSON": 1,
         "bad row: fits no known format with its columns prompt": 1,
     }
-    assert [(row["where"], row["row"]) for row in dropped.left_out] == [
+    assert [(row.where, row.row) for row in dropped.left_out] == [
         (f"{path}:{n}", row) for n, row in enumerate(bad, start=2)
     ]
     with pytest.raises(DataError, match="4 problems"):
@@ -813,30 +814,30 @@ def test_bad_rows_are_left_out_counted_by_kind_and_kept_where_that_is_asked(tmp_
 # ---- Documentation ----------------------------------------------------------------------------------------------
 
 MEANINGS = {
-    "conversation": columns.CONVERSATIONS,
-    "question": columns.QUESTIONS,
-    "given": columns.GIVEN,
-    "choices": columns.CHOICES,
-    "system": columns.SYSTEM,
-    "history": columns.HISTORY,
-    "answer": columns.ANSWERS,
-    "reference": columns.REFERENCES,
-    "chosen": columns.CHOSEN,
-    "rejected": columns.REJECTED,
-    "label": columns.LABELS,
-    "weight": columns.WEIGHTS,
-    "not trained": columns.NOT_TRAINED,
-    "excluded": columns.EXCLUDED,
-    "kept": columns.KEPT,
-    "bad": columns.BAD,
-    "good": columns.GOOD,
-    "marked": columns.MARKED,
-    "clean": columns.CLEAN,
-    "split": columns.SPLITS,
-    "judged": columns.JUDGED,
-    "cut": columns.CUT,
-    "whole": columns.WHOLE,
-    "annotator": columns.ANNOTATORS,
+    "conversation": vocabulary.CONVERSATIONS,
+    "question": vocabulary.QUESTIONS,
+    "given": vocabulary.GIVEN,
+    "choices": vocabulary.CHOICES,
+    "system": vocabulary.SYSTEM,
+    "history": vocabulary.HISTORY,
+    "answer": vocabulary.ANSWERS,
+    "reference": vocabulary.REFERENCES,
+    "chosen": vocabulary.CHOSEN,
+    "rejected": vocabulary.REJECTED,
+    "label": vocabulary.LABELS,
+    "weight": vocabulary.WEIGHTS,
+    "not trained": vocabulary.NOT_TRAINED,
+    "excluded": vocabulary.EXCLUDED,
+    "kept": vocabulary.KEPT,
+    "bad": vocabulary.BAD,
+    "good": vocabulary.GOOD,
+    "marked": vocabulary.MARKED,
+    "clean": vocabulary.CLEAN,
+    "split": vocabulary.SPLITS,
+    "judged": vocabulary.JUDGED,
+    "cut": vocabulary.CUT,
+    "whole": vocabulary.WHOLE,
+    "annotator": vocabulary.ANNOTATORS,
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from trueup.config import STARTER, SplitConfig
 from trueup.data.formats import read_demonstrations, read_prompts
+from trueup.data.pairs import choose_pairs, pairs_of
 from trueup.data.records import (
     Demonstration,
     Dropped,
@@ -18,11 +19,9 @@ from trueup.data.records import (
     Preference,
     Prompt,
     Ranking,
-    choose_pairs,
     is_for_judge,
     is_heldout,
     opening_id,
-    pairs_of,
     parse_row,
     prompt_id,
     read_jsonl,

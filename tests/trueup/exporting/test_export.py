@@ -14,7 +14,7 @@ from trueup import runs
 from trueup.config import StageConfig
 from trueup.errors import RunError
 from trueup.exporting.export import export
-from trueup.provenance.contents import sha256_file
+from trueup.files import sha256_file
 
 
 def make(config: StageConfig, files: dict[str, str], finding: str | None = None, **facts: Any) -> None:

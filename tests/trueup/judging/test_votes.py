@@ -17,13 +17,7 @@ def vote(**values: object) -> Vote:
     return replace(Vote("v1", "p1", 1, 0, *hashes, outcome=1.0, voter="ann", seconds=2.5), **values)  # type: ignore[arg-type]
 
 
-SAMPLES = [
-    {
-        "prompt_id": "p1",
-        "sft": [{"text": "old 0"}, {"text": "old 1"}],
-        "aligned": [{"text": "new 0"}, {"text": "new 1"}],
-    }
-]
+TEXTS = {"p1": (["old 0", "old 1"], ["new 0", "new 1"])}
 
 
 def test_where_nobody_voted_there_are_no_votes_and_no_digest(tmp_path: Path) -> None:
@@ -66,5 +60,5 @@ def test_a_vote_counts_where_both_texts_are_still_the_ones_that_were_compared() 
         vote(aligned_index=2),
         vote(aligned_sha256=text_sha256("new 0 as it was")),
     ]
-    assert current([stands, *others], SAMPLES) == ([stands], len(others))
-    assert current([], SAMPLES) == ([], 0)
+    assert current([stands, *others], TEXTS) == ([stands], len(others))
+    assert current([], TEXTS) == ([], 0)

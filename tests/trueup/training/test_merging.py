@@ -68,7 +68,7 @@ def test_every_weight_that_an_adapter_changes_in_bf16_is_changed_in_what_is_save
     print(f"weights changed: {rounded[0]:.0%}, now {now[0]:.0%}; log-probability: {rounded[1]:.0%}, now {now[1]:.0%}")
     assert rounded[0] < 0.5 and rounded[1] < 0.8, "added to bf16 weights"
     assert now[0] > 0.99 and now[1] > 0.999
-    facts = stage.facts["merge"]
+    facts = vars(stage.facts["merge"])
     assert facts["saved_dtype"] == "float32" and facts["max_logit_difference"] < 1e-3 < facts["max_logit_change"]
     assert facts["read_dtype"] == "bfloat16" and facts["lost_as_read"] > 0.1
     (finding,) = stage.findings
@@ -81,9 +81,9 @@ def test_in_float32_nothing_is_lost_and_a_large_change_survives_bf16(
     for dtype, size in (("float32", 3e-4), ("bfloat16", 0.3)):
         stage = stage_of(campaign(tmp_path))
         merged(adapted(tiny_base, dtype, size), stage, ROWS)
-        facts = stage.facts["merge"]
+        facts = vars(stage.facts["merge"])
         assert stage.findings == [] and facts["max_logit_difference"] < 1e-3 < facts["max_logit_change"]
-        assert facts.get("lost_as_read", 0.0) < 0.1
+        assert (facts["lost_as_read"] or 0.0) < 0.1
 
 
 def test_a_merge_that_is_not_what_was_trained_fails_the_stage(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from trueup.data.records import pairs_of
+from trueup.data.pairs import pairs_of
 from trueup.errors import DataError
 from ui.labels.items import Gold, ProgramLabel, QueueEntry
 from ui.labels.service import LabelService

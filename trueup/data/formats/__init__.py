@@ -1,10 +1,12 @@
 """Demonstrations, prompts and preferences in the formats that people already have them in (docs/formats.md).
 
     reading         from a file to rows: recognise, convert, settle, report; the three `read_` functions
-    columns         what a column's name is known to mean, and what becomes of those that no converter reads
+    vocabulary      what the name of a column, or of a message's key, is known to mean
+    columns         one row: its columns by canonical name, and which of them were read
+    settling        what becomes of the columns that no converter reads
     turns           conversations and prompts, however a row holds them
     verdicts        which of two answers is better, by all the columns of a row that say so
-    demonstrations, preferences, oasst   the converters, and the tables of formats, tried in their order
+    demonstrations, preferences, published, oasst   the converters, and the tables of formats, tried in their order
 
 To add a format, write a converter and give it a line in a table: it takes a row (`Columns`) and the file's path, gives
 the fields of our own row as plain values, raises ValueError for a broken row, and gives `Skipped` for what is sound but

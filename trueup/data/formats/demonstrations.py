@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from trueup.data.formats import columns, oasst
+from trueup.data.formats import oasst, vocabulary
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Format, Skipped, any_of
 from trueup.data.formats.preferences import PREFERENCES, read_pair
@@ -31,7 +31,7 @@ from trueup.data.records import Row, parse_row
 
 
 def _conversation(row: Columns, path: Path) -> list[Values]:
-    name = row.first(columns.CONVERSATIONS)
+    name = row.first(vocabulary.CONVERSATIONS)
     assert name is not None
     return [{"messages": with_preface(row, turns(row, name))}]
 
@@ -42,9 +42,9 @@ def _question_and_answer(row: Columns, path: Path) -> list[Values]:
 
 
 def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
-    name = row.first(columns.ANSWERS)
-    if name is None or (not row.holds(name) and any(row.holds(other) for other in columns.REFERENCES)):
-        name = row.first(columns.REFERENCES)
+    name = row.first(vocabulary.ANSWERS)
+    if name is None or (not row.holds(name) and any(row.holds(other) for other in vocabulary.REFERENCES)):
+        name = row.first(vocabulary.REFERENCES)
     assert name is not None
     value = row.get(name)
     place = whole(value)
@@ -55,7 +55,7 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
     if is_plain_answer(row, name):
         letters = [letter for letter, _ in read_choices(row)] if value.strip().isdigit() else []
         if letters and value.strip() not in letters and value not in [text for _, text in read_choices(row)]:
-            choices = next((row.at(one) for one in columns.CHOICES if row.holds(one)), "the choices")
+            choices = next((row.at(one) for one in vocabulary.CHOICES if row.holds(one)), "the choices")
             raise ValueError(
                 f"{row.at(name)}: {shown(value)} is text, and {choices} have letters: write the letter, or a number "
                 "that counts from 0"
@@ -147,20 +147,22 @@ def _plain_text(row: Columns, path: Path) -> list[Values]:
     return [{"messages": waiting(values["messages"])}]
 
 
-_QUESTION = any_of(columns.QUESTIONS)
+_QUESTION = any_of(vocabulary.QUESTIONS)
 
 TREES = Format(
     "OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.best_paths, "tree without an answer")
 )
 TASKS = Format("self_instruct", ("instruction", "instances"), _self_instruct)
 INDUCTION = Format("instruction_induction", ("examples",), _instruction_induction)
-CONVERSATION = Format("conversations", (any_of(columns.CONVERSATIONS),), _conversation)
+CONVERSATION = Format("conversations", (any_of(vocabulary.CONVERSATIONS),), _conversation)
 DEMONSTRATIONS = [
-    Format("the preferred of two", (any_of(columns.CHOSEN), any_of(columns.REJECTED)), _chosen),
+    Format("the preferred of two", (any_of(vocabulary.CHOSEN), any_of(vocabulary.REJECTED)), _chosen),
     CONVERSATION,
     TREES,
     TASKS,
-    Format("question and answer", (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES])), _question_and_answer),
+    Format(
+        "question and answer", (_QUESTION, any_of([*vocabulary.ANSWERS, *vocabulary.REFERENCES])), _question_and_answer
+    ),
     INDUCTION,
     Format("UltraChat", ("data",), _ultrachat),
     Format("laid out as text", ("text",), _text),
@@ -187,7 +189,7 @@ PROMPTS = [
     TREES,
     TASKS,
     Format("MT-Bench, Arena-Hard", ("turns",), _first_turn),
-    Format("question", (any_of([*columns.QUESTIONS, "context"]),), prompt_alone),
+    Format("question", (any_of([*vocabulary.QUESTIONS, "context"]),), prompt_alone),
     INDUCTION,
     *(_prompts_of(one) for one in PREFERENCES if one.name in ("SHP", "chosen and rejected", "side by side")),
     Format("UltraChat", ("data",), _ultrachat),

@@ -9,7 +9,7 @@ from typing import Any
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Convert, Skipped
 from trueup.data.formats.turns import message
-from trueup.data.formats.verdicts import whole
+from trueup.data.formats.verdicts import tiers_of_scores, whole
 from trueup.data.jsonl import cut, shown
 
 
@@ -58,7 +58,7 @@ def rankings(node: Values, before: list[Values]) -> Iterator[Values]:
     answers = [reply for reply in node["replies"] if reply["role"] == "assistant" and reply["rank"] is not None]
     if len(answers) > 1:
         ranks = [answer["rank"] for answer in answers]
-        tiers = [[i for i, rank in enumerate(ranks) if rank == level] for level in sorted(set(ranks))]
+        tiers = tiers_of_scores(ranks, higher=False)
         yield {"prompt": here, "completions": [answer["content"] for answer in answers], "tiers": tiers}
     for reply in node["replies"]:
         yield from rankings(reply, here)

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, StrictInt, field_validator, model_validator
 
-from trueup.data.formats import columns, oasst
-from trueup.data.formats.columns import Columns, Values, is_empty
+from trueup.data.formats import oasst, published, vocabulary
+from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Format, Skipped, any_of
-from trueup.data.formats.turns import asked, continues_hh, is_plain_answer, rendered, say, turns, waits, with_preface
+from trueup.data.formats.turns import answer, asked, say, spoken, turns, waits, with_preface
 from trueup.data.formats.verdicts import (
-    FIRST,
-    SECOND,
-    TIE,
-    Said,
+    SIDE_KEYS,
     against,
-    agreed,
     as_number,
+    find_sides,
     number,
     refuse_other_verdict,
-    scored,
     tie_of_pair,
+    tiers_of_scores,
     verdict_of_sides,
     whole,
 )
-from trueup.data.jsonl import cut, loads, shown
+from trueup.data.jsonl import loads, shown
 from trueup.data.records import Message, Preference, Ranking, Row, moment
+from trueup.files import Json
 
 # ---- What comes out ---------------------------------------------------------------------------------------------
 
@@ -46,7 +41,7 @@ class Provenance(Row):
     note: str | None = None
     seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
     guideline_sha256: str | None = None
-    sampler: dict[str, Any] = Field({})
+    sampler: Json = Field({})
 
     _moment = field_validator("created_utc")(moment)
 
@@ -144,11 +139,11 @@ def _own_pair(row: Columns, sides: list[str]) -> Values:
 
 def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
     """The prompt of a row, and its two answers, the preferred one first."""
-    names = [row.first(columns.CHOSEN) or row.first(columns.ANSWERS), row.first(columns.REJECTED)]
+    names = [row.first(vocabulary.CHOSEN) or row.first(vocabulary.ANSWERS), row.first(vocabulary.REJECTED)]
     assert names[0] is not None and names[1] is not None
     own: list[Values] = []
-    whole = [name for name in columns.CONVERSATIONS if row.holds(name)]
-    if any(map(row.holds, columns.QUESTIONS)) or (whole and waits(row, whole[0])):
+    whole = [name for name in vocabulary.CONVERSATIONS if row.holds(name)]
+    if any(map(row.holds, vocabulary.QUESTIONS)) or (whole and waits(row, whole[0])):
         prompt = asked(row)
     else:
         own = turns(row, names[0], "assistant")[:-1]
@@ -159,41 +154,6 @@ def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
                 "messages that begin with it"
             )
     return prompt, [answer(row, name, prompt, len(own)) for name in names if name]
-
-
-def answer(row: Columns, name: str, prompt: list[Values], least: int = 0) -> str:
-    """One completion; a conversation that begins with the prompt is taken without it.
-
-    least  how many turns of the prompt it repeats, if any; what other columns put before them it need not repeat
-    """
-    value = row.values.get(name)
-    if isinstance(value, str) and continues_hh(row) and not rendered(value, row.at(name), "assistant"):
-        row.read.add(name)
-        return value.strip()
-    if is_plain_answer(row, name) and not rendered(str(value), row.at(name), "assistant"):
-        return str(row.get(name))
-    found = turns(row, name, "assistant")
-    counts = [*range(min(len(prompt), len(found)), max(least, 1) - 1, -1), 0]
-    repeated = next(n for n in counts if _same(found[:n], prompt[len(prompt) - n :]))
-    found = found[repeated:]
-    if [turn["role"] for turn in found] != ["assistant"]:
-        roles = ", ".join(turn["role"] for turn in found[:8]) or "none"
-        asks = [row.at(one) for one in row.values if one in row.read and one in _OF_A_PROMPT]
-        within = f" ({', '.join(asks)})" if asks else ""
-        raise ValueError(
-            f"{row.at(name)}: expected one assistant turn after the prompt{within}, found {roles}; both answers must "
-            "follow the same conversation"
-        )
-    return str(found[0]["content"])
-
-
-_OF_A_PROMPT = {*columns.CONVERSATIONS, *columns.QUESTIONS, *columns.GIVEN, *columns.HISTORY, *columns.SYSTEM}
-
-
-def _same(turns: list[Values], others: list[Values]) -> bool:
-    return [(one["role"], one["content"].strip()) for one in turns] == [
-        (one["role"], one["content"].strip()) for one in others
-    ]
 
 
 def _pair(row: Columns, path: Path) -> list[Values]:
@@ -214,35 +174,9 @@ def _pair(row: Columns, path: Path) -> list[Values]:
 
 # ---- Two answers and a verdict ----------------------------------------------------------------------------------
 
-_SIDE = re.compile(
-    r"(response|completion|answer|output|reply|generation|candidate|conversation|summary)_?(a|b|[0-9]|j|k)$"
-)
-_SIDES = [("a", "b"), ("1", "2"), ("0", "1"), ("j", "k")]
-SIDE_KEYS = any_of(
-    f"{base}{_}{side}" for base in _SIDE.pattern[1:].split(")")[0].split("|") for _ in ("_", "") for side in "a10j"
-)
-
-
-def _find_sides(row: Columns) -> tuple[list[str], tuple[str, str]]:
-    """The columns of the two answers, and how they are told apart."""
-    found: dict[str, dict[str, str]] = {}
-    for name in row.values:
-        if (match := _SIDE.match(name)) and row.values[name] is not None:
-            found.setdefault(match[1], {})[match[2]] = name
-    for sides in found.values():
-        for pair in _SIDES:
-            if set(sides) == set(pair):
-                row.answers = [sides[side] for side in pair]
-                return row.answers, pair
-    raise ValueError("expected two answers, as response_a and response_b; found " + (_names(found) or "none"))
-
-
-def _names(found: dict[str, dict[str, str]]) -> str:
-    return cut(", ".join(name for sides in found.values() for name in sides.values()), 80)
-
 
 def _side_by_side(row: Columns, path: Path) -> list[Values]:
-    names, sides = _find_sides(row)
+    names, sides = find_sides(row)
     verdict = verdict_of_sides(row, names, sides)
     if names[0].startswith("conversation"):
         prompt, answers = _two_conversations(row, names)
@@ -271,7 +205,7 @@ def _two_conversations(row: Columns, names: list[str]) -> tuple[list[Values], li
         if turn < len(users):
             found = found[: users[turn]]
         asks.append(found)
-    if not _same(asks[0][:-1], asks[1][:-1]) or any(found[-1]["role"] != "assistant" for found in asks):
+    if spoken(asks[0][:-1]) != spoken(asks[1][:-1]) or any(found[-1]["role"] != "assistant" for found in asks):
         raise ValueError(
             f"{row.at(names[1])}: its conversation parts from {row.at(names[0])} before the last answer, "
             "so the two answer different prompts; take the row out"
@@ -297,11 +231,6 @@ def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]
         say(*turn) for ask, said in zip(asks, first, strict=True) for turn in (("user", ask), ("assistant", said))
     ]
     return with_preface(row, before[:-1]), [first[-1], second[-1]]
-
-
-def tiers_of_scores(scores: list[float], higher: bool = True) -> list[list[int]]:
-    levels = sorted(set(scores), reverse=higher)
-    return [[i for i, score in enumerate(scores) if score == level] for level in levels]
 
 
 # ---- Rankings of several ----------------------------------------------------------------------------------------
@@ -397,148 +326,8 @@ def rated(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 _RATINGS = "helpfulness correctness coherence complexity verbosity".split()
 
 
-# ---- One set each -----------------------------------------------------------------------------------------------
-
-
-def _pandalm(row: Columns, path: Path) -> Iterator[Values | Skipped]:
-    prompt = asked(row)
-    answers = [row.take(key, str) for key in ("response1", "response2")]
-    for key in [key for key in row.values if re.fullmatch(r"annotator\d+", key)]:
-        if row.get(key) is None:
-            yield Skipped("annotator without a verdict")
-        else:
-            yield {"prompt": prompt, "completions": answers, "tiers": _of_three(row, key), "annotator": key}
-
-
-def _of_three(row: Columns, key: str) -> list[list[int]]:
-    value = row.get(key)
-    if isinstance(value, bool) or value not in (0, 1, 2):
-        raise ValueError(f"{row.at(key)}: expected 0 (tie), 1 or 2, found {shown(value)}")
-    return (TIE, FIRST, SECOND)[int(value)]
-
-
-def _finegrained_qa(row: Columns, path: Path) -> list[Values]:
-    """Four answers judged in all six pairs: one ranking where the verdicts make an order, else one for each pair."""
-    passages = row.items("passages", list) if row.holds("passages") else []
-    row.read.add("passages")
-    texts = []
-    for i, lines in enumerate(passages):
-        if not all(isinstance(line, str) for line in lines):
-            raise ValueError(f"passages.{i}: expected texts, found {shown(lines)}")
-        texts.append("\n".join(lines))
-    prompt = with_preface(row, [say("user", "\n\n".join([row.take("question", str), *texts]))])
-    answers = [row.take(f"prediction_{k}", str) for k in (1, 2, 3, 4)]
-    if len(verdicts := row.take("preference", list)) != 6:
-        raise ValueError(f"preference: expected 6 verdicts, found {shown(verdicts)}")
-    sides = [_of_three(Columns({"preference": verdict}, row.ledger), "preference") for verdict in verdicts]
-    pairs = list(zip(combinations(range(4), 2), sides, strict=True))
-
-    # Wins less losses: if the verdicts make an order at all, it is the one of these scores.
-    score = [0.0, 0.0, 0.0, 0.0]
-    for (i, j), side in pairs:
-        score[i] += (side == FIRST) - (side == SECOND)
-        score[j] -= (side == FIRST) - (side == SECOND)
-    if all(
-        side == (TIE if score[i] == score[j] else FIRST if score[i] > score[j] else SECOND) for (i, j), side in pairs
-    ):
-        return [{"prompt": prompt, "completions": answers, "tiers": tiers_of_scores(score)}]
-    return [{"prompt": prompt, "completions": [answers[i], answers[j]], "tiers": side} for (i, j), side in pairs]
-
-
-def _summaries(row: Columns, path: Path) -> list[Values]:
-    """openai/summarize_from_feedback: a post, or an article, and two summaries of it."""
-    info = row.object("info")
-    parts = [f"{name.upper()}: {info.take(name, str)}" for name in ("subreddit", "title") if info.holds(name)]
-    body = info.first(("post", "article"))
-    parts.append(f"{(body or 'post').upper()}: {info.take(body or 'post', str)}")
-    completions = [one.take("text", str) for one in row.objects("summaries")]
-    choice = whole(row.get("choice"))
-    if len(completions) != 2 or choice not in (0, 1):
-        raise ValueError(f"{row.at('choice')}: expected 0 or 1 of two summaries, found {shown(row.get('choice'))}")
-    prompt = with_preface(row, [say("user", "\n\n".join([*parts, "TL;DR:"]))])
-    return [{"prompt": prompt, "completions": completions, "tiers": (FIRST, SECOND)[choice]}]
-
-
-def _shp(row: Columns, path: Path) -> list[Values]:
-    """stanfordnlp/SHP: `labels` is 1 where the first of two comments to a post is preferred, 0 for the second."""
-    label = row.get("labels")
-    if isinstance(label, bool) or label not in (0, 1):
-        raise ValueError(f"{row.at('labels')}: expected 0 or 1, found {shown(label)}")
-    completions = [row.take(f"human_ref_{side}", str) for side in "ab"]
-    prompt = [say("user", row.take("history", str))]
-    said = [
-        Said(row.at("labels"), (SECOND, FIRST)[int(label)]),
-        *scored(row, ["human_ref_a", "human_ref_b"], ("a", "b")),
-    ]
-    return [{"prompt": prompt, "completions": completions, "tiers": agreed(said).tiers}]
-
-
-def _label_studio(row: Columns, path: Path) -> Iterator[Values | Skipped]:
-    """A task of Label Studio, with a pairwise verdict of each annotator."""
-    data = row.object("data")
-    names, _ = _find_sides(data)
-    prompt = asked(data)
-    texts = {name: answer(data, name, prompt) for name in names}
-    for annotation in row.objects("annotations"):
-        if annotation.get("was_cancelled"):
-            yield Skipped("annotation that was cancelled")
-            continue
-        by = annotation.get("completed_by")
-        by = by.get("email") or by.get("id") if isinstance(by, dict) else by
-        verdicts = [one for one in annotation.objects("result") if one.get("type") == "pairwise"]
-        if len(verdicts) != 1:
-            raise ValueError(f"{annotation.at('result')}: expected one pairwise verdict, found {len(verdicts)}")
-        side = verdicts[0].object("value").get("selected")
-        order = [columns.canonical(name) for name in str(verdicts[0].get("to_name") or "").split(",")]
-        order = order if set(order) == set(names) else names
-        if side not in ("left", "right"):
-            raise ValueError(f"{verdicts[0].at('value')}: expected left or right, found {shown(side)}")
-        said = {"annotator": name_of(by)} if not is_empty(by) or by == 0 else {}
-        yield {
-            "prompt": prompt,
-            "completions": [texts[name] for name in order],
-            "tiers": (FIRST, SECOND)[side == "right"],
-            **said,
-        }
-
-
-def _argilla(row: Columns, path: Path) -> Iterator[Values | Skipped]:
-    """A record of Argilla 2, with a verdict of each annotator: the name of the better field, or all in order."""
-    if row.get("status") == "discarded":
-        yield Skipped("status: discarded")
-        return
-    fields = row.object("fields")
-    names, _ = _find_sides(fields)
-    prompt = asked(fields)
-    texts = [answer(fields, name, prompt) for name in names]
-    questions = row.object("responses")
-    if len(questions.values) != 1:
-        raise ValueError(f"responses: expected one question, found {cut(', '.join(questions.values), 80)}")
-    [name] = questions.values
-    for response in questions.objects(name):
-        if response.get("status") not in ("submitted", None):
-            yield Skipped(f"response that is {cut(str(response.get('status')), 20)}")
-            continue
-        value = response.get("value")
-        order = [
-            columns.canonical(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)
-        ]
-        if not order or not set(order) <= set(names):
-            raise ValueError(f"{response.at('value')}: expected {' or '.join(names)}, found {shown(value)}")
-        by = response.get("user_id")
-        said = {"annotator": name_of(by)} if not is_empty(by) or by == 0 else {}
-        yield {"prompt": prompt, "completions": texts, "tiers": (FIRST, SECOND)[names.index(order[0])], **said}
-
-
-def name_of(value: Any) -> str:
-    """An annotator's name as text, however a file writes it."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"expected the name of an annotator, found {shown(value)}")
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
-
-
 def _unpaired(row: Columns, path: Path) -> list[Values]:
-    name = row.first([*columns.LABELS, "score", "rating"])
+    name = row.first([*vocabulary.LABELS, "score", "rating"])
     assert name is not None
     raise ValueError(
         f"{row.at(name)}: says that one answer is good or bad, and compares it with no other; a preference needs two "
@@ -546,25 +335,31 @@ def _unpaired(row: Columns, path: Path) -> list[Values]:
     )
 
 
-_QUESTION = any_of([*columns.QUESTIONS, *columns.CONVERSATIONS])
+_QUESTION = any_of([*vocabulary.QUESTIONS, *vocabulary.CONVERSATIONS])
 
 PREFERENCES = [
     Format("Trueup's rankings", ("prompt", "completions", "tiers"), _trueup_ranking),
-    Format("Label Studio", ("data", "annotations"), _label_studio),
-    Format("Argilla", ("fields", "responses"), _argilla),
-    Format("PandaLM", ("instruction", "response1", "response2", "annotator1"), _pandalm),
-    Format("finegrained_qa", ("question", "passages", "prediction_1", "preference"), _finegrained_qa),
+    Format("Label Studio", ("data", "annotations"), published.label_studio),
+    Format("Argilla", ("fields", "responses"), published.argilla),
+    Format("PandaLM", ("instruction", "response1", "response2", "annotator1"), published.pandalm),
+    Format("finegrained_qa", ("question", "passages", "prediction_1", "preference"), published.finegrained_qa),
     Format(
         "OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.rankings, "tree without ranked answers")
     ),
-    Format("summaries", ("info", "summaries", "choice"), _summaries),
-    Format("SHP", ("history", "human_ref_a", "human_ref_b", "labels"), _shp),
-    Format("chosen and rejected", (any_of([*columns.CHOSEN, *columns.ANSWERS]), any_of(columns.REJECTED)), _pair),
+    Format("summaries", ("info", "summaries", "choice"), published.summaries),
+    Format("SHP", ("history", "human_ref_a", "human_ref_b", "labels"), published.shp),
+    Format(
+        "chosen and rejected", (any_of([*vocabulary.CHOSEN, *vocabulary.ANSWERS]), any_of(vocabulary.REJECTED)), _pair
+    ),
     Format("ranked or scored", (_QUESTION, any_of(_LISTS)), _ranking),
     Format("side by side", (SIDE_KEYS,), _side_by_side),
     Format(
         "unpaired",
-        (_QUESTION, any_of([*columns.ANSWERS, *columns.REFERENCES]), any_of([*columns.LABELS, "score", "rating"])),
+        (
+            _QUESTION,
+            any_of([*vocabulary.ANSWERS, *vocabulary.REFERENCES]),
+            any_of([*vocabulary.LABELS, "score", "rating"]),
+        ),
         _unpaired,
     ),
 ]

@@ -9,19 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trueup.data.formats import columns, oasst
-from trueup.data.formats.columns import Columns, Ledger, Use, Values
+from trueup.data.formats import oasst, settling, vocabulary
+from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
 from trueup.data.formats.format import Format, Skipped
-from trueup.data.formats.preferences import (
-    OF_AN_ANSWER,
-    PREFERENCES,
-    ImportedRanking,
-    is_own,
-    name_of,
-    provenance,
-    rated,
-)
+from trueup.data.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedRanking, is_own, provenance, rated
+from trueup.data.formats.settling import Use
+from trueup.data.formats.verdicts import tiers_of_scores
 from trueup.data.jsonl import cut, read_entries, shown
 from trueup.data.records import BadRows, Demonstration, Dropped, Prompt, Row, opening, parse_row
 from trueup.errors import DataError
@@ -76,7 +70,7 @@ def _read(
     rows: dict[Any, R] = {}
     problems: list[str] = []
     count, unknown = 0, False
-    ignore = frozenset(map(columns.canonical, ignore_columns))
+    ignore = frozenset(map(vocabulary.canonical, ignore_columns))
     for where, entry in _gathered(read_entries(path), use):
         ledger = Ledger(ignore)
         try:
@@ -137,12 +131,12 @@ def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: 
     one.refuse_unsupported()
     format = _recognise(one, formats)
     shared = _shared(one, use) | {"at": ", ".join(one.at(name) for name in _recognised_by(one, format))}
-    if reason := columns.why_left_out(one, use):
+    if reason := settling.why_left_out(one, use):
         return [Skipped(reason)]
     found = [values if isinstance(values, Skipped) else shared | values for values in format.convert(one, path)]
     said = [text for values in found if not isinstance(values, Skipped) for text in _texts_of(values)]
     if said or not found:
-        columns.settle(ledger, said, use)
+        settling.settle(ledger, said, use)
     return found
 
 
@@ -173,10 +167,10 @@ def _shared(row: Columns, use: Use) -> Values:
         row.read.add("split")  # every campaign computes it anew
     if use == "preferences":
         found |= {"provenance": provenance(row), "annotator": "unknown"}
-        for name in columns.ANNOTATORS:
+        for name in vocabulary.ANNOTATORS:
             if row.there(name):
                 try:
-                    found["annotator"] = name_of(row.get(name))
+                    found["annotator"] = vocabulary.annotator_name(row.get(name))
                 except ValueError as error:
                     raise ValueError(f"{row.at(name)}: {error}") from None
                 break
@@ -281,8 +275,7 @@ def _from_pairs(pairs: list[ImportedRanking]) -> ImportedRanking:
         if pair.shown is not None:
             before[keys[pair.shown[0]]] += 1  # this many of the others came after it
     order = sorted(found)
-    levels = sorted({rank for _, rank, _ in order})
-    tiers = [[i for i, key in enumerate(order) if key[1] == level] for level in levels]
+    tiers = tiers_of_scores([rank for _, rank, _ in order], higher=False)
     # Tied answers are in no pair together, and so the order in which all were shown is known only without ties.
     known = len(pairs) == len(order) * (len(order) - 1) // 2 and all(pair.shown is not None for pair in pairs)
     columns = {key: [found[one][key] for one in order] for key in ("completions", *OF_AN_ANSWER)}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from trueup.data.formats import columns
+from trueup.data.formats import settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.jsonl import cut, loads, shown
 
@@ -30,7 +30,7 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
     if isinstance(value, str):
         return rendered(value, row.at(name), speaker) or [say(speaker, value)]
     if not isinstance(value, list | dict) or not value:
-        wanted = "messages" if name in columns.CONVERSATIONS else "text or messages"
+        wanted = "messages" if name in vocabulary.CONVERSATIONS else "text or messages"
         raise ValueError(f"{row.at(name)}: {f'expected {wanted}, found {shown(value)}' if name in row else 'missing'}")
     if isinstance(value, dict) and all(isinstance(one, list) for one in value.values()):  # a column of each key
         value = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
@@ -38,7 +38,7 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
     if isinstance(value, dict):
         return [message(row.object(name))]
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        if name not in (*columns.CONVERSATIONS, *columns.HISTORY, "data") and len(value) > 1:
+        if name not in (*vocabulary.CONVERSATIONS, *vocabulary.HISTORY, "data") and len(value) > 1:
             found = f"expected text or messages, found a list of {len(value)} texts"
             raise ValueError(f"{row.at(name)}: {found}; say who speaks: [{{role, content}}, ...]")
         return taking_turns(value) if len(value) > 1 else [say(speaker, value[0])]
@@ -49,12 +49,12 @@ def _said_in(one: Columns) -> list[Values]:
     """A message, or an object that holds a question and its answer."""
     if one.first(_SPEAKERS):
         return [message(one)]
-    asks, answers = one.first(columns.QUESTIONS), one.first([*columns.ANSWERS, *columns.REFERENCES])
+    asks, answers = one.first(vocabulary.QUESTIONS), one.first([*vocabulary.ANSWERS, *vocabulary.REFERENCES])
     if asks is None or answers is None:
         return [message(one)]
     one.refuse_unsupported()
     pair = [say("user", one.take(asks, str)), say("assistant", one.take(answers, str))]
-    system = [name for name in columns.SYSTEM if one.holds(name)]
+    system = [name for name in vocabulary.SYSTEM if one.holds(name)]
     _refuse_more(one, [turn["content"] for turn in pair])
     if _carries_loss(one) is False:
         pair[1]["trained"] = False
@@ -92,7 +92,7 @@ def is_plain_answer(row: Columns, name: str) -> bool:
     value = row.values.get(name)
     if not isinstance(value, str) or holds_messages(value):
         return False
-    return not value.lstrip().startswith("[") or not any(_is_texts(row.values.get(one)) for one in columns.QUESTIONS)
+    return not value.lstrip().startswith("[") or not any(_is_texts(row.values.get(one)) for one in vocabulary.QUESTIONS)
 
 
 def _is_texts(value: Any) -> bool:
@@ -122,13 +122,13 @@ def message(one: Columns) -> Values:
     one.refuse_unsupported()
     speaker = one.first(_SPEAKERS) or ("from" if "value" in one else "role")
     role = one.take(speaker, str).strip().lower()
-    if role in columns.FOREIGN_ROLES:
+    if role in vocabulary.FOREIGN_ROLES:
         raise ValueError(
             f"{one.at(speaker)}: {shown(role)} speaks, which Trueup cannot give to a model; take the row out"
         )
     if role not in ROLES:
         raise ValueError(f"{one.at(speaker)}: {cut(repr(role), 40)} is none of the known roles {', '.join(ROLES)}")
-    for name in columns.OF_A_MESSAGE:
+    for name in vocabulary.OF_A_MESSAGE:
         if one.holds(name) and (name, one.get(name)) != ("channel", "final"):
             raise ValueError(f"{one.at(name)}: {shown(one.get(name), 40)} cannot be given to a model; take the row out")
     name = one.first(_CONTENTS) or ("value" if speaker == "from" else "content")
@@ -137,10 +137,10 @@ def message(one: Columns) -> Values:
     content = one.take(name, str)
     _refuse_more(one, [content])
     loss = _carries_loss(one) if ROLES[role] == "assistant" else one.carries_loss()
-    if ROLES[role] != "assistant" and (reason := columns.why_taken_out(one)):
+    if ROLES[role] != "assistant" and (reason := settling.why_taken_out(one)):
         raise ValueError(
             f"{one.within}{reason} takes out what a {role} says, and what follows hangs on it; take the row out, or "
-            f"{columns.IGNORE}"
+            f"{vocabulary.IGNORE}"
         )
     one.refuse_unclear_weights()
     if loss and ROLES[role] != "assistant":
@@ -148,23 +148,23 @@ def message(one: Columns) -> Values:
     return say(ROLES[role], content) | ({"trained": False} if loss is False and ROLES[role] == "assistant" else {})
 
 
-_MORE = [*columns.GIVEN, *columns.CHOICES, *columns.HISTORY, *columns.SYSTEM, "content", "value", "text"]
+_MORE = [*vocabulary.GIVEN, *vocabulary.CHOICES, *vocabulary.HISTORY, *vocabulary.SYSTEM, "content", "value", "text"]
 
 
 def _refuse_more(one: Columns, said: list[str]) -> None:
     """Raise for what a turn holds beside the text that is read of it, and does not say in it."""
     for name, value in one.values.items():
-        if name in one.read or columns.is_empty(value):
+        if name in one.read or vocabulary.is_empty(value):
             continue
-        if name in _MORE or (columns.is_related(name) and not isinstance(value, bool | int | float)):
-            columns.refuse_other_text(one, name, value, said)
-        columns.refuse_reasoning(one, name, value, said)
+        if name in _MORE or (vocabulary.is_related(name) and not isinstance(value, bool | int | float)):
+            settling.refuse_other_text(one, name, value, said)
+        settling.refuse_reasoning(one, name, value, said)
 
 
 def _carries_loss(one: Columns) -> bool | None:
     """Whether an answer is to be imitated, by its weight or by what people said of it; None where nothing says so."""
     loss = one.carries_loss()
-    return False if columns.why_taken_out(one) or columns.why_bad(one) or columns.is_marked(one) else loss
+    return False if settling.why_taken_out(one) or settling.why_bad(one) or settling.is_marked(one) else loss
 
 
 def _joined(parts: list[Any], one: Columns, name: str) -> str:
@@ -175,7 +175,9 @@ def _joined(parts: list[Any], one: Columns, name: str) -> str:
         if isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text"):
             others = {key: value for key, value in part.items() if key not in ("type", "text")}
             text = (
-                part.get("text") if columns.is_empty({k: v for k, v in others.items() if k != "annotations"}) else None
+                part.get("text")
+                if vocabulary.is_empty({k: v for k, v in others.items() if k != "annotations"})
+                else None
             )
         if not isinstance(text, str):
             raise ValueError(
@@ -254,8 +256,8 @@ def asked(row: Columns) -> list[Values]:
 
     A conversation that ends with an answer is the prompt of no other answer, where there is a question beside it.
     """
-    names = [name for name in columns.CONVERSATIONS if row.holds(name)]
-    if names and (not any(map(row.holds, columns.QUESTIONS)) or waits(row, names[0])):
+    names = [name for name in vocabulary.CONVERSATIONS if row.holds(name)]
+    if names and (not any(map(row.holds, vocabulary.QUESTIONS)) or waits(row, names[0])):
         return with_preface(row, waiting(turns(row, names[0])))
     return with_preface(row, question(row))
 
@@ -268,20 +270,20 @@ def waits(row: Columns, name: str) -> bool:
 
 def with_preface(row: Columns, conversation: list[Values]) -> list[Values]:
     """A conversation behind the columns that come before it, history and system message, which it may repeat."""
-    if name := next((name for name in columns.HISTORY if row.holds(name)), None):
+    if name := next((name for name in vocabulary.HISTORY if row.holds(name)), None):
         before = _history(row, name)
-        if _said(conversation[: len(before)]) != _said(before):
+        if spoken(conversation[: len(before)]) != spoken(before):
             conversation = [*before, *conversation]
-    if name := next((name for name in columns.SYSTEM if row.holds(name)), None):
+    if name := next((name for name in vocabulary.SYSTEM if row.holds(name)), None):
         system = say("system", row.take(name, str))
-        if not any(_said([one]) == _said([system]) for one in conversation if one["role"] == "system"):
+        if not any(spoken([one]) == spoken([system]) for one in conversation if one["role"] == "system"):
             if conversation and conversation[0]["role"] == "system":
                 raise ValueError(f"{row.at(name)}: a system turn says otherwise; take one of them out")
             conversation = [system, *conversation]
     return conversation
 
 
-def _said(turns: list[Values]) -> list[tuple[str, str]]:
+def spoken(turns: list[Values]) -> list[tuple[str, str]]:
     return [(one["role"], one["content"].strip()) for one in turns]
 
 
@@ -299,12 +301,12 @@ def _history(row: Columns, name: str) -> list[Values]:
 
 
 def question(row: Columns) -> list[Values]:
-    given = [name for name in columns.GIVEN if row.holds(name)]
+    given = [name for name in vocabulary.GIVEN if row.holds(name)]
     about = [name for name in given if _is_messages(row.values[name])]
-    name = next((name for name in columns.QUESTIONS if row.holds(name)), None)
+    name = next((name for name in vocabulary.QUESTIONS if row.holds(name)), None)
     before = [one for other in about if other != name for one in turns(row, other)]  # messages were said before
     if name is None and not before:
-        name = row.first(columns.QUESTIONS) or columns.QUESTIONS[0]
+        name = row.first(vocabulary.QUESTIONS) or vocabulary.QUESTIONS[0]
         row.take(name, str)
     texts = [_given(row, one) for one in given if one not in about and one != name]
     choices = read_choices(row)
@@ -352,7 +354,7 @@ _JUDGED = "winner preference preferred better verdict".split()
 
 def read_choices(row: Columns) -> list[tuple[str, str]]:
     """Letter and text of each answer to choose from."""
-    name = next((name for name in columns.CHOICES if row.holds(name)), None)
+    name = next((name for name in vocabulary.CHOICES if row.holds(name)), None)
     if name is not None:
         value = row.get(name)
         if isinstance(value, dict) and all(isinstance(value.get(key), list) for key in ("text", "label")):  # ARC
@@ -371,3 +373,41 @@ def read_choices(row: Columns) -> list[tuple[str, str]]:
         if len(names) > 2 or (len(names) == 2 and pattern.startswith(("option", "choice", "op"))):
             return [(name[-1].upper(), row.take(name, str)) for name in names]
     return []
+
+
+# ---- What is answered -------------------------------------------------------------------------------------------
+
+
+def answer(row: Columns, name: str, prompt: list[Values], least: int = 0) -> str:
+    """One completion; a conversation that begins with the prompt is taken without it.
+
+    least  how many turns of the prompt it repeats, if any; what other columns put before them it need not repeat
+    """
+    value = row.values.get(name)
+    if isinstance(value, str) and continues_hh(row) and not rendered(value, row.at(name), "assistant"):
+        row.read.add(name)
+        return value.strip()
+    if is_plain_answer(row, name) and not rendered(str(value), row.at(name), "assistant"):
+        return str(row.get(name))
+    found = turns(row, name, "assistant")
+    counts = [*range(min(len(prompt), len(found)), max(least, 1) - 1, -1), 0]
+    repeated = next(n for n in counts if spoken(found[:n]) == spoken(prompt[len(prompt) - n :]))
+    found = found[repeated:]
+    if [turn["role"] for turn in found] != ["assistant"]:
+        roles = ", ".join(turn["role"] for turn in found[:8]) or "none"
+        asks = [row.at(one) for one in row.values if one in row.read and one in _OF_A_PROMPT]
+        within = f" ({', '.join(asks)})" if asks else ""
+        raise ValueError(
+            f"{row.at(name)}: expected one assistant turn after the prompt{within}, found {roles}; both answers must "
+            "follow the same conversation"
+        )
+    return str(found[0]["content"])
+
+
+_OF_A_PROMPT = {
+    *vocabulary.CONVERSATIONS,
+    *vocabulary.QUESTIONS,
+    *vocabulary.GIVEN,
+    *vocabulary.HISTORY,
+    *vocabulary.SYSTEM,
+}

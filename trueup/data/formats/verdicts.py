@@ -12,9 +12,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from trueup.data.formats import columns
-from trueup.data.formats.columns import IGNORE, Columns, Values
-from trueup.data.jsonl import shown
+from trueup.data.formats import vocabulary
+from trueup.data.formats.columns import Columns, Values
+from trueup.data.formats.format import any_of
+from trueup.data.formats.vocabulary import IGNORE
+from trueup.data.jsonl import cut, shown
 
 TIE, FIRST, SECOND = [[0, 1]], [[0], [1]], [[1], [0]]
 VERDICTS = "winner preference preferred choice better better_response better_response_id verdict vote label".split()
@@ -58,7 +60,7 @@ def _in_words(said: Said) -> str:
 
 def refuse_swapped(row: Columns) -> None:
     for name in SWAPPED:
-        if columns.truth(row.get(name)):
+        if vocabulary.truth(row.get(name)):
             raise ValueError(
                 f"{row.at(name)}: the verdict may be of the sides as they were swapped; write it of these, or {IGNORE}"
             )
@@ -83,7 +85,7 @@ def tie_of_pair(row: Columns) -> Said | None:
 
 def _tied(row: Columns) -> Iterator[Said]:
     for name in ("tie", "is_tie"):
-        if columns.truth(row.get(name)):
+        if vocabulary.truth(row.get(name)):
             yield Said(row.at(name), TIE)
     if row.values.get("status") == "tie":
         row.read.add("status")
@@ -91,7 +93,7 @@ def _tied(row: Columns) -> Iterator[Said]:
 
 
 def _named_of_pair(row: Columns) -> Iterator[Said]:
-    sides = [row.first(columns.CHOSEN) or row.first(columns.ANSWERS), row.first(columns.REJECTED)]
+    sides = [row.first(vocabulary.CHOSEN) or row.first(vocabulary.ANSWERS), row.first(vocabulary.REJECTED)]
     texts = [row.values.get(side or "") for side in sides]
     for name in [name for name in VERDICTS if row.there(name) and name not in sides]:
         value = row.values[name]
@@ -168,6 +170,32 @@ def one_voice(said: list[Said]) -> list[Said]:
 
 # ---- Two sides --------------------------------------------------------------------------------------------------
 
+_SIDE = re.compile(
+    r"(response|completion|answer|output|reply|generation|candidate|conversation|summary)_?(a|b|[0-9]|j|k)$"
+)
+_SIDES = [("a", "b"), ("1", "2"), ("0", "1"), ("j", "k")]
+SIDE_KEYS = any_of(
+    f"{base}{_}{side}" for base in _SIDE.pattern[1:].split(")")[0].split("|") for _ in ("_", "") for side in "a10j"
+)
+
+
+def find_sides(row: Columns) -> tuple[list[str], tuple[str, str]]:
+    """The columns of the two answers, and how they are told apart."""
+    found: dict[str, dict[str, str]] = {}
+    for name in row.values:
+        if (match := _SIDE.match(name)) and row.values[name] is not None:
+            found.setdefault(match[1], {})[match[2]] = name
+    for sides in found.values():
+        for pair in _SIDES:
+            if set(sides) == set(pair):
+                row.answers = [sides[side] for side in pair]
+                return row.answers, pair
+    raise ValueError("expected two answers, as response_a and response_b; found " + (_names(found) or "none"))
+
+
+def _names(found: dict[str, dict[str, str]]) -> str:
+    return cut(", ".join(name for sides in found.values() for name in sides.values()), 80)
+
 
 def verdict_of_sides(row: Columns, names: list[str], sides: tuple[str, str]) -> Values:
     """Tiers of two answers, their columns `names` told apart by `sides`, with the strength where a row says it."""
@@ -177,7 +205,7 @@ def verdict_of_sides(row: Columns, names: list[str], sides: tuple[str, str]) -> 
         said.append(Said(row.at(names[0]), FIRST))
     one_hot = [f"winner_model_{side}" for side in sides] + ["winner_tie"]
     if all(name in row for name in one_hot):
-        votes = [columns.truth(row.get(name)) for name in one_hot]
+        votes = [vocabulary.truth(row.get(name)) for name in one_hot]
         if votes.count(True) != 1:
             raise ValueError(
                 f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {shown(votes)}"
@@ -260,13 +288,13 @@ def _ranked(row: Columns, sides: Sequence[str]) -> Iterator[Said]:
     for name in [name for name in _RANKS if row.there(name)]:
         value = row.values[name]
         if isinstance(value, dict):
-            value = [{columns.canonical(str(key)): rank for key, rank in value.items()}.get(side) for side in sides]
+            value = [{vocabulary.canonical(str(key)): rank for key, rank in value.items()}.get(side) for side in sides]
         tiers = None
         if isinstance(value, list) and len(value) == 2:
             ranks = [as_number(one) for one in value]
             if None not in ranks:
                 tiers = _order([-rank for rank in ranks if rank is not None])
-            elif (order := [columns.canonical(str(one)) for one in value]) in (list(sides), list(sides)[::-1]):
+            elif (order := [vocabulary.canonical(str(one)) for one in value]) in (list(sides), list(sides)[::-1]):
                 tiers = FIRST if order == list(sides) else SECOND
         elif name == "rank" and value in (0, 1, "0", "1") and not isinstance(value, bool):
             continue  # of a list that these two are the best of
@@ -283,6 +311,11 @@ def _order(scores: Sequence[float | None]) -> list[list[int]]:
     first, second = scores
     assert first is not None and second is not None
     return TIE if first == second else FIRST if first > second else SECOND
+
+
+def tiers_of_scores(scores: Sequence[float], higher: bool = True) -> list[list[int]]:
+    levels = sorted(set(scores), reverse=higher)
+    return [[i for i, score in enumerate(scores) if score == level] for level in levels]
 
 
 def _word(text: str) -> str:

@@ -1,0 +1,62 @@
+"""Reading and writing files of a run: only a file is read, and a reader never sees half of one."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+"""An object whose keys this code does not know: another program's settings, a file before it is checked, a config as
+plain data."""
+PARTIAL = ".partial"
+"""Ending of a file that is being written."""
+
+
+def require_file(path: Path) -> None:
+    """An OSError if `path` exists and is not a file: reading a pipe or a device might never end."""
+    if path.exists() and not path.is_file():
+        what = "is a folder" if path.is_dir() else "is a pipe, a socket or a device"
+        raise OSError(errno.EISDIR, f"{what}; a file is wanted", str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of a run; an OSError if it is not a file, as `require_file` says."""
+    require_file(path)
+    return path.read_text(encoding="utf-8")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    require_file(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, text: str | Iterable[str], by_process: bool = False) -> None:
+    """Write a file so that readers see the old one or the whole new one, which is on disk when this returns.
+
+    text        the whole, or its parts in order
+    by_process  other processes may write the same file at the same time; the last one counts
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}" if by_process else path.name + PARTIAL)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines([text] if isinstance(text, str) else text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def mend_last_line(path: Path) -> None:
+    """Cut off what an interruption left of the last line of a file that lines are appended to."""
+    if path.exists():
+        whole, newline, torn = path.read_bytes().rpartition(b"\n")
+        if torn:
+            os.truncate(path, len(whole + newline))
