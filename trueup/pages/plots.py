@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from markupsafe import Markup
@@ -78,13 +77,13 @@ def interval_bar(
     def at(x: float) -> str:
         return f"{100 * (x - span[0]) / (span[1] - span[0]):.2f}%"
 
-    parts = ['<line class="axis" x1="0" x2="100%" y1="50%" y2="50%"/>']
+    parts = [_element("line", "axis", x1=0, x2="100%", y1="50%", y2="50%")]
     if middle is not None:
-        parts.append(f'<line class="middle" x1="{at(middle)}" x2="{at(middle)}" y1="0" y2="100%"/>')
+        parts.append(_element("line", "middle", x1=at(middle), x2=at(middle), y1=0, y2="100%"))
     if low is not None and high is not None:
-        parts.append(f'<line class="interval" x1="{at(low)}" x2="{at(high)}" y1="50%" y2="50%"/>')
-    parts.append(f'<circle class="value" cx="{at(value)}" cy="50%" r="5"/>')
-    return Markup(f'<svg class="bar" width="100%" height="22" aria-hidden="true">{"".join(parts)}</svg>')
+        parts.append(_element("line", "interval", x1=at(low), x2=at(high), y1="50%", y2="50%"))
+    parts.append(_element("circle", "value", cx=at(value), cy="50%", r=5))
+    return _element("svg", "bar", *parts, width="100%", height=22, aria_hidden="true")
 
 
 def shares_bar(parts: Sequence[tuple[str, float]], height: int = 14) -> Markup:
@@ -96,10 +95,9 @@ def shares_bar(parts: Sequence[tuple[str, float]], height: int = 14) -> Markup:
     for style, size in parts:
         if size > 0:
             wide = 100 * size / total
-            rects.append(f'<rect class="{escape(style)}" x="{at:.2f}%" width="{wide:.2f}%" y="0" height="100%"/>')
+            rects.append(_element("rect", style, x=f"{at:.2f}%", width=f"{wide:.2f}%", y=0, height="100%"))
             at += wide
-    inside = "".join(rects)
-    return Markup(f'<svg class="shares" width="100%" height="{height}" aria-hidden="true">{inside}</svg>')
+    return _element("svg", "shares", *rects, width="100%", height=height, aria_hidden="true")
 
 
 @dataclass(frozen=True)
@@ -125,29 +123,25 @@ def trace(points: Sequence[Point], x_label: str, y_label: str, limit: float | No
     ends = [y for point in finite for y in (point.y, point.low, point.high) if y is not None]
     heights = min(ends), max(ends)
     axes = _Axes((left, right + 0.06 * (right - left)), heights, room=0.16)
-    parts = []
+    parts: list[Markup] = []
     if limit is not None:
         x, _ = axes.at(limit, finite[0].y)
-        height = _HEIGHT - _BOTTOM - _TOP
-        parts.append(
-            f'<rect class="beyond" x="{x:.1f}" y="{_TOP}" width="{_WIDTH - _RIGHT - x:.1f}" height="{height}"/>'
-        )
+        width, height = _WIDTH - _RIGHT - x, _HEIGHT - _BOTTOM - _TOP
+        parts.append(_element("rect", "beyond", x=x, y=_TOP, width=width, height=height))
     parts.append(axes.draw(x_label, y_label))
     if limit is not None:
-        parts.append(f'<line class="limit" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
+        parts.append(_element("line", "limit", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM))
     parts.append(axes.path([(point.x, point.y) for point in finite], "join"))
     for point in finite:
         x, y = axes.at(point.x, point.y)
         if point.low is not None and point.high is not None:
             (_, bottom), (_, top) = axes.at(point.x, point.low), axes.at(point.x, point.high)
-            parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom:.1f}" y2="{top:.1f}"/>')
-        parts.append(f'<circle class="point {escape(point.style)}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+            parts.append(_element("line", "whisker", x1=x, x2=x, y1=bottom, y2=top))
+        parts.append(_element("circle", f"point {point.style}", cx=x, cy=y, r=4))
         # Beside the point, since whiskers stand above and below it.
         inward = x > _WIDTH - 60
-        parts.append(
-            f'<text class="name" x="{x - 8 if inward else x + 8:.1f}" y="{y - 7:.1f}" '
-            f'text-anchor="{"end" if inward else "start"}">{escape(point.name)}</text>'
-        )
+        anchor, beside = ("end", x - 8) if inward else ("start", x + 8)
+        parts.append(_element("text", "name", point.name, x=beside, y=y - 7, text_anchor=anchor))
     return _svg(parts, f"{y_label} over {x_label}: {', '.join(point.name for point in finite)}")
 
 
@@ -192,32 +186,42 @@ class _Axes:
             return low - self.room * (high - low), high + (self.room or 0.04) * (high - low)
         return low - 0.5, high + 0.5
 
-    def path(self, points: Sequence[tuple[float, float]], style: str) -> str:
+    def path(self, points: Sequence[tuple[float, float]], style: str) -> Markup:
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
-        return f'<polyline class="{escape(style)}" points="{corners}"/>'
+        return _element("polyline", style, points=corners)
 
-    def draw(self, x_label: str, y_label: str, percent: bool = False) -> str:
+    def draw(self, x_label: str, y_label: str, percent: bool = False) -> Markup:
         parts = []
         levels = ticks(*self._padded)
         for value in levels:
             _, y = self.at(self.x[0], value)
             text = f"{100 * value:.0f} %" if percent else axis(value, levels)
-            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-            parts.append(f'<text x="{_LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
+            parts.append(_element("line", "grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y))
+            parts.append(_element("text", "", text, x=_LEFT - 5, y=y + 3.5, text_anchor="end"))
         steps = ticks(*self.x)
         for value in steps:
             x, _ = self.at(value, self.y[0])
             anchor = "end" if x > _WIDTH - 20 else "middle"  # the last one would be cut in its middle
             text = axis(value, steps)
-            parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="{anchor}">{text}</text>')
-        parts.append(
-            f'<text class="label" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
-        )
-        return "".join(parts)
+            parts.append(_element("text", "", text, x=x, y=_HEIGHT - _BOTTOM + 14, text_anchor=anchor))
+        parts.append(_element("text", "label", x_label, x=_WIDTH - _RIGHT, y=_HEIGHT - 4, text_anchor="end"))
+        return Markup("").join(parts)
 
 
-def _svg(parts: Sequence[str], label: str) -> Markup:
-    inside = "".join(parts)
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">{inside}</svg>'
+def _svg(parts: Sequence[Markup], label: str) -> Markup:
+    return _element("svg", "chart", *parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=label)
+
+
+_ATTRIBUTE = Markup(' {}="{}"')
+
+
+def _element(name: str, style: str, *inside: str, **attributes: str | float) -> Markup:
+    """An SVG element. Coordinates get one decimal, and whatever is no Markup is escaped."""
+    values = {"class": style, **attributes} if style else attributes
+    listed = Markup("").join(
+        _ATTRIBUTE.format(key.replace("_", "-"), f"{value:.1f}" if isinstance(value, float) else value)
+        for key, value in values.items()
     )
+    if not inside:
+        return Markup("<{}{}/>").format(name, listed)
+    return Markup("<{0}{1}>{2}</{0}>").format(name, listed, Markup("").join(inside))
