@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from html import escape
 
 import regex
 from markupsafe import Markup
@@ -41,9 +40,11 @@ def seen(text: str) -> Markup:
     A direction override would show another text than the one that is judged; a zero-width character, none at all.
     """
     parts, at = [], 0
-    for found in INVISIBLE.finditer(text):
-        parts.append(escape(text[at : found.start()]))
-        name = unicodedata.name(found["one"], "control character").lower()
-        parts.append(f'<span class="tu-mark" dir="ltr" title="{name}">{mark(found[0])}</span>')
-        at = found.end()
-    return Markup("".join([*parts, escape(text[at:])]))
+    for run in INVISIBLE.finditer(text):
+        name = unicodedata.name(run["one"], "control character").lower()
+        parts += [text[at : run.start()], _MARK.format(name, mark(run[0]))]
+        at = run.end()
+    return Markup("").join([*parts, text[at:]])
+
+
+_MARK = Markup('<span class="tu-mark" dir="ltr" title="{}">{}</span>')

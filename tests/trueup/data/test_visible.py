@@ -52,7 +52,7 @@ def test_what_shapes_what_is_read_stays(text: str) -> None:
 
 def test_text_is_escaped() -> None:
     assert seen('<b a="1">&\u200b') == (
-        '&lt;b a=&quot;1&quot;&gt;&amp;<span class="tu-mark" dir="ltr" title="zero width space">ZWSP</span>'
+        '&lt;b a=&#34;1&#34;&gt;&amp;<span class="tu-mark" dir="ltr" title="zero width space">ZWSP</span>'
     )
     assert mark("\u202e") == "RLO" and mark("\u061c\u061c") == "ALM×2"
 
