@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -676,6 +678,22 @@ def test_a_whole_number_may_be_written_with_a_point_as_tables_with_empty_cells_w
     for turn in (0, 3, "2", 1.5):  # which of the answers was judged cannot be known
         with pytest.raises(DataError, match="turn: expected the number of the judged turn, 1 to 2"):
             read_preferences(written(tmp_path, {**judged, "turn": turn}), Dropped())
+
+
+def test_a_text_of_any_length_is_read_in_a_time_that_grows_with_it(tmp_path: Path) -> None:
+    """A model that repeats itself writes thousands of line breaks; a search that begins at each of them takes hours."""
+    started = time.process_time()
+    for pad in ("\n", " ", "\n\nHuman: ", "<|im_start|>user\n", "### ", '{"role": '):
+        run = pad * (40_000 // len(pad))
+        for text in (f"{run}x", f"x{run}x", f"x{run}", f"<|im_start|>user\nx<|im_end|>{run}x"):
+            for use, row in (
+                ("demonstrations", {"prompt": "Q", "completion": text}),
+                ("prompts", {"prompt": text}),
+                ("preferences", {"prompt": "Q", "chosen": text, "rejected": "B"}),
+            ):
+                with suppress(DataError):
+                    READ[use](written(tmp_path, row), Dropped())
+    assert time.process_time() - started < 20
 
 
 # ---- Anything at all --------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def holds_messages(text: str) -> bool:
 
 def _is_of_messages(text: str) -> bool:
     """Whether a text is an object, or a list of some, in which a speaker says something, whatever other keys it has."""
-    braced = re.match(r"\s*\[?\s*\{", text) and text.rstrip().endswith(("}", "]"))
+    braced = re.match(r"\[?\s*+\{", text.lstrip()) and text.rstrip().endswith(("}", "]"))
     return bool(braced and _SPEAKER.search(text) and _CONTENT.search(text))
 
 
@@ -196,14 +196,15 @@ def taking_turns(texts: Iterable[str]) -> list[Values]:
 # ---- Text with marks --------------------------------------------------------------------------------------------
 
 _HH = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
-_GUANACO = re.compile(r"\s*### (Human|Assistant):")
+_GUANACO = re.compile(r"### (Human|Assistant):")
 _CHATML = re.compile(r"\s*<\|im_start\|>(\w+)\n(.*?)(?:<\|im_end\|>|\Z)", re.DOTALL)
+# A text may begin, and end, with as much white space as a model made of it: it is looked through once.
 _FOREIGN_START = re.compile(
-    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>)?\s*"
+    r"\s*+(?:(?:<s>|<bos>|<\|begin_of_text\|>)\s*+)?+"
     r"(\[INST\]|<\|start_header_id\|>|<start_of_turn>|<\|(?:user|system|assistant|prompter)\|>|### Instruction:"
     r"|USER:|<\|start\|>|<\|turn\|?>)"
 )
-_FOREIGN_END = re.compile(r"(\n\nAssistant:|### Assistant:|### Response:|\[/INST\]|<\|assistant\|>|\bASSISTANT:)\s*\Z")
+_FOREIGN_END = re.compile(r"(\n\nAssistant:|### Assistant:|### Response:|\[/INST\]|<\|assistant\|>|\bASSISTANT:)\Z")
 
 
 def rendered(text: str, at: str, speaker: str = "user") -> list[Values] | None:
@@ -218,7 +219,7 @@ def rendered(text: str, at: str, speaker: str = "user") -> list[Values] | None:
         before, *parts = marks.split(text)
         if not before.strip() and parts[:1] == ["Human"] and (text.startswith("\n\n") or "Assistant" in parts):
             return [say(ROLES.get(n.lower(), "user"), t.strip()) for n, t in zip(parts[::2], parts[1::2], strict=True)]
-    if speaker == "user" and (found := _FOREIGN_START.match(text) or _FOREIGN_END.search(text)):
+    if speaker == "user" and (found := _FOREIGN_START.match(text) or _FOREIGN_END.search(text.rstrip())):
         raise ValueError(
             f"{at}: is laid out with the marks of a chat template ({shown(found[1].strip())}), which would be read as "
             'text; write it as messages: [{"role": "user", "content": ...}]'
@@ -228,9 +229,7 @@ def rendered(text: str, at: str, speaker: str = "user") -> list[Values] | None:
 
 def _chatml(text: str, at: str) -> list[Values]:
     found, end = [], 0
-    for match in _CHATML.finditer(text):
-        if match.start() != end or match[1] not in ROLES:
-            break
+    while (match := _CHATML.match(text, end)) and match[1] in ROLES:
         found.append(say(ROLES[match[1]], match[2]))  # its marks say where a text begins and ends
         end = match.end()
     if not found or text[end:].strip() or any("<|im_" in turn["content"] for turn in found):
