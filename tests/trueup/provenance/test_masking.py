@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -60,6 +61,14 @@ def test_what_is_no_secret_stays_as_it_is(text: str) -> None:
         "key": "a",
         "tokens": "b",
     }
+
+
+def test_a_text_of_any_length_is_masked_in_a_time_that_grows_with_it() -> None:
+    started = time.process_time()
+    for part in ("x", "http://a:", "https://a", "?key", "&passwkey", "a.b+", "://"):
+        text = part * (30_000 // len(part))
+        assert masked(f"{text} http://name:word@host") == f"{masked(text)} http://name:***@host"
+    assert time.process_time() - started < 20
 
 
 @pytest.mark.parametrize(
