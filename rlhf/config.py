@@ -6,10 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trueup.config import (
-    InputPath,
-    Section,
-)
+from trueup.config import InputPath, Section
 
 
 class CheckConfig(Section):

@@ -16,10 +16,7 @@ from trueup.runs import find_stage
 
 
 def check(
-    config: CompareConfig,
-    stages: Mapping[str, StageConfig],
-    problems: list[str],
-    notes: list[str],
+    config: CompareConfig, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
 ) -> list[ReadFile]:
     """The other runs, what its judges want, and the files of its checks, which are returned."""
     files = verified_files("compare", config.checks, config.seed, problems)

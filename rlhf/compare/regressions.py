@@ -68,11 +68,7 @@ def check_one(
     result = paired(right[SFT], right[ALIGNED], config.confidence)
     say(f"{wanted.kind:<12} {_share(result.sft)} right before, {_share(result.aligned)} after")
     return CheckResult(
-        **dict(result),
-        verifier=check.verifier,
-        prompts=check.note,
-        left_out=left_out,
-        unsupported=check.unsupported,
+        **dict(result), verifier=check.verifier, prompts=check.note, left_out=left_out, unsupported=check.unsupported
     )
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from rlhf.accuracy import PairedAccuracy
 from rlhf.compare.judges import Judged, LabelOrigins
 from rlhf.compare.schema import PolicyMeasures
+from rlhf.html import title
 from trueup.artifacts.manifest import Finding, Level
 from trueup.artifacts.reports import ComparisonVerdict
 from trueup.statistics import intervals
@@ -103,7 +104,7 @@ def decide(
     name = next((name for name in judges if standings[name].decides), None)
     before = list(judges)[: list(judges).index(name)] if name else list(judges)
     passed_over = {other: "; ".join(standings[other].reasons) for other in before}
-    over = "".join(f" The judge {_title(other)} decides nothing: {reason}." for other, reason in passed_over.items())
+    over = "".join(f" The judge {title(other)} decides nothing: {reason}." for other, reason in passed_over.items())
     if name is None:
         finding = Finding("warn", "no_verdict", f"No verdict: no judge can decide.{over}")
         return Decision("no_verdict", finding, [], None, passed_over)
@@ -170,10 +171,6 @@ def with_price_of_length(judged: Judged, before: float, after: float, prices: Se
     same = [price.message for price in prices if price.code == way]
     others = [price for price in prices if price.code != way]
     return [Finding("warn", way, "; ".join([*same, message])), *others]
-
-
-def _title(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def find_prices(
@@ -244,14 +241,14 @@ def reasons_for_doubt(
         floor = floors.get(decided.judge)
         if floor and floor.excludes(0.5):
             message = (
-                f"by the judge {_title(decided.judge)} the SFT policy wins {percent(floor)} against itself: that is "
+                f"by the judge {title(decided.judge)} the SFT policy wins {percent(floor)} against itself: that is "
                 "chance one time in twenty, else something other than the policy decides"
             )
             doubts.append(Finding("warn", "noise_floor", message))
     for name in judges:
         for finding in cards.get(name, ()):
             if finding.level != "info":
-                message = f"the judge {_title(name)}: {finding.message}"
+                message = f"the judge {title(name)}: {finding.message}"
                 doubts.append(Finding("warn", f"judge_{finding.code}", message))
     if _ratio(before, after) < 1 / LONGER and not any(price.code == "shorter" for price in decided.prices):
         message = f"{_times_as_long(before, after)}: look at the win rate at equal length"

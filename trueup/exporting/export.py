@@ -167,11 +167,7 @@ def _scoring(reward: FinishedStage) -> list[str]:
         "The score is read at the end token of the answer, which the chat template writes last. Pad on the right.",
     ]
     if not (units := score_units(reward)):
-        return [
-            *lines,
-            "",
-            "Its accuracy and the scale of its scores are not known: no labelled prompt was held out.",
-        ]
+        return [*lines, "", "Its accuracy and the scale of its scores are not known: no labelled prompt was held out."]
     accuracy = units.heldout_accuracy
     value, low, high = (100 * (each or 0.0) for each in (accuracy.value, accuracy.ci_low, accuracy.ci_high))
     return [

@@ -402,11 +402,7 @@ def _check_decoded(
     at = 0
     for span in spans:
         part = text[span.start : span.stop]
-        for candidate, kind in (
-            (part, ""),
-            (unicodedata.normalize("NFC", part), COMPOSED),
-            (part.strip(), STRIPPED),
-        ):
+        for candidate, kind in ((part, ""), (unicodedata.normalize("NFC", part), COMPOSED), (part.strip(), STRIPPED)):
             if (start := decoded.find(candidate, at)) >= 0:
                 at = start + len(candidate)
                 changes |= {kind} - {""}

@@ -34,8 +34,7 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
         if choice != "chatml":
             raise ModelError("model.new_tokens adds the two markers of ChatML: set model.chat_template: chatml with it")
         tokenizer.add_special_tokens(
-            {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"},
-            replace_extra_special_tokens=False,
+            {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}, replace_extra_special_tokens=False
         )
     if tokenizer.eos_token is None:
         raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")

@@ -11,9 +11,7 @@ import zipfile
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
 from trueup.console import say
 from trueup.errors import ModelError

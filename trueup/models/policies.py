@@ -47,12 +47,7 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
     on_the_way = [_adapted(reference, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
     algorithm = str(align.manifest.identity.get("algorithm", ""))
     by = f" ({algorithm.upper()})" if algorithm and algorithm in load_object(STAGES["align"].config) else ""
-    return [
-        base,
-        reference,
-        *on_the_way,
-        _after(reference, align.dir, "aligned", f"Aligned{by}"),
-    ]
+    return [base, reference, *on_the_way, _after(reference, align.dir, "aligned", f"Aligned{by}")]
 
 
 def _after(before: PolicyInfo, stage: Path, name: str, title: str) -> PolicyInfo:

@@ -129,12 +129,7 @@ CHARTS = (
         (("tokens", LENGTH, "s-aligned"),),
         "Mean over answers sampled in training. It should stay unless the preference asks for another length.",
     ),
-    Chart(
-        "KL to the SFT policy, nats",
-        (("KL", KL, "s-aligned"),),
-        _reads_kl,
-        (diagnoses.kl_grows,),
-    ),
+    Chart("KL to the SFT policy, nats", (("KL", KL, "s-aligned"),), _reads_kl, (diagnoses.kl_grows,)),
     Chart(
         "KL coefficient",
         (("price of a nat", (KL_COEF,), "s-reference"),),

@@ -134,7 +134,7 @@ def loss_turned(rows: Sequence[Row]) -> Note | None:
     at, low, last = rise
     return watch(
         f"It rises at the end, from {short(low)} near step {steps[at]:.0f} to {short(last)}: the steps are too "
-        "large, or the last batches are harder. A lower learning rate, or fewer steps, tells which.",
+        "large, or the last batches are harder. A lower learning rate, or fewer steps, tells which."
     )
 
 
@@ -145,7 +145,7 @@ def loss_stands_still(rows: Sequence[Row]) -> Note | None:
     return watch(
         f"It does not fall beyond its noise ({short(course.first)} at first, {short(course.last)} at the end): "
         "by this loss, nothing was learnt. Look at the learning rate, the number of steps, and whether the answers "
-        "carry loss.",
+        "carry loss."
     )
 
 
@@ -159,7 +159,7 @@ def heldout_turned(rows: Sequence[Row]) -> Note | None:
         return None
     return watch(
         f"The held-out loss is lowest at step {steps[low]:.0f} ({short(values[low])}) and {short(values[-1])} at the "
-        "end, while the training loss falls: from there on the model learns the data by heart. Stop earlier.",
+        "end, while the training loss falls: from there on the model learns the data by heart. Stop earlier."
     )
 
 
@@ -168,7 +168,7 @@ def heldout_fell(rows: Sequence[Row]) -> Note | None:
     if len(values) < 2 or values[-1] >= values[0] or values[-1] > 1.01 * min(values):
         return None
     return normal(
-        f"The held-out loss falls with it, from {short(values[0])} to {short(values[-1])}: no sign of overfitting.",
+        f"The held-out loss falls with it, from {short(values[0])} to {short(values[-1])}: no sign of overfitting."
     )
 
 
@@ -201,7 +201,7 @@ def both_rose(rows: Sequence[Row]) -> Note | None:
         return None
     return normal(
         "Both rise: chosen and rejected answers have much in common (form, length, subject), and the policy learns "
-        "that too. Only the distance between the lines is the preference.",
+        "that too. Only the distance between the lines is the preference."
     )
 
 
@@ -211,7 +211,7 @@ def margin_stands_still(rows: Sequence[Row]) -> Note | None:
         return None
     return watch(
         f"It does not leave its noise ({short(course.first)} at first, {short(course.last)} at the end): the labels "
-        "were not learnt. Too few steps, too low a learning rate, or labels that contradict each other.",
+        "were not learnt. Too few steps, too low a learning rate, or labels that contradict each other."
     )
 
 
@@ -234,7 +234,7 @@ def order_saturated(rows: Sequence[Row]) -> Note | None:
     return watch(
         f"Nearly all pairs of a batch are ordered rightly from step {steps[at]:.0f} of {steps[-1]:.0f} on: either "
         "the pairs are easy, or the model knows them by heart. Held-out accuracy and the win rate tell which; this "
-        "curve cannot.",
+        "curve cannot."
     )
 
 
@@ -272,9 +272,7 @@ def kl_grows(rows: Sequence[Row]) -> Note | None:
         return None
     reward = trend(points(rows, *REWARD)[1][len(values) // 2 :])
     if reward is not None and not reward.rose:
-        return watch(
-            f"It grows on, to {short(half.last)} nats, while the reward does not: the distance buys nothing.",
-        )
+        return watch(f"It grows on, to {short(half.last)} nats, while the reward does not: the distance buys nothing.")
     return normal(
         f"It grows to the end, to {short(half.last)} nats: distance still buys reward. A judge's preference rises with "
         "the distance at first and falls later, while the reward in training rises on.",
@@ -290,10 +288,10 @@ def kl_coef_still_moves(rows: Sequence[Row]) -> Note | None:
     if half.rose:
         return watch(
             f"It still rises at the end, to {short(half.last)}: KL stays above kl_target although its price grows. A "
-            "lower learning rate, or a shorter kl_horizon, brings them together.",
+            "lower learning rate, or a shorter kl_horizon, brings them together."
         )
     return normal(
-        f"It still falls at the end, to {short(half.last)}: KL is below kl_target, so there is room to move further.",
+        f"It still falls at the end, to {short(half.last)}: KL is below kl_target, so there is room to move further."
     )
 
 
@@ -302,7 +300,7 @@ def value_loss_grows(rows: Sequence[Row]) -> Note | None:
         return None
     return watch(
         f"It rises, from {short(course.first)} to {short(course.last)}: the critic falls behind the policy, or rewards "
-        "spread wider. Explained variance tells which: it does not change with the scale of rewards.",
+        "spread wider. Explained variance tells which: it does not change with the scale of rewards."
     )
 
 
@@ -312,7 +310,7 @@ def critic_misleads(rows: Sequence[Row]) -> Note | None:
         return None
     return watch(
         f"Below 0 at the end ({short(last)}): the critic's values are further from the returns than the mean return "
-        "is, so they add noise to the advantages. More critic_warmup_rollouts, or a higher critic_learning_rate.",
+        "is, so they add noise to the advantages. More critic_warmup_rollouts, or a higher critic_learning_rate."
     )
 
 
@@ -322,7 +320,7 @@ def clip_holds_much(rows: Sequence[Row]) -> Note | None:
         return None
     return watch(
         f"{100 * last:.0f} % at the end: much of each pass over a rollout no longer moves the policy. A lower learning "
-        "rate, or fewer passes.",
+        "rate, or fewer passes."
     )
 
 
@@ -334,7 +332,7 @@ def clip_holds_the_critic(rows: Sequence[Row]) -> Note | None:
     return watch(
         f"{100 * most:.0f} % of the critic's values on average: a rollout may move them by cliprange_value at most, in "
         "units of reward, and rewards are larger than that. Lower weights in rewards bring them to a scale of 1, or a "
-        "higher cliprange_value lets the critic follow.",
+        "higher cliprange_value lets the critic follow."
     )
 
 
@@ -346,7 +344,7 @@ def steps_go_far(rows: Sequence[Row]) -> Note | None:
     times = "once" if len(far) == 1 else f"{len(far)} times"
     return watch(
         f"Above {FAR} {times}, first at step {far[0]:.0f}: by then the policy differs from the one whose answers it "
-        "learns from. A lower learning rate, or fewer passes.",
+        "learns from. A lower learning rate, or fewer passes."
     )
 
 
@@ -354,7 +352,7 @@ def ends_less(rows: Sequence[Row]) -> Note | None:
     fall = fewer_ends(points(rows, ENDS)[1] or [1 - cut for cut in points(rows, CUT)[1]])
     return fall and watch(
         f"{100 * fall[0]:.0f} % of answers end by themselves at first, {100 * fall[1]:.0f} % at the end: more answers "
-        "run into max_new_tokens. A higher missing_eos_penalty, or a higher max_new_tokens if you want long answers.",
+        "run into max_new_tokens. A higher missing_eos_penalty, or a higher max_new_tokens if you want long answers."
     )
 
 
@@ -374,7 +372,7 @@ def demonstrations_forgotten(rows: Sequence[Row]) -> Note | None:
         return None
     return watch(
         f"It rises, from {short(course.first)} to {short(course.last)}: the policy forgets the demonstrations in spite "
-        "of the mix. A higher ptx_coef.",
+        "of the mix. A higher ptx_coef."
     )
 
 
@@ -382,7 +380,7 @@ def entropy_collapsed(rows: Sequence[Row]) -> Note | None:
     fall = collapse(points(rows, *ENTROPY)[1])
     return fall and watch(
         f"It falls from {short(fall[0])} to {short(fall[1])} nats, to {100 * fall[1] / fall[0]:.0f} % of its first "
-        "value: answers grow alike. Look at distinct word pairs and at the answers themselves.",
+        "value: answers grow alike. Look at distinct word pairs and at the answers themselves."
     )
 
 
@@ -397,5 +395,5 @@ def gradient_spikes(rows: Sequence[Row]) -> Note | None:
     times = "once" if len(spikes) == 1 else f"{len(spikes)} times"
     return watch(
         f"It jumps above ten times its median {times}, first at step {spikes[0]:.0f}: look at the rows of that batch. "
-        "Clipping (max_grad_norm) bounds what one batch can do.",
+        "Clipping (max_grad_norm) bounds what one batch can do."
     )

@@ -33,11 +33,7 @@ class LengthControlled:
 
 
 def length_controlled_win_rate(
-    groups: Groups,
-    length_differences: Groups,
-    confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = 1_000,
+    groups: Groups, length_differences: Groups, confidence: float = 0.95, seed: int = 0, resamples: int = 1_000
 ) -> LengthControlled:
     """Win rate at equal length: the value at 0 of a logistic regression of the outcome on the difference in length.
 

@@ -108,11 +108,7 @@ def _with_unseen(sums: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
 
 
 def by_group(
-    groups: Groups,
-    categories: Sequence[str | None],
-    confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = 10_000,
+    groups: Groups, categories: Sequence[str | None], confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
 ) -> dict[str, WinRate]:
     """The win rate in each category of prompts, in the order of their names; prompts without one are `none`.
 
