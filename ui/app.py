@@ -222,12 +222,12 @@ def _app(
     if service is not None:
         live = Live(service.store, run_dir, names=people.names)
         app.include_router(admin_api(live))
-        mount(app, admin_blocks(), "/admin", ("trueup.css", "admin.css"), _pseudonym_of_admin)
+        mount(app, admin_blocks(), "/admin", ("trueup.css", "charts.css", "admin.css"), _pseudonym_of_admin)
     if votes is not None:
         app.include_router(vote_api(votes))
         mount(app, scripted("label", "Vote", "votes/"), "/vote", ("trueup.css", "label.css"), _pseudonym)
     comparing = compare_blocks(comparison, lambda: _result_pages(app, run_dir, "/compare"))
-    mount(app, comparing, "/compare", ("trueup.css", "compare.css"), _pseudonym_of_admin)
+    mount(app, comparing, "/compare", ("trueup.css", "charts.css", "compare.css"), _pseudonym_of_admin)
     return app
 
 

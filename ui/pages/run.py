@@ -36,7 +36,7 @@ def run_page(run_dir: Path, links: Links) -> APIRouter:
     @router.get("/run")
     def show(me: Admin) -> HTMLResponse:
         body = run_html(run_dir, links())
-        return plain_page("run", title=run_dir.resolve().name, styles=("run.css",), me=me, run_body=body)
+        return plain_page("run", title=run_dir.resolve().name, styles=("charts.css", "run.css"), me=me, run_body=body)
 
     return router
 
