@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import difflib
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -60,6 +62,15 @@ def did_you_mean(word: str, choices: list[str]) -> str:
     """`; did you mean X?` for the nearest choice, or else the list of choices."""
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(sorted(choices))}" if choices else ""
+
+
+@contextmanager
+def writing(to: Path) -> Iterator[None]:
+    """What the system says against a place that the user named for a result, in one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise TrueupError(f"{to}: cannot be written ({error.strerror})") from None
 
 
 _ENVIRONMENT = {

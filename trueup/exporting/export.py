@@ -17,7 +17,7 @@ from trueup import runs
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import AlignSchedule, Estimate, RewardCard
 from trueup.console import say
-from trueup.errors import RunError
+from trueup.errors import RunError, writing
 from trueup.exporting.portable import make_portable
 from trueup.files import sha256_file
 from trueup.runs import FinishedStage
@@ -53,7 +53,8 @@ def export(run_dir: Path, what: str, to: Path) -> str:
     # Written beside the target and renamed, so that an interrupted export does not look like a whole one.
     working = to.with_name(f"{to.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
+    with writing(to):
+        working.mkdir(parents=True)
     names = [name for name in _PREFERENCE_FILES if (result.dir / name).exists()] if folder is None else None
     if names is None:
         shutil.copytree(result.dir / str(folder), working, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from trueup.errors import DataError, TrueupError
+from trueup.errors import DataError, TrueupError, writing
 from ui.labels.tables import shown, url_of_existing
 
 
@@ -29,7 +29,8 @@ def backup(url: sa.URL, to: Path) -> str:
         )
     if to.exists():
         raise TrueupError(f"{to}: already there, and never written over; name a file that is new")
-    to.parent.mkdir(parents=True, exist_ok=True)
+    with writing(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f"{to.name}.{secrets.token_hex(4)}")
     try:
         os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))  # as the store: it has all accounts

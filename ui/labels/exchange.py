@@ -25,7 +25,7 @@ from trueup.data.formats import ImportedRanking, read_preferences
 from trueup.data.jsonl import cut
 from trueup.data.pairs import pairs_of
 from trueup.data.records import LEFT_OUT_FOLDER, Dropped, Preference, Ranking, split_name, write_rows
-from trueup.errors import DataError, TrueupError
+from trueup.errors import DataError, TrueupError, writing
 from ui.labels.config import LabelConfig, Source
 from ui.labels.items import Item, Text
 from ui.labels.judgements import Tiers
@@ -324,17 +324,18 @@ def export_labels(config: LabelConfig, to: Path, format: ExportFormat = "jsonl",
             f"{shown(config.store_url)}: all {len(labels)} labels are ties, which give no pairs; take --rankings whole"
         )
     partial = to.with_name(f"{to.name}.{secrets.token_hex(4)}")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if format == "datasets":
-            _save_dataset(partial, rows)
-        else:
-            write_rows(partial, rows)
-        if to.exists():
-            raise TrueupError(f"{to}: appeared while it was made, and was left as it is; name one that is new")
-        partial.rename(to)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
+    with writing(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if format == "datasets":
+                _save_dataset(partial, rows)
+            else:
+                write_rows(partial, rows)
+            if to.exists():
+                raise TrueupError(f"{to}: appeared while it was made, and was left as it is; name one that is new")
+            partial.rename(to)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
     return f"{to}: {_summary(labels, rows, rankings)}{'; ' if unsaid else ''}{unsaid}; left out: {left_out}"
 
 

@@ -12,7 +12,7 @@ from manifests import card_of
 
 from trueup import runs
 from trueup.config import StageConfig
-from trueup.errors import RunError
+from trueup.errors import RunError, TrueupError
 from trueup.exporting.export import export
 from trueup.files import sha256_file
 
@@ -154,6 +154,8 @@ def test_a_folder_with_something_in_it_is_refused_and_an_empty_one_is_used(run: 
         export(run, "sft", tmp_path / "full")
     assert str(caught.value) == f"{tmp_path}/full: already there and not empty; name a new folder"
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+    with pytest.raises(TrueupError, match=r"full/mine/model: cannot be written \(Not a directory\)"):
+        export(run, "sft", tmp_path / "full/mine/model")
     (tmp_path / "empty").mkdir()
     export(run, "sft", tmp_path / "empty")
     assert "model.safetensors" in files(tmp_path / "empty")

@@ -620,6 +620,10 @@ def test_nothing_is_written_over_and_nothing_half_made_stays(campaign: Any, tmp_
     for form in ("jsonl", "datasets"):
         with pytest.raises(TrueupError, match=r"mine\.jsonl: already there"):
             export_labels(config, tmp_path / "mine.jsonl", form)
+        with pytest.raises(TrueupError, match=r"mine\.jsonl/out: cannot be written \(File exists\)"):
+            export_labels(config, tmp_path / "mine.jsonl" / "out", form)
+    with pytest.raises(TrueupError, match=r"mine\.jsonl/out: cannot be written \(File exists\)"):
+        backup(config.store_url, tmp_path / "mine.jsonl" / "out")
     assert (tmp_path / "mine.jsonl").read_text() == "mine"
     export_labels(config, tmp_path / "there" / "out.jsonl")
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["out.jsonl"]
