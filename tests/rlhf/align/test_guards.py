@@ -186,7 +186,7 @@ def test_a_page_says_of_every_course_what_the_guards_say() -> None:
                 key: [start + slope * i / rollouts + noise * chance.gauss(0, 0.3) for i in range(rollouts)]
                 for key, (start, slope) in goes.items()
             }
-            | {key: [0.0] * rollouts for key in ("kl", "repetition")}
+            | {key: [0.0] * rollouts for key in HEALTHY.keys() - LOGGED.keys()}
         )
         codes_of_guards = {code for code in codes(history) if code in SAID_OF}
         assert noted(history) == codes_of_guards
