@@ -145,7 +145,7 @@ def insert(store: Database, table: str, columns: str, rows: Rows) -> None:
     """Into one table, by what the driver has for many rows."""
     named, marks = ", ".join(columns.split()), ", ".join("?" for _ in columns.split())
     with store.write() as db:
-        cursor = db.connection.cursor()
+        cursor: Any = db.connection.cursor()  # SQLite's takes rows one by one, psycopg's has `copy`
         if store.is_sqlite:
             cursor.executemany(f"INSERT INTO {table} ({named}) VALUES ({marks})", rows)
         else:
@@ -162,7 +162,9 @@ def add(store: Database, first: int, number: int, rng: np.random.Generator, item
     for at in range(number):
         event_id, u = first + at, draws[at].tolist()
         item_no = (event_id // PER_ITEM) % (items - GOLD)
-        kind, purpose, tiers, supersedes = "label", "work", json.dumps([[0], [1]]), None
+        kind, purpose = "label", "work"
+        tiers: str | None = json.dumps([[0], [1]])
+        supersedes: int | None = None
         if u[0] < 0.02:
             kind, tiers = ("skip" if u[0] < 0.015 else "flag"), None
         elif u[0] < 0.03 and at:

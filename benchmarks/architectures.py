@@ -120,7 +120,7 @@ def tiny_campaign(folder: Path, base: Path, **sections: Any) -> Any:
     training = {"train_batch_size": 4, "max_steps": 2, "max_length": 96, "learning_rate": 1e-2, "lora": {"r": 4}}
     online = {"rollout_batch_size": 4, "num_generations": 2, "max_new_tokens": 8, "eval_prompts": 2}
     align = {"algorithm": "dpo", **training, **{name: {**online, "rewards": {"rubric": 1.0}} for name in ONLINE}}
-    values = {
+    values: dict[str, Any] = {
         "name": "architectures",
         "run_dir": str(folder / "run"),
         "model": {"name": str(base), "chat_template": "plain", "device": "cpu"},
@@ -187,7 +187,8 @@ def agrees(campaign: Any) -> str:
 
     from trueup import runs
     from trueup.data.records import CandidateSet, read_rows
-    from trueup.models import loading, sampling, scoring
+    from trueup.models import loading, scoring
+    from trueup.models.chat import encode_prompt
 
     config = campaign.config.model
     rows = read_rows(runs.stage_dir(campaign.run_dir, "sample") / "candidates.jsonl", CandidateSet)
@@ -203,7 +204,7 @@ def agrees(campaign: Any) -> str:
         scores = torch.tensor(scoring.score(scorer, prompts, ids))
         with torch.inference_mode():
             alone = [
-                scorer.model(torch.tensor([[*sampling.encode_prompt(scorer.tokenizer, prompt), *answer]])).logits.item()
+                scorer.model(torch.tensor([[*encode_prompt(scorer.tokenizer, prompt), *answer]])).logits.item()
                 for prompt, answer in zip(prompts, ids, strict=True)
             ]
         apart["score"] = (torch.tensor(alone) - scores).abs().max().item()

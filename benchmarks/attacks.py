@@ -26,7 +26,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "lib"))
 from looking import launched
 
 import chaos
-from ui.app import label_app, listen, server
+from ui.app import label_app, listen
+from ui.connections import server
 from ui.people.accounts import COOKIE
 from ui.people.names import MAX_NAME, AccountError
 
@@ -268,9 +269,17 @@ def scripts(folder: Path, texts: list[str]) -> tuple[Counter[str], list[str], in
                 problems.append(f"{where}: ran")
             shown[where] += 1
 
+        def on_request(request: Any) -> None:
+            if not request.url.startswith(address):
+                problems.append(f"asked for {request.url[:80]}")
+
+        def on_dialog(dialog: Any) -> None:
+            problems.append("dialog")
+            dialog.dismiss()
+
         page = context.new_page()
-        page.on("request", lambda one: one.url.startswith(address) or problems.append(f"asked for {one.url[:80]}"))
-        page.on("dialog", lambda dialog: (problems.append("dialog"), dialog.dismiss()))
+        page.on("request", on_request)
+        page.on("dialog", on_dialog)
         page.goto(f"{address}/label")
         for _ in texts:  # each is the prompt and both answers of one pair
             page.wait_for_selector(".tu-label[data-state=ready]")

@@ -84,7 +84,7 @@ def _candidates(number: int, words: int, split: SplitConfig, text: Callable[[int
     )
 
 
-def let_in(url: str, number: int) -> dict[str, str]:
+def let_in(url: str | sa.URL, number: int) -> dict[str, str]:
     """Accounts `ann-0`, `ann-1` and so on, without a password, that are signed in: {pseudonym: cookie}."""
     store = Store(url)
     names = [f"ann-{i}" for i in range(number)]
@@ -107,7 +107,7 @@ Said = tuple[str, str, str, str | None]
 """client_uuid, annotator, kind, and the text that was preferred ("" for a tie, None for a skip or a flag)."""
 
 
-def stored(url: str) -> Counter[Said]:
+def stored(url: str | sa.URL) -> Counter[Said]:
     """Every answer of people that the store holds, whether it was taken back or not."""
     query = (
         sa.select(event.c.client_uuid, event.c.annotator, event.c.kind, event.c.tiers, item.c.completions)
@@ -138,7 +138,7 @@ def said_of(choice: str, task: dict[str, Any]) -> str | None:
     return "" if choice in ("tie", "both_bad") else str(task["answers"]["ab".index(choice[0])]["text"])
 
 
-def inconsistencies(url: str) -> list[str]:
+def inconsistencies(url: str | sa.URL) -> list[str]:
     """What must hold between slots, views and events, whatever happened; empty: all does."""
     store = Store(url)
     later = event.alias()
@@ -174,7 +174,8 @@ def inconsistencies(url: str) -> list[str]:
 
 
 def _serve(config: LabelConfig, ready: Connection) -> None:
-    from ui.app import label_app, listen, server
+    from ui.app import label_app, listen
+    from ui.connections import server
 
     bound = listen("127.0.0.1", 0)
     running = server(label_app(config))

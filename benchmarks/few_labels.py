@@ -56,7 +56,8 @@ def main() -> None:
 
 def drawn_labels(candidates: list[CandidateSet], count: int, seed: int) -> list[dict[str, Any]]:
     """`count` labels by the rubric: one pair of answers of each prompt, in an order drawn by the seed."""
-    generator, labels = random.Random(seed), []
+    generator = random.Random(seed)
+    labels: list[dict[str, Any]] = []
     rubric = RUBRICS["says-why"]
     for row in generator.sample(candidates, len(candidates)):
         pair = generator.sample(row.candidates, 2)

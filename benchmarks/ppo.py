@@ -105,7 +105,8 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     run = Path(tempfile.mkdtemp(dir=folder))
     (run / "sft").symlink_to(folder / "run" / "sft")
     made = load_campaign(folder / "campaign.yaml", [f"run_dir={run}"])
-    config: PPOConfig = made.stages["align"]
+    config = made.stages["align"]
+    assert isinstance(config, PPOConfig)
     passes = WORK["passes"] if way.startswith("ours") else 2  # from the second step on Adam's moments are there
     whole = way.endswith("full")
     changed = {"num_ppo_epochs": passes, "max_steps": updates * passes, "full_finetuning": whole}

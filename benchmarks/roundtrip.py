@@ -32,7 +32,7 @@ from ui.labels.exchange import export_labels, import_labels
 Verdict = tuple[str, str, str, str, str]
 """Prompt, two answers in alphabetical order, annotator, and which is better: `<` the first, `>` the second, or `=`."""
 
-# ---- The sources, read independently of trueup/formats --------------------------------------------------------
+# ---- The sources, read independently of trueup/data ----------------------------------------------------------
 
 
 def verdict(prompt: str, first: str, second: str, annotator: str, better: int) -> Verdict:
@@ -59,7 +59,7 @@ def finegrained_qa(path: Path) -> Iterator[Verdict]:
 def oasst_groups(path: Path) -> Iterator[tuple[str, list[tuple[str, int]]]]:
     """The conversation before, and the text and rank of each ranked answer to it."""
     for line in path.read_text(encoding="utf-8").splitlines():
-        waiting = [((), json.loads(line)["prompt"])]
+        waiting: list[tuple[tuple[str, ...], Any]] = [((), json.loads(line)["prompt"])]
         while waiting:
             before, message = waiting.pop()
             here = (*before, message["text"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from trueup.config import STARTER, ModelConfig
-from trueup.data.records import Dropped
+from trueup.data.records import Dropped, Message
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
 from trueup.models.loading import SavedPolicy
@@ -41,12 +41,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         loading.save(policy, Path(folder))
 
-        def workers(count: int) -> Callable[[], None]:
+        def workers(count: int) -> Callable[[], object]:
             return lambda: list(
                 sample_saved(
                     SavedPolicy(Path(folder)), ModelConfig(), prompts, decoding, SAMPLES, 64, num_workers=count
                 )
-            )  # type: ignore[return-value]
+            )
 
         ways: dict[str, Callable[[], object]] = {
             "generate, 2 threads": lambda: [_generate(policy, prompts[i : i + 16]) for i in range(0, len(prompts), 16)],
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 @torch.inference_mode()
-def _generate(policy: loading.Loaded, prompts: list) -> None:
+def _generate(policy: loading.Loaded, prompts: list[list[Message]]) -> None:
     ids, mask = pad_left([encode_prompt(policy.tokenizer, p) for p in prompts], policy.tokenizer.pad_token_id)
     policy.model.generate(
         input_ids=ids,

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Labeller(threading.Thread):
                     return None
                 if response.status_code == 401:
                     answer = client.post("/login", data={"name": self.account, "password": PASSWORD})
-                    self.cookie = answer.cookies.get(COOKIE, "")
+                    self.cookie = answer.cookies.get(COOKIE) or ""
                     response = answer
                 if response.status_code not in (303, 401, 429, 503):
                     where = f"{self.account}: {response.request.method} {response.request.url.path}"
@@ -172,7 +173,7 @@ def labelling_on(config: LabelConfig, addresses: Sequence[str], annotators: int,
     left.problems += chaos.inconsistencies(config.store_url) + [text for one in running for text in one.problems]
 
 
-def over_collected(url: str) -> int:
+def over_collected(url: str | sa.URL) -> int:
     """Pairs with more labels of people that count than are wanted of them."""
     counted = sa.and_(event.c.source == "human", event.c.purpose == "work", event.c.kind == "label", ~superseded())
     store = Store(url)
@@ -191,6 +192,12 @@ def until(moved: Callable[[], bool], what: str, within_s: float = 60) -> None:
         time.sleep(0.02)
 
 
+def until_more(pressed: Callable[[], int], presses: int, what: str) -> None:
+    """Wait until so many more presses are confirmed."""
+    before = pressed()
+    until(lambda: pressed() >= before + presses, what)
+
+
 # ---- PostgreSQL crashes and restarts -----------------------------------------------------------------------------
 
 
@@ -207,12 +214,10 @@ def restarts(rounds: int, annotators: int = 8) -> Weathered:
             config = chaos.campaign(Path(folder), 100 * rounds + 100, store=url, labels_per_pair=3)
             with chaos.serving(config) as address, labelling_on(config, [address], annotators) as (pressed, left):
                 for number in range(rounds):
-                    before = pressed()
-                    until(lambda before=before: pressed() >= before + 2 * annotators, f"labels, round {number}")
+                    until_more(pressed, 2 * annotators, f"labels, round {number}")
                     database.crash() if number % 2 else database.stop()
                     database.start()
-                before = pressed()
-                until(lambda: pressed() > before + annotators, "labels after the last restart")
+                until_more(pressed, annotators + 1, "labels after the last restart")
             return left
         finally:
             database.crash()
@@ -274,8 +279,7 @@ def clocks(jumps: Sequence[float] = JUMPS, annotators: int = 8) -> Weathered:
             for jump in jumps:
                 with ahead.open("r+b") as file:
                     file.write(int(jump).to_bytes(8, sys.byteorder, signed=True))
-                before = pressed()
-                until(lambda before=before: pressed() >= before + 3 * annotators, f"labels at {jump / DAY_S:+g} days")
+                until_more(pressed, 3 * annotators, f"labels at {jump / DAY_S:+g} days")
         days = {round((when - time.time()) / DAY_S) for when in _moments(config)}
         left.problems += [
             f"no label is from {jump / DAY_S:+g} days" for jump in jumps if round(jump / DAY_S) not in days
@@ -328,13 +332,11 @@ def disks(rounds: int, annotators: int = 8) -> Weathered:
         config = chaos.campaign(Path(folder), 100 * rounds + 100, store=store, labels_per_pair=3)
         with chaos.serving(config) as address, labelling_on(config, [address], annotators) as (pressed, left):
             for number in range(rounds):
-                before = pressed()
-                until(lambda before=before: pressed() >= before + 2 * annotators, f"labels, round {number}")
+                until_more(pressed, 2 * annotators, f"labels, round {number}")
                 ballast = fill(disk)
                 _until_still(pressed)
                 ballast.unlink()
-            before = pressed()
-            until(lambda: pressed() >= before + annotators, "labels after there was room")
+            until_more(pressed, annotators, "labels after there was room")
         return left
 
 
@@ -385,10 +387,7 @@ def imports(url: str, rows: int, kills: int, annotators: int = 4) -> tuple[Weath
                 most = max(before + 1, rows * (kill + 1) // (kills + 1))
                 wanted = draw.randint(before + 1, most)
                 running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-                until(
-                    lambda wanted=wanted, running=running: imported(url) >= wanted or running.poll() is not None,
-                    "rows of the import",
-                )
+                until(partial(_has_come, running, url, wanted), "rows of the import")
                 time.sleep(draw.uniform(0, 0.3))  # within a transaction too, and not only after one
                 running.send_signal(signal.SIGKILL)
                 running.wait()
@@ -400,6 +399,11 @@ def imports(url: str, rows: int, kills: int, annotators: int = 4) -> tuple[Weath
         if (found := imported(url)) != rows:
             left.problems.append(f"{found} labels of {rows} rows")
         return left, midway
+
+
+def _has_come(importing: subprocess.Popen[bytes], url: str, rows: int) -> bool:
+    """Whether so many rows are in the store, or no more will come."""
+    return imported(url) >= rows or importing.poll() is not None
 
 
 def imported(url: str) -> int:
