@@ -14,14 +14,17 @@ that the judge that decides sees lose; they are counted. What is finished is rea
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+from rlhf.align.config import OnlineConfig
+from rlhf.compare.schema import CompareReport
+from trueup import runs
+from trueup.artifacts.reports import number
 from trueup.campaign import load_campaign
+from trueup.pages.wording import interval
 
 SHARED = ("sft", "candidates", "labels", "reward")
 
@@ -33,8 +36,9 @@ def align(run: Path, config: Path, algorithm: str, rollouts: int, seed: int) -> 
         if not (folder / name).exists():
             shutil.copytree(run / name, folder / name)
     overrides = [f"run_dir={folder}", f"align.algorithm={algorithm}", f"align.seed={seed}"]
-    updates = load_campaign(config, overrides).stages["align"].updates_per_rollout  # type: ignore[attr-defined]
-    overrides.append(f"align.{algorithm}.max_steps={rollouts * updates}")
+    online = load_campaign(config, overrides).stages["align"]
+    assert isinstance(online, OnlineConfig)
+    overrides.append(f"align.{algorithm}.max_steps={rollouts * online.updates_per_rollout}")
     command = [sys.executable, "-m", "trueup", "run", str(config)]
     for override in overrides:
         command += ["--set", override]
@@ -45,30 +49,32 @@ def align(run: Path, config: Path, algorithm: str, rollouts: int, seed: int) -> 
 
 def row(folder: Path, name: str) -> str:
     """One line of the table, of a finished comparison."""
-    report = read(folder / "compare/report.json")
-    measures = report["policies_compared"]["measures"]
-    rates = [interval(judge["win_rate"]) for judge in report["judges"].values()]
-    grown = measures["aligned"]["length_tokens"] / measures["sft"]["length_tokens"]
-    seconds = read(folder / "align/manifest.json")["duration_s"]
+    report = compared(folder)
+    rates = [interval(judge.win_rate) for judge in report.judges.values()]
+    measures = report.policies_compared.measures
+    grown = measures["aligned"].length_tokens / measures["sft"].length_tokens
+    seconds = runs.open_stage(folder, "align").manifest.duration_s
     return (
-        f"{name:<26}{seconds:>6.0f} s{''.join(f'{rate:>20}' for rate in rates)}{report['kl_nats']['value']:>7.2f}"
-        f"{grown:>8.2f}  {report['verdict']['outcome']}"
+        f"{name:<26}{seconds:>6.0f} s{''.join(f'{rate:>22}' for rate in rates)}{number(report.kl_nats):>7.2f}"
+        f"{grown:>8.2f}  {report.verdict.outcome}"
     )
 
 
 def best_of_n(folder: Path) -> str:
     """The best of n SFT answers, against one of them."""
-    compared = read(folder / "compare/report.json")["policies_compared"]
-    rates = [interval(pair["win_rate"]) for pair in compared["pairs"] if (pair["a"], pair["b"]) == ("sft", "best_of_n")]
-    return f"{'best of ' + str(compared['best_of']):<34}{''.join(f'{rate:>20}' for rate in rates)}"
+    policies = compared(folder).policies_compared
+    rates = [interval(pair.win_rate) for pair in policies.pairs if (pair.a, pair.b) == ("sft", "best_of_n")]
+    return f"{f'best of {policies.best_of}':<34}{''.join(f'{rate:>22}' for rate in rates)}"
 
 
-def interval(rate: dict[str, Any]) -> str:
-    return f"{100 * rate['value']:.1f} [{100 * rate['ci_low']:.1f}, {100 * rate['ci_high']:.1f}]"
+def has_lost(folder: Path) -> bool:
+    """Whether the aligned policy loses by the judge that decides."""
+    high = next(iter(compared(folder).judges.values())).win_rate.ci_high
+    return high is not None and high < 0.5
 
 
-def read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def compared(folder: Path) -> CompareReport:
+    return runs.open_stage(folder, "compare").report(CompareReport)
 
 
 def main() -> None:
@@ -79,8 +85,8 @@ def main() -> None:
     parser.add_argument("--rollouts", nargs="+", type=int, default=[12])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments = parser.parse_args()
-    judges = list(read(arguments.run / "compare/report.json")["judges"])
-    print(f"{'':<26}{'align':>8}{''.join(f'{judge:>20}' for judge in judges)}{'KL':>7}{'longer':>8}  verdict")
+    judges = compared(arguments.run).judges
+    print(f"{'':<26}{'align':>8}{''.join(f'{judge:>22}' for judge in judges)}{'KL':>7}{'longer':>8}  verdict")
     print(row(arguments.run, "dpo"), best_of_n(arguments.run), sep="\n", flush=True)
     for algorithm in arguments.algorithms:
         for rollouts in arguments.rollouts:
@@ -88,8 +94,7 @@ def main() -> None:
             for seed in arguments.seeds:
                 folder = align(arguments.run, arguments.config, algorithm, rollouts, seed)
                 print(row(folder, f"{algorithm}, {rollouts} rollouts, seed {seed}"), flush=True)
-                first = next(iter(read(folder / "compare/report.json")["judges"].values()))
-                collapsed += first["win_rate"]["ci_high"] < 0.5
+                collapsed += has_lost(folder)
             print(f"{algorithm}, {rollouts} rollouts: collapsed {collapsed} of {len(arguments.seeds)}", flush=True)
 
 

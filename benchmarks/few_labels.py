@@ -25,9 +25,14 @@ from typing import Any
 
 import yaml
 
+from rlhf.align.schema import DPOReport
+from rlhf.compare.schema import CompareReport
+from trueup import runs
+from trueup.artifacts.reports import Estimate
 from trueup.campaign import Campaign, load_campaign
 from trueup.data.records import CandidateSet, read_rows, write_rows
 from trueup.data.rubric import RUBRICS
+from trueup.pages.wording import interval
 from trueup.stages import load_object
 
 REPOSITORY = Path(__file__).parents[1]
@@ -50,7 +55,7 @@ def main() -> None:
             for stage in ("label", "align", "compare"):
                 load_object(campaign.stages[stage].run)(campaign.stages[stage])
             rows.append({"seed": seed, **result(campaign)})
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(rows[-1], default=Estimate.model_dump), flush=True)
     print("\n" + table(rows))
 
 
@@ -98,19 +103,18 @@ def prepare(options: argparse.Namespace, folder: Path, seed: int, labels: list[d
 
 
 def result(campaign: Campaign) -> dict[str, Any]:
-    align, compare = (
-        json.loads((campaign.run_dir / name / "report.json").read_text()) for name in ("align", "compare")
-    )
-    manifest = json.loads((campaign.run_dir / "align" / "manifest.json").read_text())
+    aligned, compared = (runs.open_stage(campaign.run_dir, name) for name in ("align", "compare"))
+    report, comparison = aligned.report(DPOReport), compared.report(CompareReport)
+    verdict = aligned.manifest.verdict
     return {
-        "pairs": align["pairs"],
-        "steps": manifest["steps"],
-        "learning_rate": align["schedule"]["learning_rate"],
-        "margin_nats": align["margin_nats"],
-        "heldout_accuracy": align["heldout_accuracy"],
-        "align": [manifest["verdict"]["status"], *(found["code"] for found in manifest["verdict"]["findings"])],
-        "compare": compare["verdict"]["outcome"],
-        "win_rate": compare["judges"]["rubric"]["win_rate"],
+        "pairs": report.pairs,
+        "steps": aligned.manifest.steps,
+        "learning_rate": report.schedule.learning_rate,
+        "margin_nats": report.margin_nats,
+        "heldout_accuracy": report.heldout_accuracy,
+        "align": [verdict.status, *(finding.code for finding in verdict.findings)],
+        "compare": comparison.verdict.outcome,
+        "win_rate": comparison.judges["rubric"].win_rate,
     }
 
 
@@ -125,10 +129,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def shown(interval: dict[str, float] | None) -> str:
-    if interval is None:
-        return "none"
-    return f"{interval['value']:.1%} [{interval['ci_low']:.1%}, {interval['ci_high']:.1%}] of {interval['n']}"
+def shown(figures: Estimate | None) -> str:
+    return "none" if figures is None else f"{interval(figures)} of {figures.n}"
 
 
 if __name__ == "__main__":
