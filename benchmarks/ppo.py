@@ -96,6 +96,7 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     from rlhf.align.prompts import choose_prompts, schedule
     from rlhf.align.rewards import make_rewards
     from trueup import runs
+    from trueup.artifacts.reports import Normalisation
     from trueup.campaign import load_campaign
     from trueup.models import loading
     from trueup.training import loop
@@ -121,7 +122,7 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     else:
         roles = SharedBase(config, policy, folder / "reward-adapter")
     by_model = config.model_copy(update={"rewards": {"reward_model": 1.0}})
-    rewards = make_rewards(by_model, scorer(roles, 0.0, 1.0), [], policy.tokenizer.eos_token_id)
+    rewards = make_rewards(by_model, scorer(roles, Normalisation(mean=0.0, std=1.0)), [], policy.tokenizer.eos_token_id)
     prompts = choose_prompts(config, stage, policy.tokenizer)
     callback, times = _clock(passes)
     with loop.scored_completions_only():
