@@ -7,6 +7,7 @@ transaction; what this returns was committed.
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 from collections import OrderedDict
@@ -24,8 +25,8 @@ from ui.labels.assignment import AHEAD, Cursor, Purpose
 from ui.labels.items import Gold
 from ui.labels.judgements import Tiers
 from ui.labels.progress import Tallies, Tally
-from ui.labels.store import ANSWERS, Store, superseded
-from ui.labels.tables import TableRow, event, item, now, view
+from ui.labels.store import ANSWERS, Store, keep_note, superseded
+from ui.labels.tables import TableRow, event, item, meta, now, view
 from ui.labels.tasks import (
     BadJudgement,
     BetterSide,
@@ -47,6 +48,11 @@ from ui.labels.tasks import (
     checked_text,
     tiers_of,
 )
+
+_IN_VAIN = "undone in vain"
+"""Note of each annotator's last undos that found nothing, by their ids: whichever server gets one again knows it."""
+_REMEMBERED = 100
+_NOTE = sa.select(meta.c.value).where(meta.c.key == sa.bindparam("key"))
 
 
 @dataclass
@@ -79,7 +85,6 @@ class LabelService:
     settings: Settings = field(default_factory=Settings)
     _items: OrderedDict[str, _Item] = field(default_factory=OrderedDict, repr=False)
     _cursor: Cursor = field(default_factory=Cursor, repr=False)
-    _empty_undos: OrderedDict[str, None] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -160,10 +165,11 @@ class LabelService:
             raise BadJudgement("a vote is final: whose answers they were has been shown")
         with self.store.write_as(annotator) as db:
             undone = _stored(db, annotator, client_uuid, ("undo",)) is not None
-            if not undone and client_uuid not in self._empty_undos:
+            in_vain = json.loads(db.scalar(_NOTE, {"key": f"{_IN_VAIN} {annotator}"}) or "[]")
+            if not undone and client_uuid not in in_vain:
                 undone = self._undo(db, annotator, client_uuid)
-                if not undone:  # nothing is stored of it, and sent again later it must not take back what came after
-                    self._remember_empty(client_uuid)
+                if not undone:  # there is no event of it, and sent again later it must not take back what came after
+                    keep_note(db, f"{_IN_VAIN} {annotator}", json.dumps([*in_vain, client_uuid][-_REMEMBERED:]))
             views, tally = self._top_up(db, annotator)
         return Undone(**vars(_worklist(views, tally)), undone=undone)
 
@@ -171,12 +177,6 @@ class LabelService:
         """A sign of life: what is in front of this annotator stays theirs."""
         with self.store.write_as(annotator) as db:
             assignment.renew(db, annotator, self.settings.lease_s)
-
-    def _remember_empty(self, client_uuid: str) -> None:
-        with self._lock:
-            self._empty_undos[client_uuid] = None
-            while len(self._empty_undos) > 4096:
-                self._empty_undos.popitem(last=False)
 
     # ---- Recording
 
