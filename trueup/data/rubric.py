@@ -62,10 +62,6 @@ class Rubric:
             raise DataError(f"rubric {self.name}: gave {degree!r}; a finite number is wanted")
         return float(degree)
 
-    def explain(self, prompt: Sequence[Message], text: str, finished: bool) -> dict[str, float]:
-        """To what degree each criterion is met."""
-        return {what: met(prompt, text, finished) for _, what, met in self.criteria}
-
 
 def stem(word: str) -> str:
     """A word without its commonest English endings; enough to see that `sinks` and `sinking` are one subject."""

@@ -13,7 +13,7 @@ GOOD = "Bread goes stale sooner in the fridge because the cold makes its starch 
 
 def met(text: str, finished: bool = True) -> dict[str, float]:
     """Degrees by the name of each criterion."""
-    return {what.split(":")[0]: degree for what, degree in SAYS_WHY.explain(PROMPT, text, finished).items()}
+    return {what.split(":")[0]: met(PROMPT, text, finished) for _, what, met in SAYS_WHY.criteria}
 
 
 def score(text: str, finished: bool = True) -> float:
