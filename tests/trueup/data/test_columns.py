@@ -427,6 +427,7 @@ ORDINARY: dict[str, Any] = {
     "rules": ["punctuation:no_comma"],
     "fold": 0,
     "usage": {"total_tokens": 5},
+    "flags": {"train": False, "all": [{"weight": 0}]},
 }
 
 
@@ -640,6 +641,16 @@ def test_a_number_is_asked_or_refused_and_never_left_out_for_being_0(tmp_path: P
     for use in ("demonstrations", "prompts"):
         with pytest.raises(DataError, match=f"rows.jsonl:1: {column}: expected text, found"):
             READ[use](written(tmp_path, row), Dropped())
+
+
+@pytest.mark.parametrize("values", [(False, True), (0, 1), (True, False)], ids=str)
+def test_a_column_that_stands_twice_is_refused_where_one_says_no_and_the_other_yes(tmp_path: Path, values: Any) -> None:
+    row = {"prompt": "Q", "completion": "A"} | dict(zip(("is_correct", "isCorrect"), values, strict=True))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: isCorrect: the row has a column is_correct too, and they say"):
+        read_demonstrations(written(tmp_path, row), Dropped())
+    for nothing in (None, "", []):
+        rows = read_demonstrations(written(tmp_path, row | {"isCorrect": nothing}), Dropped())
+        assert len(rows) == bool(values[0])
 
 
 def test_a_whole_number_may_be_written_with_a_point_as_tables_with_empty_cells_write_it(tmp_path: Path) -> None:

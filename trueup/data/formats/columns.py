@@ -20,6 +20,7 @@ from trueup.data.formats.vocabulary import (
     is_text,
     is_unclear_weight,
     is_unsupported,
+    says_nothing,
     truth,
 )
 from trueup.data.jsonl import cut, shown
@@ -54,9 +55,9 @@ class Columns:
             if name in ledger.ignore:
                 if value not in (None, "", [], {}):
                     ledger.ignored.add(cut(group + name, 60))
-            elif name not in self.values or is_empty(self.values[name]):
+            elif name not in self.values or says_nothing(self.values[name]):
                 self.values[name], self._written[name] = value, written
-            elif not is_empty(value) and value != self.values[name]:
+            elif not says_nothing(value) and value != self.values[name]:
                 raise ValueError(
                     f"{within}{cut(written, 40)}: the row has a column {cut(self._written[name], 40)} too, and they "
                     "say different things; take one of them out"

@@ -23,10 +23,10 @@ from trueup.data.formats.vocabulary import (
     canonical,
     flag,
     is_choice,
-    is_empty,
     is_reasoning,
     is_related,
     mark_against,
+    says_nothing,
     truth,
 )
 from trueup.data.jsonl import cut, shown
@@ -128,7 +128,7 @@ def settle(ledger: Ledger, said: list[str], use: Use) -> None:
     for columns in ledger.objects:
         columns.refuse_unsupported()
         for name, value in columns.values.items():
-            if name in columns.read or not (columns.there(name) and (value in (0, False) or not is_empty(value))):
+            if name in columns.read or says_nothing(value):
                 continue
             if "[]" not in columns.group:  # of a message, whose keys are settled where it is read
                 _refuse_mark(columns, name, value, use)

@@ -196,6 +196,13 @@ def flag(name: str) -> Flag | None:
     return found._replace(when=not found.when) if found and negated else found
 
 
+def says_nothing(value: Any) -> bool:
+    """As `is_empty`, but false and 0 say something wherever they stand: they may be a flag."""
+    if isinstance(value, list | dict):
+        return all(map(says_nothing, value.values() if isinstance(value, dict) else value))
+    return is_empty(value) and not isinstance(value, bool | int | float)
+
+
 def is_empty(value: Any) -> bool:
     """Whether a value says nothing."""
     if isinstance(value, str):
