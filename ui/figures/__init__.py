@@ -1,1 +1,1 @@
-"""The admin's figures: agreement with intervals, progress, drift, kept up to date while people label."""
+"""The admin's figures: agreement with intervals, progress, drift. They are updated while people label."""

@@ -1,4 +1,4 @@
-"""Do annotators say the same? Agreement of labels, each with a bootstrap interval over items; no torch.
+"""Agreement of annotators, each coefficient with a bootstrap interval over items; no torch.
 
     raw            share of the pairs of labels of one item that are equal
     cohen          kappa of two annotators (Cohen 1960; quadratic weights for grades: Cohen 1968)
@@ -6,13 +6,13 @@
     krippendorff   alpha, nominal or ordinal, any number of labels per item (Krippendorff 2011,
                    https://repository.upenn.edu/asc_papers/43)
 
-What a coefficient is without an interval, nobody knows; what it is when all labels are equal, nobody can say: there
-is nothing to agree about, chance agreement is 1, and the formulas divide 0 by 0. Such a value is None, with a reason.
+A coefficient means little without an interval. If all labels are equal it is undefined: chance agreement is 1, and the
+formulas divide 0 by 0. Such a value is None, with a reason.
 
-Values come from scikit-learn, statsmodels and krippendorff. Intervals resample whole items. Items whose labels are the
-same are interchangeable, and there are few different ones (three labels out of four values: 31), so that a resample is
-a multinomial draw over these, at a cost that does not grow with the number of items. The libraries know of no such
-weights; the same formulas over weights are below, and a test holds them to the libraries.
+Values come from scikit-learn, statsmodels and krippendorff. Intervals resample whole items. Items with the same labels
+are interchangeable, and few are distinct (three labels out of four values: 31). So a resample is a multinomial draw
+over these, at a cost that does not grow with the number of items. The libraries take no such weights; the formulas with
+weights are below, and a test compares them with the libraries.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import numpy as np
 from trueup.statistics.intervals import percentiles, wilson
 
 Statistic = Callable[[np.ndarray], np.ndarray]
-"""From how often each distinct item is there, (R, P), to R values; NaN where undefined."""
+"""A function from the counts of each distinct item, (R, P), to R values; NaN where undefined."""
 
 Weights = Literal["quadratic"] | None
 
 RESAMPLES = 1_000
 _DRAWS = 20_000_000
-"""Numbers that one bootstrap draws at most: beyond 20,000 distinct items it takes fewer resamples, 100 at least."""
+"""Most numbers that one bootstrap draws: beyond 20,000 distinct items it takes fewer resamples, at least 100."""
 _LIBRARY_ITEMS = 10_000
-"""Up to so many items alpha is the library's; its memory grows with items times values squared."""
+"""Most items for which the library computes alpha; its memory grows with items times values squared."""
 
 NO_PAIRS = "undefined: no item has two labels"
 ALL_EQUAL = "undefined: all labels are equal"
@@ -48,32 +48,32 @@ class LabelCodes:
     item: np.ndarray
     annotator: np.ndarray
     value: np.ndarray
-    """What was said: the index of a category, or, where order matters, of a grade from lowest to highest."""
+    """The label: the index of a category, or, where order matters, of a grade from lowest to highest."""
     values: int
-    """How many different values there could be."""
+    """Number of possible values."""
 
     @cached_property
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the items with two labels or more: the different rows of value counts (P, C), and how many items each."""
+        """The distinct rows of value counts (P, C) among items with two labels or more, and the items of each."""
         return _distinct(_counts(self))
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """A coefficient with its 95 % interval. `note` says why a figure is missing, or of which items it is."""
+    """A coefficient with its 95 % interval. `note` says why a figure is missing, or to which items it belongs."""
 
     value: float | None
     low: float | None
     high: float | None
     items: int
-    """Items with at least two labels, which alone say anything."""
+    """Items with at least two labels; others do not count."""
     labels: int
     """Labels of those items."""
     note: str | None = None
 
 
 def load_libraries() -> None:
-    """Import what the coefficients come from. It takes most of a second, once; who asks first need not wait for it."""
+    """Import the libraries of the coefficients. It takes most of a second, so a background thread does it first."""
     import krippendorff  # noqa: F401
     import scipy.special  # noqa: F401
     import sklearn.metrics  # noqa: F401
@@ -81,7 +81,7 @@ def load_libraries() -> None:
 
 
 def raw(labels: LabelCodes, seed: int = 0) -> Agreement:
-    """The share of equal ones among all pairs of labels of one item; chance is not taken out."""
+    """The share of equal pairs among all pairs of labels of one item, not corrected for chance."""
     counts, items = labels.distinct
     if not items.size:
         return _undefined(NO_PAIRS)
@@ -92,54 +92,54 @@ def cohen(labels: LabelCodes, weights: Weights = None, seed: int = 0) -> Agreeme
     """Kappa of exactly two annotators over the items that both labelled; quadratic weights for grades."""
     names = np.unique(labels.annotator)
     if len(names) != 2:
-        return _undefined(f"undefined: Cohen's kappa is of two annotators, and there are {len(names)}")
+        return _undefined(f"undefined: Cohen's kappa compares two annotators, and there are {len(names)}")
     first, second = (labels.annotator == name for name in names)
     _, one, other = np.intersect1d(labels.item[first], labels.item[second], assume_unique=True, return_indices=True)
     cells = labels.value[first][one].astype(np.int64) * labels.values + labels.value[second][other]
     table = np.bincount(cells, minlength=labels.values**2).reshape(labels.values, labels.values)
-    found = cohen_of_table(table, weights, seed)
-    if found.value is None:
-        return found
+    result = cohen_of_table(table, weights, seed)
+    if result.value is None:
+        return result
     from sklearn.metrics import cohen_kappa_score
 
     one, other = np.divmod(np.arange(table.size), labels.values)
     value = cohen_kappa_score(one, other, weights=weights, sample_weight=table.ravel())
-    return replace(found, value=float(value))
+    return replace(result, value=float(value))
 
 
 def cohen_of_table(table: np.ndarray, weights: Weights = None, seed: int = 0) -> Agreement:
-    """Kappa from the (C, C) table: how many items got value i from one annotator and value j from the other."""
+    """Kappa from the (C, C) table of the items with value i from one annotator and value j from the other."""
     values, items = len(table), int(table.sum())
     if not items:
         return _undefined("undefined: the two share no item")
     if (table.sum(axis=0) + table.sum(axis=1) > 0).sum() == 1:
         return _undefined(ALL_EQUAL, items, 2 * items)
     cells = table.ravel()
-    # Of every two annotators, every few seconds: too often for the checks that scikit-learn makes of its arguments.
+    # Runs for every two annotators, every few seconds: scikit-learn's checks of its arguments would take too long.
     value = float(_cohen(cells[None], values, weights)[0])
     return _with_interval(value, lambda w: _cohen(w, values, weights), cells, 2 * items, seed)
 
 
 def fleiss(labels: LabelCodes, seed: int = 0) -> Agreement:
-    """Kappa over the items that have the commonest number of labels, for it needs the same number everywhere."""
+    """Kappa over the items with the most common number of labels, since it needs the same number everywhere."""
     counts, items = labels.distinct
     if not items.size:
         return _undefined(NO_PAIRS)
     sizes = counts.sum(axis=1)
-    wanted = np.bincount(sizes, items).argmax()
-    left_out = int(items[sizes != wanted].sum())
-    counts, items = counts[sizes == wanted], items[sizes == wanted]
-    note = f"of the items with {wanted} labels; {left_out} with another number left out" if left_out else None
+    commonest = np.bincount(sizes, items).argmax()
+    left_out = int(items[sizes != commonest].sum())
+    counts, items = counts[sizes == commonest], items[sizes == commonest]
+    note = f"of the items with {commonest} labels; {left_out} with another number left out" if left_out else None
     if _all_equal(counts):
         return _undefined(ALL_EQUAL, int(items.sum()), int(items @ counts.sum(axis=1)))
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     value = float(fleiss_kappa(np.repeat(counts, items, axis=0)))
-    return _with_interval(value, lambda w: _fleiss(w, counts), items, int(items.sum() * wanted), seed, note)
+    return _with_interval(value, lambda w: _fleiss(w, counts), items, int(items.sum() * commonest), seed, note)
 
 
 def krippendorff(labels: LabelCodes, level: Literal["nominal", "ordinal"] = "nominal", seed: int = 0) -> Agreement:
-    """Alpha over all items with two labels or more; missing labels do no harm."""
+    """Alpha over all items with two labels or more. It allows for missing labels."""
     counts, items = labels.distinct
     if not items.size:
         return _undefined(NO_PAIRS)
@@ -153,18 +153,18 @@ def krippendorff(labels: LabelCodes, level: Literal["nominal", "ordinal"] = "nom
     if items.sum() <= _LIBRARY_ITEMS:
         from krippendorff import alpha
 
-        said, domain = np.repeat(counts, items, axis=0), np.arange(labels.values)
-        value = float(alpha(value_counts=said, value_domain=domain, level_of_measurement=level))
+        value_counts, domain = np.repeat(counts, items, axis=0), np.arange(labels.values)
+        value = float(alpha(value_counts=value_counts, value_domain=domain, level_of_measurement=level))
     else:
         value = float(statistic(items[None])[0])
     return _with_interval(value, statistic, items, int(items @ counts.sum(axis=1)), seed)
 
 
 def share_over_items(item: np.ndarray, hit: np.ndarray, seed: int = 0) -> Agreement:
-    """The share of labels of which something holds, resampling items: labels of one item are not independent.
+    """The share of labels with a property, resampling items, since labels of one item are not independent.
 
     item  (N,) codes from 0
-    hit   (N,) whether it holds
+    hit   (N,) whether the label has the property
     """
     if not len(item):
         return _undefined("no labels")
@@ -175,7 +175,7 @@ def share_over_items(item: np.ndarray, hit: np.ndarray, seed: int = 0) -> Agreem
 
 # ---- Formulas over weights --------------------------------------------------------------------------------------
 # weights  (R, P) how often each distinct item is in each resample
-# counts   (P, C) how often each value was said of a distinct item
+# counts   (P, C) how often a distinct item has each value
 
 
 def _raw(weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -204,17 +204,17 @@ def _cohen(weights: np.ndarray, values: int, kind: Weights) -> np.ndarray:
 def _alpha(
     weights: np.ndarray, counts: np.ndarray, coincidences: np.ndarray, level: Literal["nominal", "ordinal"]
 ) -> np.ndarray:
-    said = weights @ counts  # (R, C)
-    observed = (weights @ coincidences).reshape(-1, said.shape[1], said.shape[1])
+    totals = weights @ counts  # (R, C)
+    observed = (weights @ coincidences).reshape(-1, totals.shape[1], totals.shape[1])
     if level == "ordinal":
-        # Krippendorff's sum from c to k less half of both ends is the distance between the middles of their ranks.
-        middle = said.cumsum(axis=1) - said / 2
+        # Krippendorff's sum from c to k minus half of both ends is the distance between the middles of their ranks.
+        middle = totals.cumsum(axis=1) - totals / 2
         distance = (middle[:, :, None] - middle[:, None, :]) ** 2
     else:
-        distance = 1 - np.eye(said.shape[1])[None]
-    expected = said[:, :, None] * said[:, None, :]
+        distance = 1 - np.eye(totals.shape[1])[None]
+    expected = totals[:, :, None] * totals[:, None, :]
     return _one_minus(
-        (observed * distance).sum(axis=(1, 2)) * (said.sum(axis=1) - 1), (expected * distance).sum(axis=(1, 2))
+        (observed * distance).sum(axis=(1, 2)) * (totals.sum(axis=1) - 1), (expected * distance).sum(axis=(1, 2))
     )
 
 
@@ -233,7 +233,7 @@ def _one_minus(disagreement: np.ndarray, by_chance: np.ndarray) -> np.ndarray:
 
 
 def _counts(labels: LabelCodes) -> np.ndarray:
-    """(I, C) how often each value was said of each item that has two labels or more."""
+    """(I, C) how often each item with two labels or more has each value."""
     items = int(labels.item.max()) + 1 if labels.item.size else 0
     flat = labels.item.astype(np.int64) * labels.values + labels.value
     counts = np.bincount(flat, minlength=items * labels.values).reshape(items, labels.values)
@@ -241,10 +241,10 @@ def _counts(labels: LabelCodes) -> np.ndarray:
 
 
 def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different rows of (I, C) counts, and how many there are of each."""
+    """The distinct rows of (I, C) counts, and the number of each."""
     if not len(rows):
         return rows, np.zeros(0, dtype=np.int64)
-    # Rows as numbers, which sort faster; renumbered before they would overflow.
+    # Rows become numbers, which sort faster; they are renumbered before they would overflow.
     key, size = np.zeros(len(rows), dtype=np.int64), 1
     for column in rows.T:
         base = int(column.max()) + 1
@@ -265,7 +265,7 @@ def _undefined(why: str, items: int = 0, labels: int = 0) -> Agreement:
 
 
 def _share(statistic: Statistic, items: np.ndarray, labels: int, seed: int) -> Agreement:
-    """A proportion. A bootstrap of all or nothing has no width, however few they are: then Wilson's over items."""
+    """A proportion. A bootstrap of all or nothing has no width, so then the interval is Wilson's over items."""
     value, total = float(statistic(items[None])[0]), int(items.sum())
     if value in (0.0, 1.0):
         bounds = wilson(value * total, total)
@@ -282,14 +282,14 @@ def _with_interval(
         return Agreement(value, None, None, total, labels, "no interval: one item")
     present = items > 0
     resamples = min(RESAMPLES, max(100, _DRAWS // int(present.sum())))
-    drawn = np.zeros((resamples, len(items)))
-    drawn[:, present] = np.random.default_rng(seed).multinomial(total, items[present] / total, size=resamples)
-    values = statistic(drawn)
+    draws = np.zeros((resamples, len(items)))
+    draws[:, present] = np.random.default_rng(seed).multinomial(total, items[present] / total, size=resamples)
+    values = statistic(draws)
     values = values[np.isfinite(values)]
     if len(values) < 0.9 * resamples:
         why = "no interval: in many resamples all labels are equal"
         return Agreement(value, None, None, total, labels, why)
     low, high = percentiles(values, 0.95, total)
     if high - low < 1e-12:
-        return Agreement(value, None, None, total, labels, "no interval: every item says the same")
+        return Agreement(value, None, None, total, labels, "no interval: all items have the same labels")
     return Agreement(value, low, high, total, labels, note)

@@ -1,6 +1,6 @@
 """Statistics of labelling: who labels, how fast, with which biases, and how well. Pure functions of a log's columns.
 
-What counts, `ui.figures.view` says; whatever was left out is counted apart.
+`ui.figures.view` decides which labels count; the others are counted separately.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from ui.labels.judgements import Tiers
 from ui.labels.tables import Database
 
 _PAIRS_OF = 8
-"""Agreement of every two annotators is shown for so many of them, those with the most labels: 28 pairs."""
+"""Number of annotators, those with the most labels, whose agreement is shown for every two: 28 pairs."""
 
 
 def figures(
-    log: Log, known: Mapping[int, Tiers], now_ms: int, slots: Mapping[str, int], coefficients: bool = True
+    log: Log, gold_answers: Mapping[int, Tiers], now_ms: int, slots: Mapping[str, int], coefficients: bool = True
 ) -> Figures:
-    """All that is shown, as JSON.
+    """All figures of the admin's page, as JSON.
 
-    known         the known answers of gold items, see `known_answers`
-    slots         how many are open, leased and done
-    coefficients  say how far people agree by more than the share of equal labels
+    gold_answers  the known answers of gold items, see `known_answers`
+    slots         numbers of open, leased and done slots
+    coefficients  add the coefficients of agreement to the share of equal labels
     """
-    view = View(log, known)
+    view = View(log, gold_answers)
     rates = rates_of(view)
     joined = view.labels()
     people = _people(view, rates, joined)
@@ -67,13 +67,13 @@ def figures(
 
 def _overall(view: View, rates: Mapping[str, Rate]) -> dict[str, ShareFigures]:
     """Shares of all people's labels together."""
-    found: dict[str, ShareFigures] = {}
+    shares: dict[str, ShareFigures] = {}
     for name, (rows, holds, chance) in rates.items():
-        if name in ("longer", "tie", "both_bad"):  # what the items are like: labels of one item say the same of it
-            found[name] = as_share(agreement.share_over_items(view.log["item"][rows], holds))
+        if name in ("longer", "tie", "both_bad"):  # properties of items: labels of one item are not independent
+            shares[name] = as_share(agreement.share_over_items(view.log["item"][rows], holds))
         else:
-            found[name] = share_of(int(holds.sum()), len(rows), by_chance(chance))
-    return found
+            shares[name] = share_of(int(holds.sum()), len(rows), by_chance(chance))
+    return shares
 
 
 def _people(view: View, rates: Mapping[str, Rate], joined: LabelCodes) -> list[AnnotatorFigures]:
@@ -126,7 +126,7 @@ def _shares(view: View, rate: Rate) -> list[ShareFigures]:
 
 
 def _with_others(joined: LabelCodes) -> np.ndarray:
-    """(N,) with which share of the other labels of its item a label is the same."""
+    """(N,) the share of the other labels of its item that are equal to a label."""
     items = int(joined.item.max(initial=-1)) + 1
     cell = joined.item.astype(np.int64) * joined.values + joined.value
     equal, all_of_them = np.bincount(cell)[cell] if len(cell) else cell, np.bincount(joined.item, minlength=items)
@@ -140,13 +140,13 @@ def _by_group(group: np.ndarray, values: np.ndarray, groups: int) -> list[np.nda
 
 
 def _progress(view: View, slots: Mapping[str, int], now_ms: int) -> ProgressFigures:
-    """How far it is, how fast it goes, and when it will be done at this pace."""
-    made, seconds = view.column("created_ms"), view.column("seconds")
-    window = float(np.clip((now_ms - made.min()) / HOUR_MS, 1 / 12, 1)) if len(made) else 1.0
-    recent = made > now_ms - window * HOUR_MS
+    """Progress, pace, and the time left at this pace."""
+    created, seconds = view.column("created_ms"), view.column("seconds")
+    window = float(np.clip((now_ms - created.min()) / HOUR_MS, 1 / 12, 1)) if len(created) else 1.0
+    recent = created > now_ms - window * HOUR_MS
     pace = float(recent.sum() / window)
-    busy = len(np.unique(made // HOUR_MS))
-    left = slots.get("open", 0) + slots.get("leased", 0)
+    busy = len(np.unique(created // HOUR_MS))
+    missing = slots.get("open", 0) + slots.get("leased", 0)
     timed = seconds[seconds >= 0]
     return {
         "labels": len(view.rows),
@@ -154,8 +154,8 @@ def _progress(view: View, slots: Mapping[str, int], now_ms: int) -> ProgressFigu
         "slots": {"open": slots.get("open", 0), "leased": slots.get("leased", 0), "done": slots.get("done", 0)},
         "labels_per_hour": pace,
         "window_h": window,
-        "labels_per_busy_hour": len(made) / busy if busy else None,
-        "eta_h": left / pace if left and pace else 0.0 if not left else None,
+        "labels_per_busy_hour": len(created) / busy if busy else None,
+        "eta_h": missing / pace if missing and pace else 0.0 if not missing else None,
         "annotators": int((view.by_person(view.rows) > 0).sum()),
         "annotators_now": len(np.unique(view.who[recent])),
         "seconds": float(np.median(timed)) if len(timed) else None,
@@ -178,8 +178,8 @@ def _agreements(view: View, joined: LabelCodes, coefficients: bool) -> list[Meas
     ]
     graded = bool((view.column("strength") > 0).any())
     return [
-        {"measure": name, "of": of, **as_share(found)}
-        for name, of, found in rows
+        {"measure": name, "of": of, **as_share(result)}
+        for name, of, result in rows
         if (graded or of != "strength") and (two or not name.startswith("Cohen"))
     ]
 
@@ -188,9 +188,9 @@ def _pairs(view: View, joined: LabelCodes) -> list[Two]:
     """Agreement of every two of the annotators with the most labels."""
     number, values = len(view.names), joined.values
     top = np.sort(np.argsort(-view.by_person(view.rows), kind="stable")[:_PAIRS_OF])
-    kept = np.isin(joined.annotator, top)
-    order = np.argsort(joined.item[kept], kind="stable")
-    item, who, value = (column[kept][order] for column in (joined.item, joined.annotator, joined.value))
+    in_top = np.isin(joined.annotator, top)
+    order = np.argsort(joined.item[in_top], kind="stable")
+    item, who, value = (column[in_top][order] for column in (joined.item, joined.annotator, joined.value))
     rank = np.searchsorted(top, who)
     tables = np.zeros((len(top), len(top), values, values), dtype=np.int64)
     for step in range(1, min(number, len(top))):
@@ -201,38 +201,38 @@ def _pairs(view: View, joined: LabelCodes) -> list[Two]:
         a, b = np.where(swap, same + step, same), np.where(swap, same, same + step)
         cells = ((rank[a] * len(top) + rank[b]) * values + value[a]) * values + value[b]
         tables += np.bincount(cells, minlength=tables.size).reshape(tables.shape)
-    found: list[Two] = []
+    pairs: list[Two] = []
     for i in range(len(top)):
         for j in range(i + 1, len(top)):
             if items := int(tables[i, j].sum()):
                 equal = share_of(int(np.trace(tables[i, j])), items)
                 kappa = as_share(agreement.cohen_of_table(tables[i, j]))
                 a, b = view.names[top[i]], view.names[top[j]]
-                found.append({"a": a, "b": b, "items": items, "equal": equal, "kappa": kappa})
-    return found
+                pairs.append({"a": a, "b": b, "items": items, "equal": equal, "kappa": kappa})
+    return pairs
 
 
 def _programs(view: View) -> list[Program]:
-    """How often people prefer the answer that a program does (a rubric, a judge, a reward model) on the same items."""
+    """How often people prefer the same answer as a program (a rubric, a judge, a reward model) on the same items."""
     log = view.log
-    found: list[Program] = []
+    programs: list[Program] = []
     for (source, name), code in log.people.items():
         if source == "human":
             continue
-        said = np.full(log.items, -1, dtype=np.int8)
+        verdicts = np.full(log.items, -1, dtype=np.int8)
         rows = np.flatnonzero((log["who"] == code) & log["alive"] & (log["kind"] == LABEL))
-        said[log["item"][rows]] = log["verdict"][rows]
-        both = (view.verdict < TIE) & (said[view.item] >= 0) & (said[view.item] < TIE)
+        verdicts[log["item"][rows]] = log["verdict"][rows]
+        both = (view.verdict < TIE) & (verdicts[view.item] >= 0) & (verdicts[view.item] < TIE)
         if both.any():
-            share = agreement.share_over_items(view.item[both], (said[view.item] == view.verdict)[both])
-            found.append({"source": source, "annotator": name, "same": as_share(share)})
-    return found
+            share = agreement.share_over_items(view.item[both], (verdicts[view.item] == view.verdict)[both])
+            programs.append({"source": source, "annotator": name, "same": as_share(share)})
+    return programs
 
 
 def _excluded(view: View) -> list[Excluded]:
-    """What people did that is not among the labels, and why."""
+    """Events of people that are not among the labels, with the reason."""
     undone = view.sources[view.log["who"]] & ~view.log["alive"] if view.log.size else np.zeros(0, dtype=bool)
-    undone &= ~np.isin(view.log["purpose"], (REPEAT, GOLD))  # what they measured stands
+    undone &= ~np.isin(view.log["purpose"], (REPEAT, GOLD))  # measurements stay
     rows = [
         ("Skipped", view.of(SKIP), "the pair goes to somebody else"),
         ("Flagged", view.of(FLAG), "the pair goes to somebody else; reasons below"),
@@ -242,31 +242,31 @@ def _excluded(view: View) -> list[Excluded]:
         ("Gold items", view.measured(GOLD), "measure accuracy"),
         ("Qualification", view.of(LABEL, QUALIFICATION), "practice with feedback"),
     ]
-    return [{"what": what, "events": len(found), "why": why} for what, found, why in rows]
+    return [{"what": what, "events": len(events), "why": why} for what, events, why in rows]
 
 
 def _flags(view: View) -> list[Flags]:
-    """Reasons of the flags that stand, most frequent first."""
+    """Reasons of current flags, most frequent first."""
     reasons = Counter(note.strip() or "(no reason given)" for row, note in view.log.flags if view.counted[row])
     return [{"reason": reason, "flags": number} for reason, number in reasons.most_common()]
 
 
 def _findings(people: list[AnnotatorFigures], overall: Mapping[str, ShareFigures]) -> list[Look]:
-    """What an admin should look at: people whose figures chance does not explain, for so many people as there are."""
+    """Findings for the admin: people whose figures chance does not explain, corrected for the number of people."""
     looks: list[tuple[str | None, str]] = []
     for one in people:
-        name, left = one["annotator"], one["left"]
-        p = left.get("p")
+        name, left_share = one["annotator"], one["left"]
+        p = left_share.get("p")
         if p is not None and p * len(people) < 0.05:
-            side = f"takes the left answer in {_points(left)} % of {left['n']} labels"
-            looks.append((name, f"{side}; chance gives {100 * left['chance']:.0f} %"))
+            side = f"takes the left answer in {_points(left_share)} % of {left_share['n']} labels"
+            looks.append((name, f"{side}; chance gives {100 * left_share['chance']:.0f} %"))
         if _surely_above(one["too_fast"], 0.05, 20):
             looks.append((name, f"is faster than anybody can read in {_points(one['too_fast'])} % of labels"))
         if _surely_below(one["gold"], 0.8, 5):
             looks.append((name, f"gets {_points(one['gold'])} % of {one['gold']['n']} gold items right"))
         if _surely_below(one["consistency"], 0.8, 5):
             share = one["consistency"]
-            looks.append((name, f"says the same again in {_points(share)} % of {share['n']} hidden repeats"))
+            looks.append((name, f"gives the same label again in {_points(share)} % of {share['n']} hidden repeats"))
     longer = overall["longer"]
     if _surely_above(longer, 0.6):
         looks.append((None, f"The longer answer is chosen in {_points(longer)} % of pairs; a ruler could do that"))
@@ -289,10 +289,10 @@ def _points(share: ShareFigures) -> str:
 
 
 def mirror(store: Database, annotator: str) -> Mirror:
-    """An annotator's own figures, and nobody else's: what they may want to watch.
+    """An annotator's own figures.
 
-    Hidden checks count in them like any other pair, and nothing that is measured by checks alone is among them: a
-    figure that moved for one kind of pair and not for another would tell which it was.
+    Hidden checks count in them like any other pair, and no figure comes from checks alone: a figure that moves for one
+    kind of pair only would reveal which pairs are checks.
     """
     log = Log(annotator)
     with store.read() as db:

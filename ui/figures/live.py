@@ -1,4 +1,4 @@
-"""The figures of labelling, kept up to date beside the requests."""
+"""The figures of labelling, updated in the background."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ui.figures.worth import worth
 from ui.labels.tables import Database, slot
 
 FIRST = 5_000
-"""Events that the first figures of a long log are of: whoever asks first sees them at once, then more and more."""
+"""Events in the first figures of a long log, which are shown at once; later figures include more and more."""
 PATIENCE_S = 0.5
 """How long a page waits for figures with the newest events. If the last ones took more than half of it, it does not
-wait, and shows those of a moment ago."""
+wait, and shows the last figures."""
 FRESH_S = 5.0
-"""Without new events only the pace changes, and figures are good for so long."""
+"""How long figures stay valid without new events: only the pace changes."""
 
 
 class Live:
-    """The figures of a store that goes on growing. Safe to ask from many threads; they share one reading.
+    """The figures of a growing store. It is safe to use from many threads; they share one reading.
 
-    Reading and computing are done by one thread at a time beside the requests, so that with a million events nobody
-    waits for the last hundred: `as_of` says up to which event the figures are, and what the newest one is.
+    One thread at a time reads and computes in the background, so that with a million events nobody waits for the last
+    hundred. `as_of` has the last event in the figures and the newest event.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class Live:
         clock: Callable[[], float] = time.time,
     ):
         """
-        run_dir  the run, whose reward model is spoken of once there is one
-        names    pseudonym to name, for admins; by default there are pseudonyms only
+        run_dir  the run, for the figures of its reward model, once there is one
+        names    pseudonym to name, for admins; by default figures have pseudonyms only
         """
         self.store, self.run_dir, self.names, self.clock = store, run_dir, names, clock
         self._log = Log()
@@ -60,16 +60,16 @@ class Live:
     def figures(self, wait: bool = False) -> Figures:
         """Figures as of now, or as of a moment ago.
 
-        wait  for all events that there are, however long it takes
+        wait  for figures with all events, however long it takes
         """
         newest = newest_event(self.store)
         patience = PATIENCE_S if self._took_s < PATIENCE_S / 2 else 0
         deadline = time.monotonic() + (math.inf if wait else patience)
         while not self._is_fresh(newest):
-            work, left = self._start(), deadline - time.monotonic()
-            if left <= 0:
+            work, remaining_s = self._start(), deadline - time.monotonic()
+            if remaining_s <= 0:
                 break
-            work.join(None if wait else left)
+            work.join(None if wait else remaining_s)
             self._raise_failure()
         self._some.wait()
         self._raise_failure()
@@ -77,8 +77,8 @@ class Live:
         return self._made | {"as_of": self._made["as_of"] | {"newest": max(newest, self._made["as_of"]["event"])}}
 
     def _is_fresh(self, newest: int) -> bool:
-        made = self._made
-        return made is not None and made["as_of"]["event"] >= newest and self.clock() - self._made_at < FRESH_S
+        latest = self._made
+        return latest is not None and latest["as_of"]["event"] >= newest and self.clock() - self._made_at < FRESH_S
 
     def _start(self) -> threading.Thread:
         with self._lock:
@@ -93,44 +93,44 @@ class Live:
             raise failure
 
     def _refresh(self) -> None:
-        """Read to the newest event; a long reading shows how far it is about every second."""
+        """Read to the newest event. A long reading publishes figures about every second."""
         try:
-            newest, shown = newest_event(self.store), time.monotonic() - 1
+            newest, shown_at = newest_event(self.store), time.monotonic() - 1
             more = True
             while more:
                 limit = CHUNK if self._log.size else FIRST
                 with self.store.read() as db:
                     more = self._log.read(db, newest, limit) == limit and self._log.last < newest
-                if not more or time.monotonic() - shown > 1:
+                if not more or time.monotonic() - shown_at > 1:
                     now = self.clock()
                     started = time.monotonic()
-                    # Of a long log the first figures come without coefficients, whose libraries may have to be loaded.
+                    # The first figures of a long log have no coefficients, whose libraries may have to be loaded.
                     hurry = more and self._made is None
                     self._made, self._made_at = self._compute(int(now * 1000), coefficients=not hurry), now
-                    shown = time.monotonic()
-                    self._took_s = shown - started
+                    shown_at = time.monotonic()
+                    self._took_s = shown_at - started
                     self._some.set()
-        except Exception as error:  # raised where the figures are asked for
+        except Exception as error:  # raised in the thread that wants the figures
             self._failure = error
             self._some.set()
 
     def _compute(self, now_ms: int, coefficients: bool) -> Figures:
         with self.store.read() as db:
-            known = known_answers(db, self._log)
+            gold_answers = known_answers(db, self._log)
             slots = {
                 state: n for state, n in db.execute(sa.select(slot.c.state, sa.func.count()).group_by(slot.c.state))
             }
-        found = figures(self._log, known, now_ms, slots, coefficients)
-        found["worth"] = worth(found, reward_card(self.run_dir))
+        result = figures(self._log, gold_answers, now_ms, slots, coefficients)
+        result["worth"] = worth(result, reward_card(self.run_dir))
         names = self.names()
-        found["annotators"] = [{**one, "name": names.get(one["annotator"])} for one in found["annotators"]]
-        found["as_of"] = {"event": self._log.last, "events": self._log.size, "now_utc": utc(now_ms)}
-        return found
+        result["annotators"] = [{**one, "name": names.get(one["annotator"])} for one in result["annotators"]]
+        result["as_of"] = {"event": self._log.last, "events": self._log.size, "now_utc": utc(now_ms)}
+        return result
 
 
 def reward_card(run_dir: Path | None) -> RewardCard | None:
-    """The reward model's report card. One that cannot be read counts as none: the figures of labelling stand without
-    it, and the run's own page names what is wrong."""
+    """The reward model's report card. One that cannot be read counts as none: the figures of labelling do not need it,
+    and the run's own page names the problem."""
     try:
         return read_report(run_dir, "reward", RewardCard) if run_dir else None
     except RunError:

@@ -1,7 +1,7 @@
-"""Label events as columns of numbers (numpy), read from the append-only table little by little.
+"""Label events as columns of numbers (numpy), read from the append-only table in parts.
 
-Each reading appends the events after the last one; an event that supersedes another marks it as taken back. Reading
-little by little and reading all at once give the same columns.
+Each reading appends the events after the last one; an event that supersedes another marks it as taken back. Reading in
+parts and reading all at once give the same columns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WORK, REPEAT, GOLD, QUALIFICATION = range(len(PURPOSES))
 
 
 class _Codes(dict[Any, int]):
-    """Numbers things in the order of their first coming."""
+    """Numbers things in the order of their first appearance."""
 
     def __missing__(self, key: Any) -> int:
         self[key] = len(self)
@@ -52,12 +52,12 @@ class _Codes(dict[Any, int]):
 
 
 class Log:
-    """The events of a store as far as they are read; of one annotator only, if one is named."""
+    """The events of a store that have been read; only one annotator's, if one is named."""
 
     def __init__(self, annotator: str | None = None):
         self.annotator = annotator
         self.last = 0
-        """Id of the last event that is read."""
+        """Id of the last event that was read."""
         self.size = 0
         self.people = _Codes()
         """(source, annotator) to code."""
@@ -76,16 +76,16 @@ class Log:
         return len(self._items)
 
     def read(self, db: sa.Connection, newest: int | None, limit: int = CHUNK) -> int:
-        """Append up to `limit` further events; returns how many there were.
+        """Append up to `limit` further events; returns their number.
 
-        newest  up to which event, see `newest_event`; None: of one annotator, who writes one after the other
+        newest  id of the last event to read, see `newest_event`; None for one annotator, who writes one after the other
         """
         query = sa.select(*_SELECTED).where(event.c.event_id > self.last).order_by(event.c.event_id).limit(limit)
         if newest is not None:
             query = query.where(event.c.event_id <= newest)
         if self.annotator is not None:
             query = query.where(event.c.annotator == self.annotator)
-        # The driver's own rows: SQLAlchemy's cost more than all that is done with them here.
+        # The driver's own rows: making SQLAlchemy's takes longer than all the rest.
         rows = db.execute(query).cursor.fetchall()
         if rows:
             self._append(*zip(*rows, strict=True))
@@ -98,8 +98,8 @@ class Log:
     def _append(self, *columns: tuple[Any, ...]) -> None:
         ids, kinds, purposes, tiers, bad, *numbers, source, annotator, item, created, supersedes, notes = columns
         strength, first_shown, chose_longer, words, seconds = numbers
-        verdicts = {said: _verdict(*said) for said in set(zip(tiers, bad, strict=True))}
-        verdict, answers = zip(*(verdicts[said] for said in zip(tiers, bad, strict=True)), strict=True)
+        verdicts = {key: _verdict(*key) for key in set(zip(tiers, bad, strict=True))}
+        verdict, answers = zip(*(verdicts[key] for key in zip(tiers, bad, strict=True)), strict=True)
         start, end = self.size, self.size + len(ids)
         self._reserve(end)
         new: dict[str, Any] = {
@@ -123,8 +123,8 @@ class Log:
             self._columns[name][start:end] = values
         self.size, self.last = end, ids[-1]
         self.flags += [(start + at, note) for at, note in enumerate(notes) if note is not None]
-        gone = np.array([one for one in supersedes if one], dtype=np.int64)
-        self["alive"][np.searchsorted(self["event_id"], gone)] = False
+        old_ids = np.array([one for one in supersedes if one], dtype=np.int64)
+        self["alive"][np.searchsorted(self["event_id"], old_ids)] = False
 
     def _reserve(self, size: int) -> None:
         if size > len(self._columns["event_id"]):
@@ -154,7 +154,7 @@ _SELECTED = [
 
 
 def _verdict(tiers: str | None, both_bad: int = 0) -> tuple[int, int]:
-    """Which answer is best, and of how many."""
+    """(index of the best answer, number of answers)."""
     if tiers is None:
         return -1, 0
     order = json.loads(tiers)
@@ -163,10 +163,10 @@ def _verdict(tiers: str | None, both_bad: int = 0) -> tuple[int, int]:
 
 
 def newest_event(store: Database) -> int:
-    """An event id up to which nothing can come any more. 0: no events.
+    """An event id up to which no further event can appear. 0: no events.
 
-    PostgreSQL numbers events before they are committed, and annotators write side by side, so that a smaller number can
-    appear after a greater one. For the moment of looking nobody writes there: what has a number by then is committed.
+    PostgreSQL numbers events before they are committed, and annotators write side by side, so a smaller number can
+    appear after a greater one. A lock stops writing for a moment, so that all numbered events are committed.
     """
     with store.read() if store.is_sqlite else store.write() as db:
         return db.scalar(sa.select(sa.func.max(event.c.event_id))) or 0

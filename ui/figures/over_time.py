@@ -1,4 +1,4 @@
-"""How labelling goes over time: labels by hour, drift of the shares, and how wide the intervals were."""
+"""Labelling over time: labels by hour, drift of the shares, and the width of intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STEPS = 24
 
 
 def labels_by_hour(view: View) -> list[Hour]:
-    """The last hours that had labels: how many, and by how many people."""
+    """The last hours with labels: the number of labels, and of people."""
     hour = view.column("created_ms") // HOUR_MS
     if not len(hour):
         return []
@@ -43,39 +43,39 @@ def step_width(labels: int) -> int:
 def drift(view: View) -> list[Drift]:
     """Shares and seconds over time, in steps of equally many labels."""
     width = step_width(len(view.rows))
-    shown, longer, seconds = view.column("first_shown"), view.column("chose_longer"), view.column("seconds")
-    found: list[Drift] = []
+    first_shown, longer, seconds = view.column("first_shown"), view.column("chose_longer"), view.column("seconds")
+    steps: list[Drift] = []
     for start in range(0, len(view.rows), width):
         part = slice(start, start + width)
         verdict, timed = view.verdict[part], seconds[part][seconds[part] >= 0]
-        sided, compared = (shown[part] >= 0) & (verdict < TIE), longer[part] >= 0
-        found.append(
+        sided, compared = (first_shown[part] >= 0) & (verdict < TIE), longer[part] >= 0
+        steps.append(
             {
                 "first": start + 1,
                 "last": min(start + width, len(view.rows)),
                 "from_utc": utc(int(view.column("created_ms")[start])),
-                "left": share_of(int((verdict == shown[part])[sided].sum()), int(sided.sum())),
+                "left": share_of(int((verdict == first_shown[part])[sided].sum()), int(sided.sum())),
                 "longer": share_of(int((longer[part] == 1).sum()), int(compared.sum())),
                 "tie": share_of(int((verdict == TIE).sum()), len(verdict)),
                 "seconds": float(np.median(timed)) if len(timed) else None,
             }
         )
-    return found
+    return steps
 
 
 def history(view: View) -> list[HalfWidths]:
-    """How wide the intervals were with fewer labels; not of large campaigns, whose next hundred change nothing."""
+    """Half-widths of the intervals with fewer labels. Large campaigns have none: a hundred labels change little."""
     number, longer = len(view.rows), view.column("chose_longer")
     if not 50 <= number <= 50_000:
         return []
-    found: list[HalfWidths] = []
+    rows: list[HalfWidths] = []
     for first in np.linspace(number / 8, number, 8).astype(int):
         compared = np.flatnonzero(longer[:first] >= 0)
         agree = agreement.raw(view.labels(first))
         long = agreement.share_over_items(view.item[compared], longer[compared] == 1)
-        found.append({"labels": int(first), "agree": _half(agree), "longer": _half(long)})
-    return found
+        rows.append({"labels": int(first), "agree": _half(agree), "longer": _half(long)})
+    return rows
 
 
-def _half(found: agreement.Agreement) -> float | None:
-    return (found.high - found.low) / 2 if found.high is not None and found.low is not None else None
+def _half(result: agreement.Agreement) -> float | None:
+    return (result.high - result.low) / 2 if result.high is not None and result.low is not None else None

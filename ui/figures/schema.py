@@ -1,4 +1,4 @@
-"""The figures of labelling as JSON: what `/api/v1/admin/summary` answers, and what the tables are made of."""
+"""The figures of labelling as JSON, for `/api/v1/admin/summary` and the tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NotRequired, TypedDict
 
 
 class ShareFigures(TypedDict):
-    """A share, or a coefficient, with its 95 % interval; None where nothing is known, and then `note` says why."""
+    """A share, or a coefficient, with its 95 % interval. Unknown values are None, and `note` has the reason."""
 
     value: float | None
     ci_low: float | None
@@ -15,22 +15,22 @@ class ShareFigures(TypedDict):
     """Independent units: labels, or items."""
     note: str | None
     labels: NotRequired[int]
-    """Labels of the items, where `n` counts items."""
+    """Labels of the items, if `n` counts items."""
     chance: NotRequired[float]
-    """What chance alone would give, where that is known."""
+    """The share by chance alone, if it is known."""
     p: NotRequired[float | None]
     """Two-sided binomial test against chance."""
 
 
 class Measure(ShareFigures):
-    """How far all annotators agree, by one measure."""
+    """Agreement of all annotators, by one measure."""
 
     measure: str
     of: str
 
 
 class Slots(TypedDict):
-    """How many labels are wanted, by their state."""
+    """Numbers of labels to collect, by their state."""
 
     open: int
     leased: int
@@ -38,7 +38,7 @@ class Slots(TypedDict):
 
 
 class ProgressFigures(TypedDict):
-    """How far labelling is, how fast it goes, and when it will be done at this pace."""
+    """Progress of labelling, its pace, and the time left at this pace."""
 
     labels: int
     wanted: int
@@ -50,7 +50,7 @@ class ProgressFigures(TypedDict):
     annotators: int
     annotators_now: int
     seconds: float | None
-    """Median of a label."""
+    """Median time of a label."""
 
 
 class AnnotatorFigures(TypedDict):
@@ -58,7 +58,7 @@ class AnnotatorFigures(TypedDict):
 
     annotator: str
     name: NotRequired[str | None]
-    """For admins, where accounts have names."""
+    """The account's name, for admins only."""
     labels: int
     skips: int
     flags: int
@@ -74,7 +74,7 @@ class AnnotatorFigures(TypedDict):
     qualification: ShareFigures
     consistency: ShareFigures
     agreement: ShareFigures
-    """With the other labels of the same items."""
+    """Agreement with the other labels of the same items."""
     last_utc: str | None
 
 
@@ -89,7 +89,7 @@ class Two(TypedDict):
 
 
 class Program(TypedDict):
-    """How often people prefer what a program prefers (a rubric, a judge, a reward model)."""
+    """How often people prefer the same answer as a program (a rubric, a judge, a reward model)."""
 
     source: str
     annotator: str
@@ -105,7 +105,7 @@ class Hour(TypedDict):
 
 
 class Drift(TypedDict):
-    """Shares and seconds of a stretch of labels."""
+    """Shares and seconds of one step of the drift."""
 
     first: int
     last: int
@@ -117,7 +117,7 @@ class Drift(TypedDict):
 
 
 class HalfWidths(TypedDict):
-    """How wide intervals were with fewer labels."""
+    """Half-widths of intervals with fewer labels."""
 
     labels: int
     agree: float | None
@@ -125,7 +125,7 @@ class HalfWidths(TypedDict):
 
 
 class Excluded(TypedDict):
-    """What people did that is not among the labels."""
+    """Events of people that are not among the labels."""
 
     what: str
     events: int
@@ -133,14 +133,14 @@ class Excluded(TypedDict):
 
 
 class Flags(TypedDict):
-    """How many flags give one reason."""
+    """Number of flags with one reason."""
 
     reason: str
     flags: int
 
 
 class Look(TypedDict):
-    """What an admin should look at, of one annotator or of all (None)."""
+    """A finding for the admin, about one annotator or about all (None)."""
 
     annotator: str | None
     message: str
@@ -159,7 +159,7 @@ class Quantity(TypedDict):
 
 
 class Worth(TypedDict):
-    """What `more` further labels would narrow, and what they cost."""
+    """The effect of `more` further labels on intervals, and their cost."""
 
     more: int
     labels: int
@@ -169,7 +169,7 @@ class Worth(TypedDict):
 
 
 class AsOf(TypedDict):
-    """Up to which event the figures are."""
+    """The last event in the figures."""
 
     event: int
     events: int

@@ -1,4 +1,4 @@
-"""The tables of the statistics, once: the admin's page, its CSV files and `trueup labels stats` all show these."""
+"""The tables of the statistics, for the admin's page, its CSV files and `trueup labels stats`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table: cells are as measured, `shown` makes them text."""
+    """A table. Cells are unrounded values, and `shown` turns them into text."""
 
     name: str
     title: str
@@ -40,29 +40,29 @@ class Sheet:
     empty: str = "Nothing yet."
 
 
-def sheets(found: Figures) -> dict[str, Sheet]:
+def sheets(figures: Figures) -> dict[str, Sheet]:
     """All tables of `ui.figures.figures.figures`, by name."""
-    made = [
-        _progress(found),
-        _habits(found),
-        _agreement(found),
-        _pairs(found),
-        _people(found),
-        _worth(found),
-        _excluded(found),
-        _flags(found),
-        _hours(found),
-        _drift(found),
+    tables = [
+        _progress(figures),
+        _habits(figures),
+        _agreement(figures),
+        _pairs(figures),
+        _people(figures),
+        _worth(figures),
+        _excluded(figures),
+        _flags(figures),
+        _hours(figures),
+        _drift(figures),
     ]
-    return {sheet.name: sheet for sheet in made}
+    return {sheet.name: sheet for sheet in tables}
 
 
-def _progress(found: Figures) -> Sheet:
-    progress = found["progress"]
+def _progress(figures: Figures) -> Sheet:
+    progress = figures["progress"]
     values = [
         ("Labels", progress["labels"], "count"),
         ("Labels wanted", progress["wanted"], "count"),
-        ("Waiting to be given out", progress["slots"]["open"], "count"),
+        ("Waiting for an annotator", progress["slots"]["open"], "count"),
         ("With annotators now", progress["slots"]["leased"], "count"),
         ("Annotators", progress["annotators"], "count"),
         ("Annotators at work", progress["annotators_now"], "count"),
@@ -87,10 +87,10 @@ HABITS = {
 }
 
 
-def _habits(found: Figures) -> Sheet:
+def _habits(figures: Figures) -> Sheet:
     rows = []
     for key, (what, meaning) in HABITS.items():
-        share = found["overall"][key]
+        share = figures["overall"][key]
         rows.append(
             {"what": what, "share": share, "p": share.get("p"), "chance": share.get("chance"), "meaning": meaning}
         )
@@ -101,12 +101,12 @@ def _habits(found: Figures) -> Sheet:
     return Sheet("habits", "How people label", [*columns, Column("meaning", "Of what")], rows, note)
 
 
-def _agreement(found: Figures) -> Sheet:
+def _agreement(figures: Figures) -> Sheet:
     rows = [
         {"measure": row["measure"], "of": row["of"], "figure": row, "items": row["n"], "labels": row["labels"]}
-        for row in found["agreement"]
+        for row in figures["agreement"]
     ]
-    for program in found["programs"]:
+    for program in figures["programs"]:
         same = program["same"]
         measure = f"People agree with {program['annotator']}"
         rows.append(
@@ -123,7 +123,7 @@ def _agreement(found: Figures) -> Sheet:
     return Sheet("agreement", "Agreement", columns, rows, note)
 
 
-def _pairs(found: Figures) -> Sheet:
+def _pairs(figures: Figures) -> Sheet:
     columns = [
         Column("a", "Annotator"),
         Column("b", "and"),
@@ -131,14 +131,14 @@ def _pairs(found: Figures) -> Sheet:
         Column("equal", "Equal", "share"),
         Column("kappa", "Cohen’s kappa", "coefficient"),
     ]
-    note = "The eight annotators with the most labels." if len(found["annotators"]) > 8 else ""
+    note = "The eight annotators with the most labels." if len(figures["annotators"]) > 8 else ""
     return Sheet(
-        "pairs", "Agreement of two", columns, found["pairs"], note, "No pair has labels of two annotators yet."
+        "pairs", "Agreement of two", columns, figures["pairs"], note, "No pair has labels of two annotators yet."
     )
 
 
-def _people(found: Figures) -> Sheet:
-    names = any(one["name"] for one in found["annotators"])
+def _people(figures: Figures) -> Sheet:
+    names = any(one["name"] for one in figures["annotators"])
     columns = [
         Column("annotator", "Annotator"),
         *([Column("name", "Name")] if names else []),
@@ -160,10 +160,10 @@ def _people(found: Figures) -> Sheet:
         Column("last_utc", "Last seen", "time"),
     ]
     note = "Seconds are medians. As others: share of the other labels of the same pairs that are equal."
-    return Sheet("annotators", "People", columns, found["annotators"], note, "Nobody has labelled yet.")
+    return Sheet("annotators", "People", columns, figures["annotators"], note, "Nobody has labelled yet.")
 
 
-def _worth(found: Figures) -> Sheet:
+def _worth(figures: Figures) -> Sheet:
     columns = [
         Column("quantity", "What labels tell"),
         Column("share", "Now", "share"),
@@ -171,29 +171,29 @@ def _worth(found: Figures) -> Sheet:
         Column("half_width_after", "± after 100 more", "points"),
         Column("labels_to_bar", f"More labels to ±{100 * BAR:.0f}", "count"),
     ]
-    return Sheet("worth", "Is another hundred labels worth buying?", columns, found["worth"]["quantities"])
+    return Sheet("worth", "Is another hundred labels worth buying?", columns, figures["worth"]["quantities"])
 
 
-def _excluded(found: Figures) -> Sheet:
+def _excluded(figures: Figures) -> Sheet:
     columns = [Column("what", "What"), Column("events", "Number", "count"), Column("why", "Why")]
-    return Sheet("excluded", "Not among the labels", columns, found["excluded"])
+    return Sheet("excluded", "Not among the labels", columns, figures["excluded"])
 
 
-def _flags(found: Figures) -> Sheet:
+def _flags(figures: Figures) -> Sheet:
     columns = [Column("reason", "Reason"), Column("flags", "Flags", "count")]
-    return Sheet("flags", "Reasons of flags", columns, found["flags"], empty="No flags.")
+    return Sheet("flags", "Reasons of flags", columns, figures["flags"], empty="No flags.")
 
 
-def _hours(found: Figures) -> Sheet:
+def _hours(figures: Figures) -> Sheet:
     columns = [
         Column("hour_utc", "Hour (UTC)", "time"),
         Column("labels", "Labels", "count"),
         Column("annotators", "Annotators", "count"),
     ]
-    return Sheet("hours", "Labels per hour", columns, found["hours"], "The last 72 hours of labelling.")
+    return Sheet("hours", "Labels per hour", columns, figures["hours"], "The last 72 hours of labelling.")
 
 
-def _drift(found: Figures) -> Sheet:
+def _drift(figures: Figures) -> Sheet:
     columns = [
         Column("first", "From label", "count"),
         Column("last", "To label", "count"),
@@ -203,7 +203,7 @@ def _drift(found: Figures) -> Sheet:
         Column("tie", "Tie", "share"),
         Column("seconds", "Seconds", "seconds"),
     ]
-    return Sheet("drift", "Drift", columns, found["drift"])
+    return Sheet("drift", "Drift", columns, figures["drift"])
 
 
 # ---- As text ----------------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ UNKNOWN = "–"
 
 
 def shown(value: Any, kind: Kind) -> str:
-    """A cell as people read it."""
+    """The text of a cell."""
     if kind in ("share", "coefficient") and isinstance(value, dict):
         return _interval(value, kind)
     if value is None:
@@ -240,7 +240,7 @@ def _interval(cell: Row, kind: Kind) -> str:
 
 
 def cell_text(row: Row, column: Column) -> str:
-    """One cell; a row may say the kind of its own value."""
+    """The text of one cell; a row may have its own kind of value."""
     return shown(row[column.key], row.get("kind", column.kind) if column.key == "value" else column.kind)
 
 
@@ -272,20 +272,20 @@ def _is_spread(sheet: Sheet, column: Column) -> bool:
 
 
 def _safe(cell: Any) -> Any:
-    """A spreadsheet runs text that begins like a formula (OWASP: CSV injection); a leading quote makes it text.
+    """The cell, with a leading quote if a spreadsheet would run it as a formula (OWASP: CSV injection).
 
-    What a spreadsheet skips or folds before it looks is skipped and folded here: blanks and invisible characters, and
-    the wide forms of the signs (U+FF1D is an =).
+    The check ignores what a spreadsheet ignores: blanks and invisible characters, and the difference between signs and
+    their wide forms (U+FF1D is an =).
     """
     if not isinstance(cell, str):
         return cell
-    seen = unicodedata.normalize("NFKC", "".join(char for char in cell if unicodedata.category(char)[0] not in "CZ"))
-    risky = seen.lstrip("\u00ad\u034f\u180e\u2800\u3164'\"").startswith(("=", "+", "-", "@", "\u2212", "|", "%"))
+    visible = unicodedata.normalize("NFKC", "".join(char for char in cell if unicodedata.category(char)[0] not in "CZ"))
+    risky = visible.lstrip("\u00ad\u034f\u180e\u2800\u3164'\"").startswith(("=", "+", "-", "@", "\u2212", "|", "%"))
     return f"'{cell}" if risky or cell.startswith(("\t", "\r", "\n")) else cell
 
 
 def as_text(sheet: Sheet, width: int = 60) -> str:
-    """The sheet in columns of plain text; long cells are cut, and say so by an ellipsis."""
+    """The sheet in columns of plain text; long cells are cut and end with an ellipsis."""
     if not sheet.rows:
         return f"{sheet.title}\n  {sheet.empty}"
     table = [[column.head for column in sheet.columns]]

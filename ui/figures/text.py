@@ -12,16 +12,16 @@ from ui.labels.tables import Database
 
 
 def stats(config: LabelConfig) -> str:
-    """All tables that have rows, and what an admin should look at, from the campaign's label store."""
+    """All tables that have rows, and the findings for the admin, from the campaign's label store."""
     url = config.store_url
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-        raise DataError(f"{url.database}: there is no label store yet; `trueup label` makes it")
+        raise DataError(f"{url.database}: there is no label store yet; `trueup label` creates it")
     store = Database(config.store_url)
     try:
-        found = Live(store, config.run_dir).figures(wait=True)
+        figures = Live(store, config.run_dir).figures(wait=True)
     finally:
         store.close()
-    looks = [f"  {one['annotator'] or ''} {one['message']}".rstrip() for one in found["findings"]]
+    looks = [f"  {one['annotator'] or ''} {one['message']}".rstrip() for one in figures["findings"]]
     parts = ["\n".join(["Worth a look", *looks])] if looks else []
-    tables = sheets(found).values()
+    tables = sheets(figures).values()
     return "\n\n".join([*parts, *(as_text(sheet) for sheet in tables if sheet.rows)])

@@ -89,7 +89,7 @@ def test_what_is_undefined_says_why() -> None:
     assert cohen(once).note == "undefined: the two share no item"
     for measure in (fleiss, krippendorff, cohen):
         assert (measure(equal).value, measure(equal).note) == (None, "undefined: all labels are equal")
-    assert cohen(KRIPPENDORFF).note == "undefined: Cohen's kappa is of two annotators, and there are 4"
+    assert cohen(KRIPPENDORFF).note == "undefined: Cohen's kappa compares two annotators, and there are 4"
     assert share_over_items(np.array([], dtype=int), np.array([], dtype=bool)).note == "no labels"
 
 
@@ -97,7 +97,7 @@ def test_an_interval_is_left_out_where_a_bootstrap_knows_nothing() -> None:
     single = raw(table(["1", "2"]))
     assert (single.value, single.low, single.high) == (0.0, 0.0, pytest.approx(0.793, abs=1e-3))  # Wilson's, of one
     perfect = krippendorff(table(["1 2 1 2 1 2", "1 2 1 2 1 2"]))
-    assert (perfect.value, perfect.low, perfect.note) == (1.0, None, "no interval: every item says the same")
+    assert (perfect.value, perfect.low, perfect.note) == (1.0, None, "no interval: all items have the same labels")
     assert krippendorff(table(["1 2", "2 2"])).low is None
 
 
