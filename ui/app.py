@@ -1,16 +1,16 @@
 """The web application: labelling, comparison, reports, people. `trueup label CONFIG` and `trueup serve RUN` start it.
 
-    /          what there is
+    /          the list of pages
     /label     blind comparison of answers (the page talks to /api/v1)
     /vote      the same page over the run's comparison: SFT against aligned, revealed after each vote (/api/v1/votes)
     /compare   the verdict and both policies' answers side by side
     /open      any policy of a run answers any prompt (the page talks to /api/v1/open)
-    /admin     what the labels say so far, and about whom
+    /admin     the figures of the labels so far, and of annotators
     /run       the stages, where the result comes from, training curves
     /people    accounts and invitations
     /reports/  the report page of each finished stage
 
-Who may open what stands in ui.people.access. No torch: annotators need none, and the page is there within seconds.
+ui.people.access has the role for each page. No torch: annotators need none, and the page is there within seconds.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from ui.people.sign_in import entry, people_page
 from ui.people.sites import Site, site
 
 LOAD_AFTER_S = 3.0
-"""Seconds after the start. The first page has come by then, and what only the admin's page needs is loaded."""
+"""Seconds after the start, when the first page is there, until the libraries of the admin's page are loaded."""
 
 # ---- Commands ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ def serve_run(
 def label_app(
     config: LabelConfig, host: str = "127.0.0.1", url: str | None = None, proxies: Sequence[str] = ()
 ) -> FastAPI:
-    """The pages over a campaign: its pairs are put into the store, and the labelling page works through them."""
+    """The pages over a campaign. They write its pairs to the store, and the labelling page shows them."""
     store = Store(config.store_url)
     if store.is_copy:
         raise DataError(f"{config.store_url}: is on a medium that cannot be written, so no label could be saved")
@@ -114,10 +114,10 @@ def run_app(
     trust: bool = False,
     proxies: Sequence[str] = (),
 ) -> FastAPI:
-    """The pages over a run directory as it stands; its label store, if there is one, says who may sign in.
+    """The pages over a run directory. Its label store, if there is one, has the accounts.
 
-    A run directory is data, which somebody may have sent. A database that its config names is opened, and Python that
-    comes with its model is run, only with `trust`.
+    A run directory is data, which may come from somebody else. Only with `trust` is a database that its config names
+    opened, and Python of its model run.
     """
     config = _label_config(run_dir)
     store = _store_of(run_dir, config, trust)
@@ -125,7 +125,7 @@ def run_app(
     votes = Votes(run_dir, config) if writable else None
     if not writable:
         say(f"{run_dir} cannot be written: it is shown, and nobody can label or vote on it")
-    if store is None:  # sessions have to be somewhere; without accounts they may end with the server
+    if store is None:  # sessions need a store; without accounts they may end with the server
         folder = tempfile.TemporaryDirectory(prefix="trueup-")
         people = People(Database(f"sqlite:///{folder.name}/sessions.sqlite"))
         app = _app(run_dir, people, site(host, url, people, proxies), None, start="/", votes=votes)
@@ -160,7 +160,7 @@ def _store_of(run_dir: Path, config: LabelConfig | None, trust: bool) -> Store |
     if config is not None and config.store is not None:
         if trust:
             return Store(config.store_url)
-        say(f"label.store of this run, {config.store}, is not opened: say --trust if the run is your own")
+        say(f"label.store of this run, {config.store}, is not opened: add --trust if the run is your own")
     return Store(f"sqlite:///{own}") if own.is_file() else None
 
 
@@ -173,7 +173,7 @@ def _app(
     votes: Votes | None = None,
     labels: bool = True,
 ) -> FastAPI:
-    """The application; with `labels` off, what people said is shown, and nobody can say more."""
+    """The application; with `labels` off it shows the labels, and nobody can label."""
     app = FastAPI(title="Trueup", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, people=people, site=where)
     app.state.people, app.state.site, app.state.service, app.state.start = people, where, service, start
@@ -197,7 +197,7 @@ def _app(
             compares=comparison.exists,
             asks=asks,
         )
-        # The name of a run may say which model it is about; who labels for it is not told.
+        # The name of a run may reveal its model, so annotators do not see it.
         return plain_page("index", title=run_dir.name if who.is_admin else "Labelling", links=links, me=who)
 
     @app.exception_handler(404)
@@ -232,7 +232,7 @@ def _app(
 
 
 def _result_pages(app: FastAPI, run_dir: Path, without: str) -> list[tuple[str, str]]:
-    """(address, title) of what this server has about a result, for an admin who is on the page `without`."""
+    """(address, title) of each page about the result, for an admin on the page `without`."""
     mounted = {getattr(route, "path", "") for route in app.routes}
     compared = runs.stage_dir(run_dir, "compare")
     pages = {
@@ -247,7 +247,7 @@ def _result_pages(app: FastAPI, run_dir: Path, without: str) -> list[tuple[str, 
 
 class _Static(StaticFiles):
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        """The file, which browsers ask about again at each load: no page runs with the scripts of an older version."""
+        """The file, which browsers check again at each load, so that no page runs scripts of an older version."""
         response = super().file_response(*args, **kwargs)
         response.headers["Cache-Control"] = "no-cache"
         return response
@@ -269,8 +269,8 @@ def _pseudonym_of_admin(request: Request) -> str | None:
 def _links(
     run_dir: Path, who: Person, *, labels: bool, figures: bool, votable: bool, compares: bool, asks: bool
 ) -> list[tuple[str, str, str]]:
-    """Address, title and purpose of each page that is there for this person."""
-    text = "Before and after alignment: say blind which answer is better, and see after each vote whose it was."
+    """Address, title and purpose of each page for this person."""
+    text = "Before and after alignment: choose the better answer blind, and see after each vote whose it was."
     links = [
         (labels, "/label", "Label", "Say which of two answers is better. One key, one label."),
         (votable, "/vote", "Vote", text),
@@ -284,7 +284,7 @@ def _links(
                 figures,
                 "/admin/",
                 "Labels so far",
-                "How labelling goes, how far people agree, and whether more labels are worth their price.",
+                "The progress of labelling, people's agreement, and whether more labels are worth their price.",
             ),
             (True, "/run", "Run", "Stages and their verdicts, where the result comes from, training curves."),
             (True, "/people", "People", "Accounts and invitations."),
@@ -299,14 +299,14 @@ def _links(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket, before anything is announced; port 0 takes a free one."""
+    """A bound socket; port 0 takes a free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Without the protocol's number asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for an ACK.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host.strip("[]"), port))
-        bound.listen(128)  # whoever opens the address now waits a moment, and is not turned away
+        bound.listen(128)  # browsers that open the address now wait a moment, and are not refused
     except OverflowError:
         bound.close()
         raise TrueupError(f"--port {port}: expected 0 to 65535") from None
@@ -319,8 +319,8 @@ def listen(host: str, port: int) -> socket.socket:
 def _serve(app: FastAPI, host: str, port: int, open_browser: bool) -> None:
     bound = listen(host, port)
     people, where, service = app.state.people, app.state.site, app.state.service
-    shown = "127.0.0.1" if host in ("localhost", "127.0.0.1") else f"[{host.strip('[]')}]" if ":" in host else host
-    here = f"http://{shown}:{bound.getsockname()[1]}"
+    shown_host = "127.0.0.1" if host in ("localhost", "127.0.0.1") else f"[{host.strip('[]')}]" if ":" in host else host
+    here = f"http://{shown_host}:{bound.getsockname()[1]}"
     saved = "; every label is saved the moment it is given" if service is not None else ""
     if people.any_active():
         say(f"people sign in at {where.url or here}{app.state.start}")
@@ -331,12 +331,12 @@ def _serve(app: FastAPI, host: str, port: int, open_browser: bool) -> None:
         say(f"this link lets one browser in, once, as the person at this machine (Ctrl-C stops{saved})")
     elif not (where.url or "").startswith("https:"):
         say(
-            "warning: passwords cross the network unencrypted; put a proxy with TLS in front, and say --url https://NAME"
+            "warning: passwords cross the network unencrypted; put a proxy with TLS in front, and add --url https://NAME"
         )
     if where.url is not None and not where.proxies:
         say(
-            "failed logins through the proxy in front are counted by name alone, because nobody said which proxy to "
-            "believe: say --proxy ADDRESS if it sends X-Forwarded-For (docs/security.md)"
+            "failed logins through the proxy in front are counted by name alone, because no proxy is named: add "
+            "--proxy ADDRESS if it sends X-Forwarded-For (docs/security.md)"
         )
     if open_browser:
         threading.Timer(1.0, webbrowser.open, [url]).start()

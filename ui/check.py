@@ -1,5 +1,4 @@
-"""What `trueup check` finds in the keys of the label stage: what people are asked beside the samples, who labels, and
-where the labels go."""
+"""Checks by `trueup check` of the keys of the label stage: items besides the samples, sources of labels, the store."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ def check(
     problems: list[str],
     notes: list[str],
 ) -> list[ReadFile]:
-    """Imported labels, which are returned, pairs with known answers, scores of the samples, the store, the judges."""
+    """Check pairs with known answers, scores of the samples, the store, the judges; returns imported labels."""
     inputs = config.input_paths()
     imported = config.path and read_file("label.path", config.path, read_preferences, config, problems, notes)
     for key, path in {"gold": config.gold, "qualification": config.qualification}.items():
@@ -53,8 +52,8 @@ def check(
 def check_rows(
     config: LabelConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
 ) -> None:
-    """That imported labels leave something to train on: not all ties, nor all about prompts that are kept apart; and
-    that a reward model which labels can read the prompts."""
+    """Check that imported labels have pairs to train on, not only ties or held-out prompts; and that a reward model
+    that labels can read the prompts."""
     if "reward_model" in config.sources and config.reward_model:
         _check_what_it_reads(config.reward_model, config.model, rows, problems, notes)
     rankings = rows.of("label.path")
@@ -113,23 +112,23 @@ def _check_store(url: sa.URL, problems: list[str]) -> None:
 def _check_driver(url: sa.URL, problems: list[str]) -> None:
     import sqlalchemy as sa
 
-    shown = url.render_as_string(hide_password=True)
+    address = url.render_as_string(hide_password=True)
     try:
         engine = sa.create_engine(url, connect_args={})
         with engine.connect():
             pass
     except ModuleNotFoundError as error:
-        problems.append(f"label.store: {shown}: needs the Python package {error.name}")
+        problems.append(f"label.store: {address}: needs the Python package {error.name}")
     except Exception as error:
         text = " ".join(str(getattr(error, "orig", error)).split())
-        problems.append(f"label.store: {shown}: cannot be reached ({text[:200]})")
+        problems.append(f"label.store: {address}: cannot be reached ({text[:200]})")
 
 
 # ---- A reward model that labels ---------------------------------------------------------------------------------
 
 
 def _check_scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> None:
-    """The reward model that labels: there, whole, and with one output."""
+    """Check that the reward model that labels is there and whole, with one output."""
     scorer = _scorer(name, model, problems, notes)
     if scorer and scorer.settings.num_labels != 1:
         problems.append(f"{_SCORER}: {name}: has {scorer.settings.num_labels} outputs; a reward model has one")
@@ -144,7 +143,7 @@ class _Scorer(NamedTuple):
 
 
 def _scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> _Scorer | None:
-    """What a reward model's files say of it; None where they are not here, or cannot be read."""
+    """A reward model's settings and tokenizer; None if its files are not here, or cannot be read."""
     from trueup.models import loading
 
     if name.startswith("/"):
@@ -162,11 +161,11 @@ def _scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]
 
 
 def _check_what_it_reads(name: str, model: ModelConfig, rows: Rows, problems: list[str], notes: list[str]) -> None:
-    """That its own template writes the prompts, and that its context has room for them with an answer."""
+    """Check that its own template writes the prompts, and that its context has room for them with an answer."""
     from trueup.models.loading import context_length
 
     if (scorer := _scorer(name, model, [], [])) is None:
-        return  # which is told of its files
+        return  # `_check_scorer` reports that
     for file in rows.files:
         if file.key == "sample.prompts":
             as_read = Rows(

@@ -86,7 +86,7 @@ def _takes_address(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="address or network of that proxy, whose X-Forwarded-For is then believed: 127.0.0.1 (may be repeated)",
+        help="address or network of that proxy, whose X-Forwarded-For then counts: 127.0.0.1 (may be repeated)",
     )
 
 
@@ -110,22 +110,22 @@ def _takes_accounts(parser: argparse.ArgumentParser) -> None:
     for name, does in {
         "add": f"add an account; {secret}",
         "password": f"give an account a new password, and sign it out everywhere; {secret}",
-        "disable": "let somebody in no more, from this moment; their labels stay",
-        "enable": "let a disabled account in again",
+        "disable": "disable an account from this moment; its labels stay",
+        "enable": "enable a disabled account again",
     }.items():
         one = action(name, does)
         one.add_argument("name", help="name to sign in with; labels never carry it")
         if name == "add":
             _takes_role(one)
-    invite = action("invite", "make a link with which one person makes an account")
+    invite = action("invite", "make a link for one person to create an account")
     _takes_role(invite)
     invite.add_argument("--days", type=float, default=7, help="days that the link is good for (7)")
     invite.add_argument(
         "--url", default="http://127.0.0.1:7860", help="scheme and host at which people reach the pages"
     )
-    action("invitations", "list the invitations that are open")
-    withdraw = action("withdraw", "make an open invitation of no use")
-    withdraw.add_argument("invitation", help="its id, or how that begins, as `invitations` lists it")
+    action("invitations", "list the open invitations")
+    withdraw = action("withdraw", "cancel an open invitation")
+    withdraw.add_argument("invitation", help="its id, or the beginning of it, as `invitations` lists it")
     action("list", "list accounts: names, pseudonyms, roles")
 
 
@@ -192,7 +192,7 @@ def _withdraw(people: People, arguments: argparse.Namespace) -> None:
 
 def _list(people: People, arguments: argparse.Namespace) -> None:
     if not (accounts := people.accounts()):
-        nobody = "no accounts: the pages are for the person at this machine. `trueup accounts add NAME` makes one"
+        nobody = "no accounts: the pages are for the person at this machine. `trueup accounts add NAME` creates one"
         print_text(nobody, file=sys.stderr)
     for account in accounts:
         state = "" if account.active else "  disabled"
@@ -212,8 +212,8 @@ _ON_PEOPLE: dict[str, Callable[[People, argparse.Namespace], None]] = {
 
 
 def _password() -> str:
-    """The password, asked for twice at a terminal; from a pipe, the first line. It is never an argument: those are in
-    process lists."""
+    """The password, typed twice at a terminal, or the first line of a pipe. It is never an argument, since process
+    lists show those."""
     from getpass import getpass
 
     from trueup.errors import TrueupError
@@ -236,16 +236,16 @@ def _takes_labels(parser: argparse.ArgumentParser) -> None:
     file.add_argument(
         "--on-bad-rows",
         choices=("refuse", "drop"),
-        help="refuse a file with rows that cannot be read, or drop those, counted and kept aside (label.on_bad_rows)",
+        help="refuse a file with rows that cannot be read, or drop them, counted and set aside (label.on_bad_rows)",
     )
     file.add_argument(
         "--ignore-columns",
         nargs="+",
         metavar="COLUMN",
-        help="columns that change nothing of what a row means, so that none is refused for them (label.ignore_columns)",
+        help="columns that do not change the meaning of a row; no row is refused for them (label.ignore_columns)",
     )
     export = action("export", "write the current labels with their provenance")
-    export.add_argument("to", type=Path, help="file or folder to make")
+    export.add_argument("to", type=Path, help="new file or folder")
     export.add_argument(
         "--format",
         choices=("jsonl", "datasets"),
@@ -255,7 +255,7 @@ def _takes_labels(parser: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--rankings", choices=("pairs", "whole"), default="pairs", help="rankings as all their pairs, or one a row"
     )
-    action("stats", "say how many labels there are, how far people agree, and what could explain them")
+    action("stats", "print the number of labels, people's agreement, and biases that could explain them")
     blind = action("blindcheck", "label a copy of the store, and search what the browser gets for identifiers")
     blind.add_argument("--browser", action="store_true", help="by the keys of a real Chromium, not over HTTP")
     action("promote", "copy the votes on the run's comparison into the campaign's labels")
@@ -313,12 +313,12 @@ _ON_LABELS: dict[str, Callable[[LabelConfig, argparse.Namespace], tuple[str, boo
     "promote": _promote,
     "backup": _backup,
 }
-"""By action, what is printed and whether a check passed."""
+"""Each action's function, which returns the text to print and whether a check passed."""
 
 
 COMMANDS = {
     "label": Command("open the labelling page over the campaign's store", _takes_label, _label),
     "serve": Command("open the web application over a run: comparison, report, labels", _takes_serve, _serve),
-    "accounts": Command("say who may label and who may administer", _takes_accounts, _accounts),
+    "accounts": Command("manage the people who may label and administer", _takes_accounts, _accounts),
     "labels": Command("import, export, promote, back up, count and check labels", _takes_labels, _labels),
 }

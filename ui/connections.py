@@ -1,12 +1,12 @@
-"""How long and how many: the limits on what comes in before any of our code runs.
+"""Limits on connections, before any of our code runs.
 
-    REQUEST_S        a request has arrived whole, head and body, this long after its first byte or after the connection
-    STALLED_S        a reader takes something of an answer at least this often
-    MOST             so many connections; for a new one the oldest goes that is not at work on a request
-    MAX_HEAD         bytes of a request's head, as far as it came in pieces; ui.people.guard looks at the whole
+    REQUEST_S        seconds for a whole request, head and body, after its first byte or after the connection
+    STALLED_S        seconds within which a reader must read a part of a response
+    MOST             most connections; beyond them a new one replaces the oldest that is not at work on a request
+    MAX_HEAD         bytes of a request's head that came in pieces; ui.people.guard checks the whole
 
-Whoever holds connections open without ever asking anything (a "slow loris") therefore pushes out himself, and nobody
-who asks; and a body that never comes holds nothing but its own connection.
+So a client that holds connections open without a request (a "slow loris") displaces only its own, and a body that never
+arrives holds nothing but its own connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST = 500
 
 
 class Limited(H11Protocol):
-    """A connection that ends when it keeps nobody but the server waiting."""
+    """A connection that ends if the client is too slow."""
 
     at_rest: ClassVar[dict[Limited, None]] = {}
     """Connections of one server that are not at work on a request, the oldest first."""
@@ -97,7 +97,7 @@ class Limited(H11Protocol):
 
 
 def server(app: Any) -> uvicorn.Server:
-    """One process: Gradio keeps its sessions in memory, and SQLite has one writer."""
+    """The server, in one process: Gradio has its sessions in memory, and SQLite has one writer."""
     logging.getLogger("uvicorn.error").addFilter(_is_worth_a_line)
     protocol = type("Connection", (Limited,), {"at_rest": {}})  # each server's own
     return uvicorn.Server(
@@ -106,7 +106,7 @@ def server(app: Any) -> uvicorn.Server:
             http=protocol,
             ws="none",
             log_level="warning",
-            proxy_headers=False,  # whom to believe, ui.people.sites says
+            proxy_headers=False,  # ui.people.sites decides which proxies count
             server_header=False,
             limit_concurrency=2 * Limited.most,
             h11_max_incomplete_event_size=MAX_HEAD,
@@ -117,8 +117,8 @@ def server(app: Any) -> uvicorn.Server:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Leaves out of the server's log what strangers can write into it by the thousand, and that Ctrl-C ended the
-    heartbeat of a page which is still open."""
+    """False for lines that strangers can write into the server's log by the thousand, and for the heartbeat of an open
+    page that Ctrl-C ended."""
     text = str(record.msg)
     cancelled = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
     return not (cancelled or text.startswith(_NOISE) or text.endswith("timeout graceful shutdown exceeded"))

@@ -1,10 +1,10 @@
-"""How a page of this server is made: a template that escapes every value, under the policy of the plain pages.
+"""The pages of this server: templates that escape every value, under the policy of the plain pages.
 
-    ui/pages/templates/page.html.jinja   what every plain page has; a page extends it, and sets `title`
+    ui/pages/templates/page.html.jinja   the frame of every plain page; a page extends it, and sets `title`
     a page that sets `narrow`            is as wide as a form; one that sets `styles` has these further style sheets
-    signed_in.html.jinja                 who is signed in and the way out, included where `me` is the person
+    signed_in.html.jinja                 the person and the link to sign out, included if `me` is the person
 
-What a page shows that is HTML already is a `Markup`: a drawing, or the result of `render`.
+Values that are HTML already are `Markup`: a drawing, or the result of `render`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PLAIN_POLICY = (
     f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_DARK_HASH}'; img-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""Content-Security-Policy of the plain pages. Their one line of script turns them dark where the system is."""
+"""Content-Security-Policy of the plain pages. Their one line of script follows the system's dark mode."""
 
 
 @cache
 def environment() -> Environment:
-    """The templates of this package. A value that a template names and nobody gave is an error."""
+    """The templates of this package. A missing value is an error."""
     templates = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -46,13 +46,13 @@ def environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """The HTML of `template`.html.jinja with these values in it, each of them escaped."""
+    """The HTML of `template`.html.jinja with these values, each of them escaped."""
     return Markup(environment().get_template(f"{template}.html.jinja").render(**values))
 
 
 @cache
 def style(*names: str) -> Markup:
-    """The text of these style sheets, to stand in a page."""
+    """The text of these style sheets, for a page."""
     return Markup("\n".join((STATIC / name).read_text(encoding="utf-8") for name in names))
 
 
@@ -62,7 +62,7 @@ def sentence(text: str) -> str:
 
 
 def plain_page(template: str, status: int = 200, retry_after_s: int | None = None, **values: Any) -> HTMLResponse:
-    """The answer that is a plain page: its policy forbids every other script, and no browser keeps a copy."""
+    """A plain page as a response: its policy forbids other scripts, and browsers keep no copy."""
     headers = {"Content-Security-Policy": PLAIN_POLICY, "Cache-Control": "no-store"}
     if retry_after_s is not None:
         headers["Retry-After"] = str(retry_after_s)
@@ -70,10 +70,10 @@ def plain_page(template: str, status: int = 200, retry_after_s: int | None = Non
 
 
 def message_page(title: str, text: str, status: int, link: tuple[str, str] | None = None) -> HTMLResponse:
-    """A page that says one thing, and where to go from here: `link` is an address and its text."""
+    """A page with one message and a link to continue: `link` is an address and its text."""
     return plain_page("message", status, title=title, text=text, link=link)
 
 
 def not_found() -> HTMLResponse:
-    """The page at an address that leads nowhere."""
+    """The page for an unknown address."""
     return message_page("Not found", "There is no such page here.", 404, ("/", "All pages"))

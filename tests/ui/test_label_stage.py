@@ -410,7 +410,7 @@ def test_pairs_that_a_reward_model_leaves_open_come_first(campaign: Any, answers
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ({"scores": [0.0, 1.0]}, r"scores.jsonl:1: scores: 2 for the 3 answers"),
+        ({"scores": [0.0, 1.0]}, r"scores.jsonl:1: scores: 2 for 3 sampled answers"),
         ({"scores": [0.0, 1.0, None]}, r"scores.jsonl:1: scores.2"),
         ({"prompt_id": "another"}, "no scores for 1 of 1 prompts"),
     ],

@@ -1,1 +1,1 @@
-"""Is labelling blind? A copy of the store is labelled to its end, and everything that the server sent is searched."""
+"""The check that labelling is blind: it labels a copy of the store to its end and searches all that the server sent."""

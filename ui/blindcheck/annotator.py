@@ -52,7 +52,7 @@ PAGES = ("/", "/label", "/label/", "/compare/", "/admin", "/admin/", "/reports/s
 
 
 def over_http(address: str, cookie: str, session: str, app: Any, drain: Callable[[], None], tells: Tells) -> None:
-    """Ask for everything that the labelling page asks for, and for some things that it never would."""
+    """Make all requests of the labelling page, and some that it never makes."""
     import httpx
 
     timeout = httpx.Timeout(60, read=10)
@@ -67,28 +67,28 @@ def over_http(address: str, cookie: str, session: str, app: Any, drain: Callable
 
 
 def _paths(app: Any) -> list[str]:
-    """All routes that can be read and need no parameter, with those of routers and of what is mounted."""
-    found = []
+    """All routes that can be read without a parameter, with those of routers and mounted applications."""
+    paths = []
     for route in app.routes:
         if (router := getattr(route, "original_router", None)) is not None:  # as FastAPI keeps an included one
-            found += _paths(router)
+            paths += _paths(router)
         elif getattr(getattr(route, "app", None), "routes", None) is not None:
-            found += [route.path + path for path in _paths(route.app)]
+            paths += [route.path + path for path in _paths(route.app)]
         elif "GET" in (getattr(route, "methods", None) or ()) and "{" not in route.path:
-            found.append(route.path)
-    return [path for path in found if "logout" not in path]
+            paths.append(route.path)
+    return [path for path in paths if "logout" not in path]
 
 
 def _open_pages(me: Any, stranger: Any, paths: Iterable[str], drain: Callable[[], None]) -> None:
-    """Open every page, with all that it links to, as the annotator and as nobody."""
+    """Open every page, with all its links, as the annotator and as a stranger."""
     import httpx
 
-    waiting, seen = [*PAGES, *paths], set[str]()
+    waiting, opened = [*PAGES, *paths], set[str]()
     while waiting:
         path = waiting.pop()
-        if path in seen:
+        if path in opened:
             continue
-        seen.add(path)
+        opened.add(path)
         for client in (me, stranger):
             try:
                 got = client.get(path, headers={"Accept": "text/html, */*"})
@@ -110,7 +110,7 @@ class _Annotator:
         self.number = 0
 
     def make_mistakes(self) -> None:
-        """Send what is refused: a refusal must tell nothing either."""
+        """Send requests that are refused: a refusal must reveal nothing either."""
         tasks = self.ask("GET", "/api/v1/tasks")["tasks"]
         token = tasks[0]["token"] if tasks else "none"
         for body in (
@@ -127,28 +127,28 @@ class _Annotator:
         self.http.get("/api/v1/nowhere")
 
     def label_everything(self, drain: Callable[[], None]) -> None:
-        shown = self.ask("GET", "/api/v1/tasks")
+        response = self.ask("GET", "/api/v1/tasks")
         answers: Counter[str] = Counter()
-        while shown["tasks"]:
-            task = shown["tasks"][0]
+        while response["tasks"]:
+            task = response["tasks"][0]
             self.number += 1
             answers[task["token"]] += 1
             purpose = self.purpose(task["token"])
             if answers[task["token"]] > 3:
-                raise TrueupError(f"task {task['token']} comes back whatever is answered")
-            shown |= self.answer(task, shown["settings"], purpose)
+                raise TrueupError(f"task {task['token']} comes back after every answer")
+            response |= self.answer(task, response["settings"], purpose)
             drain()
-            progress(self.number, self.number + len(shown["tasks"]) + shown["progress"]["left"])
+            progress(self.number, self.number + len(response["tasks"]) + response["progress"]["left"])
         self.ask("GET", "/api/v1/tasks")
         self.http.get("/api/v1/mirror")
 
     def purpose(self, token: str) -> str:
-        """What the store says that the task is for."""
+        """The purpose of the task, from the store."""
         with self.store.read() as db:
             return str(db.scalar(sa.select(view.c.purpose).where(view.c.token == token)))
 
     def told(self, purpose: str, request: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """Ask, and count what is answered by the purpose of the task that was answered."""
+        """Send a request, and count its response under the purpose of the task."""
         began = time.perf_counter()
         value = self.ask(method, path, body)
         if purpose != "qualification" and self.number <= COMPARED:
@@ -158,7 +158,7 @@ class _Annotator:
         return value
 
     def look(self, purpose: str, after: str) -> None:
-        """Look up what can be looked up after an answer."""
+        """Read all that an annotator can read after an answer."""
         if self.number <= COMPARED:
             self.told(purpose, f"tasks after {after}", "GET", "/api/v1/tasks")
             self.told(purpose, f"mirror after {after}", "GET", "/api/v1/mirror")
@@ -173,13 +173,13 @@ class _Annotator:
             self.ask("POST", "/api/v1/heartbeat", {})
             self.http.get("/api/v1/mirror")
         what = body["choice"] if body.get("choice") in ("skip", "flag") else "label"
-        shown = self.told(purpose, f"label, {what}", "POST", "/api/v1/labels", body)
+        response = self.told(purpose, f"label, {what}", "POST", "/api/v1/labels", body)
         self.look(purpose, what)
         if self.number % 3 == 2 and not task["practice"]:
             self.ask("POST", "/api/v1/labels", body)  # sent twice
-            shown = self.told(purpose, f"undo of {what}", "POST", "/api/v1/undo", {"client_uuid": _uuid()})
+            response = self.told(purpose, f"undo of {what}", "POST", "/api/v1/undo", {"client_uuid": _uuid()})
             self.look(purpose, f"undo of {what}")
-        return shown
+        return response
 
     def choice(self, task: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         if self.number % 11 in (3, 6):
@@ -192,12 +192,12 @@ class _Annotator:
         return {"choice": choices[self.number % len(choices)], **criteria}
 
     def right(self, task: dict[str, Any]) -> dict[str, Any]:
-        """The known answer of a practice item, as only this check can look it up, so that the round is passed."""
+        """The known answer of a practice item, from the store, so that the round is passed."""
         query = sa.select(view.c.drawn, gold.c.tiers).join(gold, gold.c.item_id == view.c.item_id)
         with self.store.read() as db:
-            known = db.execute(query.where(view.c.token == task["token"])).one()
-        places = to_places(known.tiers, known.drawn)
-        if len(known.drawn) > 2:
+            item = db.execute(query.where(view.c.token == task["token"])).one()
+        places = to_places(item.tiers, item.drawn)
+        if len(item.drawn) > 2:
             return {"order": places}
         return {"choice": "tie" if len(places) == 1 else "ab"[places[0][0]]}
 
@@ -216,12 +216,12 @@ def _uuid() -> str:
 # ---- An annotator in a real browser -----------------------------------------------------------------------------
 
 SETTLED_MS = 600
-"""After a pair is painted: the page takes no key that was meant for the last one."""
+"""Wait after a pair is painted: the page ignores keys at first, which were meant for the last pair."""
 KEYS = {"graded": "1234567", "plain": "12t"}
 
 
 def in_chromium(address: str, cookie: str, session: str, app: Any, drain: Callable[[], None], tells: Tells) -> None:
-    """Label in a real Chromium: plain pairs by their keys, whatever needs more by the page's own requests."""
+    """Label in a real Chromium: plain pairs by their keys, other tasks by the page's own requests."""
     try:
         from playwright.sync_api import TimeoutError as NoResponse
         from playwright.sync_api import sync_playwright
@@ -242,12 +242,12 @@ def in_chromium(address: str, cookie: str, session: str, app: Any, drain: Callab
         annotator = _Annotator(_InPage(page), app.state.people.store, tells)
         annotator.make_mistakes()
         pressed, open_ = 0, False
-        shown = annotator.ask("GET", "/api/v1/tasks")
-        while shown["tasks"]:
-            task, settings = shown["tasks"][0], shown["settings"]
+        response = annotator.ask("GET", "/api/v1/tasks")
+        while response["tasks"]:
+            task, settings = response["tasks"][0], response["settings"]
             annotator.number += 1
             if len(task["answers"]) > 2 or task["practice"] or task["wants_rationale"] or settings["criteria"]:
-                shown |= annotator.answer(task, settings, annotator.purpose(task["token"]))
+                response |= annotator.answer(task, settings, annotator.purpose(task["token"]))
                 open_ = False
             else:
                 if not open_:
@@ -261,7 +261,7 @@ def in_chromium(address: str, cookie: str, session: str, app: Any, drain: Callab
                         page.keyboard.press(keys[annotator.number % len(keys)])
                 except NoResponse:
                     raise TrueupError(f"the labelling page sent no label when a key was pressed ({page.url})") from None
-                shown |= answered.value.json()
+                response |= answered.value.json()
                 pressed += 1
             drain()
         by_page = annotator.number - pressed
@@ -270,7 +270,7 @@ def in_chromium(address: str, cookie: str, session: str, app: Any, drain: Callab
 
 
 class _InPage:
-    """Requests that the page in the browser makes; what `_Annotator` needs of an HTTP client."""
+    """An HTTP client for `_Annotator` whose requests the page in the browser makes."""
 
     def __init__(self, page: Any):
         self.page = page

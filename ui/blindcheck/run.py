@@ -1,19 +1,19 @@
-"""Does anything that a labelling browser receives say where an answer came from?
+"""The check that nothing in a labelling browser reveals where an answer came from.
 
-A copy of the store is labelled to its end as an annotator does it, over HTTP or in a real browser. Every byte that the
-server sends is kept, headers and event streams too, and searched for what identifies an answer or another person. The
+It labels a copy of the store to its end like an annotator, over HTTP or in a real browser. It records every byte that
+the server sends, headers and event streams too, and searches it for identifiers of an answer or another person. The
 campaign's own store is only read.
 
 Four rules:
 1. No identifier occurs: hashes, paths and names of models and runs, sampling values, ids, log-probabilities, token ids,
    ids of earlier labels, other people's names.
-2. A task holds its token and texts and no other key, and no key of the API's answers is the name of provenance.
-3. The order on the screen says nothing of the order in the store.
-4. Hidden checks stay hidden: nothing that is answered to a label, to its undo, or to a look at one's own figures
-   behind it, differs between work, gold items and repeats: no status, header, key, counter or figure.
+2. A task has its token and texts and no other key, and no key of the API's responses is a name of provenance.
+3. The order on the screen does not depend on the order in the store.
+4. Hidden checks stay hidden: the responses to a label, to its undo, and to a look at one's own figures after it are the
+   same for work, gold items and repeats in status, headers, keys, counters and figures.
 
-An identifier that stands in the texts themselves (an answer that names its model) is shown to people by necessity:
-it is searched for around the texts, and the report counts it.
+An identifier in the texts themselves (an answer that names its model) is necessarily visible: it is searched for around
+the texts, and the report counts it.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ SHOWN_HITS = 20
 
 
 class Report:
-    """Checks what was sent, a response at a time, and counts."""
+    """Checks the responses one by one, and counts."""
 
     def __init__(self, secrets: list[Secret], texts: Iterable[str]):
         self.words = {secret.text: secret for secret in secrets if secret.text.isalpha() or len(secret.text) < 4}
         secrets = [secret for secret in secrets if secret.text not in self.words]
-        shown = "\n".join(texts)
-        named = {secret for _, secret in Search(secrets)(shown)}
-        self.search = Search(secret for secret in secrets if secret not in named)
-        self.around = Search(named)
-        self.named = Counter(secret.what for secret in named)
+        text = "\n".join(texts)
+        secrets_in_texts = {secret for _, secret in Search(secrets)(text)}
+        self.search = Search(secret for secret in secrets if secret not in secrets_in_texts)
+        self.around = Search(secrets_in_texts)
+        self.named = Counter(secret.what for secret in secrets_in_texts)
         self.secrets = len(secrets) + len(self.words)
         self.hits: dict[Hit, None] = {}
         self.bytes = 0
@@ -72,14 +72,14 @@ class Report:
         self._same: set[int] = set()
 
     def check(self, response: Response) -> None:
-        """Search one response; the same file served again is searched once."""
+        """Search one response. The same file is searched once."""
         headers = b"\n".join(b": ".join(pair) for pair in response.headers)
         self.responses += 1
         self.bytes += len(headers) + len(response.body)
         for part, raw in (("headers", headers), ("body", bytes(response.body))):
-            if (seen := hash((response.where, raw))) in self._same:
+            if (digest := hash((response.where, raw))) in self._same:
                 continue
-            self._same.add(seen)
+            self._same.add(digest)
             text = raw.decode("utf-8", "replace")
             for search in (self.search, self.around) if part == "headers" else (self.search,):
                 self._find(search, text, f"{response.where} {part}")
@@ -111,17 +111,17 @@ class Report:
         tasks = value.get("tasks") if isinstance(value, dict) else None
         for task in tasks if isinstance(tasks, list) else []:
             if more := set(task) - TASK_KEYS:
-                self.hit(where, "a task holds more than its token and texts", ", ".join(sorted(more)))
+                self.hit(where, "a task has more than its token and texts", ", ".join(sorted(more)))
             for answer in task["answers"]:
                 if more := set(answer) - ANSWER_KEYS:
-                    self.hit(where, "an answer holds more than its text", ", ".join(sorted(more)))
+                    self.hit(where, "an answer has more than its text", ", ".join(sorted(more)))
 
     def hit(self, where: str, what: str, excerpt: str) -> None:
         self.hits[Hit(where, what, excerpt)] = None
 
 
 def order_says(same: int, pairs: int) -> str | None:
-    """A finding, where `same` of the `pairs` shown stood as in the store and a fair coin is five deviations away."""
+    """A finding, if `same` of `pairs` pairs were shown as in the store, five deviations away from a fair coin."""
     if abs(2 * same - pairs) <= 5 * pairs**0.5:
         return None
     return f"{same} of {pairs} pairs were shown in the order of the store"
@@ -135,7 +135,7 @@ def blindcheck(
 ) -> tuple[str, bool]:
     """Label a copy of the campaign to its end and search all that was sent: the report, and whether it is clean.
 
-    Over HTTP, with every route that the pages use and some that they never would; or with `browser` by the keys of a
+    It works over HTTP, with every route of the pages and some that they never use; or with `browser` by the keys of a
     real Chromium (Playwright). `make_app` builds the application in place of `ui.app.label_app`.
     """
     from ui.app import label_app
@@ -148,10 +148,10 @@ def blindcheck(
         people: People = app.state.people
         store = people.store
         try:
-            # An account of its own: the person at this machine is an admin, and may see everything.
+            # It has its own account: the person at this machine is an admin, and may see everything.
             me = people.add(f"blindcheck {uuid.uuid4().hex[:8]}", "annotator", uuid.uuid4().hex)
             account_id = next(one.account_id for one in people.accounts() if one.pseudonym == me.pseudonym)
-            with store.write() as db:  # whatever is answered in the campaign: this annotator is given every item
+            with store.write() as db:  # this annotator gets every item, whatever was answered in the campaign
                 db.execute(slot.update().values(state="open", annotator=None, expires_at=None))
             secrets = secrets_of(config, store, me.pseudonym)
             with store.read() as db:
@@ -168,33 +168,33 @@ def blindcheck(
             drain()
             for response in recorder.open:
                 report.check(response)
-            same, pairs, shown = _orders(store, me.pseudonym)
+            same, pairs, tasks = _orders(store, me.pseudonym)
         finally:
             store.close()
-    if shown == 0:
-        raise TrueupError("nothing was labelled: the campaign asks for no label; `trueup status CONFIG` says more")
-    if said := order_says(same, pairs):
-        report.hit("tasks", "the order on the screen follows the order in the store", said)
+    if tasks == 0:
+        raise TrueupError("nothing was labelled: the campaign needs no label; `trueup status CONFIG` says more")
+    if finding := order_says(same, pairs):
+        report.hit("tasks", "the order on the screen follows the order in the store", finding)
     for feature, how in tells.findings():
         report.hit(feature, "tells hidden checks from work", how)
-    return _text(report, tells, shown, browser), not report.hits
+    return _text(report, tells, tasks, browser), not report.hits
 
 
-def _text(report: Report, tells: Tells, shown: int, browser: bool) -> str:
+def _text(report: Report, tells: Tells, tasks: int, browser: bool) -> str:
     how = "in Chromium" if browser else "over HTTP"
     lines = [
-        f"{shown} tasks labelled {how} on a copy of the store; {report.responses} responses, {report.bytes:,} bytes, "
+        f"{tasks} tasks labelled {how} on a copy of the store; {report.responses} responses, {report.bytes:,} bytes, "
         f"searched for {report.secrets:,} identifiers"
     ]
     if report.named:
-        named = ", ".join(f"{number} {what}" for what, number in report.named.items())
-        lines.append(f"in the texts themselves, which people have to read: {named}")
+        counts_in_texts = ", ".join(f"{number} {what}" for what, number in report.named.items())
+        lines.append(f"in the texts themselves, which people have to read: {counts_in_texts}")
     if compared := {purpose: len(seconds) for purpose, seconds in sorted(tells.seconds.items())}:
         counts = ", ".join(f"{number} {purpose}" for purpose, number in compared.items())
         times = ", ".join(f"{purpose} {1000 * median(tells.seconds[purpose]):.1f} ms" for purpose in compared)
         lines.append(f"compared after each label and after its undo: {counts}; median time of an answer: {times}")
     hits = list(report.hits)
-    lines.append(f"{len(hits)} hits" if hits else "0 hits: nothing tells where an answer came from")
+    lines.append(f"{len(hits)} hits" if hits else "0 hits: nothing reveals where an answer came from")
     lines += [f"  {hit.where}: {hit.what}: {hit.excerpt}" for hit in hits[:SHOWN_HITS]]
     lines += [f"  ... and {len(hits) - SHOWN_HITS} more"] if len(hits) > SHOWN_HITS else []
     return "\n".join(lines)
@@ -207,7 +207,7 @@ def copy_store(source: str | sa.URL, target: str | sa.URL) -> None:
     if parsed.get_backend_name() == "sqlite":
         path = Path(str(parsed.database))
         if not path.is_file():
-            raise DataError(f"{path}: there is no label store yet; `trueup label CONFIG` makes it")
+            raise DataError(f"{path}: there is no label store yet; `trueup label CONFIG` creates it")
         with closing(sqlite3.connect(path)) as have, closing(sqlite3.connect(into)) as copy:
             have.backup(copy)
         return
@@ -223,12 +223,12 @@ def copy_store(source: str | sa.URL, target: str | sa.URL) -> None:
 
 
 def _in_order(table: sa.Table) -> sa.Select[Any]:
-    """Rows of the table, with those first that others name."""
+    """Rows of the table, with referenced rows first."""
     return sa.select(table).order_by(*table.primary_key.columns)
 
 
 def _texts(db: sa.Connection, config: LabelConfig) -> Iterator[str]:
-    """What people are meant to read."""
+    """The texts for people."""
     yield config.guideline
     for row in db.execute(sa.select(item.c.prompt, item.c.completions)):
         yield from (message["content"] for message in row.prompt)
@@ -236,11 +236,11 @@ def _texts(db: sa.Connection, config: LabelConfig) -> Iterator[str]:
 
 
 def _orders(store: Database, annotator: str) -> tuple[int, int, int]:
-    """The number of pairs shown in the order of the store, the number of all pairs shown, and that of all views."""
+    """The number of pairs in the order of the store, of all pairs, and of all views."""
     query = sa.select(view.c.item_id, view.c.drawn, view.c.purpose).where(view.c.annotator == annotator)
     with store.read() as db:
-        shown = db.execute(query.order_by(view.c.view_id)).all()
-    # Drawn is the first view of an item: a repeat has its sides swapped, and an undone one has those that it had.
-    first = {row.item_id: row.drawn for row in reversed(shown) if row.purpose != "repeat"}
-    pairs = [drawn for drawn in first.values() if len(drawn) == 2]
-    return sum(drawn == [0, 1] for drawn in pairs), len(pairs), len(shown)
+        rows = db.execute(query.order_by(view.c.view_id)).all()
+    # Only the first view of an item is drawn: a repeat has its sides swapped, and a view after an undo keeps them.
+    first = {row.item_id: row.drawn for row in reversed(rows) if row.purpose != "repeat"}
+    pairs = [order for order in first.values() if len(order) == 2]
+    return sum(order == [0, 1] for order in pairs), len(pairs), len(rows)

@@ -1,4 +1,4 @@
-"""What must not be said to an annotator, and the search for it in what the server sent."""
+"""Texts that must not reach an annotator, and the search for them in the responses."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PROVENANCE_KEYS = frozenset(
     "logps model path policy policy_sha256 prompt_id propensity purpose reward run_dir sampled_by sampler score scores "
     "seed selection slot_id source split temperature tiers token_ids top_k top_p view_id words".split()
 )
-"""Names under which provenance is kept; none is a key of what the labelling API answers."""
+"""Names of provenance; none is a key of the labelling API's responses."""
 COMPARED = 600
-"""After so many tasks, what each one changed is looked up no more."""
+"""Number of tasks after which the effect of each one is compared."""
 _KEY = 6
-"""Identifiers are found by their first characters; shorter ones are searched for as whole words."""
+"""First characters by which identifiers are found; shorter ones are searched for as whole words."""
 
 
 class Secret(NamedTuple):
@@ -50,11 +50,11 @@ class Hit(NamedTuple):
 
 def secrets_of(config: LabelConfig, store: Database, me: str) -> list[Secret]:
     """Everything in the campaign that identifies an answer's origin, an item, or an annotator other than `me`."""
-    found: dict[str, str] = {}
+    secrets: dict[str, str] = {}
 
     def add(value: Any, what: str) -> None:
         for text in _distinctive(value):
-            found.setdefault(text, what)
+            secrets.setdefault(text, what)
 
     with store.read() as db:
         for row in db.execute(sa.select(item)):
@@ -78,13 +78,13 @@ def secrets_of(config: LabelConfig, store: Database, me: str) -> list[Secret]:
     for folder in {config.run_dir, config.run_dir.absolute(), config.run_dir.resolve()}:
         add(str(folder), "run directory")
     for stage in runs.DIRECTORIES:
-        made = runs.find_stage(config.run_dir, stage)
-        if made is not None:
-            add(made.sha256, f"manifest of {stage}")
-            for key, value in leaves_of(made.manifest.plain()):
+        stage_result = runs.find_stage(config.run_dir, stage)
+        if stage_result is not None:
+            add(stage_result.sha256, f"manifest of {stage}")
+            for key, value in leaves_of(stage_result.manifest.plain()):
                 if key.endswith(("sha256", "git_commit", "model.name")) or str(value).startswith("/"):
                     add(value, f"{key} in the manifest of {stage}")
-    return [Secret(text, what) for text, what in found.items()]
+    return [Secret(text, what) for text, what in secrets.items()]
 
 
 def leaves_of(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -99,7 +99,7 @@ def leaves_of(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _distinctive(value: Any) -> Iterator[str]:
-    """How a value would be written, where that cannot occur by chance: the 0.8 of a style sheet is no temperature."""
+    """The written forms of a value that cannot occur by chance: the 0.8 of a style sheet is no temperature."""
     if isinstance(value, list):  # token ids
         if len(", ".join(map(str, value))) >= 12:
             yield from (", ".join(map(str, value)), ",".join(map(str, value)))
@@ -112,7 +112,7 @@ def _distinctive(value: Any) -> Iterator[str]:
         if abs(value) >= 100_000:
             yield str(abs(value))
     elif (text := str(value).strip()).isalpha() or 0 < len(text) < 4:
-        yield text  # a word may stand anywhere, and is looked for as a whole value: see Report
+        yield text  # a word may occur anywhere, so it is searched for as a whole value: see Report
     elif text:
         # A path is also a URL's part, and text in JSON or HTML is escaped.
         in_html = {html.escape(text), str(markupsafe.escape(text))}  # quotes are written in two ways
@@ -120,29 +120,29 @@ def _distinctive(value: Any) -> Iterator[str]:
 
 
 class Tells:
-    """What an annotator is told after answering a task, by the purpose of the task.
+    """The responses to an annotator after each task, by the purpose of the task.
 
-    A number counts by how much it has changed since it was last told, a text by whether it has.
+    A number counts by its change since the last response, a text by whether it has changed.
     """
 
     def __init__(self) -> None:
         self.counts: dict[str, dict[str, Counter[Any]]] = {}
-        """feature: purpose: how often each value."""
+        """feature: purpose: the count of each value."""
         self.seconds: dict[str, list[float]] = {}
         self._last: dict[tuple[bool, str], Any] = {}
 
     def tell(self, purpose: str, request: str, status: int, headers: Iterable[str], body: Any) -> None:
-        """Count what one answer of the server told after a task of this purpose."""
-        told: dict[str, Any] = {"status": status, "headers": " ".join(sorted({name.lower() for name in headers}))}
-        told["keys"] = " ".join(sorted(keys_of(without_texts(body))))
+        """Count the features of one response after a task of this purpose."""
+        values: dict[str, Any] = {"status": status, "headers": " ".join(sorted({name.lower() for name in headers}))}
+        values["keys"] = " ".join(sorted(keys_of(without_texts(body))))
         if isinstance(body, dict):
-            told["tasks"] = len(body.get("tasks") or ())
-            told |= {key: self._change(request, key, value) for key, value in leaves_of(_without_tasks(body))}
-        for key, value in told.items():
+            values["tasks"] = len(body.get("tasks") or ())
+            values |= {key: self._change(request, key, value) for key, value in leaves_of(_without_tasks(body))}
+        for key, value in values.items():
             self.counts.setdefault(f"{request}: {key}", {}).setdefault(purpose, Counter())[value] += 1
 
     def _change(self, request: str, key: str, value: Any) -> Any:
-        kind = (request.startswith("mirror"), key)  # the counters of whatever else is answered are the same ones
+        kind = (request.startswith("mirror"), key)  # all other responses share their counters
         before = self._last.get(kind)
         self._last[kind] = value
         if isinstance(value, bool) or not isinstance(value, int | float) or not isinstance(before, int | float):
@@ -151,7 +151,7 @@ class Tells:
         return change if isinstance(change, int) else (change > 0) - (change < 0)
 
     def findings(self) -> Iterator[tuple[str, str]]:
-        """Features by which a check can be told from work, each with how, where chance does not explain it."""
+        """Features that reveal a check, beyond chance, each with the difference."""
         tests = [
             (feature, purpose, value, by)
             for feature, by in self.counts.items()
@@ -175,12 +175,12 @@ def _fisher(a: int, n: int, b: int, m: int) -> float:
 
 
 def _without_tasks(body: dict[str, Any]) -> Any:
-    """The body without its tasks, and without what the label itself was."""
+    """The body without its tasks and without the label itself."""
     return without_texts({key: value for key, value in body.items() if key not in ("tasks", "label", "settings")})
 
 
 class Search:
-    """Finds many texts in one pass: by a table of their first characters."""
+    """Finds many texts in one pass, by a table of their first characters."""
 
     def __init__(self, secrets: Iterable[Secret]):
         self.by_start: dict[str, list[Secret]] = {}
@@ -206,7 +206,7 @@ class Search:
 
 @dataclass
 class Response:
-    """What the server sent for one request; an event stream or a web socket is kept whole."""
+    """The response to one request; an event stream or a web socket is recorded whole."""
 
     where: str
     status: int = 0
@@ -219,7 +219,7 @@ class Response:
 
 
 class Recorder:
-    """ASGI middleware around everything else: keeps every byte that leaves the application."""
+    """ASGI middleware around everything else, which records every byte that leaves the application."""
 
     def __init__(self, app: Any):
         self.app = app
@@ -260,7 +260,7 @@ def keys_of(value: Any) -> Iterator[str]:
 
 
 def without_texts(value: Any) -> Any:
-    """An API answer without what people are meant to read."""
+    """An API response without the texts for people."""
     texts = ("html", "text", "prompt", "guideline_html", "guideline_line", "explanation")
     if isinstance(value, dict):
         return {key: without_texts(inner) for key, inner in value.items() if key not in texts}

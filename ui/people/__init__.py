@@ -1,1 +1,1 @@
-"""People: accounts, sign-in, and the guard that lets nothing pass which is not allowed by name."""
+"""People: accounts, sign-in, and the guard, which refuses every path that is not allowed by name."""

@@ -1,5 +1,5 @@
-"""Which path needs whom. A path that is not allowed by name is refused: a route that somebody adds stays closed until
-it is written here. Gradio's own routes are under the same rule.
+"""The role that each path needs. A path that is not listed here is refused, so a new route stays closed until it is
+listed. Gradio's own routes are under the same rule.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _GRADIO_READS = (
     "/gradio_api/heartbeat/*",
 )
 _GRADIO_WRITES = ("/gradio_api/run/predict",)
-"""The routes of Gradio that the pages load, below where each page is mounted. Its others fetch addresses, serve files,
-take uploads and tell what runs."""
+"""The routes of Gradio that the pages load, below the path of each page. Its other routes fetch addresses, serve files,
+take uploads and reveal what runs."""
 
 
 def needs(path: str) -> Needs:
-    """Who may ask for this path. Results, reports and whatever is not named here are for admins, because an annotator
-    who knows the win rate does not label blind."""
+    """The role that this path needs. Results, reports and all paths that are not listed are for admins, because an
+    annotator who knows the win rate does not label blind."""
     if _within(path, _OPEN):
         return "nobody"
     if path == "/" or (_within(path, _ANNOTATORS) and not _within(path, _ADMIN_API)):
@@ -41,7 +41,7 @@ def needs(path: str) -> Needs:
 
 
 def is_named(method: str, path: str) -> bool:
-    """Whether a path below a mounted Gradio application is one of those that its page loads; any other path is."""
+    """Whether a path below a mounted Gradio application is one that its page loads. True for all other paths."""
     root = next((root for root in _MOUNTED if _within(path, (root,))), None)
     if root is None:
         return True
@@ -52,17 +52,17 @@ def is_named(method: str, path: str) -> bool:
 
 
 def is_blind(path: str) -> bool:
-    """Whether the path is of a page on which people judge without knowing whose answers they see."""
+    """Whether the path belongs to a page of blind judgements."""
     return _within(path, _BLIND)
 
 
 def takes_form(path: str) -> bool:
-    """Whether what is sent to this path is a form: on the plain pages, and wherever a stranger may write."""
+    """Whether this path takes a form: the plain pages, and all paths to which a stranger may write."""
     return _within(path, _FORMS) or needs(path) == "nobody"
 
 
 def _fits(below: str, pattern: str) -> bool:
-    """Whether a path fits a pattern. A star stands for names of files: no address, no parent folder, nothing odd."""
+    """Whether a path fits a pattern. A star matches plain names of files: no address, no parent folder."""
     if not pattern.endswith("*"):
         return below == pattern
     rest = below.removeprefix(pattern[:-1])

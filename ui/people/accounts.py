@@ -1,12 +1,12 @@
-"""Who is asking: accounts, passwords, invitations, sessions.
+"""Accounts, passwords, invitations and sessions.
 
-An account has a name, which stays in its table, and a pseudonym, which is all that labels and exports ever say. It is
-drawn at random, never derived from the name. Whoever is alone at this machine needs no account: a link with a one-time
-token, printed where the server was started, opens a session of the person `local`.
+An account has a name, which stays in its table, and a pseudonym, the only identity in labels and exports. The pseudonym
+is random, never derived from the name. A person alone at this machine needs no account: a link with a one-time token,
+printed where the server was started, opens a session of the person `local`.
 
-Sessions and invitations are stored as hashes of their tokens, and outlive a restart. One that has ended is deleted when
-it is first seen, so that no clock that is set back revives it. ui.people.throttle says who may try a password, and
-when; ui.people.names, which names are names.
+Sessions and invitations are stored as hashes of their tokens, and survive a restart. One that has ended is deleted when
+it is first seen, so that setting back the clock does not revive it. ui.people.throttle decides who may try a password,
+and when; ui.people.names, which names are valid.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 COOKIE = "trueup_session"
 DEVICE_COOKIE = "trueup_device"
-"""The cookie of a browser that was in before. It opens nothing, and attempts of others at its name do not stop it."""
+"""The cookie of a known browser. It opens nothing, but other people's attempts at its name do not stop it."""
 DAY_S = 86_400.0
 SESSION_S = 14 * DAY_S
 """A session ends this long after it was last used."""
@@ -44,19 +44,19 @@ MAX_TOKENS = 8
 MIN_PASSWORD = 10
 MAX_PASSWORD = 256
 QUEUE = 50
-"""How many strangers, and how many known browsers, may wait for their password to be hashed."""
+"""Most strangers, and most known browsers, that may wait for their password to be hashed."""
 SWEEP_S = 60.0
-"""How often sessions and invitations that have ended are cleared away."""
+"""Seconds between two deletions of sessions and invitations that have ended."""
 
 # ---- People -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Person:
-    """Who is asking."""
+    """The person behind a request."""
 
     pseudonym: str
-    """What events, exports and statistics call them."""
+    """The identity in events, exports and statistics."""
     role: Role
     name: str
 
@@ -66,7 +66,7 @@ class Person:
 
     @property
     def is_local(self) -> bool:
-        """Whether this is the person at this machine, who came by the printed link and has no password."""
+        """Whether this is the person at this machine, who used the printed link and has no password."""
         return self.name == LOCAL.name
 
 
@@ -75,17 +75,17 @@ LOCAL = Person("local", "admin", "local")
 
 
 class Entered(NamedTuple):
-    """The values of the two cookies that a browser gets when it is let in."""
+    """The values of the two cookies that a browser gets at sign-in."""
 
     session: str
     device: str
 
 
 class Invitation(NamedTuple):
-    """An invitation that is open."""
+    """An open invitation."""
 
     id: str
-    """The first digits of its hash; it makes no account."""
+    """The first digits of its hash. They do not open an account."""
     role: Role
     expires_utc: str
 
@@ -100,15 +100,15 @@ class Account(NamedTuple):
 
 
 class People:
-    """The accounts of a store, and who holds a session."""
+    """The accounts of a store, and their sessions."""
 
     def __init__(self, store: Database):
         self.store = store
         self.attempts = Attempts()
         self.devices = Devices(store)
         self._links: set[str] = set()
-        # One at a time of strangers, and one of known browsers, on threads of their own: a burst of logins takes 64 MiB
-        # and no thread that labels need, and strangers do not stand in the way of those who were in before.
+        # One thread for strangers and one for known browsers: a burst of logins takes 64 MiB and no thread that labels
+        # need, and strangers do not delay known browsers.
         self._hashing = {known: ThreadPoolExecutor(1, thread_name_prefix="password") for known in (False, True)}
         self._queued = {False: 0, True: 0}
         self._swept_at = 0.0
@@ -132,51 +132,51 @@ class People:
         return {row.pseudonym: row.name for row in self.accounts()}
 
     def any_active(self) -> bool:
-        """Whether somebody could sign in; if not, these pages are for the person at this machine."""
+        """Whether anybody can sign in; if not, these pages are for the person at this machine."""
         with self.store.read() as db:
             return db.scalar(sa.select(account.c.account_id).where(account.c.active).limit(1)) is not None
 
     def set_password(self, name: str, password: str) -> Account:
-        """Set a new password. Whoever was signed in with the old one is signed out."""
+        """Set a new password. All sessions of the old one end."""
         return self._change(name, password_hash=passwords.hash_password(_checked_password(password)))
 
     def change_password(self, who: Person, old: str, new: str) -> Entered:
-        """Give oneself a new password. Every session of the old one ends, that of this browser goes on as a new one."""
+        """Set a person's own new password. Every session of the old one ends, and this browser gets a new one."""
         with self.store.read() as db:
-            found = db.execute(sa.select(account).where(account.c.pseudonym == who.pseudonym)).first()
-        if found is None:
+            row = db.execute(sa.select(account).where(account.c.pseudonym == who.pseudonym)).first()
+        if row is None:
             raise AccountError("the person at this machine has no password; nothing was changed")
         key = f"own password of {who.pseudonym}"
-        self.attempts.begin(found.folded, None, key)
-        if not passwords.password_matches(old, found.password_hash):
-            raise AccountError("that is not your password of now; nothing was changed")
-        self.attempts.succeeded(found.folded, None, key)
+        self.attempts.begin(row.folded, None, key)
+        if not passwords.password_matches(old, row.password_hash):
+            raise AccountError("that is not your current password; nothing was changed")
+        self.attempts.succeeded(row.folded, None, key)
         hashed = passwords.hash_password(_checked_password(new))
-        one = account.c.account_id == found.account_id
+        one = account.c.account_id == row.account_id
         with self.store.write() as db:
-            still = account.update().where(one, account.c.password_hash == found.password_hash)
+            still = account.update().where(one, account.c.password_hash == row.password_hash)
             if db.execute(still.values(password_hash=hashed)).rowcount == 0:
                 raise AccountError("your password was changed elsewhere at the same moment; nothing was changed here")
-            db.execute(session.delete().where(session.c.account_id == found.account_id))
-        return Entered(self._open(found.account_id, hashed), self.devices.new(found.pseudonym, hashed))
+            db.execute(session.delete().where(session.c.account_id == row.account_id))
+        return Entered(self._open(row.account_id, hashed), self.devices.new(row.pseudonym, hashed))
 
     def disable(self, name: str) -> Account:
         """Disable an account. Its labels stay; its sessions end now."""
         return self._change(name, active=False)
 
     def enable(self, name: str) -> Account:
-        """Let a disabled account in again."""
+        """Enable a disabled account again."""
         return self._change(name, active=True)
 
     def _change(self, name: str, **values: Any) -> Account:
         with self.store.write() as db:
-            found = _find(db, name)
-            if found is None:
+            row = _find(db, name)
+            if row is None:
                 names = ", ".join(sorted(db.scalars(sa.select(account.c.name)))) or "there are none"
                 raise AccountError(f"no account is named {name!r}; known: {names}")
-            db.execute(account.update().where(account.c.account_id == found.account_id).values(**values))
-            db.execute(session.delete().where(session.c.account_id == found.account_id))
-        return Account(*(values.get(key, getattr(found, key)) for key in Account._fields))
+            db.execute(account.update().where(account.c.account_id == row.account_id).values(**values))
+            db.execute(session.delete().where(session.c.account_id == row.account_id))
+        return Account(*(values.get(key, getattr(row, key)) for key in Account._fields))
 
     def _insert(self, db: sa.Connection, name: str, role: Role, password_hash: str) -> Person:
         if role not in ("admin", "annotator"):
@@ -186,8 +186,8 @@ class People:
             raise AccountError(f"the name {name!r} is taken; take another")
         if db.scalar(sa.select(account.c.name).where(account.c.skeleton == forms["skeleton"])) is not None:
             raise AccountError(f"the name {name!r} looks like one that is taken; take another")
-        taken = set(db.scalars(sa.select(account.c.pseudonym)))
-        pseudonym = next(p for p in iter(lambda: f"annotator-{secrets.token_hex(3)}", "") if p not in taken)
+        pseudonyms = set(db.scalars(sa.select(account.c.pseudonym)))
+        pseudonym = next(p for p in iter(lambda: f"annotator-{secrets.token_hex(3)}", "") if p not in pseudonyms)
         values = {"name": name, "pseudonym": pseudonym, "role": role, "password_hash": password_hash, "active": True}
         db.execute(account.insert().values(**values, **forms, created_utc=_utc()))
         return Person(pseudonym, role, name)
@@ -213,24 +213,24 @@ class People:
             return _open_invite(db, token)
 
     def invitations(self) -> list[Invitation]:
-        """The invitations that nobody used and that have not expired, the next to expire first."""
+        """The invitations that are neither used nor expired, the next to expire first."""
         query = sa.select(invite).where(*_open_invites()).order_by(invite.c.expires_at)
         with self.store.read() as db:
             return [Invitation(row.token_sha256[:12], row.role, _utc(row.expires_at)) for row in db.execute(query)]
 
     def withdraw(self, invitation: str) -> Invitation:
         """Withdraw the open invitation whose id begins like this."""
-        found = [one for one in self.invitations() if invitation and one.id.startswith(invitation)]
-        if len(found) != 1:
-            known = ", ".join(one.id for one in self.invitations()) or "there are none"
-            count = f"{len(found)} open invitations" if found else "no open invitation"
-            raise AccountError(f"{invitation[:20]!r} names {count}; open are: {known}")
+        matches = [one for one in self.invitations() if invitation and one.id.startswith(invitation)]
+        if len(matches) != 1:
+            open_ids = ", ".join(one.id for one in self.invitations()) or "there are none"
+            count = f"{len(matches)} open invitations" if matches else "no open invitation"
+            raise AccountError(f"{invitation[:20]!r} names {count}; open are: {open_ids}")
         with self.store.write() as db:
-            db.execute(invite.delete().where(invite.c.token_sha256.startswith(found[0].id), *_open_invites()))
-        return found[0]
+            db.execute(invite.delete().where(invite.c.token_sha256.startswith(matches[0].id), *_open_invites()))
+        return matches[0]
 
     def accept(self, token: str, name: str, password: str) -> Entered:
-        """Make the account that the invitation stands for, and open its session."""
+        """Make the account of the invitation, and open its session."""
         if self.invited(token) is None:
             raise AccountError(BAD_INVITE)
         name, hashed = checked_name(name), passwords.hash_password(_checked_password(password))
@@ -238,40 +238,40 @@ class People:
             role = _open_invite(db, token)  # again: somebody else may have used it while the password was hashed
             if role is None:
                 raise AccountError(BAD_INVITE)
-            made = self._insert(db, name, role, hashed)
+            person = self._insert(db, name, role, hashed)
             db.execute(invite.update().where(invite.c.token_sha256 == _sha256(token)).values(used_at=time.time()))
-            account_id = db.scalar(sa.select(account.c.account_id).where(account.c.pseudonym == made.pseudonym))
-        return Entered(self._open(account_id, hashed), self.devices.new(made.pseudonym, hashed))
+            account_id = db.scalar(sa.select(account.c.account_id).where(account.c.pseudonym == person.pseudonym))
+        return Entered(self._open(account_id, hashed), self.devices.new(person.pseudonym, hashed))
 
     # ---- Sessions
 
     def log_in(self, name: str, password: str, address: str | None, devices: str | None = None) -> Entered:
-        """Open a session. AccountError says the same of a wrong name and a wrong password.
+        """Open a session. AccountError has the same text for a wrong name and a wrong password.
 
-        address  of whoever asks; None where it is not known to be theirs alone (see ui.people.sites.address_of)
+        address  the address of the request; None if it is not known to be one person's (see ui.people.sites.address_of)
         devices  value of the browser's device cookie
         """
         if not is_name_length(name) or not 0 < len(password) <= MAX_PASSWORD:
-            raise AccountError(_NO_MATCH)  # nobody's, and nothing was done with it
+            raise AccountError(_NO_MATCH)  # it can be nobody's name, so it costs no work
         key = folded(name)
         with self.store.read() as db:
-            found = db.execute(sa.select(account).where(account.c.folded == key)).first()
-        device = self.devices.known(found.pseudonym, found.password_hash, tokens(devices)) if found else None
+            row = db.execute(sa.select(account).where(account.c.folded == key)).first()
+        device = self.devices.known(row.pseudonym, row.password_hash, tokens(devices)) if row else None
         self.attempts.begin(key, address, device)
-        right = passwords.password_matches(password, found.password_hash if found else passwords.NOBODY)
-        if found is None or not right or not found.active:
+        right = passwords.password_matches(password, row.password_hash if row else passwords.NOBODY)
+        if row is None or not right or not row.active:
             raise AccountError(_NO_MATCH)
         self.attempts.succeeded(key, address, device)
-        session_token = self._open(found.account_id, found.password_hash)
-        return Entered(session_token, self.devices.new(found.pseudonym, found.password_hash))
+        session_token = self._open(row.account_id, row.password_hash)
+        return Entered(session_token, self.devices.new(row.pseudonym, row.password_hash))
 
     def open_session(self, account_id: int | None) -> str:
-        """The value of a new session's cookie; without an account it is that of the person at this machine."""
+        """The value of a new session's cookie; without an account, for the person at this machine."""
         with self.store.write() as db:
             return self._open_in(db, account_id)
 
     def _open(self, account_id: int | None, password_hash: str) -> str:
-        """A session for whoever knew this password, unless it was changed or disabled while it was checked."""
+        """A session of this account, unless it was changed or disabled while the password was checked."""
         still = (account.c.account_id == account_id, account.c.password_hash == password_hash, account.c.active)
         with self.store.write() as db:
             if db.scalar(sa.select(account.c.account_id).where(*still)) is None:
@@ -285,7 +285,7 @@ class People:
         return token
 
     def who(self, cookie: str | None) -> Person | None:
-        """The person whose session this is. A session that is used goes on; it is written at most once a day."""
+        """The person of this session. Use extends a session; that is written at most once a day."""
         if not cookie:
             return None
         now = time.time()
@@ -309,7 +309,7 @@ class People:
         return LOCAL if row.account_id is None else Person(row.pseudonym, row.role, row.name)
 
     def _sweep(self, now: float, at_once: bool = False) -> None:
-        """Delete the sessions and invitations that have ended. They stay ended, whatever the clock says later."""
+        """Delete the sessions and invitations that have ended, so that a changed clock does not revive them."""
         if 0 <= now - self._swept_at < (1.0 if at_once else SWEEP_S):
             return
         self._swept_at = now
@@ -320,7 +320,7 @@ class People:
             self._tidy(session.delete().where(ended[0]), invite.delete().where(ended[1], invite.c.used_at.is_(None)))
 
     def _tidy(self, *statements: Any) -> None:
-        """Write what nobody waits for. Where the store cannot be written now, the next look writes it."""
+        """Write changes for which nobody waits. If the store cannot be written now, the next call writes them."""
         try:
             with self.store.write() as db:
                 for statement in statements:
@@ -335,7 +335,7 @@ class People:
     # ---- Alone at this machine
 
     def link_token(self) -> str:
-        """A token that opens one session of the person at this machine. In memory: a new server prints a new one."""
+        """A token that opens one session of the person at this machine. It is in memory: a new server has a new one."""
         token = secrets.token_urlsafe(24)
         self._links.add(_sha256(token))
         return token
@@ -351,7 +351,7 @@ class People:
     # ---- Browsers that were in before
 
     def knows_browser(self, name: str, cookie: str | None) -> bool:
-        """Whether a browser was in before under this name, by a cookie that was given out and not made up."""
+        """Whether a browser was signed in before under this name, by a cookie with our signature."""
         if not cookie:
             return False
         with self.store.read() as db:
@@ -361,9 +361,9 @@ class People:
     # ---- Off the event loop
 
     async def hashing(self, work: Callable[[], T], known: bool = False) -> T:
-        """Run `work`, which hashes a password, on a thread of its own. Throttled where QUEUE of its kind wait already.
+        """Run `work`, which hashes a password, on a thread of its own. Throttled if QUEUE of its kind wait already.
 
-        known  a browser that was in before (`knows_browser`), or is signed in: it does not wait for strangers
+        known  the browser is known (`knows_browser`) or signed in: it does not wait for strangers
         """
         if self._queued[known] >= QUEUE:
             raise Throttled("too many people are signing in at this moment; try again in 10 seconds", 10)
@@ -387,7 +387,7 @@ _NO_MATCH = "that name and password do not belong together"
 
 
 def _find(db: sa.Connection, name: str) -> Any:
-    """The account of this name, however its letters are cased."""
+    """The account of this name, in any case of its letters."""
     if not is_name_length(name):
         return None
     return db.execute(sa.select(account).where(account.c.folded == folded(name))).first()
@@ -408,7 +408,7 @@ def _checked_password(password: str) -> str:
 
 
 def _sha256(token: str) -> str:
-    """Tokens are random, so a plain hash of them cannot be searched for."""
+    """A plain hash is enough, because tokens are random."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -421,12 +421,12 @@ def _utc(moment: float | None = None) -> str:
 
 
 def current(request: Request) -> Person | None:
-    """Who is asking, as ui.people.guard found out before any route was reached."""
+    """The person of a request, which ui.people.guard set before any route was reached."""
     return getattr(request.state, "person", None)
 
 
 def annotator(request: Request) -> Person:
-    """The person who asks, in any role; 401 without a session."""
+    """The person of the request, in any role; 401 without a session."""
     person = current(request)
     if person is None:
         raise HTTPException(401, "sign in first")
@@ -434,7 +434,7 @@ def annotator(request: Request) -> Person:
 
 
 def admin(request: Request) -> Person:
-    """The admin who asks; 401 without a session, 403 with another role."""
+    """The admin of the request; 401 without a session, 403 with another role."""
     person = annotator(request)
     if not person.is_admin:
         raise HTTPException(403, "this is for admins of the campaign")

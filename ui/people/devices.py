@@ -1,6 +1,6 @@
-"""Browsers that were in before: a token proves that this browser was let in with this account's password.
+"""Known browsers: a token proves that this browser was signed in with this account's password.
 
-It opens nothing. It is signed with a secret of the store, and good until the password is changed.
+It opens nothing. It is signed with a secret of the store, and valid until the password is changed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Devices:
         self.store = store
 
     def new(self, pseudonym: str, password_hash: str) -> str:
-        """A token for a browser that was let in with this password."""
+        """A token for a browser that signed in with this password."""
         nonce = secrets.token_urlsafe(12)
         return f"{nonce}~{self._sign(nonce, pseudonym, password_hash)}"
 
     def known(self, pseudonym: str, password_hash: str, tokens: Iterable[str]) -> str | None:
-        """The name of the token that was given out for this account; None where it is none of these."""
+        """The name of the token that belongs to this account; None if none of them does."""
         for token in tokens:
             nonce, _, signature = token.partition("~")
             expected = self._sign(nonce, pseudonym, password_hash)
@@ -44,7 +44,7 @@ class Devices:
 
     @cached_property
     def _secret(self) -> bytes:
-        """The store keeps it, so that a restart does not make strangers of everybody."""
+        """The secret of the signature. It is in the store, so that browsers stay known after a restart."""
         query = sa.select(meta.c.value).where(meta.c.key == _KEY)
         with self.store.read() as db:
             secret = db.scalar(query)

@@ -3,13 +3,13 @@ elsewhere.
 
 Every request passes here before any route is looked up.
 
-    path       one that `ui.people.access` names, and allows to whoever asks
+    path       `ui.people.access` lists it, and allows it to the person
     Host       a name of this server (`ui.people.sites`): a stranger's page cannot read by pointing its own name here
     Origin     this site's own, for reads too: Gradio answers with CORS headers that would let others read
-    size       a few kB where there is no session, in a form that says what it is; nothing is read before that is known
+    size       a few kB without a session, in a form of known type and length; no body is read before that is checked
     session    a cookie that `ui.people.accounts` knows, with the role that the path needs; a stream ends with it
-    failures   an unexpected error is one line in the log with a number, and a 500 that says the number; it is a 503
-               where the store is out of reach, so that the page asks again
+    failures   an unexpected error is one line in the log with a number, and a 500 with the number; it is a 503 if the
+               store cannot be reached, so that the page tries again
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'self'; "
     "form-action 'self'"
 )
-# A report is a file that may hold model text. It runs in an origin of its own, without cookies, and can fetch nothing.
-# Its only script is the one that ships with Trueup, known by its hash; a report of an older version runs none.
+# A report may contain model text. It runs in an origin of its own, without cookies, and can fetch nothing. Its only
+# script is the one that ships with Trueup, allowed by its hash; a report of an older version runs none.
 REPORT_POLICY = f"{report_policy()}; frame-ancestors 'none'; sandbox allow-scripts"
 MAX_BODY = 1 << 20
-"""Bytes of a request: a label with a long note and an ideal answer is far below."""
+"""Most bytes of a request. A label with a long note and an ideal answer is far smaller."""
 MAX_FORM = 8 << 10
-"""Bytes of a form: the longest name and password, each letter of it escaped, and where to go on."""
+"""Most bytes of a form: the longest name and password, with each letter escaped, and the next page."""
 MAX_QUERY = 2 << 10
-"""Bytes of a path with its query."""
+"""Most bytes of a path with its query."""
 MAX_HEAD = 16 << 10
 CHECK_S = 2.0
-"""How often the session of an open stream is looked up."""
+"""Seconds between two checks of an open stream's session."""
 
 # ---- The guard --------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Scope = dict[str, Any]
 
-# Threads of their own, so that who may come in is known while those of the routes are all waiting for something.
+# Sessions are looked up on threads of their own, so that the guard answers while all threads of routes wait.
 _ASKING: RunVar[CapacityLimiter] = RunVar("asking")
 
 
@@ -90,30 +90,30 @@ class Guard:
         if sum(len(key) + len(value) for key, value in scope["headers"]) > MAX_HEAD:
             return await _refuse(scope, send, 431, f"the head of a request has at most {MAX_HEAD} bytes")
         scope["headers"] = _with_own_cookies(scope["headers"])
-        asked = HTTPConnection(scope)
-        if problem := _not_ours(scope, asked, self.site):
+        request = HTTPConnection(scope)
+        if problem := _not_ours(scope, request, self.site):
             return await _refuse(scope, send, 403, problem)
-        wanted, person = needs(scope["path"]), None
-        if too_much := _too_much(scope, asked, wanted):
+        role, person = needs(scope["path"]), None
+        if too_much := _too_much(scope, request, role):
             return await _refuse(scope, send, *too_much)
-        cookie = asked.cookies.get(COOKIE)
-        if wanted != "nobody":
+        cookie = request.cookies.get(COOKIE)
+        if role != "nobody":
             person = await self._who(cookie)
             if person is None:
-                return await self._unknown(scope, asked, send)
-            if problem := _not_allowed(scope, person, wanted):
-                return await _refuse(scope, send, 403, problem, page=_wants_page(scope, asked))
-            if too_much := _bad_form(scope, asked):
+                return await self._unknown(scope, request, send)
+            if problem := _not_allowed(scope, person, role):
+                return await _refuse(scope, send, 403, problem, page=_wants_page(scope, request))
+            if too_much := _bad_form(scope, request):
                 return await _refuse(scope, send, *too_much)
             if not is_named(scope["method"], scope["path"]):
                 return await _refuse(scope, send, 404, "there is no such page here")
         state = scope.setdefault("state", {})
         state["person"] = person
         peer = (scope.get("client") or ("",))[0]
-        state["address"] = address_of(peer, ", ".join(asked.headers.getlist("x-forwarded-for")), self.site)
+        state["address"] = address_of(peer, ", ".join(request.headers.getlist("x-forwarded-for")), self.site)
         origin = self.site.origin
-        if origin is not None and origin_of(f"{origin.scheme}://{asked.headers['host']}") == origin:
-            scope["scheme"] = origin.scheme  # the proxy ends TLS; what is linked to here is as people came
+        if origin is not None and origin_of(f"{origin.scheme}://{request.headers['host']}") == origin:
+            scope["scheme"] = origin.scheme  # the proxy ends TLS; links use the scheme of the browser
         listening = receive if person is None else answer.while_signed_in(receive, lambda: self._who(cookie))
         await self.app(scope, listening, answer.send)
 
@@ -126,9 +126,9 @@ class Guard:
             _ASKING.set(limiter := CapacityLimiter(8))
         return await to_thread.run_sync(self.people.who, cookie, limiter=limiter)
 
-    async def _unknown(self, scope: Scope, asked: HTTPConnection, send: Send) -> None:
-        """No session: a page leads to the login, or says which link to open; anything else is refused."""
-        if not _wants_page(scope, asked):
+    async def _unknown(self, scope: Scope, request: HTTPConnection, send: Send) -> None:
+        """Without a session, a page leads to the login, or tells which link to open; other requests are refused."""
+        if not _wants_page(scope, request):
             return await _refuse(scope, send, 401, "sign in first")
         if not await to_thread.run_sync(self.people.any_active):
             return await _refuse(scope, send, 401, OPEN_THE_LINK, page=True)
@@ -139,7 +139,7 @@ class Guard:
 
 
 class _Outgoing:
-    """An answer on its way out. It gets our headers, and lasts no longer than the session."""
+    """A response. It gets our headers, and lasts no longer than the session."""
 
     def __init__(self, send: Send):
         self._send = send
@@ -175,7 +175,7 @@ class _Outgoing:
 
 
 async def _failed(scope: Scope, answer: _Outgoing, error: Exception) -> None:
-    """Write one line to the log. Where nothing was answered yet, answer 500, or 503 where asking again may succeed."""
+    """Write one line to the log. If there is no response yet, send a 500, or a 503 if trying again may succeed."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]  # type: ignore[assignment]
     number = secrets.token_hex(4)
@@ -183,12 +183,12 @@ async def _failed(scope: Scope, answer: _Outgoing, error: Exception) -> None:
     sys.stderr.flush()
     if answer.begun:
         return
-    said, status, more = f"something went wrong here; the server's log says more under number {number}", 500, []
+    text, status, more = f"something went wrong here; the server's log says more under number {number}", 500, []
     if isinstance(error, sa.exc.OperationalError) or of_the_machine(error):  # its database is away, its disk is full
-        said = f"the labels are out of reach at this moment; the server's log says why under number {number}"
+        text = f"the labels are out of reach at this moment; the server's log says why under number {number}"
         status, more = 503, [(b"retry-after", b"5")]
     page = scope["type"] == "http" and "text/html" in HTTPConnection(scope).headers.get("accept", "")
-    await _refuse(scope, answer.send, status, said, page, more)
+    await _refuse(scope, answer.send, status, text, page, more)
 
 
 def _line(number: str, scope: Scope, error: Exception) -> str:
@@ -198,27 +198,27 @@ def _line(number: str, scope: Scope, error: Exception) -> str:
     places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(own[-4:]))
     text = " ".join(str(getattr(error, "orig", error))[:1000].split())[:300]  # of a database, without the statement
     text = "".join(character if character.isprintable() else "?" for character in text)
-    asked = f"{scope.get('method', 'WEBSOCKET')} {scope['path'][:200]!r}"
-    return f"error {number}: {asked}: {type(error).__name__}: {text} ({places})"
+    request = f"{scope.get('method', 'WEBSOCKET')} {scope['path'][:200]!r}"
+    return f"error {number}: {request}: {type(error).__name__}: {text} ({places})"
 
 
 _ROOT = Path(__file__).parents[2]
 
 
 def _with_own_cookies(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers with our own well-formed cookies only. Other ports of this machine set others, and to unquote one of
-    those takes time by the square of its length."""
-    kept = [(key, value) for key, value in headers if key != b"cookie"]
-    said = [part.strip() for key, value in headers if key == b"cookie" for part in value.split(b";")]
-    own = [part for part in said if _COOKIE.fullmatch(part)]
-    return [*kept, (b"cookie", b"; ".join(own))] if own else kept
+    """The headers with our own well-formed cookies only. Other ports of this machine set others, and unquoting one
+    takes time quadratic in its length."""
+    others = [(key, value) for key, value in headers if key != b"cookie"]
+    cookies = [part.strip() for key, value in headers if key == b"cookie" for part in value.split(b";")]
+    own = [part for part in cookies if _COOKIE.fullmatch(part)]
+    return [*others, (b"cookie", b"; ".join(own))] if own else others
 
 
 _COOKIE = re.compile(rb"(%s|%s)=[A-Za-z0-9_.~=-]{1,2000}" % (COOKIE.encode(), DEVICE_COOKIE.encode()))
 
 
-def _not_ours(scope: Scope, asked: HTTPConnection, site: Site) -> str | None:
-    host, origin = asked.headers.get("host", ""), asked.headers.get("origin")
+def _not_ours(scope: Scope, request: HTTPConnection, site: Site) -> str | None:
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
     if not site.knows(host):
         return (
             f"this server does not answer to the name {host[:MAX_HOST]!r}; if it is one of its names, say so with --url"
@@ -226,29 +226,29 @@ def _not_ours(scope: Scope, asked: HTTPConnection, site: Site) -> str | None:
     if origin is not None and not site.is_own(origin, host):
         return "requests from other sites are refused"
     writes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
-    if writes and asked.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+    if writes and request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return "requests from other sites are refused"
     return None
 
 
-def _too_much(scope: Scope, asked: HTTPConnection, wanted: Needs) -> tuple[int, str] | None:
-    """Status and reason, if a request is longer than any that is meant, or comes from anybody and is no form."""
-    if "transfer-encoding" in asked.headers:
+def _too_much(scope: Scope, request: HTTPConnection, role: Needs) -> tuple[int, str] | None:
+    """Status and reason, if a request is too long, or comes from a stranger and is no form."""
+    if "transfer-encoding" in request.headers:
         return 413, "say the length of what you send (Content-Length)"
     most = MAX_FORM if takes_form(scope["path"]) else MAX_BODY
-    length = asked.headers.get("content-length", "0")
+    length = request.headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= most):
         return 413, f"at most {most} bytes can be sent at once"
     if len(scope["path"]) + len(scope["query_string"]) > MAX_QUERY:
         return 414, f"an address has at most {MAX_QUERY} characters"
-    return _bad_form(scope, asked) if wanted == "nobody" else None
+    return _bad_form(scope, request) if role == "nobody" else None
 
 
-def _bad_form(scope: Scope, asked: HTTPConnection) -> tuple[int, str] | None:
-    """Status and reason, if what is sent to the path of a form is no form. A charset that the sender chooses may take
-    seconds to decode, or end in an error."""
-    empty = asked.headers.get("content-length", "0").strip("0") == ""
-    if not takes_form(scope["path"]) or empty or _is_form(asked.headers.get("content-type", "")):
+def _bad_form(scope: Scope, request: HTTPConnection) -> tuple[int, str] | None:
+    """Status and reason, if the body for a form's path is no form. A charset of the sender's choice may take seconds to
+    decode, or end in an error."""
+    empty = request.headers.get("content-length", "0").strip("0") == ""
+    if not takes_form(scope["path"]) or empty or _is_form(request.headers.get("content-type", "")):
         return None
     return 415, "send a form as application/x-www-form-urlencoded in UTF-8"
 
@@ -263,18 +263,18 @@ def _is_form(content_type: str) -> bool:
     return plain and isinstance(charset, str) and charset.lower() in ("utf-8", "utf8")
 
 
-def _not_allowed(scope: Scope, person: Person, wanted: Needs) -> str | None:
-    if wanted == "admin" and not person.is_admin:
+def _not_allowed(scope: Scope, person: Person, role: Needs) -> str | None:
+    if role == "admin" and not person.is_admin:
         return "this is for admins of the campaign"
-    # What these pages write goes to /api/v1. Gradio's routes beside them would take uploads, and run functions.
+    # These pages write to /api/v1 only. Gradio's other routes would take uploads, and run functions.
     if is_blind(scope["path"]) and (scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")):
         return "labels are written to /api/v1"
     return "there is no such connection here" if scope["type"] == "websocket" else None
 
 
-def _wants_page(scope: Scope, asked: HTTPConnection) -> bool:
+def _wants_page(scope: Scope, request: HTTPConnection) -> bool:
     reads = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
-    return reads and "text/html" in asked.headers.get("accept", "")
+    return reads and "text/html" in request.headers.get("accept", "")
 
 
 _HEADERS = [

@@ -5,7 +5,7 @@
 
 The skeleton follows the idea of UTS 39 (https://www.unicode.org/reports/tr39/) on a subset: Latin, Greek and Cyrillic
 letters that look alike, the digits 0 and 1, accents, blanks and punctuation between words. Names that mix these scripts
-are refused, and so is whatever takes no room on a screen.
+are refused, and so are invisible characters.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class AccountError(TrueupError):
 
 
 def is_name_length(typed: str) -> bool:
-    """Whether this can be a name at all. Asked before anything is done with it: normalising a long run of combining
-    marks takes time by the square of its length."""
+    """Whether this can be a name at all. Check it before any other work: normalising a long run of combining marks
+    takes time quadratic in its length."""
     return 0 < len(typed) <= 2 * MAX_NAME  # decomposed, letters have their accents beside them
 
 
 def folded(name: str) -> str:
-    """The form in which names are compared. Only for what `is_name_length` let through."""
+    """The form in which names are compared. Only for names that pass `is_name_length`."""
     return unicodedata.normalize("NFKC", " ".join(unicodedata.normalize("NFKC", name).split()).casefold())
 
 
 def checked_name(typed: str) -> str:
-    """The name as it is kept; AccountError if it is none."""
+    """The name as it is stored; AccountError if it is not valid."""
     name = " ".join(unicodedata.normalize("NFKC", typed).split(" ")) if is_name_length(typed) else ""
     name = name.strip()
     if not 0 < len(name) <= MAX_NAME or not name.isprintable():
@@ -54,16 +54,16 @@ def checked_name(typed: str) -> str:
 
 
 def skeleton(name: str) -> str:
-    """What a name looks like: equal for two that a reader could mix up."""
+    """The look of a name: equal for two names that a reader could confuse."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name))
-    seen = "".join(_ALIKE.get(character, character) for character in plain).casefold()
-    kept = (character for character in seen if unicodedata.category(character)[0] in "LNMS")
-    shapes = "".join(_SHAPES.get(c, c) for c in kept if not "\u0300" <= c <= "\u036f")
+    lookalike = "".join(_ALIKE.get(character, character) for character in plain).casefold()
+    visible = (character for character in lookalike if unicodedata.category(character)[0] in "LNMS")
+    shapes = "".join(_SHAPES.get(c, c) for c in visible if not "\u0300" <= c <= "\u036f")
     return shapes.replace("rn", "m").replace("vv", "w")
 
 
 def _script(character: str) -> str | None:
-    """Of the alphabets that share shapes, the one that this letter is of."""
+    """The alphabet of this letter, if it is one of those that share shapes."""
     if not character.isalpha():
         return None
     script = unicodedata.name(character, "").partition(" ")[0].title()

@@ -1,4 +1,4 @@
-"""Passwords, as they are stored and checked."""
+"""Storing and checking passwords."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LOG2_N, _R, _P = 15, 8, 3
 
 
 def hash_password(password: str) -> str:
-    """`scrypt$log2(N)$r$p$salt$key`: whatever is needed to check it stands in it."""
+    """`scrypt$log2(N)$r$p$salt$key`, which has all that is needed to check a password."""
     salt = secrets.token_bytes(16)
     key = _scrypt(password, salt, _LOG2_N, _R, _P)
     return f"scrypt${_LOG2_N}${_R}${_P}${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}"
 
 
 def password_matches(password: str, stored: str) -> bool:
-    """Whether `stored` was made of this password."""
+    """Whether `stored` is the hash of this password."""
     _, log2_n, r, p, salt, key = stored.split("$")
     computed = _scrypt(password, base64.b64decode(salt), int(log2_n), int(r), int(p))
     return hmac.compare_digest(computed, base64.b64decode(key))
@@ -33,6 +33,6 @@ def _scrypt(password: str, salt: bytes, log2_n: int, r: int, p: int) -> bytes:
     return hashlib.scrypt(typed, salt=salt, n=2**log2_n, r=r, p=p, maxmem=(128 * r * 2**log2_n) * 2, dklen=32)
 
 
-# Checked against when a name is unknown, so that an unknown name takes as long as a wrong password. Nobody's password
-# hashes to it, short of a preimage of zeros.
+# The hash for unknown names, so that an unknown name takes as long as a wrong password. No password hashes to it, short
+# of a preimage of zeros.
 NOBODY = f"scrypt${_LOG2_N}${_R}${_P}${base64.b64encode(bytes(16)).decode()}${base64.b64encode(bytes(32)).decode()}"

@@ -1,6 +1,6 @@
-"""The pages through which people get in: login, invitation, the printed link, and the admins' list of people.
+"""The pages of sign-in: login, invitation, the printed link, and the admins' list of people.
 
-They are plain pages (ui.html), without Gradio: they are there at once.
+They are plain pages (ui.html), without Gradio, so they load at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OPEN_THE_LINK = (
 
 
 def entry(people: People, start: str) -> APIRouter:
-    """The routes that need no session, and the way out. `start` is where somebody who got in is led."""
+    """The routes that need no session, and sign-out. `start` is the page after sign-in."""
     router = APIRouter(include_in_schema=False)
     router.include_router(_login(people, start))
     router.include_router(_invitation(people, start))
@@ -52,7 +52,7 @@ def entry(people: People, start: str) -> APIRouter:
             return _with_session(people, request, cookie, start)
         if people.who(request.cookies.get(COOKIE)):  # the link opened again by the browser that it let in
             return RedirectResponse(start, 303)
-        used = "This link was used already, or is of an earlier start."
+        used = "This link was used already, or belongs to an earlier start."
         return message_page("Not signed in", f"{used} {OPEN_THE_LINK}", 401)
 
     @router.post("/logout")
@@ -143,7 +143,7 @@ def _password(people: People) -> APIRouter:
     return router
 
 
-_LINK_ONLY = "Who is let in by the printed link has no password."
+_LINK_ONLY = "A person who uses the printed link has no password."
 
 
 def _no_invitation() -> Response:
@@ -151,7 +151,7 @@ def _no_invitation() -> Response:
 
 
 def _form(template: str, error: Throttled | AccountError | None = None, refused: int = 422, **values: Any) -> Response:
-    """A page with a form, and the error that its last sending met; `refused` is its status, if not 429."""
+    """A page with a form, and the error of the last attempt; `refused` is its status, if not 429."""
     limits = {"max_name": MAX_NAME, "min_password": MIN_PASSWORD, "max_password": MAX_PASSWORD}
     status, retry_after_s = (200 if error is None else refused), None
     if isinstance(error, Throttled):
@@ -160,7 +160,7 @@ def _form(template: str, error: Throttled | AccountError | None = None, refused:
 
 
 def _let_in(people: People, request: Request, entered: Entered, onward: str) -> Response:
-    """Lead on with a new session, and remember that this browser was in."""
+    """Go to the next page with a new session, and mark this browser as known."""
     answer = _with_session(people, request, entered.session, onward)
     others = tokens(request.cookies.get(DEVICE_COOKIE))[: MAX_TOKENS - 1]
     value = ".".join([entered.device, *(other for other in others if other)])
@@ -169,7 +169,7 @@ def _let_in(people: People, request: Request, entered: Entered, onward: str) -> 
 
 
 def _with_session(people: People, request: Request, token: str | None, onward: str) -> Response:
-    """Lead on with this session in place of the one that the browser had here; None signs out."""
+    """Go to the next page with this session in place of the browser's former one; None signs out."""
     before = tokens(request.cookies.get(COOKIE))
     elsewhere = [other for other in before if other and people.who(other) is None][: MAX_TOKENS - 1]
     people.close_session(".".join(before))
@@ -180,19 +180,19 @@ def _with_session(people: People, request: Request, token: str | None, onward: s
 
 
 def _set_cookie(answer: Response, request: Request, name: str, value: str, path: str = "/") -> None:
-    """The browser keeps it as long as it may; when it is good no more is the server's to say."""
+    """Set a cookie that the browser keeps as long as possible. The server decides when it expires."""
     age = int(400 * DAY_S) if value else 0
     secure = _by_https(request)
     answer.set_cookie(name, value, max_age=age, path=path, httponly=True, samesite="lax", secure=secure)
 
 
 def _by_https(request: Request) -> bool:
-    """Whether the browser came by https, perhaps to a proxy in front; the guard has checked that the Origin is ours."""
+    """Whether the browser uses https, perhaps to a proxy in front; the guard has checked that the Origin is ours."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https:")
 
 
 def _own_path(path: str, otherwise: str) -> str:
-    """`path` if it is one of this site: nobody is led elsewhere by a link to the login."""
+    """`path` if it belongs to this site, so that a link to the login cannot lead elsewhere."""
     own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if own else otherwise
 
@@ -201,7 +201,7 @@ def _own_path(path: str, otherwise: str) -> str:
 
 
 def people_page(people: People, url: str | None) -> APIRouter:
-    """Invite, disable, enable. `url`: where people reach this server, if not where the admin does."""
+    """The page to invite, disable and enable. `url` is the address for people, if it differs from the admin's."""
     router = APIRouter(prefix="/people", include_in_schema=False)
 
     def show(me: Admin, problem: str = "", status: int = 200, link: dict[str, str] | None = None) -> HTMLResponse:

@@ -1,4 +1,4 @@
-"""Under which names this server is reached, which origin is its own, and from which address a request came."""
+"""The names of this server, its own origin, and the address of a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_HOST = 255
 
 
 class Origin(NamedTuple):
-    """Scheme, host and port, each in the one form in which they are compared."""
+    """Scheme, host and port, each in a normal form for comparison."""
 
     scheme: str
     host: str
@@ -32,10 +32,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def origin_of(url: str) -> Origin | None:
-    """The origin of a URL in its one form, whatever its capitals, port, final slash or dot, or form of an IPv6 address.
-    None: it is no http(s) URL, or says more than an origin.
+    """The origin of a URL in normal form, whatever its capitals, port, final slash or dot, or form of an IPv6 address.
+    None: it is no http(s) URL, or has more than an origin.
 
-    Letters beyond ASCII stand in no Host and Origin that a browser sends: `site` translates them once.
+    Browsers send no letters beyond ASCII in Host and Origin; `site` translates those of --url once.
     """
     if len(url) > MAX_HOST + 20 or not url.isascii() or not url.isprintable() or "\\" in url:
         return None
@@ -64,15 +64,15 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class Site:
-    """The names of this server. Without any it is for this machine alone."""
+    """The names of this server. Without any, it serves this machine alone."""
 
     names: frozenset[str] = frozenset()
     any_address: bool = False
-    """Any IP address is a name of it too: bound to more than loopback. Only names can be pointed here by a stranger."""
+    """Any IP address is a name too, since it is bound to more than loopback. Strangers can point only names here."""
     origin: Origin | None = None
-    """Where people reach it, if a proxy stands in between."""
+    """The origin that people use, if there is a proxy in between."""
     proxies: tuple[Network, ...] = ()
-    """Whose X-Forwarded-For is believed."""
+    """The proxies whose X-Forwarded-For counts."""
 
     @property
     def url(self) -> str | None:
@@ -80,15 +80,15 @@ class Site:
 
     def knows(self, host: str) -> bool:
         """Whether a Host header names this server; the port does not matter, it may be forwarded."""
-        named = origin_of(f"http://{host}")
-        if named is None:
+        origin = origin_of(f"http://{host}")
+        if origin is None:
             return False
-        if named.host in self.names or is_loopback(named.host):
+        if origin.host in self.names or is_loopback(origin.host):
             return True
-        return self.any_address and _address(named.host) is not None
+        return self.any_address and _address(origin.host) is not None
 
     def is_own(self, origin: str, host: str) -> bool:
-        """Whether an Origin header is that of the page which this Host serves; another port is another site."""
+        """Whether an Origin header belongs to this Host's pages; another port is another site."""
         asking = origin_of(origin)
         if asking is None or origin.endswith("/"):
             return False
@@ -96,7 +96,7 @@ class Site:
 
 
 def site(host: str, url: str | None, people: People, proxies: Sequence[str] = ()) -> Site:
-    """The names of a server bound to `host`. It refuses to be reached from elsewhere before anybody can sign in."""
+    """The names of a server bound to `host`. Without accounts it must be reached from this machine only."""
     names = {host.strip("[]").lower().removesuffix(".")}
     origin = None
     if url is not None:
@@ -120,7 +120,7 @@ def site(host: str, url: str | None, people: People, proxies: Sequence[str] = ()
 
 
 def _ascii(url: str) -> str:
-    """A URL whose host is in any script, as a browser would write it."""
+    """A URL with a host in any script, as a browser would write it."""
     if url.isascii():
         return url
     import idna  # comes with gradio
@@ -161,14 +161,14 @@ def _address(text: str) -> Address | None:
 
 
 def address_of(peer: str | None, forwarded: str, site: Site) -> str | None:
-    """The address whose failed logins are counted together; None: it is not known to be of one person or office.
+    """The address whose failed logins are counted together; None: it is not known to be one person's or office's.
 
         peer is one of --proxy         the last address in X-Forwarded-For that is not a proxy's; None if there is none
-        peer is this machine           None: it may be a proxy, or ssh, that says nothing of who comes through it
-        peer is of a private network   None if people come by --url and no --proxy was given: it is likely that proxy
-        any other peer                 its address; of IPv6 the network, because one machine has 2^64 addresses there
+        peer is this machine           None: it may be a proxy, or ssh, that does not reveal the origin
+        peer is in a private network   None with --url and without --proxy: it is likely that proxy
+        any other peer                 its address; for IPv6 the network, because one machine has 2^64 addresses there
 
-    Without --proxy nobody's header is read, so that whoever writes one gains nothing.
+    Without --proxy the header is ignored, so forging it is useless.
     """
     address = _address(peer or "")
     if address is None:
@@ -188,7 +188,7 @@ def address_of(peer: str | None, forwarded: str, site: Site) -> str | None:
 
 
 def _hop(text: str) -> Address | None:
-    """One address of X-Forwarded-For; some proxies write its port beside it."""
+    """One address of X-Forwarded-For; some proxies add its port."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -1,13 +1,13 @@
-"""Who may try a password now: the one place that counts failed logins.
+"""Throttling of password attempts: the one place that counts failed logins.
 
-    device   a browser that was in before under this name: it has a count of its own, and no other count stops it
+    device   a known browser under this name: it has its own count, and no other count stops it
     address  everybody else, if the address is known to be theirs: the first failures are free, then each wait is twice
              the one before
     name     everybody else, whatever their address
 
-An attempt is made only if every count that concerns it allows it, and else nothing is counted: who is stopped at the
-address cannot keep a name closed, and who tries a closed name does not use up the address of an office. Counts are held
-in memory, so a restart forgets them; keys are hashed and bounded in number, whatever strangers send.
+An attempt is made only if every count for it allows it; otherwise none counts it. So somebody stopped at the address
+cannot keep a name closed, and attempts at a closed name do not use up the address of an office. Counts are in memory,
+so a restart forgets them; keys are hashed and bounded in number, whatever strangers send.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Throttle:
         return max(0.0, self._failures.get(self._hash(key), (0, 0.0))[1] - self.clock())
 
     def count(self, key: str) -> None:
-        """An attempt that is about to be checked: many at once are not all free. Success takes it back."""
+        """Count an attempt before it is checked, so that many at once are not all free. Success takes it back."""
         now, hashed = self.clock(), self._hash(key)
         failures, allowed_at = self._failures.get(hashed, (0, now))
         if now > allowed_at + self.longest_s:
@@ -59,14 +59,14 @@ class Throttle:
         self._failures[hashed] = (failures + 1, now + (min(2.0 ** min(over, 30), self.longest_s) if over >= 0 else 0))
 
     def forgive(self, key: str, *, all_of_them: bool) -> None:
-        """The attempt was right: take it back, or forget the key."""
+        """Take back an attempt that was right, or forget the key."""
         hashed = self._hash(key)
         failures, _ = self._failures.pop(hashed, (0, 0.0))
         if failures > 1 and not all_of_them:
             self._failures[hashed] = (failures - 1, self.clock())
 
     def _make_room(self, now: float) -> None:
-        """Forget the keys that have no effect any more, or else those that wait the shortest: a flood opens no lock."""
+        """Forget keys without effect, or else those with the shortest wait, so that a flood does not open a lock."""
         self._failures = {k: v for k, v in self._failures.items() if v[1] + self.longest_s > now}
         if len(self._failures) >= MAX_KEYS:
             for key in heapq.nsmallest(MAX_KEYS // 10, self._failures, key=lambda key: self._failures[key][1]):
@@ -86,10 +86,10 @@ class Attempts:
         self._lock = threading.Lock()
 
     def begin(self, name: str, address: str | None, device: str | None) -> None:
-        """Count an attempt at a password, before it is checked. Throttled: it may not be made now, and counts nowhere.
+        """Count an attempt at a password before it is checked. Throttled: it must wait, and counts nowhere.
 
-        address  None: not known to be of one person or office
-        device   what a browser that was in before under this name proves; None: it was not
+        address  None: not known to be one person's or office's
+        device   the token of a known browser under this name; None for any other
         """
         with self._lock:
             counts = list(self._counts(name, address, device))
@@ -102,8 +102,8 @@ class Attempts:
             raise Throttled(f"too many failed attempts; try again in {_duration(seconds)}", seconds)
 
     def succeeded(self, name: str, address: str | None, device: str | None) -> None:
-        """The attempt was right. One's own account does not pay for guesses at others, nor a known browser for those
-        that strangers make at its name."""
+        """Take back an attempt that was right. It does not clear guesses at other accounts, and a known browser's does
+        not clear strangers' guesses at its name."""
         with self._lock:
             for count, key in self._counts(name, address, device):
                 count.forgive(key, all_of_them=count is not self.by_address)

@@ -1,1 +1,1 @@
-"""Where labels come from besides people: a rubric, a judge, a reward model, a file; and what the stage says of them."""
+"""Sources of labels besides people: a rubric, a judge, a reward model, a file; and the stage's report on labels."""

@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint as a judge of pairs: each is asked in both orders."""
+"""A language model behind an OpenAI-compatible endpoint as a judge of pairs, each in both orders."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ui.sources.material import Material
 
 
 def judge_pairs(config: LabelConfig, store: Store, items: Material) -> None:
-    """Have the pairs judged that are not yet; what is judged is stored at once, so an interrupted run continues."""
+    """Judge the pairs without a judgement. Each is stored at once, so an interrupted run continues."""
     annotator = config.programs["judge"]
     store.add_items(items.asked)
-    done = store.judged("judge", annotator) & {item.item_id for item in items.asked}
-    todo = [item for item in items.asked if item.item_id not in done]
-    say(f"judge {config.judge_model}: {len(todo)} pairs to judge in both orders, {len(done)} judged before")
+    judged_ids = store.judged("judge", annotator) & {item.item_id for item in items.asked}
+    todo = [item for item in items.asked if item.item_id not in judged_ids]
+    say(f"judge {config.judge_model}: {len(todo)} pairs to judge in both orders, {len(judged_ids)} judged before")
     endpoint = Endpoint(config.judge_url or "", config.judge_model or "", config.judge_parameters)
     try:
         for number, judged in enumerate(in_parallel(lambda item: _judge(endpoint, item), todo), start=1):
@@ -31,13 +31,13 @@ def judge_pairs(config: LabelConfig, store: Store, items: Material) -> None:
 
 def _judge(endpoint: Endpoint, item: Item) -> ProgramLabel:
     a, b = item.answers
-    there, _ = verdict(endpoint.ask(SYSTEM, question(item.prompt, a.text, b.text)))
+    first, _ = verdict(endpoint.ask(SYSTEM, question(item.prompt, a.text, b.text)))
     back, _ = verdict(endpoint.ask(SYSTEM, question(item.prompt, b.text, a.text)))
-    return ProgramLabel(item.item_id, _tiers(there, back))
+    return ProgramLabel(item.item_id, _tiers(first, back))
 
 
-def _tiers(there: Mark | None, back: Mark | None) -> Tiers | None:
-    """Tiers of the two answers from the verdicts in the two orders; None when a reply holds no verdict."""
-    if there is None or back is None:
+def _tiers(first: Mark | None, back: Mark | None) -> Tiers | None:
+    """Tiers of the two answers from the marks in the two orders; None if a reply has no mark."""
+    if first is None or back is None:
         return None
-    return {1.0: [[0], [1]], 0.0: [[1], [0]], 0.5: [[0, 1]]}[agreement(there, back)]
+    return {1.0: [[0], [1]], 0.0: [[1], [0]], 0.5: [[0, 1]]}[agreement(first, back)]

@@ -1,8 +1,8 @@
-"""Where labels come from. Each source puts what it says into the store; the label stage exports from there.
+"""Sources of labels. Each source writes its labels to the store, and the label stage exports from there.
 
-human         the browser: here only what to ask about, in which order, and whether enough is answered
+human         the browser: here only the queue, its order, and whether there are enough labels
 simulated     a named rubric ranks all K answers of a prompt
-import        rankings in somebody else's file
+import        rankings in a file
 judge         a model behind an HTTP endpoint compares the pairs that people would be shown
 reward_model  a sequence-classification model scores all K answers of a prompt
 """
@@ -38,22 +38,22 @@ MOST_RANKED = 9
 
 @dataclass
 class Material:
-    """The items of the current candidates. Labels about anything else in the store are left alone."""
+    """The items of the current candidates. Labels of other items in the store are left alone."""
 
     whole: list[Item] = field(default_factory=list)
     """Each prompt with all K answers."""
     asked: list[Item] = field(default_factory=list)
-    """What people are asked about, and the judge where they are pairs: in that order, if it is random."""
+    """Items for people, in this order if it is random. The judge gets them too if they are pairs."""
     other: list[Item] = field(default_factory=list)
-    """Pairs of the same answers that were not chosen this time; labels they have from before still hold."""
+    """Pairs of the same answers that were not chosen this time; their earlier labels still count."""
     chance: list[float] = field(default_factory=list)
-    """The probability with which the draw took each of `asked` from among its prompt's pairs."""
+    """The probability of each item of `asked` to be drawn from its prompt's pairs."""
     uncertainty: dict[str, float] = field(default_factory=dict)
-    """How open a reward model leaves a pair, by item id, where there are scores."""
+    """The reward model's uncertainty about a pair, by item id, if there are scores."""
     imported: list[str] = field(default_factory=list)
     """Item ids of the imported file."""
     identical: int = 0
-    """Pairs with equal texts: nobody is asked about them."""
+    """Number of pairs with equal texts, which nobody labels."""
 
     def item_ids(self, source: Source) -> list[str]:
         if source == "import":
@@ -68,7 +68,7 @@ PromptScores = Mapping[str, Sequence[float]]
 
 
 def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: PromptScores | None = None) -> Material:
-    """Items for every prompt, and which of them are asked about: a function of the seed and the prompt."""
+    """Items for every prompt, and the choice of those to ask about, which depends on the seed and the prompt alone."""
     items = Material()
     order = sorted(candidates, key=lambda row: random.Random(f"{config.seed}/{row.prompt_id}").random())
     for row in order:  # shuffled, so that a queue that is half done covers every category
@@ -90,10 +90,10 @@ def _to_compare(
     items.identical += len(pairs) - len(different)
     rng.shuffle(different)
     in_pairs = [_item(row, [row.candidates[i], row.candidates[j]]) for i, j in different]
-    asked = in_pairs[:asked_about]
-    items.asked += asked
+    share = in_pairs[:asked_about]
+    items.asked += share
     items.other += in_pairs[asked_about:]
-    items.chance += [len(asked) / len(in_pairs) for _ in asked]
+    items.chance += [len(share) / len(in_pairs) for _ in share]
     if scores is not None:
         for item, (i, j) in zip(in_pairs, different, strict=True):
             items.uncertainty[item.item_id] = selection.uncertainty(scores[i], scores[j])
@@ -114,7 +114,7 @@ def _item(row: CandidateSet, answers: list[Candidate]) -> Item:
 
 
 def tiers_of(scores: Sequence[float]) -> Tiers:
-    """Best first; equal scores are ties."""
+    """Tiers by score, best first; equal scores are ties."""
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     return [list(tier) for _, tier in groupby(order, key=lambda index: scores[index])]
 
@@ -123,19 +123,19 @@ def tiers_of(scores: Sequence[float]) -> Tiers:
 
 
 def ask_people(config: LabelConfig, store: Store, items: Material) -> None:
-    """Put into the queue that the labelling page works through what people are to be asked about."""
+    """Fill the queue of the labelling page."""
     ids = store.add_items(items.asked)
     if config.selection == "random":
-        asked = selection.uniform(ids, items.chance)
+        queue = selection.uniform(ids, items.chance)
     else:
-        asked = _by_uncertainty(config, store, items)
-    store.ask(asked, config.labels_per_pair)
+        queue = _by_uncertainty(config, store, items)
+    store.ask(queue, config.labels_per_pair)
 
 
 def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[QueueEntry]:
     """As many pairs as a random queue would have, out of all pairs of all prompts.
 
-    What people have begun stays in the queue, and comes first, with the selection that chose it.
+    Pairs that people have begun stay in the queue and come first, with the selection that chose them.
     """
     pool = {item.item_id: item for item in [*items.asked, *items.other]}
     votes, before = store.votes(), store.asked()
@@ -153,14 +153,14 @@ def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[
         for name, item in pool.items()
         if name not in begun
     }
-    # Another draw for another stand of the labels, and the same for the same.
+    # The draw depends on the labels so far, and is the same for the same labels.
     rng = random.Random(f"{config.seed}/selection/{sorted(begun)}")
-    drawn = selection.draw(weights, max(0, len(items.asked) - len(begun)), config.control_share, rng)
-    store.add_items([pool[one.item_id] for one in drawn])
+    entries = selection.draw(weights, max(0, len(items.asked) - len(begun)), config.control_share, rng)
+    store.add_items([pool[one.item_id] for one in entries])
     first = sorted(begun, key=lambda name: -begun[name])
     if config.scores is None and not items.uncertainty:
-        say("selection: no scores of a reward model; pairs are weighted by how people disagree alone")
-    return [before.get(name, QueueEntry(name, "random", 1.0)) for name in first] + drawn
+        say("selection: no scores of a reward model; pairs are weighted by people's disagreement alone")
+    return [before.get(name, QueueEntry(name, "random", 1.0)) for name in first] + entries
 
 
 def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
@@ -169,9 +169,9 @@ def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
     scores: dict[str, list[float]] = {}
     for number, values in read_jsonl(path):
         row = parse_row(_ScoreRow, values, f"{path}:{number}")
-        wanted = answers.get(row.prompt_id)
-        if wanted is not None and len(row.scores) != wanted:
-            raise DataError(f"{path}:{number}: scores: {len(row.scores)} for the {wanted} answers that were sampled")
+        count = answers.get(row.prompt_id)
+        if count is not None and len(row.scores) != count:
+            raise DataError(f"{path}:{number}: scores: {len(row.scores)} for {count} sampled answers")
         scores[row.prompt_id] = row.scores
     if missing := answers.keys() - scores.keys():
         raise DataError(f"{path}: no scores for {len(missing)} of {len(answers)} prompts; score the current answers")
@@ -187,22 +187,22 @@ class _ScoreRow(Row):
 
 
 def set_gold(config: LabelConfig, store: Store, use: Literal["check", "qualification"], dropped: Dropped) -> int:
-    """Put the items with known answers that the config names into the store. Returns how many."""
+    """Write the config's items with known answers to the store. Returns their number."""
     path = config.gold if use == "check" else config.qualification
-    items, known = known_answers(config, path, dropped) if path else ([], [])
+    items, gold = known_answers(config, path, dropped) if path else ([], [])
     store.add_items(items)
-    store.set_gold(use, known)
-    return len(known)
+    store.set_gold(use, gold)
+    return len(gold)
 
 
 def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[list[Item], list[Gold]]:
-    """The items of a file, and what is known of them; a DataError where nothing in it can be used."""
-    known: dict[str, Gold] = {}
+    """The items of a file, and their known answers; a DataError if none can be used."""
+    gold: dict[str, Gold] = {}
     contradicted = set()
     items = []
     for row in read_preferences(path, dropped, config.on_bad_rows, config.ignore_columns):
         tiers, completions = row.tiers, row.completions
-        if config.task == "pairs" and len(completions) > 2:  # of a ranking the pair that is furthest apart
+        if config.task == "pairs" and len(completions) > 2:  # the best and the worst of a ranking
             best, worst = row.tiers[0][0], row.tiers[-1][-1]
             tiers = [[0, 1]] if len(row.tiers) == 1 else [[0], [1]]
             completions = [row.completions[best], row.completions[worst]]
@@ -214,51 +214,51 @@ def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[li
             continue
         split = split_name(row.prompt, config.split)
         item = Item(row.prompt, [Text(text) for text in completions], row.category, split, {"file": path.name})
-        if item.item_id in known and not agrees(known[item.item_id].tiers, tiers):
+        if item.item_id in gold and not agrees(gold[item.item_id].tiers, tiers):
             contradicted.add(item.item_id)
-        known.setdefault(item.item_id, Gold(item.item_id, tiers, row.explanation))
+        gold.setdefault(item.item_id, Gold(item.item_id, tiers, row.explanation))
         items.append(item)
     if contradicted:
         dropped.add("its annotators contradict each other", len(contradicted))
-    kept = [one for name, one in known.items() if name not in contradicted]
-    if not kept:
+    usable = [one for name, one in gold.items() if name not in contradicted]
+    if not usable:
         raise DataError(f"{path}: no known answer in it can be used (dropped: {dropped})")
-    return items, kept
+    return items, usable
 
 
 # ---- Enough? ----------------------------------------------------------------------------------------------------
 
 
-def check_enough(store: Store, items: Material, labels_per_pair: int, wanted: int | None) -> None:
+def check_enough(store: Store, items: Material, labels_per_pair: int, target: int | None) -> None:
     """Raise LabelsWanted while people have not labelled what the config asks for."""
-    asked = store.asked()
+    queue = store.asked()
     answered = store.answered("human", items.item_ids("human"))
     labels = sum(kinds.count("label") for kinds in answered.values())
     skips = sum(kinds.count("skip") + kinds.count("flag") for kinds in answered.values())
-    open_pairs = sum(len(answered.get(name, [])) < labels_per_pair for name in asked)
-    if not asked:
+    open_pairs = sum(len(answered.get(name, [])) < labels_per_pair for name in queue)
+    if not queue:
         raise DataError("there is nothing to label: no two sampled answers to a prompt differ")
-    if open_pairs == 0 if wanted is None else labels >= wanted:
+    if open_pairs == 0 if target is None else labels >= target:
         if labels == 0:
-            raise LabelsWanted(f"all {len(asked)} pairs were skipped; take skips back with `u` on the labelling page")
+            raise LabelsWanted(f"all {len(queue)} pairs were skipped; take skips back with `u` on the labelling page")
         return
-    there = f"{labels} labels of people so far ({skips} skipped)"
-    if wanted is None:
-        missing = f"{open_pairs} of {len(asked)} pairs wait for an answer"
+    state = f"{labels} labels of people so far ({skips} skipped)"
+    if target is None:
+        missing = f"{open_pairs} of {len(queue)} pairs wait for an answer"
     elif open_pairs == 0:
         change = "lower label.labels_wanted or raise label.pairs_per_prompt"
-        missing = f"{wanted} are wanted, but every pair is answered: {change}"
+        missing = f"{target} are needed, but every pair is answered: {change}"
     else:
-        missing = f"{wanted} are wanted (label.labels_wanted), {open_pairs} of {len(asked)} pairs wait for an answer"
-    how = "Open the labelling page with `trueup label CONFIG`; `trueup run CONFIG` goes on when the labels are there."
-    raise LabelsWanted(f"{there}; {missing}.\n{how}")
+        missing = f"{target} are needed (label.labels_wanted), {open_pairs} of {len(queue)} pairs wait for an answer"
+    how = "Open the labelling page with `trueup label CONFIG`; `trueup run CONFIG` continues with enough labels."
+    raise LabelsWanted(f"{state}; {missing}.\n{how}")
 
 
 # ---- Simulated --------------------------------------------------------------------------------------------------
 
 
 def simulate(name: str, annotator: str, store: Store, items: Material) -> None:
-    """Rank every prompt's completions by a rubric, a stand-in for people that trueup/data/rubric.py shows whole."""
+    """Rank every prompt's completions by a rubric (trueup/data/rubric.py), as a stand-in for people."""
     from trueup.data.rubric import load_rubric
 
     rubric = load_rubric(name)
@@ -274,7 +274,7 @@ def simulate(name: str, annotator: str, store: Store, items: Material) -> None:
 
 
 def import_file(config: LabelConfig, store: Store, items: Material, dropped: Dropped) -> int:
-    """Take over the labels of `config.path`. Returns how many there are."""
+    """Import the labels of `config.path`. Returns their number."""
     assert config.path is not None
     rows = read_preferences(config.path, dropped, config.on_bad_rows, config.ignore_columns)
     imported = take_over(store, config.path, rows, dropped, config.split)
@@ -294,14 +294,14 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
     assert config.reward_model is not None
     loaded = load_reward_model(config.reward_model, config.model)
     prompts = [item.prompt for item in items.whole for _ in item.answers]
-    # As sampled, if this tokenizer reads it so; a reward model from elsewhere reads the text.
+    # The sampled tokens, if this tokenizer decodes them to the text; otherwise the text.
     rows = [
         sampled_ids(loaded.tokenizer, answer.text, answer.finished, answer.token_ids)
         or encode_completion(loaded.tokenizer, answer.text, answer.finished)
         for item in items.whole
         for answer in item.answers
     ]
-    flat = iter(score(loaded, prompts, rows, on_progress=lambda done: progress(done, len(rows))))
+    flat = iter(score(loaded, prompts, rows, on_progress=lambda count: progress(count, len(rows))))
     labels = []
     for item, item_id in zip(items.whole, store.add_items(items.whole), strict=True):
         labels.append(ProgramLabel(item_id, tiers_of([next(flat) for _ in item.answers])))

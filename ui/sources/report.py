@@ -18,7 +18,7 @@ from trueup.statistics.intervals import wilson
 from ui.labels.judgements import Tiers, agrees, names_itself
 
 ENOUGH_GOLD = 5
-"""Hidden checks below which nobody is said to have passed or failed."""
+"""Least number of hidden checks for an annotator to pass or fail."""
 
 
 KindsByItem = Mapping[Any, Mapping[str, Sequence[str]]]
@@ -26,17 +26,17 @@ KindsByItem = Mapping[Any, Mapping[str, Sequence[str]]]
 
 
 class SelfIdentified(Artifact):
-    """Labels in which a completion says which model it is from: they are kept, and can be excluded by their ids."""
+    """Labels in which a completion names its model. They stay, and can be excluded by their ids."""
 
     labels: int
     of: int
     label_ids: list[str]
     phrases: list[str]
-    """The most frequent ones."""
+    """The most frequent phrases."""
 
 
 class KnownAnswers(Estimate):
-    """Share of the hidden checks that an annotator answered as known."""
+    """Share of the hidden checks that an annotator answered rightly."""
 
     right: int
     passed: bool | None
@@ -58,18 +58,18 @@ class LabelReport(LabelSources):
     ties: int
     """Pairs whose completions are in one tier."""
     skips: dict[str, int]
-    """Items that were skipped, by source."""
+    """Skipped items, by source."""
     flags: dict[str, int]
-    """Items that were flagged, by source."""
+    """Flagged items, by source."""
     late: dict[str, int]
     """Labels that came after their item was full, by source."""
     self_identified: SelfIdentified
     length_baseline: Estimate | None
-    """Share of the pairs in which the longer completion, in characters, is preferred; null where none differ."""
+    """Share of the pairs in which the longer completion, in characters, is preferred; null if none differ."""
     dropped: dict[str, int]
     """Pairs and labels that are not in preferences.jsonl, by reason."""
     gold: dict[str, KnownAnswers]
-    """By annotator."""
+    """Results of hidden checks, by annotator."""
     demonstrations: int
     """Ideal completions that people wrote."""
     identical_pairs_not_shown: int
@@ -77,14 +77,14 @@ class LabelReport(LabelSources):
     """Share of strict labels in which the completion on the left is preferred; null without any."""
 
     def counts(self) -> LabelCounts:
-        """What the manifest says of them."""
+        """The counts for the manifest."""
         shared = ("by_source", "by_split", "ties", "skips")
         return LabelCounts(pairs=self.pairs.plain(), **{key: getattr(self, key) for key in shared})
 
 
 @dataclass(frozen=True)
 class Beside:
-    """What the report says beside the labels themselves."""
+    """Figures for the report that do not come from the labels."""
 
     dropped: dict[str, int]
     gold: dict[str, KnownAnswers]
@@ -100,7 +100,7 @@ def summarise(
     answered: KindsByItem,
     beside: Beside,
 ) -> LabelReport:
-    """Counts of labels, of the strict pairs in them and of what is no label; the length baseline."""
+    """Counts of labels, of their strict pairs and of other events; the length baseline."""
     kinds = {source: Counter(chain(*answered[source].values())) for source in sources}
     by_split = _counts(pair.split for pair in pairs)
     return LabelReport(
@@ -126,7 +126,7 @@ def _counts(values: Iterable[str]) -> dict[str, int]:
 
 
 def self_identified(rankings: Sequence[Ranking]) -> SelfIdentified:
-    """The labels in which a completion says which model it is from."""
+    """The labels in which a completion names its model."""
     phrase_of = {}
     for ranking in rankings:
         phrases = [phrase for text in ranking.completions if (phrase := names_itself(text))]
@@ -136,18 +136,18 @@ def self_identified(rankings: Sequence[Ranking]) -> SelfIdentified:
     return SelfIdentified(labels=len(phrase_of), of=len(rankings), label_ids=sorted(phrase_of), phrases=phrases)
 
 
-def gold(checks: Mapping[str, Sequence[tuple[Tiers, Tiers]]], wanted: float) -> dict[str, KnownAnswers]:
-    """How many hidden checks each annotator answered as known, and whether that is the share that is wanted."""
+def gold(checks: Mapping[str, Sequence[tuple[Tiers, Tiers]]], least: float) -> dict[str, KnownAnswers]:
+    """The share of hidden checks that each annotator answered rightly, and whether it is at least `least`."""
     by_annotator = {}
     for annotator, answers in sorted(checks.items()):
-        right = sum(agrees(tiers, known) for tiers, known in answers)
-        passed = right >= wanted * len(answers) if len(answers) >= ENOUGH_GOLD else None
+        right = sum(agrees(tiers, answer) for tiers, answer in answers)
+        passed = right >= least * len(answers) if len(answers) >= ENOUGH_GOLD else None
         by_annotator[annotator] = KnownAnswers(**dict(share(right, len(answers))), right=right, passed=passed)
     return by_annotator
 
 
 def length_baseline(pairs: Sequence[Preference]) -> Estimate | None:
-    """In which share of the pairs the longer answer won, in characters. Pairs of equal length say nothing of it."""
+    """Share of the pairs in which the longer answer won, in characters. Pairs of equal length do not count."""
     lengths = [(len(pair.chosen[0].content), len(pair.rejected[0].content)) for pair in pairs]
     differing = [(chosen, rejected) for chosen, rejected in lengths if chosen != rejected]
     return share(sum(chosen > rejected for chosen, rejected in differing), len(differing)) if differing else None

@@ -1,9 +1,9 @@
-"""Which pairs people are asked about first. Pure functions.
+"""The order in which people label pairs. Pure functions.
 
-By uncertainty means: pairs whose order a reward model leaves open, or whose prompt people judge differently, are drawn
-with a weight. What is drawn so is no sample of anything, and a figure over it is biased. Therefore every pair keeps a
-chance, a control share is drawn uniformly, and each pair is stored with the selection that drew it and the probability
-with which it did: figures come from the control share, or weigh by the inverse of the propensity.
+Selection by uncertainty gives a pair a larger weight in the draw if the reward model is unsure of its order, or if
+people disagree on its prompt. Such a draw is biased, and so is a figure over it. Therefore every pair keeps a chance, a
+control share is drawn uniformly, and each pair is stored with the selection that drew it and its probability: figures
+come from the control share, or weigh by the inverse of the propensity.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from ui.labels.items import QueueEntry
 
 FLOOR = 0.02
-"""Smallest weight: even a pair that the reward model is sure of has a chance."""
+"""Smallest weight, so that every pair has a chance."""
 
 
 def uncertainty(score_a: float, score_b: float) -> float:
-    """How open a reward model leaves a pair: 4 p (1 - p), with p = sigmoid(score_a - score_b), in [0, 1].
+    """The reward model's uncertainty about a pair: 4 p (1 - p), with p = sigmoid(score_a - score_b), in [0, 1].
 
     p is the Bradley-Terry probability that a is preferred; the variance of that coin is greatest, here 1, at p = 1/2.
     """
@@ -30,7 +30,7 @@ def uncertainty(score_a: float, score_b: float) -> float:
 def disagreement(votes: Sequence[int]) -> float:
     """Probability that two different labels of an item differ, in [0, 1], from the counts of each judgement.
 
-    Simpson's index, without replacement. Of fewer than two labels: 0.
+    Simpson's index, without replacement. It is 0 for fewer than two labels.
     """
     n = sum(votes)
     return 1 - sum(count * (count - 1) for count in votes) / (n * (n - 1)) if n > 1 else 0.0
@@ -42,36 +42,36 @@ def weight(open_by_model: float, open_by_people: float) -> float:
 
 
 def uniform(item_ids: Sequence[str], chance: Sequence[float]) -> list[QueueEntry]:
-    """Items in a random order that was drawn before; `chance` is that of each to be asked about at all."""
+    """Items in a random order that was drawn before; `chance` is each item's probability to be in it."""
     return [QueueEntry(name, "random", p) for name, p in zip(item_ids, chance, strict=True)]
 
 
 def draw(weights: Mapping[str, float], number: int, control_share: float, rng: random.Random) -> list[QueueEntry]:
-    """`number` of the items without replacement, in the order in which they are to be asked.
+    """`number` of the items without replacement, in the order for labelling.
 
-    Before each draw a coin decides: with probability `control_share` the item is drawn uniformly from those that are
-    left (selection `random`), else in proportion to its weight (selection `uncertainty`). The propensity is that of
-    this draw, given what was drawn before. Weighted draws are races of exponential clocks (Efraimidis and Spirakis
-    2006), which have no memory: what the control share takes out leaves the others' chances in proportion.
+    Before each draw a coin decides: with probability `control_share` the item is drawn uniformly from the rest
+    (selection `random`), otherwise in proportion to its weight (selection `uncertainty`). The propensity is the
+    probability of this draw, given the earlier ones. Weighted draws are races of exponential clocks (Efraimidis and
+    Spirakis 2006), which have no memory: removing an item for the control share keeps the other chances in proportion.
     """
     clocks = sorted(weights, key=lambda name: rng.expovariate(1.0) / weights[name])
     control = list(weights)
     rng.shuffle(control)
-    left = dict.fromkeys(weights)
-    by_weight, uniformly = _remaining(clocks, left), _remaining(control, left)
+    rest = dict.fromkeys(weights)
+    by_weight, uniformly = _remaining(clocks, rest), _remaining(control, rest)
     total = math.fsum(weights.values())
-    drawn = []
+    entries = []
     for _ in range(min(number, len(weights))):
         if rng.random() < control_share:
-            name, selection, chance = next(uniformly), "random", 1 / len(left)
+            name, selection, chance = next(uniformly), "random", 1 / len(rest)
         else:
             name = next(by_weight)
             selection, chance = "uncertainty", min(1.0, weights[name] / max(total, weights[name]))
-        drawn.append(QueueEntry(name, selection, chance))
-        del left[name]
+        entries.append(QueueEntry(name, selection, chance))
+        del rest[name]
         total -= weights[name]
-    return drawn
+    return entries
 
 
-def _remaining(order: Sequence[str], left: Mapping[str, None]) -> Iterator[str]:
-    return (name for name in order if name in left)
+def _remaining(order: Sequence[str], rest: Mapping[str, None]) -> Iterator[str]:
+    return (name for name in order if name in rest)

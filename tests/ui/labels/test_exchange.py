@@ -783,8 +783,8 @@ def test_a_task_with_a_key_too_many_is_a_leak_whatever_its_value() -> None:
     report.check(answer_of({"tasks": [{**task, "n": 3, "answers": [{"html": "", "text": "", "seed": 0}]}]}))
     assert [(hit.what, hit.excerpt) for hit in report.hits] == [
         ("a key that names provenance", "seed"),
-        ("a task holds more than its token and texts", "n"),
-        ("an answer holds more than its text", "seed"),
+        ("a task has more than its token and texts", "n"),
+        ("an answer has more than its text", "seed"),
     ]
 
 

@@ -237,7 +237,7 @@ def test_no_database_that_a_run_names_is_opened_unless_the_run_is_trusted(
     config = labelled.dir / "labels" / "config.yaml"
     config.write_text(config.read_text().replace("store: null", f"store: sqlite:///{elsewhere}"))
     run_app(labelled.dir)
-    assert not elsewhere.exists() and "say --trust if the run is your own" in capsys.readouterr().out
+    assert not elsewhere.exists() and "add --trust if the run is your own" in capsys.readouterr().out
     run_app(labelled.dir, trust=True)
     assert elsewhere.exists()
 

@@ -502,7 +502,7 @@ def test_people_change_their_own_password_and_are_out_everywhere_else(start: Any
         browser.post("/login", data={"name": "Ann", "password": PASSWORD})
     assert 'href="/password"' in here.get("/").text and here.get("/password").status_code == 200
     wrong = here.post("/password", data={"old": "not my password", "new": "another good password"})
-    assert wrong.status_code == 422 and "not your password of now" in said(wrong)
+    assert wrong.status_code == 422 and "not your current password" in said(wrong)
     short = here.post("/password", data={"old": PASSWORD, "new": "short"})
     assert short.status_code == 422 and "10 to 256 characters" in said(short) and there.get("/").status_code == 200
     assert here.post("/password", data={"old": PASSWORD, "new": "another good password"}).status_code == 303
