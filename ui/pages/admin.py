@@ -1,7 +1,7 @@
-"""The admin's page: how labelling goes, whom to look at, and whether more labels are worth their price.
+"""The admin's page: progress of labelling, findings on annotators, and whether more labels are worth their price.
 
-The page itself is one component without a value; what it shows is rendered by `summary_html` and fetched from the API,
-where the role is checked, so that nothing of it stands in the page's /config.
+The page is one component without a value. Its script fetches the result of `summary_html` from the API, which checks
+the role, so that the page's /config contains none of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ui.html import STATIC, render
 from ui.pages.gradio_shell import gr, one_component
 
 _AHEAD = 8
-"""Points of a curve that is drawn ahead of the data."""
+"""Points of a curve beyond the data."""
 
 
 def admin_blocks() -> gr.Blocks:
@@ -37,24 +37,24 @@ def admin_blocks() -> gr.Blocks:
 # ---- What the page shows ----------------------------------------------------------------------------------------
 
 
-def summary_html(found: Figures) -> Markup:
-    """The whole summary; the script replaces those of its parts that have changed."""
-    tables = sheets(found)
+def summary_html(figures: Figures) -> Markup:
+    """The whole summary; the script replaces the parts that have changed."""
+    tables = sheets(figures)
     habits, flags = tables["habits"].rows, tables["flags"]
     return render(
         "admin_summary",
         tables=tables,
         cells=_cells,
-        tiles=_tiles(found),
-        when=shown(found["as_of"]["now_utc"], "time"),
-        state=_state(found["as_of"]),
-        wanted=found["progress"]["wanted"],
-        done=found["progress"]["slots"]["done"],
-        findings=_findings(found["findings"]),
+        tiles=_tiles(figures),
+        when=shown(figures["as_of"]["now_utc"], "time"),
+        state=_state(figures["as_of"]),
+        wanted=figures["progress"]["wanted"],
+        done=figures["progress"]["slots"]["done"],
+        findings=_findings(figures["findings"]),
         habits=[_habit(row) for row in habits if row["share"]["value"] is not None],
         untold=[row["what"].lower() for row in habits if row["share"]["value"] is None],
-        worth=_worth(found),
-        charts=_charts(found),
+        worth=_worth(figures),
+        charts=_charts(figures),
         flags=replace(flags, rows=flags.rows[:20]),
     )
 
@@ -65,11 +65,11 @@ def _state(asof: Row) -> str:
     return f"{asof['events']:,} events"
 
 
-def _tiles(found: Row) -> list[tuple[str, str, str]]:
+def _tiles(figures: Row) -> list[tuple[str, str, str]]:
     """(name, value, note) of the figures at the top."""
-    progress = found["progress"]
-    alpha = next((row for row in found["agreement"] if row["measure"].startswith("Krippendorff")), None)
-    wanted, labels = progress["wanted"], progress["labels"]
+    progress = figures["progress"]
+    alpha = next((row for row in figures["agreement"] if row["measure"].startswith("Krippendorff")), None)
+    target, labels = progress["wanted"], progress["labels"]
     eta = about(progress["eta_h"]) if progress["eta_h"] is not None else "unknown"
     why = "" if progress["eta_h"] is not None else "nobody labelled in the last hour"
     if progress["eta_h"]:
@@ -77,12 +77,12 @@ def _tiles(found: Row) -> list[tuple[str, str, str]]:
     people = f"{progress['annotators']} {'person' if progress['annotators'] == 1 else 'people'}"
     busy = shown(progress["labels_per_busy_hour"], "number")
     return [
-        ("Labels", f"{labels:,}", f"of {wanted:,} wanted" if wanted else "no pairs are queued"),
+        ("Labels", f"{labels:,}", f"of {target:,} wanted" if target else "no pairs are queued"),
         ("Labels per hour", shown(progress["labels_per_hour"], "number"), f"now; {busy} over hours with labels"),
         (
             "Time left",
-            "done" if wanted and progress["eta_h"] == 0 else eta if wanted else UNKNOWN,
-            why if wanted else "",
+            "done" if target and progress["eta_h"] == 0 else eta if target else UNKNOWN,
+            why if target else "",
         ),
         ("Seconds per label", shown(progress["seconds"], "number"), "median, from first sight to decision"),
         ("Annotators", f"{progress['annotators_now']}", f"at work now; {people} in all"),
@@ -99,16 +99,16 @@ def _coefficient(row: Mapping[str, Any] | None) -> tuple[str, str]:
     return value, interval.removesuffix(")")
 
 
-def _findings(found: Sequence[Row]) -> dict[str | None, list[str]]:
+def _findings(findings: Sequence[Row]) -> dict[str | None, list[str]]:
     """The messages about each annotator; None: about all."""
     messages: dict[str | None, list[str]] = {}
-    for finding in found:
+    for finding in findings:
         messages.setdefault(finding["annotator"], []).append(finding["message"])
     return messages
 
 
 def _habit(row: Row) -> Row:
-    """A share with its interval drawn."""
+    """A share with a bar of its interval."""
     share = row["share"]
     bar = interval_bar(share["value"], share["ci_low"], share["ci_high"], row["chance"])
     return {"what": row["what"], "meaning": _chance(row), "bar": bar, "share": shown(share, "share"), "n": share["n"]}
@@ -123,8 +123,8 @@ def _p(p: float) -> str:
 
 
 def _cells(sheet: Sheet, row: Row) -> Iterator[tuple[Column, Any, str, str | None]]:
-    """(column, unrounded value, text, interval) of each cell. The interval stands below the value: a table with ten of
-    them stays readable."""
+    """(column, unrounded value, text, interval) of each cell. The interval is below the value, so that a table with ten
+    of them stays readable."""
     for column in sheet.columns:
         value, text = row[column.key], cell_text(row, column)
         if not isinstance(value, dict):
@@ -136,39 +136,39 @@ def _cells(sheet: Sheet, row: Row) -> Iterator[tuple[Column, Any, str, str | Non
             yield column, raw, figure, interval.removesuffix(")")
 
 
-def _worth(found: Row) -> Row | None:
-    """What a hundred more labels cost and narrow; None: no interval is known."""
-    worth = found["worth"]
-    known = [one for one in worth["quantities"] if one["half_width"] is not None]
-    # Without people's labels the reward model's interval may be known, as in a simulated campaign, and nothing narrows.
-    if not known or not worth["labels"]:
+def _worth(figures: Row) -> Row | None:
+    """The cost of a hundred more labels and their effect on intervals; None: no interval is known."""
+    worth = figures["worth"]
+    quantities = [one for one in worth["quantities"] if one["half_width"] is not None]
+    # Without people's labels, as in a simulated campaign, only the reward model may have an interval, which stays.
+    if not quantities or not worth["labels"]:
         return None
-    first = known[0]
-    enough = [one for one in known if one["half_width"] <= BAR]
+    first = quantities[0]
+    enough = [one for one in quantities if one["half_width"] <= BAR]
     return {
         "cost": f"about {about(worth['hours'])} of people’s time" if worth["hours"] is not None else "an unknown time",
         "gain": f"from ±{100 * first['half_width']:.1f} to ±{100 * first['half_width_after']:.1f} points what is known "
         f"of “{first['quantity'].lower()}”",
-        "verdict": f"{len(enough)} of {len(known)} figures are within ±{100 * BAR:.0f} points already."
+        "verdict": f"{len(enough)} of {len(quantities)} figures are within ±{100 * BAR:.0f} points already."
         if enough
         else f"None of these figures is within ±{100 * BAR:.0f} points yet.",
         "reward": "Held-out accuracy narrows as far as further labels fall on held-out prompts."
         if worth["reward_model"]
         else "There is no reward model yet; its held-out accuracy joins this table when there is.",
-        "chart": _worth_chart(found, known),
+        "chart": _worth_chart(figures, quantities),
     }
 
 
 _Chart = tuple[str, Markup, Sequence[tuple[str, str]]]
-"""The title, the picture, and (name, style) of its lines where they need a legend."""
+"""The title, the picture, and (name, style) of its lines if they need a legend."""
 
 
-def _worth_chart(found: Row, known: Sequence[Row]) -> _Chart:
-    labels, series, keys = found["worth"]["labels"], [], []
+def _worth_chart(figures: Row, quantities: Sequence[Row]) -> _Chart:
+    labels, series, keys = figures["worth"]["labels"], [], []
     ahead = [labels + step * max(100, labels // 2) / _AHEAD for step in range(_AHEAD + 1)]
-    for number, one in enumerate(known[:4]):
+    for number, one in enumerate(quantities[:4]):
         style = f"s-{number}"
-        past = [row for row in found["history"] if row.get(one["key"]) is not None]
+        past = [row for row in figures["history"] if row.get(one["key"]) is not None]
         if len(past) > 1:
             series.append(
                 Series(one["quantity"], style, [100 * r[one["key"]] for r in past], [r["labels"] for r in past])
@@ -180,13 +180,13 @@ def _worth_chart(found: Row, known: Sequence[Row]) -> _Chart:
     return "Half-width of the interval in points; dashed: expected", chart, keys
 
 
-def _charts(found: Row) -> list[_Chart]:
+def _charts(figures: Row) -> list[_Chart]:
     """The charts over time that have something to show."""
-    charts: list[_Chart] = [("Labels per hour", _hours_chart(found), ())]
-    drift = found["drift"]
+    charts: list[_Chart] = [("Labels per hour", _hours_chart(figures), ())]
+    drift = figures["drift"]
     if len(drift) > 1:
         last = [step["last"] for step in drift]
-        named = [("left", "left answer", "s-0"), ("longer", "longer answer", "s-1"), ("tie", "tie", "s-2")]
+        lines = [("left", "left answer", "s-0"), ("longer", "longer answer", "s-1"), ("tie", "tie", "s-2")]
         shares = [
             Series(
                 name,
@@ -194,9 +194,9 @@ def _charts(found: Row) -> list[_Chart]:
                 [100 * v if (v := step[key]["value"]) is not None else float("nan") for step in drift],
                 last,
             )
-            for key, name, style in named
+            for key, name, style in lines
         ]
-        keys = [(name, style) for _, name, style in named]
+        keys = [(name, style) for _, name, style in lines]
         charts.append(("Percent of labels", line_chart(shares, "labels", "percent"), keys))
         timed = [step for step in drift if step["seconds"] is not None]
         seconds = Series("median", "s-0", [step["seconds"] for step in timed], [step["last"] for step in timed])
@@ -204,22 +204,22 @@ def _charts(found: Row) -> list[_Chart]:
     return [chart for chart in charts if chart[1]]
 
 
-def _hours_chart(found: Row) -> Markup:
+def _hours_chart(figures: Row) -> Markup:
     """Labels of each hour as steps, up to now; hours without labels are zero."""
-    if not found["hours"]:
+    if not figures["hours"]:
         return Markup("")
-    now_h = _hours(found["as_of"]["now_utc"])
-    made = {int(_hours(row["hour_utc"])): row["labels"] for row in found["hours"]}
-    first = max(min(made), int(now_h) - 72)
+    now_h = _hours(figures["as_of"]["now_utc"])
+    by_hour = {int(_hours(row["hour_utc"])): row["labels"] for row in figures["hours"]}
+    first = max(min(by_hour), int(now_h) - 72)
     x: list[float] = [first - now_h]
     y: list[float] = [0]
     for hour in range(first, int(now_h) + 1):
         x += [hour - now_h, min(hour + 1 - now_h, 0)]
-        y += [made.get(hour, 0)] * 2
+        y += [by_hour.get(hour, 0)] * 2
     x, y = [*x, 0], [*y, 0]
     return line_chart([Series("labels", "s-0 steps", y, x)], "hours from now", "labels per hour")
 
 
 def _hours(utc: str) -> float:
-    """Since the epoch."""
+    """Hours since the epoch."""
     return datetime.fromisoformat(utc).timestamp() / 3600

@@ -19,7 +19,7 @@ PAGE = 1_000
 
 
 def admin_api(live: Live) -> APIRouter:
-    """The routes over the statistics of a store. Plain functions: they compute, and so run on threads."""
+    """The routes over the statistics of a store. They are plain functions, which run on threads, since they compute."""
     router = APIRouter(prefix="/api/v1/admin", tags=["admin"])
 
     @router.get("/summary")
@@ -29,7 +29,7 @@ def admin_api(live: Live) -> APIRouter:
 
     @router.get("/summary.html", response_class=HTMLResponse)
     def summary_page(who: Admin) -> HTMLResponse:
-        """The same as a piece of HTML, for the page."""
+        """The figures as a piece of HTML, for the page."""
         return HTMLResponse(summary_html(live.figures()), headers={"Cache-Control": "no-store"})
 
     @router.get("/table.csv", response_class=Response)
@@ -47,9 +47,9 @@ def admin_api(live: Live) -> APIRouter:
         after: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
         limit: Annotated[int, Query(ge=1, le=10 * PAGE)] = PAGE,
     ) -> dict[str, Any]:
-        """Events as stored, oldest first: those after an event id, and the id to ask for next (null: no more yet)."""
-        wanted = (event.c.event_id > after, event.c.event_id <= newest_event(live.store))
-        query = sa.select(event).where(*wanted).order_by(event.c.event_id).limit(limit)
+        """Stored events after an event id, oldest first, and the id for the next request (null: no more yet)."""
+        conditions = (event.c.event_id > after, event.c.event_id <= newest_event(live.store))
+        query = sa.select(event).where(*conditions).order_by(event.c.event_id).limit(limit)
         with live.store.read() as db:
             rows = [dict(row) for row in db.execute(query).mappings()]
         return {"events": rows, "next_after": rows[-1]["event_id"] if len(rows) == limit else None}

@@ -1,6 +1,6 @@
-"""The comparison page: the verdict, what each judge says, and all policies' answers side by side.
+"""The comparison page: the verdict, the figures of each judge, and all policies' answers side by side.
 
-Reads compare/report.json and compare/samples.jsonl of a run. Not blind: it is for whoever looks at the result.
+It reads compare/report.json and compare/samples.jsonl of a run. It is not blind, since it shows the result.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which prompts are looked at."""
+    """A choice of prompts."""
 
     category: str = ALL
     winner: str = ANY
     judge: str | None = None
-    """By whom `winner` is preferred; None: by the first."""
+    """The judge that prefers `winner`; None: the first judge."""
 
     def keeps(self, row: Row) -> bool:
         if self.category not in (ALL, row.get("category") or "none"):
@@ -49,7 +49,7 @@ class Wanted:
 
 
 class Comparison:
-    """What the page shows, read at each look, so that a run which goes on is shown as it is."""
+    """The content of the page, read for each request, so that it is current while a run continues."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -65,7 +65,7 @@ class Comparison:
         return report
 
     def judges(self) -> list[str]:
-        """None of a report that cannot be read: the page says what is wrong with it where the verdict stands."""
+        """Names of the judges; empty if the report cannot be read: then the page shows that in place of the verdict."""
         try:
             return list(self.report().judges)
         except RunError:
@@ -75,37 +75,37 @@ class Comparison:
         return summary_html(self.report(), self.findings(), links)
 
     def findings(self) -> list[Finding]:
-        """What the stage found, the verdict among it; in its manifest, and so there only when it is finished."""
+        """The stage's findings, with the verdict. They are in its manifest, so only a finished stage has them."""
         try:
-            found = runs.find_stage(self.folder.parent, "compare")
+            stage = runs.find_stage(self.folder.parent, "compare")
         except RunError:
             return []
-        return found.manifest.verdict.findings if found else []
+        return stage.manifest.verdict.findings if stage else []
 
-    def samples(self, wanted: Wanted | None = None) -> list[dict[str, Any]]:
+    def samples(self, selection: Wanted | None = None) -> list[dict[str, Any]]:
         path = self.folder / "samples.jsonl"
         rows = [row for _, row in read_jsonl(path)] if path.is_file() else []
-        return [row for row in rows if wanted is None or wanted.keeps(row)]
+        return [row for row in rows if selection is None or selection.keeps(row)]
 
 
 # ---- Parts of the page ------------------------------------------------------------------------------------------
 
 
 def guarded(build: Callable[..., Markup], *arguments: Any) -> Markup:
-    """A part of the page, or a sentence where the files do not hold what a comparison writes: a run is data."""
+    """A part of the page, or a sentence if the files are not as a comparison writes them: a run is data."""
     try:
         return build(*arguments)
     except RunError as error:
         return render("compare_note", text=str(error))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        text = f"This part of the comparison cannot be shown: its files are not as written ({error!r:.200})."
+        text = f"This part of the comparison cannot be shown: its files have changed ({error!r:.200})."
         return render("compare_note", text=text)
 
 
 def summary_html(
     report: ComparisonFigures, findings: Sequence[Finding], links: Sequence[tuple[str, str]] = ()
 ) -> Markup:
-    """The verdict, what else was found, where to go from here, and one row per judge."""
+    """The verdict, the other findings, links, and one row per judge."""
     verdict = report.verdict
     label, tone = OUTCOMES[verdict.outcome]
     drawn = Markup('<span class="tu-hide">Interval, and won / tied / lost</span>')
@@ -135,7 +135,7 @@ class _JudgeRow:
 
     title: str
     notes: Sequence[tuple[str | None, str]]
-    """(class, text) of what stands below the title."""
+    """(class, text) of the lines below the title."""
     rate: Rate
     controlled: float | None
     """The win rate at equal length."""
@@ -167,7 +167,7 @@ def _plain(name: str) -> str:
 
 
 def sample_html(samples: Sequence[Row], index: int, diff: bool = False) -> Markup:
-    """One prompt, whom each judge prefers on it, and every answer; `diff` marks word by word what differs."""
+    """One prompt, each judge's preference, and every answer; `diff` marks differences word by word."""
     if not samples:
         return render("compare_note", text="No prompt is like that.")
     row = samples[index]
@@ -191,7 +191,7 @@ def _bar(share: float | None) -> Markup:
 
 @dataclass(frozen=True)
 class _Card:
-    """An answer, and what is known of it."""
+    """An answer with its figures."""
 
     title: str
     text: Markup
@@ -200,7 +200,7 @@ class _Card:
 
 
 def _pair(before: Row, after: Row, diff: bool) -> list[_Card]:
-    """The two answers; words are marked only where both have enough words in common."""
+    """The two answers; words are marked only if the two have enough words in common."""
     marks = marked(str(before["text"]), str(after["text"])) if diff else None
     first, second = marks or (None, None)
     return [_card("SFT", before, first), _card("Aligned", after, second)]
@@ -223,7 +223,7 @@ def _card(title: str, answer: Row, marks: Markup | None = None) -> _Card:
 
 
 def compare_blocks(comparison: Comparison, links: Callable[[], Sequence[tuple[str, str]]]) -> gr.Blocks:
-    """Everything is filled by handlers: what stands in a component at build time is in the page's /config.
+    """The page. Handlers fill it, because values of components at build time are in the page's /config.
 
     links  (address, title) of the other pages about this result
     """
@@ -264,12 +264,12 @@ def compare_blocks(comparison: Comparison, links: Callable[[], Sequence[tuple[st
         with gr.Row(elem_classes="tu-controls"):
             diff = gr.Checkbox(label="Mark what differs, word by word", container=False, elem_id="diff")
         pair = gr.HTML(elem_id="pair")
-        shown, asked = [at, pair, position], [category, winner, judge, diff]
+        outputs, filters = [at, pair, position], [category, winner, judge, diff]
         quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        blocks.load(look, None, [summary, category, judge, *shown], **quiet)
+        blocks.load(look, None, [summary, category, judge, *outputs], **quiet)
         for filtered in (category, winner, judge):
-            filtered.input(lambda *wanted: move(0, *wanted), asked, shown, **quiet)
-        diff.input(lambda index, *wanted: move(index, *wanted), [at, *asked], shown, **quiet)
-        back.click(lambda index, *wanted: move(index - 1, *wanted), [at, *asked], shown, **quiet)
-        on.click(lambda index, *wanted: move(index + 1, *wanted), [at, *asked], shown, **quiet)
+            filtered.input(lambda *values: move(0, *values), filters, outputs, **quiet)
+        diff.input(lambda index, *values: move(index, *values), [at, *filters], outputs, **quiet)
+        back.click(lambda index, *values: move(index - 1, *values), [at, *filters], outputs, **quiet)
+        on.click(lambda index, *values: move(index + 1, *values), [at, *filters], outputs, **quiet)
     return blocks

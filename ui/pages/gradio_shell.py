@@ -1,9 +1,9 @@
-"""What is used of Gradio: how a page of it is made, and how it is mounted. Whoever needs Gradio imports it from here.
+"""Our use of Gradio: making a page and mounting it. Other modules import Gradio from here.
 
-Two things are done before `import gradio`. It is told not to look for a newer version of itself, nor to count who uses
-it. And its stubs are left out: whenever Gradio is imported, its component classes read their own sources, parse them
-and write them out again as type stubs into the installed package. That is for people who develop Gradio; it takes half
-of the import, and two servers that start at once write the same files. Nothing at run time reads the stubs.
+Two things happen before `import gradio`. Its checks for new versions and its usage counts are turned off. And its stubs
+are left out: on each import, Gradio's component classes parse their own sources and write them as type stubs into the
+installed package. That is for developers of Gradio; it takes half of the import, and two servers that start at once
+write the same files. Nothing at run time reads the stubs.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _MONO = ["ui-monospace", "monospace"]
 
 
 def one_component(title: str, html: str, script: str) -> gr.Blocks:
-    """A page of one component without a value: what it shows comes over the API, and never stands in its /config."""
+    """A page of one component without a value. Its content comes from the API, so it is never in the /config."""
     with gr.Blocks(analytics_enabled=False, title=f"{title} · Trueup", fill_width=True) as blocks:
         gr.HTML(html_template=html, js_on_load=script, apply_default_css=False)
     return blocks

@@ -1,8 +1,7 @@
 """HTTP API of labelling, `/api/v1`: typed, and idempotent by client UUID.
 
-Called by the page. What it returns is all that a labelling browser ever gets to know about an answer: its text.
-No commit holds up the event loop: what writes takes its turn on a thread (ui.pages.turns), and what reads is a plain
-function, which FastAPI runs on another.
+The page calls it. A labelling browser gets nothing about an answer but its text. No commit blocks the event loop:
+writes take turns on a thread (ui.pages.turns), and reads are plain functions, which FastAPI runs on another.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from ui.pages.turns import Busy, Turns
 from ui.people.accounts import Admin, Annotator, Person
 
 MOST_PROBLEMS = 10
-"""So many problems of one request are told."""
+"""Most problems in the response to one request."""
 
 # ---- What a page adds to the service's own classes --------------------------------------------------------------
 
@@ -54,7 +53,7 @@ class RenderedText:
     """One completion."""
 
     html: str
-    """Rendered and safe."""
+    """Safe HTML."""
     text: str
 
 
@@ -63,14 +62,14 @@ class RenderedTask(TaskHead):
     """A task as a page shows it."""
 
     prompt: str
-    """HTML, rendered and safe."""
+    """Safe HTML."""
     answers: list[RenderedText]
-    """In the order in which they are to be shown."""
+    """The answers in the order on the page."""
 
 
 @dataclass(frozen=True)
 class PageSettings:
-    """How a page over these tasks looks."""
+    """The settings of a page over these tasks."""
 
     scale: Scale
     criteria: tuple[str, ...]
@@ -78,30 +77,30 @@ class PageSettings:
     guideline_line: str
     me: str
     campaign: str
-    """A random name: what a browser could not send yet belongs to this campaign."""
+    """A random name, under which a browser stores what it could not send yet."""
     reveals: bool
-    """Votes: each is final, and answered with whose completions they were."""
+    """Votes only: each is final, and the response names the policies of its completions."""
     sees_figures: bool
-    """Whether you may ask for the running win rate of the votes."""
+    """Whether this person may see the running win rate of the votes."""
 
 
 @dataclass(frozen=True)
 class Opening(Worklist[RenderedTask]):
-    """What a page needs to begin."""
+    """The first tasks and the settings of a page."""
 
     settings: PageSettings
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A completion was kept."""
+    """A completion was saved."""
 
     saved: Literal[True] = True
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, in a sentence."""
+    """A problem, in a sentence."""
 
     detail: str
 
@@ -115,7 +114,7 @@ _STALE: dict[int | str, dict[str, Any]] = {
 
 
 class OneLine(APIRoute):
-    """Says in one line what is wrong with a request, where FastAPI would say it as a list."""
+    """Reports the problems of a request in one line, where FastAPI would send a list."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -125,8 +124,8 @@ class OneLine(APIRoute):
                 return await handle(request)
             except RequestValidationError as error:
                 problems = error.errors()
-                told, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
-                keys = [(cut(".".join(map(str, one["loc"][1:])), 100), one["msg"]) for one in told]
+                first_problems, more = problems[:MOST_PROBLEMS], len(problems) - MOST_PROBLEMS
+                keys = [(cut(".".join(map(str, one["loc"][1:])), 100), one["msg"]) for one in first_problems]
                 lines = [f"{key}: {message}" if key else message for key, message in keys]
                 lines += [f"and {more} more problems"] if more > 0 else []
                 return _json(Problem("; ".join(lines)), 422)
@@ -157,12 +156,12 @@ def vote_api(votes: Votes) -> APIRouter:
 
 @dataclass
 class _Desk:
-    """The way from a request to the service and back: whose turn it is to write, and what is said where it fails."""
+    """The path from a request to the service and back: turns at writing, and responses to failures."""
 
     prefix: str
     settings: Settings
     open_service: Callable[[], LabelService]
-    """Gives the service, or a TrueupError while there is none."""
+    """Returns the service, or raises a TrueupError while there is none."""
     turns: Turns = field(default_factory=Turns)
 
     @cached_property
@@ -170,33 +169,33 @@ class _Desk:
         return text_html(self.settings.guideline)
 
     def opening(self, who: Person, service: LabelService) -> Opening:
-        """What waits, and how the page is set up."""
-        given = self.settings
+        """The waiting tasks, and the settings of the page."""
+        settings = self.settings
         settings = PageSettings(
-            scale=given.scale,
-            criteria=given.criteria,
+            scale=settings.scale,
+            criteria=settings.criteria,
             guideline_html=self.guideline_html,
-            guideline_line=next((line for line in given.guideline.splitlines() if line.strip()), "").lstrip("# "),
+            guideline_line=next((line for line in settings.guideline.splitlines() if line.strip()), "").lstrip("# "),
             me=who.name,
             campaign=service.campaign,
-            reveals=given.reveal,
-            sees_figures=given.reveal and who.is_admin,
+            reveals=settings.reveal,
+            sees_figures=settings.reveal and who.is_admin,
         )
         return Opening(**vars(_rendered(service.work(who.pseudonym))), settings=settings)
 
     async def write(self, who: Person, work: Callable[[LabelService], Any]) -> Response:
-        """What `work` gives when it is its turn to write, or 503: the page sends it again by itself."""
+        """The result of `work` when it is its turn to write, or 503, after which the page sends it again."""
         try:
             return await self.turns.run(lambda: self.answer(who, work))
         except Busy as error:
             return _json(Problem(str(error)), 503, {"Retry-After": "1"})
 
     def answer(self, who: Person, work: Callable[[LabelService], Any]) -> Response:
-        """What `work` gives, or 409 with what does wait, or 422 with what is wrong."""
+        """The result of `work`, or 409 with the waiting tasks, or 422 with the problem."""
         try:
             service = self.open_service()
         except TrueupError as error:
-            say(f"{self.prefix}: {error}")  # it may name the run, which whoever labels is not told
+            say(f"{self.prefix}: {error}")  # it may name the run, which annotators must not see
             return _json(Problem("there is nothing to do here yet; where the server was started, it says why"), 503)
         try:
             return _json(work(service))
@@ -216,17 +215,17 @@ def _api(prefix: str, tag: str, settings: Settings, open_service: Callable[[], L
 
     @router.get("/tasks", response_model=Opening)
     async def tasks(who: Annotator) -> Response:
-        """What waits for you. It stays yours while you answer, or send a heartbeat."""
+        """Your waiting tasks. They stay yours while you answer, or send a heartbeat."""
         return await desk.write(who, lambda service: desk.opening(who, service))
 
     @router.post("/labels", response_model=Recorded[RenderedTask], responses=_STALE)
     async def label(judgement: Judgement, who: Annotator) -> Response:
-        """Answer a task; what waits next comes with the confirmation."""
+        """Answer a task. The response has the next tasks."""
         return await desk.write(who, lambda service: _rendered(service.label(who.pseudonym, judgement)))
 
     @router.post("/demonstrations", response_model=Saved, responses=_STALE)
     async def demonstration(ideal: IdealCompletion, who: Annotator) -> Response:
-        """Keep an ideal answer to the prompt of a task; the task goes on waiting."""
+        """Save an ideal answer to the prompt of a task. The task still waits for its label."""
 
         def work(service: LabelService) -> Saved:
             service.demonstrate(who.pseudonym, ideal)
@@ -241,7 +240,7 @@ def _api(prefix: str, tag: str, settings: Settings, open_service: Callable[[], L
 
     @router.post("/heartbeat")
     async def heartbeat(who: Annotator) -> Response:
-        """You are still there: your tasks stay yours."""
+        """Keep your tasks while you read."""
 
         def work(service: LabelService) -> dict[str, str]:
             service.renew(who.pseudonym)
@@ -251,21 +250,21 @@ def _api(prefix: str, tag: str, settings: Settings, open_service: Callable[[], L
 
     @router.get("/mirror")
     def mirror(who: Annotator) -> Response:
-        """Your own figures, and nobody else's."""
+        """Your own figures."""
         return desk.answer(who, lambda service: dict(figures_module.mirror(service.store, who.pseudonym)))
 
     return router
 
 
 def _rendered(work: Worklist[Task]) -> Worklist[Any]:
-    """The same with every task as a page shows it."""
+    """The worklist with every task rendered."""
     tasks: list[Any] = [_rendered_task(task) for task in work.tasks]
     return replace(work, tasks=tasks)
 
 
 def _rendered_task(task: Task) -> RenderedTask:
     htmls = [_answer_html(text) for text in task.texts]
-    if len(set(htmls)) < len(set(task.texts)):  # what tells two answers apart is on the page, were it one blank
+    if len(set(htmls)) < len(set(task.texts)):  # the page must show any difference, even one blank
         htmls = [as_written(text) for text in task.texts]
     return RenderedTask(
         **{head.name: getattr(task, head.name) for head in fields(TaskHead)},
@@ -274,7 +273,7 @@ def _rendered_task(task: Task) -> RenderedTask:
     )
 
 
-# The same answer is shown to several people, and in several responses while it waits in a client's buffer.
+# Cached: several people see the same answer, and several responses contain it while it waits in a client's buffer.
 _answer_html = lru_cache(maxsize=8192)(text_html)
 
 
@@ -287,6 +286,6 @@ _AS_IT_IS = TypeAdapter(Any)
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Without a second look at every field: `response_model` documents the shape, and tests hold it."""
+    """A JSON response without validation of every field: `response_model` documents the shape, and tests check it."""
     headers = {"Cache-Control": "no-store", **(headers or {})}
     return Response(_AS_IT_IS.dump_json(body), status, headers, "application/json")

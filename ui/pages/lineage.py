@@ -1,8 +1,8 @@
-"""Where a result comes from, as a graph: files, the stages that read them, what each was made from, the verdict.
+"""The lineage of a result as a graph: files, the stages that read them, their parents, the verdict.
 
-Everything stands in the manifests: a stage names its parents by the hash of their manifest, and each file that it read.
-A parent that has been made anew since is drawn as a broken edge. The picture is our own: nodes in layers by their
-longest way from the data, lines around whatever lies between, across a wide page or down a narrow one.
+All of it is in the manifests: a stage names its parents by the hash of their manifest, and its input files. A parent
+that was made anew since is drawn as a broken edge. We draw the graph ourselves: nodes in layers by their longest path
+from the data, lines around the nodes between, across a wide page or down a narrow one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Node:
     kind: Literal["file", "stage", "verdict"]
     title: str
     detail: str
-    """A short hash, or what the verdict is."""
+    """A short hash, or the verdict."""
     status: str = ""
-    """pass, warn, fail of a stage and of the verdict."""
+    """pass, warn or fail, for a stage and for the verdict."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Edge:
     source: str
     target: str
     broken: bool = False
-    """What is there now is not what `target` was made from."""
+    """The source has changed since `target` was made from it."""
 
 
 @dataclass
@@ -45,20 +45,20 @@ class Graph:
     edges: list[Edge] = field(default_factory=list)
 
     def sources(self, target: str) -> list[tuple[Node, bool]]:
-        """What a node was made from, and whether that has changed since."""
+        """The sources of a node, and whether each has changed since."""
         nodes = {node.id: node for node in self.nodes}
         return [(nodes[edge.source], edge.broken) for edge in self.edges if edge.target == target]
 
 
 def lineage(stages: Sequence[FinishedStage], verdict: tuple[str, str] | None) -> Graph:
-    """The graph of the finished stages, in their order; `verdict` is (what it is, its tone) of the comparison."""
+    """The graph of the finished stages, in their order; `verdict` is (text, tone) of the comparison."""
     graph = Graph()
     shas = {stage.stage: stage.sha256 for stage in stages}
     for stage in stages:
-        for read in stage.manifest.inputs:
-            name = f"file {read.path} {read.sha256}"
+        for file in stage.manifest.inputs:
+            name = f"file {file.path} {file.sha256}"
             if all(node.id != name for node in graph.nodes):
-                graph.nodes.append(Node(name, "file", Path(read.path).name, short(read.sha256)))
+                graph.nodes.append(Node(name, "file", Path(file.path).name, short(file.sha256)))
             graph.edges.append(Edge(name, stage.stage))
         status = stage.manifest.verdict.status
         graph.nodes.append(Node(stage.stage, "stage", stage.stage, short(shas[stage.stage]), status))
@@ -80,17 +80,17 @@ def short(sha256: str) -> str:
 
 
 def layers(graph: Graph) -> dict[str, int]:
-    """The layer of each node: stages by their longest way from the data, a file right before what reads it first."""
-    found: dict[str, int] = {}
-    for node in graph.nodes:  # stages stand after their parents
+    """The layer of each node: stages by their longest path from the data, a file right before its first reader."""
+    place: dict[str, int] = {}
+    for node in graph.nodes:  # stages come after their parents
         if node.kind != "file":
-            before = [found[edge.source] for edge in graph.edges if edge.target == node.id and edge.source in found]
-            found[node.id] = 1 + max(before, default=0)
+            before = [place[edge.source] for edge in graph.edges if edge.target == node.id and edge.source in place]
+            place[node.id] = 1 + max(before, default=0)
     for node in graph.nodes:
         if node.kind == "file":
-            found[node.id] = min(found[edge.target] for edge in graph.edges if edge.source == node.id) - 1
-    first = min(found.values(), default=0)
-    return {name: number - first for name, number in found.items()}
+            place[node.id] = min(place[edge.target] for edge in graph.edges if edge.source == node.id) - 1
+    first = min(place.values(), default=0)
+    return {name: number - first for name, number in place.items()}
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class _Place:
 
 
 def _rows(graph: Graph, layer: dict[str, int]) -> list[list[str]]:
-    """What stands in each layer, in order. A line over several layers has a place in each, shared by all lines from
-    the same source: `source@layer`."""
+    """The nodes of each layer, in order. A line over several layers has a place in each, shared by all lines from the
+    same source: `source@layer`."""
     rows: list[list[str]] = [[] for _ in range(max(layer.values(), default=-1) + 1)]
     for node in graph.nodes:
         rows[layer[node.id]].append(node.id)
@@ -113,14 +113,14 @@ def _rows(graph: Graph, layer: dict[str, int]) -> list[list[str]]:
     for source, last in reach.items():
         for between in range(layer[source] + 1, last):
             rows[between].append(f"{source}@{between}")
-    # Each by the mean place of what leads to it, so that few lines cross.
+    # Each node at the mean place of its predecessors, so that few lines cross.
     for number in range(1, len(rows)):
         place = {name: i / max(1, len(rows[number - 1]) - 1) for i, name in enumerate(rows[number - 1])}
         before = {name: _leads_to(name, number, graph, layer) for name in rows[number]}
 
         def middle(name: str, place: dict[str, float] = place, before: dict[str, list[str]] = before) -> float:
-            known = [place[one] for one in before[name] if one in place]
-            return sum(known) / len(known) if known else 1.0
+            neighbours = [place[one] for one in before[name] if one in place]
+            return sum(neighbours) / len(neighbours) if neighbours else 1.0
 
         rows[number].sort(key=middle)
     return rows
@@ -142,8 +142,8 @@ _PASSING, _GAP, _STEP = 14.0, 14.0, 30.0
 
 
 def draw(graph: Graph, across: bool) -> Markup:
-    """The graph as SVG; `across`: layers from left to right, else from top to bottom. For the eye: the same stands in a
-    table for whoever cannot see it."""
+    """The graph as SVG; `across`: layers from left to right, else from top to bottom. A table on the page has the same
+    content for people who cannot see the graph."""
     if not graph.nodes:
         return Markup("")
     layer = layers(graph)
@@ -175,7 +175,7 @@ def draw(graph: Graph, across: bool) -> Markup:
 
 
 def _line(edge: Edge, layer: dict[str, int], places: dict[str, _Place], length: float, across: bool) -> str:
-    """From the end of one box to the front of another, through the places between."""
+    """The line from the end of one box to the front of another, through the places between."""
     start, end = places[edge.source], places[edge.target]
     between = [places[f"{edge.source}@{number}"] for number in range(layer[edge.source] + 1, layer[edge.target])]
     points = [(start.along + length / 2, start.across)]
@@ -203,7 +203,7 @@ def _xy(point: tuple[float, float], across: bool) -> str:
 def _box(node: Node, place: _Place, wide: float, high: float, across: bool) -> Markup:
     x, y = (place.along, place.across) if across else (place.across, place.along)
     title = node.title
-    if len(title) > _CHARACTERS:  # how it begins, and of which kind a file is
+    if len(title) > _CHARACTERS:  # its beginning, and the kind of a file
         title = f"{title[: _CHARACTERS - 7]}…{title[-6:]}"
     top = f'x="{x - wide / 2:.1f}" y="{y - high / 2:.1f}" width="{wide:.0f}" height="{high:.0f}"'
     return Markup(

@@ -1,12 +1,12 @@
-"""Model text as HTML. Model output is untrusted: it may hold scripts, and images that tell a stranger who reads them.
+"""Model text as HTML. Model output is untrusted: it may contain scripts, and images that reveal who reads them.
 
-Markdown is rendered on the server. Raw HTML in it is shown as the text that it is, links keep only harmless schemes,
-and images become their description: no answer can make the browser load anything. LaTeX between $..$, $$..$$, \\(..\\)
-and \\[..\\] becomes MathML, made anew from a list of allowed elements; what cannot be read as LaTeX stays as written.
+The server renders Markdown. Raw HTML in it appears as text, links keep only harmless schemes, and images become their
+description: no answer can make the browser load anything. LaTeX between $..$, $$..$$, \\(..\\) and \\[..\\] becomes
+MathML, built from a list of allowed elements; text that cannot be read as LaTeX stays as written.
 
-What people judge is all of the text: where a link leads, the language of a code block, the number of a list's item,
-indentation, blank lines and characters that cannot be seen are all on the page. What Markdown would drop all the same
-is found by comparing the page with the text, and such a text is shown as it was written.
+People judge all of the text: the target of a link, the language of a code block, the number of a list's item,
+indentation, blank lines and invisible characters are all on the page. A comparison of the page with the text finds
+anything else that Markdown drops, and such a text is shown as it was written.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from trueup.data.visible import INVISIBLE, seen
 # ---- LaTeX ------------------------------------------------------------------------------------------------------
 
 MAX_FORMULA = 2_000
-"""Characters; a longer one is no formula, and would take long to read."""
+"""Most characters of a formula; a longer text would take long to parse."""
 MAX_LINES = 60
 
 _ELEMENTS = frozenset(
     "math mrow mi mn mo mtext mspace mfrac msqrt mroot msub msup msubsup munder mover munderover mmultiscripts "
     "mprescripts none mtable mtr mtd mstyle menclose".split()
 )
-# Neither links, styles, classes nor colours: a formula can only look like a formula. Nor what hides a part of it:
-# phantoms, boxes of another size than what they hold, negative spaces.
+# No links, styles, classes or colours, so that a formula can only look like a formula. Nothing that hides a part of it:
+# phantoms, boxes of another size than their content, negative spaces.
 _ATTRIBUTES = {
     name: re.compile(pattern)
     for names, pattern in {
@@ -56,23 +56,23 @@ _ENVIRONMENT = re.compile(rf"\\(begin|end)\{{({'|'.join(_ENVIRONMENTS)})\}}")
 
 
 def mathml(latex: str, display: bool = False) -> str | None:
-    """A formula as MathML; None if it is none that can be shown whole."""
+    """A formula as MathML; None if it cannot be shown whole."""
     if not latex.strip() or len(latex) > MAX_FORMULA or not _balanced(latex):
         return None
-    known = _ENVIRONMENT.sub(lambda found: rf"\{found[1]}{{{_ENVIRONMENTS[found[2]]}}}", latex)
+    formula = _ENVIRONMENT.sub(lambda match: rf"\{match[1]}{{{_ENVIRONMENTS[match[2]]}}}", latex)
     try:
-        found = _markup(convert_to_element(known, display="block" if display else "inline"), display)
-        return found if _says_all(latex, found) else None
+        markup = _markup(convert_to_element(formula, display="block" if display else "inline"), display)
+        return markup if _says_all(latex, markup) else None
     except Exception:  # _Unknown, or what the parser raises on a stranger's text: RecursionError, IndexError, ...
         return None
 
 
 class _Unknown(Exception):
-    """An element, or a command, that is not known."""
+    """An unknown element or command."""
 
 
 def _markup(node: Element, display: bool) -> str:
-    """The element anew: its text may hold markup that the converter left as it found it."""
+    """The element built anew, since its text may contain markup that the converter left unchanged."""
     if node.tag not in _ELEMENTS:
         raise _Unknown(node.tag)
     text = unescape(node.text or "")
@@ -98,10 +98,10 @@ _UNSAID = re.compile(
 
 
 def _says_all(latex: str, markup: str) -> bool:
-    """Whether each letter and digit of a formula that is no command's is in what is shown of it, in whatever order."""
-    shown = unicodedata.normalize("NFKC", unescape(_TAG.sub("", markup)))
-    wanted = unicodedata.normalize("NFKC", _UNSAID.sub(" ", latex))
-    return not Counter(filter(str.isalnum, wanted)) - Counter(filter(str.isalnum, shown))
+    """Whether the markup has each letter and digit of a formula outside of commands, in any order."""
+    visible = unicodedata.normalize("NFKC", unescape(_TAG.sub("", markup)))
+    expected = unicodedata.normalize("NFKC", _UNSAID.sub(" ", latex))
+    return not Counter(filter(str.isalnum, expected)) - Counter(filter(str.isalnum, visible))
 
 
 def _balanced(latex: str) -> bool:
@@ -118,7 +118,7 @@ def _balanced(latex: str) -> bool:
 _WITHIN = rf"{{1,{MAX_FORMULA}}}?"
 _INLINE = [  # (pattern, display)
     (re.compile(rf"\$\$((?:[^$\\]|\\.|\$(?!\$)){_WITHIN})\$\$", re.DOTALL), True),
-    # A price is no formula: "$5 and $10" has a blank before its second sign, "$5-$10" a digit after it.
+    # Prices are no formulas: "$5 and $10" has a blank before its second sign, "$5-$10" a digit after it.
     (re.compile(r"\$(?![\s$])((?:[^$\\`]|\\.)+)(?<!\s)\$(?![\d$])", re.DOTALL), False),
     (re.compile(rf"\\\((.{_WITHIN})\\\)", re.DOTALL), False),
     (re.compile(rf"\\\[(.{_WITHIN})\\\]", re.DOTALL), True),
@@ -130,16 +130,16 @@ def _math_inline(state: StateInline, silent: bool) -> bool:
     if state.src[state.pos] not in "$\\":
         return False
     for pattern, display in _INLINE:
-        if found := pattern.match(state.src, state.pos, state.posMax):
+        if match := pattern.match(state.src, state.pos, state.posMax):
             if not silent:
-                _push(state, found[0], found[1], display)
-            state.pos = found.end()
+                _push(state, match[0], match[1], display)
+            state.pos = match.end()
             return True
     return False
 
 
 def _math_block(state: StateBlock, first: int, end: int, silent: bool) -> bool:
-    """A formula on lines of its own, so that a line of it which begins with - or = is no list and no heading."""
+    """A formula on lines of its own, so that a line in it that begins with - or = is no list and no heading."""
     begin = state.bMarks[first] + state.tShift[first]
     closing = _CLOSING.get(state.src[begin : begin + 2])
     if closing is None or state.is_code_block(first):
@@ -167,22 +167,22 @@ def _push(state: Any, source: str, latex: str, display: bool) -> Token:
 
 def _render_math(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
     token = tokens[index]
-    found = mathml(token.content, token.meta["display"])
-    if found is None:
+    markup = mathml(token.content, token.meta["display"])
+    if markup is None:
         return f'<code class="tu-tex">{seen(token.markup)}</code>'
     env["formulas"].append(token.markup)
-    return found
+    return markup
 
 
 # ---- Markdown ---------------------------------------------------------------------------------------------------
 
 MAX_MARKDOWN = 50_000
-"""Characters; a longer text is shown as it was written, at once."""
+"""Most characters of Markdown; a longer text is shown as it was written."""
 NESTED = 40
-"""Levels of lists and quotes (a list takes two). What is deeper is not dropped: the text is shown as it was written."""
+"""Most levels of lists and quotes (a list takes two). A text with more is shown as it was written."""
 
 MAX_CELLS = 20_000
-"""The most cells that a table may have: a text with more would be a page many times its size."""
+"""Most cells of a table: with more, the page would be many times the size of the text."""
 RETURN, TIMES = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}", "\N{MULTIPLICATION SIGN}"
 OPEN_BOX = "\N{OPEN BOX}"
 
@@ -194,7 +194,7 @@ def _open_link(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -
 
 
 def _link(state: StateInline, silent: bool) -> bool:
-    """A link, after whose words stands where it leads, as it was written."""
+    """A link with its target, as it was written, after its words."""
     start = state.pos
     if not link(state, silent):
         return False
@@ -210,7 +210,7 @@ def _close_link(renderer: Any, tokens: Any, index: int, options: Any, env: Any) 
 
 
 def _newline(state: StateInline, silent: bool) -> bool:
-    """A line break, after which the next line keeps its indentation: in code it is what the code says."""
+    """A line break that keeps the indentation of the next line, which has a meaning in code."""
     if state.src[state.pos] != "\n":
         return False
     end = state.pos + 1
@@ -242,7 +242,7 @@ def _spaces(state: StateCore) -> None:
 
 
 def _blank_lines(lines: list[str], end: int, least: int) -> list[Token]:
-    """What says how many blank lines stand before line `end`; nothing where they are fewer than `least`."""
+    """A token with the number of blank lines before line `end`; none if they are fewer than `least`."""
     start = end
     while start and not lines[start - 1].strip():
         start -= 1
@@ -258,7 +258,7 @@ _WIDE = re.compile(r" {2,}|\t[ \t]*")
 
 def _render_text(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
     """Text, in which several blanks stay several."""
-    return _WIDE.sub(lambda found: f'<span class="tu-blanks">{found[0]}</span>', seen(tokens[index].content))
+    return _WIDE.sub(lambda match: f'<span class="tu-blanks">{match[0]}</span>', seen(tokens[index].content))
 
 
 def _render_blanks(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
@@ -281,69 +281,69 @@ def _render_code(renderer: Any, tokens: Any, index: int, options: Any, env: Any)
 
 
 def _render_block(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
-    """A block of code, below what its fence says of it."""
+    """A block of code, below the label of its fence."""
     info = tokens[index].info.strip()
-    named = f'<p class="tu-lang" dir="auto">{seen(info)}</p>\n' if info else ""
-    return f'{named}<pre dir="auto"><code>{seen(tokens[index].content)}</code></pre>\n'
+    label = f'<p class="tu-lang" dir="auto">{seen(info)}</p>\n' if info else ""
+    return f'{label}<pre dir="auto"><code>{seen(tokens[index].content)}</code></pre>\n'
 
 
 def _reader(*more: str) -> MarkdownIt:
-    """Markdown without what drops text: definitions of links that stand elsewhere, images, and names of characters."""
-    made = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": NESTED})
-    made.enable(["strikethrough", *more]).disable(["image", "entity", "reference"])
-    made.inline.ruler.at("newline", _newline)
-    made.inline.ruler.at("link", _link)
-    made.inline.ruler.before("escape", "math", _math_inline)
-    made.block.ruler.before("fence", "math", _math_block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
-    made.core.ruler.push("spaces", _spaces)
-    made.normalizeLinkText = str  # type: ignore[method-assign,assignment]
+    """Markdown without features that drop text: reference definitions of links, images, and names of characters."""
+    markdown = MarkdownIt("commonmark", {"html": False, "breaks": True, "maxNesting": NESTED})
+    markdown.enable(["strikethrough", *more]).disable(["image", "entity", "reference"])
+    markdown.inline.ruler.at("newline", _newline)
+    markdown.inline.ruler.at("link", _link)
+    markdown.inline.ruler.before("escape", "math", _math_inline)
+    markdown.block.ruler.before("fence", "math", _math_block, {"alt": ["paragraph", "reference", "blockquote", "list"]})
+    markdown.core.ruler.push("spaces", _spaces)
+    markdown.normalizeLinkText = str  # type: ignore[method-assign,assignment]
     rules = {"math": _render_math, "link_open": _open_link, "link_close": _close_link, "text": _render_text}
     rules |= {"blanks": _render_blanks, "blank_lines": _render_blank_lines, "list_item_open": _render_item}
     rules |= {"code_inline": _render_code, "code_block": _render_block, "fence": _render_block}
     for name, rule in rules.items():
-        made.add_render_rule(name, rule)
-    return made
+        markdown.add_render_rule(name, rule)
+    return markdown
 
 
-# A row of a table that has more cells than its head loses them; then there are no tables.
+# Markdown drops the cells of a table's row beyond its head; a text with such a row is rendered without tables.
 _READERS = (_reader("table"), _reader())
 
 
 def text_html(text: str) -> str:
-    """Markdown as HTML in which all of the text can be read; an empty answer says so."""
+    """Markdown as HTML with all of the text; an empty answer is marked as such."""
     if not text.strip():
         what = f": {_counted(text)}" if text else ""
         return f'<p class="tu-empty">(empty answer{what})</p>'
     if len(text) <= MAX_MARKDOWN:
-        wanted = _substance(text)
+        expected = _substance(text)
         for reader in _READERS if _cells(text) <= MAX_CELLS else _READERS[1:]:
             try:
                 env: dict[str, Any] = {"formulas": []}
                 html = str(reader.render(text, env))
             except RecursionError:
                 break
-            shown = _read(html, env["formulas"])
-            if _substance(shown) == wanted and shown.strip():
+            visible = _read(html, env["formulas"])
+            if _substance(visible) == expected and visible.strip():
                 return html
     return as_written(text)
 
 
 def as_written(text: str) -> str:
-    """A text as it was written, with a mark for the blanks at the end of a line and for the lines at its end."""
+    """A text as it was written, with marks for blanks at the end of a line and for empty lines at its end."""
     *lines, last = text.split("\n")
     while not last.strip() and lines:
         last = lines.pop()
     empty = text.count("\n") - len(lines)
-    shown = "\n".join(map(_line, [*lines, last]))
-    return f'<pre class="tu-plain" dir="auto">{shown}{_breaks(empty) if empty else ""}</pre>\n'
+    body = "\n".join(map(_line, [*lines, last]))
+    return f'<pre class="tu-plain" dir="auto">{body}{_breaks(empty) if empty else ""}</pre>\n'
 
 
 def _line(line: str) -> str:
-    kept = line.rstrip(" \t")
-    blanks = len(line) - len(kept)
+    text = line.rstrip(" \t")
+    blanks = len(line) - len(text)
     ends = f"{OPEN_BOX}{TIMES}{blanks}" if blanks > 1 else OPEN_BOX
     mark = f'<span class="tu-mark" title="{_many(blanks, "blank")}">{ends}</span>' if blanks else ""
-    return f"{seen(kept)}{mark}"
+    return f"{seen(text)}{mark}"
 
 
 def _breaks(number: int) -> str:
@@ -355,7 +355,7 @@ def _many(number: int, what: str) -> str:
 
 
 def _cells(text: str) -> int:
-    """How many cells a table in a text may have at most: each of its lines as wide as the widest."""
+    """Upper bound of the cells in a text's tables: each of its lines as wide as the widest."""
     return (text.count("\n") + 1) * max(line.count("|") for line in text.split("\n"))
 
 
@@ -371,13 +371,13 @@ _ADDED = re.compile(
 
 
 def _read(html: str, formulas: list[str]) -> str:
-    """What is read on the page, with each formula as it was written and without what only the page says."""
+    """The visible text of the page, with each formula as it was written and without the page's own additions."""
     sources = iter(formulas)
-    return unescape(_ADDED.sub(lambda found: escape(next(sources)) if found["math"] else "", html))
+    return unescape(_ADDED.sub(lambda match: escape(next(sources)) if match["math"] else "", html))
 
 
 def _substance(text: str) -> str:
-    """The characters of a text that no markup is made of: all but white space, ASCII punctuation and the invisible."""
+    """The characters of a text that are no markup: all but white space, ASCII punctuation and invisible ones."""
     return "".join(filter(_is_substance, INVISIBLE.sub("", text)))
 
 
@@ -386,7 +386,7 @@ def _is_substance(character: str) -> bool:
 
 
 def conversation_html(messages: list[Any]) -> str:
-    """The turns of a prompt, each with who speaks."""
+    """The turns of a prompt, each with its speaker."""
     speakers = {"system": "Instructions", "user": "Person", "assistant": "Assistant"}
     if len(messages) == 1:
         return f'<div class="tu-turn tu-user">{text_html(messages[0].content)}</div>'

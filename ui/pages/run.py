@@ -1,7 +1,7 @@
-"""The run page (`/run`, for admins): every stage with its verdict, where the result comes from, how training went.
+"""The run page (`/run`, for admins): every stage with its verdict, the lineage of the result, the training curves.
 
-Plain HTML from the server under the strict policy of the other plain pages; nothing on it is trusted, neither names of
-files nor what a config says. It reads what is on disk at each look, so a run that goes on is shown as it is.
+It is plain HTML from the server under the strict policy of the other plain pages. It trusts neither names of files nor
+configs. It reads the disk for each request, so it is current while a run continues.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ui.pages.lineage import draw, lineage
 from ui.people.accounts import Admin
 
 Links = Callable[[], list[tuple[str, str]]]
-"""(address, title) of the other pages that this server has for a result."""
+"""(address, title) of the server's other pages about a result."""
 
 
 def run_page(run_dir: Path, links: Links) -> APIRouter:
@@ -46,13 +46,13 @@ def run_page(run_dir: Path, links: Links) -> APIRouter:
 
 @dataclass(frozen=True)
 class StageState:
-    """A stage of the sequence as it stands."""
+    """The state of one stage."""
 
     stage: str
     state: str
     """complete, out of date, unfinished, not run, unreadable."""
     why: str
-    """What to do, where something is to be done."""
+    """What to do, if anything."""
     finished: FinishedStage | None
     folder: Path
 
@@ -68,14 +68,14 @@ def read_stages(run_dir: Path) -> list[StageState]:
             continue
         if finished is None:
             begun = (folder / runs.BEGUN).exists()
-            why = "at work, or interrupted: the same command goes on" if begun else ""
+            why = "at work, or interrupted: the same command continues" if begun else ""
             states.append(StageState(stage, "unfinished" if begun else "not run", why, None, folder))
             continue
-        known = {state.stage: state.finished.sha256 for state in states if state.finished}
+        hashes = {state.stage: state.finished.sha256 for state in states if state.finished}
         changed = [
             parent.stage
             for parent in finished.manifest.parents
-            if known.get(parent.stage, parent.manifest_sha256) != parent.manifest_sha256
+            if hashes.get(parent.stage, parent.manifest_sha256) != parent.manifest_sha256
         ]
         why = f"{' and '.join(changed)} made anew since" if changed else ""
         states.append(StageState(stage, "out of date" if changed else "complete", why, finished, folder))
@@ -83,7 +83,7 @@ def read_stages(run_dir: Path) -> list[StageState]:
 
 
 def read_verdict(run_dir: Path) -> ComparisonVerdict | str:
-    """The verdict of the comparison, or a sentence on why there is none."""
+    """The verdict of the comparison, or a sentence with the reason why there is none."""
     try:
         report = runs.read_report(run_dir, "compare", ComparisonFigures)
     except RunError as error:
@@ -95,7 +95,7 @@ def read_verdict(run_dir: Path) -> ComparisonVerdict | str:
 
 
 def run_html(run_dir: Path, links: Sequence[tuple[str, str]]) -> Markup:
-    """What the page says: the verdict, all stages, where the results come from, and each finished stage."""
+    """The content of the page: the verdict, all stages, the lineage, and each finished stage."""
     states, verdict = read_stages(run_dir), read_verdict(run_dir)
     finished = [state.finished for state in states if state.finished]
     return render(
@@ -115,7 +115,7 @@ def run_html(run_dir: Path, links: Sequence[tuple[str, str]]) -> Markup:
 
 @dataclass(frozen=True)
 class _Section:
-    """What the page says about a finished stage."""
+    """The page's section on a finished stage."""
 
     state: StageState
     manifest: Manifest
@@ -150,7 +150,7 @@ def _section(state: StageState, run_dir: Path) -> _Section:
         curves=stage_curves(run_dir, state.stage),
         facts=_facts(state.finished),
         artifacts=artifacts,
-        # Secrets are masked when a stage writes its config; a run may have been written by hand.
+        # A stage masks secrets when it writes its config, but a run may have been written by hand.
         config=str(masked(config.read_text(encoding="utf-8"))) if config.is_file() else None,
     )
 
@@ -168,7 +168,7 @@ _CODE = Markup("<code>{}</code>")
 
 
 def _facts(finished: FinishedStage) -> list[tuple[str, str]]:
-    """(title, text or HTML) of what the manifest says beside the verdict and the artifacts."""
+    """(title, text or HTML) of the manifest's other facts, besides the verdict and the artifacts."""
     manifest = finished.manifest
     facts: list[tuple[str, str]] = [("Manifest", _CODE.format(finished.sha256))]
     for key, title in _FACTS:
@@ -178,11 +178,11 @@ def _facts(finished: FinishedStage) -> list[tuple[str, str]]:
             text = text.replace("T", " ").replace("+00:00", " UTC") if key == "started_utc" else text
             code = key.endswith("sha256") or key == "git_commit"
             facts.append((title, _CODE.format(text) if code else text))
-    for read in manifest.inputs:
-        dropped = ", ".join(f"{count} {reason}" for reason, count in read.dropped.items())
-        rows = f"{read.rows:,} rows used{f'; dropped: {dropped}' if dropped else ''}"
+    for file in manifest.inputs:
+        dropped = ", ".join(f"{count} {reason}" for reason, count in file.dropped.items())
+        rows = f"{file.rows:,} rows used{f'; dropped: {dropped}' if dropped else ''}"
         facts.append(
-            (f"Read {Path(read.path).name}", Markup("<code>{}</code><small>{}</small>").format(read.sha256, rows))
+            (f"Read {Path(file.path).name}", Markup("<code>{}</code><small>{}</small>").format(file.sha256, rows))
         )
     if versions := manifest.versions:
         facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())))

@@ -1,4 +1,4 @@
-"""Turns at writing: so many at once on threads, so many that wait, and the others are told at once to come again."""
+"""Turns at writing: some writers at once on threads, some that wait, and the others must try again."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 class Busy(TrueupError):
-    """Nothing was done; the same again in a moment is right."""
+    """Nothing was written; the same request should be sent again in a moment."""
 
 
 @dataclass
 class Turns:
-    """What is written has threads of its own, so that a store which is slow holds up no page and nobody who reads.
+    """Threads for writing, so that a slow store delays no page and no reader.
 
-    SQLite has one writer, and PostgreSQL's work side by side: a few threads keep either busy.
+    SQLite has one writer, and PostgreSQL's writers work side by side: a few threads keep either busy.
     """
 
     at_once: int = 8
@@ -34,10 +34,10 @@ class Turns:
     _limiters: RunVar[tuple[CapacityLimiter, CapacityLimiter]] = field(default_factory=lambda: RunVar("turns"))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do the work on a thread; Busy, and it was not begun, if too many wait or it took too long to be its turn."""
+        """Do the work on a thread. Busy, before it was begun, if too many wait or its turn did not come in time."""
         turn, threads = self._of_this_loop()
         if self._waiting >= self.waiting:
-            raise Busy("too many save at this moment; the same again in a second is right")
+            raise Busy("too many people are saving at this moment; try again in a second")
         self._waiting += 1
         me, mine = object(), False
         try:
@@ -47,7 +47,7 @@ class Turns:
         finally:
             self._waiting -= 1
         if not mine:
-            raise Busy("saving takes long at this moment; the same again in a second is right")
+            raise Busy("saving takes long at this moment; try again in a second")
         try:
             return await to_thread.run_sync(work, limiter=threads)
         finally:
@@ -57,5 +57,5 @@ class Turns:
         try:
             return self._limiters.get()
         except LookupError:
-            self._limiters.set(made := (CapacityLimiter(self.at_once), CapacityLimiter(math.inf)))
-            return made
+            self._limiters.set(limiters := (CapacityLimiter(self.at_once), CapacityLimiter(math.inf)))
+            return limiters

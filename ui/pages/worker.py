@@ -1,8 +1,8 @@
-"""The policies answer in a process of its own: the web process imports no torch, and a slow model holds up no label.
+"""The process of the policies: the web process imports no torch, and a slow model delays no label.
 
-One job at a time; others wait in a bounded queue and are told how many are before them. What a job has said so far
-stays here, numbered, so that a page which lost its connection, or was loaded again, goes on where it was. The process
-starts with the first job. Should it end, the job that it was at says so, and the next one starts it again.
+It does one job at a time; others wait in a bounded queue and learn their position. A job's events stay here, numbered,
+so that a page that lost its connection, or was loaded again, continues where it was. The process starts with the first
+job. If it ends, its current job reports that, and the next one starts it again.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from trueup.errors import TrueupError
 from trueup.models.policies import REFERENCE, versions
 
 WAITING = 8
-"""Jobs that may wait."""
+"""Most jobs that may wait."""
 KEPT = 32
-"""Jobs whose events are kept, the oldest dropped first."""
+"""Most jobs whose events stay in memory; the oldest are dropped first."""
 
 # ---- What a job is, and what it says ----------------------------------------------------------------------------
 
 
 class Work(BaseModel):
-    """A prompt, who answers it, and how tokens are drawn."""
+    """A prompt, the policies that answer it, and the decoding."""
 
     prompt: list[Message]
     policies: list[str]
@@ -65,17 +65,17 @@ class Loading(BaseModel):
 
 
 class Stepped(BaseModel):
-    """A token more of each policy that has not ended."""
+    """One more token of each policy that has not ended."""
 
     type: Literal["step"] = "step"
     texts: dict[str, str]
-    """What each policy's token adds to its answer; whole characters only, so it may be nothing."""
+    """The text that each policy's token adds to its answer: whole characters only, so it may be empty."""
     seconds: float
-    """Since the prompt began to be read."""
+    """Seconds since the start of reading the prompt."""
 
 
 class Answered(BaseModel):
-    """An answer that will not grow any more."""
+    """A complete answer."""
 
     type: Literal["answer"] = "answer"
     policy: str
@@ -88,7 +88,7 @@ class Scored(BaseModel):
     type: Literal["score"] = "score"
     policy: str
     score: float
-    """What the run's reward model says; only comparable between answers to one prompt."""
+    """The score of the run's reward model; only comparable between answers to one prompt."""
 
 
 class Piece(BaseModel):
@@ -103,7 +103,7 @@ class Piece(BaseModel):
 
 
 class Ratios(BaseModel):
-    """Where a policy departs from the reference, along its own answer."""
+    """The log-ratios of a policy to the reference, along its own answer."""
 
     type: Literal["ratios"] = "ratios"
     policy: str
@@ -139,7 +139,7 @@ class Full(TrueupError):
 
 
 class Job:
-    """A piece of work and everything that was said about it, for whoever listens, from any thread."""
+    """A piece of work and all of its events, for listeners on any thread."""
 
     def __init__(self, work: Work):
         self.id = uuid.uuid4().hex
@@ -154,7 +154,7 @@ class Job:
         return isinstance(self.events[-1], LAST)
 
     def add(self, event: Event) -> None:
-        """Say something; nothing can follow what was last."""
+        """Add an event; none can follow the last one."""
         with self._lock:
             if self.events and self.ended:
                 return
@@ -166,8 +166,7 @@ class Job:
                     continue
 
     async def follow(self, after: int, idle_s: float) -> AsyncIterator[list[tuple[int, Event]]]:
-        """Events with their numbers, from the one after number `after`, as they come; an empty list in between, when
-        nothing was said for so long."""
+        """Numbered events after number `after`, as they come, with an empty list after `idle_s` seconds without any."""
         listener = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             self._listeners.add(listener)
@@ -216,7 +215,7 @@ class Worker:
         """Queue a piece of work; Full if too many wait."""
         with self._changed:
             if len(self._waiting) >= WAITING:
-                raise Full(f"{len(self._waiting)} requests wait already: try again when some are done")
+                raise Full(f"{len(self._waiting)} requests wait already: try again later")
             job = Job(work)
             self._jobs[job.id] = job
             for old in [one for one in self._jobs.values() if one.ended][: max(0, len(self._jobs) - KEPT)]:
@@ -233,7 +232,7 @@ class Worker:
         return self._jobs.get(job_id)
 
     def stop(self, job: Job) -> None:
-        """Stop it, between two tokens, or take it out of the queue."""
+        """Stop a job between two tokens, or take it out of the queue."""
         with self._changed:
             if job is self._running:
                 self._stop.set()
@@ -243,7 +242,7 @@ class Worker:
                 self._tell_positions()
 
     def close(self) -> None:
-        """End the process and whatever it is at."""
+        """End the process and its current job."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -284,12 +283,12 @@ class Worker:
                 self._tell_positions()
 
     def _do(self, job: Job) -> None:
-        if self._loaded != (found := versions(self.run_dir)):
-            self._end_process()  # a stage was run again: what is in memory is no longer what lies on disk
+        if self._loaded != (loaded := versions(self.run_dir)):
+            self._end_process()  # a stage was run again, so the weights in memory are old
         if self._process is None or not self._process.is_alive():
             job.add(Loading(what="the model process"))
             self._start_process()
-            self._loaded = found
+            self._loaded = loaded
         assert self._pipe is not None
         self._pipe.send_bytes(job.work.model_dump_json().encode())
         while not job.ended:
@@ -309,7 +308,7 @@ class Worker:
         self._process = None
 
     def _obituary(self) -> str:
-        """Why the process is gone."""
+        """The reason why the process ended."""
         if self._closed or self._process is None:
             return "the server has stopped"
         self._process.join(10)
@@ -351,15 +350,15 @@ def _main(run_dir: Path, trust: bool, pipe: Connection, stop: Any) -> None:
             say(Failed(message=f"{error}: the policies need what `pip install 'trueup[train]'` installs"))
         except TrueupError as error:
             say(Failed(message=str(error)))
-        except Exception as error:  # a bug, or memory that ran out: nothing that is loaded is trusted any more
+        except Exception as error:  # a bug, or memory that ran out, so the loaded models may be broken
             traceback.print_exc()
             engine = None
             say(Failed(message=f"{type(error).__name__}: {error} (the server's output says where)"))
 
 
 def answer(engine: Any, work: Work, stop: Any) -> Iterator[Event]:
-    """Everything that is said about a piece of work: its answers token by token, then their scores, then where they
-    depart from the reference."""
+    """All events of a piece of work: its answers token by token, then their scores, then their log-ratios to the
+    reference."""
     from trueup.models.sampling import Decoding
 
     decoding = Decoding(work.max_new_tokens, work.temperature, work.top_k, work.top_p, work.seed)
@@ -391,22 +390,22 @@ def answer(engine: Any, work: Work, stop: Any) -> Iterator[Event]:
         if name == REFERENCE or not ids[name]:
             continue
         nats = engine.log_ratios(work.prompt, ids[name], name).tolist()
-        found = pieces(texts[name], nats, finished.get(name, False))
-        yield Ratios(policy=name, reference=REFERENCE, pieces=found, sum=sum(nats))
+        parts = pieces(texts[name], nats, finished.get(name, False))
+        yield Ratios(policy=name, reference=REFERENCE, pieces=parts, sum=sum(nats))
     yield Stopped() if open_ones else Done()
 
 
 def pieces(texts: Sequence[str], nats: Sequence[float], finished: bool) -> list[Piece]:
-    """The tokens of an answer as what can be shown: those that are only bytes of a character belong to its last.
+    """The tokens of an answer as pieces of text: tokens with only a part of a character join the last of it.
 
     finished  the last token is the end of the turn
     """
-    made: list[Piece] = []
-    held, waiting = 0.0, 0
+    result: list[Piece] = []
+    total, waiting = 0.0, 0
     for i, (text, value) in enumerate(zip(texts, nats, strict=True)):
         end = finished and i + 1 == len(texts)
-        held, waiting = held + value, waiting + 1
+        total, waiting = total + value, waiting + 1
         if text or end or i + 1 == len(texts):
-            made.append(Piece(text=text, nats=held, tokens=waiting, end=end))
-            held, waiting = 0.0, 0
-    return made
+            result.append(Piece(text=text, nats=total, tokens=waiting, end=end))
+            total, waiting = 0.0, 0
+    return result

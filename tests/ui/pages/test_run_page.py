@@ -107,7 +107,7 @@ def test_what_is_not_finished_says_so_and_what_to_do(run_dir: Path) -> None:
     (run_dir / "align" / runs.BEGUN).write_text("{}")
     (run_dir / "reward" / "manifest.json").write_text("not json")
     text = text_of(run_dir)
-    assert "align unfinished at work, or interrupted: the same command goes on" in text
+    assert "align unfinished at work, or interrupted: the same command continues" in text
     assert "compare not run" in text
     assert "reward unreadable" in text and "delete it to make the stage run again" in text
 
