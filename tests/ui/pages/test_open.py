@@ -248,10 +248,7 @@ def test_two_people_at_once_wait_for_each_other_and_the_queue_is_bounded(app: An
     running = admin.start(**LONG)
     waiting = [other.start(**SHORT) for _ in range(WAITING)]
     refused = other.http.post("/api/v1/open/jobs", json=SHORT)
-    assert (
-        refused.status_code == 429
-        and refused.json()["detail"] == "8 requests wait already: try again later"
-    )
+    assert refused.status_code == 429 and refused.json()["detail"] == "8 requests wait already: try again later"
     stream = other.follow(waiting[1])
     assert [next(stream)[1]["type"] for _ in range(2)] == ["accepted", "queued"]
     other.stop(waiting[0])
