@@ -170,16 +170,16 @@ class _Desk:
 
     def opening(self, who: Person, service: LabelService) -> Opening:
         """The waiting tasks, and the settings of the page."""
-        settings = self.settings
+        campaign = self.settings
         settings = PageSettings(
-            scale=settings.scale,
-            criteria=settings.criteria,
+            scale=campaign.scale,
+            criteria=campaign.criteria,
             guideline_html=self.guideline_html,
-            guideline_line=next((line for line in settings.guideline.splitlines() if line.strip()), "").lstrip("# "),
+            guideline_line=next((line for line in campaign.guideline.splitlines() if line.strip()), "").lstrip("# "),
             me=who.name,
             campaign=service.campaign,
-            reveals=settings.reveal,
-            sees_figures=settings.reveal and who.is_admin,
+            reveals=campaign.reveal,
+            sees_figures=campaign.reveal and who.is_admin,
         )
         return Opening(**vars(_rendered(service.work(who.pseudonym))), settings=settings)
 
