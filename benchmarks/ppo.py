@@ -212,7 +212,8 @@ def _trl(way: str, folder: Path, updates: int) -> tuple[list[float], int]:
 
 def prepare(folder: Path, shape: dict[str, int]) -> int:
     """A random policy, a reward model from it (whole, and as an adapter), prompts; returns the policy's parameters."""
-    sys.path.insert(0, str(REPOSITORY / "tests"))
+    tests = REPOSITORY / "tests"
+    sys.path[:0] = [str(tests), str(tests / "lib")]  # conftest, and what it imports
     import torch
     import yaml
     from conftest import make_tokenizer, write_jsonl
