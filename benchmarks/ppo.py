@@ -268,7 +268,7 @@ def prepare(folder: Path, shape: dict[str, int]) -> int:
     loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
     (folder / "policy").symlink_to(stage.dir / "model")
-    reward = loading.load_reward_model(folder / "policy", made.config.model)
+    reward = loading.load_reward_model(folder / "policy", made.config.model, fresh_head=True)
     lora = LoraConfig(r=WORK["r"], target_modules="all-linear", modules_to_save=["score"], task_type=TaskType.SEQ_CLS)
     adapted = get_peft_model(reward.model, lora)
     adapted.save_pretrained(folder / "reward-adapter")
