@@ -1,3 +1,3 @@
-"""Labels: the store's tables, and the one service that writes what people say. Labels come in and go out here
-(exchange), and people vote on comparisons (votes).
+"""Labels: the store's tables, and the one service that writes people's judgements; import and export (exchange), and
+votes on comparisons (votes).
 """

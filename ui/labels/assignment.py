@@ -1,7 +1,7 @@
-"""Who gets what next: slots, leases and views, inside the transaction of one annotator (`Store.write_as`).
+"""Assignment of work: slots, leases and views, inside the transaction of one annotator (`Store.write_as`).
 
-A slot is one label that is wanted of an item. It is leased to who has it in front of them, done once they labelled it,
-and open again after a skip. A lease that ran out may be taken by others; until somebody does, its answer still counts.
+A slot is one label to collect of an item. It is leased to the annotator who sees it, done once they labelled it, and
+open again after a skip. Others may take a lease that ran out; until somebody does, its label still counts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ui.labels.tables import TableRow, event, gold, now, slot, view
 Purpose = Literal["work", "repeat", "gold", "qualification"]
 
 AHEAD = 3
-"""Tasks that a client holds: the next pair is on screen without a round trip."""
+"""Tasks that a client has in advance, so that the next pair needs no round trip."""
 REPEAT_WITHIN = 200
-"""Hidden repeats are drawn from so many of an annotator's earlier views."""
+"""Number of an annotator's earlier views from which hidden repeats are drawn."""
 
 _me, _item = sa.bindparam("me", type_=sa.String), sa.bindparam("item", type_=sa.String)
 _now, _until = sa.bindparam("now", type_=sa.Float), sa.bindparam("until", type_=sa.Float)
@@ -44,8 +44,8 @@ _RENEW = (
 def waiting(db: sa.Connection, annotator: str, close: bool = True) -> list[Any]:
     """The views in front of an annotator, the first to be answered first. A pair whose lease was lost is closed.
 
-    A hidden check has no lease, and goes with the work beside it: what stays when all else is lost would be known.
-    close  False: only look
+    A hidden check has no lease and is lost with the work beside it: a task that stays alone would be known as a check.
+    close  False: change nothing
     """
     again: list[Any] = []
     in_turn: list[Any] = []
@@ -63,18 +63,18 @@ def waiting(db: sa.Connection, annotator: str, close: bool = True) -> list[Any]:
 
 
 def _lost(rows: Sequence[Any]) -> list[bool]:
-    """Whether each view is gone: work by its lease, a check as the work before it, or else behind it."""
+    """Whether each view is lost: work by its lease, a check with the work before it, or else after it."""
     leases = [row.slot_id is None if row.purpose == "work" else None for row in rows]
     before = next((lost for lost in leases if lost is not None), None)
-    gone = []
+    flags = []
     for row, lost in zip(rows, leases, strict=True):
         before = lost if lost is not None else before
-        gone.append(bool(before) and row.purpose != "qualification")
-    return gone
+        flags.append(bool(before) and row.purpose != "qualification")
+    return flags
 
 
 def renew(db: sa.Connection, annotator: str, lease_s: float) -> None:
-    """All that an annotator holds is theirs for another `lease_s`."""
+    """Extend all leases of an annotator by `lease_s`."""
     db.execute(_RENEW, {"me": annotator, "until": time.time() + lease_s})
 
 
@@ -105,10 +105,10 @@ _EXPIRED, _OPEN = _expired.limit(1), _open.limit(1)
 
 
 class Cursor:
-    """Where each annotator is in the queue, so that nobody's next pair is searched from its start.
+    """Each annotator's position in the queue, so that the search for the next pair does not start at its beginning.
 
-    What is behind it was theirs, or was taken when they came by. At the end the search starts over, for what others
-    gave back; after that has found nothing it is not repeated for a while.
+    Slots before it were theirs, or were taken when they came by. At the end the search starts over, for slots that
+    others gave back; if it finds none, it is not repeated for a while.
     """
 
     REST_S = 2.0
@@ -121,15 +121,15 @@ class Cursor:
         """Lease the next item that this annotator has not judged; None: there is none."""
         moment = time.time()
         values = {"me": annotator, "now": moment, "until": moment + lease_s, "from": self._at.get(annotator, 0)}
-        taken = db.execute(_TAKE_EXPIRED, values).first() or db.execute(_TAKE_OPEN, values).first()
-        if taken is None and values["from"] and time.monotonic() - self._dry.get(annotator, 0) > self.REST_S:
-            taken = db.execute(_TAKE_OPEN, values | {"from": 0}).first()
-            if taken is None:
+        slot_row = db.execute(_TAKE_EXPIRED, values).first() or db.execute(_TAKE_OPEN, values).first()
+        if slot_row is None and values["from"] and time.monotonic() - self._dry.get(annotator, 0) > self.REST_S:
+            slot_row = db.execute(_TAKE_OPEN, values | {"from": 0}).first()
+            if slot_row is None:
                 self._dry[annotator] = time.monotonic()
-        if taken is None:
+        if slot_row is None:
             return None
-        self._at[annotator] = taken.position
-        return str(taken.item_id)
+        self._at[annotator] = slot_row.position
+        return str(slot_row.item_id)
 
     def has_more(self, db: sa.Connection, annotator: str) -> bool:
         """Whether there is a further item for this annotator to lease."""
@@ -138,7 +138,7 @@ class Cursor:
         return any(db.execute(query, bound).first() is not None for query, bound in queries)
 
     def stir(self) -> None:
-        """Somebody gave something back: whoever found nothing may look again."""
+        """Let annotators without work search again, since somebody gave a slot back."""
         self._dry.clear()
 
 
@@ -148,7 +148,7 @@ _SHOW = view.insert()
 
 
 def show(db: sa.Connection, annotator: str, item_id: str, drawn: list[int], purpose: Purpose, **values: Any) -> None:
-    """Store what will be shown, and on which sides, before any text is sent."""
+    """Store a view with its sides, before any text is sent."""
     row: TableRow = {"token": secrets.token_urlsafe(18), "item_id": item_id, "annotator": annotator}
     row |= {
         "drawn": drawn,
@@ -163,9 +163,9 @@ def show(db: sa.Connection, annotator: str, item_id: str, drawn: list[int], purp
 
 def draw(count: int) -> list[int]:
     """Places for `count` answers, from a cryptographic source."""
-    drawn = list(range(count))
-    secrets.SystemRandom().shuffle(drawn)
-    return drawn
+    places = list(range(count))
+    secrets.SystemRandom().shuffle(places)
+    return places
 
 
 # ---- Hidden checks ----------------------------------------------------------------------------------------------
@@ -244,23 +244,23 @@ def is_answered(db: sa.Connection, token: str) -> bool:
 
 
 def is_asked(db: sa.Connection, item_id: str) -> bool:
-    """Whether people are still asked about an item."""
+    """Whether an item is still in the queue."""
     return db.scalar(_IS_ASKED, {"item": item_id}) is not None
 
 
 def fill(db: sa.Connection, annotator: str, item_id: str) -> bool:
-    """Close the annotator's slot of an item; if it was lost, another that is free. False: all were taken meanwhile."""
+    """Close the annotator's slot of an item; if it was lost, a free one. False: all were taken meanwhile."""
     values = {"me": annotator, "item": item_id, "now": time.time()}
     return any(db.execute(query, values).first() is not None for query in (_FILL_MINE, _FILL_FREE))
 
 
 def give_back(db: sa.Connection, annotator: str, item_id: str) -> bool:
-    """Let others have the slot. False: it was lost already."""
+    """Give the slot to others. False: it was lost already."""
     return db.execute(_GIVE_BACK, {"me": annotator, "item": item_id}).rowcount > 0
 
 
 def take_back(db: sa.Connection, annotator: str, item_id: str, lease_s: float) -> bool:
-    """Lease again what was labelled or skipped. False: there is no slot for it any more."""
+    """Lease a labelled or skipped item again. False: it has no slot any more."""
     moment = time.time()
     values = {"me": annotator, "item": item_id, "now": moment, "until": moment + lease_s}
     return any(db.execute(query, values).first() is not None for query in (_TAKE_BACK, _TAKE_FREE))

@@ -15,9 +15,9 @@ from ui.labels.tables import shown, url_of_existing
 
 
 def backup(url: sa.URL, to: Path) -> str:
-    """Copy the store to the new file `to` while people go on labelling; says what the copy holds.
+    """Copy the store to the new file `to` while people label; returns a sentence on the copy.
 
-    The copy is one moment of the store. It is checked before it gets its name: SQLite's own check, and the number of
+    The copy is the store at one moment. It is checked before it gets its name, by SQLite's own check and the number of
     events.
     """
     url_of_existing(url)

@@ -1,4 +1,4 @@
-"""Configuration of the label stage: who or what says which answer is preferred."""
+"""Configuration of the label stage: the sources of labels, and how people label."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ class LabelConfig(StageConfig):
     store: SecretUrl | None = None
     """SQLAlchemy URL of the label store. The file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
     SQLite in the run directory. Leave the password out: it is read from the environment variable
-    TRUEUP_STORE_PASSWORD, which `trueup serve` needs too. One that stands here, or comes by `${NAME}`, is written down
-    nowhere else."""
+    TRUEUP_STORE_PASSWORD, which `trueup serve` needs too. A password here, or from `${NAME}`, is stored nowhere
+    else."""
 
     on_bad_rows: BadRows = "refuse"
     """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
     with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
     stage's left_out.jsonl."""
     ignore_columns: IgnoredColumns = Field([])
-    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
+    """Columns to leave out: they are not read, and their content refuses or drops no row."""
 
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"
@@ -93,26 +93,26 @@ class LabelConfig(StageConfig):
     labels_per_pair: int = Field(1, ge=1, le=99)
     """Labels that each pair or ranking gets, from as many different people."""
     labels_wanted: int | None = Field(None, ge=1)
-    """Labels after which `trueup run` goes on. Empty: a label, or a skip, for every pair."""
+    """Labels after which `trueup run` continues. Empty: a label, or a skip, for every pair."""
     scale: Literal["plain", "graded"] = "graded"
     """Scale of a preference: `graded` has seven steps from A much better to B much better, `plain` has A, B and a
     tie."""
     criteria: list[str] = Field([])
-    """Criteria that are asked of a pair besides the preference, such as [helpful, honest, harmless]."""
+    """Criteria that people judge besides the preference, such as [helpful, honest, harmless]."""
     rationale_share: float = Field(0.0, ge=0, le=1)
     """Share of the pairs for which a written reason is required."""
     guideline: str = "Which answer would you rather have got? If you cannot tell, call it a tie."
     """Guideline for people, in Markdown. Its first line stands above every pair, the rest behind the key `g`."""
     lease_minutes: float = Field(10.0, gt=0)
-    """Minutes for which a pair is kept for the person who looks at it. After that somebody else may get it."""
+    """Minutes for which a pair is reserved for the person who sees it. After that somebody else may get it."""
 
     # human: who is trusted
     gold: InputPath | None = None
     """Pairs with known answers, in any preference format of docs/formats.md, hidden among the others."""
     gold_share: float = Field(0.05, ge=0, le=0.5)
-    """Share of gold among the pairs that people are shown, while there is some that they have not seen."""
+    """Share of gold among the pairs that a person sees, while there is gold that they have not seen."""
     repeat_share: float = Field(0.05, ge=0, le=0.5)
-    """Share of pairs that people have labelled before, shown again with the sides swapped: do they say the same?"""
+    """Share of a person's earlier pairs that come again with the sides swapped, to measure consistency."""
     gold_pass: float = Field(0.7, ge=0, le=1)
     """Share of gold that an annotator has to get right. Annotators below it are reported."""
     exclude_failed_gold: bool = False
@@ -121,21 +121,21 @@ class LabelConfig(StageConfig):
     """Pairs with known answers that everybody labels first, with feedback. The column `explanation` is shown after each
     label."""
     qualification_pass: float = Field(0.7, ge=0, le=1)
-    """Share of the qualification that has to be right before the work begins."""
+    """Share of the qualification that must be right before the work begins."""
 
     # human: in which order
     selection: Literal["random", "uncertainty"] = "random"
-    """Which pairs come first. `uncertainty` takes those whose order a reward model, or the labels so far, leave
-    open."""
+    """Which pairs come first. `uncertainty` prefers those of which a reward model, or the labels so far, are least
+    sure."""
     control_share: float = Field(0.2, ge=0, le=1)
-    """Share of pairs that `selection: uncertainty` draws at random all the same, so that figures stay unbiased."""
+    """Share of pairs that `selection: uncertainty` draws at random, so that figures stay unbiased."""
     scores: InputPath | None = None
     """Scores of the sampled answers by a reward model: lines of {prompt_id, scores: [one for each answer]}."""
 
     # simulated
     rubric: RubricName = "says-why"
-    """Rubric that labels where `source` is `simulated`: `says-why`, or `file.py:name` for one of your own: a function
-    of (prompt, text, finished) that returns points, or a Rubric of several such criteria."""
+    """Rubric that labels if `source` is `simulated`: `says-why`, or `file.py:name` for your own: a function of (prompt,
+    text, finished) that returns points, or a Rubric of several such criteria."""
 
     # import
     path: InputPath | None = None
@@ -146,10 +146,10 @@ class LabelConfig(StageConfig):
     """Base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1. Its key is read from the environment
     variable OPENAI_API_KEY."""
     judge_model: str | None = None
-    """Model that the endpoint is asked for."""
+    """Name of the endpoint's model."""
     judge_parameters: EndpointParameters = EndpointParameters()
-    """How the endpoint is asked: temperature, limits, any other key of the request. With other parameters it counts as
-    another judge, whose labels are its own."""
+    """Parameters of the request: temperature, limits, any other key. With other parameters it counts as another judge
+    with labels of its own."""
 
     # reward_model
     reward_model: ModelName | None = None
@@ -164,7 +164,10 @@ class LabelConfig(StageConfig):
 
         try:
             url = sa.make_url(value)
-        except (sa.exc.ArgumentError, ValueError):  # a part of a password may stand in it: it is not repeated
+        except (
+            sa.exc.ArgumentError,
+            ValueError,
+        ):  # the URL may contain a part of a password, so the message does not repeat it
             raise ValueError("is not a database URL; for example sqlite:///labels.sqlite") from None
         if url.username and "@" in f"{url.host}{url.database}":
             raise ValueError("in a password, @ is written %40 and / is written %2F")
@@ -173,14 +176,14 @@ class LabelConfig(StageConfig):
         if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
             raise ValueError("is a database in memory, and labels in it are lost; for example sqlite:///labels.sqlite")
         if url.get_driver_name() != "pysqlite" or url.query:
-            raise ValueError("of SQLite a file is wanted and nothing else; for example sqlite:///labels.sqlite")
+            raise ValueError("must name a SQLite file and nothing else; for example sqlite:///labels.sqlite")
         url = url.set(database=str(from_campaign(url.database, info)))
         return url.render_as_string(hide_password=False)
 
     @property
     def store_url(self) -> sa.URL:
-        """Where the label store is. A run's folder may have `?`, `%` and `#` in its name, which mean something in a URL
-        that is written out."""
+        """The URL of the label store. It is an object, since `?`, `%` and `#` in the name of a run's folder would
+        have a meaning in the text of a URL."""
         import sqlalchemy as sa
 
         if self.store:
@@ -191,27 +194,27 @@ class LabelConfig(StageConfig):
     def _complete(self) -> LabelConfig:
         needs = {"import": ["path"], "judge": ["judge_url", "judge_model"], "reward_model": ["reward_model"]}
         for source in self.sources:
-            wanted = f"source: {source}" if source == self.source else f"also_use: [{source}]"
+            source_key = f"source: {source}" if source == self.source else f"also_use: [{source}]"
             if missing := [key for key in needs.get(source, []) if not getattr(self, key)]:
                 keys = "the key" if len(missing) == 1 else "the keys"
                 are = "is" if len(missing) == 1 else "are"
-                raise ValueError(f"with {wanted}, {keys} {' and '.join(missing)} {are} required")
+                raise ValueError(f"with {source_key}, {keys} {' and '.join(missing)} {are} required")
         if self.gold_share + self.repeat_share > 0.5:
-            raise ValueError("gold_share and repeat_share together are at most 0.5: most of what is asked is work")
+            raise ValueError("gold_share and repeat_share together are at most 0.5: most pairs must be work")
         if len(set(self.criteria)) < len(self.criteria) or not all(name.strip() for name in self.criteria):
-            raise ValueError(f"criteria: every one needs a name of its own, found {self.criteria}")
+            raise ValueError(f"criteria: each needs its own name, found {self.criteria}")
         if self.task == "ranking" and self.criteria:
-            raise ValueError("criteria are asked of pairs; with task: ranking leave them out")
+            raise ValueError("criteria are for pairs; with task: ranking leave them out")
         return self
 
     @property
     def sources(self) -> list[Source]:
-        """Whose labels are exported: `source` first."""
+        """Sources of the exported labels: `source` first."""
         return list(dict.fromkeys([self.source, *self.also_use]))
 
     @property
     def programs(self) -> dict[Source, str]:
-        """Sources that are programs, and the annotator's name under which each one's labels are stored."""
+        """Sources that are programs, with the annotator's name of their labels."""
         return {
             "simulated": f"rubric:{short_name(self.rubric)}",
             "judge": f"judge:{self.judge_model}{self.judge_parameters.differing()}",
@@ -222,7 +225,7 @@ class LabelConfig(StageConfig):
         return () if self.sources == ["import"] else ("sample",)
 
     def identity(self) -> dict[str, Any]:
-        """Without the keys that only say how people are asked: what they answered is in the store, and that counts."""
+        """The identity without the keys that only change how people label: their labels are in the store."""
         left_out = {"labels_per_pair", "rationale_share", "lease_minutes", "gold_share", "repeat_share"}
         left_out |= {"qualification", "qualification_pass", "selection", "control_share", "scores"}
         if not {"human", "judge"} & set(self.sources):
@@ -231,23 +234,23 @@ class LabelConfig(StageConfig):
         return {key: value for key, value in super().identity().items() if key not in left_out}
 
     def input_paths(self) -> list[Path]:
-        asked = (self.gold, self.qualification, self.scores) if "human" in self.sources else ()
-        paths = [path for path in (*asked, self.path if "import" in self.sources else None) if path]
+        people_files = (self.gold, self.qualification, self.scores) if "human" in self.sources else ()
+        paths = [path for path in (*people_files, self.path if "import" in self.sources else None) if path]
         return [*paths, *self.rubric_files]
 
     @property
     def rubric_files(self) -> list[Path]:
-        """The file of a rubric of one's own, where it labels."""
+        """The file of the user's own rubric, if it labels."""
         return rubric_files(self.rubric) if "simulated" in self.sources else []
 
     def contents(self) -> dict[str, Contents | None]:
-        """The reward model that labels; the name alone would not tell that it was trained again."""
+        """Hashes of the reward model that labels, since its name stays if it is trained again."""
         if self.reward_model is None or "reward_model" not in self.sources:
             return {}
         return {"reward_model": contents.of_model(self.reward_model)}
 
     def fingerprint(self) -> dict[str, str | None]:
-        """What the rubric means, and what people have put into the store."""
+        """Hashes of the rubric's code, and of people's labels in the store."""
         parts: dict[str, str | None] = {}
         if "simulated" in self.sources:
             parts["rubric"] = rubric_version(self.rubric)

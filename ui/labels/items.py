@@ -1,4 +1,4 @@
-"""What goes into the label store and is judged there: items, the queue of them, known answers, labels of programs."""
+"""Content of the label store: items, their queue, known answers, labels of programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ui.labels.tables import TableRow, now
 
 
 class AnswerLike(Protocol):
-    """What is stored of an answer; `trueup.data.records.Candidate` is one."""
+    """The stored parts of an answer; `trueup.data.records.Candidate` has them."""
 
     @property
     def text(self) -> str: ...
@@ -45,11 +45,11 @@ class Item:
     category: str | None
     split: Literal["train", "heldout"]
     sampler: dict[str, Any]
-    """Where the completions came from, as the sample stage or a file says; it is kept as JSON."""
+    """Origin of the completions, from the sample stage or a file, as JSON."""
 
     @cached_property
     def item_id(self) -> str:
-        """Hash of what is judged; the category, the split and where it came from do not change it."""
+        """Hash of prompt and answers; the category, the split and the origin do not change it."""
         content = [[(message.role, message.content) for message in self.prompt], self._answers()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -72,17 +72,17 @@ class Item:
 
 
 class QueueEntry(NamedTuple):
-    """An item that people are asked about, and how it came to be asked about."""
+    """An item in the queue, and how it was selected."""
 
     item_id: str
     selection: str
     """random or uncertainty."""
     propensity: float
-    """Probability with which that selection chose it, in (0, 1]."""
+    """Probability that the selection chooses it, in (0, 1]."""
 
 
 class Gold(NamedTuple):
-    """An item whose answer is known."""
+    """An item with a known answer."""
 
     item_id: str
     tiers: Tiers
@@ -91,9 +91,9 @@ class Gold(NamedTuple):
 
 
 class ProgramLabel(NamedTuple):
-    """What a program says of an item."""
+    """A program's label of an item."""
 
     item_id: str
     tiers: Tiers | None
-    """Indices into the item's answers, best tier first; None: asked, and no answer was got."""
+    """Indices into the item's answers, best tier first; None: the program gave no answer."""
     strength: int | None = None

@@ -1,6 +1,6 @@
-"""What an answer says: from places on the screen to a judgement of the item, and back. Pure functions.
+"""Judgements: from places on the screen to an order of the item's answers, and back. Pure functions.
 
-Places are what the annotator saw (0 is A), indices are the item's own order; `drawn[place]` is the index shown there.
+Places are those on the screen (0 is A), indices are the item's own order; `drawn[place]` is the index shown there.
 Tiers are groups of answers, best first; answers in one tier are tied.
 """
 
@@ -24,12 +24,12 @@ _NAMES = {1: "_slightly", 2: "", 3: "_much", None: ""}
 
 
 def choices(scale: Scale) -> tuple[Choice, ...]:
-    """What can be said of a pair."""
+    """The choices for a pair."""
     return GRADED if scale == "graded" else PLAIN
 
 
 def meaning_of(choice: str, scale: Scale) -> tuple[Tiers | None, int | None]:
-    """Tiers of places and strength that a known choice means; (None, None) for a skip or a flag."""
+    """Tiers of places, and strength, of a choice; (None, None) for a skip or a flag."""
     if choice in ("skip", "flag"):
         return None, None
     if choice in ("tie", "both_bad"):
@@ -40,7 +40,7 @@ def meaning_of(choice: str, scale: Scale) -> tuple[Tiers | None, int | None]:
 
 
 def choice_of(tiers: Tiers, strength: int | None, both_bad: bool, drawn: Sequence[int]) -> str:
-    """The choice that was made of a pair, from what is stored of it."""
+    """The choice behind a stored label of a pair."""
     if len(tiers) == 1:
         return "both_bad" if both_bad else "tie"
     return "ab"[drawn.index(tiers[0][0])] + _NAMES[strength]
@@ -57,17 +57,17 @@ def to_places(tiers: Tiers, drawn: Sequence[int]) -> Tiers:
 
 
 def is_order(tiers: Tiers, count: int) -> bool:
-    """Whether every one of `count` answers is placed once."""
+    """Whether each of `count` answers is placed once."""
     return all(tiers) and sorted(place for tier in tiers for place in tier) == list(range(count))
 
 
-def agrees(tiers: Tiers, known: Tiers) -> bool:
-    """Whether an answer is right, given the known one.
+def agrees(tiers: Tiers, answer: Tiers) -> bool:
+    """Whether a judgement agrees with the known answer.
 
-    A pair: the same winner, or a tie as known. A ranking: at least three quarters of the pairs that are known to
-    differ are ordered as known. Answers that the known one leaves out do not count.
+    For a pair: the same winner, or a tie in both. For a ranking: at least three quarters of the pairs that differ in
+    the known answer have its order. Answers that it leaves out do not count.
     """
-    ranks, right = _ranks(tiers), _ranks(known)
+    ranks, right = _ranks(tiers), _ranks(answer)
     pairs = [(i, j) for i, j in combinations(sorted(right), 2) if i in ranks and j in ranks]
     strict = [(i, j) for i, j in pairs if right[i] != right[j]]
     if not strict:
@@ -91,9 +91,9 @@ _ANYWHERE = re.compile(_SPECIAL)
 _AT_THE_START = re.compile(r"\A(?:\s*+(?:<s>|<bos>|<pad>))+")
 _AT_THE_END = re.compile(rf"(?:{_SPECIAL}|</s>|<eos>|<pad>|<unk>|<\|[a-z_]{{0,40}}\|?)\Z")
 _LONGEST = 44
-"""Characters of a token."""
+"""Most characters of a token."""
 TOKEN = "\N{MATHEMATICAL LEFT ANGLE BRACKET}token\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
-"""Stands for a token of a chat template within an answer: it was said, and its name would tell the model."""
+"""Replaces a token of a chat template within an answer, since its name would reveal the model."""
 
 _MODELS = (
     r"(?:chat\s?gpt|gpt-?\d\w*|claude|gemini|bard|llama[\s-]?\d*|alpaca|vicuna|mistral|mixtral|qwen\w*|smol\s?lm\w*|"
@@ -112,26 +112,26 @@ _ITSELF = re.compile(
 
 
 def clean(text: str) -> str:
-    """An answer as people are shown it: all of its text, without the tokens of a chat template, which tell a model or
-    an answer that was cut. Whether it was cut is shown of neither side."""
-    kept = text[: _without_end(text)]
-    return _ANYWHERE.sub(TOKEN, _AT_THE_START.sub("", kept))
+    """An answer as people see it: all of its text, without the tokens of a chat template, which would reveal the model
+    or whether the answer was cut."""
+    body = text[: _without_end(text)]
+    return _ANYWHERE.sub(TOKEN, _AT_THE_START.sub("", body))
 
 
 def as_read(text: str) -> str:
-    """What of an answer makes a difference to who reads it: two that are equal so are not asked about.
+    """The part of an answer that makes a difference to a reader: nobody compares two answers with equal parts.
 
-    White space makes none, but for the end of a line, the end of a paragraph, and indentation: in code it is a part of
-    what is said.
+    White space makes none, except the end of a line, the end of a paragraph, and indentation, which has a meaning in
+    code.
     """
     lines = [line[: len(line) - len(line.lstrip())] + " ".join(line.split()) for line in clean(text).split("\n")]
     lines = [line if line.strip() else "" for line in lines]
-    kept = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
-    return "\n".join(kept).rstrip()
+    lines_to_read = [line for line, before in zip(lines, ["", *lines], strict=False) if line or before]
+    return "\n".join(lines_to_read).rstrip()
 
 
 def _without_end(text: str) -> int:
-    """Where the tokens at the end begin. From the end on, each character is looked at a bounded number of times."""
+    """The start of the tokens at the end. From the end, each character is read a bounded number of times."""
     end = at = len(text)
     while True:
         while at and text[at - 1].isspace():
@@ -143,6 +143,6 @@ def _without_end(text: str) -> int:
 
 
 def names_itself(text: str) -> str | None:
-    """The words in which an answer says which model it is from ("I am ChatGPT"); None: it does not."""
+    """The words in which an answer names its model ("I am ChatGPT"); None: it does not."""
     match = _ITSELF.search(text)
     return " ".join(match[0].split()) if match else None

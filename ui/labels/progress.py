@@ -1,4 +1,4 @@
-"""How far each annotator is: their labels and skips, the qualification round, and what may still come to them."""
+"""Progress of each annotator: labels and skips, the qualification round, and the tasks that may still come."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ui.labels.tables import event, meta, slot
 from ui.labels.tasks import Practice, Progress, Settings, State
 
 ESTIMATED_AFTER = 20
-"""Judgements after which the number of those to come is estimated anew. An estimate after each one would tell hidden
-checks from work; one after twenty tells how many of them were checks, and of none whether it was one."""
+"""Judgements between two estimates of the number still to come. An estimate after each one would reveal hidden checks;
+one after twenty reveals the number of checks among them, but not which they were."""
 
 
 @dataclass
 class Tally:
-    """What one annotator has given. Practice counts for itself, every other purpose alike."""
+    """Counts of one annotator's judgements. Practice counts separately, all other purposes together."""
 
     labelled: int
     skipped: int
@@ -40,13 +40,13 @@ class Tally:
 
 
 class Total(NamedTuple):
-    """The estimate of how many judgements an annotator will have given in the end; see `Tallies.total`."""
+    """An estimate of an annotator's judgements in the end; see `Tallies.total`."""
 
     judgements: int
     due: int
-    """Judgements at which it is estimated again."""
+    """Number of judgements at which it is estimated again."""
     wanted: str
-    """What the campaign asked for when it was estimated."""
+    """The campaign's targets at the time of the estimate."""
 
     def left(self, tally: Tally, waiting: Sequence[Any]) -> int:
         """At least what is in front of the annotator."""
@@ -55,7 +55,7 @@ class Total(NamedTuple):
 
 @dataclass
 class Tallies:
-    """The tallies of all annotators. Who passed the qualification round is remembered."""
+    """The tallies of all annotators. It remembers who passed the qualification round."""
 
     settings: Settings
     practice: Mapping[str, Gold]
@@ -81,26 +81,25 @@ class Tallies:
         return tally
 
     def total(self, db: sa.Connection, annotator: str, tally: Tally, keep: bool = False) -> Total:
-        """How many judgements this annotator will have given in all, hidden checks among them.
+        """An estimate of all judgements of this annotator in the end, hidden checks among them.
 
-        It is estimated after every so many judgements, whoever looks and however often, and kept in the store: an undo,
-        a restart or another server does not estimate it again. It goes by the work that is left; a check changes that
-        no more than it changes the count of judgements.
+        It is made once per ESTIMATED_AFTER judgements and stored: an undo, a restart or another server does not make it
+        again. It depends on the remaining work, which a check changes no more than it changes the count of judgements.
         """
         key = f"total {annotator}"
-        wanted = db.scalar(_NOTE, {"key": WANTED}) or "0 0"
+        target = db.scalar(_NOTE, {"key": WANTED}) or "0 0"
         if stored := db.scalar(_NOTE, {"key": key}):
             total = Total(*json.loads(stored))
-            if tally.answered < total.due and total.wanted == wanted:
+            if tally.answered < total.due and total.wanted == target:
                 return total
-        items, labels = map(int, wanted.split())
+        items, labels = map(int, target.split())
         judged = db.scalar(_JUDGED, {"me": annotator}) or 0
         work = max(0, min(labels - (db.scalar(_DONE) or 0), items - judged))
         gold, repeats = self.settings.gold_share * self.has_checks, self.settings.repeat_share
         with_checks = work / max(1 - gold - repeats, 0.1)
         unseen = len(assignment.unseen_gold(db, annotator, "check")) if gold else 0
         checks = round(min(gold * with_checks, unseen) + repeats * with_checks)
-        total = Total(tally.answered + work + checks, tally.answered + ESTIMATED_AFTER, wanted)
+        total = Total(tally.answered + work + checks, tally.answered + ESTIMATED_AFTER, target)
         if keep:
             keep_note(db, key, json.dumps(total))
         return total
@@ -112,9 +111,9 @@ _of_me = sa.and_(event.c.annotator == sa.bindparam("me", type_=sa.String), event
 
 
 def _count(*kinds: str) -> Any:
-    """How many events of these kinds an annotator gave and did not take back, with one definition for all purposes."""
-    counted = (event.c.purpose != "qualification", event.c.kind.in_(kinds), event.c.view_token.is_not(None))
-    return sa.select(sa.func.count()).where(_of_me, *counted, ~superseded()).scalar_subquery()
+    """The number of an annotator's events of these kinds that were not taken back, for all purposes but practice."""
+    conditions = (event.c.purpose != "qualification", event.c.kind.in_(kinds), event.c.view_token.is_not(None))
+    return sa.select(sa.func.count()).where(_of_me, *conditions, ~superseded()).scalar_subquery()
 
 
 _COUNTS = sa.select(_count("label"), _count("skip", "flag"))  # one round trip; in the order of Tally

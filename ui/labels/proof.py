@@ -1,7 +1,7 @@
-"""What a label stage has read of its store, as a hash that the store can be held against later.
+"""A hash of the events that a label stage read from its store, to compare the store with later.
 
-Events are append-only, so those up to a given one never change: whoever edits a label, an answer or a prompt in the
-store's file is found, however many labels came after.
+Events are append-only, so those up to a given one never change. An edit of a label, an answer or a prompt in the
+store's file shows, however many labels came after.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _digest(db: sa.Connection, last: int) -> str:
     for row in db.execute(events.execution_options(yield_per=1000)):
         digest.update(_line(list(row)))
     for row in db.execute(items.order_by(item.c.item_id).execution_options(yield_per=1000)):
-        # Only the text of a completion is fixed: its token ids, say, may be filled in later.
+        # Only the text of a completion is fixed; its token ids, for example, may be added later.
         digest.update(_line([row.item_id, row.prompt, [answer["text"] for answer in row.completions]]))
     return digest.hexdigest()
 
@@ -43,9 +43,9 @@ def _line(values: list[Any]) -> bytes:
 
 
 def check_store(stage: FinishedStage) -> tuple[str | None, str | None]:
-    """(problem, note): whether the store in the run still holds what the label stage read of it.
+    """(problem, note): whether the store in the run still has the events that the label stage read.
 
-    A database elsewhere is not opened: a run directory is data, and may have been sent by somebody.
+    A database elsewhere is not opened: a run directory is data, and may come from somebody else.
     """
     stated, path = stage.manifest.store, stage.dir / STORE
     assert stated is not None

@@ -1,8 +1,8 @@
-"""The labelling service: the one way in which the page, the HTTP API and the command line write what people say.
+"""The labelling service: the page, the HTTP API and the command line write people's judgements only through it.
 
 It gives out tasks (an opaque token, the prompt, the texts in the drawn order) and takes one judgement of each;
-`ui.labels.tasks` has the classes of both. A judgement is recorded, its slot closed and the next pair leased in one
-transaction; what this returns was committed.
+`ui.labels.tasks` has the classes of both. One transaction records a judgement, closes its slot and leases the next
+pair; it is committed before a method returns.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ _NOTE = sa.select(meta.c.value).where(meta.c.key == sa.bindparam("key"))
 
 @dataclass
 class _Item:
-    """What a task needs of an item; it never changes, so it is read once.
+    """The parts of an item that a task needs. They never change, so they are read once.
 
-    Its texts are a model's, of any length: they are made ready where nobody waits for them, outside any transaction.
+    The texts come from a model and may be long, so they are prepared outside of any transaction.
     """
 
     prompt: list[Message]
     raw: list[str]
     """The answers as they are stored."""
     policies: list[str]
-    """Whose each text is, in a comparison."""
+    """The policy of each text, in a comparison."""
 
     @cached_property
     def texts(self) -> list[str]:
@@ -79,7 +79,7 @@ class _Item:
 
 @dataclass
 class LabelService:
-    """Over an open store. Its methods are quick and may be called from any thread."""
+    """The service over an open store. Its methods are quick and may be called from any thread."""
 
     store: Store
     settings: Settings = field(default_factory=Settings)
@@ -94,7 +94,7 @@ class LabelService:
         self._tallies = Tallies(self.settings, self._practice, has_checks=bool(self.store.gold("check")))
 
     def work(self, annotator: str) -> Worklist[Task]:
-        """What is to be done now: up to AHEAD tasks, each leased to this annotator, and how far the annotator is."""
+        """Up to AHEAD tasks, each leased to this annotator, and the annotator's progress."""
         with self.store.write_as(annotator) as db:
             views, tally = self._top_up(db, annotator)
         return _worklist(views, tally)
@@ -103,7 +103,7 @@ class LabelService:
         return self.work(annotator).tasks
 
     def progress(self, annotator: str) -> Progress:
-        """How far this annotator is; leases nothing."""
+        """This annotator's progress; leases nothing."""
         with self.store.read() as db:
             tally = self._tallies.of(db, annotator)
             views = assignment.waiting(db, annotator, close=False)
@@ -113,7 +113,7 @@ class LabelService:
     def label(self, annotator: str, judgement: Judgement) -> Recorded[Task]:
         """Record a judgement and lease the next pair. StaleToken or BadJudgement: nothing was recorded.
 
-        The same `client_uuid` again gives the stored judgement.
+        The same `client_uuid` again returns the stored judgement.
         """
         check_uuid(judgement.client_uuid)
         self._read(annotator, judgement.token)
@@ -132,7 +132,7 @@ class LabelService:
         return Recorded(**vars(_worklist(views, tally)), label=label, feedback=feedback, reveal=reveal)
 
     def demonstrate(self, annotator: str, ideal: IdealCompletion) -> None:
-        """Keep an ideal completion of the prompt of a task, written by the annotator; the task goes on waiting.
+        """Save an ideal completion of a task's prompt, written by the annotator. The task still waits for its label.
 
         A later one for the same task replaces it.
         """
@@ -146,23 +146,23 @@ class LabelService:
         with self.store.write_as(annotator) as db:
             if _stored(db, annotator, ideal.client_uuid, ("demonstration",)) is not None:
                 return
-            shown = _view(db, annotator, ideal.token)
+            view_row = _view(db, annotator, ideal.token)
             query = sa.select(event.c.event_id).where(
                 event.c.view_token == ideal.token, event.c.kind == "demonstration", ~superseded()
             )
-            row = self._row(db, shown, ideal.client_uuid, "demonstration")
+            row = self._row(db, view_row, ideal.client_uuid, "demonstration")
             _insert(db, row | {"note": text, "supersedes": db.scalar(query)})
 
     def undo(self, annotator: str, client_uuid: str) -> Undone[Task]:
-        """Take back this annotator's last judgement; its task is the first again, with its sides as they were.
+        """Take back this annotator's last judgement. Its task is the first again, with the same sides.
 
-        A hidden check comes back as work does, so that nothing tells them apart; what it measures is the judgement that
-        was given first. Those of the qualification round stay: their feedback was given. A skipped pair that somebody
-        else has taken since does not come back, but the skip is taken back.
+        A hidden check comes back like work, so that nothing tells them apart; it measures the first judgement.
+        Judgements of the qualification round stay, since their feedback was given. If somebody else has taken a skipped
+        pair since, it does not come back, but the skip is taken back.
         """
         check_uuid(client_uuid)
         if self.settings.reveal:
-            raise BadJudgement("a vote is final: whose answers they were has been shown")
+            raise BadJudgement("a vote is final: the page has shown whose answers they were")
         with self.store.write_as(annotator) as db:
             undone = _stored(db, annotator, client_uuid, ("undo",)) is not None
             in_vain = json.loads(db.scalar(_NOTE, {"key": f"{_IN_VAIN} {annotator}"}) or "[]")
@@ -174,46 +174,46 @@ class LabelService:
         return Undone(**vars(_worklist(views, tally)), undone=undone)
 
     def renew(self, annotator: str) -> None:
-        """A sign of life: what is in front of this annotator stays theirs."""
+        """Extend the leases of this annotator, who is still there."""
         with self.store.write_as(annotator) as db:
             assignment.renew(db, annotator, self.settings.lease_s)
 
     # ---- Recording
 
     def _read(self, annotator: str, token: str) -> None:
-        """Make the texts of a task ready before its judgement is written, which needs their lengths."""
+        """Prepare the texts of a task before its judgement is written, which needs their lengths."""
         with self.store.read() as db:
-            shown = db.execute(_VIEW, {"tok": token, "me": annotator}).first()
-            task_item = None if shown is None else self._item(db, shown.item_id)
+            view_row = db.execute(_VIEW, {"tok": token, "me": annotator}).first()
+            task_item = None if view_row is None else self._item(db, view_row.item_id)
         if task_item is not None:
             _ = task_item.words
 
     def _record(self, db: sa.Connection, annotator: str, judgement: Judgement) -> _Stored:
-        shown = _view(db, annotator, judgement.token)
-        if shown.closed and assignment.is_answered(db, judgement.token):  # else closed because its lease was lost
+        view_row = _view(db, annotator, judgement.token)
+        if view_row.closed and assignment.is_answered(db, judgement.token):  # else closed because its lease was lost
             raise StaleToken("this pair has been answered already; nothing was recorded")
-        values = self._columns(db, shown, judgement)
-        if shown.purpose == "work":
+        values = self._columns(db, view_row, judgement)
+        if view_row.purpose == "work":
             labelled = values["kind"] == "label"
             settle = assignment.fill if labelled else assignment.give_back
-            if not settle(db, annotator, shown.item_id):
-                if not assignment.is_asked(db, shown.item_id):
+            if not settle(db, annotator, view_row.item_id):
+                if not assignment.is_asked(db, view_row.item_id):
                     raise StaleToken("this pair is not asked about any more; nothing was recorded")
                 values["kind"] = "late" if labelled else values["kind"]
-        elif shown.closed and shown.purpose != "qualification" and values["kind"] == "label":
+        elif view_row.closed and view_row.purpose != "qualification" and values["kind"] == "label":
             values["kind"] = "late"  # a check that was lost with the work beside it
         assignment.close(db, judgement.token)
-        row = self._row(db, shown, judgement.client_uuid, values["kind"]) | values
+        row = self._row(db, view_row, judgement.client_uuid, values["kind"]) | values
         _insert(db, row)
-        return _Stored(row, shown.drawn)
+        return _Stored(row, view_row.drawn)
 
-    def _columns(self, db: sa.Connection, shown: Any, judgement: Judgement) -> TableRow:
-        """The columns of an event that a judgement fills, with the sides undone; BadJudgement if it says nothing."""
-        drawn, pair = shown.drawn, len(shown.drawn) == 2
+    def _columns(self, db: sa.Connection, view_row: Any, judgement: Judgement) -> TableRow:
+        """The columns of an event that a judgement fills, with the sides undone; BadJudgement if it is not valid."""
+        drawn, pair = view_row.drawn, len(view_row.drawn) == 2
         tiers, strength = tiers_of(judgement, self.settings.scale, len(drawn))
         kind = "label" if tiers is not None else str(judgement.choice)
         note = checked_text(judgement.note, "note")
-        if kind == "label" and shown.wants_rationale and not (note or "").strip():
+        if kind == "label" and view_row.wants_rationale and not (note or "").strip():
             raise BadJudgement("note: for this pair a reason is asked for; write it first")
         check_measured(judgement)
         row: TableRow = {"kind": kind, "note": note or None}
@@ -223,32 +223,32 @@ class LabelService:
         if tiers is not None:
             row |= {"tiers": judgements.to_indices(tiers, drawn), "strength": strength}
             if pair and len(tiers) == 2:
-                texts = self._item(db, shown.item_id).texts
+                texts = self._item(db, view_row.item_id).texts
                 best, worst = (len(texts[drawn[tier[0]]]) for tier in tiers)
                 row["chose_longer"] = None if best == worst else best > worst
         return row
 
-    def _row(self, db: sa.Connection, shown: Any, client_uuid: str, kind: str) -> TableRow:
-        """All columns of an event about a view, none of them filled by what was answered."""
+    def _row(self, db: sa.Connection, view_row: Any, client_uuid: str, kind: str) -> TableRow:
+        """All columns of an event about a view, without those of the judgement."""
         return {
             "client_uuid": client_uuid,
-            "view_token": shown.token,
-            "item_id": shown.item_id,
-            "annotator": shown.annotator,
+            "view_token": view_row.token,
+            "item_id": view_row.item_id,
+            "annotator": view_row.annotator,
             "source": "human",
             "kind": kind,
-            "purpose": shown.purpose,
+            "purpose": view_row.purpose,
             "tiers": None,
             "strength": None,
             "both_bad": False,
-            "first_shown": shown.drawn[0],
+            "first_shown": view_row.drawn[0],
             "criteria": None,
             "note": None,
             "seconds": None,
-            "words": self._item(db, shown.item_id).words,
+            "words": self._item(db, view_row.item_id).words,
             "chose_longer": None,
             "device": None,
-            "guideline_sha256": shown.guideline_sha256,
+            "guideline_sha256": view_row.guideline_sha256,
             "supersedes": None,
             "created_utc": now(),
         }
@@ -257,25 +257,25 @@ class LabelService:
         last = db.execute(_LAST, {"me": annotator}).first()
         if last is None:
             return False
-        shown = _view(db, annotator, last.view_token)
-        undo = self._row(db, shown, client_uuid, "undo") | {
+        view_row = _view(db, annotator, last.view_token)
+        undo = self._row(db, view_row, client_uuid, "undo") | {
             "supersedes": last.event_id,
             "words": None,
             "first_shown": None,
         }
         _insert(db, undo)
-        there = True
-        if shown.purpose == "work":
-            there = assignment.take_back(db, annotator, shown.item_id, self.settings.lease_s)
-        if there:
-            again = {"repeats": shown.repeats, "wants_rationale": shown.wants_rationale, "reshown": True}
-            self._show(db, annotator, shown.item_id, shown.drawn, shown.purpose, **again)
+        is_back = True
+        if view_row.purpose == "work":
+            is_back = assignment.take_back(db, annotator, view_row.item_id, self.settings.lease_s)
+        if is_back:
+            again = {"repeats": view_row.repeats, "wants_rationale": view_row.wants_rationale, "reshown": True}
+            self._show(db, annotator, view_row.item_id, view_row.drawn, view_row.purpose, **again)
         return True
 
     # ---- Giving out
 
     def _top_up(self, db: sa.Connection, annotator: str) -> tuple[list[_Shown], Tally]:
-        """What is in front of an annotator, after new pairs were leased up to AHEAD of them."""
+        """The tasks of an annotator, after leasing new pairs up to AHEAD."""
         tally = self._tallies.of(db, annotator)
         views, added = _of_state(assignment.waiting(db, annotator), tally.state), 0
         if tally.state == "work":
@@ -295,11 +295,11 @@ class LabelService:
         return [(row, self._item(db, row.item_id)) for row in views[:AHEAD]], tally
 
     def _next(self, db: sa.Connection, annotator: str) -> bool:
-        """Show the annotator one more: mostly an open pair, sometimes a hidden check."""
+        """Give the annotator one more task: mostly an open pair, sometimes a hidden check."""
         chance = secrets.SystemRandom().random()
         values = {"wants_rationale": secrets.SystemRandom().random() < self.settings.rationale_share}
         if chance < self.settings.gold_share + self.settings.repeat_share and not self._cursor.has_more(db, annotator):
-            return False  # whatever comes when work has run out would be known as a check
+            return False  # a task after the end of the work would be known as a check
         if self._tallies.has_checks and chance < self.settings.gold_share:
             if unseen := assignment.unseen_gold(db, annotator, "check"):
                 name = secrets.choice(unseen)
@@ -349,35 +349,35 @@ class LabelService:
             label = StoredJudgement(uuid, kind, choice=choice)
         else:
             label = StoredJudgement(uuid, kind, order=judgements.to_places(row["tiers"], drawn))
-        known = self._practice.get(row["item_id"]) if row["purpose"] == "qualification" else None
-        if known is None:
+        gold = self._practice.get(row["item_id"]) if row["purpose"] == "qualification" else None
+        if gold is None:
             return label, None
-        places = judgements.to_places(known.tiers, drawn)
+        places = judgements.to_places(gold.tiers, drawn)
         best: BetterSide | Tiers = places
         if len(drawn) == 2:
             best = "tie" if len(places) == 1 else "a" if places[0][0] == 0 else "b"
-        right = row["tiers"] is not None and judgements.agrees(row["tiers"], known.tiers)
-        return label, Feedback(right, best, known.explanation)
+        right = row["tiers"] is not None and judgements.agrees(row["tiers"], gold.tiers)
+        return label, Feedback(right, best, gold.explanation)
 
 
 _Shown = tuple[Any, _Item]
-"""A row of a view that waits, and what it shows."""
+"""A row of a waiting view, and its content."""
 
 
 def _of_state(views: list[Any], state: str) -> list[Any]:
-    """The views that an annotator in this state works on; one who failed the qualification round has none."""
+    """The views for an annotator in this state; none after a failed qualification round."""
     if state == "failed_practice":
         return []
     return [row for row in views if (row.purpose == "qualification") is (state == "practice")]
 
 
 def _worklist(views: list[_Shown], tally: Tally) -> Worklist[Task]:
-    return Worklist([_task(row, shown) for row, shown in views], tally.progress, tally.state)
+    return Worklist([_task(row, content) for row, content in views], tally.progress, tally.state)
 
 
-def _task(row: Any, shown: _Item) -> Task:
-    texts = [shown.texts[index] for index in row.drawn]
-    return Task(row.token, bool(row.wants_rationale), row.purpose == "qualification", shown.prompt, texts)
+def _task(row: Any, content: _Item) -> Task:
+    texts = [content.texts[index] for index in row.drawn]
+    return Task(row.token, bool(row.wants_rationale), row.purpose == "qualification", content.prompt, texts)
 
 
 # ---- Inside a transaction ---------------------------------------------------------------------------------------
@@ -409,14 +409,14 @@ _INSERT = event.insert()
 
 
 class _Stored(NamedTuple):
-    """An event and the places in which its view was drawn."""
+    """An event, and the drawn order of its view."""
 
     row: Any
     drawn: list[int]
 
 
 def _stored(db: sa.Connection, annotator: str, client_uuid: str, kinds: Collection[str]) -> _Stored | None:
-    """The event that this request made when it came before; None: it is new."""
+    """The event of this request, if it came before; None: it is new."""
     row = db.execute(_BY_UUID, {"uuid": client_uuid}).first()
     if row is None:
         return None
@@ -437,7 +437,7 @@ def _insert(db: sa.Connection, row: TableRow) -> None:
 
 
 def _view(db: sa.Connection, annotator: str, token: str) -> Any:
-    shown = db.execute(_VIEW, {"tok": token, "me": annotator}).first()
-    if shown is None:
+    view_row = db.execute(_VIEW, {"tok": token, "me": annotator}).first()
+    if view_row is None:
         raise StaleToken("this task is not yours, or never was; nothing was recorded")
-    return shown
+    return view_row

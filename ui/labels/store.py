@@ -1,8 +1,8 @@
-"""The label store: items to judge, the labels that are wanted of them, and every label as an append-only event.
+"""The label store: items to judge, the labels to collect of them, and every label as an append-only event.
 
-ui/labels/service.py writes what people say. Everything else is here: items go in, programs put their labels, and
-current labels are read. Labels of people and of programs share the store, but a row says its `source` and `annotator`,
-and nothing mixes them unless it is asked for both. An event counts as long as no later one supersedes it.
+ui/labels/service.py writes people's judgements. All else is here: adding items, writing labels of programs, and reading
+current labels. Labels of people and of programs share the store, but a row has its `source` and `annotator`, and a
+caller gets both only if it asks for both. An event counts as long as no later one supersedes it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ CHUNK = 1000
 
 
 class Store(Database):
-    """Opened by URL; makes its tables where there are none."""
+    """The store, opened by its URL. It makes its tables if there are none."""
 
     def add_items(self, items: Iterable[Item]) -> list[str]:
-        """Put items in; those that are there keep their labels. Returns their ids, in order."""
+        """Add items; existing ones keep their labels. Returns their ids, in order."""
         changing = ("category", "split", "sampler", "completions")  # an item's id is a hash of the rest
         columns = [item.c.item_id, *(item.c[key] for key in changing)]
         ids = []
@@ -43,45 +43,45 @@ class Store(Database):
             rows = {(row := one.row())["item_id"]: row for one in chunk}
             ids += [one.item_id for one in chunk]
             with self.write() as db:
-                known = {row.item_id: row for row in db.execute(sa.select(*columns).where(item.c.item_id.in_(rows)))}
-                if fresh := [row for name, row in rows.items() if name not in known]:
+                stored = {row.item_id: row for row in db.execute(sa.select(*columns).where(item.c.item_id.in_(rows)))}
+                if fresh := [row for name, row in rows.items() if name not in stored]:
                     db.execute(item.insert(), fresh)
-                for name, old in known.items():  # the split's salt or the sampler may have changed: the label stands
+                for name, old in stored.items():  # the split's salt or the sampler may have changed: the label stands
                     values = {key: rows[name][key] for key in changing}
                     if any(getattr(old, key) != value for key, value in values.items()):
                         db.execute(item.update().where(item.c.item_id == name).values(**values))
         return ids
 
-    def ask(self, asked: Iterable[QueueEntry], labels_per_pair: int = 1, in_rounds: bool = False) -> None:
-        """Ask people about these items, in this order, and about no others: so many labels of each.
+    def ask(self, queue: Iterable[QueueEntry], labels_per_pair: int = 1, in_rounds: bool = False) -> None:
+        """Make these items the queue, in this order, with `labels_per_pair` labels of each.
 
-        What is labelled stays counted; what somebody has in front of them stays theirs, if it is still asked about.
+        Existing labels still count; a leased item stays leased if it is still in the queue.
         in_rounds: every item gets a first label before any gets a second; else each gets all of its labels in turn.
         """
-        wanted = {entry.item_id: (position, entry) for position, entry in reversed(list(enumerate(asked)))}
+        positions = {entry.item_id: (position, entry) for position, entry in reversed(list(enumerate(queue)))}
         with self.write() as db:
             slots: dict[str, list[Any]] = {}
             for row in db.execute(sa.select(slot).order_by(slot.c.slot_no)):
                 slots.setdefault(row.item_id, []).append(row)
-            labelled = _annotators(db) if wanted.keys() - slots.keys() else {}
-            changes = _SlotChanges(round_of=len(wanted) if in_rounds else 0)
-            changes.gone = [row.slot_id for name, rows in slots.items() if name not in wanted for row in rows]
-            for name, (position, entry) in wanted.items():
+            labelled = _annotators(db) if positions.keys() - slots.keys() else {}
+            changes = _SlotChanges(round_of=len(positions) if in_rounds else 0)
+            changes.gone = [row.slot_id for name, rows in slots.items() if name not in positions for row in rows]
+            for name, (position, entry) in positions.items():
                 changes.add(entry, position, labels_per_pair, slots.get(name, []), labelled.get(name, []))
             total = sum(map(len, slots.values())) + changes.write(db)
-            keep_note(db, WANTED, f"{len(wanted)} {total}")
+            keep_note(db, WANTED, f"{len(positions)} {total}")
 
     def asked(self) -> dict[str, QueueEntry]:
-        """What people are asked about now, and how each came to be."""
+        """The current queue, by item id."""
         query = sa.select(slot.c.item_id, slot.c.selection, slot.c.propensity).order_by(slot.c.position)
         with self.read() as db:
             return {row.item_id: QueueEntry(*row) for row in db.execute(query)}
 
-    def set_gold(self, use: Literal["check", "qualification"], known: Iterable[Gold]) -> None:
-        """Make these the hidden checks, or the qualification round; answers to earlier ones stay as they were said."""
-        rows = [{**one._asdict(), "use": use, "position": position} for position, one in enumerate(known)]
+    def set_gold(self, use: Literal["check", "qualification"], entries: Iterable[Gold]) -> None:
+        """Make these the hidden checks, or the qualification round; judgements of earlier ones stay."""
+        rows = [{**one._asdict(), "use": use, "position": position} for position, one in enumerate(entries)]
         with self.write() as db:
-            # An item is one or the other: in the round its answer is told.
+            # An item cannot be both, since the round reveals its answer.
             ids = [row["item_id"] for row in rows]
             db.execute(gold.delete().where(sa.or_(gold.c.use == use, gold.c.item_id.in_(ids))))
             if rows:
@@ -94,7 +94,7 @@ class Store(Database):
             return [Gold(*row) for row in db.execute(query)]
 
     def add_guideline(self, text: str) -> str:
-        """Keep a guideline's text; returns its hash, by which views and labels name it."""
+        """Store a guideline's text; returns its hash, which views and labels refer to."""
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         with self.write() as db:
             if db.scalar(sa.select(guideline.c.sha256).where(guideline.c.sha256 == sha256)) is None:
@@ -102,7 +102,7 @@ class Store(Database):
         return sha256
 
     def name(self) -> str:
-        """A random name of this store, by which a browser keeps what it could not send apart from other campaigns'."""
+        """A random name of this store, under which a browser stores what it could not send."""
         with self.write() as db:
             name = db.scalar(sa.select(meta.c.value).where(meta.c.key == _NAME))
             if name is None:
@@ -110,7 +110,7 @@ class Store(Database):
         return name
 
     def note(self, key: str) -> str | None:
-        """A remark that was left in the store by `set_note`."""
+        """A value that `set_note` stored."""
         with self.read() as db:
             return db.scalar(sa.select(meta.c.value).where(meta.c.key == key))
 
@@ -119,19 +119,19 @@ class Store(Database):
             keep_note(db, key, value)
 
     def counts(self) -> tuple[int, int, int]:
-        """Labels there are, labels wanted, and items that people are asked about: cheap, whatever their number."""
+        """The numbers of labels, of labels to collect, and of items in the queue; cheap in a large store too."""
         with self.read() as db:
             done = db.scalar(sa.select(sa.func.count()).where(slot.c.state == "done")) or 0
-            wanted = db.scalar(sa.select(meta.c.value).where(meta.c.key == WANTED))
-        items, total = map(int, (wanted or "0 0").split())
+            note = db.scalar(sa.select(meta.c.value).where(meta.c.key == WANTED))
+        items, total = map(int, (note or "0 0").split())
         return done, total, items
 
     # ---- Machines
 
     def put(self, source: str, annotator: str, labels: Iterable[ProgramLabel]) -> int:
-        """Make these what `annotator` says of the items. Returns how many events that took.
+        """Make these the labels of `annotator` for the items. Returns the number of new events.
 
-        What it says already is left alone; what it said otherwise is superseded: running a source again adds nothing.
+        Equal labels stay, other ones are superseded, so running a source again adds nothing.
         """
         added = 0
         with self.write() as db:
@@ -159,14 +159,14 @@ class Store(Database):
         return added
 
     def judged(self, source: str, annotator: str) -> set[str]:
-        """Items that an annotator has said something about, for sources that continue where they stopped."""
+        """Items that an annotator has judged, for sources that continue where they stopped."""
         with self.read() as db:
             return {row.item_id for row in db.execute(_current(source).where(event.c.annotator == annotator))}
 
     # ---- Reading
 
     def rankings(self, sources: Collection[str], item_ids: Collection[str] | None = None) -> list[Ranking]:
-        """Current labels as rankings, in the order they were given. Of people only their work: no hidden checks."""
+        """Current labels as rankings, in the order of their events, without hidden checks."""
         query = (
             sa.select(
                 event,
@@ -185,21 +185,21 @@ class Store(Database):
             .where(event.c.kind == "label", event.c.purpose == "work", event.c.source.in_(sources), ~superseded())
             .order_by(event.c.event_id)
         )
-        wanted = None if item_ids is None else set(item_ids)
+        ids = None if item_ids is None else set(item_ids)
         with self.read() as db:
-            return [_ranking(row) for row in db.execute(query) if wanted is None or row.item_id in wanted]
+            return [_ranking(row) for row in db.execute(query) if ids is None or row.item_id in ids]
 
     def answered(self, source: str, item_ids: Collection[str]) -> dict[str, list[str]]:
         """Current `label`, `skip`, `flag` and `late` of each of these items that has any."""
-        wanted, kinds = set(item_ids), dict[str, list[str]]()
+        ids, kinds = set(item_ids), dict[str, list[str]]()
         with self.read() as db:
             for row in db.execute(_current(source).with_only_columns(event.c.item_id, event.c.kind)):
-                if row.item_id in wanted:
+                if row.item_id in ids:
                     kinds.setdefault(row.item_id, []).append(row.kind)
         return kinds
 
     def votes(self) -> dict[str, Counter[str]]:
-        """How often each judgement was given, by item that people have labelled; its strength does not matter."""
+        """Counts of each judgement, whatever its strength, by item that people have labelled."""
         counts: dict[str, Counter[str]] = {}
         query = _current("human").with_only_columns(event.c.item_id, event.c.tiers).where(event.c.kind == "label")
         with self.read() as db:
@@ -211,17 +211,17 @@ class Store(Database):
         """How often people preferred the completion on the left, and in how many pairs they preferred one."""
         columns = (event.c.item_id, event.c.tiers, event.c.first_shown)
         query = _current("human").with_only_columns(*columns).where(event.c.kind == "label")
-        wanted, left, strict = set(item_ids), 0, 0
+        ids, on_left, strict = set(item_ids), 0, 0
         with self.read() as db:
             for row in db.execute(query):
-                if row.item_id in wanted and len(row.tiers) == 2 and sum(map(len, row.tiers)) == 2:
+                if row.item_id in ids and len(row.tiers) == 2 and sum(map(len, row.tiers)) == 2:
                     strict += 1
-                    left += row.first_shown == row.tiers[0][0]
-        return left, strict
+                    on_left += row.first_shown == row.tiers[0][0]
+        return on_left, strict
 
     def checks(self) -> dict[str, list[tuple[Tiers, Tiers]]]:
         """For each annotator the first judgements of hidden gold items, taken back or not, with the known answers."""
-        known = {one.item_id: one.tiers for one in self.gold("check")}
+        answers = {one.item_id: one.tiers for one in self.gold("check")}
         query = (
             sa.select(event.c.annotator, event.c.item_id, event.c.tiers)
             .where(event.c.source == "human", event.c.purpose == "gold", event.c.kind == "label")
@@ -233,29 +233,29 @@ class Store(Database):
                 first.setdefault((row.annotator, row.item_id), row.tiers)
         by_annotator: dict[str, list[tuple[Tiers, Tiers]]] = {}
         for (annotator, item_id), tiers in first.items():
-            if item_id in known:
-                by_annotator.setdefault(annotator, []).append((tiers, known[item_id]))
+            if item_id in answers:
+                by_annotator.setdefault(annotator, []).append((tiers, answers[item_id]))
         return by_annotator
 
     def demonstrations(self, item_ids: Collection[str] | None = None) -> list[tuple[Demonstration, str]]:
-        """Ideal answers that people wrote, as they stand now, each with who wrote it."""
+        """Current ideal answers of people, each with its author."""
         query = (
             sa.select(event.c.item_id, event.c.annotator, event.c.note, item.c.prompt, item.c.category)
             .join(item, item.c.item_id == event.c.item_id)
             .where(event.c.kind == "demonstration", event.c.purpose.in_(("work", "repeat")), ~superseded())
             .order_by(event.c.event_id)
         )
-        wanted = None if item_ids is None else set(item_ids)
+        ids = None if item_ids is None else set(item_ids)
         demonstrations = []
         with self.read() as db:
             for row in db.execute(query):
-                if wanted is None or row.item_id in wanted:
+                if ids is None or row.item_id in ids:
                     turns = [*row.prompt, {"role": "assistant", "content": row.note}]
                     demonstrations.append((Demonstration(messages=turns, category=row.category), row.annotator))
         return demonstrations
 
     def digest(self) -> str | None:
-        """A hash of all that people say now and the label stage exports or reports; None while there is nothing."""
+        """A hash of people's current judgements that the label stage exports or reports; None while there are none."""
         names = ("item_id", "annotator", "kind", "purpose", "tiers", "strength", "both_bad", "criteria", "note")
         query = sa.select(*(event.c[name] for name in names)).where(
             event.c.source == "human",
@@ -268,7 +268,7 @@ class Store(Database):
 
 
 def digest(url: str | sa.URL) -> str | None:
-    """A hash of people's current labels in the store at `url`. Opens nothing that is not there."""
+    """A hash of people's current labels in the store at `url`; None if there is no store."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         return None
@@ -281,7 +281,7 @@ def digest(url: str | sa.URL) -> str | None:
 
 @dataclass
 class _SlotChanges:
-    """What a new queue changes about the slots."""
+    """The changes of slots for a new queue."""
 
     round_of: int
     """Positions from an item's first label to its second; 0: they follow each other."""
@@ -289,11 +289,11 @@ class _SlotChanges:
     moved: list[TableRow] = field(default_factory=list)
     fresh: list[TableRow] = field(default_factory=list)
 
-    def add(self, entry: QueueEntry, position: int, wanted: int, slots: list[Any], labelled: list[str]) -> None:
-        """Have as many slots for an item as labels are wanted, those of people who `labelled` it before among them."""
+    def add(self, entry: QueueEntry, position: int, count: int, slots: list[Any], labelled: list[str]) -> None:
+        """Give an item as many slots as labels to collect, with those of people who `labelled` it before."""
         free = [row for row in slots if row.state == "open"]
         annotators = [] if slots else labelled
-        missing = max(0, wanted - (len(slots) - len(free)) - len(annotators))
+        missing = max(0, count - (len(slots) - len(free)) - len(annotators))
         self.gone += [row.slot_id for row in free[missing:]]
         for row in free[:missing]:
             to = position + row.slot_no * self.round_of
@@ -306,7 +306,7 @@ class _SlotChanges:
             self.fresh.append(row)
 
     def write(self, db: sa.Connection) -> int:
-        """Write them; returns how many more slots there are then."""
+        """Write the changes; returns the difference in the number of slots."""
         for ids in _chunks(self.gone):
             db.execute(slot.delete().where(slot.c.slot_id.in_(ids)))
         to: TableRow = {
@@ -331,7 +331,7 @@ def superseded() -> sa.ColumnElement[bool]:
 
 
 ANSWERS = ("label", "skip", "flag", "late")
-"""Kinds of events that answer what was shown."""
+"""Kinds of events that answer a view."""
 
 
 def _current(source: str) -> sa.Select[Any]:
@@ -342,7 +342,7 @@ def _current(source: str) -> sa.Select[Any]:
 
 
 def _annotators(db: sa.Connection) -> dict[str, list[str]]:
-    """Who has labelled each item."""
+    """The annotators who labelled each item."""
     annotators: dict[str, list[str]] = {}
     columns = (event.c.item_id, event.c.annotator)
     for row in db.execute(_current("human").with_only_columns(*columns).where(event.c.kind == "label")):
@@ -369,7 +369,7 @@ def _ranking(row: Any) -> Ranking:
 
 
 def _shown_of(row: Any) -> list[int] | None:
-    """The order in which a pair was shown, where that is known without a view: of a vote that was promoted."""
+    """The order of a pair on the screen, if it is known without a view, as for a promoted vote."""
     if row.first_shown is None or len(row.completions) != 2:
         return None
     return [row.first_shown, 1 - row.first_shown]
@@ -377,7 +377,7 @@ def _shown_of(row: Any) -> list[int] | None:
 
 _NAME = "name"
 WANTED = "wanted"
-"""Note of how many items people are asked about, and how many labels are wanted of all: written with the queue."""
+"""Key of the note with the numbers of items in the queue and of labels to collect, written with the queue."""
 
 
 def keep_note(db: sa.Connection, key: str, value: str) -> None:

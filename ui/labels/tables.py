@@ -211,7 +211,7 @@ VERSION = "3"
 
 
 def _make_tables(connection: sa.Connection, url: str) -> None:
-    """Make the tables in a database without any of ours; refuse one that has them otherwise."""
+    """Make the tables in a database without any of ours; refuse one that has other tables of these names."""
     present = set(sa.inspect(connection).get_table_names())
     if "meta" in present:
         _refuse_another_version(connection, url)
@@ -235,7 +235,7 @@ def _refuse_another_version(connection: sa.Connection, url: str) -> None:
 
 
 def url_of_existing(url: sa.URL) -> sa.URL:
-    """The same URL; DataError if it is a file that is not there, so that reading makes none."""
+    """The same URL; DataError if its file does not exist, so that reading does not create one."""
     if url.get_backend_name() == "sqlite" and not Path(str(url.database)).is_file():
         raise DataError(
             f"{url.database}: there is no label store yet; `trueup label` and `trueup labels import` make it"
@@ -244,7 +244,7 @@ def url_of_existing(url: sa.URL) -> sa.URL:
 
 
 def shown(url: sa.URL) -> str:
-    """The URL as messages name it."""
+    """The URL for messages."""
     return url.render_as_string(hide_password=True)
 
 
@@ -258,13 +258,13 @@ _LOCK_ANNOTATOR = sa.text(
 
 
 class Database:
-    """An open store: `read()`, `write()` and `write_as()` give a connection in a transaction."""
+    """An open store: `read()`, `write()` and `write_as()` yield a connection in a transaction."""
 
     def __init__(self, url: str | sa.URL, read_only: bool = False):
-        """Make the tables where there are none; with `read_only`, open what is there and change nothing about it.
+        """Open the store and make its tables if there are none; with `read_only`, change nothing.
 
-        A SQLite file on a medium that cannot be written is read in a copy, which `is_copy` says: what is written then
-        is lost with it.
+        A SQLite file on a medium that cannot be written is read from a copy, and `is_copy` is true: writes to it are
+        lost with it.
         """
         try:
             self.url = sa.make_url(url)
@@ -278,12 +278,12 @@ class Database:
                 raise DataError(f"{url}: labels in memory would be lost; name a file, such as sqlite:///labels.sqlite")
             self._open_file(Path(self.url.database), read_only)
         self._inode = _inode(self.url) if self.is_sqlite else None
-        # SQLite's own waiting is unfair: under load the same writer can lose again and again. Writers of this process
-        # queue here; busy_timeout is for those of other processes.
+        # SQLite's own waiting is unfair: under load one writer can lose again and again. Writers of this process queue
+        # here; busy_timeout is for those of other processes.
         self._writing = threading.Lock()
         try:
-            # As many connections as the web server has threads: nobody waits for one. What a statement was given are
-            # people's texts: no error prints them.
+            # As many connections as the web server has threads, so that nobody waits for one. Parameters of statements
+            # are people's texts, so errors must not print them.
             self.engine = sa.create_engine(
                 self.url, pool_size=40, max_overflow=10, pool_pre_ping=not self.is_sqlite, hide_parameters=True
             )
@@ -309,7 +309,7 @@ class Database:
         return self._copy is not None
 
     def _open_file(self, path: Path, read_only: bool) -> None:
-        """See that the file can be opened: its folder is made, its owner alone may read it, or it is copied."""
+        """Prepare the file: make its folder, let only its owner read it, or copy it."""
         if path.is_file() and (read_only or not is_writable(path, path.parent)):
             self._copy = tempfile.TemporaryDirectory(prefix="trueup-labels-")
             _copy_file(path, Path(self._copy.name, path.name))
@@ -317,7 +317,7 @@ class Database:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Made here, so that it is never there for everybody; SQLite gives its log files the same mode.
+            # Created here, so that it is never readable to everybody; SQLite gives its log files the same mode.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         except OSError as error:
             raise DataError(f"{path}: cannot be written, so no label could be saved ({error.strerror})") from None
@@ -329,7 +329,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that nobody else writes beside, so that what it reads stays true until it commits."""
+        """A transaction with no other writer, so that its reads stay true until it commits."""
         if self.is_sqlite:
             with _in_a_sentence(), self._writing, self._writer.begin() as connection:
                 yield connection
@@ -343,7 +343,7 @@ class Database:
     def write_as(self, annotator: str) -> Iterator[sa.Connection]:
         """A transaction in which this annotator does not write elsewhere, in another tab or process.
 
-        SQLite has one writer anyway. On PostgreSQL different annotators write side by side, beside no `write()`.
+        SQLite has one writer anyway. On PostgreSQL different annotators write side by side, but never beside `write()`.
         """
         if self.is_sqlite:
             with self.write() as connection:
@@ -354,13 +354,13 @@ class Database:
                 yield connection
 
     def count_rows(self) -> None:
-        """Let PostgreSQL's planner know how large the tables are; until it does, a next pair may take seconds."""
+        """Tell PostgreSQL's planner the size of the tables; before that, a next pair may take seconds."""
         if not self.is_sqlite:
             with self.engine.begin() as connection:
                 connection.execute(sa.text("ANALYZE item, slot, view, event"))
 
     def _refuse_lost_file(self) -> None:
-        """A file that was removed or replaced goes on to exist for whoever has it open, and for nobody else."""
+        """A DataError if the file was removed or replaced: it then exists only for processes that have it open."""
         if self._inode is not None and _inode(self.url) != self._inode:
             raise DataError(
                 f"{self.url.database}: was removed or replaced while it was open, so nothing is saved any more: "
@@ -375,7 +375,7 @@ class Database:
 
 @contextmanager
 def _in_a_sentence() -> Iterator[None]:
-    """A full disk, or one that cannot be written, is no bug: a DataError says so, and nothing was saved."""
+    """Turn a full or read-only disk, which is no bug, into a DataError. Nothing was saved."""
     try:
         yield
     except sa.exc.DBAPIError as error:
@@ -385,13 +385,13 @@ def _in_a_sentence() -> Iterator[None]:
 
 
 def _copy_file(path: Path, to: Path) -> None:
-    """One moment of a SQLite file that others may be writing to; DataError where it cannot be read."""
+    """Copy a SQLite file, which others may be writing to, at one moment; DataError if it cannot be read."""
     try:
         if is_writable(path, path.parent):
             with closing(sqlite3.connect(path)) as store, closing(sqlite3.connect(to)) as copy:
                 store.backup(copy)
             return
-        # SQLite writes beside a file even to read it. Nobody writes here: the file and its log hold every label.
+        # SQLite writes beside a file even to read it. There are no writers here: the file and its log have every label.
         for end in ("", "-wal"):
             if (source := path.with_name(path.name + end)).is_file():
                 shutil.copyfile(source, to.with_name(to.name + end))
@@ -413,7 +413,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         raise DataError(f"the label store's file system cannot do SQLite's WAL (journal mode {mode}); use a local disk")
-    # WAL with synchronous=NORMAL may lose the last commits when the power fails; a label that was confirmed is kept.
+    # WAL with synchronous=NORMAL may lose the last commits when the power fails; a confirmed label must stay.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
 
@@ -424,5 +424,5 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def now() -> str:
-    """This moment as it is stored, in UTC."""
+    """The current time for the store, in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,7 +1,7 @@
-"""What goes into the labelling service and comes out of it, in Python as over HTTP.
+"""Input and output of the labelling service, in Python and over HTTP.
 
-`ui.pages.label_api` sends and reads these very classes; it adds only how a task's texts look on a page. Nothing here
-says which model, file or setting a completion came from, or whether a task is a hidden check.
+`ui.pages.label_api` sends and reads these very classes, and only adds the HTML of a task's texts. They do not reveal
+the model, file or setting of a completion, or whether a task is a hidden check.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ BetterSide = Literal["a", "b", "tie"]
 State = Literal["work", "practice", "done", "failed_practice"]
 
 MAX_NOTE = 20_000
-"""Characters of a note or a demonstration."""
+"""Most characters of a note or a demonstration."""
 _UUID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
 
 class StaleToken(TrueupError):
-    """A judgement of what is not, or no longer, in front of this annotator. Nothing was recorded."""
+    """A judgement of a task that this annotator does not, or no longer, have. Nothing was recorded."""
 
 
 class BadJudgement(TrueupError):
-    """A judgement that says nothing that could be recorded; the text says why."""
+    """A judgement that is not valid; the text says why."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a campaign is labelled."""
+    """Settings of a campaign's labelling."""
 
     scale: Scale = "graded"
     criteria: tuple[str, ...] = ()
@@ -52,11 +52,11 @@ class Settings:
     qualification_pass: float = 0.7
     lease_s: float = 600.0
     reveal: bool = False
-    """Votes on a comparison: each is answered with whose completions they were, and is final for that."""
+    """Votes on a comparison: the response to each names the policies of its completions, so it is final."""
 
     @classmethod
     def of(cls, config: LabelConfig) -> Settings:
-        """The settings that the campaign file states."""
+        """The settings of the campaign file."""
         return cls(
             scale=config.scale,
             criteria=tuple(config.criteria),
@@ -74,7 +74,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class TaskHead:
-    """What a task says besides its texts; a page shows it as it is."""
+    """A task without its texts."""
 
     token: str
     wants_rationale: bool
@@ -83,7 +83,7 @@ class TaskHead:
 
 @dataclass(frozen=True)
 class Task(TaskHead):
-    """What is in front of an annotator."""
+    """A task of an annotator."""
 
     prompt: list[Message]
     texts: list[str]
@@ -104,21 +104,21 @@ class Practice:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an annotator is. A hidden check counts like any other pair, so that nothing here gives it away."""
+    """An annotator's progress. A hidden check counts like any other pair, so that nothing here reveals it."""
 
     mine: int
-    """Their labels."""
+    """The annotator's labels."""
     skipped: int
-    """Their skips and flags."""
+    """The annotator's skips and flags."""
     left: int
-    """Pairs that may still come to them, as far as was known when it was last estimated."""
+    """Pairs that may still come, by the last estimate."""
     practice: Practice | None
     """None: there is no qualification round, or it is passed."""
 
 
 @dataclass(frozen=True)
 class Worklist(Generic[T]):
-    """The tasks that wait for an annotator, and how far the annotator is."""
+    """The waiting tasks of an annotator, and the annotator's progress."""
 
     tasks: list[T]
     progress: Progress
@@ -137,18 +137,18 @@ class Feedback:
 
 @dataclass(frozen=True)
 class StoredJudgement:
-    """A judgement as it is stored."""
+    """A stored judgement."""
 
     client_uuid: str
     kind: Literal["label", "skip", "flag", "late"]
-    """late: kept, but somebody else had taken the pair over, and it does not count."""
+    """late: it is stored, but does not count, because somebody else has the pair."""
     choice: str | None = None
     order: Tiers | None = None
 
 
 @dataclass(frozen=True)
 class Reveal:
-    """After a vote: the policy whose completion stood at each place."""
+    """After a vote: the policy of the completion at each place."""
 
     a: Policy
     b: Policy
@@ -156,7 +156,7 @@ class Reveal:
 
 @dataclass(frozen=True)
 class Recorded(Worklist[T]):
-    """A judgement was recorded, and this waits next."""
+    """The worklist after a recorded judgement."""
 
     label: StoredJudgement
     feedback: Feedback | None
@@ -165,7 +165,7 @@ class Recorded(Worklist[T]):
 
 @dataclass(frozen=True)
 class Undone(Worklist[T]):
-    """The last judgement was taken back, and its task waits first."""
+    """The worklist after taking back the last judgement, whose task is the first."""
 
     undone: bool
     """False: there was nothing to take back."""
@@ -181,21 +181,21 @@ class Press:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     client_uuid: Annotated[str, Field(min_length=8, max_length=64)]
-    """Drawn by the client for each press; the same one again is the same press."""
+    """A random id of each press, from the client; the same id again is the same press."""
 
 
 @dataclass(frozen=True)
 class Judgement(Press):
-    """What somebody says of a task. A pair takes a choice, three and more completions an order."""
+    """A judgement of a task: a choice for a pair, an order for three and more completions."""
 
     token: Annotated[str, Field(max_length=64)]
     choice: Annotated[str | None, Field(max_length=16)] = None
-    """One of `judgements.Choice`; of an order only skip and flag."""
+    """One of `judgements.Choice`; for an order only skip and flag."""
     order: Annotated[Tiers | None, Field(max_length=100)] = None
     """Tiers of places, best first."""
     note: str | None = None
     criteria: dict[str, BetterSide] | None = None
-    """For each criterion the better side."""
+    """The better side by each criterion."""
     seconds: float | None = None
     device: Device = "api"
 
@@ -212,14 +212,14 @@ class IdealCompletion(Press):
 
 
 def tiers_of(judgement: Judgement, scale: Scale, count: int) -> tuple[Tiers | None, int | None]:
-    """Tiers of places and strength that a judgement of `count` completions means; (None, None): a skip or a flag."""
-    known = choices(scale) if count == 2 else ("skip", "flag")
+    """Tiers of places, and strength, of a judgement of `count` completions; (None, None): a skip or a flag."""
+    options = choices(scale) if count == 2 else ("skip", "flag")
     choice, order = judgement.choice, judgement.order
     if (choice is None) == (order is None):
         raise BadJudgement("an answer is either a choice or an order")
     if choice is not None:
-        if choice not in known:
-            raise BadJudgement(f"choice: expected one of {', '.join(known)}, found {choice!r}")
+        if choice not in options:
+            raise BadJudgement(f"choice: expected one of {', '.join(options)}, found {choice!r}")
         return meaning_of(choice, scale)
     assert order is not None
     if count == 2:
@@ -232,12 +232,12 @@ def tiers_of(judgement: Judgement, scale: Scale, count: int) -> tuple[Tiers | No
 def better_by_criterion(
     sides: Mapping[str, BetterSide], criteria: Sequence[str], drawn: Sequence[int]
 ) -> dict[str, int | None]:
-    """For each criterion the index of the better completion; None: a tie. `criteria` are those that are asked for."""
+    """The index of the better completion by each criterion; None: a tie. `criteria` are the campaign's."""
     better: dict[str, int | None] = {}
     for name, side in sides.items():
         if name not in criteria:
-            known = ", ".join(criteria) or "none"
-            raise BadJudgement(f"criteria: {name!r} is not asked for here (asked for: {known})")
+            names = ", ".join(criteria) or "none"
+            raise BadJudgement(f"criteria: {name!r} is not one of this campaign's (they are: {names})")
         if side not in get_args(BetterSide):
             raise BadJudgement(f"criteria: {name}: expected a, b or tie, found {side!r}")
         better[name] = None if side == "tie" else drawn["ab".index(side)]
@@ -245,7 +245,7 @@ def better_by_criterion(
 
 
 def check_measured(judgement: Judgement) -> None:
-    """Raise BadJudgement if the device or the time cannot be."""
+    """Raise BadJudgement if the device or the time is not valid."""
     if judgement.device not in get_args(Device):
         expected = ", ".join(get_args(Device))
         raise BadJudgement(f"device: expected one of {expected}, found {judgement.device!r}")
@@ -254,14 +254,14 @@ def check_measured(judgement: Judgement) -> None:
 
 
 def check_uuid(client_uuid: str) -> None:
-    """Raise BadJudgement if a client's id is none."""
+    """Raise BadJudgement if a client's id is not valid."""
     if not _UUID.fullmatch(client_uuid):
-        shown = json.dumps(client_uuid)[:80]
-        raise BadJudgement(f"client_uuid: expected 8 to 64 letters, digits, - or _, found {shown}")
+        excerpt = json.dumps(client_uuid)[:80]
+        raise BadJudgement(f"client_uuid: expected 8 to 64 letters, digits, - or _, found {excerpt}")
 
 
 def checked_text(text: str | None, key: str) -> str | None:
-    """A text that every database can hold, or BadJudgement."""
+    """The text, if every database can store it; otherwise BadJudgement."""
     if text is None:
         return None
     if len(text) > MAX_NOTE:
@@ -269,7 +269,7 @@ def checked_text(text: str | None, key: str) -> str | None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadJudgement(f"{key}: holds half of a surrogate pair, which is no text") from None
+        raise BadJudgement(f"{key}: has half of a surrogate pair, which is no text") from None
     if "\0" in text:
-        raise BadJudgement(f"{key}: holds a NUL character, which a database cannot store")
+        raise BadJudgement(f"{key}: has a NUL character, which a database cannot store")
     return text

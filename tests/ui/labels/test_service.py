@@ -146,7 +146,7 @@ def test_nobody_can_answer_with_somebody_elses_token_or_request(asking: Asking) 
         ({"seconds": -1.0}, "seconds"),
         ({"seconds": float("nan")}, "seconds"),
         ({"device": "mind"}, "device: expected one of key"),
-        ({"criteria": {"kind": "a"}}, "'kind' is not asked for"),
+        ({"criteria": {"kind": "a"}}, "'kind' is not one of"),
         ({"criteria": {"helpful": "left"}}, "helpful: expected a, b or tie"),
         ({"client_uuid": "short"}, "client_uuid"),
         ({"client_uuid": "with a space"}, "client_uuid"),
