@@ -67,7 +67,7 @@ class Person:
     @property
     def is_local(self) -> bool:
         """Whether this is the person at this machine, who used the printed link and has no password."""
-        return self.name == LOCAL.name
+        return self.pseudonym == LOCAL.pseudonym
 
 
 LOCAL = Person("local", "admin", "local")

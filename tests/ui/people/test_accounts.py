@@ -513,6 +513,13 @@ def test_people_change_their_own_password_and_are_out_everywhere_else(start: Any
     assert guesses == [303] + [303] * 7 or guesses[5:] == [429] * 3
 
 
+def test_somebody_whose_name_is_local_has_a_password_like_anybody(start: Any, people: People) -> None:
+    people.add("local", "annotator", PASSWORD)
+    browser = start()
+    browser.cookies.set(COOKIE, people.open_session(id_of(people, "local")))
+    assert 'href="/password"' in browser.get("/").text and browser.get("/password").status_code == 200
+
+
 def test_the_person_at_this_machine_has_no_password_to_change(start: Any) -> None:
     browser = start()
     browser.cookies.set(COOKIE, browser.app.state.people.open_session(None))
