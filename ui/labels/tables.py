@@ -299,6 +299,9 @@ class Database:
                     _make_tables(connection, name)
         except ModuleNotFoundError as error:
             raise DataError(f"{name}: needs the Python package {error.name}; install it to use this database") from None
+        except DataError:
+            self.close()
+            raise
         except sa.exc.DatabaseError as error:
             self.close()
             raise DataError(f"{name}: cannot be opened as a label store ({error.orig})") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -199,3 +200,17 @@ def test_a_store_of_another_version_is_left_alone(asking: Callable[..., Store], 
     for read_only in (False, True):
         with pytest.raises(DataError, match=f"store version {version}, this one reads 3"):
             Store(store.url.render_as_string(hide_password=False), read_only)
+
+
+def test_the_copy_of_a_store_that_is_refused_is_taken_away_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = Store(f"sqlite:///{tmp_path}/labels.sqlite")
+    with old.write() as db:
+        db.exec_driver_sql("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
+    old.close()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with pytest.raises(DataError, match="store version 2") as refused:
+        Store(old.url, read_only=True)
+    assert list((tmp_path / "temporary").iterdir()) == [], refused.value
