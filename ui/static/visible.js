@@ -1,4 +1,4 @@
-// Text as nodes in which every character can be seen, as trueup/visible.py does it on the server: what nobody would see,
+// Text as nodes in which every character can be seen, as trueup/data/visible.py does it on the server: what nobody would see,
 // or what would turn the order of what they see, becomes a mark.
 
 // biome-ignore format: six to a line
