@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 import regex
 from markupsafe import Markup
@@ -41,10 +42,12 @@ def seen(text: str) -> Markup:
     """
     parts, at = [], 0
     for run in INVISIBLE.finditer(text):
-        name = unicodedata.name(run["one"], "control character").lower()
-        parts += [text[at : run.start()], _MARK.format(name, mark(run[0]))]
+        parts += [text[at : run.start()], _html(run["one"], mark(run[0]))]
         at = run.end()
     return Markup("").join([*parts, text[at:]])
 
 
-_MARK = Markup('<span class="tu-mark" dir="ltr" title="{}">{}</span>')
+@lru_cache(maxsize=1024)  # a text that stutters repeats a few of them thousands of times
+def _html(one: str, shown: str) -> Markup:
+    name = unicodedata.name(one, "control character").lower()
+    return Markup('<span class="tu-mark" dir="ltr" title="{}">{}</span>').format(name, shown)
