@@ -35,7 +35,7 @@ DEVICE = os.environ.get("TRUEUP_TEST_DEVICE", "cpu")
 PLACED = {"device": DEVICE} if DEVICE == "cpu" else {"device": DEVICE, "dtype": "float32"}
 
 COLOURS = "red blue green black white brown pink grey gold teal lime plum navy rose sand mint".split()
-DEMONSTRATIONS = [
+DEMONSTRATIONS: list[dict[str, Any]] = [
     {
         "messages": [{"role": "user", "content": f"Say {c}."}, {"role": "assistant", "content": f"It is {c}."}],
         "category": k,

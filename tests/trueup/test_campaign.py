@@ -360,7 +360,7 @@ def _label_something(campaign: Campaign) -> None:
 
     config: Any = campaign.stages["label"]
     store = Store(config.store_url)
-    answers = [Candidate(text=text, token_ids=[1], finished=True) for text in ("a", "b")]
+    answers: list[Any] = [Candidate(text=text, token_ids=[1], finished=True) for text in ("a", "b")]
     (item,) = store.add_items([Item([Message(role="user", content="q")], answers, None, "train", {})])
     store.put("human", "ann", [ProgramLabel(item, [[0], [1]])])
     store.close()

@@ -17,7 +17,6 @@ import architectures
 from sft.sample import choose_prompts
 from trueup import runs
 from trueup.check import check
-from trueup.checking import places
 from trueup.config import ModelConfig
 from trueup.data.records import split_name
 from trueup.errors import ModelError
@@ -25,6 +24,8 @@ from trueup.models import loading
 from trueup.training import trial
 
 Checked = tuple[list[str], list[str]]
+Checking = Callable[..., Checked]
+Jsonl = Callable[..., Path]
 _tried: dict[tuple[str, ...], list[str]] = {}
 
 
@@ -43,7 +44,7 @@ def _each_stage_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def checked(campaign: Callable[..., Any], tmp_path: Path) -> Callable[..., Checked]:
+def checked(campaign: Callable[..., Any], tmp_path: Path) -> Checking:
     """Problems and notes of the tiny campaign with these changes; `prepare` may change its files first."""
 
     def run(prepare: Callable[[], Any] = lambda: None, **overrides: Any) -> Checked:
@@ -54,7 +55,9 @@ def checked(campaign: Callable[..., Any], tmp_path: Path) -> Callable[..., Check
     return run
 
 
-def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(checked, tmp_path: Path) -> None:
+def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(
+    checked: Checking, tmp_path: Path
+) -> None:
     problems, notes = checked()
     assert problems == []
     expected = [
@@ -70,7 +73,7 @@ def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(c
     assert not (tmp_path / "run").exists(), "looking changes nothing"
 
 
-def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
+def test_all_problems_come_at_once(checked: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     def prepare() -> None:
         (tmp_path / "prompts.jsonl").unlink()
         jsonl(tmp_path / "demonstrations.jsonl", ["{", '{"messages": 3}'])
@@ -100,7 +103,9 @@ def test_all_problems_come_at_once(checked, tmp_path: Path, jsonl) -> None:
 # ---- Data and split ---------------------------------------------------------------------------------------------
 
 
-def test_a_folder_in_place_of_a_file_and_every_bad_line_are_named(checked, tmp_path: Path, jsonl) -> None:
+def test_a_folder_in_place_of_a_file_and_every_bad_line_are_named(
+    checked: Checking, tmp_path: Path, jsonl: Jsonl
+) -> None:
     rows = [{"prompt": "Why?"}, "[]", {"prompt": " "}, {"promt": "Why?"}]
     problems, _ = checked(lambda: jsonl(tmp_path / "prompts.jsonl", rows), sft={"data": ["."]})
     assert problems[0] == f"sft.data: {tmp_path}: is a folder; a file is wanted"
@@ -110,7 +115,9 @@ def test_a_folder_in_place_of_a_file_and_every_bad_line_are_named(checked, tmp_p
     ]
 
 
-def test_too_few_demonstrations_are_counted_with_those_held_out(checked, tmp_path: Path, jsonl) -> None:
+def test_too_few_demonstrations_are_counted_with_those_held_out(
+    checked: Checking, tmp_path: Path, jsonl: Jsonl
+) -> None:
     def prepare() -> None:
         rows = [json.loads(line) for line in (tmp_path / "demonstrations.jsonl").read_text().splitlines()]
         jsonl(tmp_path / "demonstrations.jsonl", rows[:9])
@@ -122,7 +129,7 @@ def test_too_few_demonstrations_are_counted_with_those_held_out(checked, tmp_pat
     assert problem == f"sft.data: {train} demonstrations to train on ({9 - train} more are held out); 8 is the least"
 
 
-def test_a_split_that_leaves_nothing_to_compare_on_or_nothing_to_label_is_a_problem(checked) -> None:
+def test_a_split_that_leaves_nothing_to_compare_on_or_nothing_to_label_is_a_problem(checked: Checking) -> None:
     assert checked(split={"heldout_fraction": 0.0})[0] == [
         "sample.prompts: none of 16 prompts is held out (split.heldout_fraction: 0.0), so there is nothing to "
         "compare on"
@@ -134,7 +141,7 @@ def test_a_split_that_leaves_nothing_to_compare_on_or_nothing_to_label_is_a_prob
     ]
 
 
-def test_imported_labels_need_no_prompts_to_train_on(checked, tmp_path: Path, jsonl) -> None:
+def test_imported_labels_need_no_prompts_to_train_on(checked: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     rows = [{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}]
 
     def prepare() -> None:
@@ -144,7 +151,9 @@ def test_imported_labels_need_no_prompts_to_train_on(checked, tmp_path: Path, js
     assert problems == [] and f"label.path: {tmp_path}/labels.jsonl: 1 rows" in notes
 
 
-def test_what_is_drawn_of_a_file_is_what_is_counted(checked, campaign, tmp_path: Path) -> None:
+def test_what_is_drawn_of_a_file_is_what_is_counted(
+    checked: Checking, campaign: Callable[..., Any], tmp_path: Path
+) -> None:
     few = checked(sft={"data": [{"path": "demonstrations.jsonl", "max_rows": 3}]})[0]
     assert len(few) == 1 and few[0].endswith("; 8 is the least") and few[0].startswith("sft.data: ")
     for limit in range(1, 6):
@@ -157,7 +166,7 @@ def test_what_is_drawn_of_a_file_is_what_is_counted(checked, campaign, tmp_path:
         assert all(f"{limit} prompts (sample.max_prompts: {limit})" in problem for problem in problems)
 
 
-def test_each_part_of_the_split_needs_prompts(checked) -> None:
+def test_each_part_of_the_split_needs_prompts(checked: Checking) -> None:
     (problem,) = checked(split={"judge_fraction": 0.69})[0]
     assert "are for the second reward model (split.judge_fraction: 0.69), so there is none to train on" in problem
     (problem,) = checked(split={"judge_fraction": 0.001})[0]
@@ -186,7 +195,7 @@ def test_each_part_of_the_split_needs_prompts(checked) -> None:
     ids=["ties", "held out", "none for the judge"],
 )
 def test_imported_labels_that_leave_nothing_to_train_on_are_a_problem(
-    checked, tmp_path: Path, jsonl, row: dict[str, Any], split: dict[str, float], said: str
+    checked: Checking, tmp_path: Path, jsonl: Jsonl, row: dict[str, Any], split: dict[str, float], said: str
 ) -> None:
     rows = [{"prompt": f"Why {i}?", **row} for i in range(12)]
     problems, _ = checked(
@@ -200,7 +209,9 @@ def test_imported_labels_that_leave_nothing_to_train_on_are_a_problem(
     ), problems
 
 
-def test_pairs_that_cannot_fit_are_a_problem_if_many_and_a_note_if_few(checked, tmp_path: Path, jsonl) -> None:
+def test_pairs_that_cannot_fit_are_a_problem_if_many_and_a_note_if_few(
+    checked: Checking, tmp_path: Path, jsonl: Jsonl
+) -> None:
     problems, _ = checked(reward={"max_length": 8}, align={"max_length": 8})
     assert problems == [
         f"{stage}.max_length: 16 of 16 prompts leave no room for an answer within 8 tokens, and their pairs would be "
@@ -227,7 +238,7 @@ def test_pairs_that_cannot_fit_are_a_problem_if_many_and_a_note_if_few(checked, 
 
 
 def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_problem(
-    checked, tmp_path: Path, tiny_base: Path
+    checked: Checking, tmp_path: Path, tiny_base: Path
 ) -> None:
     problems, notes = checked(model={"name": "embedded"})
     assert problems == []
@@ -249,7 +260,7 @@ def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_prob
         assert checked(model={"name": name})[0] == [f"model.name: {name}: {said}"]
 
 
-def test_a_template_that_trains_no_end_of_turn_is_a_problem(checked, tmp_path: Path) -> None:
+def test_a_template_that_trains_no_end_of_turn_is_a_problem(checked: Checking, tmp_path: Path) -> None:
     template = tmp_path / "t.jinja"
     template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     (problem,) = checked(model={"chat_template": str(template)})[0]
@@ -269,7 +280,7 @@ SYSTEM_REFUSED = (
 
 @pytest.mark.parametrize("heldout", [0.0001, 0.3, 0.9])
 def test_every_row_of_every_file_that_the_template_refuses_is_named_beside_all_other_problems(
-    checked, tmp_path: Path, jsonl, heldout: float
+    checked: Checking, tmp_path: Path, jsonl: Jsonl, heldout: float
 ) -> None:
     """Held-out rows, too: they are encoded as the others are, hours later."""
     (tmp_path / "t.jinja").write_text(SYSTEM_REFUSED)
@@ -314,7 +325,7 @@ def test_every_row_of_every_file_that_the_template_refuses_is_named_beside_all_o
     assert not [note for note in notes if said in note], "answers are trained as they stand, and prompts have none"
 
 
-def test_what_a_template_does_to_the_texts_is_counted(checked, tmp_path: Path, jsonl) -> None:
+def test_what_a_template_does_to_the_texts_is_counted(checked: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     (tmp_path / "t.jinja").write_text(SYSTEM_REFUSED)
     rows = [{"prompt": f"Say {i}.{' ' if i < 5 else ''}{'<|endoftext|>' if i > 12 else ''}"} for i in range(16)]
     problems, notes = checked(
@@ -328,7 +339,7 @@ def test_what_a_template_does_to_the_texts_is_counted(checked, tmp_path: Path, j
     assert "sample.prompts: 3 of 16 rows are with text that spells a control token, which is tokenised as text" in notes
 
 
-def test_a_syntax_error_in_a_template_is_a_problem_with_its_line(checked, tmp_path: Path) -> None:
+def test_a_syntax_error_in_a_template_is_a_problem_with_its_line(checked: Checking, tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{% for m in messages %}\n{{ m['content' }}{% endfor %}")
     problems, _ = checked(model={"chat_template": str(tmp_path / "t.jinja")}, reward={"max_length": 300})
     assert problems[0] == "reward.max_length: 300, but the model's context has 256 tokens"
@@ -341,14 +352,16 @@ def test_a_syntax_error_in_a_template_is_a_problem_with_its_line(checked, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["bytes", "long name", "folder"])
-def test_a_template_that_cannot_be_read_is_one_problem_with_its_key(checked, tmp_path: Path, kind: str) -> None:
+def test_a_template_that_cannot_be_read_is_one_problem_with_its_key(
+    checked: Checking, tmp_path: Path, kind: str
+) -> None:
     names = {"bytes": "bytes.jinja", "long name": "x" * 5000, "folder": "."}
     (tmp_path / "bytes.jinja").write_bytes(b"{{ messages }}\xff")
     (problem,) = checked(model={"chat_template": names[kind]})[0]
     assert problem.startswith("model: model.chat_template: ") and len(problem) < 400
 
 
-def test_a_few_long_rows_are_a_note_and_many_are_a_problem(checked, tmp_path: Path) -> None:
+def test_a_few_long_rows_are_a_note_and_many_are_a_problem(checked: Checking, tmp_path: Path) -> None:
     def lengthen(share: int) -> None:
         path = tmp_path / "demonstrations.jsonl"
         rows = path.read_text().splitlines()
@@ -368,7 +381,7 @@ def test_a_few_long_rows_are_a_note_and_many_are_a_problem(checked, tmp_path: Pa
     )
 
 
-def test_lengths_beyond_the_models_context_are_problems(checked) -> None:
+def test_lengths_beyond_the_models_context_are_problems(checked: Checking) -> None:
     assert checked(reward={"max_length": 300})[0] == ["reward.max_length: 300, but the model's context has 256 tokens"]
     assert checked(sample={"max_new_tokens": 250})[0] == [
         "sample.max_new_tokens: 16 of 16 prompts with 250 new tokens are longer than the model's context of 256 tokens"
@@ -376,7 +389,9 @@ def test_lengths_beyond_the_models_context_are_problems(checked) -> None:
     assert checked(align={"lora": {"last_layers": 3}})[0] == ["align.lora.last_layers: 3, but the model has 2 layers"]
 
 
-def test_checks_of_the_comparison_are_held_against_the_models_context_too(checked, tmp_path: Path, jsonl) -> None:
+def test_checks_of_the_comparison_are_held_against_the_models_context_too(
+    checked: Checking, tmp_path: Path, jsonl: Jsonl
+) -> None:
     rows = [{"question": f"How many {'so ' * (120 if n < 3 else 0)}{n}?", "answer": "#### 1"} for n in range(10)]
     told = {"prompt": "Why?", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
 
@@ -399,7 +414,7 @@ def test_checks_of_the_comparison_are_held_against_the_models_context_too(checke
     assert problems(gsm8k=250, ifeval=250) == [said("gsm8k", 10, 10, 250), said("ifeval", 1, 1, 250)]
 
 
-def test_answers_that_would_be_too_long_to_train_on_are_a_note(checked) -> None:
+def test_answers_that_would_be_too_long_to_train_on_are_a_note(checked: Checking) -> None:
     problems, notes = checked(sample={"max_new_tokens": 90})
     assert problems == []
     for stage in ("reward", "align"):
@@ -415,7 +430,7 @@ SMALL = {"rollout_batch_size": 8, "eval_prompts": 2, "max_new_tokens": 16}
 
 
 @pytest.fixture
-def online(checked: Callable[..., Checked]) -> Callable[..., Checked]:
+def online(checked: Checking) -> Checking:
     """The tiny campaign by PPO, in rollouts of 4 prompts; `keys` are of its align section."""
 
     def run(prepare: Callable[[], Any] = lambda: None, others: dict[str, Any] | None = None, **keys: Any) -> Checked:
@@ -425,13 +440,15 @@ def online(checked: Callable[..., Checked]) -> Callable[..., Checked]:
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
-def test_a_sound_campaign_by_an_online_algorithm_has_no_problems(online, tmp_path: Path, algorithm: str) -> None:
+def test_a_sound_campaign_by_an_online_algorithm_has_no_problems(
+    online: Checking, tmp_path: Path, algorithm: str
+) -> None:
     problems, notes = online(algorithm=algorithm, prompts="starter", max_length=256)
     assert problems == []
     assert [note for note in notes if note.startswith("align.prompts: ") and note.endswith(" 368 rows")]
 
 
-def test_what_a_reward_is_made_of_must_be_there_and_load(online, tmp_path: Path, jsonl) -> None:
+def test_what_a_reward_is_made_of_must_be_there_and_load(online: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     def prepare() -> None:
         (tmp_path / "mine.py").write_text("def f(prompts, completions):\n    return 1 / 0\n")
         (tmp_path / "broken.py").write_text("\nimport nowhere_at_all\n")
@@ -460,7 +477,7 @@ def test_what_a_reward_is_made_of_must_be_there_and_load(online, tmp_path: Path,
 
 
 def test_a_verifier_that_is_not_installed_is_a_problem(
-    online, tmp_path: Path, jsonl, monkeypatch: pytest.MonkeyPatch
+    online: Checking, tmp_path: Path, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rlhf import checks
 
@@ -477,7 +494,7 @@ def test_a_verifier_that_is_not_installed_is_a_problem(
     ]
 
 
-def test_too_few_prompts_to_train_on_are_counted(online, tmp_path: Path, jsonl) -> None:
+def test_too_few_prompts_to_train_on_are_counted(online: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     def said(left: int, kept: int, asks: int) -> str:
         return (
             f"align: {left} prompts may be trained on; {kept} of them choose the step, and a rollout asks {asks}: "
@@ -498,13 +515,17 @@ def test_too_few_prompts_to_train_on_are_counted(online, tmp_path: Path, jsonl) 
         jsonl(tmp_path / "own.jsonl", [{"prompt": f"Why {n}?"} for n in (1, 2, 3, 1)])
         jsonl(tmp_path / "g.jsonl", [{"question": f"How many {n}?", "answer": "#### 1"} for n in (1, 2)])
 
-    keys = {"rewards": {"gsm8k": 1.0}, "checks": [{"kind": "gsm8k", "path": "g.jsonl"}], "prompts": "own.jsonl"}
+    keys: dict[str, Any] = {
+        "rewards": {"gsm8k": 1.0},
+        "checks": [{"kind": "gsm8k", "path": "g.jsonl"}],
+        "prompts": "own.jsonl",
+    }
     assert problems(prepare, eval_prompts=1, **keys) == []
     assert problems(prepare, eval_prompts=2, **keys) == [said(5, 2, 4)]
 
 
 def test_where_only_held_out_prompts_are_sampled_others_must_be_named_to_train_on(
-    online, tmp_path: Path, jsonl
+    online: Checking, tmp_path: Path, jsonl: Jsonl
 ) -> None:
     others = {"label": {"source": "import", "path": "labels.jsonl"}, "sample": {"only": "heldout"}}
 
@@ -517,7 +538,7 @@ def test_where_only_held_out_prompts_are_sampled_others_must_be_named_to_train_o
 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_a_note_if_few_and_a_problem_if_many(
-    online, tmp_path: Path, jsonl
+    online: Checking, tmp_path: Path, jsonl: Jsonl
 ) -> None:
     def lengthen(count: int) -> Callable[[], Path]:
         rows = [{"prompt": f"Why {n}" + " so" * (60 if n < count else 0) + "?"} for n in range(20)]
@@ -537,12 +558,14 @@ def test_prompts_that_leave_no_room_for_an_answer_are_a_note_if_few_and_a_proble
     assert problem.startswith("align.max_new_tokens: ") and "prompts with 95 new tokens are longer" in problem
 
 
-def test_answers_that_are_too_long_as_pairs_concern_the_reward_model_alone(online) -> None:
+def test_answers_that_are_too_long_as_pairs_concern_the_reward_model_alone(online: Checking) -> None:
     _, notes = online(others={"sample": {"max_new_tokens": 90}})
     assert [note.split(":")[0] for note in notes if "their pairs would be dropped" in note] == ["reward.max_length"]
 
 
-def test_a_row_that_cannot_be_asked_is_named_once_although_two_stages_ask_it(online, tmp_path: Path, jsonl) -> None:
+def test_a_row_that_cannot_be_asked_is_named_once_although_two_stages_ask_it(
+    online: Checking, tmp_path: Path, jsonl: Jsonl
+) -> None:
     (tmp_path / "t.jinja").write_text(SYSTEM_REFUSED)
     system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say red."}]
     rows = [{"prompt": system}, *({"prompt": f"Say {i}."} for i in range(15))]
@@ -558,7 +581,7 @@ def test_a_row_that_cannot_be_asked_is_named_once_although_two_stages_ask_it(onl
     assert problems[0].startswith(f"align.prompts: {tmp_path}/own.jsonl:1: the chat template refuses this conversation")
 
 
-def test_demonstrations_to_mix_in_that_are_all_held_out_are_a_problem(online, tmp_path: Path) -> None:
+def test_demonstrations_to_mix_in_that_are_all_held_out_are_a_problem(online: Checking, tmp_path: Path) -> None:
     (problem,) = [
         problem
         for problem in online(
@@ -569,7 +592,7 @@ def test_demonstrations_to_mix_in_that_are_all_held_out_are_a_problem(online, tm
     assert problem == f"align.ptx_data: {tmp_path}/demonstrations.jsonl: all 16 demonstrations are held out"
 
 
-def test_a_reward_model_without_an_adapter_cannot_share_the_base_of_ppo(online) -> None:
+def test_a_reward_model_without_an_adapter_cannot_share_the_base_of_ppo(online: Checking) -> None:
     whole = {"reward": {"full_finetuning": True}}
     assert online(others=whole)[0] == [
         "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves no "
@@ -604,9 +627,11 @@ def test_a_reward_model_that_has_failed_is_known_to_be_refused_until_it_is_train
 # ---- Else -------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_a_problem_with_both_sizes(checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_a_problem_with_both_sizes(
+    checked: Checking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage("/")._replace(free=1_000_000_000)
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert checked(model={"name": "embedded"})[0] == [
         f"run_dir: {tmp_path}/run: about 1.8 GB are needed, 1.0 GB are free"
     ]
@@ -614,7 +639,7 @@ def test_a_full_disk_is_a_problem_with_both_sizes(checked, tmp_path: Path, monke
     assert full == [f"run_dir: {tmp_path}/run: about 3.2 GB are needed, 1.0 GB are free"]
 
 
-def test_what_a_label_source_needs_is_said(checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_label_source_needs_is_said(checked: Checking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = {"source": "judge", "judge_url": "http://127.0.0.1:1/v1", "judge_model": "m"}
     wanted = "label.source: judge: OPENAI_API_KEY is not set; an endpoint that wants a key will refuse"
     assert wanted in checked(label=judge)[1]
@@ -627,7 +652,7 @@ def test_what_a_label_source_needs_is_said(checked, tmp_path: Path, monkeypatch:
     assert problems == [f"label.reward_model: {model}: no such directory"]
 
 
-def test_what_the_comparison_needs_is_said(checked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_comparison_needs_is_said(checked: Checking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     problems, notes = checked(
         compare={
@@ -647,7 +672,7 @@ def test_what_the_comparison_needs_is_said(checked, tmp_path: Path, monkeypatch:
 
 
 def test_another_run_that_cannot_be_compared_with_is_found_before_anything_is_trained(
-    checked, tmp_path: Path, tiny_base: Path, bases: Any
+    checked: Checking, tmp_path: Path, tiny_base: Path, bases: Any
 ) -> None:
     def problems(split: Any, model: Path) -> list[str]:
         align = tmp_path / "other" / "align"
@@ -774,7 +799,7 @@ BROKEN: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize(("overrides", "said"), BROKEN.values(), ids=BROKEN)
 def test_what_a_stage_would_stop_at_is_a_problem_with_its_key(
-    checked, overrides: dict[str, Any], said: list[str]
+    checked: Checking, overrides: dict[str, Any], said: list[str]
 ) -> None:
     problems, _ = checked(**overrides)
     assert len(problems) == len(said), problems
@@ -783,7 +808,7 @@ def test_what_a_stage_would_stop_at_is_a_problem_with_its_key(
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
-def test_online_algorithms_are_built_too(online, algorithm: str) -> None:
+def test_online_algorithms_are_built_too(online: Checking, algorithm: str) -> None:
     problems, _ = online(algorithm=algorithm, lr_scheduler_type="consine", lora={"target_modules": ["qproj"]})
     assert [problem.partition(": ")[0] for problem in problems] == [
         "align.lora.target_modules",
@@ -791,7 +816,9 @@ def test_online_algorithms_are_built_too(online, algorithm: str) -> None:
     ]
 
 
-def test_a_trial_leaves_no_trace(checked, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_leaves_no_trace(
+    checked: Checking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import random
 
     import numpy as np
@@ -811,7 +838,9 @@ def test_a_trial_leaves_no_trace(checked, monkeypatch: pytest.MonkeyPatch, capsy
 
 
 @pytest.mark.parametrize(("kind", "layers"), [("gpt2", "n_layer"), ("mpt", "n_layers"), ("opt", "num_hidden_layers")])
-def test_limits_are_found_under_every_architectures_names(checked, tmp_path: Path, kind: str, layers: str) -> None:
+def test_limits_are_found_under_every_architectures_names(
+    checked: Checking, tmp_path: Path, kind: str, layers: str
+) -> None:
     base = architectures.tiny_model(kind, tmp_path / "base")
     assert layers in architectures.TINY[kind]
     sections = {"sft": {"max_length": 300}, "align": {"lora": {"last_layers": 3}}, "sample": {"max_new_tokens": 250}}
@@ -868,7 +897,7 @@ def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> N
 # ---- What is there, and whole -----------------------------------------------------------------------------------
 
 
-def test_a_model_that_is_cut_off_is_a_problem_with_the_file(checked, tmp_path: Path, tiny_base: Path) -> None:
+def test_a_model_that_is_cut_off_is_a_problem_with_the_file(checked: Checking, tmp_path: Path, tiny_base: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_base, base)
     whole = (base / "model.safetensors").read_bytes()
@@ -889,7 +918,7 @@ def test_a_model_that_is_cut_off_is_a_problem_with_the_file(checked, tmp_path: P
 
 @pytest.mark.parametrize("kind", ["a layer is missing", "other names", "another shape", "another file name"])
 def test_weights_that_would_be_drawn_at_random_are_a_problem(
-    checked, tmp_path: Path, tiny_base: Path, kind: str
+    checked: Checking, tmp_path: Path, tiny_base: Path, kind: str
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -917,7 +946,7 @@ def test_weights_that_would_be_drawn_at_random_are_a_problem(
 
 
 def test_a_reward_model_that_labels_must_be_one_and_read_the_prompts(
-    checked, tmp_path: Path, bases: Callable[[str], Path]
+    checked: Checking, tmp_path: Path, bases: Callable[[str], Path]
 ) -> None:
     def problems(name: str) -> list[str]:
         return checked(label={"source": "reward_model", "reward_model": name})[0]
@@ -941,7 +970,7 @@ def test_a_reward_model_that_labels_must_be_one_and_read_the_prompts(
 
 
 def test_a_folder_beside_the_campaign_file_that_is_called_as_a_hub_id_is_taken_and_said(
-    checked, tmp_path: Path, tiny_base: Path
+    checked: Checking, tmp_path: Path, tiny_base: Path
 ) -> None:
     shutil.copytree(tiny_base, tmp_path / "owner" / "model")
     problems, notes = checked(model={"name": "owner/model"})
@@ -951,7 +980,7 @@ def test_a_folder_beside_the_campaign_file_that_is_called_as_a_hub_id_is_taken_a
     )
 
 
-def test_places_that_cannot_be_written_to_are_problems(checked, tmp_path: Path) -> None:
+def test_places_that_cannot_be_written_to_are_problems(checked: Checking, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "text.sqlite").write_text("this is no database at all")
     assert checked(run_dir=str(tmp_path / "file" / "run"))[0] == [
@@ -973,7 +1002,7 @@ def test_places_that_cannot_be_written_to_are_problems(checked, tmp_path: Path) 
 # ---- No traceback, whatever a key holds -------------------------------------------------------------------------
 
 
-def test_every_key_that_takes_any_text_gives_a_problem_and_no_traceback(checked, tmp_path: Path) -> None:
+def test_every_key_that_takes_any_text_gives_a_problem_and_no_traceback(checked: Checking, tmp_path: Path) -> None:
     odd = "\u202e{{ 1/0 }} ; ../%s"
     broken = tmp_path / "broken.py"
     broken.write_text("def f(:\n")
@@ -1012,7 +1041,7 @@ def test_every_key_that_takes_any_text_gives_a_problem_and_no_traceback(checked,
     assert any(problem.startswith("model") and "chat_template" in problem for problem in problems)
 
 
-def test_files_that_only_people_are_asked_about_are_read_too(checked, tmp_path: Path, jsonl) -> None:
+def test_files_that_only_people_are_asked_about_are_read_too(checked: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     def prepare() -> None:
         jsonl(tmp_path / "gold.jsonl", [{"prompt": "Why?", "chosen": 3}])
         jsonl(tmp_path / "scores.jsonl", [{"prompt_id": "x", "scores": ["high"]}])
@@ -1026,7 +1055,7 @@ def test_files_that_only_people_are_asked_about_are_read_too(checked, tmp_path: 
 
 @pytest.mark.parametrize("use", ["gold", "qualification"])
 def test_a_file_of_known_answers_none_of_which_can_be_used_is_a_problem(
-    checked, tmp_path: Path, jsonl, use: str
+    checked: Checking, tmp_path: Path, jsonl: Jsonl, use: str
 ) -> None:
     same = {"prompt": "Why?", "chosen": "So.", "rejected": "So. "}
     against = [{"prompt": "Why?", "chosen": one, "rejected": other} for one, other in (("So.", "No."), ("No.", "So."))]
@@ -1039,7 +1068,7 @@ def test_a_file_of_known_answers_none_of_which_can_be_used_is_a_problem(
     ]
 
 
-def test_a_broken_run_directory_hides_no_other_problem(checked, tmp_path: Path) -> None:
+def test_a_broken_run_directory_hides_no_other_problem(checked: Checking, tmp_path: Path) -> None:
     def prepare() -> None:
         (tmp_path / "other" / "align").mkdir(parents=True)
         (tmp_path / "other" / "align" / "manifest.json").write_text("{")
@@ -1049,7 +1078,7 @@ def test_a_broken_run_directory_hides_no_other_problem(checked, tmp_path: Path) 
     assert problems[1].startswith(f"{tmp_path}/other/align/manifest.json: not JSON")
 
 
-def test_without_what_trains_the_rest_is_checked(checked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_what_trains_the_rest_is_checked(checked: Checking, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: Any) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
@@ -1060,7 +1089,7 @@ def test_without_what_trains_the_rest_is_checked(checked, monkeypatch: pytest.Mo
     assert any(note.startswith("sft.data: ") for note in notes)
 
 
-def test_a_gguf_file_is_built_too(checked, tmp_path: Path, bases: Callable[[str], Path]) -> None:
+def test_a_gguf_file_is_built_too(checked: Checking, tmp_path: Path, bases: Callable[[str], Path]) -> None:
     from tiny_gguf import write_gguf
 
     write_gguf(bases("chatml"), tmp_path / "tiny.gguf")

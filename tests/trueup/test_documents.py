@@ -12,10 +12,12 @@ import yaml
 from jsonschema import Draft202012Validator
 
 import generate
-from trueup.campaign import STAGES, resolve
+from trueup.campaign import resolve
 from trueup.cli import main
 from trueup.commandline.keys import find, tables
-from trueup.config import ConfigError, read_yaml, set_key
+from trueup.config import read_yaml, set_key
+from trueup.errors import ConfigError
+from trueup.stages import STAGES
 
 REPOSITORY = Path(__file__).parents[2]
 CAMPAIGNS = sorted((REPOSITORY / "configs").rglob("*.yaml"))

@@ -140,8 +140,8 @@ def test_a_stage_that_is_run_again_starts_clean_but_keeps_the_label_store(tmp_pa
     assert left == ["begun.json", "config.yaml", "labels.sqlite", "labels.sqlite-wal", "log.txt"]
 
 
-SOMEBODYS = ("notes.txt", "my_labels.sqlite", "my_labels.sqlite-wal", "old/model/weights", ".hidden")
-SOMEBODYS += ("checkpoint-monday.sqlite", "checkpoint-7", "checkpoint-final/weights", "mine.partial")
+SOMEBODYS = ["notes.txt", "my_labels.sqlite", "my_labels.sqlite-wal", "old/model/weights", ".hidden"]
+SOMEBODYS += ["checkpoint-monday.sqlite", "checkpoint-7", "checkpoint-final/weights", "mine.partial"]
 
 
 @pytest.mark.parametrize("state", ["unfinished", "finished", "without its manifest", "not begun"])

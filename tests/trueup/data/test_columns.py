@@ -25,6 +25,7 @@ READ: dict[str, Any] = {
     "preferences": read_preferences,
 }
 CANARY = "The canary sings at dawn."
+EMPTY: tuple[Any, ...] = (None, "", [])
 
 
 def written(folder: Path, *rows: Any) -> Path:
@@ -151,7 +152,7 @@ def test_a_column_that_is_empty_changes_nothing(tmp_path: Path, use: str, row: d
     plain = READ[use](written(tmp_path, row), as_it_is := Dropped())
     empty = "system history context choices tools images reasoning_content weight label annotator messages".split()
     for name in empty:
-        for value in (None, "", []):
+        for value in EMPTY:
             if vocabulary.canonical(name) not in map(vocabulary.canonical, row):
                 found = READ[use](written(tmp_path, {**row, name: value}), dropped := Dropped())
                 assert (found, dropped.ignored) == (plain, as_it_is.ignored), name
@@ -175,7 +176,7 @@ def with_key(row: Any, role: str, key: str, value: Any) -> Any:
 
 @pytest.mark.parametrize(("use", "row"), EXAMPLES)
 def test_a_key_of_a_message_is_honoured_refused_or_counted(tmp_path: Path, use: str, row: dict[str, Any]) -> None:
-    refused = {
+    refused: dict[str, Any] = {
         "tool_calls": [{"name": "look"}],
         "audio": {"id": 1},
         "images": ["x.png"],
@@ -291,9 +292,9 @@ def test_a_label_that_names_a_class_is_counted_and_one_that_may_is_refused(tmp_p
             == 1
         )
         assert dropped.ignored == {"label": 1}
-    for value in (0, 1, 1.0, -1):
+    for number in (0, 1, 1.0, -1):
         assert (
-            fate("demonstrations", written(tmp_path, {"prompt": "Q", "completion": "A", "label": value}), "label")
+            fate("demonstrations", written(tmp_path, {"prompt": "Q", "completion": "A", "label": number}), "label")
             == "refused"
         )
 
@@ -648,7 +649,7 @@ def test_a_column_that_stands_twice_is_refused_where_one_says_no_and_the_other_y
     row = {"prompt": "Q", "completion": "A"} | dict(zip(("is_correct", "isCorrect"), values, strict=True))
     with pytest.raises(DataError, match=r"rows\.jsonl:1: isCorrect: the row has a column is_correct too, and they say"):
         read_demonstrations(written(tmp_path, row), Dropped())
-    for nothing in (None, "", []):
+    for nothing in EMPTY:
         rows = read_demonstrations(written(tmp_path, row | {"isCorrect": nothing}), Dropped())
         assert len(rows) == bool(values[0])
 
@@ -709,7 +710,7 @@ def test_a_text_of_any_length_is_read_in_a_time_that_grows_with_it(tmp_path: Pat
 
 # ---- Anything at all --------------------------------------------------------------------------------------------
 
-ODD = [
+ODD: list[Any] = [
     None,
     True,
     0,

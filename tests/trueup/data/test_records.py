@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ def test_a_prompt_that_is_held_out_stays_so_when_the_share_grows() -> None:
 
 def dialogue(*turns: str, system: str | None = None) -> list[Message]:
     roles = ["user", "assistant"] * len(turns)
-    spoken = [Message(role=role, content=text) for role, text in zip(roles, turns, strict=False)]  # type: ignore[arg-type]
+    spoken = [Message(role=role, content=text) for role, text in zip(roles, turns, strict=False)]
     return [*([Message(role="system", content=system)] if system else []), *spoken]
 
 
@@ -227,7 +227,9 @@ def test_pairs_are_chosen_within_each_ranking_and_not_across_them() -> None:
         ),
     ],
 )
-def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path, jsonl, line: str, said: str) -> None:
+def test_a_broken_row_is_named_by_file_and_line(
+    tmp_path: Path, jsonl: Callable[..., Path], line: str, said: str
+) -> None:
     good = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
     path = jsonl(tmp_path / "rows.jsonl", [good, "", line])
     with pytest.raises(DataError) as caught:

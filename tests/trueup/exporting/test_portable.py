@@ -189,7 +189,7 @@ def test_a_config_that_both_versions_cannot_read_alike_is_left_and_named(tmp_pat
 
 # ---- The tokenizer -----------------------------------------------------------------------------------------------
 
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "plain": {"chat_template": "plain"},
     "llama": {"chat_template": "plain"},
     "chatml": {"chat_template": "own"},
@@ -395,7 +395,7 @@ def test_transformers_4_computes_the_same_loss_of_every_family(tmp_path: Path, b
         "print(json.dumps({folder.name: loss(folder) for folder in Path(sys.argv[1]).iterdir()}))\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [ENVS / "transformers-4/bin/python", "-c", code, tmp_path]
+    command: list[str | Path] = [ENVS / "transformers-4/bin/python", "-c", code, tmp_path]
     answer = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert answer.returncode == 0, answer.stderr[-2000:]
     assert json.loads(answer.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-4)

@@ -13,8 +13,8 @@ from typing import Any
 import looping
 import pytest
 
-from trueup.config import ConfigError, EndpointParameters
-from trueup.errors import ModelError
+from trueup.config import EndpointParameters
+from trueup.errors import ConfigError, ModelError
 from trueup.judging.endpoint import Endpoint, EndpointError
 from trueup.judging.question import read_mark, verdict
 from trueup.provenance.masking import masked
@@ -71,7 +71,7 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
 
     def start(answer: Callable[[BaseHTTPRequestHandler], None] = says()) -> Server:  # noqa: B008
         server = Server(("127.0.0.1", 0), Handler)
-        server.answer, server.seen = answer, []  # type: ignore[method-assign]
+        server.answer, server.seen = answer, []
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         started.append(server)
         return server

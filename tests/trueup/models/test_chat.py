@@ -37,6 +37,8 @@ DIALOGUE = [
     Message(role="user", content="And\nblue? "),
     Message(role="assistant", content=" It is blue.\n"),
 ]
+Layout = tuple[str, str, bool]
+"""Base, chat template, and whether its markers become tokens."""
 LAYOUTS = [
     ("plain", "plain", False),
     ("plain", "auto", False),
@@ -72,7 +74,9 @@ def trained_turns(tokenizer: Any, labels: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_what_is_trained_is_the_text_of_every_turn_as_it_stands_and_its_end(tokenizer, layout: tuple) -> None:
+def test_what_is_trained_is_the_text_of_every_turn_as_it_stands_and_its_end(
+    tokenizer: Callable[..., Any], layout: Layout
+) -> None:
     made = tokenizer(*layout)
     (row,) = encode_demonstration(made, DIALOGUE)
     assert trained_turns(made, row.labels) == [f"It is red.{made.eos_token}", f" It is blue.\n{made.eos_token}"]
@@ -81,7 +85,9 @@ def test_what_is_trained_is_the_text_of_every_turn_as_it_stands_and_its_end(toke
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("conversation", [ONE_TURN, DIALOGUE], ids=["one turn", "dialogue"])
-def test_a_policy_is_asked_in_the_tokens_that_it_was_trained_on(tokenizer, layout: tuple, conversation: list) -> None:
+def test_a_policy_is_asked_in_the_tokens_that_it_was_trained_on(
+    tokenizer: Callable[..., Any], layout: Layout, conversation: list[Message]
+) -> None:
     made = tokenizer(*layout)
     (row,) = encode_demonstration(made, conversation)
     prompt = encode_prompt(made, conversation[:-1])
@@ -92,7 +98,7 @@ def test_a_policy_is_asked_in_the_tokens_that_it_was_trained_on(tokenizer, layou
     assert unfinished == finished[:-1] and made.eos_token_id not in unfinished
 
 
-def test_a_turn_that_is_not_trained_is_read_alone(tokenizer) -> None:
+def test_a_turn_that_is_not_trained_is_read_alone(tokenizer: Callable[..., Any]) -> None:
     made = tokenizer("plain", "plain")
     turns = [DIALOGUE[1], DIALOGUE[2].model_copy(update={"trained": False}), *DIALOGUE[3:]]
     (row,) = encode_demonstration(made, turns)
@@ -101,7 +107,9 @@ def test_a_turn_that_is_not_trained_is_read_alone(tokenizer) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_bos_stands_once_at_the_start_where_the_tokenizer_adds_it_and_nowhere_else(tokenizer, layout: tuple) -> None:
+def test_bos_stands_once_at_the_start_where_the_tokenizer_adds_it_and_nowhere_else(
+    tokenizer: Callable[..., Any], layout: Layout
+) -> None:
     made = tokenizer(*layout)
     ids = encode_demonstration(made, DIALOGUE)[0].input_ids
     if layout[0] == "llama":
@@ -111,14 +119,16 @@ def test_bos_stands_once_at_the_start_where_the_tokenizer_adds_it_and_nowhere_el
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_padding_is_not_eos_where_the_vocabulary_has_another_token_for_it(tokenizer, layout: tuple) -> None:
+def test_padding_is_not_eos_where_the_vocabulary_has_another_token_for_it(
+    tokenizer: Callable[..., Any], layout: Layout
+) -> None:
     made = tokenizer(*layout)
     only_eos = layout[0] == "plain" and not layout[2]  # its vocabulary has no special token but EOS
     assert made.pad_token_id is not None
     assert (made.pad_token_id == made.eos_token_id) == only_eos
 
 
-def test_plain_and_chatml_lay_out_a_dialogue_as_documented(tokenizer) -> None:
+def test_plain_and_chatml_lay_out_a_dialogue_as_documented(tokenizer: Callable[..., Any]) -> None:
     made = tokenizer("plain", "plain")
     assert made.decode(encode_demonstration(made, DIALOGUE)[0].input_ids) == (
         "System:\nBe brief.\n\nUser:\nSay red.\n\nAssistant:\nIt is red.<|endoftext|>\n\n"
@@ -130,7 +140,9 @@ def test_plain_and_chatml_lay_out_a_dialogue_as_documented(tokenizer) -> None:
     )
 
 
-def test_new_tokens_are_one_token_each_and_only_added_with_chatml(bases, tokenizer) -> None:
+def test_new_tokens_are_one_token_each_and_only_added_with_chatml(
+    bases: Callable[[str], Path], tokenizer: Callable[..., Any]
+) -> None:
     made = tokenizer("plain", "chatml", True)
     before = len(AutoTokenizer.from_pretrained(bases("plain")))
     assert len(made) == before + 2 and made.eos_token == "<|im_end|>"
@@ -139,7 +151,7 @@ def test_new_tokens_are_one_token_each_and_only_added_with_chatml(bases, tokeniz
         tokenizer("plain", "plain", True)
 
 
-def test_a_choice_says_what_was_chosen_and_why(bases) -> None:
+def test_a_choice_says_what_was_chosen_and_why(bases: Callable[[str], Path]) -> None:
     def said(base: str, **config: Any) -> str:
         return set_template(AutoTokenizer.from_pretrained(bases(base)), ModelConfig(**config))
 
@@ -160,7 +172,7 @@ def test_a_choice_says_what_was_chosen_and_why(bases) -> None:
 
 
 @pytest.fixture
-def with_template(tmp_path: Path, bases) -> Callable[[str], Any]:
+def with_template(tmp_path: Path, bases: Callable[[str], Path]) -> Callable[..., Any]:
     """The llama-like tokenizer with a template of one's own."""
 
     def make(text: str, base: str = "llama") -> Any:
@@ -191,7 +203,7 @@ def test_zero_of_many_random_dialogues_are_wrong_over_all_templates_that_trl_shi
 
 
 def test_a_dialogue_whose_history_is_written_otherwise_is_trained_turn_by_turn_in_the_form_it_is_asked_in(
-    with_template,
+    with_template: Callable[..., Any],
 ) -> None:
     made = with_template(TURNS.replace("CONTENT", "m['content'].split('</think>')[-1].strip()"))
     said, told = ["<think>Hm.</think>\nRed. ", "Yes.", "No."], set[str]()
@@ -208,7 +220,7 @@ def _answer(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
-def test_a_template_that_ends_only_the_last_turn_trains_each_as_it_is_asked(with_template) -> None:
+def test_a_template_that_ends_only_the_last_turn_trains_each_as_it_is_asked(with_template: Callable[..., Any]) -> None:
     made = with_template(
         TURNS.replace("CONTENT", "m['content']").replace("== 'assistant'", "== 'assistant' and loop.last")
     )
@@ -221,7 +233,9 @@ def test_a_template_that_ends_only_the_last_turn_trains_each_as_it_is_asked(with
     ("content", "told"),
     [("m['content']", set()), ("m['content'] | trim", {STRIPPED}), ("m['content'].rstrip()", {STRIPPED})],
 )
-def test_an_answer_is_trained_with_its_indentation_whatever_the_template_strips(with_template, content, told) -> None:
+def test_an_answer_is_trained_with_its_indentation_whatever_the_template_strips(
+    with_template: Callable[..., Any], content: str, told: set[str]
+) -> None:
     made, seen = with_template(TURNS.replace("CONTENT", content)), set[str]()
     row = json.loads(Path("tests/data/cases/rows/d_indented_code.jsonl").read_text().splitlines()[0])
     (encoded,) = encode_demonstration(
@@ -274,13 +288,15 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_template_that_does_something_else_is_refused_with_what_it_did(with_template, kind: str) -> None:
+def test_a_template_that_does_something_else_is_refused_with_what_it_did(
+    with_template: Callable[..., Any], kind: str
+) -> None:
     text, said = REFUSED[kind]
     with pytest.raises((DataError, ModelError), match=said):
         encode_demonstration(with_template(text), DIALOGUE)
 
 
-def test_a_template_may_look_at_the_texts_move_them_and_write_them_twice(with_template) -> None:
+def test_a_template_may_look_at_the_texts_move_them_and_write_them_twice(with_template: Callable[..., Any]) -> None:
     system = "{% for m in messages if m.role == 'system' %}{{ m.content + '\n' + m.content + '\n' }}{% endfor %}"
     polite = "{{ 'polite\n' if 'please' in messages | map(attribute='content') | join }}"
     made = with_template(system + polite + TURNS.replace("CONTENT", "m['content']"))
@@ -288,14 +304,14 @@ def test_a_template_may_look_at_the_texts_move_them_and_write_them_twice(with_te
     assert made.decode(encode_prompt(made, turns)).startswith("Be rude.\nBe rude.\npolite\nuser: Say red.\n")
 
 
-def test_a_template_with_a_syntax_error_is_refused_with_its_line(with_template) -> None:
+def test_a_template_with_a_syntax_error_is_refused_with_its_line(with_template: Callable[..., Any]) -> None:
     with pytest.raises(ModelError, match=r"model\.chat_template: the chat template .*own\.jinja is no Jinja: line 2: "):
         with_template("{% for m in messages %}\n{{ m['content' }}{% endfor %}")
     with pytest.raises(ModelError, match="is no Jinja: line 1: No filter named 'shout'"):
         with_template("{{ messages[0].content | shout }}")
 
 
-def test_a_tokenizer_without_eos_and_a_template_that_is_nothing_known_are_refused(bases) -> None:
+def test_a_tokenizer_without_eos_and_a_template_that_is_nothing_known_are_refused(bases: Callable[[str], Path]) -> None:
     made = AutoTokenizer.from_pretrained(bases("plain"))
     with pytest.raises(ModelError, match="'chatlm' is neither auto, chatml, plain nor a file"):
         set_template(made, ModelConfig(chat_template="chatlm"))
@@ -314,7 +330,7 @@ def test_a_tokenizer_without_eos_and_a_template_that_is_nothing_known_are_refuse
     ids=["none", "several", "eos"],
 )
 def test_a_tokenizer_from_elsewhere_that_lacks_what_a_conversation_takes_is_refused(
-    bases, lacks: Any, what: str
+    bases: Callable[[str], Path], lacks: Any, what: str
 ) -> None:
     found = AutoTokenizer.from_pretrained(bases("chatml"))
     for key, value in lacks.items():
@@ -323,7 +339,7 @@ def test_a_tokenizer_from_elsewhere_that_lacks_what_a_conversation_takes_is_refu
         encode_prompt(found, [Message(role="user", content="Why?")])
 
 
-def test_problems_of_many_rows_come_at_once_with_where_they_stand(with_template) -> None:
+def test_problems_of_many_rows_come_at_once_with_where_they_stand(with_template: Callable[..., Any]) -> None:
     made, refused = with_template(REFUSED["a system turn that raises"][0]), RefusedRows()
     rows = [
         parse_row(Demonstration, {"messages": DIALOGUE if number % 3 else DIALOGUE[1:]}, f"data.jsonl:{number}")
@@ -342,7 +358,9 @@ def test_problems_of_many_rows_come_at_once_with_where_they_stand(with_template)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_a_control_token_that_a_text_spells_is_text_in_every_turn(tokenizer, layout: tuple) -> None:
+def test_a_control_token_that_a_text_spells_is_text_in_every_turn(
+    tokenizer: Callable[..., Any], layout: Layout
+) -> None:
     made, told = tokenizer(*layout), set[str]()
     special = set(made.all_special_tokens)
     spelled = "".join(f"Say {token}{token} red {token[:-1]}{token}." for token in sorted(special))
@@ -372,7 +390,7 @@ def test_a_model_may_write_its_own_tags_and_a_user_only_spell_them() -> None:
 # ---- Recorded tokens --------------------------------------------------------------------------------------------
 
 
-def test_recorded_tokens_count_only_while_they_decode_to_the_text(tokenizer) -> None:
+def test_recorded_tokens_count_only_while_they_decode_to_the_text(tokenizer: Callable[..., Any]) -> None:
     made, other = tokenizer("plain", "plain"), tokenizer("llama", "plain")
     for text in ("It is red.", " It is red.\n", "一二", "<|endoftext|>"):
         ids = encode_completion(made, text)
@@ -423,7 +441,7 @@ def sentencepiece_like() -> Any:
     return made
 
 
-def test_what_a_tokenizer_composes_is_told_and_what_it_cannot_write_is_refused(bases) -> None:
+def test_what_a_tokenizer_composes_is_told_and_what_it_cannot_write_is_refused(bases: Callable[[str], Path]) -> None:
     from tokenizers import normalizers
 
     made, told = AutoTokenizer.from_pretrained(bases("plain")), set[str]()
@@ -443,7 +461,9 @@ def test_what_a_tokenizer_composes_is_told_and_what_it_cannot_write_is_refused(b
 
 @pytest.mark.parametrize("tag", ["{% generation %}|{% endgeneration %}", "{%- generation -%}|{%-endgeneration-%}"])
 @pytest.mark.parametrize("trim", [True, False])
-def test_a_portable_template_renders_the_same_in_plain_jinja(bases, tag: str, trim: bool) -> None:
+def test_a_portable_template_renders_the_same_in_plain_jinja(
+    bases: Callable[[str], Path], tag: str, trim: bool
+) -> None:
     """With and without `trim_blocks`, which engines set differently."""
     import jinja2
 

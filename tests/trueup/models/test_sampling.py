@@ -62,7 +62,8 @@ def policy(directory: Path) -> Loaded:
 @torch.inference_mode()
 def simple(policy: Loaded, prompt: list[Message], decoding: Decoding, k: int) -> tuple[list[int], float]:
     """One answer by the plainest loop: no batch, no cache, double precision, a walk along the distribution."""
-    context, ids, logp = encode_prompt(policy.tokenizer, prompt), [], 0.0
+    context, logp = encode_prompt(policy.tokenizer, prompt), 0.0
+    ids: list[int] = []
     for uniform in sampling.noise(decoding, prompt, k):
         logits = policy.model(torch.tensor([context + ids])).logits[0, -1].double()
         probabilities = (logits / decoding.temperature).softmax(-1)

@@ -60,7 +60,12 @@ def test_a_trend_is_one_only_beyond_its_noise() -> None:
 
 
 def test_what_is_no_number_is_not_in_a_curve() -> None:
-    made = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": math.nan}, {"step": 3, "loss": "low"}, {"loss": 4.0}]
+    made: list[dict[str, Any]] = [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": math.nan},
+        {"step": 3, "loss": "low"},
+        {"loss": 4.0},
+    ]
     assert trends.points(made, "loss") == ([1.0], [1.0])
     assert trends.points(made, "reward", "loss") == ([1.0], [1.0])
     assert trends.points(made, "reward") == ([], [])
@@ -218,9 +223,11 @@ def test_a_critic_is_judged_by_what_it_explains_at_the_end_and_by_a_loss_that_gr
 @pytest.mark.parametrize("metric", ["policy/clipfrac_avg", "clip_ratio/region_mean"])
 def test_a_clip_that_holds_a_third_of_the_tokens_is_told_and_one_that_holds_few_is_not(metric: str) -> None:
     title = "share of tokens held by the clip"
-    [note] = notes(rows(0.05, **{metric.replace("/", "__"): lambda t: 0.1 + 0.4 * t}))[title]
+    third: dict[str, Any] = {metric.replace("/", "__"): lambda t: 0.1 + 0.4 * t}
+    few: dict[str, Any] = {metric.replace("/", "__"): lambda t: 0.1}
+    [note] = notes(rows(0.05, **third))[title]
     assert note.level == "watch" and note.text.startswith("48 % at the end")
-    assert notes(rows(0.05, **{metric.replace("/", "__"): lambda t: 0.1}))[title] == []
+    assert notes(rows(0.05, **few))[title] == []
 
 
 def test_a_critic_whose_values_the_clip_holds_is_told_with_what_to_do() -> None:
@@ -264,7 +271,7 @@ def test_demonstrations_that_are_forgotten_in_spite_of_the_mix_are_told() -> Non
 
 
 def test_how_to_read_kl_says_of_what_it_is_a_mean() -> None:
-    def how(**courses: Course) -> str:
+    def how(**courses: Any) -> str:
         [curve] = curves.training_curves(rows(**courses))
         return curve.how
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_a_policy_that_wins_everything_is_finite_with_room_below_and_is_named(pr
 
 def test_a_policy_that_wins_everything_leaves_the_others_as_they_are() -> None:
     pairs = tournament(4)
-    best = {**pairs, **{(name, "best"): [[1.0]] * 30 for name in NAMES}}
+    best: dict[tuple[str, str], Any] = {**pairs, **{(name, "best"): [[1.0]] * 30 for name in NAMES}}
     one, other = bradley_terry(pairs, "sft", resamples=100), bradley_terry(best, "sft", resamples=100)
     for name in NAMES:
         assert other.of[name].value == pytest.approx(one.of[name].value, abs=0.1)
@@ -167,7 +168,7 @@ def test_resamples_that_lose_the_connection_are_counted() -> None:
 
 def test_prompts_on_which_nothing_was_compared_do_not_count() -> None:
     pairs = tournament(5)
-    padded = {pair: [[], *groups, [np.nan]] for pair, groups in pairs.items()}
+    padded: dict[tuple[str, str], Any] = {pair: [[], *groups, [np.nan]] for pair, groups in pairs.items()}
     assert bradley_terry(padded, "sft", resamples=100) == bradley_terry(pairs, "sft", resamples=100)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 
-from trueup.statistics import intervals, win_rates
+from trueup.statistics import intervals
 from trueup.statistics.calibration import expected_calibration_error, fit_temperature, spearman
 from trueup.statistics.intervals import bootstrap_mean, positive_mean, wilson
 from trueup.statistics.length_control import length_controlled_win_rate
@@ -175,7 +178,7 @@ def test_tables_and_lists_of_outcomes_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("groups", [[], [[], []], [[np.nan], [np.nan, np.nan]]])
-def test_of_no_comparison_nothing_is_known(groups: list) -> None:
+def test_of_no_comparison_nothing_is_known(groups: list[Any]) -> None:
     made = win_rate(groups)
     assert math.isnan(made.interval.value)
     assert (made.interval.low, made.interval.high, made.interval.n) == (0, 1, 0)
@@ -194,7 +197,7 @@ def test_a_policy_that_answers_alike_wins_exactly_half_and_other_prompts_could_d
 def test_ties_alone_are_no_certainty_and_the_more_of_them_the_more_is_known(prompts: int) -> None:
     made = win_rate([[0.5] * 6] * prompts)
     assert (made.wins, made.ties, made.losses) == (0, 6 * prompts, 0)
-    by_hand = win_rates.NormalDist().inv_cdf(0.975) * math.sqrt(0.5) / (prompts + 2)
+    by_hand = NormalDist().inv_cdf(0.975) * math.sqrt(0.5) / (prompts + 2)
     assert made.interval.value == 0.5
     assert 0.5 - made.interval.low == made.interval.high - 0.5 == pytest.approx(min(0.5, by_hand))
     assert minimum_detectable_effect([[0.5]] * prompts) == pytest.approx(2.8016 / 1.96 * by_hand, rel=1e-3)
@@ -278,7 +281,7 @@ def test_one_prompt_decides_nothing() -> None:
 
 
 def test_each_category_has_its_own_win_rate_and_small_ones_stay() -> None:
-    groups = [[1, 0.5], [0, 1], [1, 1], [0.5]]
+    groups = [[1.0, 0.5], [0.0, 1.0], [1.0, 1.0], [0.5]]
     made = by_group(groups, ["poems", "code", "poems", None])
     assert list(made) == ["code", "none", "poems"]
     assert made["poems"] == win_rate([groups[0], groups[2]])
@@ -446,7 +449,7 @@ def test_lengths_of_another_shape_are_refused() -> None:
 
 
 def test_with_equal_lengths_there_is_nothing_to_control() -> None:
-    groups = [[1, 0, 1], [0.5, 1, 1], [0, 1, 1]]
+    groups = [[1.0, 0.0, 1.0], [0.5, 1.0, 1.0], [0.0, 1.0, 1.0]]
     made = length_controlled_win_rate(groups, np.zeros((3, 3)))
     assert made.interval == win_rate(groups).interval
     assert made.note is not None and "equal" in made.note
@@ -500,15 +503,15 @@ def test_bins_are_weighed_by_what_is_in_them() -> None:
 
 
 def test_the_temperature_of_a_model_that_is_twice_too_sure_is_two() -> None:
-    honest = np.array([math.log(3)] * 3 + [-math.log(3)])
+    honest = [math.log(3)] * 3 + [-math.log(3)]
     assert fit_temperature(honest) == pytest.approx(1, abs=1e-6)
-    assert fit_temperature(2 * honest) == pytest.approx(2, abs=1e-6)
+    assert fit_temperature([2 * margin for margin in honest]) == pytest.approx(2, abs=1e-6)
 
 
 def test_the_fitted_temperature_mends_the_calibration() -> None:
     rng = np.random.default_rng(8)
     true = rng.normal(0, 1.5, 4000)
-    margins = 3 * np.where(rng.random(4000) < 1 / (1 + np.exp(-true)), true, -true)
+    margins = (3 * np.where(rng.random(4000) < 1 / (1 + np.exp(-true)), true, -true)).tolist()
     temperature = fit_temperature(margins)
     assert temperature == pytest.approx(3, rel=0.1)
     assert expected_calibration_error(margins, temperature=temperature) < 0.03 < expected_calibration_error(margins)
@@ -535,6 +538,6 @@ def test_spearman_shares_ranks_among_ties_and_knows_no_order_in_a_constant() -> 
 
 
 @pytest.mark.parametrize("function", [expected_calibration_error, fit_temperature])
-def test_nothing_cannot_be_calibrated(function) -> None:
+def test_nothing_cannot_be_calibrated(function: Callable[[list[float]], float]) -> None:
     with pytest.raises(ValueError, match="no margins"):
         function([])

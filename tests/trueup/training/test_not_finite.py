@@ -27,7 +27,7 @@ ONLINE = {
     "max_new_tokens": 6,
     "eval_prompts": 2,
 }
-STAGES = {
+STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "reward": ("reward", {}),
     "dpo": ("align", {"algorithm": "dpo"}),

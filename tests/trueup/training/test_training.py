@@ -64,8 +64,8 @@ def loss_and_gradients(trainer: Any) -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def sft_trainer(base: Path, folder: Path) -> Any:
-    from sft.data import Encoded
     from sft.train import build_trainer
+    from trueup.models.chat import Encoded
 
     config = configured(base, folder, train_batch_size=3, full_finetuning=True)
     rows = [
@@ -159,7 +159,7 @@ def test_the_batch_goes_through_in_parts_that_divide_it(
 
 
 def trained(config: SFTConfig, loaded: loading.Loaded, **keys: Any) -> set[str]:
-    model = get_peft_model(loaded.model, adapters.adapter(config, loaded.model, TaskType.CAUSAL_LM, **keys))  # type: ignore[arg-type]
+    model = get_peft_model(loaded.model, adapters.adapter(config, loaded.model, TaskType.CAUSAL_LM, **keys))
     return {name.removeprefix("base_model.model.model.") for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -247,7 +247,7 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_names_the_key(
 ) -> None:
     watch = loop.Watch(runs.begin(configured(tiny_base, tmp_path)))
     with pytest.raises(ModelError, match=r"sft, step 7: the loss is (nan|inf), .* lower sft\.learning_rate"):
-        watch.on_log(None, TrainerState(global_step=7), None, {"loss": loss})  # type: ignore[arg-type]
+        watch.on_log(None, TrainerState(global_step=7), None, {"loss": loss})
 
 
 def batches_of(sampler: LengthGrouped) -> list[list[int]]:
