@@ -201,12 +201,18 @@ def test_the_exam_is_all_held_out_pairs_whatever_is_trained_on(jsonl: Any, tmp_p
     for i in range(12):
         prompt = [Message(role="user", content=f"Question {i}?")]
         for better, worse in itertools.combinations(range(4), 2):
-            row = {"prompt": prompt, "chosen": [Message(role="assistant", content=str(better))], "label_id": str(i)}
+            row: dict[str, Any] = {
+                "prompt": prompt,
+                "chosen": [Message(role="assistant", content=str(better))],
+                "label_id": str(i),
+            }
             row |= {"rejected": [Message(role="assistant", content=str(worse))], "prompt_id": prompt_id(prompt)}
             row |= {"chosen_rank": better, "rejected_rank": worse, "split": "train", "source": "human"}
             rows.append(Preference(**row, annotator="ann", created_utc="2026-01-01T00:00:00+00:00"))
     write_rows(tmp_path / "preferences.jsonl", rows)
-    pairs = read_pairs(runs.FinishedStage("label", tmp_path, Manifest.model_construct(identity={})), rule, split)
+    manifest: dict[str, Any] = {"identity": {}}
+    labels = runs.FinishedStage("label", tmp_path, Manifest.model_construct(**manifest))
+    pairs = read_pairs(labels, rule, split)
     heldout = [row for row in rows if is_heldout(row.prompt, split)]
     assert pairs.heldout == heldout and len(heldout) % 6 == 0 < len(heldout)
     assert len(pairs.train) == {"all": 6, "extremes": 1, "nested": 2}[rule] * (len(rows) - len(heldout)) / 6

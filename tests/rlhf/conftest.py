@@ -31,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body)
         asked = body["messages"][-1]["content"]
-        a, b = (re.search(rf"<answer_{side}>\n(.*?)\n</answer_{side}>", asked, re.DOTALL)[1] for side in "AB")
+        a, b = (re.findall(rf"<answer_{side}>\n(.*?)\n</answer_{side}>", asked, re.DOTALL)[0] for side in "AB")
         said = self.server.say(a, b)
         self.send_response(said if isinstance(said, int) else 200)
         self.end_headers()

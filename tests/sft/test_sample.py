@@ -14,7 +14,7 @@ from trueup import runs
 from trueup.data.records import CandidateSet, Message, is_heldout, read_rows
 from trueup.errors import DataError
 from trueup.models import loading
-from trueup.models.sampling import Decoding, sample
+from trueup.models.sampling import Decoding, sample, sample_saved
 from trueup.verify import verify
 
 
@@ -48,7 +48,7 @@ def test_every_prompt_gets_its_k_answers_with_where_they_come_from(sampled: Call
     assert {row.split for row in found} == {"train", "heldout"}
     assert all((row.split == "heldout") == is_heldout(row.prompt, config.split) for row in found)
     parent = runs.open_stage(config.run_dir, "sft")
-    decoding = {"max_new_tokens": 8, "temperature": 0.9, "top_k": 50, "top_p": 1.0, "seed": 5}
+    decoding: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0.9, "top_k": 50, "top_p": 1.0, "seed": 5}
     told = {"policy": "sft", "policy_sha256": parent.sha256, "dtype": "float32", **decoding}
     assert all(row.sampler == told for row in found)
     manifest = json.loads((directory / "manifest.json").read_text())
@@ -77,11 +77,10 @@ def test_an_interrupted_stage_keeps_what_is_answered_and_ends_with_the_same_rows
     directory = runs.stage_dir(config.run_dir, "sample")
     (directory / "manifest.json").unlink()
     asked: list[int] = []
-    real = sft.sample.sample_saved
 
-    def killed_after_three_batches(folder: Path, model: Any, prompts: list[list[Message]], *rest: Any) -> Any:
+    def killed_after_three_batches(policy: Any, model: Any, prompts: list[list[Message]], *rest: Any) -> Any:
         asked.append(len(prompts))
-        for number, batch in enumerate(real(folder, model, prompts, *rest)):
+        for number, batch in enumerate(sample_saved(policy, model, prompts, *rest)):
             if len(asked) == 1 and number == 3:
                 raise KeyboardInterrupt
             # Text that breaks lines for str.splitlines, but not in JSON Lines
@@ -120,7 +119,9 @@ def test_so_many_prompts_are_drawn_with_the_seed_and_the_rest_is_counted(sampled
     assert json.loads((directory / "manifest.json").read_text())["inputs"][0]["dropped"] == {"over max_prompts": 11}
 
 
-def test_prompts_of_which_none_is_left_are_an_error_that_counts_why(sampled: Callable[..., Any], jsonl) -> None:
+def test_prompts_of_which_none_is_left_are_an_error_that_counts_why(
+    sampled: Callable[..., Any], jsonl: Callable[..., Path]
+) -> None:
     config = sampled(only="heldout")
     jsonl(config.prompts, [{"prompt": text} for text in ("Say red.", "Say blue.")])
     with pytest.raises(DataError, match=r"prompts\.jsonl: no prompt is left to answer \(2 not heldout\)$"):

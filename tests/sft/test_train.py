@@ -13,18 +13,18 @@ import torch
 
 import sft.train
 from rlhf.compare.inputs import prove_disjoint
-from sft.data import Encoded
 from trueup import runs
 from trueup.config import ModelConfig
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import CandidateSet, Dropped, Message, is_heldout, opening_id, prompt_id
 from trueup.errors import DataError, RunError
 from trueup.models import loading
-from trueup.models.chat import encode_prompt
+from trueup.models.chat import Encoded, encode_prompt
 from trueup.models.sampling import Decoding, sample
 from trueup.training import loop
 from trueup.verify import verify
 
+Jsonl = Callable[..., Path]
 FILES = {
     "config.yaml", "manifest.json", "metrics.jsonl", "report.json", "samples.jsonl",
     "heldout.jsonl", "trained_prompts.json",
@@ -42,7 +42,7 @@ def losses(directory: Path) -> dict[int, float]:
     """Training loss by step; a step that stands twice fails the test."""
     rows = [row for row in loop.read_metrics(directory / "metrics.jsonl") if "loss" in row]
     assert len({row["step"] for row in rows}) == len(rows)
-    return {row["step"]: row["loss"] for row in rows}
+    return {int(row["step"]): row["loss"] for row in rows}
 
 
 def eos_rate(policy: loading.Loaded, prompts: list[list[Message]]) -> float:
@@ -137,7 +137,7 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
 
 
 def test_no_part_of_a_held_out_dialogue_is_trained_on_and_a_comparison_would_notice(
-    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
+    campaign: Callable[..., Any], jsonl: Jsonl, tmp_path: Path
 ) -> None:
     def dialogue(i: int, turns: int) -> list[dict[str, str]]:
         return [
@@ -246,7 +246,7 @@ def test_a_stage_that_was_killed_while_it_wrote_a_checkpoint_or_after_its_last_s
 
 
 def test_rows_that_are_too_long_are_dropped_and_counted_and_never_cut(
-    stage: Callable[..., Any], jsonl, tmp_path: Path
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path
 ) -> None:
     config = stage("run", max_steps=1, data=["demonstrations.jsonl", {"path": "more.jsonl", "max_rows": 2}])
     config = config.model_copy(update={"split": config.split.model_copy(update={"heldout_fraction": 0.0})})
@@ -268,7 +268,12 @@ def test_rows_that_are_too_long_are_dropped_and_counted_and_never_cut(
 @pytest.mark.parametrize("too_long", [0, 1, 2], ids=["the first answer", "one within", "the last answer"])
 @pytest.mark.parametrize("heldout", [0.0, 0.7])
 def test_a_dialogue_any_turn_of_which_is_too_long_is_left_out_whole_whatever_the_template_makes_of_it(
-    stage: Callable[..., Any], jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_long: int, heldout: float
+    stage: Callable[..., Any],
+    jsonl: Jsonl,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    too_long: int,
+    heldout: float,
 ) -> None:
     """STRICT makes a training row of each turn behind one that reasons, and some of those rows would fit."""
 
@@ -300,7 +305,7 @@ def test_a_dialogue_any_turn_of_which_is_too_long_is_left_out_whole_whatever_the
 
 
 def test_only_prompts_that_leave_room_for_an_answer_in_the_models_context_are_answered(
-    stage: Callable[..., Any], jsonl, tmp_path: Path
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path
 ) -> None:
     """The model reads 256 tokens. A demonstration that fits may have a prompt that leaves no room for 64 more."""
 
@@ -323,9 +328,9 @@ def test_only_prompts_that_leave_room_for_an_answer_in_the_models_context_are_an
 
 
 def test_what_is_answered_is_the_prompt_of_a_turn_that_is_to_be_imitated(
-    stage: Callable[..., Any], jsonl, tmp_path: Path
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path
 ) -> None:
-    turns = [("user", "Say NN.", {}), ("assistant", "It is NN.", {}), ("user", "And?", {})]
+    turns: list[tuple[str, str, Any]] = [("user", "Say NN.", {}), ("assistant", "It is NN.", {}), ("user", "And?", {})]
     turns.append(("assistant", "Not to be imitated.", {"train": False}))
     rows = [
         {"messages": [{"role": role, "content": text.replace("NN", str(n)), **more} for role, text, more in turns]}
@@ -338,7 +343,7 @@ def test_what_is_answered_is_the_prompt_of_a_turn_that_is_to_be_imitated(
 
 
 def test_held_out_rows_that_are_too_long_are_neither_evaluated_nor_answered(
-    stage: Callable[..., Any], jsonl, tmp_path: Path
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path
 ) -> None:
     rows = [{"instruction": f"Say {i}.", "output": f"It is {i}."} for i in range(20)]
     long = [{"instruction": f"Read {i}: {'la ' * 2000}", "output": f"It was {i}."} for i in range(60)]
@@ -350,7 +355,7 @@ def test_held_out_rows_that_are_too_long_are_neither_evaluated_nor_answered(
 
 
 def test_data_of_which_nothing_is_left_is_an_error_that_says_why(
-    stage: Callable[..., Any], jsonl, tmp_path: Path
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=r"^every demonstration is longer than sft\.max_length, 8 tokens$"):
         sft.train.run(stage("run", max_length=8))
@@ -404,7 +409,7 @@ def with_data(stage: Callable[..., Any], tmp_path: Path, template: str, heldout:
 
 def test_answers_are_trained_as_they_stand_and_what_the_template_does_to_the_others_is_said(
     stage: Callable[..., Any],
-    jsonl,
+    jsonl: Jsonl,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -430,7 +435,7 @@ def test_answers_are_trained_as_they_stand_and_what_the_template_does_to_the_oth
 
 @pytest.mark.parametrize("heldout", [0.0001, 0.5, 0.9])
 def test_every_row_that_the_template_refuses_is_named_before_anything_is_trained(
-    stage: Callable[..., Any], jsonl, tmp_path: Path, heldout: float
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path, heldout: float
 ) -> None:
     """Held out or not: the file is refused as a whole."""
     rows = [[{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": f"{i}"}] for i in range(40)]
@@ -445,7 +450,7 @@ def test_every_row_that_the_template_refuses_is_named_before_anything_is_trained
 
 
 def test_the_held_out_rows_whose_loss_is_measured_are_of_every_category(
-    stage: Callable[..., Any], jsonl, tmp_path: Path
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path
 ) -> None:
     rows = [
         {"instruction": f"Say {k}{i}.", "output": f"It is {k}{i}.", "category": k}
@@ -461,7 +466,7 @@ def test_the_held_out_rows_whose_loss_is_measured_are_of_every_category(
 
 
 def test_a_collator_that_changes_a_label_stops_the_stage_though_a_row_was_too_long(
-    stage: Callable[..., Any], jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: Callable[..., Any], jsonl: Jsonl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = {"instruction": "Sing.", "output": "la " * 200}
     jsonl(tmp_path / "data.jsonl", [long, *({"instruction": f"Say {i}.", "output": f"{i}"} for i in range(9))])

@@ -226,9 +226,12 @@ def test_held_out_pairs_are_read_before_the_merge_which_may_move_the_weights_els
     done: list[str] = []
     for name in ("completion_logps", "merged"):
         original = getattr(rlhf.align.dpo, name)
-        monkeypatch.setattr(
-            rlhf.align.dpo, name, lambda *given, name=name, original=original: (done.append(name), original(*given))[1]
-        )
+
+        def told(*given: Any, name: str = name, original: Callable[..., Any] = original) -> Any:
+            done.append(name)
+            return original(*given)
+
+        monkeypatch.setattr(rlhf.align.dpo, name, told)
     _, directory = aligned(split={"heldout_fraction": 0.5}, max_steps=1)
     assert json.loads((directory / "report.json").read_text())["heldout_accuracy"]["n"]
     assert done[-1] == "merged" and set(done[:-1]) == {"completion_logps"}
@@ -277,14 +280,15 @@ def test_recorded_log_probabilities_count_only_of_these_tokens_this_policy_and_t
     )
     assert compute_reference_logps(policy, sft, [recorded], rows) == [(-1.0, -2.0)]
     truth = [completion_logps(policy, [prompt], [answer])[0] for answer in ids]
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"sampler": {"dtype": "bfloat16"}},
         {"sampler": {}},
         {"sampled_by": "another"},
         {"chosen_token_ids": ids[1]},
         {"rejected_token_ids": None},
         {"chosen_logp": None},
-    ):
+    ]
+    for change in changes:
         (found,) = compute_reference_logps(policy, sft, [recorded.model_copy(update=change)], rows)
         assert found == pytest.approx(truth, abs=1e-4), change
     rounded = loading.load_base(ModelConfig(name=str(tiny_base), chat_template="plain", device="cpu", dtype="bfloat16"))

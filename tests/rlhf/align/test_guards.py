@@ -226,7 +226,7 @@ def blamed(
     verdict = StageVerdict.model_validate(reward) if reward else None
     answers = SampledAnswers(**sampled) if sampled else None
     finding = guards.whose_fault(history, found, answers, verdict)
-    return finding and (finding.code, finding.message)
+    return (finding.code, finding.message) if finding else None
 
 
 def test_nobody_is_to_blame_where_reward_rose_or_was_not_looked_at() -> None:

@@ -62,14 +62,14 @@ def stage(folder: Path, algorithm: str = "ppo", **keys: Any) -> StageRun:
     return StageRun(config, directory, False, [])
 
 
-def trained(folder: Path, texts: list[str] = ANSWERS, rollouts: int = ROLLOUTS, **keys: Any) -> tuple[StageRun, dict]:
+def trained(folder: Path, texts: list[str] = ANSWERS, rollouts: int = ROLLOUTS, **keys: Any) -> tuple[StageRun, Any]:
     """What PPO leaves on disk, made up, and its report."""
     draw = random.Random(0)
     made = stage(folder, **keys)
     history, metrics, samples = [], [], []
     for n in range(rollouts):
         t, step = n / max(1, rollouts - 1), n * STEPS // rollouts
-        row = {
+        row: dict[str, Any] = {
             "scores": t - 0.3 + draw.gauss(0, 0.1),
             "length": 30 + 12 * t + draw.gauss(0, 1),
             "kl": 9 * t + draw.gauss(0, 0.4),

@@ -106,11 +106,12 @@ def test_a_reward_reads_the_special_tokens_that_people_are_shown_and_trl_leaves_
     tokenizer = AutoTokenizer.from_pretrained(bases("chatml"))
     ids = [*tokenizer("a")["input_ids"], tokenizer.bos_token_id, *tokenizer("b")["input_ids"], tokenizer.eos_token_id]
     seen: list[str] = []
-    rewards = WeightedRewards(
-        {"f": lambda completions, **_: [seen.append(said[-1]["content"]) or 0.0 for said in completions]},
-        {"f": 1.0},
-        text_of=partial(answer_text, tokenizer),
-    )
+
+    def reads(completions: list[Any], **_: Any) -> list[float]:
+        seen.extend(said[-1]["content"] for said in completions)
+        return [0.0] * len(completions)
+
+    rewards = WeightedRewards({"f": reads}, {"f": 1.0}, text_of=partial(answer_text, tokenizer))
     from_trl = [[{"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)}]] * 2
     rewards(prompts=PROMPTS, completions=from_trl, completion_ids=[ids, ids[:-2]])
     assert seen == ["a<|im_start|>b", "a<|im_start|>"]

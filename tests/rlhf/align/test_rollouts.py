@@ -100,7 +100,12 @@ def test_what_a_prompt_spells_is_asked_as_text(opened: Any, algorithm: str, monk
     trainer = rlhf.align.grpo_rloo.build_trainer(config, stage, policy, rewards, rows)
     read: list[Any] = []
     forward = policy.model.forward
-    monkeypatch.setattr(policy.model, "forward", lambda *a, **k: (read.append(k["input_ids"]), forward(*a, **k))[1])
+
+    def reads(*args: Any, **keys: Any) -> Any:
+        read.append(keys["input_ids"])
+        return forward(*args, **keys)
+
+    monkeypatch.setattr(policy.model, "forward", reads)
     trainer.model.eval()
     trainer._generate([rows[0]["prompt"]] * 2)
     assert read[0][0].tolist() == encode_prompt(tokenizer, asked)
@@ -272,16 +277,20 @@ def test_a_rollout_draws_so_many_answers_in_a_row_to_each_prompt_and_others_at_a
     policy = loading.load_base(config.model)
     policy.model.train()
     prompts = [[message.model_dump() for message in row.prompt] for row in ROWS[:2] for _ in range(4)]
-    drawn = Sampler(config, policy)(prompts, at(0))
+
+    def rollout(asked: Any, step: int) -> Any:
+        return Sampler(config, policy)(asked, at(step))
+
+    drawn = rollout(prompts, 0)
     assert policy.model.training, "what was being trained goes on being trained"
     expected = [encode_prompt(policy.tokenizer, row.prompt) for row in ROWS[:2] for _ in range(4)]
     assert drawn["prompt_ids"] == expected
     answers = [tuple(ids) for ids in drawn["completion_ids"]]
     assert len(set(answers)) == 8 and all(1 <= len(ids) <= config.max_new_tokens for ids in answers)
-    assert Sampler(config, policy)(prompts, at(0)) == drawn
-    again = Sampler(config, policy)(prompts, at(8))["completion_ids"]
+    assert rollout(prompts, 0) == drawn
+    again = rollout(prompts, 8)["completion_ids"]
     assert not set(map(tuple, again)) & set(answers)
-    one_alone = Sampler(config, policy)(prompts[4:], at(0))["completion_ids"]
+    one_alone = rollout(prompts[4:], 0)["completion_ids"]
     assert one_alone == drawn["completion_ids"][4:], "who else is asked changes nothing"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from manifests import card_of
 from rlhf.accuracy import McNemar, PairedAccuracy
 from rlhf.compare import answers, inputs, judges, run, verdict
 from rlhf.compare import checkpoints as paths
-from rlhf.compare.answers import ALIGNED, BEST, SFT, ComparedCompletions
+from rlhf.compare.answers import ALIGNED, BEST, SFT, ComparedCompletions, Verdicts
 from rlhf.compare.config import CompareConfig
-from rlhf.compare.judges import Judged, LabelOrigins, ScoringJudge, Verdicts
+from rlhf.compare.judges import Judged, LabelOrigins, ScoringJudge
 from rlhf.compare.schema import Checkpoint, PolicyMeasures
 from rlhf.compare.verdict import Decision
 from rlhf.config import CheckConfig
@@ -30,7 +31,7 @@ from trueup.config import EndpointParameters, ModelConfig, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
 from trueup.data.rubric import rubric_version
 from trueup.errors import DataError, RunError
-from trueup.models import loading, tensors
+from trueup.models import loading, sampling, tensors
 from trueup.pages.wording import sentence
 from trueup.statistics import intervals, length_control, win_rates
 from trueup.verify import verify
@@ -210,6 +211,8 @@ def test_what_was_not_won_has_no_price() -> None:
     assert verdict_of({"rubric": judged(REFERENCE, ALIKE)}, prices=prices).outcome == "no_detectable_change"
 
 
+Rate = tuple[float, float, float]
+"""A win rate and its interval."""
 WON = (0.6, 0.55, 0.65)
 
 
@@ -229,7 +232,7 @@ WON = (0.6, 0.55, 0.65)
     ],
 )
 def test_a_win_must_be_one_at_equal_length_too_or_length_is_its_price(
-    raw: Any, controlled: Any, lengths: tuple[float, float], outcome: str, price: str | None
+    raw: Rate, controlled: Rate, lengths: tuple[float, float], outcome: str, price: str | None
 ) -> None:
     decided = verdict_of({"rubric": of_rates(raw, controlled)}, lengths=lengths)
     assert decided.outcome == outcome
@@ -422,8 +425,10 @@ def test_best_of_n_wins_more_than_half_by_its_own_judge_and_half_by_a_coin() -> 
     scores, coin = rng.normal(size=(400, 4)), rng.normal(size=(400, 4))
     row = [[said(str(k)) for k in range(4)]] * 400
     picked = [[int(c.text) for c in best] for best in answers.best_of_others(row, scores.tolist())]
-    by_scores = answers.outcome_tables(SFT, BEST, scores, np.take_along_axis(scores, np.array(picked), 1))
-    by_coin = answers.outcome_tables(SFT, BEST, coin, np.take_along_axis(coin, np.array(picked), 1))
+    by_scores = answers.outcome_tables(
+        SFT, BEST, scores.tolist(), np.take_along_axis(scores, np.array(picked), 1).tolist()
+    )
+    by_coin = answers.outcome_tables(SFT, BEST, coin.tolist(), np.take_along_axis(coin, np.array(picked), 1).tolist())
     assert np.nanmean(by_scores) == pytest.approx(3 / 4, abs=0.03), "the best of 3 and one more: the best of 4"
     assert np.nanmean(by_coin) == pytest.approx(0.5, abs=0.04)
 
@@ -483,7 +488,7 @@ _sampled: list[Path] = []
 
 
 @pytest.fixture
-def run_dir(campaign, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir(campaign: Callable[..., Any], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run up to sampling, made once, whose aligned policy is the SFT policy: a planted no-op."""
     if not _sampled:
         made = campaign(tmp_path_factory.mktemp("sampled"), split=HELDOUT)
@@ -614,7 +619,7 @@ def test_answers_that_are_the_same_tie_by_the_reward_model_whatever_batch_they_w
 
 
 def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
-    campaign, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    campaign: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = {"base": True, "others": {"again": str(tmp_path / "other")}, "kl_budget": 1e9, "step_prompts": 3}
     made = campaign(
@@ -661,7 +666,7 @@ def test_a_whole_run_shows_every_policy_and_the_way_of_the_alignment(
 
 
 def test_a_judge_that_likes_nothing_but_length_passes_no_gate(
-    campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = campaign(
         tmp_path,
@@ -783,7 +788,7 @@ def test_checks_are_answered_by_both_policies_and_leave_out_what_was_trained_on(
     assert (found["left_out"], found["mcnemar"]["p_value"]) == (1, 1.0)
 
 
-def test_the_campaign_of_the_documentation_loads(campaign, tmp_path: Path) -> None:
+def test_the_campaign_of_the_documentation_loads(campaign: Callable[..., Any], tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs" / "comparing.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(part.partition("```")[0]) for part in text.split("```yaml\n")[1:]]
     [sections] = [block for block in blocks if "compare" in block]
@@ -794,11 +799,11 @@ def test_the_campaign_of_the_documentation_loads(campaign, tmp_path: Path) -> No
 def test_what_an_interrupted_run_had_sampled_is_not_sampled_again(
     config: CompareConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, sampled = answers.sample_saved, []
+    sampled: list[int] = []
 
     def until_the_second_policy(*args: Any, **kwargs: Any) -> Any:
         sampled.append(len(args[2]))
-        for batch in real(*args, **kwargs):
+        for batch in sampling.sample_saved(*args, **kwargs):
             yield batch
             if len(sampled) == 2:
                 raise KeyboardInterrupt
@@ -807,7 +812,12 @@ def test_what_an_interrupted_run_had_sampled_is_not_sampled_again(
     with pytest.raises(KeyboardInterrupt):
         run.run(config)
     begun = list(sampled)
-    monkeypatch.setattr(answers, "sample_saved", lambda *a, **k: (sampled.append(len(a[2])), real(*a, **k))[1])
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        sampled.append(len(args[2]))
+        return sampling.sample_saved(*args, **kwargs)
+
+    monkeypatch.setattr(answers, "sample_saved", counted)
     run.run(config)
     again = sampled[len(begun) :]
     assert begun[0] > 0 == again[0], "the first policy's answers were all there"

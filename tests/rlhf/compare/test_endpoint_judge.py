@@ -99,11 +99,9 @@ def test_equal_answers_tie_without_a_question(judge: Judge, server: Any) -> None
 def test_a_judge_that_always_says_a_is_at_half_with_its_bias_shown(judge: Judge) -> None:
     found = judge(lambda a, b: "[[A]]", numbered(SHORT), numbered(LONG))
     assert np.mean(found.tables) == 0.5 and found.own.contradictions == found.own.comparisons == 30
-    assert (
-        found.own.position_bias is not None
-        and found.own.position_bias.value == 1
-        and found.own.position_bias.ci_low > 0.9
-    )
+    bias = found.own.position_bias
+    assert bias is not None and bias.ci_low is not None
+    assert bias.value == 1 and bias.ci_low > 0.9
     assert codes(found) == ["judge_position_bias"]
     said = found.findings[0].message
     assert "100% of its decided verdicts went to the first" in said and "30 of 30 comparisons it contradicts" in said

@@ -19,6 +19,7 @@ from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from trueup.config import ModelConfig, SplitConfig
 from trueup.models import loading
+from trueup.training import loop
 
 MIB = 2**20
 
@@ -208,7 +209,7 @@ def test_what_does_not_fit_is_a_finding_that_names_the_rows_that_would(
     config, roles = made(train_batch_size=64, per_device_train_batch_size=64)
     needed = memory.predict(config, roles)
     third = needed.trained + needed.buffer + needed.updating // 3
-    monkeypatch.setattr(memory.loop, "free_memory", lambda device: third)
+    monkeypatch.setattr(loop, "free_memory", lambda device: third)
     found = memory.predict(config, roles).warning()
     assert found is not None and found.level == "warn" and "per_device_train_batch_size: 8 " in found.message
     fitting = config.model_copy(update={"per_device_train_batch_size": 8})

@@ -231,7 +231,7 @@ def test_a_policy_that_is_not_its_reference_at_step_0_stops_the_run(
     def moved(self: PPOTrainer, *args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
             for weight in self.roles.parameters("policy").values():
-                weight += 0.1
+                weight.add_(0.1)
         return begin(self, *args, **kwargs)
 
     monkeypatch.setattr(PPOTrainer, "train", moved)
@@ -249,7 +249,7 @@ def test_a_policy_that_moved_between_rollout_and_first_update_stops_the_run(
         batch = roll_out(self, inputs)
         with torch.no_grad():
             for weight in self.roles.parameters("policy").values():
-                weight += 0.1
+                weight.add_(0.1)
         return batch
 
     monkeypatch.setattr(PPOTrainer, "_generate_and_score_completions", moved)

@@ -65,7 +65,7 @@ def move(roles: Roles) -> None:
     torch.manual_seed(2)
     with torch.no_grad():
         for weight in roles.trained.values():
-            weight += 0.05 * torch.randn_like(weight)
+            weight.add_(0.05 * torch.randn_like(weight))
 
 
 def scores(model: Any) -> torch.Tensor:
@@ -211,9 +211,8 @@ def test_without_the_recorded_role_checkpointing_would_get_the_critic_wrong(
     plain = {name: grad.clone() for name, grad in gradients(roles).items() if grad is not None}
     checkpointed(roles.policy.model)
     again = gradients(roles)
-    wrong = [
-        name for name in roles.parameters("critic") if again[name] is None or not again[name].allclose(plain[name])
-    ]  # type: ignore[union-attr]
+    read = {name: again[name] for name in roles.parameters("critic")}
+    wrong = [name for name, grad in read.items() if grad is None or not grad.allclose(plain[name])]
     assert wrong, "transformers or PEFT has changed: is the fix still needed?"
 
 
@@ -225,7 +224,7 @@ def test_without_a_reward_model_the_critic_is_fresh_and_says_0_also_where_only_t
     with roles.playing("critic") as critic:
         assert not scores(critic).any()
     for role in ("policy", "critic"):
-        names = list(roles.parameters(role))  # type: ignore[arg-type]
+        names = list(roles.parameters(role))
         assert names and all(".layers.1." in name or "score" in name for name in names), role
 
 
