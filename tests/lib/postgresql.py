@@ -46,9 +46,9 @@ class Server:
 
     def start(self) -> None:
         """Come up, recover what was committed, and answer."""
-        options = ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
-        command = [self.bin / "postgres", "-D", self.folder / "data", "-p", self._port, "-k", self.folder, *options]
-        self._process = self._run(*command)
+        options: list[str | Path] = ["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]
+        options += ["-D", self.folder / "data", "-p", self._port, "-k", self.folder]
+        self._process = self._run(self.bin / "postgres", *options)
         deadline = time.monotonic() + 60
         while self._run(self.bin / "pg_isready", "-h", "127.0.0.1", "-p", self._port).wait() != 0:
             assert self._process.poll() is None and time.monotonic() < deadline, "PostgreSQL did not start"

@@ -210,7 +210,8 @@ def compared(campaign: CampaignDir) -> CampaignDir:
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     """Serves an application on a free port for as long as the test runs; gives its address."""
-    from ui.app import listen, server
+    from ui.app import listen
+    from ui.connections import server
 
     started = []
 

@@ -180,7 +180,7 @@ def test_what_was_exported_comes_back_as_it_was_said(campaign: Any, other: Label
     assert [row.both_bad for row in said] == [False, False, True, False, False]
     assert [row.seconds for row in said] == [4.25, 5.25, 6.25, 7.25, 9.25]
     assert said[0].note == "It says why." and said[0].criteria == {"helpful": said[0].tiers[1][0]}
-    assert all(sorted(row.shown) == [0, 1] and row.selection and row.propensity for row in said)
+    assert all(row.shown and sorted(row.shown) == [0, 1] and row.selection and row.propensity for row in said)
 
     assert "5 labels imported" in import_labels(other, tmp_path / "out.jsonl")
     known = {"source": "import", "selection": None, "propensity": None}

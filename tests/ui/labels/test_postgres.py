@@ -21,7 +21,8 @@ from ui.labels.backup import backup
 from ui.labels.exchange import export_labels, import_labels
 from ui.labels.store import Store
 from ui.people import passwords
-from ui.people.accounts import COOKIE, AccountError
+from ui.people.accounts import COOKIE
+from ui.people.names import AccountError
 
 PASSWORD = "four words are enough"
 

@@ -27,7 +27,7 @@ from ui.blindcheck.run import Report
 from ui.blindcheck.secrets import Recorder, Secret, secrets_of
 from ui.label import run as run_label_stage
 from ui.labels.tables import event, slot, view
-from ui.labels.tasks import BadJudgement, IdealCompletion, Judgement, Recorded, StaleToken
+from ui.labels.tasks import BadJudgement, IdealCompletion, Judgement, Recorded, StaleToken, Task
 from ui.labels.votes import Votes, promote, running_win_rate
 from ui.pages.label_api import Opening, RenderedTask
 from ui.people.accounts import COOKIE
@@ -70,13 +70,13 @@ def votes(campaign: Any) -> Iterator[Votes]:
     made.close()
 
 
-def vote(votes: Votes, person: str, choice: str = "a", **values: Any) -> Recorded:
+def vote(votes: Votes, person: str, choice: str = "a", **values: Any) -> Recorded[Task]:
     service = votes.service()
     token = service.tasks(person)[0].token
     return service.label(person, Judgement(f"{person}-{token}", token, choice, **values))
 
 
-def prefer(votes: Votes, person: str, policy: str) -> Recorded:
+def prefer(votes: Votes, person: str, policy: str) -> Recorded[Task]:
     """Votes for what only this test can tell to be that policy's answer."""
     texts = votes.service().tasks(person)[0].texts
     return vote(votes, person, "ab"[[text.startswith("New") for text in texts].index(policy == "aligned")])
@@ -270,7 +270,8 @@ def test_the_running_win_rate_counts_a_tie_as_half_and_keeps_votes_on_one_prompt
         vote(votes, person, "tie")
     figures = votes.figures()
     rate = figures.win_rate
-    assert rate is not None and rate.value is not None and rate.ci_low is not None
+    assert rate is not None and rate.value is not None
+    assert rate.ci_low is not None and rate.ci_high is not None
     assert (rate.wins, rate.ties, rate.losses) == (8, 2, 2) and rate.value == pytest.approx(9 / 12)
     assert rate.n == 6 and rate.ci_low < 0.75 < rate.ci_high
     assert (figures.votes, figures.voters, figures.pairs) == (12, 2, 6)

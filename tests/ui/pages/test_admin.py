@@ -26,6 +26,7 @@ from ui.figures.figures import figures, mirror
 from ui.figures.live import Live
 from ui.figures.log import Log, known_answers, newest_event
 from ui.figures.over_time import step_width
+from ui.figures.schema import AnnotatorFigures, Figures, ShareFigures
 from ui.figures.tables import as_csv, cell_text, sheets
 from ui.figures.text import stats
 from ui.labels.tables import Database, event, gold, item, slot
@@ -59,6 +60,7 @@ class Book:
         row = {"client_uuid": f"uuid-{self.events}", "source": "human", "kind": kind, "tiers": tiers} | values
         with self.db.write() as db:
             added = db.execute(event.insert().values(item_id=name, annotator=who, created_utc=made, **row))
+            assert added.inserted_primary_key is not None
             return int(added.inserted_primary_key[0])
 
     def gold(self, name: str, tiers: Any) -> None:
@@ -83,7 +85,7 @@ class Book:
     def live(self, **values: Any) -> Live:
         return Live(self.db, clock=NOW.timestamp, **values)
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Figures:
         return self.live().figures(wait=True)
 
 
@@ -97,11 +99,11 @@ def book(store_url: str) -> Iterator[Book]:
 A, B, TIE = [[0], [1]], [[1], [0]], [[0, 1]]
 
 
-def of(found: dict[str, Any], name: str) -> dict[str, Any]:
+def of(found: Figures, name: str) -> AnnotatorFigures:
     return next(one for one in found["annotators"] if one["annotator"] == name)
 
 
-def counted(share: dict[str, Any]) -> tuple[int, int]:
+def counted(share: ShareFigures) -> tuple[int, int]:
     """Successes and trials of a share."""
     return round((share["value"] or 0) * share["n"]), share["n"]
 
@@ -110,7 +112,7 @@ def counted(share: dict[str, Any]) -> tuple[int, int]:
 
 
 def test_every_share_is_what_one_counts_by_hand(book: Book) -> None:
-    read = {"words": 150, "seconds": 20.0}
+    read: dict[str, Any] = {"words": 150, "seconds": 20.0}
     book.write("ann", "1", tiers=A, first_shown=0, chose_longer=True, strength=3, **read)  # left
     book.write("ann", "2", tiers=B, first_shown=0, chose_longer=False, strength=1, words=150, seconds=9.9)  # too fast
     book.write("ann", "3", tiers=TIE, first_shown=1, **read)
@@ -122,7 +124,7 @@ def test_every_share_is_what_one_counts_by_hand(book: Book) -> None:
     assert counted(overall["left"]) == (2, 4)
     assert overall["left"]["p"] == pytest.approx(1.0)
     assert overall["longer"]["value"] == pytest.approx(3 / 4)
-    assert (overall["tie"]["value"], overall["both_bad"]["value"]) == (pytest.approx(1 / 6), pytest.approx(1 / 6))
+    assert [overall[key]["value"] for key in ("tie", "both_bad")] == pytest.approx([1 / 6, 1 / 6])
     assert counted(overall["too_fast"]) == (1, 6)
     ann, bob = of(found, "ann"), of(found, "bob")
     assert (ann["labels"], bob["labels"], ann["seconds"]) == (4, 2, 20.0)
@@ -226,7 +228,7 @@ def test_pace_and_time_left_come_from_the_last_hour(book: Book) -> None:
     progress = found["progress"]
     assert (progress["labels_per_hour"], progress["eta_h"], progress["wanted"]) == (6.0, 2.0, 22)
     assert (progress["annotators"], progress["annotators_now"], progress["labels_per_busy_hour"]) == (2, 1, 10 / 3)
-    assert [(row["hour_utc"][:13], row["labels"]) for row in found["hours"]] == [
+    assert [(row["hour_utc"] and row["hour_utc"][:13], row["labels"]) for row in found["hours"]] == [
         ("2026-11-22T06", 4),
         ("2026-11-23T11", 5),
         ("2026-11-23T12", 1),
@@ -287,6 +289,7 @@ def test_another_hundred_labels_narrow_with_the_square_root_and_cost_the_median_
     assert longer["half_width"] is None and longer["half_width_after"] is None  # no lengths were recorded
     assert reward["half_width"] == pytest.approx(0.1)
     assert reward["half_width_after"] == pytest.approx(0.1 * (300 / 400) ** 0.5)
+    assert reward["labels_to_bar"] is not None
     assert 300 + reward["labels_to_bar"] == pytest.approx(300 * (0.1 / 0.03) ** 2, abs=1)
 
 
@@ -375,11 +378,12 @@ def test_a_log_of_just_so_many_events_has_its_coefficients_at_once(book: Book, m
         book.write("ann", str(number), tiers=A)
     made: list[bool] = []
     compute = Live._compute
-    monkeypatch.setattr(
-        Live,
-        "_compute",
-        lambda self, now_ms, coefficients: made.append(coefficients) or compute(self, now_ms, coefficients),
-    )
+
+    def computed(self: Live, now_ms: int, coefficients: bool) -> Any:
+        made.append(coefficients)
+        return compute(self, now_ms, coefficients)
+
+    monkeypatch.setattr(Live, "_compute", computed)
     book.live().figures(wait=True)
     assert made == [True]
 

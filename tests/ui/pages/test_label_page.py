@@ -91,7 +91,7 @@ def visit(context: Any) -> Callable[..., Labelling]:
 @pytest.fixture
 def labelling(start: Any, visit: Any, rows: Any) -> Labelling:
     """Twelve pairs on the graded scale."""
-    return visit(start(rows(12)))  # type: ignore[no-any-return]
+    return visit(start(rows(12)))
 
 
 # ---- One key, one label -----------------------------------------------------------------------------------------
@@ -471,7 +471,7 @@ def test_criteria_go_with_the_label_by_key_and_by_click(start: Any, visit: Any, 
 def ranking(start: Any, visit: Any, answers_to: Any) -> Labelling:
     """Two prompts with five answers each to rank."""
     names = ["one", "two", "three", "four", "five"]
-    return visit(  # type: ignore[no-any-return]
+    return visit(
         start(
             [answers_to(f"Question {i}?", [f"answer {name} {i}" for name in names]) for i in range(2)], task="ranking"
         )
@@ -651,10 +651,11 @@ def test_the_browser_marks_the_words_that_the_server_marks(labelling: Labelling)
         ("x " * (MAX_WORDS + 1), "y"),
     ]
     chance = random.Random(1)
-    pairs += [
-        (*(" ".join(chance.choices("a b c. d\n 中 e".split(" "), k=chance.randrange(40))) for _ in "ab"),)
-        for _ in range(300)
-    ]
+
+    def text() -> str:
+        return " ".join(chance.choices("a b c. d\n 中 e".split(" "), k=chance.randrange(40)))
+
+    pairs += [(text(), text()) for _ in range(300)]
     script = """async (pairs) => {
         const { diff, WORD } = await import('/static/diff.js');
         return pairs.map((pair) => diff(...pair.map((text) => text.match(WORD) ?? [])));

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import pytest
 from manifests import comparison_of
 
 from trueup.data.records import Message, write_rows
-from ui.app import listen, run_app, server
+from ui.app import listen, run_app
+from ui.connections import server
 from ui.pages.worker import WAITING, Job, Stepped, Stopped, Work, pieces
 from ui.people.accounts import COOKIE
 
@@ -122,7 +123,7 @@ class Asking:
         assert answer.status_code == 200, answer.text
         return answer.json()["job"]
 
-    def follow(self, job: str, after: int = 0, **options: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    def follow(self, job: str, after: int = 0, **options: Any) -> Generator[tuple[int, dict[str, Any]], None, None]:
         """Events with their numbers, as they come."""
         headers = {"Last-Event-ID": str(after)} if after else {}
         with self.http.stream("GET", f"/api/v1/open/jobs/{job}/events", headers=headers, **options) as answer:
@@ -505,7 +506,7 @@ def page(context: Any, app: Any) -> Page:
     return Page(context, app)
 
 
-LENGTHY = {"prompt": ENDLESS, "policies": ("sft", "aligned"), "temperature": 0, "max_new_tokens": 3000}
+LENGTHY: dict[str, Any] = {"prompt": ENDLESS, "policies": ("sft", "aligned"), "temperature": 0, "max_new_tokens": 3000}
 
 
 @pytest.mark.browser

@@ -140,11 +140,11 @@ def test_a_store_of_another_name_inside_the_folder_outlives_the_next_label_stage
     config = campaign.label(source="simulated", store=f"sqlite:///{path}")
     run(config)
     with Database(config.store_url).read() as db:
-        count = db.scalar(sa.select(sa.func.count()).select_from(event))
+        count = db.execute(sa.select(sa.func.count()).select_from(event)).scalar_one()
     run(campaign.label(source="simulated", store=f"sqlite:///{path}", seed=1))
     run(campaign.label(source="simulated", seed=2))
     with Database(config.store_url).read() as db:
-        assert db.scalar(sa.select(sa.func.count()).select_from(event)) >= count > 0
+        assert db.execute(sa.select(sa.func.count()).select_from(event)).scalar_one() >= count > 0
 
 
 # ---- A medium that cannot be written ----------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_a_run_page_of_manifests_with_any_hostile_fact_makes_no_markup(campaign:
 def test_an_item_or_event_that_a_test_needs_is_there(labelled: Any) -> None:
     """The edits above change something: the simulated store holds events and their items."""
     with Database(labelled.label().store_url).read() as db:
-        assert db.scalar(sa.select(sa.func.count()).select_from(event)) >= 3
+        assert db.execute(sa.select(sa.func.count()).select_from(event)).scalar_one() >= 3
         assert "loaf" in json.dumps(db.execute(sa.select(item.c.completions)).scalars().all())
 
 

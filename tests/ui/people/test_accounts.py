@@ -143,7 +143,12 @@ def test_a_name_is_normalised_once_and_found_by_an_index(people: People, monkeyp
     for number in range(20):
         people.add(f"annotator {number:02}", "annotator", PASSWORD)
     calls: list[str] = []
-    monkeypatch.setattr(accounts, "folded", lambda name: calls.append(name) or name.casefold())
+
+    def folded(name: str) -> str:
+        calls.append(name)
+        return name.casefold()
+
+    monkeypatch.setattr(accounts, "folded", folded)
     people.log_in("Annotator 07", PASSWORD, None)
     assert calls == ["Annotator 07"]
     with people.store.read() as db:
@@ -203,7 +208,12 @@ def test_an_unknown_name_costs_as_much_hashing_as_a_known_one(people: People, mo
     monkeypatch.setattr(passwords, "_LOG2_N", COST)
     asked: list[tuple[int, int, int]] = []
     real = hashlib.scrypt
-    monkeypatch.setattr("hashlib.scrypt", lambda *a, **k: asked.append((k["n"], k["r"], k["p"])) or real(*a, **k))
+
+    def scrypt(*args: Any, **keys: Any) -> bytes:
+        asked.append((keys["n"], keys["r"], keys["p"]))
+        return real(*args, **keys)
+
+    monkeypatch.setattr("hashlib.scrypt", scrypt)
     people.add("Ann", "annotator", PASSWORD)
     for name in ("Ann", "Zoe"):
         with pytest.raises(AccountError):

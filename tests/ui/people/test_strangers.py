@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -354,11 +355,16 @@ def test_writes_wait_for_their_turn_and_are_sent_away_when_many_wait() -> None:
     import asyncio
     import threading
 
-    opened, begun = threading.Event(), []
+    opened = threading.Event()
+    begun: list[int] = []
+
+    def write(number: int) -> bool:
+        begun.append(number)
+        return opened.wait()
 
     async def crowd() -> list[Any]:
         turns = Turns(at_once=2, waiting=3, patience_s=0.3)
-        waiting = [asyncio.ensure_future(turns.run(lambda n=n: begun.append(n) or opened.wait())) for n in range(8)]
+        waiting = [asyncio.ensure_future(turns.run(partial(write, number))) for number in range(8)]
         await asyncio.sleep(0.6)
         opened.set()
         found = await asyncio.gather(*waiting, return_exceptions=True)

@@ -11,5 +11,6 @@ from ui.sources.report import share
 def test_an_interval_holds_its_own_value_and_is_a_share_at_every_count(n: int) -> None:
     for successes in range(n + 1):
         made = share(successes, n)
+        assert made.value is not None and made.ci_low is not None and made.ci_high is not None
         assert 0 <= made.ci_low <= made.value <= made.ci_high <= 1
         assert made.ci_low < made.ci_high and made.n == n
