@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -218,10 +219,11 @@ def test_html_is_escaped_by_templates_and_markup_not_by_hand() -> None:
 
 # ---- Weight -----------------------------------------------------------------------------------------------------
 
+Python = Callable[..., subprocess.CompletedProcess[str]]
 LOADED = "import sys; print(' '.join(sorted({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:]))))"
 
 
-def test_help_loads_nothing_that_costs_time(python) -> None:
+def test_help_loads_nothing_that_costs_time(python: Python) -> None:
     code = (
         "import contextlib, io, trueup.cli\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:\n"
@@ -231,7 +233,7 @@ def test_help_loads_nothing_that_costs_time(python) -> None:
     assert python(code + LOADED, *HEAVY, "pydantic", "yaml", "rich", "sqlalchemy").stdout == "\n"
 
 
-def test_the_keys_of_a_campaign_are_told_without_torch(python) -> None:
+def test_the_keys_of_a_campaign_are_told_without_torch(python: Python) -> None:
     code = (
         "import contextlib, io, trueup.cli\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
@@ -240,7 +242,7 @@ def test_the_keys_of_a_campaign_are_told_without_torch(python) -> None:
     assert python(code + LOADED, *HEAVY, "sqlalchemy").stdout == "\n"
 
 
-def test_a_campaign_is_loaded_and_planned_without_torch(python) -> None:
+def test_a_campaign_is_loaded_and_planned_without_torch(python: Python) -> None:
     code = (
         "import pathlib, trueup.cli, sft.config, reward.config, rlhf.config, ui.labels.config\n"
         "from trueup.campaign import load_campaign, plan\n"

@@ -9,14 +9,14 @@ import pytest
 
 from few_labels import prepare
 from ppo_toy import toy_campaign
-from rlhf.align.config import OnlineConfig
+from rlhf.align.config import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
 def test_the_toy_has_a_campaign_for_every_algorithm(tmp_path: Path, algorithm: str) -> None:
     align = toy_campaign(tmp_path, seed=0, rollouts=3, algorithm=algorithm).stages["align"]
-    assert isinstance(align, OnlineConfig)
+    assert isinstance(align, PPOConfig | GRPOConfig | RLOOConfig)
     assert (align.algorithm, align.max_steps) == (algorithm, 3 * align.updates_per_rollout)
 
 

@@ -25,11 +25,13 @@ from trueup.errors import RunError
 from trueup.models import loading
 from trueup.verify import verify
 
+Cli = Callable[..., tuple[int, str, str]]
+Started = Callable[..., subprocess.Popen[str]]
 MINIMAL = "name: mine\nsft: {data: [starter]}\nsample: {prompts: starter}\n"
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """Exit code, standard output and standard error of a command, in this process."""
 
     def run(*arguments: Any) -> tuple[int, str, str]:
@@ -56,7 +58,7 @@ def with_policy(campaign: Callable[..., Any], tmp_path: Path) -> Any:
 # ---- Errors -----------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_file_and_a_wrong_key_are_a_message_and_exit_code_2(cli, tmp_path: Path) -> None:
+def test_a_missing_file_and_a_wrong_key_are_a_message_and_exit_code_2(cli: Cli, tmp_path: Path) -> None:
     assert cli("run", tmp_path / "none.yaml") == (2, "", f"{tmp_path}/none.yaml: 1 problem\n  no such file\n")
     (tmp_path / "bad.yaml").write_text(MINIMAL + "align: {bta: 1}\n")
     said = f"{tmp_path}/bad.yaml: 1 problem\n  align.bta: unknown key; did you mean beta?\n"
@@ -69,7 +71,9 @@ def test_a_missing_file_and_a_wrong_key_are_a_message_and_exit_code_2(cli, tmp_p
     )
 
 
-def test_what_would_stop_the_last_stage_stops_the_run_before_anything_is_trained(trueup, campaign, tmp_path) -> None:
+def test_what_would_stop_the_last_stage_stops_the_run_before_anything_is_trained(
+    trueup: Started, campaign: Callable[..., Any], tmp_path: Path
+) -> None:
     made = campaign(
         tmp_path, sft={"max_steps": 1000}, align={"lora": {"target_modules": ["qproj"]}, "lr_scheduler_type": "consine"}
     )
@@ -85,7 +89,9 @@ def test_what_would_stop_the_last_stage_stops_the_run_before_anything_is_trained
     assert "Traceback" not in said and not (made.run_dir / "sft" / "metrics.jsonl").exists()
 
 
-def test_a_stage_without_its_parent_says_what_to_run_first(cli, campaign, tmp_path: Path) -> None:
+def test_a_stage_without_its_parent_says_what_to_run_first(
+    cli: Cli, campaign: Callable[..., Any], tmp_path: Path
+) -> None:
     made = campaign(tmp_path)
     advice = "run `trueup sft CONFIG` first, or `trueup run CONFIG` for the whole sequence\n"
     assert cli("sample", made.source) == (2, "", f"{made.run_dir}/sft is not there: {advice}")
@@ -99,7 +105,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.Captur
     assert "invalid choice: 'trian'" in said and "'sft'" in said and "Traceback" not in said
 
 
-def test_a_run_directory_in_use_is_refused(cli, campaign, tmp_path: Path) -> None:
+def test_a_run_directory_in_use_is_refused(cli: Cli, campaign: Callable[..., Any], tmp_path: Path) -> None:
     made = campaign(tmp_path)
     with runs.locked(made.run_dir):
         code, out, err = cli("run", made.source)
@@ -135,7 +141,7 @@ def put_device(path: Path) -> None:
 
 @pytest.mark.parametrize("put", [put_pipe, put_folder, put_device])
 def test_whatever_stands_in_the_place_of_a_file_of_a_run_is_a_sentence_and_nothing_waits_for_it(
-    cli, with_policy, put: Callable[[Path], None], soon: None
+    cli: Cli, with_policy: Any, put: Callable[[Path], None], soon: None
 ) -> None:
     run_dir = with_policy.run_dir
     asked = {"run": ("run", with_policy.source), "check": ("check", with_policy.source), "verify": ("verify", run_dir)}
@@ -165,7 +171,7 @@ def test_whatever_stands_in_the_place_of_a_file_of_a_run_is_a_sentence_and_nothi
             path.write_bytes(kept)
 
 
-def test_what_stands_in_the_place_of_a_folder_of_a_run_is_a_sentence(cli, with_policy, soon: None) -> None:
+def test_what_stands_in_the_place_of_a_folder_of_a_run_is_a_sentence(cli: Cli, with_policy: Any, soon: None) -> None:
     run_dir = with_policy.run_dir
     os.mkfifo(run_dir / "align")
     said = f"{run_dir}/align: is not a folder, as the align stage needs: move it elsewhere"
@@ -185,7 +191,7 @@ def test_what_stands_in_the_place_of_a_folder_of_a_run_is_a_sentence(cli, with_p
 # ---- Looking ----------------------------------------------------------------------------------------------------
 
 
-def test_the_plan_is_printed_with_its_reasons_and_nothing_is_run(cli, with_policy) -> None:
+def test_the_plan_is_printed_with_its_reasons_and_nothing_is_run(cli: Cli, with_policy: Any) -> None:
     code, out, err = cli(
         "run",
         with_policy.source,
@@ -204,12 +210,12 @@ def test_the_plan_is_printed_with_its_reasons_and_nothing_is_run(cli, with_polic
     assert only_sft.splitlines()[1:] == [lines[1], ""]
 
 
-def test_a_reason_with_brackets_is_shown_as_it_is(cli, with_policy) -> None:
+def test_a_reason_with_brackets_is_shown_as_it_is(cli: Cli, with_policy: Any) -> None:
     code, out, _ = cli("status", with_policy.source, "--set", "sft.lr_scheduler_type='[/b] a [kind]'")
     assert code == 0 and "lr_scheduler_type: 'cosine' -> '[/b] a [kind]'" in out
 
 
-def test_verify_says_what_it_checked_and_fails_on_a_changed_byte(cli, with_policy) -> None:
+def test_verify_says_what_it_checked_and_fails_on_a_changed_byte(cli: Cli, with_policy: Any) -> None:
     run = with_policy.run_dir
     code, out, err = cli("verify", run)
     count = int(out.removeprefix(f"{run}: ").split()[0])
@@ -253,7 +259,7 @@ def until(condition: Callable[[], Any], process: subprocess.Popen[str], seconds:
         time.sleep(0.02)
 
 
-def test_one_stage_runs_alone_on_a_parent_that_is_there_and_says_if_that_is_stale(cli, with_policy) -> None:
+def test_one_stage_runs_alone_on_a_parent_that_is_there_and_says_if_that_is_stale(cli: Cli, with_policy: Any) -> None:
     code, out, err = cli("sample", with_policy.source, "--set", "sft.learning_rate=0.5")
     assert (code, err) == (0, "sft is used as it is, but is not up to date: learning_rate: 0.01 -> 0.5\n")
     lines = out.splitlines()
@@ -264,7 +270,7 @@ def test_one_stage_runs_alone_on_a_parent_that_is_there_and_says_if_that_is_stal
     assert (code, err) == (0, "") and out.splitlines()[1].startswith("  sample   keep   up to date")
 
 
-def test_a_stage_that_cannot_go_on_says_why_in_one_line(cli, campaign, tmp_path: Path) -> None:
+def test_a_stage_that_cannot_go_on_says_why_in_one_line(cli: Cli, campaign: Callable[..., Any], tmp_path: Path) -> None:
     made = campaign(tmp_path)
     (tmp_path / "demonstrations.jsonl").write_text('{"messages": []}\n{"mesages": []}\n')
     code, out, err = cli("sft", made.source)
@@ -274,7 +280,7 @@ def test_a_stage_that_cannot_go_on_says_why_in_one_line(cli, campaign, tmp_path:
 
 
 def test_a_crash_shows_its_traceback_and_where_the_log_is(
-    cli, campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = campaign(tmp_path)
     (tmp_path / "sitecustomize.py").write_text(
@@ -288,7 +294,9 @@ def test_a_crash_shows_its_traceback_and_where_the_log_is(
 
 
 @pytest.mark.parametrize("room", [0, 20_000], ids=["none", "too little for the weights"])
-def test_a_disk_without_room_is_one_sentence_and_leaves_no_result(trueup, campaign, tmp_path: Path, room: int) -> None:
+def test_a_disk_without_room_is_one_sentence_and_leaves_no_result(
+    trueup: Started, campaign: Callable[..., Any], tmp_path: Path, room: int
+) -> None:
     made = campaign(tmp_path, sft={"max_steps": 1, "save_steps": 5})
     process = trueup("sft", made.source, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)))
     code, out, err = wait(process)
@@ -299,7 +307,7 @@ def test_a_disk_without_room_is_one_sentence_and_leaves_no_result(trueup, campai
 
 @pytest.mark.skipif(os.getuid() != 0, reason="NOT ROOT: no small disk can be mounted")
 def test_a_training_whose_disk_fills_up_goes_on_and_ends_bit_for_bit_as_if_it_had_not(
-    trueup, campaign, tmp_path: Path
+    trueup: Started, campaign: Callable[..., Any], tmp_path: Path
 ) -> None:
     keys = {"max_steps": 40, "save_steps": 4, "lora": {"r": 4}}
 
@@ -335,7 +343,7 @@ def test_a_training_whose_disk_fills_up_goes_on_and_ends_bit_for_bit_as_if_it_ha
 
 
 def test_a_campaign_survives_kill_9_and_ctrl_c_and_stops_where_people_are_needed(
-    trueup, campaign, tmp_path: Path
+    trueup: Started, campaign: Callable[..., Any], tmp_path: Path
 ) -> None:
     keys = {"max_steps": 300, "save_steps": 20, "train_batch_size": 8, "lora": {"r": 16}}
     made = campaign(tmp_path, sft=keys, label={"source": "human"})
@@ -458,7 +466,8 @@ def test_open_invitations_are_listed_and_one_is_withdrawn(accounts: Any) -> None
     for role in ("annotator", "admin"):
         accounts("invite", "--role", role)
     lines = accounts("invitations")[1].splitlines()
-    assert [re.fullmatch(r"[0-9a-f]{12}  (\w+) +until \S+", line)[1] for line in lines] == ["annotator", "admin"]
+    told = [re.fullmatch(r"[0-9a-f]{12}  (\w+) +until \S+", line) for line in lines]
+    assert [line and line[1] for line in told] == ["annotator", "admin"]
     name = lines[0][:12]
     assert accounts("withdraw", name[:8]) == (0, f"{name}: withdrawn; its link makes no account any more\n", "")
     code, _, err = accounts("withdraw", name)

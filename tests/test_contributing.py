@@ -16,6 +16,7 @@ import rlhf.align.config
 from rlhf.align import guards
 from rlhf.align.config import LOSSES, DPOConfig, Loss
 from rlhf.align.rewards import load_function
+from rlhf.align.schema import RolloutFigures
 from rlhf.compare import judges
 from rlhf.compare.answers import ALIGNED, SFT, ComparedCompletions
 from rlhf.compare.config import CompareConfig
@@ -67,7 +68,8 @@ def test_a_format_is_a_converter_and_a_line_of_a_table(tmp_path: Path) -> None:
 def test_a_judge_is_a_function_and_a_line_of_a_table() -> None:
     code, line = shown("Add a judge")
     table = eval("{" + line + "}", written_into(judges, code))
-    config = CompareConfig.model_construct(confidence=0.95, seed=0)
+    keys: dict[str, Any] = {"confidence": 0.95, "seed": 0}
+    config = CompareConfig.model_construct(**keys)
     by = table["shorter"](config, judges.LabelOrigins({}, None))
     long, short = ([Candidate(text=text, token_ids=[1], finished=True)] for text in ("a long answer", "short"))
     prompt = [Message(role="user", content="Why?")]
@@ -87,7 +89,8 @@ def test_the_names_of_judges_that_a_campaign_may_use_are_those_of_the_table() ->
 def test_a_guard_is_a_function() -> None:
     [code] = shown("Add a guard")
     guard = written_into(guards, code)["falls_silent"]
-    course = [guards.RolloutFigures.model_construct(length=length) for length in (40.0, 30.0, 20.0, 10.0, 5.0)]
+    lengths: list[dict[str, Any]] = [{"length": length} for length in (40.0, 30.0, 20.0, 10.0, 5.0)]
+    course = [RolloutFigures.model_construct(**length) for length in lengths]
     assert "pays for silence" in guard(course)
     assert guard(course[:4]) is None and guard(course[:1] * 9) is None
 

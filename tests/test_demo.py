@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,17 @@ SHORT = [
 ]
 
 
+Ran = subprocess.CompletedProcess[str]
+Demo = tuple[Callable[..., Ran], Path, list[str], Ran]
+"""Runs a command of ours; the run directory; what was set; the first run."""
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """A shortened run of configs/demo.yaml; returns a function that calls a command on it."""
     run_dir = tmp_path_factory.mktemp("demo") / "run"
 
-    def trueup(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def trueup(*arguments: str) -> Ran:
         return subprocess.run(
             [sys.executable, "-m", "trueup", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=1500
         )
@@ -33,7 +39,7 @@ def demo(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_a_verdict_with_an_interval_and_a_report(demo):
+def test_the_demo_reaches_a_verdict_with_an_interval_and_a_report(demo: Demo) -> None:
     _, run_dir, _, made = demo
     report = json.loads((run_dir / "compare/report.json").read_text())
     judge = report["judges"]["rubric"]["win_rate"]
@@ -43,7 +49,7 @@ def test_the_demo_reaches_a_verdict_with_an_interval_and_a_report(demo):
 
 
 @pytest.mark.slow
-def test_a_finished_demo_verifies_and_has_nothing_left_to_do(demo):
+def test_a_finished_demo_verifies_and_has_nothing_left_to_do(demo: Demo) -> None:
     trueup, run_dir, overrides, _ = demo
     assert trueup("verify", str(run_dir)).returncode == 0
     again = trueup("run", "configs/demo.yaml", *overrides, "--plan")
@@ -51,7 +57,7 @@ def test_a_finished_demo_verifies_and_has_nothing_left_to_do(demo):
 
 
 @pytest.mark.slow
-def test_no_heldout_prompt_was_trained_on_by_any_stage(demo):
+def test_no_heldout_prompt_was_trained_on_by_any_stage(demo: Demo) -> None:
     from trueup.config import SplitConfig
     from trueup.data.records import Message, is_heldout
 
@@ -62,7 +68,7 @@ def test_no_heldout_prompt_was_trained_on_by_any_stage(demo):
 
 
 @pytest.mark.slow
-def test_an_alignment_that_does_nothing_gives_no_detectable_change(demo):
+def test_an_alignment_that_does_nothing_gives_no_detectable_change(demo: Demo) -> None:
     trueup, run_dir, overrides, _ = demo
     control = trueup("run", "configs/demo.yaml", *overrides, "--set=align.dpo.learning_rate=0")
     assert control.returncode == 0, control.stdout + control.stderr
@@ -72,7 +78,7 @@ def test_an_alignment_that_does_nothing_gives_no_detectable_change(demo):
 
 
 @pytest.mark.slow
-def test_a_changed_byte_in_the_finished_demo_is_found(demo):
+def test_a_changed_byte_in_the_finished_demo_is_found(demo: Demo) -> None:
     trueup, run_dir, _, _ = demo
     weights = run_dir / "sft/model/model.safetensors"
     with weights.open("r+b") as file:

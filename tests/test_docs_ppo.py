@@ -36,8 +36,8 @@ def test_every_key_of_ppo_stands_on_the_page_with_its_default() -> None:
     told: dict[str, str] = {}
     for keys, defaults, _ in rows("Keys"):
         names = re.findall(r"`(\w+)`", keys)
-        said = defaults.split(", ")
-        told |= dict(zip(names, said if len(said) == len(names) else said * len(names), strict=False))
+        values = defaults.split(", ")
+        told |= dict(zip(names, values if len(values) == len(names) else values * len(names), strict=False))
     assert set(told) == set(PPOConfig.model_fields) - {*NOT_OF_PPO, *AS_IN_EVERY_STAGE, "rubric"}
     for key, said in told.items():
         default: Any = PPOConfig.model_fields[key].default

@@ -518,12 +518,12 @@ class Bench:
         for name in ("run", "judge", "other") if kept.exists() else ():
             shutil.copytree(kept / name, where / name)
         if kept.exists():
-            rows = read_rows(where / "run" / "candidates" / "candidates.jsonl", CandidateSet)
+            asked = read_rows(where / "run" / "candidates" / "candidates.jsonl", CandidateSet)
             for name, far in (("scores", 0), ("others", 1)):
                 spread = [
-                    [float(k * ((i + far) % 2) * 9) for k in range(len(row.candidates))] for i, row in enumerate(rows)
+                    [float(k * ((i + far) % 2) * 9) for k in range(len(row.candidates))] for i, row in enumerate(asked)
                 ]
-                scored = zip(rows, spread, strict=True)
+                scored = zip(asked, spread, strict=True)
                 self.jsonl(where / f"{name}.jsonl", [{"prompt_id": r.prompt_id, "scores": s} for r, s in scored])
         return where, self.campaign(where, **{"label": OF_KIND["label"][1], **sections})
 

@@ -56,11 +56,12 @@ def imported(package: str) -> Iterator[tuple[str, str]]:
     own = {path.stem for folder in folders for path in folder.iterdir() if path.is_dir() or path.suffix == ".py"}
     for file in sorted((REPOSITORY / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module]
+            else:
+                continue
             for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - own:
                 yield f"{file.relative_to(REPOSITORY)}:{node.lineno}", name
 
@@ -92,7 +93,7 @@ def test_all_is_every_extra() -> None:
 
 def test_the_lock_pins_what_is_declared_and_leaves_torch_to_the_machine() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {}
+    pins: dict[str, str] = {}
     for line in lines:
         if not line.lstrip().startswith("#"):
             assert re.fullmatch(r"[a-z0-9._-]+==[0-9][\w.!]*", line), f"not a plain pin: {line}"
