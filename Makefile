@@ -17,7 +17,7 @@ demo: .venv/ready
 
 # Side by side: the pages' tests wait for a browser half of their time, the others reckon.
 test: .venv/ready
-	$(MAKE) --jobs 2 --output-sync=line test-pages test-stages
+	$(MAKE) --jobs 2 test-pages test-stages
 
 test-pages: .venv/ready
 	$(BIN)/python -m pytest -m "not slow" tests/ui
