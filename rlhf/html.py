@@ -69,7 +69,7 @@ class MeasureRow(NamedTuple):
     """A row of a table of measures."""
 
     key: str
-    """Of the figures."""
+    """The name of the figure in the report."""
     what: str
     meaning: str
     form: str

@@ -116,7 +116,7 @@ LORA = {
     "target_modules": trainer(lora={"r": 4, "target_modules": ["q_proj"]}),
     "last_layers": trainer(lora={"r": 4, "last_layers": 1}),
 }
-"""Of `sft.lora`, `reward.lora` and `align.lora`."""
+"""Keys of `sft.lora`, `reward.lora` and `align.lora`."""
 
 SFT = {"data": Probe({"data": ["more.jsonl"]}, see="trainer")}
 REWARD = {
@@ -221,7 +221,7 @@ CHECK = {
         see="calls:rlhf.compare.answers.sample_saved",
     ),
 }
-"""Of an entry of `compare.checks`, and of `align.checks`."""
+"""Keys of an entry of `compare.checks`, and of `align.checks`."""
 DATA_SOURCE = {
     "path": Probe({"data": [{"path": "more.jsonl"}]}, see="trainer"),
     "max_rows": Probe({"data": [{"path": "demonstrations.jsonl", "max_rows": 3}]}, see="trainer"),
@@ -236,7 +236,7 @@ DATA_SOURCE = {
         data=[{"path": "spam.jsonl"}],
     ),
 }
-"""Of an entry of `sft.data`."""
+"""Keys of an entry of `sft.data`."""
 PEOPLE: Values = {"source": "human", "gold_share": 0.0, "repeat_share": 0.0}
 KNOWN: Values = {**PEOPLE, "gold": "known.jsonl", "gold_share": 0.5}
 
@@ -416,7 +416,7 @@ REACHES_TRL = (
     "pad_to_multiple_of parallelism_config project run_name tf32 torch_empty_cache_steps trackio_bucket_id "
     "trackio_space_id trackio_static_space_id"
 )
-"""Of memory, processes and trackers: they change where and how fast it runs, and what is told of it."""
+"""Keys of memory, processes and trackers: they change where and how fast it runs, and what is told of it."""
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
@@ -473,7 +473,7 @@ TIMES = re.compile(
     r"runtime|per_second|tokens_per_s|time|duration|peak|memory|flos|created_utc|sha256|label_id|item_id"
 )
 REPEATED = {"kl_budget", "confidence", "schedule", "rewards", "decoding", "algorithm", "sampler"}
-"""Of a report or a row, what only repeats the configuration."""
+"""What in a report or a row only repeats the configuration."""
 
 
 class Captured(Exception):

@@ -90,7 +90,7 @@ class RolloutSample(Row):
     total: float
     """The score less what the KL costs."""
     rewards: dict[str, float | None]
-    """Of each function, unweighted; null where it has no opinion."""
+    """What each function gave, unweighted; null where it has no opinion."""
 
 
 class KLPrice(Artifact):

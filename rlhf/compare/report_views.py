@@ -203,7 +203,7 @@ class Matrix:
     judge: str
     names: list[str]
     rows: list[tuple[str, list[Rate | None]]]
-    """Of each policy its win rate against every other, in the order of `names`; None against itself."""
+    """A policy and its win rate against every other, in the order of `names`; None against itself."""
 
 
 def all_pairs(report: CompareReport) -> list[Matrix]:
@@ -298,7 +298,7 @@ def measures(report: CompareReport) -> Measures:
 
 
 def _distance(name: str, figures: Estimate | None) -> str:
-    """Of best of n it is reckoned, and a bound from above."""
+    """A measured distance; that of best of n is computed from n, and bounds the true one from above."""
     bound = "\N{LESS-THAN OR EQUAL TO}\N{NO-BREAK SPACE}" if name == "best_of_n" and figures else ""
     return f"{bound}{quantity(figures)}"
 
@@ -341,7 +341,7 @@ class CheckView:
     """Prompts that the SFT policy alone got right."""
     only_aligned: int
     p: str
-    """Of McNemar's test."""
+    """The p-value of McNemar's test."""
     worse: bool
 
 

@@ -21,7 +21,7 @@ ALIKE = 0.8
 _SHINGLE = 5
 _LONGEST = 20_000
 _BANDS, _ROWS = 16, 4
-"""Of a MinHash signature. A pair that resembles by 0.8 has an equal band with chance 0.9998, one by 0.5 with 0.64."""
+"""A MinHash signature: pairs that resemble by 0.8 share a band with chance 0.9998, those that do by 0.5 with 0.64."""
 _BUCKET = 50
 """Prompts that are kept of an equal band: one that thousands share is a template, and says nothing of its fillings."""
 

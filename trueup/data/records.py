@@ -126,7 +126,7 @@ class Label(PromptRow):
     sampler: Json = {}
     """How the answers were sampled: policy, policy_sha256, temperature, seed, ..."""
     strength: int | None = None
-    """Of a pairwise label: 1 slightly, 2 better, 3 much better; None where it was not asked."""
+    """How much better the chosen side of a pair is: 1 slightly, 2 better, 3 much; None where nobody was asked."""
     seconds: float | None = None
     """From the first paint to the decision."""
     guideline_sha256: str | None = None
@@ -295,7 +295,7 @@ class Dropped:
     left_out: list[LeftOut] = field(default_factory=list)
     """Rows that could not be read, each with where it stands and why."""
     places: dict[str, str] = field(default_factory=dict)
-    """Of the dialogues that were read each first question (`opening`), and where it stands first."""
+    """The first question (`opening`) of each dialogue that was read, and where it stands first."""
 
     def add(self, reason: str, rows: int = 1) -> None:
         if rows:

@@ -13,7 +13,7 @@ from trueup.statistics.intervals import Interval, bootstrap_mean
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Of all n-grams of all texts together the share that are different; 0 where there is none.
+    """The share of different n-grams among those of all texts together; 0 where there is none.
 
     Li et al. 2016, https://arxiv.org/abs/1510.03055. More or longer texts repeat more, so only sets of like size
     compare.

@@ -436,7 +436,7 @@ def test_best_of_n_wins_more_than_half_by_its_own_judge_and_half_by_a_coin() -> 
 @pytest.mark.parametrize("n", [2, 4, 16])
 def test_the_kl_of_best_of_n_is_never_under_its_bound_and_near_it_where_no_answer_comes_twice(n: int) -> None:
     def exact(answers: int) -> float:
-        """Of equally likely answers in a strict order: the i-th is chosen if all n are among the first i, not i - 1."""
+        """Answers in a strict order are as likely: the i-th is chosen if all n are among the first i, not i - 1."""
         chosen = np.diff((np.arange(answers + 1) / answers) ** n)
         return float((chosen * np.log(chosen * answers)).sum())
 

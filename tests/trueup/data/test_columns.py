@@ -93,7 +93,7 @@ def camel(name: str) -> str:
 
 
 def allowed(use: str) -> dict[str, tuple[Any, set[str]]]:
-    """Of each column a value, and what may become of it."""
+    """A value for each column, and what may become of it."""
     found: dict[str, tuple[Any, set[str]]] = {}
     for name in [*vocabulary.SYSTEM, *vocabulary.GIVEN]:
         found[name] = CANARY, {"honoured", "refused"}

@@ -68,9 +68,9 @@ class ImportedRanking(Row):
     shown: list[int] | None = None
     """Indices into `completions` in the order in which they were shown."""
     provenance: Provenance | None = None
-    """Of a row that Trueup wrote."""
+    """Where the row comes from, if Trueup wrote it."""
     ranks: tuple[int, int] | None = None
-    """Of a pair that Trueup wrote: tiers of its two completions in the ranking that it is part of."""
+    """Tiers that the two completions of a pair have in its ranking, if Trueup wrote the pair."""
 
     @model_validator(mode="after")
     def _ranks_answers(self) -> ImportedRanking:

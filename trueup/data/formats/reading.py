@@ -231,7 +231,7 @@ def _without_loss(turns: list[Values]) -> list[Values]:
 
 
 def _joined(rows: list[ImportedRanking], dropped: Dropped) -> list[ImportedRanking]:
-    """Of the rows that Trueup wrote, each label once: pairs become their ranking, a second copy is dropped."""
+    """Rows that Trueup wrote, with each label once: pairs become their ranking, and a second copy is dropped."""
     joined: list[ImportedRanking | str] = []
     labels: dict[str, list[ImportedRanking]] = {}
     for row in rows:

@@ -30,7 +30,7 @@ _A_SIDE = re.compile(r"(?:(?:model|completion|response|answer|output|assistant|s
 _RANKS = "ranks ranking rankings rank".split()
 _MARGINS = "margin score_margin reward_margin rating_margin score_diff score_difference rating_diff delta".split()
 _OF_A_LOSS = ("margin", "delta")
-"""Of these 0 may be how sure somebody was, and no more than that."""
+"""Columns in which 0 may be how sure somebody was, and no tie."""
 _MEASURES = "score scores rating ratings reward rewards grade quality points stars votes upvotes likes rank".split()
 _KINDS = "avg average mean overall total final rm human llm judge gpt4 normalized of".split()
 """What may stand beside one of _MEASURES in a name. Any other word may turn it round: the toxicity score."""
@@ -164,7 +164,7 @@ def _measured_of_pair(row: Columns) -> list[Said]:
 
 
 def one_voice(said: list[Said]) -> list[Said]:
-    """Of several scores those that are strict; a tie, where none is."""
+    """The strict ones among several scores, or a tie if none is strict."""
     return [one for one in said if one.tiers != TIE] or said[:1]
 
 

@@ -46,7 +46,7 @@ LABELS += (
 """Whether an answer is one to imitate: data for KTO and its like."""
 WEIGHTS = "weight loss_weight sample_weight train trained trainable training is_trained do_train loss loss_mask".split()
 WEIGHTS += "has_loss compute_loss train_on use_for_training".split()
-"""Of an assistant turn, or of a row: 0 or false carries no loss."""
+"""Whether an assistant turn, or a whole row, carries loss: 0 and false say no."""
 NOT_TRAINED = "masked ignore ignored exclude excluded no_loss skip".split()
 """The same the other way round."""
 LOSS = {*WEIGHTS, *NOT_TRAINED}
@@ -73,7 +73,7 @@ SPLITS = "split data_split dataset_split subset partition fold set".split()
 _OTHER_SPLIT = "test testing validation valid val dev eval evaluation heldout held_out holdout hold_out".split()
 """Values of SPLITS for rows that nobody means to train on."""
 SIDES_TOO = ("rejected", "selected")
-"""Of these names only true and false is a flag: anything else is an answer, or says which one is better."""
+"""Names that are flags only if they hold true or false: anything else is an answer, or says which one is better."""
 _NOT = ("not", "dont", "never", "non")
 _BEFORE_A_FLAG = "is was are be been has to should must do marked mark flag as row sample example item".split()
 _BEHIND_A_FLAG = "flag row sample example item entry it this from for training train at on by reason".split()
@@ -219,7 +219,7 @@ def is_empty(value: Any) -> bool:
 _GOOD = "good desirable chosen accepted positive up thumbs_up like liked upvote".split()
 _BAD = "bad undesirable rejected negative down thumbs_down dislike disliked downvote".split()
 CLASSES = "yes no positive negative up down".split()
-"""Of a column `label`, words that may as well name a class."""
+"""Words that may name a class where the column is called `label`."""
 
 
 def truth(value: Any, words: bool = False) -> bool | None:

@@ -143,7 +143,7 @@ def test_what_is_trained_comes_back_whole_from_a_file(roles: Roles, tmp_path: Pa
 
 
 def gradients(roles: Roles) -> dict[str, torch.Tensor | None]:
-    """Of a loss of both, with every role played in between, as an update does."""
+    """The gradients of a loss of both, with every role played in between, as an update does."""
     roles.model.train()
     roles.model.zero_grad()
     policy = roles.model(input_ids=TOKENS).logits.square().mean()
