@@ -78,6 +78,17 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_the_architecture_page_says_of_every_room_what_the_room_says_of_itself() -> None:
+    page = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| `(\w+/[\w/]+)/` \| (.*) \|$", page, re.MULTILINE))
+    rooms = {}
+    for package in PACKAGES:
+        for file in (REPOSITORY / package).glob("*/**/__init__.py"):
+            text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            rooms[str(file.parent.relative_to(REPOSITORY))] = " ".join(text.partition("\n\n")[0].split())
+    assert shown == rooms
+
+
 def test_the_tree_of_README_names_every_package_and_what_is_there() -> None:
     tree = next(block for block in blocks(REPOSITORY / "README.md") if block.startswith("trueup/"))
     folders = [line.split("/ ")[0] for line in tree.splitlines()]
