@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from typing import Any
 
@@ -53,6 +53,19 @@ def launched() -> Iterator[Any]:
         )
         yield browser
         browser.close()
+
+
+def intercept(target: Any, address: str, handler: Callable[[Any], object], **options: Any) -> None:
+    """Have `handler` answer the requests to `address` of a page, or of all pages of a context, that are open.
+
+    For a moment a page goes on with the connections that it had: of 84 presses right after `page.route`, on a busy
+    machine, two went past it. So this waits until a request of each page comes through.
+    """
+    target.route(address, handler, **options)
+    target.route("**/favicon.ico?intercepted", lambda route: route.fulfill(body="yes"))
+    for page in getattr(target, "pages", [target]):
+        probe = "async () => await (await fetch('/favicon.ico?intercepted')).text() === 'yes'"
+        page.wait_for_function(probe, polling=50)
 
 
 class Answering:

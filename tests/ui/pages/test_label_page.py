@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from looking import Answering
+from looking import Answering, intercept
 
 from trueup.data.records import Message, prompt_id
 from trueup.data.visible import seen
@@ -130,7 +130,7 @@ def test_the_plain_scale_has_three_answers_by_key_and_by_click(start: Any, visit
 
 def test_the_next_pair_is_there_before_the_server_has_answered(labelling: Labelling) -> None:
     held: list[Any] = []
-    labelling.page.route("**/api/v1/labels", lambda route: held.append(route), times=1)
+    intercept(labelling.page, "**/api/v1/labels", lambda route: held.append(route), times=1)
     seen = [labelling.texts]
     for _ in range(2):  # three tasks are in the browser
         labelling.page.keyboard.press("2")
@@ -256,7 +256,7 @@ def test_a_label_that_was_not_sent_yet_is_taken_back_here_and_never_sent(labelli
 
 
 def test_what_a_closed_page_had_not_sent_is_sent_by_the_next(labelling: Labelling, context: Any, visit: Any) -> None:
-    labelling.page.route("**/api/v1/labels", lambda route: route.abort())
+    intercept(labelling.page, "**/api/v1/labels", lambda route: route.abort())
     preferred = labelling.texts[1]
     labelling.page.keyboard.press("6")
     labelling.page.get_by_text("1 label waiting, kept on this computer").wait_for()
@@ -278,7 +278,7 @@ def test_a_lost_confirmation_makes_no_second_label(labelling: Labelling) -> None
             lost.append(route.fetch().status)
             route.abort()
 
-    labelling.page.route("**/api/v1/labels", lose_first)
+    intercept(labelling.page, "**/api/v1/labels", lose_first)
     labelling.press("1")
     assert lost == [200] and len(labelling.events()) == 1
 
@@ -878,7 +878,9 @@ def test_a_press_reaches_the_store_once_when_two_windows_send_the_same_outbox(
     labelling: Labelling, context: Any
 ) -> None:
     gate = threading.Event()
-    labelling.page.route("**/api/v1/labels", lambda route: route.abort() if not gate.is_set() else route.continue_())
+    intercept(
+        labelling.page, "**/api/v1/labels", lambda route: route.abort() if not gate.is_set() else route.continue_()
+    )
     labelling.page.keyboard.press("6")
     labelling.page.get_by_text("1 label waiting").wait_for()
     other = Labelling(context, labelling.url, labelling.store)  # takes over what waits in this browser
@@ -892,7 +894,7 @@ def test_a_press_reaches_the_store_once_when_two_windows_send_the_same_outbox(
 def test_a_press_that_one_window_took_back_is_not_sent_by_the_other(labelling: Labelling, context: Any) -> None:
     """Both have taken over what waits in this browser; what is taken back is out of both."""
     page, other = labelling.page, Labelling(context, labelling.url, labelling.store)
-    context.route("**/api/v1/labels", lambda route: route.abort())
+    intercept(context, "**/api/v1/labels", lambda route: route.abort())
     page.keyboard.press("1")
     page.get_by_text("1 label waiting").wait_for()
     labelling.shown()
@@ -918,7 +920,9 @@ def test_a_press_that_is_in_doubt_is_taken_back_by_the_server_and_its_replay_cha
 ) -> None:
     """The first window does not know whether its press arrived; the second takes it back; the first sends it again."""
     gate = threading.Event()
-    labelling.page.route("**/api/v1/labels", lambda route: route.abort() if not gate.is_set() else route.continue_())
+    intercept(
+        labelling.page, "**/api/v1/labels", lambda route: route.abort() if not gate.is_set() else route.continue_()
+    )
     labelling.page.keyboard.press("1")
     labelling.page.get_by_text("1 label waiting").wait_for()
     other = Labelling(context, labelling.url, labelling.store)  # sends it

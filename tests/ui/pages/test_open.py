@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from looking import intercept
 from manifests import comparison_of
 
 from trueup.data.records import Message, write_rows
@@ -596,11 +597,11 @@ def test_a_page_that_is_loaded_again_goes_on_with_the_run(page: Page, admin: Ask
 def test_a_connection_that_was_lost_misses_nothing_and_repeats_nothing(page: Page, admin: Asking) -> None:
 
     def cut(route: Any) -> None:
-        """The first connection ends after five events."""
+        """The first connection ends after five events, and the page says so for three seconds."""
         stream = admin.follow(route.request.url.split("/")[-2])
         first = [next(stream) for _ in range(5)]
         body = "".join(f"id: {number}\ndata: {json.dumps(event)}\n\n" for number, event in first)
-        route.fulfill(content_type="text/event-stream", body=f"retry: 200\n\n{body}")
+        route.fulfill(content_type="text/event-stream", body=f"retry: 3000\n\n{body}")
 
     page.page.add_init_script(
         """window.arrived = [];
@@ -613,7 +614,7 @@ def test_a_connection_that_was_lost_misses_nothing_and_repeats_nothing(page: Pag
     )
     page.page.reload()
     page.until("ready")
-    page.page.route("**/events", cut, times=1)
+    intercept(page.page, "**/events", cut, times=1)
     page.ask(max_new_tokens=12)
     page.page.get_by_text("The connection was lost. Trying again…").wait_for()
     page.done()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from looking import STATES, Answering
+from looking import STATES, Answering, intercept
 
 from trueup import runs
 from trueup.data.records import write_rows
@@ -170,7 +170,7 @@ def test_without_a_connection_a_vote_waits_for_its_reveal_and_counts_once(voting
 
 
 def test_a_vote_that_was_not_sent_before_the_page_was_closed_is_sent_by_the_next(voting: Voting, context: Any) -> None:
-    voting.page.route("**/api/v1/votes/labels", lambda route: route.abort())
+    intercept(voting.page, "**/api/v1/votes/labels", lambda route: route.abort())
     before = voting.texts
     voting.page.keyboard.press("6")
     voting.page.get_by_text("1 vote waiting").wait_for()
@@ -189,7 +189,7 @@ def test_a_lost_confirmation_makes_no_second_vote_and_the_reveal_still_comes(vot
             lost.append(route.fetch().status)
             route.abort()
 
-    voting.page.route("**/api/v1/votes/labels", lose_first)
+    intercept(voting.page, "**/api/v1/votes/labels", lose_first)
     voting.press("1")
     assert lost == [200] and len(voting.votes) == 1 and set(voting.marks) == {"Aligned policy", "SFT policy"}
 
