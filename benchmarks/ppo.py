@@ -212,11 +212,8 @@ def _trl(way: str, folder: Path, updates: int) -> tuple[list[float], int]:
 
 def prepare(folder: Path, shape: dict[str, int]) -> int:
     """A random policy, a reward model from it (whole, and as an adapter), prompts; returns the policy's parameters."""
-    tests = REPOSITORY / "tests"
-    sys.path[:0] = [str(tests), str(tests / "lib")]  # conftest, and what it imports
     import torch
     import yaml
-    from conftest import make_tokenizer, write_jsonl
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -225,6 +222,13 @@ def prepare(folder: Path, shape: dict[str, int]) -> int:
     from trueup.data.records import Message
     from trueup.models import loading
     from trueup.models.chat import encode_prompt
+
+    # What tests share. Their folder does not stay on the path: it has folders called trueup and ui, as the product has.
+    tests = REPOSITORY / "tests"
+    sys.path[:0] = [str(tests), str(tests / "lib")]
+    from conftest import make_tokenizer, write_jsonl
+
+    sys.path.remove(str(tests))
 
     torch.manual_seed(0)
     tokenizer = make_tokenizer("plain")
