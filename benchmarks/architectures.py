@@ -216,6 +216,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", help="model types of transformers; empty: all")
     kinds = parser.parse_args().kinds
+    if unknown := [kind for kind in kinds if kind not in TINY]:
+        parser.error(f"not tried here: {', '.join(unknown)}; expected some of {', '.join(TINY)}")
     columns = ["last_layers", *STAGES, "agrees", *ONLINE]
     print("| architecture |", " | ".join(columns), "|", flush=True)
     print("|---" * (len(columns) + 1) + "|")
