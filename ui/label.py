@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from trueup import runs
@@ -128,13 +129,14 @@ class CurrentLabels:
     left_choice: Estimate | None
     demonstrations: list[Demonstration]
 
-    @property
+    @cached_property
     def failed(self) -> set[str]:
         """Annotators who failed the hidden checks."""
         return {annotator for annotator, answers in self.gold.items() if answers.passed is False}
 
-    @property
+    @cached_property
     def by_failed(self) -> int:
+        """How many labels are theirs."""
         return sum(row.source == "human" and row.annotator in self.failed for row in self.rankings)
 
 
