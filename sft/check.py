@@ -8,7 +8,15 @@ from sft.config import SampleConfig, SFTConfig
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import StageConfig
 from trueup.data.formats import read_demonstrations, read_prompts
-from trueup.data.records import Demonstration, Prompt, drawn, is_for_judge, is_heldout, split_name, touches_heldout
+from trueup.data.records import (
+    Demonstration,
+    Prompt,
+    is_for_judge,
+    is_heldout,
+    random_rows,
+    split_name,
+    touches_heldout,
+)
 
 FEW_DEMONSTRATIONS = 8
 
@@ -22,7 +30,7 @@ def check_sft(
     files: list[ReadFile] = []
     for source in config.data:
         if file := read_file("sft.data", source.path, read_demonstrations, source, problems, notes):
-            file.rows = drawn(file.rows, source.max_rows, config.seed)
+            file.rows = random_rows(file.rows, source.max_rows, config.seed)
             files.append(file)
     return files if len(files) == len(config.data) else []  # figures of a part would mislead
 
@@ -72,7 +80,7 @@ def check_sample(
     prompts = list({row.prompt_id: row for row in file.rows}.values())
     if config.only:
         prompts = [row for row in prompts if split_name(row.prompt, config.split) == config.only]
-    file.rows, file.max_new_tokens = drawn(prompts, config.max_prompts, config.seed), config.max_new_tokens
+    file.rows, file.max_new_tokens = random_rows(prompts, config.max_prompts, config.seed), config.max_new_tokens
     return [file]
 
 

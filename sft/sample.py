@@ -18,7 +18,16 @@ from trueup import runs
 from trueup.console import progress, say
 from trueup.data.formats import read_prompts
 from trueup.data.near_duplicates import across_split
-from trueup.data.records import CandidateSet, Dropped, Prompt, append_rows, drawn, read_appended, split_name, write_rows
+from trueup.data.records import (
+    CandidateSet,
+    Dropped,
+    Prompt,
+    append_rows,
+    random_rows,
+    read_appended,
+    split_name,
+    write_rows,
+)
 from trueup.errors import DataError
 from trueup.models.chat import encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows
@@ -102,7 +111,7 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
         selection = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
         dropped.add(f"not {config.only}", len(prompts) - len(selection))
         prompts = selection
-    selection = drawn(prompts, config.max_prompts, config.seed)
+    selection = random_rows(prompts, config.max_prompts, config.seed)
     dropped.add("over max_prompts", len(prompts) - len(selection))
     prompts = selection
     refused = RefusedRows()

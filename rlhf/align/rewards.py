@@ -19,7 +19,7 @@ from typing import Any
 from rlhf.align.config import OnlineConfig
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCard
-from trueup.data.own_code import bounded, file_of, load_own, short_name
+from trueup.data.own_code import error_boundary, file_of, load_own, short_name
 from trueup.data.records import Message
 from trueup.data.rubric import Rubric, load_rubric
 from trueup.errors import DataError, RunError
@@ -109,7 +109,7 @@ def make_rewards(
         elif name in ("ifeval", "gsm8k"):
             function = _by_check(name, checks)
         else:
-            function = bounded(load_function(name), name, "rewards.")
+            function = error_boundary(load_function(name), name, "rewards.")
         called = short_name(name)  # of a function's file, the folder says nothing to who reads a report
         functions[called], weights[called] = function, weight
     return WeightedRewards(functions, weights, eos_token_id, config.missing_eos_penalty, text_of)

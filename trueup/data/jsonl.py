@@ -30,7 +30,7 @@ MAX_DEPTH = 200
 ROW_FILES = {".jsonl": "lines", ".ndjson": "lines", ".json": "list", ".csv": "table", ".tsv": "table"}
 
 
-def shown(value: Any, most: int = 60) -> str:
+def excerpt(value: Any, most: int = 60) -> str:
     """A value as JSON for an error message, of bounded length."""
     try:
         text = value if isinstance(value, _Flaw) else json.dumps(value, ensure_ascii=False, default=str)
@@ -64,10 +64,10 @@ def read_entries(path: Path) -> list[tuple[str, Any]]:
         if text.lstrip().startswith("[") and isinstance(whole := loads(text), list) and "\n" in text.strip():
             raise DataError(f"{path}: is one JSON list of {len(whole)} values over several lines; name it .json")
         entries = [(f"{path}:{n}", loads(line)) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    elif isinstance(loaded := _loads(text), list):
-        entries = [(f"{path}: entry {n}", _sound(value)) for n, value in enumerate(loaded, start=1)]
+    elif isinstance(document := _loads(text), list):
+        entries = [(f"{path}: entry {n}", _sound(value)) for n, value in enumerate(document, start=1)]
     else:
-        entries = [(str(path), _sound(loaded))]
+        entries = [(str(path), _sound(document))]
     if not entries:
         raise DataError(f"{path}: holds no rows")
     return entries
@@ -89,8 +89,8 @@ def _table(path: Path, text: str) -> list[tuple[str, Any]]:
             if len(cells) == len(header) == len(set(header)):
                 entries.append((f"{path}:{reader.line_num}", _sound(dict(zip(header, cells, strict=True)))))
             elif cells:
-                found = f"expected {len(set(header))} columns of different names, found {len(cells)}"
-                entries.append((f"{path}:{reader.line_num}", Unreadable(found, ",".join(cells))))
+                problem = f"expected {len(set(header))} columns of different names, found {len(cells)}"
+                entries.append((f"{path}:{reader.line_num}", Unreadable(problem, ",".join(cells))))
     except csv.Error as error:
         raise DataError(
             f"{path}:{whole + 1}: not CSV ({error}, at line {reader.line_num}); look at the quotes of this row: a text "
@@ -133,7 +133,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
         return values
     keys = [key for key, _ in pairs]
     twice = next(key for key in keys if keys.count(key) > 1)
-    return _Flaw(f"the key {shown(twice, 40)} stands twice in one object; take one of them out")
+    return _Flaw(f"the key {excerpt(twice, 40)} stands twice in one object; take one of them out")
 
 
 def _float(text: str) -> Any:
@@ -162,9 +162,9 @@ def _sound(value: Any) -> Any:
     """The value, or an Unreadable for a flaw in it."""
     if isinstance(value, Unreadable):
         return value
-    seen: list[tuple[Any, tuple[Any, ...]]] = [(value, ())]
-    while seen:
-        one, path = seen.pop()
+    stack: list[tuple[Any, tuple[Any, ...]]] = [(value, ())]
+    while stack:
+        one, path = stack.pop()
         problem = None
         if isinstance(one, _Flaw):
             problem = str(one)
@@ -178,7 +178,7 @@ def _sound(value: Any) -> Any:
                 if isinstance(key, str) and (problem := _text_problem(key)):
                     break
                 if isinstance(inner, str | list | dict):
-                    seen.append((inner, (*path, key)))
+                    stack.append((inner, (*path, key)))
         if problem:
             where = ".".join(cut(str(key), 40) for key in path[:6])
             return Unreadable(f"{where}: {problem}" if where else problem)

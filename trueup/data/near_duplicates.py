@@ -48,14 +48,14 @@ def near_duplicates(train: Sequence[str], heldout: Sequence[str], least: float =
             bucket = buckets.setdefault(key, [])
             if len(bucket) < _BUCKET:
                 bucket.append(index)
-    found = []
+    pairs = []
     for index, text in enumerate(heldout):
         own = _shingles(text)
-        proposed = {other for key in _bands(own) for other in buckets.get(key, ())}
-        best = max(((_resemblance(own, shingles[other]), -other) for other in proposed), default=(0.0, 0))
+        neighbours = {other for key in _bands(own) for other in buckets.get(key, ())}
+        best = max(((_resemblance(own, shingles[other]), -other) for other in neighbours), default=(0.0, 0))
         if best[0] >= least:
-            found.append(Near(index, -best[1], best[0]))
-    return found
+            pairs.append(Near(index, -best[1], best[0]))
+    return pairs
 
 
 def _shingles(text: str) -> np.ndarray:
@@ -100,14 +100,14 @@ def across_split(places: Mapping[str, str], split: SplitConfig) -> str | None:
     train, heldout = list[str](), list[str]()
     for question in places:
         (heldout if is_heldout([Message(role="user", content=question)], split) else train).append(question)
-    found = near_duplicates(train, heldout)
-    if not found:
+    pairs = near_duplicates(train, heldout)
+    if not pairs:
         return None
     examples = ", ".join(
-        f"{places[heldout[one.heldout]]} is like {places[train[one.train]]} ({one.alike:.0%})" for one in found[:3]
+        f"{places[heldout[one.heldout]]} is like {places[train[one.train]]} ({one.alike:.0%})" for one in pairs[:3]
     )
-    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+    more = f", and {len(pairs) - 3} more" if len(pairs) > 3 else ""
     return (
-        f"{len(found)} of {len(heldout)} held-out prompts are nearly the same as one that may be trained on, which "
+        f"{len(pairs)} of {len(heldout)} held-out prompts are nearly the same as one that may be trained on, which "
         f"makes them an easy exam: {examples}{more}; leave out one of each two if their figures are to count"
     )

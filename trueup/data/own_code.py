@@ -63,7 +63,7 @@ def load_own(name: str, prefix: str) -> Any:
     return getattr(module, attribute)
 
 
-def bounded(function: Callable[..., Any], name: str, prefix: str) -> Callable[..., Any]:
+def error_boundary(function: Callable[..., Any], name: str, prefix: str) -> Callable[..., Any]:
     """The user's function, whose errors become a DataError that names it, the line of its file, and what it raised.
 
     name  the `file.py:name` that it came with

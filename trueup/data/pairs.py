@@ -9,19 +9,21 @@ from trueup.data.records import Label, Message, Preference, Ranking
 
 def pairs_of(ranking: Ranking) -> list[Preference]:
     """All strict pairs of a ranking. Ties give none."""
-    shared = {key: getattr(ranking, key) for key in Label.model_fields}
+    label_fields = {key: getattr(ranking, key) for key in Label.model_fields}
     pairs = []
     for better, tier in enumerate(ranking.tiers):
         for worse in range(better + 1, len(ranking.tiers)):
             for i in tier:
                 for j in ranking.tiers[worse]:
                     first = None
-                    if ranking.shown is not None:
-                        first = "chosen" if ranking.shown.index(i) < ranking.shown.index(j) else "rejected"
+                    if ranking.display_order is not None:
+                        first = (
+                            "chosen" if ranking.display_order.index(i) < ranking.display_order.index(j) else "rejected"
+                        )
                     pairs.append(
                         Preference(
-                            **shared,
-                            shown_first=first,
+                            **label_fields,
+                            display_first=first,
                             chosen=[Message(role="assistant", content=ranking.completions[i])],
                             rejected=[Message(role="assistant", content=ranking.completions[j])],
                             chosen_token_ids=ranking.completion_token_ids[i],
@@ -50,15 +52,15 @@ def choose_pairs(preferences: list[Preference], rule: PairRule) -> list[Preferen
     """
     if rule == "all":
         return preferences
-    chosen: list[Preference] = []
+    selection: list[Preference] = []
     by_label: dict[str, list[Preference]] = {}
     for preference in preferences:
         by_label.setdefault(preference.label_id, []).append(preference)
     for pairs in by_label.values():
-        used: set[str] = set()
+        paired_answers: set[str] = set()
         for pair in sorted(pairs, key=lambda pair: pair.chosen_rank - pair.rejected_rank):  # widest first
             answers = {pair.chosen[0].content, pair.rejected[0].content}
-            if not answers & used and not (used and rule == "extremes"):
-                chosen.append(pair)
-                used |= answers
-    return chosen
+            if not answers & paired_answers and not (paired_answers and rule == "extremes"):
+                selection.append(pair)
+                paired_answers |= answers
+    return selection

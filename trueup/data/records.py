@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from trueup.config import BadRows as BadRows
 from trueup.config import SplitConfig
-from trueup.data.jsonl import cut, shown
+from trueup.data.jsonl import cut, excerpt
 from trueup.data.words import as_seen, normal
 from trueup.errors import DataError
 from trueup.files import Json, mend_last_line, require_file, write_atomically
@@ -157,8 +157,8 @@ class Ranking(Label):
     """Index of the better answer by each criterion that was asked; None: a tie."""
     note: str | None = None
     """Why, in the annotator's words."""
-    shown: list[int] | None = None
-    """Indices into `completions` in the order in which they were shown: left to right, or top to bottom."""
+    display_order: list[int] | None = None
+    """Indices into `completions` in the order in which they stood on the page: left to right, or top to bottom."""
 
 
 class Preference(Label):
@@ -176,17 +176,17 @@ class Preference(Label):
     rejected_rank: int = 1
     """Tiers in the ranking that this pair is part of, 0 is best."""
     num_tiers: int = 2
-    shown_first: Literal["chosen", "rejected"] | None = None
+    display_first: Literal["chosen", "rejected"] | None = None
     """Which of the two was on the left, or above the other."""
 
 
 def _check_turns(messages: list[Message], last: str) -> None:
     turns = [message.role for message in messages if message.role != "system"]
-    expected = ["user", "assistant"] * (len(turns) // 2 + 1)
+    alternation = ["user", "assistant"] * (len(turns) // 2 + 1)
     ends = messages[-1].role == "assistant" or last != "assistant" if messages else False
-    if not turns or turns != expected[: len(turns)] or turns[-1] != last or not ends:
-        found = ", ".join(message.role for message in messages) or "none"
-        raise ValueError(f"turns must alternate user, assistant and end with {last}; found {found}")
+    if not turns or turns != alternation[: len(turns)] or turns[-1] != last or not ends:
+        roles = ", ".join(message.role for message in messages) or "none"
+        raise ValueError(f"turns must alternate user, assistant and end with {last}; found {roles}")
     for message in messages:
         if message.role != "system" and not message.content.strip():
             raise ValueError(f"{'an' if message.role == 'assistant' else 'a'} {message.role} turn is empty")
@@ -198,7 +198,7 @@ def moment(text: str) -> str:
         value = datetime.fromisoformat(text.strip())
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError):
-        raise ValueError(f"expected a moment such as 2026-11-27T09:30:00Z, found {shown(text)}") from None
+        raise ValueError(f"expected a moment such as 2026-11-27T09:30:00Z, found {excerpt(text)}") from None
 
 
 # ---- Split ------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
 T = TypeVar("T")
 
 
-def drawn(rows: list[T], limit: int | None, seed: int) -> list[T]:
+def random_rows(rows: list[T], limit: int | None, seed: int) -> list[T]:
     """At most so many rows, drawn by the seed."""
     return rows if limit is None or len(rows) <= limit else random.Random(seed).sample(rows, limit)
 
@@ -315,9 +315,9 @@ class Dropped:
     @property
     def columns(self) -> str:
         """The columns that were not read, in a line; empty if there are none."""
-        named = [f"{name} ({rows})" for name, rows in self.most_ignored(SHOWN_COLUMNS).items()]
+        entries = [f"{name} ({rows})" for name, rows in self.most_ignored(SHOWN_COLUMNS).items()]
         more = len(self.ignored) - SHOWN_COLUMNS
-        return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+        return ", ".join(entries) + (f" and {more} more" if more > 0 else "")
 
     def __str__(self) -> str:
         return ", ".join(f"{rows} {reason}" for reason, rows in sorted(self.counts.items())) or "none"

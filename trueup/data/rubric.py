@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
-from trueup.data.own_code import bounded, file_of, from_base, in_identity, is_own, load_own, short_name
+from trueup.data.own_code import error_boundary, file_of, from_base, in_identity, is_own, load_own, short_name
 from trueup.data.records import Message
 from trueup.data.words import ngrams, words
 from trueup.errors import DataError, did_you_mean
@@ -46,18 +46,18 @@ Criterion = Callable[[Sequence[Message], str, bool], float]
 
 @dataclass(frozen=True)
 class Rubric:
-    """A named preference. `criteria` are (weight, what is asked), each met to a degree between 0 and 1."""
+    """A named preference. `criteria` are (weight, what is asked, function), each met to a degree between 0 and 1."""
 
     name: str
     criteria: tuple[tuple[float, str, Criterion], ...]
 
     def score(self, prompt: Sequence[Message], text: str, finished: bool) -> float:
         """Weighted sum of the criteria, here out of 10; higher is preferred, equal is a tie."""
-        total = sum(weight * self._degree(met, prompt, text, finished) for weight, _, met in self.criteria)
+        total = sum(weight * self._degree(criterion, prompt, text, finished) for weight, _, criterion in self.criteria)
         return round(total, 6)
 
-    def _degree(self, met: Criterion, prompt: Sequence[Message], text: str, finished: bool) -> float:
-        degree = met(prompt, text, finished)
+    def _degree(self, criterion: Criterion, prompt: Sequence[Message], text: str, finished: bool) -> float:
+        degree = criterion(prompt, text, finished)
         if not isinstance(degree, Real) or not math.isfinite(degree):
             raise DataError(f"rubric {self.name}: gave {degree!r}; a finite number is wanted")
         return float(degree)
@@ -98,16 +98,16 @@ def gives_reason(prompt: Sequence[Message], text: str, finished: bool) -> float:
 
 def takes_up_subject(prompt: Sequence[Message], text: str, finished: bool) -> float:
     """Shares content words with the question: two or more in full, one by half."""
-    asked = content_stems(prompt[-1].content)
-    wanted = min(2, len(asked)) or 1
-    return min(wanted, len(asked & content_stems(text))) / wanted
+    subject_stems = content_stems(prompt[-1].content)
+    target = min(2, len(subject_stems)) or 1
+    return min(target, len(subject_stems & content_stems(text))) / target
 
 
 def in_own_words(prompt: Sequence[Message], text: str, finished: bool) -> float:
     """Neither echoes six words of the question in a row nor repeats three of its own."""
-    echoed = set(ngrams(text, 6)) & set(ngrams(prompt[-1].content, 6))
+    echoes = set(ngrams(text, 6)) & set(ngrams(prompt[-1].content, 6))
     trigrams = ngrams(text, 3)
-    return float(not echoed and len(set(trigrams)) == len(trigrams))
+    return float(not echoes and len(set(trigrams)) == len(trigrams))
 
 
 SAYS_WHY = Rubric(
@@ -126,14 +126,14 @@ RUBRICS = {rubric.name: rubric for rubric in (SAYS_WHY,)}
 # ---- Rubrics by name --------------------------------------------------------------------------------------------
 
 
-def _known(name: str) -> str:
+def _check_name(name: str) -> str:
     if name not in RUBRICS and not is_own(name):
-        known = ", ".join(RUBRICS)
-        raise ValueError(f"{name!r} is neither {known} nor of the form file.py:name{did_you_mean(name, list(RUBRICS))}")
+        names = ", ".join(RUBRICS)
+        raise ValueError(f"{name!r} is neither {names} nor of the form file.py:name{did_you_mean(name, list(RUBRICS))}")
     return name
 
 
-RubricName = Annotated[str, BeforeValidator(from_base), AfterValidator(_known), PlainSerializer(in_identity)]
+RubricName = Annotated[str, BeforeValidator(from_base), AfterValidator(_check_name), PlainSerializer(in_identity)]
 """A field type for a rubric: one of `RUBRICS`, or `file.py:name`, with the file relative to the campaign file."""
 
 
@@ -159,22 +159,23 @@ def load_rubric(name: str) -> Rubric:
     """The rubric of that name. A file of one's own has a `Rubric`, or a function (prompt, text, finished) -> points."""
     if name in RUBRICS:
         return RUBRICS[name]
-    found = load_own(name, "rubric: ")
-    called = short_name(name)
-    if isinstance(found, Rubric):
+    own = load_own(name, "rubric: ")
+    title = short_name(name)
+    if isinstance(own, Rubric):
         try:
             criteria = tuple(
-                (float(weight), str(what), bounded(met, name, "rubric ")) for weight, what, met in found.criteria
+                (float(weight), str(what), error_boundary(criterion, name, "rubric "))
+                for weight, what, criterion in own.criteria
             )
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"rubric: {name}: its criteria are not (weight, what is asked, function): {error}"
             ) from None
-        return replace(found, name=called, criteria=criteria)
-    if not callable(found) or not _takes_three(found):
+        return replace(own, name=title, criteria=criteria)
+    if not callable(own) or not _takes_three(own):
         raise DataError(f"rubric: {name}: is neither a Rubric nor a function of (prompt, text, finished)")
-    what = getattr(found, "__name__", called)
-    return Rubric(called, ((1.0, what, bounded(found, name, "rubric ")),))
+    what = getattr(own, "__name__", title)
+    return Rubric(title, ((1.0, what, error_boundary(own, name, "rubric ")),))
 
 
 def _takes_three(function: Criterion) -> bool:

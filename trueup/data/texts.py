@@ -18,8 +18,8 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
     Li et al. 2016, https://arxiv.org/abs/1510.03055. More or longer texts repeat more, so only sets of like size
     compare.
     """
-    said = [gram for text in texts for gram in ngrams(text, n)]
-    return len(set(said)) / len(said) if said else 0.0
+    grams = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def repetition(texts: Sequence[str], n: int = 3) -> float:
@@ -27,8 +27,8 @@ def repetition(texts: Sequence[str], n: int = 3) -> float:
 
     Trigrams, since people hardly repeat one (Paulus et al. 2017, https://arxiv.org/abs/1705.04304).
     """
-    said = [ngrams(text, n) for text in texts]
-    return sum(len(set(grams)) < len(grams) for grams in said) / len(said)
+    grams_of_texts = [ngrams(text, n) for text in texts]
+    return sum(len(set(grams)) < len(grams) for grams in grams_of_texts) / len(grams_of_texts)
 
 
 def self_similarity(texts: Sequence[str], n: int = 2) -> float:
@@ -39,8 +39,8 @@ def self_similarity(texts: Sequence[str], n: int = 2) -> float:
     https://arxiv.org/abs/1802.01886) asks the same, but depends on how many texts there are and on a smoothing. A text
     of fewer than n words is one shingle. NaN for fewer than two texts.
     """
-    said = [set(ngrams(text, n)) or {tuple(words(text))} for text in texts]
-    shares = [len(a & b) / len(a | b) for a, b in combinations(said, 2)]
+    gram_sets = [set(ngrams(text, n)) or {tuple(words(text))} for text in texts]
+    shares = [len(a & b) / len(a | b) for a, b in combinations(gram_sets, 2)]
     return sum(shares) / len(shares) if shares else math.nan
 
 

@@ -48,6 +48,6 @@ def seen(text: str) -> Markup:
 
 
 @lru_cache(maxsize=1024)  # a text that stutters repeats a few of them thousands of times
-def _html(one: str, shown: str) -> Markup:
+def _html(one: str, sign: str) -> Markup:
     name = unicodedata.name(one, "control character").lower()
-    return Markup('<span class="tu-mark" dir="ltr" title="{}">{}</span>').format(name, shown)
+    return Markup('<span class="tu-mark" dir="ltr" title="{}">{}</span>').format(name, sign)

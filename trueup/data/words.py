@@ -36,8 +36,8 @@ def tokens(text: str) -> list[tuple[str, int]]:
     A word of a script with blanks is whole, with an apostrophe inside; of Chinese and Japanese each character is a
     token, and of Thai, Lao, Khmer and Burmese each grapheme cluster (UAX #29, which leaves more to a dictionary).
     """
-    found = _TOKEN.finditer(text.lower())
-    return [(match[0], _SIXTHS[match.lastgroup or "latin"]) for match in found]
+    matches = _TOKEN.finditer(text.lower())
+    return [(match[0], _SIXTHS[match.lastgroup or "latin"]) for match in matches]
 
 
 def words(text: str) -> list[str]:
@@ -60,15 +60,15 @@ def _size(chunk: str) -> float:
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     """All runs of n words, one from each token on: in scripts without blanks of as many tokens as n words take."""
-    found = tokens(text)
+    sized_tokens = tokens(text)
     grams, end, size = [], 0, 0
-    for start, (_, first) in enumerate(found):
-        while size < 6 * n and end < len(found):
-            size += found[end][1]
+    for start, (_, first) in enumerate(sized_tokens):
+        while size < 6 * n and end < len(sized_tokens):
+            size += sized_tokens[end][1]
             end += 1
         if size < 6 * n:
             break
-        grams.append(tuple(token for token, _ in found[start:end]))
+        grams.append(tuple(token for token, _ in sized_tokens[start:end]))
         size -= first
     return grams
 

@@ -175,7 +175,7 @@ def _write(
         about[name] = None
         fresh[name] = columns
         events.append(_event(row, name, label_id, supersedes))
-        if row.shown is not None:
+        if row.display_order is not None:
             events[-1]["view_token"] = secrets.token_urlsafe(18)
             views.append(_view(row, events[-1]))
     _put_items(db, fresh)
@@ -264,7 +264,7 @@ def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | 
         "both_bad": origin.both_bad if origin else row.both_bad,
         "created_utc": origin.created_utc if origin else now(),
         **{key: getattr(origin, key, None) for key in ("criteria", "note", "seconds", "guideline_sha256")},
-        "first_shown": row.shown[0] if row.shown else None,
+        "first_shown": row.display_order[0] if row.display_order else None,
         "view_token": None,
         "supersedes": supersedes,
     }
@@ -273,7 +273,7 @@ def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | 
 def _view(row: ImportedRanking, label: TableRow) -> TableRow:
     """How the completions stood when the label was given; closed: nobody is shown it here."""
     same = {key: label[key] for key in ("item_id", "annotator", "guideline_sha256", "created_utc")}
-    return {**same, "token": label["view_token"], "drawn": row.shown, "closed": True}
+    return {**same, "token": label["view_token"], "drawn": row.display_order, "closed": True}
 
 
 def _put_items(db: sa.Connection, rows: dict[str, TableRow]) -> None:
@@ -392,7 +392,7 @@ _TYPES: dict[str, Any] = {
     "finished": ["bool"],
     "logps": ["float64"],
     "tiers": [["int64"]],
-    "shown": ["int64"],
+    "display_order": ["int64"],
     **dict.fromkeys(("chosen_logp", "rejected_logp", "seconds", "propensity"), "float64"),
     **dict.fromkeys(("chosen_finished", "rejected_finished", "both_bad"), "bool"),
     **dict.fromkeys(("chosen_rank", "rejected_rank", "num_tiers", "strength"), "int64"),

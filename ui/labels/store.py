@@ -363,12 +363,12 @@ def _ranking(row: Any) -> Ranking:
         finished=[answer["finished"] for answer in row.completions],
         logps=[answer.get("logp") for answer in row.completions],
         sampled_by=row.sampler.get("policy_sha256"),
-        shown=row.drawn or _shown_of(row),
+        display_order=row.drawn or _order_of_pair(row),
         **{key: row._mapping[key] for key in (*_OF_EVENT, *_OF_ITEM, *_OF_SLOT)},
     )
 
 
-def _shown_of(row: Any) -> list[int] | None:
+def _order_of_pair(row: Any) -> list[int] | None:
     """The order of a pair on the screen, if it is known without a view, as for a promoted vote."""
     if row.first_shown is None or len(row.completions) != 2:
         return None

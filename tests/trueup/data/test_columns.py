@@ -740,9 +740,8 @@ ODD += [
 ]
 OTHERS = "ranks scores completions answers response_a response_b output_1 output_2 conversation_a conversation_b winner"
 OTHERS += " turn annotator1 data annotations fields responses info summaries choice examples instances turns role text"
-OTHERS += (
-    " message_tree_id message_id parent_id helpfulness tiers strength tie score_chosen score_rejected option_a shown"
-)
+OTHERS += " message_tree_id message_id parent_id helpfulness tiers strength tie score_chosen score_rejected option_a"
+OTHERS += " display_order"
 
 
 def odd_rows(seed: int) -> Iterator[Any]:

@@ -335,7 +335,7 @@ RANKING = Ranking(
     logps=[-1.5, None, -2.5],
     sampler={"policy_sha256": "abc", "seed": 3},
     tiers=[[2], [0], [1]],
-    shown=[1, 2, 0],
+    display_order=[1, 2, 0],
     strength=None,
     note="Because.",
     seconds=3.5,
@@ -361,7 +361,7 @@ def test_pairs_that_trueup_made_of_a_ranking_become_that_ranking_again(tmp_path:
     write_rows(tmp_path / "pairs.jsonl", [*pairs, pairs[0]])
     [found] = read_preferences(tmp_path / "pairs.jsonl", dropped := Dropped())
     assert (found.completions, found.tiers) == (["A", "B", "C"], [[0], [1], [2]]), "in alphabetical order"
-    assert found.shown == [2, 0, 1]
+    assert found.display_order == [2, 0, 1]
     assert (found.completion_token_ids, found.finished) == ([[3], [1, 2], None], [True, True, False])
     assert found.logps == [-2.5, -1.5, None]
     assert found.provenance is not None and found.provenance.seconds == 3.5
@@ -372,9 +372,9 @@ def test_pairs_that_trueup_made_of_a_ranking_become_that_ranking_again(tmp_path:
 
 
 def test_a_file_of_somebody_else_may_use_our_column_names_for_other_things(tmp_path: Path) -> None:
-    row = {"prompt": "Hi", "chosen": "A", "rejected": "B", "label_id": 7, "seconds": "long", "shown_first": "left"}
+    row = {"prompt": "Hi", "chosen": "A", "rejected": "B", "label_id": 7, "seconds": "long", "display_first": "left"}
     [found] = read_preferences(jsonl(tmp_path, row), Dropped())
-    assert found.provenance is None and found.shown is None
+    assert found.provenance is None and found.display_order is None
 
 
 def test_a_row_of_ours_that_was_damaged_is_named(tmp_path: Path) -> None:
@@ -382,9 +382,9 @@ def test_a_row_of_ours_that_was_damaged_is_named(tmp_path: Path) -> None:
     pair = pairs_of(RANKING)[0].model_dump(mode="json")
     for row, problem in [
         ({**whole, "seconds": -1}, "provenance.seconds: Input should be greater than or equal to 0"),
-        ({**whole, "shown": [0, 0, 1]}, "shown [0, 0, 1] is no order of 3 completions"),
+        ({**whole, "display_order": [0, 0, 1]}, "display_order [0, 0, 1] is no order of 3 completions"),
         ({**whole, "finished": [True]}, "finished: expected one for each of 3 completions, found 1"),
-        ({**pair, "shown_first": "left"}, 'shown_first: expected chosen, rejected or nothing, found "left"'),
+        ({**pair, "display_first": "left"}, 'display_first: expected chosen, rejected or nothing, found "left"'),
         ({**pair, "chosen_rank": 2}, "chosen_rank, rejected_rank: expected a lower and a higher number, found "),
     ]:
         path = jsonl(tmp_path, row)

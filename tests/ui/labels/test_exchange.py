@@ -180,7 +180,9 @@ def test_what_was_exported_comes_back_as_it_was_said(campaign: Any, other: Label
     assert [row.both_bad for row in said] == [False, False, True, False, False]
     assert [row.seconds for row in said] == [4.25, 5.25, 6.25, 7.25, 9.25]
     assert said[0].note == "It says why." and said[0].criteria == {"helpful": said[0].tiers[1][0]}
-    assert all(row.shown and sorted(row.shown) == [0, 1] and row.selection and row.propensity for row in said)
+    assert all(
+        row.display_order and sorted(row.display_order) == [0, 1] and row.selection and row.propensity for row in said
+    )
 
     assert "5 labels imported" in import_labels(other, tmp_path / "out.jsonl")
     known = {"source": "import", "selection": None, "propensity": None}
@@ -225,10 +227,10 @@ def test_pairs_of_a_ranking_come_back_as_the_ranking(campaign: Any, other: Label
         return [{row.completions[index] for index in tier} for tier in row.tiers]
 
     assert [order(row) for row in back] == [order(row) for row in whole[:2]]
-    assert [row.completions[index] for row in (back[0], whole[0]) for index in row.shown or []][:3] == [
-        whole[0].completions[index] for index in whole[0].shown or []
+    assert [row.completions[index] for row in (back[0], whole[0]) for index in row.display_order or []][:3] == [
+        whole[0].completions[index] for index in whole[0].display_order or []
     ]
-    assert back[1].shown is None, "where the tied answers stood to each other is in no pair"
+    assert back[1].display_order is None, "where the tied answers stood to each other is in no pair"
     assert "0 labels imported; 2 were in" in import_labels(config, tmp_path / "pairs.jsonl"), "in its own store too"
 
 
@@ -561,8 +563,8 @@ def test_every_exported_pair_says_who_said_it_when_and_of_what(campaign: Any, tm
         assert row.model_dump(include=EVERY_ROW) == label.model_dump(include=EVERY_ROW)
         assert row.guideline_sha256 and row.annotator == "annotator-a1b2c3" and row.selection == "random"
         assert row.sampler == {"policy_sha256": secret, "temperature": 0.987654, "seed": 0}
-        first = label.completions[(label.shown or [])[0]]
-        assert {"chosen": row.chosen, "rejected": row.rejected}[row.shown_first or ""][0].content == first
+        first = label.completions[(label.display_order or [])[0]]
+        assert {"chosen": row.chosen, "rejected": row.rejected}[row.display_first or ""][0].content == first
     assert [row.strength for row in rows] == [3, 1, 2]
 
 

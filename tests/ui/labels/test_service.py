@@ -69,7 +69,7 @@ def test_the_side_is_undone_whatever_side_an_answer_was_drawn_on(asking: Asking)
         say(asked, "ann", "ab"[place], task)
     assert [row.tiers for row in asked.store.rankings(["human"])] == [[[1], [0]]] * 5
     left, strict = asked.store.left_choices(list(asked.store.asked()))
-    assert strict == 5 and left == sum(row.shown == [1, 0] for row in asked.store.rankings(["human"]))
+    assert strict == 5 and left == sum(row.display_order == [1, 0] for row in asked.store.rankings(["human"]))
 
 
 def test_sides_are_drawn_anew_for_every_view_and_evenly(asking: Asking) -> None:

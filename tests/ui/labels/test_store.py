@@ -89,7 +89,7 @@ def test_an_exported_pair_says_where_it_came_from(store: Store) -> None:
     service.label("ann", answer)
     (ranking,) = store.rankings(["human"])
     (pair,) = pairs_of(ranking)
-    assert pair.chosen[0].content.startswith("second") and pair.shown_first == ("chosen", "rejected")[place]
+    assert pair.chosen[0].content.startswith("second") and pair.display_first == ("chosen", "rejected")[place]
     assert (pair.label_id, pair.annotator, pair.strength, pair.seconds) == ("label-0001", "ann", 3, 4.5)
     assert pair.sampler == {"policy_sha256": "p", "temperature": 0.5, "seed": 1}
     assert (pair.source, pair.selection, pair.propensity) == ("human", "random", 0.25)

@@ -345,7 +345,7 @@ def test_promoted_votes_are_labels_of_people_that_say_where_they_came_from(label
         assert {answer["policy"] for answer in row["sampler"]["answers"]} == set(whose)
         prompt = Prompt(prompt=row["prompt"])
         assert row["split"] == ("heldout" if is_heldout(prompt.prompt, labelled.split) else "train")
-        assert row["shown_first"] in ("chosen", "rejected") and not row["chosen_finished"]
+        assert row["display_first"] in ("chosen", "rejected") and not row["chosen_finished"]
     assert Counter(row["chosen"][0]["content"][:3] for row in rows) == {"New": 2, "Old": 1}
     assert {row["label_id"] for row in rows} <= {one.vote_id for one in read_votes(votes.path)}
 

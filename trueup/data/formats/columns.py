@@ -23,7 +23,7 @@ from trueup.data.formats.vocabulary import (
     says_nothing,
     truth,
 )
-from trueup.data.jsonl import cut, shown
+from trueup.data.jsonl import cut, excerpt
 from trueup.files import Json
 
 Values = Json
@@ -46,20 +46,20 @@ class Columns:
     def __init__(self, values: Values, ledger: Ledger, within: str = "", group: str = ""):
         self.values: Values = {}
         self.within, self.group, self.ledger = within, group, ledger
-        self.read: set[str] = set()
+        self.names_read: set[str] = set()
         self.answers: list[str] = []
         """Columns that a verdict is of: nobody is asked to choose from them."""
-        self._written: dict[str, str] = {}
-        for written, value in values.items():
-            name = canonical(written)
+        self._spellings: dict[str, str] = {}
+        for spelling, value in values.items():
+            name = canonical(spelling)
             if name in ledger.ignore:
                 if value not in (None, "", [], {}):
                     ledger.ignored.add(cut(group + name, 60))
             elif name not in self.values or says_nothing(self.values[name]):
-                self.values[name], self._written[name] = value, written
+                self.values[name], self._spellings[name] = value, spelling
             elif not says_nothing(value) and value != self.values[name]:
                 raise ValueError(
-                    f"{within}{cut(written, 40)}: the row has a column {cut(self._written[name], 40)} too, and they "
+                    f"{within}{cut(spelling, 40)}: the row has a column {cut(self._spellings[name], 40)} too, and they "
                     "say different things; take one of them out"
                 )
         ledger.objects.append(self)
@@ -69,7 +69,7 @@ class Columns:
 
     def at(self, name: str) -> str:
         """A column as an error names it: where it is, as the row spells it."""
-        return self.within + cut(self._written.get(name, name), 40)
+        return self.within + cut(self._spellings.get(name, name), 40)
 
     def holds(self, name: str) -> bool:
         """Whether a column says something. "[]" or "None" is an input like any other, and elsewhere says nothing; 0 and
@@ -100,26 +100,26 @@ class Columns:
         return next(filter(self.there, names), None) or self.first(names)
 
     def get(self, name: str) -> Any:
-        self.read.add(name)
+        self.names_read.add(name)
         return self.values.get(name)
 
     def take(self, name: str, kind: type[T]) -> T:
         """A value of the kind that the format says; a list or object that is empty is taken for a broken one."""
         value = self.get(name)
         if not isinstance(value, kind) or value in ([], {}):
-            expected = "text" if kind is str else "a list" if kind is list else "an object"
-            found = f"expected {expected}, found {shown(value)}" if name in self.values else "missing"
-            raise ValueError(f"{self.at(name)}: {found}")
+            kind_name = "text" if kind is str else "a list" if kind is list else "an object"
+            problem = f"expected {kind_name}, found {excerpt(value)}" if name in self.values else "missing"
+            raise ValueError(f"{self.at(name)}: {problem}")
         return value
 
     def items(self, name: str, kind: type[T]) -> list[T]:
         """A list whose every item is of the kind."""
-        found = self.take(name, list)
-        for i, value in enumerate(found):
+        values = self.take(name, list)
+        for i, value in enumerate(values):
             if not isinstance(value, kind) or (kind is not str and not value):
-                expected = "text" if kind is str else "a list" if kind is list else "an object"
-                raise ValueError(f"{self.at(name)}.{i}: expected {expected}, found {shown(value)}")
-        return found
+                kind_name = "text" if kind is str else "a list" if kind is list else "an object"
+                raise ValueError(f"{self.at(name)}.{i}: expected {kind_name}, found {excerpt(value)}")
+        return values
 
     def objects(self, name: str) -> list[Columns]:
         """The objects of a list, as columns of their own."""
@@ -133,19 +133,21 @@ class Columns:
 
     def read_all(self) -> None:
         """Mark every column as read: of rows that Trueup wrote."""
-        self.read |= self.values.keys()
+        self.names_read |= self.values.keys()
 
     def unread(self) -> Iterator[tuple[str, Any]]:
-        return ((name, value) for name, value in self.values.items() if name not in self.read and not is_empty(value))
+        return (
+            (name, value) for name, value in self.values.items() if name not in self.names_read and not is_empty(value)
+        )
 
     # ---- Known meanings
 
     def refuse_unsupported(self) -> None:
         """Raise for a column that Trueup cannot honour and that holds something."""
         for name, value in self.values.items():
-            if is_unsupported(name) and name not in self.read and not is_empty(value):
+            if is_unsupported(name) and name not in self.names_read and not is_empty(value):
                 raise ValueError(
-                    f"{self.at(name)}: holds {shown(value, 40)}, which Trueup cannot give to a model; take the row "
+                    f"{self.at(name)}: holds {excerpt(value, 40)}, which Trueup cannot give to a model; take the row "
                     f"out, or {IGNORE} if the row means the same without it"
                 )
 
@@ -153,10 +155,10 @@ class Columns:
         """Raise for a yes or no, or of a message a number, whose name says that it may be of the loss."""
         kinds = bool if of_a_row else bool | int | float
         for name, value in self.values.items():
-            if name not in self.read and isinstance(value, kinds) and is_unclear_weight(name):
+            if name not in self.names_read and isinstance(value, kinds) and is_unclear_weight(name):
                 raise ValueError(
-                    f"{self.at(name)}: {shown(value)} may say that this carries no loss; name the column `weight` and "
-                    f"write 0 or 1, or {IGNORE}"
+                    f"{self.at(name)}: {excerpt(value)} may say that this carries no loss; name the column `weight` "
+                    f"and write 0 or 1, or {IGNORE}"
                 )
 
     def carries_loss(self, of_a_row: bool = False) -> bool | None:
@@ -164,7 +166,7 @@ class Columns:
 
         of_a_row: a number in `loss` is then a measured one, and says nothing of the kind
         """
-        said: list[bool] = []
+        claims: list[bool] = []
         for name in self.values:
             if name not in LOSS or not self.there(name):
                 continue
@@ -172,7 +174,7 @@ class Columns:
                 continue
             yes = truth(value := self.get(name))
             if yes is None:
-                wanted = "expected 0 or 1, true or false (no other weight is supported)"
-                raise ValueError(f"{self.at(name)}: {wanted}, found {shown(value)}")
-            said.append(yes != (name in NOT_TRAINED))
-        return all(said) if said else None
+                expectation = "expected 0 or 1, true or false (no other weight is supported)"
+                raise ValueError(f"{self.at(name)}: {expectation}, found {excerpt(value)}")
+            claims.append(yes != (name in NOT_TRAINED))
+        return all(claims) if claims else None

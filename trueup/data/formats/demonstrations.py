@@ -12,19 +12,19 @@ from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Format, Skipped, any_of
 from trueup.data.formats.preferences import PREFERENCES, read_pair
 from trueup.data.formats.turns import (
-    asked,
     continues_hh,
     is_plain_answer,
+    prompt_of,
     question,
     read_choices,
-    rendered,
     say,
     turns,
-    waiting,
+    turns_of_text,
     with_preface,
+    without_answer_mark,
 )
 from trueup.data.formats.verdicts import tie_of_pair, whole
-from trueup.data.jsonl import cut, read_entries, shown
+from trueup.data.jsonl import cut, excerpt, read_entries
 from trueup.data.records import Row, parse_row
 
 # ---- Demonstrations ---------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def _conversation(row: Columns, path: Path) -> list[Values]:
 
 
 def _question_and_answer(row: Columns, path: Path) -> list[Values]:
-    prompt = asked(row)
+    prompt = prompt_of(row)
     return [{"messages": prompt + _answer(row, prompt)}]
 
 
@@ -57,19 +57,19 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
         if letters and value.strip() not in letters and value not in [text for _, text in read_choices(row)]:
             choices = next((row.at(one) for one in vocabulary.CHOICES if row.holds(one)), "the choices")
             raise ValueError(
-                f"{row.at(name)}: {shown(value)} is text, and {choices} have letters: write the letter, or a number "
+                f"{row.at(name)}: {excerpt(value)} is text, and {choices} have letters: write the letter, or a number "
                 "that counts from 0"
             )
         return [say("assistant", value.strip() if continues_hh(row) else value)]
-    found = turns(row, name, "assistant")
-    return found[len(prompt) :] if found[: len(prompt)] == prompt else found
+    messages = turns(row, name, "assistant")
+    return messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
 
 
 def _self_instruct(row: Columns, path: Path) -> Iterator[Values]:
     for instance in row.objects("instances"):
-        given = instance.take("input", str) if instance.holds("input") else ""
-        instance.read.add("input")
-        parts = [row.take("instruction", str), given]
+        context = instance.take("input", str) if instance.holds("input") else ""
+        instance.names_read.add("input")
+        parts = [row.take("instruction", str), context]
         task = say("user", "\n\n".join(part for part in parts if part.strip()))
         yield {"messages": with_preface(row, [task, say("assistant", instance.take("output", str))])}
 
@@ -90,12 +90,12 @@ def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
     for number, example in row.take("examples", dict).items():
         within = f"examples.{cut(number, 20)}"
         if not isinstance(example, dict) or not {"input", "output"} <= example.keys():
-            raise ValueError(f"{within}: expected input and output, found {shown(example)}")
+            raise ValueError(f"{within}: expected input and output, found {excerpt(example)}")
         one = Columns({"instruction": instruction, **example}, row.ledger, f"{within}.", "examples[].")
         yield {"messages": [*question(one), say("assistant", one.take("output", str))], "category": path.stem}
 
 
-def _chosen(row: Columns, path: Path) -> list[Values | Skipped]:
+def _preferred_answer(row: Columns, path: Path) -> list[Values | Skipped]:
     """The preferred answer of a pair, and nothing of the other; of a tie neither is preferred."""
     prompt, answers = read_pair(row)
     if tie_of_pair(row):
@@ -106,20 +106,21 @@ def _chosen(row: Columns, path: Path) -> list[Values | Skipped]:
 def _text(row: Columns, path: Path) -> list[Values]:
     """A conversation in one text, with the marks of HH, ChatML or Guanaco."""
     text = row.take("text", str)
-    found = rendered(text, row.at("text"))
-    if found is None:
+    messages = turns_of_text(text, row.at("text"))
+    if messages is None:
         raise ValueError(
             f"{row.at('text')}: plain text says neither who asks nor who answers; name it `prompt` to ask it, or write "
             "a row of `prompt` and `completion`, or `messages`"
         )
-    return [{"messages": with_preface(row, found)}]
+    return [{"messages": with_preface(row, messages)}]
 
 
 def _ultrachat(row: Columns, path: Path) -> list[Values]:
     for i, one in enumerate(row.take("data", list)):
         if not isinstance(one, str) and not (isinstance(one, dict) and {"role", "from"} & one.keys()):
             raise ValueError(
-                f"{row.at('data')}.{i}: expected what is said, found {shown(one)}; a list of rows is a file of its own"
+                f"{row.at('data')}.{i}: expected what is said, found {excerpt(one)}; a list of rows is a file of its "
+                "own"
             )
     return [{"messages": with_preface(row, turns(row, "data"))}]
 
@@ -139,12 +140,12 @@ def _first_turn(row: Columns, path: Path) -> list[Values]:
 
 
 def prompt_alone(row: Columns, path: Path) -> list[Values]:
-    return [{"prompt": asked(row)}]
+    return [{"prompt": prompt_of(row)}]
 
 
 def _plain_text(row: Columns, path: Path) -> list[Values]:
     [values] = _text(row, path)
-    return [{"messages": waiting(values["messages"])}]
+    return [{"messages": without_answer_mark(values["messages"])}]
 
 
 _QUESTION = any_of(vocabulary.QUESTIONS)
@@ -156,7 +157,7 @@ TASKS = Format("self_instruct", ("instruction", "instances"), _self_instruct)
 INDUCTION = Format("instruction_induction", ("examples",), _instruction_induction)
 CONVERSATION = Format("conversations", (any_of(vocabulary.CONVERSATIONS),), _conversation)
 DEMONSTRATIONS = [
-    Format("the preferred of two", (any_of(vocabulary.CHOSEN), any_of(vocabulary.REJECTED)), _chosen),
+    Format("the preferred of two", (any_of(vocabulary.CHOSEN), any_of(vocabulary.REJECTED)), _preferred_answer),
     CONVERSATION,
     TREES,
     TASKS,
@@ -173,8 +174,8 @@ def _prompts_of(format: Format) -> Format:
     """A format of preferences, of which the prompt is asked again."""
 
     def convert(row: Columns, path: Path) -> list[Values | Skipped]:
-        found = format.convert(row, path)
-        return [one if isinstance(one, Skipped) else {"prompt": one["prompt"]} for one in found]
+        rows = format.convert(row, path)
+        return [one if isinstance(one, Skipped) else {"prompt": one["prompt"]} for one in rows]
 
     return format._replace(convert=convert)
 

@@ -10,7 +10,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 from trueup.data.formats import oasst, published, vocabulary
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Format, Skipped, any_of
-from trueup.data.formats.turns import answer, asked, say, spoken, turns, waits, with_preface
+from trueup.data.formats.turns import answer, prompt_of, say, turns, utterances, waits, with_preface
 from trueup.data.formats.verdicts import (
     SIDE_KEYS,
     against,
@@ -23,7 +23,7 @@ from trueup.data.formats.verdicts import (
     verdict_of_sides,
     whole,
 )
-from trueup.data.jsonl import loads, shown
+from trueup.data.jsonl import excerpt, loads
 from trueup.data.records import Message, Preference, Ranking, Row, moment
 from trueup.files import Json
 
@@ -65,8 +65,8 @@ class ImportedRanking(Row):
     """A tie because neither answer is good."""
     explanation: str | None = None
     """Why it is so; shown to annotators who practise with this row."""
-    shown: list[int] | None = None
-    """Indices into `completions` in the order in which they were shown."""
+    display_order: list[int] | None = None
+    """Indices into `completions` in the order in which they stood on the page."""
     provenance: Provenance | None = None
     """Where the row comes from, if Trueup wrote it."""
     ranks: tuple[int, int] | None = None
@@ -74,16 +74,16 @@ class ImportedRanking(Row):
 
     @model_validator(mode="after")
     def _ranks_answers(self) -> ImportedRanking:
-        ranked, count = [index for tier in self.tiers for index in tier], len(self.completions)
-        if len(ranked) < 2 or len(set(ranked)) < len(ranked) or not set(ranked) <= set(range(count)):
-            raise ValueError(f"{shown(self.tiers)} is no order of two or more of {count} completions")
+        indices, count = [index for tier in self.tiers for index in tier], len(self.completions)
+        if len(indices) < 2 or len(set(indices)) < len(indices) or not set(indices) <= set(range(count)):
+            raise ValueError(f"{excerpt(self.tiers)} is no order of two or more of {count} completions")
         if not all(self.tiers):
-            raise ValueError(f"{shown(self.tiers)} has a tier without completions; take it out")
-        if self.shown is not None and sorted(self.shown) != list(range(count)):
-            raise ValueError(f"shown {shown(self.shown)} is no order of {count} completions")
+            raise ValueError(f"{excerpt(self.tiers)} has a tier without completions; take it out")
+        if self.display_order is not None and sorted(self.display_order) != list(range(count)):
+            raise ValueError(f"display_order {excerpt(self.display_order)} is no order of {count} completions")
         criteria = (self.provenance.criteria if self.provenance else None) or {}
         if any(better is not None and not 0 <= better < count for better in criteria.values()):
-            raise ValueError(f"criteria {shown(criteria)} name no completion of {count}")
+            raise ValueError(f"criteria {excerpt(criteria)} name no completion of {count}")
         for key in ("completion_token_ids", "finished", "logps"):
             if (values := getattr(self, key)) is not None and len(values) != count:
                 raise ValueError(f"{key}: expected one for each of {count} completions, found {len(values)}")
@@ -104,32 +104,32 @@ def provenance(row: Columns) -> Values | None:
     """What our own row says of its label; its other columns count as read."""
     if not is_own(row):
         return None
-    row.read |= Ranking.model_fields.keys() | Preference.model_fields.keys()
+    row.names_read |= Ranking.model_fields.keys() | Preference.model_fields.keys()
     return {key: row.values[key] for key in Provenance.model_fields if key in row}
 
 
 def _trueup_ranking(row: Columns, path: Path) -> list[Values]:
-    more = {key: row.get(key) for key in ("shown", *OF_AN_ANSWER)} if is_own(row) else {}
+    more = {key: row.get(key) for key in ("display_order", *OF_AN_ANSWER)} if is_own(row) else {}
     completions, tiers = row.get("completions"), row.get("tiers")
     if not is_own(row):
         refuse_other_verdict(row, completions, tiers)
         _refuse_other_columns(row, tiers, completions)
-    return [{"prompt": asked(row), "completions": completions, "tiers": tiers, **more}]
+    return [{"prompt": prompt_of(row), "completions": completions, "tiers": tiers, **more}]
 
 
 def _own_pair(row: Columns, sides: list[str]) -> Values:
     """What Trueup's rows say of the two answers and of the ranking that they are part of."""
-    if (first := row.get("shown_first")) not in ("chosen", "rejected", None):
-        raise ValueError(f"shown_first: expected chosen, rejected or nothing, found {shown(first)}")
+    if (first := row.get("display_first")) not in ("chosen", "rejected", None):
+        raise ValueError(f"display_first: expected chosen, rejected or nothing, found {excerpt(first)}")
     ranks = {key: row.get(f"{key}_rank") for key in ("chosen", "rejected")}
     chosen, rejected = ranks.values()
     if type(chosen) is not int or type(rejected) is not int or chosen >= rejected:
-        raise ValueError(f"chosen_rank, rejected_rank: expected a lower and a higher number, found {shown(ranks)}")
+        raise ValueError(f"chosen_rank, rejected_rank: expected a lower and a higher number, found {excerpt(ranks)}")
     return {
         "completion_token_ids": [row.get(f"{side}_token_ids") for side in sides],
         "finished": [row.get(f"{side}_finished") is not False for side in sides],
         "logps": [row.get(f"{side}_logp") for side in sides],
-        "shown": None if first is None else [sides.index(first), 1 - sides.index(first)],
+        "display_order": None if first is None else [sides.index(first), 1 - sides.index(first)],
         "ranks": [ranks[side] for side in sides],
     }
 
@@ -144,7 +144,7 @@ def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
     own: list[Values] = []
     whole = [name for name in vocabulary.CONVERSATIONS if row.holds(name)]
     if any(map(row.holds, vocabulary.QUESTIONS)) or (whole and waits(row, whole[0])):
-        prompt = asked(row)
+        prompt = prompt_of(row)
     else:
         own = turns(row, names[0], "assistant")[:-1]
         prompt = with_preface(row, own)
@@ -185,32 +185,34 @@ def _side_by_side(row: Columns, path: Path) -> list[Values]:
     ):
         prompt, answers = _two_lists(row, names)
     else:
-        prompt = asked(row)
+        prompt = prompt_of(row)
         answers = [answer(row, name, prompt) for name in names]
     return [{"prompt": prompt, "completions": answers, **verdict}]
 
 
 def _two_conversations(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]:
     """The judged turn of two conversations: `turn` of them, or the last."""
-    asks = []
+    conversations = []
     for name in names:
-        found = turns(row, name)
-        users = [i for i, one in enumerate(found) if one["role"] == "user"]
+        messages = turns(row, name)
+        users = [i for i, one in enumerate(messages) if one["role"] == "user"]
         turn = whole(row.get("turn")) if row.there("turn") else len(users)
         if turn is None or not 0 < turn <= len(users):
             raise ValueError(
                 f"{row.at('turn')}: expected the number of the judged turn, 1 to {len(users)}, found "
-                f"{shown(row.values['turn'])}"
+                f"{excerpt(row.values['turn'])}"
             )
         if turn < len(users):
-            found = found[: users[turn]]
-        asks.append(found)
-    if spoken(asks[0][:-1]) != spoken(asks[1][:-1]) or any(found[-1]["role"] != "assistant" for found in asks):
+            messages = messages[: users[turn]]
+        conversations.append(messages)
+    if utterances(conversations[0][:-1]) != utterances(conversations[1][:-1]) or any(
+        messages[-1]["role"] != "assistant" for messages in conversations
+    ):
         raise ValueError(
             f"{row.at(names[1])}: its conversation parts from {row.at(names[0])} before the last answer, "
             "so the two answer different prompts; take the row out"
         )
-    return with_preface(row, asks[0][:-1]), [str(found[-1]["content"]) for found in asks]
+    return with_preface(row, conversations[0][:-1]), [str(messages[-1]["content"]) for messages in conversations]
 
 
 def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]:
@@ -219,7 +221,7 @@ def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]
     for name in ("prompt", *names):
         texts = loads(row.take(name, str))
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{row.at(name)}: expected a JSON list of texts, found {shown(row.values[name])}")
+            raise ValueError(f"{row.at(name)}: expected a JSON list of texts, found {excerpt(row.values[name])}")
         lists.append(texts)
     asks, first, second = lists
     if not len(asks) == len(first) == len(second) or first[:-1] != second[:-1]:
@@ -228,7 +230,7 @@ def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]
             "two answer different prompts; take the row out"
         )
     before = [
-        say(*turn) for ask, said in zip(asks, first, strict=True) for turn in (("user", ask), ("assistant", said))
+        say(*turn) for ask, reply in zip(asks, first, strict=True) for turn in (("user", ask), ("assistant", reply))
     ]
     return with_preface(row, before[:-1]), [first[-1], second[-1]]
 
@@ -236,7 +238,7 @@ def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]
 # ---- Rankings of several ----------------------------------------------------------------------------------------
 
 _LISTS = "completions responses answers candidates outputs generations".split()
-_RANKS, _SCORED = ["ranks", "rank"], ["scores", "ratings", "rewards"]
+_RANKS, _SCORES = ["ranks", "rank"], ["scores", "ratings", "rewards"]
 _RANK_KEYS = ["rank"]
 _SCORE_KEYS = "fine_grained_score overall_score score pm_score rating reward".split()
 _TEXT_KEYS = "text response answer completion content output generation".split()
@@ -244,12 +246,12 @@ _TEXT_KEYS = "text response answer completion content output generation".split()
 
 def _ranking(row: Columns, path: Path) -> list[Values]:
     """Several answers with a rank (1 is best) or a score (the highest is best) of each; equal ones are tied."""
-    prompt = asked(row)
+    prompt = prompt_of(row)
     name = row.first(_LISTS)
     assert name is not None
     if all(isinstance(one, str) for one in row.take(name, list)):
         completions = row.items(name, str)
-        key = row.first_there([*_RANKS, *_SCORED])
+        key = row.first_there([*_RANKS, *_SCORES])
         if key is None:
             raise ValueError(f"{row.at(name)}: no column says which is better; add `ranks`, `scores` or `tiers`")
         values = row.take(key, list)
@@ -258,7 +260,7 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
         numbers = [
             number(Columns({str(i): value}, row.ledger, f"{row.at(key)}."), str(i)) for i, value in enumerate(values)
         ]
-        tiers = tiers_of_scores(numbers, key in _SCORED)
+        tiers = tiers_of_scores(numbers, key in _SCORES)
         _refuse_other_columns(row, tiers, completions)
         refuse_other_verdict(row, completions, tiers)
         return [{"prompt": prompt, "completions": completions, "tiers": tiers}]
@@ -270,7 +272,8 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
         text = one.first(_TEXT_KEYS)
         if key is None or text is None:
             raise ValueError(
-                f"{one.within.rstrip('.')}: expected an answer with its rank or score, found {shown(list(one.values))}"
+                f"{one.within.rstrip('.')}: expected an answer with its rank or score, found "
+                f"{excerpt(list(one.values))}"
             )
         keys.add(key)
         completions.append(one.take(text, str))
@@ -288,10 +291,10 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
 
 def _refuse_other_columns(row: Columns, tiers: Any, completions: Any) -> None:
     """Raise where ranks or scores of a row put two of its answers the other way round than `tiers` do."""
-    for name in [one for one in (*_RANKS, *_SCORED) if isinstance(row.values.get(one), list)]:
+    for name in [one for one in (*_RANKS, *_SCORES) if isinstance(row.values.get(one), list)]:
         numbers = [as_number(value) for value in row.values[name]]
         if isinstance(completions, list) and len(numbers) == len(completions):
-            _refuse_other_order(row.at(name), tiers, numbers, "these", name in _SCORED)
+            _refuse_other_order(row.at(name), tiers, numbers, "these", name in _SCORES)
 
 
 def _refuse_other_order(
@@ -306,27 +309,27 @@ def _refuse_other_order(
         )
 
 
-def rated(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def join_ratings(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """HelpSteer2: rows of one answer with its ratings become one row for each prompt, where its first one stands.
 
     The answers are ordered by `helpfulness`. Other rows stay as they are.
     """
-    found: dict[Any, tuple[str, Any]] = {}
+    groups: dict[Any, tuple[str, Any]] = {}
     for n, (where, row) in enumerate(rows):
         if not isinstance(row, dict) or not {"prompt", "response", "helpfulness"} <= row.keys():
-            found[n] = where, row
+            groups[n] = where, row
             continue
         one = {"response": row["response"], "score": row["helpfulness"]}
         prompt = {key: value for key, value in row.items() if key not in ("response", *_RATINGS)}
-        first = found.setdefault(shown(prompt, 10**9), (where, {**prompt, "responses": []}))
+        first = groups.setdefault(excerpt(prompt, 10**9), (where, {**prompt, "responses": []}))
         first[1]["responses"].append(one)
-    return list(found.values())
+    return list(groups.values())
 
 
 _RATINGS = "helpfulness correctness coherence complexity verbosity".split()
 
 
-def _unpaired(row: Columns, path: Path) -> list[Values]:
+def _single_answer(row: Columns, path: Path) -> list[Values]:
     name = row.first([*vocabulary.LABELS, "score", "rating"])
     assert name is not None
     raise ValueError(
@@ -360,6 +363,6 @@ PREFERENCES = [
             any_of([*vocabulary.ANSWERS, *vocabulary.REFERENCES]),
             any_of([*vocabulary.LABELS, "score", "rating"]),
         ),
-        _unpaired,
+        _single_answer,
     ),
 ]

@@ -10,16 +10,26 @@ from typing import Any
 
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Skipped
-from trueup.data.formats.turns import answer, asked, say, with_preface
-from trueup.data.formats.verdicts import FIRST, SECOND, TIE, Said, agreed, find_sides, scored, tiers_of_scores, whole
+from trueup.data.formats.turns import answer, prompt_of, say, with_preface
+from trueup.data.formats.verdicts import (
+    FIRST,
+    SECOND,
+    TIE,
+    Claim,
+    common_claim,
+    find_sides,
+    side_score_claims,
+    tiers_of_scores,
+    whole,
+)
 from trueup.data.formats.vocabulary import annotator_name, canonical, is_empty
-from trueup.data.jsonl import cut, shown
+from trueup.data.jsonl import cut, excerpt
 
 # ---- Published sets ---------------------------------------------------------------------------------------------
 
 
 def pandalm(row: Columns, path: Path) -> Iterator[Values | Skipped]:
-    prompt = asked(row)
+    prompt = prompt_of(row)
     answers = [row.take(key, str) for key in ("response1", "response2")]
     for key in [key for key in row.values if re.fullmatch(r"annotator\d+", key)]:
         if row.get(key) is None:
@@ -31,23 +41,23 @@ def pandalm(row: Columns, path: Path) -> Iterator[Values | Skipped]:
 def _of_three(row: Columns, key: str) -> list[list[int]]:
     value = row.get(key)
     if isinstance(value, bool) or value not in (0, 1, 2):
-        raise ValueError(f"{row.at(key)}: expected 0 (tie), 1 or 2, found {shown(value)}")
+        raise ValueError(f"{row.at(key)}: expected 0 (tie), 1 or 2, found {excerpt(value)}")
     return (TIE, FIRST, SECOND)[int(value)]
 
 
 def finegrained_qa(row: Columns, path: Path) -> list[Values]:
     """Four answers judged in all six pairs: one ranking where the verdicts make an order, else one for each pair."""
     passages = row.items("passages", list) if row.holds("passages") else []
-    row.read.add("passages")
+    row.names_read.add("passages")
     texts = []
     for i, lines in enumerate(passages):
         if not all(isinstance(line, str) for line in lines):
-            raise ValueError(f"passages.{i}: expected texts, found {shown(lines)}")
+            raise ValueError(f"passages.{i}: expected texts, found {excerpt(lines)}")
         texts.append("\n".join(lines))
     prompt = with_preface(row, [say("user", "\n\n".join([row.take("question", str), *texts]))])
     answers = [row.take(f"prediction_{k}", str) for k in (1, 2, 3, 4)]
     if len(verdicts := row.take("preference", list)) != 6:
-        raise ValueError(f"preference: expected 6 verdicts, found {shown(verdicts)}")
+        raise ValueError(f"preference: expected 6 verdicts, found {excerpt(verdicts)}")
     sides = [_of_three(Columns({"preference": verdict}, row.ledger), "preference") for verdict in verdicts]
     pairs = list(zip(combinations(range(4), 2), sides, strict=True))
 
@@ -72,7 +82,7 @@ def summaries(row: Columns, path: Path) -> list[Values]:
     completions = [one.take("text", str) for one in row.objects("summaries")]
     choice = whole(row.get("choice"))
     if len(completions) != 2 or choice not in (0, 1):
-        raise ValueError(f"{row.at('choice')}: expected 0 or 1 of two summaries, found {shown(row.get('choice'))}")
+        raise ValueError(f"{row.at('choice')}: expected 0 or 1 of two summaries, found {excerpt(row.get('choice'))}")
     prompt = with_preface(row, [say("user", "\n\n".join([*parts, "TL;DR:"]))])
     return [{"prompt": prompt, "completions": completions, "tiers": (FIRST, SECOND)[choice]}]
 
@@ -81,14 +91,14 @@ def shp(row: Columns, path: Path) -> list[Values]:
     """stanfordnlp/SHP: `labels` is 1 where the first of two comments to a post is preferred, 0 for the second."""
     label = row.get("labels")
     if isinstance(label, bool) or label not in (0, 1):
-        raise ValueError(f"{row.at('labels')}: expected 0 or 1, found {shown(label)}")
+        raise ValueError(f"{row.at('labels')}: expected 0 or 1, found {excerpt(label)}")
     completions = [row.take(f"human_ref_{side}", str) for side in "ab"]
     prompt = [say("user", row.take("history", str))]
-    said = [
-        Said(row.at("labels"), (SECOND, FIRST)[int(label)]),
-        *scored(row, ["human_ref_a", "human_ref_b"], ("a", "b")),
+    claims = [
+        Claim(row.at("labels"), (SECOND, FIRST)[int(label)]),
+        *side_score_claims(row, ["human_ref_a", "human_ref_b"], ("a", "b")),
     ]
-    return [{"prompt": prompt, "completions": completions, "tiers": agreed(said).tiers}]
+    return [{"prompt": prompt, "completions": completions, "tiers": common_claim(claims).tiers}]
 
 
 # ---- Labelling tools --------------------------------------------------------------------------------------------
@@ -98,7 +108,7 @@ def label_studio(row: Columns, path: Path) -> Iterator[Values | Skipped]:
     """A task of Label Studio, with a pairwise verdict of each annotator."""
     data = row.object("data")
     names, _ = find_sides(data)
-    prompt = asked(data)
+    prompt = prompt_of(data)
     texts = {name: answer(data, name, prompt) for name in names}
     for annotation in row.objects("annotations"):
         if annotation.get("was_cancelled"):
@@ -113,7 +123,7 @@ def label_studio(row: Columns, path: Path) -> Iterator[Values | Skipped]:
         order = [canonical(name) for name in str(verdicts[0].get("to_name") or "").split(",")]
         order = order if set(order) == set(names) else names
         if side not in ("left", "right"):
-            raise ValueError(f"{verdicts[0].at('value')}: expected left or right, found {shown(side)}")
+            raise ValueError(f"{verdicts[0].at('value')}: expected left or right, found {excerpt(side)}")
         yield {
             "prompt": prompt,
             "completions": [texts[name] for name in order],
@@ -129,7 +139,7 @@ def argilla(row: Columns, path: Path) -> Iterator[Values | Skipped]:
         return
     fields = row.object("fields")
     names, _ = find_sides(fields)
-    prompt = asked(fields)
+    prompt = prompt_of(fields)
     texts = [answer(fields, name, prompt) for name in names]
     questions = row.object("responses")
     if len(questions.values) != 1:
@@ -142,7 +152,7 @@ def argilla(row: Columns, path: Path) -> Iterator[Values | Skipped]:
         value = response.get("value")
         order = [canonical(one) for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
         if not order or not set(order) <= set(names):
-            raise ValueError(f"{response.at('value')}: expected {' or '.join(names)}, found {shown(value)}")
+            raise ValueError(f"{response.at('value')}: expected {' or '.join(names)}, found {excerpt(value)}")
         yield {
             "prompt": prompt,
             "completions": texts,

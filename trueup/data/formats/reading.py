@@ -13,10 +13,10 @@ from trueup.data.formats import oasst, settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
 from trueup.data.formats.format import Format, Skipped
-from trueup.data.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedRanking, is_own, provenance, rated
+from trueup.data.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedRanking, is_own, join_ratings, provenance
 from trueup.data.formats.settling import Use
 from trueup.data.formats.verdicts import tiers_of_scores
-from trueup.data.jsonl import cut, read_entries, shown
+from trueup.data.jsonl import cut, excerpt, read_entries
 from trueup.data.records import BadRows, Demonstration, Dropped, Prompt, Row, opening, parse_row
 from trueup.errors import DataError
 
@@ -32,14 +32,14 @@ def read_demonstrations(
 ) -> list[Demonstration]:
     """All conversations of a file. Duplicates, empty reference outputs and answers marked as bad are dropped, and
     counted."""
-    return _read(path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows, ignore_columns)
+    return _read_rows(path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows, ignore_columns)
 
 
 def read_prompts(
     path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
 ) -> list[Prompt]:
     """All prompts of a file; of demonstrations, the conversation up to the last user turn. Duplicates are dropped."""
-    return _read(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows, ignore_columns)
+    return _read_rows(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows, ignore_columns)
 
 
 def read_preferences(
@@ -50,15 +50,15 @@ def read_preferences(
     Everything that was said stays: ties, verdicts given twice, answers that are empty or the same. Pairs that Trueup
     made of a ranking become that ranking again.
     """
-    rows = _read(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows, ignore_columns)
-    return _joined(rows, dropped)
+    rows = _read_rows(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows, ignore_columns)
+    return _join_labels(rows, dropped)
 
 
 class _UnknownFormat(ValueError):
     """No converter takes a row with these columns."""
 
 
-def _read(
+def _read_rows(
     path: Path,
     use: Use,
     formats: Sequence[Format],
@@ -71,10 +71,10 @@ def _read(
     problems: list[str] = []
     count, unknown = 0, False
     ignore = frozenset(map(vocabulary.canonical, ignore_columns))
-    for where, entry in _gathered(read_entries(path), use):
+    for where, entry in _group(read_entries(path), use):
         ledger = Ledger(ignore)
         try:
-            found = [
+            outcomes = [
                 values if isinstance(values, Skipped) else finish(values, where)
                 for values in _convert(entry, path, use, formats, ledger)
             ]
@@ -90,7 +90,7 @@ def _read(
                 dropped.leave_out(where, problem, entry)
             continue
         dropped.ignored.update(ledger.ignored)
-        for row in found:
+        for row in outcomes:
             if isinstance(row, Skipped):
                 dropped.add(row.reason)
             elif (identity := _identity(row)) in rows:
@@ -106,8 +106,10 @@ def _read(
         lines += [f"... and {count - len(problems)} more"] if count > len(problems) else []
         lines.append("mend these rows, or leave them out with on_bad_rows: drop")
         if unknown:
-            known = (f"{', '.join(_few(format.keys))} ({format.name})" for format in formats)
-            lines.append(f"rows are recognised by their columns: {'; '.join(known)} (docs/formats.md has all names)")
+            format_columns = (f"{', '.join(_few(format.keys))} ({format.name})" for format in formats)
+            lines.append(
+                f"rows are recognised by their columns: {'; '.join(format_columns)} (docs/formats.md has all names)"
+            )
         raise DataError("\n  ".join(lines))
     return list(rows.values())
 
@@ -116,28 +118,28 @@ def _few(keys: Iterable[str]) -> list[str]:
     return [" or ".join(names[:3]) + (" or ..." if len(names) > 3 else "") for names in (k.split("|") for k in keys)]
 
 
-def _gathered(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:
+def _group(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:
     """Rows that belong together, as one."""
     entries = oasst.trees(entries)
-    return rated(entries) if use == "preferences" else entries
+    return join_ratings(entries) if use == "preferences" else entries
 
 
 def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger) -> list[Values | Skipped]:
     if isinstance(row, ValueError):
         raise row
     if not isinstance(row, dict):
-        raise ValueError(f"expected an object, found {shown(row)}")
+        raise ValueError(f"expected an object, found {excerpt(row)}")
     one = Columns(row, ledger)
     one.refuse_unsupported()
     format = _recognise(one, formats)
-    shared = _shared(one, use) | {"at": ", ".join(one.at(name) for name in _recognised_by(one, format))}
+    common = _common_columns(one, use) | {"at": ", ".join(one.at(name) for name in _recognised_by(one, format))}
     if reason := settling.why_left_out(one, use):
         return [Skipped(reason)]
-    found = [values if isinstance(values, Skipped) else shared | values for values in format.convert(one, path)]
-    said = [text for values in found if not isinstance(values, Skipped) for text in _texts_of(values)]
-    if said or not found:
-        settling.settle(ledger, said, use)
-    return found
+    outcomes = [values if isinstance(values, Skipped) else common | values for values in format.convert(one, path)]
+    texts = [text for values in outcomes if not isinstance(values, Skipped) for text in _texts_of(values)]
+    if texts or not outcomes:
+        settling.settle(ledger, texts, use)
+    return outcomes
 
 
 @lru_cache
@@ -160,24 +162,24 @@ def _recognised_by(row: Columns, format: Format) -> list[str]:
     return [name for keys in format.keys if (name := row.first(_names(keys)))]
 
 
-def _shared(row: Columns, use: Use) -> Values:
+def _common_columns(row: Columns, use: Use) -> Values:
     """The columns that every format may have."""
-    found: Values = {"category": row.get("category") if isinstance(row.values.get("category"), str) else None}
+    values: Values = {"category": row.get("category") if isinstance(row.values.get("category"), str) else None}
     if is_own(row):
-        row.read.add("split")  # every campaign computes it anew
+        row.names_read.add("split")  # every campaign computes it anew
     if use == "preferences":
-        found |= {"provenance": provenance(row), "annotator": "unknown"}
+        values |= {"provenance": provenance(row), "annotator": "unknown"}
         for name in vocabulary.ANNOTATORS:
             if row.there(name):
                 try:
-                    found["annotator"] = vocabulary.annotator_name(row.get(name))
+                    values["annotator"] = vocabulary.annotator_name(row.get(name))
                 except ValueError as error:
                     raise ValueError(f"{row.at(name)}: {error}") from None
                 break
-        found["strength"] = row.get("strength") if row.there("strength") else None
+        values["strength"] = row.get("strength") if row.there("strength") else None
         if isinstance(row.values.get("explanation"), str):
-            found["explanation"] = row.get("explanation")
-    return found
+            values["explanation"] = row.get("explanation")
+    return values
 
 
 def _texts_of(values: Values) -> list[str]:
@@ -206,9 +208,9 @@ def _demonstration(values: Values, where: str) -> Demonstration | Skipped:
 
 def _prompt(values: Values, where: str) -> Prompt:
     messages = values.get("messages", [])
-    asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    if asked:
-        end = asked[-1] + 1
+    user_turns = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if user_turns:
+        end = user_turns[-1] + 1
         while end < len(messages) and messages[end]["role"] == "system":
             end += 1
         messages = messages[:end]
@@ -230,20 +232,20 @@ def _without_loss(turns: list[Values]) -> list[Values]:
 # ---- Trueup's own rows ------------------------------------------------------------------------------------------
 
 
-def _joined(rows: list[ImportedRanking], dropped: Dropped) -> list[ImportedRanking]:
+def _join_labels(rows: list[ImportedRanking], dropped: Dropped) -> list[ImportedRanking]:
     """Rows that Trueup wrote, with each label once: pairs become their ranking, and a second copy is dropped."""
-    joined: list[ImportedRanking | str] = []
+    entries: list[ImportedRanking | str] = []
     labels: dict[str, list[ImportedRanking]] = {}
     for row in rows:
         name = row.provenance.label_id if row.provenance else None
         if name is None:
-            joined.append(row)
+            entries.append(row)
         elif name in labels:
             labels[name].append(row)
         else:
-            joined.append(name)
+            entries.append(name)
             labels[name] = [row]
-    return [_one_label(labels[one], dropped) if isinstance(one, str) else one for one in joined]
+    return [_one_label(labels[one], dropped) if isinstance(one, str) else one for one in entries]
 
 
 def _one_label(rows: list[ImportedRanking], dropped: Dropped) -> ImportedRanking:
@@ -264,21 +266,25 @@ def _from_pairs(pairs: list[ImportedRanking]) -> ImportedRanking:
     """The ranking that these are pairs of. Its answers stand in alphabetical order: theirs is not in the file."""
     if len(pairs) == 1:
         return pairs[0]
-    found: dict[tuple[Any, ...], Values] = {}
+    answers: dict[tuple[Any, ...], Values] = {}
     before: Counter[tuple[Any, ...]] = Counter()
     for pair in pairs:
         keys = []
         for i, rank in enumerate(pair.ranks or ()):
             answer = {key: (getattr(pair, key) or {})[i] for key in ("completions", *OF_AN_ANSWER)}
             keys.append((answer["completions"], rank, json.dumps(answer)))
-            found[keys[-1]] = answer
-        if pair.shown is not None:
-            before[keys[pair.shown[0]]] += 1  # this many of the others came after it
-    order = sorted(found)
+            answers[keys[-1]] = answer
+        if pair.display_order is not None:
+            before[keys[pair.display_order[0]]] += 1  # this many of the others came after it
+    order = sorted(answers)
     tiers = tiers_of_scores([rank for _, rank, _ in order], higher=False)
     # Tied answers are in no pair together, and so the order in which all were shown is known only without ties.
-    known = len(pairs) == len(order) * (len(order) - 1) // 2 and all(pair.shown is not None for pair in pairs)
-    columns = {key: [found[one][key] for one in order] for key in ("completions", *OF_AN_ANSWER)}
-    shown = sorted(range(len(order)), key=lambda i: -before[order[i]]) if known else None
+    order_is_known = len(pairs) == len(order) * (len(order) - 1) // 2 and all(
+        pair.display_order is not None for pair in pairs
+    )
+    columns = {key: [answers[one][key] for one in order] for key in ("completions", *OF_AN_ANSWER)}
+    display_order = sorted(range(len(order)), key=lambda i: -before[order[i]]) if order_is_known else None
     values = pairs[0].model_dump(include={"where", "prompt", "annotator", "category", "strength", "provenance"})
-    return parse_row(ImportedRanking, {**values, **columns, "tiers": tiers, "shown": shown}, pairs[0].where)
+    return parse_row(
+        ImportedRanking, {**values, **columns, "tiers": tiers, "display_order": display_order}, pairs[0].where
+    )

@@ -29,7 +29,7 @@ from trueup.data.formats.vocabulary import (
     says_nothing,
     truth,
 )
-from trueup.data.jsonl import cut, shown
+from trueup.data.jsonl import cut, excerpt
 
 Use = Literal["demonstrations", "prompts", "preferences"]
 
@@ -50,19 +50,19 @@ def why_left_out(row: Columns, use: Use) -> str | None:
 def why_taken_out(row: Columns) -> str | None:
     """Why a row, or a turn, counts no more: somebody deleted or rejected it."""
     for name, value in row.values.items():
-        known = flag(name)
-        if known is None or known.kind != "out" or name in row.read:
+        meaning = flag(name)
+        if meaning is None or meaning.kind != "out" or name in row.names_read:
             continue
         yes = truth(value) if name not in vocabulary.SIDES_TOO or isinstance(value, bool) else None
         if yes is not None:
-            row.read.add(name)
-        if yes is known.when:
+            row.names_read.add(name)
+        if yes is meaning.when:
             return f"{name}: {str(yes).lower()}"
     for name in vocabulary.STATES:
         if isinstance(value := row.values.get(name), str):
             state = value.strip().lower()
             if any(state == out or state.startswith(f"{out}_") for out in vocabulary.OUT):
-                row.read.add(name)
+                row.names_read.add(name)
                 return f"{name}: {cut(state, 40)}"
     return None
 
@@ -70,19 +70,23 @@ def why_taken_out(row: Columns) -> str | None:
 def why_bad(row: Columns) -> str | None:
     """Why the answer of a row is none to imitate."""
     for name, value in row.values.items():
-        known = flag(name)
-        if not (name in vocabulary.LABELS or (known and known.kind == "bad")) or name in row.read or value is None:
+        meaning = flag(name)
+        if (
+            not (name in vocabulary.LABELS or (meaning and meaning.kind == "bad"))
+            or name in row.names_read
+            or value is None
+        ):
             continue
-        bad = known.when if known and known.kind == "bad" else False
+        bad = meaning.when if meaning and meaning.kind == "bad" else False
         is_class = name == "label" and isinstance(value, str) and value.strip().lower() in vocabulary.CLASSES
         yes = None if is_class else truth(value, words=name in vocabulary.LABELS)
         if name == "label" and yes is not None and not isinstance(value, bool | str):
             raise ValueError(
-                f"{row.at(name)}: {shown(value)} may say that the answer is good or bad, or name a class; write true "
+                f"{row.at(name)}: {excerpt(value)} may say that the answer is good or bad, or name a class; write true "
                 f"or false, or {IGNORE}"
             )
         if yes is not None:
-            row.read.add(name)
+            row.names_read.add(name)
             if yes is bad:
                 return f"{name}: {str(yes).lower()}"
     return "answer that was cut (truncated, or finish_reason: length)" if _is_cut(row) else None
@@ -92,18 +96,18 @@ def _is_cut(row: Columns) -> bool:
     flags = [
         name
         for name in (*vocabulary.CUT, *vocabulary.WHOLE)
-        if name not in row.read and truth(row.values.get(name)) is not None
+        if name not in row.names_read and truth(row.values.get(name)) is not None
     ]
-    row.read.update(flags)
-    stopped = [str(row.values.get(name)).strip().lower() for name in vocabulary.STOPS]
+    row.names_read.update(flags)
+    stop_reasons = [str(row.values.get(name)).strip().lower() for name in vocabulary.STOPS]
     cut_off = any(truth(row.values[name]) is (name in vocabulary.CUT) for name in flags)
-    return cut_off or not vocabulary.AT_THE_LIMIT.isdisjoint(stopped)
+    return cut_off or not vocabulary.AT_THE_LIMIT.isdisjoint(stop_reasons)
 
 
 def is_marked(turn: Columns) -> bool:
     """Whether an assistant turn has a mark against it; it is then read, and carries no loss."""
-    marks = [name for name, value in turn.values.items() if name not in turn.read and mark_against(name, value)]
-    turn.read.update(marks)
+    marks = [name for name, value in turn.values.items() if name not in turn.names_read and mark_against(name, value)]
+    turn.names_read.update(marks)
     return bool(marks)
 
 
@@ -112,54 +116,54 @@ def is_marked(turn: Columns) -> bool:
 
 def _refuse_mark(row: Columns, name: str, value: Any, use: Use) -> None:
     """Raise for a mark against a row. Of a prompt neither the split nor what its answer was is of matter."""
-    known = flag(name)
+    meaning = flag(name)
     of_no_matter = use == "prompts" and (
-        name in (*vocabulary.SPLITS, *vocabulary.JUDGED, *vocabulary.LABELS) or (known and known.kind == "bad")
+        name in (*vocabulary.SPLITS, *vocabulary.JUDGED, *vocabulary.LABELS) or (meaning and meaning.kind == "bad")
     )
     if not of_no_matter and mark_against(name, value):
         raise ValueError(
-            f"{row.at(name)}: holds {shown(value, 40)}, which may say that the row is not to be used; take such rows "
+            f"{row.at(name)}: holds {excerpt(value, 40)}, which may say that the row is not to be used; take such rows "
             f"out, or {IGNORE}"
         )
 
 
-def settle(ledger: Ledger, said: list[str], use: Use) -> None:
-    """Refuse what was not read and changes the meaning of the conversation `said`; count the rest as ignored."""
+def settle(ledger: Ledger, conversation_texts: list[str], use: Use) -> None:
+    """Refuse what was not read and changes the meaning of the conversation; count the rest as ignored."""
     for columns in ledger.objects:
         columns.refuse_unsupported()
         for name, value in columns.values.items():
-            if name in columns.read or says_nothing(value):
+            if name in columns.names_read or says_nothing(value):
                 continue
             if "[]" not in columns.group:  # of a message, whose keys are settled where it is read
                 _refuse_mark(columns, name, value, use)
-                _refuse_other_text(columns, name, value, said, use)
+                _refuse_other_text(columns, name, value, conversation_texts, use)
                 if use == "demonstrations":
-                    refuse_reasoning(columns, name, value, said)
+                    refuse_reasoning(columns, name, value, conversation_texts)
             ledger.ignored.add(cut(columns.group + name, 60))
 
 
-def refuse_reasoning(row: Columns, name: str, value: Any, said: list[str]) -> None:
+def refuse_reasoning(row: Columns, name: str, value: Any, conversation_texts: list[str]) -> None:
     """Raise for what was thought before an answer, and is not written in it."""
     if not is_reasoning(name) or isinstance(value, bool | int | float):
         return
-    if not _stands_in(value, said):
+    if not _stands_in(value, conversation_texts):
         raise ValueError(
             f"{row.at(name)}: holds what was thought before the answer, which is not trained; write it into the answer "
             f"as the model is to say it, or {IGNORE}"
         )
 
 
-def _refuse_other_text(row: Columns, name: str, value: Any, said: list[str], use: Use) -> None:
-    imitated = use == "demonstrations" and name in vocabulary.IMITATED
-    related = is_related(name)
-    if row.read.isdisjoint(vocabulary.CONVERSATIONS):
+def _refuse_other_text(row: Columns, name: str, value: Any, conversation_texts: list[str], use: Use) -> None:
+    is_target = use == "demonstrations" and name in vocabulary.TARGETS
+    is_prompt_part = is_related(name)
+    if row.names_read.isdisjoint(vocabulary.CONVERSATIONS):
         of_it = vocabulary.OF_A_QUESTION.search(name) or (use == "demonstrations" and name in vocabulary.OF_AN_ANSWER)
-        related = related or bool(of_it and any(map(_is_prose, _texts(value))))
-    if not (name in vocabulary.ASKED or imitated or related or is_choice(name)) or isinstance(
+        is_prompt_part = is_prompt_part or bool(of_it and any(map(_is_prose, _texts(value))))
+    if not (name in vocabulary.PROMPT_PARTS or is_target or is_prompt_part or is_choice(name)) or isinstance(
         value, bool | int | float
     ):
         return
-    refuse_other_text(row, name, value, said)
+    refuse_other_text(row, name, value, conversation_texts)
 
 
 def _is_prose(text: str) -> bool:
@@ -168,24 +172,24 @@ def _is_prose(text: str) -> bool:
     return bool(text) and (" " in text or not re.search(r"[\W\d_]", text))
 
 
-def refuse_other_text(row: Columns, name: str, value: Any, said: list[str]) -> None:
-    """Raise for a text that stands beside what is `said`, and not in it."""
-    if not _stands_in(value, said):
+def refuse_other_text(row: Columns, name: str, value: Any, conversation_texts: list[str]) -> None:
+    """Raise for a text that stands beside a conversation, and not in it."""
+    if not _stands_in(value, conversation_texts):
         raise ValueError(
-            f"{row.at(name)}: holds {shown(value, 40)}, which the other columns do not say; join it to the text that "
+            f"{row.at(name)}: holds {excerpt(value, 40)}, which the other columns do not say; join it to the text that "
             f"it belongs to, or {IGNORE}"
         )
 
 
-def _stands_in(value: Any, said: list[str]) -> bool:
+def _stands_in(value: Any, conversation_texts: list[str]) -> bool:
     """Whether each text of a value is a part of the conversation, or the whole conversation a part of the value."""
     texts = [" ".join(text.split()) for text in _texts(value)]
-    spoken = [" ".join(text.split()) for text in said]
-    whole = " ".join(spoken)
+    plain_texts = [" ".join(text.split()) for text in conversation_texts]
+    whole = " ".join(plain_texts)
     if all(_is_part(text, whole) for text in texts):
         return True
     # A template may stand between a question and what is given with it, which are paragraphs here.
-    parts = [" ".join(part.split()) for text in said for part in text.split("\n\n")]
+    parts = [" ".join(part.split()) for text in conversation_texts for part in text.split("\n\n")]
     return len(texts) == 1 and all(part in texts[0] for part in parts)
 
 
@@ -208,6 +212,6 @@ def _texts(value: Any) -> Iterator[str]:
         for one in value:
             yield from _texts(one)
     elif isinstance(value, dict):
-        spoken = [key for key in value if canonical(key) in ("content", "value", "text")]
-        for key in spoken or value:
+        text_keys = [key for key in value if canonical(key) in ("content", "value", "text")]
+        for key in text_keys or value:
             yield from _texts(value[key])

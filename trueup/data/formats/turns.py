@@ -9,7 +9,7 @@ from typing import Any
 
 from trueup.data.formats import settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
-from trueup.data.jsonl import cut, loads, shown
+from trueup.data.jsonl import cut, excerpt, loads
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant")
@@ -26,12 +26,14 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
     """The conversation in a column; a text that is none is what `speaker` says."""
     value = row.get(name)
     if isinstance(value, str):
-        value = _parsed(value, row.at(name))
+        value = _parse_messages(value, row.at(name))
     if isinstance(value, str):
-        return rendered(value, row.at(name), speaker) or [say(speaker, value)]
+        return turns_of_text(value, row.at(name), speaker) or [say(speaker, value)]
     if not isinstance(value, list | dict) or not value:
-        wanted = "messages" if name in vocabulary.CONVERSATIONS else "text or messages"
-        raise ValueError(f"{row.at(name)}: {f'expected {wanted}, found {shown(value)}' if name in row else 'missing'}")
+        expectation = "messages" if name in vocabulary.CONVERSATIONS else "text or messages"
+        raise ValueError(
+            f"{row.at(name)}: {f'expected {expectation}, found {excerpt(value)}' if name in row else 'missing'}"
+        )
     if isinstance(value, dict) and all(isinstance(one, list) for one in value.values()):  # a column of each key
         value = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
     row.values[name] = value
@@ -39,13 +41,13 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
         return [message(row.object(name))]
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         if name not in (*vocabulary.CONVERSATIONS, *vocabulary.HISTORY, "data") and len(value) > 1:
-            found = f"expected text or messages, found a list of {len(value)} texts"
-            raise ValueError(f"{row.at(name)}: {found}; say who speaks: [{{role, content}}, ...]")
+            problem = f"expected text or messages, found a list of {len(value)} texts"
+            raise ValueError(f"{row.at(name)}: {problem}; say who speaks: [{{role, content}}, ...]")
         return taking_turns(value) if len(value) > 1 else [say(speaker, value[0])]
-    return [turn for one in row.objects(name) for turn in _said_in(one)]
+    return [turn for one in row.objects(name) for turn in _turns_of_object(one)]
 
 
-def _said_in(one: Columns) -> list[Values]:
+def _turns_of_object(one: Columns) -> list[Values]:
     """A message, or an object that holds a question and its answer."""
     if one.first(_SPEAKERS):
         return [message(one)]
@@ -82,8 +84,8 @@ def holds_messages(text: str) -> bool:
 
 def _is_of_messages(text: str) -> bool:
     """Whether a text is an object, or a list of some, in which a speaker says something, whatever other keys it has."""
-    braced = re.match(r"\[?\s*+\{", text.lstrip()) and text.rstrip().endswith(("}", "]"))
-    return bool(braced and _SPEAKER.search(text) and _CONTENT.search(text))
+    braces = re.match(r"\[?\s*+\{", text.lstrip()) and text.rstrip().endswith(("}", "]"))
+    return bool(braces and _SPEAKER.search(text) and _CONTENT.search(text))
 
 
 def is_plain_answer(row: Columns, name: str) -> bool:
@@ -101,7 +103,7 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
-def _parsed(text: str, at: str) -> Any:
+def _parse_messages(text: str, at: str) -> Any:
     """The messages, or the texts, of a JSON text; any other text as it is."""
     start = text.lstrip()[:40]
     begins = re.match(r"""\[?\s*\{\s*["'](role|from|content|value|speaker)["']\s*:""", start)
@@ -124,16 +126,18 @@ def message(one: Columns) -> Values:
     role = one.take(speaker, str).strip().lower()
     if role in vocabulary.FOREIGN_ROLES:
         raise ValueError(
-            f"{one.at(speaker)}: {shown(role)} speaks, which Trueup cannot give to a model; take the row out"
+            f"{one.at(speaker)}: {excerpt(role)} speaks, which Trueup cannot give to a model; take the row out"
         )
     if role not in ROLES:
         raise ValueError(f"{one.at(speaker)}: {cut(repr(role), 40)} is none of the known roles {', '.join(ROLES)}")
     for name in vocabulary.OF_A_MESSAGE:
         if one.holds(name) and (name, one.get(name)) != ("channel", "final"):
-            raise ValueError(f"{one.at(name)}: {shown(one.get(name), 40)} cannot be given to a model; take the row out")
+            raise ValueError(
+                f"{one.at(name)}: {excerpt(one.get(name), 40)} cannot be given to a model; take the row out"
+            )
     name = one.first(_CONTENTS) or ("value" if speaker == "from" else "content")
     if isinstance(parts := one.values.get(name), list):
-        one.values[name] = _joined(parts, one, name)
+        one.values[name] = _join_parts(parts, one, name)
     content = one.take(name, str)
     _refuse_more(one, [content])
     loss = _carries_loss(one) if ROLES[role] == "assistant" else one.carries_loss()
@@ -151,14 +155,14 @@ def message(one: Columns) -> Values:
 _MORE = [*vocabulary.GIVEN, *vocabulary.CHOICES, *vocabulary.HISTORY, *vocabulary.SYSTEM, "content", "value", "text"]
 
 
-def _refuse_more(one: Columns, said: list[str]) -> None:
+def _refuse_more(one: Columns, texts: list[str]) -> None:
     """Raise for what a turn holds beside the text that is read of it, and does not say in it."""
     for name, value in one.values.items():
-        if name in one.read or vocabulary.is_empty(value):
+        if name in one.names_read or vocabulary.is_empty(value):
             continue
         if name in _MORE or (vocabulary.is_related(name) and not isinstance(value, bool | int | float)):
-            settling.refuse_other_text(one, name, value, said)
-        settling.refuse_reasoning(one, name, value, said)
+            settling.refuse_other_text(one, name, value, texts)
+        settling.refuse_reasoning(one, name, value, texts)
 
 
 def _carries_loss(one: Columns) -> bool | None:
@@ -167,7 +171,7 @@ def _carries_loss(one: Columns) -> bool | None:
     return False if settling.why_taken_out(one) or settling.why_bad(one) or settling.is_marked(one) else loss
 
 
-def _joined(parts: list[Any], one: Columns, name: str) -> str:
+def _join_parts(parts: list[Any], one: Columns, name: str) -> str:
     """Content in parts: its texts, a line each. Any other part is refused."""
     texts = []
     for i, part in enumerate(parts):
@@ -181,8 +185,8 @@ def _joined(parts: list[Any], one: Columns, name: str) -> str:
             )
         if not isinstance(text, str):
             raise ValueError(
-                f"{one.at(name)}.{i}: expected a part of type text, found {shown(part)}; Trueup gives text alone to a "
-                "model: take the row out"
+                f"{one.at(name)}.{i}: expected a part of type text, found {excerpt(part)}; Trueup gives text alone to "
+                "a model: take the row out"
             )
         texts.append(text)
     return "\n".join(texts)
@@ -207,7 +211,7 @@ _FOREIGN_START = re.compile(
 _FOREIGN_END = re.compile(r"(\n\nAssistant:|### Assistant:|### Response:|\[/INST\]|<\|assistant\|>|\bASSISTANT:)\Z")
 
 
-def rendered(text: str, at: str, speaker: str = "user") -> list[Values] | None:
+def turns_of_text(text: str, at: str, speaker: str = "user") -> list[Values] | None:
     """The turns of a text that begins with the marks of HH, ChatML or Guanaco; None for any other text.
 
     Only the space around the turns of HH and Guanaco goes. A prompt in the marks of another template is refused: nobody
@@ -219,22 +223,22 @@ def rendered(text: str, at: str, speaker: str = "user") -> list[Values] | None:
         before, *parts = marks.split(text)
         if not before.strip() and parts[:1] == ["Human"] and (text.startswith("\n\n") or "Assistant" in parts):
             return [say(ROLES.get(n.lower(), "user"), t.strip()) for n, t in zip(parts[::2], parts[1::2], strict=True)]
-    if speaker == "user" and (found := _FOREIGN_START.match(text) or _FOREIGN_END.search(text.rstrip())):
+    if speaker == "user" and (mark := _FOREIGN_START.match(text) or _FOREIGN_END.search(text.rstrip())):
         raise ValueError(
-            f"{at}: is laid out with the marks of a chat template ({shown(found[1].strip())}), which would be read as "
+            f"{at}: is laid out with the marks of a chat template ({excerpt(mark[1].strip())}), which would be read as "
             'text; write it as messages: [{"role": "user", "content": ...}]'
         )
     return None
 
 
 def _chatml(text: str, at: str) -> list[Values]:
-    found, end = [], 0
+    messages, end = [], 0
     while (match := _CHATML.match(text, end)) and match[1] in ROLES:
-        found.append(say(ROLES[match[1]], match[2]))  # its marks say where a text begins and ends
+        messages.append(say(ROLES[match[1]], match[2]))  # its marks say where a text begins and ends
         end = match.end()
-    if not found or text[end:].strip() or any("<|im_" in turn["content"] for turn in found):
+    if not messages or text[end:].strip() or any("<|im_" in turn["content"] for turn in messages):
         raise ValueError(f"{at}: begins with the marks of ChatML and does not go on so; write it as messages")
-    return found
+    return messages
 
 
 def continues_hh(row: Columns) -> bool:
@@ -242,28 +246,28 @@ def continues_hh(row: Columns) -> bool:
     return isinstance(row.values.get("prompt"), str) and row.values["prompt"].rstrip().endswith("\n\nAssistant:")
 
 
-def waiting(turns: list[Values]) -> list[Values]:
+def without_answer_mark(turns: list[Values]) -> list[Values]:
     """A prompt without the mark of the answer to come, where its text ends with it."""
     return turns[:-1] if turns and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip() else turns
 
 
-# ---- What is asked ----------------------------------------------------------------------------------------------
+# ---- The prompt -------------------------------------------------------------------------------------------------
 
 
-def asked(row: Columns) -> list[Values]:
+def prompt_of(row: Columns) -> list[Values]:
     """The prompt of a row: its conversation, or its question with what that is about and the choices it leaves.
 
     A conversation that ends with an answer is the prompt of no other answer, where there is a question beside it.
     """
     names = [name for name in vocabulary.CONVERSATIONS if row.holds(name)]
     if names and (not any(map(row.holds, vocabulary.QUESTIONS)) or waits(row, names[0])):
-        return with_preface(row, waiting(turns(row, names[0])))
+        return with_preface(row, without_answer_mark(turns(row, names[0])))
     return with_preface(row, question(row))
 
 
 def waits(row: Columns, name: str) -> bool:
     """Whether a conversation waits for an answer."""
-    last = waiting(turns(Columns({name: row.values[name]}, Ledger(row.ledger.ignore)), name))[-1:]
+    last = without_answer_mark(turns(Columns({name: row.values[name]}, Ledger(row.ledger.ignore)), name))[-1:]
     return bool(last) and last[0]["role"] != "assistant"
 
 
@@ -271,18 +275,18 @@ def with_preface(row: Columns, conversation: list[Values]) -> list[Values]:
     """A conversation behind the columns that come before it, history and system message, which it may repeat."""
     if name := next((name for name in vocabulary.HISTORY if row.holds(name)), None):
         before = _history(row, name)
-        if spoken(conversation[: len(before)]) != spoken(before):
+        if utterances(conversation[: len(before)]) != utterances(before):
             conversation = [*before, *conversation]
     if name := next((name for name in vocabulary.SYSTEM if row.holds(name)), None):
         system = say("system", row.take(name, str))
-        if not any(spoken([one]) == spoken([system]) for one in conversation if one["role"] == "system"):
+        if not any(utterances([one]) == utterances([system]) for one in conversation if one["role"] == "system"):
             if conversation and conversation[0]["role"] == "system":
                 raise ValueError(f"{row.at(name)}: a system turn says otherwise; take one of them out")
             conversation = [system, *conversation]
     return conversation
 
 
-def spoken(turns: list[Values]) -> list[tuple[str, str]]:
+def utterances(turns: list[Values]) -> list[tuple[str, str]]:
     return [(one["role"], one["content"].strip()) for one in turns]
 
 
@@ -293,52 +297,52 @@ def _history(row: Columns, name: str) -> list[Values]:
         texts = [text for pair in value for text in pair]
         if all(isinstance(text, str) for text in texts):
             return taking_turns(texts)
-    found = turns(row, name)
-    if found[-1]["role"] == "user":
-        raise ValueError(f"{row.at(name)}: expected pairs of question and answer or messages, found {shown(value)}")
-    return found
+    messages = turns(row, name)
+    if messages[-1]["role"] == "user":
+        raise ValueError(f"{row.at(name)}: expected pairs of question and answer or messages, found {excerpt(value)}")
+    return messages
 
 
 def question(row: Columns) -> list[Values]:
-    given = [name for name in vocabulary.GIVEN if row.holds(name)]
-    about = [name for name in given if _is_messages(row.values[name])]
+    contexts = [name for name in vocabulary.GIVEN if row.holds(name)]
+    about = [name for name in contexts if _is_messages(row.values[name])]
     name = next((name for name in vocabulary.QUESTIONS if row.holds(name)), None)
     before = [one for other in about if other != name for one in turns(row, other)]  # messages were said before
     if name is None and not before:
         name = row.first(vocabulary.QUESTIONS) or vocabulary.QUESTIONS[0]
         row.take(name, str)
-    texts = [_given(row, one) for one in given if one not in about and one != name]
+    texts = [_context_text(row, one) for one in contexts if one not in about and one != name]
     choices = read_choices(row)
     if choices:
         texts.append("\n".join(f"{letter}. {text}" for letter, text in choices))
     if name is None:
         return before if not texts else [*before[:-1], say("user", "\n\n".join([before[-1]["content"], *texts]))]
     if isinstance(row.values[name], dict) and "role" not in row.values[name] and "from" not in row.values[name]:
-        found = _asked_within(row.object(name))
+        messages = _prompt_of_object(row.object(name))
     else:
-        found = waiting(turns(row, name))
+        messages = without_answer_mark(turns(row, name))
     if texts:
-        last = found[-1]
+        last = messages[-1]
         if last["role"] != "user":
             raise ValueError(
-                f"{row.at(name)}: does not end with the user, so {row.at(given[0])} has no place behind it"
+                f"{row.at(name)}: does not end with the user, so {row.at(contexts[0])} has no place behind it"
             )
-        found[-1] = say("user", "\n\n".join([*([last["content"]] if last["content"].strip() else []), *texts]))
-    return before + found
+        messages[-1] = say("user", "\n\n".join([*([last["content"]] if last["content"].strip() else []), *texts]))
+    return before + messages
 
 
 def _is_messages(value: Any) -> bool:
     return isinstance(value, list) and isinstance(value[0], dict) and bool({"role", "from"} & value[0].keys())
 
 
-def _asked_within(inner: Columns) -> list[Values]:
+def _prompt_of_object(inner: Columns) -> list[Values]:
     """A question that is an object: OpenAI's {messages}, WebGPT's {full_text}."""
     if name := inner.first(["full_text"]):
         return [say("user", inner.take(name, str))]
-    return asked(inner)
+    return prompt_of(inner)
 
 
-def _given(row: Columns, name: str) -> str:
+def _context_text(row: Columns, name: str) -> str:
     value = row.get(name)
     if isinstance(value, str) and holds_messages(value):
         raise ValueError(f"{row.at(name)}: holds messages as text; write them as a JSON list, or as text of their own")
@@ -347,7 +351,7 @@ def _given(row: Columns, name: str) -> str:
     return row.take(name, str)
 
 
-_JUDGED = "winner preference preferred better verdict".split()
+_VERDICT_NAMES = "winner preference preferred better verdict".split()
 """Columns that say which of several answers is better: those are no choices."""
 
 
@@ -361,13 +365,13 @@ def read_choices(row: Columns) -> list[tuple[str, str]]:
         if isinstance(value, list):
             value = {chr(ord("A") + i): text for i, text in enumerate(value)}
         if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-            raise ValueError(f"{row.at(name)}: expected a list of texts, found {shown(value)}")
+            raise ValueError(f"{row.at(name)}: expected a list of texts, found {excerpt(value)}")
         return list(value.items())
     if not any(name[-1:] in "abc" for name in row.values):
         return []
     for pattern in ("option_{}", "choice_{}", "answer_{}", "option{}", "op{}", "{}"):
         names = [name for letter in "abcdefgh" if row.holds(name := pattern.format(letter))]
-        if not set(names).isdisjoint(row.answers) or (pattern == "answer_{}" and any(map(row.holds, _JUDGED))):
+        if not set(names).isdisjoint(row.answers) or (pattern == "answer_{}" and any(map(row.holds, _VERDICT_NAMES))):
             continue
         if len(names) > 2 or (len(names) == 2 and pattern.startswith(("option", "choice", "op"))):
             return [(name[-1].upper(), row.take(name, str)) for name in names]
@@ -383,24 +387,24 @@ def answer(row: Columns, name: str, prompt: list[Values], least: int = 0) -> str
     least  how many turns of the prompt it repeats, if any; what other columns put before them it need not repeat
     """
     value = row.values.get(name)
-    if isinstance(value, str) and continues_hh(row) and not rendered(value, row.at(name), "assistant"):
-        row.read.add(name)
+    if isinstance(value, str) and continues_hh(row) and not turns_of_text(value, row.at(name), "assistant"):
+        row.names_read.add(name)
         return value.strip()
-    if is_plain_answer(row, name) and not rendered(str(value), row.at(name), "assistant"):
+    if is_plain_answer(row, name) and not turns_of_text(str(value), row.at(name), "assistant"):
         return str(row.get(name))
-    found = turns(row, name, "assistant")
-    counts = [*range(min(len(prompt), len(found)), max(least, 1) - 1, -1), 0]
-    repeated = next(n for n in counts if spoken(found[:n]) == spoken(prompt[len(prompt) - n :]))
-    found = found[repeated:]
-    if [turn["role"] for turn in found] != ["assistant"]:
-        roles = ", ".join(turn["role"] for turn in found[:8]) or "none"
-        asks = [row.at(one) for one in row.values if one in row.read and one in _OF_A_PROMPT]
+    messages = turns(row, name, "assistant")
+    counts = [*range(min(len(prompt), len(messages)), max(least, 1) - 1, -1), 0]
+    overlap = next(n for n in counts if utterances(messages[:n]) == utterances(prompt[len(prompt) - n :]))
+    messages = messages[overlap:]
+    if [turn["role"] for turn in messages] != ["assistant"]:
+        roles = ", ".join(turn["role"] for turn in messages[:8]) or "none"
+        asks = [row.at(one) for one in row.values if one in row.names_read and one in _OF_A_PROMPT]
         within = f" ({', '.join(asks)})" if asks else ""
         raise ValueError(
             f"{row.at(name)}: expected one assistant turn after the prompt{within}, found {roles}; both answers must "
             "follow the same conversation"
         )
-    return str(found[0]["content"])
+    return str(messages[0]["content"])
 
 
 _OF_A_PROMPT = {

@@ -16,14 +16,14 @@ from trueup.data.formats import vocabulary
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import any_of
 from trueup.data.formats.vocabulary import IGNORE
-from trueup.data.jsonl import cut, shown
+from trueup.data.jsonl import cut, excerpt
 
 TIE, FIRST, SECOND = [[0, 1]], [[0], [1]], [[1], [0]]
 VERDICTS = "winner preference preferred choice better better_response better_response_id verdict vote label".split()
 VERDICTS += ["labels", "selected", "overall_preference", "preference_strength"]
 _STRENGTHS = ("overall_preference", "preference_strength")
 """-3 to 3: below 0 the first is better (HelpSteer2 and 3)."""
-SWAPPED = "swapped is_swapped flipped is_flipped reversed inverted".split()
+SWAP_COLUMNS = "swapped is_swapped flipped is_flipped reversed inverted".split()
 _TIES = "tie draw equal same both both_good both_bad bothbad neither".split()
 _OF_A_SIDE = "response completion answer output reply generation candidate".split()
 _A_SIDE = re.compile(r"(?:(?:model|completion|response|answer|output|assistant|side)_?)?(a|b|[0-9])")
@@ -36,30 +36,35 @@ _KINDS = "avg average mean overall total final rm human llm judge gpt4 normalize
 """What may stand beside one of _MEASURES in a name. Any other word may turn it round: the toxicity score."""
 
 
-class Said(NamedTuple):
+class Claim(NamedTuple):
+    """What one column says of which of two answers is better."""
+
     column: str
     """As an error names it."""
     tiers: list[list[int]]
     both_bad: bool = False
 
 
-def agreed(said: Sequence[Said]) -> Said:
-    """What all of them say; a ValueError names two that disagree."""
-    for other in said[1:]:
-        if other.tiers != said[0].tiers:
+def common_claim(claims: Sequence[Claim]) -> Claim:
+    """The claim that all of them make; a ValueError names two that disagree."""
+    first = claims[0]
+    for other in claims[1:]:
+        if other.tiers != first.tiers:
             raise ValueError(
-                f"{other.column}: says that {_in_words(other)}, and {said[0].column} that {_in_words(said[0])}, so the "
-                "row contradicts itself; mend it, or list one of the two columns in ignore_columns"
+                f"{other.column}: says that {_in_words(other)}, and {first.column} that {_in_words(first)}, so the row "
+                "contradicts itself; mend it, or list one of the two columns in ignore_columns"
             )
-    return next((one for one in said if one.both_bad), said[0])
+    return next((one for one in claims if one.both_bad), first)
 
 
-def _in_words(said: Said) -> str:
-    return "the two are equal" if said.tiers == TIE else f"the {'first' if said.tiers == FIRST else 'second'} is better"
+def _in_words(claim: Claim) -> str:
+    if claim.tiers == TIE:
+        return "the two are equal"
+    return f"the {'first' if claim.tiers == FIRST else 'second'} is better"
 
 
-def refuse_swapped(row: Columns) -> None:
-    for name in SWAPPED:
+def refuse_swap(row: Columns) -> None:
+    for name in SWAP_COLUMNS:
         if vocabulary.truth(row.get(name)):
             raise ValueError(
                 f"{row.at(name)}: the verdict may be of the sides as they were swapped; write it of these, or {IGNORE}"
@@ -69,55 +74,60 @@ def refuse_swapped(row: Columns) -> None:
 # ---- Chosen and rejected ----------------------------------------------------------------------------------------
 
 
-def tie_of_pair(row: Columns) -> Said | None:
+def tie_of_pair(row: Columns) -> Claim | None:
     """The tie that a row of chosen and rejected says its answers are, or None; refuses whatever turns the two round."""
-    refuse_swapped(row)
-    said = [*_tied(row), *_named_of_pair(row), *_ranked(row, ("chosen", "rejected")), *_measured_of_pair(row)]
-    for one in said:
+    refuse_swap(row)
+    claims = [
+        *_tie_claims(row),
+        *_name_claims(row),
+        *_rank_claims(row, ("chosen", "rejected")),
+        *_pair_score_claims(row),
+    ]
+    for one in claims:
         if one.tiers == SECOND:
             raise ValueError(
                 f"{one.column}: says that the rejected answer is better, so the row contradicts itself; swap the "
                 f"answers, or {IGNORE}"
             )
-    verdict = agreed(said) if said else None
+    verdict = common_claim(claims) if claims else None
     return verdict if verdict and verdict.tiers == TIE else None
 
 
-def _tied(row: Columns) -> Iterator[Said]:
+def _tie_claims(row: Columns) -> Iterator[Claim]:
     for name in ("tie", "is_tie"):
         if vocabulary.truth(row.get(name)):
-            yield Said(row.at(name), TIE)
+            yield Claim(row.at(name), TIE)
     if row.values.get("status") == "tie":
-        row.read.add("status")
-        yield Said(row.at("status"), TIE)
+        row.names_read.add("status")
+        yield Claim(row.at("status"), TIE)
 
 
-def _named_of_pair(row: Columns) -> Iterator[Said]:
+def _name_claims(row: Columns) -> Iterator[Claim]:
     sides = [row.first(vocabulary.CHOSEN) or row.first(vocabulary.ANSWERS), row.first(vocabulary.REJECTED)]
     texts = [row.values.get(side or "") for side in sides]
     for name in [name for name in VERDICTS if row.there(name) and name not in sides]:
         value = row.values[name]
         if name in _STRENGTHS:
             if value in (0, "0"):
-                row.read.add(name)
-                yield Said(row.at(name), TIE)
+                row.names_read.add(name)
+                yield Claim(row.at(name), TIE)
         elif isinstance(value, str) and value in texts:
-            row.read.add(name)
-            yield Said(row.at(name), (FIRST, SECOND)[texts.index(value)])
+            row.names_read.add(name)
+            yield Claim(row.at(name), (FIRST, SECOND)[texts.index(value)])
         elif isinstance(value, str) and (text := _text_of_side(row, _word(value))) in texts and text is not None:
-            row.read.add(name)
-            yield Said(row.at(name), (FIRST, SECOND)[texts.index(text)])
+            row.names_read.add(name)
+            yield Claim(row.at(name), (FIRST, SECOND)[texts.index(text)])
         elif isinstance(value, str) and (word := _word(value)) in ("chosen", "rejected"):
-            row.read.add(name)
-            yield Said(row.at(name), (FIRST, SECOND)[word == "rejected"])
+            row.names_read.add(name)
+            yield Claim(row.at(name), (FIRST, SECOND)[word == "rejected"])
         elif isinstance(value, str) and (tie := _tie(value, row.at(name))):
-            row.read.add(name)
+            row.names_read.add(name)
             yield tie
         elif value is True:
-            row.read.add(name)
+            row.names_read.add(name)
         elif value is False or str(value).strip() in ("-1", "0", "1", "2", "0.0", "1.0", "2.0"):
             raise ValueError(
-                f"{row.at(name)}: {shown(value)} may say which of the two is better, or that they are equal; write "
+                f"{row.at(name)}: {excerpt(value)} may say which of the two is better, or that they are equal; write "
                 f"chosen, rejected or tie, or {IGNORE}"
             )
 
@@ -129,9 +139,9 @@ def _text_of_side(row: Columns, word: str) -> Any:
     return next((row.values[name] for name in names if name in row), None)
 
 
-def _measured_of_pair(row: Columns) -> list[Said]:
+def _pair_score_claims(row: Columns) -> list[Claim]:
     """What scores and ranks of the two say, and a margin between them."""
-    said = []
+    claims = []
     for name in row.values:
         words = name.split("_")
         at = next((i for i, word in enumerate(words) if word in ("chosen", "preferred")), None)
@@ -154,18 +164,18 @@ def _measured_of_pair(row: Columns) -> list[Said]:
                 f"{row.at(name)}: {better:g} is {how} {row.at(other)}, {worse:g}, so the row contradicts itself; swap "
                 "the answers, or list both columns in ignore_columns"
             )
-        said.append(Said(row.at(name), TIE if better == worse else FIRST))
+        claims.append(Claim(row.at(name), TIE if better == worse else FIRST))
     for name in _MARGINS:
         margin = as_number(row.values.get(name))
         if margin is not None and (margin < 0 or (margin == 0 and name not in _OF_A_LOSS)):
-            row.read.add(name)
-            said.append(Said(row.at(name), SECOND if margin < 0 else TIE))
-    return one_voice(said)
+            row.names_read.add(name)
+            claims.append(Claim(row.at(name), SECOND if margin < 0 else TIE))
+    return one_voice(claims)
 
 
-def one_voice(said: list[Said]) -> list[Said]:
+def one_voice(claims: list[Claim]) -> list[Claim]:
     """The strict ones among several scores, or a tie if none is strict."""
-    return [one for one in said if one.tiers != TIE] or said[:1]
+    return [one for one in claims if one.tiers != TIE] or claims[:1]
 
 
 # ---- Two sides --------------------------------------------------------------------------------------------------
@@ -181,69 +191,71 @@ SIDE_KEYS = any_of(
 
 def find_sides(row: Columns) -> tuple[list[str], tuple[str, str]]:
     """The columns of the two answers, and how they are told apart."""
-    found: dict[str, dict[str, str]] = {}
+    groups: dict[str, dict[str, str]] = {}
     for name in row.values:
         if (match := _SIDE.match(name)) and row.values[name] is not None:
-            found.setdefault(match[1], {})[match[2]] = name
-    for sides in found.values():
+            groups.setdefault(match[1], {})[match[2]] = name
+    for sides in groups.values():
         for pair in _SIDES:
             if set(sides) == set(pair):
                 row.answers = [sides[side] for side in pair]
                 return row.answers, pair
-    raise ValueError("expected two answers, as response_a and response_b; found " + (_names(found) or "none"))
+    raise ValueError("expected two answers, as response_a and response_b; found " + (_names(groups) or "none"))
 
 
-def _names(found: dict[str, dict[str, str]]) -> str:
-    return cut(", ".join(name for sides in found.values() for name in sides.values()), 80)
+def _names(groups: dict[str, dict[str, str]]) -> str:
+    return cut(", ".join(name for sides in groups.values() for name in sides.values()), 80)
 
 
 def verdict_of_sides(row: Columns, names: list[str], sides: tuple[str, str]) -> Values:
     """Tiers of two answers, their columns `names` told apart by `sides`, with the strength where a row says it."""
-    refuse_swapped(row)
-    said, more = list(_tied(row)), Values()
+    refuse_swap(row)
+    claims, more = list(_tie_claims(row)), Values()
     if sides == ("j", "k"):  # lvwerra/stack-exchange-paired: j is the better one
-        said.append(Said(row.at(names[0]), FIRST))
+        claims.append(Claim(row.at(names[0]), FIRST))
     one_hot = [f"winner_model_{side}" for side in sides] + ["winner_tie"]
     if all(name in row for name in one_hot):
         votes = [vocabulary.truth(row.get(name)) for name in one_hot]
         if votes.count(True) != 1:
             raise ValueError(
-                f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {shown(votes)}"
+                f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {excerpt(votes)}"
             )
-        said.append(Said(row.at(one_hot[votes.index(True)]), (FIRST, SECOND, TIE)[votes.index(True)]))
-    main = None if said else row.first_there(VERDICTS)
+        claims.append(Claim(row.at(one_hot[votes.index(True)]), (FIRST, SECOND, TIE)[votes.index(True)]))
+    main = None if claims else row.first_there(VERDICTS)
     for name in [name for name in VERDICTS if row.there(name) or name == main]:
         one = _strength(row, name, more) if name in _STRENGTHS else _named_side(row, name, names, sides)
         if one is not None:
-            row.read.add(name)
-            said.append(one)
+            row.names_read.add(name)
+            claims.append(one)
         elif name == main:
-            raise ValueError(f"{row.at(name)}: expected {_wanted(name, sides)}, found {shown(row.values[name])}")
-    said += [*_ranked(row, sides), *scored(row, names, sides, alone=not said)]
-    if not said:
+            raise ValueError(
+                f"{row.at(name)}: expected {_allowed_values(name, sides)}, found {excerpt(row.values[name])}"
+            )
+    claims += [*_rank_claims(row, sides), *side_score_claims(row, names, sides, alone=not claims)]
+    if not claims:
         raise ValueError(f"{row.at(names[1])}: no column says which answer is better; known are {', '.join(VERDICTS)}")
-    verdict = agreed(said)
+    verdict = common_claim(claims)
     return {"tiers": verdict.tiers, "both_bad": verdict.both_bad, **more}
 
 
-def _wanted(name: str, sides: tuple[str, str]) -> str:
+def _allowed_values(name: str, sides: tuple[str, str]) -> str:
     if name in _STRENGTHS:
         return "-3 to 3"
     return "a, b, model_a, model_b or tie" if sides == ("a", "b") else f"{sides[0]}, {sides[1]} or tie"
 
 
-def _strength(row: Columns, name: str, more: Values) -> Said | None:
+def _strength(row: Columns, name: str, more: Values) -> Claim | None:
     value = whole(row.values[name])
     if value is None or not -3 <= value <= 3:
         return None
     more.setdefault("strength", abs(value) or None)
-    return Said(row.at(name), TIE if value == 0 else FIRST if value < 0 else SECOND)
+    return Claim(row.at(name), TIE if value == 0 else FIRST if value < 0 else SECOND)
 
 
-def _named_side(row: Columns, name: str, names: list[str], sides: tuple[str, str]) -> Said | None:
+def _named_side(row: Columns, name: str, names: list[str], sides: tuple[str, str]) -> Claim | None:
     value = row.values[name]
     if value == 1.5 and sides == ("1", "2"):  # AlpacaEval
-        return Said(row.at(name), TIE)
+        return Claim(row.at(name), TIE)
     if (count := whole(value)) is not None and sides != ("a", "b"):
         value = str(count)
     if not isinstance(value, str):
@@ -251,39 +263,39 @@ def _named_side(row: Columns, name: str, names: list[str], sides: tuple[str, str
     word = _word(value)
     side = _A_SIDE.fullmatch(word)
     if word in names:
-        return Said(row.at(name), (FIRST, SECOND)[names.index(word)])
+        return Claim(row.at(name), (FIRST, SECOND)[names.index(word)])
     if side and side[1] in sides:
-        return Said(row.at(name), (FIRST, SECOND)[sides.index(side[1])])
+        return Claim(row.at(name), (FIRST, SECOND)[sides.index(side[1])])
     if word in ("left", "right") and sides == ("a", "b"):
-        return Said(row.at(name), (FIRST, SECOND)[word == "right"])
+        return Claim(row.at(name), (FIRST, SECOND)[word == "right"])
     if tie := _tie(value, row.at(name)):
         return tie
     models = [row.values.get(f"model_{one}") for one in sides]
-    return Said(row.at(name), (FIRST, SECOND)[models.index(value)]) if models.count(value) == 1 else None
+    return Claim(row.at(name), (FIRST, SECOND)[models.index(value)]) if models.count(value) == 1 else None
 
 
-def scored(row: Columns, names: list[str], sides: tuple[str, str], alone: bool = False) -> list[Said]:
+def side_score_claims(row: Columns, names: list[str], sides: tuple[str, str], alone: bool = False) -> list[Claim]:
     """What scores of the two sides say; `alone`: nothing else does, so that they must be numbers."""
-    said = []
+    claims = []
     for measure in ("score", "rating", "reward"):
         patterns = [f"{measure}_{{}}", f"{measure}{{}}", f"{{}}_{measure}", f"{{}}{measure}"]
         for keys in [[pattern.format(one) for one in pair] for pattern in patterns for pair in (sides, names)]:
             if all(key in row for key in keys):
                 values = [as_number(row.values[key]) for key in keys]
                 if alone or None not in values:
-                    said.append(Said(row.at(keys[0]), _order([number(row, key) for key in keys])))
+                    claims.append(Claim(row.at(keys[0]), _order([number(row, key) for key in keys])))
         if (name := f"{measure}s") in row and isinstance(row.values[name], list) and len(row.values[name]) == 2:
             values = [as_number(value) for value in row.values[name]]
             if None not in values:
-                row.read.add(name)
-                said.append(Said(row.at(name), _order(values)))
-    return one_voice(said)
+                row.names_read.add(name)
+                claims.append(Claim(row.at(name), _order(values)))
+    return one_voice(claims)
 
 
 # ---- Words and numbers ------------------------------------------------------------------------------------------
 
 
-def _ranked(row: Columns, sides: Sequence[str]) -> Iterator[Said]:
+def _rank_claims(row: Columns, sides: Sequence[str]) -> Iterator[Claim]:
     """What a ranking beside two answers says: their ranks in order (1 is best), by name, or their names in order."""
     for name in [name for name in _RANKS if row.there(name)]:
         value = row.values[name]
@@ -300,11 +312,11 @@ def _ranked(row: Columns, sides: Sequence[str]) -> Iterator[Said]:
             continue  # of a list that these two are the best of
         if tiers is None:
             raise ValueError(
-                f"{row.at(name)}: {shown(value)} may say which of the two is better; write a rank of each, such as "
+                f"{row.at(name)}: {excerpt(value)} may say which of the two is better; write a rank of each, such as "
                 f"[1, 2] where the first is better, or {IGNORE}"
             )
-        row.read.add(name)
-        yield Said(row.at(name), tiers)
+        row.names_read.add(name)
+        yield Claim(row.at(name), tiers)
 
 
 def _order(scores: Sequence[float | None]) -> list[list[int]]:
@@ -322,10 +334,10 @@ def _word(text: str) -> str:
     return re.sub(r"[\s()\-]+", "_", text.strip().lower()).strip("_")
 
 
-def _tie(text: str, column: str) -> Said | None:
+def _tie(text: str, column: str) -> Claim | None:
     word = _word(text)
     if word in _TIES or re.match(r"tied?(_|$)", word):
-        return Said(column, TIE, "bad" in word or word == "neither")
+        return Claim(column, TIE, "bad" in word or word == "neither")
     return None
 
 
@@ -351,7 +363,7 @@ def whole(value: Any) -> int | None:
 def number(row: Columns, name: str) -> float:
     value = as_number(row.get(name))
     if value is None:
-        raise ValueError(f"{row.at(name)}: expected a number, found {shown(row.values.get(name))}")
+        raise ValueError(f"{row.at(name)}: expected a number, found {excerpt(row.values.get(name))}")
     return value
 
 
@@ -361,20 +373,20 @@ def refuse_other_verdict(row: Columns, completions: Any, tiers: Any) -> None:
         best = {completions[i] for i in tiers[0]}
     except (TypeError, IndexError, KeyError):
         return  # it is refused for what it is
-    for one in _tied(row):
+    for one in _tie_claims(row):
         if len(tiers) > 1:
             raise ValueError(
                 f"{one.column}: says that the answers are equal, and they are ranked; mend it, or {IGNORE}"
             )
     for name in [name for name in VERDICTS if row.there(name)]:
         value = row.values[name]
-        named = {value} if isinstance(value, str) and value in completions else set()
+        winners = {value} if isinstance(value, str) and value in completions else set()
         count = whole(value)
         if count is not None and 0 <= count <= len(completions):  # counted from 0, or from 1
-            named = {completions[i] for i in (count, count - 1) if 0 <= i < len(completions)}
-        if named and not named & best:
+            winners = {completions[i] for i in (count, count - 1) if 0 <= i < len(completions)}
+        if winners and not winners & best:
             raise ValueError(
-                f"{row.at(name)}: {shown(value)} is not the answer that is ranked best, so the row contradicts "
+                f"{row.at(name)}: {excerpt(value)} is not the answer that is ranked best, so the row contradicts "
                 f"itself; mend it, or {IGNORE}"
             )
 

@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from trueup.data.jsonl import shown
+from trueup.data.jsonl import excerpt
 
 # ---- Names ------------------------------------------------------------------------------------------------------
 
@@ -120,8 +120,8 @@ _ABOUT = re.compile(
 _CHOICE = re.compile(r"^(option|choice|answer_choice|ending|opt|op)_?([a-h]|\d)$")
 FOREIGN_ROLES = "tool function function_call tool_call tool_response observation ipython environment".split()
 
-ASKED = {*CONVERSATIONS, *QUESTIONS, *GIVEN, *SYSTEM, *HISTORY, *CHOICES, *TEXTS} - {"user", "human"}
-IMITATED = {*ANSWERS, *CHOSEN}
+PROMPT_PARTS = {*CONVERSATIONS, *QUESTIONS, *GIVEN, *SYSTEM, *HISTORY, *CHOICES, *TEXTS} - {"user", "human"}
+TARGETS = {*ANSWERS, *CHOSEN}
 
 IGNORE = "list the column in ignore_columns"
 """The way out of a refusal: the user says that a column changes nothing."""
@@ -187,13 +187,13 @@ def flag(name: str) -> Flag | None:
     """What a yes or no under a name says: `is_toxic`, `should_be_dropped`, `not_usable`, `exclude_from_training`."""
     if name in WEIGHTS:
         return None
-    words, negated = name.split("_"), False
+    words, negation = name.split("_"), False
     while len(words) > 1 and (words[0] in _BEFORE_A_FLAG or words[0] in _NOT):
-        negated ^= words.pop(0) in _NOT
+        negation ^= words.pop(0) in _NOT
     while len(words) > 1 and "_".join(words) not in _FLAGS and words[-1] in _BEHIND_A_FLAG:
         words.pop()
-    found = _FLAGS.get("_".join(words))
-    return found._replace(when=not found.when) if found and negated else found
+    meaning = _FLAGS.get("_".join(words))
+    return meaning._replace(when=not meaning.when) if meaning and negation else meaning
 
 
 def says_nothing(value: Any) -> bool:
@@ -239,13 +239,14 @@ def truth(value: Any, words: bool = False) -> bool | None:
 
 def mark_against(name: str, value: Any) -> bool:
     """Whether a value under a name is a mark against what it stands with, whatever is to follow from it."""
-    if known := flag(name):
+    if meaning := flag(name):
         if name in SIDES_TOO:
-            return value is known.when
+            return value is meaning.when
         yes = truth(value)
-        says = isinstance(value, str) or (isinstance(value, int | float) and known.kind == "out")  # why, or since when
-        return yes is known.when or (
-            yes is None and says and known.when and known.kind != "bad" and not is_empty(value)
+        # A text says why, and a number since when.
+        says = isinstance(value, str) or (isinstance(value, int | float) and meaning.kind == "out")
+        return yes is meaning.when or (
+            yes is None and says and meaning.when and meaning.kind != "bad" and not is_empty(value)
         )
     if not isinstance(value, str):
         return False
@@ -256,5 +257,5 @@ def mark_against(name: str, value: Any) -> bool:
 def annotator_name(value: Any) -> str:
     """An annotator's name as text, however a file writes it."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"expected the name of an annotator, found {shown(value)}")
+        raise ValueError(f"expected the name of an annotator, found {excerpt(value)}")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
