@@ -24,10 +24,11 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoConfig
 
 from trueup.config import ModelConfig
-from trueup.models import embedded, loading
+from trueup.models import loading
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.lockstep import Adapted
 from trueup.models.policies import PolicyInfo
+from trueup.models.sources import embedded
 
 ROUNDS, PROMPT, NEW_TOKENS = 3, 60, 20
 SUMS = {"sft": ("sft",), "aligned": ("sft", "align"), "base": (), "other": ("align",)}

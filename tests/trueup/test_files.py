@@ -89,5 +89,5 @@ def test_a_file_gets_its_name_in_one_place_only() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and len(node.args) == 1
         if node.func.attr == "rename" or (node.func.attr == "replace" and not node.keywords)
     }
-    folders = {"trueup/exporting/export.py", "trueup/models/embedded.py", "ui/labels/exchange.py"}
+    folders = {"trueup/exporting/export.py", "trueup/models/sources/embedded.py", "ui/labels/exchange.py"}
     assert renames == {"trueup/files.py", *folders}

@@ -20,7 +20,7 @@ def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pat
     """The base model's directory or .gguf file on this machine; None if it is not here, or not whole."""
     model = campaign.config.model
     if model.name == "embedded":
-        from trueup.models.embedded import EMBEDDED_NAME
+        from trueup.models.sources.embedded import EMBEDDED_NAME
         from trueup.provenance.contents import cache_dir
 
         directory = cache_dir() / EMBEDDED_NAME

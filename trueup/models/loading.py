@@ -27,9 +27,9 @@ from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.errors import ModelError
 from trueup.models.chat_template import set_pad_token, set_template
-from trueup.models.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
-from trueup.models.gguf import gguf_tokenizer, load_gguf
 from trueup.models.placement import Placement, place
+from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
+from trueup.models.sources.gguf import gguf_tokenizer, load_gguf
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
 

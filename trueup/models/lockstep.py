@@ -27,11 +27,11 @@ from trueup.errors import DataError, ModelError
 from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import completion_text, encode_prompt
-from trueup.models.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.loading import Loaded, context_length, load_base, load_policy, load_reward_model
 from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_config
 from trueup.models.sampling import Decoding, candidate, draw, noise
 from trueup.models.scoring import score
+from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 
 # ---- What comes out ---------------------------------------------------------------------------------------------
 

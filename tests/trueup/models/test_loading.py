@@ -13,9 +13,10 @@ from tiny_gguf import write_gguf
 from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.errors import ModelError
-from trueup.models import embedded, loading
+from trueup.models import loading
 from trueup.models.chat import encode_prompt
 from trueup.models.placement import place
+from trueup.models.sources import embedded
 from trueup.provenance import contents
 
 PROMPT = [Message(role="user", content="Say red.")]

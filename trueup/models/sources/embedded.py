@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from trueup.console import say
 from trueup.errors import ModelError
-from trueup.models.gguf import load_gguf
+from trueup.models.sources.gguf import load_gguf
 from trueup.provenance.contents import cache_dir
 
 # ---- The embedded model -----------------------------------------------------------------------------------------
