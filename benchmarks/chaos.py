@@ -28,8 +28,9 @@ import sqlalchemy as sa
 
 from sft.config import SampleConfig, SFTConfig
 from trueup import runs
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
+from trueup.models.config import ModelConfig
 from ui.labels.config import LabelConfig
 from ui.labels.items import Item, Text
 from ui.labels.service import LabelService

@@ -23,9 +23,9 @@ import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoConfig
 
-from trueup.config import ModelConfig
 from trueup.models import loading
 from trueup.models.cache import as_argument, roomy_cache
+from trueup.models.config import ModelConfig
 from trueup.models.lockstep import Adapted
 from trueup.models.policies import PolicyInfo
 from trueup.models.sources import embedded

@@ -25,7 +25,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
+from trueup.models.config import ModelConfig
 from ui.labels.config import LabelConfig
 from ui.labels.exchange import export_labels, import_labels
 

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-from trueup.config import STARTER, ModelConfig
+from trueup.config import STARTER
 from trueup.data.records import Dropped, Message
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.loading import SavedPolicy
 from trueup.models.sampling import Decoding, sample, sample_saved
 from trueup.models.tensors import pad_left

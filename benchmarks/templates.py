@@ -25,11 +25,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError
 from trueup.models.chat import IGNORED, encode_demonstration
-from trueup.models.chat_template import set_template
+from trueup.models.config import ModelConfig
+from trueup.models.templates.choice import set_template
 
 TAG = re.compile(r"</?[a-z_]+>")
 USER = [

@@ -14,11 +14,12 @@ from contextlib import nullcontext
 import torch
 from peft import TaskType, get_peft_model
 
-from trueup.config import STARTER, ModelConfig
+from trueup.config import STARTER
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Dropped
 from trueup.models import loading
 from trueup.models.chat import encode_demonstration
+from trueup.models.config import ModelConfig
 from trueup.models.tensors import pad_right
 from trueup.training import adapters, loop
 from trueup.training.config import LoRAConfig, TrainConfig

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.data.pairs import PairRule
+from trueup.models.config import ModelConfig
 from trueup.training.config import TrainConfig
 
 

@@ -7,16 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from trueup.config import (
-    BadRows,
-    DemonstrationsPath,
-    IgnoredColumns,
-    ModelConfig,
-    PromptsPath,
-    Section,
-    SplitConfig,
-    StageConfig,
-)
+from trueup.config import BadRows, DemonstrationsPath, IgnoredColumns, PromptsPath, Section, SplitConfig, StageConfig
+from trueup.models.config import ModelConfig
 from trueup.provenance.contents import Contents
 from trueup.training.config import TrainConfig
 

@@ -192,8 +192,8 @@ def policies_run() -> Callable[..., Path]:
         import torch
 
         from trueup import runs
-        from trueup.config import ModelConfig
         from trueup.models import loading
+        from trueup.models.config import ModelConfig
 
         config = ModelConfig(name=str(base), chat_template="plain", **PLACED)
         sft, align, reward = (runs.stage_dir(run_dir, stage) for stage in ("sft", "align", "reward"))

@@ -40,10 +40,11 @@ from rlhf.config import CheckConfig
 from sft.config import DataSource, SampleConfig, SFTConfig
 from trueup import runs
 from trueup.campaign import CampaignConfig
-from trueup.config import ModelConfig, Section, SplitConfig
+from trueup.config import Section, SplitConfig
 from trueup.data.records import CandidateSet, read_rows
 from trueup.errors import LabelsWanted, TrueupError
 from trueup.models import loading
+from trueup.models.config import ModelConfig
 from trueup.models.sampling import Decoding
 from trueup.stages import load_object
 from trueup.training import loop

@@ -14,19 +14,10 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from trueup import runs
-from trueup.config import (
-    ModelConfig,
-    RunDirectory,
-    Section,
-    Seed,
-    SplitConfig,
-    StageConfig,
-    read_yaml,
-    set_key,
-    validate,
-)
+from trueup.config import RunDirectory, Section, Seed, SplitConfig, StageConfig, read_yaml, set_key, validate
 from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json, sha256_file
+from trueup.models.config import ModelConfig
 from trueup.provenance import contents
 from trueup.stages import STAGES, load_object
 

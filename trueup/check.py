@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from trueup.campaign import Campaign
 from trueup.checking.places import check_disk, check_place, find_model
 from trueup.checking.rows import ReadFile, Rows
-from trueup.config import ModelConfig, SplitConfig, StageConfig
+from trueup.config import SplitConfig, StageConfig
 from trueup.data.near_duplicates import across_split
 from trueup.errors import ModelError, TrueupError
+from trueup.models.config import ModelConfig
 from trueup.stages import load_object
 from trueup.training.config import TrainConfig
 

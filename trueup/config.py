@@ -33,7 +33,6 @@ from pydantic_core import ErrorDetails
 
 from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json
-from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import masked
 
@@ -85,36 +84,6 @@ PromptsPath = _input_path("prompts.jsonl")
 InputPath = _input_path("")
 
 
-def is_path(name: str) -> bool:
-    """Whether a model's name can only be a path: a hub id is `name` or `owner/name`."""
-    return name.startswith(("/", "~", "./", "../")) or name in (".", "..") or name.count("/") > 1
-
-
-def _model_path(value: Any, info: ValidationInfo) -> Any:
-    """A model's name as an absolute path if it is a path, or if that file or folder is beside the campaign file."""
-    if not isinstance(value, str) or not value or value == "embedded" or not info.context:
-        return value
-    path = Path(os.path.abspath(from_campaign(value, info)))
-    return str(path) if is_path(value) or value.endswith(".gguf") or os.path.exists(path) else value
-
-
-def _template_path(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str) or value in ("auto", "chatml", "plain") or not info.context:
-        return value
-    path = Path(os.path.abspath(from_campaign(value, info)))
-    return str(path) if "/" in value or "." in value or os.path.exists(path) else value
-
-
-def _without_place(value: str | None, info: SerializationInfo) -> str | None:
-    """The name for an identity, in which a local path does not count: the files' hashes do (`contents`)."""
-    identity = info.context and info.context.get("identity")
-    return "<local>" if identity and value and value.startswith("/") else value
-
-
-ModelName = Annotated[str, BeforeValidator(_model_path), PlainSerializer(_without_place)]
-"""A field type for a hub id, or for a path to a model, relative to the campaign file."""
-TemplateName = Annotated[str, BeforeValidator(_template_path), PlainSerializer(_without_place)]
-
 # ---- Addresses --------------------------------------------------------------------------------------------------
 
 
@@ -165,46 +134,6 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,  # a key's meaning, in docs/config.md, in `trueup keys` and in an editor
     )
-
-
-class ModelConfig(Section):
-    """The base model, and how it is written as text and held in memory."""
-
-    name: ModelName = "embedded"
-    """The base model: `embedded` (SmolLM2-135M-Instruct, needs no hub), a local directory, a `.gguf` file, or a hub id.
-    `owner/name` is a hub id unless that folder is beside the campaign file."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub id."""
-    chat_template: TemplateName = "auto"
-    """How a conversation is written as text. `auto` keeps the template of the tokenizer, and takes `plain` where it has
-    none; `chatml` and `plain` come with Trueup; anything else is the path of a Jinja file."""
-    new_tokens: bool = False
-    """Whether the two markers of `chatml` are added to a vocabulary that lacks them, and their embeddings trained."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the weights as they are read. `auto` prints its choice and the reason. With `float32` a GPU does not
-    train in bf16 either. What a stage trained is saved in float32 (docs/exporting.md)."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the model runs. `auto` takes a GPU if PyTorch sees one."""
-    attn_implementation: str = "auto"
-    """Attention code, by the names of transformers (`eager`, `sdpa`, `flash_attention_2`). `auto` leaves the choice to
-    transformers."""
-    load_in_4bit: bool = False
-    """Whether the frozen base is quantised to 4 bits (QLoRA), which needs a CUDA device and bitsandbytes."""
-    trust_remote_code: bool = False
-    """Whether Python that comes with the model may run. It may not by default: a model file should be data."""
-
-    @model_validator(mode="after")
-    def _revision_of_hub(self) -> ModelConfig:
-        if self.revision and (self.name == "embedded" or Path(self.name).exists()):
-            raise ValueError(f"revision: belongs to a hub id, and {self.name} is on this machine: leave it out")
-        return self
-
-    def contents(self) -> dict[str, Contents | None]:
-        """Hashes behind the base model's name: weights, tokenizer, and the user's own template."""
-        files = {"model.name": contents.of_model(self.name, self.revision)}
-        if self.chat_template not in ("auto", "chatml", "plain"):
-            files["model.chat_template"] = contents.of_file(self.chat_template)
-        return files
 
 
 class SplitConfig(Section):

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trueup.checking.places import check_place, find_directory, find_hub_id
 from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric, read_file
-from trueup.config import ModelConfig, StageConfig
+from trueup.config import StageConfig
 from trueup.data.formats import read_preferences
 from trueup.data.records import CandidateSet, Dropped, is_for_judge, is_heldout, read_rows
 from trueup.errors import DataError
+from trueup.models.config import ModelConfig
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig
 from ui.sources.material import known_answers, read_scores

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import BadRows, DemonstrationsPath, IgnoredColumns, ModelConfig, PromptsPath, SplitConfig
+from trueup.config import BadRows, DemonstrationsPath, IgnoredColumns, PromptsPath, SplitConfig
 from trueup.data.own_code import file_of, from_base, in_identity, is_own
 from trueup.data.pairs import PairRule
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
+from trueup.models.config import ModelConfig
 from trueup.training.config import TrainConfig
 
 

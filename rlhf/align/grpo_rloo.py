@@ -24,11 +24,11 @@ from rlhf.align.prompts import schedule, schedule_of_one
 from rlhf.align.rewards import Conversation, Scorer, WeightedRewards, make_rewards, normalisation, standardised
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from trueup.artifacts.reports import Normalisation, RewardCard
-from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.data.records import Message
 from trueup.models import loading
 from trueup.models.chat import answer_text, encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score
 from trueup.runs import FinishedStage, StageRun

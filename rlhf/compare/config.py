@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import EndpointParameters, ModelConfig, RunDirectory, SecretWebUrl, SplitConfig, StageConfig
+from trueup.config import EndpointParameters, RunDirectory, SecretWebUrl, SplitConfig, StageConfig
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.files import Json
 from trueup.judging.votes import VOTES, votes_digest
+from trueup.models.config import ModelConfig
 from trueup.provenance.contents import Contents
 from trueup.runs import find_stage
 

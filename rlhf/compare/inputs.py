@@ -10,9 +10,10 @@ from rlhf.compare.config import CompareConfig
 from rlhf.compare.judges import LabelOrigins
 from trueup import runs
 from trueup.artifacts.reports import LabelSources, RewardCards
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.data.records import CandidateSet, is_heldout, opening_id, read_rows
 from trueup.errors import DataError, RunError
+from trueup.models.config import ModelConfig
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.sampling import Decoding
 from trueup.runs import Finding, FinishedStage

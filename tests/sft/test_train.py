@@ -14,12 +14,12 @@ import torch
 import sft.train
 from rlhf.compare.inputs import prove_disjoint
 from trueup import runs
-from trueup.config import ModelConfig
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import CandidateSet, Dropped, Message, is_heldout, opening_id, prompt_id
 from trueup.errors import DataError, RunError
 from trueup.models import loading
 from trueup.models.chat import Encoded, encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.sampling import Decoding, sample
 from trueup.training import loop
 from trueup.verify import verify

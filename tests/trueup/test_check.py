@@ -17,10 +17,10 @@ import architectures
 from sft.sample import choose_prompts
 from trueup import runs
 from trueup.check import check
-from trueup.config import ModelConfig
 from trueup.data.records import split_name
 from trueup.errors import ModelError
 from trueup.models import loading
+from trueup.models.config import ModelConfig
 from trueup.training import trial
 
 Checked = tuple[list[str], list[str]]

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from trueup.campaign import Campaign
-from trueup.config import is_path
+from trueup.models.config import is_path
 
 EMBEDDED_BYTES = 540_000_000
 

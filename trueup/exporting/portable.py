@@ -15,7 +15,7 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 from trueup.data.records import Message
 from trueup.files import Json
 from trueup.models.chat import encode_completion, encode_prompt
-from trueup.models.chat_template import portable_text
+from trueup.models.templates.choice import portable_text
 
 _TEMPLATE = "chat_template.jinja"
 

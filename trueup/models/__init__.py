@@ -1,3 +1,3 @@
-"""Models: how one is loaded and where it runs, its chat template, conversations as its tokens (chat), and what it
-computes: samples, scores, log-probabilities.
+"""Models: how one is loaded and where it runs, conversations as its tokens (chat), and what it computes: samples,
+scores, log-probabilities.
 """

@@ -27,7 +27,7 @@ from weakref import WeakKeyDictionary
 
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
-from trueup.models.chat_template import (
+from trueup.models.templates.rendered import (
     MARK,
     MARKED,
     STRIPPED,

@@ -23,13 +23,13 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 
-from trueup.config import ModelConfig
 from trueup.console import say
 from trueup.errors import ModelError
-from trueup.models.chat_template import set_pad_token, set_template
+from trueup.models.config import ModelConfig
 from trueup.models.placement import Placement, place
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
 from trueup.models.sources.gguf import gguf_tokenizer, load_gguf
+from trueup.models.templates.choice import set_pad_token, set_template
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
 

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trueup import runs
-from trueup.config import ModelConfig
 from trueup.data.records import Candidate, Message
 from trueup.errors import DataError, ModelError
 from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import completion_text, encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded, context_length, load_base, load_policy, load_reward_model
 from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_config
 from trueup.models.sampling import Decoding, candidate, draw, noise

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trueup.config import ModelConfig
 from trueup.errors import ModelError
+from trueup.models.config import ModelConfig
 
 # ---- Device and dtype -------------------------------------------------------------------------------------------
 

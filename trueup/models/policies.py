@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trueup import runs
-from trueup.config import ModelConfig, read_yaml, validate
+from trueup.config import read_yaml, validate
 from trueup.errors import ConfigError
+from trueup.models.config import ModelConfig
 from trueup.runs import CONFIG
 from trueup.stages import STAGES, load_object
 

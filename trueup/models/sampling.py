@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from trueup.artifacts.reports import Decoding as Decoding
-from trueup.config import ModelConfig
 from trueup.console import exit_with_parent
 from trueup.data.records import Candidate, Message, prompt_id
 from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import answer_text, encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.placement import place
 

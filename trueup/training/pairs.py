@@ -7,14 +7,15 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.console import say
 from trueup.data.pairs import PairRule, choose_pairs
 from trueup.data.records import BadRows, Dropped, Preference, Ranking, is_for_judge, is_heldout, read_rows
 from trueup.errors import DataError
 from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
-from trueup.models.chat_template import set_template
+from trueup.models.config import ModelConfig
 from trueup.models.encoding import TOO_LONG, RefusedRows, encode_rows
+from trueup.models.templates.choice import set_template
 from trueup.runs import FinishedStage, StageRun, find_stage
 
 

@@ -30,10 +30,10 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from trueup.campaign import Campaign
-from trueup.config import ModelConfig
 from trueup.console import muted
 from trueup.errors import ConfigError, ModelError, TrueupError, did_you_mean
 from trueup.models import loading
+from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
 from trueup.models.placement import place
 from trueup.runs import StageRun, stage_dir

@@ -13,8 +13,6 @@ from trueup.config import (
     EndpointParameters,
     IgnoredColumns,
     InputPath,
-    ModelConfig,
-    ModelName,
     SecretUrl,
     SecretWebUrl,
     SplitConfig,
@@ -24,6 +22,7 @@ from trueup.config import (
 from trueup.data.own_code import short_name
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.errors import ConfigError
+from trueup.models.config import ModelConfig, ModelName
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import HIDDEN

@@ -16,11 +16,11 @@ import ui.label
 from rlhf.align.config import LOSSES
 from rlhf.align.dpo import compute_reference_logps, resolved
 from trueup import runs
-from trueup.config import ModelConfig
 from trueup.data.records import Message, Preference, is_heldout, read_rows
 from trueup.errors import ConfigError
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.sampling import Decoding, sample
 from trueup.models.scoring import completion_logps
 from trueup.runs import find_stage

@@ -16,8 +16,9 @@ from looking import launched
 from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.report import MOST_ROLLOUTS, write_report
 from rlhf.align.schema import OnlineReport
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.data.records import write_rows
+from trueup.models.config import ModelConfig
 from trueup.pages import wording
 from trueup.runs import StageRun
 

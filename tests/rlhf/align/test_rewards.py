@@ -17,11 +17,12 @@ from rlhf.align.config import PPOConfig
 from rlhf.align.rewards import WeightedRewards, load_function, make_rewards, refuse_unfit
 from rlhf.checks import load_check
 from trueup import runs
-from trueup.config import ModelConfig, SplitConfig, StageConfig
+from trueup.config import SplitConfig, StageConfig
 from trueup.data.records import Message
 from trueup.data.rubric import RUBRICS
 from trueup.errors import DataError, RunError
 from trueup.models.chat import answer_text
+from trueup.models.config import ModelConfig
 
 EOS = 0
 PROMPTS = [[{"role": "user", "content": text}] for text in ("Why do ships float?", "Why does ice float?")]

@@ -27,11 +27,12 @@ from rlhf.compare.verdict import Decision
 from rlhf.config import CheckConfig
 from trueup import cli, runs, stages
 from trueup.artifacts.reports import Estimate
-from trueup.config import EndpointParameters, ModelConfig, SplitConfig
+from trueup.config import EndpointParameters, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
 from trueup.data.rubric import rubric_version
 from trueup.errors import DataError, RunError
 from trueup.models import loading, sampling, tensors
+from trueup.models.config import ModelConfig
 from trueup.pages.wording import sentence
 from trueup.statistics import intervals, length_control, win_rates
 from trueup.verify import verify

@@ -21,8 +21,9 @@ from rlhf.compare.config import CompareConfig
 from rlhf.compare.schema import CompareReport, PromptComparison
 from trueup import runs
 from trueup.artifacts.reports import Estimate, Rate, RewardCard
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.data.records import write_rows
+from trueup.models.config import ModelConfig
 from trueup.pages import wording
 
 HOSTILE = [

@@ -19,13 +19,13 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import templates
-from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.errors import TrueupError
 from trueup.exporting.portable import make_portable, portable_config, portable_tokenizer, prompt_then_answer
 from trueup.models import loading
 from trueup.models.chat import SPELLED, encode_completion, encode_prompt
-from trueup.models.chat_template import set_template
+from trueup.models.config import ModelConfig
+from trueup.models.templates.choice import set_template
 
 REPOSITORY = Path(__file__).parents[3]
 THETA = 5000.0

@@ -12,7 +12,6 @@ import pytest
 from transformers import AutoTokenizer
 
 import templates
-from trueup.config import ModelConfig
 from trueup.data.records import Demonstration, Message, parse_row
 from trueup.errors import DataError, ModelError
 from trueup.models.chat import (
@@ -26,8 +25,10 @@ from trueup.models.chat import (
     encode_prompt,
     sampled_ids,
 )
-from trueup.models.chat_template import STRIPPED, WITHOUT_REASONING, portable_template, set_template
+from trueup.models.config import ModelConfig
 from trueup.models.encoding import RefusedRows, encode_rows
+from trueup.models.templates.choice import portable_template, set_template
+from trueup.models.templates.rendered import STRIPPED, WITHOUT_REASONING
 
 QUESTION = [Message(role="user", content="Say red.")]
 ONE_TURN = [*QUESTION, Message(role="assistant", content="It is red.")]

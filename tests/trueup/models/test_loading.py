@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny_gguf import write_gguf
 
-from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.errors import ModelError
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.placement import place
 from trueup.models.sources import embedded
 from trueup.provenance import contents

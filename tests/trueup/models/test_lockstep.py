@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, RunError
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.loading import load_policy, load_reward_model
 from trueup.models.lockstep import Detokeniser, Engine
 from trueup.models.policies import find_policies, versions

@@ -14,10 +14,10 @@ import pytest
 import torch
 from scipy import stats
 
-from trueup.config import ModelConfig
 from trueup.data.records import Message
 from trueup.models import loading, sampling
 from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
+from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.sampling import Decoding, draw, sample, sample_saved
 from trueup.models.scoring import completion_kls, completion_logps, score

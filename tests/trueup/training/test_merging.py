@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from rlhf.compare.inputs import aligned
 from trueup import runs
-from trueup.config import ModelConfig
 from trueup.models import loading
+from trueup.models.config import ModelConfig
 from trueup.models.loading import SavedPolicy
 from trueup.stages import load_object
 from trueup.training.merging import merged

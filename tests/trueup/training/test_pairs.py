@@ -12,7 +12,6 @@ import pytest
 import reward.train
 import ui.label
 from trueup import runs
-from trueup.config import ModelConfig
 from trueup.data.records import (
     Candidate,
     CandidateSet,
@@ -28,6 +27,7 @@ from trueup.errors import DataError
 from trueup.exporting.export import export
 from trueup.models import loading
 from trueup.models.chat import completion_text, encode_completion
+from trueup.models.config import ModelConfig
 from trueup.training.pairs import encode_pairs
 from ui.labels.exchange import export_labels
 

@@ -15,9 +15,10 @@ from transformers import TrainerState
 
 from sft.config import SFTConfig
 from trueup import runs
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.errors import ConfigError, ModelError
 from trueup.models import loading
+from trueup.models.config import ModelConfig
 from trueup.training import adapters, loop
 from trueup.training.arguments import build_arguments, trainer_arguments, with_user_arguments
 from trueup.training.batches import LengthGrouped

@@ -41,9 +41,9 @@ def learn_by_heart(folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from trueup.config import ModelConfig
     from trueup.models.chat import encode_demonstration
-    from trueup.models.chat_template import set_template
+    from trueup.models.config import ModelConfig
+    from trueup.models.templates.choice import set_template
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     set_template(tokenizer, ModelConfig(chat_template="plain"))

@@ -17,8 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.models import loading
+from trueup.models.config import ModelConfig
 from trueup.training import loop
 
 MIB = 2**20

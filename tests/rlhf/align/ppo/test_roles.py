@@ -12,10 +12,11 @@ from peft import LoraConfig, TaskType, get_peft_model
 
 from rlhf.align.config import PPOConfig
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
-from trueup.config import ModelConfig, SplitConfig
+from trueup.config import SplitConfig
 from trueup.data.records import Message
 from trueup.errors import ModelError
 from trueup.models import loading
+from trueup.models.config import ModelConfig
 from trueup.models.scoring import score
 from trueup.runs import StageRun
 

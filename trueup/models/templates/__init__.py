@@ -1,0 +1,1 @@
+"""Chat templates: which one writes the conversations of a model, and what it renders."""
