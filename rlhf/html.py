@@ -29,7 +29,10 @@ def environment() -> Environment:
     templates.filters.update({function.__name__: function for function in formats})
     templates.filters.update(short=lambda sha256: sha256[:12])
     templates.globals.update(
-        script=Markup(wording.report_script()), policy=wording.report_policy(), counted=wording.counted
+        script=Markup(wording.report_script()),
+        plot_style=Markup(wording.plot_style()),
+        policy=wording.report_policy(),
+        counted=wording.counted,
     )
     return templates
 

@@ -138,7 +138,7 @@ def run_app(
     if runs.find_stage(run_dir, "sft") is not None:
         app.state.worker = Worker(run_dir, trust)
         app.include_router(open_api(run_dir, app.state.worker))
-        mount(app, scripted("open", "Ask the policies"), "/open", ("trueup.css", "open.css"), _pseudonym_of_admin)
+        mount(app, scripted("open", "Ask the policies"), "/open", ("gradio.css", "open.css"), _pseudonym_of_admin)
     return app
 
 
@@ -218,16 +218,18 @@ def _app(
 
     if service is not None and labels:
         app.include_router(label_api(service))
-        mount(app, scripted("label", "Label"), "/label", ("trueup.css", "label.css"), _pseudonym)
+        mount(app, scripted("label", "Label"), "/label", ("label.css",), _pseudonym)
     if service is not None:
         live = Live(service.store, run_dir, names=people.names)
         app.include_router(admin_api(live))
-        mount(app, admin_blocks(), "/admin", ("trueup.css", "charts.css", "admin.css"), _pseudonym_of_admin)
+        mount(
+            app, admin_blocks(), "/admin", ("gradio.css", "plots.css", "charts.css", "admin.css"), _pseudonym_of_admin
+        )
     if votes is not None:
         app.include_router(vote_api(votes))
-        mount(app, scripted("label", "Vote", "votes/"), "/vote", ("trueup.css", "label.css"), _pseudonym)
+        mount(app, scripted("label", "Vote", "votes/"), "/vote", ("label.css",), _pseudonym)
     comparing = compare_blocks(comparison, lambda: _result_pages(app, run_dir, "/compare"))
-    mount(app, comparing, "/compare", ("trueup.css", "charts.css", "compare.css"), _pseudonym_of_admin)
+    mount(app, comparing, "/compare", ("gradio.css", "charts.css", "compare.css"), _pseudonym_of_admin)
     return app
 
 

@@ -19,6 +19,8 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from trueup.pages.wording import plot_style
+
 STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "pages" / "templates"
 _DARK = "matchMedia('(prefers-color-scheme: dark)').matches && document.body.classList.add('dark')"
@@ -52,8 +54,9 @@ def render(template: str, **values: Any) -> Markup:
 
 @cache
 def style(*names: str) -> Markup:
-    """The text of these style sheets, for a page."""
-    return Markup("\n".join((STATIC / name).read_text(encoding="utf-8") for name in names))
+    """The text of these style sheets, for a page. `plots.css` is that of the pictures, which the reports have too."""
+    texts = (plot_style() if name == "plots.css" else (STATIC / name).read_text(encoding="utf-8") for name in names)
+    return Markup("\n".join(texts))
 
 
 def sentence(text: str) -> str:

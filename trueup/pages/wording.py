@@ -31,6 +31,12 @@ def report_policy() -> str:
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
 
 
+@cache
+def plot_style() -> str:
+    """The style sheet of the pictures. A page sets their colours."""
+    return (Path(__file__).parent / "plots.css").read_text(encoding="utf-8")
+
+
 # ---- Words ------------------------------------------------------------------------------------------------------
 
 OUTCOMES = {

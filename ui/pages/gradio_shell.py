@@ -80,7 +80,7 @@ def mount(
         path,
         auth_dependency=who,
         theme=theme,
-        css=str(style(*styles)),
+        css=str(style("trueup.css", *styles)),
         run_history=False,
         footer_links=[],
         ssr_mode=False,

@@ -28,6 +28,7 @@ from ui.people.accounts import Admin
 
 Links = Callable[[], list[tuple[str, str]]]
 """(address, title) of the server's other pages about a result."""
+_STYLES = ("plots.css", "charts.css", "run.css")
 
 
 def run_page(run_dir: Path, links: Links) -> APIRouter:
@@ -36,7 +37,7 @@ def run_page(run_dir: Path, links: Links) -> APIRouter:
     @router.get("/run")
     def show(me: Admin) -> HTMLResponse:
         body = run_html(run_dir, links())
-        return plain_page("run", title=run_dir.resolve().name, styles=("charts.css", "run.css"), me=me, run_body=body)
+        return plain_page("run", title=run_dir.resolve().name, styles=_STYLES, me=me, run_body=body)
 
     return router
 
