@@ -30,9 +30,10 @@ STEPS = 6
 def main() -> None:
     from trl.trainer.utils import add_fused_lm_head
 
-    base = loading.load_base(ModelConfig(chat_template="chatml"))
+    model_config = ModelConfig(chat_template="chatml")
+    base = loading.load_base(model_config)
     add_fused_lm_head(base.model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
-    config = TrainConfig(run_dir="unused", learning_rate=1e-3, lora=LoRAConfig(last_layers=10))
+    config = TrainConfig(run_dir="unused", model=model_config, learning_rate=1e-3, lora=LoRAConfig(last_layers=10))
     model = get_peft_model(base.model, adapters.adapter(config, base.model, TaskType.CAUSAL_LM))
     rows = read_demonstrations(STARTER / "demonstrations.jsonl", Dropped())
     seconds: dict[str, list[float]] = {"every position": [], "completions only": []}

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from reward.config import RewardConfig
 from trueup.checking.rows import Rows, check_pair_lengths
-from trueup.config import StageConfig
+from trueup.config import Stages
 
 
-def check_rows(
-    config: RewardConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
+def check_rows(config: RewardConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that the pairs fit `max_length`."""
     check_pair_lengths("reward", config.max_length, stages["label"].parents(), rows, problems, notes)

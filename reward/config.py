@@ -6,13 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from trueup.config import SplitConfig
-from trueup.data.pairs import PairRule
-from trueup.models.config import ModelConfig
-from trueup.training.config import TrainConfig
+from trueup.training.config import PreferenceConfig
 
 
-class RewardConfig(TrainConfig):
+class RewardConfig(PreferenceConfig):
     """Bradley-Terry reward model, from the SFT policy. Its loss is -log sigmoid(r(chosen) - r(rejected))."""
 
     stage: ClassVar[str] = "reward"
@@ -21,10 +18,6 @@ class RewardConfig(TrainConfig):
     report: ClassVar[str] = "reward.report:RewardReport"
     trial: ClassVar[str] = "reward.train:trial"
 
-    model: ModelConfig
-    split: SplitConfig
-    pairs: PairRule = "all"
-    """Pairs of a ranking to train on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
     learning_rate: float = Field(1e-4, gt=0)
     """Learning rate at its peak."""
     num_train_epochs: float = Field(1.0, gt=0)
@@ -37,4 +30,4 @@ class RewardConfig(TrainConfig):
     file, so that people label the pairs of which this reward model is least sure."""
 
     def parents(self) -> tuple[str, ...]:
-        return ("sft", "label", "sample") if self.score_candidates else ("sft", "label")
+        return (*super().parents(), "sample") if self.score_candidates else super().parents()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
-
 from trueup.artifacts.artifact import absent
 from trueup.artifacts.manifest import MergeCheck
 from trueup.artifacts.reports import Baseline, RewardCard, Share
 from trueup.data.records import Row
 
 
-class ReportCard(RewardCard):
+class ReportCard(RewardCard, extra="forbid"):
     """The report card of one reward model. Without held-out pairs it has no keys about them."""
-
-    model_config = ConfigDict(extra="forbid")
 
     length_baseline: Baseline | None
     """Accuracy of length alone, in the direction that is right more often in training."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from sft.config import SampleConfig, SFTConfig
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
-from trueup.config import StageConfig
+from trueup.config import Stages
 from trueup.data.formats import read_demonstrations, read_prompts
 from trueup.data.records import (
     Demonstration,
@@ -23,9 +21,7 @@ FEW_DEMONSTRATIONS = 8
 # ---- sft --------------------------------------------------------------------------------------------------------
 
 
-def check_sft(
-    config: SFTConfig, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
-) -> list[ReadFile]:
+def check_sft(config: SFTConfig, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile]:
     """The files of demonstrations: all of them, or none if one cannot be read."""
     files: list[ReadFile] = []
     for source in config.data:
@@ -35,9 +31,7 @@ def check_sft(
     return files if len(files) == len(config.data) else []  # figures of a part would mislead
 
 
-def check_demonstrations(
-    config: SFTConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
+def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that there are enough demonstrations to train on, and that they are short enough."""
     demonstrations = rows.of("sft.data")
     if demonstrations is None:
@@ -70,9 +64,7 @@ def _check_too_long(
 # ---- sample -----------------------------------------------------------------------------------------------------
 
 
-def check_sample(
-    config: SampleConfig, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
-) -> list[ReadFile]:
+def check_sample(config: SampleConfig, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile]:
     """The file of prompts, with those that the stage will answer."""
     file = read_file("sample.prompts", config.prompts, read_prompts, config, problems, notes)
     if file is None:
@@ -84,9 +76,7 @@ def check_sample(
     return [file]
 
 
-def check_prompts(
-    config: SampleConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
+def check_prompts(config: SampleConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that the prompts leave room for answers, and that each part of the split has some."""
     prompts = rows.of("sample.prompts")
     if prompts is None:

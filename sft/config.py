@@ -7,13 +7,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from trueup.config import BadRows, DemonstrationsPath, IgnoredColumns, PromptsPath, Section, SplitConfig, StageConfig
-from trueup.models.config import ModelConfig
+from trueup.config import DemonstrationsPath, PromptsPath
+from trueup.data.row_rules import RowRules
+from trueup.models.config import ModelStageConfig
 from trueup.provenance.contents import Contents
 from trueup.training.config import TrainConfig
 
 
-class DataSource(Section):
+class DataSource(RowRules):
     """A file of demonstrations. A bare path is enough if no other key is set."""
 
     path: DemonstrationsPath
@@ -21,12 +22,6 @@ class DataSource(Section):
     (docs/formats.md)."""
     max_rows: int | None = Field(None, ge=1)
     """Rows to use, drawn with the stage's seed. Empty: all."""
-    on_bad_rows: BadRows = "refuse"
-    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
-    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
-    stage's left_out.jsonl."""
-    ignore_columns: IgnoredColumns = Field([])
-    """Columns to leave out: they are not read, and their content refuses or drops no row."""
 
 
 def _from_path(value: Any) -> Any:
@@ -43,8 +38,6 @@ class SFTConfig(TrainConfig):
     report: ClassVar[str] = "sft.report:SFTReport"
     trial: ClassVar[str] = "sft.train:trial"
 
-    model: ModelConfig
-    split: SplitConfig
     data: list[Annotated[DataSource, BeforeValidator(_from_path, json_schema_input_type=DataSource | str)]] = Field(
         min_length=1
     )
@@ -62,7 +55,7 @@ class SFTConfig(TrainConfig):
         return {**self.model.contents(), **super().contents()}
 
 
-class SampleConfig(StageConfig):
+class SampleConfig(RowRules, ModelStageConfig):
     """Candidate answers: K completions of each prompt from the SFT policy."""
 
     stage: ClassVar[str] = "sample"
@@ -71,16 +64,8 @@ class SampleConfig(StageConfig):
     check_rows: ClassVar[str | None] = "sft.check:check_prompts"
     report: ClassVar[str] = "sft.report:SampleReport"
 
-    model: ModelConfig
-    split: SplitConfig
     prompts: PromptsPath
     """`starter`, or a .jsonl, .json or .csv file of prompts."""
-    on_bad_rows: BadRows = "refuse"
-    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
-    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
-    stage's left_out.jsonl."""
-    ignore_columns: IgnoredColumns = Field([])
-    """Columns to leave out: they are not read, and their content refuses or drops no row."""
     max_prompts: int | None = Field(None, ge=1)
     """Prompts to use, drawn with the stage's seed. Empty: all."""
     only: Literal["heldout"] | None = None

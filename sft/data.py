@@ -72,27 +72,19 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonst
     return selection
 
 
-def question(demonstration: Demonstration) -> list[Message]:
-    """The prompt of a demonstration's last trained turn. Turns after it may be no answers to imitate."""
-    return demonstration.messages[: _last_trained(demonstration)]
-
-
-def reference(demonstration: Demonstration) -> str:
-    """The demonstration's own answer to `question`."""
-    return demonstration.messages[_last_trained(demonstration)].content
-
-
-def _last_trained(demonstration: Demonstration) -> int:
+def last_trained(demonstration: Demonstration) -> tuple[list[Message], str]:
+    """The last trained turn of a demonstration, as (prompt, answer). Turns after it may be no answers to imitate."""
     turns = enumerate(demonstration.messages)
-    return max(i for i, message in turns if message.role == "assistant" and message.trained)
+    last = max(i for i, message in turns if message.role == "assistant" and message.trained)
+    return demonstration.messages[:last], demonstration.messages[last].content
 
 
 def answerable(rows: Sequence[Trainable], new_tokens: int, context: int | None) -> list[Trainable]:
-    """The demonstrations whose `question` leaves room for `new_tokens` in the model's context."""
-    return [one for one in rows if context is None or _question_length(one[1][-1]) + new_tokens <= context]
+    """The demonstrations whose last prompt leaves room for `new_tokens` in the model's context."""
+    return [one for one in rows if context is None or _prompt_length(one[1][-1]) + new_tokens <= context]
 
 
-def _question_length(row: Encoded) -> int:
+def _prompt_length(row: Encoded) -> int:
     """Tokens before the answer that a training row ends with."""
     return max(i for i, label in enumerate(row.labels) if label == IGNORED) + 1
 
@@ -112,10 +104,3 @@ def trained_tokens(rows: list[Encoded]) -> int:
 
 def training_rows(rows: Sequence[Trainable]) -> list[Encoded]:
     return [row for _, many in rows for row in many]
-
-
-def category_counts(demonstrations: list[Demonstration]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in demonstrations:
-        counts[row.category or "none"] = counts.get(row.category or "none", 0) + 1
-    return dict(sorted(counts.items()))

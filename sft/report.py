@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
-
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import SampledAnswers
 from trueup.data.records import Message, Row
@@ -58,10 +56,8 @@ class SFTReport(Artifact):
     """Demonstrations in training, by category."""
 
 
-class SampleReport(SampledAnswers):
+class SampleReport(SampledAnswers, extra="forbid"):
     """candidates/report.json."""
-
-    model_config = ConfigDict(extra="forbid")
 
     prompts: int
     heldout: int

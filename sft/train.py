@@ -8,6 +8,7 @@ Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5; train
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,7 @@ from datasets import Dataset
 from peft import TaskType
 
 from sft.config import SFTConfig
-from sft.data import (
-    Data,
-    answerable,
-    category_counts,
-    question,
-    read_data,
-    reference,
-    spread,
-    trained_tokens,
-    training_rows,
-)
+from sft.data import Data, answerable, last_trained, read_data, spread, trained_tokens, training_rows
 from sft.report import HeldoutCompletion, HeldoutLoss, RowCounts, SFTReport, TokenCounts
 from trueup import runs
 from trueup.console import say
@@ -99,7 +90,7 @@ def run(config: SFTConfig) -> Path:
                 dropped={TOO_LONG: len(data.too_long)} if data.too_long else {},
             ),
             tokens=TokenCounts(all=sum(len(r.input_ids) for r in train_rows), with_loss=trained_tokens(train_rows)),
-            by_category=category_counts([row for row, _ in data.train]),
+            by_category=dict(sorted(Counter(row.category or "none" for row, _ in data.train).items())),
         )
     )
     base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows])
@@ -167,16 +158,15 @@ def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
 
 def answer_heldout(config: SFTConfig, policy: loading.Loaded, rows: list[Demonstration]) -> list[HeldoutCompletion]:
     """One completion of the new policy to each of a few prompts, beside the demonstration's own."""
-    prompts = [question(row) for row in rows]
+    turns = [last_trained(row) for row in rows]
+    decoding = Decoding(_new_tokens(config.max_length), top_k=50, seed=config.seed)
     policy.model.eval()
-    completions = sample(
-        policy, prompts, Decoding(_new_tokens(config.max_length), top_k=50, seed=config.seed), 1, _ANSWERED
-    )
+    completions = sample(policy, [prompt for prompt, _ in turns], decoding, 1, _ANSWERED)
     return [
         HeldoutCompletion(
-            prompt=prompt, demonstration=reference(row), completion=completion[0].text, finished=completion[0].finished
+            prompt=prompt, demonstration=answer, completion=completion[0].text, finished=completion[0].finished
         )
-        for row, prompt, completion in zip(rows, prompts, completions, strict=True)
+        for (prompt, answer), completion in zip(turns, completions, strict=True)
     ]
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import field_validator
 
 from trueup import runs
-from trueup.config import RunDirectory, Section, Seed, SplitConfig, StageConfig, read_yaml, set_key, validate
+from trueup.config import RunDirectory, Section, Seed, SplitConfig, StageConfig, Stages, read_yaml, set_key, validate
 from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json, sha256_file
 from trueup.models.config import ModelConfig
@@ -56,7 +56,7 @@ class Campaign:
     """The file's content with `--set` applied; enough to load the campaign again in a stage's process."""
     config: CampaignConfig
     run_dir: Path
-    stages: Mapping[str, StageConfig]
+    stages: Stages
 
     def needed(self, target: str | None = None) -> list[str]:
         """`target` and the stages that it needs, in order; without a target, all that lead to the verdict.
@@ -106,12 +106,11 @@ def resolve(source: Path, values: Json) -> Campaign:
         schema, section = _schema(stage, section, {**shared_keys, "run_dir": run_dir}, base, problems)
         if schema is None:
             continue
-        defaults = {key: value for key, value in shared_keys.items() if key in schema.model_fields}
         misplaced = [key for key in AT_THE_TOP if key in section]
         for key in misplaced:
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
         section = {key: value for key, value in section.items() if key not in misplaced}
-        stage_config = validate(schema, {**defaults, **section, "run_dir": run_dir}, base, f"{stage}.", problems)
+        stage_config = validate(schema, {**shared_keys, **section, "run_dir": run_dir}, base, f"{stage}.", problems)
         if stage_config is not None:
             stages[stage] = stage_config
     if problems or config is None:

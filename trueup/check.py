@@ -7,14 +7,14 @@ mistake shows here and not as a crash hours later. A stage checks its own keys a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from trueup.campaign import Campaign
 from trueup.checking.places import check_disk, check_place, find_model
 from trueup.checking.rows import ReadFile, Rows
-from trueup.config import SplitConfig, StageConfig
+from trueup.config import SplitConfig, Stages
 from trueup.data.near_duplicates import across_split
 from trueup.errors import ModelError, TrueupError
 from trueup.models.config import ModelConfig
@@ -25,18 +25,14 @@ from trueup.training.config import TrainConfig
 class StageCheck(Protocol):
     """A stage's check of its own keys, without training."""
 
-    def __call__(
-        self, config: Any, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
-    ) -> list[ReadFile] | None:
+    def __call__(self, config: Any, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile] | None:
         """Adds to `problems` and `notes`, and returns the files whose rows the stage prompts with or trains on."""
 
 
 class RowsCheck(Protocol):
     """A stage's check of the rows of all files, once they are read and encoded."""
 
-    def __call__(
-        self, config: Any, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-    ) -> None:
+    def __call__(self, config: Any, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
         """Adds to `problems` and `notes`."""
 
 
@@ -106,7 +102,7 @@ def _encode(rows: Rows, model: ModelConfig, problems: list[str], notes: list[str
 
 
 def _check_model(
-    stages: Mapping[str, StageConfig], model: ModelConfig, directory: Path | None, problems: list[str], notes: list[str]
+    stages: Stages, model: ModelConfig, directory: Path | None, problems: list[str], notes: list[str]
 ) -> int | None:
     """Build the model, and every stage that trains, without memory. Returns the model's context, if known."""
     from trueup.models import loading
@@ -140,7 +136,7 @@ def _check_model(
     return loading.context_length(settings, tokenizer)
 
 
-def _check_context(stages: Mapping[str, StageConfig], context: int | None, problems: list[str]) -> None:
+def _check_context(stages: Stages, context: int | None, problems: list[str]) -> None:
     for stage, config in stages.items():
         if isinstance(config, TrainConfig) and context and config.max_length > context:
             problems.append(f"{stage}.max_length: {config.max_length}, but the model's context has {context} tokens")

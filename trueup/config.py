@@ -1,8 +1,7 @@
 """Configuration: strict, frozen pydantic sections, and every problem of a file reported at once.
 
-A section belongs to its stage (`sft/config.py`, ...) and must be importable without torch. The user does not write two
-kinds of field in a section: those that the campaign shares (`model`, `split`, `seed`), which a stage receives by
-declaring a field of that name, and `run_dir`.
+A section belongs to its stage (`sft/config.py`, ...) and must be importable without torch. The user does not write
+`model`, `split` and `run_dir` in a section: they stand at the top of the file, and every stage receives them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -115,11 +114,6 @@ def _of_the_web(value: str) -> str:
 
 SecretWebUrl = Annotated[SecretUrl, AfterValidator(_of_the_web)]
 """The same for a web server."""
-BadRows = Literal["refuse", "drop"]
-"""Treatment of rows that cannot be read, or that the chat template refuses: `refuse` refuses the file, `drop` leaves
-the rows out, counts them and sets them aside."""
-IgnoredColumns = list[Annotated[str, Field(min_length=1)]]
-"""Columns of a file, at any depth of its rows, that are not read, whatever their names may mean."""
 
 # ---- Sections ---------------------------------------------------------------------------------------------------
 
@@ -199,7 +193,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class StageConfig(Section):
-    """Keys of every stage: the run directory and the seed."""
+    """Keys of every stage."""
 
     stage: ClassVar[str]
     """The command's name, and the section of the campaign file."""
@@ -216,6 +210,7 @@ class StageConfig(Section):
 
     run_dir: Path = Field(exclude=True)
     """The campaign's run directory. It is not part of a stage's identity, since a run may be moved."""
+    split: SplitConfig = SplitConfig()
     seed: Seed = 0
     """Seed of this stage's random numbers; by default it is the campaign's."""
 
@@ -248,6 +243,8 @@ class StageConfig(Section):
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
 
+Stages = Mapping[str, StageConfig]
+"""The configs of a campaign's stages, by name."""
 S = TypeVar("S", bound=Section)
 
 

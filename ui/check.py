@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trueup.checking.places import check_place, find_directory, find_hub_id
 from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric, read_file
-from trueup.config import StageConfig
+from trueup.config import Stages
 from trueup.data.formats import read_preferences
 from trueup.data.records import CandidateSet, Dropped, is_for_judge, is_heldout, read_rows
 from trueup.errors import DataError
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 def check(
     config: LabelConfig,
-    stages: Mapping[str, StageConfig],
+    stages: Stages,
     problems: list[str],
     notes: list[str],
 ) -> list[ReadFile]:
@@ -50,9 +49,7 @@ def check(
     return [imported] if imported else []
 
 
-def check_rows(
-    config: LabelConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
+def check_rows(config: LabelConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that imported labels have pairs to train on, not only ties or held-out prompts; and that a reward model
     that labels can read the prompts."""
     if "reward_model" in config.sources and config.reward_model:

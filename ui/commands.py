@@ -236,7 +236,7 @@ def _takes_labels(parser: argparse.ArgumentParser) -> None:
     file.add_argument(
         "--on-bad-rows",
         choices=("refuse", "drop"),
-        help="refuse a file with rows that cannot be read, or drop them, counted and set aside (label.on_bad_rows)",
+        help="refuse files with bad rows, or drop the rows (label.on_bad_rows)",
     )
     file.add_argument(
         "--ignore-columns",

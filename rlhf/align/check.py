@@ -10,7 +10,7 @@ from rlhf.align.rewards import load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_pair_lengths, check_rubric, read_file
-from trueup.config import StageConfig
+from trueup.config import Stages
 from trueup.data.formats import read_demonstrations, read_prompts
 from trueup.data.records import Prompt, is_for_judge, is_heldout, touches_heldout
 from trueup.errors import DataError
@@ -58,16 +58,12 @@ def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
 
-def check_pairs(
-    config: DPOConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
+def check_pairs(config: DPOConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Whether the pairs fit `max_length`."""
     check_pair_lengths("align", config.max_length, stages["label"].parents(), rows, problems, notes)
 
 
-def check_prompts(
-    config: OnlineConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
+def check_prompts(config: OnlineConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Whether enough prompts may be trained on, and an answer fits behind them."""
     prompts = _training_prompts(config, rows)
     if prompts is None:

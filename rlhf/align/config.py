@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import BadRows, DemonstrationsPath, IgnoredColumns, PromptsPath, SplitConfig
+from trueup.config import DemonstrationsPath, PromptsPath
 from trueup.data.own_code import file_of, from_base, in_identity, is_own
-from trueup.data.pairs import PairRule
+from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
-from trueup.models.config import ModelConfig
-from trueup.training.config import TrainConfig
+from trueup.training.config import PreferenceConfig, TrainConfig
 
 
 class Loss(NamedTuple):
@@ -40,21 +39,22 @@ else:
     LossName = Literal[tuple(LOSSES)]  # a new entry of the table is a new value of the key
 
 
-class DPOConfig(TrainConfig):
-    """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
+class AlignConfig(TrainConfig):
+    """What every algorithm shares."""
 
     stage: ClassVar[str] = "align"
+    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
+
+
+class DPOConfig(PreferenceConfig, AlignConfig):
+    """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
+
     run: ClassVar[str] = "rlhf.align.dpo:run"
     check_rows: ClassVar[str | None] = "rlhf.align.check:check_pairs"
-    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
     trial: ClassVar[str] = "rlhf.align.dpo:trial"
 
     algorithm: Literal["dpo"] = "dpo"
     """The algorithm that aligns the policy."""
-    model: ModelConfig
-    split: SplitConfig
-    pairs: PairRule = "all"
-    """Which pairs of a ranking are trained on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
     beta: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Strength of the pull to the SFT policy: a higher beta stays nearer to it. `auto` takes what suits `loss_type`."""
     loss_type: LossName = "sigmoid"
@@ -80,9 +80,6 @@ class DPOConfig(TrainConfig):
             raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
         return self
 
-    def parents(self) -> tuple[str, ...]:
-        return ("sft", "label")
-
 
 BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
 
@@ -98,22 +95,12 @@ def _without_folder(value: dict[str, float], info: SerializationInfo) -> dict[st
 Rewards = Annotated[dict[str, float], BeforeValidator(_from_base), PlainSerializer(_without_folder)]
 
 
-class OnlineConfig(TrainConfig):
+class OnlineConfig(RowRules, AlignConfig):
     """What PPO, GRPO and RLOO share: the policy answers prompts, and learns from the rewards of its answers."""
 
-    stage: ClassVar[str] = "align"
     check: ClassVar[str | None] = "rlhf.align.check:check"
     check_rows: ClassVar[str | None] = "rlhf.align.check:check_prompts"
-    report: ClassVar[str] = "rlhf.align.schema:AlignReport"
 
-    model: ModelConfig
-    split: SplitConfig
-    on_bad_rows: BadRows = "refuse"
-    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
-    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
-    stage's left_out.jsonl."""
-    ignore_columns: IgnoredColumns = Field([])
-    """Columns to leave out: they are not read, and no row is refused or dropped for what they say."""
     prompts: PromptsPath | None = None
     """`starter`, or a file of prompts, of which held-out ones are left out. Empty: those that the sample stage
     answered."""

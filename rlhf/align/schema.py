@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rlhf.align.config import ALGORITHMS, OnlineConfig
 from trueup.artifacts.artifact import Artifact, absent
@@ -20,10 +20,8 @@ class LogpsChange(Artifact):
     rejected: float
 
 
-class DPOReport(AlignSchedule):
+class DPOReport(AlignSchedule, extra="forbid"):
     """align/report.json of a DPO."""
-
-    model_config = ConfigDict(extra="forbid")
 
     algorithm: Literal["dpo"]
     pairs: int

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from rlhf.checks import verified_files
 from rlhf.compare.config import CompareConfig
 from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric
-from trueup.config import StageConfig
+from trueup.config import Stages
 from trueup.errors import ModelError
 from trueup.judging.votes import VOTES
 from trueup.runs import find_stage
 
 
-def check(
-    config: CompareConfig, stages: Mapping[str, StageConfig], problems: list[str], notes: list[str]
-) -> list[ReadFile]:
+def check(config: CompareConfig, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile]:
     """The other runs, what its judges want, and the files of its checks, which are returned."""
     files = verified_files("compare", config.checks, config.seed, problems)
     for name, run_dir in config.others.items():
@@ -51,9 +48,7 @@ def _why_not(config: CompareConfig, run_dir: Path) -> str | None:
     return why_apart(config, align, ours)
 
 
-def check_rows(
-    config: CompareConfig, stages: Mapping[str, StageConfig], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
+def check_rows(config: CompareConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Whether the prompts of its checks leave room for answers."""
     for file in rows.files:
         if file.key == "compare.checks":

@@ -9,16 +9,16 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import EndpointParameters, RunDirectory, SecretWebUrl, SplitConfig, StageConfig
+from trueup.config import EndpointParameters, RunDirectory, SecretWebUrl
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.files import Json
 from trueup.judging.votes import VOTES, votes_digest
-from trueup.models.config import ModelConfig
+from trueup.models.config import ModelStageConfig
 from trueup.provenance.contents import Contents
 from trueup.runs import find_stage
 
 
-class CompareConfig(StageConfig):
+class CompareConfig(ModelStageConfig):
     """The comparison of the SFT policy with the aligned policy, on held-out prompts.
 
     The SFT policy's answers are those of the sample stage. The aligned policy is sampled with the same settings and
@@ -31,8 +31,6 @@ class CompareConfig(StageConfig):
     check_rows: ClassVar[str | None] = "rlhf.compare.check:check_rows"
     report: ClassVar[str] = "rlhf.compare.schema:CompareReport"
 
-    model: ModelConfig
-    split: SplitConfig
     judges: list[Literal["rubric", "reward_model", "second_reward_model", "votes", "endpoint"]] = Field([])
     """Judges that say which of two answers is better. The first that can decide the verdict does; one whose report card
     failed cannot. `second_reward_model` is trained on `split.judge_fraction` of the prompts and nothing else; `votes`

@@ -371,24 +371,17 @@ CHECKS = {"ifeval": "IFEval: instructions followed, strictly", "gsm8k": "GSM8K: 
 
 
 @dataclass(frozen=True)
-class CheckpointRow:
-    """A kept step."""
-
-    at: Checkpoint
-    chosen: bool
-    over: bool
-    """Over the KL budget."""
-
-
-@dataclass(frozen=True)
 class CheckpointsView:
     """Score against KL during the training: a picture by each judge, and a table of the steps."""
 
     charts: list[tuple[str, str, Markup]]
     """(title of the judge, its name, picture)."""
-    rows: list[CheckpointRow]
+    steps: list[Checkpoint]
     budget: float | None
     chosen: int | None
+    """The step that the budget chooses."""
+    over: set[int]
+    """The steps that are over it."""
 
 
 def checkpoint_view(report: CompareReport) -> CheckpointsView | None:
@@ -414,7 +407,5 @@ def checkpoint_view(report: CompareReport) -> CheckpointsView | None:
         ]
         svg = plots.trace(places, "KL to the SFT policy, nats per answer", f"mean score by {title(judge)}", budget)
         charts.append((title(judge), judge, svg))
-    rows = [
-        CheckpointRow(at, at.step == chosen, budget is not None and number(at.kl_nats) > budget) for at in checkpoints
-    ]
-    return CheckpointsView(charts, rows, budget, chosen)
+    over = {at.step for at in checkpoints if budget is not None and number(at.kl_nats) > budget}
+    return CheckpointsView(charts, checkpoints, budget, chosen, over)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
-
 from rlhf.accuracy import PairedAccuracy
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import ComparisonFigures, Estimate, Rate
@@ -87,10 +85,8 @@ class CheckResult(PairedAccuracy):
     """Instructions that the verifier does not know, by kind."""
 
 
-class CompareReport(ComparisonFigures):
+class CompareReport(ComparisonFigures, extra="forbid"):
     """compare/report.json."""
-
-    model_config = ConfigDict(extra="forbid")
 
     prompts: int
     samples_per_prompt: int

@@ -10,16 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import Finding
 
 
-class SharedReport(Artifact):
+class SharedReport(Artifact, extra="ignore"):
     """The part of a report that other packages read."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 # ---- Figures ----------------------------------------------------------------------------------------------------

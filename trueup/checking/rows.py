@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trueup.data.formats import ImportedRanking
-from trueup.data.records import BadRows, Demonstration, Dropped, Message
+from trueup.data.records import Demonstration, Dropped, Message
+from trueup.data.row_rules import BadRows, RowRules
 from trueup.data.rubric import load_rubric
 from trueup.errors import DataError
 
@@ -36,7 +37,7 @@ def read_file(
     key: str,
     path: Path,
     reader: Callable[[Path, Dropped, BadRows, list[str]], list[Any]],
-    section: Any,
+    section: RowRules,
     problems: list[str],
     notes: list[str],
 ) -> ReadFile | None:

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trueup.config import BadRows as BadRows
 from trueup.config import SplitConfig
 from trueup.data.jsonl import cut, excerpt
 from trueup.data.words import as_seen, normal

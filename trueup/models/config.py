@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
-from trueup.config import Section, from_campaign
+from trueup.config import Section, StageConfig, from_campaign
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 
@@ -82,3 +82,9 @@ class ModelConfig(Section):
         if self.chat_template not in ("auto", "chatml", "plain"):
             files["model.chat_template"] = contents.of_file(self.chat_template)
         return files
+
+
+class ModelStageConfig(StageConfig):
+    """Keys of a stage that loads the base model, or one that was trained from it."""
+
+    model: ModelConfig

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from trueup.data.formats import SHOWN_PROBLEMS
-from trueup.data.records import BadRows, Demonstration, Dropped, FiledRow
+from trueup.data.records import Demonstration, Dropped, FiledRow
+from trueup.data.row_rules import BadRows
 from trueup.errors import DataError, ModelError, TrueupError
 from trueup.models.chat import Encoded, encode_demonstration
 

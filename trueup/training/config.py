@@ -6,8 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
-from trueup.config import Problems, Section, StageConfig, from_campaign
+from trueup.config import Problems, Section, from_campaign
+from trueup.data.pairs import PairRule
 from trueup.files import Json
+from trueup.models.config import ModelStageConfig
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 from trueup.training.allowed import problems as trainer_args_problems
@@ -41,7 +43,7 @@ def _files_from_campaign(value: Any, info: ValidationInfo) -> Any:
     return {**value, **{key: str(from_campaign(file, info)) for key, file in files.items() if file.endswith(".json")}}
 
 
-class TrainConfig(StageConfig):
+class TrainConfig(ModelStageConfig):
     """Keys that the training stages share. Their names are those of `transformers.TrainingArguments`."""
 
     trial: ClassVar[str]
@@ -97,3 +99,13 @@ class TrainConfig(StageConfig):
     def contents(self) -> dict[str, Contents | None]:
         values = {key: self.trainer_args.get(key) for key in _FILES_OF_TRAINERS}
         return {f"trainer_args.{key}": contents.of_file(file) for key, file in values.items() if isinstance(file, str)}
+
+
+class PreferenceConfig(TrainConfig):
+    """Keys that the stages share which train on people's preferences."""
+
+    pairs: PairRule = "all"
+    """Pairs of a ranking to train on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
+
+    def parents(self) -> tuple[str, ...]:
+        return ("sft", "label")

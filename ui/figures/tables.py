@@ -40,6 +40,10 @@ class Sheet:
     empty: str = "Nothing yet."
 
 
+_PAIRS = Column("items", "Pairs", "count")
+_LABELS = Column("labels", "Labels", "count")
+
+
 def sheets(figures: Figures) -> dict[str, Sheet]:
     """All tables of `ui.figures.figures.figures`, by name."""
     tables = [
@@ -116,8 +120,8 @@ def _agreement(figures: Figures) -> Sheet:
         Column("measure", "Measure"),
         Column("of", "Of"),
         Column("figure", "Value", "coefficient"),
-        Column("items", "Pairs", "count"),
-        Column("labels", "Labels", "count"),
+        _PAIRS,
+        _LABELS,
     ]
     note = "Bootstrap over pairs. 1: always the same; 0: as by chance. For equal labels chance is not taken out."
     return Sheet("agreement", "Agreement", columns, rows, note)
@@ -127,7 +131,7 @@ def _pairs(figures: Figures) -> Sheet:
     columns = [
         Column("a", "Annotator"),
         Column("b", "and"),
-        Column("items", "Pairs", "count"),
+        _PAIRS,
         Column("equal", "Equal", "share"),
         Column("kappa", "Cohen’s kappa", "coefficient"),
     ]
@@ -142,7 +146,7 @@ def _people(figures: Figures) -> Sheet:
     columns = [
         Column("annotator", "Annotator"),
         *([Column("name", "Name")] if names else []),
-        Column("labels", "Labels", "count"),
+        _LABELS,
         Column("seconds", "Seconds", "seconds"),
         Column("too_fast", "Too fast", "share"),
         Column("left", "Left", "share"),
@@ -187,7 +191,7 @@ def _flags(figures: Figures) -> Sheet:
 def _hours(figures: Figures) -> Sheet:
     columns = [
         Column("hour_utc", "Hour (UTC)", "time"),
-        Column("labels", "Labels", "count"),
+        _LABELS,
         Column("annotators", "Annotators", "count"),
     ]
     return Sheet("hours", "Labels per hour", columns, figures["hours"], "The last 72 hours of labelling.")

@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from trueup.config import (
-    BadRows,
     EndpointParameters,
-    IgnoredColumns,
     InputPath,
     SecretUrl,
     SecretWebUrl,
-    SplitConfig,
-    StageConfig,
     from_campaign,
 )
 from trueup.data.own_code import short_name
+from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.errors import ConfigError
-from trueup.models.config import ModelConfig, ModelName
+from trueup.models.config import ModelName, ModelStageConfig
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import HIDDEN
@@ -51,7 +48,7 @@ def with_password(store: str) -> sa.URL:
     return url
 
 
-class LabelConfig(StageConfig):
+class LabelConfig(RowRules, ModelStageConfig):
     """Preferences over the sampled answers. They come from one source, and from others only if those are named."""
 
     stage: ClassVar[str] = "label"
@@ -61,8 +58,6 @@ class LabelConfig(StageConfig):
     verify: ClassVar[str | None] = "ui.labels.proof:check_store"
     report: ClassVar[str] = "ui.sources.report:LabelReport"
 
-    model: ModelConfig
-    split: SplitConfig
     source: Source = "human"
     """Who labels: `human` is people in the browser, `simulated` the rubric, `import` a file of preferences, `judge` a
     language model behind an HTTP endpoint, `reward_model` a reward model of your own."""
@@ -73,13 +68,6 @@ class LabelConfig(StageConfig):
     SQLite in the run directory. Leave the password out: it is read from the environment variable
     TRUEUP_STORE_PASSWORD, which `trueup serve` needs too. A password here, or from `${NAME}`, is stored nowhere
     else."""
-
-    on_bad_rows: BadRows = "refuse"
-    """What happens to a file with bad rows, which cannot be read or which the chat template refuses: `refuse` stops
-    with all its problems, `drop` leaves those rows out, counts them by reason in the manifest and keeps them in the
-    stage's left_out.jsonl."""
-    ignore_columns: IgnoredColumns = Field([])
-    """Columns to leave out: they are not read, and their content refuses or drops no row."""
 
     # human: what is asked
     task: Literal["pairs", "ranking"] = "pairs"

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, HTTPException, Query
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from trueup import runs
 from trueup.artifacts.reports import ComparisonFigures
@@ -45,10 +45,8 @@ class PolicyBody(BaseModel):
     """Why it is not an adapter on the shared base model, where that is so."""
 
 
-class DecodingBody(BaseModel):
+class DecodingBody(BaseModel, extra="forbid"):
     """Temperature 0 is greedy decoding: always the likeliest token."""
-
-    model_config = ConfigDict(extra="forbid")
 
     temperature: float = Field(1.0, ge=0, le=10, allow_inf_nan=False)
     top_k: int = Field(0, ge=0, le=2**31 - 1)

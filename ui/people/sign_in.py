@@ -31,6 +31,8 @@ from ui.people.accounts import (
 from ui.people.names import MAX_NAME, AccountError
 from ui.people.throttle import Throttled
 
+Typed = Annotated[str, Form()]
+"""A field of a form."""
 OPEN_THE_LINK = (
     "Open the link that was printed where Trueup was started. It works once; the same command prints a new one."
 )
@@ -75,12 +77,7 @@ def _login(people: People, start: str) -> APIRouter:
         return _form("login", onward=onward, name="")
 
     @router.post("/login")
-    async def login(
-        request: Request,
-        name: Annotated[str, Form()] = "",
-        password: Annotated[str, Form()] = "",
-        next: Annotated[str, Form()] = "",
-    ) -> Response:
+    async def login(request: Request, name: Typed = "", password: Typed = "", next: Typed = "") -> Response:
         onward, devices = _own_path(next, start), request.cookies.get(DEVICE_COOKIE)
         known = await run_in_threadpool(people.knows_browser, name, devices)
         try:
@@ -103,12 +100,7 @@ def _invitation(people: People, start: str) -> APIRouter:
         return _no_invitation() if role is None else _form("invite", token=token, role=role, name="")
 
     @router.post("/invite")
-    async def accept(
-        request: Request,
-        token: Annotated[str, Form()] = "",
-        name: Annotated[str, Form()] = "",
-        password: Annotated[str, Form()] = "",
-    ) -> Response:
+    async def accept(request: Request, token: Typed = "", name: Typed = "", password: Typed = "") -> Response:
         role = await run_in_threadpool(people.invited, token)
         if role is None:
             return _no_invitation()
@@ -131,9 +123,7 @@ def _password(people: People) -> APIRouter:
         return _form("password", name=who.name)
 
     @router.post("/password")
-    async def change_password(
-        request: Request, who: Annotator, old: Annotated[str, Form()] = "", new: Annotated[str, Form()] = ""
-    ) -> Response:
+    async def change_password(request: Request, who: Annotator, old: Typed = "", new: Typed = "") -> Response:
         try:
             entered = await people.hashing(lambda: people.change_password(who, old, new), known=True)
         except (Throttled, AccountError) as error:

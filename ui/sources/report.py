@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
-from pydantic import ConfigDict
-
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.manifest import LabelCounts
 from trueup.artifacts.reports import Estimate, LabelSources, PairCounts
@@ -43,10 +41,8 @@ class KnownAnswers(Estimate):
     """Null below ENOUGH_GOLD of them."""
 
 
-class LabelReport(LabelSources):
+class LabelReport(LabelSources, extra="forbid"):
     """labels/report.json. A ranking counts as one label."""
-
-    model_config = ConfigDict(extra="forbid")
 
     sources: list[str]
     labels: int
