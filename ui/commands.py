@@ -234,9 +234,7 @@ def _takes_labels(parser: argparse.ArgumentParser) -> None:
     file = action("import", "put the preferences of a file into the campaign's store")
     file.add_argument("file", type=Path, help="preferences in any format of docs/formats.md")
     file.add_argument(
-        "--on-bad-rows",
-        choices=("refuse", "drop"),
-        help="refuse files with bad rows, or drop the rows (label.on_bad_rows)",
+        "--on-bad-rows", choices=("refuse", "drop"), help="what happens to a file with bad rows (label.on_bad_rows)"
     )
     file.add_argument(
         "--ignore-columns",

@@ -27,8 +27,8 @@ class Node:
     title: str
     detail: str
     """A short hash, or the verdict."""
-    status: str = ""
-    """pass, warn or fail, for a stage and for the verdict."""
+    status: str
+    """pass, warn or fail, for a stage and for the verdict; empty for a file."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def lineage(stages: Sequence[FinishedStage], verdict: tuple[str, str] | None) ->
         for file in stage.manifest.inputs:
             name = f"file {file.path} {file.sha256}"
             if all(node.id != name for node in graph.nodes):
-                graph.nodes.append(Node(name, "file", Path(file.path).name, short(file.sha256)))
+                graph.nodes.append(Node(name, "file", Path(file.path).name, short(file.sha256), ""))
             graph.edges.append(Edge(name, stage.stage))
         status = stage.manifest.verdict.status
         graph.nodes.append(Node(stage.stage, "stage", stage.stage, short(shas[stage.stage]), status))

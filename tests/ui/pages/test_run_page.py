@@ -204,7 +204,8 @@ def test_the_picture_has_each_node_once_within_its_frame_and_no_two_overlap(run_
 
 def test_names_in_the_picture_are_text_and_long_ones_keep_their_ends() -> None:
     graph = Graph(
-        [Node("a", "file", "<b>" + "long" * 20 + ".jsonl", "<i>"), Node("b", "stage", "sft", "")], [Edge("a", "b")]
+        [Node("a", "file", "<b>" + "long" * 20 + ".jsonl", "<i>", ""), Node("b", "stage", "sft", "", "pass")],
+        [Edge("a", "b")],
     )
     made = str(draw(graph, True))
     assert "<b>" not in made and "<i>" not in made and ".jsonl</text>" in made
