@@ -34,8 +34,8 @@ class Near(NamedTuple):
     alike: float
 
 
-def near_duplicates(train: Sequence[str], heldout: Sequence[str], least: float = ALIKE) -> list[Near]:
-    """The held-out prompts that resemble one of training by `least` or more.
+def near_duplicates(train: Sequence[str], heldout: Sequence[str]) -> list[Near]:
+    """The held-out prompts that resemble one of training by ALIKE or more.
 
     Resemblance is |A & B| / |A | B| of the sets of 5 characters in a row, in lower case and without punctuation
     (Broder 1997, https://doi.org/10.1109/SEQUEN.1997.666900), exact, of pairs that MinHash proposes: the time grows
@@ -53,7 +53,7 @@ def near_duplicates(train: Sequence[str], heldout: Sequence[str], least: float =
         own = _shingles(text)
         neighbours = {other for key in _bands(own) for other in buckets.get(key, ())}
         best = max(((_resemblance(own, shingles[other]), -other) for other in neighbours), default=(0.0, 0))
-        if best[0] >= least:
+        if best[0] >= ALIKE:
             pairs.append(Near(index, -best[1], best[0]))
     return pairs
 

@@ -31,26 +31,24 @@ def repetition(texts: Sequence[str], n: int = 3) -> float:
     return sum(len(set(grams)) < len(grams) for grams in grams_of_texts) / len(grams_of_texts)
 
 
-def self_similarity(texts: Sequence[str], n: int = 2) -> float:
-    """How alike several answers to one prompt are, over all pairs of them: 1 the same n-grams, 0 none in common.
+def self_similarity(texts: Sequence[str]) -> float:
+    """How alike several answers to one prompt are, over all pairs of them: 1 the same word pairs, 0 none in common.
 
-    Of two texts the share of their n-grams that both have, |A & B| / |A | B|: the resemblance of Broder 1997
-    (https://doi.org/10.1109/SEQUEN.1997.666900) with shingles of n words. Self-BLEU (Zhu et al. 2018,
+    Two texts have the share of their pairs of neighbouring words that both hold, |A & B| / |A | B|: the resemblance of
+    Broder 1997 (https://doi.org/10.1109/SEQUEN.1997.666900) with shingles of two words. Self-BLEU (Zhu et al. 2018,
     https://arxiv.org/abs/1802.01886) asks the same, but depends on how many texts there are and on a smoothing. A text
-    of fewer than n words is one shingle. NaN for fewer than two texts.
+    of fewer than two words is one shingle. NaN for fewer than two texts.
     """
-    gram_sets = [set(ngrams(text, n)) or {tuple(words(text))} for text in texts]
+    gram_sets = [set(ngrams(text, 2)) or {tuple(words(text))} for text in texts]
     shares = [len(a & b) / len(a | b) for a, b in combinations(gram_sets, 2)]
     return sum(shares) / len(shares) if shares else math.nan
 
 
-def mean_self_similarity(
-    answers: Sequence[Sequence[str]], confidence: float = 0.95, seed: int = 0, n: int = 2
-) -> Interval:
+def mean_self_similarity(answers: Sequence[Sequence[str]], confidence: float = 0.95, seed: int = 0) -> Interval:
     """`self_similarity` of each prompt's answers, on average over prompts; `n` of it is prompts with two answers or
     more.
 
     answers  P lists of texts
     """
-    values = [[self_similarity(texts, n)] for texts in answers if len(texts) > 1]
+    values = [[self_similarity(texts)] for texts in answers if len(texts) > 1]
     return bootstrap_mean(values, confidence, seed) if values else Interval(math.nan, 0.0, 1.0, 0)

@@ -37,7 +37,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str) -> Markup:
     axes = _Axes(
         (min(x for x, _ in points), max(x for x, _ in points)), (min(y for _, y in points), max(y for _, y in points))
     )
-    parts = [axes.draw(x_label, y_label)]
+    parts = [axes.draw(x_label)]
     for line in series:
         finite = [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(y)]
         smooth = moving_mean([y for _, y in finite], max(1, len(finite) // 10))
@@ -56,7 +56,7 @@ def histogram(series: Sequence[Series], x_label: str, bins: int = 16) -> Markup:
     edges = np.linspace(low, high, min(bins, high - low) + 1)
     shares = [np.histogram(line.y, edges)[0] / max(1, len(line.y)) for line in series]
     axes = _Axes((low, high), (0.0, max(float(share.max()) for share in shares)))
-    parts = [axes.draw(x_label, "share of answers", percent=True)]
+    parts = [axes.draw(x_label, percent=True)]
     for line, share in zip(series, shares, strict=True):
         corners = [(edges[0], 0.0)]
         for left, right, value in zip(edges, edges[1:], share, strict=False):
@@ -128,7 +128,7 @@ def trace(points: Sequence[Point], x_label: str, y_label: str, limit: float | No
         x, _ = axes.at(limit, finite[0].y)
         width, height = _WIDTH - _RIGHT - x, _HEIGHT - _BOTTOM - _TOP
         parts.append(_element("rect", "beyond", x=x, y=_TOP, width=width, height=height))
-    parts.append(axes.draw(x_label, y_label))
+    parts.append(axes.draw(x_label))
     if limit is not None:
         parts.append(_element("line", "limit", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM))
     parts.append(axes.path([(point.x, point.y) for point in finite], "join"))
@@ -190,7 +190,7 @@ class _Axes:
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
         return _element("polyline", style, points=corners)
 
-    def draw(self, x_label: str, y_label: str, percent: bool = False) -> Markup:
+    def draw(self, x_label: str, percent: bool = False) -> Markup:
         parts = []
         levels = ticks(*self._padded)
         for value in levels:

@@ -80,15 +80,15 @@ def load_libraries() -> None:
     import statsmodels.stats.inter_rater  # noqa: F401
 
 
-def raw(labels: LabelCodes, seed: int = 0) -> Agreement:
+def raw(labels: LabelCodes) -> Agreement:
     """The share of equal pairs among all pairs of labels of one item, not corrected for chance."""
     counts, items = labels.distinct
     if not items.size:
         return _undefined(NO_PAIRS)
-    return _share(lambda w: _raw(w, counts), items, int(items @ counts.sum(axis=1)), seed)
+    return _share(lambda w: _raw(w, counts), items, int(items @ counts.sum(axis=1)))
 
 
-def cohen(labels: LabelCodes, weights: Weights = None, seed: int = 0) -> Agreement:
+def cohen(labels: LabelCodes, weights: Weights = None) -> Agreement:
     """Kappa of exactly two annotators over the items that both labelled; quadratic weights for grades."""
     names = np.unique(labels.annotator)
     if len(names) != 2:
@@ -97,7 +97,7 @@ def cohen(labels: LabelCodes, weights: Weights = None, seed: int = 0) -> Agreeme
     _, one, other = np.intersect1d(labels.item[first], labels.item[second], assume_unique=True, return_indices=True)
     cells = labels.value[first][one].astype(np.int64) * labels.values + labels.value[second][other]
     table = np.bincount(cells, minlength=labels.values**2).reshape(labels.values, labels.values)
-    result = cohen_of_table(table, weights, seed)
+    result = cohen_of_table(table, weights)
     if result.value is None:
         return result
     from sklearn.metrics import cohen_kappa_score
@@ -107,7 +107,7 @@ def cohen(labels: LabelCodes, weights: Weights = None, seed: int = 0) -> Agreeme
     return replace(result, value=float(value))
 
 
-def cohen_of_table(table: np.ndarray, weights: Weights = None, seed: int = 0) -> Agreement:
+def cohen_of_table(table: np.ndarray, weights: Weights = None) -> Agreement:
     """Kappa from the (C, C) table of the items with value i from one annotator and value j from the other."""
     values, items = len(table), int(table.sum())
     if not items:
@@ -117,10 +117,10 @@ def cohen_of_table(table: np.ndarray, weights: Weights = None, seed: int = 0) ->
     cells = table.ravel()
     # Runs for every two annotators, every few seconds: scikit-learn's checks of its arguments would take too long.
     value = float(_cohen(cells[None], values, weights)[0])
-    return _with_interval(value, lambda w: _cohen(w, values, weights), cells, 2 * items, seed)
+    return _with_interval(value, lambda w: _cohen(w, values, weights), cells, 2 * items)
 
 
-def fleiss(labels: LabelCodes, seed: int = 0) -> Agreement:
+def fleiss(labels: LabelCodes) -> Agreement:
     """Kappa over the items with the most common number of labels, since it needs the same number everywhere."""
     counts, items = labels.distinct
     if not items.size:
@@ -135,10 +135,10 @@ def fleiss(labels: LabelCodes, seed: int = 0) -> Agreement:
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     value = float(fleiss_kappa(np.repeat(counts, items, axis=0)))
-    return _with_interval(value, lambda w: _fleiss(w, counts), items, int(items.sum() * commonest), seed, note)
+    return _with_interval(value, lambda w: _fleiss(w, counts), items, int(items.sum() * commonest), note)
 
 
-def krippendorff(labels: LabelCodes, level: Literal["nominal", "ordinal"] = "nominal", seed: int = 0) -> Agreement:
+def krippendorff(labels: LabelCodes, level: Literal["nominal", "ordinal"] = "nominal") -> Agreement:
     """Alpha over all items with two labels or more. It allows for missing labels."""
     counts, items = labels.distinct
     if not items.size:
@@ -157,10 +157,10 @@ def krippendorff(labels: LabelCodes, level: Literal["nominal", "ordinal"] = "nom
         value = float(alpha(value_counts=value_counts, value_domain=domain, level_of_measurement=level))
     else:
         value = float(statistic(items[None])[0])
-    return _with_interval(value, statistic, items, int(items @ counts.sum(axis=1)), seed)
+    return _with_interval(value, statistic, items, int(items @ counts.sum(axis=1)))
 
 
-def share_over_items(item: np.ndarray, hit: np.ndarray, seed: int = 0) -> Agreement:
+def share_over_items(item: np.ndarray, hit: np.ndarray) -> Agreement:
     """The share of labels with a property, resampling items, since labels of one item are not independent.
 
     item  (N,) codes from 0
@@ -170,7 +170,7 @@ def share_over_items(item: np.ndarray, hit: np.ndarray, seed: int = 0) -> Agreem
         return _undefined("no labels")
     n = np.bincount(item)
     table, items = _distinct(np.stack([np.bincount(item, hit, len(n)).astype(np.int64), n], axis=1)[n > 0])
-    return _share(lambda w: (w @ table[:, 0]) / (w @ table[:, 1]), items, len(item), seed)
+    return _share(lambda w: (w @ table[:, 0]) / (w @ table[:, 1]), items, len(item))
 
 
 # ---- Formulas over weights --------------------------------------------------------------------------------------
@@ -264,17 +264,17 @@ def _undefined(why: str, items: int = 0, labels: int = 0) -> Agreement:
     return Agreement(None, None, None, items, labels, why)
 
 
-def _share(statistic: Statistic, items: np.ndarray, labels: int, seed: int) -> Agreement:
+def _share(statistic: Statistic, items: np.ndarray, labels: int) -> Agreement:
     """A proportion. A bootstrap of all or nothing has no width, so then the interval is Wilson's over items."""
     value, total = float(statistic(items[None])[0]), int(items.sum())
     if value in (0.0, 1.0):
         bounds = wilson(value * total, total)
         return Agreement(value, bounds.low, bounds.high, total, labels)
-    return _with_interval(value, statistic, items, labels, seed)
+    return _with_interval(value, statistic, items, labels)
 
 
 def _with_interval(
-    value: float, statistic: Statistic, items: np.ndarray, labels: int, seed: int, note: str | None = None
+    value: float, statistic: Statistic, items: np.ndarray, labels: int, note: str | None = None
 ) -> Agreement:
     """The expanded percentile interval (see trueup.statistics) over `items`, the number of each distinct one."""
     total = int(items.sum())
@@ -283,7 +283,7 @@ def _with_interval(
     present = items > 0
     resamples = min(RESAMPLES, max(100, _DRAWS // int(present.sum())))
     draws = np.zeros((resamples, len(items)))
-    draws[:, present] = np.random.default_rng(seed).multinomial(total, items[present] / total, size=resamples)
+    draws[:, present] = np.random.default_rng(0).multinomial(total, items[present] / total, size=resamples)
     values = statistic(draws)
     values = values[np.isfinite(values)]
     if len(values) < 0.9 * resamples:

@@ -288,12 +288,16 @@ def _safe(cell: Any) -> Any:
     return f"'{cell}" if risky or cell.startswith(("\t", "\r", "\n")) else cell
 
 
-def as_text(sheet: Sheet, width: int = 60) -> str:
+_WIDTH = 60
+"""Most characters of a cell in plain text."""
+
+
+def as_text(sheet: Sheet) -> str:
     """The sheet in columns of plain text; long cells are cut and end with an ellipsis."""
     if not sheet.rows:
         return f"{sheet.title}\n  {sheet.empty}"
     table = [[column.head for column in sheet.columns]]
-    table += [[_cut(cell_text(row, column), width) for column in sheet.columns] for row in sheet.rows]
+    table += [[_cut(cell_text(row, column)) for column in sheet.columns] for row in sheet.rows]
     sizes = [max(len(line[at]) for line in table) for at in range(len(sheet.columns))]
     left = [column.kind == "text" for column in sheet.columns]
     lines = [
@@ -306,6 +310,6 @@ def as_text(sheet: Sheet, width: int = 60) -> str:
     return "\n".join([sheet.title, *(f"  {line}" for line in lines), *([f"  {sheet.note}"] if sheet.note else [])])
 
 
-def _cut(text: str, width: int) -> str:
+def _cut(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= width else text[: width - 1] + "…"
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"

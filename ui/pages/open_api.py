@@ -57,13 +57,9 @@ class DecodingBody(BaseModel, extra="forbid"):
 
 
 class PoliciesBody(BaseModel):
-    run: str
     policies: list[PolicyBody]
     decoding: DecodingBody
     """As in the comparison, where there was one."""
-    context: int | None
-    """Tokens that a prompt and its answer may have together."""
-    has_reward_model: bool
 
 
 class PromptBody(BaseModel):
@@ -111,13 +107,10 @@ def _add_choices(router: APIRouter, run_dir: Path) -> None:
     def policies(who: Admin) -> PoliciesBody:
         """The policies of this run as it stands."""
         return PoliciesBody(
-            run=run_dir.resolve().name,
             policies=[
                 PolicyBody(name=policy.name, title=policy.title, note=policy.note) for policy in _policies(run_dir)
             ],
             decoding=_decoding(run_dir),
-            context=_context(run_dir),
-            has_reward_model=runs.find_stage(run_dir, "reward") is not None,
         )
 
     @router.get("/prompts")
