@@ -60,6 +60,8 @@ class PoliciesBody(BaseModel):
     policies: list[PolicyBody]
     decoding: DecodingBody
     """As in the comparison, where there was one."""
+    context: int | None
+    """Tokens that a prompt and its answer may have together."""
 
 
 class PromptBody(BaseModel):
@@ -111,6 +113,7 @@ def _add_choices(router: APIRouter, run_dir: Path) -> None:
                 PolicyBody(name=policy.name, title=policy.title, note=policy.note) for policy in _policies(run_dir)
             ],
             decoding=_decoding(run_dir),
+            context=_context(run_dir),
         )
 
     @router.get("/prompts")
