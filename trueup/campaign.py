@@ -18,7 +18,7 @@ from trueup.config import RunDirectory, Section, Seed, SplitConfig, StageConfig,
 from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json, sha256_file
 from trueup.models.config import ModelConfig
-from trueup.provenance import contents
+from trueup.provenance import commits, contents
 from trueup.stages import STAGES, load_object
 
 AT_THE_TOP = ("model", "split", "run_dir")
@@ -68,6 +68,10 @@ class Campaign:
             stages = self._with_parents({*stages, "reward"})
         return [stage for stage in STAGES if stage in stages]
 
+    def at(self, commit: str) -> Campaign:
+        """The same campaign with the base model's hub id at this commit."""
+        return resolve(self.source, {**self.values, "model": {**self.values["model"], "revision": commit}})
+
     def _with_parents(self, stages: set[str]) -> set[str]:
         for stage in reversed(STAGES):
             if stage in stages:
@@ -96,6 +100,7 @@ def resolve(source: Path, values: Json) -> Campaign:
     # If the top of the file is broken, the stages are still checked, with default values for it.
     top = config or CampaignConfig(name="unnamed")
     run_dir = top.run_dir or Path("runs") / top.name
+    top = _as_begun(top, run_dir)
 
     stages: dict[str, StageConfig] = {}
     for stage, section in sections.items():
@@ -116,7 +121,16 @@ def resolve(source: Path, values: Json) -> Campaign:
     if problems or config is None:
         raise ConfigError(source, problems)
     stages = {stage: stage_config.completed(stages) for stage, stage_config in stages.items()}
-    return Campaign(source, values, config, run_dir, stages)
+    return Campaign(source, values, top, run_dir, stages)
+
+
+def _as_begun(config: CampaignConfig, run_dir: Path) -> CampaignConfig:
+    """The config with a hub id at the commit that the run stays at, if it has one yet."""
+    model = config.model
+    if not model.is_on_hub or commits.is_commit(model.revision):
+        return config
+    commit = commits.of_run(run_dir, model.name, model.revision)
+    return config.model_copy(update={"model": model.model_copy(update={"revision": commit or model.revision})})
 
 
 def _schema(

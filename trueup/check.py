@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trueup.campaign import Campaign
+from trueup.checking.model import settle_base
 from trueup.checking.places import check_disk, check_place, find_model
 from trueup.checking.rows import ReadFile, Rows
 from trueup.config import SplitConfig, Stages
@@ -63,7 +64,10 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     part(_check_split, rows.files, split)
 
     check_place("run_dir", campaign.run_dir, problems)
-    directory = part(find_model, campaign)
+    settled = part(_settle, campaign)
+    campaign = settled or campaign
+    model = campaign.config.model
+    directory = part(find_model, campaign) if settled else None
     before = len(problems)
     rows.context = part(_check_model, stages, model, directory)
     is_readable = not any(problem.startswith("model.name: ") for problem in problems[before:])
@@ -77,6 +81,14 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     trains_whole = any(isinstance(config, TrainConfig) and config.full_finetuning for config in stages.values())
     part(check_disk, campaign, trains_whole, directory)
     return problems, notes
+
+
+def _settle(campaign: Campaign, problems: list[str], notes: list[str]) -> Campaign:
+    """The campaign with a hub id at the commit that a run would take now."""
+    settled, note = settle_base(campaign, keep=False)
+    if note:
+        notes.append(f"model.name: {note}")
+    return settled
 
 
 def _check_split(files: list[ReadFile], split: SplitConfig, problems: list[str], notes: list[str]) -> None:
@@ -126,7 +138,7 @@ def _check_model(
         problems += model_problems
         base = trial.Stage(trial.plain(model), *trial.stand_in(stages))
         is_readable = False
-    elif is_readable and directory is not None and directory.is_dir() and any(directory.glob("*.safetensors")):
+    elif is_readable and directory is not None and _has_weights(directory, model):
         problems += trial.try_weights(str(directory), model)
     problems += trial.try_stages(stages, base)
     if not is_readable:
@@ -134,6 +146,14 @@ def _check_model(
     if (note := trial.tried(settings)) is not None:
         notes.append(note)
     return loading.context_length(settings, tokenizer)
+
+
+def _has_weights(directory: Path, model: ModelConfig) -> bool:
+    """Whether the folder has weights, and all that a hub's model has."""
+    from trueup.models.sources import hub
+
+    has_weights = directory.is_dir() and any(directory.glob("*.safetensors"))
+    return has_weights and not (model.is_on_hub and hub.lacking(model.name, directory.name))
 
 
 def _check_context(stages: Stages, context: int | None, problems: list[str]) -> None:

@@ -186,14 +186,20 @@ def _run_to(
 ) -> int:
     from trueup import runs
     from trueup.campaign import plan
+    from trueup.checking.model import fetch_base, reads_base, settle_base
     from trueup.runner import run_steps
 
     started, console = time.monotonic(), _console()
     with runs.locked(campaign.run_dir) as lock:
+        if reads_base(campaign, [only] if only else campaign.needed(target)):
+            campaign, note = settle_base(campaign, keep=not plan_only)
+            if note:
+                console.print(f"model.name: {note}", highlight=False, markup=False)
         steps = plan(campaign, target, force, (only,) if only else None)
         _print_plan(console, campaign, steps)
         if plan_only:
             return 0
+        fetch_base(campaign, [step.stage for step in steps if step.action != "keep"])
         run_steps(campaign, steps, console, lock)
     _print_outcome(console, campaign, steps, time.monotonic() - started)
     return 0

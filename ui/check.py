@@ -13,7 +13,8 @@ from trueup.config import Stages
 from trueup.data.formats import read_preferences
 from trueup.data.records import CandidateSet, Dropped, is_for_judge, is_heldout, read_rows
 from trueup.errors import DataError
-from trueup.models.config import ModelConfig
+from trueup.models.config import ModelConfig, is_path
+from trueup.models.sources.refusals import HubId
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig
 from ui.sources.material import known_answers, read_scores
@@ -144,16 +145,16 @@ def _scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]
     """A reward model's settings and tokenizer; None if its files are not here, or cannot be read."""
     from trueup.models import loading
 
-    if name.startswith("/"):
-        directory = find_directory(_SCORER, Path(name), name, problems)
-    else:
-        directory = find_hub_id(_SCORER, name, None, problems, notes)
-    if directory is None:
-        return None
     try:
+        if is_path(name):
+            directory = find_directory(_SCORER, Path(name), name, problems)
+        else:
+            directory = find_hub_id(HubId(name, key=_SCORER), problems, notes)
+        if directory is None:
+            return None
         return _Scorer(loading.read_settings(str(directory), model), loading.read_tokenizer(directory, model))
     except Exception as error:
-        text = " ".join(str(error).split()).removeprefix("model.name: ")
+        text = " ".join(str(error).split()).removeprefix("model.name: ").removeprefix(f"{_SCORER}: ")
         problems.append(f"{_SCORER}: {text[:300]}")
         return None
 

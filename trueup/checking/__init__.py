@@ -1,3 +1,3 @@
-"""Parts of the checks of all stages: the rows of files and their tokens (rows), and models and folders on this machine
-(places). `trueup check` itself is trueup/check.py.
+"""Parts of the checks of all stages: the rows of files and their tokens (rows), models and folders on this machine
+(places), and the base model before it is loaded (model). `trueup check` itself is trueup/check.py.
 """

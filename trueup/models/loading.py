@@ -27,6 +27,7 @@ from trueup.console import say
 from trueup.errors import ModelError
 from trueup.models.config import ModelConfig
 from trueup.models.placement import Placement, place
+from trueup.models.sources import hub
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
 from trueup.models.sources.gguf import gguf_tokenizer, load_gguf
 from trueup.models.templates.choice import set_pad_token, set_template
@@ -57,6 +58,8 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
         model.to(placement.device)
     else:
         model = _from_pretrained(AutoModelForCausalLM, source, config, placement, quantise=config.load_in_4bit)
+    if config.is_on_hub:  # an adapter's file names its base: by the hub id, and not by a folder of this machine
+        model.name_or_path = model.config._name_or_path = config.name
     _grow_vocabulary(model, tokenizer)
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, placement)
@@ -72,14 +75,12 @@ def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
-    source = source_of(config)
+    source = source_of(config, weights=False)
     try:
         if source.endswith(".gguf"):
             tokenizer = gguf_tokenizer(Path(source))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(
-                source, revision=config.revision, trust_remote_code=config.trust_remote_code
-            )
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     except Exception as error:
         raise _not_loaded(config.name, error) from error
     summary = set_template(tokenizer, config)
@@ -228,7 +229,6 @@ def _from_pretrained(
         model, loading_info = kind.from_pretrained(
             source,
             dtype=placement.dtype,
-            revision=config.revision if source == config.name else None,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
@@ -270,12 +270,9 @@ def try_weights(source: str, config: ModelConfig) -> None:
 def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
     """A model's configuration, as transformers reads it."""
     file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
-    revision = config.revision if source == config.name else None
     trusted = config.trust_remote_code
     try:
-        return AutoConfig.from_pretrained(
-            Path(source).parent if file else source, revision=revision, trust_remote_code=trusted, **file
-        )
+        return AutoConfig.from_pretrained(Path(source).parent if file else source, trust_remote_code=trusted, **file)
     except Exception as error:
         raise _not_loaded(source, error) from error
 
@@ -349,10 +346,15 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
     )
 
 
-def source_of(config: ModelConfig) -> str:
-    """The directory, file or hub id of the base model. The embedded model is fetched if it is not there yet."""
+def source_of(config: ModelConfig, weights: bool = True) -> str:
+    """The directory or file of the base model. What is not on this machine yet is fetched.
+
+    weights  False: a hub's model is wanted without its weights
+    """
     if config.name == EMBEDDED:
         return str(embedded_model())
+    if config.is_on_hub:
+        return str(hub.fetch(hub.of_base(config), weights))
     if config.name.endswith(".gguf") and not Path(config.name).is_file():
         raise ModelError(f"model.name: {config.name}: no such file")
     return config.name

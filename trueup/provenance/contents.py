@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TypedDict
 
 from trueup.files import sha256_file, write_atomically
+from trueup.provenance import commits
 
 Contents = dict[str, str]
 """{file: its SHA-256}, relative to the named folder; for a hub id {"commit": its hash}."""
 
-_OF_A_MODEL = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
+OF_A_MODEL = (".safetensors", ".gguf", ".json", ".jinja", ".model", ".tiktoken", ".txt", ".py")
 """Endings of the files in a model's folder that affect results: weights, settings, tokenizer, template, code."""
 _REMEMBERED_BYTES = 64 * 2**20
 """Size from which a file's hash is remembered."""
@@ -48,25 +49,21 @@ def of_model(name: str, revision: str | None = None) -> Contents | None:
         return of_file(path)
     if path.is_dir():
         files = [*path.iterdir(), *(path / "additional_chat_templates").glob("*")]
-        files_of_model = sorted(file for file in files if file.suffix in _OF_A_MODEL and file.is_file())
+        files_of_model = sorted(file for file in files if file.suffix in OF_A_MODEL and file.is_file())
         return {str(file.relative_to(path)): sha256_remembered(file) for file in files_of_model}
-    commit = _cached_commit(name, revision)
+    commit = _commit(name, revision)
     return {"commit": commit} if commit else None
 
 
-def _cached_commit(name: str, revision: str | None) -> str | None:
-    """A hub id's commit in the hub's local cache; a branch has the commit that it pointed to when it was fetched."""
+def _commit(name: str, revision: str | None) -> str | None:
+    """A hub id's commit, if the revision is one or this machine has its files."""
+    if revision and commits.is_commit(revision):
+        return revision
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ModuleNotFoundError:  # an installation that only labels has no training libraries
         return None
-    folder = Path(HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    if revision and (folder / "snapshots" / revision).is_dir():
-        return revision
-    try:
-        return (folder / "refs" / (revision or "main")).read_text(encoding="utf-8").strip() or None
-    except (OSError, ValueError):
-        return None
+    return commits.cached(Path(HF_HUB_CACHE), name, revision)
 
 
 def changed(before: Mapping[str, Contents | None], now: Mapping[str, Contents | None]) -> list[str]:

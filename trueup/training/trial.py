@@ -186,7 +186,7 @@ def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
     config, saved = campaign.config.model, stage_dir(campaign.run_dir, "sft") / "model"
     try:
         if names[0] == "sft" or not saved.is_dir():
-            settings = loading.read_settings(loading.source_of(config), config)
+            settings = loading.read_settings(loading.source_of(config, weights=False), config)
             tokenizer = loading.load_base_tokenizer(config)
         else:
             settings, tokenizer = loading.read_settings(str(saved), config), loading.read_tokenizer(saved, config)

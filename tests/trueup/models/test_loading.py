@@ -76,7 +76,6 @@ def test_device_dtype_and_the_reason_for_them_are_said(tiny_base: Path, capsys: 
     [
         ("{folder}/none.gguf", "model.name: {folder}/none.gguf: no such file"),
         ("{folder}/none", "model.name: '{folder}/none' could not be loaded ("),
-        ("no-such-org/no-such-model", "model.name: 'no-such-org/no-such-model' could not be loaded ("),
     ],
 )
 def test_a_model_that_is_not_there_is_one_line_that_says_what_a_name_may_be(

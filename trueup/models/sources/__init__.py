@@ -1,1 +1,3 @@
-"""Sources of a base model besides a folder: the embedded model (embedded), and a GGUF file (gguf)."""
+"""Sources of a base model besides a folder: the embedded model (embedded), a GGUF file (gguf), and a hub id (hub), with
+a sentence for each way in which it cannot be had (refusals).
+"""

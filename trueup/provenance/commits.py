@@ -1,0 +1,63 @@
+"""Commits of hub ids: a run stays at the one that it began with, whichever way a branch moves meanwhile. No torch.
+
+`hub.json` in the run directory has the commit of each hub id, so that all stages of a run load the same files, in
+whichever process and on whichever day they run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from trueup.files import read_text, write_atomically
+
+COMMITS = "hub.json"
+DEFAULT_BRANCH = "main"
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a whole commit hash, which never moves."""
+    return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
+
+
+def of_run(run_dir: Path, name: str, revision: str | None) -> str | None:
+    """The commit of a hub id's branch or tag that the run stays at; None if it has none yet."""
+    commit = _read(run_dir).get(_key(name, revision))
+    return commit if isinstance(commit, str) and is_commit(commit) else None
+
+
+def keep(run_dir: Path, name: str, revision: str | None, commit: str) -> None:
+    """Let the run stay at this commit from now on."""
+    commits = _read(run_dir)
+    if commits.get(_key(name, revision)) != commit:
+        text = json.dumps({**commits, _key(name, revision): commit}, indent=2, sort_keys=True)
+        write_atomically(run_dir / COMMITS, text + "\n")
+
+
+def cached(cache: Path, name: str, revision: str | None) -> str | None:
+    """A hub id's commit in the hub's local cache; a branch has the commit that it pointed to when it was fetched."""
+    folder = repository(cache, name)
+    if revision and (folder / "snapshots" / revision).is_dir():
+        return revision
+    try:
+        return (folder / "refs" / (revision or DEFAULT_BRANCH)).read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def repository(cache: Path, name: str) -> Path:
+    """A hub id's folder in the hub's local cache: snapshots/COMMIT/ with its files, and refs/BRANCH."""
+    return cache / f"models--{name.replace('/', '--')}"
+
+
+def _key(name: str, revision: str | None) -> str:
+    return f"{name}@{revision or DEFAULT_BRANCH}"
+
+
+def _read(run_dir: Path) -> dict[str, object]:
+    try:
+        commits = json.loads(read_text(run_dir / COMMITS))
+    except (OSError, ValueError):
+        return {}
+    return commits if isinstance(commits, dict) else {}
