@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from rlhf.checks import followed, read_instructions
+from rlhf.checks import instruction_verdicts, read_instructions
 from trueup.data.records import read_jsonl
 
 
@@ -25,7 +25,7 @@ def main(data: Path) -> int:
     agreed: Counter[str] = Counter()
     for number, row in read_jsonl(data / "gpt4_reference_verdicts_strict.part.jsonl"):
         instructions = asked[row["prompt"]]
-        ours = followed(instructions, row["response"])
+        ours = instruction_verdicts(instructions, row["response"])
         for instruction, verdict, reference in zip(instructions, ours, row["follow_instruction_list"], strict=True):
             total[instruction.name] += verdict is not None
             agreed[instruction.name] += verdict == reference

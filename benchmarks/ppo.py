@@ -150,8 +150,8 @@ def _separate_adapters() -> Any:
         def parameters(self, role: Any) -> Any:
             return {name: weight for name, weight in super().parameters(role).items() if weight.requires_grad}
 
-        def frozen(self) -> Any:
-            yield from super().frozen()
+        def frozen_weights(self) -> Any:
+            yield from super().frozen_weights()
             yield from (weight for weight in self.model.parameters() if not weight.requires_grad)
 
     return SeparateAdapters

@@ -59,8 +59,8 @@ def load_check(kind: Kind, path: Path, limit: int | None = None, seed: int = 0) 
         raise DataError(f"{path}: no rows, so there is nothing to check")
     note = f"all {len(rows)} prompts of {path.name}"
     if limit is not None and limit < len(rows):
-        kept = sorted(random.Random(seed).sample(range(len(rows)), limit))
-        rows = [rows[i] for i in kept]
+        indices = sorted(random.Random(seed).sample(range(len(rows)), limit))
+        rows = [rows[i] for i in indices]
         note = f"{limit} of {note.removeprefix('all ')}, drawn with seed {seed}"
     return make(rows, note)
 
@@ -110,20 +110,22 @@ def read_instructions(values: Any, where: str) -> tuple[str, list[Instruction]]:
     return row.prompt, [_instruction(name, kwargs, where) for name, kwargs in pairs]
 
 
-def followed(instructions: Sequence[Instruction], text: str) -> list[bool | None]:
+def instruction_verdicts(instructions: Sequence[Instruction], text: str) -> list[bool | None]:
     """Whether the text follows each instruction, strictly; None where the verifier does not know the instruction."""
     return [None if one.follows is None else bool(text.strip()) and one.follows(text) for one in instructions]
 
 
 def _ifeval(rows: list[tuple[str, Any]], note: str) -> Check:
-    read = [read_instructions(values, where) for where, values in rows]
-    prompts = [parse_row(Prompt, {"prompt": text}, where) for (where, _), (text, _) in zip(rows, read, strict=True)]
-    unsupported = Counter(name for _, asked in read for name in {one.name for one in asked if one.follows is None})
+    tasks = [read_instructions(values, where) for where, values in rows]
+    prompts = [parse_row(Prompt, {"prompt": text}, where) for (where, _), (text, _) in zip(rows, tasks, strict=True)]
+    unsupported = Counter(
+        name for _, instructions in tasks for name in {one.name for one in instructions if one.follows is None}
+    )
 
     def verify(index: int, text: str) -> bool | None:
         # One unknown instruction leaves the prompt open even if another is not followed: counted as wrong where it
         # is wrong and left out where it may be right, such prompts would pull the accuracy down.
-        verdicts = followed(read[index][1], text)
+        verdicts = instruction_verdicts(tasks[index][1], text)
         return None if None in verdicts else all(verdicts)
 
     return Check("ifeval", prompts, verify, f"lm-eval {version('lm_eval')}", dict(unsupported), note)
@@ -134,22 +136,23 @@ def _instruction(name: str, kwargs: Json, where: str) -> Instruction:
     if checker is None:
         return Instruction(name, None)
     verifier = checker(name)
-    given = {key: value for key, value in kwargs.items() if value is not None}  # the hub's copy spells out every key
-    wanted = set(verifier.get_instruction_args_keys())
-    if set(given) != wanted:
-        found = ", ".join(sorted(given)) or "none"
-        raise DataError(f"{where}: kwargs of {name}: wants {', '.join(sorted(wanted)) or 'none'}, found {found}")
+    # The hub's copy spells out every key.
+    arguments = {key: value for key, value in kwargs.items() if value is not None}
+    keys = set(verifier.get_instruction_args_keys())
+    if set(arguments) != keys:
+        names = ", ".join(sorted(arguments)) or "none"
+        raise DataError(f"{where}: kwargs of {name}: wants {', '.join(sorted(keys)) or 'none'}, found {names}")
     chance = random.getstate()
     try:
-        verifier.build_description(**given)
+        verifier.build_description(**arguments)
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{where}: kwargs of {name}: {error}") from None
     if random.getstate() != chance:
         # A value that the checker cannot take it replaces by one drawn at random, and says nothing: asked for the
         # letters "#" or "!", as two rows of the benchmark are, it counts some other one.
         random.setstate(chance)
-        said = ", ".join(f"{key} {value!r}" for key, value in given.items())
-        return Instruction(f"{name} ({said})", None)
+        listing = ", ".join(f"{key} {value!r}" for key, value in arguments.items())
+        return Instruction(f"{name} ({listing})", None)
     return Instruction(name, verifier.check_following)
 
 
@@ -165,10 +168,10 @@ def _checkers() -> Mapping[str, Any]:
         raise TrueupError(f"IFEval's verifier is not installed ({error.name}): pip install -e '.[checks]'") from None
     langdetect.DetectorFactory.seed = 0  # it samples; unseeded, the same text may change its language
     # Sentences are split by NLTK, which would download its model of English. The same model comes in a package.
-    known, model = punkt.load_model("english"), PunktParameters()
-    model.abbrev_types, model.collocations = set(known.abbrev_types), set(known.collocations)
-    model.sent_starters = set(known.sent_starters)
-    model.ortho_context.update(known.ortho_context)
+    source, model = punkt.load_model("english"), PunktParameters()
+    model.abbrev_types, model.collocations = set(source.abbrev_types), set(source.collocations)
+    model.sent_starters = set(source.sent_starters)
+    model.ortho_context.update(source.ortho_context)
     nltk.data.path.insert(0, _nltk_data().name)
     folder = Path(_nltk_data().name, "tokenizers", "punkt_tab", "english")
     folder.parent.mkdir(parents=True)
@@ -211,8 +214,8 @@ def final_number(text: str) -> Fraction | None:
     their result (`100 pages in 2 days`).
     """
     _, mark, after = text.rpartition(_MARK)
-    found = list(_NUMBER.finditer(after)) if mark else []
-    number = found[0] if found else next(reversed(list(_NUMBER.finditer(text))), None)
+    matches = list(_NUMBER.finditer(after)) if mark else []
+    number = matches[0] if matches else next(reversed(list(_NUMBER.finditer(text))), None)
     if number is None or len(number[0]) > _DIGITS:
         return None
     value = Fraction(number["value"].replace(",", "")) / int(number["over"] or 1)
@@ -234,7 +237,9 @@ def _gsm8k(rows: list[tuple[str, Any]], note: str) -> Check:
 # ---- Two policies -----------------------------------------------------------------------------------------------
 
 
-def paired(sft: Sequence[bool | None], aligned: Sequence[bool | None], confidence: float = 0.95) -> PairedAccuracy:
+def paired_accuracy(
+    sft: Sequence[bool | None], aligned: Sequence[bool | None], confidence: float = 0.95
+) -> PairedAccuracy:
     """Accuracy of both policies on the same prompts, and whether they differ by more than chance.
 
     sft, aligned  (P,) right or not; None: not verifiable, which leaves the prompt out on both sides

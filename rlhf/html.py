@@ -84,7 +84,7 @@ ENDS = ("Ends by itself", "share of answers; the others were cut at the limit", 
 REPEATS = ("Repeats itself", "share of answers that say three words in a row twice", "share")
 
 
-def measured(
+def measure_rows(
     measures: Iterable[MeasureRow], columns: Sequence[object], unknown: str = wording.UNKNOWN
 ) -> list[tuple[str, str, list[str]]]:
     """(what, what it means, its value in each column) of what was measured; the rest is left out."""

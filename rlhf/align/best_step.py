@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from rlhf.align import guards
 from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.prompts import RolloutPrompt
-from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, standardised
+from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, standardise
 from rlhf.align.rollouts import draw
 from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
 from rlhf.checks import Check
@@ -54,9 +54,9 @@ class EvaluateSteps(TrainerCallback):
             self.evaluate(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        kept = state.global_step in adapters.kept_steps(state.max_steps, self.config.keep_steps)
+        is_kept_step = state.global_step in adapters.kept_steps(state.max_steps, self.config.keep_steps)
         last = state.global_step == state.max_steps or control.should_training_stop
-        if kept or last:
+        if is_kept_step or last:
             adapters.save_adapter(model, self.stage.dir / adapters.STEPS / f"step-{state.global_step}")
             self.evaluate(state.global_step)
 
@@ -79,9 +79,9 @@ class EvaluateSteps(TrainerCallback):
         ids = [answer.token_ids for answer in answers]
         reference = self.reference_logps(prompts, ids)
         kl = [(answer.logp or 0.0) - logp for answer, logp in zip(answers, reference, strict=True)]
-        row = {"step": step, "eval/reward": _mean_paid(self.rewards, columns), "eval/kl": sum(kl) / len(kl)}
+        row = {"step": step, "eval/reward": _mean_reward(self.rewards, columns), "eval/kl": sum(kl) / len(kl)}
         if self.second:
-            row["eval/second_reward"] = _mean_paid(self.second, columns)
+            row["eval/second_reward"] = _mean_reward(self.second, columns)
         self.stage.log(row)
         by_second = f" (the second reward model: {row['eval/second_reward']:.2f})" if self.second else ""
         say(
@@ -90,12 +90,12 @@ class EvaluateSteps(TrainerCallback):
         )
 
 
-def _mean_paid(rewards: WeightedRewards, columns: Mapping[str, list[Any]]) -> float:
+def _mean_reward(rewards: WeightedRewards, columns: Mapping[str, list[Any]]) -> float:
     rewards(**columns)
-    paid = [total for total in rewards.totals if not math.isnan(total)]
-    if not paid:
+    totals = [total for total in rewards.totals if not math.isnan(total)]
+    if not totals:
         raise DataError("align.rewards: none of them has an opinion on any of the prompts that choose the step")
-    return sum(paid) / len(paid)
+    return sum(totals) / len(totals)
 
 
 def second_rewards(
@@ -120,7 +120,7 @@ def second_rewards(
 
     say(f"{'best step':<12} chosen by the second reward model, trained on other prompts than the one that pays")
     units = normalisation(reward.report(RewardCards).judge)
-    return make_rewards(config, standardised(scores, units), checks, eos_token_id)
+    return make_rewards(config, standardise(scores, units), checks, eos_token_id)
 
 
 def evaluations(stage: StageRun) -> dict[int, Evaluation]:
@@ -136,23 +136,23 @@ def evaluations(stage: StageRun) -> dict[int, Evaluation]:
     return {row.step: row for row in sorted(steps, key=lambda row: row.step)}
 
 
-def chosen_by(evaluated: dict[int, Evaluation]) -> Literal["reward", "second_reward"]:
+def chosen_by(by_step: dict[int, Evaluation]) -> Literal["reward", "second_reward"]:
     """The figure that steps are chosen by: the second reward model's where there is one."""
-    return "second_reward" if any(row.second_reward is not None for row in evaluated.values()) else "reward"
+    return "second_reward" if any(row.second_reward is not None for row in by_step.values()) else "reward"
 
 
-def best_step(evaluated: dict[int, Evaluation], kl_budget: float | None) -> int | None:
+def best_step(by_step: dict[int, Evaluation], kl_budget: float | None) -> int | None:
     """The step with the highest reward (`chosen_by`) within the KL budget; the first of equals; None if none is.
 
     Step 0, the SFT policy, does not stand for election: what to do when nothing beats it is the verdict's to say.
     """
-    figure = chosen_by(evaluated)
-    allowed = {
+    figure = chosen_by(by_step)
+    rewards = {
         step: getattr(row, figure)
-        for step, row in evaluated.items()
+        for step, row in by_step.items()
         if step > 0 and (kl_budget is None or row.kl <= kl_budget)
     }
-    return max(allowed, key=lambda step: (allowed[step], -step), default=None)
+    return max(rewards, key=lambda step: (rewards[step], -step), default=None)
 
 
 def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) -> int:
@@ -160,14 +160,14 @@ def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) ->
 
     It is the last one where nothing tells, or where every weight is trained and no adapter was kept.
     """
-    evaluated = evaluations(stage)
-    later = [step for step in evaluated if step > 0]
+    by_step = evaluations(stage)
+    later = [step for step in by_step if step > 0]
     if config.full_finetuning or not later:
         return last
-    best = best_step(evaluated, config.kl_budget)
+    best = best_step(by_step, config.kl_budget)
     if best is None:
-        best = min(later, key=lambda step: evaluated[step].kl)
-        kl = evaluated[best].kl
+        best = min(later, key=lambda step: by_step[step].kl)
+        kl = by_step[best].kl
         stage.find(
             "warn",
             "no_step_within_budget",
@@ -175,7 +175,7 @@ def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) ->
         )
     weights = load_peft_weights(str(stage.dir / adapters.STEPS / f"step-{best}"))
     set_peft_model_state_dict(model, weights, adapter_name="default")
-    row = evaluated[best]
+    row = by_step[best]
     say(f"{'best step':<12} {best} of {last}: reward {row.reward:.2f}, KL {row.kl:.2f}")
     return best
 
@@ -198,22 +198,22 @@ def conclude(
     history  PPO's rollouts
     kl_coef  PPO's
     """
-    chosen = choose_step(config, stage, model, last)
-    evaluated = evaluations(stage)
+    chosen_step = choose_step(config, stage, model, last)
+    by_step = evaluations(stage)
     parents = {parent.stage: parent for parent in stage.parents}
-    sampled = parents["sample"].report(SampledAnswers) if "sample" in parents else None
+    sample_report = parents["sample"].report(SampledAnswers) if "sample" in parents else None
     reward_verdict = parents["reward"].manifest.verdict if "reward" in parents else None
-    finding = guards.whose_fault(history, evaluated, sampled, reward_verdict)
+    finding = guards.whose_fault(history, by_step, sample_report, reward_verdict)
     stage.findings += [finding] if finding else []
-    stage.facts["steps"] = chosen
+    stage.facts["steps"] = chosen_step
     return OnlineReport(
         algorithm=config.algorithm,
         rewards=rewards.weights,
         normalisation=units,
         rollouts=list(history),
-        evaluations=list(evaluated.values()),
-        chosen_step=chosen,
-        chosen_by=chosen_by(evaluated),
+        evaluations=list(by_step.values()),
+        chosen_step=chosen_step,
+        chosen_by=chosen_by(by_step),
         steps_trained=last,
         kl_coef=kl_coef,
     )

@@ -159,12 +159,12 @@ class OnlineConfig(RowRules, AlignConfig):
             )
         for reward in self.rewards:
             if reward not in BUILT_IN_REWARDS and not is_own(reward):
-                known = ", ".join(BUILT_IN_REWARDS)
-                raise ValueError(f"rewards.{reward}: neither one of {known}, nor of the form file.py:function")
+                names = ", ".join(BUILT_IN_REWARDS)
+                raise ValueError(f"rewards.{reward}: neither one of {names}, nor of the form file.py:function")
         if not any(self.rewards.values()):
             raise ValueError("rewards: every weight is 0, so that no answer is worth more than another")
-        called = [Path(reward).name for reward in self.rewards]
-        if twice := [name for name in called if called.count(name) > 1]:
+        short_names = [Path(reward).name for reward in self.rewards]
+        if twice := [name for name in short_names if short_names.count(name) > 1]:
             # Without their folders, as in an identity, one would stand for both.
             raise ValueError(f"rewards: two functions are called {twice[0]}; rename one, or its file")
         for kind in ("ifeval", "gsm8k"):

@@ -62,7 +62,7 @@ def run(config: DPOConfig) -> Path:
     say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
-    config = resolved(config, len(rows))
+    config = resolve_auto(config, len(rows))
     reference_logps = compute_reference_logps(policy, sft, train, rows)
     heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
 
@@ -74,7 +74,7 @@ def run(config: DPOConfig) -> Path:
     # Before the merge, in the precision of the reference and on its device: merged weights are float32, and may be on
     # the CPU where a GPU has no room for them.
     policy.model = adapters.under_adapter(trainer.model)
-    learnt = heldout_accuracy(policy, heldout, heldout_rows, heldout_logps)
+    accuracy = heldout_accuracy(policy, heldout, heldout_rows, heldout_logps)
     policy.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
     loop.require_sound(policy.model, "align, merging the adapter", every=True)
 
@@ -89,7 +89,7 @@ def run(config: DPOConfig) -> Path:
         say(f"{f'log pi({completion})':<20} {nats:+8.2f} nats against the reference, at the end")
     margin = last["rewards/margins"] / beta
     if config.learning_rate:  # at 0 it is a control
-        stage.findings += not_learnt(margin, learnt)
+        stage.findings += learning_doubts(margin, accuracy)
     stage.findings += chosen_fell(-change.chosen)
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def run(config: DPOConfig) -> Path:
             last=last,
             logps_change_nats=change,
             margin_nats=margin,
-            heldout_accuracy=learnt.estimate() if learnt else None,
+            heldout_accuracy=accuracy.estimate() if accuracy else None,
             schedule=Schedule.model_validate({key: getattr(config, key) for key in Schedule.model_fields}),
         )
     )
@@ -122,17 +122,17 @@ WHOLE = 0.1
 """Share of an adapter's learning rate that is right when all weights are trained (https://thinkingmachines.ai/blog/lora)."""
 
 
-def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
+def resolve_auto(config: DPOConfig, pairs: int) -> DPOConfig:
     """The config with a number in place of each `auto`; every choice says its reason."""
-    chosen: dict[str, float] = {}
+    choices: dict[str, float] = {}
     if config.beta == "auto":
-        chosen["beta"], reason = LOSSES[config.loss_type]
-        say(f"{'beta':<12} {chosen['beta']:g}: {reason}")
+        choices["beta"], reason = LOSSES[config.loss_type]
+        say(f"{'beta':<12} {choices['beta']:g}: {reason}")
     steps_per_epoch = math.ceil(pairs / config.train_batch_size)
     if config.num_train_epochs != "auto":
         epochs = config.num_train_epochs
     else:
-        chosen["num_train_epochs"] = epochs = max(1.0, min(MOST_EPOCHS, round(ENOUGH_STEPS / steps_per_epoch)))
+        choices["num_train_epochs"] = epochs = max(1.0, min(MOST_EPOCHS, round(ENOUGH_STEPS / steps_per_epoch)))
         if config.max_steps < 0:
             why = f"about {ENOUGH_STEPS} steps are wanted, and at most {MOST_EPOCHS:g} passes"
             say(f"{'epochs':<12} {epochs:g} over {pairs} pairs in batches of {config.train_batch_size}: {why}")
@@ -140,9 +140,9 @@ def resolved(config: DPOConfig, pairs: int) -> DPOConfig:
     if config.learning_rate == "auto":
         whole = WHOLE if config.full_finetuning else 1.0
         rate = whole * min(MOST_RATE, max(LEAST_RATE, REACH / steps))
-        chosen["learning_rate"] = rate = float(f"{rate:.1e}")
+        choices["learning_rate"] = rate = float(f"{rate:.1e}")
         say(f"{'rate':<12} {rate:g} over {steps} steps: the fewer the steps, the further each has to go")
-    return config.model_copy(update=chosen)
+    return config.model_copy(update=choices)
 
 
 # ---- Whether it learnt -------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def heldout_accuracy(
     return win_rate(list(by_prompt.values())).interval
 
 
-def not_learnt(margin: float, heldout: Interval | None) -> list[Finding]:
+def learning_doubts(margin: float, heldout: Interval | None) -> list[Finding]:
     """What speaks against a policy that learnt the preference.
 
     margin   nats by which the chosen answers of the training pairs gained on the rejected ones
@@ -235,7 +235,7 @@ def compute_reference_logps(
     it is read in, by tenths of a nat.
     """
     exact = policy.placement.dtype == torch.float32
-    known = {
+    pair_logps = {
         i: (pair.chosen_logp, pair.rejected_logp)
         for i, pair in enumerate(pairs)
         if exact
@@ -244,21 +244,22 @@ def compute_reference_logps(
         and (pair.chosen_token_ids, pair.rejected_token_ids) == (rows[i].chosen_ids, rows[i].rejected_ids)
         and None not in (pair.chosen_logp, pair.rejected_logp)
     }
-    missing = [i for i in range(len(rows)) if i not in known]
-    say(f"{'reference':<12} log-probabilities of {len(known)} pairs known from sampling, {len(missing)} to compute")
-    if missing:
+    to_score = [i for i in range(len(rows)) if i not in pair_logps]
+    counts = f"{len(pair_logps)} pairs known from sampling, {len(to_score)} to compute"
+    say(f"{'reference':<12} log-probabilities of {counts}")
+    if to_score:
         # Several annotators of one pair label the same two answers: each answer is read once.
-        asked = {
+        answer_of_tokens = {
             (tuple(rows[i].prompt_ids), tuple(ids)): (pairs[i].prompt, ids)
-            for i in missing
+            for i in to_score
             for ids in (rows[i].chosen_ids, rows[i].rejected_ids)
         }
-        prompts, answers = zip(*asked.values(), strict=True)
-        logps = dict(zip(asked, completion_logps(policy, prompts, answers), strict=True))
-        for i in missing:
+        prompts, answers = zip(*answer_of_tokens.values(), strict=True)
+        logps = dict(zip(answer_of_tokens, completion_logps(policy, prompts, answers), strict=True))
+        for i in to_score:
             prompt = tuple(rows[i].prompt_ids)
-            known[i] = (logps[prompt, tuple(rows[i].chosen_ids)], logps[prompt, tuple(rows[i].rejected_ids)])
-    return [known[i] for i in range(len(rows))]  # type: ignore[misc]
+            pair_logps[i] = (logps[prompt, tuple(rows[i].chosen_ids)], logps[prompt, tuple(rows[i].rejected_ids)])
+    return [pair_logps[i] for i in range(len(rows))]  # type: ignore[misc]
 
 
 def build_trainer(
@@ -326,7 +327,7 @@ def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
     original = dpo_trainer.hash_module
     dpo_trainer.hash_module = lambda module: ""  # names a cache of the reference by weights, which are not there
     try:
-        return build_trainer(resolved(config, 1), stage, policy, [EncodedPair([0], [0, 0], [0])], [(0.0, 0.0)])
+        return build_trainer(resolve_auto(config, 1), stage, policy, [EncodedPair([0], [0, 0], [0])], [(0.0, 0.0)])
     finally:
         dpo_trainer.hash_module = original
 
@@ -343,9 +344,9 @@ class StartsAtReference(TrainerCallback):
         # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
         tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
         margin, loss = abs(logs["rewards/margins"]), logs["loss"] - _of_router(model, logs)
-        weighted = self.config.trainer_args.get("use_weighting")  # each pair's loss is then less, by its likelihood
-        known = self.config.loss_type == "sigmoid" and not weighted
-        if margin > tolerance or (known and abs(loss - math.log(2)) > tolerance):
+        has_weights = self.config.trainer_args.get("use_weighting")  # each pair's loss is then less, by its likelihood
+        loss_is_known = self.config.loss_type == "sigmoid" and not has_weights
+        if margin > tolerance or (loss_is_known and abs(loss - math.log(2)) > tolerance):
             raise AssertionError(
                 f"at step 0 policy and reference differ: loss {loss:.4f} (ln 2 {math.log(2):.4f}), margin {margin:.4f}"
             )

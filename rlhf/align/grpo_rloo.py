@@ -21,7 +21,7 @@ from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
 from rlhf.align.config import GRPOConfig, RLOOConfig
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Conversation, Scorer, WeightedRewards, make_rewards, normalisation, standardised
+from rlhf.align.rewards import Conversation, Scorer, WeightedRewards, make_rewards, normalisation, standardise
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.console import say
@@ -78,19 +78,19 @@ def scorer(config: ModelConfig, reward: FinishedStage, units: Normalisation) -> 
     """The reward model, in standard deviations from the mean of held-out answers."""
     model = loading.load_reward_model(reward.dir / "model", config)
     model.model.eval().requires_grad_(False)
-    return standardised(partial(score, model), units)
+    return standardise(partial(score, model), units)
 
 
 def reference_logps(
-    config: ModelConfig, policy: Loaded, trained: Any, sft: FinishedStage
+    config: ModelConfig, policy: Loaded, model: Any, sft: FinishedStage
 ) -> Callable[[Any, Any], list[float]]:
     """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
-    if not isinstance(trained, PeftModel):
+    if not isinstance(model, PeftModel):
         reference = loading.load_policy(sft.dir / "model", config)
         return lambda prompts, ids: logps_of(reference, prompts, ids)
 
     def logps(prompts: Any, ids: Any) -> list[float]:
-        with trained.disable_adapter():
+        with model.disable_adapter():
             return logps_of(policy, prompts, ids)
 
     return logps
@@ -108,11 +108,11 @@ def build_trainer(
     import trl
 
     name = config.algorithm.upper()
-    schema, trainer = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
+    schema, trainer_class = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
     arguments = online_arguments(config, stage, policy, dataset)
     arguments |= {"num_iterations": config.num_iterations, "beta": config.beta}
     draws = {"rollout_func": Sampler(config, policy)} if config.algorithm == "grpo" else {}
-    built = trainer(
+    trainer = trainer_class(
         model=policy.model,
         reward_funcs=rewards,
         args=build_arguments(schema, arguments, config),
@@ -123,9 +123,9 @@ def build_trainer(
     )
 
     def tokenise(prompts: list[Conversation]) -> tuple[list[list[int]], None, dict[str, object]]:
-        asked = [[Message.model_validate(message) for message in prompt] for prompt in prompts]
-        return [encode_prompt(policy.tokenizer, prompt) for prompt in asked], None, {}
+        conversations = [[Message.model_validate(message) for message in prompt] for prompt in prompts]
+        return [encode_prompt(policy.tokenizer, prompt) for prompt in conversations], None, {}
 
     # RLOOTrainer has no `rollout_func`, and would read in a prompt the control tokens that its text spells.
-    built._tokenize_prompts = tokenise
-    return built
+    trainer._tokenize_prompts = tokenise
+    return trainer

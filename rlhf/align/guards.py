@@ -35,8 +35,8 @@ def length_follows_reward(history: Sequence[RolloutFigures]) -> str | None:
 
 
 def repeats(history: Sequence[RolloutFigures]) -> str | None:
-    first, last, lasting = history[0].repetition, history[-1].repetition, diagnoses.LASTING
-    if len(history) <= lasting or min(_column(history[-lasting:], "repetition")) < first + REPEATS_MORE:
+    first, last, span = history[0].repetition, history[-1].repetition, diagnoses.LASTING
+    if len(history) <= span or min(_column(history[-span:], "repetition")) < first + REPEATS_MORE:
         return None
     return f"{last:.0%} of answers repeat three words, {first:.0%} at first: raise kl_coef"
 
@@ -93,7 +93,9 @@ def look(history: Sequence[RolloutFigures], kl_budget: float | None) -> list[Fin
         return []
     messages = {guard.__name__: guard(history) for guard in GUARDS}
     messages["kl_over_budget"] = kl_over_budget(history, kl_budget)
-    return [Finding("fail" if code in FAILS else "warn", code, said) for code, said in messages.items() if said]
+    return [
+        Finding("fail" if code in FAILS else "warn", code, message) for code, message in messages.items() if message
+    ]
 
 
 _DOUBTS = ("no_better_than_chance", "explained_by_a_rule", "not_told_from_a_rule", "not_evaluated")
@@ -110,38 +112,37 @@ BEGIN_WITH = {
 
 def whose_fault(
     history: Sequence[RolloutFigures],
-    evaluated: dict[int, Evaluation],
-    sampled: SampledAnswers | None,
+    by_step: dict[int, Evaluation],
+    sample_report: SampledAnswers | None,
     reward_verdict: StageVerdict | None,
 ) -> Finding | None:
     """Which of the three is to blame where reward did not rise on the prompts kept for it: SFT policy, reward model, or
     the settings of PPO. None where it rose.
 
-    evaluated       by step, as `rlhf.align.best_step.evaluations`
-    sampled         report of the sample stage, if that was a parent
+    by_step         evaluations, as `rlhf.align.best_step.evaluations`
+    sample_report   of the sample stage, if that was a parent
     reward_verdict  the reward stage's, if that was one
     """
-    steps = sorted(evaluated)
-    if len(steps) < 2 or max(evaluated[s].reward for s in steps[1:]) > evaluated[steps[0]].reward:
+    steps = sorted(by_step)
+    if len(steps) < 2 or max(by_step[s].reward for s in steps[1:]) > by_step[steps[0]].reward:
         return None
-    last = evaluated[steps[-1]]
+    last = by_step[steps[-1]]
     doubts = (
         [finding.message for finding in reward_verdict.findings if finding.code in _DOUBTS] if reward_verdict else []
     )
-    if sampled and sampled.eos_rate < 0.5:
-        code, why = "sft_at_fault", f"{sampled.eos_rate:.0%} of its answers end by themselves"
-    elif sampled and sampled.all_alike > 0.2:
+    if sample_report and sample_report.eos_rate < 0.5:
+        code, why = "sft_at_fault", f"{sample_report.eos_rate:.0%} of its answers end by themselves"
+    elif sample_report and sample_report.all_alike > 0.2:
         code = "sft_at_fault"
-        why = (
-            f"for {sampled.all_alike:.0%} of prompts all of its answers are alike, so there is nothing to choose among"
-        )
+        share = f"{sample_report.all_alike:.0%}"
+        why = f"for {share} of prompts all of its answers are alike, so there is nothing to choose among"
     elif doubts:
         code, why = "reward_model_at_fault", "; ".join(doubts)
     else:
         code, why = "settings_at_fault", _what_to_set(history, last.kl)
-    gain = last.reward - evaluated[steps[0]].reward
-    said = f"reward did not rise on the prompts kept for it ({gain:+.2f})"
-    return Finding("warn", code, f"{said}. {BEGIN_WITH[code]}: {why}")
+    gain = last.reward - by_step[steps[0]].reward
+    message = f"reward did not rise on the prompts kept for it ({gain:+.2f})"
+    return Finding("warn", code, f"{message}. {BEGIN_WITH[code]}: {why}")
 
 
 def _what_to_set(history: Sequence[RolloutFigures], kl: float) -> str:

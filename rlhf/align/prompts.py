@@ -51,15 +51,16 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
     checks = [load_check(check.kind, check.path, check.limit, config.seed) for check in config.checks]
     dropped = {n: Dropped() for n in range(-1, len(checks))}  # by index of the check; -1: prompts of none
     # Checks first: of a prompt that comes twice, the row whose answers can be verified stays.
-    read = {n: check.prompts for n, check in enumerate(checks)} | {-1: _read(config, stage, dropped[-1])}
-    known: set[str] = set()
+    prompts_of_check = {n: check.prompts for n, check in enumerate(checks)}
+    prompts_of_check[-1] = _read_prompts(config, stage, dropped[-1])
+    prompt_ids: set[str] = set()
     rows: list[RolloutPrompt] = []
     refused = RefusedRows()
-    for n, prompts in read.items():
-        allowed = _allowed(prompts, config.split, known, dropped[n])
+    for n, prompts in prompts_of_check.items():
+        trainable = _trainable(prompts, config.split, prompt_ids, dropped[n])
         encoded = encode_rows(
-            [prompts[i] for i in allowed.values()],
-            lambda row, told: len(encode_prompt(tokenizer, row.prompt, told)),
+            [prompts[i] for i in trainable.values()],
+            lambda row, changes: len(encode_prompt(tokenizer, row.prompt, changes)),
             refused,
             config.on_bad_rows if n < 0 and config.prompts else "refuse",
             dropped[n],
@@ -70,17 +71,18 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
             elif n < 0:
                 rows.append(RolloutPrompt(row.prompt, row.category))
             else:
-                rows.append(RolloutPrompt(row.prompt, checks[n].kind, n, allowed[row.prompt_id]))
+                rows.append(RolloutPrompt(row.prompt, checks[n].kind, n, trainable[row.prompt_id]))
     refused.stop()
     random.Random(config.seed).shuffle(rows)
     evaluation, train = rows[: config.eval_prompts], rows[config.eval_prompts :]
-    used, total = Counter(row.check for row in rows), Dropped(sum((one.counts for one in dropped.values()), Counter()))
+    counts = Counter(row.check for row in rows)
+    total = Dropped(sum((one.counts for one in dropped.values()), Counter()))
     # What is in the first files; of a reward's no row is asked, and PPO counts those of its demonstrations itself.
     holds = [*([-1] if config.prompts else []), *range(len(checks))]
     for path, n in zip_longest(OnlineConfig.input_paths(config), holds):
-        stage.add_input(path, used[n], dropped.get(n))
+        stage.add_input(path, counts[n], dropped.get(n))
     if config.prompts is None:
-        stage.find("info", "dropped", f"prompts of the sample stage: {used[-1]} used; left out: {dropped[-1]}")
+        stage.find("info", "dropped", f"prompts of the sample stage: {counts[-1]} used; left out: {dropped[-1]}")
     if len(train) < config.rollout_batch_size // config.num_generations:
         raise DataError(
             f"align: {len(train)} prompts are left to train on, and a rollout asks "
@@ -91,27 +93,32 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
     return Prompts(train, evaluation, checks)
 
 
-def _allowed(prompts: Sequence[Prompt], split: SplitConfig, known: set[str], left_out: Dropped) -> dict[str, int]:
-    """Where each prompt stands that may be trained on, by its id; `known` are those that stand elsewhere already."""
-    allowed: dict[str, int] = {}
+def _trainable(
+    prompts: Sequence[Prompt], split: SplitConfig, prompt_ids: set[str], left_out: Dropped
+) -> dict[str, int]:
+    """Where each prompt stands that may be trained on, by its id.
+
+    prompt_ids  of prompts that stand elsewhere already; those of this call are added
+    """
+    row_of_prompt: dict[str, int] = {}
     for i, row in enumerate(prompts):
-        if row.prompt_id in known:
+        if row.prompt_id in prompt_ids:
             left_out.add("duplicate")
         elif is_heldout(row.prompt, split):
             left_out.add("held out")
         elif is_for_judge(row.prompt, split):
             left_out.add("for the second reward model")
         else:
-            known.add(row.prompt_id)
-            allowed[row.prompt_id] = i
-    return allowed
+            prompt_ids.add(row.prompt_id)
+            row_of_prompt[row.prompt_id] = i
+    return row_of_prompt
 
 
-def _read(config: OnlineConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
+def _read_prompts(config: OnlineConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
     if config.prompts is not None:
         return read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
-    sampled = next(parent for parent in stage.parents if parent.stage == "sample")
-    rows = read_rows(sampled.dir / "candidates.jsonl", CandidateSet)
+    sample_stage = next(parent for parent in stage.parents if parent.stage == "sample")
+    rows = read_rows(sample_stage.dir / "candidates.jsonl", CandidateSet)
     return [Prompt(prompt=row.prompt, category=row.category).model_copy(update={"where": row.where}) for row in rows]
 
 
@@ -121,11 +128,11 @@ def schedule(rows: Sequence[RolloutPrompt], config: OnlineConfig) -> Dataset:
     Laid out whole, so that going on after an interruption needs no state of a sampler.
     """
     per_rollout = config.rollout_batch_size // config.num_generations
-    asked: list[RolloutPrompt] = []
+    sequence: list[RolloutPrompt] = []
     for epoch in range(math.ceil(num_rollouts(len(rows), config) * per_rollout / len(rows))):
         order = list(rows)
         random.Random(f"{config.seed}/{epoch}").shuffle(order)
-        asked += order
+        sequence += order
     return Dataset.from_list(
         [
             {
@@ -135,7 +142,7 @@ def schedule(rows: Sequence[RolloutPrompt], config: OnlineConfig) -> Dataset:
                 "check": row.check,
                 "check_row": row.check_row,
             }
-            for row in asked[: num_rollouts(len(rows), config) * per_rollout]
+            for row in sequence[: num_rollouts(len(rows), config) * per_rollout]
         ]
     )
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from rlhf.align.config import GRPOConfig, OnlineConfig, RLOOConfig
 from rlhf.align.schema import Evaluation, OnlineReport, RolloutSample
-from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measured, title
+from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measure_rows, title
 from trueup.artifacts.manifest import Finding
 from trueup.data.records import Message, read_appended
 from trueup.files import write_atomically
@@ -71,7 +71,7 @@ def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
         "rewards": reward_rows(config, report),
         "steps": step_rows(config, report),
         "way": way(config, report),
-        "measures": measured(MEASURES, [report.rollouts[0], report.rollouts[-1]]) if report.rollouts else [],
+        "measures": measure_rows(MEASURES, [report.rollouts[0], report.rollouts[-1]]) if report.rollouts else [],
         "curves": curves.stage_curves(config.run_dir, config.stage),
         "samples": samples,
         "sampled": len({row.step for row in rows}),
@@ -86,24 +86,26 @@ def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
 
 def why_this_step(config: OnlineConfig, report: OnlineReport, findings: Sequence[Finding]) -> str:
     """Why the chosen step is the result, as a sentence."""
-    chosen, evaluated = report.chosen_step, by_step(report)
+    chosen_step, evaluations = report.chosen_step, by_step(report)
     if config.full_finetuning:
         return "It is the last step: what is kept along the way are adapters, and every weight was trained."
-    if not evaluated:
+    if not evaluations:
         return "It is the last step: no prompts were kept to choose one by (eval_prompts)."
     prompts, budget = config.eval_prompts, config.kl_budget
     if any(finding.code == "no_step_within_budget" for finding in findings):
-        said = f"No kept step is within the budget of {quantity(budget, 1)} nats; this one is nearest to it."
+        sentence = f"No kept step is within the budget of {quantity(budget, 1)} nats; this one is nearest to it."
     else:
         within = "" if budget is None else f" among those within the budget of {quantity(budget, 1)} nats"
         figure = "mean reward"
         if report.chosen_by == "second_reward":
             figure += " by the second reward model, which was trained on other prompts than the one that pays"
-        said = f"Of the steps that were kept it has the highest {figure}{within}, on {prompts} prompts kept for this."
-    first = evaluated.get(0)
-    if first and chosen in evaluated and evaluated[chosen].reward <= first.reward:
-        said += " The SFT policy itself has no less: nothing was gained."
-    return said
+        sentence = (
+            f"Of the steps that were kept it has the highest {figure}{within}, on {prompts} prompts kept for this."
+        )
+    first = evaluations.get(0)
+    if first and chosen_step in evaluations and evaluations[chosen_step].reward <= first.reward:
+        sentence += " The SFT policy itself has no less: nothing was gained."
+    return sentence
 
 
 def by_step(report: OnlineReport) -> dict[int, Evaluation]:
@@ -112,22 +114,22 @@ def by_step(report: OnlineReport) -> dict[int, Evaluation]:
 
 def facts(config: OnlineConfig, report: OnlineReport, seconds: float) -> list[tuple[str, str, str]]:
     """(what, number, note) of the headline."""
-    evaluated, chosen = by_step(report), report.chosen_step
-    shown = []
-    if 0 in evaluated and chosen in evaluated:
-        before, after = evaluated[0], evaluated[chosen]
-        gained = after.reward - before.reward
-        shown.append(("Reward", quantity(after.reward), f"{quantity(before.reward)} before"))
-        shown.append(("Gain", f"{'+' if gained > 0 else ''}{quantity(gained)}", "in units of reward"))
+    evaluations, chosen_step = by_step(report), report.chosen_step
+    rows = []
+    if 0 in evaluations and chosen_step in evaluations:
+        before, after = evaluations[0], evaluations[chosen_step]
+        gain = after.reward - before.reward
+        rows.append(("Reward", quantity(after.reward), f"{quantity(before.reward)} before"))
+        rows.append(("Gain", f"{'+' if gain > 0 else ''}{quantity(gain)}", "in units of reward"))
         budget = "" if config.kl_budget is None else f"; budget {quantity(config.kl_budget, 1)}"
-        shown.append(("KL to SFT", quantity(after.kl), f"nats per answer{budget}"))
-    shown.append(("Steps", str(report.steps_trained), f"{config.train_batch_size} answers each"))
+        rows.append(("KL to SFT", quantity(after.kl), f"nats per answer{budget}"))
+    rows.append(("Steps", str(report.steps_trained), f"{config.train_batch_size} answers each"))
     if coefficient := report.kl_coef:
         first, last = coefficient.first, coefficient.last
-        said = "a nat, in units of reward" if first == last else f"a nat at the end; {short(first)} at first"
-        shown.append(("Price of KL", short(last), said))
-    shown.append(("Time", duration(seconds), "of this stage, since it was last started"))
-    return shown
+        note = "a nat, in units of reward" if first == last else f"a nat at the end; {short(first)} at first"
+        rows.append(("Price of KL", short(last), note))
+    rows.append(("Time", duration(seconds), "of this stage, since it was last started"))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -224,5 +226,5 @@ def extremes(rollouts: Sequence[tuple[int, Sequence[Sample]]]) -> list[tuple[str
     late = [sample for _, samples in rollouts[len(rollouts) // 2 :] for sample in samples]
     if len(late) < 2 * EXTREMES:
         return []
-    ordered = sorted(late, key=lambda sample: -sample.total)
-    return [("Paid most", ordered[:EXTREMES]), ("Paid least", ordered[: -EXTREMES - 1 : -1])]
+    by_total = sorted(late, key=lambda sample: -sample.total)
+    return [("Paid most", by_total[:EXTREMES]), ("Paid least", by_total[: -EXTREMES - 1 : -1])]

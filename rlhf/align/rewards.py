@@ -68,16 +68,18 @@ class WeightedRewards:
         return [None if math.isnan(total) else total for total in self.totals]
 
     def _ask(self, name: str, function: RewardFunction, prompts: Any, completions: Any, columns: Json) -> list[float]:
-        paid = function(prompts=prompts, completions=completions, **columns)
-        if not isinstance(paid, Iterable):
-            raise DataError(f"rewards.{name}: gave {paid!r}; a list is wanted, a number or None for each answer")
-        given = list(paid)
-        if len(given) != len(prompts):
-            raise DataError(f"rewards.{name}: gave {len(given)} rewards for {len(prompts)} answers; one each is wanted")
-        for value in given:
+        rewards = function(prompts=prompts, completions=completions, **columns)
+        if not isinstance(rewards, Iterable):
+            raise DataError(f"rewards.{name}: gave {rewards!r}; a list is wanted, a number or None for each answer")
+        values = list(rewards)
+        if len(values) != len(prompts):
+            raise DataError(
+                f"rewards.{name}: gave {len(values)} rewards for {len(prompts)} answers; one each is wanted"
+            )
+        for value in values:
             if not (value is None or (isinstance(value, Real) and math.isfinite(value))):
                 raise DataError(f"rewards.{name}: gave {value!r}; a finite number is wanted, or None for no opinion")
-        return [math.nan if value is None else float(value) for value in given]
+        return [math.nan if value is None else float(value) for value in values]
 
     def _sum(self, i: int) -> float:
         parts = [self.weights[name] * values[i] for name, values in self.parts.items() if not math.isnan(values[i])]
@@ -110,8 +112,8 @@ def make_rewards(
             function = _by_check(name, checks)
         else:
             function = error_boundary(load_function(name), name, "rewards.")
-        called = short_name(name)  # of a function's file, the folder says nothing to who reads a report
-        functions[called], weights[called] = function, weight
+        key = short_name(name)  # of a function's file, the folder says nothing to who reads a report
+        functions[key], weights[key] = function, weight
     return WeightedRewards(functions, weights, eos_token_id, config.missing_eos_penalty, text_of)
 
 
@@ -127,8 +129,8 @@ def _by_rubric(rubric: Rubric, eos_token_id: int) -> RewardFunction:
         prompts: list[Conversation], completions: list[Conversation], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
         return [
-            rubric.score(_messages(prompt), said[-1]["content"], bool(ids) and ids[-1] == eos_token_id)
-            for prompt, said, ids in zip(prompts, completions, completion_ids, strict=True)
+            rubric.score(_messages(prompt), completion[-1]["content"], bool(ids) and ids[-1] == eos_token_id)
+            for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True)
         ]
 
     return reward
@@ -137,8 +139,8 @@ def _by_rubric(rubric: Rubric, eos_token_id: int) -> RewardFunction:
 def _by_check(kind: str, checks: Sequence[Check]) -> RewardFunction:
     def reward(completions: list[Conversation], check: list[int], check_row: list[int], **_: Any) -> list[float | None]:
         return [
-            _verdict(checks[n], row, said[-1]["content"]) if n >= 0 and checks[n].kind == kind else None
-            for n, row, said in zip(check, check_row, completions, strict=True)
+            _verdict(checks[n], row, completion[-1]["content"]) if n >= 0 and checks[n].kind == kind else None
+            for n, row, completion in zip(check, check_row, completions, strict=True)
         ]
 
     return reward
@@ -171,11 +173,11 @@ def normalisation(card: RewardCard | None) -> Normalisation:
 
     Rewards in its standard deviations make one `kl_coef` mean the same with every reward model.
     """
-    known = card.normalisation if card else None
-    return Normalisation(mean=known.mean if known else 0.0, std=(known.std if known else 0.0) or 1.0)
+    figures = card.normalisation if card else None
+    return Normalisation(mean=figures.mean if figures else 0.0, std=(figures.std if figures else 0.0) or 1.0)
 
 
-def standardised(score: Scorer, units: Normalisation) -> Scorer:
+def standardise(score: Scorer, units: Normalisation) -> Scorer:
     """A reward model's scores in its standard deviations from the mean of held-out answers."""
 
     def scores(prompts: Sequence[Sequence[Message]], answers: Sequence[Sequence[int]]) -> list[float]:
@@ -219,7 +221,9 @@ def _reads_alike(theirs: Path, ours: Path) -> bool:
         a, b = (json.loads(path.read_text(encoding="utf-8")) for path in (theirs, ours))
     except ValueError:
         return False
-    added = [{(token["id"], token["content"]) for token in tokenizer.pop("added_tokens", [])} for tokenizer in (a, b)]
+    added_tokens = [
+        {(token["id"], token["content"]) for token in tokenizer.pop("added_tokens", [])} for tokenizer in (a, b)
+    ]
     for tokenizer in (a, b):
         tokenizer.pop("padding", None)
-    return a == b and added[0] >= added[1]
+    return a == b and added_tokens[0] >= added_tokens[1]

@@ -23,17 +23,17 @@ from trueup.runs import StageRun
 from trueup.training.arguments import trainer_arguments
 
 
-def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, asked: Dataset) -> Json:
+def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, schedule: Dataset) -> Json:
     """Arguments that TRL's GRPO and RLOO configs, and PPO's, take from ours.
 
-    asked  the schedule: all prompts of the training
+    schedule  all prompts of the training
     """
     updates = config.updates_per_rollout
     arguments = trainer_arguments(config, stage, policy, [config.max_length])
     del arguments["max_length"]
     return arguments | {
         "num_train_epochs": 1,  # the schedule is the whole training
-        "max_steps": len(asked) * config.num_generations // config.rollout_batch_size * updates,
+        "max_steps": len(schedule) * config.num_generations // config.rollout_batch_size * updates,
         "save_steps": math.ceil(config.save_steps / updates) * updates,
         "shuffle_dataset": False,
         "disable_dropout": True,
@@ -61,14 +61,15 @@ class Sampler:
 
     def __call__(self, prompts: list[list[dict[str, str]]], trainer: Any) -> dict[str, list[list[int]] | None]:
         k = self.config.num_generations
-        asked = [[Message(**message) for message in prompt] for prompt in prompts[::k]]  # each comes k times in a row
+        distinct = prompts[::k]  # each comes k times in a row
+        conversations = [[Message(**message) for message in prompt] for prompt in distinct]
         decoding = Decoding(
             self.config.max_new_tokens,
             self.config.temperature,
             seed=self.config.seed * 1_000_003 + trainer.state.global_step + 1,
         )
-        answers = draw(self.policy, asked, decoding, k)
-        encoded = [encode_prompt(self.policy.tokenizer, prompt) for prompt in asked for _ in range(k)]
+        answers = draw(self.policy, conversations, decoding, k)
+        encoded = [encode_prompt(self.policy.tokenizer, prompt) for prompt in conversations for _ in range(k)]
         return {
             "prompt_ids": encoded,
             "completion_ids": [answer.token_ids for row in answers for answer in row],

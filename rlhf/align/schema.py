@@ -70,7 +70,7 @@ class PPOState(Artifact):
     kl_coef: float
     history: list[RolloutFigures]
     """The rollouts so far."""
-    told: dict[str, Finding]
+    guard_findings: dict[str, Finding]
     """What the guards have found, by code."""
 
 

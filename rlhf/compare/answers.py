@@ -58,7 +58,7 @@ class Verdicts:
     findings: Sequence[Finding] = ()
 
 
-class _Answered(Row):
+class _PromptAnswers(Row):
     """The answers to one prompt, as they are kept while a policy is sampled."""
 
     row: int
@@ -68,7 +68,7 @@ class _Answered(Row):
 
 def sample_policy(
     name: str,
-    saved: SavedPolicy,
+    policy: SavedPolicy,
     rows: Sequence[CandidateSet],
     decoding: Decoding,
     num_samples: int,
@@ -78,16 +78,16 @@ def sample_policy(
     """`num_samples` answers of a policy to each prompt. What an interrupted run had sampled is in `folder` and kept."""
     path = folder / f"{name}.answers.partial"
     answers: Answers = [[] for _ in rows]
-    for stored in read_appended(path, _Answered):
-        answers[stored.row] = stored.candidates
+    for row in read_appended(path, _PromptAnswers):
+        answers[row.row] = row.candidates
     todo = [i for i, candidates in enumerate(answers) if not candidates]
     prompts = [rows[i].prompt for i in todo]
     for batch in sample_saved(
-        saved, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
+        policy, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
     ):
         for n, candidates in batch:
             answers[todo[n]] = candidates
-        append_rows(path, [_Answered(row=todo[n], candidates=candidates) for n, candidates in batch])
+        append_rows(path, [_PromptAnswers(row=todo[n], candidates=candidates) for n, candidates in batch])
         progress(sum(map(bool, answers)), len(rows))
     return answers
 

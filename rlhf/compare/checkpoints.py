@@ -28,7 +28,7 @@ class KeptStep:
     """P lists of one."""
 
 
-def kept(align: FinishedStage) -> dict[int, Path]:
+def kept_steps(align: FinishedStage) -> dict[int, Path]:
     """{step: adapter} of the steps that the alignment kept, in order."""
     folders = (align.dir / STEPS).glob("step-*")
     return {step: path for step, path in sorted((int(path.name.removeprefix("step-")), path) for path in folders)}
@@ -37,27 +37,29 @@ def kept(align: FinishedStage) -> dict[int, Path]:
 def sample_steps(
     sft: FinishedStage,
     align: FinishedStage,
-    compared: ComparedCompletions,
+    comparison: ComparedCompletions,
     decoding: Decoding,
     config: CompareConfig,
     folder: Path,
 ) -> list[KeptStep]:
     """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs."""
-    adapters = kept(align) if config.step_prompts else {}
+    adapters = kept_steps(align) if config.step_prompts else {}
     if not adapters:
         return []
-    rows = compared.rows[: config.step_prompts]
+    rows = comparison.rows[: config.step_prompts]
     # The result may be a step on the way, if that was chosen as the best.
     result = int(align.manifest.steps or max(adapters) + 1)
     ends = ((0, sft, SFT), (result, align, ALIGNED))
     steps = [
-        KeptStep(step, SavedPolicy(stage.dir / "model"), _first(compared.by_policy[name], len(rows)))
+        KeptStep(step, SavedPolicy(stage.dir / "model"), _first(comparison.by_policy[name], len(rows)))
         for step, stage, name in ends
     ]
     for step, adapter in adapters.items():
         if step != result:
-            saved = SavedPolicy(sft.dir / "model", adapter)
-            steps.append(KeptStep(step, saved, sample_policy(f"step-{step}", saved, rows, decoding, 1, config, folder)))
+            policy = SavedPolicy(sft.dir / "model", adapter)
+            steps.append(
+                KeptStep(step, policy, sample_policy(f"step-{step}", policy, rows, decoding, 1, config, folder))
+            )
     return sorted(steps, key=lambda at: at.step)
 
 
@@ -68,7 +70,7 @@ def _first(answers: Answers, prompts: int) -> Answers:
 def measure(
     steps: Sequence[KeptStep],
     kls: Sequence[TokenKLs],
-    compared: ComparedCompletions,
+    comparison: ComparedCompletions,
     judges: Sequence[Judge],
     config: CompareConfig,
 ) -> list[Checkpoint]:
@@ -76,7 +78,7 @@ def measure(
 
     kls  for each step the KL at each token of its answers, to the first `step_prompts` prompts or to more
     """
-    rows = compared.rows[: config.step_prompts]
+    rows = comparison.rows[: config.step_prompts]
     path = []
     for step, per_token in zip(steps, kls, strict=True):
         kl = kl_per_sequence(per_token[: len(step.answers)], config.confidence, config.seed)
@@ -93,5 +95,5 @@ def measure(
 
 def within_budget(path: Sequence[Checkpoint], judge: str, budget: float | None) -> Checkpoint | None:
     """The step with the highest mean score whose KL is within the budget; None without a budget, steps or scores."""
-    allowed = [at for at in path if budget is not None and number(at.kl_nats) <= budget and judge in at.scores]
-    return max(allowed, key=lambda at: number(at.scores[judge]), default=None)
+    steps = [at for at in path if budget is not None and number(at.kl_nats) <= budget and judge in at.scores]
+    return max(steps, key=lambda at: number(at.scores[judge]), default=None)

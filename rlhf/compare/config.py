@@ -77,9 +77,9 @@ class CompareConfig(ModelStageConfig):
             raise ValueError("judge endpoint: the keys judge_url and judge_model are required")
         if len(set(self.judges)) < len(self.judges):
             raise ValueError(f"judges: each once, found {self.judges}")
-        reserved = {"base", "sft", "aligned", "best_of_n"} & set(self.others)
-        if reserved:
-            raise ValueError(f"others: {', '.join(sorted(reserved))} is a policy of this run; choose another name")
+        clashes = {"base", "sft", "aligned", "best_of_n"} & set(self.others)
+        if clashes:
+            raise ValueError(f"others: {', '.join(sorted(clashes))} is a policy of this run; choose another name")
         kinds = [check.kind for check in self.checks]
         if len(set(kinds)) < len(kinds):
             raise ValueError("checks: each kind once")
@@ -104,10 +104,10 @@ class CompareConfig(ModelStageConfig):
                 update |= {key: getattr(label, key) for key in keys}
         if "rubric" in update.get("judges", self.judges) and self.rubric is None:
             update["rubric"] = label.rubric
-        made = self.model_copy(update=update)
+        config = self.model_copy(update=update)
         if not self.judges:
-            made._why_these = f"label.source is {label.source}"
-        return made
+            config._why_these = f"label.source is {label.source}"
+        return config
 
     @property
     def needs_reward(self) -> bool:

@@ -54,18 +54,19 @@ def endpoint_tables(
     With the two policies swapped every table is 1 - its transpose, exactly. Raises ModelError where no question
     could ever be answered (a refused key, an unknown model); whatever else goes wrong is counted.
     """
-    asked = []  # (prompt, i, j, the question with the reference's answer first, the one with the aligned one's first)
+    # (prompt, i, j, the question with the reference's answer first, the one with the aligned one's first)
+    comparisons = []
     for p, row in enumerate(rows):
         texts = [candidate.text for candidate in reference[p]], [candidate.text for candidate in aligned[p]]
         for i, j in choose_pairs(*texts, pairs_per_prompt, f"{seed}/{row.prompt_id}"):
             r, a = texts[0][i], texts[1][j]
-            asked.append((p, i, j, question(row.prompt, r, a), question(row.prompt, a, r)))
+            comparisons.append((p, i, j, question(row.prompt, r, a), question(row.prompt, a, r)))
     tables = [np.full((len(answers), len(answers)), np.nan) for answers in reference]
-    wanted = dict.fromkeys(q for *_, there, back in asked if there != back for q in (there, back))
-    replies = _Asker(endpoint, cache_path).ask(list(wanted), concurrent)
+    questions = dict.fromkeys(q for *_, there, back in comparisons if there != back for q in (there, back))
+    replies = _Asker(endpoint, cache_path).ask(list(questions), concurrent)
 
     contradictions, problems = 0, Counter[str]()
-    for p, i, j, there, back in asked:
+    for p, i, j, there, back in comparisons:
         if there == back:
             tables[p][i, j] = 0.5
             continue
@@ -76,14 +77,14 @@ def endpoint_tables(
         else:
             problems[first.problem or second.problem or ""] += 1
     marks = Counter(reply.mark for reply in replies.values())
-    decided = marks["A"] + marks["B"]
-    bias = intervals.wilson(marks["A"], decided, confidence) if decided else None
+    decisions = marks["A"] + marks["B"]
+    bias = intervals.wilson(marks["A"], decisions, confidence) if decisions else None
     refused, cut, malformed = (problems.pop(kind, 0) for kind in ("refused", "cut", "malformed"))
     counts = {"refused": refused, "cut": cut, "malformed": malformed, **dict(sorted(problems.items()))}
-    why = next((reply.said for reply in replies.values() if reply.problem in problems and reply.said), "")
-    notes = _notes(endpoint.model, len(asked), contradictions, bias, counts, why)
+    why = next((reply.text for reply in replies.values() if reply.problem in problems and reply.text), "")
+    notes = _notes(endpoint.model, len(comparisons), contradictions, bias, counts, why)
     own = OwnFigures(
-        comparisons=len(asked),
+        comparisons=len(comparisons),
         contradictions=contradictions,
         position_bias=bias.estimate() if bias else None,
         refused=refused,
@@ -106,14 +107,14 @@ def choose_pairs(reference: Sequence[str], aligned: Sequence[str], count: int, s
         return [(0, 0)]
     places = [(i, j) for i in range(len(reference)) for j in range(i)]
     random.Random(salt).shuffle(places)
-    chosen: list[tuple[int, int]] = []
+    cells: list[tuple[int, int]] = []
     for i, j in places:
-        left = count - len(chosen)
-        if left < 1:
+        room = count - len(cells)
+        if room < 1:
             break
-        cells = {cell: _digest(salt, *sorted((reference[cell[0]], aligned[cell[1]]))) for cell in ((i, j), (j, i))}
-        chosen += [cell for cell, digest in cells.items() if left > 1 or digest == min(cells.values())]
-    return chosen
+        digests = {cell: _digest(salt, *sorted((reference[cell[0]], aligned[cell[1]]))) for cell in ((i, j), (j, i))}
+        cells += [cell for cell, digest in digests.items() if room > 1 or digest == min(digests.values())]
+    return cells
 
 
 def _digest(*parts: str) -> str:
@@ -132,14 +133,14 @@ def _notes(
     why      the endpoint's own words on one that had no reply
     """
     notes = []
-    missing = sum(without.values())
-    if missing:
+    total = sum(without.values())
+    if total:
         of_these = ", ".join(f"{count} {kind}" for kind, count in without.items() if count)
-        message = f"the judge {model} gave no verdict on {missing} of {comparisons} comparisons ({of_these})"
+        message = f"the judge {model} gave no verdict on {total} of {comparisons} comparisons ({of_these})"
         message += f" [{why}]" if why else ""
         if without.get("cut"):
             message += "; a reply that was cut has no verdict: raise judge_parameters.max_tokens"
-        if missing > MOST_WITHOUT_VERDICT * comparisons:
+        if total > MOST_WITHOUT_VERDICT * comparisons:
             message += ": it is not usable here, since what it did judge may differ from what it did not"
             notes.append(Finding("warn", "judge_not_usable", message))
         else:
@@ -165,7 +166,7 @@ class _Reply(Row):
     mark: Mark | None
     problem: str | None
     """Why there is no mark."""
-    said: str = ""
+    text: str = ""
 
 
 class _Asker:
@@ -176,18 +177,18 @@ class _Asker:
         self.lock = threading.Lock()
         self.in_vain = 0
         """Questions in a row that had no reply."""
-        self.known = {reply.key: reply for reply in read_appended(cache_path, _Reply)}
+        self.replies = {reply.key: reply for reply in read_appended(cache_path, _Reply)}
 
     def ask(self, questions: Sequence[str], concurrent: int) -> dict[str, _Reply]:
         """The reply to each question. Only replies are kept: what failed may succeed another time."""
         keys = {text: _digest(json.dumps(self.endpoint.request(SYSTEM, text), sort_keys=True)) for text in questions}
-        new = [text for text in questions if keys[text] not in self.known]
+        new = [text for text in questions if keys[text] not in self.replies]
         say(f"judge {self.endpoint.model}: {len(new)} questions, {len(questions) - len(new)} answered before")
-        asked = in_parallel(lambda text: self._ask(keys[text], text), new, concurrent)
-        for done, reply in enumerate(asked, start=1):
-            self.known[reply.key] = reply
-            progress(done, len(new))
-        return {text: self.known[keys[text]] for text in questions}
+        replies = in_parallel(lambda text: self._ask(keys[text], text), new, concurrent)
+        for count, reply in enumerate(replies, start=1):
+            self.replies[reply.key] = reply
+            progress(count, len(new))
+        return {text: self.replies[keys[text]] for text in questions}
 
     def _ask(self, key: str, text: str) -> _Reply:
         if self.in_vain >= GIVE_UP_AFTER:
@@ -199,9 +200,9 @@ class _Asker:
                 raise ModelError(f"judge at {error}. Replies so far are kept in {self.path}: run again") from None
             with self.lock:
                 self.in_vain += 1
-            return _Reply(key=key, mark=None, problem=error.kind, said=str(error))
+            return _Reply(key=key, mark=None, problem=error.kind, text=str(error))
         mark, problem = verdict(answer)
-        reply = _Reply(key=key, mark=mark, problem=problem, said=answer.text[:1000])
+        reply = _Reply(key=key, mark=mark, problem=problem, text=answer.text[:1000])
         with self.lock:
             self.in_vain = 0
             with self.path.open("a", encoding="utf-8") as file:

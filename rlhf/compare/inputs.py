@@ -60,7 +60,7 @@ def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:
     return dict(read_tokenizer(directory, config).get_vocab())
 
 
-def find_trained(run_dir: Path) -> list[FinishedStage]:
+def find_training_stages(run_dir: Path) -> list[FinishedStage]:
     """The finished stages of a run that train."""
     return [stage for name in ("sft", "reward", "align") if (stage := runs.find_stage(run_dir, name))]
 
@@ -89,17 +89,17 @@ def read_reference(
     return rows, decoding
 
 
-def prove_disjoint(rows: Sequence[CandidateSet], trained: Sequence[FinishedStage]) -> None:
+def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]) -> None:
     """No prompt of the comparison is among those that a stage says it trained on."""
-    for stage in trained:
+    for stage in stages:
         if not (stage.dir / runs.TRAINED).exists():
             raise RunError(
                 f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
                 f"of these prompts: run `trueup {stage.stage}` again"
             )
-        seen = stage.trained_prompts
+        trained_prompts = stage.trained_prompts
         for row in rows:
-            if opening_id(row.prompt) in seen:
+            if opening_id(row.prompt) in trained_prompts:
                 what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
                 raise RunError(
                     f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "

@@ -122,35 +122,38 @@ class RewardScores:
 
     def __init__(self, directory: Path, config: CompareConfig):
         self.directory, self.config = directory, config
-        self._loaded: Loaded | None = None
-        self._known: dict[tuple[str, tuple[int, ...]], float] = {}
+        self._model: Loaded | None = None
+        self._scores: dict[tuple[str, tuple[int, ...]], float] = {}
 
     def __call__(self, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
-        keys = [[(row.prompt_id, tuple(c.token_ids)) for c in said] for row, said in zip(rows, answers, strict=True)]
+        keys = [
+            [(row.prompt_id, tuple(c.token_ids)) for c in completions]
+            for row, completions in zip(rows, answers, strict=True)
+        ]
         prompts = {row.prompt_id: row.prompt for row in rows}
-        new = [key for key in dict.fromkeys(key for row in keys for key in row) if key not in self._known]
+        new = [key for key in dict.fromkeys(key for row in keys for key in row) if key not in self._scores]
         if new:
-            self._loaded = self._loaded or load_reward_model(self.directory, self.config.model)
+            self._model = self._model or load_reward_model(self.directory, self.config.model)
             values = score(
-                self._loaded,
+                self._model,
                 [prompts[name] for name, _ in new],
                 [list(tokens) for _, tokens in new],
-                on_progress=lambda done: progress(done, len(new)),
+                on_progress=lambda count: progress(count, len(new)),
             )
-            self._known.update(zip(new, values, strict=True))
-        return [[self._known[key] for key in row] for row in keys]
+            self._scores.update(zip(new, values, strict=True))
+        return [[self._scores[key] for key in row] for row in keys]
 
 
 def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """A language model behind an endpoint, asked in both orders. Its replies stay beside the report."""
     assert config.judge_url and config.judge_model  # the config demands them
 
-    def verdicts(compared: ComparedCompletions) -> Verdicts:
+    def verdicts(comparison: ComparedCompletions) -> Verdicts:
         return endpoint_tables(
             Endpoint(str(config.judge_url), str(config.judge_model), config.judge_parameters),
-            compared.rows,
-            compared.by_policy[SFT],
-            compared.by_policy[ALIGNED],
+            comparison.rows,
+            comparison.by_policy[SFT],
+            comparison.by_policy[ALIGNED],
             runs.stage_dir(config.run_dir, "compare") / "judge_replies.jsonl",
             pairs_per_prompt=config.judge_pairs_per_prompt,
             seed=config.seed,
@@ -165,19 +168,19 @@ def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
 def votes_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
     """People who saw two answers and not whose they were. Votes on answers that are no longer these do not count."""
 
-    def verdicts(compared: ComparedCompletions) -> Verdicts:
-        sides = zip(compared.by_policy[SFT], compared.by_policy[ALIGNED], strict=True)
+    def verdicts(comparison: ComparedCompletions) -> Verdicts:
+        sides = zip(comparison.by_policy[SFT], comparison.by_policy[ALIGNED], strict=True)
         texts = {
             row.prompt_id: ([answer.text for answer in sft], [answer.text for answer in aligned])
-            for row, (sft, aligned) in zip(compared.rows, sides, strict=True)
+            for row, (sft, aligned) in zip(comparison.rows, sides, strict=True)
         }
         votes, others = current(read_votes(config.run_dir / VOTES), texts)
         by_prompt: dict[str, list[Vote]] = {}
         for vote in votes:
             by_prompt.setdefault(vote.prompt_id, []).append(vote)
-        size = len(compared.rows[0].candidates)
+        size = len(comparison.rows[0].candidates)
         tables = []
-        for row, aligned in zip(compared.rows, compared.by_policy[ALIGNED], strict=True):
+        for row, aligned in zip(comparison.rows, comparison.by_policy[ALIGNED], strict=True):
             on_it = by_prompt.get(row.prompt_id, [])
             table = np.full((max(1, len(on_it)), size, size), np.nan)  # a layer for each vote
             for layer, vote in enumerate(on_it):
@@ -218,7 +221,7 @@ JUDGES: dict[str, Callable[[CompareConfig, LabelOrigins], Judge]] = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgeResult:
     """What one judge says of the SFT and the aligned policy."""
 
     by: Judge
@@ -237,14 +240,14 @@ class Judged:
 
     def report(self) -> JudgeFigures:
         """The figures for the report."""
-        controlled, effect = self.length_controlled, self.minimum_detectable_effect
+        equal_length, effect = self.length_controlled, self.minimum_detectable_effect
         return JudgeFigures(
             description=self.by.description,
             made_the_labels=self.by.made_the_labels,
             independent=self.by.independent,
             win_rate=rate_of(self.win_rate),
             length_controlled_win_rate=ControlledRate(
-                **dict(controlled.interval.estimate()), slope=controlled.slope, note=controlled.note
+                **dict(equal_length.interval.estimate()), slope=equal_length.slope, note=equal_length.note
             ),
             minimum_detectable_effect=effect if math.isfinite(effect) else None,
             by_category={name: rate_of(rate) for name, rate in self.by_category.items()},
@@ -258,17 +261,17 @@ def rate_of(rate: win_rates.WinRate) -> Rate:
     return Rate(**{**dict(rate.interval.estimate()), **counts, "n": sum(counts.values()), "prompts": rate.interval.n})
 
 
-def judge(by: Judge, compared: ComparedCompletions, config: CompareConfig) -> Judged:
+def judge(by: Judge, comparison: ComparedCompletions, config: CompareConfig) -> JudgeResult:
     """Have the judge look at everything it can, and compare the SFT policy with the aligned one."""
     scores: dict[str, list[list[float]]] = {}
     if isinstance(by, ScoringJudge):
-        scores = {name: by.score(compared.rows, answers) for name, answers in compared.by_policy.items()}
+        scores = {name: by.score(comparison.rows, answers) for name, answers in comparison.by_policy.items()}
         verdicts = Verdicts(outcome_tables(SFT, ALIGNED, scores[SFT], scores[ALIGNED]))
     else:
         assert isinstance(by, PairJudge)
-        verdicts = by.verdicts(compared)
-    differences = length_differences(compared.by_policy[SFT], compared.by_policy[ALIGNED])
-    categories = [row.category for row in compared.rows]
+        verdicts = by.verdicts(comparison)
+    differences = length_differences(comparison.by_policy[SFT], comparison.by_policy[ALIGNED])
+    categories = [row.category for row in comparison.rows]
     return figures(by, scores, verdicts, differences, categories, config.confidence, config.seed)
 
 
@@ -280,10 +283,10 @@ def figures(
     categories: Sequence[str | None],
     confidence: float,
     seed: int,
-) -> Judged:
+) -> JudgeResult:
     """Win rates from P tables (K, K); `differences` are those of the lengths, in tables alike."""
     differences = [np.broadcast_to(d, t.shape) for d, t in zip(differences, verdicts.tables, strict=True)]
-    return Judged(
+    return JudgeResult(
         by,
         scores,
         verdicts,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.checks import Check, load_check, paired
+from rlhf.checks import Check, load_check, paired_accuracy
 from rlhf.compare.answers import ALIGNED, SFT, sample_policy
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.schema import CheckResult
@@ -21,12 +21,12 @@ from trueup.models.sampling import Decoding
 from trueup.runs import FinishedStage, StageRun
 
 
-def read_checks(wanted: Sequence[CheckConfig], seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
+def read_checks(configs: Sequence[CheckConfig], seed: int, tokenizer: PreTrainedTokenizerBase) -> list[Check]:
     """The checks that are wanted, in their order. A prompt that cannot be asked as it reads is refused by name."""
-    checks = [load_check(check.kind, check.path, check.limit, seed) for check in wanted]
+    checks = [load_check(check.kind, check.path, check.limit, seed) for check in configs]
     refused = RefusedRows()
     for check in checks:
-        encode_rows(check.prompts, lambda row, told: encode_prompt(tokenizer, row.prompt, told), refused)
+        encode_rows(check.prompts, lambda row, changes: encode_prompt(tokenizer, row.prompt, changes), refused)
     refused.stop()
     return checks
 
@@ -35,38 +35,41 @@ def check_policies(
     checks: Sequence[Check],
     config: CompareConfig,
     policies: dict[str, SavedPolicy],
-    trained: Sequence[FinishedStage],
+    training_stages: Sequence[FinishedStage],
     stage: StageRun,
 ) -> dict[str, CheckResult]:
     """{check: accuracy of both policies, McNemar's test, what was left out}. Answers are the likeliest ones."""
-    asked = zip(config.checks, checks, strict=True)
-    return {wanted.kind: check_one(wanted, check, config, policies, trained, stage) for wanted, check in asked}
+    pairs = zip(config.checks, checks, strict=True)
+    return {
+        check_config.kind: check_one(check_config, check, config, policies, training_stages, stage)
+        for check_config, check in pairs
+    }
 
 
 def check_one(
-    wanted: CheckConfig,
+    check_config: CheckConfig,
     check: Check,
     config: CompareConfig,
     policies: dict[str, SavedPolicy],
-    trained: Sequence[FinishedStage],
+    training_stages: Sequence[FinishedStage],
     stage: StageRun,
 ) -> CheckResult:
-    seen = set().union(*(done.trained_prompts for done in trained))
-    kept = [i for i, row in enumerate(check.prompts) if opening_id(row.prompt) not in seen]
-    left_out = len(check.prompts) - len(kept)
+    trained_prompts = set().union(*(training_stage.trained_prompts for training_stage in training_stages))
+    indices = [i for i, row in enumerate(check.prompts) if opening_id(row.prompt) not in trained_prompts]
+    left_out = len(check.prompts) - len(indices)
     rows = [
         CandidateSet(prompt_id=row.prompt_id, prompt=row.prompt, split="heldout", candidates=[], sampler={})
-        for row in (check.prompts[i] for i in kept)
+        for row in (check.prompts[i] for i in indices)
     ]
-    stage.add_input(wanted.path, len(kept))
-    say(f"{wanted.kind:<12} {check.note}; {left_out} of them left out, since a stage trained on them")
-    greedy = Decoding(wanted.max_new_tokens, top_k=1)
+    stage.add_input(check_config.path, len(indices))
+    say(f"{check_config.kind:<12} {check.note}; {left_out} of them left out, since a stage trained on them")
+    greedy = Decoding(check_config.max_new_tokens, top_k=1)
     right = {}
     for name in (SFT, ALIGNED):
-        answers = sample_policy(f"{wanted.kind}-{name}", policies[name], rows, greedy, 1, config, stage.dir)
-        right[name] = [check.verify(i, row[0].text) for i, row in zip(kept, answers, strict=True)]
-    result = paired(right[SFT], right[ALIGNED], config.confidence)
-    say(f"{wanted.kind:<12} {_share(result.sft)} right before, {_share(result.aligned)} after")
+        answers = sample_policy(f"{check_config.kind}-{name}", policies[name], rows, greedy, 1, config, stage.dir)
+        right[name] = [check.verify(i, row[0].text) for i, row in zip(indices, answers, strict=True)]
+    result = paired_accuracy(right[SFT], right[ALIGNED], config.confidence)
+    say(f"{check_config.kind:<12} {_share(result.sft)} right before, {_share(result.aligned)} after")
     return CheckResult(
         **dict(result), verifier=check.verifier, prompts=check.note, left_out=left_out, unsupported=check.unsupported
     )

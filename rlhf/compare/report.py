@@ -98,8 +98,8 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
         "lengths": length_histogram(rows),
         "curves": [(view.stage, charts) for view in stages if (charts := curves.stage_curves(run_dir, view.stage))],
         "examples": [
-            (kind, [views.get(row.prompt_id) or prompt_view(row) for row in chosen])
-            for kind, chosen in pick_examples(rows, first, seed)
+            (kind, [views.get(row.prompt_id) or prompt_view(row) for row in examples])
+            for kind, examples in pick_examples(rows, first, seed)
         ],
         "prompts": list(views.values()),
         "total_prompts": len(rows),
@@ -116,8 +116,8 @@ def read_stages(run_dir: Path, compare: StageRun | None) -> list[StageView]:
     for stage, folder in runs.DIRECTORIES.items():
         if compare is not None and stage == compare.config.stage:
             views.append(StageView(stage, folder, compare.manifest([]), None))
-        elif finished := runs.find_stage(run_dir, stage):
-            views.append(StageView(stage, folder, finished.manifest, finished.sha256))
+        elif found_stage := runs.find_stage(run_dir, stage):
+            views.append(StageView(stage, folder, found_stage.manifest, found_stage.sha256))
     return views
 
 
@@ -178,11 +178,11 @@ def prompt_view(row: PromptComparison) -> PromptView:
         Side(policy_title(name), "other", [_answer(completion) for completion in answers])
         for name, answers in row.others.items()
     ]
-    asked = next((turn.content for turn in reversed(row.prompt) if turn.role == "user"), "")
+    question = next((turn.content for turn in reversed(row.prompt) if turn.role == "user"), "")
     return PromptView(
         row.prompt_id,
         row.prompt,
-        " ".join(asked.split()) or "(no question)",
+        " ".join(question.split()) or "(no question)",
         row.category or "",
         row.win_share,
         verdicts,
@@ -208,18 +208,18 @@ def pick_examples(rows: Sequence[PromptComparison], judge: str, seed: int) -> li
     draw = random.Random(seed)
 
     def some(of: Iterable[PromptComparison], count: int = EXAMPLES) -> list[PromptComparison]:
-        listed = list(of)
-        return draw.sample(listed, min(count, len(listed)))
+        pool = list(of)
+        return draw.sample(pool, min(count, len(pool)))
 
-    judged = [(row, share) for row in rows if (share := row.win_share.get(judge)) is not None]
-    won = some(row for row, share in judged if share > 0.5)
-    lost = some(row for row, share in judged if share < 0.5)
-    tied = some(row for row, share in judged if share == 0.5)
-    shown = {row.prompt_id for row in (*won, *lost, *tied)}
-    filled = some((row for row in rows if row.prompt_id not in shown), EXAMPLES - len(tied))
-    kinds = [("The aligned policy wins more of the comparisons", won), ("The SFT policy wins more of them", lost)]
-    kinds += [("Neither wins more", tied), ("Drawn from all others", filled)]
-    return [(kind, chosen) for kind, chosen in kinds if chosen]
+    shares = [(row, share) for row in rows if (share := row.win_share.get(judge)) is not None]
+    wins = some(row for row, share in shares if share > 0.5)
+    losses = some(row for row, share in shares if share < 0.5)
+    ties = some(row for row, share in shares if share == 0.5)
+    example_ids = {row.prompt_id for row in (*wins, *losses, *ties)}
+    others = some((row for row in rows if row.prompt_id not in example_ids), EXAMPLES - len(ties))
+    kinds = [("The aligned policy wins more of the comparisons", wins), ("The SFT policy wins more of them", losses)]
+    kinds += [("Neither wins more", ties), ("Drawn from all others", others)]
+    return [(kind, examples) for kind, examples in kinds if examples]
 
 
 def length_histogram(rows: Sequence[PromptComparison]) -> Markup:

@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rlhf.compare.schema import Checkpoint, CompareReport, Strength
-from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, measured, policy_title, title
+from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, measure_rows, policy_title, title
 from trueup.artifacts.reports import Estimate, JudgeFigures, OwnFigures, Rate, RewardCard, number
 from trueup.pages import plots
 from trueup.pages.wording import (
@@ -58,7 +58,7 @@ class VerdictView:
     label: str
     tone: str
     message: str
-    decided: list[tuple[str, Estimate, str]]
+    shares: list[tuple[str, Estimate, str]]
     """(what, figures, note): the shares that the verdict rests on."""
     facts: list[tuple[str, str, str]]
     """(what, number, note): whatever is no share."""
@@ -70,13 +70,13 @@ def verdict_view(report: CompareReport) -> VerdictView:
     verdict = report.verdict
     first = verdict.judge or next(iter(report.judges))
     judge = report.judges[first]
-    rate, controlled = judge.win_rate, judge.length_controlled_win_rate
-    decided: list[tuple[str, Estimate, str]] = [("Win rate", rate, f"by {title(first)}: {counted(rate)}")]
-    decided.append(("At equal length", controlled, controlled.note or ""))
-    if shown := noise_floor(report):
-        judge_name, floor = shown
-        told = "" if judge_name == first else f" by {title(judge_name)}"
-        decided.append(("SFT against itself", floor, f"the noise floor{told}: other seeds, {holds_half(floor)}"))
+    rate, equal_length = judge.win_rate, judge.length_controlled_win_rate
+    shares: list[tuple[str, Estimate, str]] = [("Win rate", rate, f"by {title(first)}: {counted(rate)}")]
+    shares.append(("At equal length", equal_length, equal_length.note or ""))
+    if noise := noise_floor(report):
+        judge_name, floor = noise
+        judge_note = "" if judge_name == first else f" by {title(judge_name)}"
+        shares.append(("SFT against itself", floor, f"the noise floor{judge_note}: other seeds, {holds_half(floor)}"))
     facts = []
     if (effect := judge.minimum_detectable_effect) is not None:
         facts.append(
@@ -88,7 +88,7 @@ def verdict_view(report: CompareReport) -> VerdictView:
     if before and after:
         facts.append(("Length", f"{after / before:.2f}\N{MULTIPLICATION SIGN}", "that of SFT answers, in tokens"))
     label, tone = OUTCOMES[verdict.outcome]
-    return VerdictView(label, tone, sentence(verdict), decided, facts, verdict.prices)
+    return VerdictView(label, tone, sentence(verdict), shares, facts, verdict.prices)
 
 
 def holds_half(floor: Estimate) -> str:
@@ -133,7 +133,7 @@ def _judge_view(name: str, judge: JudgeFigures, report: CompareReport) -> JudgeV
         remarks.append(("Could detect", f"{100 * effect:.1f} points from 50\N{NO-BREAK SPACE}%"))
     for key in OwnFigures.model_fields:
         if (value := getattr(judge, key)) not in (None, {}):
-            remarks.append((REMARKS.get(key, title(key).capitalize()), _told(value, key in SHARES)))
+            remarks.append((REMARKS.get(key, title(key).capitalize()), _in_words(value, key in SHARES)))
     return JudgeView(
         name,
         title(name),
@@ -161,12 +161,12 @@ REMARKS = {
 SHARES = ("position_bias",)
 
 
-def _told(value: Any, share: bool) -> str:
+def _in_words(value: Any, share: bool) -> str:
     """A count, a share, a figure with its interval, counts by reason, or names."""
     if isinstance(value, Estimate):
         return interval(value) if share else quantity(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_told(count, share)}" for name, count in value.items()) or "none"
+        return ", ".join(f"{name} {_in_words(count, share)}" for name, count in value.items()) or "none"
     if isinstance(value, str):
         return value
     if isinstance(value, Iterable):
@@ -211,15 +211,15 @@ def all_pairs(report: CompareReport) -> list[Matrix]:
     pairs = report.policies_compared.pairs
     matrices = []
     for judge in dict.fromkeys(pair.judge for pair in pairs):
-        won = {(pair.b, pair.a): pair.win_rate for pair in pairs if pair.judge == judge}
-        won |= {(b, a): turned(rate) for (a, b), rate in won.items()}
-        names = [name for name in report.policies_compared.policies if any(name in pair for pair in won)]
-        rows = [(policy_title(one), [won.get((one, other)) for other in names]) for one in names]
+        rates = {(pair.b, pair.a): pair.win_rate for pair in pairs if pair.judge == judge}
+        rates |= {(b, a): opposite(rate) for (a, b), rate in rates.items()}
+        names = [name for name in report.policies_compared.policies if any(name in pair for pair in rates)]
+        rows = [(policy_title(one), [rates.get((one, other)) for other in names]) for one in names]
         matrices.append(Matrix(title(judge), [policy_title(name) for name in names], rows))
     return matrices
 
 
-def turned(rate: Rate) -> Rate:
+def opposite(rate: Rate) -> Rate:
     """The same comparisons seen from the other side: a win rate w is 1 - w there."""
 
     def rest(value: float | None) -> float | None:
@@ -241,10 +241,10 @@ class StrengthsView:
 
 def strengths(report: CompareReport) -> list[StrengthsView]:
     """Bradley-Terry strengths of each judge on one common axis, the strongest policy first."""
-    found = report.policies_compared.strengths
+    by_judge = report.policies_compared.strengths
     numbers = [
         value
-        for rows in found.values()
+        for rows in by_judge.values()
         for figures in rows.values()
         for value in (figures.value, figures.ci_low, figures.ci_high)
         if value is not None and math.isfinite(value)
@@ -261,10 +261,10 @@ def strengths(report: CompareReport) -> list[StrengthsView]:
         return plots.interval_bar(figures.value, figures.ci_low, figures.ci_high, 0.0, span)
 
     views = []
-    for judge, rows in found.items():
-        ordered = sorted(rows.items(), key=lambda item: -(item[1].value if item[1].value is not None else -1e9))
-        drawn = [(policy_title(name), figures, bar(figures)) for name, figures in ordered]
-        views.append(StrengthsView(title(judge), drawn, report.policies_compared.notes.get(judge, "")))
+    for judge, rows in by_judge.items():
+        entries = sorted(rows.items(), key=lambda item: -(item[1].value if item[1].value is not None else -1e9))
+        lines = [(policy_title(name), figures, bar(figures)) for name, figures in entries]
+        views.append(StrengthsView(title(judge), lines, report.policies_compared.notes.get(judge, "")))
     return views
 
 
@@ -283,17 +283,17 @@ def measures(report: CompareReport) -> Measures:
     """What answers are like, and how far from the SFT policy; what nobody measured is left out."""
     by_policy = report.policies_compared.measures
     policies = {name: by_policy[name] for name in dict.fromkeys(("sft", "aligned", *by_policy))}
-    rows = measured(MEASURES, list(policies.values()), "not measured")
+    rows = measure_rows(MEASURES, list(policies.values()), "not measured")
     kl = report.kl_nats
     budget = "" if report.kl_budget is None else f"; budget {quantity(report.kl_budget, 1)}"
-    told = f"how far it moved, on its own answers, {kl.samples_per_prompt} per prompt{budget}"
-    said = ["0" if name == "sft" else _distance(name, figures.kl_nats) for name, figures in policies.items()]
-    rows.append(("KL to the SFT policy, nats per answer", told, said))
+    meaning = f"how far it moved, on its own answers, {kl.samples_per_prompt} per prompt{budget}"
+    cells = ["0" if name == "sft" else _distance(name, figures.kl_nats) for name, figures in policies.items()]
+    rows.append(("KL to the SFT policy, nats per answer", meaning, cells))
     per_token = {"sft": "0", "aligned": quantity(report.kl_nats_per_token, 3)}
-    said = [per_token.get(name, "\N{EN DASH}") for name in policies]
-    rows.append(("KL to the SFT policy, nats per token", "", said))
-    said = [percent(report.identical_completions) if name == "aligned" else "" for name in policies]
-    rows.append(("Same answer as SFT, token by token", "of the answers drawn with the same random numbers", said))
+    cells = [per_token.get(name, "\N{EN DASH}") for name in policies]
+    rows.append(("KL to the SFT policy, nats per token", "", cells))
+    cells = [percent(report.identical_completions) if name == "aligned" else "" for name in policies]
+    rows.append(("Same answer as SFT, token by token", "of the answers drawn with the same random numbers", cells))
     return Measures([policy_title(name) for name in policies], rows)
 
 
@@ -354,7 +354,7 @@ def check_views(report: CompareReport) -> list[CheckView]:
         if check.left_out:
             notes.append(f"{check.left_out} left out, since a stage trained on them")
         if check.unsupported:
-            notes.append(f"not supported by the verifier: {_told(check.unsupported, False)}")
+            notes.append(f"not supported by the verifier: {_in_words(check.unsupported, False)}")
         if check.left_out or check.unverified:
             notes.append(f"leaves {check.sft.n}")
         notes.append(f"verified by {check.verifier}")

@@ -26,14 +26,14 @@ from rlhf.compare.answers import ALIGNED, BEST, SFT, Answers, ComparedCompletion
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.inputs import (
     aligned,
-    find_trained,
+    find_training_stages,
     open_others,
     prove_disjoint,
     read_labels,
     read_reference,
     read_report_cards,
 )
-from rlhf.compare.judges import JUDGES, Judge, Judged, LabelOrigins, ScoringJudge
+from rlhf.compare.judges import JUDGES, Judge, JudgeResult, LabelOrigins, ScoringJudge
 from rlhf.compare.regressions import check_policies, read_checks
 from rlhf.compare.report import write_report
 from rlhf.compare.schema import (
@@ -71,43 +71,43 @@ def run(config: CompareConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     rows, decoding = read_reference(parents["sample"], parents["sft"], config.split)
-    trained = [training for folder in (config.run_dir, *config.others.values()) for training in find_trained(folder)]
-    prove_disjoint(rows, trained)
+    training_stages = [one for path in (config.run_dir, *config.others.values()) for one in find_training_stages(path)]
+    prove_disjoint(rows, training_stages)
     tokenizer = read_tokenizer(parents["sft"].dir / "model", config.model)
-    asked = read_checks(config.checks, config.seed, tokenizer)
+    check_prompts = read_checks(config.checks, config.seed, tokenizer)
     per_prompt = len(rows[0].candidates)
     say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
     say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in vars(decoding).items())}")
 
     # 2. Every policy's answers ---------------------------------------------------------------------------------------
-    saved = saved_policies(config, parents, others)
-    compared = sample_all(saved, rows, decoding, stage)
-    likeliest = sample_likeliest(saved, rows, decoding, stage) if config.greedy else None
-    checks = check_policies(asked, config, saved, trained, stage)
+    policies = saved_policies(config, parents, others)
+    comparison = sample_all(policies, rows, decoding, stage)
+    likeliest = sample_likeliest(policies, rows, decoding, stage) if config.greedy else None
+    checks = check_policies(check_prompts, config, policies, training_stages, stage)
     for path in config.rubric_files:
         stage.add_input(path, 0)
-    steps = checkpoints.sample_steps(parents["sft"], parents["align"], compared, decoding, config, stage.dir)
+    steps = checkpoints.sample_steps(parents["sft"], parents["align"], comparison, decoding, config, stage.dir)
 
     # 3. Judges -------------------------------------------------------------------------------------------------------
     labels = read_labels(config.run_dir)
     if config.why_these_judges:
         say(f"{'judges':<12} {', '.join(config.judges)}: {config.why_these_judges}")
     bench = [JUDGES[name](config, labels) for name in config.judges]
-    compared = add_best_of_n(compared, bench)
-    judged = judge_all(bench, compared, config)
+    comparison = add_best_of_n(comparison, bench)
+    results = judge_all(bench, comparison, config)
 
     # 4. What else changed --------------------------------------------------------------------------------------------
-    moved = measure_change(parents["sft"], saved, compared, steps, bench, config)
-    measures = describe_all(compared, moved, config.confidence, config.seed)
-    kl, identical = moved.kl[ALIGNED], compared.share_identical()
+    change = measure_change(parents["sft"], policies, comparison, steps, bench, config)
+    measures = describe_all(comparison, change, config.confidence, config.seed)
+    kl, identical = change.kl[ALIGNED], comparison.share_identical()
     say(f"{'KL':<12} {kl.value:.2f} nats per sequence; {identical:.0%} of answers are the same, token by token")
 
     # 5. Verdict ------------------------------------------------------------------------------------------------------
-    floors = noise_floors(bench, judged, config.confidence, config.seed)
-    decided = decide(stage, judged, floors, compared, measures, kl, checks, labels)
+    floors = noise_floors(bench, results, config.confidence, config.seed)
+    decision = decide(stage, results, floors, comparison, measures, kl, checks, labels)
 
     # 6. Save ---------------------------------------------------------------------------------------------------------
-    write_rows(stage.dir / "samples.jsonl", (sample_row(compared, judged, i) for i in range(len(rows))))
+    write_rows(stage.dir / "samples.jsonl", (sample_row(comparison, results, i) for i in range(len(rows))))
     stage.write_report(
         CompareReport(
             policies=name_policies(parents, others, config.others),
@@ -116,18 +116,18 @@ def run(config: CompareConfig) -> Path:
             confidence=config.confidence,
             decoding=decoding,
             sources=labels.by_source,
-            judges={name: by.report() for name, by in judged.items()},
+            judges={name: by.report() for name, by in results.items()},
             noise_floor={name: judges.rate_of(floor) for name, floor in floors.items()},
-            policies_compared=all_pairs(compared, judged, measures, config.confidence, config.seed),
+            policies_compared=all_pairs(comparison, results, measures, config.confidence, config.seed),
             greedy=judge_likeliest(bench, rows, likeliest, config.confidence, config.seed) if likeliest else None,
             identical_completions=identical,
             checks=checks,
-            verdict=decided.report(stage.verdict.status),
+            verdict=decision.report(stage.verdict.status),
             kl_nats=CompletionKL(**dict(kl.estimate()), samples_per_prompt=1),
-            kl_nats_per_token=moved.kl_per_token.estimate(),
+            kl_nats_per_token=change.kl_per_token.estimate(),
             kl_budget=config.kl_budget,
-            checkpoints=moved.path,
-            chosen_by_budget=checkpoints.within_budget(moved.path, _path_judge(bench), config.kl_budget),
+            checkpoints=change.path,
+            chosen_by_budget=checkpoints.within_budget(change.path, _path_judge(bench), config.kl_budget),
         )
     )
     stage.facts.update(place(config.model).facts)
@@ -144,12 +144,12 @@ def saved_policies(
 ) -> dict[str, SavedPolicy]:
     """Every policy that is compared, by its name."""
     base = {BASE: SavedPolicy(None)} if config.base else {}
-    trained = {name: aligned(align) for name, align in ((ALIGNED, parents["align"]), *others.items())}
-    return {**base, SFT: SavedPolicy(parents["sft"].dir / "model"), **trained}
+    aligned_policies = {name: aligned(align) for name, align in ((ALIGNED, parents["align"]), *others.items())}
+    return {**base, SFT: SavedPolicy(parents["sft"].dir / "model"), **aligned_policies}
 
 
 def sample_all(
-    saved: dict[str, SavedPolicy], rows: list[CandidateSet], decoding: Decoding, stage: StageRun
+    policies: dict[str, SavedPolicy], rows: list[CandidateSet], decoding: Decoding, stage: StageRun
 ) -> ComparedCompletions:
     """The answers of every policy. Those of the SFT policy are sampled already: they are the candidates of `rows`."""
     num_samples = len(rows[0].candidates)
@@ -157,64 +157,64 @@ def sample_all(
         name: [row.candidates for row in rows]
         if name == SFT
         else sample(name, policy, rows, decoding, num_samples, stage)
-        for name, policy in saved.items()
+        for name, policy in policies.items()
     }
     return ComparedCompletions(rows, by_policy)
 
 
 def sample(
-    name: str, saved: SavedPolicy, rows: Sequence[CandidateSet], decoding: Decoding, num_samples: int, stage: StageRun
+    name: str, policy: SavedPolicy, rows: Sequence[CandidateSet], decoding: Decoding, num_samples: int, stage: StageRun
 ) -> Answers:
     say(f"{'sampling':<12} {name}: {len(rows)} prompts, {num_samples} {'answer' if num_samples == 1 else 'answers'}")
     assert isinstance(stage.config, CompareConfig)
-    return answers.sample_policy(name, saved, rows, decoding, num_samples, stage.config, stage.dir)
+    return answers.sample_policy(name, policy, rows, decoding, num_samples, stage.config, stage.dir)
 
 
 def sample_likeliest(
-    saved: dict[str, SavedPolicy], rows: Sequence[CandidateSet], decoding: Decoding, stage: StageRun
+    policies: dict[str, SavedPolicy], rows: Sequence[CandidateSet], decoding: Decoding, stage: StageRun
 ) -> dict[str, Answers]:
     """The answer of the SFT and of the aligned policy to each prompt that takes the likeliest token every time."""
     greedy = replace(decoding, temperature=1.0, top_k=1, top_p=1.0)
-    return {name: sample(f"{name}-greedy", saved[name], rows, greedy, 1, stage) for name in (SFT, ALIGNED)}
+    return {name: sample(f"{name}-greedy", policies[name], rows, greedy, 1, stage) for name in (SFT, ALIGNED)}
 
 
-def add_best_of_n(compared: ComparedCompletions, bench: Sequence[Judge]) -> ComparedCompletions:
+def add_best_of_n(comparison: ComparedCompletions, bench: Sequence[Judge]) -> ComparedCompletions:
     """Add the best of each prompt's SFT answers by the reward model, if one judges: alignment should match them."""
     by = next((judge for judge in bench if judge.name == "reward_model"), None)
-    reference = compared.by_policy[SFT]
+    reference = comparison.by_policy[SFT]
     if not isinstance(by, ScoringJudge) or len(reference[0]) < 3:
-        return compared
-    best = answers.best_of_others(reference, by.score(compared.rows, reference))
-    return ComparedCompletions(compared.rows, {**compared.by_policy, BEST: best})
+        return comparison
+    best = answers.best_of_others(reference, by.score(comparison.rows, reference))
+    return ComparedCompletions(comparison.rows, {**comparison.by_policy, BEST: best})
 
 
 # ---- Figures ----------------------------------------------------------------------------------------------------
 
 
-def judge_all(bench: Sequence[Judge], compared: ComparedCompletions, config: CompareConfig) -> dict[str, Judged]:
+def judge_all(bench: Sequence[Judge], comparison: ComparedCompletions, config: CompareConfig) -> dict[str, JudgeResult]:
     """{judge: what it says}, each told on the screen as it is known."""
-    judged: dict[str, Judged] = {}
+    results: dict[str, JudgeResult] = {}
     for by in bench:
-        judged[by.name] = one = judges.judge(by, compared, config)
-        controlled = percent(one.length_controlled.interval)
-        say(f"{by.name:<19} wins {percent(one.win_rate.interval)}; at equal length {controlled}")
-    return judged
+        results[by.name] = one = judges.judge(by, comparison, config)
+        equal_length = percent(one.length_controlled.interval)
+        say(f"{by.name:<19} wins {percent(one.win_rate.interval)}; at equal length {equal_length}")
+    return results
 
 
 def noise_floors(
-    bench: Sequence[Judge], judged: dict[str, Judged], confidence: float, seed: int
+    bench: Sequence[Judge], results: dict[str, JudgeResult], confidence: float, seed: int
 ) -> dict[str, win_rates.WinRate]:
     """The SFT policy against itself: the first half of its answers to each prompt against the second, by each judge."""
     floors = {}
     for by in bench:
-        if isinstance(by, ScoringJudge) and len((scores := np.array(judged[by.name].scores[SFT]))[0]) > 1:
+        if isinstance(by, ScoringJudge) and len((scores := np.array(results[by.name].scores[SFT]))[0]) > 1:
             floors[by.name] = win_rates.noise_floor(scores, confidence, seed)
     return floors
 
 
 def all_pairs(
-    compared: ComparedCompletions,
-    judged: dict[str, Judged],
+    comparison: ComparedCompletions,
+    results: dict[str, JudgeResult],
     measures: dict[str, PolicyMeasures],
     confidence: float,
     seed: int,
@@ -222,24 +222,24 @@ def all_pairs(
     """Every two policies by every judge that scores, and the strengths that follow, in log-odds against SFT."""
     pairs: list[ComparedPair] = []
     strengths, notes = {}, {}
-    for name, by_judge in judged.items():
+    for name, by_judge in results.items():
         if not by_judge.scores:
             continue
         tables = {
-            (a, b): answers.outcome_tables(a, b, by_judge.scores[a], by_judge.scores[b]) for a, b in compared.pairs
+            (a, b): answers.outcome_tables(a, b, by_judge.scores[a], by_judge.scores[b]) for a, b in comparison.pairs
         }
         for (a, b), outcomes in tables.items():
             rate = win_rates.win_rate(outcomes, confidence, seed)
             pairs.append(ComparedPair(a=a, b=b, judge=name, win_rate=judges.rate_of(rate)))
-        fitted = bradley_terry(tables, SFT, confidence, seed)
+        fit = bradley_terry(tables, SFT, confidence, seed)
         strengths[name] = {
-            policy: Strength(**dict(one.estimate()), elo=ELO * one.value) for policy, one in fitted.of.items()
+            policy: Strength(**dict(one.estimate()), elo=ELO * one.value) for policy, one in fit.of.items()
         }
-        if fitted.note:
-            notes[name] = fitted.note
+        if fit.note:
+            notes[name] = fit.note
     return PoliciesCompared(
-        policies=list(compared.by_policy),
-        best_of=len(compared.rows[0].candidates) - 1 if BEST in compared.by_policy else None,
+        policies=list(comparison.by_policy),
+        best_of=len(comparison.rows[0].candidates) - 1 if BEST in comparison.by_policy else None,
         pairs=pairs,
         strengths=strengths,
         notes=notes,
@@ -280,8 +280,8 @@ class Change:
 
 def measure_change(
     sft: FinishedStage,
-    saved: dict[str, SavedPolicy],
-    compared: ComparedCompletions,
+    policies: dict[str, SavedPolicy],
+    comparison: ComparedCompletions,
     steps: Sequence[checkpoints.KeptStep],
     bench: Sequence[Judge],
     config: CompareConfig,
@@ -290,34 +290,36 @@ def measure_change(
 
     Two models are in memory at once here: the SFT policy, and the one that is measured.
     """
-    reference = saved[SFT].load(config.model)
+    reference = policies[SFT].load(config.model)
     heldout = sft.dir / "heldout.jsonl"
     demonstrations = [Encoded(**row) for _, row in read_jsonl(heldout)] if heldout.exists() else []
     loss = {SFT: heldout_loss(reference, demonstrations)}
     kls: dict[SavedPolicy, list[list[float]]] = {}  # in nats, of each token of the first answer to each prompt
-    for name in saved:
+    for name in policies:
         if name != SFT:
-            policy = saved[name].load(config.model)
-            kls[saved[name]] = answers.token_kls(policy, reference, compared.rows, compared.by_policy[name])
+            policy = policies[name].load(config.model)
+            kls[policies[name]] = answers.token_kls(policy, reference, comparison.rows, comparison.by_policy[name])
             loss[name] = heldout_loss(policy, demonstrations)
             del policy
     for step in steps:
-        if step.policy == saved[SFT]:
+        if step.policy == policies[SFT]:
             kls[step.policy] = [[0.0] * len(row[0].token_ids) for row in step.answers]
         elif step.policy not in kls:
-            kls[step.policy] = answers.token_kls(step.policy.load(config.model), reference, compared.rows, step.answers)
+            kls[step.policy] = answers.token_kls(
+                step.policy.load(config.model), reference, comparison.rows, step.answers
+            )
     confidence, seed = config.confidence, config.seed
-    aligned = kls[saved[ALIGNED]]
+    aligned = kls[policies[ALIGNED]]
     return Change(
-        {name: answers.kl_per_sequence(kls[saved[name]], confidence, seed) for name in saved if name != SFT},
+        {name: answers.kl_per_sequence(kls[policies[name]], confidence, seed) for name in policies if name != SFT},
         answers.kl_per_token(aligned, confidence, seed),
-        checkpoints.measure(steps, [kls[step.policy] for step in steps], compared, bench, config),
+        checkpoints.measure(steps, [kls[step.policy] for step in steps], comparison, bench, config),
         loss,
     )
 
 
 def describe_all(
-    compared: ComparedCompletions, moved: Change, confidence: float, seed: int
+    comparison: ComparedCompletions, change: Change, confidence: float, seed: int
 ) -> dict[str, PolicyMeasures]:
     """{policy: what its answers are like}, of every policy.
 
@@ -325,32 +327,32 @@ def describe_all(
     KL is reckoned.
     """
     measures = {}
-    for name, completions in compared.by_policy.items():
-        measured = answers.describe(completions)
+    for name, completions in comparison.by_policy.items():
+        figures = answers.describe(completions)
         if name == BEST:
             bound = Estimate(value=answers.kl_of_best(len(completions[0]) - 1), ci_low=None, ci_high=None, n=0)
             unknown = {"distinct_2": None, "self_similarity": None, "heldout_loss": None}
-            measures[name] = PolicyMeasures(**{**measured, **unknown, "kl_nats": bound})
+            measures[name] = PolicyMeasures(**{**figures, **unknown, "kl_nats": bound})
         else:
             measures[name] = PolicyMeasures(
-                **measured,
+                **figures,
                 self_similarity=answers.self_similarity(completions, confidence, seed).estimate(),
-                heldout_loss=moved.heldout_loss[name],
-                kl_nats=moved.kl[name].estimate() if name in moved.kl else None,
+                heldout_loss=change.heldout_loss[name],
+                kl_nats=change.kl[name].estimate() if name in change.kl else None,
             )
     return measures
 
 
 @torch.inference_mode()
-def heldout_loss(loaded: Loaded, rows: Sequence[Encoded]) -> float | None:
+def heldout_loss(policy: Loaded, rows: Sequence[Encoded]) -> float | None:
     """Nats per trained token of held-out demonstrations; None without."""
     total, count = 0.0, 0
     for row in rows:
-        ids = torch.tensor([row.input_ids], device=loaded.placement.device)
-        labels = torch.tensor([row.labels], device=loaded.placement.device)
-        trained = int((labels[:, 1:] != -100).sum())
-        total += float(loaded.model(input_ids=ids, labels=labels).loss) * trained
-        count += trained
+        ids = torch.tensor([row.input_ids], device=policy.placement.device)
+        labels = torch.tensor([row.labels], device=policy.placement.device)
+        num_trained = int((labels[:, 1:] != -100).sum())
+        total += float(policy.model(input_ids=ids, labels=labels).loss) * num_trained
+        count += num_trained
     return total / count if count else None
 
 
@@ -359,26 +361,26 @@ def heldout_loss(loaded: Loaded, rows: Sequence[Encoded]) -> float | None:
 
 def decide(
     stage: StageRun,
-    judged: dict[str, Judged],
+    results: dict[str, JudgeResult],
     floors: dict[str, win_rates.WinRate],
-    compared: ComparedCompletions,
+    comparison: ComparedCompletions,
     measures: dict[str, PolicyMeasures],
     kl: intervals.Interval,
     checks: dict[str, CheckResult],
     labels: LabelOrigins,
 ) -> verdict.Decision:
     """What the figures say, with what a win cost and why to trust it less; all of it becomes findings of the stage."""
-    config, prompts, before, after = stage.config, len(compared.rows), measures[SFT], measures[ALIGNED]
+    config, prompts, before, after = stage.config, len(comparison.rows), measures[SFT], measures[ALIGNED]
     assert isinstance(config, CompareConfig)
     prices = verdict.find_prices(before, after, kl, config.kl_budget, checks)
     cards = read_report_cards(config.run_dir, config.judges)
     floor_rates = {name: floor.interval for name, floor in floors.items()}
-    standings = {name: verdict.standing(one, cards.get(name, ())) for name, one in judged.items()}
+    standings = {name: verdict.standing(one, cards.get(name, ())) for name, one in results.items()}
     lengths = before.length_tokens, after.length_tokens
-    decided = verdict.decide(judged, standings, floor_rates, prompts, compared.share_identical(), lengths, prices)
-    stage.findings += [decided.finding, *(decided.prices or prices)]
-    stage.findings += verdict.reasons_for_doubt(decided, judged, cards, floor_rates, before, after, prompts, labels)
-    return decided
+    decision = verdict.decide(results, standings, floor_rates, prompts, comparison.share_identical(), lengths, prices)
+    stage.findings += [decision.finding, *(decision.prices or prices)]
+    stage.findings += verdict.reasons_for_doubt(decision, results, cards, floor_rates, before, after, prompts, labels)
+    return decision
 
 
 # ---- The report -------------------------------------------------------------------------------------------------
@@ -400,9 +402,9 @@ def name_policy(stage: FinishedStage, algorithm: str | None = None, run: str | N
     return ComparedPolicy(stage=stage.stage, manifest_sha256=stage.sha256, algorithm=algorithm, run=run)
 
 
-def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int) -> PromptComparison:
+def sample_row(comparison: ComparedCompletions, results: dict[str, JudgeResult], i: int) -> PromptComparison:
     """One prompt with everything that was said and how it was judged."""
-    row = compared.rows[i]
+    row = comparison.rows[i]
 
     def side(name: str) -> list[ComparedCompletion]:
         return [
@@ -411,9 +413,9 @@ def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int)
                 finished=candidate.finished,
                 num_tokens=len(candidate.token_ids),
                 logp=candidate.logp,
-                scores={by: by_judge.scores[name][i][k] for by, by_judge in judged.items() if by_judge.scores},
+                scores={by: by_judge.scores[name][i][k] for by, by_judge in results.items() if by_judge.scores},
             )
-            for k, candidate in enumerate(compared.by_policy[name][i])
+            for k, candidate in enumerate(comparison.by_policy[name][i])
         ]
 
     return PromptComparison(
@@ -422,6 +424,6 @@ def sample_row(compared: ComparedCompletions, judged: dict[str, Judged], i: int)
         category=row.category,
         sft=side(SFT),
         aligned=side(ALIGNED),
-        others={name: side(name) for name in compared.by_policy if name not in (SFT, ALIGNED)},
-        win_share={name: by_judge.win_share(i) for name, by_judge in judged.items()},
+        others={name: side(name) for name in comparison.by_policy if name not in (SFT, ALIGNED)},
+        win_share={name: by_judge.win_share(i) for name, by_judge in results.items()},
     )

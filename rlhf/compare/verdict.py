@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf.accuracy import PairedAccuracy
-from rlhf.compare.judges import Judged, LabelOrigins
+from rlhf.compare.judges import JudgeResult, LabelOrigins
 from rlhf.compare.schema import PolicyMeasures
 from rlhf.html import title
 from trueup.artifacts.manifest import Finding, Level
@@ -42,15 +42,15 @@ class Standing:
     decides: bool
 
 
-def standing(judged: Judged, card: Sequence[Finding]) -> Standing:
+def standing(result: JudgeResult, card: Sequence[Finding]) -> Standing:
     """A judge whose report card failed, that is not usable, or that compared nothing decides nothing.
 
     card  findings of the judge's report card: of a reward model, what it could do on held-out pairs
     """
-    against = [finding for finding in (*card, *judged.verdicts.findings) if finding.level != "info"]
+    against = [finding for finding in (*card, *result.verdicts.findings) if finding.level != "info"]
     reasons = [finding.message for finding in against]
     unfit = any(finding.level == "fail" or finding.code in UNUSABLE for finding in against)
-    if not judged.win_rate.interval.n and not unfit:
+    if not result.win_rate.interval.n and not unfit:
         reasons, unfit = [*reasons, "it compared no two answers"], True
     return Standing(reasons, not unfit)
 
@@ -83,7 +83,7 @@ class Decision:
 
 
 def decide(
-    judges: Mapping[str, Judged],
+    judges: Mapping[str, JudgeResult],
     standings: Mapping[str, Standing],
     floors: Mapping[str, intervals.Interval],
     prompts: int,
@@ -109,31 +109,33 @@ def decide(
         finding = Finding("warn", "no_verdict", f"No verdict: no judge can decide.{over}")
         return Decision("no_verdict", finding, [], None, passed_over)
 
-    judged = judges[name]
+    result = judges[name]
     doubts = standings[name].reasons
     aside = (f" Of this judge: {'; '.join(doubts)}." if doubts else "") + over
 
-    def verdict(outcome: Outcome, level: Level, code: str, message: str, paid: Sequence[Finding] = ()) -> Decision:
-        price = f" The price: {'; '.join(price.message for price in paid)}." if paid else ""
-        return Decision(outcome, Finding(level, code, f"{message}{aside}{price}"), list(paid), name, passed_over)
+    def verdict(
+        outcome: Outcome, level: Level, code: str, message: str, win_prices: Sequence[Finding] = ()
+    ) -> Decision:
+        price = f" The price: {'; '.join(price.message for price in win_prices)}." if win_prices else ""
+        return Decision(outcome, Finding(level, code, f"{message}{aside}{price}"), list(win_prices), name, passed_over)
 
-    rate = judged.win_rate.interval
-    on = f"{prompts} held-out {'prompt' if prompts == 1 else 'prompts'} (judge: {judged.by.description})"
-    preference = "this preference" if judged.by.made_the_labels else "what this judge prefers"
+    rate = result.win_rate.interval
+    on = f"{prompts} held-out {'prompt' if prompts == 1 else 'prompts'} (judge: {result.by.description})"
+    preference = "this preference" if result.by.made_the_labels else "what this judge prefers"
     floor = floors.get(name)
     noise = max(floor.high, 1 - floor.low) if floor and floor.excludes(0.5) else 0.5
     if rate.low > noise:
         wins = f"it wins {percent(rate)} of comparisons on {on}"
-        if paid := with_price_of_length(judged, *lengths, prices):
+        if win_prices := with_price_of_length(result, *lengths, prices):
             message = f"The aligned policy learnt {preference}, at a price: {wins}."
-            return verdict("improved_at_a_price", "warn", "learnt_at_a_price", message, paid)
+            return verdict("improved_at_a_price", "warn", "learnt_at_a_price", message, win_prices)
         return verdict("improved", "info", "learnt_preference", f"The aligned policy learnt {preference}: {wins}.")
     if rate.high < 0.5:
         message = (
             f"The aligned policy moved away from {preference}: it wins only {percent(rate)} of comparisons on {on}."
         )
         return verdict("worse", "fail", "moved_away", message)
-    effect = judged.minimum_detectable_effect
+    effect = result.minimum_detectable_effect
     if rate.low > 0.5 and floor:
         limit = (
             f"by this judge the SFT policy wins {percent(floor)} against itself, so this much may come of the judging."
@@ -148,24 +150,24 @@ def decide(
     return verdict("no_detectable_change", "warn", "no_detectable_change", message)
 
 
-def with_price_of_length(judged: Judged, before: float, after: float, prices: Sequence[Finding]) -> list[Finding]:
+def with_price_of_length(result: JudgeResult, before: float, after: float, prices: Sequence[Finding]) -> list[Finding]:
     """The prices, with length among them unless the win is shown at equal length too.
 
     before, after  mean tokens of the SFT and of the aligned policy's answers
     """
-    controlled = judged.length_controlled
+    equal_length = result.length_controlled
     way = "longer" if after >= before else "shorter"
-    if controlled.a_guess:
-        message = f"at equal length nothing is known: {controlled.note}"
-    elif controlled.interval.low > 0.5:
+    if equal_length.a_guess:
+        message = f"at equal length nothing is known: {equal_length.note}"
+    elif equal_length.interval.low > 0.5:
         return list(prices)
-    elif controlled.interval.high < 0.5:
+    elif equal_length.interval.high < 0.5:
         message = (
-            f"at equal length it wins only {percent(controlled.interval)}: {way} answers won, and not what they say"
+            f"at equal length it wins only {percent(equal_length.interval)}: {way} answers won, and not what they say"
         )
     else:
         message = (
-            f"at equal length it wins {percent(controlled.interval)}, which may be chance: the win may come of {way} "
+            f"at equal length it wins {percent(equal_length.interval)}, which may be chance: the win may come of {way} "
             "answers alone"
         )
     same = [price.message for price in prices if price.code == way]
@@ -219,8 +221,8 @@ def _times_as_long(before: PolicyMeasures, after: PolicyMeasures) -> str:
 
 
 def reasons_for_doubt(
-    decided: Decision,
-    judges: Mapping[str, Judged],
+    decision: Decision,
+    judges: Mapping[str, JudgeResult],
     cards: Mapping[str, Sequence[Finding]],
     floors: Mapping[str, intervals.Interval],
     before: PolicyMeasures,
@@ -230,18 +232,18 @@ def reasons_for_doubt(
 ) -> list[Finding]:
     """Why the verdict should be trusted less than its interval says."""
     doubts = []
-    if decided.judge:
-        by = judges[decided.judge].by
+    if decision.judge:
+        by = judges[decision.judge].by
         if not by.made_the_labels:
             message = (
                 f"the judge ({by.description}) did not make the labels ({labels.who}): its win rate says what it "
                 "prefers, and not whether the labellers' preference was learnt"
             )
             doubts.append(Finding("warn", "judge_is_not_the_labeller", message))
-        floor = floors.get(decided.judge)
+        floor = floors.get(decision.judge)
         if floor and floor.excludes(0.5):
             message = (
-                f"by the judge {title(decided.judge)} the SFT policy wins {percent(floor)} against itself: that is "
+                f"by the judge {title(decision.judge)} the SFT policy wins {percent(floor)} against itself: that is "
                 "chance one time in twenty, else something other than the policy decides"
             )
             doubts.append(Finding("warn", "noise_floor", message))
@@ -250,11 +252,11 @@ def reasons_for_doubt(
             if finding.level != "info":
                 message = f"the judge {title(name)}: {finding.message}"
                 doubts.append(Finding("warn", f"judge_{finding.code}", message))
-    if _ratio(before, after) < 1 / LONGER and not any(price.code == "shorter" for price in decided.prices):
+    if _ratio(before, after) < 1 / LONGER and not any(price.code == "shorter" for price in decision.prices):
         message = f"{_times_as_long(before, after)}: look at the win rate at equal length"
         doubts.append(Finding("warn", "shorter", message))
-    for judged in judges.values():
-        doubts += judged.verdicts.findings
+    for result in judges.values():
+        doubts += result.verdicts.findings
     doubts += _disagreement(list(judges.values()))
     if prompts < FEW_PROMPTS:
         message = f"{prompts} held-out prompts: below {FEW_PROMPTS} take every interval as a guess"
@@ -262,7 +264,7 @@ def reasons_for_doubt(
     return doubts
 
 
-def _disagreement(judges: Sequence[Judged]) -> list[Finding]:
+def _disagreement(judges: Sequence[JudgeResult]) -> list[Finding]:
     """Judges on either side of 50 %, unless that may be chance for both."""
     findings = []
     for i, one in enumerate(judges):

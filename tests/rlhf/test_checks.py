@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlhf.checks import final_number, followed, load_check, paired, read_instructions
+from rlhf.checks import final_number, instruction_verdicts, load_check, paired_accuracy, read_instructions
 from trueup.data.records import read_jsonl
 from trueup.errors import DataError
 
@@ -37,7 +37,7 @@ def test_verdicts_are_those_of_the_benchmarks_authors() -> None:
     names = set()
     for number, row in read_jsonl(VERDICTS):
         _, instructions = read_instructions(row, f"{VERDICTS}:{number}")
-        assert followed(instructions, row["response"]) == row["follow_instruction_list"], f"line {number}"
+        assert instruction_verdicts(instructions, row["response"]) == row["follow_instruction_list"], f"line {number}"
         names |= {one.name for one in instructions}
     assert len(names) == 13
 
@@ -184,7 +184,7 @@ def test_a_regression_is_told_from_chance_by_the_prompts_that_one_policy_alone_g
     # 8 against 1: two-sided, 2 * (C(9,0) + C(9,1)) / 2^9 = 20 / 512
     reference = [True] * 5 + [True] * 8 + [False] * 1 + [False] * 6
     aligned = [True] * 5 + [False] * 8 + [True] * 1 + [False] * 6
-    found = paired(reference, aligned).plain()
+    found = paired_accuracy(reference, aligned).plain()
     assert found["mcnemar"] == {
         "p_value": pytest.approx(20 / 512),
         "both": 5,
@@ -194,16 +194,16 @@ def test_a_regression_is_told_from_chance_by_the_prompts_that_one_policy_alone_g
     }
     assert found["sft"]["value"] == 13 / 20 and found["aligned"]["value"] == 6 / 20
     assert found["sft"]["ci_low"] < 13 / 20 < found["sft"]["ci_high"]
-    swapped = paired(aligned, reference).plain()
+    swapped = paired_accuracy(aligned, reference).plain()
     assert swapped["mcnemar"]["p_value"] == found["mcnemar"]["p_value"] and swapped["aligned"] == found["sft"]
 
 
 def test_policies_that_are_right_on_the_same_prompts_do_not_differ() -> None:
-    assert paired([True, False], [True, False]).plain()["mcnemar"]["p_value"] == 1
+    assert paired_accuracy([True, False], [True, False]).plain()["mcnemar"]["p_value"] == 1
 
 
 def test_what_cannot_be_verified_is_counted_and_left_out_on_both_sides() -> None:
-    found = paired([True, None, False], [True, None, True]).plain()
+    found = paired_accuracy([True, None, False], [True, None, True]).plain()
     assert found["unverified"] == 1 and found["sft"]["n"] == found["aligned"]["n"] == 2
-    nothing = paired([None], [None]).plain()
+    nothing = paired_accuracy([None], [None]).plain()
     assert nothing["sft"]["value"] is None and nothing["mcnemar"]["p_value"] == 1

@@ -10,7 +10,7 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 
 
-def joined(batch: Batch) -> tuple[Tensor, Tensor, int]:
+def join(batch: Batch) -> tuple[Tensor, Tensor, int]:
     """Prompt and answer as one: tokens and mask (B, S + T), and T."""
     tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1).bool()

@@ -63,8 +63,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 def moments(x: Tensor, mask: Tensor) -> Tensor:
     """(3,) float64: sum, sum of squares and count over the mask. They add up over processes; `spread` reads them."""
     device = "cpu" if x.is_mps else x.device  # Apple's GPUs have no float64
-    kept = _valid(x, mask).to(device, torch.float64)
-    return torch.stack([kept.sum(), kept.square().sum(), mask.sum().to(kept)])
+    values = _valid(x, mask).to(device, torch.float64)
+    return torch.stack([values.sum(), values.square().sum(), mask.sum().to(values)])
 
 
 def spread(moments: Tensor) -> tuple[float, float]:
@@ -96,8 +96,8 @@ def policy_loss(
     logprobs, old_logprobs, advantages = (_valid(x, mask) for x in (logprobs, old_logprobs, advantages))
     ratio = (logprobs - old_logprobs).exp()
     free = -ratio * advantages
-    held = -ratio.clamp(1 - cliprange, 1 + cliprange) * advantages
-    return torch.maximum(free, held), held > free
+    clipped = -ratio.clamp(1 - cliprange, 1 + cliprange) * advantages
+    return torch.maximum(free, clipped), clipped > free
 
 
 def value_loss(
@@ -109,8 +109,8 @@ def value_loss(
     """
     values, old_values, returns = (_valid(x, mask) for x in (values, old_values, returns))
     near = torch.minimum(torch.maximum(values, old_values - cliprange_value), old_values + cliprange_value)
-    free, held = (values - returns).square(), (near - returns).square()
-    return 0.5 * torch.maximum(free, held), held > free
+    free, clipped = (values - returns).square(), (near - returns).square()
+    return 0.5 * torch.maximum(free, clipped), clipped > free
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

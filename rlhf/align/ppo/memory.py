@@ -43,7 +43,7 @@ class Prediction:
 
     weights: int
     """All roles'. They are in memory when the prediction is made; on a GPU with what cuBLAS took for its work."""
-    trained: int
+    training_state: int
     """Gradients of what is trained and Adam's two moments; on a GPU, where it steps all weights at once, a third."""
     buffer: int
     """The rollout: tokens, masks, log-probabilities, values, advantages, returns."""
@@ -58,13 +58,13 @@ class Prediction:
 
     @property
     def total_bytes(self) -> int:
-        return self.weights + self.trained + self.buffer + max(self.sampling, self.updating)
+        return self.weights + self.training_state + self.buffer + max(self.sampling, self.updating)
 
     def describe(self) -> str:
         gib = {name: f"{value / 2**30:.1f}" for name, value in vars(self).items()}
         return (
-            f"about {self.total_bytes / 2**30:.1f} GiB: weights {gib['weights']}, trained {gib['trained']}, rollout "
-            f"{gib['buffer']}, then the larger of sampling {gib['sampling']} and updating {gib['updating']}; "
+            f"about {self.total_bytes / 2**30:.1f} GiB: weights {gib['weights']}, trained {gib['training_state']}, "
+            f"rollout {gib['buffer']}, then the larger of sampling {gib['sampling']} and updating {gib['updating']}; "
             f"{gib['free']} GiB free beside the weights"
         )
 
@@ -90,26 +90,26 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
     rows = batches.rows_per_forward(config, roles.policy, [length])
 
     on_gpu, autocast = device.type == "cuda", roles.policy.placement.autocast
-    trained = _bytes(roles.trained.values()) * (4 if on_gpu else 3)
+    training_state = _bytes(roles.trained_weights.values()) * (4 if on_gpu else 3)
     # Two of int64, a mask of each, four of float32, what the trunk made of it; and once more, shuffled.
     trunk = text.hidden_size * item if roles.trunk.depth else 0
     buffer = 2 * config.rollout_batch_size * length * (2 * 8 + 2 + 4 * 4 + trunk)
 
-    drawn = min(_DRAWN_AT_ONCE, max(config.rollout_batch_size, config.eval_prompts))
+    answers_at_once = min(_DRAWN_AT_ONCE, max(config.rollout_batch_size, config.eval_prompts))
     heads = getattr(text, "num_attention_heads", None) or 1
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
     heads = getattr(text, "num_key_value_heads", None) or heads
-    cache = drawn * length * layers * 2 * heads * head_size * item
+    cache = answers_at_once * length * layers * 2 * heads * head_size * item
     sampling = max(
-        cache + 4 * drawn * text.vocab_size * 4,  # logits, scaled, their softmax, its cumulative sum
+        cache + 4 * answers_at_once * text.vocab_size * 4,  # logits, scaled, their softmax, its cumulative sum
         2 * min(_READ_AT_ONCE, config.eval_prompts) * answer * text.vocab_size * 4,  # logits, their exponentials
     )
 
-    counted = {role: _count_kept(roles, role) for role in ("policy", "critic")}
+    coefficients = {role: _activation_coefficients(roles, role) for role in ("policy", "critic")}
     checkpointing = config.trainer_args.get("gradient_checkpointing", device.type != "cpu")
 
     def updating(rows: int) -> int:
-        passes = [c + rows * (a * length + b * length**2) for c, a, b in counted.values()]
+        passes = [c + rows * (a * length + b * length**2) for c, a, b in coefficients.values()]
         layer = max(passes) / layers  # gradients of one layer's activations, on their way down
         if checkpointing:  # a layer keeps its input, and one at a time is computed again
             passes, layer = [rows * length * layers * text.hidden_size * item] * 2, 2 * layer
@@ -123,38 +123,40 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
 
     free = loop.free_memory(device)
     divisors = [n for n in range(1, config.train_batch_size + 1) if config.train_batch_size % n == 0]
-    fitting = [n for n in divisors if trained + buffer + max(sampling, updating(n)) <= free]
+    row_counts = [n for n in divisors if training_state + buffer + max(sampling, updating(n)) <= free]
     return Prediction(
-        weights=torch.cuda.memory_allocated(device) if on_gpu else _bytes([*roles.trained.values(), *roles.frozen()]),
-        trained=trained,
+        weights=torch.cuda.memory_allocated(device)
+        if on_gpu
+        else _bytes([*roles.trained_weights.values(), *roles.frozen_weights()]),
+        training_state=training_state,
         buffer=buffer,
         sampling=sampling,
         updating=updating(rows),
         free=free,
-        fitting_rows=max(fitting, default=0),
+        fitting_rows=max(row_counts, default=0),
     )
 
 
-def _count_kept(roles: Roles, role: Role) -> tuple[float, float, float]:
+def _activation_coefficients(roles: Roles, role: Role) -> tuple[float, float, float]:
     """(c, a, b): a forward pass over B rows of L tokens keeps c + B (a L + b L^2) bytes for its backward pass.
 
     b is of attention that keeps its mask or its weights; c of what is no activation, as weights that autocast rounded.
     """
     rows, lengths = 2, (8, 16, 24)
-    c, a, b = np.polynomial.polynomial.polyfit(lengths, [_kept(roles, role, rows, n) for n in lengths], 2)
+    c, a, b = np.polynomial.polynomial.polyfit(lengths, [_activation_bytes(roles, role, rows, n) for n in lengths], 2)
     return max(c, 0.0), a / rows, max(b, 0.0) / rows
 
 
-def _kept(roles: Roles, role: Role, rows: int, length: int) -> int:
+def _activation_bytes(roles: Roles, role: Role, rows: int, length: int) -> int:
     """Bytes that the forward pass of a role keeps, the head's logits aside."""
     device = roles.policy.placement.device
     weights = {weight.untyped_storage().data_ptr() for weight in roles.model.parameters()}
-    kept: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def keep(x: Tensor) -> Tensor:
         storage = x.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+            sizes[storage.data_ptr()] = storage.nbytes()
         return x
 
     tokens = torch.zeros((rows, length), dtype=torch.long, device=device)
@@ -165,12 +167,12 @@ def _kept(roles: Roles, role: Role, rows: int, length: int) -> int:
         torch.autocast(device.type, torch.bfloat16, enabled=roles.policy.placement.autocast),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
     ):
-        read: Any = model.critic if hasattr(model, "critic") and role == "critic" else roles.policy.model
-        out = read.base_model(
+        module: Any = model.critic if hasattr(model, "critic") and role == "critic" else roles.policy.model
+        out = module.base_model(
             input_ids=tokens, attention_mask=mask.long(), position_ids=tensors.positions(mask), use_cache=False
         )
     del out
-    return sum(kept.values())
+    return sum(sizes.values())
 
 
 def return_freed_memory() -> None:
@@ -187,9 +189,9 @@ def return_freed_memory() -> None:
         mallopt(m_mmap_threshold, 1 << 20)
 
 
-def spare_time_or_memory(predicted: Prediction, device: torch.device) -> None:
+def spare_time_or_memory(prediction: Prediction, device: torch.device) -> None:
     """On a CPU: `return_freed_memory` only where the holes that it avoids might not fit."""
-    if device.type == "cpu" and predicted.free < _HOLES * (predicted.total_bytes - predicted.weights):
+    if device.type == "cpu" and prediction.free < _HOLES * (prediction.total_bytes - prediction.weights):
         say(f"{'memory':<12} what is freed goes back to the system at once, which costs time: little more is free")
         return_freed_memory()
 

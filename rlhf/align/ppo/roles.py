@@ -91,7 +91,7 @@ class Roles:
         """What is trained of a role, by name."""
         raise NotImplementedError
 
-    def frozen(self) -> Iterator[Tensor]:
+    def frozen_weights(self) -> Iterator[Tensor]:
         """Every weight that must not change: base, reference, reward model."""
         raise NotImplementedError
 
@@ -107,29 +107,29 @@ class Roles:
         raise NotImplementedError
 
     @property
-    def trained(self) -> dict[str, nn.Parameter]:
+    def trained_weights(self) -> dict[str, nn.Parameter]:
         return {**self.parameters("policy"), **self.parameters("critic")}
 
     def fingerprint(self) -> int:
         """Changes with any bit of what is frozen."""
         digest = 0
-        for n, weight in enumerate(self.frozen()):
+        for n, weight in enumerate(self.frozen_weights()):
             digest = (digest * 31 + int(torch.hash_tensor(weight.detach()).item()) + n) % 2**64
         return digest
 
     def save(self, path: Path) -> None:
         """Write what is trained, critic included; PEFT and FSDP would keep the active adapter alone."""
-        save_file({name: weight.detach().contiguous() for name, weight in self.trained.items()}, path)
+        save_file({name: weight.detach().contiguous() for name, weight in self.trained_weights.items()}, path)
 
     def load(self, path: Path) -> None:
         """Put saved values into what is trained."""
-        saved = load_file(path)
-        if saved.keys() != self.trained.keys():
-            missing = sorted(saved.keys() ^ self.trained.keys())[:3]
-            raise ModelError(f"{path}: holds other weights than this config trains ({', '.join(missing)}, ...)")
+        weights = load_file(path)
+        if weights.keys() != self.trained_weights.keys():
+            names = sorted(weights.keys() ^ self.trained_weights.keys())[:3]
+            raise ModelError(f"{path}: holds other weights than this config trains ({', '.join(names)}, ...)")
         with torch.no_grad():
-            for name, weight in self.trained.items():
-                weight.copy_(saved[name])
+            for name, weight in self.trained_weights.items():
+                weight.copy_(weights[name])
 
 
 # ---- On one base ------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ class SharedBase(Roles):
         adapter = f".{_ADAPTERS[role]}."
         return {name: weight for name, weight in self.model.named_parameters() if adapter in name}
 
-    def frozen(self) -> Iterator[Tensor]:
+    def frozen_weights(self) -> Iterator[Tensor]:
         for name, weight in self.model.named_parameters():
             if ".default." not in name and ".critic." not in name:
                 yield weight
@@ -281,7 +281,7 @@ class SeparateModels(Roles):
             if name.startswith("critic.") == (role == "critic")
         }
 
-    def frozen(self) -> Iterator[Tensor]:
+    def frozen_weights(self) -> Iterator[Tensor]:
         yield from self.reference_model.parameters()
         if self.reward is not None:
             yield from self.reward.parameters()

@@ -27,7 +27,7 @@ from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, standardised
+from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, standardise
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from rlhf.align.schema import KLPrice
 from trueup.artifacts.reports import Normalisation, RewardCard
@@ -54,12 +54,12 @@ def run(config: PPOConfig) -> Path:
     say(f"{'roles':<12} {describe(roles)}; {policy.placement.reason}")
     rows = batches.rows_per_forward(config, policy, [config.max_length])
     config = config.model_copy(update={"per_device_train_batch_size": rows})  # on a GPU it was measured; once is enough
-    predicted = memory.predict(config, roles)
-    say(f"{'memory':<12} {predicted.describe()}")
-    if (warning := predicted.warning()) is not None:
+    prediction = memory.predict(config, roles)
+    say(f"{'memory':<12} {prediction.describe()}")
+    if (warning := prediction.warning()) is not None:
         say(f"{'memory':<12} {warning.message}")  # now, since a run that dies for lack of memory shows no verdict
         stage.findings.append(warning)
-    memory.spare_time_or_memory(predicted, policy.placement.device)
+    memory.spare_time_or_memory(prediction, policy.placement.device)
     units = normalisation(reward.report(RewardCard) if reward else None)
     roles.scale_critic(1 / units.std)
     text_of = partial(answer_text, policy.tokenizer)
@@ -75,7 +75,7 @@ def run(config: PPOConfig) -> Path:
         loop.train(trainer, stage)
 
     # 4. The best step ------------------------------------------------------------------------------------------------
-    stage.findings += trainer.told.values()
+    stage.findings += trainer.guard_findings.values()
     report = conclude(
         config,
         stage,
@@ -128,7 +128,7 @@ def scorer(roles: Roles, units: Normalisation) -> Scorer | None:
             model.train(was_training)
         return values
 
-    return standardised(scores, units)
+    return standardise(scores, units)
 
 
 def reference_logps(roles: Roles, policy: Loaded) -> Callable[[Any, Any], list[float]]:
@@ -185,17 +185,17 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
     refused = RefusedRows()
     for path in config.ptx_data:
         dropped = Dropped()
-        read = read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns)
-        wanted = [row for row in read if not touches_heldout(row, config.split)]
-        if len(wanted) < len(read):
-            dropped.add("held out", len(read) - len(wanted))
-        fitting, _ = encode_demonstrations(
-            wanted, policy.tokenizer, config.max_length, refused, config.on_bad_rows, dropped
+        file_rows = read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns)
+        train_rows = [row for row in file_rows if not touches_heldout(row, config.split)]
+        if len(train_rows) < len(file_rows):
+            dropped.add("held out", len(file_rows) - len(train_rows))
+        encodings, _ = encode_demonstrations(
+            train_rows, policy.tokenizer, config.max_length, refused, config.on_bad_rows, dropped
         )
-        rows += [encoded for _, many in fitting for encoded in many]
-        dialogues += [row.messages for row, _ in fitting]
-        stage.add_input(path, len(fitting), dropped)
-        say(f"{'ptx':<12} {path.name}: {len(fitting)} demonstrations; left out: {dropped}")
+        rows += [encoded for _, many in encodings for encoded in many]
+        dialogues += [row.messages for row, _ in encodings]
+        stage.add_input(path, len(encodings), dropped)
+        say(f"{'ptx':<12} {path.name}: {len(encodings)} demonstrations; left out: {dropped}")
     refused.stop()
     for what, count in refused.changes.items():
         say(f"{'ptx':<12} {count} demonstrations {what}")
@@ -205,9 +205,9 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed)).tolist()
 
     def batch(number: int, size: int) -> dict[str, Tensor]:
-        chosen = [rows[order[(number * size + i) % len(rows)]] for i in range(size)]
-        tokens, mask = pad_right([row.input_ids for row in chosen], policy.tokenizer.pad_token_id)
-        labels, _ = pad_right([row.labels for row in chosen], IGNORED)
+        batch_rows = [rows[order[(number * size + i) % len(rows)]] for i in range(size)]
+        tokens, mask = pad_right([row.input_ids for row in batch_rows], policy.tokenizer.pad_token_id)
+        labels, _ = pad_right([row.labels for row in batch_rows], IGNORED)
         return {"input_ids": tokens, "attention_mask": mask.long(), "labels": labels}
 
     return batch

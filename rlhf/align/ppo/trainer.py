@@ -25,7 +25,7 @@ from trl.trainer.utils import add_fused_lm_head
 from rlhf.align import guards
 from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import mathematics
-from rlhf.align.ppo.batches import Batch, joined, parts, widen
+from rlhf.align.ppo.batches import Batch, join, parts, widen
 from rlhf.align.ppo.roles import Roles
 from rlhf.align.rewards import WeightedRewards
 from rlhf.align.schema import PPOState, RolloutFigures, RolloutSample
@@ -41,7 +41,7 @@ from trueup.runs import StageRun
 from trueup.training.loop import SAMPLES, not_finite
 
 WEIGHTS, STATE = "roles.safetensors", "ppo_state.json"
-_SHOWN = 3
+_SAMPLES_PER_ROLLOUT = 3
 """Answers of every rollout that samples.jsonl keeps."""
 
 
@@ -62,7 +62,7 @@ class PPOTrainer(GRPOTrainer):
         self.demonstrations = demonstrations
         self.kl_coef = config.kl_coef
         self.history: list[RolloutFigures] = []
-        self.told: dict[str, Finding] = {}
+        self.guard_findings: dict[str, Finding] = {}
         self._rollout: Batch | None = None
         self._batches: list[Batch] = []
         super().__init__(model=roles.model, reward_funcs=rewards, **kwargs)
@@ -71,7 +71,7 @@ class PPOTrainer(GRPOTrainer):
         # Of means over tokens. bf16 rounds log-probabilities to two or three digits, and not alike in a batch of other
         # rows: log-ratios that should be 0 were 0.007 to 0.027 nats in 25 rollouts of SmolLM2-135M on an H100.
         self.tolerance, self.ratio_tolerance = (0.02, 0.1) if self.args.bf16 else (1e-4, 1e-4)
-        self.frozen = roles.fingerprint()
+        self.frozen_fingerprint = roles.fingerprint()
 
     # ---- Rollout ------------------------------------------------------------------------------------------------
 
@@ -79,8 +79,8 @@ class PPOTrainer(GRPOTrainer):
         """A rollout: sampled answers with everything that the update needs, computed before the policy moves."""
         config = self.config
         # 1. Sample
-        sampled = super()._generate_and_score_completions(inputs)
-        batch = {key: sampled[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+        rollout = super()._generate_and_score_completions(inputs)
+        batch = {key: rollout[key] for key in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
 
         # 2. Score. An answer of which no reward has an opinion counts nowhere: 0 would be an opinion.
         totals = torch.tensor(self.rewards.totals, device=batch["completion_ids"].device)
@@ -89,8 +89,8 @@ class PPOTrainer(GRPOTrainer):
         scores = totals.nan_to_num()
 
         # 3. Reference: its log-probabilities, and those of the policy and the critic's values before the update
-        read = self._read_all(batch)
-        old, ref, entropy, values = (read.pop(key) for key in ("old_logprobs", "ref_logprobs", "entropy", "values"))
+        readings = self._read_all(batch)
+        old, ref, entropy, values = (readings.pop(key) for key in ("old_logprobs", "ref_logprobs", "entropy", "values"))
         if self.state.global_step == 0:
             gap = mathematics.masked_mean((old - ref).abs(), mask)
             self._require(gap < self.tolerance, f"at step 0 policy and reference differ by {gap:.4f} nats per token")
@@ -112,7 +112,7 @@ class PPOTrainer(GRPOTrainer):
         self._guard()
         return {
             **batch,
-            **read,
+            **readings,
             "mask": mask,
             "old_logprobs": old,
             "values": values,
@@ -138,10 +138,10 @@ class PPOTrainer(GRPOTrainer):
     def _guard(self) -> None:
         """Report what has gone wrong by this rollout, each kind once, and end the training if that was asked for."""
         for finding in guards.look(self.history, self.config.kl_budget):
-            if finding.code in self.told:
+            if finding.code in self.guard_findings:
                 continue
             message = f"step {self.state.global_step}: {finding.message}"
-            self.told[finding.code] = replace(finding, message=message)
+            self.guard_findings[finding.code] = replace(finding, message=message)
             say(f"{'guard':<12} {message}")
             self.control.should_training_stop |= self.config.guards == "stop"
 
@@ -155,23 +155,25 @@ class PPOTrainer(GRPOTrainer):
 
         And what the layers below all adapters make of prompts (B, S, H) and answers (B, T, H): the update starts there.
         """
-        read: list[Batch] = []
+        readings: list[Batch] = []
         for part in parts(batch, self.args.per_device_train_batch_size):
             width = part["completion_ids"].size(1)
-            with self.roles.trunk.recording() as recorded:
+            with self.roles.trunk.recording() as trunk_states:
                 old, entropy = self.token_logprobs(self.model, part)
-            for hidden in recorded:
+            for hidden in trunk_states:
                 part |= {"prompt_trunk": hidden[:, :-width], "trunk": hidden[:, -width:]}
             with self.roles.playing("reference", self.model) as reference:
                 ref, _ = self.token_logprobs(reference, part)
             values = self.token_values(self.model, part)
-            of_trunk = {key: part[key] for key in ("prompt_trunk", "trunk") if recorded}
-            read.append({"old_logprobs": old, "ref_logprobs": ref, "entropy": entropy, "values": values, **of_trunk})
+            of_trunk = {key: part[key] for key in ("prompt_trunk", "trunk") if trunk_states}
+            readings.append(
+                {"old_logprobs": old, "ref_logprobs": ref, "entropy": entropy, "values": values, **of_trunk}
+            )
         widths = {
-            key: batch["prompt_ids" if key.startswith("prompt_") else "completion_ids"].size(1) for key in read[0]
+            key: batch["prompt_ids" if key.startswith("prompt_") else "completion_ids"].size(1) for key in readings[0]
         }
         return {
-            key: torch.cat([widen(part[key], width, left=key.startswith("prompt_")) for part in read])
+            key: torch.cat([widen(part[key], width, left=key.startswith("prompt_")) for part in readings])
             for key, width in widths.items()
         }
 
@@ -180,7 +182,7 @@ class PPOTrainer(GRPOTrainer):
 
         Positions count real tokens only, so that padding on either side changes nothing.
         """
-        tokens, mask, width = joined(batch)
+        tokens, mask, width = join(batch)
         labels = tokens.masked_fill(~mask, -100)
         labels[:, :-width] = -100
         with self._from_trunk(batch), self.accelerator.autocast():
@@ -195,7 +197,7 @@ class PPOTrainer(GRPOTrainer):
 
     def token_values(self, model: Any, batch: Batch) -> Tensor:
         """The critic's V (B, T): what it expects before each token of the answer is drawn."""
-        tokens, mask, width = joined(batch)
+        tokens, mask, width = join(batch)
         with self.roles.playing("critic", model) as critic, self._from_trunk(batch), self.accelerator.autocast():
             scores = critic(
                 input_ids=tokens, attention_mask=mask.long(), position_ids=tensors.positions(mask), scores=True
@@ -204,8 +206,8 @@ class PPOTrainer(GRPOTrainer):
 
     def _from_trunk(self, batch: Batch) -> AbstractContextManager[None]:
         """Forward passes begin where the trunk ends, for a batch that has what it made of the tokens."""
-        known = "trunk" in batch
-        return self.roles.trunk.given(torch.cat([batch["prompt_trunk"], batch["trunk"]], dim=1) if known else None)
+        has_trunk = "trunk" in batch
+        return self.roles.trunk.given(torch.cat([batch["prompt_trunk"], batch["trunk"]], dim=1) if has_trunk else None)
 
     def _everywhere(self, x: Tensor) -> Tensor:
         """Rows of all processes, padded to one width."""
@@ -242,9 +244,9 @@ class PPOTrainer(GRPOTrainer):
     def _count_tokens(self) -> None:
         """Tokens of each optimiser step on all processes, which its micro-batches' sums are divided by: a step is then
         the same whether its rows go through at once or in parts."""
-        accumulated = self.args.gradient_accumulation_steps
-        for start in range(0, len(self._batches), accumulated):
-            step = self._batches[start : start + accumulated]
+        per_step = self.args.gradient_accumulation_steps
+        for start in range(0, len(self._batches), per_step):
+            step = self._batches[start : start + per_step]
             count = torch.stack([part["mask"].sum() for part in step]).sum()
             total = self.accelerator.reduce(count, reduction="sum").clamp(min=1)
             for part in step:
@@ -293,7 +295,7 @@ class PPOTrainer(GRPOTrainer):
             "val/clipfrac_avg": value_clipped,
             "val/ratio": log_ratio.exp(),
         }
-        figures |= {name: mathematics.masked_mean(seen.detach(), mask) for name, seen in by_token.items()}
+        figures |= {name: mathematics.masked_mean(figure.detach(), mask) for name, figure in by_token.items()}
         means = self.accelerator.reduce(torch.stack(list(figures.values())).float(), reduction="mean")
         for name, mean in zip(figures, means.tolist(), strict=True):
             self._note(name, mean)
@@ -342,7 +344,8 @@ class PPOTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._require(
-            self.roles.fingerprint() == self.frozen, "a frozen weight of base, reference or reward model changed"
+            self.roles.fingerprint() == self.frozen_fingerprint,
+            "a frozen weight of base, reference or reward model changed",
         )
         super()._save_checkpoint(model, trial)
 
@@ -351,14 +354,14 @@ class PPOTrainer(GRPOTrainer):
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.roles.save(folder / WEIGHTS)
-        state = PPOState(kl_coef=self.kl_coef, history=self.history, told=self.told)
+        state = PPOState(kl_coef=self.kl_coef, history=self.history, guard_findings=self.guard_findings)
         write_atomically(folder / STATE, state.text())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         self.roles.load(folder / WEIGHTS)
         state = PPOState.model_validate_json(read_text(folder / STATE))
-        self.kl_coef, self.history, self.told = state.kl_coef, state.history, state.told
+        self.kl_coef, self.history, self.guard_findings = state.kl_coef, state.history, state.guard_findings
 
     # ---- What is recorded ---------------------------------------------------------------------------------------
 
@@ -381,11 +384,11 @@ class PPOTrainer(GRPOTrainer):
         returns: Tensor,
     ) -> None:
         """Metrics of the rollout under the field's names, a row of `history` for the guards, and samples.jsonl."""
-        counted = mask.any(dim=1)
+        counts = mask.any(dim=1)
 
         def mean(x: Tensor) -> float:
             """Over the answers that count, on all processes."""
-            sums = torch.stack([(x.double() * counted).sum(), counted.sum().double()])
+            sums = torch.stack([(x.double() * counts).sum(), counts.sum().double()])
             total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
             return total / max(count, 1)
 
@@ -393,9 +396,9 @@ class PPOTrainer(GRPOTrainer):
         last = batch["completion_ids"].gather(1, (lengths - 1)[:, None]).squeeze(1)
         finished = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device))
         rows = zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True)
-        texts = [answer_text(self.processing_class, ids[kept].tolist()) for ids, kept in rows]
+        texts = [answer_text(self.processing_class, ids[answer_mask].tolist()) for ids, answer_mask in rows]
         tokens = mask.sum(dim=1).clamp(min=1)
-        explained = mathematics.explained_variance(*map(self._everywhere, (values, returns, mask)))
+        variance_share = mathematics.explained_variance(*map(self._everywhere, (values, returns, mask)))
         row = RolloutFigures(
             scores=mean(scores),
             length=mean(lengths),
@@ -403,7 +406,7 @@ class PPOTrainer(GRPOTrainer):
             entropy=mean((entropy * mask).sum(dim=1) / tokens),
             eos_rate=mean(finished),
             repetition=mean(torch.tensor([repetition([text]) for text in texts], device=kl.device)),
-            explained_variance=None if math.isnan(explained) else explained,  # JSON has no NaN
+            explained_variance=None if math.isnan(variance_share) else variance_share,  # JSON has no NaN
         )
         self.history.append(row)
         for figure in ("scores", "kl", "entropy", "length"):
@@ -411,7 +414,7 @@ class PPOTrainer(GRPOTrainer):
         self._note("objective/non_score_reward", -self.kl_coef * row.kl)
         self._note("objective/rlhf_reward", row.scores - self.kl_coef * row.kl)
         self._note("objective/kl_coef", self.kl_coef)
-        self._note("val/explained_variance", explained)
+        self._note("val/explained_variance", variance_share)
         self._note("val/eos_rate", row.eos_rate)
         if self.accelerator.is_main_process:
             self._show([row["prompt"] for row in inputs], texts, scores, kl)
@@ -428,7 +431,7 @@ class PPOTrainer(GRPOTrainer):
                 total=round(score - self.kl_coef * nats, 4),
                 rewards={name: _or_none(values[i]) for name, values in self.rewards.parts.items()},
             )
-            for i, (prompt, text, score, nats) in enumerate(islice(figures, _SHOWN))
+            for i, (prompt, text, score, nats) in enumerate(islice(figures, _SAMPLES_PER_ROLLOUT))
         ]
         append_rows(self.stage.dir / SAMPLES, samples)
 

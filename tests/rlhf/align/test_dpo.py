@@ -14,7 +14,7 @@ import pytest
 import rlhf.align.dpo
 import ui.label
 from rlhf.align.config import LOSSES
-from rlhf.align.dpo import compute_reference_logps, resolved
+from rlhf.align.dpo import compute_reference_logps, resolve_auto
 from trueup import runs
 from trueup.data.records import Message, Preference, is_heldout, read_rows
 from trueup.errors import ConfigError
@@ -190,7 +190,7 @@ def test_steps_and_learning_rate_follow_from_the_number_of_pairs(
     campaign: Callable[..., Any], tmp_path: Path, pairs: int, keys: dict[str, Any], epochs: float, rate: float
 ) -> None:
     auto = {"learning_rate": None, "max_steps": None, "train_batch_size": 8}
-    config = resolved(campaign(tmp_path, align={**auto, **keys}).stages["align"], pairs)
+    config = resolve_auto(campaign(tmp_path, align={**auto, **keys}).stages["align"], pairs)
     assert config.num_train_epochs == epochs
     assert config.learning_rate == pytest.approx(rate, rel=0.05)
 

@@ -21,7 +21,7 @@ from rlhf.compare import answers, inputs, judges, run, verdict
 from rlhf.compare import checkpoints as paths
 from rlhf.compare.answers import ALIGNED, BEST, SFT, ComparedCompletions, Verdicts
 from rlhf.compare.config import CompareConfig
-from rlhf.compare.judges import Judged, LabelOrigins, ScoringJudge
+from rlhf.compare.judges import JudgeResult, LabelOrigins, ScoringJudge
 from rlhf.compare.schema import Checkpoint, PolicyMeasures
 from rlhf.compare.verdict import Decision
 from rlhf.config import CheckConfig
@@ -52,7 +52,7 @@ def asked(i: int, candidates: list[Candidate]) -> CandidateSet:
     return CandidateSet(prompt_id=prompt_id(prompt), prompt=prompt, split="heldout", candidates=candidates, sampler={})
 
 
-def judged(reference: Any, aligned: Any, name: str = "rubric", made_the_labels: bool = True) -> Judged:
+def judged(reference: Any, aligned: Any, name: str = "rubric", made_the_labels: bool = True) -> JudgeResult:
     """Scores (P, K) of both policies, with lengths that say nothing."""
     by = ScoringJudge(name, f"{name}, simulated", made_the_labels, not made_the_labels, lambda rows, said: [])
     scores = {SFT: np.asarray(reference, dtype=float).tolist(), ALIGNED: np.asarray(aligned, dtype=float).tolist()}
@@ -84,7 +84,7 @@ MEASURES = PolicyMeasures(
 
 
 def verdict_of(
-    judges: dict[str, Judged],
+    judges: dict[str, JudgeResult],
     prompts: int = 60,
     identical: float = 0.0,
     prices: list[runs.Finding] = [],  # noqa: B006
@@ -96,7 +96,7 @@ def verdict_of(
     return verdict.decide(judges, standings, floors, prompts, identical, lengths, prices)
 
 
-def decide(made: Judged, prompts: int, identical: float) -> runs.Finding:
+def decide(made: JudgeResult, prompts: int, identical: float) -> runs.Finding:
     return verdict_of({made.by.name: made}, prompts, identical).finding
 
 
@@ -106,12 +106,12 @@ def of_rates(
     name: str = "rubric",
     a_guess: bool = False,
     findings: list[runs.Finding] = [],  # noqa: B006
-) -> Judged:
+) -> JudgeResult:
     """A judge with these figures (value, low, high)."""
     by = ScoringJudge(name, f"{name}, planted", True, False, lambda rows, said: [])
     rate = win_rates.WinRate(intervals.Interval(*raw, 90), 50, 0, 40)
     at_equal_length = length_control.LengthControlled(intervals.Interval(*controlled, 90), 1.0, "a note", a_guess)
-    return Judged(by, {}, Verdicts([], findings=findings), rate, at_equal_length, 0.07, {})
+    return JudgeResult(by, {}, Verdicts([], findings=findings), rate, at_equal_length, 0.07, {})
 
 
 def test_a_clear_win_is_a_preference_that_was_learnt() -> None:
@@ -326,7 +326,7 @@ def test_kl_is_within_its_budget_only_if_its_interval_is(
 
 
 def doubts(
-    judges: dict[str, Judged],
+    judges: dict[str, JudgeResult],
     after: dict[str, float] = {},  # noqa: B006
     prompts: int = 60,
     labels: LabelOrigins = LabelOrigins({}, None),  # noqa: B008

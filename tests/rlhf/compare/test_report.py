@@ -430,7 +430,7 @@ def test_the_figures_of_the_verdict_are_those_of_the_judge_who_decided() -> None
     made = full_report()
     made["verdict"]["judge"] = "reward_model"
     report = CompareReport.model_validate(made)
-    (what, figures, note), *_ = report_views.verdict_view(report).decided
+    (what, figures, note), *_ = report_views.verdict_view(report).shares
     assert (what, figures) == ("Win rate", report.judges["reward_model"].win_rate)
     assert note.startswith("by reward model")
 
@@ -469,10 +469,10 @@ def test_every_pair_of_policies_is_there_from_both_sides(full: Path) -> None:
 
 def test_a_pair_seen_from_the_other_side_is_its_complement() -> None:
     rate = Rate(value=0.7, ci_low=0.6, ci_high=0.9, n=4, wins=3, ties=0, losses=1, prompts=4)
-    turned = report_views.turned(rate)
-    assert (turned.value, turned.ci_low, turned.ci_high) == pytest.approx((0.3, 0.1, 0.4))
-    assert report_views.turned(turned).plain() == pytest.approx(rate.plain())
-    assert report_views.turned(rate.model_copy(update={"ci_low": None, "ci_high": None})).ci_high is None
+    opposite = report_views.opposite(rate)
+    assert (opposite.value, opposite.ci_low, opposite.ci_high) == pytest.approx((0.3, 0.1, 0.4))
+    assert report_views.opposite(opposite).plain() == pytest.approx(rate.plain())
+    assert report_views.opposite(rate.model_copy(update={"ci_low": None, "ci_high": None})).ci_high is None
 
 
 def test_regression_checks_have_both_sides_and_their_test(full: Path) -> None:
@@ -511,7 +511,7 @@ def test_the_noise_floor_is_that_of_the_first_judge_that_has_one(tmp_path: Path)
     made = full_report()
     judges = {name: made["judges"][name] for name in ("endpoint", "rubric")}
     report = CompareReport.model_validate({**made, "judges": judges, "verdict": verdict_of(judge="endpoint")})
-    decided = report_views.verdict_view(report).decided
+    decided = report_views.verdict_view(report).shares
     assert ("SFT against itself", report.noise_floor["rubric"]) in [(what, figures) for what, figures, _ in decided]
     assert any("by rubric" in note for _, _, note in decided)
 

@@ -167,7 +167,7 @@ def test_more_of_anything_is_never_predicted_to_take_less(key: str, made: Callab
     keys = {"train_batch_size": 8, "rollout_batch_size": 32, "eval_prompts": 8}
     less, more = memory.predict(*made(**keys)), memory.predict(*made(**{**keys, key: MORE[key]}))
     assert more.total_bytes >= less.total_bytes
-    assert all(getattr(more, part) >= getattr(less, part) for part in ("trained", "buffer", "sampling", "updating"))
+    assert all(getattr(more, part) >= getattr(less, part) for part in ("training_state", "buffer", "sampling", "updating"))
     assert sum(vars(more).values()) != sum(vars(less).values())
 
 
@@ -191,7 +191,7 @@ def test_predicting_leaves_the_roles_as_they_were(made: Callable[..., Any]) -> N
     memory.predict(config, roles)
     assert roles.fingerprint() == before and torch.equal(torch.get_rng_state(), state)
     assert roles.role == "policy" and all(weight.grad is None for weight in roles.model.parameters())
-    assert all(weight.requires_grad for weight in roles.trained.values())
+    assert all(weight.requires_grad for weight in roles.trained_weights.values())
 
 
 # ---- What it says -----------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_a_finding_that_names_the_rows_that_would(
 ) -> None:
     config, roles = made(train_batch_size=64, per_device_train_batch_size=64)
     needed = memory.predict(config, roles)
-    third = needed.trained + needed.buffer + needed.updating // 3
+    third = needed.training_state + needed.buffer + needed.updating // 3
     monkeypatch.setattr(loop, "free_memory", lambda device: third)
     found = memory.predict(config, roles).warning()
     assert found is not None and found.level == "warn" and "per_device_train_batch_size: 8 " in found.message

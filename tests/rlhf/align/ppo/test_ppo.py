@@ -265,7 +265,7 @@ def test_a_frozen_weight_that_changes_stops_the_run(
 
     def meddled(self: PPOTrainer, inputs: Any) -> Any:
         with torch.no_grad():
-            next(iter(self.roles.frozen())).view(-1)[0] += 1e-4
+            next(iter(self.roles.frozen_weights())).view(-1)[0] += 1e-4
         return roll_out(self, inputs)
 
     monkeypatch.setattr(PPOTrainer, "_generate_and_score_completions", meddled)
@@ -291,7 +291,7 @@ def test_a_step_of_all_rows_at_once_is_the_step_of_its_parts(
 
     def noted(self: PPOTrainer, *args: Any) -> Any:
         loss = train(self, *args)
-        gradients.append({name: weight.grad.clone() for name, weight in self.roles.trained.items()})  # type: ignore[union-attr]
+        gradients.append({name: weight.grad.clone() for name, weight in self.roles.trained_weights.items()})  # type: ignore[union-attr]
         return loss
 
     monkeypatch.setattr(PPOTrainer, "training_step", noted)
@@ -314,7 +314,7 @@ def test_layers_below_the_adapters_are_read_once_a_rollout_which_changes_no_grad
 
     def noted(self: PPOTrainer, *args: Any) -> Any:
         loss = train(self, *args)
-        gradients.append({name: weight.grad.clone() for name, weight in self.roles.trained.items()})  # type: ignore[union-attr]
+        gradients.append({name: weight.grad.clone() for name, weight in self.roles.trained_weights.items()})  # type: ignore[union-attr]
         return loss
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -65,7 +65,7 @@ def move(roles: Roles) -> None:
     """Change everything that is trained, as training would."""
     torch.manual_seed(2)
     with torch.no_grad():
-        for weight in roles.trained.values():
+        for weight in roles.trained_weights.values():
             weight.add_(0.05 * torch.randn_like(weight))
 
 
@@ -114,7 +114,7 @@ def test_training_moves_policy_and_critic_and_neither_reference_nor_reward_model
 def test_one_changed_bit_of_what_is_frozen_is_seen(roles: Roles) -> None:
     before = roles.fingerprint()
     with torch.no_grad():
-        next(iter(roles.frozen())).view(-1)[3] += 1e-6
+        next(iter(roles.frozen_weights())).view(-1)[3] += 1e-6
     assert roles.fingerprint() != before
 
 
@@ -133,11 +133,11 @@ def test_the_merged_policy_says_what_the_policy_said_and_is_a_plain_model(
 
 def test_what_is_trained_comes_back_whole_from_a_file(roles: Roles, tmp_path: Path) -> None:
     move(roles)
-    wanted = {name: weight.detach().clone() for name, weight in roles.trained.items()}
+    wanted = {name: weight.detach().clone() for name, weight in roles.trained_weights.items()}
     roles.save(tmp_path / "roles.safetensors")
     move(roles)
     roles.load(tmp_path / "roles.safetensors")
-    assert all(torch.equal(weight, wanted[name]) for name, weight in roles.trained.items())
+    assert all(torch.equal(weight, wanted[name]) for name, weight in roles.trained_weights.items())
 
 
 # ---- Gradients --------------------------------------------------------------------------------------------------
@@ -161,16 +161,16 @@ def gradients(roles: Roles) -> dict[str, torch.Tensor | None]:
 def test_gradients_reach_all_of_policy_and_critic_and_nothing_else(roles: Roles) -> None:
     move(roles)
     found = gradients(roles)
-    assert {name for name, grad in found.items() if grad is not None} == set(roles.trained)
-    assert all(found[name].abs().max() > 0 for name in roles.trained)  # type: ignore[union-attr]
+    assert {name for name, grad in found.items() if grad is not None} == set(roles.trained_weights)
+    assert all(found[name].abs().max() > 0 for name in roles.trained_weights)  # type: ignore[union-attr]
 
 
 def test_switching_roles_takes_the_gradients_of_none(shared: SharedBase) -> None:
     for role in ("critic", "reference", "reward", "policy"):
         with shared.playing(role):
-            assert all(weight.requires_grad for weight in shared.trained.values()), role
-            assert not any(weight.requires_grad for weight in shared.frozen()), role
-        assert all(weight.requires_grad for weight in shared.trained.values()), f"after {role}"
+            assert all(weight.requires_grad for weight in shared.trained_weights.values()), role
+            assert not any(weight.requires_grad for weight in shared.frozen_weights()), role
+        assert all(weight.requires_grad for weight in shared.trained_weights.values()), f"after {role}"
 
 
 def test_without_the_restored_flags_the_critic_would_learn_nothing(
