@@ -132,7 +132,7 @@ def fill(store: Database, total: int, rng: np.random.Generator) -> None:
         "slot",
         "item_id slot_no position selection propensity state annotator",
         (
-            (name(i), n, i, "random", 1.0, *(("open", None) if i % 10 == 0 else ("done", annotator(3 * i + n))))
+            (name(i), n, i, "random", 1.0, *(("open", None) if i % 10 == 0 else ("filled", annotator(3 * i + n))))
             for i in range(items - GOLD)
             for n in range(PER_ITEM)
         ),

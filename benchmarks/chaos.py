@@ -152,7 +152,8 @@ def inconsistencies(url: str | sa.URL) -> list[str]:
     with store.read() as db:
         labels = Counter(tuple(row) for row in db.execute(counted))
         done = Counter(
-            tuple(row) for row in db.execute(sa.select(slot.c.item_id, slot.c.annotator).where(slot.c.state == "done"))
+            tuple(row)
+            for row in db.execute(sa.select(slot.c.item_id, slot.c.annotator).where(slot.c.state == "filled"))
         )
         leased = sa.select(slot.c.item_id, slot.c.annotator).where(slot.c.state == "leased")
         leases = Counter(tuple(row) for row in db.execute(leased))
@@ -160,7 +161,7 @@ def inconsistencies(url: str | sa.URL) -> list[str]:
         views = Counter(tuple(row) for row in db.execute(waiting))
     problems = []
     if labels != done:
-        problems.append(f"labels that count and slots that are done differ: {(labels - done) + (done - labels)}")
+        problems.append(f"labels that count and slots that are filled differ: {(labels - done) + (done - labels)}")
     if leases - views:
         problems.append(f"leased, and shown to nobody: {leases - views}")
     if store.is_sqlite:
@@ -366,12 +367,12 @@ def races(url: str, number: int, processes: int, threads: int) -> Races:
     query = sa.select(event.c.item_id, event.c.kind)
     with store.read() as db:
         events = Counter((row.item_id, row.kind) for row in db.execute(query))
-        done = Counter(db.scalars(sa.select(slot.c.item_id).where(slot.c.state == "done")))
+        done = Counter(db.scalars(sa.select(slot.c.item_id).where(slot.c.state == "filled")))
     store.close()
     problems = inconsistencies(url)
     for item_id in ids:
         if events[item_id, "label"] != 1 or done[item_id] != 1:
-            problems.append(f"{item_id}: {events[item_id, 'label']} labels, {done[item_id]} slots done, 1 wanted")
+            problems.append(f"{item_id}: {events[item_id, 'label']} labels, {done[item_id]} slots filled, 1 wanted")
     kinds = Counter({kind: sum(n for (_, k), n in events.items() if k == kind) for kind in ("label", "late")})
     if told != kinds:
         problems.append(f"contenders were told {told}, and the store has {kinds}")

@@ -286,7 +286,7 @@ def _deep(config: LabelConfig, number: int) -> None:
     store = Store(config.store_url)
     with store.write() as db:
         first = sa.and_(slot.c.slot_no == 0, slot.c.position < number)
-        db.execute(slot.update().where(first).values(state="done", annotator="ann-0", expires_at=None))
+        db.execute(slot.update().where(first).values(state="filled", annotator="ann-0", expires_at=None))
     store.close()
 
 

@@ -42,7 +42,7 @@ from trueup import runs
 from trueup.campaign import CampaignConfig
 from trueup.config import Section, SplitConfig
 from trueup.data.records import CandidateSet, read_rows
-from trueup.errors import LabelsWanted, TrueupError
+from trueup.errors import LabelsPending, TrueupError
 from trueup.models import loading
 from trueup.models.config import ModelConfig
 from trueup.models.sampling import Decoding
@@ -255,7 +255,7 @@ LABEL = {
     "answers_per_item": asked({**PEOPLE, "task": "ranking", "answers_per_item": 4}, answers_per_item=3),
     "pairs_per_prompt": asked(pairs_per_prompt=2),
     "labels_per_pair": asked(labels_per_pair=2),
-    "labels_wanted": asked(labels_wanted=5),
+    "target_labels": asked(target_labels=5),
     "scale": ShownBy("tests/ui/labels/test_service.py", 'scale="plain"'),
     "criteria": ShownBy("tests/ui/labels/test_service.py", "criteria="),
     "rationale_share": asked(rationale_share=1.0),
@@ -603,7 +603,7 @@ def _page(config: Any) -> Any:
     said = ""
     try:
         ui.label.run(config)
-    except LabelsWanted as wanted:
+    except LabelsPending as wanted:
         said = str(wanted).partition("http")[0]
     store = Store(config.store_url)
     service = LabelService(store, Settings.of(config))

@@ -23,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 success, 1 a check failed or a stage crashed, 2 an error, 3 the campaign waits for
     labels, 4 a gate was not passed."""
     arguments = make_parser().parse_args(argv)
-    from trueup.errors import LabelsWanted, StageCrashed, TrueupError, of_the_machine
+    from trueup.errors import LabelsPending, StageCrashed, TrueupError, of_the_machine
 
     try:
         return arguments.command(arguments)
-    except LabelsWanted as message:
+    except LabelsPending as message:
         print_text(str(message))
         return 3
     except TrueupError as error:

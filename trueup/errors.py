@@ -5,7 +5,7 @@
     |-- DataError          an input file: its path, line, and what is wrong
     |-- RunError           a run directory: a stage missing, unfinished, locked or changed
     `-- ModelError         a model or tokenizer that cannot be loaded or used as the config asks
-    LabelsWanted           not an error: the campaign waits for people (exit code 3)
+    LabelsPending          not an error: the campaign waits for people (exit code 3)
 
     StageFailed            a stage's process ended with one of these; the text is the stage's
 
@@ -50,7 +50,7 @@ class StageFailed(TrueupError):
     """A stage's process ended with one of our own exceptions."""
 
 
-class LabelsWanted(TrueupError):
+class LabelsPending(TrueupError):
     """The label stage waits for people. Not a failure: the CLI prints the text and exits with 3."""
 
 

@@ -29,7 +29,7 @@ from rich.progress import (
 from trueup import runs
 from trueup.campaign import Campaign, PlannedStage
 from trueup.console import Event, printable
-from trueup.errors import LabelsWanted, StageCrashed, StageFailed
+from trueup.errors import LabelsPending, StageCrashed, StageFailed
 from trueup.files import require_file
 
 
@@ -132,8 +132,8 @@ class _Child:
 
     def finish(self) -> None:
         """Raise the stage's error, if it failed."""
-        if self.error and self.error["kind"] == "LabelsWanted":
-            raise LabelsWanted(self.error["error"])
+        if self.error and self.error["kind"] == "LabelsPending":
+            raise LabelsPending(self.error["error"])
         if self.error:
             raise StageFailed(f"{self.stage}: {self.error['error']}")
         code = self.process.returncode

@@ -104,7 +104,7 @@ def collect_labels(config: LabelConfig, store: Store, items: material.Material, 
     for path in config.rubric_files:
         stage.add_input(path, 0)
     if config.source == "human":
-        material.check_enough(store, items, config.labels_per_pair, config.labels_wanted)
+        material.check_enough(store, items, config.labels_per_pair, config.target_labels)
     elif config.source == "simulated":
         material.simulate(config.rubric, config.programs["simulated"], store, items)
     elif config.source == "judge":

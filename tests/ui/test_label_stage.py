@@ -17,7 +17,7 @@ from trueup import runs
 from trueup.campaign import why_stale
 from trueup.data.records import CandidateSet, Demonstration, Message, Preference, Ranking, is_heldout, read_rows
 from trueup.data.rubric import RUBRICS
-from trueup.errors import DataError, LabelsWanted, ModelError
+from trueup.errors import DataError, LabelsPending, ModelError
 from ui.label import prepare, run
 from ui.labels import assignment
 from ui.labels.config import LabelConfig
@@ -130,7 +130,7 @@ def test_length_that_explains_the_labels_is_found(campaign: Any, answers_to: Ans
     rows = [answers_to(f"Question {i}?", [f"Short {i}.", f"This answer, number {i}, is longer."]) for i in range(20)]
     campaign.sampled(rows, seed=1)
     config = campaign.label(source="human")
-    with pytest.raises(LabelsWanted):
+    with pytest.raises(LabelsPending):
         run(config)
     label_as_person(config, 20, better="This")
     run(config)
@@ -152,12 +152,12 @@ def test_the_wilson_interval_is_the_published_one() -> None:
 
 def test_human_labels_are_waited_for_and_then_exported(campaign: Any) -> None:
     config = campaign.label(source="human")
-    with pytest.raises(LabelsWanted, match=r"0 labels of people so far.*6 of 6 pairs") as wanted:
+    with pytest.raises(LabelsPending, match=r"0 labels of people so far.*6 of 6 pairs") as wanted:
         run(config)
     assert "trueup label CONFIG" in str(wanted.value)
     assert runs.find_stage(config.run_dir, "label") is None
     label_as_person(config, 2, better="Freeze")
-    with pytest.raises(LabelsWanted, match=r"2 labels .* 4 of 6 pairs wait"):
+    with pytest.raises(LabelsPending, match=r"2 labels .* 4 of 6 pairs wait"):
         run(config)
     label_as_person(config, 4, better="Freeze")
     run(config)
@@ -171,7 +171,7 @@ def test_human_labels_are_waited_for_and_then_exported(campaign: Any) -> None:
 def test_simulated_labels_do_not_count_as_peoples(campaign: Any) -> None:
     run(campaign.label(source="simulated"))
     config = campaign.label(source="human")
-    with pytest.raises(LabelsWanted, match="0 labels of people"):
+    with pytest.raises(LabelsPending, match="0 labels of people"):
         run(config)
     label_as_person(config, 6, better="Eat")
     run(config)
@@ -216,8 +216,8 @@ def test_what_another_rubric_said_of_the_same_answers_is_not_exported(campaign: 
 
 
 def test_a_new_label_of_a_person_makes_the_stage_stale(campaign: Any) -> None:
-    config = campaign.label(source="human", labels_wanted=2)
-    with pytest.raises(LabelsWanted):
+    config = campaign.label(source="human", target_labels=2)
+    with pytest.raises(LabelsPending):
         run(config)
     label_as_person(config, 2, better="Eat")
     run(config)
@@ -235,7 +235,7 @@ def test_how_people_are_asked_makes_no_label_stale_that_is_there(campaign: Any) 
 
 def test_a_skipped_pair_does_not_keep_the_campaign_waiting(campaign: Any) -> None:
     config = campaign.label(source="human")
-    with pytest.raises(LabelsWanted):
+    with pytest.raises(LabelsPending):
         run(config)
     with labelling(config) as asked:
         asked.label("ann", Judgement("skip-0001", asked.tasks("ann")[0].token, "skip"))
@@ -244,12 +244,12 @@ def test_a_skipped_pair_does_not_keep_the_campaign_waiting(campaign: Any) -> Non
     assert report(config)["labels"] == 5 and report(config)["skips"] == {"human": 1}
 
 
-def test_more_labels_wanted_than_pairs_says_what_to_change(campaign: Any) -> None:
-    config = campaign.label(source="human", labels_wanted=50)
-    with pytest.raises(LabelsWanted):
+def test_more_target_labels_than_pairs_says_what_to_change(campaign: Any) -> None:
+    config = campaign.label(source="human", target_labels=50)
+    with pytest.raises(LabelsPending):
         run(config)
     label_as_person(config, 6, better="Eat")
-    with pytest.raises(LabelsWanted, match=r"every pair is answered: lower label.labels_wanted or raise"):
+    with pytest.raises(LabelsPending, match=r"every pair is answered: lower label.target_labels or raise"):
         run(config)
 
 
@@ -262,7 +262,7 @@ def test_people_are_never_asked_about_two_equal_answers(campaign: Any, answers_t
 def test_several_labels_of_each_pair_are_waited_for(campaign: Any) -> None:
     config = campaign.label(labels_per_pair=2)
     label_as_person(config, 6, better="Eat", annotator="ann")
-    with pytest.raises(LabelsWanted, match=r"6 labels of people so far .* 6 of 6 pairs wait"):
+    with pytest.raises(LabelsPending, match=r"6 labels of people so far .* 6 of 6 pairs wait"):
         run(config)
     label_as_person(config, 6, better="Freeze", annotator="bob")
     run(config)
@@ -270,7 +270,7 @@ def test_several_labels_of_each_pair_are_waited_for(campaign: Any) -> None:
 
 
 def test_rankings_of_people_are_exported_whole_and_as_pairs(campaign: Any) -> None:
-    config = campaign.label(task="ranking", labels_wanted=2)
+    config = campaign.label(task="ranking", target_labels=2)
     with labelling(config) as asked:
         for number in range(2):
             task = asked.tasks("ann")[0]
@@ -285,7 +285,7 @@ def test_rankings_of_people_are_exported_whole_and_as_pairs(campaign: Any) -> No
 
 
 def test_every_exclusion_is_counted_beside_the_results(campaign: Any) -> None:
-    config = campaign.label(labels_wanted=2)
+    config = campaign.label(target_labels=2)
     with labelling(config) as asked:
         for number, choice in enumerate(["a", "skip", "flag", "b"]):
             task = asked.tasks("ann")[0]
@@ -336,7 +336,7 @@ def known(tmp_path: Path) -> Path:
 
 def test_known_answers_are_read_and_what_cannot_be_used_is_counted(campaign: Any, known: Path) -> None:
     config = campaign.label(gold=known)
-    with pytest.raises(LabelsWanted):
+    with pytest.raises(LabelsPending):
         run(config)
     with labelling(config) as asked:
         assert len(asked.store.gold("check")) == 6
@@ -400,7 +400,7 @@ def test_pairs_that_a_reward_model_leaves_open_come_first(campaign: Any, answers
         labelled = {row.label_id: (row.selection, row.propensity) for row in asked.store.rankings(["human"])}
     assert all(propensity for _, propensity in labelled.values())
     # Chosen again, after more was said: what is begun stays, with the selection that chose it.
-    with pytest.raises(LabelsWanted, match="20 labels of people"):
+    with pytest.raises(LabelsPending, match="20 labels of people"):
         run(config)
     with labelling(config) as asked:
         assert len(asked.store.asked()) == 100 and asked.progress("ann").mine == 20

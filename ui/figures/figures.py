@@ -41,7 +41,7 @@ def figures(
     """All figures of the admin's page, as JSON.
 
     gold_answers  the known answers of gold items, see `known_answers`
-    slots         numbers of open, leased and done slots
+    slots         numbers of open, leased and filled slots
     coefficients  add the coefficients of agreement to the share of equal labels
     """
     view = View(log, gold_answers)
@@ -150,8 +150,8 @@ def _progress(view: View, slots: Mapping[str, int], now_ms: int) -> ProgressFigu
     timed = seconds[seconds >= 0]
     return {
         "labels": len(view.rows),
-        "wanted": sum(slots.values()),
-        "slots": {"open": slots.get("open", 0), "leased": slots.get("leased", 0), "done": slots.get("done", 0)},
+        "target": sum(slots.values()),
+        "slots": {"open": slots.get("open", 0), "leased": slots.get("leased", 0), "filled": slots.get("filled", 0)},
         "labels_per_hour": pace,
         "window_h": window,
         "labels_per_busy_hour": len(created) / busy if busy else None,

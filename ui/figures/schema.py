@@ -34,14 +34,14 @@ class Slots(TypedDict):
 
     open: int
     leased: int
-    done: int
+    filled: int
 
 
 class ProgressFigures(TypedDict):
     """Progress of labelling, its pace, and the time left at this pace."""
 
     labels: int
-    wanted: int
+    target: int
     slots: Slots
     labels_per_hour: float
     window_h: float

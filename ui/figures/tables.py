@@ -65,7 +65,7 @@ def _progress(figures: Figures) -> Sheet:
     progress = figures["progress"]
     values = [
         ("Labels", progress["labels"], "count"),
-        ("Labels wanted", progress["wanted"], "count"),
+        ("Labels wanted", progress["target"], "count"),
         ("Waiting for an annotator", progress["slots"]["open"], "count"),
         ("With annotators now", progress["slots"]["leased"], "count"),
         ("Annotators", progress["annotators"], "count"),

@@ -1,6 +1,6 @@
 """Assignment of work: slots, leases and views, inside the transaction of one annotator (`Store.write_as`).
 
-A slot is one label to collect of an item. It is leased to the annotator who sees it, done once they labelled it, and
+A slot is one label to collect of an item. It is leased to the annotator who sees it, filled once they labelled it, and
 open again after a skip. Others may take a lease that ran out; until somebody does, its label still counts.
 """
 
@@ -216,19 +216,19 @@ def earlier_view(db: sa.Connection, annotator: str, after: int) -> Any | None:
 
 _CLOSE_TOKEN = view.update().where(view.c.token == sa.bindparam("tok")).values(closed=True)
 _of_item = sa.and_(slot.c.item_id == _item, slot.c.annotator == _me)
-_DONE = {"state": "done", "annotator": _me, "expires_at": None}
-_FILL_MINE = slot.update().where(_of_item, slot.c.state == "leased").values(_DONE).returning(slot.c.slot_id)
+_FILLED = {"state": "filled", "annotator": _me, "expires_at": None}
+_FILL_MINE = slot.update().where(_of_item, slot.c.state == "leased").values(_FILLED).returning(slot.c.slot_id)
 _free = sa.and_(
     _theirs.c.item_id == _item,
     sa.or_(_theirs.c.state == "open", _ran_out),
     ~sa.exists().where(_mine.c.item_id == _item, _mine.c.annotator == _me),
 )
-_FILL_FREE = _take(_slot_id.where(_free), _DONE, slot.c.slot_id)
+_FILL_FREE = _take(_slot_id.where(_free), _FILLED, slot.c.slot_id)
 _TAKE_FREE = _take(_slot_id.where(_free), _LEASE, slot.c.slot_id)
 _GIVE_BACK = (
     slot.update().where(_of_item, slot.c.state == "leased").values(state="open", annotator=None, expires_at=None)
 )
-_TAKE_BACK = slot.update().where(_of_item, slot.c.state == "done").values(_LEASE).returning(slot.c.slot_id)
+_TAKE_BACK = slot.update().where(_of_item, slot.c.state == "filled").values(_LEASE).returning(slot.c.slot_id)
 _IS_ASKED = sa.select(slot.c.slot_id).where(slot.c.item_id == _item).limit(1)
 _ANSWERED = sa.select(event.c.event_id).where(
     event.c.view_token == sa.bindparam("tok"), event.c.kind.in_(ANSWERS)

@@ -79,7 +79,7 @@ class LabelConfig(RowRules, ModelStageConfig):
     """Pairs of answers that people are shown for each prompt."""
     labels_per_pair: int = Field(1, ge=1, le=99)
     """Labels that each pair or ranking gets, from as many different people."""
-    labels_wanted: int | None = Field(None, ge=1)
+    target_labels: int | None = Field(None, ge=1)
     """Labels after which `trueup run` continues. Empty: a label, or a skip, for every pair."""
     scale: Literal["plain", "graded"] = "graded"
     """Scale of a preference: `graded` has seven steps from A much better to B much better, `plain` has A, B and a
@@ -216,7 +216,7 @@ class LabelConfig(RowRules, ModelStageConfig):
         left_out = {"labels_per_pair", "rationale_share", "lease_minutes", "gold_share", "repeat_share"}
         left_out |= {"qualification", "qualification_pass", "selection", "control_share", "scores"}
         if not {"human", "judge"} & set(self.sources):
-            left_out |= {"task", "answers_per_item", "pairs_per_prompt", "labels_wanted", "scale", "criteria"}
+            left_out |= {"task", "answers_per_item", "pairs_per_prompt", "target_labels", "scale", "criteria"}
             left_out |= {"guideline", "gold", "gold_pass", "exclude_failed_gold"}
         return {key: value for key, value in super().identity().items() if key not in left_out}
 

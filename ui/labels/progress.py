@@ -94,7 +94,7 @@ class Tallies:
                 return total
         items, labels = map(int, target.split())
         judged = db.scalar(_JUDGED, {"me": annotator}) or 0
-        work = max(0, min(labels - (db.scalar(_DONE) or 0), items - judged))
+        work = max(0, min(labels - (db.scalar(_FILLED) or 0), items - judged))
         gold, repeats = self.settings.gold_share * self.has_checks, self.settings.repeat_share
         with_checks = work / max(1 - gold - repeats, 0.1)
         unseen = len(assignment.unseen_gold(db, annotator, "check")) if gold else 0
@@ -118,7 +118,7 @@ def _count(*kinds: str) -> Any:
 
 _COUNTS = sa.select(_count("label"), _count("skip", "flag"))  # one round trip; in the order of Tally
 _NOTE = sa.select(meta.c.value).where(meta.c.key == sa.bindparam("key"))
-_DONE = sa.select(sa.func.count()).where(slot.c.state == "done")
+_FILLED = sa.select(sa.func.count()).where(slot.c.state == "filled")
 _JUDGED = sa.select(sa.func.count(sa.distinct(event.c.item_id))).where(
     _of_me, event.c.purpose == "work", event.c.kind.in_(ANSWERS), ~superseded()
 )

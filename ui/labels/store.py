@@ -121,10 +121,10 @@ class Store(Database):
     def counts(self) -> tuple[int, int, int]:
         """The numbers of labels, of labels to collect, and of items in the queue; cheap in a large store too."""
         with self.read() as db:
-            done = db.scalar(sa.select(sa.func.count()).where(slot.c.state == "done")) or 0
+            filled = db.scalar(sa.select(sa.func.count()).where(slot.c.state == "filled")) or 0
             note = db.scalar(sa.select(meta.c.value).where(meta.c.key == WANTED))
         items, total = map(int, (note or "0 0").split())
-        return done, total, items
+        return filled, total, items
 
     # ---- Machines
 
@@ -301,7 +301,7 @@ class _SlotChanges:
                 self.moved.append({"id": row.slot_id, "to": to, "by": entry.selection, "p": entry.propensity})
         first = 1 + max((row.slot_no for row in slots), default=-1)
         for number, annotator in enumerate([*annotators, *[None] * (missing - len(free[:missing]))], start=first):
-            state = {"state": "open" if annotator is None else "done", "annotator": annotator}
+            state = {"state": "open" if annotator is None else "filled", "annotator": annotator}
             row = {**entry._asdict(), "slot_no": number, "position": position + number * self.round_of, **state}
             self.fresh.append(row)
 

@@ -73,11 +73,11 @@ slot = Table(
     Column("selection", String, nullable=False),  # how the item came to be asked about: random, uncertainty
     Column("propensity", Float, nullable=False),  # probability with which that selection chose it
     Column("state", String, nullable=False),
-    Column("annotator", String),  # whose it is: leased or done
+    Column("annotator", String),  # whose it is: leased or filled
     Column("expires_at", Float),  # of a lease, seconds since the epoch
     sa.UniqueConstraint("item_id", "slot_no"),
     sa.UniqueConstraint("item_id", "annotator"),  # nobody fills two slots of one item
-    sa.CheckConstraint("state IN ('open', 'leased', 'done')"),
+    sa.CheckConstraint("state IN ('open', 'leased', 'filled')"),
     sa.CheckConstraint("(state = 'open') = (annotator IS NULL)"),
     sa.CheckConstraint("(state = 'leased') = (expires_at IS NOT NULL)"),
     sa.Index("slot_by_state", "state", "position"),

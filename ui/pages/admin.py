@@ -48,8 +48,8 @@ def summary_html(figures: Figures) -> Markup:
         tiles=_tiles(figures),
         when=shown(figures["as_of"]["now_utc"], "time"),
         state=_state(figures["as_of"]),
-        wanted=figures["progress"]["wanted"],
-        done=figures["progress"]["slots"]["done"],
+        target=figures["progress"]["target"],
+        filled=figures["progress"]["slots"]["filled"],
         findings=_findings(figures["findings"]),
         habits=[_habit(row) for row in habits if row["share"]["value"] is not None],
         untold=[row["what"].lower() for row in habits if row["share"]["value"] is None],
@@ -69,7 +69,7 @@ def _tiles(figures: Row) -> list[tuple[str, str, str]]:
     """(name, value, note) of the figures at the top."""
     progress = figures["progress"]
     alpha = next((row for row in figures["agreement"] if row["measure"].startswith("Krippendorff")), None)
-    target, labels = progress["wanted"], progress["labels"]
+    target, labels = progress["target"], progress["labels"]
     eta = about(progress["eta_h"]) if progress["eta_h"] is not None else "unknown"
     why = "" if progress["eta_h"] is not None else "nobody labelled in the last hour"
     if progress["eta_h"]:

@@ -21,7 +21,7 @@ from pydantic import FiniteFloat
 from trueup.console import progress, say
 from trueup.data.formats import read_preferences
 from trueup.data.records import Candidate, CandidateSet, Dropped, Row, parse_row, prompt_id, read_jsonl, split_name
-from trueup.errors import DataError, LabelsWanted
+from trueup.errors import DataError, LabelsPending
 from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import take_over
 from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry, Text
@@ -230,7 +230,7 @@ def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[li
 
 
 def check_enough(store: Store, items: Material, labels_per_pair: int, target: int | None) -> None:
-    """Raise LabelsWanted while people have not labelled what the config asks for."""
+    """Raise LabelsPending while people have not labelled what the config asks for."""
     queue = store.asked()
     answered = store.answered("human", items.item_ids("human"))
     labels = sum(kinds.count("label") for kinds in answered.values())
@@ -240,18 +240,18 @@ def check_enough(store: Store, items: Material, labels_per_pair: int, target: in
         raise DataError("there is nothing to label: no two sampled answers to a prompt differ")
     if open_pairs == 0 if target is None else labels >= target:
         if labels == 0:
-            raise LabelsWanted(f"all {len(queue)} pairs were skipped; take skips back with `u` on the labelling page")
+            raise LabelsPending(f"all {len(queue)} pairs were skipped; take skips back with `u` on the labelling page")
         return
     state = f"{labels} labels of people so far ({skips} skipped)"
     if target is None:
         missing = f"{open_pairs} of {len(queue)} pairs wait for an answer"
     elif open_pairs == 0:
-        change = "lower label.labels_wanted or raise label.pairs_per_prompt"
+        change = "lower label.target_labels or raise label.pairs_per_prompt"
         missing = f"{target} are needed, but every pair is answered: {change}"
     else:
-        missing = f"{target} are needed (label.labels_wanted), {open_pairs} of {len(queue)} pairs wait for an answer"
+        missing = f"{target} are needed (label.target_labels), {open_pairs} of {len(queue)} pairs wait for an answer"
     how = "Open the labelling page with `trueup label CONFIG`; `trueup run CONFIG` continues with enough labels."
-    raise LabelsWanted(f"{state}; {missing}.\n{how}")
+    raise LabelsPending(f"{state}; {missing}.\n{how}")
 
 
 # ---- Simulated --------------------------------------------------------------------------------------------------

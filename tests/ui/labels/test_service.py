@@ -298,7 +298,7 @@ def test_a_skip_that_is_taken_back_comes_again_unless_somebody_took_the_pair(ask
     say(asked, "bob", "a")
     done = asked.undo("ann", "undo-0002")
     assert done.undone and done.tasks == [] and done.progress.skipped == 0
-    assert states(asked.store) == {"done": 1}
+    assert states(asked.store) == {"filled": 1}
 
 
 # ---- Who gets what ----------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def test_overlap_is_collected_from_different_people_and_no_more_of_it(asking: As
             say(asked, annotator, "a", tasks[0])
     rows = asked.store.rankings(["human"])
     assert Counter(row.prompt_id for row in rows) == {row.prompt_id: 2 for row in rows} and len(rows) == 8
-    assert {row.annotator for row in rows} == {"ann", "bob"} and states(asked.store) == {"done": 8}
+    assert {row.annotator for row in rows} == {"ann", "bob"} and states(asked.store) == {"filled": 8}
     assert asked.store.counts()[:2] == (8, 8)
 
 
@@ -352,7 +352,7 @@ def test_a_lease_that_ran_out_goes_to_others_and_what_comes_late_is_kept_and_not
     assert say(asked, "ann", "a", task).label.kind == "late"
     assert say(asked, "bob", "b", taken[0]).label.kind == "label"
     assert [row.annotator for row in asked.store.rankings(["human"])] == ["bob"]
-    assert asked.progress("ann").mine == 0 and states(asked.store) == {"done": 1}
+    assert asked.progress("ann").mine == 0 and states(asked.store) == {"filled": 1}
     assert asked.store.answered("human", list(asked.store.asked())).popitem()[1] == ["late", "label"]
 
 
@@ -361,7 +361,7 @@ def test_a_late_answer_counts_as_long_as_nobody_took_the_pair(asking: Asking) ->
     (task,) = asked.tasks("ann")
     expire(asked.store, "ann")
     assert say(asked, "ann", "a", task).label.kind == "label"
-    assert states(asked.store) == {"done": 1}
+    assert states(asked.store) == {"filled": 1}
 
 
 def test_a_lost_pair_is_no_task_any_more_and_may_come_again(asking: Asking) -> None:
@@ -526,7 +526,7 @@ def test_a_race_for_the_last_slot_has_one_winner(asking: Asking) -> None:
             say(asked, name, "a", tasks[0])
 
     at_once(work, [f"annotator-{i}" for i in range(12)])
-    assert len(got) == 2 == len(asked.store.rankings(["human"])) and states(asked.store) == {"done": 2}
+    assert len(got) == 2 == len(asked.store.rankings(["human"])) and states(asked.store) == {"filled": 2}
 
 
 def test_two_tabs_hold_no_more_than_one(asking: Asking) -> None:
@@ -580,5 +580,5 @@ def test_kill_9_in_a_burst_loses_no_acknowledged_label(asking: Asking, acknowled
     kept = Counter(row.client_uuid for row in events(Store(url)))
     assert set(seen) <= set(kept) and max(kept.values()) == 1
     assert len(kept) <= len(seen) + 1, "at most the label in flight was written and not confirmed"
-    assert states(store)["done"] == len(kept)
+    assert states(store)["filled"] == len(kept)
     assert service(store).tasks("ann") != []

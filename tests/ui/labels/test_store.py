@@ -142,29 +142,29 @@ def test_what_is_labelled_stays_counted_when_the_queue_is_rewritten(store: Store
     said = {row.item_id for row in events(store)}
     store.ask(asked[::-1], labels_per_pair=2)
     states = Counter(state for name, _, state in slots(store) if name in said)
-    assert states["done"] == 3 and len(slots(store)) == 10
+    assert states["filled"] == 3 and len(slots(store)) == 10
     # Out of the queue and back in: the labels are found again, and whoever gave them sees them counted all the time.
     store.ask(asked[4:])
     assert LabelService(store).progress("ann").mine == 3
     store.ask(asked)
     assert LabelService(store).progress("ann").mine == 3
-    assert [state for _, _, state in slots(store)].count("done") == 3 and len(slots(store)) == 5
+    assert [state for _, _, state in slots(store)].count("filled") == 3 and len(slots(store)) == 5
 
 
-def test_labels_wanted_never_fall_below_those_that_are_there(store: Store, say: Callable[..., str]) -> None:
+def test_target_labels_never_fall_below_those_that_are_there(store: Store, say: Callable[..., str]) -> None:
     asked = list(store.asked().values())
     store.ask(asked[:1], labels_per_pair=3)
     for annotator in ("ann", "bob", "cem"):
         say(annotator)
     store.ask(asked[:1], labels_per_pair=1)
-    assert [state for _, _, state in slots(store)] == ["done"] * 3
+    assert [state for _, _, state in slots(store)] == ["filled"] * 3
 
 
 def test_no_constraint_lets_one_person_fill_two_slots_of_a_pair(store: Store) -> None:
     asked = list(store.asked().values())
     store.ask(asked[:1], labels_per_pair=2)
     with pytest.raises(sa.exc.IntegrityError), store.write() as db:
-        db.execute(slot.update().values(state="done", annotator="ann"))
+        db.execute(slot.update().values(state="filled", annotator="ann"))
 
 
 def test_an_item_is_a_hidden_check_or_practice_and_not_both(store: Store) -> None:

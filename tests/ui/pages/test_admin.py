@@ -223,10 +223,10 @@ def test_pace_and_time_left_come_from_the_last_hour(book: Book) -> None:
         book.write("ann", f"old {number}", tiers=A, ago=30 * HOUR)
     for number in range(6):
         book.write("bob", f"new {number}", tiers=A, ago=timedelta(minutes=9 * number))
-    book.slots(open=9, leased=3, done=10)
+    book.slots(open=9, leased=3, filled=10)
     found = book.figures()
     progress = found["progress"]
-    assert (progress["labels_per_hour"], progress["eta_h"], progress["wanted"]) == (6.0, 2.0, 22)
+    assert (progress["labels_per_hour"], progress["eta_h"], progress["target"]) == (6.0, 2.0, 22)
     assert (progress["annotators"], progress["annotators_now"], progress["labels_per_busy_hour"]) == (2, 1, 10 / 3)
     assert [(row["hour_utc"] and row["hour_utc"][:13], row["labels"]) for row in found["hours"]] == [
         ("2026-11-22T06", 4),

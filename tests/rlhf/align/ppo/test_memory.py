@@ -167,7 +167,9 @@ def test_more_of_anything_is_never_predicted_to_take_less(key: str, made: Callab
     keys = {"train_batch_size": 8, "rollout_batch_size": 32, "eval_prompts": 8}
     less, more = memory.predict(*made(**keys)), memory.predict(*made(**{**keys, key: MORE[key]}))
     assert more.total_bytes >= less.total_bytes
-    assert all(getattr(more, part) >= getattr(less, part) for part in ("training_state", "buffer", "sampling", "updating"))
+    assert all(
+        getattr(more, part) >= getattr(less, part) for part in ("training_state", "buffer", "sampling", "updating")
+    )
     assert sum(vars(more).values()) != sum(vars(less).values())
 
 
