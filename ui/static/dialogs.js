@@ -73,7 +73,7 @@ export function showMirror(dialog, figures, words) {
     }
     return item;
   };
-  const rows = figures ? coaching(figures, words) : [["Not to be had now", "the server does not answer", ""]];
+  const rows = figures ? coaching(figures, words) : [["Not available now", "the server does not answer", ""]];
   dialog.querySelector("ul").replaceChildren(...rows.map(row));
   dialog.showModal();
 }
