@@ -132,9 +132,11 @@ def campaign_schema() -> dict[str, Any]:
         if isinstance(schema, dict):
             definitions[stage] = _choice(schema, definitions)
         reference = {"$ref": f"#/$defs/{stage if isinstance(schema, dict) else schema.__name__}"}
-        required = not isinstance(schema, dict) and bool(definitions[schema.__name__].get("required"))
+        left_out = STAGES[stage].none is not None
+        required = not isinstance(schema, dict) and bool(definitions[schema.__name__].get("required")) and not left_out
         campaign["required"] += [stage] if required else []
-        either = {"$ref": reference["$ref"]} if required else {"anyOf": [reference, {"type": "null"}]}
+        nothing = [{"type": "null"}, *([{"const": "none"}] if left_out else [])]
+        either = {"$ref": reference["$ref"]} if required else {"anyOf": [reference, *nothing]}
         campaign["properties"][stage] = {**either, "description": STAGES[stage].does}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **campaign, "$defs": definitions}
 
@@ -168,7 +170,10 @@ def report_schema(name: str) -> str:
     config = load_object(STAGES[name].config)
     if isinstance(config, dict):  # a choice by algorithm, which has one schema for all
         config = next(iter(config.values()))
-    return _schema_text(load_object(config.report), f"report.json of the stage {name}")
+    report = load_object(config.report)
+    if (none := STAGES[name].none) is not None:
+        report |= load_object(load_object(none).report)
+    return _schema_text(report, f"report.json of the stage {name}")
 
 
 def _schema_text(schema: Any, title: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sft.config import SampleConfig, SFTConfig
+from sft.config import SampleConfig, SFTConfig, StartConfig
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_demonstrations, read_prompts
@@ -29,6 +29,12 @@ def check_sft(config: SFTConfig, stages: Stages, problems: list[str], notes: lis
             file.rows = random_rows(file.rows, source.max_rows, config.seed)
             files.append(file)
     return files if len(files) == len(config.data) else []  # figures of a part would mislead
+
+
+def check_start(config: StartConfig, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile]:
+    """What takes the place of SFT; there are no files of demonstrations."""
+    notes.append(config.remark)
+    return []
 
 
 def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
@@ -66,7 +72,7 @@ def _check_too_long(
 
 def check_sample(config: SampleConfig, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile]:
     """The file of prompts, with those that the stage will answer."""
-    file = read_file("sample.prompts", config.prompts, read_prompts, config, problems, notes)
+    file = read_file("sample.prompts", config.prompts_path, read_prompts, config, problems, notes)
     if file is None:
         return []
     prompts = list({row.prompt_id: row for row in file.rows}.values())

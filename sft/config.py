@@ -1,14 +1,16 @@
-"""Configuration of supervised fine-tuning and of sampling from its result."""
+"""Configuration of supervised fine-tuning, of a campaign without it, and of sampling from the policy."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
-from trueup.config import DemonstrationsPath, PromptsPath
+from trueup.config import DemonstrationsPath, PromptsPath, Stages
 from trueup.data.row_rules import RowRules
+from trueup.files import Json
 from trueup.models.config import ModelStageConfig
 from trueup.provenance.contents import Contents
 from trueup.training.config import TrainConfig
@@ -29,7 +31,8 @@ def _from_path(value: Any) -> Any:
 
 
 class SFTConfig(TrainConfig):
-    """Instruction tuning: maximum likelihood of the assistant's turns only."""
+    """Instruction tuning: maximum likelihood of the assistant's turns only. `sft: none`, or no such section, trains
+    nothing: the named model, with `model.adapter` if that is set, is the SFT policy."""
 
     stage: ClassVar[str] = "sft"
     run: ClassVar[str] = "sft.train:run"
@@ -54,6 +57,46 @@ class SFTConfig(TrainConfig):
     def contents(self) -> dict[str, Contents | None]:
         return {**self.model.contents(), **super().contents()}
 
+    def conflicts(self, stages: Stages) -> list[str]:
+        if not self.model.adapter:
+            return []
+        return [
+            "model.adapter: sft would train an adapter over an adapter. Leave the adapter out; or set sft: none, which "
+            "merges it: then `trueup export RUN sft DIR` writes a model that model.name can name"
+        ]
+
+
+class StartConfig(ModelStageConfig):
+    """No SFT: the model that the campaign names, with its adapter if it names one, is the SFT policy."""
+
+    stage: ClassVar[str] = "sft"
+    run: ClassVar[str] = "sft.start:run"
+    check: ClassVar[str | None] = "sft.check:check_start"
+    report: ClassVar[str] = "sft.report:StartReport"
+
+    @property
+    def remark(self) -> str:
+        adapter = " with its adapter" if self.model.adapter else ""
+        return f"sft: none: the named model{adapter} is the SFT policy"
+
+    def contents(self) -> dict[str, Contents | None]:
+        return self.model.contents()
+
+    def identity(self) -> Json:
+        """The identity without the split and the seed, which change nothing here."""
+        return {"model": super().identity()["model"], "none": True}
+
+    def conflicts(self, stages: Stages) -> list[str]:
+        idle = {
+            "new_tokens": "adds tokens whose embeddings SFT trains",
+            "load_in_4bit": "quantises the base while SFT trains",
+        }
+        return [
+            f"model.{key}: {does}, and with sft: none nothing is trained there: leave it out"
+            for key, does in idle.items()
+            if getattr(self.model, key)
+        ]
+
 
 class SampleConfig(RowRules, ModelStageConfig):
     """Candidate answers: K completions of each prompt from the SFT policy."""
@@ -64,8 +107,9 @@ class SampleConfig(RowRules, ModelStageConfig):
     check_rows: ClassVar[str | None] = "sft.check:check_prompts"
     report: ClassVar[str] = "sft.report:SampleReport"
 
-    prompts: PromptsPath
-    """`starter`, or a .jsonl, .json or .csv file of prompts."""
+    prompts: PromptsPath | None = None
+    """`starter`, or a .jsonl, .json or .csv file of prompts. It may be left out with `label.source: import`: then the
+    held-out prompts of the imported file are answered, for the comparison."""
     max_prompts: int | None = Field(None, ge=1)
     """Prompts to use, drawn with the stage's seed. Empty: all."""
     only: Literal["heldout"] | None = None
@@ -90,4 +134,20 @@ class SampleConfig(RowRules, ModelStageConfig):
         return ("sft",)
 
     def input_paths(self) -> list[Path]:
-        return [self.prompts]
+        return [self.prompts_path]
+
+    @property
+    def prompts_path(self) -> Path:
+        assert self.prompts is not None, "conflicts() refuses a campaign without prompts"
+        return self.prompts
+
+    def completed(self, stages: Mapping[str, Any]) -> Self:
+        """With the prompts of the imported preferences, where the file names none."""
+        label = stages["label"]
+        if self.prompts is not None or label.sources != ["import"]:
+            return self
+        of_file = {"prompts": label.path, "on_bad_rows": label.on_bad_rows, "ignore_columns": label.ignore_columns}
+        return self.model_copy(update={**of_file, "only": "heldout"})
+
+    def conflicts(self, stages: Stages) -> list[str]:
+        return [] if self.prompts else ["sample.prompts: is required, unless label.source is import"]

@@ -1,6 +1,8 @@
-"""Schemas of the report.json of `sft` and `sample`."""
+"""Schemas of the report.json of `sft`, with a training and without, and of `sample`."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import SampledAnswers
@@ -54,6 +56,19 @@ class SFTReport(Artifact):
     tokens: TokenCounts
     by_category: dict[str, int]
     """Demonstrations in training, by category."""
+
+
+class StartReport(Artifact):
+    """sft/report.json where nothing was trained (`sft: none`)."""
+
+    model: str
+    """The model that is the SFT policy, as the campaign names it."""
+    adapter: str | None
+    """The adapter that was merged into it, as the campaign names it."""
+    weights: Literal["linked", "copied", "saved", "merged"]
+    """The way of the weights into the run: the model's own files, by a hard link or as a copy; saved as safetensors; or
+    merged with the adapter."""
+    parameters: int
 
 
 class SampleReport(SampledAnswers, extra="forbid"):

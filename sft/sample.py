@@ -104,7 +104,7 @@ def run(config: SampleConfig) -> Path:
 def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """The prompts to answer: distinct, of the split in `only`, at most `max_prompts`, and all can be encoded."""
     dropped = Dropped()
-    prompts = read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
+    prompts = read_prompts(config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns)
     if sentence := across_split(dropped.places, config.split):
         stage.find("info", "near_duplicates", sentence)
     if config.only:
@@ -124,9 +124,9 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     )
     refused.stop()
     prompts = [prompt for prompt, _ in encoded]
-    stage.add_input(config.prompts, len(prompts), dropped)
+    stage.add_input(config.prompts_path, len(prompts), dropped)
     if not prompts:
-        raise DataError(f"{config.prompts}: no prompt is left to answer ({dropped})")
+        raise DataError(f"{config.prompts_path}: no prompt is left to answer ({dropped})")
     for what, count in refused.changes.items():
         text = f"{count} of {len(prompts)} prompts are {what}"
         say(f"{'tokens':<12} {text}")

@@ -286,6 +286,7 @@ LABEL = {
 MODEL = {
     "name": Probe({"name": "other"}, stage="sft", see="trainer"),
     "revision": refused("revision: belongs to a hub id", revision="main"),
+    "adapter": ShownBy("tests/sft/test_start.py", "adapted"),
     "chat_template": Probe({"chat_template": "chatml"}, stage="sft", see="trainer"),
     "new_tokens": Probe({"new_tokens": True}, {"chat_template": "chatml"}, "trainer", stage="sft"),
     "dtype": Probe({"dtype": "bfloat16"}, stage="sft", see="trainer"),

@@ -91,7 +91,7 @@ def resolve(source: Path, values: Json) -> Campaign:
     """A campaign from the content of its file."""
     problems: list[str] = []
     base = source.parent
-    sections = {stage: values.get(stage) or {} for stage in STAGES}
+    sections = {stage: values.get(stage) for stage in STAGES}
     shared = {key: value for key, value in values.items() if key not in STAGES}
     for key in [key for key in shared if key not in CampaignConfig.model_fields]:
         problems.append(f"{key}: unknown key{did_you_mean(str(key), [*CampaignConfig.model_fields, *STAGES])}")
@@ -104,9 +104,6 @@ def resolve(source: Path, values: Json) -> Campaign:
 
     stages: dict[str, StageConfig] = {}
     for stage, section in sections.items():
-        if not isinstance(section, dict):
-            problems.append(f"{stage}: must be a section of keys (found {section!r})")
-            continue
         shared_keys = {key: getattr(top, key) for key in ("model", "split", "seed")}
         schema, section = _schema(stage, section, {**shared_keys, "run_dir": run_dir}, base, problems)
         if schema is None:
@@ -121,6 +118,8 @@ def resolve(source: Path, values: Json) -> Campaign:
     if problems or config is None:
         raise ConfigError(source, problems)
     stages = {stage: stage_config.completed(stages) for stage, stage_config in stages.items()}
+    if problems := [line for stage_config in stages.values() for line in stage_config.conflicts(stages)]:
+        raise ConfigError(source, problems)
     return Campaign(source, values, top, run_dir, stages)
 
 
@@ -134,11 +133,18 @@ def _as_begun(config: CampaignConfig, run_dir: Path) -> CampaignConfig:
 
 
 def _schema(
-    stage: str, section: Json, defaults: Mapping[str, object], base: Path, problems: list[str]
+    stage: str, section: object, defaults: Mapping[str, object], base: Path, problems: list[str]
 ) -> tuple[type[StageConfig] | None, Json]:
     """The stage's schema, and its keys. If the schema is a choice of algorithms, a section within the section may hold
     the keys of one. They count if that algorithm is chosen, and are always checked, so that one file serves several. A
     key in both places is an error, since `--set` of the outer one would have no effect."""
+    none = STAGES[stage].none
+    if none and section in (None, "none"):
+        return load_object(none), {}
+    section = {} if section is None else section
+    if not isinstance(section, dict):
+        problems.append(f"{stage}: must be a section of keys{', or none' if none else ''} (found {section!r})")
+        return None, {}
     schema = load_object(STAGES[stage].config)
     if not isinstance(schema, dict):
         return schema, section
@@ -218,8 +224,8 @@ def why_stale(config: StageConfig) -> str | None:
         return "not run yet" if not runs.stage_dir(config.run_dir, config.stage).exists() else "unfinished"
     manifest = result.manifest
     if lines := changed_keys(manifest.identity, config.identity()):
-        # Another algorithm has other keys, so its name is reason enough.
-        return next((line for line in lines if line.startswith("algorithm: ")), "; ".join(lines))
+        # Another algorithm has other keys, and so has `none`, so its name is reason enough.
+        return next((line for line in lines if line.startswith(("algorithm: ", "none: "))), "; ".join(lines))
     recorded = [entry.sha256 for entry in manifest.inputs]
     for path, before in zip(config.input_paths(), recorded, strict=False):
         if not path.is_file():

@@ -143,6 +143,8 @@ def _check_model(
     problems += trial.try_stages(stages, base)
     if not is_readable:
         return None
+    if model.adapter:
+        problems += trial.try_adapter(base)
     if (note := trial.tried(settings)) is not None:
         notes.append(note)
     return loading.context_length(settings, tokenizer)

@@ -218,7 +218,9 @@ def _print_plan(console: Console, campaign: Campaign, steps: list[PlannedStage])
     console.print(f"[bold]{escape(campaign.config.name)}[/] in {escape(str(campaign.run_dir))}", highlight=False)
     for step in steps:
         mark = {"keep": "[green]keep  [/]", "run": "[bold]run   [/]", "resume": "[yellow]resume[/]"}[step.action]
-        console.print(f"  {step.stage:<8} {mark} {escape(step.reason)}", highlight=False)
+        remark = campaign.stages[step.stage].remark
+        reason = f"{step.reason}; {remark}" if remark else step.reason
+        console.print(f"  {step.stage:<8} {mark} {escape(reason)}", highlight=False)
     console.print()
 
 

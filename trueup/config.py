@@ -218,6 +218,15 @@ class StageConfig(Section):
         """The config with the defaults that follow from other stages of the campaign."""
         return self
 
+    def conflicts(self, stages: Stages) -> list[str]:
+        """Lines `key: problem` for keys that are right by themselves, and wrong beside those of other stages."""
+        return []
+
+    @property
+    def remark(self) -> str:
+        """What the plan says of the stage besides why it runs; most need no remark."""
+        return ""
+
     def parents(self) -> tuple[str, ...]:
         """The stages whose results this one reads."""
         return ()

@@ -19,10 +19,18 @@ class StageEntry:
     """Its folder in the run directory."""
     config: str
     """`module:name` of its schema, which names the code of the stage; a mapping there is a choice by `algorithm`."""
+    none: str | None = None
+    """`module:name` of the schema that takes its place if the section is `none`, or not there; only for a stage that a
+    campaign may leave out."""
 
 
 STAGES = {
-    "sft": StageEntry("instruction-tune the base model on demonstrations", "sft", "sft.config:SFTConfig"),
+    "sft": StageEntry(
+        "instruction-tune the base model on demonstrations, or with `none` take it as it is",
+        "sft",
+        "sft.config:SFTConfig",
+        none="sft.config:StartConfig",
+    ),
     "sample": StageEntry("sample candidate answers from the SFT policy", "candidates", "sft.config:SampleConfig"),
     "label": StageEntry(
         "collect preferences: from people, a rubric, a file or a judge", "labels", "ui.labels.config:LabelConfig"

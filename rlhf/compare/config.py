@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import EndpointParameters, RunDirectory, SecretWebUrl
+from trueup.config import EndpointParameters, RunDirectory, SecretWebUrl, Stages
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.files import Json
 from trueup.judging.votes import VOTES, votes_digest
 from trueup.models.config import ModelStageConfig
 from trueup.provenance.contents import Contents
 from trueup.runs import find_stage
+from trueup.training.config import TrainConfig
 
 
 class CompareConfig(ModelStageConfig):
@@ -108,6 +109,11 @@ class CompareConfig(ModelStageConfig):
         if not self.judges:
             config._why_these = f"label.source is {label.source}"
         return config
+
+    def conflicts(self, stages: Stages) -> list[str]:
+        if not self.base or isinstance(stages["sft"], TrainConfig) or self.model.adapter:
+            return []
+        return ["compare.base: with sft: none the base model is the SFT policy, which is compared anyway: leave it out"]
 
     @property
     def needs_reward(self) -> bool:

@@ -24,6 +24,7 @@ from trueup.data.records import Message, read_rows
 from trueup.data.visible import seen
 from trueup.errors import RunError
 from trueup.files import write_atomically
+from trueup.models.policies import origin
 from trueup.pages import curves, plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import decimals, leans
@@ -79,6 +80,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
     views = {row.prompt_id: prompt_view(row) for row in rows[:MOST_PROMPTS]}
     return {
         "name": run_dir.resolve().name,
+        "origin": origin(run_dir),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "report": report,
         "decoding": vars(report.decoding),

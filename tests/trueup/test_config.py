@@ -81,7 +81,36 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         ("- a\n- b\n", "  a campaign is a mapping of keys to values, found list"),
         ("", "  a campaign is a mapping of keys to values, found NoneType"),
         ("{{ name }}: mine", "  line 1: {} cannot be a key"),
-        ("name: mine\nsft: starter\nsample: {prompts: starter}", "  sft: must be a section of keys (found 'starter')"),
+        (
+            "name: mine\nsft: starter\nsample: {prompts: starter}",
+            "  sft: must be a section of keys, or none (found 'starter')",
+        ),
+        (
+            "name: mine\nsft: false\nsample: {prompts: starter}",
+            "  sft: must be a section of keys, or none (found False)",
+        ),
+        ("name: mine\nsft: {}\nsample: {prompts: starter}", "  sft.data: is required"),
+        ("name: mine\nsample: none", "  sample: must be a section of keys (found 'none')"),
+        ("name: mine", "  sample.prompts: is required, unless label.source is import"),
+        (
+            "name: mine\nsample: {prompts: starter}\ncompare: {base: true}",
+            "  compare.base: with sft: none the base model is the SFT policy, which is compared anyway: leave it out",
+        ),
+        (
+            "name: mine\nsample: {prompts: starter}\nmodel: {new_tokens: true}",
+            "  model.new_tokens: adds tokens whose embeddings SFT trains, and with sft: none nothing is trained there: "
+            "leave it out",
+        ),
+        (
+            "name: mine\nsample: {prompts: starter}\nmodel: {load_in_4bit: true}",
+            "  model.load_in_4bit: quantises the base while SFT trains, and with sft: none nothing is trained there: "
+            "leave it out",
+        ),
+        (
+            MINIMAL + "model: {adapter: owner/adapter}",
+            "  model.adapter: sft would train an adapter over an adapter. Leave the adapter out; or set sft: none, "
+            "which merges it: then `trueup export RUN sft DIR` writes a model that model.name can name",
+        ),
         (
             "name: mine\nsft: {data: starter}\nsample: {prompts: starter}",
             "  sft.data: Input should be a valid list (found 'starter')",

@@ -53,6 +53,9 @@ def find_directory(key: str, path: Path, entry: str, problems: list[str]) -> Pat
     if not path.is_dir():
         problems.append(f"{key}: {path}: no such directory{_elsewhere(entry)}")
         return None
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        problems.append(f"{key}: {path}: is an adapter; name it as model.adapter, and the model below it as model.name")
+        return None
     weights = sorted(path.glob("*.safetensors"))
     lacking = [
         what for what, there in (("config.json", (path / "config.json").is_file()), ("weights", weights)) if not there

@@ -81,7 +81,12 @@ def export(run_dir: Path, what: str, to: Path) -> str:
         to.rmdir()
     working.rename(to)
     size = sum(path.stat().st_size for path in to.rglob("*") if path.is_file())
-    return f"{to}: {_TITLES[what].partition(':')[0]}, {size / 1e6:.1f} MB, with provenance.json and README.md"
+    return f"{to}: {_title(what, result).partition(':')[0]}, {size / 1e6:.1f} MB, with provenance.json and README.md"
+
+
+def _title(what: str, result: FinishedStage) -> str:
+    untrained = what == "sft" and result.manifest.trained_parameters == 0
+    return "a language model that nothing was trained in here (SFT policy)" if untrained else _TITLES[what]
 
 
 def _lineage(run_dir: Path, result: FinishedStage) -> list[FinishedStage]:
@@ -124,13 +129,15 @@ def _card(run_dir: Path, what: str, result: FinishedStage, lineage: list[Finishe
     stages = {stage.stage: stage for stage in [result, *lineage]}
     base = result.manifest.identity.get("model", {}).get("name", "unknown")
     lines = [
-        f"# {_TITLES[what].capitalize()}",
+        f"# {_title(what, result).capitalize()}",
         "",
         f"Exported from the Trueup run `{run_dir.name}`.",
         "",
         "## Made from",
         "",
     ]
+    adapter = result.manifest.identity.get("model", {}).get("adapter")
+    base += f" with the adapter {adapter}" if adapter else ""
     lines.append(f"- Base model: {base}. Its licence is unknown to Trueup and holds for this copy too: check it.")
     for stage in [result, *lineage]:
         lines.append(f"- {_describe(stage)}")
@@ -224,7 +231,8 @@ def _describe(stage: FinishedStage) -> str:
     values = {**identity, **(schedule.plain() if schedule else {})}
     settings = ", ".join(f"{key} {_setting(values[key])}" for key in _SETTINGS if values.get(key, -1) not in (-1, None))
     verdict = manifest.verdict.status
-    details = "; ".join(filter(None, [inputs, settings, f"verdict {verdict}"]))
+    untrained = "nothing was trained" if manifest.trained_parameters == 0 else ""
+    details = "; ".join(filter(None, [inputs, settings, untrained, f"verdict {verdict}"]))
     return f"{stage.stage}, {manifest.started_utc[:10]}: {details}"
 
 

@@ -53,6 +53,9 @@ class ModelConfig(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub id. A run stays at the commit that it began with until `trueup run` finds that the
     branch has moved (docs/models.md)."""
+    adapter: ModelName | None = None
+    """A LoRA adapter over the base model, as PEFT saves it: a local directory or a hub id. With `sft: none` the model
+    with this adapter is the SFT policy. The adapter's own tokenizer and chat template are used if it brings them."""
     chat_template: TemplateName = "auto"
     """How a conversation is written as text. `auto` keeps the template of the tokenizer, and takes `plain` where it has
     none; `chatml` and `plain` come with Trueup; anything else is the path of a Jinja file."""
@@ -83,8 +86,10 @@ class ModelConfig(Section):
         return self.name != "embedded" and not is_path(self.name) and not self.name.endswith(".gguf")
 
     def contents(self) -> dict[str, Contents | None]:
-        """Hashes behind the base model's name: weights, tokenizer, and the user's own template."""
+        """Hashes behind the base model's name: weights, tokenizer, its adapter, and the user's own template."""
         files = {"model.name": contents.of_model(self.name, self.revision)}
+        if self.adapter:
+            files["model.adapter"] = contents.of_model(self.adapter)
         if self.chat_template not in ("auto", "chatml", "plain"):
             files["model.chat_template"] = contents.of_file(self.chat_template)
         return files

@@ -29,8 +29,10 @@ from trueup.models.config import ModelConfig
 from trueup.models.placement import Placement, place
 from trueup.models.sources import hub
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
+from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_tokenizer, load_gguf
 from trueup.models.templates.choice import set_pad_token, set_template
+from trueup.models.templates.rendered import first_line
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
 
@@ -65,6 +67,15 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
     return Loaded(model, tokenizer, placement)
 
 
+def base_without_memory(config: ModelConfig) -> Loaded:
+    """The base model as `load_base` gives it, but on the meta device and with the vocabulary of its files: for all that
+    is saved beside the weights."""
+    tokenizer = load_base_tokenizer(config, announce=True)
+    model = without_memory(source_of(config), config)
+    _agree_on_tokens(model, tokenizer)
+    return Loaded(model, tokenizer, place(config))
+
+
 def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Add embeddings for new tokens if the model has no spare rows for them."""
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -75,18 +86,30 @@ def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
-    source = source_of(config, weights=False)
-    try:
-        if source.endswith(".gguf"):
-            tokenizer = gguf_tokenizer(Path(source))
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
-    except Exception as error:
-        raise _not_loaded(config.name, error) from error
+    tokenizer = _own_tokenizer(config)
     summary = set_template(tokenizer, config)
     if announce:
         say(f"{'tokenizer':<12} {summary}")
     return tokenizer
+
+
+def _own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer as it comes: with an adapter that brings one, the adapter's, else the base model's."""
+    adapter = adapter_folder(config)
+    if adapter is not None and (adapter / "tokenizer_config.json").is_file():
+        return read_tokenizer(adapter, config)
+    source = source_of(config, weights=False)
+    try:
+        if source.endswith(".gguf"):
+            return gguf_tokenizer(Path(source))
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
+    except Exception as error:
+        raise _not_loaded(config.name, error) from error
+
+
+def brings_template(config: ModelConfig) -> bool:
+    """Whether the model, or its adapter, comes with a chat template of its own."""
+    return bool(_own_tokenizer(config).chat_template)
 
 
 def new_token_ids(config: ModelConfig, base: Loaded) -> list[int]:
@@ -261,10 +284,11 @@ def _require_all_weights(source: str, model: PreTrainedModel, info: Mapping[str,
         )
 
 
-def try_weights(source: str, config: ModelConfig) -> None:
-    """A ModelError unless the files hold all of the model's weights by name and shape. It takes no memory."""
+def without_memory(source: str, config: ModelConfig) -> PreTrainedModel:
+    """The model on the meta device, where it takes no memory. A ModelError unless its files hold all of its weights by
+    name and shape."""
     nowhere = replace(place(config), device=torch.device("meta"))
-    _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
+    return _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
 
 
 def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
@@ -339,10 +363,9 @@ def _not_loaded(name: str, error: Exception) -> ModelError:
             f"model.name: {name!r} brings Python of its own, which runs with all your rights: read it, and set "
             "model.trust_remote_code: true if you trust it"
         )
-    reason = (str(error).strip().splitlines() or [""])[0]
     return ModelError(
-        f"model.name: {name!r} could not be loaded ({type(error).__name__}: {reason}). It may be `embedded`, a local "
-        "directory with safetensors weights, a .gguf file, or a hub id where the hub can be reached"
+        f"model.name: {name!r} could not be loaded ({type(error).__name__}: {first_line(error)}). It may be "
+        "`embedded`, a local directory with safetensors weights, a .gguf file, or a hub id where the hub can be reached"
     )
 
 

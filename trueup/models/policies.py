@@ -14,7 +14,7 @@ from trueup import runs
 from trueup.config import read_yaml, validate
 from trueup.errors import ConfigError
 from trueup.models.config import ModelConfig
-from trueup.runs import CONFIG
+from trueup.runs import CONFIG, FinishedStage
 from trueup.stages import STAGES, load_object
 
 REFERENCE = "sft"
@@ -41,14 +41,34 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
     sft = runs.open_stage(run_dir, "sft")
     base = PolicyInfo("base", "Base", None)
     reference = _after(base, sft.dir, "sft", "SFT")
+    first = [base, reference]
+    if is_the_base(sft):
+        reference = PolicyInfo("sft", "SFT", sft.dir / "model", note="the model as it came: nothing was trained")
+        first = [reference]
     align = runs.find_stage(run_dir, "align")
     if align is None:
-        return [base, reference]
+        return first
     steps = sorted((align.dir / "steps").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     on_the_way = [_adapted(reference, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
     algorithm = str(align.manifest.identity.get("algorithm", ""))
     by = f" ({algorithm.upper()})" if algorithm and algorithm in load_object(STAGES["align"].config) else ""
-    return [base, reference, *on_the_way, _after(reference, align.dir, "aligned", f"Aligned{by}")]
+    return [*first, *on_the_way, _after(reference, align.dir, "aligned", f"Aligned{by}")]
+
+
+def is_the_base(sft: FinishedStage) -> bool:
+    """Whether the SFT policy is the base model itself, so that the two are shown and sampled once."""
+    return sft.manifest.trained_parameters == 0 and not (sft.dir / "adapter").is_dir()
+
+
+NOT_TRAINED = "not_trained"
+"""Code of the finding in which an SFT stage that trained nothing says what its policy is."""
+
+
+def origin(run_dir: Path) -> str | None:
+    """A sentence on the SFT policy of a run in which SFT trained nothing (`sft: none`); None for any other run."""
+    sft = runs.find_stage(run_dir, "sft")
+    findings = sft.manifest.verdict.findings if sft else []
+    return next((finding.message for finding in findings if finding.code == NOT_TRAINED), None)
 
 
 def _after(before: PolicyInfo, stage: Path, name: str, title: str) -> PolicyInfo:
@@ -56,10 +76,18 @@ def _after(before: PolicyInfo, stage: Path, name: str, title: str) -> PolicyInfo
     file = stage / "adapter" / "adapter_config.json"
     if not file.is_file():
         return PolicyInfo(name, title, stage / "model", note="its own weights: no adapter was saved")
-    if json.loads(file.read_text(encoding="utf-8")).get("trainable_token_indices"):
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if settings.get("trainable_token_indices"):
         # The adapter replaces rows of the embeddings, which cannot be added to a shared base model.
         return PolicyInfo(name, title, stage / "model", note="its own weights: its adapter trains new tokens")
+    if settings.get("bias", "none") != "none" or any(settings.get(key) for key in _MORE_THAN_LINEAR):
+        note = "its own weights: its adapter changes more than linear modules by low rank"
+        return PolicyInfo(name, title, stage / "model", note=note)
     return _adapted(before, stage / "adapter", name, title)
+
+
+_MORE_THAN_LINEAR = ("modules_to_save", "use_dora", "target_parameters")
+"""Settings of an adapter whose changes cannot be added to those of others (trueup/models/lockstep.py)."""
 
 
 def _adapted(before: PolicyInfo, adapter: Path, name: str, title: str) -> PolicyInfo:

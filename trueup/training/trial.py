@@ -38,6 +38,7 @@ from trueup.models.loading import Loaded
 from trueup.models.placement import place
 from trueup.runs import StageRun, stage_dir
 from trueup.stages import load_object
+from trueup.training import own_adapter
 from trueup.training.allowed import wrong_values
 from trueup.training.batches import num_processes
 from trueup.training.config import LoRAConfig, TrainConfig
@@ -155,7 +156,17 @@ def try_weights(source: str, config: ModelConfig) -> list[str]:
     """A problem unless the files of the model hold all its weights, each in its shape."""
     try:
         with _aside():
-            loading.try_weights(source, config)
+            loading.without_memory(source, config)
+    except TrueupError as error:
+        return [str(error)]
+    return []
+
+
+def try_adapter(model: Stage) -> list[str]:
+    """A problem unless the adapter that the config names can be read, and fits the model."""
+    try:
+        with _aside():
+            own_adapter.require_fitting(model.config, model.model(scores=False).model)
     except TrueupError as error:
         return [str(error)]
     return []

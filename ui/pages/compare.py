@@ -17,6 +17,7 @@ from trueup.artifacts.manifest import Finding
 from trueup.artifacts.reports import ComparisonFigures, Rate
 from trueup.data.records import Message, read_jsonl
 from trueup.errors import RunError
+from trueup.models.policies import origin
 from trueup.pages import plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import OUTCOMES, independence, leans, noise_floor, sentence
@@ -72,7 +73,7 @@ class Comparison:
             return []
 
     def summary_html(self, links: Sequence[tuple[str, str]] = ()) -> Markup:
-        return summary_html(self.report(), self.findings(), links)
+        return summary_html(self.report(), self.findings(), links, origin(self.folder.parent))
 
     def findings(self) -> list[Finding]:
         """The stage's findings, with the verdict. They are in its manifest, so only a finished stage has them."""
@@ -103,9 +104,15 @@ def guarded(build: Callable[..., Markup], *arguments: Any) -> Markup:
 
 
 def summary_html(
-    report: ComparisonFigures, findings: Sequence[Finding], links: Sequence[tuple[str, str]] = ()
+    report: ComparisonFigures,
+    findings: Sequence[Finding],
+    links: Sequence[tuple[str, str]] = (),
+    origin: str | None = None,
 ) -> Markup:
-    """The verdict, the other findings, links, and one row per judge."""
+    """The verdict, the other findings, links, and one row per judge.
+
+    origin  a sentence on the SFT policy, if nothing was trained for it
+    """
     verdict = report.verdict
     label, tone = OUTCOMES[verdict.outcome]
     drawn = Markup('<span class="tu-hide">Interval, and won / tied / lost</span>')
@@ -116,7 +123,10 @@ def summary_html(
         label=label,
         tone=tone,
         message=sentence(verdict),
-        findings=[finding.message for finding in findings if finding.message != verdict.message],
+        findings=[
+            *(finding.message for finding in findings if finding.message != verdict.message),
+            *([origin] if origin else []),
+        ],
         heads=[
             ("Judge", ""),
             ("Aligned preferred", "number"),

@@ -1,0 +1,90 @@
+"""An adapter that the user brings (`model.adapter`): it is read, held against the base model, and loaded onto it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, PeftType, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from trueup.errors import ModelError
+from trueup.models.config import ModelConfig
+from trueup.models.loading import Loaded
+from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
+from trueup.models.sources.files import adapter_folder
+from trueup.models.templates.rendered import first_line
+
+SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def read_adapter(config: ModelConfig) -> tuple[Path, Any]:
+    """The adapter's folder and PEFT's settings of it; a ModelError unless it is a LoRA adapter of a language model."""
+    folder = adapter_folder(config)
+    assert folder is not None, "the caller knows that there is an adapter"
+    key = f"model.adapter: {config.adapter}"
+    if missing := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).is_file()]:
+        raise ModelError(f"{key}: has no {' and no '.join(missing)}, which PEFT's save_pretrained writes")
+    try:
+        settings = PeftConfig.from_pretrained(str(folder))
+    except Exception as error:
+        raise ModelError(f"{key}: {SETTINGS} cannot be read ({first_line(error)})") from error
+    if settings.peft_type != PeftType.LORA:
+        raise ModelError(f"{key}: is of PEFT's kind {_name(settings.peft_type)}; only LORA is merged into the weights")
+    if settings.task_type not in (None, TaskType.CAUSAL_LM):
+        raise ModelError(f"{key}: is for {_name(settings.task_type)}; a language model's, CAUSAL_LM, is wanted")
+    return folder, settings
+
+
+def _name(kind: Any) -> str:
+    return str(getattr(kind, "value", kind))
+
+
+def require_fitting(config: ModelConfig, model: PreTrainedModel) -> None:
+    """A ModelError, which names both, unless every weight of the adapter has its place in the model.
+
+    model  a model of the base's shapes, on the meta device; it is changed
+    """
+    folder, settings = read_adapter(config)
+    over = settings.base_model_name_or_path or "a model that it does not name"
+    misfit = f"model.adapter: {config.adapter}, trained over {over}, does not fit model.name: {config.name}"
+    try:
+        with safe_open(folder / WEIGHTS, framework="numpy") as file:
+            shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise ModelError(f"model.adapter: {folder / WEIGHTS}: not a whole safetensors file ({error})") from error
+    try:
+        with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+            places: Any = get_peft_model(model, settings)
+            expected = get_peft_model_state_dict(places, save_embedding_layers=False)
+    except Exception as error:
+        raise ModelError(f"{misfit}: {first_line(error)}") from error
+    wrong = [f"it has no {name}" for name in expected if name not in shapes]
+    wrong += [f"the model has no {name}" for name in shapes if "lora_" in name and name not in expected]
+    wrong += [
+        f"{name} is {shapes[name]}, not {list(weight.shape)}"
+        for name, weight in expected.items()
+        if name in shapes and shapes[name] != list(weight.shape)
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ModelError(f"{misfit}: {wrong[0]}{more}. Name the model that it was trained over")
+
+
+def of_another(config: ModelConfig) -> str | None:
+    """A sentence if the adapter says that it was trained over a model of another name; shapes alone do not tell a base
+    model from its instruct model."""
+    over = read_adapter(config)[1].base_model_name_or_path
+    here = EMBEDDED_NAME if config.name == EMBEDDED else config.name
+    if not over or Path(over).name.casefold() == Path(here).name.casefold():
+        return None
+    return f"the adapter {config.adapter} says that it was trained over {over}; it is put over {here}"
+
+
+def load_adapter(config: ModelConfig, base: Loaded) -> Any:
+    """The base model under the adapter, both frozen."""
+    return PeftModel.from_pretrained(base.model, read_adapter(config)[0])
