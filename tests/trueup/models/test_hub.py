@@ -166,7 +166,8 @@ def test_each_way_in_which_a_model_cannot_be_had_is_one_sentence_that_says_what_
         "code when it is read: if you trust its owner, convert it with transformers"
     )
     assert error("owner/lora") == (
-        "model.name: owner/lora: holds an adapter and no model: set model.name to the model that it was trained on"
+        "model.name: owner/lora: holds an adapter and no model: name it as model.adapter, and set model.name to the "
+        "model that it was trained on"
     )
     assert error("owner/pictures") == (
         "model.name: owner/pictures: holds no config.json and no safetensors: it is no model of transformers; name "

@@ -108,7 +108,8 @@ def unfit(hub_id: HubId, files: Iterable[str]) -> str | None:
     if {"model.safetensors", "model.safetensors.index.json"} & names and "config.json" in names:
         return None
     if "adapter_config.json" in names and "config.json" not in names:
-        return f"{where}: holds an adapter and no model: set {hub_id.key} to the model that it was trained on"
+        below = "name it as model.adapter, and " if hub_id.key == "model.name" else ""
+        return f"{where}: holds an adapter and no model: {below}set {hub_id.key} to the model that it was trained on"
     if ggufs:
         return (
             f"{where}: holds GGUF files and no safetensors: fetch one (`hf download {hub_id.name} {ggufs[0]} "
