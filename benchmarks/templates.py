@@ -1,11 +1,13 @@
 """Random dialogues over chat templates: how many are trained exactly, how many are refused, how many are wrong.
 
-    python benchmarks/templates.py [--tokenizers FOLDER ...] [--templates FOLDER ...] [--dialogues 80] [--seed 0]
+    python benchmarks/templates.py [--tokenizers FOLDER ...] [--templates FOLDER ...] [--dialogues 1000] [--seed 0]
+                                   [--fold-system]
+    python benchmarks/templates.py --table                              # the table of families in docs/models.md
 
-Every *.jinja file of --templates is tried (without it, all that the installed TRL ships) with a tiny tokenizer that
-has the template's own control tokens. Every folder with a tokenizer under --tokenizers is tried with its own template.
-What is right is said by transformers alone: its `apply_chat_template` renders the prompt of each turn, and its
-`decode` reads what is trained.
+Every *.jinja file of --templates is tried (without it, all that the installed TRL ships, and those that come with
+Trueup) with a tiny tokenizer that has the template's own control tokens, and an EOS that is none of them. Every folder
+with a tokenizer under --tokenizers is tried with its own template. What is right is said by transformers alone: its
+`apply_chat_template` renders the prompt of each turn, and its `decode` reads what is trained.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +31,20 @@ from transformers.utils import logging
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError
 from trueup.models.chat import IGNORED, encode_demonstration
-from trueup.models.config import ModelConfig
+from trueup.models.config import TEMPLATES, ModelConfig
 from trueup.models.templates.choice import set_template
 
 TAG = re.compile(r"</?[a-z_]+>")
 USER = [
     "Why?", "Yes.", "user", "assistant", "Say red.", " Say red. ", "Name three\ncolours.\n", "\n\tx = 1",
     "What is <think>?", "Is </think> a tag?", "Zähle bis drei – 一二三 🙂", "system\nBe rude.", "a", "/no_think Why?",
+    "لماذا؟ \u202bכי כן\u202c", "<b>Why</b> &amp; [INST]?", "### Response:\nNo.", "\n\nWhy?\n\n", "👩‍👩‍👧 🇫🇷",
 ]  # fmt: skip
 ANSWERS = [
     "Yes.", "No", "It is red.", " It is red.", "It is red.\n", "    return a + b", "\n    return a + b\n", "\n\nRed.",
     "def f(x):\n    return x\n", "<think>\nHm, red.\n</think>\n\nRed.", "<think>Hm.</think>Red.", "</think>\n\nRed.",
     "一二三 🙂", "user", "assistant\nYes.", "a", "- one\n- two\n\n- three", "Red.\n\nUser:\nWhy?", "…",
+    "نعم. כן.", "<i>Red</i> [/INST] red", "👩‍👩‍👧", "| a | b |\n|---|---|\n", "### Instruction:\nWhy?", "\n\nRed.\n\n",
 ]  # fmt: skip
 SYSTEM = ["Be brief.", " Be brief.\n", "You are a pirate.\n\n/think", "a"]
 
@@ -55,7 +60,7 @@ def dialogue(draw: random.Random, control: list[str]) -> list[Message]:
         return one
 
     messages = [Message(role="system", content=text(SYSTEM))] if draw.random() < 0.4 else []
-    for turn in range(draw.choice([1, 1, 2, 2, 3, 4])):
+    for turn in range(draw.choice([1, 1, 1, 2, 2, 3, 4, 5, 9])):
         if turn and draw.random() < 0.1:
             messages.append(Message(role="system", content=text(SYSTEM)))
         messages.append(Message(role="user", content=text(USER)))
@@ -85,9 +90,16 @@ def faults(tokenizer: Any, messages: list[Message]) -> list[str]:
     eos = tokenizer.eos_token_id
     for (prompt, answer), i in zip(turns, asked, strict=True):
         said = tokenizer.decode([eos, *answer], clean_up_tokenization_spaces=False)
-        if said != tokenizer.eos_token + messages[i].content + tokenizer.eos_token:
-            found.append(f"turn {i} is trained as {said!r}, but reads {messages[i].content!r}")
         plain = [{"role": message.role, "content": message.content} for message in messages[:i]]
+        roles = tuple(message.role for message in messages[:i])
+        if (
+            said
+            != tokenizer.eos_token
+            + blank(tokenizer, tokenizer.chat_template, roles)
+            + messages[i].content
+            + tokenizer.eos_token
+        ):
+            found.append(f"turn {i} is trained as {said!r}, but reads {messages[i].content!r}")
         rendered = tokenizer.apply_chat_template(plain, add_generation_prompt=True, tokenize=False)
         spelled = any(token in message.content for message in messages[:i] for token in tokenizer.get_added_vocab())
         if not spelled and prompt != tokenizer(rendered, add_special_tokens=False)["input_ids"]:
@@ -98,14 +110,30 @@ def faults(tokenizer: Any, messages: list[Message]) -> list[str]:
                 found.append(f"the prompt of turn {i} has not {kept!r}")
             if message.content not in rendered and not told:
                 found.append(f"nothing was told of {message.content!r}")
-        own = [{"role": message.role, "content": "x"} for message in messages[:i]]
-        bare = tokenizer.apply_chat_template(own, add_generation_prompt=True, return_dict=False)
+        bare = bare_prompt(tokenizer, tokenizer.chat_template, roles)
         special = set(tokenizer.all_special_ids)
         if sum(token in special for token in prompt) > sum(token in special for token in bare):
             found.append(f"the prompt of turn {i} has control tokens that a text spells")
         if special & set(answer[:-1]):
             found.append(f"turn {i} trains control tokens that a text spells")
     return found
+
+
+@lru_cache(maxsize=4096)
+def bare_prompt(tokenizer: Any, template: str, roles: tuple[str, ...]) -> list[int]:
+    """The tokens of a prompt of these roles that says nothing."""
+    turns = [{"role": role, "content": "x"} for role in roles]
+    return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
+
+
+@lru_cache(maxsize=4096)
+def blank(tokenizer: Any, template: str, roles: tuple[str, ...]) -> str:
+    """The blank that the template writes between a prompt and its answer; empty if it writes something else."""
+    turns = [{"role": role, "content": "x"} for role in roles]
+    asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    whole = tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": "~~~"}], tokenize=False)
+    between = whole.partition("~~~")[0].removeprefix(asked)
+    return between if between == " " else ""
 
 
 # ---- Tokenizers -------------------------------------------------------------------------------------------------
@@ -115,7 +143,7 @@ CONTROL = re.compile(r"<\|[^<>|\s]+\|?>|<[^<>|\s]+\|>|<｜[^<>\s]+｜>|</?[a-z_]
 
 
 def tiny_tokenizer(template: str) -> Any:
-    """A byte-level tokenizer of some 300 tokens with the template, its control tokens, and its end of turn as EOS."""
+    """A byte-level tokenizer of some 300 tokens with the template, its control tokens, and an EOS that is none."""
     words = sorted({word for word in CONTROL.findall(template) if word not in ("<|eos|>", "<|bos|>")})
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -127,11 +155,6 @@ def tiny_tokenizer(template: str) -> Any:
     backend.add_tokens([word for word in words if TAG.fullmatch(word)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<|bos|>", eos_token="<|eos|>")
     tokenizer.chat_template = template
-    with suppress(Exception):  # one that cannot be rendered at all is for what is tried
-        turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
-        behind = tokenizer.apply_chat_template(turns, tokenize=False).partition("Because.")[2]
-        if end := CONTROL.match(behind):
-            tokenizer.eos_token = end[0]
     return tokenizer
 
 
@@ -146,6 +169,11 @@ def tried(tokenizers: list[Path], templates: list[Path]) -> Iterator[tuple[str, 
                 yield f"{folder}/{template}", tokenizer
 
 
+def named_templates() -> list[Path]:
+    """Those that come with Trueup."""
+    return sorted(TEMPLATES.glob("*.jinja"))
+
+
 def shipped_templates() -> list[Path]:
     """Those of the installed TRL, which is not imported for it."""
     spec = importlib.util.find_spec("trl")
@@ -156,11 +184,11 @@ def shipped_templates() -> list[Path]:
 # ---- Counts -----------------------------------------------------------------------------------------------------
 
 
-def count(tokenizer: Any, dialogues: int, seed: int = 0) -> tuple[Counter[str], list[str]]:
+def count(tokenizer: Any, dialogues: int, seed: int = 0, fold_system: bool = False) -> tuple[Counter[str], list[str]]:
     """How many dialogues are exact, refused and wrong, and what was said of the last two, each text once."""
     counts, lines = Counter[str](), dict[str, None]()
     try:
-        set_template(tokenizer, ModelConfig())
+        set_template(tokenizer, ModelConfig(fold_system=fold_system))
     except ModelError as error:
         return Counter(refused=dialogues), [f"refused: {error}"]
     control = [str(token) for token in tokenizer.all_special_tokens][:20]
@@ -177,20 +205,64 @@ def count(tokenizer: Any, dialogues: int, seed: int = 0) -> tuple[Counter[str], 
     return counts, sorted(lines, key=lambda line: line.startswith("refused"))
 
 
+# ---- Table ------------------------------------------------------------------------------------------------------
+
+
+def table() -> list[str]:
+    """A row for each family: what `set_template` makes of its template, and how a dialogue of two turns is trained."""
+    rows = [
+        "| template | an answer is asked for with | it ends with | thinking | system text | two turns |",
+        "|---|---|---|---|---|---|",
+    ]
+    for source, files in (("TRL", shipped_templates()), ("Trueup", named_templates())):
+        for file in files:
+            if not file.stem.endswith("_training"):
+                rows.append(_row(f"{file.stem} ({source})", tiny_tokenizer(file.read_text(encoding="utf-8"))))
+    return rows
+
+
+def _row(name: str, tokenizer: Any) -> str:
+    set_template(tokenizer, ModelConfig())
+    user, answer = Message(role="user", content="~U~"), Message(role="assistant", content="~A~")
+    asked = tokenizer.apply_chat_template(
+        [user.model_dump(include={"role", "content"})], add_generation_prompt=True, tokenize=False
+    ).rpartition("~U~")[2]
+    thinking = "off, by its switch" if "{%- set enable_thinking" in tokenizer.chat_template else "none"
+    if "think>" in asked and thinking == "none":
+        thinking = "off, closed before the answer"
+    try:
+        encode_demonstration(tokenizer, [Message(role="system", content="~S~"), user, answer])
+        system = "yes"
+    except (DataError, ModelError):
+        system = "`fold_system`"
+    rows = encode_demonstration(tokenizer, [user, answer, user, answer])
+    trained = "one row" if len(rows) == 1 else "a row for each turn"
+    return f"| {name} | {_code(asked)} | {_code(tokenizer.eos_token)} | {thinking} | {system} | {trained} |"
+
+
+def _code(text: str) -> str:
+    return "`" + text.replace("\n", "⏎").replace("|", "\\|") + "`"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizers", type=Path, nargs="*", default=[])
     parser.add_argument("--templates", type=Path, nargs="*")
-    parser.add_argument("--dialogues", type=int, default=80)
+    parser.add_argument("--dialogues", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fold-system", action="store_true")
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     logging.set_verbosity_error()
-    templates = shipped_templates()
+    if args.table:
+        print("\n".join(table()))
+        return
+    templates = [*shipped_templates(), *named_templates()]
     if args.templates is not None:
         templates = sorted(file for folder in args.templates for file in folder.glob("*.jinja"))
     total, started, tries = Counter[str](), time.time(), 0
     for name, tokenizer in tried(args.tokenizers, templates):
-        counts, lines = count(tokenizer, args.dialogues, args.seed)
+        counts, lines = count(tokenizer, args.dialogues, args.seed, args.fold_system)
         total += counts
         tries += 1
         print(f"{name:<50} exact {counts['exact']:>3}  refused {counts['refused']:>3}  wrong {counts['wrong']}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from peft import load_peft_weights, set_peft_model_state_dict
@@ -99,7 +99,7 @@ def _mean_reward(rewards: WeightedRewards, columns: Mapping[str, list[Any]]) -> 
 
 
 def second_rewards(
-    config: OnlineConfig, reward: FinishedStage | None, checks: Sequence[Check], eos_token_id: int
+    config: OnlineConfig, reward: FinishedStage | None, checks: Sequence[Check], ends: Collection[int]
 ) -> WeightedRewards | None:
     """`config.rewards` with the second reward model (split.judge_fraction) in place of the one that pays; None where
     there is none.
@@ -120,7 +120,7 @@ def second_rewards(
 
     say(f"{'best step':<12} chosen by the second reward model, trained on other prompts than the one that pays")
     units = normalisation(reward.report(RewardCards).judge)
-    return make_rewards(config, standardise(scores, units), checks, eos_token_id)
+    return make_rewards(config, standardise(scores, units), checks, ends)
 
 
 def evaluations(stage: StageRun) -> dict[int, Evaluation]:

@@ -31,6 +31,7 @@ from trueup.models.chat import answer_text, encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score
+from trueup.models.templates.ends import turn_ends
 from trueup.runs import FinishedStage, StageRun
 from trueup.training import adapters, loop
 from trueup.training.arguments import build_arguments
@@ -46,7 +47,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     units = normalisation(reward.report(RewardCard) if reward else None)
     pays = scorer(config.model, reward, units) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
-    rewards = make_rewards(config, pays, prompts.checks, policy.tokenizer.eos_token_id, text_of)
+    rewards = make_rewards(config, pays, prompts.checks, turn_ends(policy.tokenizer), text_of)
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with loop.scored_completions_only():
@@ -60,7 +61,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
                 prompts.evaluation,
                 rewards,
                 reference_logps(config.model, policy, trainer.model, sft),
-                second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id),
+                second_rewards(config, reward, prompts.checks, turn_ends(policy.tokenizer)),
             )
         )
         loop.train(trainer, stage)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -38,9 +38,10 @@ class WeightedRewards:
 
     functions: dict[str, RewardFunction]
     weights: dict[str, float]
-    eos_token_id: int | None = None
+    ends: Collection[int] = ()
+    """Ids of the tokens that end an answer."""
     missing_eos_penalty: float = 0.0
-    """What an answer loses whose last token is not that one."""
+    """What an answer loses whose last token is none of them."""
     text_of: Callable[[list[int]], str] | None = None
     """The text of an answer's tokens. TRL's leaves special tokens out, which people and judges are shown."""
     parts: dict[str, list[float]] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class WeightedRewards:
         }
         self.totals = [self._sum(i) for i in range(len(prompts))]
         if self.missing_eos_penalty:
-            ends = [bool(ids) and ids[-1] == self.eos_token_id for ids in columns["completion_ids"]]
+            ends = [bool(ids) and ids[-1] in self.ends for ids in columns["completion_ids"]]
             penalties = [0.0 if end else self.missing_eos_penalty for end in ends]
             self.totals = [total - penalty for total, penalty in zip(self.totals, penalties, strict=True)]
         return [None if math.isnan(total) else total for total in self.totals]
@@ -90,13 +91,14 @@ def make_rewards(
     config: OnlineConfig,
     scorer: Scorer | None,
     checks: Sequence[Check],
-    eos_token_id: int,
+    ends: Collection[int],
     text_of: Callable[[list[int]], str] | None = None,
 ) -> WeightedRewards:
     """The rewards that the config names.
 
     scorer   the reward model, for `reward_model`
     checks   those of `config.checks`, in its order, for `ifeval` and `gsm8k`
+    ends     ids of the tokens that end an answer
     text_of  the text of an answer's tokens, where answers come from TRL
     """
     functions: dict[str, RewardFunction] = {}
@@ -107,14 +109,14 @@ def make_rewards(
             function = _by_model(scorer)
         elif name == "rubric":
             assert config.rubric is not None  # the campaign completes it
-            function = _by_rubric(load_rubric(config.rubric), eos_token_id)
+            function = _by_rubric(load_rubric(config.rubric), ends)
         elif name in ("ifeval", "gsm8k"):
             function = _by_check(name, checks)
         else:
             function = error_boundary(load_function(name), name, "rewards.")
         key = short_name(name)  # of a function's file, the folder says nothing to who reads a report
         functions[key], weights[key] = function, weight
-    return WeightedRewards(functions, weights, eos_token_id, config.missing_eos_penalty, text_of)
+    return WeightedRewards(functions, weights, ends, config.missing_eos_penalty, text_of)
 
 
 def _by_model(scorer: Scorer) -> RewardFunction:
@@ -124,12 +126,12 @@ def _by_model(scorer: Scorer) -> RewardFunction:
     return reward
 
 
-def _by_rubric(rubric: Rubric, eos_token_id: int) -> RewardFunction:
+def _by_rubric(rubric: Rubric, ends: Collection[int]) -> RewardFunction:
     def reward(
         prompts: list[Conversation], completions: list[Conversation], completion_ids: list[list[int]], **_: Any
     ) -> list[float]:
         return [
-            rubric.score(_messages(prompt), completion[-1]["content"], bool(ids) and ids[-1] == eos_token_id)
+            rubric.score(_messages(prompt), completion[-1]["content"], bool(ids) and ids[-1] in ends)
             for prompt, completion, ids in zip(prompts, completions, completion_ids, strict=True)
         ]
 

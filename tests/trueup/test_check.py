@@ -259,15 +259,16 @@ def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_prob
         assert checked(model={"name": name})[0] == [f"model.name: {name}: {said}"]
 
 
-def test_a_template_that_trains_no_end_of_turn_is_a_problem(checked: Checking, tmp_path: Path) -> None:
+def test_a_template_that_ends_a_turn_with_no_token_is_a_problem(checked: Checking, tmp_path: Path) -> None:
     template = tmp_path / "t.jinja"
-    template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    template.write_text("{% for m in messages %}{{ m['content'] + '<end>' }}{% endfor %}")
     (problem,) = checked(model={"chat_template": str(template)})[0]
-    assert problem.startswith(f"sft.data: {tmp_path}/demonstrations.jsonl:1: the chat template does not end every")
-    assert "turn with '<|endoftext|>' (EOS), but with nothing" in problem
-    assert problem.endswith("(and in 2, 3, 4 and 12 more rows)"), "once, although prompts have it, too"
+    assert problem.startswith("model: the chat template ends an assistant turn with '<end>', which is no token of this")
+    template.write_text("{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}")
+    problems, notes = checked(model={"chat_template": str(template)})
+    assert problems == [] and any("EOS, since the chat template writes none" in note for note in notes)
     (problem,) = checked(model={"chat_template": "chatlm"})[0]
-    assert problem == "model: model.chat_template: 'chatlm' is neither auto, chatml, plain nor a file"
+    assert problem.startswith("model: model.chat_template: 'chatlm' is neither auto, nor alpaca, chatml, ")
 
 
 SYSTEM_REFUSED = (
@@ -315,10 +316,8 @@ def test_every_row_of_every_file_that_the_template_refuses_is_named_beside_all_o
     ):
         name, file = key.split(": ")
         (problem,) = [problem for problem in problems if problem.startswith(f"{name}: ") and "conversation" in problem]
-        assert (
-            problem
-            == f"{name}: {tmp_path}/{file}.jsonl:{line}: {refused} set model.chat_template to chatml or plain{more}"
-        )
+        otherwise = "set model.fold_system: true, which writes it into the next user turn"
+        assert problem == f"{name}: {tmp_path}/{file}.jsonl:{line}: {refused} {otherwise}{more}"
     assert "align.lora.last_layers: 3, but the model has 2 layers" in problems
     said = "rows are prompted without white space around a text, which the chat template or the tokenizer strips"
     assert not [note for note in notes if said in note], "answers are trained as they stand, and prompts have none"

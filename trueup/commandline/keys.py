@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -129,7 +130,15 @@ def _default(field: FieldInfo) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
 
 
-_PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path", Any: "anything"}
+_PLAIN = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    Path: "path",
+    date: "YYYY-MM-DD",
+    Any: "anything",
+}
 _BOUNDS = {
     "gt": "above {}",
     "ge": "at least {}",

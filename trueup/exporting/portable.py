@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from trueup.data.records import Message
 from trueup.files import Json
-from trueup.models.chat import encode_completion, encode_prompt
+from trueup.models.chat import blank_before, encode_completion, encode_prompt
 from trueup.models.templates.choice import portable_text
 
 _TEMPLATE = "chat_template.jinja"
@@ -162,7 +162,8 @@ def _score_as_trained(folder: Path) -> list[str]:
             "without a tokenizer.json, prompt and answer cannot be kept apart: if they share a token, scores differ"
         ]
     trained = PreTrainedTokenizerFast.from_pretrained(folder)
-    template.write_text(prompt_then_answer(template.read_text(encoding="utf-8")), encoding="utf-8")
+    between = _BOUNDARY + blank_before(trained)
+    template.write_text(prompt_then_answer(template.read_text(encoding="utf-8"), between), encoding="utf-8")
     _keep_answers_apart(fast)
     plain = PreTrainedTokenizerFast.from_pretrained(folder)
     prompt = [Message(role="user", content="Is it?")]
@@ -179,7 +180,7 @@ def _score_as_trained(folder: Path) -> list[str]:
     ] * bool(others)
 
 
-def prompt_then_answer(template: str, boundary: str = _BOUNDARY) -> str:
+def prompt_then_answer(template: str, between: str = _BOUNDARY) -> str:
     """The chat template of a reward model. It writes an answer at the end as in training: the prompt as a generation
     prompt, the answer, and EOS, where the score is read. Most templates write a newline after EOS; some write a prompt
     in another form once its answer is there.
@@ -192,7 +193,7 @@ def prompt_then_answer(template: str, boundary: str = _BOUNDARY) -> str:
         "{% set scored_answer = messages[-1]['content'] %}{% set messages = messages[:-1] %}"
         "{% set add_generation_prompt = true %}{% endif %}\n"
         + template.removesuffix("\n")
-        + f"{{%+ if scored_answer is defined %}}{{{{ {boundary!a} + scored_answer + eos_token }}}}{{% endif %}}\n"
+        + f"{{%+ if scored_answer is defined %}}{{{{ {between!a} + scored_answer + eos_token }}}}{{% endif %}}\n"
     )
 
 

@@ -2,14 +2,15 @@
 
 An assistant turn is trained, sampled and scored as
 
-    prompt + answer + EOS
+    prompt + answer + end
 
     prompt  the template's rendering of the turns before it, up to where the assistant speaks, as a server renders it
     answer  the text as it stands, tokenised by itself, so that nothing can be stripped or reach into the prompt
-    EOS     the end of the turn, exactly if the answer is finished
+    end     the token that ends the turn (trueup.models.templates.ends), exactly if the answer is finished
 
 Every row is checked, and refused by name if a check fails: every message's text stands in the rendered prompt; the
-template itself writes an answer as prompt + answer + EOS; the answer's tokens decode to its text. A text that spells a
+template itself writes an answer behind this prompt, and the end behind the answer; the answer's tokens decode to its
+text. A text that spells a
 control token is tokenised as text. Some templates write earlier turns in another form than they were trained in (they
 leave out reasoning, they strip). A dialogue then becomes several training rows, one for each such form. No torch.
 """
@@ -27,16 +28,18 @@ from weakref import WeakKeyDictionary
 
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
+from trueup.models.templates.ends import ends_turn, turn_ends
+from trueup.models.templates.form import OTHERWISE, WITHOUT_SYSTEM, blank_of, form_error
 from trueup.models.templates.rendered import (
     MARK,
     MARKED,
     STRIPPED,
     Scaffold,
     Span,
+    alike,
     find_texts,
     first_line,
     joined,
-    mark,
     marked,
     split_at_marks,
 )
@@ -46,7 +49,6 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """Label of a token that carries no loss (the field's convention)."""
-OTHERWISE = "set model.chat_template to chatml or plain"
 
 SPELLED = "with text that spells a control token, which is tokenised as text"
 COMPOSED = "with text in another Unicode form than NFC, which the tokenizer composes"
@@ -94,12 +96,13 @@ def encode_prompt(
 def encode_completion(
     tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True, changes: set[str] | None = None
 ) -> list[int]:
-    """Tokens of an answer that follows its prompt. They end with EOS exactly if the answer is finished."""
+    """Tokens of an answer that follows its prompt. They end with the end of turn exactly if the answer is finished."""
     facts, changes = _facts(tokenizer), set() if changes is None else changes
-    cuts = _cuts(facts, text, [Span(0, len(text), -1, "assistant")])
+    written = facts.blank + text
+    cuts = _cuts(facts, written, [Span(len(facts.blank), len(written), -1, "assistant")])
     if cuts:
         changes.add(SPELLED)
-    ids = [token for part in _parts(text, cuts) for token in _continue(tokenizer, part)]
+    ids = [token for part in _parts(written, cuts) for token in _continue(tokenizer, part)]
     decoded = completion_text(tokenizer, ids)
     if decoded != text:
         if decoded != unicodedata.normalize("NFC", text):
@@ -116,7 +119,7 @@ def encode_demonstration(
     """Training rows of a conversation: one if each turn's prompt continues the row before it, else several.
 
     Labels are -100 outside the assistant's turns and in turns that are not `trained`. Each trained turn follows exactly
-    the tokens of `encode_prompt`, and decodes to its text and EOS.
+    the tokens of `encode_prompt`, and decodes to its text and the end of turn.
     """
     changes = set() if changes is None else changes
     rows: list[Encoded] = []
@@ -138,26 +141,34 @@ def encode_demonstration(
 
 
 def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an answer's tokens. Nothing is stripped, and special tokens are shown.
+    """The text of an answer's tokens. Nothing is stripped, and special tokens are shown. A blank that the template
+    writes between its prompt and an answer is no part of the answer."""
+    return _decode_behind(tokenizer, ids).removeprefix(_facts(tokenizer).blank)
 
-    Some tokenizers drop a space at the very beginning of a text, so the tokens are decoded behind an EOS.
-    """
-    facts = _facts(tokenizer)
-    return _decode(tokenizer, [tokenizer.eos_token_id, *ids])[len(facts.eos_text) :]
+
+def _decode_behind(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of tokens that follow others. Some tokenizers drop a space at the very beginning of a text, so they are
+    decoded behind an EOS."""
+    return _decode(tokenizer, [tokenizer.eos_token_id, *ids])[len(_facts(tokenizer).eos_text) :]
+
+
+def blank_before(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template writes between its prompt and an answer: nothing, or a blank. The blank is a part of the
+    answer's first token in most vocabularies, so it is tokenised with the answer."""
+    return _facts(tokenizer).blank
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an answer as it was sampled, without the EOS. This is what is shown, judged and rewarded."""
-    finished = bool(ids) and ids[-1] == tokenizer.eos_token_id
-    return completion_text(tokenizer, ids[:-1] if finished else ids)
+    """The text of an answer as it was sampled, without its end. This is what is shown, judged and rewarded."""
+    return completion_text(tokenizer, ids[:-1] if ends_turn(tokenizer, ids) else ids)
 
 
 def sampled_ids(
     tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, ids: Sequence[int] | None
 ) -> list[int] | None:
     """The recorded tokens of an answer if they are a true record: this tokenizer decodes them to exactly the text, and
-    they end with EOS exactly if the answer is finished. Otherwise None, and the text must be encoded anew."""
-    if not ids or (ids[-1] == tokenizer.eos_token_id) != finished or not 0 <= min(ids) <= max(ids) < len(tokenizer):
+    they end a turn exactly if the answer is finished. Otherwise None, and the text must be encoded anew."""
+    if not ids or ends_turn(tokenizer, ids) != finished or not 0 <= min(ids) <= max(ids) < len(tokenizer):
         return None
     return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
 
@@ -192,6 +203,8 @@ class _Facts:
 
     key: tuple[object, ...]
     eos_text: str
+    blank: str
+    """As `blank_before` gives it."""
     control: dict[str, _Control]
     """Control tokens by role. A text of that role that spells one is tokenised as text."""
     control_ids: set[int]
@@ -219,8 +232,9 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
         markers = {word for word in words if not _TAG.fullmatch(word)}
         in_prompts = _Control.of(special | words)
         control = {"assistant": _Control.of(special | markers), "user": in_prompts, "system": in_prompts}
-        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | markers}
-        _FACTS[tokenizer] = facts = _Facts(key, _decode(tokenizer, [tokenizer.eos_token_id]), control, ids)
+        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | markers} | {*turn_ends(tokenizer)}
+        eos_text = _decode(tokenizer, [tokenizer.eos_token_id])
+        _FACTS[tokenizer] = facts = _Facts(key, eos_text, blank_of(tokenizer, template), control, ids)
     return facts
 
 
@@ -247,9 +261,10 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ask
         return tokenizer.apply_chat_template(turns, add_generation_prompt=asks, tokenize=False)
     except Exception as error:  # a template is third-party code, and runs on the user's data
         roles = ", ".join(message.role for message in messages)
+        otherwise = WITHOUT_SYSTEM if "system" in roles else OTHERWISE
         raise DataError(
             f"the chat template refuses this conversation ({roles}): {first_line(error)}; change the row, or "
-            f"{OTHERWISE}"
+            f"{otherwise}"
         ) from None
 
 
@@ -269,10 +284,10 @@ def _locate(
         if i not in scaffold.order and message.content.strip():
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template leaves this turn out, {_start(message.content)}; "
-                f"take it out of the row, or {OTHERWISE}"
+                f"take it out of the row, or {WITHOUT_SYSTEM if message.role == 'system' else OTHERWISE}"
             )
     if roles not in facts.forms:
-        facts.forms[roles] = _form_error(tokenizer, marked(roles), joined(scaffold))
+        facts.forms[roles] = form_error(tokenizer, facts.blank, marked(roles), joined(scaffold), _render)
     if error := facts.forms[roles]:
         raise type(error)(str(error))
     spans = find_texts(scaffold, messages, text, changes)
@@ -299,37 +314,9 @@ def _locate_one_by_one(
                 f"{_start(message.content)}; change the row, or {OTHERWISE}"
             )
         spans += spans_of_text
-    if error := _form_error(tokenizer, messages, text):
+    if error := form_error(tokenizer, _facts(tokenizer).blank, messages, text, _render):
         raise error
     return sorted(spans)
-
-
-def _form_error(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], text: str) -> TrueupError | None:
-    """The error of a template that does not write an answer as prompt, answer and EOS. It may do so either at the end
-    of a conversation or before another turn."""
-    answer, turn = mark("assistant", len(prompt)), mark("user", len(prompt) + 1)
-    expected = text + answer.content + tokenizer.eos_token
-    last = _render(tokenizer, [*prompt, answer], asks=False)
-    if last.startswith(expected):
-        return None
-    try:
-        earlier = _render(tokenizer, [*prompt, answer, turn], asks=False)
-    except DataError:
-        earlier = ""
-    if earlier.startswith(expected):
-        return None
-    before, _, behind = last.partition(answer.content)
-    if not behind.startswith(tokenizer.eos_token):
-        return ModelError(
-            f"the chat template does not end every assistant turn with {tokenizer.eos_token!r} (EOS), but with "
-            f"{repr(behind[:20]) if behind else 'nothing'}, so the model would never learn to stop: {OTHERWISE}"
-        )
-    alike = _alike(text, before)
-    return ModelError(
-        "the chat template renders a prompt differently alone and with its answer: alone it ends with "
-        f"{text[alike:][-60:]!r}, before an answer with {before[alike:][:60]!r}; the model would be prompted in other "
-        f"tokens than it was trained on: {OTHERWISE}, or to a file with a copy of the template that writes both alike"
-    )
 
 
 # ---- What the tokenizer did -------------------------------------------------------------------------------------
@@ -362,7 +349,7 @@ def _parts(text: str, cuts: list[int]) -> list[str]:
 def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text that follows other tokens, as close to the text as this tokenizer gets."""
     ids = tokenizer.encode(text, add_special_tokens=False)
-    decoded = completion_text(tokenizer, ids)
+    decoded = _decode_behind(tokenizer, ids)
     if decoded in (text, unicodedata.normalize("NFC", text)):
         return ids
     # SentencePiece puts a space before the first word of a text, but not after a line break.
@@ -370,14 +357,8 @@ def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     behind = longer[len(line_break) :]
     if longer[: len(line_break)] != line_break:
         return ids
-    nearer = _alike(text, completion_text(tokenizer, behind)) > _alike(text, decoded)
+    nearer = alike(text, _decode_behind(tokenizer, behind)) > alike(text, decoded)
     return behind if nearer else ids
-
-
-def _alike(one: str, other: str) -> int:
-    """How many first characters two texts share."""
-    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differ, min(len(one), len(other)))
 
 
 def _check_control_tokens(
@@ -422,5 +403,5 @@ def _start(text: str) -> str:
 
 
 def _differ(text: str, decoded: str) -> str:
-    at = _alike(text, decoded)
+    at = alike(text, decoded)
     return f"it turns {text[at : at + 20]!r} in {_start(text)} into {decoded[at : at + 20]!r}; change the row"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
 from trueup.config import Section, StageConfig, from_campaign
 from trueup.provenance import contents
@@ -27,7 +28,7 @@ def _model_path(value: Any, info: ValidationInfo) -> Any:
 
 
 def _template_path(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str) or value in ("auto", "chatml", "plain") or not info.context:
+    if not isinstance(value, str) or value in ("auto", *NAMED_TEMPLATES) or not info.context:
         return value
     path = Path(os.path.abspath(from_campaign(value, info)))
     return str(path) if "/" in value or "." in value or os.path.exists(path) else value
@@ -44,6 +45,12 @@ ModelName = Annotated[str, BeforeValidator(_model_path), PlainSerializer(_withou
 TemplateName = Annotated[str, BeforeValidator(_template_path), PlainSerializer(_without_place)]
 
 
+TEMPLATES = Path(__file__).parent / "templates"
+NAMED_TEMPLATES = sorted(path.name.removesuffix(".jinja") for path in TEMPLATES.glob("*.jinja"))
+"""The templates that come with Trueup, for base models that bring none. Each file says where its form is from."""
+TemplateVariable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+
+
 class ModelConfig(Section):
     """The base model, and how it is written as text and held in memory."""
 
@@ -58,7 +65,20 @@ class ModelConfig(Section):
     with this adapter is the SFT policy. The adapter's own tokenizer and chat template are used if it brings them."""
     chat_template: TemplateName = "auto"
     """How a conversation is written as text. `auto` keeps the template of the tokenizer, and takes `plain` where it has
-    none; `chatml` and `plain` come with Trueup; anything else is the path of a Jinja file."""
+    none. `alpaca`, `chatml`, `gemma`, `llama2`, `llama3`, `mistral`, `phi3`, `plain`, `qwen`, `vicuna_v1.1` and
+    `zephyr` come with Trueup (docs/models.md); anything else is the path of a Jinja file."""
+    chat_template_kwargs: dict[TemplateVariable, bool | int | float | str] = Field({})
+    """Values of the template's own variables, such as {reasoning_effort: low}. They become its defaults, so training,
+    sampling, the comparison and an export render with them."""
+    thinking: bool = False
+    """Whether a model that can reason before it answers does so. If not, the template's switch is turned off, or the
+    block of reasoning is closed before the answer begins."""
+    fold_system: bool = False
+    """Whether a system text is written at the head of the next user turn, for a template that has no system turn or
+    no later one."""
+    template_date: date = date(2026, 1, 1)
+    """The date that a template gives which asks for today's (Llama 3.2, Mistral Small, gpt-oss). It is fixed, because a
+    prompt that changes with the day would be trained on one day and asked in another form on the next."""
     new_tokens: bool = False
     """Whether the two markers of `chatml` are added to a vocabulary that lacks them, and their embeddings trained."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -90,7 +110,7 @@ class ModelConfig(Section):
         files = {"model.name": contents.of_model(self.name, self.revision)}
         if self.adapter:
             files["model.adapter"] = contents.of_model(self.adapter)
-        if self.chat_template not in ("auto", "chatml", "plain"):
+        if self.chat_template not in ("auto", *NAMED_TEMPLATES):
             files["model.chat_template"] = contents.of_file(self.chat_template)
         return files
 

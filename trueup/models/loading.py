@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,6 +33,7 @@ from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_mod
 from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_tokenizer, load_gguf
 from trueup.models.templates.choice import set_pad_token, set_template
+from trueup.models.templates.ends import turn_ends
 from trueup.models.templates.rendered import first_line
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
@@ -87,7 +89,7 @@ def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
     tokenizer = _own_tokenizer(config)
-    summary = set_template(tokenizer, config)
+    summary = set_template(tokenizer, config, _stops(config))
     if announce:
         say(f"{'tokenizer':<12} {summary}")
     return tokenizer
@@ -110,6 +112,19 @@ def _own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 def brings_template(config: ModelConfig) -> bool:
     """Whether the model, or its adapter, comes with a chat template of its own."""
     return bool(_own_tokenizer(config).chat_template)
+
+
+def _stops(config: ModelConfig) -> list[int]:
+    """Ids at which the model stops by its generation config, or else by its config. A GGUF file has the tokenizer's."""
+    source = source_of(config, weights=False)
+    if source.endswith(".gguf"):
+        return []
+    trusted = {"trust_remote_code": config.trust_remote_code}
+    try:
+        stops = GenerationConfig.from_pretrained(source, **trusted).eos_token_id
+    except OSError:  # many models have none
+        stops = getattr(read_settings(source, config).get_text_config(), "eos_token_id", None)
+    return [stops] if isinstance(stops, int) else list(stops or [])
 
 
 def new_token_ids(config: ModelConfig, base: Loaded) -> list[int]:
@@ -384,12 +399,15 @@ def source_of(config: ModelConfig, weights: bool = True) -> str:
 
 
 def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the model the tokenizer's pad and EOS, for training and for what is saved."""
+    """Give the model the tokenizer's pad and the tokens that end a turn, for training and for what is saved: other
+    engines stop where the generation config says."""
+    all_ends = turn_ends(tokenizer)
+    ends = all_ends if len(all_ends) > 1 else all_ends[0]
     for config in {id(config): config for config in (model.config, model.config.get_text_config())}.values():
-        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, ends
     if model.can_generate():
         generation = model.generation_config
-        generation.pad_token_id, generation.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        generation.pad_token_id, generation.eos_token_id = tokenizer.pad_token_id, ends
 
 
 def save(loaded: Loaded, directory: Path) -> None:

@@ -32,6 +32,7 @@ from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_c
 from trueup.models.sampling import Decoding, candidate, draw, noise
 from trueup.models.scoring import score
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
+from trueup.models.templates.ends import turn_ends
 
 # ---- What comes out ---------------------------------------------------------------------------------------------
 
@@ -51,14 +52,15 @@ class NextTokens:
 
     tokens: dict[str, Token]
     ended: dict[str, Candidate] = field(default_factory=dict)
-    """Answers that ended with this step, by EOS or at the limit."""
+    """Answers that ended with this step, by an end of turn or at the limit."""
 
 
 class Detokeniser:
     """The text of an answer that is still being sampled."""
 
     def __init__(self, tokenizer: Any):
-        self._decode = lambda ids: completion_text(tokenizer, [id for id in ids if id != tokenizer.eos_token_id])
+        ends = turn_ends(tokenizer)
+        self._decode = lambda ids: completion_text(tokenizer, [id for id in ids if id not in ends])
         self._ids: list[int] = []
         self._before = self._read = 0  # decoded anew from `_before`, because a token's text depends on what precedes it
 
@@ -159,7 +161,7 @@ class Engine:
 
     @torch.inference_mode()
     def stream(self, names: Sequence[str], prompt: Sequence[Message], decoding: Decoding) -> Iterator[NextTokens]:
-        """Every policy's answer grows by one token per step, until each has ended by EOS or at the limit.
+        """Every policy's answer grows by one token per step, until each has ended by an end of turn or at the limit.
 
         All policies use the random numbers of the first answer in `trueup.models.sampling`. So with the same decoding a
         policy answers here as it did in the comparison. The caller may stop at any step."""
@@ -228,7 +230,7 @@ class _Batch:
     def __init__(self, model: Adapted, names: list[str], prompt: Sequence[Message], decoding: Decoding):
         self.model, self.names, self.decoding = model, names, decoding
         loaded = model.loaded
-        self.device, self.eos = loaded.placement.device, loaded.tokenizer.eos_token_id
+        self.device, self.ends = loaded.placement.device, turn_ends(loaded.tokenizer)
         encoded = encode_prompt(loaded.tokenizer, prompt)
         limit = context_length(loaded.model.config)
         if limit is not None and len(encoded) + decoding.max_new_tokens > limit:
@@ -258,7 +260,7 @@ class _Batch:
         for name, token, logprob in zip(self.names, token_ids.tolist(), logprobs.tolist(), strict=True):
             self.ids[name].append(token)
             self.logps[name] += logprob
-            last = token == self.eos or index + 1 == self.decoding.max_new_tokens
+            last = token in self.ends or index + 1 == self.decoding.max_new_tokens
             tokens[name] = Token(token, self.texts[name].add(token, last))
             if last:
                 ended[name] = candidate(self.model.loaded, self.ids[name], self.logps[name])

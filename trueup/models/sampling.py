@@ -31,6 +31,7 @@ from trueup.models.chat import answer_text, encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.placement import place
+from trueup.models.templates.ends import ends_turn, turn_ends
 
 _SHRINK_BELOW = 0.8
 """Rows are dropped from the cache once fewer than this share of them are unfinished; each drop copies the cache."""
@@ -119,8 +120,8 @@ def noise(decoding: Decoding, prompt: Sequence[Message], k: int) -> np.ndarray:
 
 
 def candidate(policy: Loaded, ids: list[int], logp: float) -> Candidate:
-    """A sampled answer as a row on disk. It is finished exactly if its last token is EOS."""
-    finished = bool(ids) and ids[-1] == policy.tokenizer.eos_token_id
+    """A sampled answer as a row on disk. It is finished exactly if its last token ends the turn."""
+    finished = ends_turn(policy.tokenizer, ids)
     return Candidate(text=answer_text(policy.tokenizer, ids), token_ids=ids, finished=finished, logp=logp)
 
 
@@ -151,13 +152,14 @@ def _sample_batch(
     logps = torch.zeros(len(uniform), device=device)
     rows = torch.arange(len(uniform), device=device)  # which answer each row of the batch is
     alive = torch.ones(len(uniform), dtype=torch.bool, device=device)
+    ends = torch.tensor(turn_ends(policy.tokenizer), device=device)
     for step in range(decoding.max_new_tokens):
         next_ids = draw(logits, uniform[rows, step], decoding)  # (B,)
         logps[rows] += tensors.token_logprobs(logits, next_ids) * alive
         for row, token, is_alive in zip(rows.tolist(), next_ids.tolist(), alive.tolist(), strict=True):
             if is_alive:
                 ids[row].append(token)
-        alive &= next_ids != policy.tokenizer.eos_token_id
+        alive &= ~torch.isin(next_ids, ends)
         if step + 1 == decoding.max_new_tokens or not alive.any():
             break
         if alive.float().mean() < _SHRINK_BELOW:

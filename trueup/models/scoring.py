@@ -15,6 +15,7 @@ from trueup.models import tensors
 from trueup.models.cache import as_argument, reads_in_parts, roomy_cache
 from trueup.models.chat import encode_prompt
 from trueup.models.loading import Loaded
+from trueup.models.templates.ends import as_trained
 
 # ---- Scoring ----------------------------------------------------------------------------------------------------
 
@@ -105,11 +106,13 @@ def score(
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[float]:
     """The reward model's score of each completion, read at its last token. An empty completion is scored at the
-    prompt's last token, as in training.
+    prompt's last token, as in training. Whichever token ended a completion, the model reads the end that it was trained
+    on.
 
     A prompt is read once for all of its completions if the architecture allows, and completions of like length form a
     batch.
     """
+    completions = [as_trained(reward_model.tokenizer, ids) for ids in completions]
     in_parts = reads_in_parts(reward_model.model.config)
     encoded = [tuple(encode_prompt(reward_model.tokenizer, prompt)) for prompt in prompts]
     rows_of_prompt: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt

@@ -17,6 +17,7 @@ from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
 from trueup.models.config import ModelConfig
 from trueup.models.encoding import TOO_LONG, RefusedRows, encode_rows
 from trueup.models.templates.choice import set_template
+from trueup.models.templates.ends import as_trained
 from trueup.runs import FinishedStage, StageRun, find_stage
 
 
@@ -92,7 +93,7 @@ def encode_pairs(
                 anew += bool(record)
                 unknown |= {f"{side}_token_ids": None, f"{side}_logp": None}
                 ids = encode_completion(tokenizer, text, finished, changes)
-            answers.append(ids)
+            answers.append(as_trained(tokenizer, ids))
         return EncodedPair(prompt_ids, *answers), unknown
 
     for pair, (row, unknown) in encode_rows(pairs, encode, refused, on_bad_rows, dropped, may_be_none=True):

@@ -39,6 +39,7 @@ from trueup.models.chat import IGNORED, Encoded, answer_text
 from trueup.models.encoding import RefusedRows, encode_demonstrations
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score
+from trueup.models.templates.ends import turn_ends
 from trueup.models.tensors import pad_right
 from trueup.runs import FinishedStage, StageRun
 from trueup.training import adapters, batches, loop
@@ -63,8 +64,8 @@ def run(config: PPOConfig) -> Path:
     units = normalisation(reward.report(RewardCard) if reward else None)
     roles.scale_critic(1 / units.std)
     text_of = partial(answer_text, policy.tokenizer)
-    rewards = make_rewards(config, scorer(roles, units), prompts.checks, policy.tokenizer.eos_token_id, text_of)
-    second = second_rewards(config, reward, prompts.checks, policy.tokenizer.eos_token_id)
+    rewards = make_rewards(config, scorer(roles, units), prompts.checks, turn_ends(policy.tokenizer), text_of)
+    second = second_rewards(config, reward, prompts.checks, turn_ends(policy.tokenizer))
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with loop.scored_completions_only():

@@ -121,11 +121,11 @@ def test_a_reward_reads_the_special_tokens_that_people_are_shown_and_trl_leaves_
 def test_an_answer_that_did_not_end_is_paid_less_by_the_penalty_and_stays_unpaid_without_an_opinion(
     tmp_path: Path,
 ) -> None:
-    rewards = make_rewards(config(tmp_path, missing_eos_penalty=0.75), lambda _, ids: [2.0] * len(ids), [], EOS)
+    rewards = make_rewards(config(tmp_path, missing_eos_penalty=0.75), lambda _, ids: [2.0] * len(ids), [], [EOS])
     assert paid(rewards, "a", "b", completion_ids=[[5, EOS], [5, 6]]) == [2.0, 1.25]
     assert rewards.parts == {"reward_model": [2.0, 2.0]}, "what the functions said is kept as they said it"
     assert paid(rewards, "a", "b", completion_ids=[[EOS], []]) == [2.0, 1.25]
-    silent = WeightedRewards({"f": lambda **_: [None]}, {"f": 1.0}, EOS, 0.75)
+    silent = WeightedRewards({"f": lambda **_: [None]}, {"f": 1.0}, [EOS], 0.75)
     assert paid(silent, "a", completion_ids=[[5]]) == [None]
 
 
@@ -139,7 +139,7 @@ def test_a_function_is_called_with_prompts_completions_and_columns_as_trl_does(f
         "    return [len(ids) + len(c[0]['content']) if kind == 'x' else None\n"
         "            for c, kind, ids in zip(completions, category, columns['completion_ids'])]\n"
     )
-    rewards = make_rewards(config(tmp_path, rewards={name: 0.5}), None, [], EOS)
+    rewards = make_rewards(config(tmp_path, rewards={name: 0.5}), None, [], [EOS])
     columns = {"category": ["x", "y"], "completion_ids": [[5, 6, EOS], [7]], "trainer_state": object()}
     assert paid(rewards, "four", "five", **columns) == [3.5, None]
     assert rewards.parts["mine.py:f"][0] == 7.0, "its folder says nothing to who reads a report"
@@ -153,7 +153,7 @@ def test_a_file_may_hold_dataclasses_and_several_functions(function: Any, tmp_pa
         "def g(completions, **columns):\n    return [1] * len(completions)\n"
     )
     both = {name: 1.0, name.replace(":f", ":g"): 10.0}
-    assert paid(make_rewards(config(tmp_path, rewards=both), None, [], EOS), "a") == [12.0]
+    assert paid(make_rewards(config(tmp_path, rewards=both), None, [], [EOS]), "a") == [12.0]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_what_a_function_raises_is_an_error_with_file_and_line(function: Any, tm
     text = (
         "import json\n\ndef f(completions, **_):\n    return [json.loads(one[-1]['content']) for one in completions]\n"
     )
-    rewards = make_rewards(config(tmp_path, rewards={function(text): 1.0}), None, [], EOS)
+    rewards = make_rewards(config(tmp_path, rewards={function(text): 1.0}), None, [], [EOS])
     assert paid(rewards, "3") == [3.0]
     with pytest.raises(DataError) as caught:
         paid(rewards, "red")
@@ -194,7 +194,7 @@ def test_what_a_function_raises_is_an_error_with_file_and_line(function: Any, tm
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        make_rewards(config(tmp_path, rewards={f"{tmp_path}/none.py:f": 1.0}), None, [], EOS)
+        make_rewards(config(tmp_path, rewards={f"{tmp_path}/none.py:f": 1.0}), None, [], [EOS])
     assert str(caught.value) == f"rewards.{tmp_path}/none.py:f: {tmp_path}/none.py: no such file"
 
 
@@ -202,7 +202,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_rubric_pays_what_it_says_of_an_answer_ended_or_not(tmp_path: Path) -> None:
-    rewards = make_rewards(config(tmp_path, rewards={"rubric": 1.0}, rubric="says-why"), None, [], EOS)
+    rewards = make_rewards(config(tmp_path, rewards={"rubric": 1.0}, rubric="says-why"), None, [], [EOS])
     good, poor = "Ships float because they push water aside.", "- float\n- float"
     rubric = RUBRICS["says-why"]
     for text in (good, poor):
@@ -221,7 +221,7 @@ def test_the_reward_model_scores_the_tokens_that_were_sampled(tmp_path: Path) ->
         asked.extend(prompt[-1].content for prompt in prompts)
         return [float(sum(row)) for row in ids]
 
-    rewards = make_rewards(config(tmp_path), scorer, [], EOS)
+    rewards = make_rewards(config(tmp_path), scorer, [], [EOS])
     assert paid(rewards, "a", "b", completion_ids=[[5, 6, EOS], [7]], category=[None, None]) == [11.0, 7.0]
     assert asked == ["Why do ships float?", "Why does ice float?"]
 
@@ -240,7 +240,7 @@ def checked(tmp_path: Path, jsonl: Callable[..., Path]) -> WeightedRewards:
     }
     checks = [{"kind": kind, "path": str(jsonl(tmp_path / name, rows))} for name, (kind, rows) in files.items()]
     made = config(tmp_path, rewards={"gsm8k": 1.0, "ifeval": 1.0}, checks=checks)
-    return make_rewards(made, None, [load_check(check.kind, check.path) for check in made.checks], EOS)
+    return make_rewards(made, None, [load_check(check.kind, check.path) for check in made.checks], [EOS])
 
 
 @pytest.mark.parametrize(

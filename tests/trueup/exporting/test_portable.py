@@ -26,6 +26,7 @@ from trueup.models import loading
 from trueup.models.chat import SPELLED, encode_completion, encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.templates.choice import set_template
+from trueup.models.templates.ends import turn_ends
 
 REPOSITORY = Path(__file__).parents[3]
 THETA = 5000.0
@@ -230,7 +231,8 @@ def test_the_tokenizer_keeps_its_tokens_and_transformers_4_knows_its_keys(saved:
     assert set(again.all_special_tokens) == set(loaded.tokenizer.all_special_tokens)
     for name in ("config.json", "generation_config.json"):
         values = json.loads((folder / name).read_text())
-        assert values["eos_token_id"] == loaded.tokenizer.eos_token_id and values["use_cache"] is True
+        ends = turn_ends(loaded.tokenizer)
+        assert values["eos_token_id"] == (ends if len(ends) > 1 else ends[0]) and values["use_cache"] is True
         assert values["pad_token_id"] == loaded.tokenizer.pad_token_id
 
 

@@ -24,8 +24,8 @@ from trueup.training.pairs import encode_pairs, read_pairs
 
 TEMPLATE = (
     "{% if 'tea' in messages[0]['content'] %}{{ raise_exception('No tea') }}{% endif %}{% for m in messages %}"
-    "{{ m['role'] + ':' + m['content'] | replace('milk', 'cream') }}"
-    "{{ eos_token if m['role'] == 'assistant' and messages[0]['role'] != 'system' }}{% endfor %}"
+    "{{ m['role'] + ':' + ('Well: ' if m['role'] == 'assistant' and messages[0]['role'] == 'system' else '') }}"
+    "{{ m['content'] | replace('milk', 'cream') }}{{ eos_token if m['role'] == 'assistant' }}{% endfor %}"
     "{{ 'assistant:' if add_generation_prompt }}"
 )
 ODD = {
@@ -33,10 +33,10 @@ ODD = {
     9: ([{"role": "user", "content": "Is milk red?"}], "the chat template writes another text than the row's"),
     15: (
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Is it red?"}],
-        "the chat template does not end every assistant turn with",
+        "the chat template asks for an answer with",
     ),
 }
-"""By its line: a prompt that the template refuses, rewrites, or ends otherwise; and what is told."""
+"""By its line: a prompt that the template refuses, rewrites, or answers with more than it asks with; and the error."""
 KINDS = {f"bad row: {said}": 1 for _, said in ODD.values()}
 ANSWER = {"role": "assistant", "content": "It is red."}
 
@@ -139,7 +139,7 @@ def test_they_are_an_error_that_names_them_all_where_nothing_is_dropped_or_nothi
                 assert (
                     f"{where}{said}" in found
                     or f"{where}message 1 (user): {said}" in found
-                    or (found is told and file == "asked" and "does not end" in said)
+                    or (found is told and file == "asked" and "asks for an answer" in said)
                 ), (where, said, found)
     assert not (loaded.run_dir / "sft" / "left_out.jsonl").exists() or rule == "refuse"
 
@@ -169,7 +169,7 @@ def test_prompts_of_an_alignment_that_the_template_refuses_are_refused_or_droppe
         choose_prompts(*opened(loaded))
     for line, (_, said) in ODD.items():
         assert f"{path}:{line}: " in str(caught.value) and said in str(caught.value)
-        assert f"{path}:{line}: " in "".join(told) or "does not end" in said
+        assert f"{path}:{line}: " in "".join(told) or "asks for an answer" in said
 
     loaded = made("drop", align={**ONLINE, "on_bad_rows": "drop"})
     problems, notes = check(loaded)

@@ -157,15 +157,16 @@ def test_a_choice_says_what_was_chosen_and_why(bases: Callable[[str], Path]) -> 
         return set_template(AutoTokenizer.from_pretrained(bases(base)), ModelConfig(**config))
 
     assert said("plain") == (
-        "chat template plain (the tokenizer of a base model has none), end of turn '<|endoftext|>', "
+        "chat template plain (the tokenizer of a base model has none), "
+        "end of turn '<|endoftext|>' (the chat template writes it), "
         "pad is EOS (the vocabulary has no other token for it; masks are made from lengths, never from ids)"
     )
     assert said("chatml") == (
-        "chat template own (the tokenizer brings it), end of turn '<|im_end|>', "
+        "chat template own (the tokenizer brings it), end of turn '<|im_end|>' (the chat template writes it), "
         "pad '<|endoftext|>' (not EOS, so that EOS stays a label)"
     )
     assert said("llama", chat_template="chatml").startswith(
-        "chat template chatml (as the config says), end of turn '</s>', pad '<unk>'"
+        "chat template chatml (as the config says), end of turn '</s>' (the chat template writes it), pad '<unk>'"
     )
 
 
@@ -200,7 +201,7 @@ def test_zero_of_many_random_dialogues_are_wrong_over_all_templates_that_trl_shi
         assert counts["wrong"] == 0, (file.name, lines)
         total += counts
         kinds["exact" if counts["exact"] == 12 else "refused" if counts["refused"] == 12 else "both"] += 1
-    assert total["exact"] >= 400 and kinds["exact"] >= 30, "most families are trained, and not refused"
+    assert total["wrong"] == 0 and kinds["exact"] >= 45, "most families are trained, and not refused"
 
 
 def test_a_dialogue_whose_history_is_written_otherwise_is_trained_turn_by_turn_in_the_form_it_is_asked_in(
@@ -247,17 +248,15 @@ def test_an_answer_is_trained_with_its_indentation_whatever_the_template_strips(
 
 
 REFUSED = {
-    "no end of turn": (
-        "{% for m in messages %}{{ m['content'] }}{% endfor %}",
-        r"does not end every assistant turn with '</s>' \(EOS\), but with nothing.* set model\.chat_template",
-    ),
-    "another end of turn": (
+    "an end of turn that is no token": (
         TURNS.replace("CONTENT", "m['content']").replace("eos_token", "'<end>'"),
-        r"does not end every assistant turn with '</s>' \(EOS\), but with '<end>",
+        r"ends an assistant turn with '<end>', which is no token of this vocabulary.* set model\.chat_template",
     ),
-    "reasoning opened where it asks": (
-        TURNS.replace("CONTENT", "m['content']").replace("'assistant: '", "'assistant: <think>'"),
-        "renders a prompt differently alone and with its answer: alone it ends with '<think>'",
+    "another end for some": (
+        TURNS.replace("CONTENT", "m['content']").replace(
+            "eos_token", "(eos_token if messages|length < 4 else bos_token)"
+        ),
+        "ends an assistant turn with '<s>.*' here, and with '</s>' elsewhere",
     ),
     "no system turn": (
         "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
@@ -314,7 +313,7 @@ def test_a_template_with_a_syntax_error_is_refused_with_its_line(with_template: 
 
 def test_a_tokenizer_without_eos_and_a_template_that_is_nothing_known_are_refused(bases: Callable[[str], Path]) -> None:
     made = AutoTokenizer.from_pretrained(bases("plain"))
-    with pytest.raises(ModelError, match="'chatlm' is neither auto, chatml, plain nor a file"):
+    with pytest.raises(ModelError, match=r"'chatlm' is neither auto, nor alpaca, chatml, .* zephyr, nor a file"):
         set_template(made, ModelConfig(chat_template="chatlm"))
     made.eos_token = None
     with pytest.raises(ModelError, match="has no EOS token, so no answer could ever end"):

@@ -17,6 +17,7 @@ from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.placement import place
 from trueup.models.sources import embedded
+from trueup.models.templates.ends import turn_ends
 from trueup.provenance import contents
 
 PROMPT = [Message(role="user", content="Say red.")]
@@ -44,13 +45,10 @@ def test_a_saved_policy_comes_back_with_its_weights_its_template_and_its_end_of_
     again = loading.load_policy(tmp_path / "model", ModelConfig(device="cpu"))
     torch.testing.assert_close(logits(again), logits(base), rtol=0, atol=0)
     assert encode_prompt(again.tokenizer, PROMPT) == encode_prompt(base.tokenizer, PROMPT)
-    eos = again.tokenizer.eos_token_id
-    assert (
-        eos
-        == base.tokenizer.eos_token_id
-        == again.model.config.eos_token_id
-        == again.model.generation_config.eos_token_id
-    )
+    ends = turn_ends(again.tokenizer)
+    assert ends == turn_ends(base.tokenizer) and ends[0] == base.tokenizer.eos_token_id
+    expected = ends if len(ends) > 1 else ends[0]
+    assert again.model.config.eos_token_id == again.model.generation_config.eos_token_id == expected
     assert again.model.config.pad_token_id == again.tokenizer.pad_token_id == base.tokenizer.pad_token_id
 
 

@@ -1,28 +1,33 @@
-"""The chat template of a tokenizer, and a pad token that is not the end of a turn."""
+"""The choice of a tokenizer's chat template, of its end of turn, and of a pad token that is none."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
 
 from trueup.errors import ModelError
-from trueup.models.config import ModelConfig
+from trueup.models.config import NAMED_TEMPLATES, TEMPLATES, ModelConfig
+from trueup.models.templates.ends import set_turn_ends, turn_ends
+from trueup.models.templates.form import Prepared, prepared
 from trueup.models.templates.rendered import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATES = Path(__file__).parent
 
+def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops: Collection[int] = ()) -> str:
+    """Give the tokenizer the chat template that the config names, its end of turn, and a pad token; returns what was
+    chosen, and why.
 
-def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str:
-    """Give the tokenizer the chat template that the config names, and a pad token; returns the choice and the reason.
+    stops   ids at which the model stops by its own configuration
 
-    The end of a turn is always the tokenizer's EOS token, so that a model which ends its turn also stops generating.
+    The tokenizer's EOS becomes the token that the template writes behind an answer. What was EOS before ends an answer
+    too, as each of `stops` does.
     """
     choice, reason = config.chat_template, "as the config says"
     if choice == "auto":
@@ -36,22 +41,35 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> str
         )
     if tokenizer.eos_token is None:
         raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")
-    if choice in ("chatml", "plain"):
+    if choice in NAMED_TEMPLATES:
         text = (TEMPLATES / f"{choice}.jinja").read_text(encoding="utf-8")
-        tokenizer.chat_template = ("{{- bos_token -}}" if _starts_with_bos(tokenizer) else "") + text
+        has_bos = _starts_with_bos(tokenizer) and "bos_token" not in text
+        tokenizer.chat_template = ("{{- bos_token -}}" if has_bos else "") + text
     elif choice != "own":
         tokenizer.chat_template = _read_template(choice)
     _check_syntax(tokenizer, choice)
-    if (portable := portable_template(tokenizer)) != tokenizer.get_chat_template():
-        tokenizer.chat_template = portable
-    pad = set_pad_token(tokenizer)
-    return f"chat template {choice} ({reason}), end of turn {tokenizer.eos_token!r}, {pad}"
+    form = prepared(tokenizer, portable_template(tokenizer), config, [*stops, *turn_ends(tokenizer)])
+    if form.text != tokenizer.get_chat_template():
+        tokenizer.chat_template = form.text
+    end, others = _set_end(tokenizer, form, stops)
+    return ", ".join([f"chat template {choice} ({reason})", *form.remarks, end, *others, set_pad_token(tokenizer)])
+
+
+def _set_end(tokenizer: PreTrainedTokenizerBase, form: Prepared, stops: Collection[int]) -> tuple[str, list[str]]:
+    """Set the tokens that end a turn; returns words on the one that is trained, and on the others."""
+    reason = "the chat template writes it" if form.end else "EOS, since the chat template writes none"
+    set_turn_ends(tokenizer, form.end or str(tokenizer.eos_token), [*turn_ends(tokenizer), *stops])
+    others = [repr(tokenizer.convert_ids_to_tokens(id)) for id in turn_ends(tokenizer)[1:]]
+    also = f"an answer ends with {' or '.join(others)} too (EOS, or the model's generation config)"
+    return f"end of turn {tokenizer.eos_token!r} ({reason})", [also] * bool(others)
 
 
 def _read_template(choice: str) -> str:
     if not os.path.isfile(choice):  # false too for a name that is too long
         short_name = choice if len(choice) <= 200 else f"{choice[:200]}..."
-        raise ModelError(f"model.chat_template: {short_name!r} is neither auto, chatml, plain nor a file")
+        raise ModelError(
+            f"model.chat_template: {short_name!r} is neither auto, nor {', '.join(NAMED_TEMPLATES)}, nor a file"
+        )
     try:
         return Path(choice).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

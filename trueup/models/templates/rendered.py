@@ -94,3 +94,9 @@ def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def alike(one: str, other: str) -> int:
+    """How many first characters two texts share."""
+    differ = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))

@@ -1,0 +1,187 @@
+"""The form in which each family's template asks for an answer, and the tokens that end one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, GenerationConfig
+
+import templates
+from trueup.data.records import Message
+from trueup.errors import DataError, ModelError
+from trueup.models import loading
+from trueup.models.chat import answer_text, encode_completion, encode_prompt, sampled_ids
+from trueup.models.config import NAMED_TEMPLATES, TEMPLATES, ModelConfig
+from trueup.models.lockstep import Detokeniser
+from trueup.models.sampling import Decoding, sample
+from trueup.models.templates.choice import set_template
+from trueup.models.templates.ends import as_trained, ends_turn, turn_ends
+
+WHY = [Message(role="user", content="Why?")]
+SYSTEM = [Message(role="system", content="Be brief."), *WHY]
+SHIPPED = {file.stem: file for file in templates.shipped_templates()}
+
+
+def of_family(name: str, **config: Any) -> Any:
+    """A tokenizer with the control tokens of a family and its template, as Trueup takes it."""
+    file = SHIPPED.get(name) or TEMPLATES / f"{name}.jinja"
+    made = templates.tiny_tokenizer(file.read_text(encoding="utf-8"))
+    set_template(made, ModelConfig(**config))
+    return made
+
+
+def ask(tokenizer: Any, messages: list[Message] = WHY, **kwargs: Any) -> str:
+    """What an engine renders that reads the saved template and knows nothing of Trueup."""
+    turns = [message.model_dump(include={"role", "content"}) for message in messages]
+    return str(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **kwargs))
+
+
+# ---- Form -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "opening", "end"),
+    [
+        ("gemma3", "<start_of_turn>model\n", "<end_of_turn>"),
+        ("llama3_1", "<|start_header_id|>assistant<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("qwen2_5", "<|im_start|>assistant\n", "<|im_end|>"),
+        ("qwen3", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
+        ("qwen3_6", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
+        ("nemotron_3_nano", "<|im_start|>assistant\n<think></think>", "<|im_end|>"),
+        ("glm4moe", "<|assistant|>\n<think></think>\n", "<|eos|>"),
+        ("deepseek_r1_distill", "<｜Assistant｜><think>\n\n</think>\n\n", "<｜end▁of▁sentence｜>"),
+        ("gptoss", "<|start|>assistant<|channel|>final<|message|>", "<|return|>"),
+        ("muse_glimmer", "<|start|>assistant to=user<|message|>", "<|eot|>"),
+        ("cohere2", "<|CHATBOT_TOKEN|><|START_RESPONSE|>", "<|END_RESPONSE|>"),
+        ("phi3_5", "<|assistant|>\n", "<|end|>"),
+        ("smolvlm", "Assistant:", "<end_of_utterance>"),
+        ("alpaca", "### Response:\n", "<|eos|>"),
+        ("vicuna_v1.1", "ASSISTANT:", "<|eos|>"),
+        ("llama2", "[/INST]", "<|eos|>"),
+    ],
+)
+def test_a_family_is_asked_in_its_own_form_and_ends_with_its_own_token(family: str, opening: str, end: str) -> None:
+    made = of_family(family)
+    assert ask(made).endswith(opening)
+    assert made.eos_token == end
+    assert "<|eos|>" in made.convert_ids_to_tokens(turn_ends(made)), "what was EOS before ends an answer too"
+
+
+@pytest.mark.parametrize("family", [*SHIPPED, *NAMED_TEMPLATES])
+def test_a_saved_template_is_taken_again_as_it_was_saved(family: str, tmp_path: Path) -> None:
+    made = of_family(family)
+    made.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert (ask(again), turn_ends(again)) == (ask(made), turn_ends(made))
+    set_template(again, ModelConfig())
+    assert (ask(again), turn_ends(again)) == (ask(made), turn_ends(made))
+
+
+def test_the_table_of_families_in_the_documents_is_what_the_code_does() -> None:
+    shown = Path("docs/models.md").read_text(encoding="utf-8")
+    assert "\n".join(templates.table()) in shown, "write it anew with `python benchmarks/templates.py --table`"
+
+
+@pytest.mark.parametrize("family", ["llama3_2", "gptoss", "muse_glimmer"])
+def test_a_prompt_does_not_change_with_the_day(family: str) -> None:
+    made = of_family(family, template_date=date(2025, 2, 3))
+    assert "2025-02-03" in ask(made) or "03 Feb 2025" in ask(made)
+    assert "strftime_now(" not in made.chat_template
+
+
+def test_a_template_variable_is_the_default_of_every_engine_and_a_request_may_change_it() -> None:
+    assert "low" in ask(of_family("gptoss", chat_template_kwargs={"reasoning_effort": "low"}))
+    made = of_family("qwen3_6")
+    assert ask(made, enable_thinking=True).endswith("<think>\n")
+    with pytest.raises(ModelError, match=r"chat_template_kwargs\.enable_thinkin: .* did you mean enable_thinking\?"):
+        of_family("qwen3", chat_template_kwargs={"enable_thinkin": False})
+
+
+@pytest.mark.parametrize(
+    ("family", "opening"), [("qwen3", "assistant\n"), ("qwen3_6", "<think>\n"), ("deepseek_r1_distill", "<think>\n")]
+)
+def test_a_model_that_may_think_is_asked_to(family: str, opening: str) -> None:
+    assert ask(of_family(family, thinking=True)).endswith(opening)
+
+
+@pytest.mark.parametrize("family", [*(name for name in SHIPPED if not name.endswith("_training")), *NAMED_TEMPLATES])
+def test_no_dialogue_is_refused_where_system_text_is_folded(family: str) -> None:
+    file = SHIPPED.get(family) or TEMPLATES / f"{family}.jinja"
+    made = templates.tiny_tokenizer(file.read_text(encoding="utf-8"))
+    counts, lines = templates.count(made, dialogues=12, fold_system=True)
+    assert counts == {"exact": 12}, lines
+
+
+def test_system_text_goes_into_the_next_question_where_a_template_has_no_place_for_it() -> None:
+    with pytest.raises(DataError, match=r"System role not supported.* set model\.fold_system: true"):
+        encode_prompt(of_family("gemma"), SYSTEM)
+    made = of_family("gemma", fold_system=True)
+    assert "user\nBe brief.\n\nWhy?<end_of_turn>" in ask(made, SYSTEM)
+    assert made.decode(encode_prompt(made, SYSTEM)) == ask(made, SYSTEM)
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "vicuna_v1.1", "mistral"])
+def test_a_blank_before_an_answer_is_a_part_of_its_first_token_and_not_of_its_text(family: str) -> None:
+    made = of_family(family)
+    for text in ("So.", " So.", "", "\nSo."):
+        ids = encode_completion(made, text)
+        assert made.decode(ids) == f" {text}{made.eos_token}"
+        assert answer_text(made, ids) == text
+
+
+# ---- Ends -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_ends(bases: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A base whose own configuration names two more tokens at which it stops, as Llama 3's does."""
+    base = loading.load_base(ModelConfig(name=str(bases("chatml"))))
+    loading.save(base, tmp_path)
+    file = tmp_path / "generation_config.json"
+    config = json.loads(file.read_text())
+    others = base.tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_start|>"])
+    file.write_text(json.dumps(config | {"eos_token_id": [*others, base.tokenizer.eos_token_id, 10**6]}))
+    return tmp_path
+
+
+def test_the_ends_of_a_model_are_its_templates_its_tokenizers_and_its_own(with_ends: Path, tmp_path: Path) -> None:
+    base = loading.load_base(ModelConfig(name=str(with_ends)))
+    ends = ["<|im_end|>", "<|endoftext|>", "<|im_start|>"]
+    assert base.tokenizer.convert_ids_to_tokens(turn_ends(base.tokenizer)) == ends, "the one that is trained is first"
+    assert turn_ends(copy.deepcopy(base.tokenizer)) == turn_ends(base.tokenizer)
+    loading.save(base, tmp_path / "saved")
+    saved = loading.load_policy(tmp_path / "saved", ModelConfig())
+    assert turn_ends(saved.tokenizer) == turn_ends(base.tokenizer)
+    exported = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert exported.eos_token_id == turn_ends(base.tokenizer), "other engines stop at each of them"
+
+
+def test_an_answer_ends_at_each_of_them(with_ends: Path) -> None:
+    base = loading.load_base(ModelConfig(name=str(with_ends)))
+    for end in turn_ends(base.tokenizer):
+        hook = base.model.register_forward_hook(_always(end))
+        ((answer,),) = sample(base, [WHY], Decoding(5, temperature=0.0, seed=0), 1, 1)
+        hook.remove()
+        assert (answer.token_ids, answer.finished, answer.text) == ([end], True, "")
+        assert Detokeniser(base.tokenizer).add(end, last=True) == ""
+        assert as_trained(base.tokenizer, [5, end]) == [5, base.tokenizer.eos_token_id]
+        assert sampled_ids(base.tokenizer, base.tokenizer.decode([5]), True, [5, end]) == [5, end]
+        assert sampled_ids(base.tokenizer, base.tokenizer.decode([5]), False, [5, end]) is None
+    assert not ends_turn(base.tokenizer, []) and not ends_turn(base.tokenizer, [5])
+
+
+def _always(token: int) -> Any:
+    """A hook that lets a model want this token and no other."""
+
+    def only(_module: Any, _args: Any, out: Any) -> Any:
+        out.logits[:] = 0.0
+        out.logits[..., token] = 100.0
+        return out
+
+    return only

@@ -1,0 +1,40 @@
+"""The tokens at which a turn of the assistant ends.
+
+A model may end its turn with one of several tokens: Llama 3, Gemma and Qwen name two or three. The chat template writes
+one of them, which is trained and is the tokenizer's EOS (`trueup.models.templates.choice`). Any of them ends an answer.
+They stand in the tokenizer's own settings, so they are saved, read and copied with it. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_KEY = "turn_end_ids"
+"""The key in tokenizer_config.json."""
+
+
+def turn_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of all tokens that end an answer. The first is the one that is trained."""
+    others = tokenizer.init_kwargs.get(_KEY) or []
+    return list(dict.fromkeys([tokenizer.eos_token_id, *others]))
+
+
+def set_turn_ends(tokenizer: PreTrainedTokenizerBase, token: str, others: Collection[int]) -> None:
+    """Let the tokenizer's EOS be `token`, and let an answer end with any of `others` too."""
+    tokenizer.eos_token = token
+    known = [id for id in others if isinstance(id, int) and 0 <= id < len(tokenizer)]
+    tokenizer.init_kwargs[_KEY] = list(dict.fromkeys([tokenizer.eos_token_id, *known]))
+
+
+def ends_turn(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+    """Whether an answer's last token ends its turn, so that the answer is finished."""
+    return bool(ids) and ids[-1] in turn_ends(tokenizer)
+
+
+def as_trained(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """The tokens of an answer with the end that is trained, whichever token ended it."""
+    return [*ids[:-1], tokenizer.eos_token_id] if ends_turn(tokenizer, ids) else list(ids)

@@ -1,0 +1,270 @@
+"""The form in which a chat template asks for an answer.
+
+Families publish templates that write a finished answer in another form than they ask for one, change with the day, or
+think unless they are told not to. `prepared` settles this once, in the template's own text. Whatever renders the saved
+template (training, sampling, a comparison, an export, another engine) then asks in the same form:
+
+    date        `strftime_now` is replaced by the date of `model.template_date`
+    switches    `model.chat_template_kwargs`, and thinking on or off, become the defaults of the template's variables
+    system      with `model.fold_system` a system text is written at the head of the next user turn
+    parts       a template that reads content only as a list of parts is given one
+    opening     what the template writes between its question and an answer (an empty <think> block, a channel) becomes
+                the end of the question, since it is the template's text and not the answer's
+
+The template's end of turn is read off what it writes behind an answer. No torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import jinja2.meta
+
+from trueup.data.records import Message
+from trueup.errors import DataError, ModelError, TrueupError, did_you_mean
+from trueup.models.config import ModelConfig
+from trueup.models.templates.rendered import alike, mark
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OTHERWISE = "set model.chat_template to chatml or plain"
+WITHOUT_SYSTEM = "set model.fold_system: true, which writes it into the next user turn"
+_USER, _ANSWER, _NEXT = mark("user", 0), mark("assistant", 1), mark("user", 2)
+
+
+@dataclass
+class Prepared:
+    """A chat template in the form in which it is used."""
+
+    text: str
+    end: str | None
+    """The token that it writes behind an answer; None if it writes none."""
+    remarks: list[str] = field(default_factory=list)
+    """What was settled, and why."""
+
+
+def prepared(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig, stops: Collection[int]) -> Prepared:
+    """The template with its date, switches and opening settled (see above), and its end of turn.
+
+    stops   ids at which the model stops by its own configuration
+
+    Raises ModelError if a switch is no variable of the template, if the template ends a turn with a text that is no
+    token, or if it asks for an answer in a form that no answer of it has.
+    """
+    form = Prepared(text, None)
+    _fix_date(form, config)
+    _set_switches(tokenizer, form, config)
+    _give_parts(tokenizer, form)
+    if config.fold_system:
+        form.text = f"{_FOLDED}\n{form.text}"
+        form.remarks.append("system text is written into the next user turn (model.fold_system)")
+    _ask_with_opening(tokenizer, form, config)
+    form.end = _end_of_turn(tokenizer, form.text, stops)
+    return form
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Message], asks: bool, **kwargs: Any) -> str:
+    """What the template writes; empty if it refuses these messages."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return tokenizer.apply_chat_template(
+            turns, chat_template=text, add_generation_prompt=asks, tokenize=False, **kwargs
+        )
+    except Exception:  # a template is third-party code; its rows are refused one by one, with its message
+        return ""
+
+
+# ---- Date, switches, system, parts ------------------------------------------------------------------------------
+
+_NOW = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+
+
+def _fix_date(form: Prepared, config: ModelConfig) -> None:
+    text = _NOW.sub(lambda call: repr(config.template_date.strftime(call[2])), form.text)
+    if text != form.text:
+        form.text = text
+        form.remarks.append(f"its date is always {config.template_date} (model.template_date)")
+
+
+_THINKING = ("enable_thinking", "thinking")
+"""Variables by which the templates of Qwen, GLM, Nemotron, Granite and DeepSeek turn reasoning on and off."""
+
+
+def _set_switches(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> None:
+    values: dict[str, Any] = {}
+    known = _variables(form.text)
+    for name in config.chat_template_kwargs:
+        if name not in known:
+            raise ModelError(
+                f"model.chat_template_kwargs.{name}: the chat template has no such variable{did_you_mean(name, known)}"
+            )
+    usual = rendered(tokenizer, form.text, [_USER], asks=True)
+    for name in _THINKING:
+        wish = {name: config.thinking}
+        if name in known and rendered(tokenizer, form.text, [_USER], asks=True, **wish) != usual:
+            values |= wish
+            form.remarks.append(f"thinking is {'on' if config.thinking else 'off'} ({name}, by model.thinking)")
+    values |= config.chat_template_kwargs
+    form.text = "".join(f"{_default(name, value)}\n" for name, value in values.items()) + form.text
+
+
+def _variables(text: str) -> list[str]:
+    try:
+        parsed = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+    except jinja2.TemplateSyntaxError:  # told with its line where the template is chosen
+        return []
+    return sorted(jinja2.meta.find_undeclared_variables(parsed))
+
+
+def _default(name: str, value: Any) -> str:
+    literal = repr(value) if isinstance(value, str | float) or type(value) is int else str(value).lower()
+    return f"{{%- set {name} = {name} if {name} is defined else {literal} %}}"
+
+
+_FOLDED = (
+    "{%- set folded = namespace(turns=[], system='') %}{%- for turn in messages %}{%- if turn['role'] == 'system' %}"
+    "{%- set folded.system = folded.system + turn['content'] + '\\n\\n' %}{%- elif turn['role'] == 'user' %}"
+    "{%- set folded.turns = folded.turns + [{'role': 'user', 'content': folded.system + turn['content']}] %}"
+    "{%- set folded.system = '' %}{%- else %}{%- set folded.turns = folded.turns + [turn] %}{%- endif %}{%- endfor %}"
+    "{%- set messages = folded.turns %}"
+)
+_PARTS = (
+    "{%- set parted = namespace(turns=[]) %}{%- for turn in messages %}{%- set parted.turns = parted.turns + "
+    "[{'role': turn['role'], 'content': [{'type': 'text', 'text': turn['content']}] if turn['content'] is string "
+    "else turn['content']}] %}{%- endfor %}{%- set messages = parted.turns %}"
+)
+
+
+def _give_parts(tokenizer: PreTrainedTokenizerBase, form: Prepared) -> None:
+    with_parts = f"{_PARTS}\n{form.text}"
+    sign = _USER.content
+    if sign not in rendered(tokenizer, form.text, [_USER], asks=True) and sign in rendered(
+        tokenizer, with_parts, [_USER], asks=True
+    ):
+        form.text = with_parts
+        form.remarks.append("its content is written as a list of parts, the only form that it reads")
+
+
+# ---- Opening ----------------------------------------------------------------------------------------------------
+
+_OPEN = re.compile(r"<(think|thinking|reasoning)>\s*$")
+_THOUGHT = re.compile(r"</?(think|thinking|reasoning)>")
+
+
+def _ask_with_opening(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> None:
+    opening = _opening(tokenizer, form, config)
+    if not opening.strip(" "):  # a blank before an answer is a part of its first token, see trueup.models.chat
+        return
+    form.text = form.text.removesuffix("\n") + f"{{%+ if add_generation_prompt %}}{{{{ {opening!a} }}}}{{% endif %}}\n"
+    form.remarks.append(f"an answer is asked for with {opening!r}, which the template writes before it")
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> str:
+    ask = rendered(tokenizer, form.text, [_USER], asks=True)
+    last = rendered(tokenizer, form.text, [_USER, _ANSWER], asks=False).partition(_ANSWER.content)[0]
+    if tag := _OPEN.search(ask):
+        if config.thinking:
+            return ""
+        # The template thinks before every answer, and has no switch. Its reasoning is closed before it begins.
+        return _closing(tag)
+    shared = alike(ask, last)
+    between = last[shared:]
+    if config.thinking and _THOUGHT.search(between):
+        return ""  # the model writes it itself
+    return between if shared == len(ask) else ""
+
+
+def _closing(tag: re.Match[str]) -> str:
+    """The rest of an empty block of reasoning, as Qwen 3 writes it: <think>, two line breaks, </think>, two more."""
+    breaks = tag[0].count("\n")
+    return "\n" * max(0, 2 - breaks) + f"</{tag[1]}>\n\n"
+
+
+# ---- End of turn ------------------------------------------------------------------------------------------------
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str, stops: Collection[int]) -> str | None:
+    """The token that the template writes behind an answer, at the end of a conversation or before another turn."""
+    last = rendered(tokenizer, text, [_USER, _ANSWER], asks=False).partition(_ANSWER.content)[2].lstrip()
+    if end := token_at_start(tokenizer, last):
+        return end
+    if last.rstrip():
+        raise ModelError(
+            f"the chat template ends an assistant turn with {last[:20].rstrip()!r}, which is no token of this "
+            "vocabulary, so the model would never learn to stop: set model.chat_template to one of the templates that "
+            "come with Trueup and end with EOS, such as chatml or plain"
+        )
+    # GLM ends a turn with the token that begins the next one. That it stops there, only its configuration says.
+    earlier = rendered(tokenizer, text, [_USER, _ANSWER, _NEXT], asks=False).partition(_ANSWER.content)[2].lstrip()
+    end = token_at_start(tokenizer, earlier)
+    return end if end and tokenizer.convert_tokens_to_ids(end) in {*stops, tokenizer.eos_token_id} else None
+
+
+def token_at_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    """The longest control token that a text begins with."""
+    control = {token.content for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
+    return max((token for token in control if token and text.startswith(token)), key=len, default=None)
+
+
+# ---- Whether a conversation has this form -----------------------------------------------------------------------
+
+
+def blank_of(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """What the template writes between its prompt and an answer, if that is a blank; else nothing."""
+    ask = rendered(tokenizer, template, [_USER], asks=True)
+    before = rendered(tokenizer, template, [_USER, _ANSWER], asks=False).partition(_ANSWER.content)[0]
+    between = before.removeprefix(ask) if before.startswith(ask) else ""
+    return between if between and not between.strip(" ") else ""
+
+
+def form_error(
+    tokenizer: PreTrainedTokenizerBase,
+    blank: str,
+    prompt: Sequence[Message],
+    text: str,
+    render: Callable[[PreTrainedTokenizerBase, Sequence[Message], bool], str],
+) -> TrueupError | None:
+    """The error of a template that writes an answer with more before it than its prompt, or with another end than the
+    tokenizer's. It may write it rightly either at the end of a conversation or before another turn.
+
+    A prompt may have more than stands before an answer. A template that thinks leaves its block out of turns that are
+    answered, and Mistral's writes the system text before the last question only.
+
+    text    the rendered prompt
+    render  renders messages, with the template's request for an answer or without; raises DataError if it refuses them
+    """
+    answer, turn = mark("assistant", len(prompt)), mark("user", len(prompt) + 1)
+    last = render(tokenizer, [*prompt, answer], False)
+    try:
+        earlier = render(tokenizer, [*prompt, answer, turn], False)
+    except DataError:
+        earlier = ""
+    errors = [_error_before(text, one, answer.content, blank) for one in (last, earlier) if one]
+    if all(errors):
+        return errors[0]
+    behind = last.partition(answer.content)[2].lstrip()
+    if behind and not behind.startswith(str(tokenizer.eos_token)):
+        return ModelError(
+            f"the chat template ends an assistant turn with {behind[:20]!r} here, and with {tokenizer.eos_token!r} "
+            f"elsewhere, so the model would not learn when to stop: {OTHERWISE}"
+        )
+    return None
+
+
+def _error_before(prompt: str, text: str, answer: str, blank: str) -> ModelError | None:
+    """The error of a rendered conversation that has more between prompt and answer than the template's blank."""
+    before = text.partition(answer)[0]
+    shared = alike(prompt, before)
+    rest = before[shared:]
+    if rest in ("", blank) or (shared < len(prompt) and prompt.endswith(rest)):
+        return None
+    return ModelError(
+        f"the chat template asks for an answer with {prompt[shared:][-60:]!r}, and writes {rest[:60]!r} before one; "
+        f"the model would be prompted in other tokens than it was trained on: {OTHERWISE}, or to a file with a copy of "
+        "the template that writes both alike"
+    )
