@@ -119,15 +119,16 @@ def _check_model(
     """Build the model, and every stage that trains, without memory. Returns the model's context, if known."""
     from trueup.models import loading
     from trueup.models.loading import load_base_tokenizer
-    from trueup.training import trial
+    from trueup.training import description, trial
 
     settings, tokenizer = trial.stand_in(stages)
     is_readable = False
+    choices: list[str] = []
     if directory is not None:
         try:
             settings = loading.read_settings(str(directory), model)
             is_readable = True
-            tokenizer = load_base_tokenizer(model)
+            tokenizer = load_base_tokenizer(model, choices.append)
         except TrueupError as error:
             if not is_readable:  # _encode reports problems of the tokenizer and its template
                 problems.append(str(error))
@@ -143,6 +144,7 @@ def _check_model(
     problems += trial.try_stages(stages, base)
     if not is_readable:
         return None
+    notes[:0] = [description.describe(base, choice, stages).text for choice in choices]
     if model.adapter:
         problems += trial.try_adapter(base)
     if (note := trial.tried(settings)) is not None:

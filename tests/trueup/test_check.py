@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from manifests import manifest_of
+from transformers import LlamaForCausalLM
 
 import architectures
 from sft.sample import choose_prompts
@@ -61,6 +62,7 @@ def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(
     problems, notes = checked()
     assert problems == []
     expected = [
+        "model: LlamaForCausalLM (llama), ",
         f"sft.data: {tmp_path}/demonstrations.jsonl: 16 rows",
         f"sample.prompts: {tmp_path}/prompts.jsonl: 16 rows",
         "compare.judges: ",  # nobody named them: what is chosen, and why
@@ -69,7 +71,7 @@ def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(
         "split: ",
         f"run_dir: {tmp_path}/run: about 0.0 GB are needed, ",
     ]
-    assert len(notes) == 7 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
+    assert len(notes) == 8 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
     assert not (tmp_path / "run").exists(), "looking changes nothing"
 
 
@@ -257,6 +259,28 @@ def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_prob
         f"{tmp_path}/empty": "has no config.json and no weights (safetensors wanted)",
     }.items():
         assert checked(model={"name": name})[0] == [f"model.name: {name}: {said}"]
+
+
+def test_the_first_note_says_what_the_model_is_and_what_is_trained_of_it(
+    checked: Checking, bases: Callable[[str], Path]
+) -> None:
+    model = {"name": str(bases("chatml")), "chat_template": "auto"}
+    last = {"target_modules": ["q_proj", "v_proj"], "last_layers": 1, "r": 2}
+    changes = {"sft": {"full_finetuning": True}, "align": {"lora": last}}
+    problems, notes = checked(model=model, **changes)
+    assert problems == []
+    kind, place, tokenizer, *trained = notes[0].split("\n         ")
+    loaded = LlamaForCausalLM.from_pretrained(bases("chatml"))
+    assert kind == (
+        f"model: LlamaForCausalLM (llama), {loaded.num_parameters() / 1000:.1f} k parameters, context 256 tokens"
+    )
+    assert place.startswith("cpu, float32 (on a CPU bf16 saves memory but no time), attention as ")
+    assert tokenizer.startswith("chat template own (the tokenizer brings it), end of turn '<|im_end|>'")
+    assert trained == [
+        "sft: all weights are trained",
+        "reward: adapters (r 4) in q_proj k_proj v_proj o_proj gate_proj up_proj down_proj of all 2 layers",
+        "align: adapters (r 2) in q_proj v_proj of 1 of 2 layers",
+    ]
 
 
 def test_a_template_that_ends_a_turn_with_no_token_is_a_problem(checked: Checking, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Every automatic choice prints its reason. Weights are read and written as safete
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
     """
     placement = place(config, master_weights)
     say(f"{'base model':<12} {EMBEDDED_NAME if config.name == EMBEDDED else config.name}: {placement.reason}")
-    tokenizer = load_base_tokenizer(config, announce=True)
+    tokenizer = load_base_tokenizer(config, announce=_say_tokenizer)
     source = source_of(config)
     if source.endswith(".gguf"):
         model, _ = load_gguf(Path(source), AutoModelForCausalLM, placement.dtype)
@@ -72,7 +72,7 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
 def base_without_memory(config: ModelConfig) -> Loaded:
     """The base model as `load_base` gives it, but on the meta device and with the vocabulary of its files: for all that
     is saved beside the weights."""
-    tokenizer = load_base_tokenizer(config, announce=True)
+    tokenizer = load_base_tokenizer(config, announce=_say_tokenizer)
     model = without_memory(source_of(config), config)
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, place(config))
@@ -86,12 +86,21 @@ def _grow_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             model.resize_token_embeddings(len(tokenizer))
 
 
-def load_base_tokenizer(config: ModelConfig, announce: bool = False) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer, with the config's chat template and a pad token that is not EOS."""
+def _say_tokenizer(summary: str) -> None:
+    say(f"{'tokenizer':<12} {summary}")
+
+
+def load_base_tokenizer(
+    config: ModelConfig, announce: Callable[[str], object] | None = None
+) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with the config's chat template and a pad token that is not EOS.
+
+    announce  is given the choices of template and tokens, with their reasons
+    """
     tokenizer = _own_tokenizer(config)
     summary = set_template(tokenizer, config, _stops(config))
     if announce:
-        say(f"{'tokenizer':<12} {summary}")
+        announce(summary)
     return tokenizer
 
 

@@ -138,14 +138,14 @@ def try_model(model: Stage) -> list[str]:
     if (reason := REFUSED.get(model.settings.model_type)) is not None:
         return [f"model.name: {model.config.name}: {model.settings.model_type} is not supported: {reason}"]
     try:
-        with _aside():
+        with aside():
             model.model(scores=False)
     except Exception as error:
         if isinstance(error, TrueupError):
             return [str(error)]
         for key in ("attn_implementation", "dtype"):
             other = Stage(model.config.model_copy(update={key: "auto"}), model.settings, model.tokenizer)
-            with contextlib.suppress(Exception), _aside():
+            with contextlib.suppress(Exception), aside():
                 other.model(scores=False)
                 return [f"model.{key}: {getattr(model.config, key)}: {_message(error)}"]
         return [f"model.name: {model.config.name}: {_message(error)}"]
@@ -155,7 +155,7 @@ def try_model(model: Stage) -> list[str]:
 def try_weights(source: str, config: ModelConfig) -> list[str]:
     """A problem unless the files of the model hold all its weights, each in its shape."""
     try:
-        with _aside():
+        with aside():
             loading.without_memory(source, config)
     except TrueupError as error:
         return [str(error)]
@@ -165,7 +165,7 @@ def try_weights(source: str, config: ModelConfig) -> list[str]:
 def try_adapter(model: Stage) -> list[str]:
     """A problem unless the adapter that the config names can be read, and fits the model."""
     try:
-        with _aside():
+        with aside():
             own_adapter.require_fitting(model.config, model.model(scores=False).model)
     except TrueupError as error:
         return [str(error)]
@@ -212,7 +212,7 @@ def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:
     problems: list[str] = []
     if not config.full_finetuning:
         try:
-            with _aside():
+            with aside():
                 problems = _targets(stage, config.lora, model.model(config.stage == "reward").model)
         except Exception as error:
             return [f"{stage}: {_message(error)}"]
@@ -254,7 +254,7 @@ def _attempt(config: TrainConfig, model: Stage) -> Exception | None:
     if config.per_device_train_batch_size == "auto":  # `auto` measures memory on a GPU, and this model has none
         config = config.model_copy(update={"per_device_train_batch_size": 1})
     try:
-        with _aside() as folder:
+        with aside() as folder:
             run = StageRun(config, folder, resumed=False, parents=[])
             loaded = model.model(scores=config.stage == "reward")
             with torch.device("meta"):
@@ -339,7 +339,7 @@ def _message(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _aside() -> Iterator[Path]:
+def aside() -> Iterator[Path]:
     """A temporary folder. Whatever is built meanwhile leaves no trace: no generator, no environment, no output."""
     from accelerate.state import AcceleratorState, GradientState
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
