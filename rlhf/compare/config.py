@@ -50,7 +50,7 @@ class CompareConfig(ModelStageConfig):
     """Pairs of answers to each prompt that the endpoint is asked about, each in both orders."""
 
     base: bool = False
-    """Whether the base model, before SFT, is compared too."""
+    """Whether the base model, before SFT or under `model.adapter`, is compared too."""
     others: dict[str, RunDirectory] = Field({})
     """Aligned policies of other runs to compare too: {name: run directory}, such as {ppo: runs/demo-ppo}."""
     greedy: bool = True

@@ -11,6 +11,7 @@ from pathlib import Path
 from trueup.campaign import Campaign
 from trueup.models.config import is_path
 from trueup.models.sources.refusals import HubId
+from trueup.training.config import TrainConfig
 
 EMBEDDED_BYTES = 540_000_000
 
@@ -134,7 +135,8 @@ def _takes_a_file(folder: Path) -> bool:
 def check_disk(
     campaign: Campaign, trains_whole: bool, directory: Path | None, problems: list[str], notes: list[str]
 ) -> None:
-    """Compare free space with the three models that a campaign keeps and the checkpoints of a training."""
+    """Compare free space with the three models that a campaign keeps and the checkpoints of a training. An SFT policy
+    that is the named model takes none: its weights are hard links."""
     if directory is None and campaign.config.model.name != "embedded":
         return
     files = [] if directory is None else [directory] if directory.is_file() else list(directory.glob("*.safetensors"))
@@ -146,7 +148,9 @@ def check_disk(
     if directory is not None and directory.is_file():
         size *= 6  # a GGUF file of 4 to 8 bits, written back in float32
     # A checkpoint of adapters is small; one of all weights has them and the optimiser's two moments.
-    need = 3 * size + (3 * size if trains_whole else size // 4)
+    in_files = directory is None or directory.is_dir()
+    is_linked = in_files and not campaign.config.model.adapter and not isinstance(campaign.stages["sft"], TrainConfig)
+    need = (2 if is_linked else 3) * size + (3 * size if trains_whole else size // 4)
     existing = _existing(campaign.run_dir)
     free = shutil.disk_usage(existing).free
     text = f"run_dir: {campaign.run_dir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
