@@ -6,8 +6,9 @@
 
 Every *.jinja file of --templates is tried (without it, all that the installed TRL ships, and those that come with
 Trueup) with a tiny tokenizer that has the template's own control tokens, and an EOS that is none of them. Every folder
-with a tokenizer under --tokenizers is tried with its own template. What is right is said by transformers alone: its
-`apply_chat_template` renders the prompt of each turn, and its `decode` reads what is trained.
+with a tokenizer under --tokenizers is tried with its own template, and with each of Trueup's that its vocabulary can
+end. What is right is said by transformers alone: its `apply_chat_template` renders the prompt of each turn, and its
+`decode` reads what is trained.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from transformers.utils import logging
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError
 from trueup.models.chat import IGNORED, encode_demonstration
-from trueup.models.config import TEMPLATES, ModelConfig
+from trueup.models.config import NAMED_TEMPLATES, TEMPLATES, ModelConfig
 from trueup.models.templates.choice import set_template
 
 TAG = re.compile(r"</?[a-z_]+>")
@@ -95,7 +96,7 @@ def faults(tokenizer: Any, messages: list[Message]) -> list[str]:
         if (
             said
             != tokenizer.eos_token
-            + blank(tokenizer, tokenizer.chat_template, roles)
+            + blank(tokenizer, tokenizer.get_chat_template(), roles)
             + messages[i].content
             + tokenizer.eos_token
         ):
@@ -110,7 +111,7 @@ def faults(tokenizer: Any, messages: list[Message]) -> list[str]:
                 found.append(f"the prompt of turn {i} has not {kept!r}")
             if message.content not in rendered and not told:
                 found.append(f"nothing was told of {message.content!r}")
-        bare = bare_prompt(tokenizer, tokenizer.chat_template, roles)
+        bare = bare_prompt(tokenizer, tokenizer.get_chat_template(), roles)
         special = set(tokenizer.all_special_ids)
         if sum(token in special for token in prompt) > sum(token in special for token in bare):
             found.append(f"the prompt of turn {i} has control tokens that a text spells")
@@ -162,7 +163,7 @@ def tried(tokenizers: list[Path], templates: list[Path]) -> Iterator[tuple[str, 
     for file in templates:
         yield f"tiny/{file.stem}", tiny_tokenizer(file.read_text(encoding="utf-8"))
     for folder in sorted({file.parent for root in tokenizers for file in root.rglob("tokenizer.json")}):
-        for template in ("auto", "plain", "chatml"):
+        for template in ("auto", *NAMED_TEMPLATES):
             tokenizer = AutoTokenizer.from_pretrained(folder)
             with suppress(ModelError):
                 set_template(tokenizer, ModelConfig(chat_template=template))

@@ -88,6 +88,25 @@ def test_the_table_of_families_in_the_documents_is_what_the_code_does() -> None:
     assert "\n".join(templates.table()) in shown, "write it anew with `python benchmarks/templates.py --table`"
 
 
+@pytest.mark.parametrize("family", [name for name in SHIPPED if f"{name}_training" in SHIPPED])
+def test_trls_own_training_templates_train_the_same_text_and_the_same_end(family: str) -> None:
+    """What TRL marks with `generation` is more than the answer in some families (the block of reasoning, a line break
+    behind the end), and never another text or another end."""
+    own, theirs = (SHIPPED[name].read_text(encoding="utf-8") for name in (family, f"{family}_training"))
+    made = templates.tiny_tokenizer(own + theirs)
+    made.chat_template = own
+    set_template(made, ModelConfig(), made.convert_tokens_to_ids(["<|user|>"]) if family == "glm4moe" else [])
+    prompt = encode_prompt(made, WHY)  # it refuses a template that is not as trained
+    turns: list[dict[str, Any]] = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    if family in ("idefics3", "llava_next", "smolvlm"):
+        turns = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    marked = made.apply_chat_template(turns, chat_template=theirs, return_assistant_tokens_mask=True, return_dict=True)
+    text = made.decode([id for id, mask in zip(marked["input_ids"], marked["assistant_masks"], strict=True) if mask])
+    trained = made.decode(encode_completion(made, "So."))
+    assert trained in text
+    assert text.partition(trained)[0].removeprefix("\n") in made.decode(prompt), "the rest is asked, not trained"
+
+
 @pytest.mark.parametrize("family", ["llama3_2", "gptoss", "muse_glimmer"])
 def test_a_prompt_does_not_change_with_the_day(family: str) -> None:
     made = of_family(family, template_date=date(2025, 2, 3))
