@@ -42,8 +42,11 @@ def align(run: Path, config: Path, algorithm: str, rollouts: int, seed: int) -> 
     command = [sys.executable, "-m", "trueup", "run", str(config)]
     for override in overrides:
         command += ["--set", override]
-    with (folder / "benchmark.txt").open("a", encoding="utf-8") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    log = folder / "benchmark.txt"
+    with log.open("a", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"{log}: {log.read_text(encoding='utf-8').strip().splitlines()[-1]}")
     return folder
 
 
