@@ -78,8 +78,8 @@ def check_prompts(config: OnlineConfig, stages: Stages, rows: Rows, problems: li
     per_rollout = config.rollout_batch_size // config.num_generations
     if len(prompts) < config.eval_prompts + per_rollout:
         problems.append(
-            f"align: {len(prompts)} prompts may be trained on; {config.eval_prompts} of them choose the step, and a "
-            f"rollout asks {per_rollout}: lower rollout_batch_size or eval_prompts, or give more prompts "
+            f"align.rollout_batch_size: {len(prompts)} prompts may be trained on; {config.eval_prompts} of them choose "
+            f"the step, and a rollout asks {per_rollout}: lower it or align.eval_prompts, or give more prompts "
             "(align.prompts)"
         )
 

@@ -85,9 +85,9 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
         stage.find("info", "dropped", f"prompts of the sample stage: {counts[-1]} used; left out: {dropped[-1]}")
     if len(train) < config.rollout_batch_size // config.num_generations:
         raise DataError(
-            f"align: {len(train)} prompts are left to train on, and a rollout asks "
-            f"{config.rollout_batch_size // config.num_generations}: lower rollout_batch_size or eval_prompts, or give "
-            f"more prompts (left out: {total})"
+            f"align.rollout_batch_size: {len(train)} prompts are left to train on, and a rollout asks "
+            f"{config.rollout_batch_size // config.num_generations}: lower it or align.eval_prompts, or give more "
+            f"prompts (left out: {total})"
         )
     say(f"{'prompts':<12} {len(train)} to train on, {len(evaluation)} to choose the step by; left out: {total}")
     return Prompts(train, evaluation, checks)

@@ -519,8 +519,8 @@ def test_a_verifier_that_is_not_installed_is_a_problem(
 def test_too_few_prompts_to_train_on_are_counted(online: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     def said(left: int, kept: int, asks: int) -> str:
         return (
-            f"align: {left} prompts may be trained on; {kept} of them choose the step, and a rollout asks {asks}: "
-            f"lower rollout_batch_size or eval_prompts, or give more prompts (align.prompts)"
+            f"align.rollout_batch_size: {left} prompts may be trained on; {kept} of them choose the step, and a "
+            f"rollout asks {asks}: lower it or align.eval_prompts, or give more prompts (align.prompts)"
         )
 
     def problems(prepare: Callable[[], Any] = lambda: None, others: dict[str, Any] | None = None, **keys: Any) -> Any:
@@ -555,7 +555,7 @@ def test_where_only_held_out_prompts_are_sampled_others_must_be_named_to_train_o
         jsonl(tmp_path / "labels.jsonl", [{"prompt": "Why?", "chosen": "Because.", "rejected": "No."}])
 
     (problem,) = online(prepare, others)[0]
-    assert problem.startswith("align: 0 prompts may be trained on; 2 of them choose the step")
+    assert problem.startswith("align.rollout_batch_size: 0 prompts may be trained on; 2 of them choose the step")
     assert online(prepare, others, prompts="starter", max_length=256)[0] == []
 
 
