@@ -41,6 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
     "gemma2": {**SMALL, "head_dim": 16, "sliding_window": 16},
     "gemma3_text": {**SMALL, "head_dim": 16, "sliding_window": 16},
     "phi3": SMALL,
+    "olmo": SMALL,
     "olmo2": SMALL,
     "granite": {**SMALL, "logits_scaling": 4.0},
     "cohere": SMALL,
@@ -173,7 +174,8 @@ def through(kind: str, folder: Path, online: tuple[str, ...] = ONLINE, verbose: 
         if all(found.get(parent) == "yes" for parent in campaign.stages[stage].parents()):
             attempt(stage, campaign.stages[stage])
     if found.get("sample") == "yes":
-        found["agrees"] = agrees(campaign)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            found["agrees"] = agrees(campaign)
     for algorithm in online:
         changed = tiny_campaign(folder, base, align={"algorithm": algorithm})
         if all(found.get(parent) == "yes" for parent in changed.stages["align"].parents()):
@@ -208,8 +210,36 @@ def agrees(campaign: Any) -> str:
                 for prompt, answer in zip(prompts, ids, strict=True)
             ]
         apart["score"] = (torch.tensor(alone) - scores).abs().max().item()
+    apart |= adapted(campaign, prompts[:4])
     wrong = [f"{name} differs by {value:.2g}" for name, value in apart.items() if not value < 1e-3]
     return ", ".join(wrong) or "yes"
+
+
+def adapted(campaign: Any, prompts: list[Any]) -> dict[str, float]:
+    """How far the SFT policy as plain weights is from its adapter on the base: in logits (times ten: they are held to
+    1e-4), and in the share of answers that it gives otherwise in lockstep with the base than alone."""
+    import torch
+    from peft import PeftModel
+
+    from trueup import runs
+    from trueup.models import loading, lockstep, sampling, tensors
+    from trueup.models.chat import encode_prompt
+
+    config, folder = campaign.config.model, runs.stage_dir(campaign.run_dir, "sft")
+    plain, base = loading.load_policy(folder / "model", config), loading.load_base(config)
+    beside = PeftModel.from_pretrained(base.model, folder / "adapter").eval()
+    plain.model.eval()
+    rows = [encode_prompt(plain.tokenizer, prompt) for prompt in prompts]
+    tokens, mask = tensors.pad_right(rows, plain.tokenizer.pad_token_id)
+    with torch.inference_mode():
+        logits, others = (model(input_ids=tokens, attention_mask=mask).logits[mask] for model in (plain.model, beside))
+    decoding, engine = sampling.Decoding(8, seed=3), lockstep.Engine(campaign.run_dir)
+    alone = sampling.sample(plain, prompts, decoding, 1, len(prompts))
+    apart = 0
+    for prompt, (answer,) in zip(prompts, alone, strict=True):
+        steps = list(engine.stream(["base", "sft"], prompt, decoding))
+        apart += [step.tokens["sft"].id for step in steps if "sft" in step.tokens] != answer.token_ids
+    return {"merged logits": 10 * (logits - others).abs().max().item(), "lockstep": apart / len(prompts)}
 
 
 def main() -> None:

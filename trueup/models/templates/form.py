@@ -97,16 +97,15 @@ _THINKING = ("enable_thinking", "thinking")
 
 def _set_switches(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> None:
     values: dict[str, Any] = {}
-    known = _variables(form.text)
     for name in config.chat_template_kwargs:
-        if name not in known:
+        if name not in (known := _variables(form.text)):
             raise ModelError(
                 f"model.chat_template_kwargs.{name}: the chat template has no such variable{did_you_mean(name, known)}"
             )
     usual = rendered(tokenizer, form.text, [_USER], asks=True)
     for name in _THINKING:
         wish = {name: config.thinking}
-        if name in known and rendered(tokenizer, form.text, [_USER], asks=True, **wish) != usual:
+        if name in form.text and rendered(tokenizer, form.text, [_USER], asks=True, **wish) != usual:
             values |= wish
             form.remarks.append(f"thinking is {'on' if config.thinking else 'off'} ({name}, by model.thinking)")
     values |= config.chat_template_kwargs
