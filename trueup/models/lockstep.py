@@ -88,6 +88,8 @@ class Adapted:
         self._names: dict[Path, str] = {}
         self._layers: list[Any] = []
         self._factors: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._tokens = 0
+        loaded.model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def use(self, policies: Sequence[PolicyInfo]) -> None:
         """From now on row b of a batch is answered by the b-th of these policies."""
@@ -122,10 +124,21 @@ class Adapted:
                 layer.register_forward_hook(self._add)
         self._layers, self._names[path] = layers, name
 
+    def _count(self, model: Any, args: Any, kwargs: Any) -> None:
+        self._tokens = kwargs["input_ids"].numel()
+
     def _add(self, layer: Any, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-        """out (B, T, out) + x (B, T, in) A (B, in, R) B (B, R, out); float32, as PEFT computes it."""
+        """out (B, T, out) + x (B, T, in) A (B, in, R) B (B, R, out); float32, as PEFT computes it.
+
+        OPT gives a layer all tokens of the batch as one row (B T, in). A layer that is given some of them, as an expert
+        is, has no telling whose they are."""
         a, b = self._factors[layer]
-        return out + (args[0].to(a.dtype) @ a @ b).to(out.dtype)
+        x = args[0].to(a.dtype)
+        if x.dim() == 2:
+            if len(x) != self._tokens:
+                raise ModelError(f"an adapter of {type(layer.base_layer).__name__} reads a part of the tokens only")
+            x = x.view(len(a), -1, x.size(-1))
+        return out + (x @ a @ b).to(out.dtype).view(out.shape)
 
 
 def _stacked(layer: Any, rows: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:

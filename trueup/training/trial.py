@@ -96,8 +96,8 @@ def stand_in(stages: Mapping[str, Any]) -> tuple[PretrainedConfig, Any]:
 
 
 TRIED = frozenset(
-    """llama mistral qwen2 qwen3 qwen3_moe mixtral gemma gemma2 gemma3_text phi3 olmo olmo2 granite cohere cohere2 starcoder2
-    stablelm smollm3 gpt_neox gpt2 opt bloom mpt falcon deepseek_v3 gpt_oss lfm2""".split()
+    """llama mistral qwen2 qwen3 qwen3_moe mixtral gemma gemma2 gemma3_text phi3 olmo olmo2 granite cohere cohere2
+    starcoder2 stablelm smollm3 gpt_neox gpt2 opt bloom mpt falcon deepseek_v3 gpt_oss lfm2""".split()
 )
 """Architectures that go through every stage: docs/models.md, by benchmarks/architectures.py."""
 REFUSED = {
