@@ -26,12 +26,13 @@ from transformers.modeling_layers import GenericForSequenceClassification
 
 from trueup.console import say
 from trueup.errors import ModelError
-from trueup.models.config import ModelConfig
+from trueup.models.config import ModelConfig, is_path
 from trueup.models.placement import Placement, place
 from trueup.models.sources import hub
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
 from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_tokenizer, load_gguf
+from trueup.models.sources.refusals import HubId
 from trueup.models.templates.choice import set_pad_token, set_template
 from trueup.models.templates.ends import turn_ends
 from trueup.models.templates.rendered import first_line
@@ -185,11 +186,13 @@ def load_policy(directory: Path, config: ModelConfig, master_weights: bool = Fal
 def load_reward_model(
     directory: Path | str, config: ModelConfig, master_weights: bool = False, fresh_head: bool = False
 ) -> Loaded:
-    """A sequence-classification model with one output.
+    """A sequence-classification model with one output, in a folder or of a hub (`label.reward_model`).
 
     fresh_head  the directory holds a policy, and the head starts with random weights
     """
     kind = AutoModelForSequenceClassification
+    if isinstance(directory, str) and not is_path(directory):
+        directory = hub.fetch(HubId(directory, key="label.reward_model"))
     return _load_saved(kind, directory, config, master_weights, num_labels=1, fresh_head=fresh_head)
 
 

@@ -46,6 +46,14 @@ def cached(cache: Path, name: str, revision: str | None) -> str | None:
         return None
 
 
+def remember(cache: Path, name: str, revision: str | None, commit: str) -> None:
+    """Note the commit of a branch or tag in the hub's local cache, as the hub's own library does."""
+    if cached(cache, name, revision) != commit:
+        path = repository(cache, name) / "refs" / (revision or DEFAULT_BRANCH)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, commit, by_process=True)
+
+
 def repository(cache: Path, name: str) -> Path:
     """A hub id's folder in the hub's local cache: snapshots/COMMIT/ with its files, and refs/BRANCH."""
     return cache / f"models--{name.replace('/', '--')}"

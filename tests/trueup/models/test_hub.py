@@ -193,6 +193,10 @@ def test_without_a_connection_what_is_on_this_machine_counts_and_says_so(
     nobody = asker("http://127.0.0.1:9")
     answer = nobody(TINY, commit)
     assert (answer["commit"], answer["note"]) == (commit, "")
+    answer = nobody(TINY)
+    assert answer["commit"] == commit
+    assert answer["note"].startswith("owner/tiny-model: http://127.0.0.1:9 cannot be reached (")
+    assert answer["note"].endswith(f"; commit {commit[:7]} counts, which is here")
     error = nobody("owner/tiny-modul")["error"]
     start = "model.name: owner/tiny-modul: http://127.0.0.1:9 cannot be reached ("
     assert error.startswith(start) and error.endswith(
@@ -231,8 +235,7 @@ def test_a_run_stays_at_its_commit_until_a_file_that_counts_has_changed_on_the_b
     answer = ask(TINY, run_dir=run)
     assert answer["commit"] == first
     assert answer["note"] == (
-        f"owner/tiny-model: {hub.address} answers 503 Service Unavailable; commit {first[:7]} counts, as it is on this "
-        "machine"
+        f"owner/tiny-model: {hub.address} answers 503 Service Unavailable; the run stays at commit {first[:7]}"
     )
     hub.is_down = False
     answer = ask(TINY, run_dir=run)

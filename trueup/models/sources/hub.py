@@ -72,16 +72,19 @@ def settle(hub_id: HubId, run_dir: Path | None = None) -> Settled:
     except Exception as error:
         refused = refusal(hub_id, error, _lack(name, known))
         if known and (pinned == known or not lacking(name, known)):
-            return Settled(known, f"{name}: {refused.found}; commit {known[:7]} counts, as it is on this machine")
+            stays = f"the run stays at commit {known[:7]}" if pinned else f"commit {known[:7]} counts, which is here"
+            return Settled(known, f"{name}: {refused.found}; {stays}")
         raise ModelError(refused.text) from error
     if problem := unfit(hub_id, listing):
         raise ModelError(problem)
-    if known is None or known == commit:
-        return Settled(commit)
     branch = revision or commits.DEFAULT_BRANCH
-    moved = f"{name}: {branch} has moved from {known[:7]} to {commit[:7]}"
-    if _same_files(_kept_listing(name, known), listing):
+    moved = f"{name}: {branch} has moved from {(known or commit)[:7]} to {commit[:7]}"
+    if known and known != commit and _same_files(_kept_listing(name, known), listing):
         return Settled(known, f"{moved}, and no file that counts has changed: {known[:7]} stays")
+    if not commits.is_commit(revision):
+        commits.remember(_cache(), name, revision, commit)
+    if known in (None, commit):
+        return Settled(commit)
     return Settled(commit, f"{moved} (model.revision: {known} keeps the old files)" if pinned else "")
 
 
