@@ -147,15 +147,21 @@ def test_the_base_weights_are_never_written_to(engine: Engine, bases: Callable[[
     assert kept.keys() == fresh.keys() and all(torch.equal(kept[name], fresh[name]) for name in fresh)
 
 
-def test_an_adapter_that_is_more_than_low_rank_is_refused_by_name(copy: Path) -> None:
+def test_a_policy_whose_adapter_is_more_than_low_rank_answers_by_its_own_weights(copy: Path) -> None:
     from peft import LoraConfig, TaskType, get_peft_model
 
     policy = load_policy(copy / "sft" / "model", Engine(copy).config).model
-    shutil.rmtree(copy / "align" / "adapter")
     config = LoraConfig(r=4, target_modules="all-linear", task_type=TaskType.CAUSAL_LM, use_dora=True)
-    get_peft_model(policy, config).save_pretrained(copy / "align" / "adapter")
-    with pytest.raises(ModelError, match=r"align/adapter: more than low-rank changes"):
-        answers(Engine(copy), ["aligned"])
+    whole = get_peft_model(policy, config)
+    step = next((copy / "align" / "steps").glob("step-*"))
+    for folder in (copy / "align" / "adapter", step):
+        shutil.rmtree(folder)
+        whole.save_pretrained(folder)
+    engine = Engine(copy)
+    answers(engine, ["aligned"])
+    assert list(engine._models) == [copy / "align" / "model"]
+    with pytest.raises(ModelError, match=rf"{step.name}: more than low-rank changes"):
+        answers(engine, [step.name])
 
 
 # ---- Lockstep ---------------------------------------------------------------------------------------------------
