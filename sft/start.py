@@ -26,6 +26,7 @@ from trueup.models.config import ModelConfig
 from trueup.models.placement import place
 from trueup.models.policies import NOT_TRAINED
 from trueup.models.sources.files import weight_files
+from trueup.models.templates.ends import choice_of
 from trueup.runs import StageRun
 from trueup.training import own_adapter, trial
 from trueup.training.adapters import ADAPTER
@@ -83,6 +84,7 @@ def run(config: StartConfig) -> Path:
             parameters=policy.model.num_parameters(),
         )
     )
+    stage.facts["chat_template"] = choice_of(policy.tokenizer)
     stage.facts.update(place(config.model).facts, base_model=config.model.name, trained_parameters=0)
     return stage.finish()
 

@@ -26,6 +26,7 @@ from trueup.models import loading
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import TOO_LONG, named
 from trueup.models.sampling import Decoding, sample
+from trueup.models.templates.ends import choice_of
 from trueup.runs import StageRun
 from trueup.training import adapters, batches, loop
 from trueup.training.arguments import build_arguments, trainer_arguments
@@ -96,6 +97,7 @@ def run(config: SFTConfig) -> Path:
     base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows])
     loop.require_sound(base.model, "sft, merging the adapter", every=True)
     loading.save(base, stage.dir / "model")
+    stage.facts["chat_template"] = choice_of(base.tokenizer)
     stage.facts.update(base.placement.facts, base_model=config.model.name)
     return stage.finish()
 

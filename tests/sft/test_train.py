@@ -106,6 +106,8 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
         250,
     )
     assert manifest["tokens_per_s"] > 0 and manifest["trained_parameters"] > 0 and manifest["parents"] == []
+    end = loading.read_tokenizer(directory / "model", config.model).eos_token
+    assert f"end of turn {end!r} (" in manifest["chat_template"]
     assert manifest["inputs"][0]["rows"] == 16
     assert verify(made.run_dir).problems == []
     assert set(losses(directory)) == set(range(1, 251))

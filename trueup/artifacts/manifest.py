@@ -130,6 +130,8 @@ class Manifest(Artifact):
     """Optimiser steps; for an alignment, up to the chosen step."""
     tokens_per_s: float | None = absent()
     trained_parameters: int | None = absent()
+    chat_template: str | None = absent()
+    """The chat template of the policy, its end of turn and its pad token, and why they were chosen."""
     base_model: str | None = absent()
     merge: MergeCheck | None = absent()
     store: StoreProof | None = absent()

@@ -12,7 +12,7 @@ import jinja2
 
 from trueup.errors import ModelError
 from trueup.models.config import NAMED_TEMPLATES, TEMPLATES, ModelConfig
-from trueup.models.templates.ends import set_turn_ends, turn_ends
+from trueup.models.templates.ends import set_choice, set_turn_ends, turn_ends
 from trueup.models.templates.form import Prepared, prepared
 from trueup.models.templates.rendered import first_line
 
@@ -52,7 +52,9 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops:
     if form.text != tokenizer.get_chat_template():
         tokenizer.chat_template = form.text
     end, others = _set_end(tokenizer, form, stops)
-    return ", ".join([f"chat template {choice} ({reason})", *form.remarks, end, *others, set_pad_token(tokenizer)])
+    words = [f"chat template {choice} ({reason})", *form.remarks, end, *others, set_pad_token(tokenizer)]
+    set_choice(tokenizer, ", ".join(words))
+    return ", ".join(words)
 
 
 def _set_end(tokenizer: PreTrainedTokenizerBase, form: Prepared, stops: Collection[int]) -> tuple[str, list[str]]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_KEY = "turn_end_ids"
-"""The key in tokenizer_config.json."""
+_KEY, _CHOICE = "turn_end_ids", "chat_template_choice"
+"""The keys in tokenizer_config.json."""
 
 
 def turn_ends(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -38,3 +38,13 @@ def ends_turn(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
 def as_trained(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     """The tokens of an answer with the end that is trained, whichever token ended it."""
     return [*ids[:-1], tokenizer.eos_token_id] if ends_turn(tokenizer, ids) else list(ids)
+
+
+def set_choice(tokenizer: PreTrainedTokenizerBase, sentence: str) -> None:
+    """Keep what was chosen for the tokenizer, and why."""
+    tokenizer.init_kwargs[_CHOICE] = sentence
+
+
+def choice_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What was chosen for the tokenizer, and why: chat template, thinking, end of turn, pad. None if nothing was."""
+    return tokenizer.init_kwargs.get(_CHOICE)
