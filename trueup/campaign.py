@@ -238,14 +238,14 @@ def why_stale(config: StageConfig) -> str | None:
         parent_result = runs.find_stage(config.run_dir, parent.stage)
         if parent_result is None or parent_result.sha256 != parent.manifest_sha256:
             return f"{parent.stage} has changed"
+    if lines := contents.changed(manifest.contents, config.contents()):  # before outputs, which may be links to them
+        return "; ".join(lines)
     for output in manifest.outputs:
         try:
             if contents.sha256_remembered(result.dir / output.path) != output.sha256:
                 return f"its {output.path} has changed since"
         except OSError:
             return f"its {output.path} is missing"
-    if lines := contents.changed(manifest.contents, config.contents()):
-        return "; ".join(lines)
     if lines := changed_keys(manifest.fingerprint, config.fingerprint()):
         return "; ".join(lines)
     return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_gguf import write_gguf
 from transformers import AutoTokenizer
 
@@ -183,6 +184,14 @@ def test_only_what_changes_the_policy_makes_it_stale(untrained: Make) -> None:
     template = Path(made.config.model.name) / "chat_template.jinja"
     template.write_text(template.read_text() + "\n")
     assert why_stale(made.stages["sft"]) == "model.name: chat_template.jinja has changed"
+    run_stages(made, "sft")
+    weights = Path(made.config.model.name) / "model.safetensors"
+    save_file(
+        {name: weight + 0.1 for name, weight in load_file(weights).items()}, weights, {"format": "pt"}
+    )  # in place
+    assert why_stale(made.stages["sft"]) == "model.name: model.safetensors has changed"
+    run_stages(made, "sft")
+    assert weights.is_file() and verify(made.run_dir).problems == []
 
 
 def test_an_interruption_while_the_files_are_taken_leaves_nothing_that_stays(
@@ -247,8 +256,6 @@ def set_key(**values: Any) -> Callable[[Path], None]:
 
 
 def of_another_width(folder: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     file = folder / "adapter_model.safetensors"
     save_file({name: torch.cat([weight, weight]) for name, weight in load_file(file).items()}, file)
     change_settings(folder, base_model_name_or_path="acme/wide")
