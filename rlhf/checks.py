@@ -24,8 +24,8 @@ from typing import Any, Literal
 
 from pydantic import AliasPath, Field, model_validator
 
-from rlhf.accuracy import McNemar, PairedAccuracy
 from rlhf.config import CheckConfig
+from trueup.artifacts.reports import McNemar, PairedAccuracy
 from trueup.checking.rows import ReadFile
 from trueup.data.records import Prompt, Row, parse_row, read_jsonl
 from trueup.errors import DataError, TrueupError

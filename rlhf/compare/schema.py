@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from rlhf.accuracy import PairedAccuracy
 from trueup.artifacts.artifact import Artifact
-from trueup.artifacts.reports import ComparisonFigures, Estimate, Rate
+from trueup.artifacts.reports import ComparisonFigures, Estimate, PairedAccuracy, Rate
 from trueup.data.records import Message, Row
 
 

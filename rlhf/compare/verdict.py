@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf.accuracy import PairedAccuracy
 from rlhf.compare.judges import JudgeResult, LabelOrigins
 from rlhf.compare.schema import PolicyMeasures
 from rlhf.html import title
 from trueup.artifacts.manifest import Finding, Level
-from trueup.artifacts.reports import ComparisonVerdict
+from trueup.artifacts.reports import ComparisonVerdict, PairedAccuracy
 from trueup.statistics import intervals
 
 FEW_PROMPTS = 20

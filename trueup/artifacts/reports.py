@@ -246,3 +246,23 @@ class ComparisonFigures(SharedReport):
     noise_floor: dict[str, Rate]
     """The SFT policy against itself, by each judge that scores."""
     verdict: ComparisonVerdict
+
+
+class McNemar(Artifact):
+    """The exact test of whether two policies are right on different prompts by more than chance."""
+
+    p_value: float
+    both: int
+    only_sft: int
+    only_aligned: int
+    neither: int
+
+
+class PairedAccuracy(Artifact):
+    """Accuracy of both policies on the same prompts."""
+
+    sft: Estimate
+    aligned: Estimate
+    mcnemar: McNemar
+    unverified: int
+    """Prompts that the verifier could not judge."""

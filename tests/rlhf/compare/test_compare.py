@@ -16,7 +16,6 @@ import torch
 import yaml
 from manifests import card_of
 
-from rlhf.accuracy import McNemar, PairedAccuracy
 from rlhf.compare import answers, inputs, judges, run, verdict
 from rlhf.compare import checkpoints as paths
 from rlhf.compare.answers import ALIGNED, BEST, SFT, ComparedCompletions, Verdicts
@@ -26,7 +25,7 @@ from rlhf.compare.schema import Checkpoint, PolicyMeasures
 from rlhf.compare.verdict import Decision
 from rlhf.config import CheckConfig
 from trueup import cli, runs, stages
-from trueup.artifacts.reports import Estimate
+from trueup.artifacts.reports import Estimate, McNemar, PairedAccuracy
 from trueup.config import EndpointParameters, SplitConfig
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
 from trueup.data.rubric import rubric_version
