@@ -288,7 +288,32 @@ def on_the_hub(
         yield hub
 
 
-def test_a_campaign_is_checked_and_run_from_a_hub_id_at_one_commit(
+CHECKS = """
+import sys
+from trueup.cli import main
+print("rc", main(["check", sys.argv[1]]))
+print("rc", main(["check", sys.argv[1], "--set", "model.name=owner/tiny-modle"]))
+"""
+
+
+def test_a_check_tells_what_a_hubs_model_is_before_its_weights_are_fetched_or_why_it_cannot_be_had(
+    on_the_hub: Hub, campaign: Callable[..., Campaign], tmp_path: Path
+) -> None:
+    made = campaign(tmp_path, model={"name": TINY, "chat_template": "auto"})
+    command = [sys.executable, "-c", CHECKS, str(made.source)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280)
+    assert process.returncode == 0, process.stderr
+    sound, _, refused = process.stdout.partition("rc 0\n")
+    assert "ok       model: LlamaForCausalLM (llama), " in sound and sound.endswith(": no problems\n")
+    assert "ok       model.name: owner/tiny-model: the first run fetches its weights (" in sound
+    assert not any(request.endswith("model.safetensors") for request in on_the_hub.asked)
+    assert not made.run_dir.exists(), "a check leaves the run as it is"
+    (problem,) = [line for line in refused.splitlines() if line.startswith("problem")]
+    assert problem.startswith("problem  model.name: owner/tiny-modle: ") and problem.endswith(f"did you mean {TINY}?")
+    assert refused.endswith(": 1 problem\nrc 1\n")
+
+
+def test_a_campaign_runs_from_a_hub_id_at_one_commit_that_stands_in_its_manifests(
     on_the_hub: Hub,
     campaign: Callable[..., Campaign],
     trueup: Callable[..., subprocess.Popen[str]],
@@ -299,16 +324,12 @@ def test_a_campaign_is_checked_and_run_from_a_hub_id_at_one_commit(
 
     def command(*arguments: str | Path) -> tuple[int, str]:
         process = trueup(*arguments)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=250)
         assert "Traceback" not in err
         return process.returncode, out + err
 
-    code, said = command("check", made.source)
-    assert code == 0, said
-    assert "model.name: owner/tiny-model: the first run fetches its weights (" in said
-    assert not any(request.endswith("model.safetensors") for request in on_the_hub.asked)
-    assert not (made.run_dir / "hub.json").exists(), "a check leaves the run as it is"
-
+    code, said = command("run", made.source, "--set", "model.name=owner/tiny-modle", "--until", "sft")
+    assert code == 2 and said.startswith("model.name: owner/tiny-modle: ") and said.count("\n") == 1
     code, said = command("run", made.source, "--until", "sft")
     assert code == 0, said
     manifest = runs.open_stage(made.run_dir, "sft").manifest
@@ -326,8 +347,3 @@ def test_a_campaign_is_checked_and_run_from_a_hub_id_at_one_commit(
     assert f"main has moved from {commit[:7]} to {newer[:7]} (model.revision: {commit} keeps the old files)" in said
     assert f"sft      run    model.revision: '{commit}' -> '{newer}'" in said
     assert "sft      keep" in command("status", made.source)[1], "a plan leaves the run as it is"
-
-    code, said = command("check", made.source, "--set", "model.name=owner/tiny-modle")
-    assert code == 1 and "problem  model.name: owner/tiny-modle: " in said and f"did you mean {TINY}?" in said
-    code, said = command("run", made.source, "--set", "model.name=owner/tiny-modle", "--until", "sft")
-    assert code == 2 and said.startswith("model.name: owner/tiny-modle: ") and said.count("\n") == 1
