@@ -32,6 +32,7 @@ def write_gguf(base: Path, to: Path) -> Path:
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_eot_token_id(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     writer.add_pad_token_id(tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     names = {
         "model.embed_tokens": "token_embd",

@@ -21,6 +21,7 @@ from trueup.models import loading
 from trueup.models.chat import Encoded, encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.sampling import Decoding, sample
+from trueup.models.templates.ends import turn_ends
 from trueup.training import loop
 from trueup.verify import verify
 
@@ -106,8 +107,11 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
         250,
     )
     assert manifest["tokens_per_s"] > 0 and manifest["trained_parameters"] > 0 and manifest["parents"] == []
-    end = loading.read_tokenizer(directory / "model", config.model).eos_token
-    assert f"end of turn {end!r} (" in manifest["chat_template"]
+    tokenizer = loading.read_tokenizer(directory / "model", config.model)
+    assert f"end of turn {tokenizer.eos_token!r} (" in manifest["chat_template"]
+    for name in ("config.json", "generation_config.json"):
+        ends = json.loads((directory / "model" / name).read_text())["eos_token_id"]
+        assert (ends if isinstance(ends, list) else [ends]) == turn_ends(tokenizer), "other engines stop there, too"
     assert manifest["inputs"][0]["rows"] == 16
     assert verify(made.run_dir).problems == []
     assert set(losses(directory)) == set(range(1, 251))

@@ -31,7 +31,7 @@ from trueup.models.placement import Placement, place
 from trueup.models.sources import hub
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
 from trueup.models.sources.files import adapter_folder
-from trueup.models.sources.gguf import gguf_tokenizer, load_gguf
+from trueup.models.sources.gguf import gguf_stops, gguf_tokenizer, load_gguf
 from trueup.models.sources.refusals import HubId
 from trueup.models.templates.choice import set_pad_token, set_template
 from trueup.models.templates.ends import turn_ends
@@ -125,10 +125,10 @@ def brings_template(config: ModelConfig) -> bool:
 
 
 def _stops(config: ModelConfig) -> list[int]:
-    """Ids at which the model stops by its generation config, or else by its config. A GGUF file has the tokenizer's."""
+    """Ids at which the model stops by its generation config, or else by its config."""
     source = source_of(config, weights=False)
     if source.endswith(".gguf"):
-        return []
+        return gguf_stops(Path(source))
     trusted = {"trust_remote_code": config.trust_remote_code}
     try:
         stops = GenerationConfig.from_pretrained(source, **trusted).eos_token_id

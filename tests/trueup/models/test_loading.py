@@ -144,6 +144,7 @@ def test_a_gguf_file_loads_dequantised_with_its_tokenizer_and_saves(
     original = load(bases("chatml"), chat_template="chatml")
     assert encode_prompt(loaded.tokenizer, PROMPT) == encode_prompt(original.tokenizer, PROMPT)
     assert (loaded.tokenizer.bos_token, loaded.tokenizer.eos_token) == ("<|im_start|>", "<|im_end|>")
+    assert loaded.tokenizer.convert_ids_to_tokens(turn_ends(loaded.tokenizer)) == ["<|im_end|>", "<|endoftext|>"]
     torch.testing.assert_close(logits(loaded), logits(original), atol=1e-4, rtol=0)
     loading.save(loaded, tmp_path / "model")
     again = loading.load_policy(tmp_path / "model", ModelConfig(device="cpu"))

@@ -25,6 +25,15 @@ def gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def gguf_stops(path: Path) -> list[int]:
+    """Ids at which a GGUF file says that its model stops: end of text, end of turn, end of message."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    stops = (fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("eos", "eot", "eom"))
+    return [int(stop.contents()) for stop in stops if stop is not None]
+
+
 def load_gguf(path: Path, kind: Any, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A GGUF file, dequantised. transformers refuses to save a model marked as quantised, so the mark is removed."""
     model = kind.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
