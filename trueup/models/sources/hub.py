@@ -95,10 +95,9 @@ def fetch(hub_id: HubId, weights: bool = True) -> Path:
     """
     name = hub_id.name
     commit = hub_id.revision if hub_id.revision and commits.is_commit(hub_id.revision) else settle(hub_id).commit
-    for with_weights in (
-        (False, True) if weights else (False,)
-    ):  # the index, which names the weights' files, comes first
-        if files := lacking(name, commit, with_weights):
+    # The index comes first, since it names the files of the weights.
+    for part in (False, True) if weights else (False,):
+        if files := lacking(name, commit, weights=part):
             _download(hub_id, commit, files)
     return folder(name, commit)
 
