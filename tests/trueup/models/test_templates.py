@@ -137,6 +137,25 @@ def test_no_dialogue_is_refused_where_system_text_is_folded(family: str) -> None
     assert counts == {"exact": 12}, lines
 
 
+@pytest.mark.parametrize("family", [*SHIPPED, *NAMED_TEMPLATES])
+def test_another_engines_jinja_asks_in_the_same_form(family: str) -> None:
+    """minijinja is what servers in Rust have; llama.cpp's is as strict."""
+    import minijinja
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    made = of_family(family, fold_system=True)
+    environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True, pycompat=True)
+    environment.add_global("raise_exception", refuse)
+    tokens = {"eos_token": made.eos_token, "bos_token": made.bos_token}
+    messages = [*SYSTEM, Message(role="assistant", content="So."), *SYSTEM]
+    turns = [message.model_dump(include={"role", "content"}) for message in messages]
+    assert environment.render_str(
+        made.get_chat_template(), messages=turns, add_generation_prompt=True, **tokens
+    ) == ask(made, messages)
+
+
 def test_system_text_goes_into_the_next_question_where_a_template_has_no_place_for_it() -> None:
     with pytest.raises(DataError, match=r"System role not supported.* set model\.fold_system: true"):
         encode_prompt(of_family("gemma"), SYSTEM)
