@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -92,13 +93,14 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     from rlhf.align.config import PPOConfig
     from rlhf.align.ppo import memory
     from rlhf.align.ppo.roles import SeparateModels, SharedBase
-    from rlhf.align.ppo.stage import build_trainer, scorer
+    from rlhf.align.ppo.stage import build_trainer, scores
     from rlhf.align.prompts import choose_prompts, schedule
     from rlhf.align.rewards import make_rewards
     from trueup import runs
     from trueup.artifacts.reports import Normalisation
     from trueup.campaign import load_campaign
     from trueup.models import loading
+    from trueup.models.chat import answer_text
     from trueup.training import loop
 
     if tidy:
@@ -122,7 +124,9 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     else:
         roles = SharedBase(config, policy, folder / "reward-adapter")
     by_model = config.model_copy(update={"rewards": {"reward_model": 1.0}})
-    rewards = make_rewards(by_model, scorer(roles, Normalisation(mean=0.0, std=1.0)), [], policy.tokenizer.eos_token_id)
+    paid = scores(roles, Normalisation(mean=0.0, std=1.0))
+    text_of = partial(answer_text, policy.tokenizer)
+    rewards = make_rewards(by_model, paid, [], policy.tokenizer.eos_token_id, text_of)
     prompts = choose_prompts(config, stage, policy.tokenizer)
     callback, times = _clock(passes)
     with loop.scored_completions_only():

@@ -29,8 +29,7 @@ from trueup.console import progress, say
 from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.errors import DataError
 from trueup.models import loading
-from trueup.models.chat import encode_completion, sampled_ids
-from trueup.models.scoring import score
+from trueup.models.scoring import score, score_answers
 from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.training import adapters, batches, loop
 from trueup.training.arguments import build_arguments, trainer_arguments
@@ -135,13 +134,8 @@ def score_pairs(
 def score_candidates(model: loading.Loaded, rows: list[CandidateSet]) -> Iterator[CandidateScores]:
     """The score of every sampled answer."""
     prompts = [row.prompt for row in rows for _ in row.candidates]
-    answers = [
-        sampled_ids(model.tokenizer, candidate.text, candidate.finished, candidate.token_ids)
-        or encode_completion(model.tokenizer, candidate.text, candidate.finished)
-        for row in rows
-        for candidate in row.candidates
-    ]
-    scores = iter(score(model, prompts, answers, on_progress=lambda done: progress(done, len(answers))))
+    answers = [candidate for row in rows for candidate in row.candidates]
+    scores = iter(score_answers(model, prompts, answers, on_progress=lambda done: progress(done, len(answers))))
     for row in rows:
         yield CandidateScores(prompt_id=row.prompt_id, scores=[next(scores) for _ in row.candidates])
 

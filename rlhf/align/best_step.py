@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from rlhf.align import guards
 from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.prompts import RolloutPrompt
-from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, standardise
+from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import draw
 from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
 from rlhf.checks import Check
@@ -21,8 +21,8 @@ from trueup.console import say
 from trueup.data.records import prompt_id
 from trueup.errors import DataError
 from trueup.models.loading import Loaded, load_reward_model
+from trueup.models.policies import reward_model_config
 from trueup.models.sampling import Decoding
-from trueup.models.scoring import score
 from trueup.runs import FinishedStage, StageRun
 from trueup.training import adapters, loop
 
@@ -112,15 +112,16 @@ def second_rewards(
         return None
     assert reward is not None
 
-    def scores(prompts: Any, completions: Any) -> Sequence[float]:
+    units = normalisation(reward.report(RewardCards).judge)
+
+    def scores(prompts: Any, answers: Any) -> Sequence[float | None]:
         # Loaded for each of the few evaluations: beside the roles of a training there may be no room for it.
-        model = load_reward_model(directory, config.model)
+        model = load_reward_model(directory, reward_model_config(config.run_dir, config.model))
         model.model.eval()
-        return score(model, prompts, completions)
+        return scorer(model, units)(prompts, answers)
 
     say(f"{'best step':<12} chosen by the second reward model, trained on other prompts than the one that pays")
-    units = normalisation(reward.report(RewardCards).judge)
-    return make_rewards(config, standardise(scores, units), checks, ends)
+    return make_rewards(config, scores, checks, ends)
 
 
 def evaluations(stage: StageRun) -> dict[int, Evaluation]:

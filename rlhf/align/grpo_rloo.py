@@ -21,16 +21,15 @@ from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
 from rlhf.align.config import GRPOConfig, RLOOConfig
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Conversation, Scorer, WeightedRewards, make_rewards, normalisation, standardise
+from rlhf.align.rewards import Conversation, WeightedRewards, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
-from trueup.artifacts.reports import Normalisation, RewardCard
+from trueup.artifacts.reports import RewardCard
 from trueup.console import say
 from trueup.data.records import Message
 from trueup.models import loading
 from trueup.models.chat import answer_text, encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
-from trueup.models.scoring import score
 from trueup.models.templates.ends import turn_ends
 from trueup.runs import FinishedStage, StageRun
 from trueup.training import adapters, loop
@@ -40,12 +39,12 @@ from trueup.training.merging import merged
 
 def run(config: GRPOConfig | RLOOConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    stage, sft, reward, policy, prompts = online.begin(config)
+    stage, sft, reward, policy, prompts, _ = online.begin(config)
     say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
 
     # 2. Rewards ------------------------------------------------------------------------------------------------------
     units = normalisation(reward.report(RewardCard) if reward else None)
-    pays = scorer(config.model, reward, units) if reward else None
+    pays = scorer(online.load_reward_model(config, reward), units) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, turn_ends(policy.tokenizer), text_of)
 
@@ -73,13 +72,6 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     policy.model = merged(trainer.model, stage, online.proof_rows(policy, prompts))
     return online.save(stage, policy, report)
-
-
-def scorer(config: ModelConfig, reward: FinishedStage, units: Normalisation) -> Scorer:
-    """The reward model, in standard deviations from the mean of held-out answers."""
-    model = loading.load_reward_model(reward.dir / "model", config)
-    model.model.eval().requires_grad_(False)
-    return standardise(partial(score, model), units)
 
 
 def reference_logps(

@@ -11,9 +11,12 @@ from rlhf.align.report import write_report
 from rlhf.align.rewards import refuse_unfit
 from rlhf.align.schema import OnlineReport
 from trueup import runs
+from trueup.console import say
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
 from trueup.models.loading import Loaded
+from trueup.models.policies import reward_model_config
+from trueup.models.scoring import conversion
 from trueup.runs import FinishedStage, StageRun
 from trueup.training import loop
 
@@ -26,6 +29,8 @@ class Beginning(NamedTuple):
     policy: Loaded
     """The SFT policy, which is also the reference."""
     prompts: Prompts
+    on_one_base: bool
+    """Whether the reward model was trained from the SFT policy and reads its tokens, so that both may share a base."""
 
 
 def begin(config: OnlineConfig) -> Beginning:
@@ -33,10 +38,24 @@ def begin(config: OnlineConfig) -> Beginning:
     refuse_unfit(config)  # before an earlier result is cleared away
     stage = runs.begin(config)
     parents = {parent.stage: parent for parent in stage.parents}
+    reward = parents.get("reward")
     policy = loading.load_policy(parents["sft"].dir / "model", config.model, master_weights=config.full_finetuning)
-    prompts = choose_prompts(config, stage, policy.tokenizer)
+    reader = reward and loading.read_tokenizer(reward.dir / "model", reward_model_config(config.run_dir, config.model))
+    converted = reader and conversion(reader, policy.tokenizer)
+    if converted:
+        say(f"{'reward':<12} {converted}")
+        stage.find("info", "reward_model_reads_text", converted)
+    prompts = choose_prompts(config, stage, policy.tokenizer, reader if converted else None)
     stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
-    return Beginning(stage, parents["sft"], parents.get("reward"), policy, prompts)
+    on_one_base = not converted and (reward is None or reward.manifest.parent_sha256("sft") is not None)
+    return Beginning(stage, parents["sft"], reward, policy, prompts, on_one_base)
+
+
+def load_reward_model(config: OnlineConfig, reward: FinishedStage) -> Loaded:
+    """The reward model that pays, frozen, as a model of its own."""
+    loaded = loading.load_reward_model(reward.dir / "model", reward_model_config(config.run_dir, config.model))
+    loaded.model.eval().requires_grad_(False)
+    return loaded
 
 
 def proof_rows(policy: Loaded, prompts: Prompts) -> list[list[int]]:

@@ -45,9 +45,23 @@ class Prompts:
     checks: list[Check]
 
 
-def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Prompts:
+def choose_prompts(
+    config: OnlineConfig,
+    stage: StageRun,
+    tokenizer: PreTrainedTokenizerBase,
+    reader: PreTrainedTokenizerBase | None = None,
+) -> Prompts:
     """The prompts that may be trained on and leave room for an answer; what is left out is counted. One that cannot be
-    asked as it reads is refused by file and line, or left out where bad rows are."""
+    asked as it reads is refused by file and line, or left out where bad rows are.
+
+    reader  the tokenizer of a reward model that reads other tokens: its template must write every prompt, too
+    """
+
+    def encode(row: Prompt, changes: set[str]) -> int:
+        if reader:
+            _as_reward_model_reads(reader, row)
+        return len(encode_prompt(tokenizer, row.prompt, changes))
+
     checks = [load_check(check.kind, check.path, check.limit, config.seed) for check in config.checks]
     dropped = {n: Dropped() for n in range(-1, len(checks))}  # by index of the check; -1: prompts of none
     # Checks first: of a prompt that comes twice, the row whose answers can be verified stays.
@@ -60,7 +74,7 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
         trainable = _trainable(prompts, config.split, prompt_ids, dropped[n])
         encoded = encode_rows(
             [prompts[i] for i in trainable.values()],
-            lambda row, changes: len(encode_prompt(tokenizer, row.prompt, changes)),
+            encode,
             refused,
             config.on_bad_rows if n < 0 and config.prompts else "refuse",
             dropped[n],
@@ -91,6 +105,13 @@ def choose_prompts(config: OnlineConfig, stage: StageRun, tokenizer: PreTrainedT
         )
     say(f"{'prompts':<12} {len(train)} to train on, {len(evaluation)} to choose the step by; left out: {total}")
     return Prompts(train, evaluation, checks)
+
+
+def _as_reward_model_reads(reader: PreTrainedTokenizerBase, row: Prompt) -> None:
+    try:
+        encode_prompt(reader, row.prompt)
+    except DataError as error:
+        raise DataError(f"the reward model cannot read it: {error}") from None
 
 
 def _trainable(

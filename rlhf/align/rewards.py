@@ -8,28 +8,29 @@ function has an opinion is not trained on.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from rlhf.align.config import OnlineConfig
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCard
+from trueup.console import say
 from trueup.data.own_code import error_boundary, file_of, load_own, short_name
-from trueup.data.records import Message
+from trueup.data.records import Candidate, Message
 from trueup.data.rubric import Rubric, load_rubric
 from trueup.errors import DataError, RunError
 from trueup.files import Json
+from trueup.models.loading import Loaded
+from trueup.models.scoring import reward_tokens, score
 from trueup.runs import open_stage
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Sequence[float | None]]
-Scorer = Callable[[Sequence[Sequence[Message]], Sequence[Sequence[int]]], Sequence[float]]
-"""Scores (B,) of B prompts and the tokens of their answers."""
+Scorer = Callable[[Sequence[Sequence[Message]], Sequence[Candidate]], Sequence[float | None]]
+"""A reward model's scores (B,) of B prompts and their answers; None for an answer that it cannot read."""
 
 
 @dataclass
@@ -106,7 +107,7 @@ def make_rewards(
     for name, weight in config.rewards.items():
         if name == "reward_model":
             assert scorer is not None
-            function = _by_model(scorer)
+            function = _by_model(scorer, ends)
         elif name == "rubric":
             assert config.rubric is not None  # the campaign completes it
             function = _by_rubric(load_rubric(config.rubric), ends)
@@ -119,9 +120,15 @@ def make_rewards(
     return WeightedRewards(functions, weights, ends, config.missing_eos_penalty, text_of)
 
 
-def _by_model(scorer: Scorer) -> RewardFunction:
-    def reward(prompts: list[Conversation], completion_ids: list[list[int]], **_: Any) -> Sequence[float]:
-        return scorer([_messages(prompt) for prompt in prompts], completion_ids)
+def _by_model(scorer: Scorer, ends: Collection[int]) -> RewardFunction:
+    def reward(
+        prompts: list[Conversation], completions: list[Conversation], completion_ids: list[list[int]], **_: Any
+    ) -> Sequence[float | None]:
+        answers = [
+            Candidate(text=said[-1]["content"], token_ids=ids, finished=bool(ids) and ids[-1] in ends)
+            for said, ids in zip(completions, completion_ids, strict=True)
+        ]
+        return scorer([_messages(prompt) for prompt in prompts], answers)
 
     return reward
 
@@ -179,18 +186,32 @@ def normalisation(card: RewardCard | None) -> Normalisation:
     return Normalisation(mean=figures.mean if figures else 0.0, std=(figures.std if figures else 0.0) or 1.0)
 
 
-def standardise(score: Scorer, units: Normalisation) -> Scorer:
-    """A reward model's scores in its standard deviations from the mean of held-out answers."""
+def scorer(reward_model: Loaded, units: Normalisation) -> Scorer:
+    """A reward model's scores in its standard deviations from the mean of held-out answers.
 
-    def scores(prompts: Sequence[Sequence[Message]], answers: Sequence[Sequence[int]]) -> list[float]:
-        return [(value - units.mean) / units.std for value in score(prompts, answers)]
+    It may have another tokenizer than the policy. An answer that it cannot write, or has no room for, has no score:
+    that is no reason to end a training.
+    """
+    reported: set[str] = set()
+
+    def scores(prompts: Sequence[Sequence[Message]], answers: Sequence[Candidate]) -> list[float | None]:
+        tokens: dict[int, list[int]] = {}
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            try:
+                tokens[i] = reward_tokens(reward_model, prompt, answer)
+            except DataError as error:
+                if not reported:
+                    say(f"{'reward':<12} an answer has no score by the reward model: {error}")
+                reported.add(str(error))
+        values = dict(zip(tokens, score(reward_model, [prompts[i] for i in tokens], [*tokens.values()]), strict=True))
+        return [(values[i] - units.mean) / units.std if i in values else None for i in range(len(answers))]
 
     return scores
 
 
 def refuse_unfit(config: OnlineConfig) -> None:
-    """A RunError unless the reward model, if it pays, can judge this policy: sound by its own report card, made from
-    this very SFT policy, and so of one base, tokenizer and template with it."""
+    """A RunError unless the reward model, if it pays, can judge this policy: sound by its own report card, and, if it
+    was made from an SFT policy, made from this very one."""
     if "reward_model" not in config.rewards:
         return
     sft, reward = (open_stage(config.run_dir, name) for name in ("sft", "reward"))
@@ -201,31 +222,8 @@ def refuse_unfit(config: OnlineConfig) -> None:
             f"{reward.dir}: the reward model's own verdict is fail ({reasons}), and a policy would learn its mistakes: "
             "mend it, or reward with something else (align.rewards)"
         )
-    if reward.manifest.parent_sha256("sft") != sft.sha256:
+    if reward.manifest.parent_sha256("sft") not in (sft.sha256, None):
         raise RunError(
             f"{reward.dir}: made from another SFT policy than {sft.dir}, whose answers it never learnt to judge: run "
             "`trueup reward` again"
         )
-    for name in ("tokenizer.json", "chat_template.jinja"):
-        theirs, ours = reward.dir / "model" / name, sft.dir / "model" / name
-        if theirs.exists() != ours.exists() or (ours.exists() and not _reads_alike(theirs, ours)):
-            raise RunError(
-                f"{theirs}: differs from {ours}, so the reward model would read other tokens than the policy writes: "
-                "run `trueup reward` again"
-            )
-
-
-def _reads_alike(theirs: Path, ours: Path) -> bool:
-    """Whether two files of a tokenizer say the same, but for what a reward model adds: a pad token of its own."""
-    if theirs.read_bytes() == ours.read_bytes():
-        return True
-    try:
-        a, b = (json.loads(path.read_text(encoding="utf-8")) for path in (theirs, ours))
-    except ValueError:
-        return False
-    added_tokens = [
-        {(token["id"], token["content"]) for token in tokenizer.pop("added_tokens", [])} for tokenizer in (a, b)
-    ]
-    for tokenizer in (a, b):
-        tokenizer.pop("padding", None)
-    return a == b and added_tokens[0] >= added_tokens[1]

@@ -28,13 +28,14 @@ from rlhf.compare.config import CompareConfig
 from rlhf.compare.endpoint_judge import endpoint_tables
 from trueup import runs
 from trueup.artifacts.reports import ControlledRate, JudgeFigures, OwnFigures, Rate
-from trueup.console import progress
+from trueup.console import progress, say
 from trueup.data.records import CandidateSet
 from trueup.data.rubric import load_rubric, rubric_version
 from trueup.judging.endpoint import Endpoint
 from trueup.judging.votes import VOTES, Vote, current, read_votes
-from trueup.models.loading import Loaded, load_reward_model
-from trueup.models.scoring import score
+from trueup.models.loading import Loaded, load_reward_model, read_tokenizer
+from trueup.models.policies import reward_model_config
+from trueup.models.scoring import conversion, reward_tokens, score
 from trueup.runs import Finding
 from trueup.statistics import length_control, win_rates
 
@@ -117,7 +118,8 @@ def second_reward_model_judge(config: CompareConfig, labels: LabelOrigins) -> Ju
 class RewardScores:
     """Scores by a saved reward model, each distinct answer once.
 
-    Equal answers must tie, and scores of one answer differ in their last digits from batch to batch.
+    Equal answers must tie, and scores of one answer differ in their last digits from batch to batch. Answers are equal
+    if the reward model reads the same tokens.
     """
 
     def __init__(self, directory: Path, config: CompareConfig):
@@ -126,22 +128,30 @@ class RewardScores:
         self._scores: dict[tuple[str, tuple[int, ...]], float] = {}
 
     def __call__(self, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
+        reads = self._model = self._model or self._load()
         keys = [
-            [(row.prompt_id, tuple(c.token_ids)) for c in completions]
+            [(row.prompt_id, tuple(reward_tokens(reads, row.prompt, answer))) for answer in completions]
             for row, completions in zip(rows, answers, strict=True)
         ]
         prompts = {row.prompt_id: row.prompt for row in rows}
         new = [key for key in dict.fromkeys(key for row in keys for key in row) if key not in self._scores]
         if new:
-            self._model = self._model or load_reward_model(self.directory, self.config.model)
             values = score(
-                self._model,
+                reads,
                 [prompts[name] for name, _ in new],
                 [list(tokens) for _, tokens in new],
                 on_progress=lambda count: progress(count, len(new)),
             )
             self._scores.update(zip(new, values, strict=True))
         return [[self._scores[key] for key in row] for row in keys]
+
+    def _load(self) -> Loaded:
+        run_dir, model = self.config.run_dir, self.config.model
+        loaded = load_reward_model(self.directory, reward_model_config(run_dir, model))
+        policy = read_tokenizer(runs.open_stage(run_dir, "sft").dir / "model", model)
+        if (converted := conversion(loaded.tokenizer, policy)) is not None:
+            say(f"{'reward model':<12} {converted}")
+        return loaded
 
 
 def endpoint_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:

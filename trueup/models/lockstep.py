@@ -27,10 +27,17 @@ from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import completion_text, encode_prompt
 from trueup.models.config import ModelConfig
-from trueup.models.loading import Loaded, context_length, load_base, load_policy, load_reward_model
-from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_config
+from trueup.models.loading import (
+    Loaded,
+    context_length,
+    load_base,
+    load_policy,
+    load_reward_model,
+    read_tokenizer,
+)
+from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_config, reward_model_config
 from trueup.models.sampling import Decoding, candidate, draw, noise
-from trueup.models.scoring import score
+from trueup.models.scoring import conversion, score_answers
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.templates.ends import turn_ends
 
@@ -170,6 +177,7 @@ class Engine:
         self.policies = {policy.name: policy for policy in find_policies(run_dir)}
         self.config: ModelConfig = model_config(run_dir, trust)
         self._models: dict[Path | None, Adapted] = {}
+        self._trust = trust
         self._reward_model: Loaded | None = None
 
     @torch.inference_mode()
@@ -208,16 +216,20 @@ class Engine:
                 logprobs[name] = tensors.token_logprobs(row, tokens[0, -count:]).cpu()
         return logprobs[policy] - logprobs[reference]
 
-    def scores(self, prompt: Sequence[Message], answers: Sequence[Sequence[int]]) -> list[float] | None:
-        """The reward model's score of each answer; None in a run without one."""
+    def scores(self, prompt: Sequence[Message], answers: Sequence[Candidate]) -> list[float] | None:
+        """The reward model's score of each answer, read in its own tokens; None in a run without one."""
         if self._reward_model is None:
             reward = runs.find_stage(self.run_dir, "reward")
             if reward is None:
                 return None
-            self.on_load("the reward model")
-            self._reward_model = load_reward_model(reward.dir / "model", self.config)
+            config = reward_model_config(self.run_dir, self.config, self._trust)
+            folders = ((reward.dir, config), (runs.stage_dir(self.run_dir, "sft"), self.config))
+            reads, writes = (read_tokenizer(folder / "model", of) for folder, of in folders)
+            how = ", which reads the answers' text in tokens of its own" if conversion(reads, writes) else ""
+            self.on_load(f"the reward model{how}")
+            self._reward_model = load_reward_model(reward.dir / "model", config)
             self._reward_model.model.eval()
-        return score(self._reward_model, [prompt] * len(answers), answers)
+        return score_answers(self._reward_model, [prompt] * len(answers), answers)
 
     def _by_model(self, names: Sequence[str] | dict[str, None]) -> list[tuple[Adapted, list[str]]]:
         """The policies in groups that share their weights, loaded."""

@@ -101,13 +101,33 @@ def model_config(run_dir: Path, trust: bool) -> ModelConfig:
     trust  the run is one's own. Otherwise it is data, and settings that would run code of the model or of a hub
            (`trust_remote_code`, an attention kernel by name) are ignored.
     """
-    path = runs.open_stage(run_dir, "sft").dir / CONFIG
+    config = _model_section(run_dir, "sft", "model") or ModelConfig()
+    return config if trust else _as_data(config)
+
+
+def reward_model_config(run_dir: Path, policy: ModelConfig, trust: bool = True) -> ModelConfig:
+    """How the run's reward model is loaded: as its own base's section says, if it has one, else as the policy is."""
+    config = _model_section(run_dir, "reward", "base")
+    if config is None:
+        return policy
+    return config if trust else _as_data(config)
+
+
+def _model_section(run_dir: Path, stage: str, key: str) -> ModelConfig | None:
+    """A section of a stage's resolved config that describes a model; None if there is none."""
+    path = runs.open_stage(run_dir, stage).dir / CONFIG
     problems: list[str] = []
-    values = (read_yaml(path).get("sft") or {}).get("model") or {}
-    config = validate(ModelConfig, values, path.parent, "sft.model.", problems)
+    values = (read_yaml(path).get(stage) or {}).get(key)
+    if not values:
+        return None
+    config = validate(ModelConfig, values, path.parent, f"{stage}.{key}.", problems)
     if config is None:
         raise ConfigError(path, problems)
-    return config if trust else config.model_copy(update={"trust_remote_code": False, "attn_implementation": "auto"})
+    return config
+
+
+def _as_data(config: ModelConfig) -> ModelConfig:
+    return config.model_copy(update={"trust_remote_code": False, "attn_implementation": "auto"})
 
 
 def versions(run_dir: Path) -> tuple[str, ...]:

@@ -1,21 +1,30 @@
-"""Log-probabilities of completions, their KL to another policy, and scores of a reward model."""
+"""Log-probabilities of completions, their KL to another policy, and scores of a reward model.
+
+A reward model may have another tokenizer and chat template than the policy whose answers it scores. So the text is what
+it is given (`score_answers`), and recorded tokens count only where they are its own tokens of that text.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from trueup.data.records import Message
+from trueup.errors import DataError
 from trueup.models import tensors
 from trueup.models.cache import as_argument, reads_in_parts, roomy_cache
-from trueup.models.chat import encode_prompt
-from trueup.models.loading import Loaded
+from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
+from trueup.models.loading import Loaded, context_length
 from trueup.models.templates.ends import as_trained
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # ---- Scoring ----------------------------------------------------------------------------------------------------
 
@@ -95,6 +104,79 @@ def _head_is_plain(model: Any) -> bool:
     config = model.config.get_text_config()
     own = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
     return all(getattr(config, key, None) in (None, 1) for key in own)
+
+
+class Answer(Protocol):
+    """The parts of an answer that count for its score; `trueup.data.records.Candidate` has them."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_ids(self) -> Sequence[int] | None: ...
+    @property
+    def finished(self) -> bool: ...
+
+
+def score_answers(
+    reward_model: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    answers: Sequence[Answer],
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> list[float]:
+    """The reward model's score of each answer, whichever policy wrote it, in the reward model's own template and
+    tokens."""
+    pairs = zip(prompts, answers, strict=True)
+    completions = [reward_tokens(reward_model, prompt, answer) for prompt, answer in pairs]
+    return score(reward_model, prompts, completions, on_progress=on_progress)
+
+
+def reward_tokens(reward_model: Loaded, prompt: Sequence[Message], answer: Answer) -> list[int]:
+    """An answer in a reward model's tokens: the recorded ones if its tokenizer decodes them to the answer's text, else
+    those of the text. They end with its own end of turn exactly if the answer is finished.
+
+    Raises DataError if its tokenizer cannot write the answer, or its context has no room for prompt and answer.
+    """
+    tokenizer = reward_model.tokenizer
+    recorded = sampled_ids(tokenizer, answer.text, answer.finished, answer.token_ids)
+    ids = as_trained(tokenizer, recorded or encode_completion(tokenizer, answer.text, answer.finished))
+    limit = context_length(reward_model.model.config)
+    if limit is not None and (length := len(encode_prompt(tokenizer, prompt)) + len(ids)) > limit:
+        raise DataError(
+            f"a prompt and its answer have {length} tokens of the reward model, whose context has {limit}: shorten "
+            "prompts or answers (max_new_tokens), or take a reward model with a longer context"
+        )
+    return ids
+
+
+def conversion(reward_model: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase) -> str | None:
+    """A sentence on what is done to answers for a reward model with another tokenizer or chat template than the
+    policy's; None if both read and write the same tokens."""
+    differs = [
+        what
+        for what, theirs, ours in (
+            ("tokenizer", _vocabulary(reward_model), _vocabulary(policy)),
+            ("chat template", reward_model.chat_template, policy.chat_template),
+        )
+        if theirs != ours
+    ]
+    if not differs:
+        return None
+    return (
+        f"the reward model's {' and '.join(differs)} {'differs' if len(differs) == 1 else 'differ'} from the policy's: "
+        "it reads the text of every prompt and answer in its own template and tokens, and a finished answer ends with "
+        f"its end of turn, {reward_model.eos_token!r}"
+    )
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """What decides a tokenizer's tokens, without what changes none of them: padding, and a pad token of its own."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    values = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab()}
+    for name in ("padding", "truncation"):
+        values.pop(name, None)
+    pad = tokenizer.pad_token
+    added = [token for token in values.pop("added_tokens", []) if token["content"] != pad or pad == tokenizer.eos_token]
+    return values, [(token["id"], token["content"]) for token in added], tokenizer.eos_token
 
 
 @torch.inference_mode()

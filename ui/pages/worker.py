@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from trueup.console import exit_with_parent
-from trueup.data.records import Message
+from trueup.data.records import Candidate, Message
 from trueup.errors import TrueupError
 from trueup.models.policies import REFERENCE, versions
 
@@ -365,7 +365,7 @@ def answer(engine: Any, work: Work, stop: Any) -> Iterator[Event]:
     ids: dict[str, list[int]] = {name: [] for name in work.policies}
     texts: dict[str, list[str]] = {name: [] for name in work.policies}
     open_ones = dict.fromkeys(work.policies)
-    finished: dict[str, bool] = {}
+    whole: dict[str, Candidate] = {}
     started, seconds = time.perf_counter(), 0.0
     for step in engine.stream(work.policies, work.prompt, decoding):
         seconds = round(time.perf_counter() - started, 3)
@@ -373,24 +373,24 @@ def answer(engine: Any, work: Work, stop: Any) -> Iterator[Event]:
             ids[name].append(token.id)
             texts[name].append(token.text)
         yield Stepped(texts={name: token.text for name, token in step.tokens.items()}, seconds=seconds)
-        for name, whole in step.ended.items():
+        for name, ended in step.ended.items():
             del open_ones[name]
-            finished[name] = whole.finished
-            how: Literal["eos", "limit"] = "eos" if whole.finished else "limit"
+            whole[name] = ended
+            how: Literal["eos", "limit"] = "eos" if ended.finished else "limit"
             yield Answered(policy=name, ended=how, tokens=len(ids[name]), seconds=seconds)
         if stop.is_set():
             break
     for name in open_ones:
         yield Answered(policy=name, ended="stopped", tokens=len(ids[name]), seconds=seconds)
-    whole_ones = [name for name in work.policies if name in finished]
-    scores = engine.scores(work.prompt, [ids[name] for name in whole_ones]) if whole_ones else None
-    for name, score in zip(whole_ones, scores or [], strict=False):
+    scored = [name for name in work.policies if name in whole]
+    scores = engine.scores(work.prompt, [whole[name] for name in scored]) if scored else None
+    for name, score in zip(scored, scores or [], strict=False):
         yield Scored(policy=name, score=score)
     for name in work.policies:
         if name == REFERENCE or not ids[name]:
             continue
         nats = engine.log_ratios(work.prompt, ids[name], name).tolist()
-        parts = pieces(texts[name], nats, finished.get(name, False))
+        parts = pieces(texts[name], nats, name in whole and whole[name].finished)
         yield Ratios(policy=name, reference=REFERENCE, pieces=parts, sum=sum(nats))
     yield Stopped() if open_ones else Done()
 

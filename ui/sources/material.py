@@ -22,6 +22,7 @@ from trueup.console import progress, say
 from trueup.data.formats import read_preferences
 from trueup.data.records import Candidate, CandidateSet, Dropped, Row, parse_row, prompt_id, read_jsonl, split_name
 from trueup.errors import DataError, LabelsPending
+from trueup.runs import find_stage
 from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import take_over
 from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry, Text
@@ -287,21 +288,18 @@ def import_file(config: LabelConfig, store: Store, items: Material, dropped: Dro
 
 def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
     """Rank every prompt's answers by a reward model's score."""
-    from trueup.models.chat import encode_completion, sampled_ids
-    from trueup.models.loading import load_reward_model
-    from trueup.models.scoring import score
+    from trueup.models.loading import load_reward_model, read_tokenizer
+    from trueup.models.scoring import conversion, score_answers
 
     assert config.reward_model is not None
     loaded = load_reward_model(config.reward_model, config.model)
     prompts = [item.prompt for item in items.whole for _ in item.answers]
-    # The sampled tokens, if this tokenizer decodes them to the text; otherwise the text.
-    rows = [
-        sampled_ids(loaded.tokenizer, answer.text, answer.finished, answer.token_ids)
-        or encode_completion(loaded.tokenizer, answer.text, answer.finished)
-        for item in items.whole
-        for answer in item.answers
-    ]
-    flat = iter(score(loaded, prompts, rows, on_progress=lambda count: progress(count, len(rows))))
+    if (sft := find_stage(config.run_dir, "sft")) is not None:
+        converted = conversion(loaded.tokenizer, read_tokenizer(sft.dir / "model", config.model))
+        if converted:
+            say(f"{'reward model':<12} {converted}")
+    answers = [answer for item in items.whole for answer in item.answers]
+    flat = iter(score_answers(loaded, prompts, answers, on_progress=lambda count: progress(count, len(answers))))
     labels = []
     for item, item_id in zip(items.whole, store.add_items(items.whole), strict=True):
         labels.append(ProgramLabel(item_id, tiers_of([next(flat) for _ in item.answers])))

@@ -24,9 +24,9 @@ from trueup.models import tensors
 from trueup.runs import Finding
 from trueup.training import batches, loop
 
-_DRAWN_AT_ONCE, _READ_AT_ONCE = 64, 16
-"""Answers that `rlhf.align.rollouts.draw` draws side by side, and that `trueup.models.scoring.completion_logps` reads
-at once."""
+_DRAWN_AT_ONCE, _READ_AT_ONCE, _SCORED_AT_ONCE = 64, 16, 32
+"""Answers that `rlhf.align.rollouts.draw` draws side by side, that `trueup.models.scoring.completion_logps` reads at
+once, and that `trueup.models.scoring.score` scores at once."""
 _TILE = (4096, 32768)
 """Positions and vocabulary that TRL's fused head scores at once (trl.kernels.chunked_logprob)."""
 _TILE_PARTS = 7.25
@@ -42,13 +42,15 @@ class Prediction:
     """In bytes. Sampling and updating take turns, so the larger of the two counts."""
 
     weights: int
-    """All roles'. They are in memory when the prediction is made; on a GPU with what cuBLAS took for its work."""
+    """All roles', and those of a reward model of another base. They are in memory when the prediction is made; on a GPU
+    with what cuBLAS took for its work."""
     training_state: int
     """Gradients of what is trained and Adam's two moments; on a GPU, where it steps all weights at once, a third."""
     buffer: int
     """The rollout: tokens, masks, log-probabilities, values, advantages, returns."""
     sampling: int
-    """Keys and values of the answers that are drawn side by side, or the logits of those that are read, if larger."""
+    """Keys and values of the answers that are drawn side by side; or, if larger, the logits of those that are read, or
+    the keys and values of those that a reward model of another base scores."""
     updating: int
     """Activations of a micro-batch and the logits of the head."""
     free: int
@@ -96,13 +98,11 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
     buffer = 2 * config.rollout_batch_size * length * (2 * 8 + 2 + 4 * 4 + trunk)
 
     answers_at_once = min(_DRAWN_AT_ONCE, max(config.rollout_batch_size, config.eval_prompts))
-    heads = getattr(text, "num_attention_heads", None) or 1
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
-    heads = getattr(text, "num_key_value_heads", None) or heads
-    cache = answers_at_once * length * layers * 2 * heads * head_size * item
     sampling = max(
-        cache + 4 * answers_at_once * text.vocab_size * 4,  # logits, scaled, their softmax, its cumulative sum
+        _cache(model, answers_at_once, length)
+        + 4 * answers_at_once * text.vocab_size * 4,  # logits, scaled, their softmax, its cumulative sum
         2 * min(_READ_AT_ONCE, config.eval_prompts) * answer * text.vocab_size * 4,  # logits, their exponentials
+        _scoring(config, roles, length),
     )
 
     coefficients = {role: _activation_coefficients(roles, role) for role in ("policy", "critic")}
@@ -135,6 +135,24 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
         free=free,
         fitting_rows=max(row_counts, default=0),
     )
+
+
+def _cache(model: Any, rows: int, length: int) -> int:
+    """Keys and values of so many rows of tokens."""
+    text = model.config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None) or 1
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    heads = getattr(text, "num_key_value_heads", None) or heads
+    return int(rows * length * text.num_hidden_layers * 2 * heads * head_size * model.dtype.itemsize)
+
+
+def _scoring(config: PPOConfig, roles: Roles, length: int) -> int:
+    """What a reward model of another base holds while it scores. One on the policy's base holds less than sampling."""
+    if roles.reward is None or roles.critic_from_reward:
+        return 0
+    rows = min(_SCORED_AT_ONCE, max(config.rollout_batch_size, config.eval_prompts))
+    # The prompts', a copy of them, and that with the answers behind it.
+    return 3 * _cache(roles.reward.model, rows, length)
 
 
 def _activation_coefficients(roles: Roles, role: Role) -> tuple[float, float, float]:

@@ -10,6 +10,10 @@ On one base, which is the SFT policy and stays frozen, a role is an adapter:
 With full fine-tuning each is a model of its own. Either way `Roles.playing(role, root)` gives the module that plays it,
 and `module(..., scores=True)` one scalar per token where the role has a head.
 
+A reward model of another base stays a model of its own (`Roles.reward`), which reads the text of answers in its own
+tokens. The critic gives a value to each of the policy's tokens, so it cannot start from that model: it starts fresh on
+the policy's base.
+
 Three things go wrong here without an error, and each is held by a test (tests/rlhf/align/ppo/test_roles.py):
 - PEFT's switch of adapters takes `requires_grad` from all others. A critic whose flags are off gets no gradient, so the
   flags are set again after every switch.
@@ -74,7 +78,10 @@ class Roles:
     model: Any
     policy: Loaded
     """The policy's causal model, with its tokenizer; under adapters, of whatever role is played."""
-    has_reward: bool
+    critic_from_reward: bool
+    """Whether the critic starts from the reward model. If not, it is fresh and says 0."""
+    reward: Loaded | None = None
+    """The reward model, where it is a model of its own; None where it is an adapter, or does not pay."""
     reference_model: Any = None
     """The reference, where it is a model of its own."""
     trunk: Trunk
@@ -138,13 +145,14 @@ class Roles:
 class SharedBase(Roles):
     """One base in memory, an adapter for each role."""
 
-    def __init__(self, config: PPOConfig, policy: Loaded, reward_adapter: Path | None):
+    def __init__(self, config: PPOConfig, policy: Loaded, reward_adapter: Path | None, other: Loaded | None = None):
+        """reward_adapter, other  the reward model: an adapter on this base, or a model of another base"""
         base = policy.model
         # Before PEFT wraps the model: an adapter that brings a score head finds the place for it.
         base.score = nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False).to(base.device)
         loading.train_in_float32(base.score)
         add_scores(base)
-        self.policy, self.has_reward = policy, reward_adapter is not None
+        self.policy, self.reward, self.critic_from_reward = policy, other, reward_adapter is not None
         # Both before PEFT wraps the model, since `lora.last_layers` is looked up by the names of its modules.
         lora, critic = (_beside_head(adapters.adapter(config, base, t)) for t in (TaskType.CAUSAL_LM, TaskType.SEQ_CLS))
         self.model: PeftModel = get_peft_model(base, lora)
@@ -162,6 +170,9 @@ class SharedBase(Roles):
 
     @contextmanager
     def playing(self, role: Role, root: Any = None) -> Iterator[Any]:
+        if role == "reward" and self.reward:
+            yield self.reward.model
+            return
         before = self.role
         self._switch(role)
         try:
@@ -181,7 +192,7 @@ class SharedBase(Roles):
 
     def _restore_gradients(self) -> None:
         self.model.set_requires_grad(["default", "critic"], True)
-        if self.has_reward:
+        if self.critic_from_reward:
             self.model.set_requires_grad("reward", False)
 
     def _keep_roles_when_checkpointing(self, base: Any) -> None:
@@ -213,6 +224,8 @@ class SharedBase(Roles):
         for name, weight in self.model.named_parameters():
             if ".default." not in name and ".critic." not in name:
                 yield weight
+        if self.reward:
+            yield from self.reward.model.parameters()
 
     def scale_critic(self, factor: float) -> None:
         with torch.no_grad():
@@ -252,8 +265,9 @@ def load_reward_adapter(model: PeftModel, directory: Path) -> None:
 class SeparateModels(Roles):
     """A model for each role, every weight of policy and critic trained."""
 
-    def __init__(self, config: PPOConfig, policy: Loaded, sft: Path, reward: Path | None):
-        self.policy, self.has_reward = policy, reward is not None
+    def __init__(self, config: PPOConfig, policy: Loaded, sft: Path, reward: Path | None, other: Loaded | None = None):
+        """reward, other  the reward model: one that was trained from the SFT policy, or one of another base"""
+        self.policy, self.reward, self.critic_from_reward = policy, other, reward is not None
         self.model = policy.model
         self.trunk = Trunk(self.model.base_model)
         critic = loading.load_reward_model(
@@ -265,14 +279,16 @@ class SeparateModels(Roles):
         self.model.critic = critic
         add_scores(self.model, critic)
         self.reference_model = loading.load_policy(sft, config.model).model.eval().requires_grad_(False)
-        self.reward: Any = None
         if reward is not None:
-            self.reward = loading.load_reward_model(reward, config.model).model.eval().requires_grad_(False)
-            add_scores(self.reward)
+            self.reward = loading.load_reward_model(reward, config.model)
+            self.reward.model.eval().requires_grad_(False)
+        if self.reward:
+            add_scores(self.reward.model)
 
     @contextmanager
     def playing(self, role: Role, root: Any = None) -> Iterator[Any]:
-        yield {"reference": self.reference_model, "reward": self.reward}.get(role, root or self.model)
+        scorer = self.reward.model if self.reward else None
+        yield {"reference": self.reference_model, "reward": scorer}.get(role, root or self.model)
 
     def parameters(self, role: Literal["policy", "critic"]) -> dict[str, nn.Parameter]:
         return {
@@ -284,7 +300,7 @@ class SeparateModels(Roles):
     def frozen_weights(self) -> Iterator[Tensor]:
         yield from self.reference_model.parameters()
         if self.reward is not None:
-            yield from self.reward.parameters()
+            yield from self.reward.model.parameters()
 
     def scale_critic(self, factor: float) -> None:
         with torch.no_grad():

@@ -1,14 +1,15 @@
 """Proximal policy optimisation: the policy writes, the reward model pays, a critic says what was to be expected.
 
 Reads   sft/model, from which policy and reference start; prompts, or those of candidates/; reward/ where the reward
-        model pays, from which the critic starts too.
+        model pays, from which the critic starts too if both are of one base.
 Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
         metrics.jsonl, samples.jsonl, report.json, report.html, manifest.json.
 Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155; details as Huang et al. 2024 reproduce them,
         https://arxiv.org/abs/2403.17031. Rollouts, checkpoints and processes by trl.GRPOTrainer.
 
-One frozen base in memory plays all four roles (`rlhf.align.ppo.roles`). While it runs the stage checks that policy and
-reference are one at step 0, that ratios are 1 before the first update from a rollout, and that nothing frozen changed.
+One frozen base in memory plays all four roles (`rlhf.align.ppo.roles`); a reward model of another base stays a model of
+its own. While it runs the stage checks that policy and reference are one at step 0, that ratios are 1 before the first
+update from a rollout, and that nothing frozen changed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, standardise
+from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from rlhf.align.schema import KLPrice
 from trueup.artifacts.reports import Normalisation, RewardCard
@@ -38,7 +39,6 @@ from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded, answer_text
 from trueup.models.encoding import RefusedRows, encode_demonstrations
 from trueup.models.loading import Loaded
-from trueup.models.scoring import score
 from trueup.models.templates.ends import turn_ends
 from trueup.models.tensors import pad_right
 from trueup.runs import FinishedStage, StageRun
@@ -48,10 +48,10 @@ from trueup.training.arguments import build_arguments
 
 def run(config: PPOConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    stage, sft, reward, policy, prompts = online.begin(config)
+    stage, sft, reward, policy, prompts, on_one_base = online.begin(config)
 
     # 2. Roles --------------------------------------------------------------------------------------------------------
-    roles = cast_roles(config, policy, sft, reward)
+    roles = cast_roles(config, policy, sft, reward, on_one_base)
     say(f"{'roles':<12} {describe(roles)}; {policy.placement.reason}")
     rows = batches.rows_per_forward(config, policy, [config.max_length])
     config = config.model_copy(update={"per_device_train_batch_size": rows})  # on a GPU it was measured; once is enough
@@ -64,7 +64,7 @@ def run(config: PPOConfig) -> Path:
     units = normalisation(reward.report(RewardCard) if reward else None)
     roles.scale_critic(1 / units.std)
     text_of = partial(answer_text, policy.tokenizer)
-    rewards = make_rewards(config, scorer(roles, units), prompts.checks, turn_ends(policy.tokenizer), text_of)
+    rewards = make_rewards(config, scores(roles, units), prompts.checks, turn_ends(policy.tokenizer), text_of)
     second = second_rewards(config, reward, prompts.checks, turn_ends(policy.tokenizer))
 
     # 3. Train --------------------------------------------------------------------------------------------------------
@@ -99,37 +99,46 @@ def run(config: PPOConfig) -> Path:
 # ---- Roles and rewards ------------------------------------------------------------------------------------------
 
 
-def cast_roles(config: PPOConfig, policy: Loaded, sft: FinishedStage, reward: FinishedStage | None) -> Roles:
+def cast_roles(
+    config: PPOConfig, policy: Loaded, sft: FinishedStage, reward: FinishedStage | None, on_one_base: bool
+) -> Roles:
+    other = online.load_reward_model(config, reward) if reward and not on_one_base else None
     torch.manual_seed(config.seed)  # a fresh adapter's first matrix is drawn at random
     if config.full_finetuning:
-        return SeparateModels(config, policy, sft.dir / "model", reward.dir / "model" if reward else None)
-    return SharedBase(config, policy, reward.dir / adapters.ADAPTER if reward else None)
+        start = reward.dir / "model" if reward and on_one_base else None
+        return SeparateModels(config, policy, sft.dir / "model", start, other)
+    return SharedBase(config, policy, reward.dir / adapters.ADAPTER if reward and on_one_base else None, other)
 
 
 def describe(roles: Roles) -> str:
     kind = "one base" if isinstance(roles, SharedBase) else "a model each"
-    critic = "from the reward model" if roles.has_reward else "fresh: no reward model pays"
+    critic = "from the reward model" if roles.critic_from_reward else "fresh: no reward model pays"
+    if roles.reward and not roles.critic_from_reward:
+        weights = sum(weight.numel() for weight in roles.reward.model.parameters())
+        kind += f", and the reward model of another base with {weights:,} weights"
+        critic = "fresh on the policy's base: it values the policy's tokens, and the reward model reads others"
     counts = [sum(weight.numel() for weight in roles.parameters(role).values()) for role in ("policy", "critic")]
     return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
 
 
-def scorer(roles: Roles, units: Normalisation) -> Scorer | None:
+def scores(roles: Roles, units: Normalisation) -> Scorer | None:
     """The reward model as a function, in standard deviations from the mean of held-out answers."""
-    if not roles.has_reward:
+    if roles.reward:
+        return scorer(roles.reward, units)
+    if not roles.critic_from_reward:
         return None
 
-    def scores(prompts: Any, completions: Any) -> Sequence[float]:
+    def by_adapter(prompts: Any, answers: Any) -> Sequence[float | None]:
         with roles.playing("reward") as model:
             # Under an adapter, the base itself reads; its layers have the reward model's adapter in them now.
-            model = model.get_base_model() if isinstance(roles, SharedBase) else model
+            model = model.get_base_model()
             was_training = model.training
             model.eval()
-            by = Loaded(model, roles.policy.tokenizer, roles.policy.placement)
-            values = score(by, prompts, completions)
+            values = scorer(Loaded(model, roles.policy.tokenizer, roles.policy.placement), units)(prompts, answers)
             model.train(was_training)
         return values
 
-    return standardise(scores, units)
+    return by_adapter
 
 
 def reference_logps(roles: Roles, policy: Loaded) -> Callable[[Any, Any], list[float]]:

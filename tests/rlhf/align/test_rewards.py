@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from rlhf.align.rewards import WeightedRewards, load_function, make_rewards, ref
 from rlhf.checks import load_check
 from trueup import runs
 from trueup.config import SplitConfig, StageConfig
-from trueup.data.records import Message
+from trueup.data.records import Candidate, Message
 from trueup.data.rubric import RUBRICS
 from trueup.errors import DataError, RunError
 from trueup.models.chat import answer_text
@@ -214,16 +213,19 @@ def test_the_rubric_pays_what_it_says_of_an_answer_ended_or_not(tmp_path: Path) 
     assert paid(rewards, "", completion_ids=[[]]) == [rubric.score(prompt, "", False)]
 
 
-def test_the_reward_model_scores_the_tokens_that_were_sampled(tmp_path: Path) -> None:
-    asked: list[str] = []
+def test_the_reward_model_is_given_each_answer_whole_its_text_its_tokens_and_whether_it_ended(tmp_path: Path) -> None:
+    asked: list[tuple[str, Candidate]] = []
 
-    def scorer(prompts: Any, ids: Any) -> list[float]:
-        asked.extend(prompt[-1].content for prompt in prompts)
-        return [float(sum(row)) for row in ids]
+    def scorer(prompts: Any, answers: Any) -> list[float | None]:
+        asked.extend(zip((prompt[-1].content for prompt in prompts), answers, strict=True))
+        return [11.0, None]
 
     rewards = make_rewards(config(tmp_path), scorer, [], [EOS])
-    assert paid(rewards, "a", "b", completion_ids=[[5, 6, EOS], [7]], category=[None, None]) == [11.0, 7.0]
-    assert asked == ["Why do ships float?", "Why does ice float?"]
+    assert paid(rewards, "a", "b", completion_ids=[[5, 6, EOS], [7]], category=[None, None]) == [11.0, None]
+    assert asked == [
+        ("Why do ships float?", Candidate(text="a", token_ids=[5, 6, EOS], finished=True)),
+        ("Why does ice float?", Candidate(text="b", token_ids=[7], finished=False)),
+    ]
 
 
 @pytest.fixture
@@ -326,33 +328,4 @@ def test_a_reward_model_of_another_sft_policy_is_refused(stages: dict[str, Any],
     assert refusal(stages["align"]) == (
         f"{tmp_path}/run/reward: made from another SFT policy than {tmp_path}/run/sft, whose answers it never learnt "
         "to judge: run `trueup reward` again"
-    )
-
-
-def test_a_pad_token_that_the_reward_model_adds_is_no_other_way_of_reading(stages: dict[str, Any]) -> None:
-    def tokenizer(*added: str, **keys: Any) -> dict[str, str]:
-        rows = [{"id": 300 + i, "content": name} for i, name in enumerate(added)]
-        return {
-            **FILES,
-            "model/tokenizer.json": json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": rows, **keys}),
-        }
-
-    make(stages["sft"], tokenizer("<|end|>"))
-    make(stages["reward"], tokenizer("<|end|>", "<|pad|>", padding={"direction": "right"}))
-    refuse_unfit(stages["align"])
-    for other in (tokenizer("<|pad|>"), tokenizer("<|end|>", model={"vocab": {"b": 0}})):
-        make(stages["reward"], other)
-        assert "would read other tokens" in refusal(stages["align"])
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
-@pytest.mark.parametrize("other", ["other", None])
-def test_a_reward_model_that_reads_other_tokens_than_the_policy_writes_is_refused(
-    stages: dict[str, Any], tmp_path: Path, name: str, other: str | None
-) -> None:
-    files = {**FILES, f"model/{name}": other}
-    make(stages["reward"], {key: text for key, text in files.items() if text})
-    assert refusal(stages["align"]) == (
-        f"{tmp_path}/run/reward/model/{name}: differs from {tmp_path}/run/sft/model/{name}, so the reward model would "
-        "read other tokens than the policy writes: run `trueup reward` again"
     )

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from trueup.data.records import Message
+from trueup.data.records import Candidate, Message
 from trueup.errors import DataError, ModelError, RunError
 from trueup.models import loading
-from trueup.models.chat import encode_prompt
+from trueup.models.chat import completion_text, encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.loading import load_policy, load_reward_model
 from trueup.models.lockstep import Detokeniser, Engine
@@ -270,11 +270,12 @@ def test_scores_are_the_reward_models_and_none_where_there_is_none(engine: Engin
     reward_model = load_reward_model(run_dir / "reward" / "model", engine.config)
     told: list[str] = []
     engine.on_load = told.append
-    given = engine.scores(ASKED, [[5, 6], [7]])
-    assert given == pytest.approx(score(reward_model, [ASKED, ASKED], [[5, 6], [7]]), abs=1e-5)
-    assert engine.scores(ASKED, [[5, 6]]) and told == ["the reward model"], "loaded once"
+    rows = [[65, 66], [67]]
+    cut = [Candidate(text=completion_text(reward_model.tokenizer, ids), token_ids=ids, finished=False) for ids in rows]
+    assert engine.scores(ASKED, cut) == pytest.approx(score(reward_model, [ASKED, ASKED], rows), abs=1e-5)
+    assert engine.scores(ASKED, cut[:1]) and told == ["the reward model"], "loaded once"
     shutil.rmtree(copy / "reward")
-    assert Engine(copy).scores(ASKED, [[5, 6]]) is None
+    assert Engine(copy).scores(ASKED, cut[:1]) is None
 
 
 def test_loading_says_what_it_loads(copy: Path) -> None:

@@ -208,7 +208,7 @@ def test_answers_stream_in_lockstep_and_are_scored_and_compared(admin: Asking, r
     assert {p: e["tokens"] for p, e in ended.items()} == {p: len(a.token_ids) for p, a in expected.items()}
     scores = {event["policy"]: event["score"] for event in events if event["type"] == "score"}
     assert list(scores.values()) == pytest.approx(
-        engine.scores(prompt, [expected[policy].token_ids for policy in scores]), abs=1e-4
+        engine.scores(prompt, [expected[policy] for policy in scores]), abs=1e-4
     )
     [ratios] = [event for event in events if event["type"] == "ratios"]
     exact = engine.log_ratios(prompt, expected["aligned"].token_ids, "aligned")
