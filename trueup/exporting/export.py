@@ -127,7 +127,8 @@ def _write(path: Path, text: str) -> None:
 
 def _card(run_dir: Path, what: str, result: FinishedStage, lineage: list[FinishedStage]) -> str:
     stages = {stage.stage: stage for stage in [result, *lineage]}
-    base = result.manifest.identity.get("model", {}).get("name", "unknown")
+    identity = result.manifest.identity
+    base = (identity.get("base") or identity.get("model", {})).get("name", "unknown")
     lines = [
         f"# {_title(what, result).capitalize()}",
         "",

@@ -196,9 +196,6 @@ def load_reward_model(
     return _load_saved(kind, directory, config, master_weights, num_labels=1, fresh_head=fresh_head)
 
 
-_OWN_PAD = "<|trueup_pad|>"
-
-
 def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool = False) -> Loaded:
     """A policy with a fresh head of one output, and with a pad token that has no other use.
 
@@ -206,10 +203,24 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
     with EOS or, if it was cut, with any token that the policy knows. So the pad token is new to the policy. Then ids
     and positions agree on the last token: in training, in `trueup.models.scoring.score` and wherever the saved model is
     read. Padding stands on the right, because models with absolute positions would read it as text on the left."""
-    loaded = load_reward_model(directory, config, master_weights, fresh_head=True)
-    loaded.tokenizer.add_special_tokens({"pad_token": _OWN_PAD})
+    return _with_pad_token(load_reward_model(directory, config, master_weights, fresh_head=True))
+
+
+def load_base_for_scores(config: ModelConfig, fresh_head: bool, master_weights: bool = False) -> Loaded:
+    """The base model that the config names with a head of one output, fresh or its own, as `new_reward_model`."""
+    placement = place(config, master_weights)
+    tokenizer = load_base_tokenizer(config, announce=_say_tokenizer)
+    kind = AutoModelForSequenceClassification
+    model = _from_pretrained(kind, source_of(config), config, placement, fresh_head=fresh_head, num_labels=1)
+    _without_dropout(model)
+    return _with_pad_token(Loaded(model, tokenizer, placement))
+
+
+def _with_pad_token(loaded: Loaded) -> Loaded:
+    loaded.tokenizer.add_special_tokens({"pad_token": "<|trueup_pad|>"})
     loaded.tokenizer.padding_side = "right"
-    train_in_float32(loaded.model.score)
+    if hasattr(loaded.model, "score"):
+        train_in_float32(loaded.model.score)
     _grow_vocabulary(loaded.model, loaded.tokenizer)
     _agree_on_tokens(loaded.model, loaded.tokenizer)
     return loaded

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from trueup.data.records import Message
 from trueup.errors import DataError
+from trueup.files import Json
 from trueup.models import tensors
 from trueup.models.cache import as_argument, reads_in_parts, roomy_cache
 from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
@@ -151,14 +152,8 @@ def reward_tokens(reward_model: Loaded, prompt: Sequence[Message], answer: Answe
 def conversion(reward_model: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase) -> str | None:
     """A sentence on what is done to answers for a reward model with another tokenizer or chat template than the
     policy's; None if both read and write the same tokens."""
-    differs = [
-        what
-        for what, theirs, ours in (
-            ("tokenizer", _vocabulary(reward_model), _vocabulary(policy)),
-            ("chat template", reward_model.chat_template, policy.chat_template),
-        )
-        if theirs != ours
-    ]
+    differs = ["tokenizer"] if _reads_otherwise(reward_model, policy) else []
+    differs += ["chat template"] if reward_model.chat_template != policy.chat_template else []
     if not differs:
         return None
     return (
@@ -168,15 +163,28 @@ def conversion(reward_model: PreTrainedTokenizerBase, policy: PreTrainedTokenize
     )
 
 
-def _vocabulary(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """What decides a tokenizer's tokens, without what changes none of them: padding, and a pad token of its own."""
+def _reads_otherwise(reward_model: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers differ in more than a pad token that the reward model's has for itself."""
+    theirs, ours = _read_by(reward_model), _read_by(policy)
+    more = {content for _, content in theirs.added - ours.added}
+    lacks = ours.added - theirs.added
+    return theirs.rules != ours.rules or bool(lacks) or not more <= {reward_model.pad_token}
+
+
+class _Reading(NamedTuple):
+    """What decides a tokenizer's tokens."""
+
+    rules: tuple[str | None, Json]
+    """Its EOS, and all but the added tokens; without padding, which changes no token."""
+    added: set[tuple[int, str]]
+
+
+def _read_by(tokenizer: PreTrainedTokenizerBase) -> _Reading:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    values = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab()}
-    for name in ("padding", "truncation"):
-        values.pop(name, None)
-    pad = tokenizer.pad_token
-    added = [token for token in values.pop("added_tokens", []) if token["content"] != pad or pad == tokenizer.eos_token]
-    return values, [(token["id"], token["content"]) for token in added], tokenizer.eos_token
+    rules: Json = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab()}
+    apart = {name: rules.pop(name, None) for name in ("padding", "truncation", "added_tokens")}
+    added = {(token["id"], token["content"]) for token in apart["added_tokens"] or []}
+    return _Reading((tokenizer.eos_token, rules), added)
 
 
 @torch.inference_mode()

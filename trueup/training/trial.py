@@ -195,17 +195,36 @@ def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
     if num_processes() > 1:
         return
     config, saved = campaign.config.model, stage_dir(campaign.run_dir, "sft") / "model"
+    stages = {name: campaign.stages[name] for name in names}
+    own = {name: stage for name, stage in stages.items() if isinstance(stage, TrainConfig) and stage.own_base}
+    problems = [line for name, stage in own.items() for line in _try_own_base(name, stage)]
     try:
         if names[0] == "sft" or not saved.is_dir():
             settings = loading.read_settings(loading.source_of(config, weights=False), config)
             tokenizer = loading.load_base_tokenizer(config)
         else:
             settings, tokenizer = loading.read_settings(str(saved), config), loading.read_tokenizer(saved, config)
+        model = Stage(config, settings, tokenizer)
+        problems += try_model(model) or try_stages({name: stages[name] for name in stages if name not in own}, model)
     except TrueupError:
-        return  # the stage reports it when it loads the model
-    model = Stage(config, settings, tokenizer)
-    if problems := try_model(model) or try_stages({name: campaign.stages[name] for name in names}, model):
+        pass  # the stage reports it when it loads the model
+    if problems:
         raise ConfigError(campaign.source, problems)
+
+
+def _try_own_base(name: str, config: TrainConfig) -> list[str]:
+    """The problems of a stage that trains another model than the campaign's."""
+    assert config.own_base is not None
+    try:
+        return try_stages({name: config}, stage_of(config.own_base))
+    except TrueupError:
+        return []  # the stage reports it when it loads the model
+
+
+def stage_of(config: ModelConfig) -> Stage:
+    """A stage's model with the settings and the tokenizer of a base model."""
+    settings = loading.read_settings(loading.source_of(config, weights=False), config)
+    return Stage(config, settings, loading.load_base_tokenizer(config))
 
 
 def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:

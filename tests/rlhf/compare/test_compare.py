@@ -606,6 +606,26 @@ def plant_models(config: CompareConfig) -> None:
     (config.run_dir / "reward" / "manifest.json").write_text(json.dumps({**manifest, "stage": "reward"}))
     (config.run_dir / "reward" / "report.json").write_text(json.dumps(card_of()))
     (config.run_dir / "reward" / runs.TRAINED).write_text("[]")
+    (config.run_dir / "reward" / runs.CONFIG).write_text("reward: {}\n")
+
+
+@pytest.mark.parametrize(
+    ("learning_rate", "paid", "labelled", "independent"),
+    [(1e-4, False, False, False), (0, False, False, True), (0.0, True, False, False), (0, False, True, False)],
+)
+def test_a_reward_model_is_an_independent_judge_if_it_came_trained_and_neither_labelled_nor_paid(
+    config: CompareConfig, learning_rate: float, paid: bool, labelled: bool, independent: bool
+) -> None:
+    plant_models(config)
+    for stage, facts in (
+        ("reward", {"identity": {"learning_rate": learning_rate}}),
+        ("align", {"parents": [{"stage": "reward", "manifest_sha256": "00"}] if paid else []}),
+    ):
+        path = config.run_dir / stage / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+    by = judges.reward_model_judge(config, LabelOrigins({"reward_model" if labelled else "human": 5}, None))
+    assert (by.independent, by.made_the_labels) == (independent, not independent)
+    assert ("not trained here" in by.description) is (learning_rate == 0)
 
 
 def test_answers_that_are_the_same_tie_by_the_reward_model_whatever_batch_they_were_in(config: CompareConfig) -> None:

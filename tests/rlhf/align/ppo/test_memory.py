@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import another_base
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from manifests import card_of
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import memory
@@ -94,13 +96,15 @@ print("MEASURED", json.dumps([predictions[0].total_bytes, peak - before]))
         {"trainer_args": {"gradient_checkpointing": False}},
         {"trainer_args": {"gradient_checkpointing": True}},
         {"full_finetuning": True, "learning_rate": 1e-5},
+        {"rewards": {"reward_model": 1.0}},
     ],
-    ids=["adapters", "adapters, recomputed", "full"],
+    ids=["adapters", "adapters, recomputed", "full", "a larger reward model of another base"],
 )
 def test_a_real_training_peaks_within_a_quarter_of_what_was_predicted(
     keys: dict[str, Any], device: str, campaign: Callable[..., Any], bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """17M parameters, and activations of some hundred MiB, before which a process's own overhead is small."""
+    """17M parameters, and activations of some hundred MiB, before which a process's own overhead is small. The reward
+    model of another base has 29M."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(bases("plain"))
@@ -134,12 +138,24 @@ def test_a_real_training_peaks_within_a_quarter_of_what_was_predicted(
         **keys,
     }
     model = {"name": str(tmp_path / "base"), "device": device, "dtype": "auto"}
-    made = campaign(tmp_path, align=align, model=model, split={"heldout_fraction": 0.0}, reward=None)
+    labels = {"source": "import", "path": "prompts.jsonl"}
+    reward = {"base": {"name": "another/base", "device": device}}
+    made = campaign(tmp_path, align=align, model=model, split={"heldout_fraction": 0.0}, label=labels, reward=reward)
     from trueup import runs
 
     stage = runs.begin(made.stages["sft"])
     loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
+    if "rewards" in keys:
+        runs.begin(made.stages["label"]).finish()
+        stage = runs.begin(made.stages["reward"])
+        another_base.tokenizer_of(bases("llama"), stage.dir / "model")
+        heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+        sizes = {"hidden_size": 512, "intermediate_size": 1365, "num_labels": 1, **heads}
+        larger = LlamaConfig(**{**shape.to_diff_dict(), **sizes})
+        LlamaForSequenceClassification(larger).save_pretrained(stage.dir / "model")
+        stage.write_json("report.json", card_of())
+        stage.finish()
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "campaign.yaml"), str(prompt + answer), device]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[4])
     assert done.returncode == 0, done.stderr
