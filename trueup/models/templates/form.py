@@ -82,10 +82,13 @@ def rendered(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Messa
 # ---- Date, switches, system, parts ------------------------------------------------------------------------------
 
 _NOW = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_HAS_NOW = re.compile(r"strftime_now\s+is\s+(not\s+)?defined")
+"""A template asks so whether its engine knows the date. It is known now, whatever the engine."""
 
 
 def _fix_date(form: Prepared, config: ModelConfig) -> None:
     text = _NOW.sub(lambda call: repr(config.template_date.strftime(call[2])), form.text)
+    text = _HAS_NOW.sub(lambda test: "false" if test[1] else "true", text)
     if text != form.text:
         form.text = text
         form.remarks.append(f"its date is always {config.template_date} (model.template_date)")
