@@ -101,6 +101,7 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     from trueup.campaign import load_campaign
     from trueup.models import loading
     from trueup.models.chat import answer_text
+    from trueup.models.templates.ends import turn_ends
     from trueup.training import loop
 
     if tidy:
@@ -126,7 +127,7 @@ def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float]
     by_model = config.model_copy(update={"rewards": {"reward_model": 1.0}})
     paid = scores(roles, Normalisation(mean=0.0, std=1.0))
     text_of = partial(answer_text, policy.tokenizer)
-    rewards = make_rewards(by_model, paid, [], policy.tokenizer.eos_token_id, text_of)
+    rewards = make_rewards(by_model, paid, [], turn_ends(policy.tokenizer), text_of)
     prompts = choose_prompts(config, stage, policy.tokenizer)
     callback, times = _clock(passes)
     with loop.scored_completions_only():
