@@ -22,11 +22,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_layers import GenericForSequenceClassification
 
 from trueup.console import say
 from trueup.errors import ModelError
 from trueup.models.config import ModelConfig, is_path
+from trueup.models.heads import add_score_head, let_router_be, train_in_float32
 from trueup.models.placement import Placement, place
 from trueup.models.sources import hub
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
@@ -34,7 +34,7 @@ from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_stops, gguf_tokenizer, load_gguf
 from trueup.models.sources.refusals import HubId
 from trueup.models.templates.choice import set_pad_token, set_template
-from trueup.models.templates.ends import turn_ends
+from trueup.models.templates.ends import choice_of, turn_ends
 from trueup.models.templates.rendered import first_line
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
@@ -226,16 +226,6 @@ def _with_pad_token(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def train_in_float32(head: torch.nn.Module) -> None:
-    """Keep a fully trained head in float32, whatever its input is: bf16 rounds small updates away."""
-    head.to(torch.float32)
-    head.register_forward_pre_hook(_in_float32)
-
-
-def _in_float32(head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(value.to(torch.float32) for value in args)
-
-
 def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
     placement = place(config, master_weights)
     tokenizer = read_tokenizer(directory, config)
@@ -247,11 +237,15 @@ def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_we
 
 
 def read_tokenizer(directory: Path | str, config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer that a stage saved, as it stands."""
+    """The tokenizer that a stage saved, as it stands. One from elsewhere (a reward model's) gets its own chat template
+    settled, as a base model's is: what it scores is prompt, answer and end of turn, too."""
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=config.trust_remote_code)
     except Exception as error:
         raise _not_loaded(str(directory), error) from error
+    if choice_of(tokenizer) is None and tokenizer.chat_template and tokenizer.eos_token:
+        set_template(tokenizer, ModelConfig())
+    return tokenizer
 
 
 def _without_dropout(model: PreTrainedModel) -> None:
@@ -366,32 +360,6 @@ def _scaled(text: Any, length: int) -> int:
         if isinstance(part.get("factor"), int | float)
     ]
     return max(limits, default=0)
-
-
-def add_score_head(settings: PretrainedConfig) -> None:
-    """Register a reward model for an architecture for which transformers has none, such as Cohere and Granite: the
-    decoder and one linear layer, as it has for the others."""
-    kind = type(settings)
-    if kind in AutoModelForSequenceClassification._model_mapping or kind not in AutoModelForCausalLM._model_mapping:
-        return
-    if not kind.__module__.startswith("transformers."):  # code that came with a model registers its own classes
-        return
-    causal = AutoModelForCausalLM._model_mapping[kind]
-    pretrained = next(base for base in causal.__mro__ if base.__name__.endswith("PreTrainedModel"))
-    if pretrained is PreTrainedModel:
-        return
-    name = kind.__name__.removesuffix("Config") + "ForSequenceClassification"
-    own = {"__module__": __name__, "base_model_prefix": causal.base_model_prefix}
-    head = type(name, (GenericForSequenceClassification, pretrained), own)
-    AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only for foreign code
-
-
-def let_router_be(model: PreTrainedModel) -> None:
-    """Stop a mixture of experts from returning its router's choices unless a call asks for them. Otherwise it computes
-    the balance of its experts in every forward pass, which fails with a cache."""
-    settings = model.config.get_text_config()
-    if getattr(settings, "output_router_logits", False):
-        settings.output_router_logits = False
 
 
 def _not_loaded(name: str, error: Exception) -> ModelError:

@@ -22,7 +22,7 @@ from trueup.console import progress, say
 from trueup.data.records import read_jsonl, write_rows
 from trueup.errors import ModelError
 from trueup.files import mend_last_line
-from trueup.models.loading import let_router_be
+from trueup.models.heads import let_router_be
 from trueup.runs import METRICS, StageRun, checkpoints
 
 SAMPLES = "samples.jsonl"

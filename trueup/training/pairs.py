@@ -150,6 +150,6 @@ def _tokenizer_of_run(run_dir: Path, config: ModelConfig) -> PreTrainedTokenizer
     if not (folder / "tokenizer_config.json").is_file():
         return None
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    if not tokenizer.chat_template:
+    if sft is None:
         set_template(tokenizer, config)
     return tokenizer

@@ -34,6 +34,7 @@ from trueup.console import muted
 from trueup.errors import ConfigError, ModelError, TrueupError, did_you_mean
 from trueup.models import loading
 from trueup.models.config import ModelConfig
+from trueup.models.heads import add_score_head
 from trueup.models.loading import Loaded
 from trueup.models.placement import place
 from trueup.runs import StageRun, stage_dir
@@ -58,7 +59,7 @@ class Stage:
         settings = copy.deepcopy(self.settings)
         kind: Any = AutoModelForCausalLM
         if scores:
-            loading.add_score_head(settings)
+            add_score_head(settings)
             settings.num_labels, kind = 1, AutoModelForSequenceClassification
             own = self.config.trust_remote_code and kind.__name__ in (getattr(settings, "auto_map", None) or {})
             if not own and type(settings) not in kind._model_mapping:

@@ -42,6 +42,7 @@ from torch.utils.checkpoint import checkpoint
 from rlhf.align.config import PPOConfig
 from trueup.errors import ModelError
 from trueup.models import loading
+from trueup.models.heads import train_in_float32
 from trueup.models.loading import Loaded
 from trueup.runs import StageRun
 from trueup.training import adapters
@@ -150,7 +151,7 @@ class SharedBase(Roles):
         base = policy.model
         # Before PEFT wraps the model: an adapter that brings a score head finds the place for it.
         base.score = nn.Linear(base.config.get_text_config().hidden_size, 1, bias=False).to(base.device)
-        loading.train_in_float32(base.score)
+        train_in_float32(base.score)
         add_scores(base)
         self.policy, self.reward, self.critic_from_reward = policy, other, reward_adapter is not None
         # Both before PEFT wraps the model, since `lora.last_layers` is looked up by the names of its modules.

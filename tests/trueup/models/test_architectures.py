@@ -8,7 +8,7 @@ import pytest
 
 import architectures
 from trueup.check import check
-from trueup.models import loading
+from trueup.models.heads import add_score_head
 from trueup.training import trial
 
 
@@ -64,7 +64,7 @@ def test_a_decoder_without_a_reward_model_in_transformers_gets_one_and_others_ke
     mapping = AutoModelForSequenceClassification._model_mapping
     for settings in (GraniteConfig(), LlamaConfig(), T5Config()):
         before = mapping.get(type(settings), None)
-        loading.add_score_head(settings)
+        add_score_head(settings)
         assert mapping[type(settings)].__name__ == type(settings).__name__.replace(
             "Config", "ForSequenceClassification"
         )
