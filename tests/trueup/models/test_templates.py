@@ -83,6 +83,14 @@ def test_a_saved_template_is_taken_again_as_it_was_saved(family: str, tmp_path: 
     assert (ask(again), turn_ends(again)) == (ask(made), turn_ends(made))
 
 
+def test_a_tokenizer_from_elsewhere_is_settled_where_it_is_read(tmp_path: Path) -> None:
+    """A reward model that others trained from Qwen 3 saw an empty block of reasoning before every answer."""
+    made = templates.tiny_tokenizer(SHIPPED["qwen3"].read_text(encoding="utf-8"))
+    made.save_pretrained(tmp_path)
+    read = loading.read_tokenizer(tmp_path, ModelConfig(chat_template="plain"))
+    assert ask(read) == ask(of_family("qwen3"))
+
+
 def test_the_table_of_families_in_the_documents_is_what_the_code_does() -> None:
     shown = Path("docs/models.md").read_text(encoding="utf-8")
     assert "\n".join(templates.table()) in shown, "write it anew with `python benchmarks/templates.py --table`"
