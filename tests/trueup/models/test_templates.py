@@ -164,6 +164,12 @@ def test_another_engines_jinja_asks_in_the_same_form(family: str) -> None:
     ) == ask(made, messages)
 
 
+@pytest.mark.parametrize("family", ["gptoss", "gemma3", "alpaca"])
+def test_thinking_is_refused_where_a_template_has_no_block_for_it(family: str) -> None:
+    with pytest.raises(ModelError, match=r"model\.thinking: the chat template writes no block of reasoning"):
+        of_family(family, thinking=True)
+
+
 def test_system_text_goes_into_the_next_question_where_a_template_has_no_place_for_it() -> None:
     with pytest.raises(DataError, match=r"System role not supported.* set model\.fold_system: true"):
         encode_prompt(of_family("gemma"), SYSTEM)

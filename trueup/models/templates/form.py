@@ -53,9 +53,15 @@ def prepared(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig,
 
     stops   ids at which the model stops by its own configuration
 
-    Raises ModelError if a switch is no variable of the template, if the template ends a turn with a text that is no
-    token, or if it asks for an answer in a form that no answer of it has.
+    Raises ModelError if a switch is no variable of the template, if thinking is asked for and the template has none, if
+    the template ends a turn with a text that is no token, or if it asks for an answer in a form that no answer of it
+    has.
     """
+    if config.thinking and not _THOUGHT.search(text):
+        raise ModelError(
+            "model.thinking: the chat template writes no block of reasoning (<think>), so there is none to turn on: "
+            "leave the key out"
+        )
     form = Prepared(text, None)
     _fix_date(form, config)
     _set_switches(tokenizer, form, config)
