@@ -70,7 +70,7 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     directory = part(find_model, campaign) if settled else None
     before = len(problems)
     rows.context = part(_check_model, stages, model, directory)
-    is_readable = not any(problem.startswith("model.name: ") for problem in problems[before:])
+    is_readable = not any(problem.startswith(("model.name: ", "model.adapter: ")) for problem in problems[before:])
     _check_context(_on_the_model(stages), rows.context, problems)
     if directory is not None and is_readable:
         part(_encode, rows, model)
