@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from trueup.config import DemonstrationsPath, PromptsPath, Stages
 from trueup.data.row_rules import RowRules
@@ -130,6 +130,14 @@ class SampleConfig(RowRules, ModelStageConfig):
     num_workers: int = Field(1, ge=1)
     """Processes on a CPU, each with its share of the cores and of the prompts."""
 
+    _for_people: bool = PrivateAttr(False)
+
+    @property
+    def for_people(self) -> bool:
+        """Whether people judge the answers, who may do so while others are sampled. It changes the order in which
+        prompts are answered, and no answer."""
+        return self._for_people
+
     def parents(self) -> tuple[str, ...]:
         return ("sft",)
 
@@ -142,12 +150,14 @@ class SampleConfig(RowRules, ModelStageConfig):
         return self.prompts
 
     def completed(self, stages: Mapping[str, Any]) -> Self:
-        """With the prompts of the imported preferences, where the file names none."""
-        label = stages["label"]
-        if self.prompts is not None or label.sources != ["import"]:
-            return self
-        of_file = {"prompts": label.path, "on_bad_rows": label.on_bad_rows, "ignore_columns": label.ignore_columns}
-        return self.model_copy(update={**of_file, "only": "heldout"})
+        """With the prompts of the imported preferences, where the file names none, and whether people label."""
+        label, update = stages["label"], Json()
+        if self.prompts is None and label.sources == ["import"]:
+            update = {"prompts": label.path, "on_bad_rows": label.on_bad_rows, "ignore_columns": label.ignore_columns}
+            update["only"] = "heldout"
+        config = self.model_copy(update=update)
+        config._for_people = "human" in label.sources
+        return config
 
     def conflicts(self, stages: Stages) -> list[str]:
         return [] if self.prompts else ["sample.prompts: is required, unless label.source is import"]

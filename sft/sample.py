@@ -2,7 +2,8 @@
 
 Reads   sft/model and a file of prompts.
 Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json.
-Resume  answered.partial has the finished prompts; an answer depends on prompt, index and seed alone.
+Resume  answered.partial has the finished prompts; an answer depends on prompt, index and seed alone. People may label
+        them meanwhile (ui/sampling.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from trueup.data.records import (
     append_rows,
     random_rows,
     read_appended,
+    shuffled,
     split_name,
     write_rows,
 )
@@ -49,11 +51,14 @@ def run(config: SampleConfig) -> Path:
     decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
     dtype = place(config.model).facts["dtype"]  # log-probabilities of one text depend on the precision
     sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **vars(decoding)}
-    partial = stage.dir / "answered.partial"
+    partial = stage.dir / runs.ANSWERED
     by_prompt = {row.prompt_id: row for row in read_appended(partial, CandidateSet)}
     if by_prompt:
         say(f"{'resume':<12} {len(by_prompt)} prompts are answered already")
     todo = [prompt for prompt in prompts if prompt.prompt_id not in by_prompt]
+    if config.for_people:  # who may label while this goes on: whatever they see first is no special kind
+        todo = shuffled(todo, config.seed)
+    progress(len(by_prompt), len(prompts))
     started, tokens = time.time(), 0
     for batch in sample_saved(
         SavedPolicy(sft.dir / "model"),
@@ -63,6 +68,7 @@ def run(config: SampleConfig) -> Path:
         config.num_candidates,
         config.batch_size,
         config.num_workers,
+        config.for_people,
     ):
         answered = []
         for i, candidates in batch:

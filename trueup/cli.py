@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trueup import __version__
 from trueup.commandline.commands import Command, described, print_text, read_campaign, takes_config, takes_run
+from trueup.commandline.running import make_console, print_plan, run_to
 from trueup.stages import COMMANDS, STAGES, load_object
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from trueup.campaign import Campaign, PlannedStage
+    from trueup.campaign import Campaign
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,8 +136,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise TrueupError(
             f"--gate needs the verdict, which --until {arguments.until} does not reach; leave one of them out"
         )
-    code = _run_to(campaign, arguments.until, tuple(arguments.force), arguments.plan)
-    return code or (0 if arguments.plan else _gate(campaign, arguments.gate))
+    run_to(campaign, arguments.until, tuple(arguments.force), arguments.plan)
+    return 0 if arguments.plan else _gate(campaign, arguments.gate)
 
 
 def _stage(arguments: argparse.Namespace) -> int:
@@ -152,8 +150,8 @@ def _stage(arguments: argparse.Namespace) -> int:
         runs.open_stage(campaign.run_dir, parent)
         if reason := why_stale(campaign.stages[parent]):
             print_text(f"{parent} is used as it is, but is not up to date: {reason}", file=sys.stderr)
-    code = _run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
-    return code or _gate(campaign, getattr(arguments, "gate", None))
+    run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
+    return _gate(campaign, getattr(arguments, "gate", None))
 
 
 GATES = {
@@ -175,80 +173,6 @@ def _gate(campaign: Campaign, gate: str | None) -> int:
     passes = outcome in GATES[gate]
     print_text(f"gate {gate}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
     return 0 if passes else 4
-
-
-def _run_to(
-    campaign: Campaign,
-    target: str | None,
-    force: tuple[str, ...] = (),
-    plan_only: bool = False,
-    only: str | None = None,
-) -> int:
-    from trueup import runs
-    from trueup.campaign import plan
-    from trueup.checking.model import fetch_base, reads_base, settle_base
-    from trueup.runner import run_steps
-
-    started, console = time.monotonic(), _console()
-    with runs.locked(campaign.run_dir) as lock:
-        if reads_base(campaign, [only] if only else campaign.needed(target)):
-            campaign, note = settle_base(campaign, keep=not plan_only)
-            if note:
-                console.print(f"model.name: {note}", highlight=False, markup=False)
-        steps = plan(campaign, target, force, (only,) if only else None)
-        _print_plan(console, campaign, steps)
-        if plan_only:
-            return 0
-        fetch_base(campaign, [step.stage for step in steps if step.action != "keep"])
-        run_steps(campaign, steps, console, lock)
-    _print_outcome(console, campaign, steps, time.monotonic() - started)
-    return 0
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # Without a terminal lines are not wrapped, so that a log can be searched.
-    return Console(soft_wrap=not sys.stdout.isatty())
-
-
-def _print_plan(console: Console, campaign: Campaign, steps: list[PlannedStage]) -> None:
-    from rich.markup import escape
-
-    console.print(f"[bold]{escape(campaign.config.name)}[/] in {escape(str(campaign.run_dir))}", highlight=False)
-    for step in steps:
-        mark = {"keep": "[green]keep  [/]", "run": "[bold]run   [/]", "resume": "[yellow]resume[/]"}[step.action]
-        remark = campaign.stages[step.stage].remark
-        reason = f"{step.reason}; {remark}" if remark else step.reason
-        console.print(f"  {step.stage:<8} {mark} {escape(reason)}", highlight=False)
-    console.print()
-
-
-def _print_outcome(console: Console, campaign: Campaign, steps: list[PlannedStage], seconds: float) -> None:
-    from trueup import runs
-    from trueup.console import printable
-
-    stages = [runs.open_stage(campaign.run_dir, step.stage) for step in steps]
-    console.print()
-    for step, result in zip(steps, stages, strict=True):
-        rate = result.manifest.tokens_per_s
-        console.print(
-            f"  {step.stage:<8} {result.manifest.duration_s:7.0f} s  {result.manifest.verdict.status:<5}"
-            f"{f'{rate:8.0f} tokens/s' if rate else ''}",
-            highlight=False,
-        )
-    if any(step.action != "keep" for step in steps):
-        console.print(f"  {'in all':<8} {seconds:7.0f} s", highlight=False)
-    last = stages[-1]
-    if last.stage == "compare":
-        console.print()
-        for finding in last.manifest.verdict.findings:
-            console.print(printable(finding.message), highlight=False, markup=False)
-        console.print(
-            f"\nReport: {last.dir / 'report.html'}\nLook at the answers: trueup serve {campaign.run_dir}",
-            highlight=False,
-            markup=False,
-        )
 
 
 # ---- Looking ----------------------------------------------------------------------------------------------------
@@ -292,7 +216,7 @@ def _status(arguments: argparse.Namespace) -> int:
     from trueup.campaign import plan
 
     campaign = read_campaign(arguments)
-    _print_plan(_console(), campaign, plan(campaign))
+    print_plan(make_console(), campaign, plan(campaign))
     return 0
 
 

@@ -55,7 +55,12 @@ class LabelsPending(TrueupError):
 
 
 class StageCrashed(Exception):
-    """A stage's process ended with a bug: the text is its own traceback, which the CLI shows whole."""
+    """A stage's process ended with a bug: the text is its own traceback, which the CLI shows whole, and a `sentence`
+    that says what happened."""
+
+    def __init__(self, traceback: str, sentence: str):
+        self.sentence = sentence
+        super().__init__(f"{traceback}\n\n{sentence}")
 
 
 def did_you_mean(word: str, choices: list[str]) -> str:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,36 @@ from trueup.errors import LabelsPending, StageCrashed, StageFailed
 from trueup.files import require_file
 
 
+class Follower:
+    """How another thread follows the stages at work, and stops them. Ctrl-C in the terminal does not reach them."""
+
+    def __init__(self, on_event: Callable[[str, Event], None]):
+        """
+        on_event  called with the stage and each of its events, in the thread that runs the steps
+        """
+        self.on_event = on_event
+        self.events: Queue[tuple[str, Event | None] | None] = Queue()
+
+    def stop(self) -> None:
+        """End the stages; `run_steps` then raises KeyboardInterrupt."""
+        self.events.put(None)
+
+
 def run_steps(
-    campaign: Campaign, steps: list[PlannedStage], console: Console, lock: int, parallel: int | None = None
+    campaign: Campaign,
+    steps: list[PlannedStage],
+    console: Console,
+    lock: int,
+    parallel: int | None = None,
+    follower: Follower | None = None,
 ) -> None:
     """Run the steps that are not kept, each as soon as its parents are finished."""
     waiting = [step.stage for step in steps if step.action != "keep"]
     past = set(campaign.stages) - set(waiting)
     limit = parallel or side_by_side()
     running: dict[str, _Child] = {}
-    events: Queue[tuple[str, Event | None]] = Queue()
+    apart = follower is not None
+    follower = follower or Follower(lambda stage, event: None)
     board = _Board(console)
     with board:
         try:
@@ -49,12 +71,16 @@ def run_steps(
                 for stage in _ready(campaign, waiting, past, running, limit):
                     waiting.remove(stage)
                     threads = _threads(campaign, waiting, past, running, stage, limit)
-                    running[stage] = _Child(campaign, stage, threads, lock, events, list(waiting))
+                    running[stage] = _Child(campaign, stage, threads, lock, follower.events, list(waiting), apart)
                     board.start(stage)
-                stage, event = events.get()
+                entry = follower.events.get()
+                if entry is None:
+                    raise KeyboardInterrupt
+                stage, event = entry
                 if event is not None:
                     board.show(stage, event)
                     running[stage].remember(event)
+                    follower.on_event(stage, event)
                     continue
                 child = running.pop(stage)
                 child.finish()
@@ -93,9 +119,11 @@ class _Child:
     stage: str
     threads: int
     lock: int
-    events: Queue[tuple[str, Event | None]]
+    events: Queue[tuple[str, Event | None] | None]
     ahead: list[str]
     """The stages that will follow. This one checks at once what would stop them."""
+    apart: bool
+    """Whether signals of the terminal do not reach it."""
     error: Event | None = None
 
     def __post_init__(self) -> None:
@@ -111,6 +139,7 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 pass_fds=(self.lock,),
+                process_group=0 if self.apart else None,
                 env=environment,
                 text=True,
             )
@@ -142,9 +171,7 @@ class _Child:
         if code:
             tail = "\n".join(deque(self.log.read_text(encoding="utf-8", errors="replace").splitlines(), maxlen=40))
             how = f"was killed by signal {-code}{' (out of memory?)' if code == -9 else ''}" if code < 0 else "crashed"
-            raise StageCrashed(
-                f"{tail}\n\n{self.stage} {how}; its whole log is {self.log}. The same command continues."
-            )
+            raise StageCrashed(tail, f"{self.stage} {how}; its whole log is {self.log}. The same command continues.")
 
     def stop(self) -> None:
         self.process.terminate()

@@ -48,6 +48,8 @@ BEGUN = "begun.json"
 METRICS = "metrics.jsonl"
 TRAINED = "trained_prompts.json"
 LOG = "log.txt"
+ANSWERED = f"answered{PARTIAL}"
+"""The prompts that an unfinished sample stage has answered, in the order of the answers."""
 
 DIRECTORIES = {name: stage.folder for name, stage in STAGES.items()}
 

@@ -19,7 +19,7 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from ui.labels.tables import Database
 from ui.labels.tasks import Settings
 from ui.labels.votes import Votes
 from ui.pages.admin import admin_blocks
-from ui.pages.admin_api import admin_api
+from ui.pages.admin_api import News, admin_api
 from ui.pages.compare import Comparison, compare_blocks
 from ui.pages.gradio_shell import mount, scripted
 from ui.pages.label_api import label_api, vote_api
@@ -55,6 +55,7 @@ from ui.people.accounts import Annotator, People, Person, current
 from ui.people.guard import REPORT_POLICY, Guard
 from ui.people.sign_in import entry, people_page
 from ui.people.sites import Site, site
+from ui.sampling import Sampling
 
 LOAD_AFTER_S = 3.0
 """Seconds after the start, when the first page is there, until the libraries of the admin's page are loaded."""
@@ -64,6 +65,7 @@ LOAD_AFTER_S = 3.0
 
 def serve_label(
     config: LabelConfig,
+    sampling: Sampling | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
@@ -71,8 +73,12 @@ def serve_label(
     proxies: Sequence[str] = (),
     open_browser: bool = False,
 ) -> None:
-    """Open the labelling page over the campaign's store, and serve it until interrupted."""
-    _serve(label_app(config, host, url, proxies), host, port, open_browser)
+    """Open the labelling page over the campaign's store, and serve it until interrupted.
+
+    sampling  the sampler that is at work on the answers: the page opens with the first of them
+    """
+    app = label_app(config, host, url, proxies, sampling)
+    _serve(app, host, port, open_browser, sampling.wait_for_first if sampling else None)
 
 
 def serve_run(
@@ -95,16 +101,24 @@ def serve_run(
 
 
 def label_app(
-    config: LabelConfig, host: str = "127.0.0.1", url: str | None = None, proxies: Sequence[str] = ()
+    config: LabelConfig,
+    host: str = "127.0.0.1",
+    url: str | None = None,
+    proxies: Sequence[str] = (),
+    sampling: Sampling | None = None,
 ) -> FastAPI:
-    """The pages over a campaign. They write its pairs to the store, and the labelling page shows them."""
-    store = Store(config.store_url)
+    """The pages over a campaign. They, or the sampling, write its pairs to the store; the labelling page shows them."""
+    store = sampling.store if sampling else Store(config.store_url)
     if store.is_copy:
         raise DataError(f"{config.store_url}: is on a medium that cannot be written, so no label could be saved")
     people = People(store)
     where = site(host, url, people, proxies)
-    prepare(config, store)
-    return _app(config.run_dir, people, where, LabelService(store, Settings.of(config)), start="/label")
+    if sampling is None:
+        prepare(config, store)
+    service = LabelService(store, Settings.of(config))
+    if sampling is not None:
+        sampling.serve(service)
+    return _app(config.run_dir, people, where, service, start="/label", news=sampling.news if sampling else None)
 
 
 def run_app(
@@ -172,8 +186,9 @@ def _app(
     start: str,
     votes: Votes | None = None,
     labels: bool = True,
+    news: News | None = None,
 ) -> FastAPI:
-    """The application; with `labels` off it shows the labels, and nobody can label."""
+    """The application; with `labels` off it shows the labels, and nobody can label. Admins see the `news`."""
     app = FastAPI(title="Trueup", openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None)
     app.add_middleware(Guard, people=people, site=where)
     app.state.people, app.state.site, app.state.service, app.state.start = people, where, service, start
@@ -221,7 +236,7 @@ def _app(
         mount(app, scripted("label", "Label"), "/label", ("label.css",), _pseudonym)
     if service is not None:
         live = Live(service.store, run_dir, names=people.names)
-        app.include_router(admin_api(live))
+        app.include_router(admin_api(live, news))
         mount(
             app, admin_blocks(), "/admin", ("gradio.css", "plots.css", "charts.css", "admin.css"), _pseudonym_of_admin
         )
@@ -318,8 +333,12 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _serve(app: FastAPI, host: str, port: int, open_browser: bool) -> None:
+def _serve(
+    app: FastAPI, host: str, port: int, open_browser: bool, until_ready: Callable[[], None] | None = None
+) -> None:
     bound = listen(host, port)
+    if until_ready is not None:
+        until_ready()
     people, where, service = app.state.people, app.state.site, app.state.service
     shown_host = "127.0.0.1" if host in ("localhost", "127.0.0.1") else f"[{host.strip('[]')}]" if ":" in host else host
     here = f"http://{shown_host}:{bound.getsockname()[1]}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -47,10 +48,17 @@ def _takes_label(parser: argparse.ArgumentParser) -> None:
 
 
 def _label(arguments: argparse.Namespace) -> int:
-    config = _label_config(arguments)
-    from ui.app import serve_label
+    from ui.labels.config import LabelConfig
+    from ui.sampling import Sampling, needs_sampling
 
-    serve_label(config, **_address(arguments))
+    campaign = read_campaign(arguments)
+    config = campaign.stages["label"]
+    assert isinstance(config, LabelConfig)
+    sampling = Sampling(campaign, config) if needs_sampling(config) else None
+    with sampling or nullcontext():  # before the pages are loaded, which takes a while
+        from ui.app import serve_label
+
+        serve_label(config, sampling, **_address(arguments))
     return 0
 
 
@@ -315,7 +323,11 @@ _ON_LABELS: dict[str, Callable[[LabelConfig, argparse.Namespace], tuple[str, boo
 
 
 COMMANDS = {
-    "label": Command("open the labelling page over the campaign's store", _takes_label, _label),
+    "label": Command(
+        "open the labelling page over the campaign's store; answers that people wait for are sampled beside it",
+        _takes_label,
+        _label,
+    ),
     "serve": Command("open the web application over a run: comparison, report, labels", _takes_serve, _serve),
     "accounts": Command("manage the people who may label and administer", _takes_accounts, _accounts),
     "labels": Command("import, export, promote, back up, count and check labels", _takes_labels, _labels),

@@ -220,13 +220,7 @@ Inputs = list[tuple[Path, int, Dropped]]
 
 def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tuple[material.Material, Inputs]:
     """Put into the store what people are asked about. Returns it, and of each file that was read its rows."""
-    inputs: Inputs = []
-    for use, path in (("check", config.gold), ("qualification", config.qualification)):
-        dropped = Dropped()
-        rows = material.set_gold(config, store, use, dropped)  # type: ignore[arg-type]  # a tuple of literals
-        if path:
-            inputs.append((path, rows, dropped))
-            say(f"known answers {path}: {rows}, dropped: {dropped}")
+    inputs = ask_known(config, store)
     scores = None
     if config.scores:
         scores = material.read_scores(config.scores, candidates)
@@ -235,6 +229,18 @@ def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tu
     material.ask_people(config, store, items)
     store.set_note(_ASKED, _what_is_asked(config))
     return items, inputs
+
+
+def ask_known(config: LabelConfig, store: Store) -> Inputs:
+    """Put the pairs with known answers into the store. Returns their files, of each its rows."""
+    inputs: Inputs = []
+    for use, path in (("check", config.gold), ("qualification", config.qualification)):
+        dropped = Dropped()
+        rows = material.set_gold(config, store, use, dropped)  # type: ignore[arg-type]  # a tuple of literals
+        if path:
+            inputs.append((path, rows, dropped))
+            say(f"known answers {path}: {rows}, dropped: {dropped}")
+    return inputs
 
 
 def prepare(config: LabelConfig, store: Store) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import IO, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -257,6 +257,20 @@ def random_rows(rows: list[T], limit: int | None, seed: int) -> list[T]:
     return rows if limit is None or len(rows) <= limit else random.Random(seed).sample(rows, limit)
 
 
+class HasPrompt(Protocol):
+    @property
+    def prompt_id(self) -> str: ...
+
+
+P = TypeVar("P", bound=HasPrompt)
+
+
+def shuffled(rows: Iterable[P], seed: int) -> list[P]:
+    """Rows in a random order. Each row's place among the others depends on the seed and its prompt alone, so the rows
+    of some of the prompts are in the same order as they are among all."""
+    return sorted(rows, key=lambda row: random.Random(f"{seed}/{row.prompt_id}").random())
+
+
 def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", "heldout"]:
     return "heldout" if is_heldout(messages, split) else "train"
 
@@ -388,3 +402,27 @@ def read_appended(path: Path, schema: type[R]) -> list[R]:
     """The rows that were appended whole; none where there is no file. A row that was cut is taken out of it."""
     mend_last_line(path)
     return read_rows(path, schema) if path.exists() else []
+
+
+class Growing(Generic[R]):
+    """The rows of a file that `append_rows` adds to meanwhile. Once it has been read, the file may be removed."""
+
+    def __init__(self, path: Path, schema: type[R]):
+        self.path, self.schema = path, schema
+        self._file: IO[bytes] | None = None
+        self._cut = b""
+        """The beginning of a row whose end is not written yet."""
+
+    def more(self) -> list[R]:
+        """The rows that were added since the last call."""
+        if self._file is None:
+            try:
+                self._file = self.path.open("rb")
+            except FileNotFoundError:
+                return []
+        whole, _, self._cut = (self._cut + self._file.read()).rpartition(b"\n")
+        return [parse_row(self.schema, json.loads(line), str(self.path)) for line in whole.split(b"\n") if line]
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -56,13 +56,17 @@ def sample_saved(
     num_samples: int,
     batch_size: int,
     num_workers: int = 1,
+    in_turn: bool = False,
 ) -> Iterator[list[tuple[int, list[Candidate]]]]:
     """Sample as `sample` does, from a saved policy and batch by batch: (index into `prompts`, answers), in any order.
 
     On a CPU `num_workers` processes share the prompts, each with its share of the cores: small matrix products use
     several cores badly (benchmarks/sampling.py).
+
+    in_turn  somebody waits for the answers: the prompts are taken in their order, and the first batches are small
     """
-    batches = [[(i, prompts[i]) for i in batch] for batch in _batches(prompts, num_samples, batch_size)]
+    divided = (_batches_in_turn if in_turn else _batches)(prompts, num_samples, batch_size)
+    batches = [[(i, prompts[i]) for i in batch] for batch in divided]
     workers = min(num_workers, len(batches))
     if workers <= 1 or place(config).device.type != "cpu":
         policy = saved.load(config)
@@ -100,6 +104,16 @@ def _batches(prompts: Sequence[Sequence[Message]], num_samples: int, batch_size:
     order = sorted(range(len(prompts)), key=lambda i: -sum(len(message.content) for message in prompts[i]))
     per_batch = max(1, batch_size // num_samples)
     return [order[start : start + per_batch] for start in range(0, len(order), per_batch)]
+
+
+def _batches_in_turn(prompts: Sequence[Sequence[Message]], num_samples: int, batch_size: int) -> list[list[int]]:
+    """Indices in their order. The first batch is one prompt, and each is twice as large as the last one, up to the
+    batch size."""
+    batches, start, size = list[list[int]](), 0, 1
+    while start < len(prompts):
+        batches.append(list(range(start, min(start + size, len(prompts)))))
+        start, size = start + size, min(2 * size, max(1, batch_size // num_samples))
+    return batches
 
 
 @torch.inference_mode()

@@ -138,7 +138,7 @@ class Cursor:
         return any(db.execute(query, bound).first() is not None for query, bound in queries)
 
     def stir(self) -> None:
-        """Let annotators without work search again, since somebody gave a slot back."""
+        """Let annotators without work search again, since somebody gave a slot back, or the order has changed."""
         self._dry.clear()
 
 

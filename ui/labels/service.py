@@ -83,6 +83,8 @@ class LabelService:
 
     store: Store
     settings: Settings = field(default_factory=Settings)
+    grows: bool = False
+    """Whether the queue still grows, so that an annotator who has nothing to do waits."""
     _items: OrderedDict[str, _Item] = field(default_factory=OrderedDict, repr=False)
     _cursor: Cursor = field(default_factory=Cursor, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -177,6 +179,11 @@ class LabelService:
         """Extend the leases of this annotator, who is still there."""
         with self.store.write_as(annotator) as db:
             assignment.renew(db, annotator, self.settings.lease_s)
+
+    def complete(self) -> None:
+        """The queue is whole: nobody waits for more, and everybody searches it from its beginning."""
+        self._cursor.stir()
+        self.grows = False
 
     # ---- Recording
 
@@ -290,7 +297,7 @@ class LabelService:
         if added:
             views = _of_state(assignment.waiting(db, annotator), tally.state)
         if tally.state == "work" and not views:
-            tally.state = "done"
+            tally.state = "waiting" if self.grows else "done"
         tally.left = self._tallies.total(db, annotator, tally, keep=True).left(tally, views)
         return [(row, self._item(db, row.item_id)) for row in views[:AHEAD]], tally
 

@@ -52,24 +52,46 @@ class Store(Database):
                         db.execute(item.update().where(item.c.item_id == name).values(**values))
         return ids
 
-    def ask(self, queue: Iterable[QueueEntry], labels_per_pair: int = 1, in_rounds: bool = False) -> None:
+    def ask(
+        self, queue: Iterable[QueueEntry], labels_per_pair: int = 1, in_rounds: bool = False, expected: int = 0
+    ) -> None:
         """Make these items the queue, in this order, with `labels_per_pair` labels of each.
 
         Existing labels still count; a leased item stays leased if it is still in the queue.
         in_rounds: every item gets a first label before any gets a second; else each gets all of its labels in turn.
+        expected: so many items are there in the end. `ask_more` adds the others; labels of items that may be among them
+        keep their slots.
         """
         positions = {entry.item_id: (position, entry) for position, entry in reversed(list(enumerate(queue)))}
         with self.write() as db:
             slots: dict[str, list[Any]] = {}
             for row in db.execute(sa.select(slot).order_by(slot.c.slot_no)):
                 slots.setdefault(row.item_id, []).append(row)
-            labelled = _annotators(db) if positions.keys() - slots.keys() else {}
+            labelled = _annotators(db, positions.keys() - slots.keys())
             changes = _SlotChanges(round_of=len(positions) if in_rounds else 0)
-            changes.gone = [row.slot_id for name, rows in slots.items() if name not in positions for row in rows]
+            stays = {"filled"} if expected else set[str]()
+            others = [row for name, rows in slots.items() if name not in positions for row in rows]
+            changes.gone = [row.slot_id for row in others if row.state not in stays]
             for name, (position, entry) in positions.items():
                 changes.add(entry, position, labels_per_pair, slots.get(name, []), labelled.get(name, []))
             total = sum(map(len, slots.values())) + changes.write(db)
-            keep_note(db, WANTED, f"{len(positions)} {total}")
+            # A number that grew with every answer would have annotators' remaining work estimated after each label.
+            wanted = (expected, expected * labels_per_pair) if expected else (len(positions), total)
+            keep_note(db, WANTED, "{} {}".format(*wanted))
+
+    def ask_more(self, entries: Iterable[QueueEntry], labels_per_pair: int) -> None:
+        """Put further items behind those of the queue, whose size `ask` was told to expect."""
+        by_id = {entry.item_id: entry for entry in entries}
+        with self.write() as db:
+            slots: dict[str, list[Any]] = {}
+            for row in db.execute(sa.select(slot).where(slot.c.item_id.in_(by_id)).order_by(slot.c.slot_no)):
+                slots.setdefault(row.item_id, []).append(row)
+            labelled = _annotators(db, by_id.keys() - slots.keys())
+            last = db.scalar(sa.select(sa.func.max(slot.c.position)))
+            changes = _SlotChanges(round_of=0)
+            for position, (name, entry) in enumerate(by_id.items(), start=0 if last is None else last + 1):
+                changes.add(entry, position, labels_per_pair, slots.get(name, []), labelled.get(name, []))
+            changes.write(db)
 
     def asked(self) -> dict[str, QueueEntry]:
         """The current queue, by item id."""
@@ -341,11 +363,13 @@ def _current(source: str) -> sa.Select[Any]:
     )
 
 
-def _annotators(db: sa.Connection) -> dict[str, list[str]]:
-    """The annotators who labelled each item."""
+def _annotators(db: sa.Connection, item_ids: Collection[str]) -> dict[str, list[str]]:
+    """The annotators who labelled each of these items."""
     annotators: dict[str, list[str]] = {}
-    columns = (event.c.item_id, event.c.annotator)
-    for row in db.execute(_current("human").with_only_columns(*columns).where(event.c.kind == "label")):
+    query = _current("human").with_only_columns(event.c.item_id, event.c.annotator).where(event.c.kind == "label")
+    if len(item_ids) <= CHUNK:
+        query = query.where(event.c.item_id.in_(item_ids))
+    for row in db.execute(query):
         annotators.setdefault(row.item_id, []).append(row.annotator)
     return annotators
 

@@ -22,7 +22,8 @@ from ui.labels.judgements import Scale, Tiers, choices, is_order, meaning_of
 
 Device = Literal["key", "click", "touch", "api"]
 BetterSide = Literal["a", "b", "tie"]
-State = Literal["work", "practice", "done", "failed_practice"]
+State = Literal["work", "practice", "waiting", "done", "failed_practice"]
+"""waiting: more pairs come, without the annotator doing anything."""
 
 MAX_NOTE = 20_000
 """Most characters of a note or a demonstration."""

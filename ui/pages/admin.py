@@ -37,8 +37,8 @@ def admin_blocks() -> gr.Blocks:
 # ---- What the page shows ----------------------------------------------------------------------------------------
 
 
-def summary_html(figures: Figures) -> Markup:
-    """The whole summary; the script replaces the parts that have changed."""
+def summary_html(figures: Figures, news: str | None = None) -> Markup:
+    """The whole summary, under the `news`; the script replaces the parts that have changed."""
     tables = sheets(figures)
     habits, flags = tables["habits"].rows, tables["flags"]
     return render(
@@ -48,6 +48,7 @@ def summary_html(figures: Figures) -> Markup:
         tiles=_tiles(figures),
         when=shown(figures["as_of"]["now_utc"], "time"),
         state=_state(figures["as_of"]),
+        news=news,
         target=figures["progress"]["target"],
         filled=figures["progress"]["slots"]["filled"],
         findings=_findings(figures["findings"]),

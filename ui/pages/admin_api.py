@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -18,7 +19,11 @@ from ui.people.accounts import Admin
 PAGE = 1_000
 
 
-def admin_api(live: Live) -> APIRouter:
+News = Callable[[], str | None]
+"""What an admin has to know of the work beside the labelling page, in a sentence; None: nothing."""
+
+
+def admin_api(live: Live, news: News | None = None) -> APIRouter:
     """The routes over the statistics of a store. They are plain functions, which run on threads, since they compute."""
     router = APIRouter(prefix="/api/v1/admin", tags=["admin"])
 
@@ -30,7 +35,8 @@ def admin_api(live: Live) -> APIRouter:
     @router.get("/summary.html", response_class=HTMLResponse)
     def summary_page(who: Admin) -> HTMLResponse:
         """The figures as a piece of HTML, for the page."""
-        return HTMLResponse(summary_html(live.figures()), headers={"Cache-Control": "no-store"})
+        html = summary_html(live.figures(), news() if news else None)
+        return HTMLResponse(html, headers={"Cache-Control": "no-store"})
 
     @router.get("/table.csv", response_class=Response)
     def table(who: Admin, what: str) -> Response:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby
+from math import comb
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,17 @@ from pydantic import FiniteFloat
 
 from trueup.console import progress, say
 from trueup.data.formats import read_preferences
-from trueup.data.records import Candidate, CandidateSet, Dropped, Row, parse_row, prompt_id, read_jsonl, split_name
+from trueup.data.records import (
+    Candidate,
+    CandidateSet,
+    Dropped,
+    Row,
+    parse_row,
+    prompt_id,
+    read_jsonl,
+    shuffled,
+    split_name,
+)
 from trueup.errors import DataError, LabelsPending
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig, Source
@@ -71,8 +82,7 @@ PromptScores = Mapping[str, Sequence[float]]
 def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: PromptScores | None = None) -> Material:
     """Items for every prompt, and the choice of those to ask about, which depends on the seed and the prompt alone."""
     items = Material()
-    order = sorted(candidates, key=lambda row: random.Random(f"{config.seed}/{row.prompt_id}").random())
-    for row in order:  # shuffled, so that a queue that is half done covers every category
+    for row in shuffled(candidates, config.seed):  # so that a queue that is half done covers every category
         items.whole.append(_item(row, row.candidates))
         rng = random.Random(f"{config.seed}/{row.prompt_id}/pairs")
         if config.task == "ranking":
@@ -131,6 +141,21 @@ def ask_people(config: LabelConfig, store: Store, items: Material) -> None:
     else:
         queue = _by_uncertainty(config, store, items)
     store.ask(queue, config.labels_per_pair)
+
+
+def ask_meanwhile(
+    config: LabelConfig, store: Store, answered: Sequence[CandidateSet], prompts: int, begins: bool
+) -> int:
+    """Put the pairs of further answered prompts into the queue, while others of the `prompts` are still sampled.
+    Returns their number. A draw by uncertainty is one over all pairs, so until then nobody is asked."""
+    items = material(config, answered) if config.selection == "random" else Material()
+    queue = selection.uniform(store.add_items(items.asked), items.chance)
+    if begins:
+        each = comb(len(answered[0].candidates), 2) if config.task == "pairs" else 1
+        store.ask(queue, config.labels_per_pair, expected=prompts * min(config.pairs_per_prompt, each))
+    else:
+        store.ask_more(queue, config.labels_per_pair)
+    return len(queue)
 
 
 def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[QueueEntry]:

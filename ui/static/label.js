@@ -14,6 +14,7 @@ import { NOT_WHILE_VOTING, nameOf, standing, told, WORDS } from "./votes.js";
 const SETTLE_MS = 150; // nobody judges a new pair faster: what comes earlier was meant for the last one
 const HEARTBEAT_MS = 60_000;
 const LOOK_AGAIN_MS = 30_000; // when there is nothing to do: others may have given something back
+const MORE_COME_MS = 2_000; // when further pairs are on their way
 const BREAK_MS = 25 * 60_000;
 const PAUSE_MS = 5 * 60_000; // so long without a press is a break
 const PACE_OF = 20;
@@ -36,7 +37,7 @@ export function start(element, under = "") {
   setUpDialogs(page);
 
   let settings; // of the campaign
-  let state; // of this person's work: work, practice, done, failed_practice
+  let state; // of this person's work: work, practice, waiting, done, failed_practice
   let outbox;
   let tasks = []; // that wait, as the server last said, without those answered since
   let task = null; // on screen
@@ -176,6 +177,9 @@ export function start(element, under = "") {
       title = "The practice round was not passed";
       const right = practice ? `${practice.right} of ${practice.total} answers were as expected. ` : "";
       text = `${right}Thank you for trying; whoever runs this campaign can tell you how to go on.`;
+    } else if (state === "waiting" && !waiting) {
+      title = "The next pair is on its way";
+      text = "The model is still writing answers. This page goes on by itself when there is a pair for you.";
     } else if (state !== "done" || waiting) {
       title = waiting ? "Waiting for the connection" : "One moment";
       text = waiting
@@ -659,6 +663,7 @@ export function start(element, under = "") {
   });
   setInterval(() => !document.hidden && settings && ask("heartbeat", {}), HEARTBEAT_MS);
   setInterval(() => !document.hidden && settings && phase === "idle" && look(), LOOK_AGAIN_MS);
+  setInterval(() => !document.hidden && state === "waiting" && phase === "idle" && look(), MORE_COME_MS);
   addEventListener("beforeunload", (event) => outbox?.entries.length && !outbox.stored && event.preventDefault());
 
   // ---- Begin ------------------------------------------------------------------------------------------------------
