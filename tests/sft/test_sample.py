@@ -11,7 +11,7 @@ import pytest
 
 import sft.sample
 from trueup import runs
-from trueup.data.records import CandidateSet, Message, is_heldout, read_rows
+from trueup.data.records import CandidateSet, Message, append_rows, is_heldout, read_rows, shuffled
 from trueup.errors import DataError
 from trueup.models import loading
 from trueup.models.sampling import Decoding, sample, sample_saved
@@ -101,6 +101,26 @@ def test_an_interrupted_stage_keeps_what_is_answered_and_ends_with_the_same_rows
     ]
     assert all(candidate.text.endswith("\u2028\x85x") for row in found for candidate in row.candidates)
     assert not (directory / "answered.partial").exists()
+
+
+def test_answers_for_people_come_in_a_random_order_and_are_the_same(
+    campaign: Callable[..., Any], sampled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = sampled(batch_size=6)
+    alike = rows(sft.sample.run(config))
+    for_people = campaign(config.run_dir.parent, sample={"batch_size": 6}, label={"source": "human"}).stages["sample"]
+    assert for_people.sha256() == config.sha256(), "the order changes no answer, so no result is stale"
+    order: list[str] = []
+
+    def append(path: Path, answered: list[CandidateSet]) -> None:
+        order.extend(row.prompt_id for row in answered)
+        append_rows(path, answered)
+
+    monkeypatch.setattr(sft.sample, "append_rows", append)
+    assert rows(sft.sample.run(for_people)) == alike
+    by_length = sorted(alike, key=lambda row: -len(row.prompt[0].content))
+    assert order == [row.prompt_id for row in shuffled(alike, config.seed)]
+    assert order not in ([row.prompt_id for row in alike], [row.prompt_id for row in by_length])
 
 
 def test_only_what_is_held_out_is_sampled_where_that_is_asked_for(sampled: Callable[..., Any]) -> None:

@@ -38,14 +38,17 @@ def admin_blocks() -> gr.Blocks:
 
 
 def summary_html(figures: Figures, news: str | None = None) -> Markup:
-    """The whole summary, under the `news`; the script replaces the parts that have changed."""
+    """The whole summary; the script replaces the parts that have changed.
+
+    news  what happens beside the page, by which the queue still grows
+    """
     tables = sheets(figures)
     habits, flags = tables["habits"].rows, tables["flags"]
     return render(
         "admin_summary",
         tables=tables,
         cells=_cells,
-        tiles=_tiles(figures),
+        tiles=_tiles(figures, grows=news is not None),
         when=shown(figures["as_of"]["now_utc"], "time"),
         state=_state(figures["as_of"]),
         news=news,
@@ -66,8 +69,8 @@ def _state(asof: Row) -> str:
     return f"{asof['events']:,} events"
 
 
-def _tiles(figures: Row) -> list[tuple[str, str, str]]:
-    """(name, value, note) of the figures at the top."""
+def _tiles(figures: Row, grows: bool) -> list[tuple[str, str, str]]:
+    """(name, value, note) of the figures at the top; `grows`: further pairs come."""
     progress = figures["progress"]
     alpha = next((row for row in figures["agreement"] if row["measure"].startswith("Krippendorff")), None)
     target, labels = progress["target"], progress["labels"]
@@ -75,16 +78,16 @@ def _tiles(figures: Row) -> list[tuple[str, str, str]]:
     why = "" if progress["eta_h"] is not None else "nobody labelled in the last hour"
     if progress["eta_h"]:
         why = f"{progress['slots']['open'] + progress['slots']['leased']:,} labels left at this pace"
+    wanted = "no pairs are queued" if not target else f"of {target:,} wanted{' so far' if grows else ''}"
+    left = (UNKNOWN, "") if not target else ("done" if progress["eta_h"] == 0 else eta, why)
+    if grows:
+        left = (UNKNOWN, "further pairs come")
     people = f"{progress['annotators']} {'person' if progress['annotators'] == 1 else 'people'}"
     busy = shown(progress["labels_per_busy_hour"], "number")
     return [
-        ("Labels", f"{labels:,}", f"of {target:,} wanted" if target else "no pairs are queued"),
+        ("Labels", f"{labels:,}", wanted),
         ("Labels per hour", shown(progress["labels_per_hour"], "number"), f"now; {busy} over hours with labels"),
-        (
-            "Time left",
-            "done" if target and progress["eta_h"] == 0 else eta if target else UNKNOWN,
-            why if target else "",
-        ),
+        ("Time left", *left),
         ("Seconds per label", shown(progress["seconds"], "number"), "median, from first sight to decision"),
         ("Annotators", f"{progress['annotators_now']}", f"at work now; {people} in all"),
         ("Krippendorff’s alpha", *_coefficient(alpha)),

@@ -15,10 +15,12 @@ from trueup.data.pairs import choose_pairs, pairs_of
 from trueup.data.records import (
     Demonstration,
     Dropped,
+    Growing,
     Message,
     Preference,
     Prompt,
     Ranking,
+    append_rows,
     is_for_judge,
     is_heldout,
     opening_id,
@@ -26,6 +28,7 @@ from trueup.data.records import (
     prompt_id,
     read_jsonl,
     read_rows,
+    shuffled,
     split_name,
     touches_heldout,
     write_rows,
@@ -270,3 +273,31 @@ def test_a_prompt_may_be_written_as_text_and_unknown_columns_are_ignored() -> No
     row = parse_row(Prompt, {"prompt": "Why?", "id": 3}, "here")
     assert row == Prompt(prompt=user("Why?"))
     assert row.prompt_id == prompt_id(user("Why?"))
+
+
+def test_a_growing_file_gives_each_row_once_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "answered.partial"
+    growing = Growing(path, Prompt)
+    assert growing.more() == []
+    one, two, three = (Prompt(prompt=[Message(role="user", content=f"line\u2028{i}")]) for i in range(3))
+    append_rows(path, [one])
+    assert growing.more() == [one] and growing.more() == []
+    line = two.model_dump_json().encode() + b"\n"
+    with path.open("ab") as file:
+        for part in (line[:5], line[5:-1]):
+            file.write(part)
+            file.flush()
+            assert growing.more() == []
+        file.write(line[-1:])
+    append_rows(path, [three])
+    path.unlink()
+    assert growing.more() == [two, three], "whoever writes it may remove it before it is read to its end"
+    growing.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_part_of_the_prompts_is_in_the_order_that_it_has_among_all(seed: int) -> None:
+    rows = [Prompt(prompt=[Message(role="user", content=str(i))]) for i in range(40)]
+    whole = shuffled(rows, seed)
+    assert whole != rows and shuffled(rows[::-1], seed) == whole != shuffled(rows, seed + 1)
+    assert shuffled(rows[7:23], seed) == [row for row in whole if row in rows[7:23]]

@@ -129,6 +129,17 @@ def test_answers_do_not_depend_on_the_number_of_processes(directory: Path, polic
     assert [shared[i] for i in range(len(PROMPTS))] == alone
 
 
+def test_in_turn_the_first_prompts_come_first_and_alone_and_the_answers_are_the_same(
+    directory: Path, policy: Loaded
+) -> None:
+    alone = sample(policy, PROMPTS, DECODING, num_samples=2, batch_size=8)
+    batches = list(sample_saved(SavedPolicy(directory), CPU, PROMPTS, DECODING, 2, batch_size=8, in_turn=True))
+    assert [[i for i, _ in batch] for batch in batches] == [[0], [1, 2], [3]]
+    for batch in batches:
+        for i, candidates in batch:
+            assert [c.token_ids for c in candidates] == [c.token_ids for c in alone[i]]
+
+
 def test_an_answer_depends_on_the_seed_on_k_and_on_nothing_that_happened_before(policy: Loaded) -> None:
     first = sample(policy, PROMPTS, DECODING, num_samples=4, batch_size=64)
     torch.manual_seed(99)

@@ -582,3 +582,54 @@ def test_kill_9_in_a_burst_loses_no_acknowledged_label(asking: Asking, acknowled
     assert len(kept) <= len(seen) + 1, "at most the label in flight was written and not confirmed"
     assert states(store)["filled"] == len(kept)
     assert service(store).tasks("ann") != []
+
+
+# ---- While the queue grows --------------------------------------------------------------------------------------
+
+
+def test_who_is_faster_than_the_sampler_waits_and_goes_on(asking: Asking, make_item: MakeItem) -> None:
+    store = asking(2)
+    ids = store.add_items([make_item(i) for i in range(4)])
+    queue = [QueueEntry(name, "random", 1.0) for name in ids]
+    store.ask(queue[:2], expected=4)
+    asked = service(store)
+    asked.grows = True
+    say(asked, "ann")
+    waiting = say(asked, "ann")
+    assert (waiting.state, waiting.tasks, waiting.progress.left) == ("waiting", [], 2)
+    store.ask_more(queue[2:3], 1)
+    assert [asked.work("ann").state, len(asked.tasks("ann"))] == ["work", 1]
+    assert say(asked, "ann").state == "waiting"
+    store.ask(queue[::-1])  # the last one comes before those that were there
+    asked.complete()
+    assert asked.work("ann").state == "work" and say(asked, "ann").state == "done"
+    assert len(store.rankings(["human"])) == 4
+
+
+def test_no_hidden_check_comes_while_there_is_no_pair_to_hide_it_among(asking: Asking, make_item: MakeItem) -> None:
+    store = asking(1)
+    known = store.add_items([make_item(i) for i in range(50, 60)])
+    store.set_gold("check", [Gold(name, [[0], [1]]) for name in known])
+    store.ask([QueueEntry(name, "random", 1.0) for name in store.asked()], expected=30)
+    asked = service(store, gold_share=0.5)
+    asked.grows = True
+    work = asked.work("ann")
+    while work.tasks:
+        work = say(asked, "ann", task=work.tasks[0])
+    assert work.state == "waiting" and len(events(store, "label")) < 10
+    before = len(events(store))
+    assert all(asked.work("ann").tasks == [] for _ in range(30)) and len(events(store)) == before
+
+
+def test_what_is_left_does_not_move_with_each_prompt_that_is_answered(asking: Asking, make_item: MakeItem) -> None:
+    store = asking(1)
+    ids = store.add_items([make_item(i) for i in range(19)])
+    queue = [QueueEntry(name, "random", 1.0) for name in ids]
+    store.ask(queue[:4], expected=19)
+    asked = service(store)
+    asked.grows = True
+    left = [asked.work("ann").progress.left]
+    for entry in queue[4:]:
+        store.ask_more([entry], 1)
+        left.append(say(asked, "ann").progress.left)
+    assert left == list(range(19, 3, -1))

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from trueup.data.pairs import pairs_of
 from trueup.errors import DataError
+from ui.labels import assignment
 from ui.labels.items import Gold, ProgramLabel, QueueEntry
 from ui.labels.service import LabelService
 from ui.labels.store import Store, digest
@@ -149,6 +150,33 @@ def test_what_is_labelled_stays_counted_when_the_queue_is_rewritten(store: Store
     store.ask(asked)
     assert LabelService(store).progress("ann").mine == 3
     assert [state for _, _, state in slots(store)].count("filled") == 3 and len(slots(store)) == 5
+
+
+@pytest.mark.parametrize("first", [1, 3, 5])
+def test_a_queue_that_grows_ends_as_one_that_was_whole_and_keeps_what_is_labelled(
+    store: Store, make_item: MakeItem, say: Callable[..., str], first: int
+) -> None:
+    whole = [QueueEntry(name, "random", 0.25) for name in store.add_items(make_item(i) for i in range(6))]
+    for _ in range(2):
+        say("ann")
+    store.ask(whole[6 - first :], labels_per_pair=2, expected=6)
+    assert store.counts() == (2, 12, 6), "the end is told at once, or each answer would have the rest estimated anew"
+    say("bob")
+    labelled = [row.item_id for row in events(store)]
+    assert labelled == [whole[0].item_id, whole[1].item_id, whole[6 - first].item_id]
+    with store.write_as("bob") as db:
+        leased = {row.item_id for row in assignment.waiting(db, "bob")}
+    for entry in whole[: 6 - first]:
+        store.ask_more([entry], labels_per_pair=2)
+    assert store.counts() == (3, 12, 6)
+    by_item = Counter(name for name, _, _ in slots(store))
+    assert by_item == dict.fromkeys((entry.item_id for entry in whole), 2)
+    filled = [name for name, _, state in slots(store) if state == "filled"]
+    assert Counter(filled) == Counter(labelled)
+    with store.write_as("bob") as db:
+        assert {row.item_id for row in assignment.waiting(db, "bob")} == leased, "what somebody looks at stays theirs"
+    store.ask(whole, labels_per_pair=2)
+    assert list(store.asked()) == [entry.item_id for entry in whole] and store.counts() == (3, 12, 6)
 
 
 def test_target_labels_never_fall_below_those_that_are_there(store: Store, say: Callable[..., str]) -> None:

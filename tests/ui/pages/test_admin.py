@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from looking import Page
 from manifests import card_of
 
 from trueup.errors import DataError
@@ -240,6 +241,16 @@ def test_without_labels_in_the_last_hour_there_is_no_time_left(book: Book) -> No
     book.slots(open=1)
     assert book.figures()["progress"]["eta_h"] is None
     assert "nobody labelled in the last hour" in summary_html(book.figures())
+
+
+def test_what_happens_beside_the_page_stands_on_it_as_text_and_nothing_is_done_before_it_ends(book: Book) -> None:
+    book.write("ann", "1", tiers=A)
+    book.slots(filled=1)
+    figures = book.figures()
+    assert "Time left done" in Page(summary_html(figures)).text
+    page = Page(summary_html(figures, "3 of 16 prompts are answered; <b>/runs/a</b> stopped"))
+    assert "3 of 16 prompts are answered; <b>/runs/a</b> stopped" in page.text
+    assert "Time left — further pairs come" in page.text and "of 1 wanted so far" in page.text
 
 
 def test_drift_is_cut_into_steps_of_equally_many_labels(book: Book) -> None:

@@ -20,6 +20,7 @@ from trueup.data.records import Message, prompt_id
 from trueup.data.visible import seen
 from trueup.pages.worddiff import MAX_WORDS, word_diff
 from ui.app import label_app
+from ui.labels.items import QueueEntry
 from ui.labels.tables import event, item
 from ui.people.accounts import COOKIE
 
@@ -210,6 +211,23 @@ def test_all_done_is_said_and_the_last_label_can_still_be_taken_back(start: Any,
     assert heading.is_visible()
     labelling.press("u")
     assert labelling.texts == last and labelling.do("a").is_enabled()
+
+
+def test_who_has_no_pair_yet_is_told_so_and_the_page_goes_on_by_itself(
+    start: Any, visit: Any, rows: Any, make_item: Any
+) -> None:
+    app = start(rows(1))
+    store, app.state.service.grows = app.state.service.store, True
+    labelling = visit(app)
+    labelling.press("1")
+    assert labelling.page.get_by_role("heading", name="The next pair is on its way").is_visible()
+    store.ask_more([QueueEntry(name, "random", 1.0) for name in store.add_items([make_item(1)])], 1)
+    labelling.page.wait_for_selector(".tu-label[data-state=ready]", timeout=10_000)
+    assert set(labelling.texts) == {"first 1", "second, longer 1"}
+    labelling.press("1")
+    app.state.service.complete()
+    labelling.page.get_by_role("heading", name="All pairs are answered").wait_for(timeout=10_000)
+    assert len(labelling.events()) == 2 and labelling.problems == []
 
 
 # ---- Nothing is lost --------------------------------------------------------------------------------------------
