@@ -3,7 +3,7 @@
 Reads   sft/model and a file of prompts.
 Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json.
 Resume  answered.partial has the finished prompts; an answer depends on prompt, index and seed alone. People may label
-        them meanwhile (ui/sampling.py).
+        them meanwhile.
 """
 
 from __future__ import annotations

@@ -250,7 +250,7 @@ def test_what_happens_beside_the_page_stands_on_it_as_text_and_nothing_is_done_b
     assert "Time left done" in Page(summary_html(figures)).text
     page = Page(summary_html(figures, "3 of 16 prompts are answered; <b>/runs/a</b> stopped"))
     assert "3 of 16 prompts are answered; <b>/runs/a</b> stopped" in page.text
-    assert "Time left — further pairs come" in page.text and "of 1 wanted so far" in page.text
+    assert "Time left – further pairs come" in page.text and "of 1 wanted so far" in page.text
 
 
 def test_drift_is_cut_into_steps_of_equally_many_labels(book: Book) -> None:
