@@ -102,8 +102,8 @@ def fit(
     model = load_start(config, sft)
     dropped, heldout_dropped = Dropped(), Dropped()
     limit, rule = config.max_length, pairs.on_bad_rows
-    train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule)
-    encode_pairs(pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule)
+    train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
+    encode_pairs(pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule, with_reasoning=False)
     if not rows:
         raise DataError(f"no pair is left to train on within reward.max_length, {limit} tokens (left out: {dropped})")
     if dropped.counts or heldout_dropped.counts:
@@ -147,7 +147,9 @@ def score_pairs(
     model: loading.Loaded, pairs: Pairs, max_length: int
 ) -> tuple[list[Preference], list[float], list[float]]:
     """The held-out pairs that fit, with the scores of their chosen and of their rejected answers."""
-    heldout, rows = encode_pairs(pairs.heldout, model.tokenizer, max_length, Dropped(), on_bad_rows=pairs.on_bad_rows)
+    heldout, rows = encode_pairs(
+        pairs.heldout, model.tokenizer, max_length, Dropped(), on_bad_rows=pairs.on_bad_rows, with_reasoning=False
+    )
     prompts = [pair.prompt for pair in heldout]
     answers = [row.chosen_ids for row in rows] + [row.rejected_ids for row in rows]
     scores = score(model, prompts + prompts, answers)

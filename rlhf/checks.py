@@ -65,8 +65,13 @@ def load_check(kind: Kind, path: Path, limit: int | None = None, seed: int = 0) 
     return make(rows, note)
 
 
-def verified_files(stage: str, checks: Sequence[CheckConfig], seed: int, problems: list[str]) -> list[ReadFile]:
-    """The files of the `checks` of a stage, with their prompts; what cannot be read is told as a problem."""
+def verified_files(
+    stage: str, checks: Sequence[CheckConfig], seed: int, problems: list[str], thinks: bool
+) -> list[ReadFile]:
+    """The files of the `checks` of a stage, with their prompts; what cannot be read is told as a problem.
+
+    thinks  the model reasons before it answers
+    """
     files: list[ReadFile] = []
     for check in checks:
         try:
@@ -77,7 +82,8 @@ def verified_files(stage: str, checks: Sequence[CheckConfig], seed: int, problem
             problems.append(f"{stage}.checks: {check.kind}: {error}")
         else:
             key = f"{stage}.checks"
-            files.append(ReadFile(key, check.path, prompts, max_new_tokens=check.max_new_tokens))
+            most = check.max_new_tokens + (check.max_thinking_tokens if thinks else 0)
+            files.append(ReadFile(key, check.path, prompts, max_new_tokens=most))
     return files
 
 

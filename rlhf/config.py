@@ -20,3 +20,5 @@ class CheckConfig(Section):
     """Prompts to use, drawn by the seed. Empty: all."""
     max_new_tokens: int = Field(256, ge=1)
     """Most tokens of an answer in the comparison. Alignment draws its answers with its own `max_new_tokens`."""
+    max_thinking_tokens: int = Field(1024, ge=0)
+    """Most tokens of the reasoning before it, with `model.thinking`."""

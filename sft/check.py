@@ -78,7 +78,7 @@ def check_sample(config: SampleConfig, stages: Stages, problems: list[str], note
     prompts = list({row.prompt_id: row for row in file.rows}.values())
     if config.only:
         prompts = [row for row in prompts if split_name(row.prompt, config.split) == config.only]
-    file.rows, file.max_new_tokens = random_rows(prompts, config.max_prompts, config.seed), config.max_new_tokens
+    file.rows, file.max_new_tokens = random_rows(prompts, config.max_prompts, config.seed), config.most_tokens
     return [file]
 
 
@@ -87,7 +87,7 @@ def check_prompts(config: SampleConfig, stages: Stages, rows: Rows, problems: li
     prompts = rows.of("sample.prompts")
     if prompts is None:
         return
-    check_context("sample.max_new_tokens", rows.tokens(prompts), config.max_new_tokens, rows, problems)
+    check_context("sample.max_new_tokens", rows.tokens(prompts), config.most_tokens, rows, problems)
     is_labelled = "label" in stages and "sample" in stages["label"].parents()
     _check_split(config, prompts, is_labelled, problems, notes)
 

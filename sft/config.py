@@ -119,6 +119,9 @@ class SampleConfig(RowRules, ModelStageConfig):
     """Answers to each prompt."""
     max_new_tokens: int = Field(256, ge=1)
     """Most tokens of an answer. One that is longer is cut and counted as unfinished."""
+    max_thinking_tokens: int = Field(1024, ge=0)
+    """Most tokens of the reasoning before an answer, with `model.thinking`. A longer one is closed by force, and then
+    the answer follows, with all of `max_new_tokens`. The comparison samples with the same budget."""
     temperature: float = Field(1.0, gt=0)
     """Sampling temperature: below 1 likely tokens become likelier, above 1 the answers vary more."""
     top_k: int = Field(0, ge=0)
@@ -143,6 +146,11 @@ class SampleConfig(RowRules, ModelStageConfig):
 
     def input_paths(self) -> list[Path]:
         return [self.prompts_path]
+
+    @property
+    def most_tokens(self) -> int:
+        """Of an answer with its reasoning."""
+        return self.max_new_tokens + self.model.thinking_budget(self.max_thinking_tokens)
 
     @property
     def prompts_path(self) -> Path:

@@ -48,9 +48,9 @@ def run(config: SampleConfig) -> Path:
     say(f"{'prompts':<12} {len(prompts)}, {config.num_candidates} answers each")
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
-    decoding = Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed)
+    decoding = decoding_of(config)
     dtype = place(config.model).facts["dtype"]  # log-probabilities of one text depend on the precision
-    sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **vars(decoding)}
+    sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **decoding.facts}
     partial = stage.dir / runs.ANSWERED
     by_prompt = {row.prompt_id: row for row in read_appended(partial, CandidateSet)}
     if by_prompt:
@@ -107,6 +107,12 @@ def run(config: SampleConfig) -> Path:
     return stage.finish()
 
 
+def decoding_of(config: SampleConfig) -> Decoding:
+    """How the stage draws tokens."""
+    thinking = config.model.thinking_budget(config.max_thinking_tokens)
+    return Decoding(config.max_new_tokens, config.temperature, config.top_k, config.top_p, config.seed, thinking)
+
+
 def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """The prompts to answer: distinct, of the split in `only`, at most `max_prompts`, and all can be encoded."""
     dropped = Dropped()
@@ -147,6 +153,6 @@ def describe(rows: list[CandidateSet]) -> SampleReport:
         prompts=len(rows),
         heldout=sum(row.split == "heldout" for row in rows),
         eos_rate=sum(candidate.finished for candidate in candidates) / len(candidates),
-        mean_tokens=sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
+        mean_tokens=sum(candidate.num_tokens for candidate in candidates) / len(candidates),
         all_alike=sum(len({candidate.text for candidate in row.candidates}) == 1 for row in rows) / len(rows),
     )

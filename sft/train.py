@@ -71,7 +71,8 @@ def run(config: SFTConfig) -> Path:
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
     limits = _new_tokens(config.max_length), loading.context_length(base.model.config, base.tokenizer)
-    rows = answerable(data.heldout, *limits) or answerable(data.train, *limits)
+    room = limits[0] + config.model.thinking_budget(limits[0]), limits[1]
+    rows = answerable(data.heldout, *room) or answerable(data.train, *room)
     samples = answer_heldout(config, base, [row for row, _ in spread(rows, _ANSWERED, config.seed)])
     eos_rate = look_whether_it_stops(stage, samples, *limits)
     if before is not None and after is not None and after >= before:
@@ -161,7 +162,9 @@ def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
 def answer_heldout(config: SFTConfig, policy: loading.Loaded, rows: list[Demonstration]) -> list[HeldoutCompletion]:
     """One completion of the new policy to each of a few prompts, beside the demonstration's own."""
     turns = [last_trained(row) for row in rows]
-    decoding = Decoding(_new_tokens(config.max_length), top_k=50, seed=config.seed)
+    most = _new_tokens(config.max_length)
+    thinking = config.model.thinking_budget(most)
+    decoding = Decoding(most, top_k=50, seed=config.seed, max_thinking_tokens=thinking)
     policy.model.eval()
     completions = sample(policy, [prompt for prompt, _ in turns], decoding, 1, _ANSWERED)
     return [

@@ -37,7 +37,9 @@ def check(config: OnlineConfig, stages: Mapping[str, Any], problems: list[str], 
         files.append(file)
     if config.prompts is not None:
         files.append(read_file("align.prompts", config.prompts, read_prompts, config, problems, notes))
-    return [file for file in files if file] + verified_files("align", config.checks, config.seed, problems)
+    return [file for file in files if file] + verified_files(
+        "align", config.checks, config.seed, problems, config.model.thinking
+    )
 
 
 def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import DemonstrationsPath, PromptsPath
+from trueup.config import DemonstrationsPath, PromptsPath, Stages
 from trueup.data.own_code import file_of, from_base, in_identity, is_own
 from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
@@ -192,6 +192,15 @@ class OnlineConfig(RowRules, AlignConfig):
         if "rubric" not in self.rewards or self.rubric is not None:
             return self
         return self.model_copy(update={"rubric": stages["label"].rubric})
+
+    def conflicts(self, stages: Stages) -> list[str]:
+        if not self.model.thinking:
+            return []
+        name: str = self.algorithm  # type: ignore[attr-defined]
+        return [
+            f"model.thinking: {name} draws answers while it trains, and cannot yet reward and train a model that "
+            "reasons before it answers: set align.algorithm: dpo, or leave model.thinking out"
+        ]
 
     def parents(self) -> tuple[str, ...]:
         return (

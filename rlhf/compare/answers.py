@@ -158,7 +158,7 @@ def length_differences(a: Answers, b: Answers) -> list[np.ndarray]:
 
 
 def _tokens(candidates: Sequence[Candidate]) -> np.ndarray:
-    return np.array([len(candidate.token_ids) for candidate in candidates], dtype=float)
+    return np.array([candidate.num_tokens for candidate in candidates], dtype=float)
 
 
 # ---- What an answer is like -------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def describe(answers: Answers) -> dict[str, float]:
     candidates = [candidate for row in answers for candidate in row]
     texts = [candidate.text for candidate in candidates]
     return {
-        "length_tokens": sum(len(candidate.token_ids) for candidate in candidates) / len(candidates),
+        "length_tokens": sum(candidate.num_tokens for candidate in candidates) / len(candidates),
         "eos_rate": sum(candidate.finished for candidate in candidates) / len(candidates),
         "distinct_2": distinct_n(texts),
         "repetition": repetition(texts),

@@ -16,7 +16,7 @@ from trueup.runs import find_stage
 
 def check(config: CompareConfig, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile]:
     """The other runs, what its judges want, and the files of its checks, which are returned."""
-    files = verified_files("compare", config.checks, config.seed, problems)
+    files = verified_files("compare", config.checks, config.seed, problems, config.model.thinking)
     for name, run_dir in config.others.items():
         if problem := _why_not(config, run_dir):
             problems.append(f"compare.others.{name}: {problem}")

@@ -85,7 +85,8 @@ def read_reference(
             raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `trueup sample` again")
         if row.sampler != rows[0].sampler or len(row.candidates) != len(rows[0].candidates):
             raise RunError(f"{path}: its prompts were sampled with different settings: run `trueup sample` again")
-    decoding = Decoding(**{field.name: rows[0].sampler[field.name] for field in fields(Decoding)})
+    sampler = rows[0].sampler
+    decoding = Decoding(**{field.name: sampler[field.name] for field in fields(Decoding) if field.name in sampler})
     return rows, decoding
 
 

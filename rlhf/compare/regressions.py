@@ -63,7 +63,8 @@ def check_one(
     ]
     stage.add_input(check_config.path, len(indices))
     say(f"{check_config.kind:<12} {check.note}; {left_out} of them left out, since a stage trained on them")
-    greedy = Decoding(check_config.max_new_tokens, top_k=1)
+    thinking = config.model.thinking_budget(check_config.max_thinking_tokens)
+    greedy = Decoding(check_config.max_new_tokens, top_k=1, max_thinking_tokens=thinking)
     right = {}
     for name in (SFT, ALIGNED):
         answers = sample_policy(f"{check_config.kind}-{name}", policies[name], rows, greedy, 1, config, stage.dir)

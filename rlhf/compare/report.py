@@ -20,6 +20,7 @@ from rlhf.html import environment, policy_title, title
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
 from trueup.artifacts.reports import RewardCard
+from trueup.data.reasoning import inside
 from trueup.data.records import Message, read_rows
 from trueup.data.visible import seen
 from trueup.errors import RunError
@@ -83,7 +84,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
         "origin": origin(run_dir),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "report": report,
-        "decoding": vars(report.decoding),
+        "decoding": report.decoding.facts,
         "verdict": report_views.verdict_view(report),
         "judges": report_views.judge_views(report),
         "by_category": report_views.by_category(report),
@@ -135,6 +136,8 @@ class AnswerView:
     finished: bool
     notes: list[str]
     """Number of tokens, and the score of each judge."""
+    reasoning: str
+    """What a model that reasons wrote before it."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ def _answer(completion: ComparedCompletion, html: Markup | None = None) -> Answe
     notes += [f"{title(judge)} {decimals(score, 2)}" for judge, score in completion.scores.items()]
     if html is None:
         html = seen(completion.text) if completion.text.strip() else Markup("")
-    return AnswerView(html, completion.finished, notes)
+    return AnswerView(html, completion.finished, notes, inside(completion.reasoning))
 
 
 def pick_examples(rows: Sequence[PromptComparison], judge: str, seed: int) -> list[tuple[str, list[PromptComparison]]]:

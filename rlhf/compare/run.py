@@ -77,7 +77,7 @@ def run(config: CompareConfig) -> Path:
     check_prompts = read_checks(config.checks, config.seed, tokenizer)
     per_prompt = len(rows[0].candidates)
     say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
-    say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in vars(decoding).items())}")
+    say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in decoding.facts.items())}")
 
     # 2. Every policy's answers ---------------------------------------------------------------------------------------
     policies = saved_policies(config, parents, others)
@@ -411,7 +411,8 @@ def sample_row(comparison: ComparedCompletions, results: dict[str, JudgeResult],
             ComparedCompletion(
                 text=candidate.text,
                 finished=candidate.finished,
-                num_tokens=len(candidate.token_ids),
+                num_tokens=candidate.num_tokens,
+                reasoning=candidate.reasoning,
                 logp=candidate.logp,
                 scores={by: by_judge.scores[name][i][k] for by, by_judge in results.items() if by_judge.scores},
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import ComparisonFigures, Estimate, PairedAccuracy, Rate
 from trueup.data.records import Message, Row
@@ -110,6 +112,8 @@ class ComparedCompletion(Row):
     """A completion as samples.jsonl has it."""
 
     text: str
+    reasoning: str = Field("", exclude_if=lambda text: not text)
+    """What a model that reasons wrote before it."""
     finished: bool
     num_tokens: int
     logp: float | None

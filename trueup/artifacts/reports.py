@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import Finding
@@ -176,6 +178,13 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    max_thinking_tokens: Annotated[int, Field(exclude_if=lambda value: not value)] = 0
+    """Most tokens of the reasoning before an answer, of a model that reasons. `max_new_tokens` count behind it."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As a row says it: without the reasoning of a model that does not reason."""
+        return {key: value for key, value in vars(self).items() if value or key != "max_thinking_tokens"}
 
 
 class ControlledRate(Estimate):

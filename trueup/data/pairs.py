@@ -30,6 +30,8 @@ def pairs_of(ranking: Ranking) -> list[Preference]:
                             rejected_token_ids=ranking.completion_token_ids[j],
                             chosen_finished=ranking.finished[i],
                             rejected_finished=ranking.finished[j],
+                            chosen_reasoning=ranking.reasonings[i] if ranking.reasonings else "",
+                            rejected_reasoning=ranking.reasonings[j] if ranking.reasonings else "",
                             chosen_logp=ranking.logps[i] if ranking.logps else None,
                             rejected_logp=ranking.logps[j] if ranking.logps else None,
                             chosen_rank=better,

@@ -29,6 +29,11 @@ from trueup.files import Json, mend_last_line, require_file, write_atomically
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
 
+def _is_empty(value: Any) -> bool:
+    """For a column that most rows lack: it is written where it says something."""
+    return not value
+
+
 class Row(BaseModel):
     """A row on disk. Columns that we do not know are ignored: files from elsewhere carry them."""
 
@@ -91,12 +96,22 @@ class Candidate(Row):
     """One sampled answer. `token_ids` are what was sampled, so that an answer cut at the limit never looks finished."""
 
     text: str
+    """The answer, which is what is judged and measured."""
+    reasoning: str = Field("", exclude_if=_is_empty)
+    """What a model that reasons wrote before it, with its tags. With `text` behind it this is all that was sampled."""
+    reasoning_tokens: int = Field(0, exclude_if=_is_empty)
+    """How many of the tokens are the reasoning."""
     token_ids: list[int]
     """The completion's tokens, with the end-of-turn token exactly when the answer was finished."""
     finished: bool
     """True: the model ended its turn. False: the limit on new tokens cut it."""
     logp: float | None = None
     """log-probability of the tokens under the policy that sampled them, in nats, at temperature 1."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the answer, without its reasoning."""
+        return len(self.token_ids) - self.reasoning_tokens
 
 
 class PromptRow(FiledRow):
@@ -146,6 +161,8 @@ class Ranking(Label):
     completion_token_ids: list[list[int] | None]
     """As sampled; None for text that came from elsewhere, which then counts as finished."""
     finished: list[bool]
+    reasonings: list[str] | None = Field(None, exclude_if=_is_empty)
+    """What a model that reasons wrote before each answer, with its tags; it is trained on, and nobody judges it."""
     logps: list[float | None] | None = None
     """log-probability of each answer under the policy that sampled it, in nats."""
     tiers: list[list[int]]
@@ -169,6 +186,9 @@ class Preference(Label):
     rejected_token_ids: list[int] | None = None
     chosen_finished: bool = True
     rejected_finished: bool = True
+    chosen_reasoning: str = Field("", exclude_if=_is_empty)
+    rejected_reasoning: str = Field("", exclude_if=_is_empty)
+    """As `reasonings` of the ranking."""
     chosen_logp: float | None = None
     rejected_logp: float | None = None
     chosen_rank: int = 0

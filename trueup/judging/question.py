@@ -7,10 +7,10 @@ Judges favour a place, mostly the first. So every pair is asked in both orders, 
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Sequence
 from typing import Literal
 
+from trueup.data.reasoning import without_reasoning
 from trueup.data.records import Message
 from trueup.judging.endpoint import Reply
 
@@ -47,52 +47,16 @@ def read_mark(reply: str) -> Mark | None:
 
     Marks inside the model's thinking do not count: there it still weighs. Thinking without an end has no mark after it.
     """
-    answer = without_thinking(reply)
+    answer = without_reasoning(reply)
     marks = _MARK.findall(answer) if answer is not None else []
     return marks[-1] if marks else None
-
-
-_THINKING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<reflection>", "</reflection>"),
-    ("[think]", "[/think]"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("◁think▷", "◁/think▷"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|channel|>analysis", "<|channel|>final"),
-)
-"""Tags around a model's thinking, for servers that do not split it from the reply. Case does not matter."""
-_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-
-
-def without_thinking(reply: str) -> str | None:
-    """A reply without the model's thinking; None if thinking begins and does not end.
-
-    The start may be missing, since some templates put it into the prompt.
-    """
-    for start, end in _THINKING:
-        close = _small(reply).rfind(end)
-        if close >= 0:
-            begins = _small(reply).find(start, 0, close)
-            reply = reply[: max(0, begins)] + reply[close + len(end) :]
-        if start in _small(reply):
-            return None
-    return reply
-
-
-def _small(text: str) -> str:
-    """The text in lower case with its length unchanged, which str.lower does not promise."""
-    return text.translate(_SMALL)
 
 
 def verdict(reply: Reply) -> tuple[Mark | None, str | None]:
     """The mark of a reply, or why there is none: refused, cut, malformed."""
     if reply.refused:
         return None, "refused"
-    if reply.cut or without_thinking(reply.text) is None:
+    if reply.cut or without_reasoning(reply.text) is None:
         return None, "cut"
     mark = read_mark(reply.text)
     return mark, None if mark else "refused" if sounds_like_refusal(reply.text) else "malformed"

@@ -26,8 +26,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
+from trueup.data import reasoning
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
+from trueup.models.templates.block import reasoning_block
 from trueup.models.templates.ends import ends_turn, turn_ends
 from trueup.models.templates.form import OTHERWISE, WITHOUT_SYSTEM, blank_of, form_error
 from trueup.models.templates.rendered import (
@@ -53,6 +55,7 @@ IGNORED = -100
 SPELLED = "with text that spells a control token, which is tokenised as text"
 COMPOSED = "with text in another Unicode form than NFC, which the tokenizer composes"
 SPLIT = "trained turn by turn, since the chat template writes earlier turns otherwise than they are trained"
+EMPTY_BLOCK = "with an empty block of reasoning before an answer that has none, since the prompt opens the block"
 """Changes to the texts of rows. Each is reported with the count of its rows."""
 
 # ---- Tokens -----------------------------------------------------------------------------------------------------
@@ -87,7 +90,7 @@ def encode_prompt(
         parts = _parts(text, cuts)
         ids = list(tokenizer(parts[0], add_special_tokens=False)["input_ids"])
         for part in parts[1:]:
-            ids += _continue(tokenizer, part)
+            ids += continuation(tokenizer, part)
         _check_control_tokens(tokenizer, facts, ids, text, spans)
     _check_decoded(tokenizer, ids, text, spans, changes)
     return ids
@@ -96,13 +99,19 @@ def encode_prompt(
 def encode_completion(
     tokenizer: PreTrainedTokenizerBase, text: str, finished: bool = True, changes: set[str] | None = None
 ) -> list[int]:
-    """Tokens of an answer that follows its prompt. They end with the end of turn exactly if the answer is finished."""
+    """Tokens of an answer that follows its prompt. They end with the end of turn exactly if the answer is finished.
+
+    Where the prompt opens a block of reasoning, the answer closes it: with its own reasoning, or at once.
+    """
     facts, changes = _facts(tokenizer), set() if changes is None else changes
+    if (block := reasoning_block(tokenizer)) and block.opened:
+        changes |= set() if block.holds(text) else {EMPTY_BLOCK}
+        text = block.within(text)
     written = facts.blank + text
     cuts = _cuts(facts, written, [Span(len(facts.blank), len(written), -1, "assistant")])
     if cuts:
         changes.add(SPELLED)
-    ids = [token for part in _parts(written, cuts) for token in _continue(tokenizer, part)]
+    ids = [token for part in _parts(written, cuts) for token in continuation(tokenizer, part)]
     decoded = completion_text(tokenizer, ids)
     if decoded != text:
         if decoded != unicodedata.normalize("NFC", text):
@@ -159,8 +168,16 @@ def blank_before(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an answer as it was sampled, without its end. This is what is shown, judged and rewarded."""
-    return completion_text(tokenizer, ids[:-1] if ends_turn(tokenizer, ids) else ids)
+    """The text of an answer as it was sampled, without its end and without the reasoning before it. This is what is
+    shown, judged and rewarded."""
+    return split_sampled(tokenizer, ids)[1]
+
+
+def split_sampled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, str]:
+    """The reasoning that was sampled, and the answer; both together are the text of the tokens, without their end."""
+    text = completion_text(tokenizer, ids[:-1] if ends_turn(tokenizer, ids) else ids)
+    block = reasoning_block(tokenizer)
+    return reasoning.split(text, block.opened) if block else ("", text)
 
 
 def sampled_ids(
@@ -346,7 +363,7 @@ def _parts(text: str, cuts: list[int]) -> list[str]:
     return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
-def _continue(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text that follows other tokens, as close to the text as this tokenizer gets."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     decoded = _decode_behind(tokenizer, ids)

@@ -72,7 +72,8 @@ class ModelConfig(Section):
     sampling, the comparison and an export render with them."""
     thinking: bool = False
     """Whether a model that can reason before it answers does so. If not, the template's switch is turned off, or the
-    block of reasoning is closed before the answer begins."""
+    block of reasoning is closed before the answer begins. Reasoning is trained on, and neither judged nor measured; it
+    has a budget of its own (`sample.max_thinking_tokens`). PPO, GRPO and RLOO do not take a model that reasons."""
     fold_system: bool = False
     """Whether a system text is written at the head of the next user turn, for a template that has no system turn or
     no later one."""
@@ -99,6 +100,10 @@ class ModelConfig(Section):
         if self.revision and (self.name == "embedded" or Path(self.name).exists()):
             raise ValueError(f"revision: belongs to a hub id, and {self.name} is on this machine: leave it out")
         return self
+
+    def thinking_budget(self, tokens: int) -> int:
+        """Most tokens of reasoning: those of a stage's key where the model reasons."""
+        return tokens if self.thinking else 0
 
     @property
     def is_on_hub(self) -> bool:

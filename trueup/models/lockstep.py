@@ -27,6 +27,7 @@ from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import completion_text, encode_prompt
 from trueup.models.config import ModelConfig
+from trueup.models.course import Course, candidate, most_tokens
 from trueup.models.loading import (
     Loaded,
     context_length,
@@ -36,7 +37,7 @@ from trueup.models.loading import (
     read_tokenizer,
 )
 from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_config, reward_model_config
-from trueup.models.sampling import Decoding, candidate, draw, noise
+from trueup.models.sampling import Decoding, draw, noise
 from trueup.models.scoring import conversion, score_answers
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.templates.ends import turn_ends
@@ -187,14 +188,14 @@ class Engine:
         All policies use the random numbers of the first answer in `trueup.models.sampling`. So with the same decoding a
         policy answers here as it did in the comparison. The caller may stop at any step."""
         batches = [_Batch(*group, prompt, decoding) for group in self._by_model(names)]
-        for index in range(decoding.max_new_tokens):
+        index = 0
+        while batches:
             if index:
                 for batch in batches:
                     batch.forward()
             yield _joined([batch.draw(index) for batch in batches])
             batches = [batch for batch in batches if batch.names]
-            if not batches:
-                return
+            index += 1
 
     @torch.inference_mode()
     def log_ratios(
@@ -255,18 +256,20 @@ class _Batch:
     def __init__(self, model: Adapted, names: list[str], prompt: Sequence[Message], decoding: Decoding):
         self.model, self.names, self.decoding = model, names, decoding
         loaded = model.loaded
-        self.device, self.ends = loaded.placement.device, turn_ends(loaded.tokenizer)
+        self.device = loaded.placement.device
         encoded = encode_prompt(loaded.tokenizer, prompt)
-        limit = context_length(loaded.model.config)
-        if limit is not None and len(encoded) + decoding.max_new_tokens > limit:
+        limit, most = context_length(loaded.model.config), most_tokens(loaded.tokenizer, decoding)
+        if limit is not None and len(encoded) + most > limit:
             raise DataError(
-                f"the prompt has {len(encoded)} tokens; with {decoding.max_new_tokens} new ones that is more than this "
+                f"the prompt has {len(encoded)} tokens; with {most} new ones that is more than this "
                 f"model's context of {limit}: shorten the prompt, or ask for fewer tokens"
             )
-        self.uniform = torch.from_numpy(noise(decoding, prompt, 0)).to(device=self.device, dtype=torch.float32)  # (T,)
+        self.uniform = torch.from_numpy(noise(decoding, prompt, 0, most)).to(
+            device=self.device, dtype=torch.float32
+        )  # (T,)
         self.cache = roomy_cache(loaded.model.config)
         self.texts = {name: Detokeniser(loaded.tokenizer) for name in names}
-        self.ids: dict[str, list[int]] = {name: [] for name in names}
+        self.answers = {name: Course(loaded.tokenizer, decoding) for name in names}
         self.logps = dict.fromkeys(names, 0.0)
         self.drawn = torch.tensor([encoded] * len(names), device=self.device)  # (B, S) at first, then (B, 1)
         self.forward()
@@ -279,16 +282,17 @@ class _Batch:
 
     def draw(self, index: int) -> NextTokens:
         """The next token of each row; rows that end with it leave the batch."""
-        token_ids = draw(self.logits, self.uniform[index].expand(len(self.names)), self.decoding)  # (B,)
+        drawn = draw(self.logits, self.uniform[index].expand(len(self.names)), self.decoding).tolist()
+        taken = [self.answers[name].take(token) for name, token in zip(self.names, drawn, strict=True)]
+        token_ids = torch.tensor(taken, device=self.device)  # (B,)
         logprobs = tensors.token_logprobs(self.logits, token_ids)
         tokens, ended = {}, {}
-        for name, token, logprob in zip(self.names, token_ids.tolist(), logprobs.tolist(), strict=True):
-            self.ids[name].append(token)
+        for name, token, logprob in zip(self.names, taken, logprobs.tolist(), strict=True):
             self.logps[name] += logprob
-            last = token in self.ends or index + 1 == self.decoding.max_new_tokens
+            last = self.answers[name].ended
             tokens[name] = Token(token, self.texts[name].add(token, last))
             if last:
-                ended[name] = candidate(self.model.loaded, self.ids[name], self.logps[name])
+                ended[name] = candidate(self.model.loaded.tokenizer, self.answers[name].ids, self.logps[name])
         self.drawn = token_ids.unsqueeze(1)
         if ended:
             self._keep([row for row, name in enumerate(self.names) if name not in ended])

@@ -27,11 +27,11 @@ from trueup.console import exit_with_parent
 from trueup.data.records import Candidate, Message, prompt_id
 from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
-from trueup.models.chat import answer_text, encode_prompt
+from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
+from trueup.models.course import Course, candidate, most_tokens
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.placement import place
-from trueup.models.templates.ends import ends_turn, turn_ends
 
 _SHRINK_BELOW = 0.8
 """Rows are dropped from the cache once fewer than this share of them are unfinished; each drop copies the cache."""
@@ -121,22 +121,19 @@ def _answer(
     policy: Loaded, batch: list[tuple[int, Sequence[Message]]], decoding: Decoding, num_samples: int
 ) -> list[tuple[int, list[Candidate]]]:
     encoded = [encode_prompt(policy.tokenizer, prompt) for _, prompt in batch]
-    uniform = np.stack([noise(decoding, prompt, k) for _, prompt in batch for k in range(num_samples)])
+    count = most_tokens(policy.tokenizer, decoding)
+    uniform = np.stack([noise(decoding, prompt, k, count) for _, prompt in batch for k in range(num_samples)])
     completions = _sample_batch(policy, encoded, uniform, decoding, num_samples)
-    rows = [candidate(policy, ids, logp) for ids, logp in completions]
+    rows = [candidate(policy.tokenizer, ids, logp) for ids, logp in completions]
     return [(i, rows[n * num_samples : (n + 1) * num_samples]) for n, (i, _) in enumerate(batch)]
 
 
-def noise(decoding: Decoding, prompt: Sequence[Message], k: int) -> np.ndarray:
-    """The uniform numbers (T,) of a prompt's k-th answer."""
+def noise(decoding: Decoding, prompt: Sequence[Message], k: int, count: int | None = None) -> np.ndarray:
+    """The uniform numbers (T,) of a prompt's k-th answer: the first `count`, or one for each of `max_new_tokens`."""
     key = hashlib.sha256(f"{decoding.seed}/{prompt_id(list(prompt))}/{k}".encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big"))).random(decoding.max_new_tokens)
-
-
-def candidate(policy: Loaded, ids: list[int], logp: float) -> Candidate:
-    """A sampled answer as a row on disk. It is finished exactly if its last token ends the turn."""
-    finished = ends_turn(policy.tokenizer, ids)
-    return Candidate(text=answer_text(policy.tokenizer, ids), token_ids=ids, finished=finished, logp=logp)
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "big"))).random(
+        decoding.max_new_tokens if count is None else count
+    )
 
 
 def _sample_batch(
@@ -162,19 +159,18 @@ def _sample_batch(
     mask = mask.repeat_interleave(num_samples, dim=0)  # (B, S)
     position = mask.sum(dim=1, keepdim=True)  # (B, 1), of the next token
 
-    ids: list[list[int]] = [[] for _ in range(len(uniform))]
+    answers = [Course(policy.tokenizer, decoding) for _ in range(len(uniform))]
     logps = torch.zeros(len(uniform), device=device)
     rows = torch.arange(len(uniform), device=device)  # which answer each row of the batch is
     alive = torch.ones(len(uniform), dtype=torch.bool, device=device)
-    ends = torch.tensor(turn_ends(policy.tokenizer), device=device)
-    for step in range(decoding.max_new_tokens):
-        next_ids = draw(logits, uniform[rows, step], decoding)  # (B,)
+    for step in range(uniform.size(1)):
+        drawn = draw(logits, uniform[rows, step], decoding).tolist()
+        batch = [answers[row] for row in rows.tolist()]
+        taken = [token if one.ended else one.take(token) for one, token in zip(batch, drawn, strict=True)]
+        next_ids = torch.tensor(taken, device=device)  # (B,)
         logps[rows] += tensors.token_logprobs(logits, next_ids) * alive
-        for row, token, is_alive in zip(rows.tolist(), next_ids.tolist(), alive.tolist(), strict=True):
-            if is_alive:
-                ids[row].append(token)
-        alive &= ~torch.isin(next_ids, ends)
-        if step + 1 == decoding.max_new_tokens or not alive.any():
+        alive = torch.tensor([not one.ended for one in batch], device=device)
+        if not alive.any():
             break
         if alive.float().mean() < _SHRINK_BELOW:
             keep = alive.nonzero().squeeze(1)
@@ -184,7 +180,7 @@ def _sample_batch(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(input_ids=next_ids.unsqueeze(1), attention_mask=mask, position_ids=position, **past, use_cache=True)
         logits, position = out.logits[:, -1], position + 1
-    return list(zip(ids, logps.tolist(), strict=True))
+    return [(one.ids, logp) for one, logp in zip(answers, logps.tolist(), strict=True)]
 
 
 def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:

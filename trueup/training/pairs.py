@@ -70,8 +70,11 @@ def encode_pairs(
     dropped: Dropped,
     stage: StageRun | None = None,
     on_bad_rows: BadRows = "refuse",
+    with_reasoning: bool = True,
 ) -> tuple[list[Preference], list[EncodedPair]]:
     """The pairs that fit, and their tokens. A pair that does not fit is dropped whole: cutting one side would bias it.
+
+    with_reasoning  False: the answers alone, as people judged them
 
     An answer's recorded tokens are a cache of its text. If this tokenizer decodes them to another text (another base
     model, an edited text), the text is encoded, and the recorded log-probability, which belongs to those tokens, is
@@ -86,7 +89,11 @@ def encode_pairs(
         answers, unknown = [], dict[str, None]()
         for side in ("chosen", "rejected"):
             text, finished = getattr(pair, side)[0].content, getattr(pair, f"{side}_finished")
-            record = getattr(pair, f"{side}_token_ids")
+            record, reasoning = getattr(pair, f"{side}_token_ids"), getattr(pair, f"{side}_reasoning")
+            if reasoning and not with_reasoning:
+                record = None  # the tokens are of both
+            elif reasoning:
+                text = reasoning + text
             ids = sampled_ids(tokenizer, text, finished, record)
             recorded += bool(record)
             if ids is None:
@@ -132,9 +139,10 @@ def true_records(rankings: list[Ranking], run_dir: Path, config: ModelConfig) ->
     tokenizer = _tokenizer_of_run(run_dir, config)
     result, left_out = [], 0
     for row in rankings:
+        texts = [a + b for a, b in zip(row.reasonings or [""] * len(row.completions), row.completions, strict=True)]
         ids = [
             record and tokenizer and sampled_ids(tokenizer, text, finished, record)
-            for record, text, finished in zip(row.completion_token_ids, row.completions, row.finished, strict=True)
+            for record, text, finished in zip(row.completion_token_ids, texts, row.finished, strict=True)
         ]
         left_out += sum(bool(record) and not one for record, one in zip(row.completion_token_ids, ids, strict=True))
         logps = row.logps and [logp if one else None for logp, one in zip(row.logps, ids, strict=True)]

@@ -19,7 +19,7 @@ from ui.labels.config import LabelConfig
 from ui.labels.tables import Database, account, event, item
 
 TASK_KEYS = {"token", "prompt", "answers", "wants_rationale", "practice"}
-ANSWER_KEYS = {"html", "text"}
+ANSWER_KEYS = {"html", "text", "reasoning"}
 PROVENANCE_KEYS = frozenset(
     "annotator candidates category checkpoint completions created_utc drawn finished first_shown item_id label_id logp "
     "logps model path policy policy_sha256 prompt_id propensity purpose reward run_dir sampled_by sampler score scores "

@@ -194,6 +194,7 @@ def _item_of(row: ImportedRanking, file: Path, split: SplitConfig) -> Item:
         row.completion_token_ids or [None] * count,
         row.finished or [True] * count,
         row.logps or [None] * count,
+        row.reasonings or [""] * count,
         strict=True,
     )
     sampler = row.provenance.sampler if row.provenance else {"file": file.name}
@@ -388,6 +389,7 @@ _TYPES: dict[str, Any] = {
     "chosen": _MESSAGES,
     "rejected": _MESSAGES,
     "completions": ["string"],
+    "reasonings": ["string"],
     "completion_token_ids": [["int64"]],
     "chosen_token_ids": ["int64"],
     "rejected_token_ids": ["int64"],
@@ -421,13 +423,13 @@ def _save_dataset(folder: Path, rows: list[Ranking] | list[Preference]) -> None:
     values = [row.model_dump(mode="json") for row in rows]
     for row in values:
         row |= {key: json.dumps(row[key], ensure_ascii=False) for key in _AS_JSON if key in row}
-    names = type(rows[0]).model_fields
+    names = [name for name in type(rows[0]).model_fields if any(name in row for row in values)]
     features = datasets.Features({name: typed(_TYPES.get(name, "string")) for name in names})
     by_split = {}
     for split in ("train", "heldout"):
         if part := [row for row in values if row["split"] == split]:  # `load_from_disk` cannot read one without rows
             by_split[split] = datasets.Dataset.from_dict(
-                {name: [row[name] for row in part] for name in names}, features
+                {name: [row.get(name) for row in part] for name in names}, features
             )
     datasets.disable_progress_bars()
     try:

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 from trueup.data.records import Message, prompt_id
+from trueup.data.words import count_words
+from ui.labels import judgements
 from ui.labels.judgements import Tiers
 from ui.labels.tables import TableRow, now
 
@@ -24,6 +26,8 @@ class AnswerLike(Protocol):
     def finished(self) -> bool: ...
     @property
     def logp(self) -> float | None: ...
+    @property
+    def reasoning(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Text:
     token_ids: list[int] | None = None
     finished: bool = True
     logp: float | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,11 @@ class Item:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
     def _answers(self) -> list[TableRow]:
-        return [{"text": a.text, "token_ids": a.token_ids, "finished": a.finished} for a in self.answers]
+        return [
+            {"text": a.text, "token_ids": a.token_ids, "finished": a.finished}
+            | ({"reasoning": a.reasoning} if a.reasoning else {})
+            for a in self.answers
+        ]
 
     def row(self) -> TableRow:
         return {
@@ -69,6 +78,30 @@ class Item:
             "sampler": self.sampler,
             "created_utc": now(),
         }
+
+
+@dataclass
+class Content:
+    """The parts of an item that a task needs. They never change, so they are read once.
+
+    The texts come from a model and may be long, so they are prepared outside of any transaction.
+    """
+
+    prompt: list[Message]
+    raw: list[str]
+    """The answers as they are stored."""
+    policies: list[str]
+    """The policy of each text, in a comparison."""
+    reasonings: list[str]
+    """What was written before each answer, by a model that reasons."""
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return [judgements.clean(text) for text in self.raw]
+
+    @cached_property
+    def words(self) -> int:
+        return round(sum(map(count_words, [*self.texts, *(message.content for message in self.prompt)])))
 
 
 class QueueEntry(NamedTuple):

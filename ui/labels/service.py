@@ -13,16 +13,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from trueup.data.records import Message
-from trueup.data.words import count_words
 from ui.labels import assignment, judgements
 from ui.labels.assignment import AHEAD, Cursor, Purpose
-from ui.labels.items import Gold
+from ui.labels.items import Content, Gold
 from ui.labels.judgements import Tiers
 from ui.labels.progress import Tallies, Tally
 from ui.labels.store import ANSWERS, Store, keep_note, superseded
@@ -56,28 +54,6 @@ _NOTE = sa.select(meta.c.value).where(meta.c.key == sa.bindparam("key"))
 
 
 @dataclass
-class _Item:
-    """The parts of an item that a task needs. They never change, so they are read once.
-
-    The texts come from a model and may be long, so they are prepared outside of any transaction.
-    """
-
-    prompt: list[Message]
-    raw: list[str]
-    """The answers as they are stored."""
-    policies: list[str]
-    """The policy of each text, in a comparison."""
-
-    @cached_property
-    def texts(self) -> list[str]:
-        return [judgements.clean(text) for text in self.raw]
-
-    @cached_property
-    def words(self) -> int:
-        return round(sum(map(count_words, [*self.texts, *(message.content for message in self.prompt)])))
-
-
-@dataclass
 class LabelService:
     """The service over an open store. Its methods are quick and may be called from any thread."""
 
@@ -85,7 +61,7 @@ class LabelService:
     settings: Settings = field(default_factory=Settings)
     grows: bool = False
     """Whether the queue still grows, so that an annotator who has nothing to do waits."""
-    _items: OrderedDict[str, _Item] = field(default_factory=OrderedDict, repr=False)
+    _items: OrderedDict[str, Content] = field(default_factory=OrderedDict, repr=False)
     _cursor: Cursor = field(default_factory=Cursor, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -332,7 +308,7 @@ class LabelService:
     def _draw(self, db: sa.Connection, item_id: str) -> list[int]:
         return assignment.draw(len(self._item(db, item_id).raw))
 
-    def _item(self, db: sa.Connection, item_id: str) -> _Item:
+    def _item(self, db: sa.Connection, item_id: str) -> Content:
         with self._lock:
             if item_id in self._items:
                 self._items.move_to_end(item_id)
@@ -341,7 +317,9 @@ class LabelService:
         prompt = [Message(**message) for message in row.prompt]
         policies = [answer["policy"] for answer in row.sampler["answers"]] if self.settings.reveal else []
         with self._lock:
-            self._items[item_id] = _Item(prompt, [answer["text"] for answer in row.completions], policies)
+            reasonings = [answer.get("reasoning", "") for answer in row.completions]
+            texts = [answer["text"] for answer in row.completions]
+            self._items[item_id] = Content(prompt, texts, policies, reasonings)
             while len(self._items) > 4096:
                 self._items.popitem(last=False)
             return self._items[item_id]
@@ -367,7 +345,7 @@ class LabelService:
         return label, Feedback(right, best, gold.explanation)
 
 
-_Shown = tuple[Any, _Item]
+_Shown = tuple[Any, Content]
 """A row of a waiting view, and its content."""
 
 
@@ -382,9 +360,11 @@ def _worklist(views: list[_Shown], tally: Tally) -> Worklist[Task]:
     return Worklist([_task(row, content) for row, content in views], tally.progress, tally.state)
 
 
-def _task(row: Any, content: _Item) -> Task:
+def _task(row: Any, content: Content) -> Task:
     texts = [content.texts[index] for index in row.drawn]
-    return Task(row.token, bool(row.wants_rationale), row.purpose == "qualification", content.prompt, texts)
+    reasonings = [content.reasonings[index] for index in row.drawn]
+    practice = row.purpose == "qualification"
+    return Task(row.token, bool(row.wants_rationale), practice, content.prompt, texts, reasonings)
 
 
 # ---- Inside a transaction ---------------------------------------------------------------------------------------

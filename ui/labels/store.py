@@ -386,10 +386,17 @@ def _ranking(row: Any) -> Ranking:
         completion_token_ids=[answer["token_ids"] for answer in row.completions],
         finished=[answer["finished"] for answer in row.completions],
         logps=[answer.get("logp") for answer in row.completions],
+        reasonings=_reasonings(row.completions),
         sampled_by=row.sampler.get("policy_sha256"),
         display_order=row.drawn or _order_of_pair(row),
         **{key: row._mapping[key] for key in (*_OF_EVENT, *_OF_ITEM, *_OF_SLOT)},
     )
+
+
+def _reasonings(completions: list[TableRow]) -> list[str] | None:
+    """What was written before each answer; None where no model reasoned."""
+    texts = [answer.get("reasoning", "") for answer in completions]
+    return texts if any(texts) else None
 
 
 def _order_of_pair(row: Any) -> list[int] | None:

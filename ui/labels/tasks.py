@@ -89,6 +89,8 @@ class Task(TaskHead):
     prompt: list[Message]
     texts: list[str]
     """The completions in the drawn order, without tokens of a template."""
+    reasonings: list[str]
+    """The reasoning before each, which nobody is asked to judge; empty where there is none."""
 
 
 T = TypeVar("T", bound=TaskHead)

@@ -50,6 +50,7 @@ PolicyOrigins = Mapping[str, Mapping[str, str]]
 class _Completion(Row):
     text: str
     finished: bool = True
+    reasoning: str = ""
 
 
 class ComparedPrompt(Prompt):
@@ -96,7 +97,9 @@ def _item(row: ComparedPrompt, i: int, j: int, policies: PolicyOrigins) -> Item:
         {"policy": name, "index": index, "sha256": text_sha256(answer.text), **policies.get(name, {})}
         for name, index, answer in sides
     ]
-    texts: list[Any] = [Text(answer.text, finished=answer.finished) for _, _, answer in sides]
+    texts: list[Any] = [
+        Text(answer.text, finished=answer.finished, reasoning=answer.reasoning) for _, _, answer in sides
+    ]
     return Item(row.prompt, texts, row.category, "heldout", {"asked": "vote on a comparison", "answers": answers})
 
 

@@ -15,7 +15,9 @@ from markupsafe import Markup
 from trueup import runs
 from trueup.artifacts.manifest import Finding
 from trueup.artifacts.reports import ComparisonFigures, Rate
+from trueup.data.reasoning import inside
 from trueup.data.records import Message, read_jsonl
+from trueup.data.visible import seen
 from trueup.errors import RunError
 from trueup.models.policies import origin
 from trueup.pages import plots
@@ -207,6 +209,9 @@ class _Card:
     text: Markup
     has_marks: bool
     notes: list[str]
+    reasoning: Markup
+    """What a model that reasons wrote before it."""
+    reasoning_words: int
 
 
 def _pair(before: Row, after: Row, diff: bool) -> list[_Card]:
@@ -226,7 +231,8 @@ def _card(title: str, answer: Row, marks: Markup | None = None) -> _Card:
     if answer.get("finished") is False:
         notes.append("cut at the limit")
     text = Markup(text_html(str(answer.get("text", "")))) if marks is None else marks
-    return _Card(title, text, marks is not None, notes)
+    reasoning = inside(str(answer.get("reasoning", "")))
+    return _Card(title, text, marks is not None, notes, seen(reasoning), len(reasoning.split()))
 
 
 # ---- The page ---------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from trueup.console import say
 from trueup.data.jsonl import cut
+from trueup.data.reasoning import inside
 from trueup.data.records import Message
 from trueup.errors import TrueupError
 from ui.figures import figures as figures_module
@@ -55,6 +56,8 @@ class RenderedText:
     html: str
     """Safe HTML."""
     text: str
+    reasoning: str
+    """What stands before it, in words of a model that reasons; the page shows it folded."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,10 @@ def _rendered_task(task: Task) -> RenderedTask:
     return RenderedTask(
         **{head.name: getattr(task, head.name) for head in fields(TaskHead)},
         prompt=_prompt_html(tuple((message.role, message.content) for message in task.prompt)),
-        answers=[RenderedText(html, text) for html, text in zip(htmls, task.texts, strict=True)],
+        answers=[
+            RenderedText(html, text, inside(reasoning))
+            for html, text, reasoning in zip(htmls, task.texts, task.reasonings, strict=True)
+        ],
     )
 
 

@@ -30,6 +30,8 @@ from ui.people.accounts import Admin
 
 MAX_POLICIES = 8
 MAX_NEW_TOKENS = 4096
+THINKING_TOKENS = 512
+"""Of reasoning, before there is a comparison whose budget could be taken."""
 PING_S = 15.0
 """A proxy closes a connection on which nothing is said for long."""
 RETRY_MS = 1000
@@ -54,12 +56,16 @@ class DecodingBody(BaseModel, extra="forbid"):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int = Field(0, ge=0, le=2**31 - 1)
     max_new_tokens: int = Field(128, ge=1, le=MAX_NEW_TOKENS)
+    max_thinking_tokens: int = Field(0, ge=0, le=MAX_NEW_TOKENS)
+    """Of the reasoning before an answer, in a run whose model reasons."""
 
 
 class PoliciesBody(BaseModel):
     policies: list[PolicyBody]
     decoding: DecodingBody
     """As in the comparison, where there was one."""
+    reasons: bool
+    """Whether the model of this run reasons before it answers."""
     context: int | None
     """Tokens that a prompt and its answer may have together."""
 
@@ -113,6 +119,7 @@ def _add_choices(router: APIRouter, run_dir: Path) -> None:
                 PolicyBody(name=policy.name, title=policy.title, note=policy.note) for policy in _policies(run_dir)
             ],
             decoding=_decoding(run_dir),
+            reasons=_reasons(run_dir),
             context=_context(run_dir),
         )
 
@@ -144,7 +151,7 @@ def _add_jobs(router: APIRouter, run_dir: Path, worker: Worker) -> None:
         """Have a prompt answered by some of the policies, in lockstep."""
         prompt = _prompt(body, run_dir)
         _check_policies(body.policies, _policies(run_dir))
-        _check_length(prompt, body.max_new_tokens, run_dir)
+        _check_length(prompt, body.max_thinking_tokens + body.max_new_tokens, run_dir)
         decoding = {key: getattr(body, key) for key in DecodingBody.model_fields}
         try:
             return JobBody(job=worker.submit(Work(prompt=prompt, policies=body.policies, **decoding)).id)
@@ -206,15 +213,15 @@ def _check_policies(wanted: list[str], known: list[PolicyInfo]) -> None:
         raise _refuse(f"policies: choose 1 to {MAX_POLICIES} different ones (found {len(wanted)})")
 
 
-def _check_length(prompt: list[Message], max_new_tokens: int, run_dir: Path) -> None:
+def _check_length(prompt: list[Message], new_tokens: int, run_dir: Path) -> None:
     """Before anything waits for it. The chat template adds a few tokens, so the model's process counts them again."""
     context, tokenizer = _context(run_dir), runs.stage_dir(run_dir, "sft") / "model" / "tokenizer.json"
     if context is None or not tokenizer.is_file():
         return
     count = sum(_count_tokens(tokenizer, tokenizer.stat().st_mtime_ns, message.content) for message in prompt)
-    if count + max_new_tokens > context:
+    if count + new_tokens > context:
         raise _refuse(
-            f"the prompt has {count} tokens and max_new_tokens is {max_new_tokens}, more than this model's context of "
+            f"the prompt has {count} tokens and max_new_tokens is {new_tokens}, more than this model's context of "
             f"{context}: shorten the prompt, or ask for fewer tokens"
         )
 
@@ -245,13 +252,19 @@ def _context(run_dir: Path) -> int | None:
     return (config.get("text_config") or config).get("max_position_embeddings")
 
 
+def _reasons(run_dir: Path) -> bool:
+    return "reasoning_block" in _json(runs.stage_dir(run_dir, "sft") / "model" / "tokenizer_config.json")
+
+
 def _decoding(run_dir: Path) -> DecodingBody:
     """As the policies were compared; a comparison that cannot be read has nothing to say about it."""
     try:
         report = runs.read_report(run_dir, "compare", ComparisonFigures)
-        return DecodingBody(**vars(report.decoding)) if report else DecodingBody()
+        if report:
+            return DecodingBody(**vars(report.decoding))
     except (RunError, ValidationError):
-        return DecodingBody()
+        pass
+    return DecodingBody(max_thinking_tokens=THINKING_TOKENS if _reasons(run_dir) else 0)
 
 
 def _heldout(run_dir: Path) -> list[PromptBody]:

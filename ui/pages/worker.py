@@ -46,6 +46,7 @@ class Work(BaseModel):
     top_p: float
     seed: int
     max_new_tokens: int
+    max_thinking_tokens: int = 0
 
 
 class Accepted(BaseModel):
@@ -81,6 +82,8 @@ class Answered(BaseModel):
     policy: str
     ended: Literal["eos", "limit", "stopped"]
     tokens: int
+    reasoning_tokens: int = 0
+    """How many of them are the reasoning before it."""
     seconds: float
 
 
@@ -361,7 +364,9 @@ def answer(engine: Any, work: Work, stop: Any) -> Iterator[Event]:
     reference."""
     from trueup.models.sampling import Decoding
 
-    decoding = Decoding(work.max_new_tokens, work.temperature, work.top_k, work.top_p, work.seed)
+    decoding = Decoding(
+        work.max_new_tokens, work.temperature, work.top_k, work.top_p, work.seed, work.max_thinking_tokens
+    )
     ids: dict[str, list[int]] = {name: [] for name in work.policies}
     texts: dict[str, list[str]] = {name: [] for name in work.policies}
     open_ones = dict.fromkeys(work.policies)
@@ -377,7 +382,8 @@ def answer(engine: Any, work: Work, stop: Any) -> Iterator[Event]:
             del open_ones[name]
             whole[name] = ended
             how: Literal["eos", "limit"] = "eos" if ended.finished else "limit"
-            yield Answered(policy=name, ended=how, tokens=len(ids[name]), seconds=seconds)
+            count = ended.reasoning_tokens
+            yield Answered(policy=name, ended=how, tokens=len(ids[name]), reasoning_tokens=count, seconds=seconds)
         if stop.is_set():
             break
     for name in open_ones:

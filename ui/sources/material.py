@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from itertools import combinations, groupby
 from math import comb
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import FiniteFloat
 
 from trueup.console import progress, say
 from trueup.data.formats import read_preferences
+from trueup.data.reasoning import split
 from trueup.data.records import (
     Candidate,
     CandidateSet,
@@ -238,8 +239,9 @@ def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[li
         if len(completions) > MOST_RANKED:
             dropped.add(f"more than {MOST_RANKED} answers")
             continue
-        split = split_name(row.prompt, config.split)
-        item = Item(row.prompt, [Text(text) for text in completions], row.category, split, {"file": path.name})
+        part = split_name(row.prompt, config.split)
+        texts: list[Any] = [_as_sampled(config, text) for text in completions]
+        item = Item(row.prompt, texts, row.category, part, {"file": path.name})
         if item.item_id in gold and not agrees(gold[item.item_id].tiers, tiers):
             contradicted.add(item.item_id)
         gold.setdefault(item.item_id, Gold(item.item_id, tiers, row.explanation))
@@ -250,6 +252,12 @@ def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[li
     if not usable:
         raise DataError(f"{path}: no known answer in it can be used (dropped: {dropped})")
     return items, usable
+
+
+def _as_sampled(config: LabelConfig, text: str) -> Text:
+    """A text of a file as a sampled answer is stored: of a model that reasons, without the reasoning before it."""
+    reasoning, answer = split(text, opened=False) if config.model.thinking else ("", text)
+    return Text(answer, reasoning=reasoning)
 
 
 # ---- Enough? ----------------------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ export class Columns {
 
 class Column {
   constructor({ name, title }, columns) {
-    Object.assign(this, { name, title, columns, tokens: 0, ended: false, facts: {}, pieces: [], at: -1 });
+    Object.assign(this, { name, title, columns, texts: [], reasoned: 0, ended: false, facts: {} });
+    Object.assign(this, { pieces: [], spans: [], at: -1 });
     const make = (tag, className, more = {}) => Object.assign(document.createElement(tag), { className, ...more });
     this.element = make("article", "tu-column");
     this.element.dataset.policy = name;
@@ -81,6 +82,8 @@ class Column {
     this.state = make("span", "tu-ended");
     header.append(make("h2", "", { textContent: title, id: `open-${name}` }), this.state);
     this.factsLine = make("p", "tu-facts");
+    this.reasoning = make("details", "tu-reasoning", { hidden: true });
+    this.reasoning.append(make("summary", ""), make("div", "", { dir: "auto" }));
     this.text = make("div", "tu-stream", { dir: "auto" });
     this.text.setAttribute("role", "group");
     this.text.setAttribute("aria-labelledby", `open-${name}`);
@@ -88,29 +91,41 @@ class Column {
     this.moved = make("div", "tu-moved", { id: `open-${name}-moved`, hidden: true });
     this.spoken = make("p", "tu-hide");
     this.spoken.setAttribute("role", "status");
-    this.element.append(header, this.factsLine, this.text, this.moved, this.spoken);
+    this.element.append(header, this.factsLine, this.reasoning, this.text, this.moved, this.spoken);
     this.showFacts();
   }
 
   grow(text, seconds) {
-    this.tokens += 1;
+    this.texts.push(text);
     this.text.append(...seen(text));
     this.speed(seconds);
   }
 
   speed(seconds) {
-    this.facts.tokens = [this.tokens, this.tokens === 1 ? "token" : "tokens"];
-    if (seconds > 0) this.facts.speed = [(this.tokens / seconds).toFixed(1), "tokens/s"];
+    const tokens = this.texts.length - this.reasoned;
+    this.facts.tokens = [tokens, tokens === 1 ? "token" : "tokens"];
+    if (seconds > 0) this.facts.speed = [(this.texts.length / seconds).toFixed(1), "tokens/s"];
     this.showFacts();
   }
 
-  end({ ended, tokens, seconds }) {
+  end({ ended, reasoning_tokens, seconds }) {
     this.ended = true;
-    this.tokens = tokens;
+    this.reasoned = reasoning_tokens;
+    if (reasoning_tokens) this.fold();
     this.text.removeAttribute("aria-busy");
     this.state.textContent = ENDED[ended];
     this.state.dataset.ended = ended;
     this.speed(seconds);
+  }
+
+  /** The reasoning, which comes first, goes into a fold above the answer, and is no part of its length. */
+  fold() {
+    const reasoning = this.texts.slice(0, this.reasoned).join("");
+    const words = reasoning.replace(/<\/?\w+>/g, " ").split(/\s+/).filter(Boolean).length;
+    this.reasoning.hidden = false;
+    this.reasoning.firstChild.textContent = `Reasoning, ${words} words`;
+    this.reasoning.lastChild.replaceChildren(...seen(reasoning));
+    this.text.replaceChildren(...seen(this.texts.slice(this.reasoned).join("")));
   }
 
   score(value) {
@@ -140,31 +155,46 @@ class Column {
       span.dataset.way = piece.nats < 0 ? "less" : "more";
       return span;
     });
-    this.text.replaceChildren(...spans);
+    let tokens = 0;
+    this.first = pieces.findIndex((piece) => (tokens += piece.tokens) > this.reasoned); // of the answer
+    if (this.first < 0) this.first = spans.length;
+    this.spans = spans;
+    if (this.reasoned) this.reasoning.lastChild.replaceChildren(...spans.slice(0, this.first));
+    this.text.replaceChildren(...spans.slice(this.first));
     this.rescale();
     this.text.tabIndex = 0;
     this.text.setAttribute("aria-describedby", this.moved.id);
-    this.text.addEventListener("pointerover", ({ target }) =>
-      this.show(spans.indexOf(target.closest(".tu-piece")), false),
+    for (const part of [this.text, this.reasoning]) {
+      part.addEventListener("pointerover", ({ target }) =>
+        this.show(spans.indexOf(target.closest(".tu-piece")), false),
+      );
+      part.addEventListener("pointerleave", () => this.columns.point(null));
+    }
+    this.text.addEventListener(
+      "focus",
+      () => this.text.matches(":focus-visible") && this.show(Math.max(this.at, this.least)),
     );
-    this.text.addEventListener("pointerleave", () => this.columns.point(null));
-    this.text.addEventListener("focus", () => this.text.matches(":focus-visible") && this.show(Math.max(this.at, 0)));
     this.text.addEventListener("blur", () => this.hide());
     this.text.addEventListener("keydown", (event) => this.key(event));
     this.summarise(sum, reference);
   }
 
   rescale() {
-    [...this.text.querySelectorAll(".tu-piece")].forEach((span, i) => {
+    this.spans.forEach((span, i) => {
       const size = Math.min(Math.abs(this.pieces[i].nats) / this.columns.full, 1);
       span.style.setProperty("--size", size.toFixed(3));
       span.classList.toggle("far", size >= FAR);
     });
   }
 
+  /** The first piece that can be seen: the answer's, unless the reasoning is open. */
+  get least() {
+    return this.reasoning.open ? 0 : this.first;
+  }
+
   /** The piece's number, beside it; spoken where it was reached by keys. */
   show(at, byKey = true) {
-    const span = this.text.querySelectorAll(".tu-piece")[at];
+    const span = this.spans[at];
     if (!span) return this.columns.point(null);
     const { nats, tokens } = this.pieces[at];
     const several = tokens > 1 ? ` (${tokens} tokens)` : "";
@@ -172,7 +202,7 @@ class Column {
     const words = [`${this.word(at)}${several}: `, number, `, ${likely(nats)} ${joins(nats)} under SFT`];
     this.columns.point(span, words);
     if (!byKey) return;
-    this.text.querySelector(".at")?.classList.remove("at");
+    this.element.querySelector(".at")?.classList.remove("at");
     span.classList.add("at");
     span.scrollIntoView({ block: "nearest" });
     this.columns.point(span, words);
@@ -181,17 +211,17 @@ class Column {
   }
 
   hide() {
-    this.text.querySelector(".at")?.classList.remove("at");
+    this.element.querySelector(".at")?.classList.remove("at");
     this.columns.point(null);
   }
 
   key(event) {
     const last = this.pieces.length - 1;
-    const to = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: 0, End: last }[event.key];
+    const to = { ArrowRight: this.at + 1, ArrowLeft: this.at - 1, Home: this.least, End: last }[event.key];
     if (event.key === "Escape") this.hide();
     if (to === undefined || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
-    this.show(Math.min(Math.max(to, 0), last));
+    this.show(Math.min(Math.max(to, this.least), last));
   }
 
   word(at) {

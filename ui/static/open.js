@@ -8,7 +8,7 @@ import { request } from "./outbox.js";
 import { setUpPicker } from "./picker.js";
 import { seen } from "./visible.js";
 
-const NUMBERS = ["temperature", "max_new_tokens", "top_k", "top_p", "seed"];
+const NUMBERS = ["temperature", "max_new_tokens", "max_thinking_tokens", "top_k", "top_p", "seed"];
 const LAST = { done: "Done", stopped: "Stopped", failed: "Not done" };
 
 export function start(element) {
@@ -229,6 +229,7 @@ export function start(element) {
     const names = known.policies.map(({ name }) => name);
     showPolicies(names.includes("aligned") ? [SFT, "aligned"] : ["base", SFT]);
     showDecoding(known.decoding);
+    find("[data-for=reasoning]").hidden = !known.reasons;
     if (known.context) form.elements.max_new_tokens.max = Math.min(known.context - 1, 4096);
     columns.rescale(Number(find("[data-do=scale]").value));
     turn("ready");

@@ -29,6 +29,7 @@ export class View {
     if (this.answers.children.length !== task.answers.length) this.build(task.answers.length);
     this.promptText.innerHTML = task.prompt; // rendered and made safe on the server
     this.fill();
+    this.fold();
     for (const scrolled of [this.work, ...this.texts]) scrolled.scrollTo(0, 0);
     this.toLastTurn();
     this.hint();
@@ -60,6 +61,7 @@ export class View {
     const article = (_, place) =>
       `<article class="tu-answer" data-answer="${place}">` +
       `<header><h2>${letter(place)}</h2><span class="tu-rank"></span></header>` +
+      `<details class="tu-reasoning" hidden><summary></summary><div dir="auto"></div></details>` +
       `<div class="tu-text" role="region" aria-label="Answer ${letter(place)}" tabindex="0" dir="auto"></div>` +
       `</article>`;
     this.answers.innerHTML = Array.from({ length: count }, article).join("");
@@ -76,6 +78,16 @@ export class View {
       else text.innerHTML = this.task.answers[place].html;
     });
     return diff && this.texts.length === 2 ? markDifferences(...this.texts) : null;
+  }
+
+  /** What a model that reasons wrote before its answer: there to be read, and nothing to judge. */
+  fold() {
+    this.answers.querySelectorAll(".tu-reasoning").forEach((details, place) => {
+      const { reasoning } = this.task.answers[place];
+      Object.assign(details, { hidden: !reasoning, open: false });
+      details.firstChild.textContent = `Reasoning, ${reasoning.split(/\s+/).filter(Boolean).length} words`;
+      details.lastChild.replaceChildren(...seen(reasoning));
+    });
   }
 
   /** Switch `raw` or `diff`. */

@@ -54,7 +54,7 @@ def test_a_task_holds_texts_and_an_opaque_token_and_nothing_else(client: Any, se
     response = client.get(f"{API}/tasks")
     for task in response.json()["tasks"]:
         assert task.keys() == {"token", "prompt", "answers", "wants_rationale", "practice"}
-        assert all(answer.keys() == {"html", "text"} for answer in task["answers"])
+        assert all(answer.keys() == {"html", "text", "reasoning"} for answer in task["answers"])
     for hidden in (secret, "987654", "policy", "finished", "token_ids", "item_id", "purpose"):
         assert hidden not in response.text
     assert response.headers["cache-control"] == "no-store"

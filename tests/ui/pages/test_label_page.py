@@ -98,6 +98,31 @@ def labelling(start: Any, visit: Any, rows: Any) -> Labelling:
 # ---- One key, one label -----------------------------------------------------------------------------------------
 
 
+def test_reasoning_is_folded_above_its_answer_and_is_no_part_of_it(start: Any, visit: Any, rows: Any) -> None:
+    thoughts = "<think>\nBread goes stale. <b>Hm</b>\n</think>\n\n"
+    sampled = [
+        row.model_copy(
+            update={"candidates": [one.model_copy(update={"reasoning": thoughts}) for one in row.candidates]}
+        )
+        for row in rows(3)[:2]
+    ]
+    labelling = visit(start([*sampled, rows(3)[2]], scale="plain"))
+    folds = labelling.page.locator(".tu-reasoning")
+    shown = []
+    for _ in range(3):
+        text, before = labelling.texts[0], len(labelling.events())
+        assert "stale" not in text and labelling.page.locator(".tu-reasoning[open]").count() == 0
+        shown.append(folds.first.is_visible())
+        if shown[-1]:
+            assert folds.first.locator("summary").inner_text().endswith("Reasoning, 4 words")
+            folds.first.locator("summary").press("Enter")
+            assert folds.first.locator("div").inner_text() == "Bread goes stale. <b>Hm</b>"
+            assert len(labelling.events()) == before, "to open it is no label"
+        labelling.press("1")
+    assert sorted(shown) == [False, True, True], "an answer without reasoning has no fold"
+    assert len(labelling.chosen()) == 3 and not any("stale" in text for text in labelling.chosen())
+
+
 def test_each_key_is_one_graded_label_of_the_answer_on_that_side(labelling: Labelling) -> None:
     graded = [("1", 0, 3), ("2", 0, 2), ("3", 0, 1), ("5", 1, 1), ("6", 1, 2), ("7", 1, 3)]
     for number, (key, place, strength) in enumerate(graded, start=1):

@@ -56,6 +56,8 @@ class ImportedRanking(Row):
     completion_token_ids: list[list[int] | None] | None = None
     finished: list[bool] | None = None
     logps: list[float | None] | None = None
+    reasonings: list[str] | None = None
+    """What a model that reasons wrote before each completion."""
     tiers: list[list[StrictInt]]
     """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
     annotator: str = Field(min_length=1, max_length=200)
@@ -84,7 +86,7 @@ class ImportedRanking(Row):
         criteria = (self.provenance.criteria if self.provenance else None) or {}
         if any(better is not None and not 0 <= better < count for better in criteria.values()):
             raise ValueError(f"criteria {excerpt(criteria)} name no completion of {count}")
-        for key in ("completion_token_ids", "finished", "logps"):
+        for key in OF_AN_ANSWER:
             if (values := getattr(self, key)) is not None and len(values) != count:
                 raise ValueError(f"{key}: expected one for each of {count} completions, found {len(values)}")
         return self
@@ -92,7 +94,7 @@ class ImportedRanking(Row):
 
 # ---- Trueup's own -----------------------------------------------------------------------------------------------
 
-OF_AN_ANSWER = ("completion_token_ids", "finished", "logps")
+OF_AN_ANSWER = ("completion_token_ids", "finished", "logps", "reasonings")
 
 
 def is_own(row: Columns) -> bool:
@@ -129,6 +131,7 @@ def _own_pair(row: Columns, sides: list[str]) -> Values:
         "completion_token_ids": [row.get(f"{side}_token_ids") for side in sides],
         "finished": [row.get(f"{side}_finished") is not False for side in sides],
         "logps": [row.get(f"{side}_logp") for side in sides],
+        "reasonings": [row.get(f"{side}_reasoning") or "" for side in sides],
         "display_order": None if first is None else [sides.index(first), 1 - sides.index(first)],
         "ranks": [ranks[side] for side in sides],
     }

@@ -27,6 +27,7 @@ import jinja2.meta
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError, did_you_mean
 from trueup.models.config import ModelConfig
+from trueup.models.templates.block import OPEN, TAG, reasoning_block
 from trueup.models.templates.rendered import alike, mark
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def prepared(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig,
     the template ends a turn with a text that is no token, or if it asks for an answer in a form that no answer of it
     has.
     """
-    if config.thinking and not _THOUGHT.search(text):
+    if config.thinking and not TAG.search(text):
         raise ModelError(
             "model.thinking: the chat template writes no block of reasoning (<think>), so there is none to turn on: "
             "leave the key out"
@@ -160,9 +161,6 @@ def _give_parts(tokenizer: PreTrainedTokenizerBase, form: Prepared) -> None:
 
 # ---- Opening ----------------------------------------------------------------------------------------------------
 
-_OPEN = re.compile(r"<(think|thinking|reasoning)>\s*$")
-_THOUGHT = re.compile(r"</?(think|thinking|reasoning)>")
-
 
 def _ask_with_opening(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> None:
     opening = _opening(tokenizer, form, config)
@@ -175,14 +173,14 @@ def _ask_with_opening(tokenizer: PreTrainedTokenizerBase, form: Prepared, config
 def _opening(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> str:
     ask = rendered(tokenizer, form.text, [_USER], asks=True)
     last = rendered(tokenizer, form.text, [_USER, _ANSWER], asks=False).partition(_ANSWER.content)[0]
-    if tag := _OPEN.search(ask):
+    if tag := OPEN.search(ask):
         if config.thinking:
             return ""
         # The template thinks before every answer, and has no switch. Its reasoning is closed before it begins.
         return _closing(tag)
     shared = alike(ask, last)
     between = last[shared:]
-    if config.thinking and _THOUGHT.search(between):
+    if config.thinking and TAG.search(between):
         return ""  # the model writes it itself
     return between if shared == len(ask) else ""
 
@@ -252,7 +250,8 @@ def form_error(
         earlier = render(tokenizer, [*prompt, answer, turn], False)
     except DataError:
         earlier = ""
-    errors = [_error_before(text, one, answer.content, blank) for one in (last, earlier) if one]
+    thinks = reasoning_block(tokenizer) is not None
+    errors = [_error_before(text, one, answer.content, blank, thinks) for one in (last, earlier) if one]
     if all(errors):
         return errors[0]
     behind = last.partition(answer.content)[2].lstrip()
@@ -264,12 +263,15 @@ def form_error(
     return None
 
 
-def _error_before(prompt: str, text: str, answer: str, blank: str) -> ModelError | None:
-    """The error of a rendered conversation that has more between prompt and answer than the template's blank."""
+def _error_before(prompt: str, text: str, answer: str, blank: str, thinks: bool) -> ModelError | None:
+    """The error of a rendered conversation that has more between prompt and answer than the template's blank, or than
+    the empty block that it writes before an answer without reasoning, where the model writes that itself."""
     before = text.partition(answer)[0]
     shared = alike(prompt, before)
     rest = before[shared:]
     if rest in ("", blank) or (shared < len(prompt) and prompt.endswith(rest)):
+        return None
+    if thinks and TAG.search(rest) and not TAG.sub("", rest).strip():
         return None
     return ModelError(
         f"the chat template asks for an answer with {prompt[shared:][-60:]!r}, and writes {rest[:60]!r} before one; "

@@ -1,0 +1,209 @@
+"""A model that reasons: what is its answer, how long it may reason, and what is trained and judged of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import templates
+from trueup.data.pairs import pairs_of
+from trueup.data.reasoning import inside, split, without_reasoning
+from trueup.data.records import Candidate, Dropped, Message, Ranking, prompt_id
+from trueup.errors import ModelError
+from trueup.models import loading
+from trueup.models.chat import EMPTY_BLOCK, encode_demonstration, encode_prompt
+from trueup.models.config import ModelConfig
+from trueup.models.course import Course, candidate, most_tokens
+from trueup.models.sampling import Decoding, sample
+from trueup.models.templates.block import reasoning_block
+from trueup.models.templates.choice import set_template
+from trueup.training.pairs import encode_pairs
+
+WHY = [Message(role="user", content="Why?")]
+SHIPPED = {file.stem: file for file in templates.shipped_templates()}
+OPENED = ["qwen3_6", "deepseek_r1_distill", "nemotron_3_nano"]
+WRITTEN = ["qwen3", "glm4moe"]
+"""Families whose prompt opens the block, and families whose model writes its start itself."""
+CHATML_THAT_THINKS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'].split('</think>')[-1]"
+    " + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% else %}"
+    "{{ '<think>\n' }}{% endif %}{% endif %}"
+)
+
+
+def that_thinks(family: str) -> Any:
+    made = templates.tiny_tokenizer(SHIPPED[family].read_text(encoding="utf-8"))
+    set_template(made, ModelConfig(thinking=True))
+    return made
+
+
+def drawn(tokenizer: Any, text: str) -> list[int]:
+    """The tokens that a model draws which writes this text, and then the end of turn again and again."""
+    block = reasoning_block(tokenizer)
+    if block and block.opened:
+        text = text.removeprefix(block.start)
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], *[tokenizer.eos_token_id] * 99]
+
+
+def follow(tokenizer: Any, text: str, decoding: Decoding) -> Candidate:
+    """The answer of a model that wants to write this text."""
+    course, wishes = Course(tokenizer, decoding), iter(drawn(tokenizer, text))
+    while not course.ended:
+        course.take(next(wishes))
+    assert len(course.ids) <= most_tokens(tokenizer, decoding)
+    answer = candidate(tokenizer, course.ids, 0.0)
+    ids = answer.token_ids[:-1] if answer.finished else answer.token_ids
+    assert tokenizer.decode(ids) == answer.reasoning + answer.text, "no token is lost"
+    return answer
+
+
+# ---- Text -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "reasoning", "answer"),
+    [
+        ("<think>\nHm.\n</think>\n\nRed.", False, "<think>\nHm.\n</think>\n\n", "Red."),
+        ("Hm.\n</think>\n\nRed.", True, "Hm.\n</think>\n\n", "Red."),
+        ("\n<Reasoning>Hm.</Reasoning>Red. </think>", False, "\n<Reasoning>Hm.</Reasoning>", "Red. </think>"),
+        ("<think>Hm.", False, "<think>Hm.", ""),
+        ("Hm.", True, "Hm.", ""),
+        ("Red. <think>is a tag</think>", False, "", "Red. <think>is a tag</think>"),
+        ("", False, "", ""),
+    ],
+)
+def test_an_answer_is_what_stands_behind_the_block(text: str, opened: bool, reasoning: str, answer: str) -> None:
+    assert split(text, opened) == (reasoning, answer)
+
+
+def test_a_block_is_shown_without_its_tags() -> None:
+    assert [inside(text) for text in ("<think>\nHm.\n</think>\n\n", "Hm.\n</think>\n", "")] == ["Hm.", "Hm.", ""]
+    assert without_reasoning("Let me see.</think> [[A]]") == " [[A]]"
+
+
+# ---- Budgets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [*OPENED, *WRITTEN])
+@pytest.mark.parametrize("thoughts", ["Hm.", "x" * 300, ""])
+@pytest.mark.parametrize("ends_inside", [False, True])
+def test_reasoning_is_never_the_reason_that_an_answer_is_cut(family: str, thoughts: str, ends_inside: bool) -> None:
+    tokenizer, decoding = that_thinks(family), Decoding(6, max_thinking_tokens=40)
+    text = f"<think>{thoughts}" + ("" if ends_inside else "</think>\n\nRed.")
+    answer = follow(tokenizer, text, decoding)
+    assert answer.reasoning.rstrip().endswith("</think>")
+    assert answer.reasoning_tokens <= 40
+    if len(thoughts) < 40:
+        assert answer.finished and answer.text == ("" if ends_inside else "Red.")
+    elif not ends_inside:
+        assert answer.text == "x" * 6 and answer.num_tokens == 6, "max_new_tokens count from the end of the block"
+
+
+@pytest.mark.parametrize("family", WRITTEN)
+def test_a_model_that_may_think_may_also_answer_at_once(family: str) -> None:
+    tokenizer = that_thinks(family)
+    for text in ("Red.", "", "<thinly>Red", "\n\n\n\n\n\n\n\nRed"):
+        answer = follow(tokenizer, text, Decoding(20, max_thinking_tokens=30))
+        assert (answer.text, answer.reasoning, answer.finished) == (text, "", True)
+    cut = follow(tokenizer, "Red and blue and pink", Decoding(3, max_thinking_tokens=30))
+    assert (cut.num_tokens, cut.reasoning, cut.finished) == (3, "", False)
+
+
+@pytest.mark.parametrize("family", [*OPENED, *WRITTEN, "llama3"])
+def test_without_thinking_nothing_is_split_or_forced(family: str) -> None:
+    tokenizer = templates.tiny_tokenizer(SHIPPED[family].read_text(encoding="utf-8"))
+    set_template(tokenizer, ModelConfig())
+    assert reasoning_block(tokenizer) is None and most_tokens(tokenizer, Decoding(7)) == 7
+    answer = follow(tokenizer, "<think>Hm.</think>Red.", Decoding(99))
+    assert (answer.text, answer.finished) == ("<think>Hm.</think>Red.", True)
+    assert set(answer.model_dump()) == {"text", "token_ids", "finished", "logp"}, "rows have no further column"
+    assert "max_thinking_tokens" not in Decoding(7).facts
+
+
+def test_a_form_of_reasoning_that_cannot_be_told_from_the_answer_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"model\.thinking: the chat template writes no block of reasoning"):
+        that_thinks("gptoss")
+
+
+# ---- What is trained, and what is judged ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [*OPENED, *WRITTEN])
+def test_reasoning_is_trained_and_not_judged(family: str) -> None:
+    tokenizer = that_thinks(family)
+    answers = [
+        follow(tokenizer, f"<think>Hm, {c}.</think>\n\nIt is {c}.", Decoding(30, max_thinking_tokens=40))
+        for c in ("red", "blue")
+    ]
+    ranking = Ranking(
+        label_id="l", prompt_id=prompt_id(WHY), prompt=WHY, split="train", source="human", annotator="a",
+        created_utc="2026-01-01", completions=[one.text for one in answers],
+        completion_token_ids=[one.token_ids for one in answers], finished=[one.finished for one in answers],
+        reasonings=[one.reasoning for one in answers], tiers=[[0], [1]],
+    )  # fmt: skip
+    (pair,) = pairs_of(Ranking.model_validate_json(ranking.model_dump_json()))
+    assert pair.chosen[0].content == "It is red."
+    _, (trained,) = encode_pairs([pair], tokenizer, 999, Dropped())
+    assert trained.chosen_ids == answers[0].token_ids
+    text = encode_pairs([pair.model_copy(update={"chosen_token_ids": None})], tokenizer, 999, Dropped())[1][0]
+    assert tokenizer.decode(text.chosen_ids) == tokenizer.decode(answers[0].token_ids), "by its text it is the same"
+    _, (judged,) = encode_pairs([pair], tokenizer, 999, Dropped(), with_reasoning=False)
+    block = reasoning_block(tokenizer)
+    assert block is not None
+    assert tokenizer.decode(judged.chosen_ids) == (
+        (block.closing if block.opened else "") + f"It is red.{tokenizer.eos_token}"
+    )
+
+
+@pytest.mark.parametrize("family", OPENED)
+def test_an_answer_behind_a_prompt_that_opens_a_block_closes_it(family: str) -> None:
+    tokenizer = that_thinks(family)
+    start = tokenizer.decode(encode_prompt(tokenizer, WHY))
+    for text, behind in (("<think>\nHm.\n</think>\n\nRed.", "Hm.\n</think>\n\nRed."), ("Red.", "\n</think>\n\nRed.")):
+        changes: set[str] = set()
+        (row,) = encode_demonstration(tokenizer, [*WHY, Message(role="assistant", content=text)], changes)
+        assert tokenizer.decode(row.input_ids) == start + behind + tokenizer.eos_token
+        assert (EMPTY_BLOCK in changes) == (text == "Red.")
+
+
+# ---- Sampling ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thinker(bases: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A tiny random model whose template lets it think."""
+    folder = tmp_path / "thinker"
+    shutil.copytree(bases("chatml"), folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(CHATML_THAT_THINKS, encoding="utf-8")
+    return folder
+
+
+def test_every_way_of_sampling_closes_the_block_and_shares_its_random_numbers(thinker: Path) -> None:
+    base = loading.load_base(ModelConfig(name=str(thinker), thinking=True))
+    decoding = Decoding(5, seed=1, max_thinking_tokens=24)
+    one_by_one = [sample(base, [WHY], decoding, 3, 1)[0], sample(base, [WHY], decoding, 3, 99)[0]]
+    assert one_by_one[0] == one_by_one[1]
+    for answer in one_by_one[0]:
+        assert answer.reasoning.rstrip().endswith("</think>") and 0 < answer.reasoning_tokens <= 24
+        assert answer.num_tokens == 5 or answer.finished
+        assert answer.logp is not None and answer.logp < 0
+    tokenizer = base.tokenizer
+    assert most_tokens(tokenizer, decoding) == 29
+
+
+def test_off_a_template_that_thinks_gives_the_same_as_one_that_cannot(
+    thinker: Path, bases: Callable[[str], Path]
+) -> None:
+    base = loading.load_base(ModelConfig(name=str(thinker)))
+    answers = sample(base, [WHY], Decoding(5, seed=1), 2, 1)[0]
+    assert all(not answer.reasoning and len(answer.token_ids) <= 5 for answer in answers)
+    assert answers == sample(base, [WHY], Decoding(5, seed=1, max_thinking_tokens=50), 2, 1)[0]
