@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from pydantic import Field, model_validator
 
 from trueup.config import Problems
 from trueup.models.config import ModelConfig
+from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.training.config import PreferenceConfig
 
@@ -75,3 +77,7 @@ class RewardConfig(PreferenceConfig):
     def contents(self) -> dict[str, Contents | None]:
         files = self.base.contents() if self.base else {}
         return {f"base.{key.removeprefix('model.')}": value for key, value in files.items()} | super().contents()
+
+    def hub_ids(self) -> list[HubId]:
+        hub_id = self.base and self.base.hub_id
+        return [replace(hub_id, key="reward.base.name")] if hub_id else []

@@ -12,6 +12,7 @@ from trueup.config import DemonstrationsPath, PromptsPath, Stages
 from trueup.data.row_rules import RowRules
 from trueup.files import Json
 from trueup.models.config import ModelStageConfig
+from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.training.config import TrainConfig
 
@@ -57,6 +58,9 @@ class SFTConfig(TrainConfig):
     def contents(self) -> dict[str, Contents | None]:
         return {**self.model.contents(), **super().contents()}
 
+    def hub_ids(self) -> list[HubId]:
+        return self.model.hub_ids()
+
     def conflicts(self, stages: Stages) -> list[str]:
         if not self.model.adapter:
             return []
@@ -81,6 +85,9 @@ class StartConfig(ModelStageConfig):
 
     def contents(self) -> dict[str, Contents | None]:
         return self.model.contents()
+
+    def hub_ids(self) -> list[HubId]:
+        return self.model.hub_ids()
 
     def identity(self) -> Json:
         """The identity without the split and the seed, which change nothing here."""

@@ -282,11 +282,17 @@ LABEL = {
     "judge_model": ShownBy("tests/ui/test_label_stage.py", "judge_model"),
     "judge_parameters": ShownBy("tests/ui/test_label_stage.py", "judge_parameters"),
     "reward_model": Probe({"reward_model": "judge"}, {"source": "reward_model", "reward_model": "run/reward/model"}),
+    "reward_model_revision": refused(
+        "reward_model_revision: belongs to a hub id",
+        {"source": "reward_model", "reward_model": "run/reward/model"},
+        reward_model_revision="main",
+    ),
 }
 MODEL = {
     "name": Probe({"name": "other"}, stage="sft", see="trainer"),
     "revision": refused("revision: belongs to a hub id", revision="main"),
     "adapter": ShownBy("tests/sft/test_start.py", "adapted"),
+    "adapter_revision": refused("adapter_revision: belongs to a hub id", adapter_revision="main"),
     "chat_template": Probe({"chat_template": "chatml"}, stage="sft", see="trainer"),
     "new_tokens": Probe({"new_tokens": True}, {"chat_template": "chatml"}, "trainer", stage="sft"),
     "dtype": Probe({"dtype": "bfloat16"}, stage="sft", see="trainer"),

@@ -6,8 +6,8 @@ an output has changed since its manifest was written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json, sha256_file
 from trueup.models.config import ModelConfig
 from trueup.provenance import commits, contents
+from trueup.provenance.commits import HubId
 from trueup.stages import STAGES, load_object
 
 AT_THE_TOP = ("model", "split", "run_dir")
@@ -57,6 +58,9 @@ class Campaign:
     config: CampaignConfig
     run_dir: Path
     stages: Stages
+    asked: Mapping[str, list[HubId]]
+    """The hub ids that each stage reads, at the branches or tags that the file names. In `stages` they are at the
+    commits that the run stays at."""
 
     def needed(self, target: str | None = None) -> list[str]:
         """`target` and the stages that it needs, in order; without a target, all that lead to the verdict.
@@ -68,9 +72,14 @@ class Campaign:
             stages = self._with_parents({*stages, "reward"})
         return [stage for stage in STAGES if stage in stages]
 
-    def at(self, commit: str) -> Campaign:
-        """The same campaign with the base model's hub id at this commit."""
-        return resolve(self.source, {**self.values, "model": {**self.values["model"], "revision": commit}})
+    def hub_ids(self, stages: Iterable[str]) -> list[HubId]:
+        """The hub ids that these stages read, as the file names them."""
+        hub_ids = [hub_id for stage in stages for hub_id in self.asked[stage]]
+        return [replace(hub_id, beside=self.source.parent) for hub_id in dict.fromkeys(hub_ids)]
+
+    def at(self, hub_id: HubId, commit: str) -> Campaign:
+        """The same campaign with a hub id at this commit."""
+        return resolve(self.source, _at(self.values, {hub_id: commit}))
 
     def _with_parents(self, stages: set[str]) -> set[str]:
         for stage in reversed(STAGES):
@@ -88,7 +97,25 @@ def load_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
 
 
 def resolve(source: Path, values: Json) -> Campaign:
-    """A campaign from the content of its file."""
+    """A campaign from the content of its file, with each hub id at the commit that the run stays at, if it has one."""
+    campaign = _as_written(source, values)
+    hub_ids = campaign.hub_ids(campaign.stages)
+    kept = {hub_id: commit for hub_id in hub_ids if (commit := commits.of_run(campaign.run_dir, hub_id))}
+    if not kept:
+        return campaign
+    return replace(_as_written(source, _at(values, kept)), values=values, asked=campaign.asked)
+
+
+def _at(values: Json, kept: Mapping[HubId, str]) -> Json:
+    """The content of a campaign file with hub ids at these commits."""
+    values = dict(values)
+    for hub_id, commit in kept.items():
+        set_key(values, f"{hub_id.revision_key}='{commit}'")
+    return values
+
+
+def _as_written(source: Path, values: Json) -> Campaign:
+    """A campaign from the content of its file, with the branches and tags that stand there."""
     problems: list[str] = []
     base = source.parent
     sections = {stage: values.get(stage) for stage in STAGES}
@@ -100,7 +127,6 @@ def resolve(source: Path, values: Json) -> Campaign:
     # If the top of the file is broken, the stages are still checked, with default values for it.
     top = config or CampaignConfig(name="unnamed")
     run_dir = top.run_dir or Path("runs") / top.name
-    top = _as_begun(top, run_dir)
 
     stages: dict[str, StageConfig] = {}
     for stage, section in sections.items():
@@ -125,16 +151,8 @@ def resolve(source: Path, values: Json) -> Campaign:
     stages = {stage: stage_config.completed(stages) for stage, stage_config in stages.items()}
     if problems := [line for stage_config in stages.values() for line in stage_config.conflicts(stages)]:
         raise ConfigError(source, problems)
-    return Campaign(source, values, top, run_dir, stages)
-
-
-def _as_begun(config: CampaignConfig, run_dir: Path) -> CampaignConfig:
-    """The config with a hub id at the commit that the run stays at, if it has one yet."""
-    model = config.model
-    if not model.is_on_hub or commits.is_commit(model.revision):
-        return config
-    commit = commits.of_run(run_dir, model.name, model.revision)
-    return config.model_copy(update={"model": model.model_copy(update={"revision": commit or model.revision})})
+    asked = {stage: stage_config.hub_ids() for stage, stage_config in stages.items()}
+    return Campaign(source, values, top, run_dir, stages, asked)
 
 
 def _schema(

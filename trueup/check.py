@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trueup.campaign import Campaign
-from trueup.checking.model import settle_base
+from trueup.checking.model import settle
 from trueup.checking.places import check_disk, check_place, find_model
 from trueup.checking.rows import ReadFile, Rows
 from trueup.config import SplitConfig, Stages
 from trueup.data.near_duplicates import across_split
 from trueup.errors import ModelError, TrueupError
 from trueup.models.config import ModelConfig
+from trueup.provenance.commits import HubId
 from trueup.stages import load_object
 from trueup.training.config import TrainConfig
 
@@ -41,8 +42,6 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     """(problems, notes), each a line or a few. A problem stops or spoils a run; a note is good to know."""
     problems: list[str] = []
     notes: list[str] = []
-    model, split = campaign.config.model, campaign.config.split
-    stages = {stage: campaign.stages[stage] for stage in campaign.needed()}
 
     def part(function: Callable[..., Any], *arguments: Any) -> Any:
         """One part of the check. If it raises, that is a problem, the result is None, and the other parts go on."""
@@ -56,18 +55,20 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
             problems.append(f"{error.name} is not installed, which training needs: pip install -e '.[train]'")
         return None
 
+    for hub_id in campaign.hub_ids(campaign.needed()):
+        campaign = part(_settle, campaign, hub_id) or campaign
+    is_settled = not any(problem.startswith(("model.name: ", "model.revision: ")) for problem in problems)
+    model = campaign.config.model
+    stages = {stage: campaign.stages[stage] for stage in campaign.needed()}
     rows = Rows([])
     for config in stages.values():
         if config.check is not None:
             check_stage: StageCheck = load_object(config.check)
             rows.files += part(check_stage, config, stages) or []
-    part(_check_split, rows.files, split)
+    part(_check_split, rows.files, campaign.config.split)
 
     check_place("run_dir", campaign.run_dir, problems)
-    settled = part(_settle, campaign)
-    campaign = settled or campaign
-    model = campaign.config.model
-    directory = part(find_model, campaign) if settled else None
+    directory = part(find_model, campaign) if is_settled else None
     before = len(problems)
     rows.context = part(_check_model, stages, model, directory)
     is_readable = not any(problem.startswith(("model.name: ", "model.adapter: ")) for problem in problems[before:])
@@ -80,14 +81,21 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
             part(check_rows, config, stages, rows)
     trains_whole = any(isinstance(config, TrainConfig) and config.full_finetuning for config in stages.values())
     part(check_disk, campaign, trains_whole, directory)
-    return problems, notes
+    return _each_once(problems), notes
 
 
-def _settle(campaign: Campaign, problems: list[str], notes: list[str]) -> Campaign:
+def _each_once(problems: list[str]) -> list[str]:
+    """Without the repetitions of all that reads a hub id which cannot be had; they may lack the guess at its end."""
+    first: dict[str, str] = {}
+    for problem in problems:
+        first.setdefault(problem.partition("; did you mean ")[0], problem)
+    return list(first.values())
+
+
+def _settle(campaign: Campaign, hub_id: HubId, problems: list[str], notes: list[str]) -> Campaign:
     """The campaign with a hub id at the commit that a run would take now."""
-    settled, note = settle_base(campaign, keep=False)
-    if note:
-        notes.append(f"model.name: {note}")
+    settled, note = settle(campaign, hub_id, keep=False)
+    notes += [note] if note else []
     return settled
 
 
@@ -157,7 +165,7 @@ def _has_weights(directory: Path, model: ModelConfig) -> bool:
     from trueup.models.sources import hub
 
     has_weights = directory.is_dir() and any(directory.glob("*.safetensors"))
-    return has_weights and not (model.is_on_hub and hub.lacking(model.name, directory.name))
+    return has_weights and not (model.hub_id and hub.lacking(model.hub_id.at(directory.name)))
 
 
 def _on_the_model(stages: Stages) -> Stages:

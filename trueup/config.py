@@ -32,6 +32,7 @@ from pydantic_core import ErrorDetails
 
 from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json
+from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import masked
 
@@ -238,6 +239,10 @@ class StageConfig(Section):
     def contents(self) -> dict[str, Contents | None]:
         """Hashes of files that are no inputs, by the key that names them: the files of a model, a template."""
         return {}
+
+    def hub_ids(self) -> list[HubId]:
+        """The hub ids that this stage reads, each with its branch, tag or commit."""
+        return []
 
     def fingerprint(self) -> dict[str, str | None]:
         """Hashes of all else that the result depends on: the content of a label store, a rubric's code."""

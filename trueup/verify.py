@@ -13,7 +13,7 @@ from trueup.data.records import LEFT_OUT_FOLDER
 from trueup.errors import RunError
 from trueup.files import sha256_file
 from trueup.judging.votes import VOTES
-from trueup.provenance import seals
+from trueup.provenance import commits, seals
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
 from trueup.stages import STAGES, load_object
 
@@ -23,6 +23,7 @@ StageVerify = Callable[[FinishedStage], tuple[str | None, str | None]]
 _BESIDE = {
     ".lock",
     seals.SEALS,
+    commits.COMMITS,
     LEFT_OUT_FOLDER,
     *DIRECTORIES.values(),
     *(f"{VOTES}{end}" for end in ("", "-wal", "-shm")),

@@ -13,8 +13,6 @@ from trueup.config import Stages
 from trueup.data.formats import read_preferences
 from trueup.data.records import CandidateSet, Dropped, is_for_judge, is_heldout, read_rows
 from trueup.errors import DataError
-from trueup.models.config import ModelConfig, is_path
-from trueup.models.sources.refusals import HubId
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig
 from ui.sources.material import known_answers, read_scores
@@ -46,7 +44,7 @@ def check(
     if config.store:
         _check_store(config.store_url, problems)
     if "reward_model" in config.sources and config.reward_model:
-        _check_scorer(config.reward_model, config.model, problems, notes)
+        _check_scorer(config, problems, notes)
     return [imported] if imported else []
 
 
@@ -54,7 +52,7 @@ def check_rows(config: LabelConfig, stages: Stages, rows: Rows, problems: list[s
     """Check that imported labels have pairs to train on, not only ties or held-out prompts; and that a reward model
     that labels can read the prompts."""
     if "reward_model" in config.sources and config.reward_model:
-        _check_what_it_reads(config.reward_model, config.model, rows, problems, notes)
+        _check_what_it_reads(config, rows, problems, notes)
     rankings = rows.of("label.path")
     if rankings is None or config.sources != ["import"]:
         return
@@ -126,11 +124,13 @@ def _check_driver(url: sa.URL, problems: list[str]) -> None:
 # ---- A reward model that labels ---------------------------------------------------------------------------------
 
 
-def _check_scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> None:
+def _check_scorer(config: LabelConfig, problems: list[str], notes: list[str]) -> None:
     """Check that the reward model that labels is there and whole, with one output."""
-    scorer = _scorer(name, model, problems, notes)
+    scorer = _scorer(config, problems, notes)
     if scorer and scorer.settings.num_labels != 1:
-        problems.append(f"{_SCORER}: {name}: has {scorer.settings.num_labels} outputs; a reward model has one")
+        problems.append(
+            f"{_SCORER}: {config.reward_model}: has {scorer.settings.num_labels} outputs; a reward model has one"
+        )
 
 
 _SCORER = "label.reward_model"
@@ -141,29 +141,31 @@ class _Scorer(NamedTuple):
     tokenizer: Any
 
 
-def _scorer(name: str, model: ModelConfig, problems: list[str], notes: list[str]) -> _Scorer | None:
+def _scorer(config: LabelConfig, problems: list[str], notes: list[str]) -> _Scorer | None:
     """A reward model's settings and tokenizer; None if its files are not here, or cannot be read."""
     from trueup.models import loading
 
+    name, hub_ids = str(config.reward_model), config.hub_ids()
+    if hub_ids:
+        directory = find_hub_id(hub_ids[0], problems, notes)
+    else:
+        directory = find_directory(_SCORER, Path(name), name, problems)
+    if directory is None:
+        return None
     try:
-        if is_path(name):
-            directory = find_directory(_SCORER, Path(name), name, problems)
-        else:
-            directory = find_hub_id(HubId(name, key=_SCORER), problems, notes)
-        if directory is None:
-            return None
-        return _Scorer(loading.read_settings(str(directory), model), loading.read_tokenizer(directory, model))
+        settings = loading.read_settings(str(directory), config.model)
+        return _Scorer(settings, loading.read_tokenizer(directory, config.model))
     except Exception as error:
         text = " ".join(str(error).split()).removeprefix("model.name: ").removeprefix(f"{_SCORER}: ")
         problems.append(f"{_SCORER}: {text[:300]}")
         return None
 
 
-def _check_what_it_reads(name: str, model: ModelConfig, rows: Rows, problems: list[str], notes: list[str]) -> None:
+def _check_what_it_reads(config: LabelConfig, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that its own template writes the prompts, and that its context has room for them with an answer."""
     from trueup.models.loading import context_length
 
-    if (scorer := _scorer(name, model, [], [])) is None:
+    if (scorer := _scorer(config, [], [])) is None:
         return  # `_check_scorer` reports that
     for file in rows.files:
         if file.key == "sample.prompts":

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+REPOSITORY = Path(__file__).parents[2]
 Files = dict[str, bytes]
 TOKEN = "hf_tiny"
 """The token of an account with access to gated models."""
@@ -212,3 +216,66 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+# ---- Commands at the hub ----------------------------------------------------------------------------------------
+
+_COMMANDS = """
+import contextlib, io, json, sys
+from pathlib import Path
+from trueup.campaign import load_campaign
+from trueup.checking.model import settle
+from trueup.cli import main
+for line in sys.stdin:
+    first, *others = json.loads(line)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        if first == "begin":
+            campaign = load_campaign(Path(others[0]))
+            campaign.run_dir.mkdir(parents=True, exist_ok=True)
+            for hub_id in campaign.hub_ids(campaign.needed()):
+                campaign, _ = settle(campaign, hub_id, keep=True)
+        else:
+            code = main([first, *others])
+    print("answer", json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+class Commands:
+    """A process that runs one command of `trueup` after the other, so that libraries are imported once. It reaches a
+    hub, and has a local cache of its own. `begin CONFIG` does what `run` does before the first stage: the run stays at
+    the commits of its hub ids from then on."""
+
+    def __init__(self, home: Path, address: str):
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _COMMANDS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=REPOSITORY,
+            env={
+                **kept,
+                "HF_HOME": str(home / "hf"),
+                "TRUEUP_CACHE": str(home / "cache"),
+                "HF_ENDPOINT": address,
+                "HF_HUB_DISABLE_TELEMETRY": "1",
+            },
+        )
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of a command."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps([str(argument) for argument in arguments]) + "\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("answer "):
+                code, out, err = json.loads(line.removeprefix("answer "))
+                return code, out, err
+        raise AssertionError("the process ended")
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()

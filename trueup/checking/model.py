@@ -1,4 +1,4 @@
-"""The base model before anything is loaded: the commit that a hub id stands for, and its files."""
+"""Hub ids before anything is loaded: the commit that each stands for, and its files."""
 
 from __future__ import annotations
 
@@ -6,34 +6,25 @@ from collections.abc import Iterable
 
 from trueup.campaign import Campaign
 from trueup.provenance import commits
+from trueup.provenance.commits import HubId
 
 
-def settle_base(campaign: Campaign, keep: bool) -> tuple[Campaign, str]:
-    """The campaign with its hub id at one commit, and a sentence on that commit, if there is something to say.
+def settle(campaign: Campaign, hub_id: HubId, keep: bool) -> tuple[Campaign, str]:
+    """The campaign with a hub id at one commit, and a sentence on that commit, if there is something to say.
 
     keep  the run stays at this commit from now on, so that no two of its stages read two states of a branch
     """
-    model = campaign.config.model
-    if not model.is_on_hub:
-        return campaign, ""
     from trueup.models.sources import hub
-    from trueup.models.sources.refusals import HubId
 
-    asked = campaign.values["model"].get("revision")
-    settled = hub.settle(HubId(model.name, asked, beside=campaign.source.parent), campaign.run_dir)
+    settled = hub.settle(hub_id, campaign.run_dir)
     if keep:
-        commits.keep(campaign.run_dir, model.name, asked, settled.commit)
-    return campaign.at(settled.commit), settled.note
+        commits.keep(campaign.run_dir, hub_id, settled.commit)
+    return campaign.at(hub_id, settled.commit), f"{hub_id.key}: {settled.note}" if settled.note else ""
 
 
-def reads_base(campaign: Campaign, stages: Iterable[str]) -> bool:
-    """Whether one of the stages reads the base model, and that is a hub id."""
-    return campaign.config.model.is_on_hub and any("model.name" in campaign.stages[name].contents() for name in stages)
-
-
-def fetch_base(campaign: Campaign, stages: Iterable[str]) -> None:
-    """Fetch the base model whole before the first of the stages begins, if one of them reads it."""
-    if reads_base(campaign, stages):
+def fetch(campaign: Campaign, stages: Iterable[str]) -> None:
+    """Fetch what these stages read of a hub, whole, before the first of them begins."""
+    for hub_id in campaign.hub_ids(stages):
         from trueup.models.sources import hub
 
-        hub.fetch(hub.of_base(campaign.config.model, campaign.source.parent))
+        hub.fetch(hub_id)

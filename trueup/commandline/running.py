@@ -28,20 +28,20 @@ def run_to(
     """
     from trueup import runs
     from trueup.campaign import plan
-    from trueup.checking.model import fetch_base, reads_base, settle_base
+    from trueup.checking.model import fetch, settle
     from trueup.runner import run_steps
 
     started, console = time.monotonic(), make_console()
     with runs.locked(campaign.run_dir) as lock:
-        if reads_base(campaign, [only] if only else campaign.needed(target)):
-            campaign, note = settle_base(campaign, keep=not plan_only)
+        for hub_id in campaign.hub_ids([only] if only else campaign.needed(target)):
+            campaign, note = settle(campaign, hub_id, keep=not plan_only)
             if note:
-                console.print(f"model.name: {note}", highlight=False, markup=False)
+                console.print(note, highlight=False, markup=False)
         steps = plan(campaign, target, force, (only,) if only else None)
         print_plan(console, campaign, steps)
         if plan_only:
             return
-        fetch_base(campaign, [step.stage for step in steps if step.action != "keep"])
+        fetch(campaign, [step.stage for step in steps if step.action != "keep"])
         run_steps(campaign, steps, console, lock, follower=follower)
     _print_outcome(console, campaign, steps, time.monotonic() - started)
 

@@ -20,6 +20,7 @@ from trueup.console import say
 from trueup.errors import RunError, writing
 from trueup.exporting.portable import make_portable
 from trueup.files import sha256_file
+from trueup.provenance.commits import in_words
 from trueup.runs import FinishedStage
 
 WHAT = {
@@ -128,7 +129,8 @@ def _write(path: Path, text: str) -> None:
 def _card(run_dir: Path, what: str, result: FinishedStage, lineage: list[FinishedStage]) -> str:
     stages = {stage.stage: stage for stage in [result, *lineage]}
     identity = result.manifest.identity
-    base = (identity.get("base") or identity.get("model", {})).get("name", "unknown")
+    model = identity.get("base") or identity.get("model")
+    base = in_words(model) if model else "unknown"
     lines = [
         f"# {_title(what, result).capitalize()}",
         "",
@@ -137,8 +139,8 @@ def _card(run_dir: Path, what: str, result: FinishedStage, lineage: list[Finishe
         "## Made from",
         "",
     ]
-    adapter = result.manifest.identity.get("model", {}).get("adapter")
-    base += f" with the adapter {adapter}" if adapter else ""
+    if model and model.get("adapter"):
+        base += f" with the adapter {in_words(model, 'adapter', 'adapter_revision')}"
     lines.append(f"- Base model: {base}. Its licence is unknown to Trueup and holds for this copy too: check it.")
     for stage in [result, *lineage]:
         lines.append(f"- {_describe(stage)}")

@@ -11,12 +11,25 @@ from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo,
 
 from trueup.config import Section, StageConfig, from_campaign
 from trueup.provenance import contents
+from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 
 
 def is_path(name: str) -> bool:
     """Whether a model's name can only be a path: a hub id is `name` or `owner/name`."""
     return name.startswith(("/", "~", "./", "../")) or name in (".", "..") or name.count("/") > 1
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's name is a hub id: neither `embedded` nor a path."""
+    return name != "embedded" and not is_path(name) and not name.endswith(".gguf")
+
+
+def require_on_hub(name: str | None, revision: str | None, key: str) -> None:
+    """A ValueError if a revision is asked for of what is no hub id."""
+    if revision and (not name or not is_hub_id(name) or Path(name).exists()):
+        instead = f"{name} is on this machine" if name else "none is named"
+        raise ValueError(f"{key}: belongs to a hub id, and {instead}: leave it out")
 
 
 def _model_path(value: Any, info: ValidationInfo) -> Any:
@@ -63,6 +76,8 @@ class ModelConfig(Section):
     adapter: ModelName | None = None
     """A LoRA adapter over the base model, as PEFT saves it: a local directory or a hub id. With `sft: none` the model
     with this adapter is the SFT policy. The adapter's own tokenizer and chat template are used if it brings them."""
+    adapter_revision: str | None = None
+    """Branch, tag or commit of an adapter's hub id, as `revision` is of the model's."""
     chat_template: TemplateName = "auto"
     """How a conversation is written as text. `auto` keeps the template of the tokenizer, and takes `plain` where it has
     none. `alpaca`, `chatml`, `gemma`, `llama2`, `llama3`, `mistral`, `phi3`, `plain`, `qwen`, `vicuna_v1.1` and
@@ -96,9 +111,9 @@ class ModelConfig(Section):
     """Whether Python that comes with the model may run. It may not by default: a model file should be data."""
 
     @model_validator(mode="after")
-    def _revision_of_hub(self) -> ModelConfig:
-        if self.revision and (self.name == "embedded" or Path(self.name).exists()):
-            raise ValueError(f"revision: belongs to a hub id, and {self.name} is on this machine: leave it out")
+    def _revisions_of_hub(self) -> ModelConfig:
+        require_on_hub(self.name, self.revision, "revision")
+        require_on_hub(self.adapter, self.adapter_revision, "adapter_revision")
         return self
 
     def thinking_budget(self, tokens: int) -> int:
@@ -106,15 +121,26 @@ class ModelConfig(Section):
         return tokens if self.thinking else 0
 
     @property
-    def is_on_hub(self) -> bool:
-        """Whether the name is a hub id: neither `embedded` nor a path."""
-        return self.name != "embedded" and not is_path(self.name) and not self.name.endswith(".gguf")
+    def hub_id(self) -> HubId | None:
+        """The base model's hub id, if it has one."""
+        return HubId(self.name, self.revision) if is_hub_id(self.name) else None
+
+    @property
+    def adapter_hub_id(self) -> HubId | None:
+        """The adapter's hub id, if it has one."""
+        if self.adapter is None or not is_hub_id(self.adapter):
+            return None
+        return HubId(self.adapter, self.adapter_revision, key="model.adapter")
+
+    def hub_ids(self) -> list[HubId]:
+        """The hub ids among the names."""
+        return [hub_id for hub_id in (self.hub_id, self.adapter_hub_id) if hub_id]
 
     def contents(self) -> dict[str, Contents | None]:
         """Hashes behind the base model's name: weights, tokenizer, its adapter, and the user's own template."""
         files = {"model.name": contents.of_model(self.name, self.revision)}
         if self.adapter:
-            files["model.adapter"] = contents.of_model(self.adapter)
+            files["model.adapter"] = contents.of_model(self.adapter, self.adapter_revision)
         if self.chat_template not in ("auto", *NAMED_TEMPLATES):
             files["model.chat_template"] = contents.of_file(self.chat_template)
         return files

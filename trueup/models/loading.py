@@ -25,14 +25,13 @@ from transformers import (
 
 from trueup.console import say
 from trueup.errors import ModelError
-from trueup.models.config import ModelConfig, is_path
+from trueup.models.config import ModelConfig
 from trueup.models.heads import add_score_head, let_router_be, train_in_float32
 from trueup.models.placement import Placement, place
 from trueup.models.sources import hub
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
 from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_stops, gguf_tokenizer, load_gguf
-from trueup.models.sources.refusals import HubId
 from trueup.models.templates.choice import set_pad_token, set_template
 from trueup.models.templates.ends import choice_of, turn_ends
 from trueup.models.templates.rendered import first_line
@@ -63,7 +62,7 @@ def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:
         model.to(placement.device)
     else:
         model = _from_pretrained(AutoModelForCausalLM, source, config, placement, quantise=config.load_in_4bit)
-    if config.is_on_hub:  # an adapter's file names its base: by the hub id, and not by a folder of this machine
+    if config.hub_id:  # an adapter's file names its base: by the hub id, and not by a folder of this machine
         model.name_or_path = model.config._name_or_path = config.name
     _grow_vocabulary(model, tokenizer)
     _agree_on_tokens(model, tokenizer)
@@ -107,7 +106,7 @@ def load_base_tokenizer(
 
 def _own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer as it comes: with an adapter that brings one, the adapter's, else the base model's."""
-    adapter = adapter_folder(config)
+    adapter = adapter_folder(config, weights=False)
     if adapter is not None and (adapter / "tokenizer_config.json").is_file():
         return read_tokenizer(adapter, config)
     source = source_of(config, weights=False)
@@ -184,15 +183,13 @@ def load_policy(directory: Path, config: ModelConfig, master_weights: bool = Fal
 
 
 def load_reward_model(
-    directory: Path | str, config: ModelConfig, master_weights: bool = False, fresh_head: bool = False
+    directory: Path, config: ModelConfig, master_weights: bool = False, fresh_head: bool = False
 ) -> Loaded:
-    """A sequence-classification model with one output, in a folder or of a hub (`label.reward_model`).
+    """A sequence-classification model with one output.
 
     fresh_head  the directory holds a policy, and the head starts with random weights
     """
     kind = AutoModelForSequenceClassification
-    if isinstance(directory, str) and not is_path(directory):
-        directory = hub.fetch(HubId(directory, key="label.reward_model"))
     return _load_saved(kind, directory, config, master_weights, num_labels=1, fresh_head=fresh_head)
 
 
@@ -226,7 +223,7 @@ def _with_pad_token(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def _load_saved(kind: Any, directory: Path | str, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
+def _load_saved(kind: Any, directory: Path, config: ModelConfig, master_weights: bool, **kwargs: Any) -> Loaded:
     placement = place(config, master_weights)
     tokenizer = read_tokenizer(directory, config)
     set_pad_token(tokenizer)
@@ -382,8 +379,8 @@ def source_of(config: ModelConfig, weights: bool = True) -> str:
     """
     if config.name == EMBEDDED:
         return str(embedded_model())
-    if config.is_on_hub:
-        return str(hub.fetch(hub.of_base(config), weights))
+    if (hub_id := config.hub_id) is not None:
+        return str(hub.fetch(hub_id, weights))
     if config.name.endswith(".gguf") and not Path(config.name).is_file():
         raise ModelError(f"model.name: {config.name}: no such file")
     return config.name

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trueup.files import read_text, write_atomically
@@ -16,22 +18,47 @@ COMMITS = "hub.json"
 DEFAULT_BRANCH = "main"
 
 
+@dataclass(frozen=True)
+class HubId:
+    """A hub id as the campaign file names it."""
+
+    name: str
+    revision: str | None = None
+    key: str = "model.name"
+    beside: Path | None = None
+    """The folder of the campaign file, in which a folder of like name may be meant."""
+
+    @property
+    def revision_key(self) -> str:
+        """The key of the branch, tag or commit: `model.revision`, `model.adapter_revision`."""
+        return f"{self.key.removesuffix('.name')}{'.' if self.key.endswith('.name') else '_'}revision"
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether an adapter is wanted, and not a model."""
+        return self.key.endswith(".adapter")
+
+    def at(self, commit: str) -> HubId:
+        """The same hub id at a commit."""
+        return replace(self, revision=commit)
+
+
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is a whole commit hash, which never moves."""
     return re.fullmatch("[0-9a-f]{40}", revision or "") is not None
 
 
-def of_run(run_dir: Path, name: str, revision: str | None) -> str | None:
+def of_run(run_dir: Path, hub_id: HubId) -> str | None:
     """The commit of a hub id's branch or tag that the run stays at; None if it has none yet."""
-    commit = _read(run_dir).get(_key(name, revision))
+    commit = _read(run_dir).get(_key(hub_id))
     return commit if isinstance(commit, str) and is_commit(commit) else None
 
 
-def keep(run_dir: Path, name: str, revision: str | None, commit: str) -> None:
+def keep(run_dir: Path, hub_id: HubId, commit: str) -> None:
     """Let the run stay at this commit from now on."""
     commits = _read(run_dir)
-    if commits.get(_key(name, revision)) != commit:
-        text = json.dumps({**commits, _key(name, revision): commit}, indent=2, sort_keys=True)
+    if commits.get(_key(hub_id)) != commit:
+        text = json.dumps({**commits, _key(hub_id): commit}, indent=2, sort_keys=True)
         write_atomically(run_dir / COMMITS, text + "\n")
 
 
@@ -59,8 +86,14 @@ def repository(cache: Path, name: str) -> Path:
     return cache / f"models--{name.replace('/', '--')}"
 
 
-def _key(name: str, revision: str | None) -> str:
-    return f"{name}@{revision or DEFAULT_BRANCH}"
+def in_words(section: Mapping[str, object], name: str = "name", revision: str = "revision") -> str:
+    """What a section of a manifest names, for people: `owner/name at commit HASH`, or the name alone."""
+    commit = section.get(revision)
+    return f"{section[name]} at commit {commit}" if commit else str(section[name])
+
+
+def _key(hub_id: HubId) -> str:
+    return f"{hub_id.name}@{hub_id.revision or DEFAULT_BRANCH}"
 
 
 def _read(run_dir: Path) -> dict[str, object]:

@@ -19,8 +19,9 @@ from trueup.data.own_code import short_name
 from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.errors import ConfigError
-from trueup.models.config import ModelName, ModelStageConfig
+from trueup.models.config import ModelName, ModelStageConfig, is_hub_id, require_on_hub
 from trueup.provenance import contents
+from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import HIDDEN
 from trueup.runs import STORE, stage_dir
@@ -141,6 +142,8 @@ class LabelConfig(RowRules, ModelStageConfig):
     # reward_model
     reward_model: ModelName | None = None
     """Local directory (or hub id) of a sequence-classification model with one output."""
+    reward_model_revision: str | None = None
+    """Branch, tag or commit of a reward model's hub id, as `model.revision` is of the model's."""
 
     @field_validator("store")
     @classmethod
@@ -186,6 +189,7 @@ class LabelConfig(RowRules, ModelStageConfig):
                 keys = "the key" if len(missing) == 1 else "the keys"
                 are = "is" if len(missing) == 1 else "are"
                 raise ValueError(f"with {source_key}, {keys} {' and '.join(missing)} {are} required")
+        require_on_hub(self.reward_model, self.reward_model_revision, "reward_model_revision")
         if self.gold_share + self.repeat_share > 0.5:
             raise ValueError("gold_share and repeat_share together are at most 0.5: most pairs must be work")
         if len(set(self.criteria)) < len(self.criteria) or not all(name.strip() for name in self.criteria):
@@ -234,7 +238,13 @@ class LabelConfig(RowRules, ModelStageConfig):
         """Hashes of the reward model that labels, since its name stays if it is trained again."""
         if self.reward_model is None or "reward_model" not in self.sources:
             return {}
-        return {"reward_model": contents.of_model(self.reward_model)}
+        return {"reward_model": contents.of_model(self.reward_model, self.reward_model_revision)}
+
+    def hub_ids(self) -> list[HubId]:
+        name = self.reward_model
+        if name is None or "reward_model" not in self.sources or not is_hub_id(name):
+            return []
+        return [HubId(name, self.reward_model_revision, key="label.reward_model")]
 
     def fingerprint(self) -> dict[str, str | None]:
         """Hashes of the rubric's code, and of people's labels in the store."""

@@ -323,9 +323,11 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
     """Rank every prompt's answers by a reward model's score."""
     from trueup.models.loading import load_reward_model, read_tokenizer
     from trueup.models.scoring import conversion, score_answers
+    from trueup.models.sources import hub
 
     assert config.reward_model is not None
-    loaded = load_reward_model(config.reward_model, config.model)
+    hub_ids = config.hub_ids()
+    loaded = load_reward_model(hub.fetch(hub_ids[0]) if hub_ids else Path(config.reward_model), config.model)
     prompts = [item.prompt for item in items.whole for _ in item.answers]
     if (sft := find_stage(config.run_dir, "sft")) is not None:
         converted = conversion(loaded.tokenizer, read_tokenizer(sft.dir / "model", config.model))

@@ -14,9 +14,6 @@ from typing import Any
 import pytest
 from hub import TOKEN, Files, Hub, files_of
 
-from trueup import runs
-from trueup.campaign import Campaign
-
 REPOSITORY = Path(__file__).parents[3]
 
 ASK = """
@@ -24,8 +21,8 @@ import json, os, sys
 from pathlib import Path
 from trueup.errors import TrueupError
 from trueup.models.sources.hub import fetch, settle
-from trueup.models.sources.refusals import HubId
 from trueup.provenance import commits
+from trueup.provenance.commits import HubId
 for line in sys.stdin:
     asked = json.loads(line)
     os.environ.pop("HF_TOKEN", None)
@@ -33,10 +30,11 @@ for line in sys.stdin:
     run_dir = asked["run_dir"] and Path(asked["run_dir"])
     beside = asked["beside"] and Path(asked["beside"])
     try:
-        settled = settle(HubId(asked["name"], asked["revision"], beside=beside), run_dir)
+        hub_id = HubId(asked["name"], asked["revision"], beside=beside)
+        settled = settle(hub_id, run_dir)
         if run_dir:
-            commits.keep(run_dir, asked["name"], asked["revision"], settled.commit)
-        place = fetch(HubId(asked["name"], settled.commit, beside=beside))
+            commits.keep(run_dir, hub_id, settled.commit)
+        place = fetch(hub_id.at(settled.commit))
         answer = {"commit": settled.commit, "note": settled.note, "folder": str(place), "error": ""}
     except TrueupError as error:
         answer = {"error": str(error)}
@@ -269,81 +267,3 @@ def test_a_download_that_was_cut_off_is_never_taken_for_a_model(
     whole = weights.resolve()
     whole.write_bytes(files["model.safetensors"][:2000])  # a disk was full, or a copy was broken off
     assert (Path(ask(TINY)["folder"]) / "model.safetensors").read_bytes() == files["model.safetensors"]
-
-
-# ---- A campaign -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def on_the_hub(
-    hub: Hub, bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Hub]:
-    """The server with a tiny model, for commands in a process of their own."""
-    hub.model(TINY, files_of(bases("chatml")))
-    with hub.served() as address:
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        yield hub
-
-
-CHECKS = """
-import sys
-from trueup.cli import main
-print("rc", main(["check", sys.argv[1]]))
-print("rc", main(["check", sys.argv[1], "--set", "model.name=owner/tiny-modle"]))
-"""
-
-
-def test_a_check_tells_what_a_hubs_model_is_before_its_weights_are_fetched_or_why_it_cannot_be_had(
-    on_the_hub: Hub, campaign: Callable[..., Campaign], tmp_path: Path
-) -> None:
-    made = campaign(tmp_path, model={"name": TINY, "chat_template": "auto"})
-    command = [sys.executable, "-c", CHECKS, str(made.source)]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280)
-    assert process.returncode == 0, process.stderr
-    sound, _, refused = process.stdout.partition("rc 0\n")
-    assert "ok       model: LlamaForCausalLM (llama), " in sound and sound.endswith(": no problems\n")
-    assert "ok       model.name: owner/tiny-model: the first run fetches its weights (" in sound
-    assert not any(request.endswith("model.safetensors") for request in on_the_hub.asked)
-    assert not made.run_dir.exists(), "a check leaves the run as it is"
-    (problem,) = [line for line in refused.splitlines() if line.startswith("problem")]
-    assert problem.startswith("problem  model.name: owner/tiny-modle: ") and problem.endswith(f"did you mean {TINY}?")
-    assert refused.endswith(": 1 problem\nrc 1\n")
-
-
-def test_a_campaign_runs_from_a_hub_id_at_one_commit_that_stands_in_its_manifests(
-    on_the_hub: Hub,
-    campaign: Callable[..., Campaign],
-    trueup: Callable[..., subprocess.Popen[str]],
-    tmp_path: Path,
-) -> None:
-    made = campaign(tmp_path, model={"name": TINY, "chat_template": "auto"}, sft={"max_steps": 1})
-    commit = on_the_hub.models[TINY].branches["main"]
-
-    def command(*arguments: str | Path) -> tuple[int, str]:
-        process = trueup(*arguments)
-        out, err = process.communicate(timeout=250)
-        assert "Traceback" not in err
-        return process.returncode, out + err
-
-    code, said = command("run", made.source, "--set", "model.name=owner/tiny-modle", "--until", "sft")
-    assert code == 2 and said.startswith("model.name: owner/tiny-modle: ") and said.count("\n") == 1
-    code, said = command("run", made.source, "--until", "sft")
-    assert code == 0, said
-    manifest = runs.open_stage(made.run_dir, "sft").manifest
-    assert manifest.identity["model"]["revision"] == commit and manifest.contents["model.name"] == {"commit": commit}
-    assert sum(request.startswith("GET") and "safetensors" in request for request in on_the_hub.asked) == 1
-    adapter = json.loads((made.run_dir / "sft/adapter/adapter_config.json").read_text())
-    assert adapter["base_model_name_or_path"] == TINY, "the name, and not a folder of this machine"
-
-    on_the_hub.models[TINY].push({**on_the_hub.models[TINY].commits[commit], "tokenizer_config.json": b"{}"})
-    on_the_hub.is_down = True
-    assert "sft      keep" in command("run", made.source, "--until", "sft", "--plan")[1]
-    on_the_hub.is_down = False
-    newer = on_the_hub.models[TINY].branches["main"]
-    said = command("run", made.source, "--until", "sft", "--plan")[1]
-    assert f"main has moved from {commit[:7]} to {newer[:7]} (model.revision: {commit} keeps the old files)" in said
-    assert f"sft      run    model.revision: '{commit}' -> '{newer}'" in said
-    assert "sft      keep" in command("status", made.source)[1], "a plan leaves the run as it is"

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-
-from huggingface_hub import snapshot_download
 
 from trueup.errors import ModelError
 from trueup.models.config import ModelConfig
+from trueup.models.sources import hub
 from trueup.models.sources.hub import INDEX
-from trueup.models.sources.refusals import HubId, refusal
-
-_OF_AN_ADAPTER = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-"""What is fetched of an adapter: no pickled weights."""
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -26,14 +20,15 @@ def weight_files(folder: Path) -> list[Path]:
     return [index, *(folder / name for name in sorted(set(names)))]
 
 
-def adapter_folder(config: ModelConfig) -> Path | None:
-    """The folder of the adapter that the config names, if it names one; a hub id is fetched."""
-    name = config.adapter
-    if name is None or os.path.isdir(name):
-        return Path(name) if name else None
-    if name.startswith("/"):
-        raise ModelError(f"model.adapter: {name}: no such directory")
-    try:
-        return Path(snapshot_download(name, allow_patterns=_OF_AN_ADAPTER))
-    except Exception as error:
-        raise ModelError(refusal(HubId(name, key="model.adapter"), error, "").text) from error
+def adapter_folder(config: ModelConfig, weights: bool = True) -> Path | None:
+    """The folder of the adapter that the config names, if it names one; a hub id is fetched.
+
+    weights  False: a hub's adapter is wanted without its weights
+    """
+    if config.adapter is None:
+        return None
+    if (hub_id := config.adapter_hub_id) is not None:
+        return hub.fetch(hub_id, weights)
+    if not Path(config.adapter).is_dir():
+        raise ModelError(f"model.adapter: {config.adapter}: no such directory")
+    return Path(config.adapter)

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import glob
 import json
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trueup.console import say
 from trueup.errors import ModelError
 from trueup.files import write_atomically
-from trueup.models.config import ModelConfig
-from trueup.models.sources.refusals import HubId, refusal, unfit
+from trueup.models.sources.refusals import refusal, unfit
 from trueup.provenance import commits
+from trueup.provenance.commits import HubId
 from trueup.provenance.contents import OF_A_MODEL, cache_dir
 
 INDEX = "model.safetensors.index.json"
@@ -49,11 +51,6 @@ class Settled:
     note: str = ""
 
 
-def of_base(config: ModelConfig, beside: Path | None = None) -> HubId:
-    """The hub id of the base model; `beside` is the folder of the campaign file."""
-    return HubId(config.name, config.revision, beside=beside)
-
-
 def settle(hub_id: HubId, run_dir: Path | None = None) -> Settled:
     """The commit that a hub id stands for in a run.
 
@@ -61,17 +58,17 @@ def settle(hub_id: HubId, run_dir: Path | None = None) -> Settled:
     where it is. If the hub cannot be asked, the run stays too, and what is on this machine counts.
     """
     name, revision = hub_id.name, hub_id.revision
-    pinned = commits.of_run(run_dir, name, revision) if run_dir else None
+    pinned = commits.of_run(run_dir, hub_id) if run_dir else None
     if revision and commits.is_commit(revision):
         pinned = revision
-        if not lacking(name, revision):
+        if not lacking(hub_id):
             return Settled(revision)
     known = pinned or commits.cached(_cache(), name, revision)
     try:
         commit, listing = _ask(name, revision)
     except Exception as error:
-        refused = refusal(hub_id, error, _lack(name, known))
-        if known and (pinned == known or not lacking(name, known)):
+        refused = refusal(hub_id, error, _lack(hub_id, known))
+        if known and (pinned == known or not lacking(hub_id.at(known))):
             stays = f"the run stays at commit {known[:7]}" if pinned else f"commit {known[:7]} counts, which is here"
             return Settled(known, f"{name}: {refused.found}; {stays}")
         raise ModelError(refused.text) from error
@@ -79,13 +76,13 @@ def settle(hub_id: HubId, run_dir: Path | None = None) -> Settled:
         raise ModelError(problem)
     branch = revision or commits.DEFAULT_BRANCH
     moved = f"{name}: {branch} has moved from {(known or commit)[:7]} to {commit[:7]}"
-    if known and known != commit and _same_files(_kept_listing(name, known), listing):
+    if known and known != commit and _same_files(_kept_listing(hub_id.at(known)), listing):
         return Settled(known, f"{moved}, and no file that counts has changed: {known[:7]} stays")
     if not commits.is_commit(revision):
         commits.remember(_cache(), name, revision, commit)
     if known in (None, commit):
         return Settled(commit)
-    return Settled(commit, f"{moved} (model.revision: {known} keeps the old files)" if pinned else "")
+    return Settled(commit, f"{moved} ({hub_id.revision_key}: {known} keeps the old files)" if pinned else "")
 
 
 def fetch(hub_id: HubId, weights: bool = True) -> Path:
@@ -93,34 +90,34 @@ def fetch(hub_id: HubId, weights: bool = True) -> Path:
 
     weights  False: all but the weights, which is enough to tell what the model is
     """
-    name = hub_id.name
-    commit = hub_id.revision if hub_id.revision and commits.is_commit(hub_id.revision) else settle(hub_id).commit
+    if not commits.is_commit(hub_id.revision):
+        hub_id = hub_id.at(settle(hub_id).commit)
     # The index comes first, since it names the files of the weights.
     for part in (False, True) if weights else (False,):
-        if files := lacking(name, commit, weights=part):
-            _download(hub_id, commit, files)
-    return folder(name, commit)
+        if files := lacking(hub_id, weights=part):
+            _download(hub_id, files)
+    return folder(hub_id)
 
 
-def folder(name: str, commit: str) -> Path:
-    """The commit's folder in the hub's local cache."""
-    return commits.repository(_cache(), name) / "snapshots" / commit
+def folder(hub_id: HubId) -> Path:
+    """The folder of a hub id's commit in the hub's local cache."""
+    return commits.repository(_cache(), hub_id.name) / "snapshots" / str(hub_id.revision)
 
 
-def lacking(name: str, commit: str, weights: bool = True) -> list[str]:
-    """The files of a commit that count and are not on this machine, or not whole."""
-    place, listing = folder(name, commit), _kept_listing(name, commit)
+def lacking(hub_id: HubId, weights: bool = True) -> list[str]:
+    """The files of a hub id's commit that count and are not on this machine, or not whole."""
+    place, listing = folder(hub_id), _kept_listing(hub_id)
+    files = _weights(hub_id, listing) if weights else []
     if listing is None:  # another program fetched it
-        needed = ["config.json", *([] if _has_tokenizer(place) else ["tokenizer.json"])]
-        return [file for file in (*needed, *(_weights(place, None) if weights else [])) if not (place / file).is_file()]
-    files = [file for file in listing if _counts(file)] + (_weights(place, listing) if weights else [])
+        return [file for file in (*_settings(hub_id), *files) if not (place / file).is_file()]
+    files = [file for file in listing if _counts(file)] + files
     return [file for file in files if not _is_whole(place / file, listing[file].size if file in listing else None)]
 
 
-def weight_bytes(name: str, commit: str) -> int:
-    """The size of the weights, as far as it is known."""
-    listing = _kept_listing(name, commit) or {}
-    return sum(listing[file].size or 0 for file in _weights(folder(name, commit), listing) if file in listing)
+def weight_bytes(hub_id: HubId) -> int:
+    """The size of the weights of a hub id's commit, as far as it is known."""
+    listing = _kept_listing(hub_id) or {}
+    return sum(listing[file].size or 0 for file in _weights(hub_id, listing) if file in listing)
 
 
 def _cache() -> Path:
@@ -140,8 +137,18 @@ def _counts(file: str) -> bool:
     return at_its_place and path.suffix in OF_A_MODEL and path.suffix not in (".safetensors", ".gguf")
 
 
-def _weights(place: Path, listing: Listing | None) -> list[str]:
+def _settings(hub_id: HubId) -> list[str]:
+    """The least that is needed besides weights."""
+    if hub_id.is_adapter:
+        return ["adapter_config.json"]
+    return ["config.json", *([] if _has_tokenizer(folder(hub_id)) else ["tokenizer.json"])]
+
+
+def _weights(hub_id: HubId, listing: Listing | None) -> list[str]:
     """The files with the weights: one, or those that the index names. A repository may hold the same weights twice."""
+    if hub_id.is_adapter:
+        return ["adapter_model.safetensors"]
+    place = folder(hub_id)
     is_one = (place / "model.safetensors").is_file() if listing is None else "model.safetensors" in listing
     if not is_one:
         with suppress(OSError, ValueError, KeyError, AttributeError):
@@ -154,13 +161,14 @@ def _has_tokenizer(place: Path) -> bool:
     return any((place / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json"))
 
 
-def _lack(name: str, commit: str | None) -> str:
-    """What of a model this machine has not, as a part of a sentence."""
-    files = lacking(name, commit) if commit else []
-    is_begun = commit and folder(name, commit).is_dir() and any(folder(name, commit).iterdir())
-    if not is_begun:
-        return "the model is not on this machine"
-    return f"only a part of the model is on this machine ({files[0]} is missing or cut off)" if files else ""
+def _lack(hub_id: HubId, commit: str | None) -> str:
+    """What of a model or adapter this machine has not, as a part of a sentence."""
+    what = "adapter" if hub_id.is_adapter else "model"
+    place = folder(hub_id.at(commit)) if commit else None
+    if commit is None or place is None or not place.is_dir() or not any(place.iterdir()):
+        return f"the {what} is not on this machine"
+    files = lacking(hub_id.at(commit))
+    return f"only a part of the {what} is on this machine ({files[0]} is missing or cut off)" if files else ""
 
 
 # ---- Asking and fetching ----------------------------------------------------------------------------------------
@@ -184,14 +192,23 @@ def _ask(name: str, revision: str | None) -> tuple[str, Listing]:
     return info.sha, listing
 
 
+@contextmanager
+def _one_sentence(hub_id: HubId) -> Iterator[None]:
+    """Whatever the hub's library raises becomes a ModelError."""
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(refusal(hub_id, error, _lack(hub_id, hub_id.revision)).text) from error
+
+
 def _listing_path(name: str, commit: str) -> Path:
     return cache_dir() / "hub" / name.replace("/", "--") / f"{commit}.json"
 
 
-def _kept_listing(name: str, commit: str) -> Listing | None:
-    """A commit's files, if the hub was asked before."""
+def _kept_listing(hub_id: HubId) -> Listing | None:
+    """The files of a hub id's commit, if the hub was asked before."""
     try:
-        listed = json.loads(_listing_path(name, commit).read_text(encoding="utf-8"))
+        listed = json.loads(_listing_path(hub_id.name, str(hub_id.revision)).read_text(encoding="utf-8"))
         return {file: HubFile(entry["size"], entry["hash"]) for file, entry in listed.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -206,26 +223,26 @@ def _same_files(before: Listing | None, now: Listing) -> bool:
     return before is not None and None not in hashes(now).values() and hashes(before) == hashes(now)
 
 
-def _download(hub_id: HubId, commit: str, files: list[str]) -> None:
-    """Fetch files of a commit. The hub's library gives a file its name only when it is whole."""
+def _download(hub_id: HubId, files: list[str]) -> None:
+    """Fetch files of a hub id's commit. The hub's library gives a file its name only when it is whole."""
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    name = hub_id.name
-    try:
-        listing = _kept_listing(name, commit) or _ask(name, commit)[1]
-        if problem := unfit(hub_id, listing):
-            raise ModelError(problem)
-        size = sum(listing[file].size or 0 for file in files if file in listing)
-        say(f"{'fetching':<12} {name} at {commit[:7]}: {len(files)} files, {size / 1e6:,.1f} MB")
-        cut_off = [file for file in files if (folder(name, commit) / file).is_file()]
+    name, commit = hub_id.name, str(hub_id.revision)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    with _one_sentence(hub_id):
+        listing = _kept_listing(hub_id) or _ask(name, commit)[1]
+    if problem := unfit(hub_id, listing):
+        raise ModelError(problem)
+    size = sum(listing[file].size or 0 for file in files if file in listing)
+    say(f"{'fetching':<12} {name} at {commit[:7]}: {len(files)} files, {size / 1e6:,.1f} MB")
+    cut_off = [file for file in files if (folder(hub_id) / file).is_file()]
+    with _one_sentence(hub_id):
         snapshot_download(name, revision=commit, allow_patterns=[glob.escape(file) for file in files])
         for file in cut_off:
             hf_hub_download(name, file, revision=commit, force_download=True)
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(refusal(hub_id, error, _lack(name, commit)).text) from error
-    if missing := [file for file in files if file in lacking(name, commit)]:
+    if missing := [file for file in files if file in lacking(hub_id)]:
         raise ModelError(
             f"{hub_id.key}: {name}: {missing[0]} of commit {commit[:7]} could not be fetched whole: try again"
         )

@@ -15,17 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trueup.errors import did_you_mean, of_the_machine
-
-
-@dataclass(frozen=True)
-class HubId:
-    """A hub id as the campaign file names it."""
-
-    name: str
-    revision: str | None = None
-    key: str = "model.name"
-    beside: Path | None = None
-    """The folder of the campaign file, in which a folder of like name may be meant."""
+from trueup.provenance.commits import HubId
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ def _by_kind(hub_id: HubId, error: BaseException, lack: str) -> Refusal:
         case errors.RevisionNotFoundError():
             found = f"{name} has no branch, tag or commit {hub_id.revision!r}"
             hint = did_you_mean(hub_id.revision or "", _refs(name))
-            return Refusal("model.revision", found, f"name one that it has, or leave the key out{hint}")
+            return Refusal(hub_id.revision_key, found, f"name one that it has, or leave the key out{hint}")
         case errors.RepositoryNotFoundError():
             advice = f"correct the name, or log in with `hf auth login` if the model is yours{_guess(hub_id)}"
             return Refusal(key, f"{hub} has no such model, or it is private", advice)
@@ -101,8 +91,28 @@ def _by_status(key: str, error: Any) -> Refusal:
 
 
 def unfit(hub_id: HubId, files: Iterable[str]) -> str | None:
-    """Why a repository with these files cannot be a model here; None if it can."""
+    """Why a repository with these files cannot be a model here, or an adapter where one is wanted; None if it can."""
     names, where = set(files), f"{hub_id.key}: {hub_id.name}"
+    return _unfit_adapter(where, names) if hub_id.is_adapter else _unfit_model(hub_id, where, names)
+
+
+def _unfit_adapter(where: str, names: set[str]) -> str | None:
+    wanted = ("adapter_config.json", "adapter_model.safetensors")
+    if names.issuperset(wanted):
+        return None
+    if "config.json" in names and not names.intersection(wanted):
+        return f"{where}: holds a model and no adapter: name it as model.name, and leave model.adapter out"
+    if "adapter_model.bin" in names:
+        return (
+            f"{where}: holds its weights as adapter_model.bin and not as safetensors; such a file can run code when it "
+            "is read: if you trust its owner, convert it with PEFT (PeftModel, from_pretrained and then "
+            "save_pretrained to a folder) and set model.adapter to that folder"
+        )
+    lacks = " and no ".join(name for name in wanted if name not in names)
+    return f"{where}: holds no {lacks}, which PEFT's save_pretrained writes: name another"
+
+
+def _unfit_model(hub_id: HubId, where: str, names: set[str]) -> str | None:
     ggufs = sorted(name for name in names if name.endswith(".gguf"))
     pickles = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")) and "/" not in name)
     if {"model.safetensors", "model.safetensors.index.json"} & names and "config.json" in names:
