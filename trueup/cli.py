@@ -19,7 +19,23 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Exit codes: 0 success, 1 a check failed or a stage crashed, 2 an error, 3 the campaign waits for
-    labels, 4 a gate was not passed."""
+    labels, 4 a gate was not passed; 130 after Ctrl-C, 141 if nobody reads the output any more (`| head`), as a shell
+    reports programs that these signals ended."""
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()  # here, since Python's own flush at the end would print a traceback
+    except BrokenPipeError:
+        from trueup.console import is_unread, silence
+
+        if not is_unread():
+            raise
+        silence()
+        return 141
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = make_parser().parse_args(argv)
     from trueup.errors import LabelsPending, StageCrashed, TrueupError, of_the_machine
 

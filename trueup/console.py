@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -67,6 +68,21 @@ def say(text: str) -> None:
         sys.stdout.flush()
     else:
         _emit({"say": text})
+
+
+def is_unread() -> bool:
+    """Whether standard output or standard error is a pipe that nobody reads any more, as after `| head`."""
+    pipes = select.poll()
+    for descriptor in (1, 2):
+        pipes.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in pipes.poll(0))
+
+
+def silence() -> None:
+    """Let all further output go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
 
 
 def progress(step: int, total: int, **measures: float) -> None:

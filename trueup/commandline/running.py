@@ -49,8 +49,12 @@ def run_to(
 def make_console() -> Console:
     from rich.console import Console
 
+    class OwnConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # rich calls this while it handles the error, which `trueup.cli.main` knows
+
     # Without a terminal lines are not wrapped, so that a log can be searched.
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return OwnConsole(soft_wrap=not sys.stdout.isatty())
 
 
 def print_plan(console: Console, campaign: Campaign, steps: list[PlannedStage]) -> None:
