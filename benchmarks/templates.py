@@ -223,12 +223,12 @@ def table() -> list[str]:
 
 
 def _row(name: str, tokenizer: Any) -> str:
-    set_template(tokenizer, ModelConfig())
+    settled = set_template(tokenizer, ModelConfig())
     user, answer = Message(role="user", content="~U~"), Message(role="assistant", content="~A~")
     asked = tokenizer.apply_chat_template(
         [user.model_dump(include={"role", "content"})], add_generation_prompt=True, tokenize=False
     ).rpartition("~U~")[2]
-    thinking = "off, by its switch" if "{%- set enable_thinking" in tokenizer.chat_template else "none"
+    thinking = "off, by its switch" if "thinking is off" in settled else "none"
     if "think>" in asked and thinking == "none":
         thinking = "off, closed before the answer"
     try:
