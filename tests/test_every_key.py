@@ -124,6 +124,7 @@ REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
     "center_rewards_coefficient": Probe({"center_rewards_coefficient": 1.0}),
     "score_candidates": Probe({"score_candidates": True}),
+    "base": ShownBy("tests/reward/test_base.py", "base"),
 }
 SMALL = {"prompts": "prompts.jsonl", "rollout_batch_size": 8, "max_new_tokens": 6, "eval_prompts": 2}
 DPO = {
@@ -294,6 +295,10 @@ MODEL = {
     "adapter": ShownBy("tests/sft/test_start.py", "adapted"),
     "adapter_revision": refused("adapter_revision: belongs to a hub id", adapter_revision="main"),
     "chat_template": Probe({"chat_template": "chatml"}, stage="sft", see="trainer"),
+    "chat_template_kwargs": ShownBy("tests/trueup/models/test_templates.py", "chat_template_kwargs"),
+    "thinking": ShownBy("tests/trueup/models/test_templates.py", "thinking"),
+    "fold_system": ShownBy("tests/trueup/models/test_templates.py", "fold_system"),
+    "template_date": ShownBy("tests/trueup/models/test_templates.py", "template_date"),
     "new_tokens": Probe({"new_tokens": True}, {"chat_template": "chatml"}, "trainer", stage="sft"),
     "dtype": Probe({"dtype": "bfloat16"}, stage="sft", see="trainer"),
     "device": refused("mps", device="mps"),  # which no machine has that runs this

@@ -29,9 +29,9 @@ from weakref import WeakKeyDictionary
 from trueup.data import reasoning
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
-from trueup.models.templates.block import reasoning_block
+from trueup.models.templates.block import BEGINS, CLOSED, reasoning_block
 from trueup.models.templates.ends import ends_turn, turn_ends
-from trueup.models.templates.form import OTHERWISE, WITHOUT_SYSTEM, blank_of, form_error
+from trueup.models.templates.form import OTHERWISE, WITHOUT_SYSTEM, blank_of, form_error, takes_folding
 from trueup.models.templates.rendered import (
     MARK,
     MARKED,
@@ -137,6 +137,7 @@ def encode_demonstration(
             continue
         prompt = encode_prompt(tokenizer, messages[:i], changes)
         with _of_message(i, message):
+            _check_reasoning(tokenizer, message.content)
             answer = encode_completion(tokenizer, message.content, changes=changes)
         before = rows[-1] if rows else Encoded([], [])
         if rows and prompt[: len(before.input_ids)] != before.input_ids:
@@ -190,6 +191,15 @@ def sampled_ids(
     return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
 
 
+def _check_reasoning(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """A DataError for an answer that brings reasoning, where the template closes the block before every answer."""
+    if BEGINS.match(text) and CLOSED.search(joined(_scaffold(tokenizer, _facts(tokenizer), ("user",)))):
+        raise DataError(
+            "this answer brings reasoning, but the chat template has closed the block before it: set model.thinking: "
+            "true, or take the reasoning out of the row"
+        )
+
+
 @contextmanager
 def _of_message(index: int, message: Message) -> Iterator[None]:
     try:
@@ -235,11 +245,12 @@ _TAG = re.compile(r"</?\w+>")
 
 
 def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
-    key = (tokenizer.chat_template, tokenizer.eos_token, len(tokenizer))
+    ends = turn_ends(tokenizer)
+    key = (tokenizer.chat_template, *ends, len(tokenizer))
     facts = _FACTS.get(tokenizer)
     if facts is None or facts.key != key:
         template = _template(tokenizer)
-        special = {str(token) for token in tokenizer.all_special_tokens}
+        special = {str(token) for token in tokenizer.all_special_tokens} | {*tokenizer.convert_ids_to_tokens(ends)}
         words = set()
         for token in tokenizer.added_tokens_decoder.values():
             if token.special:
@@ -249,7 +260,7 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
         markers = {word for word in words if not _TAG.fullmatch(word)}
         in_prompts = _Control.of(special | words)
         control = {"assistant": _Control.of(special | markers), "user": in_prompts, "system": in_prompts}
-        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | markers} | {*turn_ends(tokenizer)}
+        ids = {tokenizer.convert_tokens_to_ids(token) for token in special | markers} | {*ends}
         eos_text = _decode(tokenizer, [tokenizer.eos_token_id])
         _FACTS[tokenizer] = facts = _Facts(key, eos_text, blank_of(tokenizer, template), control, ids)
     return facts
@@ -278,11 +289,16 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ask
         return tokenizer.apply_chat_template(turns, add_generation_prompt=asks, tokenize=False)
     except Exception as error:  # a template is third-party code, and runs on the user's data
         roles = ", ".join(message.role for message in messages)
-        otherwise = WITHOUT_SYSTEM if "system" in roles else OTHERWISE
         raise DataError(
             f"the chat template refuses this conversation ({roles}): {first_line(error)}; change the row, or "
-            f"{otherwise}"
+            f"{_otherwise(tokenizer, messages)}"
         ) from None
+
+
+def _otherwise(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """What to do about a conversation that the template does not take."""
+    with_system = any(message.role == "system" for message in messages)
+    return WITHOUT_SYSTEM if with_system and takes_folding(_template(tokenizer)) else OTHERWISE
 
 
 def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[str, ...]) -> Scaffold:
@@ -301,7 +317,7 @@ def _locate(
         if i not in scaffold.order and message.content.strip():
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template leaves this turn out, {_start(message.content)}; "
-                f"take it out of the row, or {WITHOUT_SYSTEM if message.role == 'system' else OTHERWISE}"
+                f"take it out of the row, or {_otherwise(tokenizer, [message])}"
             )
     if roles not in facts.forms:
         facts.forms[roles] = form_error(tokenizer, facts.blank, marked(roles), joined(scaffold), _render)

@@ -108,14 +108,17 @@ def _own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer as it comes: with an adapter that brings one, the adapter's, else the base model's."""
     adapter = adapter_folder(config, weights=False)
     if adapter is not None and (adapter / "tokenizer_config.json").is_file():
-        return read_tokenizer(adapter, config)
-    source = source_of(config, weights=False)
+        return _as_it_stands(adapter, config, str(adapter))
+    return _as_it_stands(source_of(config, weights=False), config, config.name)
+
+
+def _as_it_stands(source: Path | str, config: ModelConfig, name: str) -> PreTrainedTokenizerBase:
     try:
-        if source.endswith(".gguf"):
+        if str(source).endswith(".gguf"):
             return gguf_tokenizer(Path(source))
         return AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     except Exception as error:
-        raise _not_loaded(config.name, error) from error
+        raise _not_loaded(name, error) from error
 
 
 def brings_template(config: ModelConfig) -> bool:
@@ -236,10 +239,7 @@ def _load_saved(kind: Any, directory: Path, config: ModelConfig, master_weights:
 def read_tokenizer(directory: Path | str, config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer that a stage saved, as it stands. One from elsewhere (a reward model's) gets its own chat template
     settled, as a base model's is: what it scores is prompt, answer and end of turn, too."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=config.trust_remote_code)
-    except Exception as error:
-        raise _not_loaded(str(directory), error) from error
+    tokenizer = _as_it_stands(directory, config, str(directory))
     if choice_of(tokenizer) is None and tokenizer.chat_template and tokenizer.eos_token:
         set_template(tokenizer, ModelConfig())
     return tokenizer

@@ -201,7 +201,9 @@ def test_zero_of_many_random_dialogues_are_wrong_over_all_templates_that_trl_shi
         assert counts["wrong"] == 0, (file.name, lines)
         total += counts
         kinds["exact" if counts["exact"] == 12 else "refused" if counts["refused"] == 12 else "both"] += 1
-    assert total["wrong"] == 0 and kinds["exact"] >= 45, "most families are trained, and not refused"
+    assert total["wrong"] == 0 and kinds["exact"] >= 38, (
+        "most are trained whole; the others refuse late system turns, or reasoning behind a closed block"
+    )
 
 
 def test_a_dialogue_whose_history_is_written_otherwise_is_trained_turn_by_turn_in_the_form_it_is_asked_in(

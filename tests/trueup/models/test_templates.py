@@ -16,7 +16,7 @@ import templates
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError
 from trueup.models import loading
-from trueup.models.chat import answer_text, encode_completion, encode_prompt, sampled_ids
+from trueup.models.chat import answer_text, encode_completion, encode_demonstration, encode_prompt, sampled_ids
 from trueup.models.config import NAMED_TEMPLATES, TEMPLATES, ModelConfig
 from trueup.models.lockstep import Detokeniser
 from trueup.models.sampling import Decoding, sample
@@ -142,7 +142,8 @@ def test_no_dialogue_is_refused_where_system_text_is_folded(family: str) -> None
     file = SHIPPED.get(family) or TEMPLATES / f"{family}.jinja"
     made = templates.tiny_tokenizer(file.read_text(encoding="utf-8"))
     counts, lines = templates.count(made, dialogues=12, fold_system=True)
-    assert counts == {"exact": 12}, lines
+    assert counts["wrong"] == 0 and counts["exact"] >= 11, lines
+    assert all("this answer brings reasoning" in line for line in lines)
 
 
 @pytest.mark.parametrize("family", [*SHIPPED, *NAMED_TEMPLATES])
@@ -162,6 +163,91 @@ def test_another_engines_jinja_asks_in_the_same_form(family: str) -> None:
     assert environment.render_str(
         made.get_chat_template(), messages=turns, add_generation_prompt=True, **tokens
     ) == ask(made, messages)
+
+
+def test_a_saved_template_is_settled_anew_where_another_form_is_wished(tmp_path: Path) -> None:
+    of_family("deepseek_r1_distill").save_pretrained(tmp_path / "r1")
+    of_family("llama3_2").save_pretrained(tmp_path / "llama")
+    again = AutoTokenizer.from_pretrained(tmp_path / "r1")
+    set_template(again, ModelConfig(thinking=True))
+    assert ask(again).endswith("<think>\n")
+    dated = AutoTokenizer.from_pretrained(tmp_path / "llama")
+    set_template(dated, ModelConfig(template_date=date(2025, 2, 3)))
+    assert "03 Feb 2025" in ask(dated)
+    edited = AutoTokenizer.from_pretrained(tmp_path / "llama")
+    edited.chat_template += "{{ '!' if add_generation_prompt }}"
+    set_template(edited, ModelConfig())
+    assert ask(edited).endswith("!"), "whoever edits a saved template means it"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("enable_thinking", r"set model\.thinking, which keeps reasoning apart"),
+        ("bos_token", "is set wherever a template is rendered"),
+    ],
+)
+def test_a_variable_that_another_key_or_the_renderer_sets_is_refused(key: str, said: str) -> None:
+    with pytest.raises(ModelError, match=rf"model\.chat_template_kwargs\.{key}: {said}"):
+        of_family("qwen3", chat_template_kwargs={key: True})
+
+
+def settled(text: str, vocabulary: str = "", **config: Any) -> Any:
+    """A tokenizer with the markers of a template of one's own, settled."""
+    made = templates.tiny_tokenizer(text + vocabulary)
+    made.chat_template = text
+    set_template(made, ModelConfig(**config))
+    return made
+
+
+TURN = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}END{% endfor %}{{ '<|assistant|>' if ASKS }}"
+TURN = TURN.replace("ASKS", "add_generation_prompt")
+ROLES = "<|user|><|assistant|><|system|><|end|><|now|>"
+
+
+def test_a_date_that_cannot_be_fixed_is_refused() -> None:
+    fixed = settled('{{ strftime_now(format="%Y") }}' + TURN.replace("END", "<|end|>"), ROLES)
+    assert ask(fixed).startswith("2026<|user|>")
+    for call in ("{% set f = '%Y' %}{{ strftime_now(f) }}", "{{ strftime_now('%d ' + '%b') }}"):
+        with pytest.raises(ModelError, match="today's date in a form that cannot be fixed"):
+            settled(call + TURN, ROLES)
+
+
+def test_an_end_is_found_between_turns_behind_a_system_turn_and_in_the_bare_vocabulary() -> None:
+    between = TURN.replace("END", "{{ '<|end|>' if not loop.last }}")
+    assert settled(between, ROLES).eos_token == "<|end|>"
+    needs_system = "{% if messages[0].role != 'system' %}{{ raise_exception('No') }}{% endif %}"
+    assert settled(needs_system + TURN.replace("END", "<|end|>"), ROLES).eos_token == "<|end|>"
+    opener_only = settled(TURN.replace("END", ""), ROLES)
+    assert opener_only.eos_token == "<|eos|>", "the next turn's beginning is no end, unless the model stops there"
+    set_template(opener_only, ModelConfig(), opener_only.convert_tokens_to_ids(["<|user|>"]))
+    assert opener_only.eos_token == "<|user|>"
+
+
+def test_every_end_is_a_control_token_in_the_texts_of_a_row() -> None:
+    made = templates.tiny_tokenizer(TURN.replace("END", "<|end|>") + ROLES)
+    made.add_tokens(["<stop>"])
+    made.chat_template = TURN.replace("END", "<|end|>")
+    stop = made.convert_tokens_to_ids("<stop>")
+    set_template(made, ModelConfig(), [stop])
+    prompt = encode_prompt(made, [Message(role="user", content="Say <stop> please")])
+    assert stop not in prompt and "Say <stop> please" in made.decode(prompt)
+    assert stop not in encode_completion(made, "It is <stop>")
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_6", "deepseek_r1_distill"])
+def test_an_answer_with_reasoning_is_refused_where_the_block_is_closed_before_it(family: str) -> None:
+    row = [*WHY, Message(role="assistant", content="<think>\nHm.\n</think>\n\nSo.")]
+    with pytest.raises(
+        DataError, match=r"message 2 \(assistant\): this answer brings reasoning.* model\.thinking: true"
+    ):
+        encode_demonstration(of_family(family), row)
+
+
+def test_folding_is_advised_only_where_it_would_help() -> None:
+    late = [*WHY, Message(role="system", content="Be brief.")]
+    with pytest.raises(DataError, match=r"set model\.chat_template to chatml or plain"):
+        encode_prompt(of_family("gemma", fold_system=True), late)
 
 
 @pytest.mark.parametrize("family", ["gptoss", "gemma3", "alpaca"])

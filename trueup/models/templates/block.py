@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 TAGS = "think|thinking|reasoning"
 OPEN = re.compile(rf"<({TAGS})>\s*$")
 """The end of a prompt that opens a block."""
+CLOSED = re.compile(rf"</({TAGS})>\s*$")
+"""The end of a prompt that has closed one."""
+BEGINS = re.compile(rf"\s*<({TAGS})>")
+"""The beginning of an answer that brings reasoning."""
 TAG = re.compile(rf"</?({TAGS})>")
 
 _KEY = "reasoning_block"

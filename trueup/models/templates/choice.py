@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from trueup.data.records import Message
 from trueup.errors import ModelError
 from trueup.models.config import NAMED_TEMPLATES, TEMPLATES, ModelConfig
 from trueup.models.templates.block import reasoning_block, set_reasoning_block
-from trueup.models.templates.ends import set_choice, set_turn_ends, turn_ends
-from trueup.models.templates.form import Prepared, prepared, rendered
+from trueup.models.templates.ends import keep_template, set_choice, set_turn_ends, template_before, turn_ends
+from trueup.models.templates.form import Prepared, prepared, question, rendered
 from trueup.models.templates.rendered import first_line
 
 if TYPE_CHECKING:
@@ -50,11 +49,12 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops:
     elif choice != "own":
         tokenizer.chat_template = _read_template(choice)
     _check_syntax(tokenizer, choice)
-    form = prepared(tokenizer, portable_template(tokenizer), config, [*stops, *turn_ends(tokenizer)])
+    text = (template_before(tokenizer) if choice == "own" else None) or portable_template(tokenizer)
+    form = prepared(tokenizer, text, config, [*stops, *turn_ends(tokenizer)])
     if form.text != tokenizer.get_chat_template():
         tokenizer.chat_template = form.text
-    question = [Message(role="user", content="Hello.")]
-    asked = rendered(tokenizer, form.text, question, asks=True) if config.thinking else None
+    keep_template(tokenizer, text)
+    asked = rendered(tokenizer, form.text, question(tokenizer, form.text), asks=True) if config.thinking else None
     set_reasoning_block(tokenizer, form.text, asked)
     if block := reasoning_block(tokenizer):
         form.remarks.append(f"reasoning in {block.start} is kept apart from the answer (model.thinking)")

@@ -2,18 +2,20 @@
 
 A model may end its turn with one of several tokens: Llama 3, Gemma and Qwen name two or three. The chat template writes
 one of them, which is trained and is the tokenizer's EOS (`trueup.models.templates.choice`). Any of them ends an answer.
-They stand in the tokenizer's own settings, so they are saved, read and copied with it. No torch.
+They stand in the tokenizer's own settings, so they are saved, read and copied with it. So do the choice of its template
+and the template before it was settled. No torch.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_KEY, _CHOICE = "turn_end_ids", "chat_template_choice"
+_KEY, _CHOICE, _BEFORE = "turn_end_ids", "chat_template_choice", "chat_template_before"
 """The keys in tokenizer_config.json."""
 
 
@@ -48,3 +50,19 @@ def set_choice(tokenizer: PreTrainedTokenizerBase, sentence: str) -> None:
 def choice_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What was chosen for the tokenizer, and why: chat template, thinking, end of turn, pad. None if nothing was."""
     return tokenizer.init_kwargs.get(_CHOICE)
+
+
+def keep_template(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """Keep a chat template as it was before it was settled, so that whoever starts from a saved policy can settle it
+    otherwise."""
+    tokenizer.init_kwargs[_BEFORE] = {"text": text, "settled": _sha256(tokenizer)}
+
+
+def template_before(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The template before it was settled; None if it never was, or if somebody has changed it since."""
+    before = tokenizer.init_kwargs.get(_BEFORE)
+    return before["text"] if before and before["settled"] == _sha256(tokenizer) else None
+
+
+def _sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    return hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()

@@ -16,6 +16,7 @@ The template's end of turn is read off what it writes behind an answer. No torch
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 OTHERWISE = "set model.chat_template to chatml or plain"
 WITHOUT_SYSTEM = "set model.fold_system: true, which writes it into the next user turn"
-_USER, _ANSWER, _NEXT = mark("user", 0), mark("assistant", 1), mark("user", 2)
+_USER, _ANSWER, _NEXT, _SYSTEM = mark("user", 0), mark("assistant", 1), mark("user", 2), mark("system", 3)
 
 
 @dataclass
@@ -75,6 +76,11 @@ def prepared(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig,
     return form
 
 
+def question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[Message]:
+    """A question that the template takes: with a system turn before it if it takes none alone."""
+    return [_USER] if rendered(tokenizer, text, [_USER], asks=True) else [_SYSTEM, _USER]
+
+
 def rendered(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Message], asks: bool, **kwargs: Any) -> str:
     """What the template writes; empty if it refuses these messages."""
     turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -88,7 +94,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Messa
 
 # ---- Date, switches, system, parts ------------------------------------------------------------------------------
 
-_NOW = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+_NOW = re.compile(r"strftime_now\(\s*(?:format\s*=\s*)?(['\"])([^'\"]*)\1\s*\)")
 _HAS_NOW = re.compile(r"strftime_now\s+is\s+(not\s+)?defined")
 """A template asks so whether its engine knows the date. It is known now, whatever the engine."""
 
@@ -96,6 +102,11 @@ _HAS_NOW = re.compile(r"strftime_now\s+is\s+(not\s+)?defined")
 def _fix_date(form: Prepared, config: ModelConfig) -> None:
     text = _NOW.sub(lambda call: repr(config.template_date.strftime(call[2])), form.text)
     text = _HAS_NOW.sub(lambda test: "false" if test[1] else "true", text)
+    if "strftime_now" in text:
+        raise ModelError(
+            "the chat template writes today's date in a form that cannot be fixed (strftime_now with more than a plain "
+            "format): set model.chat_template to a file with a copy of it that gives a date"
+        )
     if text != form.text:
         form.text = text
         form.remarks.append(f"its date is always {config.template_date} (model.template_date)")
@@ -104,18 +115,34 @@ def _fix_date(form: Prepared, config: ModelConfig) -> None:
 _THINKING = ("enable_thinking", "thinking")
 """Variables by which the templates of Qwen, GLM, Nemotron, Granite and DeepSeek turn reasoning on and off."""
 
+_RESERVED = (
+    "messages",
+    "add_generation_prompt",
+    "tools",
+    "documents",
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+)
+
 
 def _set_switches(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> None:
     values: dict[str, Any] = {}
     for name in config.chat_template_kwargs:
+        if name in _THINKING:
+            raise ModelError(f"model.chat_template_kwargs.{name}: set model.thinking, which keeps reasoning apart, too")
+        if name in _RESERVED:
+            raise ModelError(f"model.chat_template_kwargs.{name}: is set wherever a template is rendered; leave it out")
         if name not in (known := _variables(form.text)):
             raise ModelError(
                 f"model.chat_template_kwargs.{name}: the chat template has no such variable{did_you_mean(name, known)}"
             )
-    usual = rendered(tokenizer, form.text, [_USER], asks=True)
+    asked = question(tokenizer, form.text)
+    usual = rendered(tokenizer, form.text, asked, asks=True)
     for name in _THINKING:
         wish = {name: config.thinking}
-        if name in form.text and rendered(tokenizer, form.text, [_USER], asks=True, **wish) != usual:
+        if name in form.text and rendered(tokenizer, form.text, asked, asks=True, **wish) != usual:
             values |= wish
             form.remarks.append(f"thinking is {'on' if config.thinking else 'off'} ({name}, by model.thinking)")
     values |= config.chat_template_kwargs
@@ -131,8 +158,12 @@ def _variables(text: str) -> list[str]:
 
 
 def _default(name: str, value: Any) -> str:
-    literal = repr(value) if isinstance(value, str | float) or type(value) is int else str(value).lower()
-    return f"{{%- set {name} = {name} if {name} is defined else {literal} %}}"
+    return f"{{%- set {name} = {name} if {name} is defined else {_literal(value)} %}}"
+
+
+def _literal(value: Any) -> str:
+    """A value as every engine's Jinja reads it."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 _FOLDED = (
@@ -140,6 +171,8 @@ _FOLDED = (
     "{%- set folded.system = folded.system + turn['content'] + '\\n\\n' %}{%- elif turn['role'] == 'user' %}"
     "{%- set folded.turns = folded.turns + [{'role': 'user', 'content': folded.system + turn['content']}] %}"
     "{%- set folded.system = '' %}{%- else %}{%- set folded.turns = folded.turns + [turn] %}{%- endif %}{%- endfor %}"
+    "{%- if folded.system %}{%- set folded.turns = folded.turns + [{'role': 'system', 'content': folded.system}] %}"
+    "{%- endif %}"
     "{%- set messages = folded.turns %}"
 )
 _PARTS = (
@@ -166,13 +199,16 @@ def _ask_with_opening(tokenizer: PreTrainedTokenizerBase, form: Prepared, config
     opening = _opening(tokenizer, form, config)
     if not opening.strip(" "):  # a blank before an answer is a part of its first token, see trueup.models.chat
         return
-    form.text = form.text.removesuffix("\n") + f"{{%+ if add_generation_prompt %}}{{{{ {opening!a} }}}}{{% endif %}}\n"
+    form.text = (
+        form.text.removesuffix("\n") + f"{{%+ if add_generation_prompt %}}{{{{ {_literal(opening)} }}}}{{% endif %}}\n"
+    )
     form.remarks.append(f"an answer is asked for with {opening!r}, which the template writes before it")
 
 
 def _opening(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> str:
-    ask = rendered(tokenizer, form.text, [_USER], asks=True)
-    last = rendered(tokenizer, form.text, [_USER, _ANSWER], asks=False).partition(_ANSWER.content)[0]
+    asked = question(tokenizer, form.text)
+    ask = rendered(tokenizer, form.text, asked, asks=True)
+    last = rendered(tokenizer, form.text, [*asked, _ANSWER], asks=False).partition(_ANSWER.content)[0]
     if tag := OPEN.search(ask):
         if config.thinking:
             return ""
@@ -196,7 +232,8 @@ def _closing(tag: re.Match[str]) -> str:
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str, stops: Collection[int]) -> str | None:
     """The token that the template writes behind an answer, at the end of a conversation or before another turn."""
-    last = rendered(tokenizer, text, [_USER, _ANSWER], asks=False).partition(_ANSWER.content)[2].lstrip()
+    asked = question(tokenizer, text)
+    last = rendered(tokenizer, text, [*asked, _ANSWER], asks=False).partition(_ANSWER.content)[2].lstrip()
     if end := token_at_start(tokenizer, last):
         return end
     if last.rstrip():
@@ -205,16 +242,29 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str, stops: Collectio
             "vocabulary, so the model would never learn to stop: set model.chat_template to one of the templates that "
             "come with Trueup and end with EOS, such as chatml or plain"
         )
-    # GLM ends a turn with the token that begins the next one. That it stops there, only its configuration says.
-    earlier = rendered(tokenizer, text, [_USER, _ANSWER, _NEXT], asks=False).partition(_ANSWER.content)[2].lstrip()
+    earlier = rendered(tokenizer, text, [*asked, _ANSWER, _NEXT], asks=False).partition(_ANSWER.content)[2].lstrip()
     end = token_at_start(tokenizer, earlier)
-    return end if end and tokenizer.convert_tokens_to_ids(end) in {*stops, tokenizer.eos_token_id} else None
+    # GLM ends a turn with the token that begins the next one. That it stops there, only its configuration says.
+    begins = rendered(tokenizer, text, asked, asks=True).partition(_USER.content)[0]
+    stops_there = end and tokenizer.convert_tokens_to_ids(end) in {*stops, tokenizer.eos_token_id}
+    return end if end and (stops_there or end not in begins) else None
+
+
+_MARKER = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{1,20}\]")
 
 
 def token_at_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
-    """The longest control token that a text begins with."""
+    """The longest control token that a text begins with: an added one, or a marker in the vocabulary."""
+    marker = _MARKER.match(text)
+    if marker and marker[0] in tokenizer.get_vocab():
+        return marker[0]
     control = {token.content for token in tokenizer.added_tokens_decoder.values()} | set(tokenizer.all_special_tokens)
     return max((token for token in control if token and text.startswith(token)), key=len, default=None)
+
+
+def takes_folding(template: str) -> bool:
+    """Whether `model.fold_system` would change the template: it does not fold yet."""
+    return _FOLDED not in template
 
 
 # ---- Whether a conversation has this form -----------------------------------------------------------------------
@@ -222,8 +272,9 @@ def token_at_start(tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
 
 def blank_of(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     """What the template writes between its prompt and an answer, if that is a blank; else nothing."""
-    ask = rendered(tokenizer, template, [_USER], asks=True)
-    before = rendered(tokenizer, template, [_USER, _ANSWER], asks=False).partition(_ANSWER.content)[0]
+    asked = question(tokenizer, template)
+    ask = rendered(tokenizer, template, asked, asks=True)
+    before = rendered(tokenizer, template, [*asked, _ANSWER], asks=False).partition(_ANSWER.content)[0]
     between = before.removeprefix(ask) if before.startswith(ask) else ""
     return between if between and not between.strip(" ") else ""
 
