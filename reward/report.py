@@ -42,7 +42,8 @@ class PairScore(Row):
 
 
 class CandidateScores(Row):
-    """A row of candidate_scores.jsonl: the score of each candidate of a prompt, in their order."""
+    """A row of candidate_scores.jsonl: the score of each candidate of a prompt, in their order; null for one that the
+    reward model cannot read."""
 
     prompt_id: str
-    scores: list[float]
+    scores: list[float | None]

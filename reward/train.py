@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,12 @@ def run(config: RewardConfig) -> Path:
             for pair, chosen, rejected in zip(heldout, chosen_scores, rejected_scores, strict=True)
         ),
     )
-    if "sample" in parents:
-        candidates = read_rows(parents["sample"].dir / "candidates.jsonl", CandidateSet)
-        write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates))
     fold()
     loading.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts)
+    if "sample" in parents:  # behind the saved model, which must not be lost with what others sampled
+        candidates = read_rows(parents["sample"].dir / "candidates.jsonl", CandidateSet)
+        write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates, stage))
 
     # 5. The judge: a second reward model, from prompts that train nothing else ----------------------------------------
     judge_card = None
@@ -156,13 +156,17 @@ def score_pairs(
     return heldout, scores[: len(heldout)], scores[len(heldout) :]
 
 
-def score_candidates(model: loading.Loaded, rows: list[CandidateSet]) -> Iterator[CandidateScores]:
-    """The score of every sampled answer."""
+def score_candidates(model: loading.Loaded, rows: Sequence[CandidateSet], stage: StageRun) -> Iterator[CandidateScores]:
+    """The score of every sampled answer. One that the reward model cannot read has none, which is a finding."""
     prompts = [row.prompt for row in rows for _ in row.candidates]
     answers = [candidate for row in rows for candidate in row.candidates]
-    scores = iter(score_answers(model, prompts, answers, on_progress=lambda done: progress(done, len(answers))))
+    scores = score_answers(model, prompts, answers, on_progress=lambda done: progress(done, len(answers)))
+    if unread := scores.count(None):
+        message = f"{unread} of {len(scores)} sampled answers have no score: the reward model cannot read them"
+        stage.find("info", "answers_without_score", message)
+    flat = iter(scores)
     for row in rows:
-        yield CandidateScores(prompt_id=row.prompt_id, scores=[next(scores) for _ in row.candidates])
+        yield CandidateScores(prompt_id=row.prompt_id, scores=[next(flat) for _ in row.candidates])
 
 
 def init_head(model: loading.Loaded) -> None:

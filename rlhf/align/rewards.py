@@ -17,14 +17,13 @@ from typing import Any
 from rlhf.align.config import OnlineConfig
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCard
-from trueup.console import say
 from trueup.data.own_code import error_boundary, file_of, load_own, short_name
 from trueup.data.records import Candidate, Message
 from trueup.data.rubric import Rubric, load_rubric
 from trueup.errors import DataError, RunError
 from trueup.files import Json
 from trueup.models.loading import Loaded
-from trueup.models.scoring import reward_tokens, score
+from trueup.models.scoring import score_answers
 from trueup.runs import open_stage
 
 Conversation = list[dict[str, str]]
@@ -187,24 +186,11 @@ def normalisation(card: RewardCard | None) -> Normalisation:
 
 
 def scorer(reward_model: Loaded, units: Normalisation) -> Scorer:
-    """A reward model's scores in its standard deviations from the mean of held-out answers.
-
-    It may have another tokenizer than the policy. An answer that it cannot write, or has no room for, has no score:
-    that is no reason to end a training.
-    """
-    reported: set[str] = set()
+    """A reward model's scores in its standard deviations from the mean of held-out answers."""
 
     def scores(prompts: Sequence[Sequence[Message]], answers: Sequence[Candidate]) -> list[float | None]:
-        tokens: dict[int, list[int]] = {}
-        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            try:
-                tokens[i] = reward_tokens(reward_model, prompt, answer)
-            except DataError as error:
-                if not reported:
-                    say(f"{'reward':<12} an answer has no score by the reward model: {error}")
-                reported.add(str(error))
-        values = dict(zip(tokens, score(reward_model, [prompts[i] for i in tokens], [*tokens.values()]), strict=True))
-        return [(values[i] - units.mean) / units.std if i in values else None for i in range(len(answers))]
+        values = score_answers(reward_model, prompts, answers)
+        return [None if value is None else (value - units.mean) / units.std for value in values]
 
     return scores
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -105,7 +105,7 @@ def best_of_others(answers: Answers, scores: Sequence[Sequence[float]]) -> Answe
     """Best-of-n by a reward model, n = K - 1: in the k-th place the best of the prompt's answers but the k-th.
 
     answers  P lists of K answers, K >= 2
-    scores   (P, K), the reward model's
+    scores   (P, K), the reward model's; an answer without one, NaN, is the last choice
     returns  P lists of K answers; the first of equals
 
     Leaving the k-th out makes the k-th places of this policy and of any other independent of each other, so that K
@@ -116,8 +116,9 @@ def best_of_others(answers: Answers, scores: Sequence[Sequence[float]]) -> Answe
     def best(row: Sequence[Candidate], values: Sequence[float], without: int) -> Candidate:
         return row[max((k for k in range(len(row)) if k != without), key=lambda k: values[k])]
 
+    ranked = [[-math.inf if math.isnan(value) else value for value in values] for values in scores]
     return [
-        [best(row, values, k) for k in range(len(row))] for row, values in zip(answers, scores, strict=True)
+        [best(row, values, k) for k in range(len(row))] for row, values in zip(answers, ranked, strict=True)
     ]  # fmt: skip
 
 
@@ -133,7 +134,18 @@ def kl_of_best(n: int) -> float:
 # ---- Comparisons ------------------------------------------------------------------------------------------------
 
 Scores = Sequence[Sequence[float]]
-"""(P, K): a judge's scores of one policy's answers."""
+"""(P, K): a judge's scores of one policy's answers; NaN for an answer that the judge cannot read."""
+
+
+def on_common_prompts(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The scores, all NaN on a prompt of which the judge cannot read an answer of any policy.
+
+    Without that answer alone, a policy would be judged by its shorter answers."""
+    silent = {i for rows in scores.values() for i, row in enumerate(rows) if any(map(math.isnan, row))}
+    return {
+        policy: [[math.nan] * len(row) if i in silent else row for i, row in enumerate(rows)]
+        for policy, rows in scores.items()
+    }
 
 
 def outcome_tables(a: str, b: str, scores_a: Scores, scores_b: Scores) -> list[np.ndarray]:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf.compare.answers import ALIGNED, SFT, Answers, ComparedCompletions, TokenKLs, kl_per_sequence, sample_policy
+from rlhf.compare.answers import (
+    ALIGNED,
+    SFT,
+    Answers,
+    ComparedCompletions,
+    TokenKLs,
+    kl_per_sequence,
+    on_common_prompts,
+    sample_policy,
+)
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.judges import Judge, ScoringJudge
 from rlhf.compare.schema import Checkpoint
@@ -79,15 +89,19 @@ def measure(
     kls  for each step the KL at each token of its answers, to the first `step_prompts` prompts or to more
     """
     rows = comparison.rows[: config.step_prompts]
+    by_judge = {
+        judge.name: on_common_prompts({str(step.step): judge.score(rows, step.answers) for step in steps})
+        for judge in judges
+        if isinstance(judge, ScoringJudge)
+    }
     path = []
     for step, per_token in zip(steps, kls, strict=True):
         kl = kl_per_sequence(per_token[: len(step.answers)], config.confidence, config.seed)
+        read = {name: [row for row in of[str(step.step)] if not math.isnan(row[0])] for name, of in by_judge.items()}
         scores = {
-            judge.name: intervals.bootstrap_mean(
-                judge.score(rows, step.answers), config.confidence, config.seed, bounds=None
-            ).estimate()
-            for judge in judges
-            if isinstance(judge, ScoringJudge)
+            name: intervals.bootstrap_mean(values, config.confidence, config.seed, bounds=None).estimate()
+            for name, values in read.items()
+            if values
         }
         path.append(Checkpoint(step=step.step, kl_nats=kl.estimate(), scores=scores))
     return path

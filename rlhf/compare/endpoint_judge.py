@@ -140,11 +140,7 @@ def _notes(
         message += f" [{why}]" if why else ""
         if without.get("cut"):
             message += "; a reply that was cut has no verdict: raise judge_parameters.max_tokens"
-        if total > MOST_WITHOUT_VERDICT * comparisons:
-            message += ": it is not usable here, since what it did judge may differ from what it did not"
-            notes.append(Finding("warn", "judge_not_usable", message))
-        else:
-            notes.append(Finding("info", "judge_without_verdict", message))
+        notes.append(without_verdict(message, total, comparisons))
     if bias is not None and bias.excludes(0.5) and abs(bias.value - 0.5) >= BIASED:
         place, share = ("first", bias.value) if bias.value > 0.5 else ("second", 1 - bias.value)
         message = (
@@ -154,6 +150,14 @@ def _notes(
         )
         notes.append(Finding("warn", "judge_position_bias", message))
     return notes
+
+
+def without_verdict(message: str, without: int, total: int) -> Finding:
+    """The finding on what a judge gave no verdict on: above MOST_WITHOUT_VERDICT it is not usable."""
+    if without <= MOST_WITHOUT_VERDICT * total:
+        return Finding("info", "judge_without_verdict", message)
+    message += ": it is not usable here, since what it did judge may differ from what it did not"
+    return Finding("warn", "judge_not_usable", message)
 
 
 # ---- Asking -----------------------------------------------------------------------------------------------------

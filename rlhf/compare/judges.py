@@ -22,10 +22,11 @@ from rlhf.compare.answers import (
     Scores,
     Verdicts,
     length_differences,
+    on_common_prompts,
     outcome_tables,
 )
 from rlhf.compare.config import CompareConfig
-from rlhf.compare.endpoint_judge import endpoint_tables
+from rlhf.compare.endpoint_judge import endpoint_tables, without_verdict
 from trueup import runs
 from trueup.artifacts.reports import ControlledRate, JudgeFigures, OwnFigures, Rate
 from trueup.console import progress, say
@@ -35,7 +36,7 @@ from trueup.judging.endpoint import Endpoint
 from trueup.judging.votes import VOTES, Vote, current, read_votes
 from trueup.models.loading import Loaded, load_reward_model, read_tokenizer
 from trueup.models.policies import reward_model_config
-from trueup.models.scoring import conversion, reward_tokens, score
+from trueup.models.scoring import conversion, read_answers, score
 from trueup.runs import Finding
 from trueup.statistics import length_control, win_rates
 
@@ -59,7 +60,7 @@ class ScoringJudge(Judge):
     """Higher is preferred, equal is a tie."""
 
     score: Callable[[Sequence[CandidateSet], Answers], list[list[float]]]
-    """(P prompts, P lists of answers) -> P lists of scores."""
+    """(P prompts, P lists of answers) -> P lists of scores, NaN for an answer that the judge cannot read."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,15 @@ class RewardScores:
     def __call__(self, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
         reads = self._model = self._model or self._load()
         keys = [
-            [(row.prompt_id, tuple(reward_tokens(reads, row.prompt, answer))) for answer in completions]
+            [
+                None if ids is None else (row.prompt_id, tuple(ids))
+                for ids in read_answers(reads, [row.prompt] * len(completions), completions)
+            ]
             for row, completions in zip(rows, answers, strict=True)
         ]
         prompts = {row.prompt_id: row.prompt for row in rows}
-        new = [key for key in dict.fromkeys(key for row in keys for key in row) if key not in self._scores]
+        every = dict.fromkeys(key for row in keys for key in row if key is not None)
+        new = [key for key in every if key not in self._scores]
         if new:
             values = score(
                 reads,
@@ -148,7 +153,7 @@ class RewardScores:
                 on_progress=lambda count: progress(count, len(new)),
             )
             self._scores.update(zip(new, values, strict=True))
-        return [[self._scores[key] for key in row] for row in keys]
+        return [[math.nan if key is None else self._scores[key] for key in row] for row in keys]
 
     def _load(self) -> Loaded:
         run_dir, model = self.config.run_dir, self.config.model
@@ -240,7 +245,7 @@ class JudgeResult:
     """What one judge says of the SFT and the aligned policy."""
 
     by: Judge
-    scores: dict[str, list[list[float]]]
+    scores: dict[str, Scores]
     """{policy: (P, K)}; empty of a judge that looks at pairs."""
     verdicts: Verdicts
     win_rate: win_rates.WinRate
@@ -278,10 +283,12 @@ def rate_of(rate: win_rates.WinRate) -> Rate:
 
 def judge(by: Judge, comparison: ComparedCompletions, config: CompareConfig) -> JudgeResult:
     """Have the judge look at everything it can, and compare the SFT policy with the aligned one."""
-    scores: dict[str, list[list[float]]] = {}
+    scores: dict[str, Scores] = {}
     if isinstance(by, ScoringJudge):
-        scores = {name: by.score(comparison.rows, answers) for name, answers in comparison.by_policy.items()}
-        verdicts = Verdicts(outcome_tables(SFT, ALIGNED, scores[SFT], scores[ALIGNED]))
+        every = {name: by.score(comparison.rows, answers) for name, answers in comparison.by_policy.items()}
+        scores = on_common_prompts(every)
+        findings = _about_unread(by, scores[SFT])
+        verdicts = Verdicts(outcome_tables(SFT, ALIGNED, scores[SFT], scores[ALIGNED]), findings=findings)
     else:
         assert isinstance(by, PairJudge)
         verdicts = by.verdicts(comparison)
@@ -290,9 +297,18 @@ def judge(by: Judge, comparison: ComparedCompletions, config: CompareConfig) -> 
     return figures(by, scores, verdicts, differences, categories, config.confidence, config.seed)
 
 
+def _about_unread(by: Judge, scores: Scores) -> list[Finding]:
+    """A finding on the prompts without scores, if there are any."""
+    unread = sum(math.isnan(row[0]) for row in scores)
+    message = (
+        f"the judge {by.name} gave no verdict on {unread} of {len(scores)} prompts, since it cannot read an answer"
+    )
+    return [without_verdict(message, unread, len(scores))] if unread else []
+
+
 def figures(
     by: Judge,
-    scores: dict[str, list[list[float]]],
+    scores: dict[str, Scores],
     verdicts: Verdicts,
     differences: list[np.ndarray],
     categories: Sequence[str | None],

@@ -14,6 +14,7 @@ of better answers: a judge knows its preference and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,7 +255,8 @@ def judge_likeliest(
     rates = {}
     for by in bench:
         if isinstance(by, ScoringJudge):
-            scores = {name: by.score(rows, completions) for name, completions in likeliest.items()}
+            every = {name: by.score(rows, completions) for name, completions in likeliest.items()}
+            scores = answers.on_common_prompts(every)
             rates[by.name] = judges.rate_of(judges.compare_scores(SFT, ALIGNED, scores, confidence, seed))
     return rates
 
@@ -414,7 +416,11 @@ def sample_row(comparison: ComparedCompletions, results: dict[str, JudgeResult],
                 num_tokens=candidate.num_tokens,
                 reasoning=candidate.reasoning,
                 logp=candidate.logp,
-                scores={by: by_judge.scores[name][i][k] for by, by_judge in results.items() if by_judge.scores},
+                scores={
+                    by: score
+                    for by, by_judge in results.items()
+                    if by_judge.scores and not math.isnan(score := by_judge.scores[name][i][k])
+                },
             )
             for k, candidate in enumerate(comparison.by_policy[name][i])
         ]

@@ -74,6 +74,28 @@ def trained(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: 
     return made, reward.train.run(made.stages["reward"])
 
 
+def test_a_sampled_answer_that_the_reward_model_cannot_read_has_no_score_beside_those_that_have(
+    trained: tuple[Any, Path],
+) -> None:
+    made, directory = trained
+    model = loading.load_reward_model(directory / "model", made.config.model)
+    limit = loading.context_length(model.model.config)
+    assert limit is not None
+    texts = ("Tea is warm.", "tea " * limit)
+    row = CandidateSet(
+        prompt_id="0",
+        prompt=[Message(role="user", content="Tea or milk?")],
+        split="train",
+        candidates=[Candidate(text=text, token_ids=[], finished=True) for text in texts],
+        sampler={},
+    )
+    stage = runs.begin(made.stages["reward"])
+    (scored,) = reward.train.score_candidates(model, [row], stage)
+    assert scored.scores[0] is not None and scored.scores[1] is None
+    (finding,) = stage.findings
+    assert finding.code == "answers_without_score" and finding.message.startswith("1 of 2 sampled answers")
+
+
 def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(trained: tuple[Any, Path]) -> None:
     made, directory = trained
     report = json.loads((directory / "report.json").read_text())

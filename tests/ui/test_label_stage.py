@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import another_base
 import pytest
 
 from trueup import runs
@@ -18,6 +19,7 @@ from trueup.campaign import why_stale
 from trueup.data.records import CandidateSet, Demonstration, Message, Preference, Ranking, is_heldout, read_rows
 from trueup.data.rubric import RUBRICS
 from trueup.errors import DataError, LabelsPending, ModelError
+from trueup.models.loading import load_base_tokenizer
 from ui.label import prepare, run
 from ui.labels import assignment
 from ui.labels.config import LabelConfig
@@ -376,6 +378,26 @@ def test_who_fails_the_hidden_checks_is_reported_and_left_out_only_when_asked(
     assert not any(row.prompt[0].content.startswith("Known") for row in rankings(config))
 
 
+# ---- Reward model -----------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_with_an_answer_that_the_reward_model_cannot_read_is_skipped_and_the_others_are_ranked(
+    campaign: Any,
+    answers_to: AnswersTo,
+    bases: Callable[[str], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scores = another_base.reward_model(tmp_path / "scores", bases("llama"))
+    campaign.sampled([answers_to("Short?", ["one", "two"]), answers_to("Long?", ["one", "red " * 300])])
+    config = campaign.label(source="reward_model", reward_model=str(scores))
+    load_base_tokenizer(config.model).save_pretrained(runs.stage_dir(config.run_dir, "sft") / "model")
+    run(config)
+    assert [row.prompt[0].content for row in rankings(config)] == ["Short?"]
+    assert "1 prompts ranked, 1 skipped" in capsys.readouterr().out
+    assert report(config)["skips"] == {"reward_model": 1}
+
+
 # ---- Selection --------------------------------------------------------------------------------------------------
 
 
@@ -408,11 +430,22 @@ def test_pairs_that_a_reward_model_leaves_open_come_first(campaign: Any, answers
     assert again == labelled
 
 
+def test_a_pair_of_an_answer_without_a_score_is_as_open_as_any(
+    campaign: Any, answers_to: AnswersTo, tmp_path: Path
+) -> None:
+    row = answers_to("Question?", ["one", "two", "three"])
+    campaign.sampled([row], seed=1)
+    path = tmp_path / "scores.jsonl"
+    path.write_text(json.dumps({"prompt_id": row.prompt_id, "scores": [0.0, None, 20.0]}), encoding="utf-8")
+    with labelling(campaign.label(selection="uncertainty", scores=path, pairs_per_prompt=3)) as asked:
+        assert len(asked.store.asked()) == 3
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
         ({"scores": [0.0, 1.0]}, r"scores.jsonl:1: scores: 2 for 3 sampled answers"),
-        ({"scores": [0.0, 1.0, None]}, r"scores.jsonl:1: scores.2"),
+        ({"scores": [0.0, 1.0, "high"]}, r"scores.jsonl:1: scores.2"),
         ({"prompt_id": "another"}, "no scores for 1 of 1 prompts"),
     ],
 )

@@ -46,6 +46,8 @@ class Loaded:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     placement: Placement
+    unread: int = 0
+    """How many answers it could not read, of a reward model."""
 
 
 def load_base(config: ModelConfig, master_weights: bool = False) -> Loaded:

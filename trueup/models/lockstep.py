@@ -217,8 +217,9 @@ class Engine:
                 logprobs[name] = tensors.token_logprobs(row, tokens[0, -count:]).cpu()
         return logprobs[policy] - logprobs[reference]
 
-    def scores(self, prompt: Sequence[Message], answers: Sequence[Candidate]) -> list[float] | None:
-        """The reward model's score of each answer, read in its own tokens; None in a run without one."""
+    def scores(self, prompt: Sequence[Message], answers: Sequence[Candidate]) -> list[float | None] | None:
+        """The reward model's score of each answer, read in its own tokens, None for one that it cannot read; or None
+        in a run without a reward model."""
         if self._reward_model is None:
             reward = runs.find_stage(self.run_dir, "reward")
             if reward is None:

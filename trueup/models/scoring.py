@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from trueup.console import say
 from trueup.data.records import Message
 from trueup.errors import DataError
 from trueup.files import Json
@@ -123,25 +124,52 @@ def score_answers(
     prompts: Sequence[Sequence[Message]],
     answers: Sequence[Answer],
     on_progress: Callable[[int], None] = lambda count: None,
-) -> list[float]:
+) -> list[float | None]:
     """The reward model's score of each answer, whichever policy wrote it, in the reward model's own template and
-    tokens."""
-    pairs = zip(prompts, answers, strict=True)
-    completions = [reward_tokens(reward_model, prompt, answer) for prompt, answer in pairs]
-    return score(reward_model, prompts, completions, on_progress=on_progress)
+    tokens; None for an answer that it cannot read."""
+    read = read_answers(reward_model, prompts, answers)
+    tokens = {i: ids for i, ids in enumerate(read) if ids is not None}
+    unread = len(read) - len(tokens)
+    values = score(
+        reward_model,
+        [prompts[i] for i in tokens],
+        [*tokens.values()],
+        on_progress=lambda count: on_progress(unread + count),
+    )
+    by_answer = dict(zip(tokens, values, strict=True))
+    return [by_answer.get(i) for i in range(len(read))]
+
+
+def read_answers(
+    reward_model: Loaded, prompts: Sequence[Sequence[Message]], answers: Sequence[Answer]
+) -> list[list[int] | None]:
+    """Each answer in the reward model's tokens; None for one that it cannot read, which is no reason to end a stage.
+    The first such answer of a reward model is reported, with the reason."""
+    read: list[list[int] | None] = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        try:
+            read.append(reward_tokens(reward_model, prompt, answer))
+        except DataError as error:
+            if not reward_model.unread:
+                say(f"{'reward model':<12} an answer has no score: {error}")
+            reward_model.unread += 1
+            read.append(None)
+    return read
 
 
 def reward_tokens(reward_model: Loaded, prompt: Sequence[Message], answer: Answer) -> list[int]:
     """An answer in a reward model's tokens: the recorded ones if its tokenizer decodes them to the answer's text, else
     those of the text. They end with its own end of turn exactly if the answer is finished.
 
-    Raises DataError if its tokenizer cannot write the answer, or its context has no room for prompt and answer.
+    Raises DataError if its template refuses the prompt, if its tokenizer cannot write prompt or answer, or if its
+    context has no room for both.
     """
     tokenizer = reward_model.tokenizer
     recorded = sampled_ids(tokenizer, answer.text, answer.finished, answer.token_ids)
     ids = as_trained(tokenizer, recorded or encode_completion(tokenizer, answer.text, answer.finished))
+    length = len(encode_prompt(tokenizer, prompt)) + len(ids)
     limit = context_length(reward_model.model.config)
-    if limit is not None and (length := len(encode_prompt(tokenizer, prompt)) + len(ids)) > limit:
+    if limit is not None and length > limit:
         raise DataError(
             f"a prompt and its answer have {length} tokens of the reward model, whose context has {limit}: shorten "
             "prompts or answers (max_new_tokens), or take a reward model with a longer context"

@@ -391,7 +391,8 @@ def answer(engine: Any, work: Work, stop: Any) -> Iterator[Event]:
     scored = [name for name in work.policies if name in whole]
     scores = engine.scores(work.prompt, [whole[name] for name in scored]) if scored else None
     for name, score in zip(scored, scores or [], strict=False):
-        yield Scored(policy=name, score=score)
+        if score is not None:
+            yield Scored(policy=name, score=score)
     for name in work.policies:
         if name == REFERENCE or not ids[name]:
             continue

@@ -76,8 +76,8 @@ class Material:
         return [item.item_id for item in self.whole]
 
 
-PromptScores = Mapping[str, Sequence[float]]
-"""prompt_id: a reward model's score of each answer."""
+PromptScores = Mapping[str, Sequence[float | None]]
+"""prompt_id: a reward model's score of each answer; None for one that it cannot read."""
 
 
 def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: PromptScores | None = None) -> Material:
@@ -94,7 +94,7 @@ def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: Pr
 
 
 def _to_compare(
-    row: CandidateSet, asked_about: int, rng: random.Random, items: Material, scores: Sequence[float] | None
+    row: CandidateSet, asked_about: int, rng: random.Random, items: Material, scores: Sequence[float | None] | None
 ) -> None:
     pairs = list(combinations(range(len(row.candidates)), 2))
     texts = [as_read(candidate.text) for candidate in row.candidates]
@@ -108,7 +108,8 @@ def _to_compare(
     items.chance += [len(share) / len(in_pairs) for _ in share]
     if scores is not None:
         for item, (i, j) in zip(in_pairs, different, strict=True):
-            items.uncertainty[item.item_id] = selection.uncertainty(scores[i], scores[j])
+            if (one := scores[i]) is not None and (other := scores[j]) is not None:
+                items.uncertainty[item.item_id] = selection.uncertainty(one, other)
 
 
 def _to_rank(row: CandidateSet, at_once: int | None, rng: random.Random, items: Material) -> None:
@@ -191,9 +192,10 @@ def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[
 
 
 def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
-    """Scores of the sampled completions; DataError unless they are one finite number for each of a prompt."""
+    """Scores of the sampled completions; DataError unless they are one finite number for each of a prompt, or null
+    for an answer that the reward model cannot read."""
     answers = {row.prompt_id: len(row.candidates) for row in candidates}
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[float | None]] = {}
     for number, values in read_jsonl(path):
         row = parse_row(_ScoreRow, values, f"{path}:{number}")
         count = answers.get(row.prompt_id)
@@ -207,7 +209,7 @@ def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
 
 class _ScoreRow(Row):
     prompt_id: str
-    scores: list[FiniteFloat]
+    scores: list[FiniteFloat | None]
 
 
 # ---- Known answers ----------------------------------------------------------------------------------------------
@@ -320,7 +322,7 @@ def import_file(config: LabelConfig, store: Store, items: Material, dropped: Dro
 
 
 def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
-    """Rank every prompt's answers by a reward model's score."""
+    """Rank every prompt's answers by a reward model's score. A prompt with an answer that it cannot read is skipped."""
     from trueup.models.loading import load_reward_model, read_tokenizer
     from trueup.models.scoring import conversion, score_answers
     from trueup.models.sources import hub
@@ -337,6 +339,10 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
     flat = iter(score_answers(loaded, prompts, answers, on_progress=lambda count: progress(count, len(answers))))
     labels = []
     for item, item_id in zip(items.whole, store.add_items(items.whole), strict=True):
-        labels.append(ProgramLabel(item_id, tiers_of([next(flat) for _ in item.answers])))
+        scores = [next(flat) for _ in item.answers]
+        read = [score for score in scores if score is not None]
+        labels.append(ProgramLabel(item_id, tiers_of(read) if len(read) == len(scores) else None))
+    skipped = sum(label.tiers is None for label in labels)
+    aside = f", {skipped} skipped: it cannot read one of their answers" if skipped else ""
     store.put("reward_model", config.programs["reward_model"], labels)
-    say(f"reward model {config.reward_model}: {len(labels)} prompts ranked")
+    say(f"reward model {config.reward_model}: {len(labels) - skipped} prompts ranked{aside}")

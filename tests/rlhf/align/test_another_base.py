@@ -12,6 +12,7 @@ import another_base
 import pytest
 import torch
 from another_base import Plain
+from tokenizers.normalizers import Replace
 from transformers import AutoTokenizer
 
 import reward.train
@@ -143,9 +144,37 @@ def test_an_answer_that_the_reward_model_has_no_room_for_has_no_score_and_is_rep
         True,
     ]
     printed = capsys.readouterr().out
-    assert printed.count("an answer has no score by the reward model") == 1 and "whose context has 256" in printed
-    with pytest.raises(DataError, match="whose context has 256"):
-        score_answers(model, [prompt], [long])
+    assert printed.count("an answer has no score") == 1 and "whose context has 256" in printed
+
+
+REFUSING = (
+    "{% if 'Please' in messages[0]['content'] %}{{ raise_exception('no pleading') }}{% endif %}" + another_base.TEMPLATE
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "text"),
+    [
+        ("too long", "Say red.", "red " * 300),
+        ("a letter that its tokenizer does not know", "Say red.", "Über"),
+        ("a prompt that its template refuses", "Please say red.", "It is red."),
+    ],
+)
+def test_an_answer_that_the_reward_model_cannot_read_leaves_the_scores_of_all_others(
+    made: Any, kind: str, prompt: str, text: str
+) -> None:
+    campaign = made()
+    model = loading.load_reward_model(plain(campaign).tokenizer.name_or_path, campaign.config.model)
+    if "template" in kind:
+        model.tokenizer.chat_template = REFUSING
+    if "letter" in kind:
+        model.tokenizer.backend_tokenizer.normalizer = Replace("Ü", "U")
+    prompts = [[Message(role="user", content=content)] for content in ("Say red.", prompt, "Say blue.")]
+    said = [Candidate(text=one, token_ids=[], finished=True) for one in ("It is red.", text, "It is blue.")]
+    counts: list[int] = []
+    first, unread, last = score_answers(model, prompts, said, on_progress=counts.append)
+    assert unread is None and counts[-1] == 3, "it is counted as read, so that the bar ends"
+    assert [first, last] == pytest.approx(score_answers(model, prompts[::2], said[::2]), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["plain", "llama", "chatml"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -404,6 +405,27 @@ def test_a_judge_sees_every_policy_and_compares_answers_that_were_drawn_apart() 
     assert made.scores == {SFT: [[1, 2], [1, 2]], ALIGNED: [[3, 4], [3, 4]]}
     assert made.win_rate.wins == 4
     assert made.win_rate.interval.low == pytest.approx(intervals.wilson(2, 2).low)
+
+
+@pytest.mark.parametrize(("unread", "code"), [(1, "judge_without_verdict"), (3, "judge_not_usable")])
+def test_a_prompt_with_an_answer_that_a_judge_cannot_read_is_compared_for_no_policy_and_is_counted(
+    unread: int, code: str
+) -> None:
+    rows = [asked(i, [said("x"), said("xx"), said("xxx")]) for i in range(6)]
+    aligned = [[said("unreadable" if i < unread else "xxxx"), said("xxxxx"), said("xxxxxx")] for i in range(6)]
+    by = ScoringJudge(
+        *("length", "length", True, False),
+        lambda rows, all: [[math.nan if c.text == "unreadable" else len(c.text) for c in row] for row in all],
+    )
+    compared = ComparedCompletions(rows, {SFT: [row.candidates for row in rows], ALIGNED: aligned, "other": aligned})
+    made = judges.judge(by, compared, CONFIG)
+    assert made.win_rate.interval.n == 6 - unread and made.win_rate.wins == 6 * (6 - unread)
+    assert [made.win_share(i) is None for i in range(6)] == [i < unread for i in range(6)]
+    (finding,) = made.verdicts.findings
+    assert finding.code == code and f"on {unread} of 6 prompts" in finding.message
+    assert run.sample_row(compared, {"length": made}, 0).sft[1].scores == {}, "not one that others lack"
+    best = answers.best_of_others(aligned[:1], by.score(rows[:1], aligned[:1]))
+    assert "unreadable" not in {one.text for one in best[0]}
 
 
 def test_categories_are_counted_apart() -> None:
