@@ -25,6 +25,7 @@ from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.placement import place
 from trueup.models.policies import NOT_TRAINED
+from trueup.models.sources import low_rank
 from trueup.models.sources.files import weight_files
 from trueup.models.templates.ends import choice_of
 from trueup.runs import StageRun
@@ -156,7 +157,7 @@ def with_adapter(model: ModelConfig, stage: StageRun) -> loading.Loaded:
     policy = loading.load_base(model)
     folder, _ = own_adapter.read_adapter(model)
     (stage.dir / ADAPTER).mkdir()
-    for name in (own_adapter.SETTINGS, own_adapter.WEIGHTS):
+    for name in (low_rank.SETTINGS, low_rank.WEIGHTS):
         shutil.copyfile(folder / name, stage.dir / ADAPTER / name)
     probes = [encode_prompt(policy.tokenizer, [Message(role="user", content=text)]) for text in PROBES]
     policy.model = merged(own_adapter.load_adapter(model, policy), stage, probes)

@@ -6,14 +6,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_gguf import write_gguf
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import sft.start
 from trueup import runs
@@ -27,6 +29,7 @@ from trueup.models.config import ModelConfig
 from trueup.models.lockstep import Engine
 from trueup.models.policies import find_policies, origin
 from trueup.stages import load_object
+from trueup.training import own_adapter
 from trueup.verify import verify
 from ui.pages.compare import Comparison
 from ui.pages.run import run_html
@@ -267,6 +270,9 @@ def of_another_width(folder: Path) -> None:
         (of_another_width, "adapter, trained over acme/wide, does not fit model.name: {base}: base_model."),
         (set_key(target_modules=["qkv"]), "does not fit model.name: {base}: Target modules"),
         (set_key(peft_type="IA3"), "adapter: is of PEFT's kind IA3; only LORA is merged into the weights"),
+        (set_key(lora_bias=True), "adapter: adapter_config.json has lora_bias: True: such an adapter cannot be merged"),
+        (set_key(alora_invocation_tokens=[5, 6]), "has alora_invocation_tokens: [5, 6]: such an adapter cannot"),
+        (set_key(init_lora_weights="pissa"), "has init_lora_weights: pissa: such an adapter cannot be merged"),
         (set_key(task_type="SEQ_CLS"), "adapter: is for SEQ_CLS; a language model's, CAUSAL_LM, is wanted"),
         (
             lambda folder: (folder / "adapter_model.safetensors").unlink(),
@@ -291,6 +297,20 @@ def test_an_adapter_that_cannot_be_put_over_the_model_is_refused_before_and_when
         run_stages(made, "sft")
     assert str(caught.value) == problem
     assert not (made.run_dir / "sft" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_adapter_on_embeddings_that_are_the_output_head_too_is_refused(
+    tmp_path: Path, module: str, tied: bool
+) -> None:
+    sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    settings = LlamaConfig(**sizes, num_hidden_layers=1, tie_word_embeddings=tied)
+    adapted = get_peft_model(LlamaForCausalLM(settings), LoraConfig(r=2, target_modules=[module]))
+    adapted.save_pretrained(tmp_path, save_embedding_layers=False)
+    config = ModelConfig(adapter=str(tmp_path))
+    with pytest.raises(ModelError, match="the output head's weights too") if tied else nullcontext():
+        own_adapter.require_fitting(config, LlamaForCausalLM(settings))
 
 
 def test_an_adapter_as_model_name_says_which_key_it_belongs_to(adapted: Make, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ from trueup.models.policies import REFERENCE, PolicyInfo, find_policies, model_c
 from trueup.models.sampling import Decoding, draw, noise
 from trueup.models.scoring import conversion, score_answers
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
+from trueup.models.sources.low_rank import more_than_linear
 from trueup.models.templates.ends import turn_ends
 
 # ---- What comes out ---------------------------------------------------------------------------------------------
@@ -115,6 +116,9 @@ class Adapted:
         from peft import PeftModel
         from peft.tuners.lora import LoraLayer
 
+        if more := more_than_linear(path):
+            what = "more than low-rank changes of linear modules, which is all that is added here"
+            raise ModelError(f"{path}: {what} ({more})")
         name = f"adapter{len(self._names)}"
         if self._peft is None:
             self._peft = PeftModel.from_pretrained(self.loaded.model, path, adapter_name=name)
@@ -122,11 +126,7 @@ class Adapted:
             self._peft.load_adapter(path, name)
         self._peft.base_model.disable_adapter_layers()  # PEFT's layers pass through; `_add` adds each row's own change
         self._peft.eval()
-        config = self._peft.peft_config[name]
         layers = [module for module in self._peft.modules() if isinstance(module, LoraLayer)]
-        whole = config.use_dora or config.modules_to_save or any(name in layer.lora_embedding_A for layer in layers)
-        if whole or config.bias != "none":
-            raise ModelError(f"{path}: more than low-rank changes of linear modules, which is all that is added here")
         for layer in layers:
             if layer not in self._layers:
                 layer.register_forward_hook(self._add)

@@ -6,7 +6,6 @@ serves all of them. If a stage left no adapter, its merged `model/` is loaded as
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from trueup import runs
 from trueup.config import read_yaml, validate
 from trueup.errors import ConfigError
 from trueup.models.config import ModelConfig
+from trueup.models.sources.low_rank import SETTINGS, more_than_linear
 from trueup.runs import CONFIG, FinishedStage
 from trueup.stages import STAGES, load_object
 
@@ -73,21 +73,16 @@ def origin(run_dir: Path) -> str | None:
 
 def _after(before: PolicyInfo, stage: Path, name: str, title: str) -> PolicyInfo:
     """The policy that a stage trained from the one before."""
-    file = stage / "adapter" / "adapter_config.json"
+    file = stage / "adapter" / SETTINGS
     if not file.is_file():
         return PolicyInfo(name, title, stage / "model", note="its own weights: no adapter was saved")
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    if settings.get("trainable_token_indices"):
-        # The adapter replaces rows of the embeddings, which cannot be added to a shared base model.
-        return PolicyInfo(name, title, stage / "model", note="its own weights: its adapter trains new tokens")
-    if settings.get("bias", "none") != "none" or any(settings.get(key) for key in _MORE_THAN_LINEAR):
-        note = "its own weights: its adapter changes more than linear modules by low rank"
-        return PolicyInfo(name, title, stage / "model", note=note)
-    return _adapted(before, stage / "adapter", name, title)
-
-
-_MORE_THAN_LINEAR = ("modules_to_save", "use_dora", "target_parameters")
-"""Settings of an adapter whose changes cannot be added to those of others (trueup/models/lockstep.py)."""
+    more = more_than_linear(stage / "adapter")
+    if more is None:
+        return _adapted(before, stage / "adapter", name, title)
+    what = "changes more than linear modules by low rank"
+    if more.startswith("trainable_token_indices"):  # rows of the embeddings, which it replaces
+        what = "trains new tokens"
+    return PolicyInfo(name, title, stage / "model", note=f"its own weights: its adapter {what}")
 
 
 def _adapted(before: PolicyInfo, adapter: Path, name: str, title: str) -> PolicyInfo:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, TaskType, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
@@ -17,9 +18,8 @@ from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.sources.files import adapter_folder
+from trueup.models.sources.low_rank import SETTINGS, WEIGHTS, unmergeable
 from trueup.models.templates.rendered import first_line
-
-SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def read_adapter(config: ModelConfig) -> tuple[Path, Any]:
@@ -37,6 +37,11 @@ def read_adapter(config: ModelConfig) -> tuple[Path, Any]:
         raise ModelError(f"{key}: is of PEFT's kind {_name(settings.peft_type)}; only LORA is merged into the weights")
     if settings.task_type not in (None, TaskType.CAUSAL_LM):
         raise ModelError(f"{key}: is for {_name(settings.task_type)}; a language model's, CAUSAL_LM, is wanted")
+    if (setting := unmergeable(settings.to_dict())) is not None:
+        raise ModelError(
+            f"{key}: {SETTINGS} has {setting}: such an adapter cannot be merged into the weights that it was trained "
+            "over; convert it to a plain LoRA adapter, or name a model into which it is merged"
+        )
     return folder, settings
 
 
@@ -61,8 +66,14 @@ def require_fitting(config: ModelConfig, model: PreTrainedModel) -> None:
         with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
             places: Any = get_peft_model(model, settings)
             expected = get_peft_model_state_dict(places, save_embedding_layers=False)
+            shared = _shared_embeddings(places.get_base_model())
     except Exception as error:
         raise ModelError(f"{misfit}: {first_line(error)}") from error
+    if shared:
+        raise ModelError(
+            f"{misfit}: it changes the embeddings, which are the output head's weights too, and merging would change "
+            "both; name a model into which it is merged"
+        )
     wrong = [f"it has no {name}" for name in expected if name not in shapes]
     wrong += [f"the model has no {name}" for name in shapes if "lora_" in name and name not in expected]
     wrong += [
@@ -73,6 +84,12 @@ def require_fitting(config: ModelConfig, model: PreTrainedModel) -> None:
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise ModelError(f"{misfit}: {wrong[0]}{more}. Name the model that it was trained over")
+
+
+def _shared_embeddings(model: Any) -> bool:
+    """Whether an adapter is on embeddings, or an output head, that are one weight."""
+    both = (model.get_input_embeddings(), model.get_output_embeddings())
+    return model.config.get_text_config().tie_word_embeddings and any(isinstance(one, LoraLayer) for one in both)
 
 
 def of_another(config: ModelConfig) -> str | None:

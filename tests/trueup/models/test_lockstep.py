@@ -147,11 +147,26 @@ def test_the_base_weights_are_never_written_to(engine: Engine, bases: Callable[[
     assert kept.keys() == fresh.keys() and all(torch.equal(kept[name], fresh[name]) for name in fresh)
 
 
-def test_a_policy_whose_adapter_is_more_than_low_rank_answers_by_its_own_weights(copy: Path) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"bias": "lora_only"},
+        {"init_lora_weights": "pissa"},
+        {"alora_invocation_tokens": [5, 6]},
+        {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+    ],
+    ids=str,
+)
+def test_a_policy_whose_adapter_is_more_than_low_rank_answers_by_its_own_weights(
+    copy: Path, more: dict[str, Any]
+) -> None:
     from peft import LoraConfig, TaskType, get_peft_model
 
     policy = load_policy(copy / "sft" / "model", Engine(copy).config).model
-    config = LoraConfig(r=4, target_modules="all-linear", task_type=TaskType.CAUSAL_LM, use_dora=True)
+    config = LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": TaskType.CAUSAL_LM, **more})
     whole = get_peft_model(policy, config)
     step = next((copy / "align" / "steps").glob("step-*"))
     for folder in (copy / "align" / "adapter", step):
