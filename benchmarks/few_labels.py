@@ -92,7 +92,7 @@ def prepare(options: argparse.Namespace, folder: Path, seed: int, labels: list[d
     write_rows(folder / "labels.jsonl", labels)
     demo = yaml.safe_load((REPOSITORY / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     recipe = yaml.safe_load((REPOSITORY / "configs" / "recipes" / "your-own.yaml").read_text(encoding="utf-8"))
-    align = {**recipe["align"], "max_length": 256, "lora": demo["align"]["lora"]}
+    align = {**(recipe.get("align") or {}), "max_length": 256, "lora": demo["align"]["lora"]}
     label = {"source": "import", "path": "labels.jsonl"}
     compare = {"judges": ["rubric"], "greedy": False, "step_prompts": 0}
     values = {**demo, "name": "few-labels", "run_dir": str(folder / "run"), "seed": seed}

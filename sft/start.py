@@ -24,14 +24,11 @@ from trueup.models import loading
 from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.placement import place
-from trueup.models.policies import NOT_TRAINED
+from trueup.models.policies import ADAPTER, NOT_TRAINED
 from trueup.models.sources import low_rank
 from trueup.models.sources.files import weight_files
 from trueup.models.templates.ends import choice_of
 from trueup.runs import StageRun
-from trueup.training import own_adapter, trial
-from trueup.training.adapters import ADAPTER
-from trueup.training.merging import merged
 
 PROBES = ("Say hello.", "Why is the sky blue?", "Write a short poem about rain.", "What is 12 times 7?")
 """Prompts on which the model with its adapter is compared with the merged weights."""
@@ -149,6 +146,9 @@ def save_around(policy: loading.Loaded, model: ModelConfig, directory: Path) -> 
 
 def with_adapter(model: ModelConfig, stage: StageRun) -> loading.Loaded:
     """The model with the adapter merged into it; the adapter is copied beside it."""
+    from trueup.training import own_adapter, trial  # PEFT takes seconds, which whoever waits for a first pair would see
+    from trueup.training.merging import merged
+
     settings = loading.read_settings(loading.source_of(model, weights=False), model)
     shapes = trial.Stage(model, settings, loading.load_base_tokenizer(model)).model(scores=False)
     own_adapter.require_fitting(model, shapes.model)

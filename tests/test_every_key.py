@@ -186,6 +186,7 @@ SAMPLE = {
     "only": Probe({"only": "heldout"}),
     "num_candidates": Probe({"num_candidates": 2}),
     "max_new_tokens": Probe({"max_new_tokens": 4}),
+    "max_thinking_tokens": ShownBy("tests/test_thinking.py", "max_thinking_tokens"),
     "temperature": Probe({"temperature": 0.3}),
     "top_k": Probe({"top_k": 2}),
     "top_p": Probe({"top_p": 0.3}),
@@ -222,6 +223,7 @@ CHECK = {
         {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_new_tokens": 8}]},
         see="calls:rlhf.compare.answers.sample_saved",
     ),
+    "max_thinking_tokens": ShownBy("tests/trueup/models/test_reasoning.py", "max_thinking_tokens"),
 }
 """Keys of an entry of `compare.checks`, and of `align.checks`."""
 DATA_SOURCE = {

@@ -25,7 +25,7 @@ def main() -> int:
     campaign = resolve(Path(message["source"]), message["values"])
     config = campaign.stages[sys.argv[1]]
     try:
-        if isinstance(config, TrainConfig) or config.stage == "sft":  # the first, also where it trains nothing
+        if isinstance(config, TrainConfig) or (config.stage == "sft" and message["ahead"]):
             from trueup.training.trial import refuse_unbuildable
 
             refuse_unbuildable(campaign, [config.stage, *message["ahead"]])

@@ -17,6 +17,8 @@ from trueup.models.sources.low_rank import SETTINGS, more_than_linear
 from trueup.runs import CONFIG, FinishedStage
 from trueup.stages import STAGES, load_object
 
+ADAPTER = "adapter"
+"""Folder of a stage's adapter, beside the merged model. It lets several policies share one base in memory."""
 REFERENCE = "sft"
 """The policy that every other one is compared with."""
 
@@ -57,7 +59,7 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
 
 def is_the_base(sft: FinishedStage) -> bool:
     """Whether the SFT policy is the base model itself, so that the two are shown and sampled once."""
-    return sft.manifest.trained_parameters == 0 and not (sft.dir / "adapter").is_dir()
+    return sft.manifest.trained_parameters == 0 and not (sft.dir / ADAPTER).is_dir()
 
 
 NOT_TRAINED = "not_trained"
@@ -73,12 +75,12 @@ def origin(run_dir: Path) -> str | None:
 
 def _after(before: PolicyInfo, stage: Path, name: str, title: str) -> PolicyInfo:
     """The policy that a stage trained from the one before."""
-    file = stage / "adapter" / SETTINGS
+    file = stage / ADAPTER / SETTINGS
     if not file.is_file():
         return PolicyInfo(name, title, stage / "model", note="its own weights: no adapter was saved")
-    more = more_than_linear(stage / "adapter")
+    more = more_than_linear(stage / ADAPTER)
     if more is None:
-        return _adapted(before, stage / "adapter", name, title)
+        return _adapted(before, stage / ADAPTER, name, title)
     what = "changes more than linear modules by low rank"
     if more.startswith("trainable_token_indices"):  # rows of the embeddings, which it replaces
         what = "trains new tokens"

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trueup.errors import ConfigError
 from trueup.models.loading import obey_umask
+from trueup.models.policies import ADAPTER as ADAPTER
 from trueup.runs import StageRun
 from trueup.training.config import TrainConfig
 from trueup.training.loop import require_finite
@@ -93,8 +94,6 @@ def keep_adapter_dropout(model: torch.nn.Module, rate: float) -> None:
             module.p = rate
 
 
-ADAPTER = "adapter"
-"""Folder of a stage's adapter, beside the merged model. It lets several policies share one base in memory."""
 STEPS = "steps"
 """Folder of the kept steps: step-10/, step-20/, ..."""
 

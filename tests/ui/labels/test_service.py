@@ -85,7 +85,8 @@ def test_a_task_says_nothing_but_texts(asking: Asking, make_item: MakeItem) -> N
     store.ask([QueueEntry(name, "random", 1.0) for name in store.add_items([item])])
     (task,) = service(store).tasks("ann")
     assert set(task.texts) == {"One.⟨token⟩ 0", "Two, and it goes o 0"}
-    assert vars(task).keys() == {"token", "prompt", "texts", "wants_rationale", "practice"}
+    assert vars(task).keys() == {"token", "prompt", "texts", "reasonings", "wants_rationale", "practice"}
+    assert not any(task.reasonings)
 
 
 # ---- One press, one label ---------------------------------------------------------------------------------------

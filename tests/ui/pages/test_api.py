@@ -233,7 +233,7 @@ def test_texts_are_made_ready_while_nobody_waits_to_write(
         return work
 
     monkeypatch.setattr("ui.labels.judgements.clean", watched(judgements.clean))
-    monkeypatch.setattr("ui.labels.service.count_words", watched(count_words))
+    monkeypatch.setattr("ui.labels.items.count_words", watched(count_words))
     token = service.tasks("ann")[0].token
     service._items.clear()  # as after a restart
     service.label("ann", Judgement("press-0001", token, order=[[0], [1], [2]]))
