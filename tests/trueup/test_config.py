@@ -169,7 +169,8 @@ def test_all_problems_of_a_file_come_at_once_each_with_its_key(tmp_path: Path) -
         ),
         (
             MINIMAL + "reward: {model: {name: other}}",
-            "  reward.model: belongs at the top of the file, where all stages share it",
+            "  reward.model: belongs at the top of the file, where all stages share it; a base of this stage's own is "
+            "reward.base",
         ),
         (
             MINIMAL + "align: {split: {salt: x}}",

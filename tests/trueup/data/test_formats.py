@@ -332,6 +332,7 @@ RANKING = Ranking(
     completions=["B", "C", "A"],
     completion_token_ids=[[1, 2], None, [3]],
     finished=[True, False, True],
+    reasonings=["", "<think>\nHm.\n</think>\n\n", ""],
     logps=[-1.5, None, -2.5],
     sampler={"policy_sha256": "abc", "seed": 3},
     tiers=[[2], [0], [1]],

@@ -167,7 +167,8 @@ def test_nothing_is_started_before_somebody_asks(app: Any, admin: Asking) -> Non
     assert admin.http.get("/open/").status_code == 200 and app.state.worker.pid is None
     said = admin.http.get("/api/v1/open/policies").json()
     assert [one["title"] for one in said["policies"]] == ["Base", "SFT", "Step 2", "Step 10", "Aligned (DPO)"]
-    assert said["decoding"] == {"max_new_tokens": 24, "temperature": 0.7, "top_k": 30, "top_p": 1.0, "seed": 7}
+    decoding = {"max_new_tokens": 24, "temperature": 0.7, "top_k": 30, "top_p": 1.0, "seed": 7}
+    assert said["decoding"] == decoding | {"max_thinking_tokens": 0}
     assert said["context"] == 4096
     assert app.state.worker.pid is None
 

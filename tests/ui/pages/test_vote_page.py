@@ -286,7 +286,7 @@ def test_model_text_is_shown_and_never_run_or_fetched(start: Any, context: Any, 
     for number in range(len(attacks)):
         voting.press("1")
         shown += page.locator(".tu-work").inner_text()
-        assert page.locator(".tu-work :is(script, img, svg, iframe, style, details)").count() == 0
+        assert page.locator(".tu-work :is(script, img, svg, iframe, style, details:not(.tu-reasoning))").count() == 0
         assert page.locator(".tu-work a[href^='javascript'], .tu-work [onclick], .tu-work [href*=hacked]").count() == 0
         voting.press("Enter")
         assert len(voting.votes) == number + 1
