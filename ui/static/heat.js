@@ -121,7 +121,10 @@ class Column {
   /** The reasoning, which comes first, goes into a fold above the answer, and is no part of its length. */
   fold() {
     const reasoning = this.texts.slice(0, this.reasoned).join("");
-    const words = reasoning.replace(/<\/?\w+>/g, " ").split(/\s+/).filter(Boolean).length;
+    const words = reasoning
+      .replace(/<\/?\w+>/g, " ")
+      .split(/\s+/)
+      .filter(Boolean).length;
     this.reasoning.hidden = false;
     this.reasoning.firstChild.textContent = `Reasoning, ${words} words`;
     this.reasoning.lastChild.replaceChildren(...seen(reasoning));
