@@ -32,7 +32,7 @@ from trueup.models.sources import hub
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
 from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_stops, gguf_tokenizer, load_gguf
-from trueup.models.templates.choice import set_pad_token, set_template
+from trueup.models.templates.choice import set_pad_token, set_template, settle_from_elsewhere
 from trueup.models.templates.ends import choice_of, turn_ends
 from trueup.models.templates.rendered import first_line
 
@@ -243,7 +243,7 @@ def read_tokenizer(directory: Path | str, config: ModelConfig) -> PreTrainedToke
     settled, as a base model's is: what it scores is prompt, answer and end of turn, too."""
     tokenizer = _as_it_stands(directory, config, str(directory))
     if choice_of(tokenizer) is None and tokenizer.chat_template and tokenizer.eos_token:
-        set_template(tokenizer, ModelConfig())
+        settle_from_elsewhere(tokenizer)
     return tokenizer
 
 

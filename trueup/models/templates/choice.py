@@ -14,7 +14,7 @@ from trueup.errors import ModelError
 from trueup.models.config import NAMED_TEMPLATES, TEMPLATES, ModelConfig
 from trueup.models.templates.block import reasoning_block, set_reasoning_block
 from trueup.models.templates.ends import keep_template, set_choice, set_turn_ends, template_before, turn_ends
-from trueup.models.templates.form import Prepared, prepared, question, rendered
+from trueup.models.templates.form import Prepared, prepared, question, rendered, system_question
 from trueup.models.templates.rendered import first_line
 
 if TYPE_CHECKING:
@@ -62,6 +62,14 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops:
     words = [f"chat template {choice} ({reason})", *form.remarks, end, *others, set_pad_token(tokenizer)]
     set_choice(tokenizer, ", ".join(words))
     return ", ".join(words)
+
+
+def settle_from_elsewhere(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Settle the chat template that a reward model's tokenizer brings. No key of the campaign reaches it, so system
+    text is folded if the template takes none: else it could score no conversation that has one."""
+    _check_syntax(tokenizer, "own")
+    takes_system = system_question(tokenizer, portable_template(tokenizer))
+    set_template(tokenizer, ModelConfig(fold_system=not takes_system))
 
 
 def _set_end(tokenizer: PreTrainedTokenizerBase, form: Prepared, stops: Collection[int]) -> tuple[str, list[str]]:

@@ -81,6 +81,11 @@ def question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[Message]:
     return [_USER] if rendered(tokenizer, text, [_USER], asks=True) else [_SYSTEM, _USER]
 
 
+def system_question(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether the template writes the text of a system turn before a question."""
+    return _SYSTEM.content in rendered(tokenizer, text, [_SYSTEM, _USER], asks=True)
+
+
 def rendered(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Message], asks: bool, **kwargs: Any) -> str:
     """What the template writes; empty if it refuses these messages."""
     turns = [{"role": message.role, "content": message.content} for message in messages]
