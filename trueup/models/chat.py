@@ -10,9 +10,9 @@ An assistant turn is trained, sampled and scored as
 
 Every row is checked, and refused by name if a check fails: every message's text stands in the rendered prompt; the
 template itself writes an answer behind this prompt, and the end behind the answer; the answer's tokens decode to its
-text. A text that spells a
-control token is tokenised as text. Some templates write earlier turns in another form than they were trained in (they
-leave out reasoning, they strip). A dialogue then becomes several training rows, one for each such form. No torch.
+text. A text that spells a control token is tokenised as text. Some templates write earlier turns in another form than
+they were trained in (they leave out reasoning, they strip). A dialogue then becomes several training rows, one for each
+such form. No torch.
 """
 
 from __future__ import annotations

@@ -208,6 +208,24 @@ TURN = TURN.replace("ASKS", "add_generation_prompt")
 ROLES = "<|user|><|assistant|><|system|><|end|><|now|>"
 
 
+def test_a_date_is_refused_where_a_template_writes_none() -> None:
+    with pytest.raises(ModelError, match=r"model\.template_date: the chat template writes no date"):
+        of_family("qwen3", template_date=date(2025, 2, 3))
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen2_5_vl"])
+def test_a_request_with_parts_of_its_own_is_rendered_as_it_stands(family: str) -> None:
+    """A server's request may bring pictures; settling the template for texts must not get in its way."""
+    made = of_family(family, fold_system=True)
+    turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}]
+    own = SHIPPED[family].read_text(encoding="utf-8")
+    asked, before = (
+        made.apply_chat_template(turns, chat_template=text, add_generation_prompt=True, tokenize=False)
+        for text in (made.chat_template, own)
+    )
+    assert asked == before
+
+
 def test_a_date_that_cannot_be_fixed_is_refused() -> None:
     fixed = settled('{{ strftime_now(format="%Y") }}' + TURN.replace("END", "<|end|>"), ROLES)
     assert ask(fixed).startswith("2026<|user|>")

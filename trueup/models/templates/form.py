@@ -55,9 +55,8 @@ def prepared(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig,
 
     stops   ids at which the model stops by its own configuration
 
-    Raises ModelError if a switch is no variable of the template, if thinking is asked for and the template has none, if
-    the template ends a turn with a text that is no token, or if it asks for an answer in a form that no answer of it
-    has.
+    Raises ModelError if a switch is no variable of the template, if thinking or a date is asked for and the template
+    has none, or if the template ends a turn with a text that is no token.
     """
     if config.thinking and not TAG.search(text):
         raise ModelError(
@@ -115,6 +114,8 @@ def _fix_date(form: Prepared, config: ModelConfig) -> None:
     if text != form.text:
         form.text = text
         form.remarks.append(f"its date is always {config.template_date} (model.template_date)")
+    elif config.template_date != ModelConfig.model_fields["template_date"].default:
+        raise ModelError("model.template_date: the chat template writes no date: leave the key out")
 
 
 _THINKING = ("enable_thinking", "thinking")
@@ -173,7 +174,8 @@ def _literal(value: Any) -> str:
 
 _FOLDED = (
     "{%- set folded = namespace(turns=[], system='') %}{%- for turn in messages %}{%- if turn['role'] == 'system' %}"
-    "{%- set folded.system = folded.system + turn['content'] + '\\n\\n' %}{%- elif turn['role'] == 'user' %}"
+    "{%- set folded.system = folded.system + turn['content'] + '\\n\\n' %}"
+    "{%- elif turn['role'] == 'user' and folded.system %}"
     "{%- set folded.turns = folded.turns + [{'role': 'user', 'content': folded.system + turn['content']}] %}"
     "{%- set folded.system = '' %}{%- else %}{%- set folded.turns = folded.turns + [turn] %}{%- endif %}{%- endfor %}"
     "{%- if folded.system %}{%- set folded.turns = folded.turns + [{'role': 'system', 'content': folded.system}] %}"
@@ -182,8 +184,8 @@ _FOLDED = (
 )
 _PARTS = (
     "{%- set parted = namespace(turns=[]) %}{%- for turn in messages %}{%- set parted.turns = parted.turns + "
-    "[{'role': turn['role'], 'content': [{'type': 'text', 'text': turn['content']}] if turn['content'] is string "
-    "else turn['content']}] %}{%- endfor %}{%- set messages = parted.turns %}"
+    "[{'role': turn['role'], 'content': [{'type': 'text', 'text': turn['content']}]} if turn['content'] is string "
+    "else turn] %}{%- endfor %}{%- set messages = parted.turns %}"
 )
 
 
