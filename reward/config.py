@@ -53,6 +53,8 @@ class RewardConfig(PreferenceConfig):
             lines.append("base.adapter: is an adapter of a language model: merge it into its base, and name the result")
         if self.base and self.base.load_in_4bit:
             lines.append("base.load_in_4bit: a reward model is trained on whole weights: leave it out")
+        if self.base and self.base.thinking:
+            lines.append("base.thinking: a reward model reads answers without reasoning: leave it out")
         if not self.learning_rate and not self.base:
             lines.append(
                 "learning_rate: 0 trains nothing, and the SFT policy has no scores: name a reward model in base"

@@ -137,7 +137,7 @@ def encode_demonstration(
             continue
         prompt = encode_prompt(tokenizer, messages[:i], changes)
         with _of_message(i, message):
-            _check_reasoning(tokenizer, message.content)
+            check_reasoning(tokenizer, message.content)
             answer = encode_completion(tokenizer, message.content, changes=changes)
         before = rows[-1] if rows else Encoded([], [])
         if rows and prompt[: len(before.input_ids)] != before.input_ids:
@@ -191,7 +191,7 @@ def sampled_ids(
     return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
 
 
-def _check_reasoning(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+def check_reasoning(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """A DataError for an answer that brings reasoning, where the template closes the block before every answer."""
     if BEGINS.match(text) and CLOSED.search(joined(_scaffold(tokenizer, _facts(tokenizer), ("user",)))):
         raise DataError(

@@ -13,7 +13,7 @@ from trueup.data.pairs import PairRule, choose_pairs
 from trueup.data.records import Dropped, Preference, Ranking, is_for_judge, is_heldout, read_rows
 from trueup.data.row_rules import BadRows
 from trueup.errors import DataError
-from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
+from trueup.models.chat import check_reasoning, encode_completion, encode_prompt, sampled_ids
 from trueup.models.config import ModelConfig
 from trueup.models.encoding import TOO_LONG, RefusedRows, encode_rows
 from trueup.models.templates.choice import set_template
@@ -99,6 +99,7 @@ def encode_pairs(
             if ids is None:
                 anew += bool(record)
                 unknown |= {f"{side}_token_ids": None, f"{side}_logp": None}
+                check_reasoning(tokenizer, text)
                 ids = encode_completion(tokenizer, text, finished, changes)
             answers.append(as_trained(tokenizer, ids))
         return EncodedPair(prompt_ids, *answers), unknown

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
 import templates
-from trueup.data.records import Message
+from trueup.data.records import Dropped, Message, Preference
 from trueup.errors import DataError, ModelError
 from trueup.models import loading
 from trueup.models.chat import answer_text, encode_completion, encode_demonstration, encode_prompt, sampled_ids
@@ -22,6 +22,7 @@ from trueup.models.lockstep import Detokeniser
 from trueup.models.sampling import Decoding, sample
 from trueup.models.templates.choice import set_template
 from trueup.models.templates.ends import as_trained, ends_turn, turn_ends
+from trueup.training.pairs import encode_pairs
 
 WHY = [Message(role="user", content="Why?")]
 SYSTEM = [Message(role="system", content="Be brief."), *WHY]
@@ -263,6 +264,21 @@ def test_an_answer_with_reasoning_is_refused_where_the_block_is_closed_before_it
         DataError, match=r"message 2 \(assistant\): this answer brings reasoning.* model\.thinking: true"
     ):
         encode_demonstration(of_family(family), row)
+
+
+def test_a_pair_with_reasoning_is_refused_there_too() -> None:
+    texts = {"chosen": "<think>Hm.</think>So.", "rejected": "No."}
+    answers = {side: [Message(role="assistant", content=text)] for side, text in texts.items()}
+    keys: dict[str, Any] = {
+        "label_id": "1",
+        "source": "import",
+        "annotator": "a",
+        "created_utc": "",
+        "split": "train",
+        "prompt_id": "p",
+    }
+    with pytest.raises(DataError, match="this answer brings reasoning"):
+        encode_pairs([Preference(prompt=WHY, **keys, **answers)], of_family("qwen3"), 512, Dropped())
 
 
 def test_folding_is_advised_only_where_it_would_help() -> None:
