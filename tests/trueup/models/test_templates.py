@@ -93,6 +93,9 @@ def test_a_tokenizer_from_elsewhere_is_settled_where_it_is_read(tmp_path: Path) 
     templates.tiny_tokenizer(SHIPPED["gemma"].read_text(encoding="utf-8")).save_pretrained(tmp_path / "gemma")
     gemma = loading.read_tokenizer(tmp_path / "gemma", ModelConfig())
     assert "Be brief." in gemma.decode(encode_prompt(gemma, SYSTEM)), "no key of the campaign could fold it"
+    templates.tiny_tokenizer(SHIPPED["smolvlm"].read_text(encoding="utf-8")).save_pretrained(tmp_path / "parts")
+    parts = loading.read_tokenizer(tmp_path / "parts", ModelConfig())
+    assert ask(parts, SYSTEM) == ask(of_family("smolvlm"), SYSTEM), "it has a system turn, in parts"
 
 
 def test_the_table_of_families_in_the_documents_is_what_the_code_does() -> None:

@@ -81,8 +81,9 @@ def question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[Message]:
 
 
 def system_question(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    """Whether the template writes the text of a system turn before a question."""
-    return _SYSTEM.content in rendered(tokenizer, text, [_SYSTEM, _USER], asks=True)
+    """Whether the template writes the text of a system turn before a question, given as text or as parts."""
+    forms = (text, f"{_PARTS}\n{text}")
+    return any(_SYSTEM.content in rendered(tokenizer, form, [_SYSTEM, _USER], asks=True) for form in forms)
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[Message], asks: bool, **kwargs: Any) -> str:
