@@ -332,7 +332,7 @@ RANKING = Ranking(
     completions=["B", "C", "A"],
     completion_token_ids=[[1, 2], None, [3]],
     finished=[True, False, True],
-    reasonings=["", "<think>\nHm.\n</think>\n\n", ""],
+    reasonings=["<think>\nB?\n</think>\n\n", "<think>\nHm.\n</think>\n\n", ""],
     logps=[-1.5, None, -2.5],
     sampler={"policy_sha256": "abc", "seed": 3},
     tiers=[[2], [0], [1]],
@@ -369,7 +369,9 @@ def test_pairs_that_trueup_made_of_a_ranking_become_that_ranking_again(tmp_path:
     assert dropped.counts == {"label given twice": 1}
     heldout = [pair.model_copy(update={"split": "heldout"}) for pair in pairs]
     write_rows(tmp_path / "pairs.jsonl", heldout)
-    assert len(read_demonstrations(tmp_path / "pairs.jsonl", Dropped())) == 2, "its split is another campaign's"
+    demonstrations = read_demonstrations(tmp_path / "pairs.jsonl", Dropped())
+    answers = {demonstration.messages[-1].content for demonstration in demonstrations}
+    assert answers == {"A", "<think>\nB?\n</think>\n\nB"}, "with their reasoning; its split is another campaign's"
 
 
 def test_a_file_of_somebody_else_may_use_our_column_names_for_other_things(tmp_path: Path) -> None:

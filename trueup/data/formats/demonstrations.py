@@ -10,7 +10,7 @@ from pydantic import Field
 from trueup.data.formats import oasst, vocabulary
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Format, Skipped, any_of
-from trueup.data.formats.preferences import PREFERENCES, read_pair
+from trueup.data.formats.preferences import PREFERENCES, is_own, read_pair
 from trueup.data.formats.turns import (
     continues_hh,
     is_plain_answer,
@@ -96,11 +96,16 @@ def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
 
 
 def _preferred_answer(row: Columns, path: Path) -> list[Values | Skipped]:
-    """The preferred answer of a pair, and nothing of the other; of a tie neither is preferred."""
+    """The preferred answer of a pair, and nothing of the other; of a tie neither is preferred.
+
+    A row of Trueup's keeps an answer's reasoning beside it, with its tags: the policy wrote both, one behind the other.
+    """
     prompt, answers = read_pair(row)
     if tie_of_pair(row):
         return [Skipped("tie: neither answer is preferred")]
-    return [{"messages": [*prompt, say("assistant", answers[0])]}]
+    row.names_read |= {name for name in row.values if vocabulary.is_reasoning(name) and vocabulary.is_rejected(name)}
+    reasoning = (row.get("chosen_reasoning") or "") if is_own(row) else ""
+    return [{"messages": [*prompt, say("assistant", reasoning + answers[0])]}]
 
 
 def _text(row: Columns, path: Path) -> list[Values]:

@@ -148,6 +148,11 @@ def is_reasoning(name: str) -> bool:
     return bool(REASONING.search(name)) and not _ABOUT.search(name)
 
 
+def is_rejected(name: str) -> bool:
+    """Whether a column tells of the answer that was not preferred."""
+    return not {"rejected", "dispreferred"}.isdisjoint(name.split("_")) or "non_preferred" in name
+
+
 @lru_cache(maxsize=10_000)
 def is_related(name: str) -> bool:
     """Whether a name is like that of a prompt's part, and not of what kind or how long it is."""
