@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from trueup.config import Problems
-from trueup.models.config import ModelConfig
+from trueup.models.config import ModelConfig, ModelStageConfig
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.training.config import PreferenceConfig
@@ -59,6 +59,11 @@ class RewardConfig(PreferenceConfig):
             lines.append(
                 "learning_rate: 0 trains nothing, and the SFT policy has no scores: name a reward model in base"
             )
+        if not self.learning_rate and self.base and (idle := self._training_keys()):
+            lines.append(
+                f"{', '.join(idle)}: only training reads {'it' if len(idle) == 1 else 'them'}, and learning_rate: 0 "
+                "trains nothing: leave it out, or train"
+            )
         if not self.learning_rate and self.split.judge_fraction:
             lines.append(
                 "learning_rate: 0 trains nothing, and split.judge_fraction asks for a second reward model that is "
@@ -67,6 +72,13 @@ class RewardConfig(PreferenceConfig):
         if lines:
             raise Problems(lines)
         return self
+
+    def _training_keys(self) -> list[str]:
+        """The keys that say how to train, and are set otherwise than by default."""
+        fields = type(self).model_fields
+        read_anyway = {"base", "learning_rate", "max_length", "score_candidates"}
+        idle = fields.keys() - ModelStageConfig.model_fields.keys() - read_anyway
+        return sorted(key for key in idle if getattr(self, key) != fields[key].get_default())
 
     @property
     def own_base(self) -> ModelConfig | None:

@@ -168,8 +168,8 @@ class SampleConfig(RowRules, ModelStageConfig):
         """With the prompts of the imported preferences, where the file names none, and whether people label."""
         label, update = stages["label"], Json()
         if self.prompts is None and label.sources == ["import"]:
-            update = {"prompts": label.path, "on_bad_rows": label.on_bad_rows, "ignore_columns": label.ignore_columns}
-            update["only"] = "heldout"
+            unset = RowRules.model_fields.keys() - self.model_fields_set
+            update = {"prompts": label.path, "only": "heldout"} | {key: getattr(label, key) for key in unset}
         config = self.model_copy(update=update)
         config._for_people = "human" in label.sources
         return config

@@ -36,7 +36,7 @@ from trueup.judging.endpoint import Endpoint
 from trueup.judging.votes import VOTES, Vote, current, read_votes
 from trueup.models.loading import Loaded, load_reward_model, read_tokenizer
 from trueup.models.policies import reward_model_config
-from trueup.models.scoring import conversion, read_answers, score
+from trueup.models.scoring import Reading, conversion, read_answers, score_readings
 from trueup.runs import Finding
 from trueup.statistics import length_control, win_rates
 
@@ -131,29 +131,20 @@ class RewardScores:
     def __init__(self, directory: Path, config: CompareConfig):
         self.directory, self.config = directory, config
         self._model: Loaded | None = None
-        self._scores: dict[tuple[str, tuple[int, ...]], float] = {}
+        self._scores: dict[Reading, float] = {}
 
     def __call__(self, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
-        reads = self._model = self._model or self._load()
-        keys = [
-            [
-                None if ids is None else (row.prompt_id, tuple(ids))
-                for ids in read_answers(reads, [row.prompt] * len(completions), completions)
-            ]
+        reward_model = self._model = self._model or self._load()
+        readings = [
+            read_answers(reward_model, [row.prompt] * len(completions), completions)
             for row, completions in zip(rows, answers, strict=True)
         ]
-        prompts = {row.prompt_id: row.prompt for row in rows}
-        every = dict.fromkeys(key for row in keys for key in row if key is not None)
-        new = [key for key in every if key not in self._scores]
+        every = dict.fromkeys(reading for row in readings for reading in row if reading is not None)
+        new = [reading for reading in every if reading not in self._scores]
         if new:
-            values = score(
-                reads,
-                [prompts[name] for name, _ in new],
-                [list(tokens) for _, tokens in new],
-                on_progress=lambda count: progress(count, len(new)),
-            )
+            values = score_readings(reward_model, new, on_progress=lambda count: progress(count, len(new)))
             self._scores.update(zip(new, values, strict=True))
-        return [[math.nan if key is None else self._scores[key] for key in row] for row in keys]
+        return [[math.nan if reading is None else self._scores[reading] for reading in row] for row in readings]
 
     def _load(self) -> Loaded:
         run_dir, model = self.config.run_dir, self.config.model

@@ -15,15 +15,35 @@ from transformers import BertConfig, BertForSequenceClassification
 import reward.check
 import reward.train
 import ui.label
+from reward.config import RewardConfig
 from trueup import runs
 from trueup.checking.rows import Rows
 from trueup.data.records import Preference, is_heldout, read_rows
 from trueup.errors import ConfigError, ModelError
 from trueup.exporting.export import export
 from trueup.models import loading
+from trueup.models.config import ModelStageConfig
 from trueup.models.policies import reward_model_config
 from trueup.verify import verify
 
+UNTRAINED: dict[str, Any] = {"learning_rate": 0, "max_steps": -1, "train_batch_size": 8, "lora": {"r": 16}}
+"""A learning rate of 0, and no key beside it that only training reads."""
+TRAINING: dict[str, Any] = {
+    "center_rewards_coefficient": 0.1,
+    "full_finetuning": True,
+    "lora": {"r": 2},
+    "lr_scheduler_type": "linear",
+    "max_grad_norm": 0.5,
+    "max_steps": 4,
+    "num_train_epochs": 3,
+    "pairs": "nested",
+    "per_device_train_batch_size": 2,
+    "report_to": ["trackio"],
+    "save_steps": 9,
+    "train_batch_size": 4,
+    "trainer_args": {"optim": "adafactor"},
+    "warmup_steps": 2,
+}
 BASES = {"a language model": another_base.language_model, "a reward model of one's own": another_base.reward_model}
 
 
@@ -81,7 +101,7 @@ def test_with_a_learning_rate_of_0_a_reward_model_of_ones_own_is_measured_and_us
     labelled: Callable[..., Any], bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     base = another_base.reward_model(tmp_path / "base", bases("llama"))
-    made = labelled(base={"name": "./base"}, learning_rate=0, max_steps=-1)
+    made = labelled(base={"name": "./base"}, **UNTRAINED)
     directory = reward.train.run(made.stages["reward"])
     own = Plain(base)
     direct = [
@@ -103,7 +123,7 @@ def test_other_files_of_the_base_make_the_stage_stale_and_another_policy_does_no
     from trueup.campaign import why_stale
 
     base = another_base.reward_model(tmp_path / "base", bases("llama"))
-    made = labelled(base={"name": "./base"}, learning_rate=0, max_steps=-1)
+    made = labelled(base={"name": "./base"}, **UNTRAINED)
     reward.train.run(made.stages["reward"])
     assert why_stale(made.stages["reward"]) is None and made.stages["reward"].parents() == ("label",)
     (base / "config.json").write_text((base / "config.json").read_text() + "\n")
@@ -122,7 +142,7 @@ def test_other_files_of_the_base_make_the_stage_stale_and_another_policy_does_no
         ({"base": {"names": "x"}}, {}, "reward.base.names: unknown key; did you mean name?"),
         ({"learning_rate": 0}, {}, "reward.learning_rate: 0 trains nothing, and the SFT policy has no scores"),
         (
-            {"learning_rate": 0, "base": {}},
+            UNTRAINED | {"base": {}},
             {"judge_fraction": 0.3},
             "reward.learning_rate: 0 trains nothing, and split",
         ),
@@ -135,6 +155,20 @@ def test_a_base_that_the_config_cannot_mean_is_refused_with_its_key(
     with pytest.raises(ConfigError) as caught:
         campaign(tmp_path, reward=keys, split=split)
     assert problem in str(caught.value)
+
+
+def test_a_key_that_only_training_reads_is_refused_where_nothing_is_trained(
+    campaign: Callable[..., Any], tmp_path: Path
+) -> None:
+    label = {"source": "import", "path": "prompts.jsonl"}
+    campaign(tmp_path, label=label, reward=UNTRAINED | {"base": {}})
+    for key, value in TRAINING.items():
+        with pytest.raises(ConfigError) as caught:
+            keys = {name: one for name, one in UNTRAINED.items() if (key, name) != ("full_finetuning", "lora")}
+            campaign(tmp_path, label=label, reward=keys | {"base": {}, key: value})
+        assert f"reward.{key}: only training reads it, and learning_rate: 0 trains nothing" in str(caught.value)
+    read_anyway = {"base", "learning_rate", "max_length", "score_candidates"}
+    assert RewardConfig.model_fields.keys() == TRAINING.keys() | read_anyway | ModelStageConfig.model_fields.keys()
 
 
 def two_outputs(folder: Path, source: Path) -> None:
@@ -161,7 +195,7 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Any], dict[str, Any], str]] = {
     "an encoder": (encoder, {}, "reward.base.name: {base}: bert has no head that reads the last token of an answer"),
     "no head": (
         another_base.language_model,
-        {"learning_rate": 0},
+        UNTRAINED,
         "reward.learning_rate: 0 trains nothing, and {base}",
     ),
     "a template": (broken_template, {}, "reward.base.chat_template: the tokenizer's own chat template is no Jinja"),

@@ -153,6 +153,18 @@ def test_imported_labels_need_no_prompts_to_train_on(checked: Checking, tmp_path
     assert problems == [] and f"label.path: {tmp_path}/labels.jsonl: 1 rows" in notes
 
 
+def test_prompts_of_imported_labels_follow_the_rules_of_that_file_unless_the_sample_stage_has_its_own(
+    campaign: Callable[..., Any], tmp_path: Path
+) -> None:
+    rules = {"on_bad_rows": "drop", "ignore_columns": ["spam"]}
+    label = {"source": "import", "path": "prompts.jsonl", **rules}
+    own = {"on_bad_rows": "refuse", "ignore_columns": ["eggs"]}
+    for one in ({}, *({key: value} for key, value in own.items()), own):
+        sample = campaign(tmp_path, label=label, sample={"prompts": None, **one}).stages["sample"]
+        assert (sample.prompts, sample.only) == (tmp_path / "prompts.jsonl", "heldout")
+        assert sample.model_dump(include=set(rules)) == {**rules, **one}
+
+
 def test_what_is_drawn_of_a_file_is_what_is_counted(
     checked: Checking, campaign: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -203,8 +203,9 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
 
     transformers reads the score at the last token that is not padding, and finds padding by its id. An answer may end
     with EOS or, if it was cut, with any token that the policy knows. So the pad token is new to the policy. Then ids
-    and positions agree on the last token: in training, in `trueup.models.scoring.score` and wherever the saved model is
-    read. Padding stands on the right, because models with absolute positions would read it as text on the left."""
+    and positions agree on the last token: in training, in `trueup.models.scoring.score_readings` and wherever the saved
+    model is read. Padding stands on the right, because models with absolute positions would read it as text on the
+    left."""
     return _with_pad_token(load_reward_model(directory, config, master_weights, fresh_head=True))
 
 

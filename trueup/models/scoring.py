@@ -119,6 +119,13 @@ class Answer(Protocol):
     def finished(self) -> bool: ...
 
 
+class Reading(NamedTuple):
+    """A prompt and an answer to it as a reward model reads them: its tokens."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
 def score_answers(
     reward_model: Loaded,
     prompts: Sequence[Sequence[Message]],
@@ -127,54 +134,51 @@ def score_answers(
 ) -> list[float | None]:
     """The reward model's score of each answer, whichever policy wrote it, in the reward model's own template and
     tokens; None for an answer that it cannot read."""
-    read = read_answers(reward_model, prompts, answers)
-    tokens = {i: ids for i, ids in enumerate(read) if ids is not None}
-    unread = len(read) - len(tokens)
-    values = score(
-        reward_model,
-        [prompts[i] for i in tokens],
-        [*tokens.values()],
-        on_progress=lambda count: on_progress(unread + count),
-    )
-    by_answer = dict(zip(tokens, values, strict=True))
-    return [by_answer.get(i) for i in range(len(read))]
+    readings = read_answers(reward_model, prompts, answers)
+    readable = [reading for reading in readings if reading is not None]
+    unread = len(readings) - len(readable)
+    scores = iter(score_readings(reward_model, readable, on_progress=lambda count: on_progress(unread + count)))
+    return [None if reading is None else next(scores) for reading in readings]
 
 
 def read_answers(
     reward_model: Loaded, prompts: Sequence[Sequence[Message]], answers: Sequence[Answer]
-) -> list[list[int] | None]:
+) -> list[Reading | None]:
     """Each answer in the reward model's tokens; None for one that it cannot read, which is no reason to end a stage.
     The first such answer of a reward model is reported, with the reason."""
-    read: list[list[int] | None] = []
+    readings: list[Reading | None] = []
+    encoded: dict[tuple[tuple[str, str], ...], tuple[int, ...]] = {}  # a template is slow, and prompts repeat
     for prompt, answer in zip(prompts, answers, strict=True):
+        turns = tuple((message.role, message.content) for message in prompt)
         try:
-            read.append(reward_tokens(reward_model, prompt, answer))
+            if turns not in encoded:
+                encoded[turns] = tuple(encode_prompt(reward_model.tokenizer, prompt))
+            readings.append(_read_answer(reward_model, encoded[turns], answer))
         except DataError as error:
             if not reward_model.unread:
                 say(f"{'reward model':<12} an answer has no score: {error}")
             reward_model.unread += 1
-            read.append(None)
-    return read
+            readings.append(None)
+    return readings
 
 
-def reward_tokens(reward_model: Loaded, prompt: Sequence[Message], answer: Answer) -> list[int]:
+def _read_answer(reward_model: Loaded, prompt: tuple[int, ...], answer: Answer) -> Reading:
     """An answer in a reward model's tokens: the recorded ones if its tokenizer decodes them to the answer's text, else
     those of the text. They end with its own end of turn exactly if the answer is finished.
 
-    Raises DataError if its template refuses the prompt, if its tokenizer cannot write prompt or answer, or if its
-    context has no room for both.
+    Raises DataError if its tokenizer cannot write the answer, or if its context has no room for prompt and answer.
     """
     tokenizer = reward_model.tokenizer
     recorded = sampled_ids(tokenizer, answer.text, answer.finished, answer.token_ids)
     ids = as_trained(tokenizer, recorded or encode_completion(tokenizer, answer.text, answer.finished))
-    length = len(encode_prompt(tokenizer, prompt)) + len(ids)
+    length = len(prompt) + len(ids)
     limit = context_length(reward_model.model.config)
     if limit is not None and length > limit:
         raise DataError(
             f"a prompt and its answer have {length} tokens of the reward model, whose context has {limit}: shorten "
             "prompts or answers (max_new_tokens), or take a reward model with a longer context"
         )
-    return ids
+    return Reading(prompt, tuple(ids))
 
 
 def conversion(reward_model: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase) -> str | None:
@@ -199,7 +203,7 @@ def _reads_otherwise(reward_model: PreTrainedTokenizerBase, policy: PreTrainedTo
     return theirs.rules != ours.rules or bool(lacks) or not more <= {reward_model.pad_token}
 
 
-class _Reading(NamedTuple):
+class _TokenRules(NamedTuple):
     """What decides a tokenizer's tokens."""
 
     rules: tuple[str | None, Json]
@@ -207,49 +211,59 @@ class _Reading(NamedTuple):
     added: set[tuple[int, str]]
 
 
-def _read_by(tokenizer: PreTrainedTokenizerBase) -> _Reading:
+def _read_by(tokenizer: PreTrainedTokenizerBase) -> _TokenRules:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules: Json = json.loads(backend.to_str()) if backend else {"vocabulary": tokenizer.get_vocab()}
     apart = {name: rules.pop(name, None) for name in ("padding", "truncation", "added_tokens")}
     added = {(token["id"], token["content"]) for token in apart["added_tokens"] or []}
-    return _Reading((tokenizer.eos_token, rules), added)
+    return _TokenRules((tokenizer.eos_token, rules), added)
 
 
-@torch.inference_mode()
 def score(
     reward_model: Loaded,
     prompts: Sequence[Sequence[Message]],
     completions: Sequence[Sequence[int]],
     batch_size: int = 32,
+) -> list[float]:
+    """The reward model's score of each completion in its own tokens. Whichever token ended a completion, the model
+    reads the end that it was trained on."""
+    readings = [
+        Reading(tuple(encode_prompt(reward_model.tokenizer, prompt)), tuple(as_trained(reward_model.tokenizer, ids)))
+        for prompt, ids in zip(prompts, completions, strict=True)
+    ]
+    return score_readings(reward_model, readings, batch_size)
+
+
+@torch.inference_mode()
+def score_readings(
+    reward_model: Loaded,
+    readings: Sequence[Reading],
+    batch_size: int = 32,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[float]:
-    """The reward model's score of each completion, read at its last token. An empty completion is scored at the
-    prompt's last token, as in training. Whichever token ended a completion, the model reads the end that it was trained
-    on.
+    """The reward model's score of each answer, read at its last token. An empty one is scored at the prompt's last
+    token, as in training.
 
-    A prompt is read once for all of its completions if the architecture allows, and completions of like length form a
-    batch.
+    A prompt is read once for all of its answers if the architecture allows, and answers of like length form a batch.
     """
-    completions = [as_trained(reward_model.tokenizer, ids) for ids in completions]
     in_parts = reads_in_parts(reward_model.model.config)
-    encoded = [tuple(encode_prompt(reward_model.tokenizer, prompt)) for prompt in prompts]
-    rows_of_prompt: dict[tuple[int, ...], list[int]] = {}  # the completions of each distinct prompt
-    for i, prompt in enumerate(encoded):
-        rows_of_prompt.setdefault(prompt, []).append(i)
-    scores, count = [0.0] * len(encoded), 0
+    rows_of_prompt: dict[tuple[int, ...], list[int]] = {}  # the answers to each distinct prompt
+    for i, reading in enumerate(readings):
+        rows_of_prompt.setdefault(reading.prompt, []).append(i)
+    scores, count = [0.0] * len(readings), 0
     order = sorted(rows_of_prompt, key=len, reverse=True)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         past = _read_prompts(reward_model, chunk) if in_parts else None
         which = {i: row for row, prompt in enumerate(chunk) for i in rows_of_prompt[prompt]}
-        by_length = sorted(which, key=lambda i: -len(completions[i]))
+        by_length = sorted(which, key=lambda i: -len(readings[i].answer))
         for first in range(0, len(by_length), batch_size):
             batch = by_length[first : first + batch_size]
-            batch_completions = [completions[i] for i in batch]
-            if past and batch_completions[-1]:  # the last is the shortest; an empty one adds no token to the cache
-                values = _score_batch(reward_model, past, [which[i] for i in batch], batch_completions)
+            answers = [readings[i].answer for i in batch]
+            if past and answers[-1]:  # the last is the shortest; an empty one adds no token to the cache
+                values = _score_batch(reward_model, past, [which[i] for i in batch], answers)
             else:
-                values = _score_whole(reward_model, [encoded[i] for i in batch], batch_completions)
+                values = _score_whole(reward_model, [readings[i].prompt for i in batch], answers)
             for i, value in zip(batch, values.tolist(), strict=True):
                 scores[i] = value
             count += len(batch)

@@ -26,7 +26,7 @@ from trueup.training import batches, loop
 
 _DRAWN_AT_ONCE, _READ_AT_ONCE, _SCORED_AT_ONCE = 64, 16, 32
 """Answers that `rlhf.align.rollouts.draw` draws side by side, that `trueup.models.scoring.completion_logps` reads at
-once, and that `trueup.models.scoring.score` scores at once."""
+once, and that `trueup.models.scoring.score_readings` scores at once."""
 _TILE = (4096, 32768)
 """Positions and vocabulary that TRL's fused head scores at once (trl.kernels.chunked_logprob)."""
 _TILE_PARTS = 7.25
