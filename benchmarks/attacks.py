@@ -27,8 +27,8 @@ from looking import launched
 
 import chaos
 from ui.app import label_app, listen
-from ui.connections import server
 from ui.people.accounts import COOKIE
+from ui.people.connections import server
 from ui.people.names import MAX_NAME, AccountError
 
 PASSWORD = "four words are enough"

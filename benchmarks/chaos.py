@@ -177,7 +177,7 @@ def inconsistencies(url: str | sa.URL) -> list[str]:
 
 def _serve(config: LabelConfig, ready: Connection) -> None:
     from ui.app import label_app, listen
-    from ui.connections import server
+    from ui.people.connections import server
 
     bound = listen("127.0.0.1", 0)
     running = server(label_app(config))

@@ -130,6 +130,26 @@ def test_no_folders_of_a_package_import_each_other_in_a_circle() -> None:
     assert circles(rooms(graph())) == []
 
 
+MOST_ARROWS = {"ui": 30, "rlhf": 8}
+"""How many arrows there may be between the rooms of a package. Who reads a room must know each room that it imports."""
+
+
+def room_arrows(package: str) -> list[tuple[str, str]]:
+    """The pairs of a package's rooms of which the first imports the second."""
+    inside = f"{package}."
+    return sorted(
+        (room, other)
+        for room, others in rooms(graph()).items()
+        for other in others
+        if room.startswith(inside) and other.startswith(inside)
+    )
+
+
+@pytest.mark.parametrize("package", MOST_ARROWS)
+def test_few_rooms_of_a_package_import_one_another(package: str) -> None:
+    assert len(arrows := room_arrows(package)) <= MOST_ARROWS[package], arrows
+
+
 def test_a_circle_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c"]
     assert rooms(
@@ -255,3 +275,5 @@ def test_a_campaign_is_loaded_and_planned_without_torch(python: Python) -> None:
 if __name__ == "__main__":
     for folder, count in files_by_folder().most_common():
         print(f"{count:4} {folder}")
+    for package in sorted(PACKAGES):
+        print(f"{len(room_arrows(package)):4} arrows between the rooms of {package}")

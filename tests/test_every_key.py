@@ -32,7 +32,7 @@ import sqlalchemy as sa
 import torch
 from safetensors.torch import load_file
 
-import ui.label
+import ui.label.run
 from reward.config import RewardConfig
 from rlhf.align.config import DPOConfig, GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
@@ -269,7 +269,7 @@ LABEL = {
     # Only what was labelled twenty answers ago is asked again.
     "repeat_share": asked({**PEOPLE, "pairs_per_prompt": 3}, repeat_share=0.5),
     "gold_pass": asked({**KNOWN, "gold_pass": 0.0}, gold_pass=1.0),
-    "exclude_failed_gold": ShownBy("tests/ui/test_label_stage.py", "exclude_failed_gold=exclude"),
+    "exclude_failed_gold": ShownBy("tests/ui/label/test_run.py", "exclude_failed_gold=exclude"),
     "qualification": asked(qualification="known.jsonl"),
     "qualification_pass": ShownBy("tests/ui/labels/test_service.py", "qualification_pass"),
     "selection": asked({**PEOPLE, "scores": "scores.jsonl"}, selection="uncertainty"),
@@ -277,13 +277,13 @@ LABEL = {
         {**PEOPLE, "scores": "scores.jsonl", "selection": "uncertainty", "control_share": 0.0}, control_share=1.0
     ),
     "scores": asked({**PEOPLE, "selection": "uncertainty", "scores": "scores.jsonl"}, scores="others.jsonl"),
-    "rubric": ShownBy("tests/ui/test_label_stage.py", "rubric"),  # there is one
+    "rubric": ShownBy("tests/ui/label/test_run.py", "rubric"),  # there is one
     "path": Probe({"path": "fewer.jsonl"}),
     "on_bad_rows": refused("bad.jsonl", {"path": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "ignore_columns": refused("spam", {"path": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
-    "judge_url": ShownBy("tests/ui/test_label_stage.py", "judge_url"),
-    "judge_model": ShownBy("tests/ui/test_label_stage.py", "judge_model"),
-    "judge_parameters": ShownBy("tests/ui/test_label_stage.py", "judge_parameters"),
+    "judge_url": ShownBy("tests/ui/label/test_run.py", "judge_url"),
+    "judge_model": ShownBy("tests/ui/label/test_run.py", "judge_model"),
+    "judge_parameters": ShownBy("tests/ui/label/test_run.py", "judge_parameters"),
     "reward_model": Probe({"reward_model": "judge"}, {"source": "reward_model", "reward_model": "run/reward/model"}),
     "reward_model_revision": refused(
         "reward_model_revision: belongs to a hub id",
@@ -549,7 +549,7 @@ class Bench:
         stage.trained_on([])
         stage.finish()
         load_object(made.stages["sample"].run)(made.stages["sample"])
-        ui.label.run(made.stages["label"])
+        ui.label.run.run(made.stages["label"])
         for name in ("reward", "align"):
             load_object(made.stages[name].run)(made.stages[name])
         other = loading.load_reward_model(made.run_dir / "reward" / "model", made.config.model)
@@ -616,7 +616,7 @@ def page(config: Any) -> Any:
 def _page(config: Any) -> Any:
     said = ""
     try:
-        ui.label.run(config)
+        ui.label.run.run(config)
     except LabelsPending as wanted:
         said = str(wanted).partition("http")[0]
     store = Store(config.store_url)

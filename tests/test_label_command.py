@@ -23,9 +23,9 @@ from trueup.campaign import Campaign, load_campaign
 from trueup.cli import main
 from trueup.data.records import Ranking, read_jsonl, read_rows
 from trueup.errors import StageFailed
+from ui.label.sampling import Sampling, needs_sampling
 from ui.labels.service import LabelService
 from ui.labels.store import Store
-from ui.sampling import Sampling, needs_sampling
 
 PROMPTS, HELD = 40, 4
 """Prompts, and how many of them are answered at least when the sampler is held."""
@@ -193,7 +193,7 @@ def test_people_label_while_the_rest_is_sampled_and_their_labels_are_exported(
         update={"store": f"sqlite:///{campaign.run_dir.parent / 'late.sqlite'}"}
     )
     prepared = Store(label.store_url)  # type: ignore[attr-defined]
-    from ui.label import prepare
+    from ui.label.run import prepare
 
     prepare(label, prepared)  # type: ignore[arg-type]
     assert asked == prepared.asked()

@@ -32,11 +32,11 @@ from trueup import runs
 from trueup.config import read_yaml, validate
 from trueup.console import say
 from trueup.errors import ConfigError, DataError, RunError, TrueupError
-from ui.connections import server
 from ui.figures.agreement import load_libraries
 from ui.figures.live import Live
 from ui.html import STATIC, not_found, plain_page
-from ui.label import prepare
+from ui.label.run import prepare
+from ui.label.sampling import Sampling
 from ui.labels.config import LabelConfig
 from ui.labels.service import LabelService
 from ui.labels.store import Store
@@ -52,10 +52,10 @@ from ui.pages.open_api import open_api
 from ui.pages.run import run_page
 from ui.pages.worker import Worker
 from ui.people.accounts import Annotator, People, Person, current
+from ui.people.connections import server
 from ui.people.guard import REPORT_POLICY, Guard
 from ui.people.sign_in import entry, people_page
 from ui.people.sites import Site, site
-from ui.sampling import Sampling
 
 LOAD_AFTER_S = 3.0
 """Seconds after the start, when the first page is there, until the libraries of the admin's page are loaded."""

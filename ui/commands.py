@@ -48,8 +48,8 @@ def _takes_label(parser: argparse.ArgumentParser) -> None:
 
 
 def _label(arguments: argparse.Namespace) -> int:
+    from ui.label.sampling import Sampling, needs_sampling
     from ui.labels.config import LabelConfig
-    from ui.sampling import Sampling, needs_sampling
 
     campaign = read_campaign(arguments)
     config = campaign.stages["label"]

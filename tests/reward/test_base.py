@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import reward.check
 import reward.train
-import ui.label
+import ui.label.run
 from reward.config import RewardConfig
 from trueup import runs
 from trueup.checking.rows import Rows
@@ -58,7 +58,7 @@ def labelled(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path:
         ]
         jsonl(tmp_path / "labels.jsonl", rows)
         made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward=keys)
-        ui.label.run(made.stages["label"])
+        ui.label.run.run(made.stages["label"])
         return made
 
     return make

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
-import ui.label
+import ui.label.run
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
 from trueup.config import SplitConfig
@@ -46,7 +46,7 @@ def until_labels(made: Any) -> None:
     stage = runs.begin(made.stages["sft"])
     loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
-    ui.label.run(made.stages["label"])
+    ui.label.run.run(made.stages["label"])
 
 
 @pytest.fixture

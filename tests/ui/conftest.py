@@ -212,7 +212,7 @@ def compared(campaign: CampaignDir) -> CampaignDir:
 def serve() -> Iterator[Serve]:
     """Serves an application on a free port for as long as the test runs; gives its address."""
     from ui.app import listen
-    from ui.connections import server
+    from ui.people.connections import server
 
     started = []
 
@@ -244,7 +244,7 @@ def client(campaign: CampaignDir) -> Iterator[Any]:
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 
-    from ui.label import prepare
+    from ui.label.run import prepare
     from ui.labels.service import LabelService
     from ui.labels.tasks import Settings
     from ui.pages.label_api import label_api

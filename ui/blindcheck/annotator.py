@@ -27,7 +27,7 @@ from ui.labels.tables import Database, gold, view
 def serving(app: Any) -> Iterator[str]:
     """Serve the application on a free port of this machine; the value is its address."""
     from ui.app import listen
-    from ui.connections import server
+    from ui.people.connections import server
 
     bound = listen("127.0.0.1", 0)
     running = server(app)

@@ -53,9 +53,9 @@ class LabelConfig(RowRules, ModelStageConfig):
     """Preferences over the sampled answers. They come from one source, and from others only if those are named."""
 
     stage: ClassVar[str] = "label"
-    run: ClassVar[str] = "ui.label:run"
-    check: ClassVar[str | None] = "ui.check:check"
-    check_rows: ClassVar[str | None] = "ui.check:check_rows"
+    run: ClassVar[str] = "ui.label.run:run"
+    check: ClassVar[str | None] = "ui.label.check:check"
+    check_rows: ClassVar[str | None] = "ui.label.check:check_rows"
     verify: ClassVar[str | None] = "ui.labels.proof:check_store"
     report: ClassVar[str] = "ui.sources.report:LabelReport"
 

@@ -1,1 +1,3 @@
-"""People: accounts, sign-in, and the guard, which refuses every path that is not allowed by name."""
+"""People: accounts, sign-in, the guard, which refuses every path that is not allowed by name, and the limits on
+connections, which hold before any of our code runs.
+"""

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 import reward.train
 import rlhf.align.dpo
 import rlhf.compare.run
-import ui.label
+import ui.label.run
 from rlhf.align.config import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import SharedBase
@@ -90,7 +90,7 @@ def made(
             stage.trained_on([])
             stage.finish()
             load_object(found.stages["sample"].run)(found.stages["sample"])
-            ui.label.run(found.stages["label"])
+            ui.label.run.run(found.stages["label"])
             reward.train.run(found.stages["reward"])
             shutil.copytree(found.run_dir, kept)
         elif not found.run_dir.exists():
@@ -265,7 +265,7 @@ def test_a_reward_model_of_ones_own_labels_the_text(
     own = another_base.reward_model(tmp_path / "own", bases("llama"))
     label = campaign.stages["label"].model_copy(update={"source": "reward_model", "reward_model": str(own)})
     capsys.readouterr()
-    ui.label.run(label)
+    ui.label.run.run(label)
     assert capsys.readouterr().out.count("the reward model's tokenizer and chat template differ from the policy's") == 1
     direct = Plain(own)
     rows = read_rows(runs.stage_dir(campaign.run_dir, "label") / "preferences.jsonl", Preference)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import rlhf.align.dpo
-import ui.label
+import ui.label.run
 from rlhf.align.config import LOSSES
 from rlhf.align.dpo import compute_reference_logps, resolve_auto
 from trueup import runs
@@ -43,7 +43,7 @@ def aligned(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: 
             stage = runs.begin(made.stages["sft"])
             loading.save(loading.load_base(made.config.model), stage.dir / "model")
             stage.finish()
-            ui.label.run(made.stages["label"])
+            ui.label.run.run(made.stages["label"])
         return made, rlhf.align.dpo.run(made.stages["align"])
 
     return run

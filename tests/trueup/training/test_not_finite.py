@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import ui.label
+import ui.label.run
 from trueup import runs
 from trueup.config import StageConfig
 from trueup.errors import ModelError
@@ -51,7 +51,7 @@ def config(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: P
             sft = runs.begin(made.stages["sft"])
             loading.save(loading.load_base(made.config.model), sft.dir / "model")
             sft.finish()
-            ui.label.run(made.stages["label"])
+            ui.label.run.run(made.stages["label"])
         return made.stages[stage]
 
     return make

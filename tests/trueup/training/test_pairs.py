@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import reward.train
-import ui.label
+import ui.label.run
 from trueup import runs
 from trueup.data.records import (
     Candidate,
@@ -61,7 +61,7 @@ def labelled(campaign: Callable[..., Any], tmp_path: Path) -> Any:
     (tmp_path / "first").mkdir()
     made = campaign(tmp_path / "first", label={"source": "simulated"}, reward={"max_steps": 2})
     until_labels(made)
-    ui.label.run(made.stages["label"])
+    ui.label.run.run(made.stages["label"])
     return made
 
 
@@ -77,7 +77,7 @@ def second(campaign: Callable[..., Any], folder: Path, file: Path, base: Path) -
     stage = runs.begin(made.stages["sft"])
     loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
-    ui.label.run(made.stages["label"])
+    ui.label.run.run(made.stages["label"])
     return made
 
 
@@ -178,7 +178,7 @@ def test_pairs_that_cannot_be_encoded_are_all_named_with_their_line(
     stage = runs.begin(made.stages["sft"])
     loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
-    ui.label.run(made.stages["label"])
+    ui.label.run.run(made.stages["label"])
     assert len(preferences(made)) == 40, "they differ in their outer space"
     with pytest.raises(
         DataError, match=r"\d+ rows cannot be encoded\n  .*preferences\.jsonl:\d+: the chat template refuses"

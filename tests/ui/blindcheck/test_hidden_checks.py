@@ -20,7 +20,7 @@ from ui.blindcheck.secrets import Tells
 from ui.figures.figures import figures
 from ui.figures.log import WORK, Log, known_answers
 from ui.figures.view import View
-from ui.label import prepare
+from ui.label.run import prepare
 from ui.labels import assignment, progress
 from ui.labels.config import LabelConfig
 from ui.labels.service import LabelService

@@ -25,7 +25,7 @@ from trueup.errors import DataError, TrueupError
 from ui.blindcheck.run import Report, blindcheck, copy_store, order_says
 from ui.blindcheck.secrets import Response, Secret
 from ui.figures.text import stats
-from ui.label import prepare, run
+from ui.label.run import prepare, run
 from ui.labels.backup import backup
 from ui.labels.config import LabelConfig
 from ui.labels.exchange import export_labels, import_labels

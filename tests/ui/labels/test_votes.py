@@ -25,7 +25,7 @@ from trueup.verify import verify
 from ui.app import label_app, run_app
 from ui.blindcheck.run import Report
 from ui.blindcheck.secrets import Recorder, Secret, secrets_of
-from ui.label import run as run_label_stage
+from ui.label.run import run as run_label_stage
 from ui.labels.tables import event, slot, view
 from ui.labels.tasks import BadJudgement, IdealCompletion, Judgement, Recorded, StaleToken, Task
 from ui.labels.votes import Votes, promote, running_win_rate

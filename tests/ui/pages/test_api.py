@@ -13,7 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from trueup.data.words import count_words
-from ui.label import prepare
+from ui.label.run import prepare
 from ui.labels import judgements
 from ui.labels.service import LabelService
 from ui.labels.store import Store

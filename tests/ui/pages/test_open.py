@@ -21,9 +21,9 @@ from manifests import comparison_of
 
 from trueup.data.records import Message, write_rows
 from ui.app import listen, run_app
-from ui.connections import server
 from ui.pages.worker import WAITING, Job, Stepped, Stopped, Work, pieces
 from ui.people.accounts import COOKIE
+from ui.people.connections import server
 
 ASKED = "Tell me about blue things."
 HOSTILE = "<img src=x onerror=hacked=1><script>hacked=2</script>\n🙂 [a](javascript:hacked=3) </div>"

@@ -25,7 +25,7 @@ from trueup.errors import DataError
 from trueup.models.policies import model_config
 from trueup.verify import verify
 from ui.app import label_app, run_app
-from ui.label import run
+from ui.label.run import run
 from ui.labels.store import Store
 from ui.labels.tables import Database, event, item
 from ui.labels.tasks import Judgement

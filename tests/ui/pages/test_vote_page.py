@@ -64,7 +64,7 @@ def start(campaign: Any, serve: Any) -> Callable[..., Any]:
         ]
         write_rows(folder / "samples.jsonl", rows)
         if people:
-            from ui.label import prepare
+            from ui.label.run import prepare
             from ui.labels.store import Store
 
             config = campaign.label()

@@ -22,10 +22,9 @@ import looping
 import pytest
 from fastapi.testclient import TestClient
 
-from ui import connections
 from ui.app import label_app, run_app
 from ui.pages.turns import Busy, Turns
-from ui.people import passwords
+from ui.people import connections, passwords
 from ui.people.accounts import COOKIE, DEVICE_COOKIE, People
 from ui.people.guard import MAX_BODY, MAX_FORM, MAX_QUERY
 from ui.people.throttle import MAX_KEYS

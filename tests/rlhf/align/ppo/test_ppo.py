@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
 import rlhf.align.ppo.stage
-import ui.label
+import ui.label.run
 from rlhf.align.ppo.trainer import PPOTrainer
 from trueup import runs
 from trueup.data.records import Message, is_heldout
@@ -83,7 +83,7 @@ def aligned(campaign: Callable[..., Any], ready: dict[str, Path], tmp_path: Path
             loading.save(loading.load_base(made.config.model), stage.dir / "model")
             stage.finish()
             load_object(made.stages["sample"].run)(made.stages["sample"])
-            ui.label.run(made.stages["label"])
+            ui.label.run.run(made.stages["label"])
             reward.train.run(made.stages["reward"])
             shutil.copytree(made.run_dir, kept)
         elif find_stage(made.run_dir, "sft") is None:

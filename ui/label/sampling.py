@@ -3,8 +3,8 @@
 The stages up to `sample` run in the background, as `trueup run --until sample` would run them, and each prompt's pairs
 join the queue when it is answered. What people are asked does not depend on how quick the sampler is: the seed and the
 prompt alone choose a prompt's pairs, the prompts are answered in a random order, and when all are answered the queue is
-made over all of them (`ui.label.prepare`), in which every label stays. A draw over all pairs (`selection: uncertainty`)
-waits for the last answer.
+made over all of them (`ui.label.run.prepare`), in which every label stays. A draw over all pairs
+(`selection: uncertainty`) waits for the last answer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trueup.console import Event, say
 from trueup.data.records import CandidateSet, Growing
 from trueup.errors import StageCrashed, TrueupError, of_the_machine
 from trueup.runner import Follower
-from ui.label import ask_known, prepare
+from ui.label.run import ask_known, prepare
 from ui.labels.config import LabelConfig
 from ui.labels.service import LabelService
 from ui.labels.store import Store

@@ -20,7 +20,7 @@ from trueup.data.records import CandidateSet, Demonstration, Message, Preference
 from trueup.data.rubric import RUBRICS
 from trueup.errors import DataError, LabelsPending, ModelError
 from trueup.models.loading import load_base_tokenizer
-from ui.label import prepare, run
+from ui.label.run import prepare, run
 from ui.labels import assignment
 from ui.labels.config import LabelConfig
 from ui.labels.items import ProgramLabel
