@@ -28,6 +28,7 @@ from trueup.models.chat import (
 from trueup.models.config import ModelConfig
 from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.templates.choice import portable_template, set_template
+from trueup.models.templates.ends import choice_of
 from trueup.models.templates.rendered import STRIPPED, WITHOUT_REASONING
 
 QUESTION = [Message(role="user", content="Say red.")]
@@ -191,6 +192,16 @@ TURNS = (
     "{% for m in messages %}{{ m['role'] + ': ' + CONTENT + (eos_token if m['role'] == 'assistant' else '') + '\n' }}"
     "{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"
 )
+
+
+def test_it_is_said_that_a_template_of_ones_own_leaves_out_a_token_that_the_tokenizer_puts_before_texts(
+    with_template: Callable[..., Any],
+) -> None:
+    text = TURNS.replace("CONTENT", "m['content']")
+    told = choice_of(with_template(text))
+    assert "it writes no '<s>', which this tokenizer puts before a text" in told and "{{ bos_token }}" in told
+    for own in (with_template("{{ bos_token }}" + text), with_template(text, "plain")):
+        assert "it writes no" not in choice_of(own)
 
 
 def test_zero_of_many_random_dialogues_are_wrong_over_all_templates_that_trl_ships() -> None:

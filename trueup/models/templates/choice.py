@@ -54,8 +54,13 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops:
     if form.text != tokenizer.get_chat_template():
         tokenizer.chat_template = form.text
     keep_template(tokenizer, text)
-    asked = rendered(tokenizer, form.text, question(tokenizer, form.text), asks=True) if config.thinking else None
-    set_reasoning_block(tokenizer, form.text, asked)
+    asked = rendered(tokenizer, form.text, question(tokenizer, form.text), asks=True)
+    if choice not in ("own", *NAMED_TEMPLATES) and _starts_with_bos(tokenizer) and tokenizer.bos_token not in asked:
+        form.remarks.append(
+            f"it writes no {tokenizer.bos_token!r}, which this tokenizer puts before a text: if the model was trained "
+            "with it, begin the file with {{ bos_token }}"
+        )
+    set_reasoning_block(tokenizer, form.text, asked if config.thinking else None)
     if block := reasoning_block(tokenizer):
         form.remarks.append(f"reasoning in {block.start} is kept apart from the answer (model.thinking)")
     end, others = _set_end(tokenizer, form, stops)
