@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 
 from trueup import runs, stages
 from trueup.data.records import Preference, read_jsonl, read_rows
@@ -34,12 +35,27 @@ def thinker(bases: Callable[[str], Path], tmp_path: Path) -> Path:
     return folder
 
 
+def completions_in_the_loss(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:
+    """Collects the tokens of answers over which DPO's loss goes, as TRL's trainer gets them."""
+    trained_ids: set[tuple[int, ...]] = set()
+    compute_loss = trl.DPOTrainer.compute_loss
+
+    def record(trainer: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        rows = zip(inputs["input_ids"], inputs["completion_mask"].bool(), strict=True)
+        trained_ids.update(tuple(ids[mask].tolist()) for ids, mask in rows)
+        return compute_loss(trainer, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(trl.DPOTrainer, "compute_loss", record)
+    return trained_ids
+
+
 def test_reasoning_is_trained_by_dpo_and_nothing_judges_or_measures_it(
-    campaign: Callable[..., Any], thinker: Path, tmp_path: Path
+    campaign: Callable[..., Any], thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = {"name": str(thinker), "chat_template": "auto", "thinking": True}
     sample = {"max_new_tokens": 6, "max_thinking_tokens": 24}
-    made = campaign(tmp_path, model=model, sft="none", sample=sample, align={"max_length": 160, "learning_rate": 0})
+    made = campaign(tmp_path, model=model, sft="none", sample=sample, align={"max_length": 160})
+    trained_ids = completions_in_the_loss(monkeypatch)
     for stage in ("sft", "sample", "label", "reward", "align", "compare"):
         stages.load_object(made.stages[stage].run)(made.stages[stage])
 
@@ -59,8 +75,10 @@ def test_reasoning_is_trained_by_dpo_and_nothing_judges_or_measures_it(
         for side in ("chosen", "rejected"):
             text, ids = getattr(pair, side)[0].content, getattr(pair, f"{side}_token_ids")
             assert "</think>" not in text
-            whole = tokenizer.decode(ids[:-1] if getattr(pair, f"{side}_finished") else ids)
+            whole = "<think>\n" + tokenizer.decode(ids[:-1] if getattr(pair, f"{side}_finished") else ids)
             assert whole == getattr(pair, f"{side}_reasoning") + text
+    sampled = {tuple(getattr(pair, f"{side}_token_ids")) for pair in pairs for side in ("chosen", "rejected")}
+    assert trained_ids and trained_ids <= sampled
 
     # Compared: lengths and scores are the answers'.
     for _, row in read_jsonl(runs.stage_dir(run_dir, "compare") / "samples.jsonl"):

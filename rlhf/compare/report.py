@@ -20,12 +20,12 @@ from rlhf.html import environment, policy_title, title
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
 from trueup.artifacts.reports import RewardCard
-from trueup.data.reasoning import inside
 from trueup.data.records import Message, read_rows
 from trueup.data.visible import seen
 from trueup.errors import RunError
 from trueup.files import write_atomically
 from trueup.models.policies import origin
+from trueup.models.templates.block import inside
 from trueup.pages import curves, plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import decimals, leans

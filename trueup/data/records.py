@@ -98,7 +98,8 @@ class Candidate(Row):
     text: str
     """The answer, which is what is judged and measured."""
     reasoning: str = Field("", exclude_if=_is_empty)
-    """What a model that reasons wrote before it, with its tags. With `text` behind it this is all that was sampled."""
+    """What the model wrote before it, with its tags. With `text` behind it this is all that was sampled, and the start
+    of the block where the prompt has written it."""
     reasoning_tokens: int = Field(0, exclude_if=_is_empty)
     """How many of the tokens are the reasoning."""
     token_ids: list[int]
@@ -162,7 +163,7 @@ class Ranking(Label):
     """As sampled; None for text that came from elsewhere, which then counts as finished."""
     finished: list[bool]
     reasonings: list[str] | None = Field(None, exclude_if=_is_empty)
-    """What a model that reasons wrote before each answer, with its tags; it is trained on, and nobody judges it."""
+    """What a model wrote before each answer, with its tags; it is trained on, and nobody judges it."""
     logps: list[float | None] | None = None
     """log-probability of each answer under the policy that sampled it, in nats."""
     tiers: list[list[int]]

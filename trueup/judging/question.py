@@ -7,10 +7,10 @@ Judges favour a place, mostly the first. So every pair is asked in both orders, 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from typing import Literal
 
-from trueup.data.reasoning import without_reasoning
 from trueup.data.records import Message
 from trueup.judging.endpoint import Reply
 
@@ -25,6 +25,20 @@ SYSTEM = (
 )
 
 _MARK = re.compile(r"\[\[([ABC])\]\]")
+_BLOCKS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<reflection>", "</reflection>"),
+    ("[think]", "[/think]"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel|>analysis", "<|channel|>final"),
+)
+"""Tags around the reasoning of a judge, whose chat template nobody here knows. Case does not matter."""
+_SMALL = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _REFUSAL = re.compile(
     r"\b(sorry|cannot|can['’]t|can not|unable|won['’]t|will not|decline|refuse|not (?:able|comfortable|appropriate))\b",
     re.IGNORECASE,
@@ -50,6 +64,26 @@ def read_mark(reply: str) -> Mark | None:
     answer = without_reasoning(reply)
     marks = _MARK.findall(answer) if answer is not None else []
     return marks[-1] if marks else None
+
+
+def without_reasoning(reply: str) -> str | None:
+    """A judge's reply without reasoning anywhere in it; None if a block begins and does not end.
+
+    A block's start may be missing: some templates put it into the prompt.
+    """
+    for start, end in _BLOCKS:
+        close = _small(reply).rfind(end)
+        if close >= 0:
+            begins = _small(reply).find(start, 0, close)
+            reply = reply[: max(0, begins)] + reply[close + len(end) :]
+        if start in _small(reply):
+            return None
+    return reply
+
+
+def _small(text: str) -> str:
+    """The text in lower case with its length unchanged, which str.lower does not promise."""
+    return text.translate(_SMALL)
 
 
 def verdict(reply: Reply) -> tuple[Mark | None, str | None]:

@@ -26,10 +26,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
-from trueup.data import reasoning
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
-from trueup.models.templates.block import BEGINS, CLOSED, reasoning_block
+from trueup.models.templates.block import BEGINS, CLOSED, reasoning_block, unasked_block
 from trueup.models.templates.ends import ends_turn, turn_ends
 from trueup.models.templates.form import OTHERWISE, WITHOUT_SYSTEM, blank_of, form_error, takes_folding
 from trueup.models.templates.rendered import (
@@ -56,6 +55,7 @@ SPELLED = "with text that spells a control token, which is tokenised as text"
 COMPOSED = "with text in another Unicode form than NFC, which the tokenizer composes"
 SPLIT = "trained turn by turn, since the chat template writes earlier turns otherwise than they are trained"
 EMPTY_BLOCK = "with an empty block of reasoning before an answer that has none, since the prompt opens the block"
+REOPENED = "with their reasoning begun as the prompt begins it"
 """Changes to the texts of rows. Each is reported with the count of its rows."""
 
 # ---- Tokens -----------------------------------------------------------------------------------------------------
@@ -104,9 +104,10 @@ def encode_completion(
     Where the prompt opens a block of reasoning, the answer closes it: with its own reasoning, or at once.
     """
     facts, changes = _facts(tokenizer), set() if changes is None else changes
-    if (block := reasoning_block(tokenizer)) and block.opened:
-        changes |= set() if block.holds(text) else {EMPTY_BLOCK}
-        text = block.within(text)
+    if (block := reasoning_block(tokenizer)) and block.opening:
+        if not text.startswith(block.opening):
+            changes.add(REOPENED if block.holds(text) else EMPTY_BLOCK)
+        text = block.behind_prompt(text)
     written = facts.blank + text
     cuts = _cuts(facts, written, [Span(len(facts.blank), len(written), -1, "assistant")])
     if cuts:
@@ -175,20 +176,23 @@ def answer_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def split_sampled(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, str]:
-    """The reasoning that was sampled, and the answer; both together are the text of the tokens, without their end."""
+    """The reasoning that was sampled, and the answer, without their end (`Block.split`)."""
     text = completion_text(tokenizer, ids[:-1] if ends_turn(tokenizer, ids) else ids)
-    block = reasoning_block(tokenizer)
-    return reasoning.split(text, block.opened) if block else ("", text)
+    block = reasoning_block(tokenizer) or unasked_block(text)
+    return block.split(text) if block else ("", text)
 
 
 def sampled_ids(
     tokenizer: PreTrainedTokenizerBase, text: str, finished: bool, ids: Sequence[int] | None
 ) -> list[int] | None:
-    """The recorded tokens of an answer if they are a true record: this tokenizer decodes them to exactly the text, and
-    they end a turn exactly if the answer is finished. Otherwise None, and the text must be encoded anew."""
+    """The recorded tokens of an answer if they are a true record: this tokenizer decodes them to exactly the text
+    (behind the start of a block, if the prompt writes it), and they end a turn exactly if the answer is finished.
+    Otherwise None, and the text must be encoded anew."""
     if not ids or ends_turn(tokenizer, ids) != finished or not 0 <= min(ids) <= max(ids) < len(tokenizer):
         return None
-    return list(ids) if completion_text(tokenizer, ids[:-1] if finished else ids) == text else None
+    block = reasoning_block(tokenizer)
+    decoded = (block.opening if block else "") + completion_text(tokenizer, ids[:-1] if finished else ids)
+    return list(ids) if decoded == text else None
 
 
 def check_reasoning(tokenizer: PreTrainedTokenizerBase, text: str) -> None:

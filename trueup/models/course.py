@@ -31,7 +31,7 @@ class Course:
         self._block, self._closing = reasoning_block(tokenizer), list[int]()
         self._part: Literal["start", "block", "answer"] = "answer"
         if self._block:
-            self._part = "block" if self._block.opened else "start"
+            self._part = "block" if self._block.opening else "start"
             self._closing = continuation(tokenizer, self._block.closing)
         self._budget = thinking_limit(tokenizer, decoding)
         self._answer_from = 0
@@ -93,10 +93,12 @@ def candidate(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], logp: floa
 def _tokens_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], reasoning: str) -> int:
     """The number of first tokens that hold the reasoning; a token that reaches into the answer counts as the
     answer's."""
+    block = reasoning_block(tokenizer)
+    length = len(reasoning.removeprefix(block.opening if block else ""))
     low, high = 0, len(ids) if reasoning else 0
     while low < high:
         middle = (low + high + 1) // 2
-        if len(completion_text(tokenizer, ids[:middle])) <= len(reasoning):
+        if len(completion_text(tokenizer, ids[:middle])) <= length:
             low = middle
         else:
             high = middle - 1

@@ -199,7 +199,7 @@ def _item_of(row: ImportedRanking, file: Path, split: SplitConfig) -> Item:
     )
     sampler = row.provenance.sampler if row.provenance else {"file": file.name}
     part = split_name(row.prompt, split)
-    return Item(row.prompt, [Text(*answer) for answer in answers], row.category, part, sampler)
+    return Item(row.prompt, [Text(*answer).kept_apart() for answer in answers], row.category, part, sampler)
 
 
 def _by_label_id(db: sa.Connection, label_ids: Collection[str]) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
 from trueup.data.records import Message, prompt_id
 from trueup.data.words import count_words
+from trueup.models.templates.block import unasked_block
 from ui.labels import judgements
 from ui.labels.judgements import Tiers
 from ui.labels.tables import TableRow, now
@@ -39,6 +40,14 @@ class Text:
     finished: bool = True
     logp: float | None = None
     reasoning: str = ""
+
+    def kept_apart(self) -> Text:
+        """The answer as a sampled one is stored: without a block of reasoning that its text begins with."""
+        block = None if self.reasoning else unasked_block(self.text)
+        if block is None:
+            return self
+        reasoning, text = block.split(self.text)
+        return replace(self, text=text, reasoning=reasoning)
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from markupsafe import Markup
 from trueup import runs
 from trueup.artifacts.manifest import Finding
 from trueup.artifacts.reports import ComparisonFigures, Rate
-from trueup.data.reasoning import inside
 from trueup.data.records import Message, read_jsonl
 from trueup.data.visible import seen
 from trueup.errors import RunError
 from trueup.models.policies import origin
+from trueup.models.templates.block import inside
 from trueup.pages import plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import OUTCOMES, independence, leans, noise_floor, sentence

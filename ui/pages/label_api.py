@@ -19,9 +19,9 @@ from pydantic import TypeAdapter
 
 from trueup.console import say
 from trueup.data.jsonl import cut
-from trueup.data.reasoning import inside
 from trueup.data.records import Message
 from trueup.errors import TrueupError
+from trueup.models.templates.block import inside
 from ui.figures import figures as figures_module
 from ui.labels.judgements import Scale
 from ui.labels.service import LabelService

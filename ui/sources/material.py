@@ -21,7 +21,6 @@ from pydantic import FiniteFloat
 
 from trueup.console import progress, say
 from trueup.data.formats import read_preferences
-from trueup.data.reasoning import split
 from trueup.data.records import (
     Candidate,
     CandidateSet,
@@ -235,14 +234,14 @@ def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[li
             best, worst = row.tiers[0][0], row.tiers[-1][-1]
             tiers = [[0, 1]] if len(row.tiers) == 1 else [[0], [1]]
             completions = [row.completions[best], row.completions[worst]]
-        if len(set(map(as_read, completions))) < len(completions):
+        texts: list[Any] = [Text(text).kept_apart() for text in completions]
+        if len({as_read(text.text) for text in texts}) < len(texts):
             dropped.add("identical answers")
             continue
         if len(completions) > MOST_RANKED:
             dropped.add(f"more than {MOST_RANKED} answers")
             continue
         part = split_name(row.prompt, config.split)
-        texts: list[Any] = [_as_sampled(config, text) for text in completions]
         item = Item(row.prompt, texts, row.category, part, {"file": path.name})
         if item.item_id in gold and not agrees(gold[item.item_id].tiers, tiers):
             contradicted.add(item.item_id)
@@ -254,12 +253,6 @@ def known_answers(config: LabelConfig, path: Path, dropped: Dropped) -> tuple[li
     if not usable:
         raise DataError(f"{path}: no known answer in it can be used (dropped: {dropped})")
     return items, usable
-
-
-def _as_sampled(config: LabelConfig, text: str) -> Text:
-    """A text of a file as a sampled answer is stored: of a model that reasons, without the reasoning before it."""
-    reasoning, answer = split(text, opened=False) if config.model.thinking else ("", text)
-    return Text(answer, reasoning=reasoning)
 
 
 # ---- Enough? ----------------------------------------------------------------------------------------------------

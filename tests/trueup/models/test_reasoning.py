@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,14 @@ import pytest
 
 import templates
 from trueup.data.pairs import pairs_of
-from trueup.data.reasoning import inside, split, without_reasoning
 from trueup.data.records import Candidate, Dropped, Message, Ranking, prompt_id
 from trueup.errors import ModelError
 from trueup.models import loading
-from trueup.models.chat import EMPTY_BLOCK, encode_demonstration, encode_prompt
+from trueup.models.chat import EMPTY_BLOCK, REOPENED, encode_demonstration, encode_prompt, sampled_ids
 from trueup.models.config import ModelConfig
 from trueup.models.course import Course, candidate, most_tokens
 from trueup.models.sampling import Decoding, sample
-from trueup.models.templates.block import reasoning_block
+from trueup.models.templates.block import Block, inside, reasoning_block
 from trueup.models.templates.choice import set_template
 from trueup.training.pairs import encode_pairs
 
@@ -46,7 +46,7 @@ def that_thinks(family: str) -> Any:
 def drawn(tokenizer: Any, text: str) -> list[int]:
     """The tokens that a model draws which writes this text, and then the end of turn again and again."""
     block = reasoning_block(tokenizer)
-    if block and block.opened:
+    if block and block.opening:
         text = text.removeprefix(block.start)
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], *[tokenizer.eos_token_id] * 99]
 
@@ -59,32 +59,57 @@ def follow(tokenizer: Any, text: str, decoding: Decoding) -> Candidate:
     assert len(course.ids) <= most_tokens(tokenizer, decoding)
     answer = candidate(tokenizer, course.ids, 0.0)
     ids = answer.token_ids[:-1] if answer.finished else answer.token_ids
-    assert tokenizer.decode(ids) == answer.reasoning + answer.text, "no token is lost"
+    block = reasoning_block(tokenizer)
+    opening = block.opening if block else ""
+    assert opening + tokenizer.decode(ids) == answer.reasoning + answer.text, "no token is lost"
     return answer
 
 
 # ---- Text -------------------------------------------------------------------------------------------------------
 
 
+WRITES, OPENS = Block("think"), Block("think", "<think>\n")
+
+
 @pytest.mark.parametrize(
-    ("text", "opened", "reasoning", "answer"),
+    ("text", "block", "reasoning", "answer"),
     [
-        ("<think>\nHm.\n</think>\n\nRed.", False, "<think>\nHm.\n</think>\n\n", "Red."),
-        ("Hm.\n</think>\n\nRed.", True, "Hm.\n</think>\n\n", "Red."),
-        ("\n<Reasoning>Hm.</Reasoning>Red. </think>", False, "\n<Reasoning>Hm.</Reasoning>", "Red. </think>"),
-        ("<think>Hm.", False, "<think>Hm.", ""),
-        ("Hm.", True, "Hm.", ""),
-        ("Red. <think>is a tag</think>", False, "", "Red. <think>is a tag</think>"),
-        ("", False, "", ""),
+        ("<think>\nHm.\n</think>\n\nRed.", WRITES, "<think>\nHm.\n</think>\n\n", "Red."),
+        ("Hm.\n</think>\n\nRed.", OPENS, "<think>\nHm.\n</think>\n\n", "Red."),
+        ("\n<reasoning>Hm.</reasoning>Red. </think>", WRITES, "", "\n<reasoning>Hm.</reasoning>Red. </think>"),
+        (
+            "\n<reasoning>Hm.</think>.</reasoning>Red.",
+            Block("reasoning"),
+            "\n<reasoning>Hm.</think>.</reasoning>",
+            "Red.",
+        ),
+        ("<think>Hm.", WRITES, "<think>Hm.", ""),
+        ("Hm.", OPENS, "<think>\nHm.", ""),
+        ("Red. <think>is a tag</think>", WRITES, "", "Red. <think>is a tag</think>"),
+        ("", WRITES, "", ""),
     ],
 )
-def test_an_answer_is_what_stands_behind_the_block(text: str, opened: bool, reasoning: str, answer: str) -> None:
-    assert split(text, opened) == (reasoning, answer)
+def test_an_answer_is_what_stands_behind_the_block(text: str, block: Block, reasoning: str, answer: str) -> None:
+    assert block.split(text) == (reasoning, answer)
+
+
+@pytest.mark.parametrize("block", [WRITES, OPENS, Block("reasoning"), Block("reasoning", "<reasoning>")])
+def test_the_text_of_an_answer_with_its_reasoning_gives_both_again_behind_any_prompt(block: Block) -> None:
+    """Over what a policy may write: tags, halves of tags, space and words in any order."""
+    chance = random.Random(0)
+    pieces = ["<think>", "</think>", "<reasoning>", "</reasoning>", "<thi", "\n", " ", "Hm.", "é"]
+    for _ in range(2000):
+        sampled = "".join(chance.choices(pieces, k=chance.randrange(6)))
+        reasoning, answer = block.split(sampled)
+        assert reasoning + answer == block.opening + sampled
+        if block.opening:
+            assert block.behind_prompt(reasoning + answer) == sampled
+        assert block.holds(reasoning) == bool(reasoning)
 
 
 def test_a_block_is_shown_without_its_tags() -> None:
-    assert [inside(text) for text in ("<think>\nHm.\n</think>\n\n", "Hm.\n</think>\n", "")] == ["Hm.", "Hm.", ""]
-    assert without_reasoning("Let me see.</think> [[A]]") == " [[A]]"
+    shown = [inside(text) for text in ("<think>\nHm.\n</think>\n\n", "<reasoning>Hm. </think> is a tag", "")]
+    assert shown == ["Hm.", "Hm. </think> is a tag", ""]
 
 
 # ---- Budgets ----------------------------------------------------------------------------------------------------
@@ -116,13 +141,17 @@ def test_a_model_that_may_think_may_also_answer_at_once(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", [*OPENED, *WRITTEN, "llama3"])
-def test_without_thinking_nothing_is_split_or_forced(family: str) -> None:
+@pytest.mark.parametrize("tag", ["think", "thinking", "reasoning"])
+def test_reasoning_that_nobody_asked_for_is_kept_apart_and_never_forced(family: str, tag: str) -> None:
     tokenizer = templates.tiny_tokenizer(SHIPPED[family].read_text(encoding="utf-8"))
     set_template(tokenizer, ModelConfig())
     assert reasoning_block(tokenizer) is None and most_tokens(tokenizer, Decoding(7)) == 7
-    answer = follow(tokenizer, "<think>Hm.</think>Red.", Decoding(99))
-    assert (answer.text, answer.finished) == ("<think>Hm.</think>Red.", True)
-    assert set(answer.model_dump()) == {"text", "token_ids", "finished", "logp"}, "rows have no further column"
+    answer = follow(tokenizer, f"<{tag}>Hm.</{tag}>Red.", Decoding(99))
+    assert (answer.reasoning, answer.text, answer.finished) == (f"<{tag}>Hm.</{tag}>", "Red.", True)
+    cut = follow(tokenizer, f"<{tag}>{'Hm.' * 30}", Decoding(40))
+    assert (cut.text, cut.num_tokens, len(cut.token_ids), cut.finished) == ("", 0, 40, False)
+    plain = follow(tokenizer, "Red.", Decoding(99))
+    assert set(plain.model_dump()) == {"text", "token_ids", "finished", "logp"}, "rows have no further column"
     assert "max_thinking_tokens" not in Decoding(7).facts
 
 
@@ -157,7 +186,7 @@ def test_reasoning_is_trained_and_not_judged(family: str) -> None:
     block = reasoning_block(tokenizer)
     assert block is not None
     assert tokenizer.decode(judged.chosen_ids) == (
-        (block.closing if block.opened else "") + f"It is red.{tokenizer.eos_token}"
+        (block.closing if block.opening else "") + f"It is red.{tokenizer.eos_token}"
     )
 
 
@@ -165,11 +194,25 @@ def test_reasoning_is_trained_and_not_judged(family: str) -> None:
 def test_an_answer_behind_a_prompt_that_opens_a_block_closes_it(family: str) -> None:
     tokenizer = that_thinks(family)
     start = tokenizer.decode(encode_prompt(tokenizer, WHY))
-    for text, behind in (("<think>\nHm.\n</think>\n\nRed.", "Hm.\n</think>\n\nRed."), ("Red.", "\n</think>\n\nRed.")):
+    for text, behind, change in (
+        ("<think>\nHm.\n</think>\n\nRed.", "Hm.\n</think>\n\nRed.", set()),
+        ("\n<think>Hm.\n</think>\n\nRed.", "Hm.\n</think>\n\nRed.", {REOPENED}),
+        ("Red.", "\n</think>\n\nRed.", {EMPTY_BLOCK}),
+        ("The tag </think> ends it.", "\n</think>\n\nThe tag </think> ends it.", {EMPTY_BLOCK}),
+    ):
         changes: set[str] = set()
         (row,) = encode_demonstration(tokenizer, [*WHY, Message(role="assistant", content=text)], changes)
         assert tokenizer.decode(row.input_ids) == start + behind + tokenizer.eos_token
-        assert (EMPTY_BLOCK in changes) == (text == "Red.")
+        assert changes == change
+
+
+def test_tokens_sampled_behind_an_open_block_are_no_record_where_the_prompt_has_closed_it() -> None:
+    thinks = that_thinks("deepseek_r1_distill")
+    answer = follow(thinks, "<think>Hm.</think>Red.", Decoding(30, max_thinking_tokens=40))
+    off = templates.tiny_tokenizer(SHIPPED["deepseek_r1_distill"].read_text(encoding="utf-8"))
+    set_template(off, ModelConfig())
+    for tokenizer, record in ((thinks, answer.token_ids), (off, None)):
+        assert sampled_ids(tokenizer, answer.reasoning + answer.text, True, answer.token_ids) == record
 
 
 # ---- Sampling ---------------------------------------------------------------------------------------------------

@@ -245,6 +245,18 @@ def test_annotators_who_disagree_about_a_pair_judged_one_item(other: LabelConfig
     assert (ann.annotator, ann.tiers, bob.annotator, bob.tiers) == ("ann", [[0], [1]], "bob", [[1], [0]])
 
 
+def test_reasoning_at_the_beginning_of_an_imported_answer_is_kept_apart_and_kept(
+    other: LabelConfig, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    pair = {"prompt": "Hi", "chosen": "<think>\nA greeting.\n</think>\n\nHello", "rejected": "What? <think>"}
+    import_labels(other, jsonl(tmp_path / "pairs.jsonl", [pair]))
+    (row,) = labels_of(other, tmp_path / "out.jsonl")
+    assert dict(zip(row.completions, row.reasonings or [], strict=True)) == {
+        "Hello": "<think>\nA greeting.\n</think>\n\n",
+        "What? <think>": "",
+    }
+
+
 def test_a_corrected_file_replaces_what_it_said_before(other: LabelConfig, tmp_path: Path, jsonl: Jsonl) -> None:
     def rows(*chosen: str) -> list[Any]:
         return [{"prompt": "Hi", "chosen": c, "rejected": "B" if c == "A" else "A"} for c in chosen]

@@ -1,6 +1,7 @@
-"""The block in which a model reasons before its answer, where `model.thinking` lets it.
+"""The block in which a model reasons before its answer: its tags, and where the answer begins. No torch.
 
-It stands in the tokenizer's own settings, so it is saved, read and copied with it. No torch.
+With `model.thinking` the block stands in the tokenizer's own settings, so it is saved, read and copied with it. A model
+may also write a block that nobody asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ CLOSED = re.compile(rf"</({TAGS})>\s*$")
 BEGINS = re.compile(rf"\s*<({TAGS})>")
 """The beginning of an answer that brings reasoning."""
 TAG = re.compile(rf"</?({TAGS})>")
+END = re.compile(rf"</(?:{TAGS})>")
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 _KEY = "reasoning_block"
 """The key in tokenizer_config.json."""
@@ -28,8 +31,9 @@ class Block(NamedTuple):
     """A block of reasoning, by its tag."""
 
     tag: str
-    opened: bool
-    """The prompt opens it. Otherwise the model writes its start itself, or answers without a block."""
+    opening: str = ""
+    """The end of the prompt, which opens the block. Empty: the model writes its start itself, or answers without a
+    block."""
 
     @property
     def start(self) -> str:
@@ -45,20 +49,46 @@ class Block(NamedTuple):
         return f"\n{self.end}\n\n"
 
     def holds(self, text: str) -> bool:
-        """Whether the text of an answer brings reasoning of its own."""
-        return self.end in text
+        """Whether an answer brings reasoning: it begins with the block's start."""
+        return text.lstrip().startswith(self.start)
 
-    def within(self, text: str) -> str:
-        """The text of an answer as it continues a prompt that opened the block."""
+    def split(self, sampled: str) -> tuple[str, str]:
+        """The reasoning of what a policy wrote behind its prompt, with its tags and the space behind it; the answer.
+
+        Both together are the opening and what was sampled. A block that does not end is all reasoning, and the answer
+        is empty.
+        """
+        text = self.opening + sampled
+        if not self.holds(text):
+            return "", text
+        end = text.find(self.end)
+        space = _SPACE.match(text, end + len(self.end)) if end >= 0 else None
+        stop = space.end() if space else len(text)
+        return text[:stop], text[stop:]
+
+    def behind_prompt(self, text: str) -> str:
+        """The text of an answer, with its reasoning or without, as it continues the prompt that opened the block."""
         if not self.holds(text):
             return self.closing + text
-        return text.removeprefix(self.start).removeprefix("\n") if text.startswith(self.start) else text
+        begin = text.lstrip()
+        return begin[len(self.opening if begin.startswith(self.opening) else self.start) :]
+
+
+def unasked_block(text: str) -> Block | None:
+    """The block that an answer begins with, of a model that reasons although nobody asked it to."""
+    start = BEGINS.match(text)
+    return Block(start[1]) if start else None
+
+
+def inside(reasoning: str) -> str:
+    """The text of a block, without its tags. The space around it says nothing."""
+    return CLOSED.sub("", BEGINS.sub("", reasoning, count=1)).strip()
 
 
 def reasoning_block(tokenizer: PreTrainedTokenizerBase) -> Block | None:
-    """The block of a model that reasons; None for one that does not."""
+    """The block of a model that may reason (`model.thinking`); None for one that may not."""
     value = tokenizer.init_kwargs.get(_KEY)
-    return Block(value["tag"], value["opened"]) if value else None
+    return Block(**value) if value else None
 
 
 def set_reasoning_block(tokenizer: PreTrainedTokenizerBase, template: str, ask: str | None) -> None:
@@ -68,6 +98,6 @@ def set_reasoning_block(tokenizer: PreTrainedTokenizerBase, template: str, ask: 
     """
     tokenizer.init_kwargs.pop(_KEY, None)
     if ask is not None:
-        opened = OPEN.search(ask)
-        tag = opened or TAG.search(template)
-        tokenizer.init_kwargs[_KEY] = {"tag": tag[1] if tag else "think", "opened": bool(opened)}
+        opening = OPEN.search(ask)
+        tag = opening or TAG.search(template)
+        tokenizer.init_kwargs[_KEY] = {"tag": tag[1] if tag else "think", "opening": opening[0] if opening else ""}

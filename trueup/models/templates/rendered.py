@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from trueup.data.records import Message
+from trueup.models.templates.block import END
 
 STRIPPED = "prompted without white space around a text, which the chat template or the tokenizer strips"
 WITHOUT_REASONING = "prompted without the reasoning of earlier answers, which the chat template leaves out"
@@ -85,8 +86,8 @@ def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
     yield text, ""
     for stripped in (text.strip(), text.rstrip(), text.lstrip(), text.strip("\n"), text.lstrip("\n")):
         yield stripped, STRIPPED
-    if message.role == "assistant" and "</think>" in text:
-        rest = text.split("</think>")[-1]
+    if message.role == "assistant" and END.search(text):
+        rest = END.split(text)[-1]
         for answer in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
             yield answer, WITHOUT_REASONING
 
