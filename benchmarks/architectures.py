@@ -29,6 +29,7 @@ SMALL: dict[str, Any] = {
     "max_position_embeddings": 256,
 }
 _GPT: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256}
+_IMAGES: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "patch_size": 8}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 TINY: dict[str, dict[str, Any]] = {
     "llama": SMALL,
@@ -40,6 +41,23 @@ TINY: dict[str, dict[str, Any]] = {
     "gemma": {**SMALL, "head_dim": 16},
     "gemma2": {**SMALL, "head_dim": 16, "sliding_window": 16},
     "gemma3_text": {**SMALL, "head_dim": 16, "sliding_window": 16},
+    "gemma3": {
+        "text_config": {**SMALL, "head_dim": 16, "sliding_window": 16},
+        "vision_config": {**_IMAGES, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16},
+        "mm_tokens_per_image": 4,
+    },
+    "qwen3_5": {
+        "text_config": {
+            **SMALL,
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+        },
+        "vision_config": {**_IMAGES, "depth": 2, "num_heads": 2, "out_hidden_size": 32},
+    },
     "phi3": SMALL,
     "olmo": SMALL,
     "olmo2": SMALL,
@@ -102,13 +120,17 @@ def tiny_tokenizer() -> Any:
 def tiny_model(kind: str, folder: Path) -> Path:
     """The directory of a random model of two layers, with its tokenizer."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
-    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
-    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), initializer_range=0.1, **ids, **TINY[kind])
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    text: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    text |= {"vocab_size": len(tokenizer), "initializer_range": 0.1}
+    settings, form = {**text, **TINY[kind]}, AutoModelForCausalLM
+    if "text_config" in settings:  # as its files come: with a part for images
+        settings["text_config"] = {**text, **settings["text_config"]}
+        form = AutoModelForImageTextToText
+    form.from_config(AutoConfig.for_model(kind, **settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +35,37 @@ def adapter(config: TrainConfig, model: PreTrainedModel, task: TaskType, new_tok
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=_last_linears(config, model) if lora.last_layers else lora.target_modules,
+        exclude_modules=_unadapted(model) if lora.target_modules == "all-linear" else None,
         # A reward model's fresh head is trained whole, and must be saved with the adapter in every checkpoint.
-        exclude_modules=list(_UNADAPTED) if lora.target_modules == "all-linear" and _is_mamba(model) else None,
         modules_to_save=["score"] if task == TaskType.SEQ_CLS else None,
         trainable_token_indices=_new_rows(model, new_tokens) if new_tokens else None,
         task_type=task,
     )
 
 
-_UNADAPTED = ("out_proj", "conv1d")
-"""Modules of Mamba whose weights its kernels read directly, past any adapter; PEFT refuses them."""
-
-
 def _is_mamba(model: PreTrainedModel) -> bool:
     return model.config.model_type in ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+
+
+def _is_adaptable(model: PreTrainedModel) -> Callable[[str], bool]:
+    """Whether an adapter on the linear module of a name can learn: text passes through it, which in a model that reads
+    images too is so within the decoder alone; and no kernel of Mamba reads its weight directly, past any adapter."""
+    decoder = model.get_decoder()
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
+    read_directly = ("out_proj",) if _is_mamba(model) else ()
+    return lambda name: name.startswith(prefix) and not name.endswith(read_directly)
+
+
+def _unadapted(model: PreTrainedModel) -> list[str] | None:
+    """Full names of the linear modules of which `all-linear` gets no adapter. PEFT itself leaves out the head."""
+    adaptable = _is_adaptable(model)
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    linear = [name for name, module in model.named_modules() if _is_linear(module) and module not in heads]
+    return [name for name in linear if not adaptable(name)] or None
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear | Conv1D)
 
 
 def _new_rows(model: PreTrainedModel, ids: list[int]) -> list[int] | dict[str, list[int]]:
@@ -73,14 +91,13 @@ def _last_linears(config: TrainConfig, model: PreTrainedModel) -> list[str]:
     if blocks > layers:
         raise ConfigError(f"{config.stage}.lora.last_layers", [f"{blocks}, but the model has {layers} layers"])
     targets = config.lora.target_modules
-    names = []
+    names, adaptable = [], _is_adaptable(model)
     for name, module in model.named_modules():
         block = next((int(part) for part in name.split(".") if part.isdigit()), -1)
         matches = targets == "all-linear" or name.rsplit(".", 1)[-1] in (
             [targets] if isinstance(targets, str) else targets
         )
-        matches &= not (_is_mamba(model) and name.endswith(_UNADAPTED))
-        if isinstance(module, torch.nn.Linear | Conv1D) and block >= layers - blocks and matches:
+        if _is_linear(module) and adaptable(name) and block >= layers - blocks and matches:
             names.append(name)
     if not names:
         raise ConfigError(f"{config.stage}.lora.target_modules", [f"no linear module of that name: {targets!r}"])

@@ -97,8 +97,8 @@ def stand_in(stages: Mapping[str, Any]) -> tuple[PretrainedConfig, Any]:
 
 
 TRIED = frozenset(
-    """llama mistral qwen2 qwen3 qwen3_moe mixtral gemma gemma2 gemma3_text phi3 olmo olmo2 granite cohere cohere2
-    starcoder2 stablelm smollm3 gpt_neox gpt2 opt bloom mpt falcon deepseek_v3 gpt_oss lfm2""".split()
+    """llama mistral qwen2 qwen3 qwen3_moe mixtral gemma gemma2 gemma3_text gemma3 phi3 olmo olmo2 granite cohere
+    cohere2 qwen3_5 starcoder2 stablelm smollm3 gpt_neox gpt2 opt bloom mpt falcon deepseek_v3 gpt_oss lfm2""".split()
 )
 """Architectures that go through every stage: docs/models.md, by benchmarks/architectures.py."""
 REFUSED = {
@@ -110,8 +110,10 @@ REFUSED = {
 
 def tried(settings: PretrainedConfig) -> str | None:
     """A note on an architecture that has not been tried in every stage."""
-    kind = settings.get_text_config().model_type
-    return None if kind in TRIED else f"model.name: {kind} is not among the architectures tried (docs/models.md)"
+    kind = settings.model_type
+    if {kind, settings.get_text_config().model_type} & TRIED:
+        return None
+    return f"model.name: {kind} is not among the architectures tried (docs/models.md)"
 
 
 # ---- The stages -------------------------------------------------------------------------------------------------

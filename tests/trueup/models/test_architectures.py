@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from peft import TaskType, get_peft_model
 
 import architectures
 from trueup.check import check
+from trueup.models import loading
 from trueup.models.heads import add_score_head
 from trueup.training import trial
+from trueup.training.adapters import adapter
 
 
 @pytest.mark.parametrize(
@@ -20,11 +23,24 @@ from trueup.training import trial
         "opt",  # drops by a function, counts positions by the mask
         "lfm2",  # a cache that carries a state beside keys and values
         "bloom",  # positions by distance, and no fused attention
+        "gemma3",  # a part for images, whose linear modules no text passes through
     ],
 )
 def test_an_architecture_goes_through_every_stage_and_its_stages_read_one_text_alike(kind: str, tmp_path: Path) -> None:
     found = architectures.through(kind, tmp_path, online=())
     assert found == dict.fromkeys(("last_layers", *architectures.STAGES, "agrees"), "yes")
+
+
+@pytest.mark.parametrize("lora", [{}, {"last_layers": 1}])
+def test_only_modules_that_text_passes_through_get_an_adapter(lora: dict[str, int], tmp_path: Path) -> None:
+    campaign = architectures.tiny_campaign(
+        tmp_path, architectures.tiny_model("gemma3", tmp_path / "base"), sft={"lora": {"r": 4, **lora}}
+    )
+    model = loading.load_base(campaign.config.model).model
+    adapted = get_peft_model(model, adapter(campaign.stages["sft"], model, TaskType.CAUSAL_LM))
+    names = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
+    layers = {name.split(".layers.")[1][0] for name in names}
+    assert all(".language_model." in name for name in names) and layers == ({"1"} if lora else {"0", "1"})
 
 
 def test_every_architecture_is_tried_or_refused_and_the_docs_say_which() -> None:
