@@ -21,4 +21,4 @@ class CheckConfig(Section):
     max_new_tokens: int = Field(256, ge=1)
     """Most tokens of an answer in the comparison. Alignment draws its answers with its own `max_new_tokens`."""
     max_thinking_tokens: int = Field(1024, ge=0)
-    """Most tokens of the reasoning before it, with `model.thinking`."""
+    """Most tokens of the reasoning before it, with `model.thinking`. Alignment has its own `max_thinking_tokens`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import SampledAnswers
 from trueup.data.records import Message, Row
@@ -39,6 +41,8 @@ class HeldoutCompletion(Row):
     prompt: list[Message]
     demonstration: str
     """The demonstration's completion."""
+    reasoning: str = Field("", exclude_if=lambda text: not text)
+    """What the policy wrote before its completion, with its tags."""
     completion: str
     finished: bool
     """Whether the completion ends by itself."""

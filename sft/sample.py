@@ -9,6 +9,7 @@ Resume  answered.partial has the finished prompts; an answer depends on prompt, 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
 from trueup.models.sampling import Decoding, sample_saved
-from trueup.runs import StageRun
+from trueup.runs import Finding, StageRun
 
 
 def run(config: SampleConfig) -> Path:
@@ -98,6 +99,7 @@ def run(config: SampleConfig) -> Path:
         stage.find(
             "warn", "no_choice", f"in {report.all_alike:.0%} of prompts all answers are alike: raise the temperature"
         )
+    stage.findings += findings_on_reasoning(rows, config)
     write_rows(stage.dir / "candidates.jsonl", rows)
     partial.unlink()
     stage.write_report(report)
@@ -144,6 +146,23 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
         say(f"{'tokens':<12} {text}")
         stage.find("info", "texts_in_tokens", text)
     return prompts
+
+
+def findings_on_reasoning(rows: Sequence[CandidateSet], config: SampleConfig) -> list[Finding]:
+    """What to know of the reasoning before answers: it ran out of its budget, or nobody asked for it."""
+    candidates = [candidate for row in rows for candidate in row.candidates]
+    reasoned = sum(bool(candidate.reasoning) for candidate in candidates) / len(candidates)
+    closed = sum(candidate.closed_at is not None for candidate in candidates) / len(candidates)
+    if reasoned and not config.model.thinking:
+        message = (
+            f"{reasoned:.0%} of answers begin with a block of reasoning, though model.thinking is off: it is neither "
+            "judged nor measured, and its tokens count in sample.max_new_tokens"
+        )
+        return [Finding("warn", "reasons_unasked", message)]
+    if closed > 0.2:
+        message = f"{closed:.0%} of answers had their reasoning closed by force: raise sample.max_thinking_tokens"
+        return [Finding("warn", "reasoning_cut", message)]
+    return []
 
 
 def describe(rows: list[CandidateSet]) -> SampleReport:

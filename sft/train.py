@@ -169,7 +169,11 @@ def answer_heldout(config: SFTConfig, policy: loading.Loaded, rows: list[Demonst
     completions = sample(policy, [prompt for prompt, _ in turns], decoding, 1, _ANSWERED)
     return [
         HeldoutCompletion(
-            prompt=prompt, demonstration=answer, completion=completion[0].text, finished=completion[0].finished
+            prompt=prompt,
+            demonstration=answer,
+            reasoning=completion[0].reasoning,
+            completion=completion[0].text,
+            finished=completion[0].finished,
         )
         for (prompt, answer), completion in zip(turns, completions, strict=True)
     ]

@@ -147,6 +147,7 @@ ONLINE = {
     "rollout_batch_size": trainer(rollout_batch_size=16),
     "num_generations": trainer(num_generations=4),
     "max_new_tokens": trainer(max_new_tokens=3),
+    "max_thinking_tokens": ShownBy("tests/test_thinking.py", "max_thinking_tokens"),
     "temperature": trainer(temperature=0.5),
     "keep_steps": Probe({"keep_steps": 0}),
     "eval_prompts": Probe({"eval_prompts": 3}),

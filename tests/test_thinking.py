@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import trl
 
 from trueup import runs, stages
 from trueup.data.records import Preference, read_jsonl, read_rows
 from trueup.errors import ConfigError
+from trueup.models.chat import answer_text
 from trueup.models.loading import read_tokenizer
+from trueup.models.templates.ends import turn_ends
 
 OPENS = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'].split('</think>')[-1]"
@@ -88,12 +91,103 @@ def test_reasoning_is_trained_by_dpo_and_nothing_judges_or_measures_it(
     assert '<details class="reasoning"><summary>Reasoning, ' in page
 
 
-def test_an_online_algorithm_refuses_a_model_that_reasons_before_anything_runs(
-    campaign: Callable[..., Any], tmp_path: Path
+REWARD = """
+import json
+
+def pay(prompts, completions, **columns):
+    texts = [completion[-1]["content"] for completion in completions]
+    with open({path!r}, "a") as file:
+        file.writelines(json.dumps(text) + "\\n" for text in texts)
+    return [float(len(text)) for text in texts]
+"""
+ONLINE = {
+    "prompts": "prompts.jsonl",
+    "rewards": {"reward.py:pay": 1.0},
+    "rollout_batch_size": 8,
+    "num_generations": 2,
+    "eval_prompts": 2,
+    "max_new_tokens": 6,
+    "max_thinking_tokens": 24,
+    "max_length": 160,
+    "max_steps": 2,
+}
+
+
+def trained(algorithm: str, trainer: Any, inputs: Any) -> Any:
+    """Where a batch of answers has a gradient, (B, T)."""
+    if algorithm == "ppo":
+        return inputs["advantages"] != 0
+    if algorithm == "grpo":
+        return (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+    tokens, mask = (
+        torch.cat([inputs[f"prompt_{part}"], inputs[f"completion_{part}"]], dim=1) for part in ("ids", "mask")
+    )
+    width = inputs["completion_ids"].size(1)
+    return (trainer._get_per_token_logps_and_entropies(trainer.model, tokens, mask, width)[0] != 0) & inputs[
+        "completion_mask"
+    ].bool()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_an_online_algorithm_trains_all_that_was_drawn_and_is_paid_for_the_answer_alone(
+    algorithm: str,
+    campaign: Callable[..., Any],
+    thinker: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for algorithm in ("ppo", "grpo", "rloo"):
-        align = {"algorithm": algorithm, "max_steps": None, "lora": {"r": 4}}
-        with pytest.raises(
-            ConfigError, match=rf"model\.thinking: {algorithm} draws answers .* set align\.algorithm: dpo"
-        ):
-            campaign(tmp_path, model={"thinking": True}, align=align)
+    (tmp_path / "reward.py").write_text(REWARD.format(path=str(tmp_path / "paid.jsonl")), encoding="utf-8")
+    model = {"name": str(thinker), "chat_template": "auto", "thinking": True}
+    made = campaign(tmp_path, model=model, sft="none", align={"algorithm": algorithm, **ONLINE})
+    batches: list[tuple[list[int], list[bool]]] = []
+    base = trl.RLOOTrainer if algorithm == "rloo" else trl.GRPOTrainer
+    compute_loss = base.compute_loss
+
+    def record(trainer: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        with torch.no_grad():
+            answers = inputs["completion_ids"], inputs["completion_mask"].bool(), trained(algorithm, trainer, inputs)
+            batches.extend(
+                (ids[mask].tolist(), where[mask].tolist()) for ids, mask, where in zip(*answers, strict=True)
+            )
+        return compute_loss(trainer, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(base, "compute_loss", record)
+    for stage in ("sft", "align"):
+        stages.load_object(made.stages[stage].run)(made.stages[stage])
+
+    tokenizer = read_tokenizer(runs.stage_dir(made.run_dir, "sft") / "model", made.stages["sft"].model)
+    closing = tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
+    answers = set()
+    for ids, where in batches:
+        (start,) = [i for i in range(len(ids)) if ids[i : i + len(closing)] == closing]
+        behind = start + len(closing)
+        assert where == [not start <= i < behind for i in range(len(ids))], "all but what was forced upon the policy"
+        assert len(ids) - behind == 6 or (ids[-1] in turn_ends(tokenizer) and len(ids) - behind < 6)
+        assert start, "the reasoning before it is trained"
+        answers.add(answer_text(tokenizer, ids))
+    assert len(batches) >= 8 and any(ids[-1] not in turn_ends(tokenizer) for ids, _ in batches)
+    paid = {text for _, text in read_jsonl(tmp_path / "paid.jsonl")}
+    assert answers <= paid and not any("</think>" in text for text in paid)
+    if algorithm == "ppo":
+        figures = json.loads((runs.stage_dir(made.run_dir, "align") / "report.json").read_text(encoding="utf-8"))
+        assert all(0 < rollout["length"] <= 6 for rollout in figures["rollouts"]), "lengths are the answers'"
+        page = (runs.stage_dir(made.run_dir, "align") / "report.html").read_text(encoding="utf-8")
+        assert '<details class="reasoning"><summary>Reasoning, ' in page
+
+
+@pytest.mark.parametrize(
+    ("sections", "key"),
+    [
+        ({"sample": {"max_thinking_tokens": 24}}, "sample.max_thinking_tokens"),
+        ({"align": {"algorithm": "grpo", "max_steps": None, "max_thinking_tokens": 24}}, "align.max_thinking_tokens"),
+        (
+            {"compare": {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_thinking_tokens": 24}]}},
+            "compare.checks.max_thinking_tokens",
+        ),
+    ],
+)
+def test_a_budget_of_reasoning_is_refused_where_nothing_reasons(
+    campaign: Callable[..., Any], tmp_path: Path, sections: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: limits reasoning, and model\.thinking is off: leave it out"):
+        campaign(tmp_path, **sections)

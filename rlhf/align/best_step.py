@@ -22,7 +22,6 @@ from trueup.data.records import prompt_id
 from trueup.errors import DataError
 from trueup.models.loading import Loaded, load_reward_model
 from trueup.models.policies import reward_model_config
-from trueup.models.sampling import Decoding
 from trueup.runs import FinishedStage, StageRun
 from trueup.training import adapters, loop
 
@@ -65,8 +64,7 @@ class EvaluateSteps(TrainerCallback):
         if not self.prompts:
             return
         prompts = [row.prompt for row in self.prompts]
-        decoding = Decoding(self.config.max_new_tokens, self.config.temperature, seed=self.config.seed)
-        answers = [row[0] for row in draw(self.policy, prompts, decoding, 1)]
+        answers = [row[0] for row in draw(self.policy, prompts, self.config.decoding(self.config.seed), 1)]
         columns: dict[str, list[Any]] = {
             "prompts": [[message.model_dump() for message in prompt] for prompt in prompts],
             "completions": [[{"role": "assistant", "content": answer.text}] for answer in answers],

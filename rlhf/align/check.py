@@ -71,10 +71,11 @@ def check_prompts(config: OnlineConfig, stages: Stages, rows: Rows, problems: li
     if prompts is None:
         return
     lengths = rows.tokens(prompts)
-    if beyond := sum(length + config.max_new_tokens > config.max_length for length in lengths):
+    if beyond := sum(length + config.most_tokens > config.max_length for length in lengths):
+        with_reasoning = f" ({config.max_thinking_tokens} of them max_thinking_tokens)" * config.model.thinking
         text = (
-            f"align.max_new_tokens: {beyond} of {len(lengths)} prompts with {config.max_new_tokens} new tokens are "
-            f"longer than max_length, {config.max_length}, and are left out"
+            f"align.max_new_tokens: {beyond} of {len(lengths)} prompts with {config.most_tokens} new tokens"
+            f"{with_reasoning} are longer than max_length, {config.max_length}, and are left out"
         )
         (problems if beyond / len(lengths) > TOO_MANY_DROPPED else notes).append(text)
     per_rollout = config.rollout_batch_size // config.num_generations

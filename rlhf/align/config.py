@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
 from rlhf.config import CheckConfig
-from trueup.config import DemonstrationsPath, PromptsPath, Stages
+from trueup.artifacts.reports import Decoding
+from trueup.config import DemonstrationsPath, PromptsPath
 from trueup.data.own_code import file_of, from_base, in_identity, is_own
 from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
@@ -122,6 +123,8 @@ class OnlineConfig(RowRules, AlignConfig):
     """Answers to each prompt of a rollout."""
     max_new_tokens: int = Field(128, ge=1)
     """Most tokens of an answer. Set it as `sample.max_new_tokens`, so that what is compared is what was trained."""
+    max_thinking_tokens: int = Field(1024, ge=0)
+    """Most tokens of the reasoning before an answer, with `model.thinking`. Set it as `sample.max_thinking_tokens`."""
     temperature: float = Field(1.0, gt=0)
     """Temperature of sampling and of all log-probabilities alike. There is no top-k or top-p here: they would make the
     sampled policy another one than the trained one."""
@@ -150,8 +153,9 @@ class OnlineConfig(RowRules, AlignConfig):
                 raise ValueError(
                     f"{name} {getattr(self, name)} does not divide rollout_batch_size {self.rollout_batch_size}"
                 )
-        if any("max_new_tokens" in check.model_fields_set for check in self.checks):
-            raise ValueError("checks.max_new_tokens: answers are drawn with align.max_new_tokens: leave it out here")
+        for name in ("max_new_tokens", "max_thinking_tokens"):
+            if any(name in check.model_fields_set for check in self.checks):
+                raise ValueError(f"checks.{name}: answers are drawn with align.{name}: leave it out here")
         if self.lora.lora_dropout:
             raise ValueError(
                 f"lora.lora_dropout: {self.lora.lora_dropout:g} would make the log-probabilities of one policy differ "
@@ -173,6 +177,16 @@ class OnlineConfig(RowRules, AlignConfig):
         return self
 
     @property
+    def most_tokens(self) -> int:
+        """Of an answer with its reasoning."""
+        return self.max_new_tokens + self.model.thinking_budget(self.max_thinking_tokens)
+
+    def decoding(self, seed: int) -> Decoding:
+        """How answers are drawn, from the whole distribution."""
+        thinking = self.model.thinking_budget(self.max_thinking_tokens)
+        return Decoding(self.max_new_tokens, self.temperature, seed=seed, max_thinking_tokens=thinking)
+
+    @property
     def passes(self) -> int:
         """Passes over each rollout."""
         raise NotImplementedError
@@ -192,15 +206,6 @@ class OnlineConfig(RowRules, AlignConfig):
         if "rubric" not in self.rewards or self.rubric is not None:
             return self
         return self.model_copy(update={"rubric": stages["label"].rubric})
-
-    def conflicts(self, stages: Stages) -> list[str]:
-        if not self.model.thinking:
-            return []
-        name: str = self.algorithm  # type: ignore[attr-defined]
-        return [
-            f"model.thinking: {name} draws answers while it trains, and cannot yet reward and train a model that "
-            "reasons before it answers: set align.algorithm: dpo, or leave model.thinking out"
-        ]
 
     def parents(self) -> tuple[str, ...]:
         return (

@@ -5,7 +5,7 @@ Reads   sft/model, from which policy and reference start; prompts, or those of c
 Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
         metrics.jsonl, report.json, report.html, manifest.json.
 Source  Shao et al. 2024, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740;
-        trained by trl.GRPOTrainer and trl.RLOOTrainer as they are.
+        trained by trl.GRPOTrainer and trl.RLOOTrainer, with answers that Trueup draws.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel, TaskType
+from torch import Tensor
 
 from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
@@ -25,9 +27,8 @@ from rlhf.align.rewards import Conversation, WeightedRewards, make_rewards, norm
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from trueup.artifacts.reports import RewardCard
 from trueup.console import say
-from trueup.data.records import Message
 from trueup.models import loading
-from trueup.models.chat import answer_text, encode_prompt
+from trueup.models.chat import answer_text
 from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
 from trueup.models.templates.ends import turn_ends
@@ -97,14 +98,14 @@ def trial(config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded) -> A
 def build_trainer(
     config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded, rewards: WeightedRewards, dataset: Any
 ) -> Any:
-    """trl.GRPOTrainer, with answers drawn by `trueup.models.sampling`; or trl.RLOOTrainer, which draws its own."""
+    """trl.GRPOTrainer or trl.RLOOTrainer, with answers drawn by `trueup.models.sampling`."""
     import trl
 
     name = config.algorithm.upper()
     schema, trainer_class = getattr(trl, f"{name}Config"), getattr(trl, f"{name}Trainer")
     arguments = online_arguments(config, stage, policy, dataset)
     arguments |= {"num_iterations": config.num_iterations, "beta": config.beta}
-    draws = {"rollout_func": Sampler(config, policy)} if config.algorithm == "grpo" else {}
+    sampler = Sampler(config, policy)
     trainer = trainer_class(
         model=policy.model,
         reward_funcs=rewards,
@@ -112,13 +113,37 @@ def build_trainer(
         train_dataset=dataset,
         processing_class=policy.tokenizer,
         peft_config=adapters.adapter(config, policy.model, TaskType.CAUSAL_LM),
-        **draws,
+        **({"rollout_func": sampler} if config.algorithm == "grpo" else {}),
     )
-
-    def tokenise(prompts: list[Conversation]) -> tuple[list[list[int]], None, dict[str, object]]:
-        conversations = [[Message.model_validate(message) for message in prompt] for prompt in prompts]
-        return [encode_prompt(policy.tokenizer, prompt) for prompt in conversations], None, {}
-
-    # RLOOTrainer has no `rollout_func`, and would read in a prompt the control tokens that its text spells.
-    trainer._tokenize_prompts = tokenise
+    if config.algorithm == "rloo":
+        _draw_by(sampler, trainer)
     return trainer
+
+
+def _draw_by(sampler: Sampler, trainer: Any) -> None:
+    """Let a trl.RLOOTrainer, which has no `rollout_func` and no `env_mask`, draw by `sampler` and learn from what was
+    drawn. Its own reading of prompts would take a text that spells a control token for one."""
+    rollout: dict[str, Any] = {}
+    drawn_of: dict[tuple[int, ...], list[int]] = {}
+
+    def ask(prompts: list[Conversation]) -> tuple[list[list[int]], None, dict[str, object]]:
+        rollout.update(sampler(prompts, trainer))
+        tokens = map(tuple, rollout["completion_ids"])
+        drawn_of.clear()
+        drawn_of.update(zip(tokens, rollout["env_mask"], strict=True))
+        return rollout["prompt_ids"], None, {}
+
+    read = trainer._get_per_token_logps_and_entropies
+
+    def read_drawn(model: Any, input_ids: Tensor, mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any) -> Any:
+        """Log-probabilities (B, T), 0 where a token was not drawn: it then changes no ratio and no KL."""
+        logps, *others = read(model, input_ids, mask, logits_to_keep, *args, **kwargs)
+        answers = zip(input_ids[:, -logits_to_keep:], mask[:, -logits_to_keep:].bool(), strict=True)
+        drawn = torch.zeros_like(logps)
+        for row, (ids, answer_mask) in zip(drawn, answers, strict=True):
+            if answer := tuple(ids[answer_mask].tolist()):  # mask_truncated_completions leaves nothing of some
+                row[answer_mask] = row.new_tensor(drawn_of[answer])
+        return logps * drawn, *others
+
+    trainer._tokenize_prompts, trainer._generate_single_turn = ask, lambda *_: rollout["completion_ids"]
+    trainer._get_per_token_logps_and_entropies = read_drawn

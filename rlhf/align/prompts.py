@@ -80,8 +80,8 @@ def choose_prompts(
             dropped[n],
         )
         for row, length in encoded:
-            if length + config.max_new_tokens > config.max_length:
-                dropped[n].add("no room for max_new_tokens within max_length")
+            if length + config.most_tokens > config.max_length:
+                dropped[n].add("no room for an answer within max_length")
             elif n < 0:
                 rows.append(RolloutPrompt(row.prompt, row.category))
             else:

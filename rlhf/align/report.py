@@ -19,6 +19,7 @@ from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measure_ro
 from trueup.artifacts.manifest import Finding
 from trueup.data.records import Message, read_appended
 from trueup.files import write_atomically
+from trueup.models.templates.block import inside
 from trueup.pages import curves, plots
 from trueup.pages.wording import duration, quantity, short, weight
 from trueup.runs import StageRun
@@ -193,6 +194,7 @@ def reward_rows(config: OnlineConfig, report: OnlineReport) -> list[tuple[str, s
 class Sample:
     step: int
     prompt: list[Message]
+    reasoning: str
     completion: str
     figures: list[tuple[str, str]]
     """(what, number): score, KL, total, and the parts of the score where it has several."""
@@ -218,7 +220,7 @@ def _sample(row: RolloutSample) -> Sample:
             (title(Path(name).name), "no opinion" if value is None else quantity(value))
             for name, value in row.rewards.items()
         ]
-    return Sample(row.step, row.prompt, row.completion, figures, row.total)
+    return Sample(row.step, row.prompt, inside(row.reasoning), row.completion, figures, row.total)
 
 
 def extremes(rollouts: Sequence[tuple[int, Sequence[Sample]]]) -> list[tuple[str, list[Sample]]]:

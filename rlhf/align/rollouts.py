@@ -13,9 +13,11 @@ from typing import Any
 from datasets import Dataset
 
 from rlhf.align.config import OnlineConfig
+from rlhf.align.rewards import Conversation
 from trueup.data.records import Candidate, Message
 from trueup.files import Json
 from trueup.models.chat import encode_prompt
+from trueup.models.course import drawn
 from trueup.models.loading import Loaded
 from trueup.models.sampling import Decoding, sample
 from trueup.models.scoring import completion_logps
@@ -39,7 +41,7 @@ def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, sche
         "disable_dropout": True,
         "num_generations": config.num_generations,
         "generation_batch_size": config.rollout_batch_size,
-        "max_completion_length": config.max_new_tokens,
+        "max_completion_length": config.most_tokens,
         "temperature": config.temperature,
         "top_k": 0,
         "top_p": 1.0,
@@ -54,25 +56,24 @@ class Sampler:
     """TRL's `rollout_func`: draws the answers of a rollout with `trueup.models.sampling`.
 
     The seed of a rollout follows from the campaign's and the step, so that a prompt that comes again is answered anew.
+    A policy learns from the tokens that it drew, of its reasoning as of its answer. Those that closed its reasoning by
+    force are none of them: where answers behind them are poor, it would learn never to close a block.
     """
 
     def __init__(self, config: OnlineConfig, policy: Loaded):
         self.config, self.policy = config, policy
 
-    def __call__(self, prompts: list[list[dict[str, str]]], trainer: Any) -> dict[str, list[list[int]] | None]:
+    def __call__(self, prompts: list[Conversation], trainer: Any) -> dict[str, list[list[int]] | None]:
         k = self.config.num_generations
         distinct = prompts[::k]  # each comes k times in a row
         conversations = [[Message(**message) for message in prompt] for prompt in distinct]
-        decoding = Decoding(
-            self.config.max_new_tokens,
-            self.config.temperature,
-            seed=self.config.seed * 1_000_003 + trainer.state.global_step + 1,
-        )
-        answers = draw(self.policy, conversations, decoding, k)
+        decoding = self.config.decoding(self.config.seed * 1_000_003 + trainer.state.global_step + 1)
+        answers = [answer for row in draw(self.policy, conversations, decoding, k) for answer in row]
         encoded = [encode_prompt(self.policy.tokenizer, prompt) for prompt in conversations for _ in range(k)]
         return {
             "prompt_ids": encoded,
-            "completion_ids": [answer.token_ids for row in answers for answer in row],
+            "completion_ids": [answer.token_ids for answer in answers],
+            "env_mask": [drawn(self.policy.tokenizer, answer) for answer in answers],
             "logprobs": None,  # computed by the trainer, in the same way as during the update
         }
 

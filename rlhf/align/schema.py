@@ -80,6 +80,7 @@ class RolloutSample(Row):
     step: int
     """At which the rollout was drawn."""
     prompt: list[Message]
+    reasoning: str = Field("", exclude_if=lambda text: not text)
     completion: str
     score: float
     """Weighted sum of the rewards."""

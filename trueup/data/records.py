@@ -98,10 +98,11 @@ class Candidate(Row):
     text: str
     """The answer, which is what is judged and measured."""
     reasoning: str = Field("", exclude_if=_is_empty)
-    """What the model wrote before it, with its tags. With `text` behind it this is all that was sampled, and the start
-    of the block where the prompt has written it."""
+    """What the model wrote before it, with both tags of its block, though the prompt may have written the first."""
     reasoning_tokens: int = Field(0, exclude_if=_is_empty)
     """How many of the tokens are the reasoning."""
+    closed_at: int | None = Field(None, exclude_if=lambda value: value is None)
+    """Index of the first token that closed the reasoning by force. None: the model closed it, or there is none."""
     token_ids: list[int]
     """The completion's tokens, with the end-of-turn token exactly when the answer was finished."""
     finished: bool

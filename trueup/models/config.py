@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
 
-from trueup.config import Section, StageConfig, from_campaign
+from trueup.config import Problems, Section, StageConfig, from_campaign
 from trueup.provenance import contents
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
@@ -88,7 +88,7 @@ class ModelConfig(Section):
     thinking: bool = False
     """Whether a model that can reason before it answers does so. If not, the template's switch is turned off, or the
     block of reasoning is closed before the answer begins. Reasoning is trained on, and neither judged nor measured; it
-    has a budget of its own (`sample.max_thinking_tokens`). PPO, GRPO and RLOO do not take a model that reasons."""
+    has a budget of its own (`max_thinking_tokens` of `sample`, of `align` and of each check)."""
     fold_system: bool = False
     """Whether a system text is written at the head of the next user turn, for a template that has no system turn or
     no later one."""
@@ -150,3 +150,15 @@ class ModelStageConfig(StageConfig):
     """Keys of a stage that loads the base model, or one that was trained from it."""
 
     model: ModelConfig
+
+    @model_validator(mode="after")
+    def _budgets_reasoning(self) -> Self:
+        sections = {"": [self], "checks.": getattr(self, "checks", [])}
+        budgets = [
+            f"{place}max_thinking_tokens"
+            for place, many in sections.items()
+            if any("max_thinking_tokens" in section.model_fields_set for section in many)
+        ]
+        if budgets and not self.model.thinking:
+            raise Problems([f"{key}: limits reasoning, and model.thinking is off: leave it out" for key in budgets])
+        return self

@@ -36,12 +36,13 @@ class Course:
         self._budget = thinking_limit(tokenizer, decoding)
         self._answer_from = 0
         self._forced: list[int] = []
+        self._closed_at: int | None = None
 
     def take(self, drawn: int) -> int:
         """The next token: the drawn one, unless the block is closed by force."""
         spent = len(self.ids) + len(self._closing) >= self._budget or drawn in self._ends
         if self._part == "block" and spent and not self._forced:
-            self._forced = [*self._closing]
+            self._forced, self._closed_at = [*self._closing], len(self.ids)
         token = self._forced.pop(0) if self._forced else drawn
         self.ids.append(token)
         if self._part != "answer" and not self._forced:
@@ -49,6 +50,13 @@ class Course:
         if self._part == "answer":
             self.ended = token in self._ends or len(self.ids) - self._answer_from >= self.decoding.max_new_tokens
         return token
+
+    def candidate(self, logp: float) -> Candidate:
+        """The answer as a row on disk.
+
+        logp  of its tokens, in nats
+        """
+        return candidate(self.tokenizer, self.ids, logp, self._closed_at)
 
     def _look(self) -> None:
         """Find the part that the next token belongs to."""
@@ -77,13 +85,25 @@ def thinking_limit(tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> in
     return max(decoding.max_thinking_tokens, len(block.start) + len(continuation(tokenizer, block.closing)))
 
 
-def candidate(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], logp: float) -> Candidate:
+def drawn(tokenizer: PreTrainedTokenizerBase, answer: Candidate) -> list[int]:
+    """1 for each token of an answer that the policy drew, 0 for each that closed its reasoning by force."""
+    block, tokens = reasoning_block(tokenizer), [1] * len(answer.token_ids)
+    if block and answer.closed_at is not None:
+        count = len(continuation(tokenizer, block.closing))
+        tokens[answer.closed_at : answer.closed_at + count] = [0] * count
+    return tokens
+
+
+def candidate(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], logp: float, closed_at: int | None = None
+) -> Candidate:
     """A sampled answer as a row on disk. It is finished exactly if its last token ends the turn."""
     reasoning, text = split_sampled(tokenizer, ids)
     return Candidate(
         text=text,
         reasoning=reasoning,
         reasoning_tokens=_tokens_of(tokenizer, ids, reasoning),
+        closed_at=closed_at,
         token_ids=list(ids),
         finished=ends_turn(tokenizer, ids),
         logp=logp,

@@ -27,7 +27,7 @@ from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import completion_text, encode_prompt
 from trueup.models.config import ModelConfig
-from trueup.models.course import Course, candidate, most_tokens
+from trueup.models.course import Course, most_tokens
 from trueup.models.loading import (
     Loaded,
     context_length,
@@ -293,7 +293,7 @@ class _Batch:
             last = self.answers[name].ended
             tokens[name] = Token(token, self.texts[name].add(token, last))
             if last:
-                ended[name] = candidate(self.model.loaded.tokenizer, self.answers[name].ids, self.logps[name])
+                ended[name] = self.answers[name].candidate(self.logps[name])
         self.drawn = token_ids.unsqueeze(1)
         if ended:
             self._keep([row for row, name in enumerate(self.names) if name not in ended])

@@ -29,7 +29,7 @@ from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
-from trueup.models.course import Course, candidate, most_tokens
+from trueup.models.course import Course, most_tokens
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.placement import place
 
@@ -123,8 +123,7 @@ def _answer(
     encoded = [encode_prompt(policy.tokenizer, prompt) for _, prompt in batch]
     count = most_tokens(policy.tokenizer, decoding)
     uniform = np.stack([noise(decoding, prompt, k, count) for _, prompt in batch for k in range(num_samples)])
-    completions = _sample_batch(policy, encoded, uniform, decoding, num_samples)
-    rows = [candidate(policy.tokenizer, ids, logp) for ids, logp in completions]
+    rows = _sample_batch(policy, encoded, uniform, decoding, num_samples)
     return [(i, rows[n * num_samples : (n + 1) * num_samples]) for n, (i, _) in enumerate(batch)]
 
 
@@ -138,8 +137,8 @@ def noise(decoding: Decoding, prompt: Sequence[Message], k: int, count: int | No
 
 def _sample_batch(
     policy: Loaded, prompts: list[list[int]], noise: np.ndarray, decoding: Decoding, num_samples: int
-) -> list[tuple[list[int], float]]:
-    """Token ids and log-probability of each of P * K answers; B = P * K rows at first, fewer as they finish."""
+) -> list[Candidate]:
+    """P * K answers; B = P * K rows at first, fewer as they finish."""
     model, device = policy.model, policy.placement.device
     uniform = torch.from_numpy(noise).to(device=device, dtype=torch.float32)  # (B, T)
     tokens, mask = tensors.pad_left(prompts, policy.tokenizer.pad_token_id)  # (P, S)
@@ -180,7 +179,7 @@ def _sample_batch(
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         out = model(input_ids=next_ids.unsqueeze(1), attention_mask=mask, position_ids=position, **past, use_cache=True)
         logits, position = out.logits[:, -1], position + 1
-    return [(one.ids, logp) for one, logp in zip(answers, logps.tolist(), strict=True)]
+    return [one.candidate(logp) for one, logp in zip(answers, logps.tolist(), strict=True)]
 
 
 def draw(logits: Tensor, uniform: Tensor, decoding: Decoding) -> Tensor:

@@ -88,7 +88,7 @@ def predict(config: PPOConfig, roles: Roles, longest: int | None = None) -> Pred
     """
     device, model = roles.policy.placement.device, roles.policy.model
     text, item = model.config.get_text_config(), model.dtype.itemsize
-    length, answer, layers = longest or config.max_length, config.max_new_tokens, text.num_hidden_layers
+    length, answer, layers = longest or config.max_length, config.most_tokens, text.num_hidden_layers
     rows = batches.rows_per_forward(config, roles.policy, [length])
 
     on_gpu, autocast = device.type == "cuda", roles.policy.placement.autocast

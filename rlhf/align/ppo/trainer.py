@@ -31,12 +31,12 @@ from rlhf.align.rewards import WeightedRewards
 from rlhf.align.schema import PPOState, RolloutFigures, RolloutSample
 from trueup.artifacts.manifest import Finding
 from trueup.console import say
-from trueup.data.records import append_rows
+from trueup.data.records import Candidate, append_rows
 from trueup.data.texts import repetition
 from trueup.errors import DataError
 from trueup.files import Json, read_text, write_atomically
 from trueup.models import tensors
-from trueup.models.chat import answer_text
+from trueup.models.course import candidate
 from trueup.runs import StageRun
 from trueup.training.loop import SAMPLES, not_finite
 
@@ -95,7 +95,10 @@ class PPOTrainer(GRPOTrainer):
             gap = mathematics.masked_mean((old - ref).abs(), mask)
             self._require(gap < self.tolerance, f"at step 0 policy and reference differ by {gap:.4f} nats per token")
 
-        # 4. Rewards of every token: what a nat of KL costs, and the score at the end
+        # 4. Rewards of every token: what a nat of KL costs, and the score at the end. A token that closed the reasoning
+        # by force was not drawn: it costs no KL and has no advantage, but the score passes it on its way back.
+        drawn = rollout["tool_mask"].bool()
+        ref = torch.where(drawn, ref, old)
         rewards = mathematics.token_rewards(old, ref, scores, mask, self.kl_coef)
 
         # 5. Whiten the rewards, their mean apart
@@ -104,7 +107,7 @@ class PPOTrainer(GRPOTrainer):
 
         # 6. Advantages, whitened, and the returns that the critic learns
         advantages, returns = mathematics.gae(rewards, values, mask, config.gamma, config.lam)
-        advantages = mathematics.whiten(advantages, mask, *self._spread(advantages, mask))
+        advantages = mathematics.whiten(advantages, mask & drawn, *self._spread(advantages, mask & drawn))
 
         kl = ((old - ref) * mask).sum(dim=1)  # (B,)
         self._record(inputs, batch, mask, kl, entropy, scores, values, returns)
@@ -392,20 +395,21 @@ class PPOTrainer(GRPOTrainer):
             total, count = self.accelerator.reduce(sums, reduction="sum").tolist()
             return total / max(count, 1)
 
-        lengths = batch["completion_mask"].sum(dim=1)
-        last = batch["completion_ids"].gather(1, (lengths - 1)[:, None]).squeeze(1)
-        finished = torch.isin(last, torch.tensor(self.eos_token_ids, device=last.device))
         rows = zip(batch["completion_ids"], batch["completion_mask"].bool(), strict=True)
-        texts = [answer_text(self.processing_class, ids[answer_mask].tolist()) for ids, answer_mask in rows]
+        answers = [candidate(self.processing_class, ids[answer_mask].tolist(), 0.0) for ids, answer_mask in rows]
+
+        def figures_of(figure: Callable[[Candidate], float]) -> Tensor:
+            return torch.tensor([figure(answer) for answer in answers], device=kl.device)
+
         tokens = mask.sum(dim=1).clamp(min=1)
         variance_share = mathematics.explained_variance(*map(self._everywhere, (values, returns, mask)))
         row = RolloutFigures(
             scores=mean(scores),
-            length=mean(lengths),
+            length=mean(figures_of(lambda answer: answer.num_tokens)),
             kl=mean(kl),
             entropy=mean((entropy * mask).sum(dim=1) / tokens),
-            eos_rate=mean(finished),
-            repetition=mean(torch.tensor([repetition([text]) for text in texts], device=kl.device)),
+            eos_rate=mean(figures_of(lambda answer: answer.finished)),
+            repetition=mean(figures_of(lambda answer: repetition([answer.text]))),
             explained_variance=None if math.isnan(variance_share) else variance_share,  # JSON has no NaN
         )
         self.history.append(row)
@@ -417,21 +421,22 @@ class PPOTrainer(GRPOTrainer):
         self._note("val/explained_variance", variance_share)
         self._note("val/eos_rate", row.eos_rate)
         if self.accelerator.is_main_process:
-            self._show([row["prompt"] for row in inputs], texts, scores, kl)
+            self._show([row["prompt"] for row in inputs], answers, scores, kl)
 
-    def _show(self, prompts: list[Any], texts: list[str], scores: Tensor, kl: Tensor) -> None:
-        figures = zip(prompts, texts, scores.tolist(), kl.tolist(), strict=True)
+    def _show(self, prompts: list[Any], answers: list[Candidate], scores: Tensor, kl: Tensor) -> None:
+        figures = zip(prompts, answers, scores.tolist(), kl.tolist(), strict=True)
         samples = [
             RolloutSample(
                 step=self.state.global_step,
                 prompt=prompt,
-                completion=text,
+                completion=answer.text,
+                reasoning=answer.reasoning,
                 score=round(score, 4),
                 kl=round(nats, 4),
                 total=round(score - self.kl_coef * nats, 4),
                 rewards={name: _or_none(values[i]) for name, values in self.rewards.parts.items()},
             )
-            for i, (prompt, text, score, nats) in enumerate(islice(figures, _SAMPLES_PER_ROLLOUT))
+            for i, (prompt, answer, score, nats) in enumerate(islice(figures, _SAMPLES_PER_ROLLOUT))
         ]
         append_rows(self.stage.dir / SAMPLES, samples)
 

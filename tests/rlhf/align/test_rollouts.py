@@ -152,7 +152,7 @@ def test_a_prompt_without_room_for_an_answer_is_counted_in_the_manifest_and_not_
     chosen = choose_prompts(config, stage, tokenizer)
     assert len(chosen.train) == 25 and max(map(len, texts(chosen.train))) < 10
     manifest = json.loads((stage.finish() / runs.MANIFEST).read_text())
-    assert manifest["inputs"][0]["dropped"] == {"no room for max_new_tokens within max_length": 1}
+    assert manifest["inputs"][0]["dropped"] == {"no room for an answer within max_length": 1}
     assert manifest["inputs"][0]["rows"] == 30
 
 
@@ -163,7 +163,7 @@ def test_room_is_what_max_length_leaves_to_the_last_token(opened: Any) -> None:
     config, stage, _ = opened(["Why 1?"], max_new_tokens=room, **keys)
     assert len(choose_prompts(config, stage, tokenizer).train) == 1
     config, stage, _ = opened(["Why 1?"], max_new_tokens=room + 1, **keys)
-    with pytest.raises(DataError, match="left out: 1 no room for max_new_tokens within max_length"):
+    with pytest.raises(DataError, match="left out: 1 no room for an answer within max_length"):
         choose_prompts(config, stage, tokenizer)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 
@@ -41,7 +41,20 @@ def test_grpo_still_calls_what_ppo_replaces(method: str, takes: list[str]) -> No
 
 def test_grpo_takes_answers_that_were_drawn_elsewhere() -> None:
     assert "rollout_func" in parameters(GRPOTrainer.__init__)
-    assert 'required_keys = {"prompt_ids", "completion_ids", "logprobs"}' in inspect.getsource(GRPOTrainer._generate)
+    source = inspect.getsource(GRPOTrainer._generate)
+    assert 'required_keys = {"prompt_ids", "completion_ids", "logprobs"}' in source
+    assert 'tool_mask = extra_fields.pop("env_mask", None)' in source
+    assert 'output["tool_mask"] = tool_mask' in inspect.getsource(GRPOTrainer._generate_and_score_completions)
+
+
+def test_rloo_still_draws_and_reads_by_what_is_replaced() -> None:
+    for method, takes in (
+        ("_tokenize_prompts", ["self", "prompts"]),
+        ("_generate_single_turn", ["self", "prompt_ids", "images", "multimodal_fields"]),
+    ):
+        assert parameters(getattr(RLOOTrainer, method)) == takes
+    reading = parameters(RLOOTrainer._get_per_token_logps_and_entropies)
+    assert reading[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"]
 
 
 def test_a_rollout_holds_the_four_tensors_that_ppo_reads() -> None:

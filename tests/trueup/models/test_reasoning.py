@@ -18,7 +18,7 @@ from trueup.errors import ModelError
 from trueup.models import loading
 from trueup.models.chat import EMPTY_BLOCK, REOPENED, encode_demonstration, encode_prompt, sampled_ids
 from trueup.models.config import ModelConfig
-from trueup.models.course import Course, candidate, most_tokens
+from trueup.models.course import Course, most_tokens
 from trueup.models.sampling import Decoding, sample
 from trueup.models.templates.block import Block, inside, reasoning_block
 from trueup.models.templates.choice import set_template
@@ -57,7 +57,7 @@ def follow(tokenizer: Any, text: str, decoding: Decoding) -> Candidate:
     while not course.ended:
         course.take(next(wishes))
     assert len(course.ids) <= most_tokens(tokenizer, decoding)
-    answer = candidate(tokenizer, course.ids, 0.0)
+    answer = course.candidate(0.0)
     ids = answer.token_ids[:-1] if answer.finished else answer.token_ids
     block = reasoning_block(tokenizer)
     opening = block.opening if block else ""
