@@ -164,7 +164,11 @@ def tried(tokenizers: list[Path], templates: list[Path]) -> Iterator[tuple[str, 
         yield f"tiny/{file.stem}", tiny_tokenizer(file.read_text(encoding="utf-8"))
     for folder in sorted({file.parent for root in tokenizers for file in root.rglob("tokenizer.json")}):
         for template in ("auto", *NAMED_TEMPLATES):
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            except ValueError as error:
+                print(f"{folder}: left out: {str(error).splitlines()[0][:120]}")
+                break
             with suppress(ModelError):
                 set_template(tokenizer, ModelConfig(chat_template=template))
                 yield f"{folder}/{template}", tokenizer
