@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trueup.config import Problems
-from trueup.models.config import ModelConfig, ModelStageConfig
+from trueup.models.config import A_REWARD_MODEL, ModelConfig, ModelStageConfig
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.training.config import PreferenceConfig
@@ -20,7 +19,6 @@ class RewardConfig(PreferenceConfig):
 
     stage: ClassVar[str] = "reward"
     run: ClassVar[str] = "reward.train:run"
-    check: ClassVar[str | None] = "reward.check:check"
     check_rows: ClassVar[str | None] = "reward.check:check_rows"
     report: ClassVar[str] = "reward.report:RewardReport"
     trial: ClassVar[str] = "reward.train:trial"
@@ -40,6 +38,11 @@ class RewardConfig(PreferenceConfig):
     score_candidates: bool = False
     """Whether every sampled answer is scored too, into candidate_scores.jsonl. `label.scores` takes a copy of that
     file, so that people label the pairs of which this reward model is least sure."""
+
+    @field_validator("base")
+    @classmethod
+    def _is_named_by_errors(cls, base: ModelConfig | None) -> ModelConfig | None:
+        return base and base.of_section("reward.base")
 
     @model_validator(mode="after")
     def _base_can_score(self) -> RewardConfig:
@@ -81,8 +84,12 @@ class RewardConfig(PreferenceConfig):
         return sorted(key for key in idle if getattr(self, key) != fields[key].get_default())
 
     @property
-    def own_base(self) -> ModelConfig | None:
+    def scorer(self) -> ModelConfig | None:
         return self.base
+
+    @property
+    def headless(self) -> str | None:
+        return None if self.learning_rate else f"name {A_REWARD_MODEL}, or train it (reward.learning_rate)"
 
     def parents(self) -> tuple[str, ...]:
         parents = (*super().parents(), "sample") if self.score_candidates else super().parents()
@@ -93,5 +100,4 @@ class RewardConfig(PreferenceConfig):
         return {f"base.{key.removeprefix('model.')}": value for key, value in files.items()} | super().contents()
 
     def hub_ids(self) -> list[HubId]:
-        hub_id = self.base and self.base.hub_id
-        return [replace(hub_id, key="reward.base.name")] if hub_id else []
+        return self.base.hub_ids() if self.base else []

@@ -21,16 +21,16 @@ import torch
 from datasets import Dataset
 from peft import TaskType
 
-from reward.base import load_base
 from reward.config import RewardConfig
 from reward.evaluate import report_card
 from reward.report import CandidateScores, PairScore, RewardReport, SecondReportCard
 from trueup import runs
 from trueup.console import progress, say
 from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
-from trueup.errors import DataError, ModelError
+from trueup.errors import DataError
 from trueup.models import loading
 from trueup.models.scoring import score, score_answers
+from trueup.models.templates.ends import choice_of
 from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.training import adapters, batches, loop
 from trueup.training.arguments import build_arguments, trainer_arguments
@@ -67,7 +67,7 @@ def run(config: RewardConfig) -> Path:
     )
     fold()
     loading.save(model, stage.dir / "model")
-    stage.facts.update(model.placement.facts)
+    stage.facts.update(model.placement.facts, chat_template=choice_of(model.tokenizer))
     if "sample" in parents:  # behind the saved model, which must not be lost with what others sampled
         candidates = read_rows(parents["sample"].dir / "candidates.jsonl", CandidateSet)
         write_rows(stage.dir / "candidate_scores.jsonl", score_candidates(model, candidates, stage))
@@ -127,14 +127,9 @@ def fit(
 def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loaded:
     """The model before its training. A fresh head starts with small random weights."""
     if config.base:
-        model, fresh = load_base(config.base, config.full_finetuning)
-        if not fresh:
+        model, is_fresh = loading.load_scorer(config.base, config.headless, config.full_finetuning)
+        if not is_fresh:
             return model
-        if not config.learning_rate:
-            raise ModelError(
-                f"reward.learning_rate: 0 trains nothing, and {config.base.name} has no head that scores: name a "
-                "reward model in reward.base, or train it"
-            )
     else:
         assert sft is not None  # it is a parent of every reward model without a base of its own
         model = loading.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)

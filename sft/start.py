@@ -27,6 +27,7 @@ from trueup.models.placement import place
 from trueup.models.policies import ADAPTER, NOT_TRAINED
 from trueup.models.sources import low_rank
 from trueup.models.sources.files import weight_files
+from trueup.models.sources.settings import read_settings, source_of
 from trueup.models.templates.ends import choice_of
 from trueup.runs import StageRun
 
@@ -101,7 +102,7 @@ def _short(name: str) -> str:
 def as_it_came(model: ModelConfig) -> tuple[loading.Loaded, list[Path]] | None:
     """The model without memory, and the files of its weights; None if these must be read and written anew: those of a
     GGUF file, or of a vocabulary that has to grow."""
-    source = loading.source_of(model)
+    source = source_of(model)
     if source.endswith(".gguf"):
         return None
     policy = loading.base_without_memory(model)
@@ -128,8 +129,8 @@ def take(files: Sequence[Path], directory: Path) -> Weights:
 def save_around(policy: loading.Loaded, model: ModelConfig, directory: Path) -> None:
     """Write all that a saved policy has beside its weights: settings, tokenizer, chat template, and the model's own
     code if that may run."""
-    source = loading.source_of(model)
-    settings = loading.read_settings(source, model)
+    source = source_of(model)
+    settings = read_settings(source, model)
     for one, agreed in (
         (settings, policy.model.config),
         (settings.get_text_config(), policy.model.config.get_text_config()),
@@ -149,7 +150,7 @@ def with_adapter(model: ModelConfig, stage: StageRun) -> loading.Loaded:
     from trueup.training import own_adapter, trial  # PEFT takes seconds, which whoever waits for a first pair would see
     from trueup.training.merging import merged
 
-    settings = loading.read_settings(loading.source_of(model, weights=False), model)
+    settings = read_settings(source_of(model, weights=False), model)
     shapes = trial.Stage(model, settings, loading.load_base_tokenizer(model)).model(scores=False)
     own_adapter.require_fitting(model, shapes.model)
     if sentence := own_adapter.of_another(model):

@@ -26,6 +26,7 @@ from trueup.models import loading
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import TOO_LONG, named
 from trueup.models.sampling import Decoding, sample
+from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import choice_of
 from trueup.runs import StageRun
 from trueup.training import adapters, batches, loop
@@ -70,7 +71,7 @@ def run(config: SFTConfig) -> Path:
     base.model = adapters.under_adapter(trainer.model)
 
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
-    limits = _new_tokens(config.max_length), loading.context_length(base.model.config, base.tokenizer)
+    limits = _new_tokens(config.max_length), context_length(base.model.config, base.tokenizer)
     room = limits[0] + config.model.thinking_budget(limits[0]), limits[1]
     rows = answerable(data.heldout, *room) or answerable(data.train, *room)
     samples = answer_heldout(config, base, [row for row, _ in spread(rows, _ANSWERED, config.seed)])

@@ -18,7 +18,7 @@ from trueup.checking.rows import ReadFile, Rows
 from trueup.config import SplitConfig, Stages
 from trueup.data.near_duplicates import across_split
 from trueup.errors import ModelError, TrueupError
-from trueup.models.config import ModelConfig
+from trueup.models.config import ModelConfig, ModelStageConfig
 from trueup.provenance.commits import HubId
 from trueup.stages import load_object
 from trueup.training.config import TrainConfig
@@ -57,7 +57,6 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
 
     for hub_id in campaign.hub_ids(campaign.needed()):
         campaign = part(_settle, campaign, hub_id) or campaign
-    is_settled = not any(problem.startswith(("model.name: ", "model.revision: ")) for problem in problems)
     model = campaign.config.model
     stages = {stage: campaign.stages[stage] for stage in campaign.needed()}
     rows = Rows([])
@@ -68,13 +67,16 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     part(_check_split, rows.files, campaign.config.split)
 
     check_place("run_dir", campaign.run_dir, problems)
-    directory = part(find_model, campaign) if is_settled else None
     before = len(problems)
-    rows.context = part(_check_model, stages, model, directory)
-    is_readable = not any(problem.startswith(("model.name: ", "model.adapter: ")) for problem in problems[before:])
-    _check_context(_on_the_model(stages), rows.context, problems)
-    if directory is not None and is_readable:
+    directory = part(find_model, model, campaign.source.parent)
+    rows.context = part(_check_model, _on_the_model(stages), model, directory, None)
+    keys = tuple(f"{model.key(field)}: " for field in ("name", "revision", "adapter"))
+    if directory is not None and not any(problem.startswith(keys) for problem in problems[before:]):
         part(_encode, rows, model)
+    for name, config in stages.items():
+        if isinstance(config, ModelStageConfig) and config.scorer:
+            place = part(find_model, config.scorer, campaign.source.parent)
+            part(_check_model, {name: config}, config.scorer, place, config)
     for config in stages.values():
         if config.check_rows is not None:
             check_rows: RowsCheck = load_object(config.check_rows)
@@ -115,32 +117,42 @@ def _encode(rows: Rows, model: ModelConfig, problems: list[str], notes: list[str
 
     try:
         tokenizer = load_base_tokenizer(model)
-    except ModelError as error:
-        problems.append(f"model: {error}")
-        return
+    except ModelError:
+        return  # `_check_model` reports that
     rows.encode(tokenizer, problems, notes)
 
 
 def _check_model(
-    stages: Stages, model: ModelConfig, directory: Path | None, problems: list[str], notes: list[str]
+    stages: Stages,
+    model: ModelConfig,
+    directory: Path | None,
+    names_it: ModelStageConfig | None,
+    problems: list[str],
+    notes: list[str],
 ) -> int | None:
-    """Build the model, and every stage that trains, without memory. Returns the model's context, if known."""
+    """Build a model that the campaign names, and every stage that trains it, without memory. Returns the model's
+    context, if known.
+
+    names_it  the stage that names the model, which is to score; None: it is the campaign's language model
+    """
     from trueup.models import loading
-    from trueup.models.loading import load_base_tokenizer
+    from trueup.models.sources.settings import context_length, read_settings
     from trueup.training import description, trial
 
-    settings, tokenizer = trial.stand_in(stages)
+    base = trial.Stage(model, *trial.stand_in(stages))
     is_readable = False
     choices: list[str] = []
     if directory is not None:
         try:
-            settings = loading.read_settings(str(directory), model)
+            if names_it:
+                settings, fresh_head = loading.scorer_settings(model, names_it.headless)
+            else:
+                settings, fresh_head = read_settings(str(directory), model), None
+            base = trial.Stage(model, settings, base.tokenizer, fresh_head)
             is_readable = True
-            tokenizer = load_base_tokenizer(model, choices.append)
+            base.tokenizer = loading.load_base_tokenizer(model, choices.append)
         except TrueupError as error:
-            if not is_readable:  # _encode reports problems of the tokenizer and its template
-                problems.append(str(error))
-    base = trial.Stage(model, settings, tokenizer)
+            problems.append(str(error))
     if model.load_in_4bit:
         problems += trial.try_quantisation(model)
     if model_problems := trial.try_model(base):
@@ -148,16 +160,18 @@ def _check_model(
         base = trial.Stage(trial.plain(model), *trial.stand_in(stages))
         is_readable = False
     elif is_readable and directory is not None and _has_weights(directory, model):
-        problems += trial.try_weights(str(directory), model)
-    problems += trial.try_stages(_on_the_model(stages), base)
+        problems += trial.try_weights(str(directory), base)
+    problems += trial.try_stages(stages, base)
     if not is_readable:
         return None
     notes[:0] = [description.describe(base, choice, stages).text for choice in choices]
     if model.adapter:
         problems += trial.try_adapter(base)
-    if (note := trial.tried(settings)) is not None:
+    if (note := trial.tried(base)) is not None:
         notes.append(note)
-    return loading.context_length(settings, tokenizer)
+    context = context_length(base.settings, base.tokenizer)
+    _check_context(stages, model, context, problems)
+    return context
 
 
 def _has_weights(directory: Path, model: ModelConfig) -> bool:
@@ -170,12 +184,11 @@ def _has_weights(directory: Path, model: ModelConfig) -> bool:
 
 def _on_the_model(stages: Stages) -> Stages:
     """The stages without those that train another model: they check it themselves."""
-    return {
-        name: config for name, config in stages.items() if not (isinstance(config, TrainConfig) and config.own_base)
-    }
+    return {name: config for name, config in stages.items() if not (isinstance(config, TrainConfig) and config.scorer)}
 
 
-def _check_context(stages: Stages, context: int | None, problems: list[str]) -> None:
+def _check_context(stages: Stages, model: ModelConfig, context: int | None, problems: list[str]) -> None:
+    whose = "the model's context" if model.section == "model" else f"the context of {model.section}"
     for stage, config in stages.items():
         if isinstance(config, TrainConfig) and context and config.max_length > context:
-            problems.append(f"{stage}.max_length: {config.max_length}, but the model's context has {context} tokens")
+            problems.append(f"{stage}.max_length: {config.max_length}, but {whose} has {context} tokens")

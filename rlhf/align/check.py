@@ -44,7 +44,7 @@ def check(config: OnlineConfig, stages: Mapping[str, Any], problems: list[str], 
 
 def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -> None:
     """What would make the align stage refuse it, as far as that is known."""
-    if isinstance(align, PPOConfig) and reward.full_finetuning and not (align.full_finetuning or reward.own_base):
+    if isinstance(align, PPOConfig) and reward.full_finetuning and not (align.full_finetuning or reward.scorer):
         problems.append(
             "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves "
             "no adapter that could share the policy's base: set both, or neither"

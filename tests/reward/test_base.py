@@ -17,6 +17,7 @@ import reward.train
 import ui.label.run
 from reward.config import RewardConfig
 from trueup import runs
+from trueup.check import check
 from trueup.checking.rows import Rows
 from trueup.data.records import Preference, is_heldout, read_rows
 from trueup.errors import ConfigError, ModelError
@@ -196,7 +197,7 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Any], dict[str, Any], str]] = {
     "no head": (
         another_base.language_model,
         UNTRAINED,
-        "reward.learning_rate: 0 trains nothing, and {base}",
+        "reward.base.name: {base}: is a language model, and has no head that scores: name a sequence-classification",
     ),
     "a template": (broken_template, {}, "reward.base.chat_template: the tokenizer's own chat template is no Jinja"),
     "a .gguf file": (gguf, {}, "reward.base.name: {base}: a .gguf file cannot become a reward model"),
@@ -211,9 +212,8 @@ def test_a_base_that_cannot_become_a_reward_model_is_refused_by_the_check_and_by
     build(tmp_path / "base", bases("llama"))
     base = tmp_path / ("base.gguf" if name == "a .gguf file" else "base")
     made = labelled(base={"name": f"./{base.name}"}, **keys)
-    problems: list[str] = []
-    reward.check.check(made.stages["reward"], made.stages, problems, [])
-    assert len(problems) == 1 and problems[0].startswith(expected.format(base=base))
+    problems = check(made)[0]
+    assert len(problems) == 1 and problems[0].startswith(expected.format(base=f"./{base.name} ({base})"))
     with pytest.raises(ModelError) as caught:
         reward.train.run(made.stages["reward"])
     assert str(caught.value) == problems[0]
@@ -225,17 +225,14 @@ def test_the_check_reads_base_and_pairs_in_the_bases_own_tokens(
     another_base.language_model(tmp_path / "base", bases("llama"))
 
     def problems(**keys: Any) -> list[str]:
-        config = labelled(base={"name": "./base"}, **keys).stages["reward"]
-        problems: list[str] = []
-        reward.check.check(config, {}, problems, [])
-        return problems
+        return check(labelled(base={"name": "./base"}, **keys))[0]
 
     assert problems() == []
     assert problems(max_length=300) == ["reward.max_length: 300, but the context of reward.base has 256 tokens"]
     (one,) = problems(lora={"target_modules": ["q_proj"]})
     assert one.startswith("reward.lora.target_modules: no linear module is called 'q_proj'")
     (tmp_path / "base" / "model.safetensors").unlink()
-    assert problems() == [f"reward.base.name: {tmp_path}/base: has no weights (safetensors wanted)"]
+    assert problems() == [f"reward.base.name: ./base ({tmp_path}/base): has no weights (safetensors wanted)"]
 
 
 def test_rows_that_its_template_refuses_are_found_by_the_check(

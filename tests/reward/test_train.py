@@ -34,6 +34,7 @@ from trueup.exporting.export import export
 from trueup.models import loading
 from trueup.models.chat import encode_completion, encode_prompt
 from trueup.models.scoring import score
+from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import as_trained
 from trueup.training import loop
 from trueup.training.merging import merged
@@ -79,7 +80,7 @@ def test_a_sampled_answer_that_the_reward_model_cannot_read_has_no_score_beside_
 ) -> None:
     made, directory = trained
     model = loading.load_reward_model(directory / "model", made.config.model)
-    limit = loading.context_length(model.model.config)
+    limit = context_length(model.model.config)
     assert limit is not None
     texts = ("Tea is warm.", "tea " * limit)
     row = CandidateSet(

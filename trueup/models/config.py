@@ -7,7 +7,15 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializationInfo, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializationInfo,
+    ValidationInfo,
+    model_validator,
+)
 
 from trueup.config import Problems, Section, StageConfig, from_campaign
 from trueup.provenance import contents
@@ -32,12 +40,31 @@ def require_on_hub(name: str | None, revision: str | None, key: str) -> None:
         raise ValueError(f"{key}: belongs to a hub id, and {instead}: leave it out")
 
 
-def _model_path(value: Any, info: ValidationInfo) -> Any:
+class ModelPath(str):
+    """The absolute path of a model. It remembers how the campaign file writes it, for errors."""
+
+    written: str
+
+
+def as_written(name: str) -> str:
+    """A model's name as the campaign file writes it."""
+    return name.written if isinstance(name, ModelPath) else name
+
+
+def named(key: str, name: str) -> str:
+    """The beginning of an error about a model: the key, the name as the campaign file writes it, and the path that it
+    means if that is another."""
+    written = as_written(name)
+    return f"{key}: {written}" if written == name else f"{key}: {written} ({name})"
+
+
+def _model_path(value: str, info: ValidationInfo) -> str:
     """A model's name as an absolute path if it is a path, or if that file or folder is beside the campaign file."""
-    if not isinstance(value, str) or not value or value == "embedded" or not info.context:
+    if not value or value == "embedded" or not info.context:
         return value
-    path = Path(os.path.abspath(from_campaign(value, info)))
-    return str(path) if is_path(value) or value.endswith(".gguf") or os.path.exists(path) else value
+    path = ModelPath(os.path.abspath(from_campaign(value, info)))
+    path.written = value
+    return path if is_path(value) or value.endswith(".gguf") or os.path.exists(path) else value
 
 
 def _template_path(value: Any, info: ValidationInfo) -> Any:
@@ -50,10 +77,10 @@ def _template_path(value: Any, info: ValidationInfo) -> Any:
 def _without_place(value: str | None, info: SerializationInfo) -> str | None:
     """The name for an identity, in which a local path does not count: the files' hashes do (`contents`)."""
     identity = info.context and info.context.get("identity")
-    return "<local>" if identity and value and value.startswith("/") else value
+    return "<local>" if identity and value and value.startswith("/") else value and str(value)
 
 
-ModelName = Annotated[str, BeforeValidator(_model_path), PlainSerializer(_without_place)]
+ModelName = Annotated[str, AfterValidator(_model_path), PlainSerializer(_without_place)]
 """A field type for a hub id, or for a path to a model, relative to the campaign file."""
 TemplateName = Annotated[str, BeforeValidator(_template_path), PlainSerializer(_without_place)]
 
@@ -64,8 +91,17 @@ NAMED_TEMPLATES = sorted(path.name.removesuffix(".jinja") for path in TEMPLATES.
 TemplateVariable = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
 
 
+A_REWARD_MODEL = "a sequence-classification model with one output"
+_OF_THE_MACHINE = ("dtype", "device", "attn_implementation", "load_in_4bit", "trust_remote_code")
+
+
 class ModelConfig(Section):
     """The base model, and how it is written as text and held in memory."""
+
+    _section: str = "model"
+    """The section of the campaign file in which these keys stand."""
+    _named_by: str | None = None
+    """The key that names the model, if it is one alone (`label.reward_model`) and no section."""
 
     name: ModelName = "embedded"
     """The base model: `embedded` (SmolLM2-135M-Instruct, needs no hub), a local directory, a `.gguf` file, or a hub id.
@@ -116,6 +152,35 @@ class ModelConfig(Section):
         require_on_hub(self.adapter, self.adapter_revision, "adapter_revision")
         return self
 
+    def key(self, field: str) -> str:
+        """A field's key in the campaign file. Of a model that one key names, what comes with its files has that key."""
+        if self._named_by is None or field in _OF_THE_MACHINE:
+            return f"{self._section}.{field}"
+        return f"{self._named_by}_revision" if field == "revision" else self._named_by
+
+    @property
+    def section(self) -> str | None:
+        """The section whose keys say how conversations are written for this model; None if there are none."""
+        return None if self._named_by else self._section
+
+    @property
+    def named(self) -> str:
+        """The key of the model and its name, as an error begins."""
+        return named(self.key("name"), self.name)
+
+    def of_section(self, section: str) -> ModelConfig:
+        """The same values, as those of another section of the campaign file, which errors name."""
+        config = self.model_copy()
+        config._section = section
+        return config
+
+    def of_key(self, key: str, name: str, revision: str | None) -> ModelConfig:
+        """Another model, which one key names. It is held in memory as this one, and written in its own template."""
+        here = {field: getattr(self, field) for field in _OF_THE_MACHINE}
+        config = ModelConfig().model_copy(update={**here, "name": name, "revision": revision})
+        config._section, config._named_by = self._section, key
+        return config
+
     def thinking_budget(self, tokens: int) -> int:
         """Most tokens of reasoning: those of a stage's key where the model reasons."""
         return tokens if self.thinking else 0
@@ -123,14 +188,14 @@ class ModelConfig(Section):
     @property
     def hub_id(self) -> HubId | None:
         """The base model's hub id, if it has one."""
-        return HubId(self.name, self.revision) if is_hub_id(self.name) else None
+        return HubId(self.name, self.revision, self.key("name")) if is_hub_id(self.name) else None
 
     @property
     def adapter_hub_id(self) -> HubId | None:
         """The adapter's hub id, if it has one."""
         if self.adapter is None or not is_hub_id(self.adapter):
             return None
-        return HubId(self.adapter, self.adapter_revision, key="model.adapter")
+        return HubId(self.adapter, self.adapter_revision, self.key("adapter"))
 
     def hub_ids(self) -> list[HubId]:
         """The hub ids among the names."""
@@ -162,3 +227,13 @@ class ModelStageConfig(StageConfig):
         if budgets and not self.model.thinking:
             raise Problems([f"{key}: limits reasoning, and model.thinking is off: leave it out" for key in budgets])
         return self
+
+    @property
+    def scorer(self) -> ModelConfig | None:
+        """The reward model that a key of this stage names, or the base of one."""
+        return None
+
+    @property
+    def headless(self) -> str | None:
+        """What to do about a `scorer` that is a language model; None: it gets a fresh head, and is trained."""
+        return None

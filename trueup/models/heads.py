@@ -11,6 +11,35 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 
+from trueup.errors import ModelError
+from trueup.models.config import A_REWARD_MODEL, ModelConfig
+
+
+def needs_head(config: ModelConfig, settings: PretrainedConfig, headless: str | None) -> bool:
+    """Whether a model that is to score is a language model, and gets a fresh head; False of a reward model. A
+    ModelError if it can become none.
+
+    headless  as in `trueup.models.config.ModelStageConfig`
+    """
+    if any(name.endswith("ForSequenceClassification") for name in settings.architectures or []):
+        if settings.num_labels != 1:
+            raise ModelError(
+                f"{config.named}: has {settings.num_labels} outputs; a reward model has one: name {A_REWARD_MODEL}"
+            )
+        return False
+    if headless:
+        raise ModelError(f"{config.named}: is a language model, and has no head that scores: {headless}")
+    return True
+
+
+def require_score_head(config: ModelConfig, model: PreTrainedModel) -> None:
+    """A ModelError unless the head reads the last token, as a decoder's does. An encoder has a head of another form."""
+    if not hasattr(model, "score"):
+        raise ModelError(
+            f"{config.named}: {model.config.model_type} has no head that reads the last token of an answer: name a "
+            "decoder, as language models are"
+        )
+
 
 def train_in_float32(head: torch.nn.Module) -> None:
     """Keep a fully trained head in float32, whatever its input is: bf16 rounds small updates away."""

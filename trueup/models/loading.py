@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,16 +24,15 @@ from transformers import (
 
 from trueup.console import say
 from trueup.errors import ModelError
-from trueup.models.config import ModelConfig
-from trueup.models.heads import add_score_head, let_router_be, train_in_float32
+from trueup.models.config import ModelConfig, as_written, named
+from trueup.models.heads import add_score_head, let_router_be, needs_head, require_score_head, train_in_float32
 from trueup.models.placement import Placement, place
-from trueup.models.sources import hub
-from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME, embedded_model
+from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_stops, gguf_tokenizer, load_gguf
+from trueup.models.sources.settings import not_loaded, read_settings, source_of
 from trueup.models.templates.choice import set_pad_token, set_template, settle_from_elsewhere
 from trueup.models.templates.ends import choice_of, turn_ends
-from trueup.models.templates.rendered import first_line
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
 
@@ -95,12 +93,16 @@ def _say_tokenizer(summary: str) -> None:
 def load_base_tokenizer(
     config: ModelConfig, announce: Callable[[str], object] | None = None
 ) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer, with the config's chat template and a pad token that is not EOS.
+    """The base model's tokenizer, with the config's chat template and a pad token that is not EOS. A reward model that
+    a key names alone keeps its own template: what it scores is prompt, answer and end of turn, too.
 
     announce  is given the choices of template and tokens, with their reasons
     """
     tokenizer = _own_tokenizer(config)
-    summary = set_template(tokenizer, config, _stops(config))
+    if config.section:
+        summary = set_template(tokenizer, config, _stops(config))
+    else:
+        summary = choice_of(tokenizer) or settle_from_elsewhere(tokenizer, config, _stops(config))
     if announce:
         announce(summary)
     return tokenizer
@@ -110,17 +112,17 @@ def _own_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The tokenizer as it comes: with an adapter that brings one, the adapter's, else the base model's."""
     adapter = adapter_folder(config, weights=False)
     if adapter is not None and (adapter / "tokenizer_config.json").is_file():
-        return _as_it_stands(adapter, config, str(adapter))
-    return _as_it_stands(source_of(config, weights=False), config, config.name)
+        return _as_it_stands(adapter, config, named(config.key("adapter"), str(config.adapter)))
+    return _as_it_stands(source_of(config, weights=False), config)
 
 
-def _as_it_stands(source: Path | str, config: ModelConfig, name: str) -> PreTrainedTokenizerBase:
+def _as_it_stands(source: Path | str, config: ModelConfig, subject: str | None = None) -> PreTrainedTokenizerBase:
     try:
         if str(source).endswith(".gguf"):
             return gguf_tokenizer(Path(source))
         return AutoTokenizer.from_pretrained(source, trust_remote_code=config.trust_remote_code)
     except Exception as error:
-        raise _not_loaded(name, error) from error
+        raise not_loaded(config, subject, error) from error
 
 
 def brings_template(config: ModelConfig) -> bool:
@@ -209,14 +211,34 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
     return _with_pad_token(load_reward_model(directory, config, master_weights, fresh_head=True))
 
 
-def load_base_for_scores(config: ModelConfig, fresh_head: bool, master_weights: bool = False) -> Loaded:
-    """The base model that the config names with a head of one output, fresh or its own, as `new_reward_model`."""
+def scorer_settings(config: ModelConfig, headless: str | None) -> tuple[PretrainedConfig, bool]:
+    """The settings of a model that the campaign names for scores, and whether its head is fresh. A ModelError if it can
+    become no reward model."""
+    if config.name.endswith(".gguf"):
+        raise ModelError(
+            f"{config.named}: a .gguf file cannot become a reward model: name a directory or a hub id with safetensors "
+            "weights"
+        )
+    settings = read_settings(source_of(config, weights=False), config)
+    return settings, needs_head(config, settings, headless)
+
+
+def load_scorer(config: ModelConfig, headless: str | None, master_weights: bool = False) -> tuple[Loaded, bool]:
+    """A model that the campaign names for scores, with a head of one output as `new_reward_model`, and whether this
+    head is fresh.
+
+    headless  as in `trueup.models.config.ModelStageConfig`
+    """
+    _, fresh = scorer_settings(config, headless)
     placement = place(config, master_weights)
+    head = "gets a fresh head" if fresh else "is a reward model and keeps its head"
+    say(f"{'reward model':<12} {as_written(config.name)} ({config.key('name')}) {head}, {placement.reason}")
     tokenizer = load_base_tokenizer(config, announce=_say_tokenizer)
     kind = AutoModelForSequenceClassification
-    model = _from_pretrained(kind, source_of(config), config, placement, fresh_head=fresh_head, num_labels=1)
+    model = _from_pretrained(kind, source_of(config), config, placement, fresh_head=fresh, num_labels=1)
+    require_score_head(config, model)
     _without_dropout(model)
-    return _with_pad_token(Loaded(model, tokenizer, placement))
+    return _with_pad_token(Loaded(model, tokenizer, placement)), fresh
 
 
 def _with_pad_token(loaded: Loaded) -> Loaded:
@@ -233,19 +255,15 @@ def _load_saved(kind: Any, directory: Path, config: ModelConfig, master_weights:
     placement = place(config, master_weights)
     tokenizer = read_tokenizer(directory, config)
     set_pad_token(tokenizer)
-    model = _from_pretrained(kind, str(directory), config, placement, **kwargs)
+    model = _from_pretrained(kind, str(directory), config, placement, subject=str(directory), **kwargs)
     _without_dropout(model)
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, placement)
 
 
 def read_tokenizer(directory: Path | str, config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer that a stage saved, as it stands. One from elsewhere (a reward model's) gets its own chat template
-    settled, as a base model's is: what it scores is prompt, answer and end of turn, too."""
-    tokenizer = _as_it_stands(directory, config, str(directory))
-    if choice_of(tokenizer) is None and tokenizer.chat_template and tokenizer.eos_token:
-        settle_from_elsewhere(tokenizer)
-    return tokenizer
+    """The tokenizer that a stage saved, as it stands."""
+    return _as_it_stands(directory, config, str(directory))
 
 
 def _without_dropout(model: PreTrainedModel) -> None:
@@ -266,20 +284,21 @@ def _from_pretrained(
     placement: Placement,
     quantise: bool = False,
     fresh_head: bool = False,
+    subject: str | None = None,
     **kwargs: Any,
 ) -> PreTrainedModel:
     if quantise:
         from transformers import BitsAndBytesConfig
 
         if placement.device.type != "cuda":
-            raise ModelError("model.load_in_4bit needs a CUDA device; without one, leave it out")
+            raise ModelError(f"{config.key('load_in_4bit')}: needs a CUDA device; without one, leave it out")
         kwargs["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=placement.dtype
         )
     if placement.attention:
         kwargs["attn_implementation"] = placement.attention
     if kind is AutoModelForSequenceClassification:
-        add_score_head(read_settings(source, config))
+        add_score_head(read_settings(source, config, subject))
     try:
         model, loading_info = kind.from_pretrained(
             source,
@@ -292,13 +311,13 @@ def _from_pretrained(
         )
         model.to(placement.device)
     except Exception as error:
-        raise _not_loaded(source, error) from error
-    _require_all_weights(source, model, loading_info, fresh_head)
+        raise not_loaded(config, subject, error) from error
+    _require_all_weights(subject or config.named, model, loading_info, fresh_head)
     let_router_be(model)
     return model
 
 
-def _require_all_weights(source: str, model: PreTrainedModel, info: Mapping[str, Any], fresh_head: bool) -> None:
+def _require_all_weights(subject: str, model: PreTrainedModel, info: Mapping[str, Any], fresh_head: bool) -> None:
     """A ModelError if the checkpoint lacks a weight or has it in another shape. transformers would only warn, and draw
     the weight at random."""
     weights = dict(model.named_parameters(remove_duplicate=False))
@@ -311,82 +330,22 @@ def _require_all_weights(source: str, model: PreTrainedModel, info: Mapping[str,
     if lacking:
         first = min(lacking)
         raise ModelError(
-            f"model.name: {source}: {len(lacking)} of {len(weights)} weights are not in its files as its config.json "
+            f"{subject}: {len(lacking)} of {len(weights)} weights are not in its files as its config.json "
             f"expects them, and would be drawn at random ({first} {lacking[first]}): fetch or save the model again"
         )
 
 
-def without_memory(source: str, config: ModelConfig) -> PreTrainedModel:
+def without_memory(source: str, config: ModelConfig, fresh_head: bool | None = None) -> PreTrainedModel:
     """The model on the meta device, where it takes no memory. A ModelError unless its files hold all of its weights by
-    name and shape."""
-    nowhere = replace(place(config), device=torch.device("meta"))
-    return _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
+    name and shape.
 
-
-def read_settings(source: str, config: ModelConfig) -> PretrainedConfig:
-    """A model's configuration, as transformers reads it."""
-    file = {"gguf_file": Path(source).name} if source.endswith(".gguf") else {}
-    trusted = config.trust_remote_code
-    try:
-        return AutoConfig.from_pretrained(Path(source).parent if file else source, trust_remote_code=trusted, **file)
-    except Exception as error:
-        raise _not_loaded(source, error) from error
-
-
-def context_length(settings: PretrainedConfig, tokenizer: Any = None) -> int | None:
-    """Most tokens that the model can read, whatever its configuration calls them; None if it names no limit."""
-    text = settings.get_text_config()
-    for name in _CONTEXT_NAMES:
-        length = getattr(text, name, None)
-        if isinstance(length, int) and length > 0:
-            return max(length, _scaled(text, length))
-    length = getattr(tokenizer, "model_max_length", None)
-    return length if isinstance(length, int) and length < 10**9 else None
-
-
-_CONTEXT_NAMES = (
-    *("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "max_seq_length"),
-    *("seq_length", "seq_len", "context_length", "context_window"),
-)
-
-
-def _scaled(text: Any, length: int) -> int:
-    """The limit with scaled rotary positions. Some configurations give the scale beside the limit, not in it."""
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    ropes = [rope, *(part for part in rope.values() if isinstance(part, dict))] if isinstance(rope, dict) else []
-    limits = [
-        int(part["factor"] * part.get("original_max_position_embeddings", length))
-        for part in ropes
-        if isinstance(part.get("factor"), int | float)
-    ]
-    return max(limits, default=0)
-
-
-def _not_loaded(name: str, error: Exception) -> ModelError:
-    """The ModelError for whatever a library raises: errors of safetensors and tokenizers have no common class."""
-    if "trust_remote_code" in str(error):
-        return ModelError(
-            f"model.name: {name!r} brings Python of its own, which runs with all your rights: read it, and set "
-            "model.trust_remote_code: true if you trust it"
-        )
-    return ModelError(
-        f"model.name: {name!r} could not be loaded ({type(error).__name__}: {first_line(error)}). It may be "
-        "`embedded`, a local directory with safetensors weights, a .gguf file, or a hub id where the hub can be reached"
-    )
-
-
-def source_of(config: ModelConfig, weights: bool = True) -> str:
-    """The directory or file of the base model. What is not on this machine yet is fetched.
-
-    weights  False: a hub's model is wanted without its weights
+    fresh_head  whether a reward model's head is fresh; None: it is a language model
     """
-    if config.name == EMBEDDED:
-        return str(embedded_model())
-    if (hub_id := config.hub_id) is not None:
-        return str(hub.fetch(hub_id, weights))
-    if config.name.endswith(".gguf") and not Path(config.name).is_file():
-        raise ModelError(f"model.name: {config.name}: no such file")
-    return config.name
+    nowhere = replace(place(config), device=torch.device("meta"))
+    if fresh_head is None:
+        return _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
+    kind = AutoModelForSequenceClassification
+    return _from_pretrained(kind, source, config, nowhere, fresh_head=fresh_head, device_map="meta", num_labels=1)
 
 
 def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

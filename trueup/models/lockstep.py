@@ -30,7 +30,6 @@ from trueup.models.config import ModelConfig
 from trueup.models.course import Course, most_tokens
 from trueup.models.loading import (
     Loaded,
-    context_length,
     load_base,
     load_policy,
     load_reward_model,
@@ -41,6 +40,7 @@ from trueup.models.sampling import Decoding, draw, noise
 from trueup.models.scoring import conversion, score_answers
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.sources.low_rank import more_than_linear
+from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import turn_ends
 
 # ---- What comes out ---------------------------------------------------------------------------------------------

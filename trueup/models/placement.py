@@ -37,7 +37,7 @@ def place(config: ModelConfig, master_weights: bool = False) -> Placement:
     device = torch.device(config.device if config.device != "auto" else _best_device())
     if not _is_there(device):
         raise ModelError(
-            f"model.device: {config.device}: PyTorch {torch.__version__} sees no such device on this machine"
+            f"{config.key('device')}: {config.device}: PyTorch {torch.__version__} sees no such device on this machine"
         )
     dtype, why = _best_dtype(device)
     if master_weights and dtype != torch.float32:

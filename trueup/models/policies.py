@@ -120,7 +120,7 @@ def _model_section(run_dir: Path, stage: str, key: str) -> ModelConfig | None:
     config = validate(ModelConfig, values, path.parent, f"{stage}.{key}.", problems)
     if config is None:
         raise ConfigError(path, problems)
-    return config
+    return config if key == "model" else config.of_section(f"{stage}.{key}")
 
 
 def _as_data(config: ModelConfig) -> ModelConfig:

@@ -22,7 +22,8 @@ from trueup.files import Json
 from trueup.models import tensors
 from trueup.models.cache import as_argument, reads_in_parts, roomy_cache
 from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
-from trueup.models.loading import Loaded, context_length
+from trueup.models.loading import Loaded
+from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import as_trained
 
 if TYPE_CHECKING:

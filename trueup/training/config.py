@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 from trueup.config import Problems, Section, from_campaign
 from trueup.data.pairs import PairRule
 from trueup.files import Json
-from trueup.models.config import ModelConfig, ModelStageConfig
+from trueup.models.config import ModelStageConfig
 from trueup.provenance import contents
 from trueup.provenance.contents import Contents
 from trueup.training.allowed import problems as trainer_args_problems
@@ -78,11 +78,6 @@ class TrainConfig(ModelStageConfig):
     """The adapters."""
     trainer_args: Annotated[Json, BeforeValidator(_files_from_campaign)] = Field({})
     """Further arguments of TRL's trainer. One that would change nothing here is refused with its reason."""
-
-    @property
-    def own_base(self) -> ModelConfig | None:
-        """The model that the stage trains, if it is another one than the campaign's."""
-        return None
 
     @model_validator(mode="after")
     def _adapts_or_trains_whole(self) -> TrainConfig:

@@ -9,8 +9,8 @@ import torch
 from peft import TaskType, get_peft_model
 
 from trueup.config import Stages
-from trueup.models.loading import context_length
 from trueup.models.placement import place
+from trueup.models.sources.settings import context_length
 from trueup.training.adapters import adapter
 from trueup.training.config import TrainConfig
 from trueup.training.trial import Stage, aside
@@ -19,6 +19,8 @@ from trueup.training.trial import Stage, aside
 class ModelSummary(NamedTuple):
     """A model in a few lines."""
 
+    key: str
+    """What names it in the campaign file."""
     model: str
     """Class, architecture, parameters, context."""
     place: str
@@ -30,7 +32,7 @@ class ModelSummary(NamedTuple):
 
     @property
     def text(self) -> str:
-        return "\n         ".join([f"model: {self.model}", self.place, self.tokenizer, *self.trained])
+        return "\n         ".join([f"{self.key}: {self.model}", self.place, self.tokenizer, *self.trained])
 
 
 def describe(stage: Stage, tokenizer: str, stages: Stages) -> ModelSummary:
@@ -39,7 +41,7 @@ def describe(stage: Stage, tokenizer: str, stages: Stages) -> ModelSummary:
     tokenizer  what its loading announced
     """
     with aside():
-        model = stage.model(scores=False).model
+        model = stage.named()
     size = sum(weight.numel() for weight in model.parameters())
     context = context_length(stage.settings, stage.tokenizer)
     limit = f"context {context:,} tokens" if context else "no limit of its context known"
@@ -50,7 +52,10 @@ def describe(stage: Stage, tokenizer: str, stages: Stages) -> ModelSummary:
             with suppress(Exception):  # `try_stages` reports a stage that cannot be built
                 by_what.setdefault(_trained(stage, config), []).append(name)
     trained = [f"{', '.join(names)}: {what}" for what, names in by_what.items()]
-    return ModelSummary(f"{kind}, {_amount(size)} parameters, {limit}", place(stage.config).reason, tokenizer, trained)
+    key = stage.config.key("name").removesuffix(".name")
+    return ModelSummary(
+        key, f"{kind}, {_amount(size)} parameters, {limit}", place(stage.config).reason, tokenizer, trained
+    )
 
 
 def _trained(stage: Stage, config: TrainConfig) -> str:
@@ -58,7 +63,7 @@ def _trained(stage: Stage, config: TrainConfig) -> str:
     if config.full_finetuning:
         return "all weights are trained"
     with aside(), torch.device("meta"):
-        model = stage.model(scores=False).model
+        model = stage.named()
         adapted = get_peft_model(model, adapter(config, model, TaskType.CAUSAL_LM)).base_model.targeted_module_names
     modules = dict.fromkeys(name.rpartition(".")[2] for name in adapted)
     layers = {number for name in adapted if (number := next((part for part in name.split(".") if part.isdigit()), ""))}

@@ -33,10 +33,11 @@ from trueup.campaign import Campaign
 from trueup.console import muted
 from trueup.errors import ConfigError, ModelError, TrueupError, did_you_mean
 from trueup.models import loading
-from trueup.models.config import ModelConfig
-from trueup.models.heads import add_score_head
+from trueup.models.config import ModelConfig, ModelStageConfig
+from trueup.models.heads import add_score_head, require_score_head
 from trueup.models.loading import Loaded
 from trueup.models.placement import place
+from trueup.models.sources.settings import read_settings, source_of
 from trueup.runs import StageRun, stage_dir
 from trueup.stages import load_object
 from trueup.training import own_adapter
@@ -50,8 +51,19 @@ from trueup.training.config import LoRAConfig, TrainConfig
 class Stage:
     """A stage's model on the meta device, new for each attempt, since a trainer changes its model."""
 
-    def __init__(self, config: ModelConfig, settings: PretrainedConfig, tokenizer: Any):
-        self.config, self.settings, self.tokenizer = config, settings, tokenizer
+    def __init__(self, config: ModelConfig, settings: PretrainedConfig, tokenizer: Any, fresh_head: bool | None = None):
+        """
+        fresh_head  the model that is named is to score, and gets a fresh head for it or keeps its own; None: it is a
+                    language model
+        """
+        self.config, self.settings, self.tokenizer, self.fresh_head = config, settings, tokenizer, fresh_head
+
+    def named(self) -> PreTrainedModel:
+        """The model that is named, as what it is named for: a language model or a reward model."""
+        model = self.model(scores=self.fresh_head is not None).model
+        if self.fresh_head is not None:
+            require_score_head(self.config, model)
+        return model
 
     def model(self, scores: bool) -> Loaded:
         """scores  the model has a head of one output, as a reward model; otherwise that of a language model"""
@@ -64,7 +76,7 @@ class Stage:
             own = self.config.trust_remote_code and kind.__name__ in (getattr(settings, "auto_map", None) or {})
             if not own and type(settings) not in kind._model_mapping:
                 raise ModelError(
-                    f"{self.config.name}: neither transformers nor the model's own code has a reward model (sequence "
+                    f"{self.config.named}: neither transformers nor the model's own code has a reward model (sequence "
                     f"classification) of {settings.model_type}"
                 )
         attention = {"attn_implementation": placement.attention} if placement.attention else {}
@@ -108,12 +120,12 @@ REFUSED = {
 """Architectures that do not, with the reason."""
 
 
-def tried(settings: PretrainedConfig) -> str | None:
+def tried(model: Stage) -> str | None:
     """A note on an architecture that has not been tried in every stage."""
-    kind = settings.model_type
+    settings, kind = model.settings, model.settings.model_type
     if {kind, settings.get_text_config().model_type} & TRIED:
         return None
-    return f"model.name: {kind} is not among the architectures tried (docs/models.md)"
+    return f"{model.config.key('name')}: {kind} is not among the architectures tried (docs/models.md)"
 
 
 # ---- The stages -------------------------------------------------------------------------------------------------
@@ -130,36 +142,35 @@ def try_stages(stages: Mapping[str, Any], model: Stage) -> list[str]:
 
 def try_model(model: Stage) -> list[str]:
     """Problems that prevent the model itself from being built or trained: device, attention, architecture."""
-    attention = model.config.attn_implementation
+    config, attention = model.config, model.config.attn_implementation
+    key = f"{config.key('attn_implementation')}: {attention}"
     if attention.startswith("paged|"):
-        return [
-            f"model.attn_implementation: {attention}: is for a server that answers many at once, and trains nothing"
-        ]
+        return [f"{key}: is for a server that answers many at once, and trains nothing"]
     with contextlib.suppress(TrueupError):
-        if attention == "flex_attention" and place(model.config).device.type != "cuda":
-            return ["model.attn_implementation: flex_attention: trains on a CUDA device alone; use sdpa or auto"]
+        if attention == "flex_attention" and place(config).device.type != "cuda":
+            return [f"{key}: trains on a CUDA device alone; use sdpa or auto"]
     if (reason := REFUSED.get(model.settings.model_type)) is not None:
-        return [f"model.name: {model.config.name}: {model.settings.model_type} is not supported: {reason}"]
+        return [f"{config.named}: {model.settings.model_type} is not supported: {reason}"]
     try:
         with aside():
-            model.model(scores=False)
+            model.named()
     except Exception as error:
         if isinstance(error, TrueupError):
             return [str(error)]
-        for key in ("attn_implementation", "dtype"):
-            other = Stage(model.config.model_copy(update={key: "auto"}), model.settings, model.tokenizer)
+        for field in ("attn_implementation", "dtype"):
+            without = config.model_copy(update={field: "auto"})
             with contextlib.suppress(Exception), aside():
-                other.model(scores=False)
-                return [f"model.{key}: {getattr(model.config, key)}: {_message(error)}"]
-        return [f"model.name: {model.config.name}: {_message(error)}"]
+                Stage(without, model.settings, model.tokenizer, model.fresh_head).named()
+                return [f"{config.key(field)}: {getattr(config, field)}: {_message(error)}"]
+        return [f"{config.named}: {_message(error)}"]
     return []
 
 
-def try_weights(source: str, config: ModelConfig) -> list[str]:
+def try_weights(source: str, model: Stage) -> list[str]:
     """A problem unless the files of the model hold all its weights, each in its shape."""
     try:
         with aside():
-            loading.without_memory(source, config)
+            loading.without_memory(source, model.config, model.fresh_head)
     except TrueupError as error:
         return [str(error)]
     return []
@@ -177,17 +188,18 @@ def try_adapter(model: Stage) -> list[str]:
 
 def try_quantisation(config: ModelConfig) -> list[str]:
     """Problems of `load_in_4bit` on this machine."""
+    key = config.key("load_in_4bit")
     if importlib.util.find_spec("bitsandbytes") is None:
-        return ["model.load_in_4bit: needs bitsandbytes, which is not installed: pip install bitsandbytes"]
+        return [f"{key}: needs bitsandbytes, which is not installed: pip install bitsandbytes"]
     with contextlib.suppress(TrueupError):
         if place(config).device.type != "cuda":
-            return ["model.load_in_4bit: needs a CUDA device; without one, leave it out"]
+            return [f"{key}: needs a CUDA device; without one, leave it out"]
     return []
 
 
 def plain(config: ModelConfig) -> ModelConfig:
     """The section without the keys that may be wrong, so that the stages can be tried all the same."""
-    return ModelConfig(name=config.name)
+    return config.model_copy(update={**ModelConfig().model_dump(), "name": config.name})
 
 
 def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
@@ -199,14 +211,14 @@ def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
         return
     config, saved = campaign.config.model, stage_dir(campaign.run_dir, "sft") / "model"
     stages = {name: campaign.stages[name] for name in names}
-    own = {name: stage for name, stage in stages.items() if isinstance(stage, TrainConfig) and stage.own_base}
-    problems = [line for name, stage in own.items() for line in _try_own_base(name, stage)]
+    own = {name: stage for name, stage in stages.items() if isinstance(stage, ModelStageConfig) and stage.scorer}
+    problems = [line for name, stage in own.items() for line in _try_scorer(name, stage)]
     try:
         if names[0] == "sft" or not saved.is_dir():
-            settings = loading.read_settings(loading.source_of(config, weights=False), config)
+            settings = read_settings(source_of(config, weights=False), config)
             tokenizer = loading.load_base_tokenizer(config)
         else:
-            settings, tokenizer = loading.read_settings(str(saved), config), loading.read_tokenizer(saved, config)
+            settings, tokenizer = read_settings(str(saved), config), loading.read_tokenizer(saved, config)
         model = Stage(config, settings, tokenizer)
         problems += try_model(model) or try_stages({name: stages[name] for name in stages if name not in own}, model)
     except TrueupError:
@@ -215,19 +227,22 @@ def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
         raise ConfigError(campaign.source, problems)
 
 
-def _try_own_base(name: str, config: TrainConfig) -> list[str]:
-    """The problems of a stage that trains another model than the campaign's."""
-    assert config.own_base is not None
+def _try_scorer(name: str, config: ModelStageConfig) -> list[str]:
+    """The problems of a stage that scores by another model than the campaign's, or trains one."""
+    assert config.scorer is not None
     try:
-        return try_stages({name: config}, stage_of(config.own_base))
-    except TrueupError:
-        return []  # the stage reports it when it loads the model
+        source, model = source_of(config.scorer), scorer_of(config)
+    except TrueupError as error:
+        return [str(error)]
+    return try_model(model) or [*try_weights(source, model), *try_stages({name: config}, model)]
 
 
-def stage_of(config: ModelConfig) -> Stage:
-    """A stage's model with the settings and the tokenizer of a base model."""
-    settings = loading.read_settings(loading.source_of(config, weights=False), config)
-    return Stage(config, settings, loading.load_base_tokenizer(config))
+def scorer_of(config: ModelStageConfig) -> Stage:
+    """The reward model that a stage names, or the base of one; a ModelError unless it can be one."""
+    scorer = config.scorer
+    assert scorer is not None
+    settings, fresh_head = loading.scorer_settings(scorer, config.headless)
+    return Stage(scorer, settings, loading.load_base_tokenizer(scorer), fresh_head)
 
 
 def _try_stage(stage: str, config: TrainConfig, model: Stage) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from trueup.checking.places import check_place, find_directory, find_hub_id
+from trueup.checking.places import check_place
 from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_preferences
 from trueup.data.records import CandidateSet, Dropped, is_for_judge, is_heldout, read_rows
-from trueup.errors import DataError
+from trueup.errors import DataError, TrueupError
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig
 from ui.sources.material import known_answers, read_scores
@@ -43,15 +43,13 @@ def check(
         check_rubric("label", config.rubric, problems)
     if config.store:
         _check_store(config.store_url, problems)
-    if "reward_model" in config.sources and config.reward_model:
-        _check_scorer(config, problems, notes)
     return [imported] if imported else []
 
 
 def check_rows(config: LabelConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that imported labels have pairs to train on, not only ties or held-out prompts; and that a reward model
     that labels can read the prompts."""
-    if "reward_model" in config.sources and config.reward_model:
+    if config.scorer:
         _check_what_it_reads(config, rows, problems, notes)
     rankings = rows.of("label.path")
     if rankings is None or config.sources != ["import"]:
@@ -124,53 +122,19 @@ def _check_driver(url: sa.URL, problems: list[str]) -> None:
 # ---- A reward model that labels ---------------------------------------------------------------------------------
 
 
-def _check_scorer(config: LabelConfig, problems: list[str], notes: list[str]) -> None:
-    """Check that the reward model that labels is there and whole, with one output."""
-    scorer = _scorer(config, problems, notes)
-    if scorer and scorer.settings.num_labels != 1:
-        problems.append(
-            f"{_SCORER}: {config.reward_model}: has {scorer.settings.num_labels} outputs; a reward model has one"
-        )
-
-
-_SCORER = "label.reward_model"
-
-
-class _Scorer(NamedTuple):
-    settings: Any
-    tokenizer: Any
-
-
-def _scorer(config: LabelConfig, problems: list[str], notes: list[str]) -> _Scorer | None:
-    """A reward model's settings and tokenizer; None if its files are not here, or cannot be read."""
-    from trueup.models import loading
-
-    name, hub_ids = str(config.reward_model), config.hub_ids()
-    if hub_ids:
-        directory = find_hub_id(hub_ids[0], problems, notes)
-    else:
-        directory = find_directory(_SCORER, Path(name), name, problems)
-    if directory is None:
-        return None
-    try:
-        settings = loading.read_settings(str(directory), config.model)
-        return _Scorer(settings, loading.read_tokenizer(directory, config.model))
-    except Exception as error:
-        text = " ".join(str(error).split()).removeprefix("model.name: ").removeprefix(f"{_SCORER}: ")
-        problems.append(f"{_SCORER}: {text[:300]}")
-        return None
-
-
 def _check_what_it_reads(config: LabelConfig, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that its own template writes the prompts, and that its context has room for them with an answer."""
-    from trueup.models.loading import context_length
+    from trueup.models.sources.settings import context_length
+    from trueup.training.trial import scorer_of
 
-    if (scorer := _scorer(config, [], [])) is None:
-        return  # `_check_scorer` reports that
+    try:
+        scorer = scorer_of(config)
+    except TrueupError:
+        return  # the check of the model reports that
+    key = scorer.config.key("name")
     for file in rows.files:
         if file.key == "sample.prompts":
-            as_read = Rows(
-                [replace(file, key=_SCORER, on_bad_rows="refuse")], context_length(scorer.settings, scorer.tokenizer)
-            )
+            context = context_length(scorer.settings, scorer.tokenizer)
+            as_read = Rows([replace(file, key=key, on_bad_rows="refuse")], context)
             as_read.encode(scorer.tokenizer, problems, notes)
-            check_context(_SCORER, as_read.tokens(file.rows), file.max_new_tokens, as_read, problems)
+            check_context(key, as_read.tokens(file.rows), file.max_new_tokens, as_read, problems)

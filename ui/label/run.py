@@ -112,7 +112,7 @@ def collect_labels(config: LabelConfig, store: Store, items: material.Material, 
 
         judge_pairs(config, store, items)
     elif config.source == "reward_model":
-        material.score_by_model(config, store, items)
+        stage.facts["chat_template"] = material.score_by_model(config, store, items)
 
 
 # ---- 3. Export --------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from trueup.data.own_code import short_name
 from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.errors import ConfigError
-from trueup.models.config import ModelName, ModelStageConfig, is_hub_id, require_on_hub
+from trueup.models.config import A_REWARD_MODEL, ModelConfig, ModelName, ModelStageConfig, require_on_hub
 from trueup.provenance import contents
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
@@ -234,17 +234,23 @@ class LabelConfig(RowRules, ModelStageConfig):
         """The file of the user's own rubric, if it labels."""
         return rubric_files(self.rubric) if "simulated" in self.sources else []
 
+    @property
+    def scorer(self) -> ModelConfig | None:
+        if self.reward_model is None or "reward_model" not in self.sources:
+            return None
+        return self.model.of_key("label.reward_model", self.reward_model, self.reward_model_revision)
+
+    @property
+    def headless(self) -> str:
+        return f"name {A_REWARD_MODEL}, or train one from it (reward.base)"
+
     def contents(self) -> dict[str, Contents | None]:
         """Hashes of the reward model that labels, since its name stays if it is trained again."""
-        if self.reward_model is None or "reward_model" not in self.sources:
-            return {}
-        return {"reward_model": contents.of_model(self.reward_model, self.reward_model_revision)}
+        scorer = self.scorer
+        return {"reward_model": contents.of_model(scorer.name, scorer.revision)} if scorer else {}
 
     def hub_ids(self) -> list[HubId]:
-        name = self.reward_model
-        if name is None or "reward_model" not in self.sources or not is_hub_id(name):
-            return []
-        return [HubId(name, self.reward_model_revision, key="label.reward_model")]
+        return self.scorer.hub_ids() if self.scorer else []
 
     def fingerprint(self) -> dict[str, str | None]:
         """Hashes of the rubric's code, and of people's labels in the store."""

@@ -314,15 +314,15 @@ def import_file(config: LabelConfig, store: Store, items: Material, dropped: Dro
 # ---- Reward model -----------------------------------------------------------------------------------------------
 
 
-def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
-    """Rank every prompt's answers by a reward model's score. A prompt with an answer that it cannot read is skipped."""
-    from trueup.models.loading import load_reward_model, read_tokenizer
+def score_by_model(config: LabelConfig, store: Store, items: Material) -> str | None:
+    """Rank every prompt's answers by a reward model's score. A prompt with an answer that it cannot read is skipped.
+    Returns what was chosen for its tokenizer."""
+    from trueup.models.loading import load_scorer, read_tokenizer
     from trueup.models.scoring import conversion, score_answers
-    from trueup.models.sources import hub
+    from trueup.models.templates.ends import choice_of
 
-    assert config.reward_model is not None
-    hub_ids = config.hub_ids()
-    loaded = load_reward_model(hub.fetch(hub_ids[0]) if hub_ids else Path(config.reward_model), config.model)
+    assert config.scorer is not None
+    loaded, _ = load_scorer(config.scorer, config.headless)
     prompts = [item.prompt for item in items.whole for _ in item.answers]
     if (sft := find_stage(config.run_dir, "sft")) is not None:
         converted = conversion(loaded.tokenizer, read_tokenizer(sft.dir / "model", config.model))
@@ -339,3 +339,4 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> None:
     aside = f", {skipped} skipped: it cannot read one of their answers" if skipped else ""
     store.put("reward_model", config.programs["reward_model"], labels)
     say(f"reward model {config.reward_model}: {len(labels) - skipped} prompts ranked{aside}")
+    return choice_of(loaded.tokenizer)

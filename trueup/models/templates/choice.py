@@ -36,19 +36,22 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops:
         reason = "the tokenizer brings it" if choice == "own" else "the tokenizer of a base model has none"
     if config.new_tokens:
         if choice != "chatml":
-            raise ModelError("model.new_tokens adds the two markers of ChatML: set model.chat_template: chatml with it")
+            raise ModelError(
+                f"{config.key('new_tokens')}: adds the two markers of ChatML: set {config.key('chat_template')}: "
+                "chatml with it"
+            )
         tokenizer.add_special_tokens(
             {"extra_special_tokens": ["<|im_start|>"], "eos_token": "<|im_end|>"}, replace_extra_special_tokens=False
         )
     if tokenizer.eos_token is None:
-        raise ModelError(f"{tokenizer.name_or_path}: the tokenizer has no EOS token, so no answer could ever end")
+        raise ModelError(f"{config.named}: the tokenizer has no EOS token, so no answer could ever end")
     if choice in NAMED_TEMPLATES:
         text = (TEMPLATES / f"{choice}.jinja").read_text(encoding="utf-8")
         has_bos = _starts_with_bos(tokenizer) and "bos_token" not in text
         tokenizer.chat_template = ("{{- bos_token -}}" if has_bos else "") + text
     elif choice != "own":
-        tokenizer.chat_template = _read_template(choice)
-    _check_syntax(tokenizer, choice)
+        tokenizer.chat_template = _read_template(choice, config.key("chat_template"))
+    _check_syntax(tokenizer, choice, config.key("chat_template"))
     text = (template_before(tokenizer) if choice == "own" else None) or portable_template(tokenizer)
     form = prepared(tokenizer, text, config, [*stops, *turn_ends(tokenizer)])
     if form.text != tokenizer.get_chat_template():
@@ -62,19 +65,20 @@ def set_template(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops:
         )
     set_reasoning_block(tokenizer, form.text, asked if config.thinking else None)
     if block := reasoning_block(tokenizer):
-        form.remarks.append(f"reasoning in {block.start} is kept apart from the answer (model.thinking)")
+        form.remarks.append(f"reasoning in {block.start} is kept apart from the answer ({config.key('thinking')})")
     end, others = _set_end(tokenizer, form, stops)
     words = [f"chat template {choice} ({reason})", *form.remarks, end, *others, set_pad_token(tokenizer)]
-    set_choice(tokenizer, ", ".join(words))
+    set_choice(tokenizer, ", ".join(words), config.section)
     return ", ".join(words)
 
 
-def settle_from_elsewhere(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Settle the chat template that a reward model's tokenizer brings. No key of the campaign reaches it, so system
-    text is folded if the template takes none: else it could score no conversation that has one."""
-    _check_syntax(tokenizer, "own")
+def settle_from_elsewhere(tokenizer: PreTrainedTokenizerBase, config: ModelConfig, stops: Collection[int] = ()) -> str:
+    """Settle the chat template that a reward model's tokenizer brings, as `set_template`. No key of the campaign
+    reaches it, so system text is folded if the template takes none: else it could score no conversation that has one.
+    """
+    _check_syntax(tokenizer, "own", config.key("chat_template"))
     takes_system = system_question(tokenizer, portable_template(tokenizer))
-    set_template(tokenizer, ModelConfig(fold_system=not takes_system))
+    return set_template(tokenizer, config.model_copy(update={"fold_system": not takes_system}), stops)
 
 
 def _set_end(tokenizer: PreTrainedTokenizerBase, form: Prepared, stops: Collection[int]) -> tuple[str, list[str]]:
@@ -86,27 +90,25 @@ def _set_end(tokenizer: PreTrainedTokenizerBase, form: Prepared, stops: Collecti
     return f"end of turn {tokenizer.eos_token!r} ({reason})", [also] * bool(others)
 
 
-def _read_template(choice: str) -> str:
+def _read_template(choice: str, key: str) -> str:
     if not os.path.isfile(choice):  # false too for a name that is too long
         short_name = choice if len(choice) <= 200 else f"{choice[:200]}..."
-        raise ModelError(
-            f"model.chat_template: {short_name!r} is neither auto, nor {', '.join(NAMED_TEMPLATES)}, nor a file"
-        )
+        raise ModelError(f"{key}: {short_name!r} is neither auto, nor {', '.join(NAMED_TEMPLATES)}, nor a file")
     try:
         return Path(choice).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"model.chat_template: {choice}: cannot be read as UTF-8 text: {error}") from None
+        raise ModelError(f"{key}: {choice}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
+def _check_syntax(tokenizer: PreTrainedTokenizerBase, choice: str, key: str) -> None:
     subject = "the tokenizer's own chat template" if choice == "own" else f"the chat template {choice}"
     try:
         tokenizer.apply_chat_template([{"role": "user", "content": "Hello."}], tokenize=False)
     except jinja2.TemplateSyntaxError as error:
-        raise ModelError(f"model.chat_template: {subject} is no Jinja: line {error.lineno}: {error.message}") from None
+        raise ModelError(f"{key}: {subject} is no Jinja: line {error.lineno}: {error.message}") from None
     except Exception as error:  # a template may refuse this conversation and take the rows; but there must be one
         if not tokenizer.chat_template or isinstance(tokenizer.chat_template, dict):
-            raise ModelError(f"model.chat_template: {subject} cannot be used: {first_line(error)}") from None
+            raise ModelError(f"{key}: {subject} cannot be used: {first_line(error)}") from None
 
 
 _GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")

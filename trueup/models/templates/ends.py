@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _KEY, _CHOICE, _BEFORE = "turn_end_ids", "chat_template_choice", "chat_template_before"
+_SECTION = "chat_template_section"
 """The keys in tokenizer_config.json."""
 
 
@@ -42,9 +43,15 @@ def as_trained(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[i
     return [*ids[:-1], tokenizer.eos_token_id] if ends_turn(tokenizer, ids) else list(ids)
 
 
-def set_choice(tokenizer: PreTrainedTokenizerBase, sentence: str) -> None:
-    """Keep what was chosen for the tokenizer, and why."""
-    tokenizer.init_kwargs[_CHOICE] = sentence
+def set_choice(tokenizer: PreTrainedTokenizerBase, sentence: str, section: str | None) -> None:
+    """Keep what was chosen for the tokenizer, and why; and the section of the campaign file that chose it."""
+    tokenizer.init_kwargs |= {_CHOICE: sentence, _SECTION: section}
+
+
+def section_of(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The section whose keys can choose otherwise, for errors; None if no key can."""
+    section: str | None = tokenizer.init_kwargs.get(_SECTION, "model")
+    return section
 
 
 def choice_of(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -29,13 +29,12 @@ from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError, did_you_mean
 from trueup.models.config import ModelConfig
 from trueup.models.templates.block import OPEN, TAG, reasoning_block
+from trueup.models.templates.ends import section_of
 from trueup.models.templates.rendered import alike, mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-OTHERWISE = "set model.chat_template to chatml or plain"
-WITHOUT_SYSTEM = "set model.fold_system: true, which writes it into the next user turn"
 _USER, _ANSWER, _NEXT, _SYSTEM = mark("user", 0), mark("assistant", 1), mark("user", 2), mark("system", 3)
 
 
@@ -60,8 +59,8 @@ def prepared(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig,
     """
     if config.thinking and not TAG.search(text):
         raise ModelError(
-            "model.thinking: the chat template writes no block of reasoning (<think>), so there is none to turn on: "
-            "leave the key out"
+            f"{config.key('thinking')}: the chat template writes no block of reasoning (<think>), so there is none to "
+            "turn on: leave the key out"
         )
     form = Prepared(text, None)
     _fix_date(form, config)
@@ -69,10 +68,22 @@ def prepared(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig,
     _give_parts(tokenizer, form)
     if config.fold_system:
         form.text = f"{_FOLDED}\n{form.text}"
-        form.remarks.append("system text is written into the next user turn (model.fold_system)")
+        why = f"({config.section}.fold_system)" if config.section else "(its chat template has no system turn)"
+        form.remarks.append(f"system text is written into the next user turn {why}")
     _ask_with_opening(tokenizer, form, config)
-    form.end = _end_of_turn(tokenizer, form.text, stops)
+    form.end = _end_of_turn(tokenizer, form.text, config, stops)
     return form
+
+
+def otherwise(section: str | None) -> str:
+    """What to do about a chat template that does not serve, whose choice stands in this section."""
+    return f"set {section}.chat_template to chatml or plain" if section else "mend its tokenizer's chat template"
+
+
+def without_system(section: str | None) -> str:
+    """What to do about a chat template that takes no system turn here."""
+    fold = f"set {section}.fold_system: true, which writes it into the next user turn"
+    return fold if section else otherwise(section)
 
 
 def question(tokenizer: PreTrainedTokenizerBase, text: str) -> list[Message]:
@@ -109,14 +120,14 @@ def _fix_date(form: Prepared, config: ModelConfig) -> None:
     text = _HAS_NOW.sub(lambda test: "false" if test[1] else "true", text)
     if "strftime_now" in text:
         raise ModelError(
-            "the chat template writes today's date in a form that cannot be fixed (strftime_now with more than a plain "
-            "format): set model.chat_template to a file with a copy of it that gives a date"
+            f"{config.named}: the chat template writes today's date in a form that cannot be fixed (strftime_now with "
+            f"more than a plain format): {otherwise(config.section)}, or give it a copy of the template that names one"
         )
     if text != form.text:
         form.text = text
-        form.remarks.append(f"its date is always {config.template_date} (model.template_date)")
+        form.remarks.append(f"its date is always {config.template_date} ({config.key('template_date')})")
     elif config.template_date != ModelConfig.model_fields["template_date"].default:
-        raise ModelError("model.template_date: the chat template writes no date: leave the key out")
+        raise ModelError(f"{config.key('template_date')}: the chat template writes no date: leave the key out")
 
 
 _THINKING = ("enable_thinking", "thinking")
@@ -137,21 +148,22 @@ _RESERVED = (
 def _set_switches(tokenizer: PreTrainedTokenizerBase, form: Prepared, config: ModelConfig) -> None:
     values: dict[str, Any] = {}
     for name in config.chat_template_kwargs:
+        key = f"{config.key('chat_template_kwargs')}.{name}"
         if name in _THINKING:
-            raise ModelError(f"model.chat_template_kwargs.{name}: set model.thinking, which keeps reasoning apart, too")
+            raise ModelError(f"{key}: set {config.key('thinking')}, which keeps reasoning apart, too")
         if name in _RESERVED:
-            raise ModelError(f"model.chat_template_kwargs.{name}: is set wherever a template is rendered; leave it out")
+            raise ModelError(f"{key}: is set wherever a template is rendered; leave it out")
         if name not in (known := _variables(form.text)):
-            raise ModelError(
-                f"model.chat_template_kwargs.{name}: the chat template has no such variable{did_you_mean(name, known)}"
-            )
+            raise ModelError(f"{key}: the chat template has no such variable{did_you_mean(name, known)}")
     asked = question(tokenizer, form.text)
     usual = rendered(tokenizer, form.text, asked, asks=True)
     for name in _THINKING:
         wish = {name: config.thinking}
         if name in form.text and rendered(tokenizer, form.text, asked, asks=True, **wish) != usual:
             values |= wish
-            form.remarks.append(f"thinking is {'on' if config.thinking else 'off'} ({name}, by model.thinking)")
+            form.remarks.append(
+                f"thinking is {'on' if config.thinking else 'off'} ({name}, by {config.key('thinking')})"
+            )
     values |= config.chat_template_kwargs
     form.text = "".join(f"{_default(name, value)}\n" for name, value in values.items()) + form.text
 
@@ -238,7 +250,9 @@ def _closing(tag: re.Match[str]) -> str:
 # ---- End of turn ------------------------------------------------------------------------------------------------
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str, stops: Collection[int]) -> str | None:
+def _end_of_turn(
+    tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig, stops: Collection[int]
+) -> str | None:
     """The token that the template writes behind an answer, at the end of a conversation or before another turn."""
     asked = question(tokenizer, text)
     last = rendered(tokenizer, text, [*asked, _ANSWER], asks=False).partition(_ANSWER.content)[2].lstrip()
@@ -246,9 +260,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str, stops: Collectio
         return end
     if last.rstrip():
         raise ModelError(
-            f"the chat template ends an assistant turn with {last[:20].rstrip()!r}, which is no token of this "
-            "vocabulary, so the model would never learn to stop: set model.chat_template to one of the templates that "
-            "come with Trueup and end with EOS, such as chatml or plain"
+            f"{config.named}: the chat template ends an assistant turn with {last[:20].rstrip()!r}, which is no token "
+            f"of this vocabulary, so the model would never learn to stop: {otherwise(config.section)}"
         )
     earlier = rendered(tokenizer, text, [*asked, _ANSWER, _NEXT], asks=False).partition(_ANSWER.content)[2].lstrip()
     end = token_at_start(tokenizer, earlier)
@@ -310,19 +323,20 @@ def form_error(
     except DataError:
         earlier = ""
     thinks = reasoning_block(tokenizer) is not None
-    errors = [_error_before(text, one, answer.content, blank, thinks) for one in (last, earlier) if one]
+    advice = otherwise(section_of(tokenizer))
+    errors = [_error_before(text, one, answer.content, blank, thinks, advice) for one in (last, earlier) if one]
     if all(errors):
         return errors[0]
     behind = last.partition(answer.content)[2].lstrip()
     if behind and not behind.startswith(str(tokenizer.eos_token)):
         return ModelError(
             f"the chat template ends an assistant turn with {behind[:20]!r} here, and with {tokenizer.eos_token!r} "
-            f"elsewhere, so the model would not learn when to stop: {OTHERWISE}"
+            f"elsewhere, so the model would not learn when to stop: {advice}"
         )
     return None
 
 
-def _error_before(prompt: str, text: str, answer: str, blank: str, thinks: bool) -> ModelError | None:
+def _error_before(prompt: str, text: str, answer: str, blank: str, thinks: bool, advice: str) -> ModelError | None:
     """The error of a rendered conversation that has more between prompt and answer than the template's blank, or than
     the empty block that it writes before an answer without reasoning, where the model writes that itself."""
     before = text.partition(answer)[0]
@@ -334,6 +348,6 @@ def _error_before(prompt: str, text: str, answer: str, blank: str, thinks: bool)
         return None
     return ModelError(
         f"the chat template asks for an answer with {prompt[shared:][-60:]!r}, and writes {rest[:60]!r} before one; "
-        f"the model would be prompted in other tokens than it was trained on: {OTHERWISE}, or to a file with a copy of "
-        "the template that writes both alike"
+        f"the model would be prompted in other tokens than it was trained on: {advice}, or give it a copy of the "
+        "template that writes both alike"
     )
