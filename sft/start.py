@@ -152,14 +152,14 @@ def with_adapter(model: ModelConfig, stage: StageRun) -> loading.Loaded:
 
     settings = read_settings(source_of(model, weights=False), model)
     shapes = trial.Stage(model, settings, loading.load_base_tokenizer(model)).model(scores=False)
-    own_adapter.require_fitting(model, shapes.model)
-    if sentence := own_adapter.of_another(model):
+    adapter = own_adapter.read_adapter(model)
+    own_adapter.require_fitting(model, adapter, shapes.model)
+    if sentence := own_adapter.of_another(model, adapter):
         stage.find("warn", "adapter_of_another", sentence)
     policy = loading.load_base(model)
-    folder, _ = own_adapter.read_adapter(model)
     (stage.dir / ADAPTER).mkdir()
     for name in (low_rank.SETTINGS, low_rank.WEIGHTS):
-        shutil.copyfile(folder / name, stage.dir / ADAPTER / name)
+        shutil.copyfile(adapter.folder / name, stage.dir / ADAPTER / name)
     probes = [encode_prompt(policy.tokenizer, [Message(role="user", content=text)]) for text in PROBES]
-    policy.model = merged(own_adapter.load_adapter(model, policy), stage, probes)
+    policy.model = merged(own_adapter.load_adapter(adapter, policy), stage, probes)
     return policy

@@ -306,7 +306,7 @@ MODEL = {
     "dtype": Probe({"dtype": "bfloat16"}, stage="sft", see="trainer"),
     "device": refused("mps", device="mps"),  # which no machine has that runs this
     "attn_implementation": Probe({"attn_implementation": "eager"}, stage="sft", see="trainer"),
-    "load_in_4bit": refused("load_in_4bit needs a CUDA device", load_in_4bit=True),
+    "load_in_4bit": refused("load_in_4bit: needs a CUDA device", load_in_4bit=True),
     "trust_remote_code": Probe(
         {"trust_remote_code": True}, stage="sft", see="calls:trueup.models.loading.AutoTokenizer.from_pretrained"
     ),

@@ -160,7 +160,7 @@ def _check_model(
         base = trial.Stage(trial.plain(model), *trial.stand_in(stages))
         is_readable = False
     elif is_readable and directory is not None and _has_weights(directory, model):
-        problems += trial.try_weights(str(directory), base)
+        problems += trial.try_weights(str(directory), base, notes.append)
     problems += trial.try_stages(stages, base)
     if not is_readable:
         return None

@@ -52,13 +52,14 @@ BASES = {"a language model": another_base.language_model, "a reward model of one
 def labelled(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
     """A campaign whose labels are there, with these keys of the reward stage."""
 
-    def make(**keys: Any) -> Any:
+    def make(policy: str | None = None, **keys: Any) -> Any:
         rows = [
             {"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk is cold."}
             for i in range(24)
         ]
         jsonl(tmp_path / "labels.jsonl", rows)
-        made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward=keys)
+        model = {"model": {"name": policy}} if policy else {}
+        made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward=keys, **model)
         ui.label.run.run(made.stages["label"])
         return made
 
@@ -79,8 +80,8 @@ def scores(made: Any) -> list[tuple[float, float]]:
 def test_it_learns_on_any_base_without_a_policy_and_scores_the_text_in_that_bases_own_tokens(
     labelled: Callable[..., Any], bases: Callable[[str], Path], tmp_path: Path, kind: str
 ) -> None:
-    base = BASES[kind](tmp_path / "base", bases("llama"))
-    made = labelled(base={"name": "./base"}, max_steps=16)
+    BASES[kind](tmp_path / "base", bases("llama"))
+    made = labelled("owner/policy", base={"name": "./base"}, max_steps=16)
     directory = reward.train.run(made.stages["reward"])
     assert json.loads((directory / "report.json").read_text())["accuracy"]["value"] == 1.0
     plain = Plain(directory / "model")
@@ -95,7 +96,8 @@ def test_it_learns_on_any_base_without_a_policy_and_scores_the_text_in_that_base
     assert verify(made.run_dir).problems == []
 
     export(made.run_dir, "reward", tmp_path / "exported")
-    assert f"- Base model: {base.name}" in (tmp_path / "exported" / "README.md").read_text().replace("<local>", "base")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "- Base model: <local>. " in card and "owner/policy" not in card
 
 
 def test_with_a_learning_rate_of_0_a_reward_model_of_ones_own_is_measured_and_used_as_it_is(
@@ -197,7 +199,7 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Any], dict[str, Any], str]] = {
     "no head": (
         another_base.language_model,
         UNTRAINED,
-        "reward.base.name: {base}: is a language model, and has no head that scores: name a sequence-classification",
+        "reward.base.name: {base}: its config.json names GPTNeoXForCausalLM, which has no head that scores: name a ",
     ),
     "a template": (broken_template, {}, "reward.base.chat_template: the tokenizer's own chat template is no Jinja"),
     "a .gguf file": (gguf, {}, "reward.base.name: {base}: a .gguf file cannot become a reward model"),

@@ -267,7 +267,7 @@ def of_another_width(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (of_another_width, "adapter, trained over acme/wide, does not fit model.name: {base}: base_model."),
+        (of_another_width, "adapter: trained over acme/wide, does not fit model.name: {base}: base_model."),
         (set_key(target_modules=["qkv"]), "does not fit model.name: {base}: Target modules"),
         (set_key(peft_type="IA3"), "adapter: is of PEFT's kind IA3; only LORA is merged into the weights"),
         (set_key(lora_bias=True), "adapter: adapter_config.json has lora_bias: True: such an adapter cannot be merged"),
@@ -278,7 +278,10 @@ def of_another_width(folder: Path) -> None:
             lambda folder: (folder / "adapter_model.safetensors").unlink(),
             "adapter: has no adapter_model.safetensors, which PEFT's save_pretrained writes",
         ),
-        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"cut"), ": not a whole safetensors file ("),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"cut"),
+            ": adapter_model.safetensors is not a whole safetensors file (",
+        ),
         (
             lambda folder: (folder / "adapter_config.json").write_text("{"),
             "adapter_config.json cannot be read (",
@@ -310,7 +313,7 @@ def test_an_adapter_on_embeddings_that_are_the_output_head_too_is_refused(
     adapted.save_pretrained(tmp_path, save_embedding_layers=False)
     config = ModelConfig(adapter=str(tmp_path))
     with pytest.raises(ModelError, match="the output head's weights too") if tied else nullcontext():
-        own_adapter.require_fitting(config, LlamaForCausalLM(settings))
+        own_adapter.require_fitting(config, own_adapter.read_adapter(config), LlamaForCausalLM(settings))
 
 
 def test_an_adapter_as_model_name_says_which_key_it_belongs_to(adapted: Make, tmp_path: Path) -> None:

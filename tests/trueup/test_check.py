@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from manifests import manifest_of
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 import architectures
 from sft.sample import choose_prompts
@@ -938,7 +938,7 @@ def test_a_model_that_is_cut_off_is_a_problem_with_the_file(checked: Checking, t
     whole = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(whole[:-100])
     (problem,) = checked(model={"name": "./base"})[0]
-    assert problem.startswith(f"model.name: {base}/model.safetensors: not a whole safetensors file (")
+    assert problem.startswith(f"model.name: {base}: model.safetensors is not a whole safetensors file (")
     (base / "model.safetensors").write_bytes(whole)
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model.safetensors"}}
     (base / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -987,10 +987,14 @@ def test_a_reward_model_that_labels_must_be_one_and_read_the_prompts(
         return checked(label={"source": "reward_model", "reward_model": name})[0]
 
     folder = tmp_path / "scorer"
+    scorer = f"label.reward_model: ./scorer ({folder})"
     shutil.copytree(bases("chatml"), folder)
-    assert problems("./scorer") == [f"label.reward_model: {folder}: has 2 outputs; a reward model has one"]
-    settings = json.loads((folder / "config.json").read_text()) | {"id2label": {"0": "score"}}
-    (folder / "config.json").write_text(json.dumps(settings))
+    assert problems("./scorer") == [
+        f"{scorer}: its config.json names LlamaForCausalLM, which has no head that scores: name a "
+        "sequence-classification model with one output, or train one from it (reward.base)"
+    ]
+    LlamaForSequenceClassification.from_pretrained(bases("chatml"), num_labels=1).save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
     assert problems("./scorer") == []
     (folder / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 24}))
     (problem,) = problems("./scorer")
@@ -1000,8 +1004,8 @@ def test_a_reward_model_that_labels_must_be_one_and_read_the_prompts(
     (problem,) = problems("./scorer")
     assert problem.startswith("label.reward_model: ") and "the tokenizer has no chat template" in problem
     (folder / "model.safetensors").unlink()
-    assert problems("./scorer") == [f"label.reward_model: {folder}: has no weights (safetensors wanted)"]
-    assert problems("./none") == [f"label.reward_model: {tmp_path}/none: no such directory"]
+    assert problems("./scorer") == [f"{scorer}: has no weights (safetensors wanted)"]
+    assert problems("./none") == [f"label.reward_model: ./none ({tmp_path}/none): no such directory"]
 
 
 def test_a_folder_beside_the_campaign_file_that_is_called_as_a_hub_id_is_taken_and_said(

@@ -21,14 +21,16 @@ def needs_head(config: ModelConfig, settings: PretrainedConfig, headless: str | 
 
     headless  as in `trueup.models.config.ModelStageConfig`
     """
-    if any(name.endswith("ForSequenceClassification") for name in settings.architectures or []):
+    classes = settings.architectures or []
+    if any(name.endswith("ForSequenceClassification") for name in classes):
         if settings.num_labels != 1:
             raise ModelError(
                 f"{config.named}: has {settings.num_labels} outputs; a reward model has one: name {A_REWARD_MODEL}"
             )
         return False
     if headless:
-        raise ModelError(f"{config.named}: is a language model, and has no head that scores: {headless}")
+        its = ", ".join(classes) or "no class"
+        raise ModelError(f"{config.named}: its config.json names {its}, which has no head that scores: {headless}")
     return True
 
 
@@ -67,6 +69,14 @@ def add_score_head(settings: PretrainedConfig) -> None:
     own = {"__module__": __name__, "base_model_prefix": causal.base_model_prefix}
     head = type(name, (GenericForSequenceClassification, pretrained), own)
     AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only for foreign code
+
+
+def language_weights(settings: PretrainedConfig) -> set[str]:
+    """The names of all weights of a language model with these settings; empty if transformers has none of its kind."""
+    if type(settings) not in AutoModelForCausalLM._model_mapping:
+        return set()
+    with torch.device("meta"):
+        return set(AutoModelForCausalLM.from_config(settings).state_dict())
 
 
 def let_router_be(model: PreTrainedModel) -> None:

@@ -25,7 +25,14 @@ from transformers import (
 from trueup.console import say
 from trueup.errors import ModelError
 from trueup.models.config import ModelConfig, as_written, named
-from trueup.models.heads import add_score_head, let_router_be, needs_head, require_score_head, train_in_float32
+from trueup.models.heads import (
+    add_score_head,
+    language_weights,
+    let_router_be,
+    needs_head,
+    require_score_head,
+    train_in_float32,
+)
 from trueup.models.placement import Placement, place
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.sources.files import adapter_folder
@@ -285,8 +292,13 @@ def _from_pretrained(
     quantise: bool = False,
     fresh_head: bool = False,
     subject: str | None = None,
+    announce: Callable[[str], object] = say,
     **kwargs: Any,
 ) -> PreTrainedModel:
+    """
+    subject   as of `not_loaded`
+    announce  is given a sentence on the weights that are left out
+    """
     if quantise:
         from transformers import BitsAndBytesConfig
 
@@ -313,6 +325,8 @@ def _from_pretrained(
     except Exception as error:
         raise not_loaded(config, subject, error) from error
     _require_all_weights(subject or config.named, model, loading_info, fresh_head)
+    if subject is None:
+        _require_no_lost_head(config, model, loading_info, fresh_head, announce)
     let_router_be(model)
     return model
 
@@ -335,15 +349,47 @@ def _require_all_weights(subject: str, model: PreTrainedModel, info: Mapping[str
         )
 
 
-def without_memory(source: str, config: ModelConfig, fresh_head: bool | None = None) -> PreTrainedModel:
+def _require_no_lost_head(
+    config: ModelConfig,
+    model: PreTrainedModel,
+    info: Mapping[str, Any],
+    fresh_head: bool,
+    announce: Callable[[str], object],
+) -> None:
+    """Say which weights of the files are no part of the model. A ModelError if it is to score: the head of a reward
+    model that was saved as another class would be lost, and one with random weights take its place."""
+    rest = set(info["unexpected_keys"])
+    is_scorer = hasattr(model, "score")
+    if is_scorer:
+        rest -= language_weights(model.config)  # a reward model has no use for a language model's head
+    if fresh_head:
+        rest |= {name for name, _ in model.named_parameters() if name.startswith("score.")} - set(info["missing_keys"])
+    if not rest:
+        return
+    first, kind = sorted(rest), type(model).__name__
+    names = ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
+    if not is_scorer:
+        announce(f"{config.named}: unexpected weights: {names}: they are no part of {kind}, and are left out")
+        return
+    classes = ", ".join(model.config.architectures or ["no class"])
+    raise ModelError(
+        f"{config.named}: unexpected weights: {names}: they are no part of {classes}, which its config.json names, and "
+        f"would be lost: save a reward model as {kind} with its head as score.weight, and any other without them"
+    )
+
+
+def without_memory(
+    source: str, config: ModelConfig, fresh_head: bool | None = None, announce: Callable[[str], object] = say
+) -> PreTrainedModel:
     """The model on the meta device, where it takes no memory. A ModelError unless its files hold all of its weights by
     name and shape.
 
     fresh_head  whether a reward model's head is fresh; None: it is a language model
+    announce    as of `_from_pretrained`
     """
     nowhere = replace(place(config), device=torch.device("meta"))
     if fresh_head is None:
-        return _from_pretrained(AutoModelForCausalLM, source, config, nowhere, device_map="meta")
+        return _from_pretrained(AutoModelForCausalLM, source, config, nowhere, announce=announce, device_map="meta")
     kind = AutoModelForSequenceClassification
     return _from_pretrained(kind, source, config, nowhere, fresh_head=fresh_head, device_map="meta", num_labels=1)
 

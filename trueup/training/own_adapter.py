@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, TaskType, get_peft_model, get_peft_model_state_dict
@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from trueup.errors import ModelError
-from trueup.models.config import ModelConfig
+from trueup.models.config import ModelConfig, named
 from trueup.models.loading import Loaded
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.sources.files import adapter_folder
@@ -22,11 +22,18 @@ from trueup.models.sources.low_rank import SETTINGS, WEIGHTS, unmergeable
 from trueup.models.templates.rendered import first_line
 
 
-def read_adapter(config: ModelConfig) -> tuple[Path, Any]:
-    """The adapter's folder and PEFT's settings of it; a ModelError unless it is a LoRA adapter of a language model."""
+class OwnAdapter(NamedTuple):
+    """An adapter's folder, and PEFT's settings of it."""
+
+    folder: Path
+    settings: Any
+
+
+def read_adapter(config: ModelConfig) -> OwnAdapter:
+    """The adapter that the config names; a ModelError unless it is a LoRA adapter of a language model."""
     folder = adapter_folder(config)
     assert folder is not None, "the caller knows that there is an adapter"
-    key = f"model.adapter: {config.adapter}"
+    key = named(config.key("adapter"), str(config.adapter))
     if missing := [name for name in (SETTINGS, WEIGHTS) if not (folder / name).is_file()]:
         raise ModelError(f"{key}: has no {' and no '.join(missing)}, which PEFT's save_pretrained writes")
     try:
@@ -42,26 +49,27 @@ def read_adapter(config: ModelConfig) -> tuple[Path, Any]:
             f"{key}: {SETTINGS} has {setting}: such an adapter cannot be merged into the weights that it was trained "
             "over; convert it to a plain LoRA adapter, or name a model into which it is merged"
         )
-    return folder, settings
+    return OwnAdapter(folder, settings)
 
 
 def _name(kind: Any) -> str:
     return str(getattr(kind, "value", kind))
 
 
-def require_fitting(config: ModelConfig, model: PreTrainedModel) -> None:
+def require_fitting(config: ModelConfig, adapter: OwnAdapter, model: PreTrainedModel) -> None:
     """A ModelError, which names both, unless every weight of the adapter has its place in the model.
 
     model  a model of the base's shapes, on the meta device; it is changed
     """
-    folder, settings = read_adapter(config)
+    folder, settings = adapter
     over = settings.base_model_name_or_path or "a model that it does not name"
-    misfit = f"model.adapter: {config.adapter}, trained over {over}, does not fit model.name: {config.name}"
+    key = named(config.key("adapter"), str(config.adapter))
+    misfit = f"{key}: trained over {over}, does not fit {config.named}"
     try:
         with safe_open(folder / WEIGHTS, framework="numpy") as file:
             shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise ModelError(f"model.adapter: {folder / WEIGHTS}: not a whole safetensors file ({error})") from error
+        raise ModelError(f"{key}: {WEIGHTS} is not a whole safetensors file ({error})") from error
     try:
         with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
             places: Any = get_peft_model(model, settings)
@@ -92,16 +100,16 @@ def _shared_embeddings(model: Any) -> bool:
     return model.config.get_text_config().tie_word_embeddings and any(isinstance(one, LoraLayer) for one in both)
 
 
-def of_another(config: ModelConfig) -> str | None:
+def of_another(config: ModelConfig, adapter: OwnAdapter) -> str | None:
     """A sentence if the adapter says that it was trained over a model of another name; shapes alone do not tell a base
     model from its instruct model."""
-    over = read_adapter(config)[1].base_model_name_or_path
+    over = adapter.settings.base_model_name_or_path
     here = EMBEDDED_NAME if config.name == EMBEDDED else config.name
     if not over or Path(over).name.casefold() == Path(here).name.casefold():
         return None
     return f"the adapter {config.adapter} says that it was trained over {over}; it is put over {here}"
 
 
-def load_adapter(config: ModelConfig, base: Loaded) -> Any:
+def load_adapter(adapter: OwnAdapter, base: Loaded) -> Any:
     """The base model under the adapter, both frozen."""
-    return PeftModel.from_pretrained(base.model, read_adapter(config)[0])
+    return PeftModel.from_pretrained(base.model, adapter.folder)

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from trueup.campaign import Campaign
-from trueup.console import muted
+from trueup.console import muted, say
 from trueup.errors import ConfigError, ModelError, TrueupError, did_you_mean
 from trueup.models import loading
 from trueup.models.config import ModelConfig, ModelStageConfig
@@ -101,7 +101,7 @@ def stand_in(stages: Mapping[str, Any]) -> tuple[PretrainedConfig, Any]:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<pad>")
     fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    layers = max(config.lora.last_layers or 1 for config in stages.values() if isinstance(config, TrainConfig))
+    layers = max((each.lora.last_layers or 1 for each in stages.values() if isinstance(each, TrainConfig)), default=1)
     settings = LlamaConfig(
         vocab_size=len(words), hidden_size=8, intermediate_size=8, num_attention_heads=1, num_hidden_layers=layers
     )
@@ -166,11 +166,14 @@ def try_model(model: Stage) -> list[str]:
     return []
 
 
-def try_weights(source: str, model: Stage) -> list[str]:
-    """A problem unless the files of the model hold all its weights, each in its shape."""
+def try_weights(source: str, model: Stage, announce: Callable[[str], object] = say) -> list[str]:
+    """A problem unless the files of the model hold all its weights, each in its shape.
+
+    announce  is given a sentence on the weights that are left out
+    """
     try:
         with aside():
-            loading.without_memory(source, model.config, model.fresh_head)
+            loading.without_memory(source, model.config, model.fresh_head, announce)
     except TrueupError as error:
         return [str(error)]
     return []
@@ -180,7 +183,9 @@ def try_adapter(model: Stage) -> list[str]:
     """A problem unless the adapter that the config names can be read, and fits the model."""
     try:
         with aside():
-            own_adapter.require_fitting(model.config, model.model(scores=False).model)
+            own_adapter.require_fitting(
+                model.config, own_adapter.read_adapter(model.config), model.model(scores=False).model
+            )
     except TrueupError as error:
         return [str(error)]
     return []

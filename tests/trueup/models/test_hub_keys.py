@@ -35,7 +35,8 @@ REVISIONS = {
 def hub(bases: Callable[[str], Path]) -> Hub:
     """A hub with a model for each key."""
     hub, files = Hub(), files_of(bases("chatml"))
-    settings = {**json.loads(files["config.json"]), "id2label": {"0": "score"}}
+    settings = json.loads(files["config.json"])
+    settings |= {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "score"}}
     hub.model(IDS["model.name"], files)
     hub.model(IDS["model.adapter"], {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x"})
     hub.model(IDS["label.reward_model"], {**files, "config.json": json.dumps(settings).encode()})

@@ -73,7 +73,7 @@ def test_device_dtype_and_the_reason_for_them_are_said(tiny_base: Path, capsys: 
     ("name", "said"),
     [
         ("{folder}/none.gguf", "model.name: {folder}/none.gguf: no such file"),
-        ("{folder}/none", "model.name: '{folder}/none' could not be loaded ("),
+        ("{folder}/none", "model.name: {folder}/none: could not be loaded ("),
     ],
 )
 def test_a_model_that_is_not_there_is_one_line_that_says_what_a_name_may_be(
@@ -99,7 +99,7 @@ def test_weights_that_are_not_safetensors_are_refused(tiny_base: Path, tmp_path:
 
 
 def test_four_bits_without_a_gpu_is_refused(tiny_base: Path) -> None:
-    with pytest.raises(ModelError, match=r"model\.load_in_4bit needs a CUDA device"):
+    with pytest.raises(ModelError, match=r"model\.load_in_4bit: needs a CUDA device"):
         load(tiny_base, load_in_4bit=True)
 
 

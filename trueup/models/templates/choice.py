@@ -76,6 +76,11 @@ def settle_from_elsewhere(tokenizer: PreTrainedTokenizerBase, config: ModelConfi
     """Settle the chat template that a reward model's tokenizer brings, as `set_template`. No key of the campaign
     reaches it, so system text is folded if the template takes none: else it could score no conversation that has one.
     """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"{config.named}: the tokenizer has no chat template, so nobody knows how a conversation is written for "
+            "this model: name one that has"
+        )
     _check_syntax(tokenizer, "own", config.key("chat_template"))
     takes_system = system_question(tokenizer, portable_template(tokenizer))
     return set_template(tokenizer, config.model_copy(update={"fold_system": not takes_system}), stops)
