@@ -92,7 +92,9 @@ def test_it_learns_on_any_base_without_a_policy_and_scores_the_text_in_that_base
     assert len(direct) > 3 and scores(made) == [pytest.approx(row, abs=1e-4) for row in direct]  # before the merge
     trained = loading.load_reward_model(directory / "model", reward_model_config(made.run_dir, made.config.model))
     assert trained.tokenizer.chat_template == another_base.TEMPLATE and trained.model.config.num_labels == 1
-    assert runs.open_stage(made.run_dir, "reward").manifest.parent_sha256("sft") is None
+    manifest = runs.open_stage(made.run_dir, "reward").manifest
+    assert manifest.parent_sha256("sft") is None
+    assert manifest.chat_template and manifest.chat_template.startswith("chat template own (the tokenizer brings it)")
     assert verify(made.run_dir).problems == []
 
     export(made.run_dir, "reward", tmp_path / "exported")

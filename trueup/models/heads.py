@@ -71,14 +71,6 @@ def add_score_head(settings: PretrainedConfig) -> None:
     AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only for foreign code
 
 
-def language_weights(settings: PretrainedConfig) -> set[str]:
-    """The names of all weights of a language model with these settings; empty if transformers has none of its kind."""
-    if type(settings) not in AutoModelForCausalLM._model_mapping:
-        return set()
-    with torch.device("meta"):
-        return set(AutoModelForCausalLM.from_config(settings).state_dict())
-
-
 def let_router_be(model: PreTrainedModel) -> None:
     """Stop a mixture of experts from returning its router's choices unless a call asks for them. Otherwise it computes
     the balance of its experts in every forward pass, which fails with a cache."""

@@ -6,7 +6,8 @@ Every automatic choice prints its reason. Weights are read and written as safete
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,7 @@ from transformers import (
 from trueup.console import say
 from trueup.errors import ModelError
 from trueup.models.config import ModelConfig, as_written, named
-from trueup.models.heads import (
-    add_score_head,
-    language_weights,
-    let_router_be,
-    needs_head,
-    require_score_head,
-    train_in_float32,
-)
+from trueup.models.heads import add_score_head, let_router_be, needs_head, require_score_head, train_in_float32
 from trueup.models.placement import Placement, place
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.sources.files import adapter_folder
@@ -326,7 +320,7 @@ def _from_pretrained(
         raise not_loaded(config, subject, error) from error
     _require_all_weights(subject or config.named, model, loading_info, fresh_head)
     if subject is None:
-        _require_no_lost_head(config, model, loading_info, fresh_head, announce)
+        _require_no_lost_head(source, config, model, loading_info["unexpected_keys"], fresh_head, announce)
     let_router_be(model)
     return model
 
@@ -350,32 +344,47 @@ def _require_all_weights(subject: str, model: PreTrainedModel, info: Mapping[str
 
 
 def _require_no_lost_head(
+    source: str,
     config: ModelConfig,
     model: PreTrainedModel,
-    info: Mapping[str, Any],
+    unexpected: Collection[str],
     fresh_head: bool,
     announce: Callable[[str], object],
 ) -> None:
     """Say which weights of the files are no part of the model. A ModelError if it is to score: the head of a reward
     model that was saved as another class would be lost, and one with random weights take its place."""
-    rest = set(info["unexpected_keys"])
     is_scorer = hasattr(model, "score")
-    if is_scorer:
-        rest -= language_weights(model.config)  # a reward model has no use for a language model's head
-    if fresh_head:
-        rest |= {name for name, _ in model.named_parameters() if name.startswith("score.")} - set(info["missing_keys"])
-    if not rest:
+    if is_scorer and (unexpected or fresh_head):
+        # The head of a language model is no part of a reward model either, and is no loss. Before a head is made, one
+        # in the files counts as lost.
+        with suppress(ValueError):  # of an architecture without a language model
+            beyond = _beyond_language_model(source, config)
+            unexpected = beyond if fresh_head else beyond & set(unexpected)
+    if not unexpected:
         return
-    first, kind = sorted(rest), type(model).__name__
-    names = ", ".join(first[:3]) + (f" and {len(first) - 3} more" if len(first) > 3 else "")
+    names, kind = sorted(unexpected), type(model).__name__
+    listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     if not is_scorer:
-        announce(f"{config.named}: unexpected weights: {names}: they are no part of {kind}, and are left out")
+        announce(f"{config.named}: unexpected weights: {listed}: they are no part of {kind}, and are left out")
         return
     classes = ", ".join(model.config.architectures or ["no class"])
     raise ModelError(
-        f"{config.named}: unexpected weights: {names}: they are no part of {classes}, which its config.json names, and "
-        f"would be lost: save a reward model as {kind} with its head as score.weight, and any other without them"
+        f"{config.named}: unexpected weights: {listed}: they are no part of {classes}, which its config.json names, "
+        f"and would be lost: save a reward model as {kind} with its head as score.weight, and any other without them"
     )
+
+
+def _beyond_language_model(source: str, config: ModelConfig) -> set[str]:
+    """The weights of the files that are no part of a language model. No weight is read."""
+    _, info = AutoModelForCausalLM.from_pretrained(
+        source,
+        trust_remote_code=config.trust_remote_code,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        device_map="meta",
+    )
+    return set(info["unexpected_keys"])
 
 
 def without_memory(

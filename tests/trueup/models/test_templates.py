@@ -91,6 +91,7 @@ def test_a_tokenizer_from_elsewhere_is_settled_where_it_is_read(tmp_path: Path) 
 
     def read(folder: Path) -> Any:
         """The tokenizer of a reward model that a key names; the keys of `model` are not for it."""
+        (folder / "config.json").write_text('{"model_type": "llama"}')
         of_model = ModelConfig(chat_template="plain")
         return loading.load_base_tokenizer(of_model.of_key("label.reward_model", str(folder), None))
 

@@ -396,6 +396,8 @@ def test_a_prompt_with_an_answer_that_the_reward_model_cannot_read_is_skipped_an
     assert [row.prompt[0].content for row in rankings(config)] == ["Short?"]
     assert "1 prompts ranked, 1 skipped" in capsys.readouterr().out
     assert report(config)["skips"] == {"reward_model": 1}
+    chosen = runs.open_stage(config.run_dir, "label").manifest.chat_template
+    assert chosen and chosen.startswith("chat template own (the tokenizer brings it), end of turn ")
 
 
 # ---- Selection --------------------------------------------------------------------------------------------------

@@ -120,8 +120,9 @@ def _fix_date(form: Prepared, config: ModelConfig) -> None:
     text = _HAS_NOW.sub(lambda test: "false" if test[1] else "true", text)
     if "strftime_now" in text:
         raise ModelError(
-            f"{config.named}: the chat template writes today's date in a form that cannot be fixed (strftime_now with "
-            f"more than a plain format): {otherwise(config.section)}, or give it a copy of the template that names one"
+            f"{config.key('chat_template')}: the chat template writes today's date in a form that cannot be fixed "
+            f"(strftime_now with more than a plain format): {otherwise(config.section)}, or give it a copy of the "
+            "template that names a date"
         )
     if text != form.text:
         form.text = text
@@ -260,8 +261,8 @@ def _end_of_turn(
         return end
     if last.rstrip():
         raise ModelError(
-            f"{config.named}: the chat template ends an assistant turn with {last[:20].rstrip()!r}, which is no token "
-            f"of this vocabulary, so the model would never learn to stop: {otherwise(config.section)}"
+            f"{config.key('chat_template')}: the chat template ends an assistant turn with {last[:20].rstrip()!r}, "
+            f"which is no token of this vocabulary, so the model would never learn to stop: {otherwise(config.section)}"
         )
     earlier = rendered(tokenizer, text, [*asked, _ANSWER, _NEXT], asks=False).partition(_ANSWER.content)[2].lstrip()
     end = token_at_start(tokenizer, earlier)
