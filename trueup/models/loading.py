@@ -321,6 +321,11 @@ def _from_pretrained(
     _require_all_weights(subject or config.named, model, loading_info, fresh_head)
     if subject is None:
         _require_no_lost_head(source, config, model, loading_info["unexpected_keys"], fresh_head, announce)
+        whole = read_settings(source, config)
+        if type(model.config) is not type(whole):
+            announce(
+                f"{config.named}: {whole.model_type} is read as {type(model).__name__}: text alone, without images"
+            )
     let_router_be(model)
     return model
 

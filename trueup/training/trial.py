@@ -128,6 +128,14 @@ def tried(model: Stage) -> str | None:
     return f"{model.config.key('name')}: {kind} is not among the architectures tried (docs/models.md)"
 
 
+def no_language_model(settings: PretrainedConfig, config: ModelConfig) -> str | None:
+    """Why transformers has no class that continues a text for a model; None if it has, or if the model brings one."""
+    if type(settings) in AutoModelForCausalLM._model_mapping or config.trust_remote_code:
+        return None
+    why = "it has no class for the text part of this model alone" if settings.sub_configs else "it is no decoder"
+    return f"{settings.model_type} has no language model in transformers, since {why}: name a model of text"
+
+
 # ---- The stages -------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +159,8 @@ def try_model(model: Stage) -> list[str]:
             return [f"{key}: trains on a CUDA device alone; use sdpa or auto"]
     if (reason := REFUSED.get(model.settings.model_type)) is not None:
         return [f"{config.named}: {model.settings.model_type} is not supported: {reason}"]
+    if model.fresh_head is not False and (reason := no_language_model(model.settings, config)):
+        return [f"{config.named}: {reason}"]
     try:
         with aside():
             model.named()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from peft import TaskType, get_peft_model
+from transformers import AutoConfig
 
 import architectures
 from trueup.check import check
@@ -58,6 +59,33 @@ def test_an_architecture_that_does_not_work_is_refused_before_anything_is_traine
     campaign = architectures.tiny_campaign(tmp_path, architectures.tiny_model(kind, tmp_path / "base"))
     (problem,) = check(campaign)[0]
     assert problem.startswith(f"model.name: {tmp_path}/base: {kind} is not supported: ")
+
+
+def test_it_is_said_that_the_part_for_images_is_left_out(tmp_path: Path) -> None:
+    base = architectures.tiny_model("qwen3_5", tmp_path / "base")
+    problems, notes = check(architectures.tiny_campaign(tmp_path, base))
+    told = f"model.name: {base}: qwen3_5 is read as Qwen3_5ForCausalLM: text alone, without images"
+    assert problems == [] and notes.count(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("qwen3_vl", "has no class for the text part of this model alone"),
+        ("mistral3", "has no class for the text part of this model alone"),
+        ("llava", "has no class for the text part of this model alone"),
+        ("t5", "is no decoder"),
+    ],
+)
+def test_a_model_that_continues_no_text_by_itself_is_refused_in_one_sentence(
+    kind: str, reason: str, tmp_path: Path
+) -> None:
+    base = architectures.tiny_model("llama", tmp_path / "base")
+    AutoConfig.for_model(kind).save_pretrained(base)
+    problems = check(architectures.tiny_campaign(tmp_path, base))[0]
+    assert problems[0] == (
+        f"model.name: {base}: {kind} has no language model in transformers, since it {reason}: name a model of text"
+    )
 
 
 def test_an_architecture_that_nobody_tried_is_a_note(tmp_path: Path) -> None:
