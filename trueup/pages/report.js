@@ -1,4 +1,4 @@
-// The list of prompts in a report: which are shown, and in which order. Without this script it is a plain list.
+// Filters and sorts the list of prompts in a report. Without this script it is a plain list.
 "use strict";
 (() => {
   const list = document.querySelector("ol.prompts");
@@ -9,20 +9,20 @@
     details: row.querySelector("details"),
     category: row.dataset.category,
     shares: JSON.parse(row.dataset.shares), // {judge: share of the comparisons that the aligned policy wins}
-    text: null, // what is asked and said there, once somebody searches
+    text: null, // its prompt and answers, once somebody searches
   }));
   const field = (name) => controls.querySelector(`[data-field="${name}"]`);
   const [text, category, judge, winner, order] = ["text", "category", "judge", "winner", "order"].map(field);
   const count = controls.querySelector("[role=status]");
   const open = field("open");
 
-  const won = {
+  const winners = {
     any: () => true,
     aligned: (share) => share > 0.5,
     neither: (share) => share === 0.5,
     reference: (share) => share < 0.5,
   };
-  // Unjudged prompts (null) stand last, in either order.
+  // Prompts without a judgement (null) stand last in either order.
   const by = (sign) => (a, b) => {
     const [x, y] = [a.shares[judge.value], b.shares[judge.value]];
     if (x == null || y == null) return (x == null) - (y == null);
@@ -39,35 +39,35 @@
     disagree: (a, b) => spread(b) - spread(a),
   };
 
-  function says({ shares }) {
+  function isWon({ shares }) {
     const share = shares[judge.value];
-    return winner.value === "any" || (share != null && won[winner.value](share));
+    return winner.value === "any" || (share != null && winners[winner.value](share));
   }
 
-  const plain = (said) => said.toLowerCase().replace(/\s+/g, " ").trim();
-  const said = (row) =>
+  const plain = (words) => words.toLowerCase().replace(/\s+/g, " ").trim();
+  const textOf = (row) =>
     [...row.querySelectorAll(".asked, .turn, blockquote")].map((part) => part.textContent).join(" ");
 
-  function contains(row, wanted) {
-    row.text ??= plain(said(row.row));
-    return row.text.includes(wanted);
+  function contains(row, search) {
+    row.text ??= plain(textOf(row.row));
+    return row.text.includes(search);
   }
 
   function show() {
-    const wanted = plain(text.value);
-    let shown = 0;
+    const search = plain(text.value);
+    let matches = 0;
     for (const row of rows) {
-      const kept = (!category.value || row.category === category.value) && says(row) && contains(row, wanted);
-      row.row.hidden = !kept;
-      shown += kept;
+      const fits = (!category.value || row.category === category.value) && isWon(row) && contains(row, search);
+      row.row.hidden = !fits;
+      matches += fits;
     }
-    count.textContent = shown === rows.length ? `All ${rows.length} prompts` : `${shown} of ${rows.length} prompts`;
-    open.disabled = shown === 0;
+    count.textContent = matches === rows.length ? `All ${rows.length} prompts` : `${matches} of ${rows.length} prompts`;
+    open.disabled = matches === 0;
     label();
   }
 
   function sort() {
-    // Array.sort keeps equals in their places, which are those of the page as it came.
+    // Array.sort keeps the order of equal rows, which is that of the page.
     list.append(...[...rows].sort(orders[order.value]).map(({ row }) => row));
   }
 
@@ -76,7 +76,7 @@
   const label = () => (open.textContent = allOpen() ? "Close all shown" : "Open all shown");
 
   text.addEventListener("input", show);
-  for (const chosen of [category, winner]) chosen.addEventListener("change", show);
+  for (const choice of [category, winner]) choice.addEventListener("change", show);
   judge.addEventListener("change", () => (sort(), show()));
   order.addEventListener("change", sort);
   open.addEventListener("click", () => {
@@ -84,9 +84,9 @@
     for (const { details } of visible()) details.open = to;
     label();
   });
-  list.addEventListener("toggle", label, true); // it does not bubble
+  list.addEventListener("toggle", label, true); // toggle does not bubble
   field("clear").addEventListener("click", () => {
-    for (const chosen of [category, judge, winner, order]) chosen.selectedIndex = 0;
+    for (const choice of [category, judge, winner, order]) choice.selectedIndex = 0;
     text.value = "";
     sort();
     show();

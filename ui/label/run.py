@@ -6,7 +6,7 @@ Writes  labels.sqlite         the store, append-only; it outlives this stage and
         rankings.jsonl        current labels, whole
         preferences.jsonl     their strict pairs, in TRL's preference format
         demonstrations.jsonl  ideal answers that people wrote, in the format that `sft` reads
-        report.json           who said how much, what was left out and why, how far length alone explains the choices
+        report.json           counts by source, what was left out and why, how far length alone explains the choices
 Source  Ouyang et al. 2022 (https://arxiv.org/abs/2203.02155), section 3.4: K answers ranked, all pairs kept together
 """
 
@@ -53,11 +53,11 @@ def run(config: LabelConfig) -> Path:
         # ---- 1. Inputs: the completions to judge ----------------------------------------------------------------
         items = read_inputs(config, store, stage)
 
-        # ---- 2. Labels: what each source says -------------------------------------------------------------------
+        # ---- 2. Labels: those of each source --------------------------------------------------------------------
         collect_labels(config, store, items, stage)
 
         # ---- 3. Export: current labels about the current completions --------------------------------------------
-        # The digest is taken before the labels: one that arrives in between makes this stage stale, and is not lost.
+        # The digest comes before the labels: one that arrives in between makes this stage stale, and is not lost.
         stage.facts["fingerprint"] = config.fingerprint()
         stage.facts["store"] = proof(store)
         labels = read_labels(config, store, items)
@@ -65,7 +65,7 @@ def run(config: LabelConfig) -> Path:
         store.close()
     rankings, pairs, dropped = write_labels(config, labels, stage)
 
-    # ---- 4. Report: who said it, and what else could explain it -------------------------------------------------
+    # ---- 4. Report: counts by source, and other explanations ----------------------------------------------------
     beside = report.Beside(dropped, labels.gold, len(labels.demonstrations), items.identical, labels.left_choice)
     summary = report.summarise(config.sources, rankings, pairs, labels.kinds, beside)
     stage.write_report(summary)
@@ -79,7 +79,7 @@ def run(config: LabelConfig) -> Path:
 
 
 def read_inputs(config: LabelConfig, store: Store, stage: StageRun) -> material.Material:
-    """The items of the sampled completions, which people are asked about whatever the source: so that the page can
+    """The items of the sampled completions. They are for people whatever the source is, since the labelling page can
     always be opened."""
     candidates = read_candidates(config.run_dir) if "sample" in config.parents() else []
     if not candidates:
@@ -94,7 +94,7 @@ def read_inputs(config: LabelConfig, store: Store, stage: StageRun) -> material.
 
 
 def collect_labels(config: LabelConfig, store: Store, items: material.Material, stage: StageRun) -> None:
-    """Have the source label the items; of people, see whether they have labelled enough."""
+    """Have the source label the items. If people label them, check that they have labelled enough."""
     if "import" in config.sources:
         assert config.path is not None
         dropped = Dropped()
@@ -136,13 +136,13 @@ class CurrentLabels:
 
     @cached_property
     def by_failed(self) -> int:
-        """How many labels are theirs."""
+        """Number of labels by those annotators."""
         return sum(row.source == "human" and row.annotator in self.failed for row in self.rankings)
 
 
 def read_labels(config: LabelConfig, store: Store, items: material.Material) -> CurrentLabels:
-    """Labels of every source that is used. What another rubric or judge said of the same completions stays in the
-    store, and is not this campaign's."""
+    """Labels of every source that is used. Labels of the same completions by another rubric or judge stay in the store,
+    and do not count here."""
     rankings = [
         row
         for name in config.sources
@@ -152,21 +152,22 @@ def read_labels(config: LabelConfig, store: Store, items: material.Material) -> 
     kinds = {name: store.answered(name, items.item_ids(name)) for name in config.sources}
     if "human" not in config.sources:
         return CurrentLabels(rankings, kinds, {}, None, [])
-    asked = items.item_ids("human")
-    if votes := store.rankings(["human"], set(promoted(store)) - set(asked)):
+    item_ids = items.item_ids("human")
+    if votes := store.rankings(["human"], set(promoted(store)) - set(item_ids)):
         # The split may have changed since they were promoted.
         rankings += [row.model_copy(update={"split": split_name(row.prompt, config.split)}) for row in votes]
         say(f"votes on a comparison that were promoted: {len(votes)}")
-    left, strict = store.left_choices(asked)
+    left, strict = store.left_choices(item_ids)
     left_choice = report.share(left, strict) if strict else None
     gold = report.gold(store.checks(), config.gold_pass)
-    return CurrentLabels(rankings, kinds, gold, left_choice, [row for row, _ in store.demonstrations(asked)])
+    return CurrentLabels(rankings, kinds, gold, left_choice, [row for row, _ in store.demonstrations(item_ids)])
 
 
 def write_labels(
     config: LabelConfig, labels: CurrentLabels, stage: StageRun
 ) -> tuple[list[Ranking], list[Preference], dict[str, int]]:
-    """Write what others read. Returns the rankings and the pairs that are in it, and what is not, by reason."""
+    """Write the files that other stages read. Returns the rankings and the pairs in them, and the number of pairs and
+    labels that were left out, by reason."""
     rankings = labels.rankings
     if config.exclude_failed_gold:
         rankings = [row for row in rankings if row.source != "human" or row.annotator not in labels.failed]
@@ -181,7 +182,7 @@ def write_labels(
     write_rows(stage.dir / "preferences.jsonl", pairs)
     write_rows(stage.dir / "demonstrations.jsonl", labels.demonstrations)
     dropped = {"identical": len(every_pair) - len(differing)}
-    if empty := len(differing) - len(pairs):  # that nothing was better is a label; it is nothing to learn to say
+    if empty := len(differing) - len(pairs):  # a person may prefer an empty answer; a policy must not learn to give one
         dropped["empty preferred answer"] = empty
     if config.exclude_failed_gold:
         dropped["labels of annotators who failed gold"] = labels.by_failed
@@ -192,7 +193,7 @@ def write_labels(
 
 
 def add_findings(config: LabelConfig, labels: CurrentLabels, summary: report.LabelReport, stage: StageRun) -> None:
-    """What whoever trains on these labels should know."""
+    """Add the findings that matter to training on these labels."""
     train = summary.pairs.train
     if train < FEW_PAIRS:
         noise = f"below {FEW_PAIRS} a reward model is mostly noise"
@@ -213,13 +214,13 @@ def add_findings(config: LabelConfig, labels: CurrentLabels, summary: report.Lab
         stage.find("info", "simulated_labels", f"human_labels: {summary.by_source.get('human', 0)}; {nobody}")
 
 
-# ---- What people are asked --------------------------------------------------------------------------------------
+# ---- The items for people ---------------------------------------------------------------------------------------
 
 Inputs = list[tuple[Path, int, Dropped]]
 
 
 def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tuple[material.Material, Inputs]:
-    """Put into the store what people are asked about. Returns it, and of each file that was read its rows."""
+    """Put the items for people into the store. Returns them, and each file that was read with its rows."""
     inputs = ask_known(config, store)
     scores = None
     if config.scores:
@@ -232,7 +233,7 @@ def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tu
 
 
 def ask_known(config: LabelConfig, store: Store) -> Inputs:
-    """Put the pairs with known answers into the store. Returns their files, of each its rows."""
+    """Put the pairs with known answers into the store. Returns each file of them with its rows."""
     inputs: Inputs = []
     for use, path in (("check", config.gold), ("qualification", config.qualification)):
         dropped = Dropped()
@@ -244,7 +245,7 @@ def ask_known(config: LabelConfig, store: Store) -> Inputs:
 
 
 def prepare(config: LabelConfig, store: Store) -> None:
-    """For the labelling page: put into the store what people are asked about, unless it is there."""
+    """Put the items that the labelling page needs into the store, unless they are there."""
     if store.note(_ASKED) != _what_is_asked(config):
         ask(config, store, read_candidates(config.run_dir))
     store.count_rows()
@@ -254,7 +255,7 @@ _ASKED = "asked"
 
 
 def _what_is_asked(config: LabelConfig) -> str:
-    """A hash of all that the queue is made of, so that a page over many pairs need not read them to start."""
+    """A hash of everything that the queue depends on. It lets a page over many pairs start without reading them."""
     keys = "seed split task answers_per_item pairs_per_prompt labels_per_pair selection control_share".split()
     values = config.model_dump(mode="json", include=set(keys))
     values["files"] = [path and sha256_file(path) for path in (config.gold, config.qualification, config.scores)]

@@ -1,7 +1,7 @@
 """Sampling beside the labelling page: `trueup label` on a campaign whose prompts are not answered yet.
 
 The stages up to `sample` run in the background, as `trueup run --until sample` would run them, and each prompt's pairs
-join the queue when it is answered. What people are asked does not depend on how quick the sampler is: the seed and the
+join the queue when it is answered. The queue does not depend on how quick the sampler is: the seed and the
 prompt alone choose a prompt's pairs, the prompts are answered in a random order, and when all are answered the queue is
 made over all of them (`ui.label.run.prepare`), in which every label stays. A draw over all pairs
 (`selection: uncertainty`) waits for the last answer.
@@ -70,13 +70,13 @@ class Sampling:
             service.complete()
 
     def wait_for_first(self) -> None:
-        """Wait until there is something to label; raises what kept the sampler from it."""
+        """Wait until there is something to label; raises the error that kept the sampler from it."""
         self._first.wait()
         if self._failure is not None and not self._begun:
             raise self._failure
 
     def news(self) -> str | None:
-        """What an admin has to know of it; None: all prompts are answered."""
+        """A message for admins; None: all prompts are answered."""
         if self._done:
             return None
         if self._failure is not None:
@@ -120,7 +120,7 @@ class Sampling:
 
 
 def _sentence(error: Exception) -> str:
-    """A failure in a sentence; of a bug of this process the traceback is printed."""
+    """A failure in a sentence. If it is a bug of this process, its traceback is printed."""
     if isinstance(error, StageCrashed):
         return error.sentence
     if isinstance(error, TrueupError):

@@ -1,11 +1,11 @@
-// The admin's page. Runs once, with `element` around .tu-admin; fetches the summary every five seconds while the page is
-// visible and replaces the parts that have changed, keeping focus, scrolling, opened details and the order of a table.
+// The admin's page. It runs once, with `element` around .tu-admin. While the page is visible it fetches the summary
+// every five seconds and replaces the parts that have changed. Focus, scrolling, open details and a table's order stay.
 
 const EVERY_MS = 5000;
 const page = element.querySelector(".tu-admin");
 const status = page.querySelector("[role=status]");
-const shown = new Map(); // part: its HTML as the server sent it
-const opened = new Set();
+const parts = new Map(); // part: its HTML as the server sent it
+const openDetails = new Set();
 let sort = null; // {table, key, down}
 let timer = 0;
 
@@ -17,16 +17,16 @@ function say(text) {
 function put(next) {
   const name = next.dataset.part;
   const html = next.innerHTML;
-  if (shown.get(name) === html) return;
-  shown.set(name, html);
+  if (parts.get(name) === html) return;
+  parts.set(name, html);
   const old = page.querySelector(`:scope > [data-part=${name}]`);
   const keep = old?.contains(document.activeElement) ? document.activeElement.dataset.keep : null;
-  const scrolled = new Map();
-  old?.querySelectorAll(".tu-scroll").forEach((box) => scrolled.set(box.dataset.keep, box.scrollLeft));
+  const offsets = new Map();
+  old?.querySelectorAll(".tu-scroll").forEach((box) => offsets.set(box.dataset.keep, box.scrollLeft));
   if (old) old.replaceWith(next);
   else page.append(next);
-  next.querySelectorAll("details").forEach((details) => (details.open = opened.has(details.dataset.open)));
-  next.querySelectorAll(".tu-scroll").forEach((box) => (box.scrollLeft = scrolled.get(box.dataset.keep) ?? 0));
+  next.querySelectorAll("details").forEach((details) => (details.open = openDetails.has(details.dataset.open)));
+  next.querySelectorAll(".tu-scroll").forEach((box) => (box.scrollLeft = offsets.get(box.dataset.keep) ?? 0));
   order();
   if (keep) next.querySelector(`[data-keep="${keep}"]`)?.focus({ preventScroll: true });
 }
@@ -43,7 +43,7 @@ function order() {
   const value = (row) => row.children[at].dataset.v;
   const rows = [...table.tBodies[0].rows].sort((one, other) => {
     const [a, b] = [value(one), value(other)];
-    if (a === "" || b === "") return (a === "") - (b === ""); // unknown comes last, whichever way
+    if (a === "" || b === "") return (a === "") - (b === ""); // unknown values come last in either order
     const sign = number ? Number(a) - Number(b) : a.localeCompare(b);
     return sort.down ? -sign : sign;
   });
@@ -87,7 +87,7 @@ page.addEventListener("click", (event) => {
 });
 page.addEventListener(
   "toggle",
-  (event) => opened[event.target.open ? "add" : "delete"](event.target.dataset.open),
+  (event) => openDetails[event.target.open ? "add" : "delete"](event.target.dataset.open),
   true, // toggle does not bubble
 );
 document.addEventListener("visibilitychange", () => document.hidden || refresh());

@@ -15,7 +15,7 @@ export function setUpDialogs(page) {
   }
 }
 
-/** Closes it; the focus goes to where it was before, at once. */
+/** Close a dialog; the focus is at once where it was before. */
 function shut(dialog) {
   document.activeElement.blur();
   dialog.close();
@@ -30,16 +30,16 @@ const range = ({ ci_low, ci_high }) => `95 % interval ${percent(ci_low)} to ${pe
 const apart = ({ ci_low, ci_high }, from) => ci_low > from || ci_high < from;
 const FEW = 20;
 
-/** What an annotator may want to watch, as sentences: [what, figure, advice]. */
+/** Rows for an annotator who watches their own habits: [what, figure, advice]. */
 export function coaching({ labels, skips, labels_per_hour, left, longer }, { many }) {
-  const said = [[many.replace(/^./, (first) => first.toUpperCase()), `${labels}, and ${skips} skipped`, ""]];
-  if (labels_per_hour) said.push(["Pace", `about ${Math.round(labels_per_hour)} an hour`, "There is no hurry."]);
+  const rows = [[many.replace(/^./, (first) => first.toUpperCase()), `${labels}, and ${skips} skipped`, ""]];
+  if (labels_per_hour) rows.push(["Pace", `about ${Math.round(labels_per_hour)} an hour`, "There is no hurry."]);
   const known = (figure) => figure && figure.n >= FEW && figure.value !== null;
   if (!known(left)) {
-    said.push(["Your habits", "too early to tell", `They show after ${FEW} ${many} with a clear preference.`]);
-    return said;
+    rows.push(["Your habits", "too early to tell", `They show after ${FEW} ${many} with a clear preference.`]);
+    return rows;
   }
-  said.push([
+  rows.push([
     "The answer shown first",
     `preferred in ${percent(left.value)} of ${left.n} (${range(left)})`,
     apart(left, 0.5)
@@ -51,16 +51,16 @@ export function coaching({ labels, skips, labels_per_hour, left, longer }, { man
       true: "Longer can be better. Ask of each pair whether the extra words help.",
       false: "Shorter can be better. Ask of each pair whether something is missing.",
     };
-    said.push([
+    rows.push([
       "The longer answer",
       `preferred in ${percent(longer.value)} of ${longer.n} (${range(longer)})`,
       apart(longer, 0.5) ? advice[longer.value > 0.5] : "Length does not seem to sway you.",
     ]);
   }
-  return said;
+  return rows;
 }
 
-/** words: what labels are called here. */
+/** Open the dialog with these figures; `words` has the nouns for labels or for votes. */
 export function showMirror(dialog, figures, words) {
   const row = ([what, figure, advice]) => {
     const item = document.createElement("li");
@@ -80,13 +80,13 @@ export function showMirror(dialog, figures, words) {
 
 // ---- Help and keys ----------------------------------------------------------------------------------------------
 
-/** The list of actions with their keys; onChange() when one was changed. */
+/** Fill the dialog with the actions and their keys; onChange() is called when it is drawn. Returns what opens it. */
 export function setUpHelp(dialog, keys, onChange) {
   const [list, hint, on] = ["ul", ".tu-hint", "input"].map((selector) => dialog.querySelector(selector));
-  let waiting = null; // the action whose next key is wanted
+  let waiting = null; // the action whose key the next press sets
 
-  function draw(said = "") {
-    hint.textContent = said;
+  function draw(text = "") {
+    hint.textContent = text;
     on.checked = keys.on;
     const focused = dialog.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     list.replaceChildren(...keys.actions.map(row));
@@ -98,17 +98,22 @@ export function setUpHelp(dialog, keys, onChange) {
     const item = document.createElement("li");
     const key = keys.key(id);
     const button = (text, label, focus, does) => {
-      const made = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-      made.addEventListener("click", does);
-      made.setAttribute("aria-label", label);
-      made.dataset.focus = focus;
-      return made;
+      const element = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+      element.addEventListener("click", does);
+      element.setAttribute("aria-label", label);
+      element.dataset.focus = focus;
+      return element;
     };
-    const said = key === null ? "no key" : show(key);
-    const change = button(waiting === id ? "press a key" : said, `${name}: ${said}. Change`, `${id}/change`, () => {
-      waiting = id;
-      draw(`Press the key for “${name}”. Escape leaves it as it is.`);
-    });
+    const keyName = key === null ? "no key" : show(key);
+    const change = button(
+      waiting === id ? "press a key" : keyName,
+      `${name}: ${keyName}. Change`,
+      `${id}/change`,
+      () => {
+        waiting = id;
+        draw(`Press the key for “${name}”. Escape leaves it as it is.`);
+      },
+    );
     change.classList.toggle("waiting", waiting === id);
     const off = button("Off", `${name}: switch the key off`, `${id}/off`, () => {
       keys.change(id, null);
@@ -137,7 +142,7 @@ export function setUpHelp(dialog, keys, onChange) {
   });
   dialog.querySelector(".tu-reset").addEventListener("click", () => {
     keys.reset();
-    draw("All keys are as they were at first.");
+    draw("All keys are as they were in the beginning.");
   });
   return () => {
     draw();
@@ -147,7 +152,7 @@ export function setUpHelp(dialog, keys, onChange) {
 
 // ---- The ideal answer -------------------------------------------------------------------------------------------
 
-/** An editor over the task on screen; a draft is kept for each task while this browser window is open. */
+/** An editor over the task on the screen. It keeps a draft of each task while this browser window is open. */
 export function setUpEditor(dialog, save) {
   const [text, from] = [dialog.querySelector("textarea"), dialog.querySelector(".tu-from")];
   let task = null;
@@ -180,8 +185,8 @@ export function setUpEditor(dialog, save) {
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) send();
   });
-  return (shown) => {
-    task = shown;
+  return (target) => {
+    task = target;
     text.value = sessionStorage.getItem(draft()) ?? "";
     const start = (name, words) => {
       const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });

@@ -1,14 +1,14 @@
-// Which words two texts share: a longest common subsequence, as trueup/pages/worddiff.py has it, pure functions.
+// The words that two texts share: a longest common subsequence, as in trueup/pages/worddiff.py. Pure functions.
 
 export const MAX_WORDS = 5000; // the time grows with the product of both
 
-// What stands between blanks; of a script without blanks each character.
+// A word is the text between blanks; in a script without blanks it is one character.
 const UNSPACED =
   "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}\\p{Script=Khmer}\\p{Script=Myanmar}";
 export const WORD = new RegExp(`[${UNSPACED}]\\p{M}*|[^\\p{White_Space}${UNSPACED}]+`, "gu");
 
-/** Shared words of two lists: {a, b, prefix, whole}. a[i], b[j]: whether the word is shared; prefix: so many words at
- *  the start are the same; whole: false if they are so long that only what is the same at both ends was compared. */
+/** Shared words of two lists: {a, b, prefix, whole}. a[i], b[j]: whether the word is shared; prefix: the number of
+ *  equal words at the start; whole: false if the lists are so long that only their equal ends were compared. */
 export function diff(a, b) {
   const shared = { a: new Array(a.length).fill(false), b: new Array(b.length).fill(false), prefix: 0, whole: true };
   const keep = (i, j) => (shared.a[i] = shared.b[j] = true);
@@ -37,11 +37,11 @@ function matches(a, b) {
     rows.push(((row + both) | (row - both)) & every);
   }
   const isSet = (j, i) => (rows[j] >> BigInt(i - 1)) & 1n;
-  const found = [];
+  const pairs = [];
   for (let [i, j] = [a.length, b.length]; i > 0 && j > 0; ) {
     if (isSet(j, i)) i--;
-    else if (isSet(j - 1, i)) found.push([--i, --j]);
+    else if (isSet(j - 1, i)) pairs.push([--i, --j]);
     else j--;
   }
-  return found;
+  return pairs;
 }

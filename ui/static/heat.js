@@ -1,10 +1,10 @@
-// The answers, a column for each policy: text as it comes, then every token in the colour of its log-ratio to SFT.
+// The answers, a column for each policy: the growing text, then every token in the colour of its log-ratio to SFT.
 
 import { seen } from "./visible.js";
 
 export const SFT = "sft";
 const MOVED_MOST = 5;
-const FAR = 0.5; // of full colour: from there on a token is underlined too
+const FAR = 0.5; // share of full colour from which a token is underlined too
 const ENDED = { eos: "ended by itself", limit: "cut at the limit", stopped: "stopped" };
 
 export class Columns {
@@ -39,7 +39,7 @@ export class Columns {
     this.of.get(event.policy).colour(event);
   }
 
-  /** Nothing will grow any more, for whatever reason. */
+  /** The job has ended, for whatever reason: no text grows any more. */
   rest() {
     for (const column of this.of.values()) column.text.removeAttribute("aria-busy");
   }
@@ -57,11 +57,11 @@ export class Columns {
     }
   }
 
-  /** Shows the number of a piece beside it; null: of none. */
-  point(piece, shown) {
+  /** Show `nodes`, the number of a piece, beside it; null hides them. */
+  point(piece, nodes) {
     this.tip.hidden = !piece;
     if (!piece) return;
-    this.tip.replaceChildren(...shown);
+    this.tip.replaceChildren(...nodes);
     const [box, around] = [piece.getClientRects()[0], this.page.getBoundingClientRect()];
     const left = Math.min(box.left, innerWidth - this.tip.offsetWidth - 8);
     const above = box.top - this.tip.offsetHeight - 6;
@@ -118,7 +118,7 @@ class Column {
     this.speed(seconds);
   }
 
-  /** The reasoning, which comes first, goes into a fold above the answer, and is no part of its length. */
+  /** Move the reasoning, which comes first, into a fold above the answer; it does not count as its length. */
   fold() {
     const reasoning = this.texts.slice(0, this.reasoned).join("");
     const words = reasoning
@@ -139,12 +139,12 @@ class Column {
   showFacts() {
     this.factsLine.replaceChildren(
       ...Object.entries(this.facts).map(([fact, [number, unit]]) => {
-        const shown = Object.assign(document.createElement("span"), { className: `tu-${fact}` });
-        shown.append(Object.assign(document.createElement("b"), { textContent: number }), ` ${unit}`);
-        return shown;
+        const span = Object.assign(document.createElement("span"), { className: `tu-${fact}` });
+        span.append(Object.assign(document.createElement("b"), { textContent: number }), ` ${unit}`);
+        return span;
       }),
     );
-    if (!this.factsLine.childElementCount) this.factsLine.textContent = "no token yet";
+    if (!this.factsLine.childElementCount) this.factsLine.textContent = "there is no token yet";
   }
 
   // ---- Colours ----------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Column {
       return span;
     });
     let tokens = 0;
-    this.first = pieces.findIndex((piece) => (tokens += piece.tokens) > this.reasoned); // of the answer
+    this.first = pieces.findIndex((piece) => (tokens += piece.tokens) > this.reasoned); // the answer's first piece
     if (this.first < 0) this.first = spans.length;
     this.spans = spans;
     if (this.reasoned) this.reasoning.lastChild.replaceChildren(...spans.slice(0, this.first));
@@ -190,12 +190,12 @@ class Column {
     });
   }
 
-  /** The first piece that can be seen: the answer's, unless the reasoning is open. */
+  /** The first visible piece: the answer's first, unless the reasoning is open. */
   get least() {
     return this.reasoning.open ? 0 : this.first;
   }
 
-  /** The piece's number, beside it; spoken where it was reached by keys. */
+  /** Show a piece's number beside it; assistive technology reads it if the piece was reached by a key. */
   show(at, byKey = true) {
     const span = this.spans[at];
     if (!span) return this.columns.point(null);
@@ -238,7 +238,7 @@ class Column {
     const other = reference === SFT ? "SFT" : reference;
     line.append("Whole answer ", total, `: ${likely(sum)} under ${this.title} ${joins(sum)} under ${other}.`);
     const list = document.createElement("ol");
-    list.setAttribute("aria-label", "Tokens that moved most");
+    list.setAttribute("aria-label", "Tokens that changed most");
     const order = this.pieces
       .map((_, i) => i)
       .sort((a, b) => Math.abs(this.pieces[b].nats) - Math.abs(this.pieces[a].nats));
@@ -253,7 +253,7 @@ class Column {
     }
     const most = Object.assign(document.createElement("p"), {
       className: "tu-fine",
-      textContent: "Moved most, in nats:",
+      textContent: "These tokens changed most, in nats:",
     });
     this.moved.replaceChildren(line, most, list);
     this.moved.hidden = false;
@@ -262,10 +262,10 @@ class Column {
 
 // ---- Words ----------------------------------------------------------------------------------------------------------
 
-/** With a real minus sign, which is as wide as the plus. */
+/** A number with its sign; the minus sign is as wide as the plus. */
 export const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`;
 
-/** e^|nats|, readable. */
+/** e^|nats| as text. */
 export function times(nats) {
   const ratio = Math.exp(Math.abs(nats));
   if (ratio < 2) return ratio.toFixed(2);
@@ -282,5 +282,5 @@ const likely = (nats) =>
       : `${times(nats)} times less likely`;
 const joins = (nats) => (nats <= -0.005 ? "than" : "as");
 
-/** Blanks at its ends, and line breaks, as signs that can be seen. */
+/** A text whose line breaks, and blanks at its ends, are visible signs. */
 const visible = (text) => text.replace(/\n/g, "↵").replace(/^ +| +$/g, (blanks) => "·".repeat(blanks.length)) || "∅";

@@ -1,7 +1,7 @@
-// What there is to do, and which key does it. Keys can be changed or switched off one by one, and all together
-// (WCAG 2.1.4); what somebody chose is kept in this browser.
+// The actions of the labelling page, and their keys. Keys can be changed or switched off one by one, and all together
+// (WCAG 2.1.4); a person's choice is kept in this browser.
 
-/** id, what it is called, its key, and for rankings a second key: there letters stand for answers. */
+/** id, name, key, and a second key for rankings, where letters stand for answers. */
 export const GRADED = [
   ["a_much", "A much better", "1"],
   ["a", "A better", "2"],
@@ -45,7 +45,7 @@ export class Keys {
     Object.assign(this, { on, changed, actions: [], letters: 0 });
   }
 
-  /** Which actions there are, some left out: for two answers, or for a ranking of as many. */
+  /** Set up the actions for a pair, or for a ranking of this many answers; those in `without` are left out. */
   of(answers, scale, criteria, without = []) {
     this.letters = answers > 2 ? answers : 0;
     const choices = scale === "graded" ? GRADED : PLAIN;
@@ -68,12 +68,12 @@ export class Keys {
     return this.actions.find((action) => action.id === id)?.standard ?? null;
   }
 
-  /** Choices have keys of their own on each scale. */
+  /** The name of an action's setting. Choices have keys of their own on each scale. */
   name(id) {
     return TOOLS.some(([tool]) => tool === id) && !this.letters ? id : `${this.scope}/${id}`;
   }
 
-  /** The action, or the letter of an answer, that a keydown stands for; null: none. */
+  /** The action of a keydown, {id}, or its answer, {letter, tie}; null: neither. */
   find(event) {
     const typed = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     // Where the layout has other letters, or digits under Shift, the place of the key counts.
@@ -87,7 +87,7 @@ export class Keys {
     return null;
   }
 
-  /** Give an action another key (null: none). Says why not, if it cannot be. */
+  /** Give an action another key (null: none). Returns null, or the reason why it cannot have this key. */
   change(id, key) {
     if (key !== null) {
       const holder = this.isLetter(key) ? `answer ${key.toUpperCase()}` : this.holder(key, id);

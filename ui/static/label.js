@@ -1,22 +1,22 @@
-// The labelling page, and the voting page: start(element, under) runs once, with `element` around label.html and the
-// part of the API that it talks to ("" for labels, "votes/" for votes on a comparison).
-// A press belongs to the task that was on screen when it was made. It goes into the outbox, and the next of the tasks
-// that the server sent ahead is painted at once; what the server says to the press only tops them up. A vote waits for
-// the server: it is answered with whose answers they were, as a press of the practice round is with the expected one.
+// The labelling page, and the voting page. start(element, under) runs once: `element` holds label.html, and `under` is
+// the part of the API that the page uses ("" for labels, "votes/" for votes on a comparison).
+// A press counts for the task on the screen at that moment. It goes into the outbox, and the page shows the next of the
+// tasks that the server sent in advance; the response only adds further ones. A vote waits for its response, which
+// names the policy of each answer. A press of the practice round waits too, for the known answer.
 
 import { isOpen, setUpDialogs, setUpEditor, setUpHelp, showMirror } from "./dialogs.js";
 import { GRADED, Keys, show as keyName, PLAIN } from "./keys.js";
 import { Outbox, request } from "./outbox.js";
 import { append, back, isWhole, letter, rank, Strip } from "./ranking.js";
 import { View } from "./view.js";
-import { NOT_WHILE_VOTING, nameOf, standing, told, WORDS } from "./votes.js";
+import { NOT_WHILE_VOTING, nameOf, revealed, standing, WORDS } from "./votes.js";
 
-const SETTLE_MS = 150; // nobody judges a new pair faster: what comes earlier was meant for the last one
+const SETTLE_MS = 150; // nobody judges a new pair faster: an earlier press was meant for the last one
 const HEARTBEAT_MS = 60_000;
-const LOOK_AGAIN_MS = 30_000; // when there is nothing to do: others may have given something back
-const MORE_COME_MS = 2_000; // when further pairs are on their way
+const LOOK_AGAIN_MS = 30_000; // when there is nothing to do: somebody may have given a pair back
+const MORE_COME_MS = 2_000; // when the server expects further pairs
 const BREAK_MS = 25 * 60_000;
-const PAUSE_MS = 5 * 60_000; // so long without a press is a break
+const PAUSE_MS = 5 * 60_000; // a pause this long is a break
 const PACE_OF = 20;
 
 const QUICK = ["skip", "flag", "undo"];
@@ -36,26 +36,26 @@ export function start(element, under = "") {
   const openHelp = setUpHelp(find(".tu-help"), keys, labelKeys);
   setUpDialogs(page);
 
-  let settings; // of the campaign
-  let state; // of this person's work: work, practice, waiting, done, failed_practice
+  let settings; // those of the campaign
+  let state; // that of this person's work: work, practice, waiting, done, failed_practice
   let outbox;
-  let tasks = []; // that wait, as the server last said, without those answered since
-  let task = null; // on screen
+  let tasks = []; // those that wait by the last response, without those judged since
+  let task = null; // the one on the screen
   let phase = "loading"; // settling, ready, checking (practice), feedback, undoing, idle (no task)
   let settled = 0;
-  let held = null; // a choice that waits for its reason
+  let held = null; // a judgement that waits for its reason
   let ranked = { tiers: [], tie: false };
   let criteria = {};
   const seen = new Map(); // token: task; for a label that is taken back before it was sent
   const answered = new Set(); // tokens; a pair that is taken back comes with a new one
   const counts = { mine: 0, skipped: 0, total: 0 };
-  const pressed = []; // what each press counted as; undo goes back through it
-  const paces = []; // seconds of the last labels
+  const pressed = []; // the count that each press raised, for undo
+  const paces = []; // the seconds of the last labels
   const watch = stopwatch();
   let slow = 0;
   let working = { since: 0, last: 0 };
 
-  // ---- Saying -----------------------------------------------------------------------------------------------------
+  // ---- Messages ---------------------------------------------------------------------------------------------------
 
   function say(text, kind = "") {
     find(".tu-say").textContent = text;
@@ -77,7 +77,7 @@ export function start(element, under = "") {
     const now = stuck ? "waiting" : outbox.entries.length ? "saving" : "yes";
     find(".tu-saved").dataset.saved = now;
     clearTimeout(slow);
-    // While all goes well a press is on its way for a few milliseconds: no reason to flicker, or to be read out.
+    // A press is usually sent within milliseconds: for those the text must not flicker, or be read out.
     if (now === "saving") slow = setTimeout(() => (find(".tu-saved").textContent = "Saving…"), 500);
     else find(".tu-saved").textContent = stuck && outbox.entries.length ? `${what}, ${where}` : "Saved";
     if (phase === "undoing" && stuck) ready();
@@ -105,13 +105,13 @@ export function start(element, under = "") {
 
   // ---- Tasks ------------------------------------------------------------------------------------------------------
 
-  /** What the server says is to be done. `counted`: take over its counts too; between loads the page counts its own
-   *  presses, those that wait in the outbox among them. */
+  /** Use the tasks of a response; with `counted` its counts too. Between loads the page counts its own presses, and
+   *  those that wait in the outbox are among them. */
   function take(body, counted = false) {
     tasks = body.tasks.filter(({ token }) => !answered.has(token));
     for (const one of body.tasks) seen.set(one.token, one);
     counts.practice = body.progress.practice;
-    const begins = state !== body.state; // after practice, say
+    const begins = state !== body.state; // such as work after practice
     state = body.state;
     if (counted || begins) {
       const { mine, skipped, left } = body.progress;
@@ -170,13 +170,13 @@ export function start(element, under = "") {
   function showEnd() {
     const waiting = outbox.entries.length;
     const { mine, skipped, total, practice } = counts;
-    let [title, text] = ["All pairs are answered", `${mine} ${words.counted}, ${skipped} skipped. `];
+    let [title, text] = [`All pairs are ${words.counted}`, `${mine} ${words.counted}, ${skipped} skipped. `];
     if (!settings.reveals) text += "Undo takes the last one back. ";
     text += "You can close this page.";
     if (state === "failed_practice") {
       title = "The practice round was not passed";
-      const right = practice ? `${practice.right} of ${practice.total} answers were as expected. ` : "";
-      text = `${right}Thank you for trying; whoever runs this campaign can tell you how to go on.`;
+      const right = practice ? `${practice.right} of ${practice.total} labels were as expected. ` : "";
+      text = `${right}Thank you for trying. Whoever runs this campaign can tell you how to go on.`;
     } else if (state === "waiting" && !waiting) {
       title = "The next pair is on its way";
       text = "The model is still writing answers. This page goes on by itself when there is a pair for you.";
@@ -193,14 +193,14 @@ export function start(element, under = "") {
     if (state === "done" && total) showStanding();
   }
 
-  // ---- Pressing ---------------------------------------------------------------------------------------------------
+  // ---- Presses ----------------------------------------------------------------------------------------------------
 
   /** Whether a press counts now; if not, the page says why. */
   function free() {
     if (phase === "idle" || phase === "loading") return false;
     if (phase === "checking" || phase === "undoing") return refuse("One moment: the server has not answered yet");
     if (phase === "feedback") return refuse("Go on to the next pair first");
-    if (performance.now() < settled) return refuse("Not counted: this pair had just come");
+    if (performance.now() < settled) return refuse("Not counted: this pair has only just come");
     return true;
   }
 
@@ -210,28 +210,29 @@ export function start(element, under = "") {
     return false;
   }
 
-  function label(answer, said, device) {
+  /** Send a judgement, {choice} or {order}; `name` is its text for people. */
+  function label(judgement, name, device) {
     if (!free()) return;
-    const passes = answer.choice === "skip" || answer.choice === "flag";
+    const passes = judgement.choice === "skip" || judgement.choice === "flag";
     if (task.wants_rationale && !passes && !note.value.trim()) {
-      held = { answer, said };
-      mark(answer.choice);
-      openNote(`${said}: why? A reason is asked for with this pair. Enter sends it.`);
+      held = { judgement, name };
+      mark(judgement.choice);
+      openNote(`${name}: why? This pair needs a reason. Enter sends it.`);
       return;
     }
-    const entry = { token: task.token, ...answer, seconds: watch.seconds(), device };
+    const entry = { token: task.token, ...judgement, seconds: watch.seconds(), device };
     if (note.value.trim()) entry.note = note.value;
     if (!passes && Object.keys(criteria).length) entry.criteria = criteria;
     note.value = "";
     answered.add(task.token);
     count(passes ? "skipped" : "mine", entry.seconds);
     const final = task.practice || settings.reveals;
-    say(`${said}${final ? "" : ` · ${keyName(keys.key("undo") ?? "undo")} takes it back`}`);
+    say(`${name}${final ? "" : ` · ${keyName(keys.key("undo") ?? "undo")} takes it back`}`);
     if (task.practice || (settings.reveals && !passes)) {
       turn("checking");
-      mark(answer.choice);
+      mark(judgement.choice);
     } else advance();
-    outbox.add("labels", entry, said);
+    outbox.add("labels", entry, name);
     nudge();
   }
 
@@ -251,60 +252,62 @@ export function start(element, under = "") {
   function undo() {
     if (phase === "loading" || phase === "settling") return phase === "settling" && free();
     if (["checking", "undoing", "feedback"].includes(phase)) return free();
-    const taken = outbox.takeBack();
-    const again = taken && seen.get(taken.body.token);
-    if (!taken) {
+    const entry = outbox.takeBack();
+    if (!entry) {
       turn("undoing");
       outbox.add("undo", {}, "Undo");
       return;
     }
-    answered.delete(taken.body.token);
+    answered.delete(entry.body.token);
     uncount();
-    if (!again) return look(); // an earlier page pressed it: the server still has its task
+    const again = seen.get(entry.body.token);
+    if (!again) return look(); // the press is from an earlier page: the server still has its task
     tasks.unshift(again);
     show(again);
-    note.value = taken.body.note ?? "";
-    say(`Taken back: ${taken.said}`);
+    note.value = entry.body.note ?? "";
+    say(`Taken back: ${entry.name}`);
   }
 
-  function demonstrate(shown, text) {
-    outbox.add("demonstrations", { token: shown.token, text }, "The ideal answer");
-    say("Ideal answer kept; the pair is still open");
+  function demonstrate({ token }, text) {
+    outbox.add("demonstrations", { token, text }, "The ideal answer");
+    say("The ideal answer is kept; the pair is still open");
   }
 
-  /** Another window took this press back, or sent it; the server knows what waits now. */
+  /** Another window took this press back, or sent it: only the server knows what waits now. */
   function onGone(entry) {
     answered.delete(entry.body.token);
     setTimeout(look);
   }
 
-  /** The server's answer to what the outbox sent. False: keep it, and send nothing more for now. */
+  /** The response to an entry of the outbox. False: keep the entry, and send nothing more for now. */
   function onReply(entry, status, body) {
     if (status === 401) {
       return stopped(
-        `Your session has ended. What you ${words.did} is kept on this computer, and sent afterwards.`,
+        `Your session has ended. Your ${words.many} are kept on this computer, and sent when you have signed in.`,
         true,
       );
     }
     if (status === 409 && body.settings.me !== settings.me) {
-      return stopped(`Somebody else has signed in here. What ${settings.me} ${words.did} is kept until they are back.`);
+      return stopped(
+        `Somebody else has signed in here. The ${words.many} of ${settings.me} are kept until they are back.`,
+      );
     }
     if (status === 422) {
       const problem = typeof body.detail === "string" ? body.detail : "it was not understood";
-      alert(`Not recorded: “${entry.said}”. The server says: ${problem}`);
+      alert(`Not recorded: “${entry.name}”. The server says: ${problem}`);
       if (entry.path === "labels") retract(entry);
       return true;
     }
     if (status === 409 && entry.path === "labels") {
-      alert(`Not recorded: “${entry.said}”. That pair was answered in another window, or is not asked about any more.`);
+      alert(`Not recorded: “${entry.name}”. The pair was ${words.counted} in another window, or has left the queue.`);
       uncount();
     }
-    if (status === 409 && entry.path === "demonstrations") alert("Not recorded: the ideal answer. Its pair is gone.");
+    if (status === 409 && entry.path === "demonstrations")
+      alert("The ideal answer was not recorded: its pair is gone.");
     if (entry.path === "demonstrations" && status === 200) return true;
     take(body, status === 409);
     if (entry.path === "undo" && status === 200) undone(body);
-    else if (body.label?.kind === "late")
-      alert("Saved, but somebody else had taken this pair over: it does not count.");
+    else if (body.label?.kind === "late") alert("Saved, but it does not count: somebody else has this pair now.");
     const here = task?.token === entry.body.token;
     if (body.feedback && here) showFeedback(body.feedback);
     else if (body.reveal && here) showReveal(body.reveal, body.label.choice);
@@ -319,7 +322,7 @@ export function start(element, under = "") {
     return false;
   }
 
-  /** A label that the server could not take: its task waits still. */
+  /** The server refused a label, so its task still waits. */
   function retract(entry) {
     answered.delete(entry.body.token);
     uncount();
@@ -336,7 +339,7 @@ export function start(element, under = "") {
       return say("Nothing to undo");
     }
     if (!uncount()) take(body, true);
-    if (phase !== "undoing" && task) return say("Taken back; it comes after this pair"); // they went on meanwhile
+    if (phase !== "undoing" && task) return say("Taken back; it comes after this pair"); // the person went on meanwhile
     show(tasks[0] ?? null);
     say("Taken back: here it is again");
   }
@@ -367,14 +370,14 @@ export function start(element, under = "") {
     const preferred = ["tie", "both_bad"].includes(choice) ? [] : [choice.startsWith("a") ? 0 : 1];
     view.best(preferred);
     find(".tu-feedback").hidden = false;
-    find(".tu-feedback p").textContent = told(reveal, choice);
+    find(".tu-feedback p").textContent = revealed(reveal, choice);
     turn("feedback");
     showStanding();
     showCounts();
     find("[data-do=next]").focus();
   }
 
-  /** Between the pairs, and not over one: who knows the figure reads the next pair with it in mind. */
+  /** Show the win rate so far, between pairs only: a person who sees it beside a pair may follow it. */
   async function showStanding() {
     if (!settings.sees_figures) return;
     const { status, body } = await request("admin/votes");
@@ -460,10 +463,10 @@ export function start(element, under = "") {
     return side ? `<b>${side}</b> <span>${shortened(how)}</span>` : `<span>${how}</span>`;
   }
 
-  /** With the part that a narrow window leaves out. */
+  /** The name; a narrow window leaves out the marked part. */
   const shortened = (name) => name.replace(/(?<=much|slightly|Write|Raw)( \w+)$|(?<=Diff)(erences)$/, "<i>$&</i>");
 
-  /** Keys printed on the buttons, and told to assistive technology. */
+  /** Print the keys on the buttons, and tell assistive technology. */
   function labelKeys() {
     for (const element of page.querySelectorAll("button[data-do]")) {
       const key = keys.on ? keys.key(element.dataset.do) : null;
@@ -473,9 +476,9 @@ export function start(element, under = "") {
       if (key === null) element.removeAttribute("aria-keyshortcuts");
       else {
         element.setAttribute("aria-keyshortcuts", key.length === 1 ? key.toUpperCase() : key);
-        const shown = Object.assign(document.createElement("kbd"), { textContent: keyName(key) });
-        shown.setAttribute("aria-hidden", "true");
-        if (!["prompt", "help", "next"].includes(element.dataset.do)) element.prepend(shown);
+        const mark = Object.assign(document.createElement("kbd"), { textContent: keyName(key) });
+        mark.setAttribute("aria-hidden", "true");
+        if (!["prompt", "help", "next"].includes(element.dataset.do)) element.prepend(mark);
       }
     }
     for (const option of ["raw", "diff"])
@@ -527,10 +530,7 @@ export function start(element, under = "") {
   function openNote(why) {
     if (!task) return;
     find(".tu-note-why").textContent =
-      why ??
-      (task.wants_rationale
-        ? "A reason is asked for with this pair"
-        : `A note that goes with your ${words.one} of this pair`);
+      why ?? (task.wants_rationale ? "This pair needs a reason" : `A note, stored with your ${words.one} on this pair`);
     find(".tu-note").hidden = false;
     note.focus();
   }
@@ -548,7 +548,7 @@ export function start(element, under = "") {
     const waiting = held;
     if (waiting && !note.value.trim()) return note.focus();
     closeNote();
-    if (waiting) label(waiting.answer, waiting.said, "key");
+    if (waiting) label(waiting.judgement, waiting.name, "key");
   }
 
   note.addEventListener("keydown", (event) => {
@@ -559,7 +559,7 @@ export function start(element, under = "") {
   });
   find(".tu-note .tu-close").addEventListener("click", noteDone);
 
-  // ---- Doing ------------------------------------------------------------------------------------------------------
+  // ---- Actions ----------------------------------------------------------------------------------------------------
 
   const named = (id) => keys.actions.find((action) => action.id === id)?.name ?? id;
 
@@ -567,8 +567,9 @@ export function start(element, under = "") {
     undo,
     note: () => openNote(),
     write: () => task && editor(task),
-    diff: () => task && say(view.toggle("diff") ?? "Differences are not shown any more"),
-    raw: () => task && (view.toggle("raw"), say(view.options.raw ? "As the model wrote it" : "As it is meant to look")),
+    diff: () => task && say(view.toggle("diff") ?? "Differences are hidden"),
+    raw: () =>
+      task && (view.toggle("raw"), say(view.options.raw ? "Text as the model wrote it" : "Text with its formatting")),
     prompt: () => view.resize(),
     guideline: () => find(".tu-guide").showModal(),
     mirror: async () => {
@@ -612,11 +613,11 @@ export function start(element, under = "") {
       return advance();
     }
     if (!keys.on) return;
-    const found = keys.find(event);
-    if (!found) return;
+    const press = keys.find(event);
+    if (!press) return;
     event.preventDefault();
-    if (found.letter !== undefined) pressLetter(found.letter, found.tie);
-    else act(found.id, "key");
+    if (press.letter !== undefined) pressLetter(press.letter, press.tie);
+    else act(press.id, "key");
   });
 
   find(".tu-alert .tu-close").addEventListener("click", () => alert(""));
@@ -630,7 +631,7 @@ export function start(element, under = "") {
     find(".tu-nudge").hidden = now - working.since < BREAK_MS;
     if (find(".tu-nudge").hidden || find(".tu-nudge button")) return;
     find(".tu-nudge").innerHTML =
-      "<p>25 minutes at a stretch. A short break keeps your judgement fresh; nothing gets lost.</p>" +
+      `<p>You have ${words.did} for 25 minutes. A short break keeps your judgement fresh; nothing gets lost.</p>` +
       "<button type='button'>OK</button>";
     find(".tu-nudge button").addEventListener("click", () => {
       working.since = Date.now();
@@ -639,14 +640,14 @@ export function start(element, under = "") {
     });
   }
 
-  /** Ask the server what waits. */
+  /** Ask the server for the tasks that wait. */
   async function look() {
     const { status, body } = await ask("tasks");
     if (status === 401) return outbox.entries.length || stopped("Your session has ended.", true);
     if (status !== 200 || body.settings.me !== settings.me || outbox.running || isBusy()) return;
     take(body, true);
     if (!task || !tasks.some(({ token }) => token === task.token)) {
-      if (task) alert("The pair that was here has gone to somebody else meanwhile. Nothing of yours is lost.");
+      if (task) alert("Somebody else has the pair that was here now. Nothing of yours is lost.");
       advance();
     } else showCounts();
   }
@@ -657,7 +658,7 @@ export function start(element, under = "") {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) hiddenAt = Date.now();
     else if (settings) {
-      outbox.resume(); // perhaps they signed in, in another window
+      outbox.resume(); // they may have signed in, in another window
       if (Date.now() - hiddenAt > HEARTBEAT_MS) look();
     }
   });
@@ -666,7 +667,7 @@ export function start(element, under = "") {
   setInterval(() => !document.hidden && state === "waiting" && phase === "idle" && look(), MORE_COME_MS);
   addEventListener("beforeunload", (event) => outbox?.entries.length && !outbox.stored && event.preventDefault());
 
-  // ---- Begin ------------------------------------------------------------------------------------------------------
+  // ---- Start ------------------------------------------------------------------------------------------------------
 
   async function begin() {
     for (let wait = 300; ; wait = Math.min(2 * wait, 8000)) {
@@ -687,8 +688,8 @@ export function start(element, under = "") {
     keys.of(2, settings.scale, settings.criteria, without());
     if (settings.reveals) wordAsVotes();
     outbox = new Outbox(`${settings.campaign} ${settings.me}`, { under, onReply, onGone, onChange: saved });
-    outbox.labels.forEach((entry) => answered.add(entry.body.token)); // by an earlier page
-    say(settings.reveals ? "A vote is final: after it you see whose answers they are" : "");
+    outbox.labels.forEach((entry) => answered.add(entry.body.token)); // those that an earlier page left
+    say(settings.reveals ? "A vote is final: after it the page names the policy of each answer" : "");
     take(body, true);
     advance();
     saved();
@@ -698,7 +699,7 @@ export function start(element, under = "") {
   function wordAsVotes() {
     page.dataset.mode = "vote";
     find(".tu-alert a").href = "/login?next=/vote";
-    find(".tu-feedback").setAttribute("aria-label", "Whose answers they are");
+    find(".tu-feedback").setAttribute("aria-label", "Policies of the answers");
     find(".tu-onward").hidden = !settings.sees_figures;
     find(".tu-mirror").setAttribute("aria-label", "How you vote");
     find(".tu-mirror h2").textContent = "How you vote";
@@ -710,7 +711,7 @@ export function start(element, under = "") {
   begin();
 }
 
-/** Seconds since start() during which the page could be seen. */
+/** Counts the seconds since start() in which the page was visible. */
 function stopwatch() {
   let [before, since] = [0, performance.now()];
   document.addEventListener("visibilitychange", () => {

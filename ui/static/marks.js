@@ -1,8 +1,8 @@
-// Shows the words of a diff in two rendered texts: what only one of them says is marked, how both begin is faded.
+// Shows a diff in two rendered texts: words of only one of them are marked, their common beginning is faded.
 
 import { diff, WORD } from "./diff.js";
 
-/** Marks both elements; says how much they differ, for people. */
+/** Marks both elements; returns a sentence on how much they differ. */
 export function markDifferences(left, right) {
   const [a, b] = [wordsOf(left), wordsOf(right)];
   const shared = diff(
@@ -12,7 +12,8 @@ export function markDifferences(left, right) {
   paint(a, shared.a, shared.prefix);
   paint(b, shared.b, shared.prefix);
   const only = (flags) => flags.filter((same) => !same).length;
-  if (!shared.whole) return "The answers are too long to compare: only how they begin and end was";
+  if (!shared.whole)
+    return "The answers are too long to compare whole: the marks are right only at their beginnings and ends";
   if (only(shared.a) + only(shared.b) === 0) return "Both answers say the same, word for word";
   return `Only in A: ${only(shared.a)} of ${a.length} words; only in B: ${only(shared.b)} of ${b.length}`;
 }
@@ -27,7 +28,7 @@ function wordsOf(element) {
     const node = walker.currentNode;
     if (node.localName === "math") words.push({ text: node.textContent, math: node });
     if (node.nodeType !== Node.TEXT_NODE) continue;
-    for (const found of node.data.matchAll(WORD)) words.push({ text: found[0], node, start: found.index });
+    for (const { 0: text, index } of node.data.matchAll(WORD)) words.push({ text, node, start: index });
   }
   return words;
 }

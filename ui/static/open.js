@@ -1,7 +1,7 @@
-// The open mode. start(element) runs once, with `element` around open.html.
-// A run of the policies is a job of the server's. Its number stands in the address, and what it said is numbered too, so
-// that a page which was loaded again, or lost its connection, goes on where it was. Whatever a model or a person wrote
-// becomes text nodes, never markup.
+// The page on which policies answer any prompt. start(element) runs once; `element` holds open.html.
+// The server answers a prompt as a job. The job's number stands in the address, and its events are numbered, so a page
+// that is loaded again, or loses its connection, goes on where it was. Text of models and people becomes text nodes,
+// never markup.
 
 import { Columns, SFT } from "./heat.js";
 import { request } from "./outbox.js";
@@ -9,7 +9,7 @@ import { setUpPicker } from "./picker.js";
 import { seen } from "./visible.js";
 
 const NUMBERS = ["temperature", "max_new_tokens", "max_thinking_tokens", "top_k", "top_p", "seed"];
-const LAST = { done: "Done", stopped: "Stopped", failed: "Not done" };
+const LAST = { done: "Done", stopped: "Stopped", failed: "Failed" };
 
 export function start(element) {
   const page = element.querySelector(".tu-open");
@@ -17,13 +17,13 @@ export function start(element) {
   const form = find(".tu-ask");
   const prompt = find("#open-prompt");
   const columns = new Columns(page);
-  let known; // what the server says of this run
+  let run; // its policies, and the settings that they answered with
   let picked = null; // a held-out prompt: {prompt_id, messages}
-  let context = []; // the turns before the one that is typed
+  let context = []; // the turns before the one in the text field
   let job = null;
-  let source = null; // of its events
+  let source = null; // the stream of its events
 
-  // ---- Saying -----------------------------------------------------------------------------------------------------
+  // ---- Messages ---------------------------------------------------------------------------------------------------
 
   function say(text) {
     if (find(".tu-status").textContent !== text) find(".tu-status").textContent = text;
@@ -40,7 +40,7 @@ export function start(element) {
     find("[data-do=stop]").disabled = state !== "busy" || !job;
   }
 
-  // ---- What is asked ----------------------------------------------------------------------------------------------
+  // ---- The prompt -------------------------------------------------------------------------------------------------
 
   function showPrompt(messages) {
     context = messages.slice(0, -1);
@@ -50,15 +50,16 @@ export function start(element) {
       ...context.map(({ role, content }) => {
         const turn = document.createElement("li");
         const who = { system: "Instructions", user: "Person", assistant: "Assistant" }[role];
-        const said = Object.assign(document.createElement("div"), { dir: "auto" });
-        said.append(...seen(content));
-        turn.append(Object.assign(document.createElement("b"), { textContent: who }), said);
+        const text = Object.assign(document.createElement("div"), { dir: "auto" });
+        text.append(...seen(content));
+        turn.append(Object.assign(document.createElement("b"), { textContent: who }), text);
         return turn;
       }),
     );
   }
 
-  function asked() {
+  /** The part of a request that names the prompt. */
+  function promptBody() {
     if (picked && prompt.value === picked.messages.at(-1).content && context.length === picked.messages.length - 1) {
       return { prompt_id: picked.prompt_id };
     }
@@ -78,12 +79,12 @@ export function start(element) {
 
   const boxes = () => [...page.querySelectorAll(".tu-checks input")];
 
-  function showPolicies(wanted) {
+  function showPolicies(checked) {
     find(".tu-checks").replaceChildren(
-      ...known.policies.map(({ name, title, note }) => {
+      ...run.policies.map(({ name, title, note }) => {
         const label = document.createElement("label");
         const box = Object.assign(document.createElement("input"), { type: "checkbox", value: name });
-        box.checked = wanted.includes(name);
+        box.checked = checked.includes(name);
         const words = Object.assign(document.createElement("span"), { textContent: title });
         if (note) words.append(Object.assign(document.createElement("small"), { textContent: note }));
         label.append(box, words);
@@ -92,9 +93,9 @@ export function start(element) {
     );
   }
 
-  // ---- Running ----------------------------------------------------------------------------------------------------
+  // ---- The job ----------------------------------------------------------------------------------------------------
 
-  async function run() {
+  async function answer() {
     if (page.dataset.state !== "ready" || !form.reportValidity()) return;
     turn("busy");
     alert("");
@@ -102,7 +103,7 @@ export function start(element) {
     const decoding = Object.fromEntries(NUMBERS.map((name) => [name, Number(form.elements[name].value)]));
     const policies = boxes().filter((box) => box.checked);
     const { status, body } = await request("open/jobs", {
-      ...asked(),
+      ...promptBody(),
       ...decoding,
       policies: policies.map((box) => box.value),
     });
@@ -113,7 +114,7 @@ export function start(element) {
   }
 
   function refusal(status, body) {
-    if (status === 401) return "Your session has ended: sign in again, in another window, and run it once more.";
+    if (status === 401) return "Your session has ended: sign in again in another window, then press Run again.";
     const detail = typeof body?.detail === "string" ? body.detail : "";
     return status ? `Not started: ${detail || `the server refused (${status})`}.` : "The server does not answer.";
   }
@@ -128,11 +129,11 @@ export function start(element) {
       if (source.readyState !== EventSource.CLOSED) return say("The connection was lost. Trying again…");
       const { status } = await request("open/policies");
       if (status === 0 && job === id) return setTimeout(() => job === id && follow(id), 2000);
-      ended("Not known");
+      ended("Lost");
       alert(
         status === 401
           ? "Your session has ended: sign in again, and load this page again."
-          : "The server knows no more of what was asked here: it keeps the last requests only, and none over a restart.",
+          : "The server no longer has this prompt and its answers: it keeps only the last ones, and none over a restart.",
       );
     };
   }
@@ -145,19 +146,19 @@ export function start(element) {
     say(words);
   }
 
-  /** What the server says of the job. After a reconnection it begins after the last that arrived. */
+  /** Show an event of the job. After a lost connection the events go on after the last that arrived. */
   function on(event) {
     if (event.type === "accepted") {
       columns.begin(
-        event.work.policies.map((name) => known.policies.find((one) => one.name === name) ?? { name, title: name }),
+        event.work.policies.map((name) => run.policies.find((one) => one.name === name) ?? { name, title: name }),
       );
       find(".tu-hint").hidden = true;
-      find(".tu-legend").hidden = event.work.policies.every((name) => name === SFT); // there from now on: nothing moves
+      find(".tu-legend").hidden = event.work.policies.every((name) => name === SFT); // nothing moves later
       showPrompt(event.work.prompt);
       showDecoding(event.work);
       boxes().forEach((box) => (box.checked = event.work.policies.includes(box.value)));
     } else if (event.type === "queued") {
-      say(event.ahead ? `Waiting; ${event.ahead} before this one` : "Starting…");
+      say(event.ahead ? `Waiting: ${event.ahead} before this one` : "Starting…");
     } else if (event.type === "loading") say(`Loading ${event.what}…`);
     else if (event.type === "step") {
       columns.step(event);
@@ -173,23 +174,23 @@ export function start(element) {
     }
   }
 
-  // ---- Doing ------------------------------------------------------------------------------------------------------
+  // ---- Actions ----------------------------------------------------------------------------------------------------
 
-  const openPicker = setUpPicker(find(".tu-picker"), (chosen) => {
-    picked = chosen;
-    showPrompt(chosen.messages);
+  const openPicker = setUpPicker(find(".tu-picker"), (heldout) => {
+    picked = heldout;
+    showPrompt(picked.messages);
     prompt.focus();
   });
 
   const does = {
-    run,
+    run: answer,
     stop: async () => {
       say("Stopping after this token…");
       find("[data-do=stop]").disabled = true;
       const { status } = await request(`open/jobs/${job}/stop`, {});
       if (status !== 200 && job) {
         find("[data-do=stop]").disabled = false;
-        alert("The server did not take the stop; try again.");
+        alert("The server did not stop the answers; try again.");
       }
     },
     pick: openPicker,
@@ -205,7 +206,7 @@ export function start(element) {
   form.addEventListener("submit", (event) => event.preventDefault()); // Enter in a number field
   document.addEventListener("keydown", (event) => {
     const asks = event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat;
-    if (asks && !page.querySelector("dialog[open]")) run();
+    if (asks && !page.querySelector("dialog[open]")) answer();
   });
   find("[data-do=scale]").addEventListener("change", (event) => columns.rescale(Number(event.target.value)));
   find("[data-do=colours]").addEventListener(
@@ -214,7 +215,7 @@ export function start(element) {
   );
   page.dataset.colours = "on";
 
-  // ---- Begin ------------------------------------------------------------------------------------------------------
+  // ---- Start ------------------------------------------------------------------------------------------------------
 
   async function begin() {
     const { status, body } = await request("open/policies");
@@ -225,17 +226,17 @@ export function start(element) {
       say("The server does not answer. Trying again…");
       return setTimeout(begin, 2000);
     }
-    known = body;
-    const names = known.policies.map(({ name }) => name);
+    run = body;
+    const names = run.policies.map(({ name }) => name);
     showPolicies(names.includes("aligned") ? [SFT, "aligned"] : ["base", SFT]);
-    showDecoding(known.decoding);
-    find("[data-for=reasoning]").hidden = !known.reasons;
-    if (known.context) form.elements.max_new_tokens.max = Math.min(known.context - 1, 4096);
+    showDecoding(run.decoding);
+    find("[data-for=reasoning]").hidden = !run.reasons;
+    if (run.context) form.elements.max_new_tokens.max = Math.min(run.context - 1, 4096);
     columns.rescale(Number(find("[data-do=scale]").value));
     turn("ready");
     say("");
-    const running = /^#job=(\w+)$/.exec(location.hash);
-    if (running) follow(running[1]);
+    const earlier = /^#job=(\w+)$/.exec(location.hash);
+    if (earlier) follow(earlier[1]);
   }
 
   begin();

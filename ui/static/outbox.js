@@ -1,15 +1,15 @@
 // Presses on their way to the server, in order. Each is kept in localStorage under a key of its own until the server
-// has confirmed it, and sent again under the same client_uuid: a lost answer can neither lose a label nor make two.
+// has confirmed it, and is sent again under the same client_uuid: a lost response can neither lose a label nor make two.
 
 const RETRY_MS = [300, 1000, 2000, 4000, 8000];
-const GIVE_UP_MS = 20000; // on one request; it is sent again
+const GIVE_UP_MS = 20000; // for one request; then it is sent again
 
 export function uuid() {
   if (crypto.randomUUID) return crypto.randomUUID();
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** One request. {status, body}; status 0: no answer that could be read. */
+/** One request. Returns {status, body}; status 0: there is no response that can be read. */
 export async function request(path, body) {
   try {
     const response = await fetch(`/api/v1/${path}`, {
@@ -26,9 +26,9 @@ export async function request(path, body) {
 }
 
 export class Outbox {
-  /** of: whose presses. under: where in the API they go. onReply(entry, status, body) says whether the entry is dealt
-   *  with (false: keep it, and stop sending until resume()). onGone(entry): another window of this person sent it or
-   *  took it back. onChange() is called whenever `entries` or `failing` changed. */
+  /** of: the campaign and the person. under: the part of the API. onReply(entry, status, body) returns whether the
+   *  entry is settled (false: keep it, and stop sending until resume()). onGone(entry): another window of this person
+   *  sent it or took it back. onChange() is called whenever `entries` or `failing` changed. */
   constructor(of, { under, onReply, onGone, onChange }) {
     this.prefix = `trueup/outbox/${of}/`;
     Object.assign(this, {
@@ -47,16 +47,17 @@ export class Outbox {
     addEventListener("online", () => this.wake?.());
   }
 
-  /** What an earlier page of this person left behind. */
+  /** Take over the entries that an earlier page of this person left. */
   adopt() {
     const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
     for (const key of keys.sort()) this.entries.push({ ...JSON.parse(localStorage[key]), key });
   }
 
-  add(path, body, said) {
+  /** Send `body` to `path`; `name` is its text for people. */
+  add(path, body, name) {
     // Keys sort in the order of the presses, over reloads too.
     const order = `${String(Date.now()).padStart(15, "0")}-${String(this.number++).padStart(6, "0")}`;
-    const entry = { path, body: { client_uuid: uuid(), ...body }, said, tried: false };
+    const entry = { path, body: { client_uuid: uuid(), ...body }, name, tried: false };
     entry.key = `${this.prefix}${order}-${entry.body.client_uuid}`;
     this.entries.push(entry);
     this.store(entry);
@@ -64,7 +65,7 @@ export class Outbox {
     this.resume();
   }
 
-  /** The last label, if it never left this computer: it is out of the box again. */
+  /** Remove the last label and return it; null if the server may have it. */
   takeBack() {
     const at = this.entries.findLastIndex((entry) => entry.path === "labels");
     const entry = this.entries[at];
@@ -75,7 +76,7 @@ export class Outbox {
     return entry;
   }
 
-  /** Without its key another window has dealt with it. What was taken back there must not be sent from here. */
+  /** Whether another window sent the entry or took it back, and so removed its key: it must not be sent from here. */
   isGone(entry) {
     return this.stored && !(entry.key in localStorage);
   }

@@ -5,20 +5,20 @@ import { seen } from "./visible.js";
 
 const WAIT_MS = 150; // after a letter, before the server is asked
 
-/** Returns what opens it. onPick({prompt_id, messages}) is called with the one that was picked. */
+/** Returns a function that opens the dialog. onPick({prompt_id, messages}) is called with the prompt that is picked. */
 export function setUpPicker(dialog, onPick) {
   const search = dialog.querySelector("input");
   const list = dialog.querySelector("ul");
   const status = dialog.querySelector("[role=status]");
   let timer = 0;
-  let asked = 0;
+  let searches = 0;
 
   async function look() {
-    const number = ++asked;
+    const number = ++searches;
     const { status: code, body } = await request(`open/prompts?search=${encodeURIComponent(search.value.trim())}`);
-    if (number !== asked) return; // a later search has been sent
+    if (number !== searches) return; // a later search has been sent
     if (code !== 200) {
-      status.textContent = "The prompts cannot be read just now.";
+      status.textContent = "The server cannot read the prompts now.";
       return list.replaceChildren();
     }
     const { total, prompts } = body;

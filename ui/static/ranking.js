@@ -1,4 +1,4 @@
-// Ranking K answers: tiers of places, best first, ties within a tier. Pure functions, and the strip that shows them.
+// Ranking of K answers: tiers of places, best first, ties within a tier. Pure functions, and the strip that shows them.
 
 export const letter = (place) => String.fromCharCode(65 + place);
 
@@ -7,17 +7,17 @@ export const letter = (place) => String.fromCharCode(65 + place);
 export const without = (tiers, place) =>
   tiers.map((tier) => tier.filter((other) => other !== place)).filter((tier) => tier.length);
 
-/** The place after all that are ranked, or tied with the last of them. One that is ranked already stays where it is. */
+/** Add a place after the others, or tied with the last of them. A place that is ranked already stays where it is. */
 export function append(tiers, place, tie = false) {
   if (tiers.flat().includes(place)) return tiers;
   if (tie && tiers.length) return [...tiers.slice(0, -1), [...tiers.at(-1), place]];
   return [...tiers, [place]];
 }
 
-/** Without the place that was ranked last. */
+/** Remove the place that was ranked last. */
 export const back = (tiers) => (tiers.length ? without(tiers, tiers.at(-1).at(-1)) : tiers);
 
-/** The place dropped onto a tier, {onto: place in it}, or before a tier, {before: place in it, null: after all}. */
+/** Move a place onto a tier, {onto: a place in it}, or before a tier, {before: a place in it; null: after all}. */
 export function move(tiers, place, { onto, before }) {
   if (onto === place || before === place) return tiers;
   const rest = without(tiers, place);
@@ -28,7 +28,7 @@ export function move(tiers, place, { onto, before }) {
 
 export const isWhole = (tiers, count) => tiers.flat().length === count;
 
-/** A tier's rank as people say it, "1st", with "=" where several share it. */
+/** The rank of a place, such as "1st", with "=" where several share it; "" if it has none. */
 export function rank(tiers, place) {
   const at = tiers.findIndex((tier) => tier.includes(place));
   if (at < 0) return "";
@@ -41,8 +41,8 @@ export function rank(tiers, place) {
 
 const DRAG_PX = 6; // a pointer that moved less was a click
 
-/** Chips in `element`: those ranked in their tiers, the others behind them. A click ranks a chip or takes it out; a
- *  drag puts it onto another (a tie) or between two. onChange(tiers) is told what people did. */
+/** Chips in `element`: the ranked ones in their tiers, the others behind them. A click ranks a chip or takes it out; a
+ *  drag puts it onto another (a tie) or between two. onChange(tiers) is called with the new tiers. */
 export class Strip {
   constructor(element, onChange) {
     Object.assign(this, { element, onChange, tiers: [], count: 0, drag: null });
@@ -62,8 +62,8 @@ export class Strip {
     const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.place : null;
     const open = [...Array(count).keys()].filter((place) => !tiers.flat().includes(place));
     const chip = (place) => {
-      const said = rank(tiers, place);
-      const label = said ? `${letter(place)}, ${said}: take it out` : `${letter(place)}: rank it next`;
+      const ordinal = rank(tiers, place);
+      const label = ordinal ? `${letter(place)}, ${ordinal}: take it out` : `${letter(place)}: rank it next`;
       const inner = `data-place="${place}" aria-label="${label}">${letter(place)}`;
       return `<button type="button" class="tu-chip" ${inner}</button>`;
     };
@@ -116,7 +116,7 @@ export class Strip {
     this.mark(null);
   }
 
-  /** What lies under the pointer: the middle of a tier is a tie, its edges and the gaps are between two tiers. */
+  /** The target under the pointer: the middle of a tier is a tie, its edges and the gaps are between two tiers. */
   target(x, y) {
     const boxes = [...this.element.querySelectorAll("[data-tier]")]
       .map((tier) => ({ tier, box: tier.getBoundingClientRect(), first: Number(tier.dataset.tier) }))

@@ -1,4 +1,4 @@
-// What is on screen of a task: the prompt and its answers, rendered, as raw text, or with their differences.
+// The view of a task: the prompt and its answers, rendered, as raw text, or with their differences.
 
 import { markDifferences } from "./marks.js";
 import { letter } from "./ranking.js";
@@ -35,15 +35,15 @@ export class View {
     this.hint();
   }
 
-  /** A conversation is shown from its last turn on, for that is what is answered; what came before is above it. */
+  /** Scroll to the last turn of a conversation, which the answers follow; the earlier turns are above it. */
   toLastTurn() {
     const turns = this.promptText.children;
     this.promptText.scrollTo(0, 0);
     if (turns.length < 2) return;
     const line = this.options.size === "line";
     const last = turns[turns.length - 1];
-    const start = line ? (last.children[1] ?? last) : last; // in one line without who speaks
-    const above = line ? 0 : 8; // of what came before, so that one sees that there is something
+    const start = line ? (last.children[1] ?? last) : last; // one line has no room for the speaker
+    const above = line ? 0 : 8; // pixels of the turn before, so that people see that there is one
     this.promptText.scrollTo(
       0,
       start.getBoundingClientRect().top - this.promptText.getBoundingClientRect().top - above,
@@ -69,7 +69,7 @@ export class View {
     this.texts = [...this.answers.querySelectorAll(".tu-text")];
   }
 
-  /** The answers; returns what their difference is, if it is shown. */
+  /** Show the answers; returns a sentence on their differences if those are shown, else null. */
   fill() {
     const { raw, diff } = this.options;
     this.texts.forEach((text, place) => {
@@ -80,7 +80,7 @@ export class View {
     return diff && this.texts.length === 2 ? markDifferences(...this.texts) : null;
   }
 
-  /** What a model that reasons wrote before its answer: there to be read, and nothing to judge. */
+  /** Fold the reasoning that a model wrote before its answer: people may read it, and do not judge it. */
   fold() {
     this.answers.querySelectorAll(".tu-reasoning").forEach((details, place) => {
       const { reasoning } = this.task.answers[place];
@@ -90,7 +90,7 @@ export class View {
     });
   }
 
-  /** Switch `raw` or `diff`. */
+  /** Switch the option `raw` or `diff`. */
   toggle(option) {
     this.options[option] = !this.options[option];
     this.save();
@@ -112,7 +112,7 @@ export class View {
     this.answers.querySelectorAll(".tu-rank").forEach((rank, place) => (rank.textContent = names[place] ?? ""));
   }
 
-  /** Marks the answers that are best, in practice; none: no marks. */
+  /** Mark the best answers, in practice and after a vote; an empty list removes the marks. */
   best(places) {
     for (const article of this.answers.children) {
       article.classList.toggle("best", places.includes(Number(article.dataset.answer)));

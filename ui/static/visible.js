@@ -1,5 +1,5 @@
-// Text as nodes in which every character can be seen, as trueup/data/visible.py does it on the server: what nobody would see,
-// or what would turn the order of what they see, becomes a mark.
+// Text as nodes in which every character can be seen, as in trueup/data/visible.py on the server: a character that is
+// invisible, or that changes the order of others, becomes a mark.
 
 // biome-ignore format: six to a line
 const NAMES = {
@@ -10,7 +10,7 @@ const NAMES = {
 const SPELLS =
   "(?![\\p{Script=Latin}\\p{Script=Greek}\\p{Script=Cyrillic}\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}" +
   "\\p{Script=Hangul}])[\\p{L}\\p{M}]";
-// The first of these are part of what is read, and stay: joiners within a script that joins, and within an emoji.
+// All alternatives but the last are part of the text, and stay, such as joiners within a script or an emoji.
 const INVISIBLE = new RegExp(
   `(?<=${SPELLS})[\\u200c\\u200d](?=${SPELLS})` +
     "|(?<=[\\p{Extended_Pictographic}\\p{Emoji_Modifier}\\ufe0f])\\u200d(?=\\p{Extended_Pictographic})" +

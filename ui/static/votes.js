@@ -1,20 +1,20 @@
-// What is said differently where people vote on a comparison, and what is told after a vote.
+// The words of the labelling page where people vote on a comparison, and its sentences after a vote.
 
-/** Of labelling and of voting: what one answer is called, several, to give one, given. */
+/** The words of labelling and of voting: the noun, its plural, the verb, its past, and what a pair then is. */
 export const WORDS = {
   label: { one: "label", many: "labels", to: "label", did: "labelled", counted: "labelled" },
   vote: { one: "vote", many: "votes", to: "vote on", did: "voted", counted: "voted on" },
 };
-/** What the page can do that has no place beside a vote: it is final, and of held-out prompts. */
+/** Actions that voting lacks: a vote is final, and its prompt is held out, so nothing may be learnt from it. */
 export const NOT_WHILE_VOTING = ["undo", "write"];
 
 const POLICIES = { aligned: "aligned policy", sft: "SFT policy" };
 
-/** A policy's name as a mark over its answer. */
+/** A policy's name, as it stands over its answer. */
 export const nameOf = (policy) => POLICIES[policy].replace(/^a/, "A");
 
-/** Whose the answers were, and which was preferred. */
-export function told({ a, b }, choice) {
+/** A sentence on the policies of the answers, and one on the preferred policy. */
+export function revealed({ a, b }, choice) {
   const whose = `A is from the ${POLICIES[a]}, B from the ${POLICIES[b]}.`;
   if (choice === "both_bad") return `${whose} You found both bad.`;
   if (choice === "tie") return `${whose} You found them equal.`;
@@ -24,19 +24,19 @@ export function told({ a, b }, choice) {
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const number = (count, one) => `${count} ${one}${count === 1 ? "" : "s"}`;
 
-/** The running figure, for admins. */
+/** The win rate so far, in sentences for admins. */
 export function standing({ win_rate: rate, votes, voters, pairs, identical, on_other_texts: others }) {
-  const said = [];
+  const sentences = [];
   if (rate) {
     const people = voters === 1 ? "1 person" : `${voters} people`;
     const interval = `95 % interval ${percent(rate.ci_low)} to ${percent(rate.ci_high)}`;
-    said.push(
+    sentences.push(
       `So far aligned wins ${percent(rate.value)} (${interval}) of ${number(votes, "vote")}, by ${people} on ` +
         `${rate.n} of ${number(pairs, "prompt")}.`,
     );
-  } else said.push("No votes so far.");
+  } else sentences.push("There are no votes so far.");
   if (identical)
-    said.push(`On ${number(identical, "prompt")} both policies say the same; nobody is asked about those.`);
-  if (others) said.push(`${number(others, "vote")} on answers of an earlier comparison not counted.`);
-  return said.join(" ");
+    sentences.push(`On ${number(identical, "prompt")} both policies say the same; nobody is asked about those.`);
+  if (others) sentences.push(`Not counted: ${number(others, "vote")} on answers of an earlier comparison.`);
+  return sentences.join(" ");
 }

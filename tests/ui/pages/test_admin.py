@@ -307,7 +307,7 @@ def test_another_hundred_labels_narrow_with_the_square_root_and_cost_the_median_
 def test_a_reward_model_of_labels_that_nobody_gave_is_not_extrapolated_from(book: Book, tmp_path: Path) -> None:
     accuracy = {"value": 0.7, "ci_low": 0.6, "ci_high": 0.8, "n": 87, "prompts": 40}
     write_card(tmp_path, accuracy, {"train": 240, "heldout": 87})
-    assert "not enough labels to say" in summary_html(book.live(run_dir=tmp_path).figures(wait=True))
+    assert "not enough labels yet" in summary_html(book.live(run_dir=tmp_path).figures(wait=True))
 
 
 # ---- Little by little -------------------------------------------------------------------------------------------

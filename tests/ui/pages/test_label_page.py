@@ -189,7 +189,7 @@ def test_a_double_click_labels_once_and_a_press_on_a_pair_that_just_came_is_refu
         """() => { for (const key of ["2", "6"]) document.body.dispatchEvent(new KeyboardEvent("keydown",
            { key, code: `Digit${key}`, bubbles: true })); }"""
     )
-    assert labelling.words("say") == "Not counted: this pair had just come"
+    assert labelling.words("say") == "Not counted: this pair has only just come"
     labelling.settle()
     assert len(labelling.events()) == 2
 
@@ -230,7 +230,7 @@ def test_all_done_is_said_and_the_last_label_can_still_be_taken_back(start: Any,
     labelling.press("1")
     last = labelling.texts
     labelling.press("7")
-    heading = labelling.page.get_by_role("heading", name="All pairs are answered")
+    heading = labelling.page.get_by_role("heading", name="All pairs are labelled")
     assert heading.is_visible() and labelling.do("a").is_disabled()
     labelling.open()
     assert heading.is_visible()
@@ -251,7 +251,7 @@ def test_who_has_no_pair_yet_is_told_so_and_the_page_goes_on_by_itself(
     assert set(labelling.texts) == {"first 1", "second, longer 1"}
     labelling.press("1")
     app.state.service.complete()
-    labelling.page.get_by_role("heading", name="All pairs are answered").wait_for(timeout=10_000)
+    labelling.page.get_by_role("heading", name="All pairs are labelled").wait_for(timeout=10_000)
     assert len(labelling.events()) == 2 and labelling.problems == []
 
 
@@ -344,7 +344,7 @@ def test_presses_are_kept_when_the_session_ends_and_sent_after_the_next_login(
     context.clear_cookies()
     labelling.page.keyboard.press("2")
     alert = labelling.page.get_by_role("alert")
-    alert.get_by_text("Your session has ended. What you labelled is kept on this computer").wait_for()
+    alert.get_by_text("Your session has ended. Your labels are kept on this computer").wait_for()
     assert alert.get_by_role("link", name="Sign in").get_attribute("href") == "/login?next=/label"
     assert labelling.words("saved") == "1 label waiting, kept on this computer" and labelling.events() == []
     context.add_cookies([cookie])
@@ -452,7 +452,7 @@ def test_the_whole_queue_can_be_done_with_tab_and_enter_alone(start: Any, visit:
             break
     labelling.press("Enter", "Enter", "Enter")
     assert [row.tiers for row in labelling.events()] == [[[0, 1]]] * 3
-    assert page.get_by_role("heading", name="All pairs are answered").is_visible()
+    assert page.get_by_role("heading", name="All pairs are labelled").is_visible()
 
 
 # ---- More than a preference -------------------------------------------------------------------------------------
@@ -482,7 +482,7 @@ def test_where_a_reason_is_wanted_the_key_leads_to_it_and_enter_sends_both(start
     labelling = visit(start(rows(3), rationale_share=1))
     page, preferred = labelling.page, labelling.texts[0]
     page.keyboard.press("2")
-    assert "A better: why? A reason is asked for" in labelling.words("note")
+    assert "A better: why? This pair needs a reason" in labelling.words("note")
     page.keyboard.press("Enter")
     assert labelling.events() == [] and page.evaluate("document.activeElement.tagName") == "TEXTAREA"
     page.keyboard.type("It says how.")

@@ -639,7 +639,7 @@ def test_who_asks_second_is_told_how_many_are_first(page: Page, context: Any, ap
 @pytest.mark.browser
 def test_a_held_out_prompt_is_found_and_picked_by_keys_with_its_earlier_turns(page: Page, admin: Asking) -> None:
     shown = page.page
-    shown.get_by_role("button", name="Pick a held-out one").click()
+    shown.get_by_role("button", name="Pick a held-out prompt").click()
     shown.get_by_text("50 of 61 prompts").wait_for()
     shown.keyboard.type("why teal")
     shown.get_by_text("1 prompt", exact=True).wait_for()
@@ -693,14 +693,14 @@ def test_what_is_wrong_is_said_on_the_page(page: Page) -> None:
     page.page.get_by_text("Not started: policies: choose 1 to 8 different ones (found 0).").wait_for()
     page.ask(prompt="a", max_new_tokens=4090)
     page.page.get_by_text("with 4090 new ones that is more than this model's context of 4096").wait_for()
-    assert page.status == "Not done"
+    assert page.status == "Failed"
     page.ask(temperature=0, max_new_tokens=3)
     assert page.page.get_by_text("Temperature 0 is greedy").is_visible()
     page.page.wait_for_selector(".tu-moved:visible")
     assert alert.is_hidden()
     page.page.goto("about:blank")
     page.page.goto(f"{page.url}/open/#job=0123")
-    page.page.get_by_text("The server knows no more of what was asked here").wait_for()
+    page.page.get_by_text("The server no longer has this prompt and its answers").wait_for()
 
 
 def serious(page: Any) -> list[str]:

@@ -116,7 +116,7 @@ def test_a_key_votes_the_page_says_whose_answers_they_were_and_enter_goes_on(vot
     voting.press("0")
     assert "You found both bad" in voting.words("feedback") and len(voting.votes) == 6
     voting.press("Enter")
-    assert voting.page.get_by_role("heading", name="All pairs are answered").is_visible()
+    assert voting.page.get_by_role("heading", name="All pairs are voted on").is_visible()
     assert voting.problems == [] and all(one.seconds > 0 for one in voting.votes)
 
 
@@ -223,7 +223,7 @@ def test_two_people_vote_at_once_and_see_no_figures(start: Any, chromium: Any) -
             assert one.state == "feedback" and "aligned wins" not in one.page.content()
             one.press("Enter")
     for one in (ann, bob):
-        assert one.page.get_by_role("heading", name="All pairs are answered").is_visible()
+        assert one.page.get_by_role("heading", name="All pairs are voted on").is_visible()
         assert not one.page.get_by_role("link", name="To the comparison").is_visible()
         assert not [response for response in one.responses if "/admin/" in response.url] and one.problems == []
     assert len(ann.votes) == 12 and len({(one.voter, one.prompt_id) for one in ann.votes}) == 12
@@ -235,7 +235,7 @@ def test_after_the_next_login_a_vote_is_sent_and_the_link_leads_back_here(voting
     context.clear_cookies()
     voting.page.keyboard.press("2")
     alert = voting.page.get_by_role("alert")
-    alert.get_by_text("Your session has ended. What you voted is kept on this computer").wait_for()
+    alert.get_by_text("Your session has ended. Your votes are kept on this computer").wait_for()
     assert alert.get_by_role("link", name="Sign in").get_attribute("href") == "/login?next=/vote"
     context.add_cookies([voting.session])
     voting.open()
