@@ -58,7 +58,7 @@ class Campaign:
     config: CampaignConfig
     run_dir: Path
     stages: Stages
-    asked: Mapping[str, list[HubId]]
+    hub_ids_by_stage: Mapping[str, list[HubId]]
     """The hub ids that each stage reads, at the branches or tags that the file names. In `stages` they are at the
     commits that the run stays at."""
 
@@ -74,7 +74,7 @@ class Campaign:
 
     def hub_ids(self, stages: Iterable[str]) -> list[HubId]:
         """The hub ids that these stages read, as the file names them."""
-        hub_ids = [hub_id for stage in stages for hub_id in self.asked[stage]]
+        hub_ids = [hub_id for stage in stages for hub_id in self.hub_ids_by_stage[stage]]
         return [replace(hub_id, beside=self.source.parent) for hub_id in dict.fromkeys(hub_ids)]
 
     def at(self, hub_id: HubId, commit: str) -> Campaign:
@@ -103,7 +103,7 @@ def resolve(source: Path, values: Json) -> Campaign:
     kept = {hub_id: commit for hub_id in hub_ids if (commit := commits.of_run(campaign.run_dir, hub_id))}
     if not kept:
         return campaign
-    return replace(_as_written(source, _at(values, kept)), values=values, asked=campaign.asked)
+    return replace(_as_written(source, _at(values, kept)), values=values, hub_ids_by_stage=campaign.hub_ids_by_stage)
 
 
 def _at(values: Json, kept: Mapping[HubId, str]) -> Json:
@@ -151,8 +151,8 @@ def _as_written(source: Path, values: Json) -> Campaign:
     stages = {stage: stage_config.completed(stages) for stage, stage_config in stages.items()}
     if problems := [line for stage_config in stages.values() for line in stage_config.conflicts(stages)]:
         raise ConfigError(source, problems)
-    asked = {stage: stage_config.hub_ids() for stage, stage_config in stages.items()}
-    return Campaign(source, values, top, run_dir, stages, asked)
+    hub_ids_by_stage = {stage: stage_config.hub_ids() for stage, stage_config in stages.items()}
+    return Campaign(source, values, top, run_dir, stages, hub_ids_by_stage)
 
 
 def _schema(

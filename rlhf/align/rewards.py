@@ -124,8 +124,8 @@ def _by_model(scorer: Scorer, ends: Collection[int]) -> RewardFunction:
         prompts: list[Conversation], completions: list[Conversation], completion_ids: list[list[int]], **_: Any
     ) -> Sequence[float | None]:
         answers = [
-            Candidate(text=said[-1]["content"], token_ids=ids, finished=bool(ids) and ids[-1] in ends)
-            for said, ids in zip(completions, completion_ids, strict=True)
+            Candidate(text=completion[-1]["content"], token_ids=ids, finished=bool(ids) and ids[-1] in ends)
+            for completion, ids in zip(completions, completion_ids, strict=True)
         ]
         return scorer([_messages(prompt) for prompt in prompts], answers)
 

@@ -165,8 +165,8 @@ def _sample_batch(
     for step in range(uniform.size(1)):
         drawn = draw(logits, uniform[rows, step], decoding).tolist()
         batch = [answers[row] for row in rows.tolist()]
-        taken = [token if one.ended else one.take(token) for one, token in zip(batch, drawn, strict=True)]
-        next_ids = torch.tensor(taken, device=device)  # (B,)
+        next_tokens = [token if one.ended else one.take(token) for one, token in zip(batch, drawn, strict=True)]
+        next_ids = torch.tensor(next_tokens, device=device)  # (B,)
         logps[rows] += tensors.token_logprobs(logits, next_ids) * alive
         alive = torch.tensor([not one.ended for one in batch], device=device)
         if not alive.any():

@@ -46,8 +46,8 @@ class Trend:
 
 def rose(values: Sequence[float]) -> Trend | None:
     """How the values moved, where they rose by more than chance."""
-    found = trend(values)
-    return found if found and found.rose else None
+    movement = trend(values)
+    return movement if movement and movement.rose else None
 
 
 def points(rows: Sequence[Row], *keys: str) -> tuple[list[float], list[float]]:

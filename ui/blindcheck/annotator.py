@@ -91,13 +91,13 @@ def _open_pages(me: Any, stranger: Any, paths: Iterable[str], drain: Callable[[]
         opened.add(path)
         for client in (me, stranger):
             try:
-                got = client.get(path, headers={"Accept": "text/html, */*"})
+                response = client.get(path, headers={"Accept": "text/html, */*"})
             except httpx.ReadTimeout:  # an event stream: what it sent is kept
                 continue
-            if client is me and "html" in got.headers.get("content-type", ""):
-                links = re.findall(r"""(?:href|src)=["']([^"'#]+)""", got.text)
-                here = [urlsplit(urljoin(str(got.url), link)) for link in links]
-                same = [link.path for link in here if link.netloc == got.url.netloc.decode()]
+            if client is me and "html" in response.headers.get("content-type", ""):
+                links = re.findall(r"""(?:href|src)=["']([^"'#]+)""", response.text)
+                here = [urlsplit(urljoin(str(response.url), link)) for link in links]
+                same = [link.path for link in here if link.netloc == response.url.netloc.decode()]
                 waiting += [link for link in same if "logout" not in link]
         drain()
 
@@ -202,10 +202,10 @@ class _Annotator:
         return {"choice": "tie" if len(places) == 1 else "ab"[places[0][0]]}
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        got = self.last = self.http.request(method, path, json=body)
-        if got.status_code != 200:
-            raise TrueupError(f"{method} {path}: {got.status_code} {got.text[:200]}")
-        value: dict[str, Any] = got.json()
+        response = self.last = self.http.request(method, path, json=body)
+        if response.status_code != 200:
+            raise TrueupError(f"{method} {path}: {response.status_code} {response.text[:200]}")
+        value: dict[str, Any] = response.json()
         return value
 
 

@@ -1,7 +1,7 @@
 """Labels in and out of a campaign's store: `trueup labels import` and `export`.
 
-A file goes in whole, or says where it stopped and goes on from there. What comes out says of each row who said it,
-when, how sure, on which side the answers stood, under which guideline, and where the answers came from.
+A file goes in whole, or the error says where it stopped, and the next import goes on from there. An exported row names
+its annotator, its time and strength, the sides of the answers, the guideline, and the origin of the answers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _AT_ONCE = 500
 
 @dataclass
 class Imported:
-    """What became of a file's labels."""
+    """The result of an import."""
 
     item_ids: list[str]
     """Items that the file is about."""

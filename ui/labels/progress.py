@@ -45,7 +45,7 @@ class Total(NamedTuple):
     judgements: int
     due: int
     """Number of judgements at which it is estimated again."""
-    wanted: str
+    targets: str
     """The campaign's targets at the time of the estimate."""
 
     def left(self, tally: Tally, waiting: Sequence[Any]) -> int:
@@ -87,19 +87,19 @@ class Tallies:
         again. It depends on the remaining work, which a check changes no more than it changes the count of judgements.
         """
         key = f"total {annotator}"
-        target = db.scalar(_NOTE, {"key": WANTED}) or "0 0"
+        targets = db.scalar(_NOTE, {"key": WANTED}) or "0 0"
         if stored := db.scalar(_NOTE, {"key": key}):
             total = Total(*json.loads(stored))
-            if tally.answered < total.due and total.wanted == target:
+            if tally.answered < total.due and total.targets == targets:
                 return total
-        items, labels = map(int, target.split())
+        items, labels = map(int, targets.split())
         judged = db.scalar(_JUDGED, {"me": annotator}) or 0
         work = max(0, min(labels - (db.scalar(_FILLED) or 0), items - judged))
         gold, repeats = self.settings.gold_share * self.has_checks, self.settings.repeat_share
         with_checks = work / max(1 - gold - repeats, 0.1)
         unseen = len(assignment.unseen_gold(db, annotator, "check")) if gold else 0
         checks = round(min(gold * with_checks, unseen) + repeats * with_checks)
-        total = Total(tally.answered + work + checks, tally.answered + ESTIMATED_AFTER, target)
+        total = Total(tally.answered + work + checks, tally.answered + ESTIMATED_AFTER, targets)
         if keep:
             keep_note(db, key, json.dumps(total))
         return total

@@ -76,8 +76,8 @@ class Store(Database):
                 changes.add(entry, position, labels_per_pair, slots.get(name, []), labelled.get(name, []))
             total = sum(map(len, slots.values())) + changes.write(db)
             # A number that grew with every answer would have annotators' remaining work estimated after each label.
-            wanted = (expected, expected * labels_per_pair) if expected else (len(positions), total)
-            keep_note(db, WANTED, "{} {}".format(*wanted))
+            targets = (expected, expected * labels_per_pair) if expected else (len(positions), total)
+            keep_note(db, WANTED, "{} {}".format(*targets))
 
     def ask_more(self, entries: Iterable[QueueEntry], labels_per_pair: int) -> None:
         """Put further items behind those of the queue, whose size `ask` was told to expect."""

@@ -36,7 +36,7 @@ from ui.labels.tables import TableRow, event, guideline, item
 from ui.labels.tasks import Settings
 
 VOTES_PER_PAIR = 20
-"""So many different people may vote on each pair; every pair gets its first vote before any gets a second."""
+"""Most people who may vote on one pair. Every pair gets its first vote before any gets a second."""
 RESAMPLES = 2_000
 """Resamples of the running figure's interval, which is drawn again after every vote."""
 _PROMOTED = "promoted"
@@ -54,7 +54,7 @@ class _Completion(Row):
 
 
 class ComparedPrompt(Prompt):
-    """What is read of a row of compare/samples.jsonl."""
+    """The parts of a row of compare/samples.jsonl that votes need."""
 
     sft: list[_Completion]
     aligned: list[_Completion]
@@ -126,7 +126,7 @@ class RunningRate(Estimate):
 
 @dataclass(frozen=True)
 class VoteFigures:
-    """What the votes say so far, and what they leave out."""
+    """The figures of the votes so far, and the votes that do not count."""
 
     win_rate: RunningRate | None
     """Null while there are no votes."""
@@ -156,7 +156,7 @@ def running_win_rate(votes: Sequence[Vote]) -> win_rates.WinRate | None:
 
 
 class Votes:
-    """The vote store of a run and the service over it. Made when somebody comes to vote, and not before."""
+    """The vote store of a run and the service over it. It is made when somebody comes to vote, and not before."""
 
     def __init__(self, run_dir: Path, config: LabelConfig | None = None):
         """config: how the campaign is labelled: people vote by the guideline and the scale that they labelled by."""
@@ -201,10 +201,10 @@ class Votes:
             for row in rows
         }
         self.identical = len(rows) - len(items)
-        asked = [QueueEntry(name, "random", 1.0) for name in store.add_items(items)]
-        store.ask(asked, VOTES_PER_PAIR, in_rounds=True)
+        queue = [QueueEntry(name, "random", 1.0) for name in store.add_items(items)]
+        store.ask(queue, VOTES_PER_PAIR, in_rounds=True)
         same = f"; {self.identical} prompts have the same answers of both policies" if self.identical else ""
-        say(f"votes: {len(asked)} pairs to vote on{same}")
+        say(f"votes: {len(queue)} pairs to vote on{same}")
 
     def figures(self) -> VoteFigures:
         """The running win rate, for admins."""

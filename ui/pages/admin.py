@@ -78,14 +78,14 @@ def _tiles(figures: Row, grows: bool) -> list[tuple[str, str, str]]:
     why = "" if progress["eta_h"] is not None else "nobody labelled in the last hour"
     if progress["eta_h"]:
         why = f"{progress['slots']['open'] + progress['slots']['leased']:,} labels left at this pace"
-    wanted = "no pairs are queued" if not target else f"of {target:,} wanted{' so far' if grows else ''}"
+    target_note = "no pairs are queued" if not target else f"of {target:,} wanted{' so far' if grows else ''}"
     left = (UNKNOWN, "") if not target else ("done" if progress["eta_h"] == 0 else eta, why)
     if grows:
         left = (UNKNOWN, "further pairs come")
     people = f"{progress['annotators']} {'person' if progress['annotators'] == 1 else 'people'}"
     busy = shown(progress["labels_per_busy_hour"], "number")
     return [
-        ("Labels", f"{labels:,}", wanted),
+        ("Labels", f"{labels:,}", target_note),
         ("Labels per hour", shown(progress["labels_per_hour"], "number"), f"now; {busy} over hours with labels"),
         ("Time left", *left),
         ("Seconds per label", shown(progress["seconds"], "number"), "median, from first sight to decision"),

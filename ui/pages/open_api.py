@@ -188,9 +188,9 @@ def _refuse(problem: str) -> HTTPException:
 
 
 def _prompt(body: StartBody, run_dir: Path) -> list[Message]:
-    given = [key for key in ("prompt", "prompt_id", "conversation") if getattr(body, key) is not None]
-    if len(given) != 1:
-        raise _refuse(f"give one of prompt, prompt_id and conversation (found {', '.join(given) or 'none'})")
+    keys = [key for key in ("prompt", "prompt_id", "conversation") if getattr(body, key) is not None]
+    if len(keys) != 1:
+        raise _refuse(f"give one of prompt, prompt_id and conversation (found {', '.join(keys) or 'none'})")
     if body.prompt_id is not None:
         for one in _heldout(run_dir):
             if one.prompt_id == body.prompt_id:
@@ -204,13 +204,13 @@ def _prompt(body: StartBody, run_dir: Path) -> list[Message]:
         raise _refuse(f"conversation: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def _check_policies(wanted: list[str], known: list[PolicyInfo]) -> None:
-    names = [policy.name for policy in known]
-    unknown = [name for name in wanted if name not in names]
+def _check_policies(names: list[str], policies: list[PolicyInfo]) -> None:
+    of_run = [policy.name for policy in policies]
+    unknown = [name for name in names if name not in of_run]
     if unknown:
-        raise _refuse(f"policies: {', '.join(map(repr, unknown))} is not of this run; known are {', '.join(names)}")
-    if not 0 < len(wanted) <= MAX_POLICIES or len(set(wanted)) < len(wanted):
-        raise _refuse(f"policies: choose 1 to {MAX_POLICIES} different ones (found {len(wanted)})")
+        raise _refuse(f"policies: {', '.join(map(repr, unknown))} is not of this run; known are {', '.join(of_run)}")
+    if not 0 < len(names) <= MAX_POLICIES or len(set(names)) < len(names):
+        raise _refuse(f"policies: choose 1 to {MAX_POLICIES} different ones (found {len(names)})")
 
 
 def _check_length(prompt: list[Message], new_tokens: int, run_dir: Path) -> None:
@@ -287,7 +287,7 @@ def _prompts_in(path: Path, changed_ns: int) -> list[PromptBody]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}

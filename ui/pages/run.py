@@ -68,9 +68,9 @@ def read_stages(run_dir: Path) -> list[StageState]:
             states.append(StageState(stage, "unreadable", str(error), None, folder))
             continue
         if finished is None:
-            begun = (folder / runs.BEGUN).exists()
-            why = "at work, or interrupted: the same command continues" if begun else ""
-            states.append(StageState(stage, "unfinished" if begun else "not run", why, None, folder))
+            is_begun = (folder / runs.BEGUN).exists()
+            why = "at work, or interrupted: the same command continues" if is_begun else ""
+            states.append(StageState(stage, "unfinished" if is_begun else "not run", why, None, folder))
             continue
         hashes = {state.stage: state.finished.sha256 for state in states if state.finished}
         changed = [

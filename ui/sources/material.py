@@ -166,9 +166,9 @@ def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[
     """
     pool = {item.item_id: item for item in [*items.asked, *items.other]}
     votes, before = store.votes(), store.asked()
-    begun = {name: selection.disagreement(list(votes[name].values())) for name in pool if name in votes}
+    disagreements = {name: selection.disagreement(list(votes[name].values())) for name in pool if name in votes}
     contested: dict[str, list[float]] = {}
-    for name, value in begun.items():
+    for name, value in disagreements.items():
         contested.setdefault(prompt_id(pool[name].prompt), []).append(value)
 
     def open_by_people(item: Item) -> float:
@@ -178,13 +178,13 @@ def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[
     weights = {
         name: selection.weight(items.uncertainty.get(name, 0.5), open_by_people(item))
         for name, item in pool.items()
-        if name not in begun
+        if name not in disagreements
     }
     # The draw depends on the labels so far, and is the same for the same labels.
-    rng = random.Random(f"{config.seed}/selection/{sorted(begun)}")
-    entries = selection.draw(weights, max(0, len(items.asked) - len(begun)), config.control_share, rng)
+    rng = random.Random(f"{config.seed}/selection/{sorted(disagreements)}")
+    entries = selection.draw(weights, max(0, len(items.asked) - len(disagreements)), config.control_share, rng)
     store.add_items([pool[one.item_id] for one in entries])
-    first = sorted(begun, key=lambda name: -begun[name])
+    first = sorted(disagreements, key=lambda name: -disagreements[name])
     if config.scores is None and not items.uncertainty:
         say("selection: no scores of a reward model; pairs are weighted by people's disagreement alone")
     return [before.get(name, QueueEntry(name, "random", 1.0)) for name in first] + entries

@@ -70,7 +70,7 @@ def settle(hub_id: HubId, run_dir: Path | None = None) -> Settled:
         refused = refusal(hub_id, error, _lack(hub_id, known))
         if known and (pinned == known or not lacking(hub_id.at(known))):
             stays = f"the run stays at commit {known[:7]}" if pinned else f"commit {known[:7]} counts, which is here"
-            return Settled(known, f"{name}: {refused.found}; {stays}")
+            return Settled(known, f"{name}: {refused.problem}; {stays}")
         raise ModelError(refused.text) from error
     if problem := unfit(hub_id, listing):
         raise ModelError(problem)

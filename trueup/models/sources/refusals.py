@@ -1,4 +1,4 @@
-"""One sentence for each way in which a hub id cannot be had: what was found, and what to do.
+"""One sentence for each way in which a hub id cannot be had: the problem, and what to do.
 
 The hub's errors are those of huggingface_hub.errors. A wrong name gets a guess: the hub's own search, the models in
 the hub's local cache, and folders beside the campaign file.
@@ -23,12 +23,12 @@ class Refusal:
     """Why a hub id cannot be had."""
 
     key: str
-    found: str
+    problem: str
     advice: str
 
     @property
     def text(self) -> str:
-        return f"{self.key}: {self.found}: {self.advice}"
+        return f"{self.key}: {self.problem}: {self.advice}"
 
 
 def refusal(hub_id: HubId, error: Exception, lack: str) -> Refusal:
@@ -49,26 +49,26 @@ def _by_kind(hub_id: HubId, error: BaseException, lack: str) -> Refusal:
         case errors.LocalEntryNotFoundError() if error.__cause__ is not None:
             return _by_kind(hub_id, error.__cause__, lack)
         case errors.OfflineModeIsEnabled():
-            found = " and ".join(["HF_HUB_OFFLINE is set", *([lack] if lack else [])])
+            problem = " and ".join(["HF_HUB_OFFLINE is set", *([lack] if lack else [])])
             advice = f"unset it, or fetch the model where the hub can be reached (`hf download {name}`)"
-            return Refusal(key, found, advice + _guess(hub_id, online=False))
+            return Refusal(key, problem, advice + _guess(hub_id, online=False))
         case errors.GatedRepoError():
             return _gated(key, name)
         case errors.RevisionNotFoundError():
-            found = f"{name} has no branch, tag or commit {hub_id.revision!r}"
+            problem = f"{name} has no branch, tag or commit {hub_id.revision!r}"
             hint = did_you_mean(hub_id.revision or "", _refs(name))
-            return Refusal(hub_id.revision_key, found, f"name one that it has, or leave the key out{hint}")
+            return Refusal(hub_id.revision_key, problem, f"name one that it has, or leave the key out{hint}")
         case errors.RepositoryNotFoundError():
             advice = f"correct the name, or log in with `hf auth login` if the model is yours{_guess(hub_id)}"
             return Refusal(key, f"{hub} has no such model, or it is private", advice)
         case errors.HFValidationError():
-            found = f"neither a path nor a hub id ({str(error).partition(':')[0]})"
-            return Refusal(key, found, "a hub id is `owner/name`, a path begins with / or ./")
+            problem = f"neither a path nor a hub id ({str(error).partition(':')[0]})"
+            return Refusal(key, problem, "a hub id is `owner/name`, a path begins with / or ./")
         case errors.HfHubHTTPError():
             return _by_status(key, error)
-    found = f"{hub} cannot be reached ({_first_line(error)})" + (f" and {lack}" if lack else "")
+    problem = f"{hub} cannot be reached ({_first_line(error)})" + (f" and {lack}" if lack else "")
     advice = f"connect, or set {hub_id.key} to a local folder"
-    return Refusal(key, found, advice + _guess(hub_id, online=False))
+    return Refusal(key, problem, advice + _guess(hub_id, online=False))
 
 
 def _gated(key: str, name: str) -> Refusal:
@@ -97,10 +97,10 @@ def unfit(hub_id: HubId, files: Iterable[str]) -> str | None:
 
 
 def _unfit_adapter(where: str, names: set[str]) -> str | None:
-    wanted = ("adapter_config.json", "adapter_model.safetensors")
-    if names.issuperset(wanted):
+    adapter_files = ("adapter_config.json", "adapter_model.safetensors")
+    if names.issuperset(adapter_files):
         return None
-    if "config.json" in names and not names.intersection(wanted):
+    if "config.json" in names and not names.intersection(adapter_files):
         return f"{where}: holds a model and no adapter: name it as model.name, and leave model.adapter out"
     if "adapter_model.bin" in names:
         return (
@@ -108,7 +108,7 @@ def _unfit_adapter(where: str, names: set[str]) -> str | None:
             "is read: if you trust its owner, convert it with PEFT (PeftModel, from_pretrained and then "
             "save_pretrained to a folder) and set model.adapter to that folder"
         )
-    lacks = " and no ".join(name for name in wanted if name not in names)
+    lacks = " and no ".join(name for name in adapter_files if name not in names)
     return f"{where}: holds no {lacks}, which PEFT's save_pretrained writes: name another"
 
 
