@@ -54,13 +54,12 @@ def run_steps(
     steps: list[PlannedStage],
     console: Console,
     lock: int,
-    parallel: int | None = None,
     follower: Follower | None = None,
 ) -> None:
     """Run the steps that are not kept, each as soon as its parents are finished."""
     waiting = [step.stage for step in steps if step.action != "keep"]
     past = set(campaign.stages) - set(waiting)
-    limit = parallel or side_by_side()
+    limit = side_by_side()
     running: dict[str, _Child] = {}
     apart = follower is not None
     follower = follower or Follower(lambda stage, event: None)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
-import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,14 +70,13 @@ def serve_label(
     port: int = 7860,
     url: str | None = None,
     proxies: Sequence[str] = (),
-    open_browser: bool = False,
 ) -> None:
     """Open the labelling page over the campaign's store, and serve it until interrupted.
 
     sampling  the sampler that is at work on the answers: the page opens with the first of them
     """
     app = label_app(config, host, url, proxies, sampling)
-    _serve(app, host, port, open_browser, sampling.wait_for_first if sampling else None)
+    _serve(app, host, port, sampling.wait_for_first if sampling else None)
 
 
 def serve_run(
@@ -89,12 +87,11 @@ def serve_run(
     url: str | None = None,
     trust: bool = False,
     proxies: Sequence[str] = (),
-    open_browser: bool = False,
 ) -> None:
     """Show a run: its comparison, its reports, and its labels if it has a store; serves until interrupted."""
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in runs.DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
-    _serve(run_app(run_dir, host, url, trust, proxies), host, port, open_browser)
+    _serve(run_app(run_dir, host, url, trust, proxies), host, port)
 
 
 # ---- Applications -----------------------------------------------------------------------------------------------
@@ -244,7 +241,7 @@ def _app(
         app.include_router(vote_api(votes))
         mount(app, scripted("label", "Vote", "votes/"), "/vote", ("label.css",), _pseudonym)
     comparing = compare_blocks(comparison, lambda: _result_pages(app, run_dir, "/compare"))
-    mount(app, comparing, "/compare", ("gradio.css", "charts.css", "compare.css"), _pseudonym_of_admin)
+    mount(app, comparing, "/compare", ("gradio.css", "plots.css", "charts.css", "compare.css"), _pseudonym_of_admin)
     return app
 
 
@@ -333,9 +330,7 @@ def listen(host: str, port: int) -> socket.socket:
     return bound
 
 
-def _serve(
-    app: FastAPI, host: str, port: int, open_browser: bool, until_ready: Callable[[], None] | None = None
-) -> None:
+def _serve(app: FastAPI, host: str, port: int, until_ready: Callable[[], None] | None = None) -> None:
     bound = listen(host, port)
     if until_ready is not None:
         until_ready()
@@ -345,10 +340,8 @@ def _serve(
     saved = "; every label is saved the moment it is given" if service is not None else ""
     if people.any_active():
         say(f"people sign in at {where.url or here}{app.state.start}")
-    url = f"{here}{app.state.start}"
     if where.url is None and not where.any_address:
-        url = f"{here}/enter?token={people.link_token()}"
-        say(f"open {url}")
+        say(f"open {here}/enter?token={people.link_token()}")
         say(f"this link lets one browser in, once, as the person at this machine (Ctrl-C stops{saved})")
     elif not (where.url or "").startswith("https:"):
         say(
@@ -359,8 +352,6 @@ def _serve(
             "failed logins through the proxy in front are counted by name alone, because no proxy is named: add "
             "--proxy ADDRESS if it sends X-Forwarded-For (docs/security.md)"
         )
-    if open_browser:
-        threading.Timer(1.0, webbrowser.open, [url]).start()
     if service is not None:
         later = threading.Timer(LOAD_AFTER_S, load_libraries)
         later.daemon = True  # Ctrl-C does not wait for it

@@ -198,15 +198,13 @@ class Engine:
             index += 1
 
     @torch.inference_mode()
-    def log_ratios(
-        self, prompt: Sequence[Message], token_ids: Sequence[int], policy: str, reference: str = REFERENCE
-    ) -> Tensor:
+    def log_ratios(self, prompt: Sequence[Message], token_ids: Sequence[int], policy: str) -> Tensor:
         """log pi(y_t | x, y_<t) - log pi_ref(y_t | x, y_<t) of every token of an answer, in nats, at temperature 1.
 
         returns  (T,) float32 on the CPU
         """
         logprobs = {}
-        for model, names in self._by_model(dict.fromkeys([policy, reference])):
+        for model, names in self._by_model(dict.fromkeys([policy, REFERENCE])):
             loaded = model.loaded
             tokens = torch.tensor([encode_prompt(loaded.tokenizer, prompt) + list(token_ids)] * len(names))
             tokens = tokens.to(loaded.placement.device)  # (P, S + T)
@@ -215,7 +213,7 @@ class Engine:
             # Row by row: all logits in float32 would take gigabytes with a large vocabulary.
             for name, row in zip(names, logits, strict=True):
                 logprobs[name] = tensors.token_logprobs(row, tokens[0, -count:]).cpu()
-        return logprobs[policy] - logprobs[reference]
+        return logprobs[policy] - logprobs[REFERENCE]
 
     def scores(self, prompt: Sequence[Message], answers: Sequence[Candidate]) -> list[float | None] | None:
         """The reward model's score of each answer, read in its own tokens, None for one that it cannot read; or None
@@ -284,11 +282,11 @@ class _Batch:
     def draw(self, index: int) -> NextTokens:
         """The next token of each row; rows that end with it leave the batch."""
         drawn = draw(self.logits, self.uniform[index].expand(len(self.names)), self.decoding).tolist()
-        taken = [self.answers[name].take(token) for name, token in zip(self.names, drawn, strict=True)]
-        token_ids = torch.tensor(taken, device=self.device)  # (B,)
+        next_tokens = [self.answers[name].take(token) for name, token in zip(self.names, drawn, strict=True)]
+        token_ids = torch.tensor(next_tokens, device=self.device)  # (B,)
         logprobs = tensors.token_logprobs(self.logits, token_ids)
         tokens, ended = {}, {}
-        for name, token, logprob in zip(self.names, taken, logprobs.tolist(), strict=True):
+        for name, token, logprob in zip(self.names, next_tokens, logprobs.tolist(), strict=True):
             self.logps[name] += logprob
             last = self.answers[name].ended
             tokens[name] = Token(token, self.texts[name].add(token, last))
