@@ -1,6 +1,7 @@
 // The panels over the labelling page. Native dialogs: they hold the focus, and Escape closes them.
 
 import { show } from "./keys.js";
+import { make, makeButton } from "./make.js";
 import { letter } from "./ranking.js";
 
 export function setUpDialogs(page) {
@@ -62,17 +63,8 @@ export function coaching({ labels, skips, labels_per_hour, left, longer }, { man
 
 /** Open the dialog with these figures; `words` has the nouns for labels or for votes. */
 export function showMirror(dialog, figures, words) {
-  const row = ([what, figure, advice]) => {
-    const item = document.createElement("li");
-    for (const [tag, text] of [
-      ["strong", what],
-      ["span", figure],
-      ["p", advice],
-    ]) {
-      item.append(Object.assign(document.createElement(tag), { textContent: text }));
-    }
-    return item;
-  };
+  const row = ([what, figure, advice]) =>
+    make("li", {}, make("strong", {}, what), make("span", {}, figure), make("p", {}, advice));
   const rows = figures ? coaching(figures, words) : [["Not available now", "the server does not answer", ""]];
   dialog.querySelector("ul").replaceChildren(...rows.map(row));
   dialog.showModal();
@@ -95,11 +87,9 @@ export function setUpHelp(dialog, keys, onChange) {
   }
 
   function row({ id, name }) {
-    const item = document.createElement("li");
     const key = keys.key(id);
     const button = (text, label, focus, does) => {
-      const element = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-      element.addEventListener("click", does);
+      const element = makeButton(text, does);
       element.setAttribute("aria-label", label);
       element.dataset.focus = focus;
       return element;
@@ -120,8 +110,7 @@ export function setUpHelp(dialog, keys, onChange) {
       draw(`“${name}” has no key now.`);
     });
     off.disabled = key === null;
-    item.append(Object.assign(document.createElement("span"), { textContent: name }), change, off);
-    return item;
+    return make("li", {}, make("span", {}, name), change, off);
   }
 
   dialog.addEventListener("keydown", (event) => {
@@ -188,13 +177,11 @@ export function setUpEditor(dialog, save) {
   return (target) => {
     task = target;
     text.value = sessionStorage.getItem(draft()) ?? "";
-    const start = (name, words) => {
-      const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
-      button.addEventListener("click", () => fill(words));
-      return button;
-    };
-    const answers = task.answers.map((answer, place) => start(`From ${letter(place)}`, answer.text));
-    from.replaceChildren(...answers, start("Empty", ""));
+    const starts = task.answers.map(({ text }, place) => makeButton(`From ${letter(place)}`, () => fill(text)));
+    from.replaceChildren(
+      ...starts,
+      makeButton("Empty", () => fill("")),
+    );
     dialog.showModal();
     text.focus();
   };

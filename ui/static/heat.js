@@ -1,5 +1,6 @@
 // The answers, a column for each policy: the growing text, then every token in the colour of its log-ratio to SFT.
 
+import { make } from "./make.js";
 import { seen } from "./visible.js";
 
 export const SFT = "sft";
@@ -75,23 +76,21 @@ class Column {
   constructor({ name, title }, columns) {
     Object.assign(this, { name, title, columns, texts: [], reasoned: 0, ended: false, facts: {} });
     Object.assign(this, { pieces: [], spans: [], at: -1 });
-    const make = (tag, className, more = {}) => Object.assign(document.createElement(tag), { className, ...more });
-    this.element = make("article", "tu-column");
-    this.element.dataset.policy = name;
-    const header = make("header", "");
-    this.state = make("span", "tu-ended");
-    header.append(make("h2", "", { textContent: title, id: `open-${name}` }), this.state);
-    this.factsLine = make("p", "tu-facts");
-    this.reasoning = make("details", "tu-reasoning", { hidden: true });
-    this.reasoning.append(make("summary", ""), make("div", "", { dir: "auto" }));
-    this.text = make("div", "tu-stream", { dir: "auto" });
+    this.state = make("span", { className: "tu-ended" });
+    const header = make("header", {}, make("h2", { id: `open-${name}` }, title), this.state);
+    this.factsLine = make("p", { className: "tu-facts" });
+    const reasoning = { className: "tu-reasoning", hidden: true };
+    this.reasoning = make("details", reasoning, make("summary"), make("div", { dir: "auto" }));
+    this.text = make("div", { className: "tu-stream", dir: "auto" });
     this.text.setAttribute("role", "group");
     this.text.setAttribute("aria-labelledby", `open-${name}`);
     this.text.setAttribute("aria-busy", "true");
-    this.moved = make("div", "tu-moved", { id: `open-${name}-moved`, hidden: true });
-    this.spoken = make("p", "tu-hide");
+    this.moved = make("div", { className: "tu-moved", id: `open-${name}-moved`, hidden: true });
+    this.spoken = make("p", { className: "tu-hide" });
     this.spoken.setAttribute("role", "status");
-    this.element.append(header, this.factsLine, this.reasoning, this.text, this.moved, this.spoken);
+    const parts = [header, this.factsLine, this.reasoning, this.text, this.moved, this.spoken];
+    this.element = make("article", { className: "tu-column" }, ...parts);
+    this.element.dataset.policy = name;
     this.showFacts();
   }
 
@@ -138,11 +137,9 @@ class Column {
 
   showFacts() {
     this.factsLine.replaceChildren(
-      ...Object.entries(this.facts).map(([fact, [number, unit]]) => {
-        const span = Object.assign(document.createElement("span"), { className: `tu-${fact}` });
-        span.append(Object.assign(document.createElement("b"), { textContent: number }), ` ${unit}`);
-        return span;
-      }),
+      ...Object.entries(this.facts).map(([fact, [number, unit]]) =>
+        make("span", { className: `tu-${fact}` }, make("b", {}, `${number}`), ` ${unit}`),
+      ),
     );
     if (!this.factsLine.childElementCount) this.factsLine.textContent = "there is no token yet";
   }
@@ -152,9 +149,9 @@ class Column {
   colour({ pieces, sum, reference }) {
     this.pieces = pieces;
     const spans = pieces.map((piece) => {
-      const span = document.createElement("span");
-      span.replaceChildren(...(piece.end ? ["end"] : piece.text ? seen(piece.text) : [visible("")]));
-      span.className = piece.end || !piece.text ? "tu-piece mark" : "tu-piece";
+      const className = piece.end || !piece.text ? "tu-piece mark" : "tu-piece";
+      const text = piece.end ? ["end"] : piece.text ? seen(piece.text) : [visible("")];
+      const span = make("span", { className }, ...text);
       span.dataset.way = piece.nats < 0 ? "less" : "more";
       return span;
     });
@@ -201,7 +198,7 @@ class Column {
     if (!span) return this.columns.point(null);
     const { nats, tokens } = this.pieces[at];
     const several = tokens > 1 ? ` (${tokens} tokens)` : "";
-    const number = Object.assign(document.createElement("b"), { textContent: `${signed(nats)} nats` });
+    const number = make("b", {}, `${signed(nats)} nats`);
     const words = [`${this.word(at)}${several}: `, number, `, ${likely(nats)} ${joins(nats)} under SFT`];
     this.columns.point(span, words);
     if (!byKey) return;
@@ -233,29 +230,19 @@ class Column {
   }
 
   summarise(sum, reference) {
-    const line = document.createElement("p");
-    const total = Object.assign(document.createElement("b"), { textContent: `${signed(sum)} nats` });
+    const total = make("b", {}, `${signed(sum)} nats`);
     const other = reference === SFT ? "SFT" : reference;
-    line.append("Whole answer ", total, `: ${likely(sum)} under ${this.title} ${joins(sum)} under ${other}.`);
-    const list = document.createElement("ol");
-    list.setAttribute("aria-label", "Tokens that changed most");
+    const meaning = `: ${likely(sum)} under ${this.title} ${joins(sum)} under ${other}.`;
     const order = this.pieces
       .map((_, i) => i)
       .sort((a, b) => Math.abs(this.pieces[b].nats) - Math.abs(this.pieces[a].nats));
-    for (const at of order.slice(0, MOVED_MOST)) {
-      const item = document.createElement("li");
-      const text = this.pieces[at].end ? "end" : visible(this.pieces[at].text);
-      item.append(
-        Object.assign(document.createElement("code"), { textContent: text }),
-        ` ${signed(this.pieces[at].nats)}`,
-      );
-      list.append(item);
-    }
-    const most = Object.assign(document.createElement("p"), {
-      className: "tu-fine",
-      textContent: "These tokens changed most, in nats:",
+    const items = order.slice(0, MOVED_MOST).map((at) => {
+      const { end, text, nats } = this.pieces[at];
+      return make("li", {}, make("code", {}, end ? "end" : visible(text)), ` ${signed(nats)}`);
     });
-    this.moved.replaceChildren(line, most, list);
+    const list = make("ol", { ariaLabel: "Tokens that changed most" }, ...items);
+    const most = make("p", { className: "tu-fine" }, "These tokens changed most, in nats:");
+    this.moved.replaceChildren(make("p", {}, "Whole answer ", total, meaning), most, list);
     this.moved.hidden = false;
   }
 }

@@ -6,6 +6,7 @@
 
 import { isOpen, setUpDialogs, setUpEditor, setUpHelp, showMirror } from "./dialogs.js";
 import { GRADED, Keys, show as keyName, PLAIN } from "./keys.js";
+import { make } from "./make.js";
 import { Outbox, request } from "./outbox.js";
 import { append, back, isWhole, letter, rank, Strip } from "./ranking.js";
 import { View } from "./view.js";
@@ -476,7 +477,7 @@ export function start(element, under = "") {
       if (key === null) element.removeAttribute("aria-keyshortcuts");
       else {
         element.setAttribute("aria-keyshortcuts", key.length === 1 ? key.toUpperCase() : key);
-        const mark = Object.assign(document.createElement("kbd"), { textContent: keyName(key) });
+        const mark = make("kbd", {}, keyName(key));
         mark.setAttribute("aria-hidden", "true");
         if (!["prompt", "help", "next"].includes(element.dataset.do)) element.prepend(mark);
       }

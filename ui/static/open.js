@@ -4,6 +4,7 @@
 // never markup.
 
 import { Columns, SFT } from "./heat.js";
+import { make } from "./make.js";
 import { request } from "./outbox.js";
 import { setUpPicker } from "./picker.js";
 import { seen } from "./visible.js";
@@ -48,12 +49,8 @@ export function start(element) {
     find(".tu-context").hidden = context.length === 0;
     find(".tu-context ol").replaceChildren(
       ...context.map(({ role, content }) => {
-        const turn = document.createElement("li");
         const who = { system: "Instructions", user: "Person", assistant: "Assistant" }[role];
-        const text = Object.assign(document.createElement("div"), { dir: "auto" });
-        text.append(...seen(content));
-        turn.append(Object.assign(document.createElement("b"), { textContent: who }), text);
-        return turn;
+        return make("li", {}, make("b", {}, who), make("div", { dir: "auto" }, ...seen(content)));
       }),
     );
   }
@@ -82,13 +79,8 @@ export function start(element) {
   function showPolicies(checked) {
     find(".tu-checks").replaceChildren(
       ...run.policies.map(({ name, title, note }) => {
-        const label = document.createElement("label");
-        const box = Object.assign(document.createElement("input"), { type: "checkbox", value: name });
-        box.checked = checked.includes(name);
-        const words = Object.assign(document.createElement("span"), { textContent: title });
-        if (note) words.append(Object.assign(document.createElement("small"), { textContent: note }));
-        label.append(box, words);
-        return label;
+        const box = make("input", { type: "checkbox", value: name, checked: checked.includes(name) });
+        return make("label", {}, box, make("span", {}, title, ...(note ? [make("small", {}, note)] : [])));
       }),
     );
   }

@@ -1,5 +1,6 @@
 // The dialog with the held-out prompts: a search, and a list to pick from by click or by arrow keys.
 
+import { make, makeButton } from "./make.js";
 import { request } from "./outbox.js";
 import { seen } from "./visible.js";
 
@@ -31,19 +32,16 @@ export function setUpPicker(dialog, onPick) {
   }
 
   function row(prompt) {
-    const item = document.createElement("li");
-    const button = Object.assign(document.createElement("button"), { type: "button" });
+    const button = makeButton("", () => {
+      dialog.close();
+      onPick(prompt);
+    });
     button.dir = "auto";
     button.append(...seen(prompt.messages.at(-1).content));
     const turns = prompt.messages.length > 1 ? `${prompt.messages.length} turns` : "";
     const about = [prompt.category, turns].filter(Boolean).join(" · ");
-    if (about) button.append(Object.assign(document.createElement("small"), { textContent: about }));
-    button.addEventListener("click", () => {
-      dialog.close();
-      onPick(prompt);
-    });
-    item.append(button);
-    return item;
+    if (about) button.append(make("small", {}, about));
+    return make("li", {}, button);
   }
 
   search.addEventListener("input", () => {

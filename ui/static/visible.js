@@ -1,6 +1,8 @@
 // Text as nodes in which every character can be seen, as in trueup/data/visible.py on the server: a character that is
 // invisible, or that changes the order of others, becomes a mark.
 
+import { make } from "./make.js";
+
 // biome-ignore format: six to a line
 const NAMES = {
   "\u200b": "ZWSP", "\u200c": "ZWNJ", "\u200d": "ZWJ", "\u200e": "LRM", "\u200f": "RLM", "\u061c": "ALM",
@@ -27,11 +29,7 @@ export function seen(text) {
     if (index > at) nodes.push(document.createTextNode(text.slice(at, index)));
     const name = NAMES[one] ?? `U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
     const count = run.length / one.length;
-    const mark = document.createElement("span");
-    mark.className = "tu-mark";
-    mark.dir = "ltr";
-    mark.textContent = count > 1 ? `${name}×${count}` : name;
-    nodes.push(mark);
+    nodes.push(make("span", { className: "tu-mark", dir: "ltr" }, count > 1 ? `${name}×${count}` : name));
     at = index + run.length;
   }
   if (at < text.length) nodes.push(document.createTextNode(text.slice(at)));
