@@ -284,7 +284,7 @@ def _links(
     run_dir: Path, who: Person, *, labels: bool, figures: bool, votable: bool, compares: bool, asks: bool
 ) -> list[tuple[str, str, str]]:
     """Address, title and purpose of each page for this person."""
-    text = "Before and after alignment: choose the better answer blind, and see after each vote whose it was."
+    text = "Before and after alignment: choose the better answer blind, and see its policy after each vote."
     links = [
         (labels, "/label", "Label", "Say which of two answers is better. One key, one label."),
         (votable, "/vote", "Vote", text),

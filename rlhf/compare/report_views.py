@@ -31,7 +31,7 @@ from trueup.pages.wording import (
 
 SOURCES = {
     "human": "people, in the browser",
-    "simulated": "a written rubric; no person said these",
+    "simulated": "a written rubric; no person gave these labels",
     "import": "a file from elsewhere",
     "judge": "a language model asked to judge",
     "reward_model": "an existing reward model",

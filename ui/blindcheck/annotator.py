@@ -135,7 +135,7 @@ class _Annotator:
             answers[task["token"]] += 1
             purpose = self.purpose(task["token"])
             if answers[task["token"]] > 3:
-                raise TrueupError(f"task {task['token']} comes back after every answer")
+                raise TrueupError(f"task {task['token']} comes back after every label")
             response |= self.answer(task, response["settings"], purpose)
             drain()
             progress(self.number, self.number + len(response["tasks"]) + response["progress"]["left"])

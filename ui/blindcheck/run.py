@@ -192,7 +192,7 @@ def _text(report: Report, tells: Tells, tasks: int, browser: bool) -> str:
     if compared := {purpose: len(seconds) for purpose, seconds in sorted(tells.seconds.items())}:
         counts = ", ".join(f"{number} {purpose}" for purpose, number in compared.items())
         times = ", ".join(f"{purpose} {1000 * median(tells.seconds[purpose]):.1f} ms" for purpose in compared)
-        lines.append(f"compared after each label and after its undo: {counts}; median time of an answer: {times}")
+        lines.append(f"compared after each label and after its undo: {counts}; median time of a response: {times}")
     hits = list(report.hits)
     lines.append(f"{len(hits)} hits" if hits else "0 hits: nothing reveals where an answer came from")
     lines += [f"  {hit.where}: {hit.what}: {hit.excerpt}" for hit in hits[:SHOWN_HITS]]

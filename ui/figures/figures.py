@@ -269,7 +269,7 @@ def _findings(people: list[AnnotatorFigures], overall: Mapping[str, ShareFigures
             looks.append((name, f"gives the same label again in {_points(share)} % of {share['n']} hidden repeats"))
     longer = overall["longer"]
     if _surely_above(longer, 0.6):
-        looks.append((None, f"The longer answer is chosen in {_points(longer)} % of pairs; a ruler could do that"))
+        looks.append((None, f"The longer answer is chosen in {_points(longer)} % of pairs: length may decide them"))
     return [{"annotator": name, "message": message} for name, message in looks]
 
 

@@ -123,7 +123,7 @@ def _agreement(figures: Figures) -> Sheet:
         _PAIRS,
         _LABELS,
     ]
-    note = "Bootstrap over pairs. 1: always the same; 0: as by chance. For equal labels chance is not taken out."
+    note = "Bootstrap over pairs. 1: always the same; 0: as by chance. The share of equal labels ignores chance."
     return Sheet("agreement", "Agreement", columns, rows, note)
 
 
@@ -169,7 +169,7 @@ def _people(figures: Figures) -> Sheet:
 
 def _worth(figures: Figures) -> Sheet:
     columns = [
-        Column("quantity", "What labels tell"),
+        Column("quantity", "Figure"),
         Column("share", "Now", "share"),
         Column("half_width", "± points", "points"),
         Column("half_width_after", "± after 100 more", "points"),

@@ -210,7 +210,7 @@ def add_findings(config: LabelConfig, labels: CurrentLabels, summary: report.Lab
         won = f"the longer answer is preferred in {length.value:.0%} of {length.n} pairs"
         stage.find("warn", "length_explains", f"{won}: length alone explains most of what a reward model would learn")
     if "simulated" in config.sources:
-        nobody = f"these labels are simulated by the rubric {short_name(config.rubric)}: no person said them"
+        nobody = f"these labels are simulated by the rubric {short_name(config.rubric)}: no person gave them"
         stage.find("info", "simulated_labels", f"human_labels: {summary.by_source.get('human', 0)}; {nobody}")
 
 

@@ -74,7 +74,7 @@ def import_labels(
         done = take_over(store, file, rows, dropped, config.split)
     finally:
         store.close()
-    earlier = f", {done.replaced} of them in place of what the same annotator said before" if done.replaced else ""
+    earlier = f", {done.replaced} of them in place of earlier labels by the same annotator" if done.replaced else ""
     aside = f"; the rows left out are in {_keep_aside(config.run_dir, file, dropped)}" if dropped.left_out else ""
     unread = f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     return (
@@ -239,7 +239,7 @@ def _check_same(row: ImportedRanking, old: Any) -> None:
         old.annotator,
     ):
         raise DataError(
-            f"{row.where}: the store has a label {row.provenance.label_id} already, and it says otherwise; "
+            f"{row.where}: the store has a label {row.provenance.label_id} already, with another content; "
             "nothing was imported"
         )
 

@@ -119,7 +119,7 @@ class LabelService:
             raise BadJudgement("on a comparison people vote; ideal answers are written on the labelling page")
         text = checked_text(ideal.text, "text") or ""
         if not text.strip():
-            raise BadJudgement("text: an ideal answer is wanted, found nothing")
+            raise BadJudgement("text: expected an ideal answer, found nothing")
         self._read(annotator, ideal.token)
         with self.store.write_as(annotator) as db:
             if _stored(db, annotator, ideal.client_uuid, ("demonstration",)) is not None:
@@ -140,7 +140,7 @@ class LabelService:
         """
         check_uuid(client_uuid)
         if self.settings.reveal:
-            raise BadJudgement("a vote is final: the page has shown whose answers they were")
+            raise BadJudgement("a vote is final: the page has named the policies of the answers")
         with self.store.write_as(annotator) as db:
             undone = _stored(db, annotator, client_uuid, ("undo",)) is not None
             in_vain = json.loads(db.scalar(_NOTE, {"key": f"{_IN_VAIN} {annotator}"}) or "[]")
@@ -174,7 +174,7 @@ class LabelService:
     def _record(self, db: sa.Connection, annotator: str, judgement: Judgement) -> _Stored:
         view_row = _view(db, annotator, judgement.token)
         if view_row.closed and assignment.is_answered(db, judgement.token):  # else closed because its lease was lost
-            raise StaleToken("this pair has been answered already; nothing was recorded")
+            raise StaleToken("this pair has been labelled already; nothing was recorded")
         values = self._columns(db, view_row, judgement)
         if view_row.purpose == "work":
             labelled = values["kind"] == "label"
@@ -197,7 +197,7 @@ class LabelService:
         kind = "label" if tiers is not None else str(judgement.choice)
         note = checked_text(judgement.note, "note")
         if kind == "label" and view_row.wants_rationale and not (note or "").strip():
-            raise BadJudgement("note: for this pair a reason is asked for; write it first")
+            raise BadJudgement("note: this pair needs a reason; write it first")
         check_measured(judgement)
         row: TableRow = {"kind": kind, "note": note or None}
         row |= {"seconds": judgement.seconds, "device": judgement.device, "both_bad": judgement.choice == "both_bad"}

@@ -219,7 +219,7 @@ def tiers_of(judgement: Judgement, scale: Scale, count: int) -> tuple[Tiers | No
     options = choices(scale) if count == 2 else ("skip", "flag")
     choice, order = judgement.choice, judgement.order
     if (choice is None) == (order is None):
-        raise BadJudgement("an answer is either a choice or an order")
+        raise BadJudgement("a judgement is either a choice or an order")
     if choice is not None:
         if choice not in options:
             raise BadJudgement(f"choice: expected one of {', '.join(options)}, found {choice!r}")

@@ -151,8 +151,8 @@ def _worth(figures: Row) -> Row | None:
     enough = [one for one in quantities if one["half_width"] <= BAR]
     return {
         "cost": f"about {about(worth['hours'])} of people’s time" if worth["hours"] is not None else "an unknown time",
-        "gain": f"from ±{100 * first['half_width']:.1f} to ±{100 * first['half_width_after']:.1f} points what is known "
-        f"of “{first['quantity'].lower()}”",
+        "gain": f"the interval of “{first['quantity'].lower()}” from ±{100 * first['half_width']:.1f} to "
+        f"±{100 * first['half_width_after']:.1f} points",
         "verdict": f"{len(enough)} of {len(quantities)} figures are within ±{100 * BAR:.0f} points already."
         if enough
         else f"None of these figures is within ±{100 * BAR:.0f} points yet.",

@@ -181,7 +181,7 @@ def _plain(name: str) -> str:
 def sample_html(samples: Sequence[Row], index: int, diff: bool = False) -> Markup:
     """One prompt, each judge's preference, and every answer; `diff` marks differences word by word."""
     if not samples:
-        return render("compare_note", text="No prompt is like that.")
+        return render("compare_note", text="No prompt fits this choice.")
     row = samples[index]
     others = {name: completions for name, completions in (row.get("others") or {}).items() if completions}
     return render(

@@ -1,7 +1,7 @@
 """The lineage of a result as a graph: files, the stages that read them, their parents, the verdict.
 
 All of it is in the manifests: a stage names its parents by the hash of their manifest, and its input files. A parent
-that was made anew since is drawn as a broken edge. We draw the graph ourselves: nodes in layers by their longest path
+that has changed since is drawn as a broken edge. We draw the graph ourselves: nodes in layers by their longest path
 from the data, lines around the nodes between, across a wide page or down a narrow one.
 """
 

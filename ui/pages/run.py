@@ -78,7 +78,7 @@ def read_stages(run_dir: Path) -> list[StageState]:
             for parent in finished.manifest.parents
             if hashes.get(parent.stage, parent.manifest_sha256) != parent.manifest_sha256
         ]
-        why = f"{' and '.join(changed)} made anew since" if changed else ""
+        why = f"{' and '.join(changed)} changed since" if changed else ""
         states.append(StageState(stage, "out of date" if changed else "complete", why, finished, folder))
     return states
 

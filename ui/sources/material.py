@@ -273,12 +273,12 @@ def check_enough(store: Store, items: Material, labels_per_pair: int, target: in
         return
     state = f"{labels} labels of people so far ({skips} skipped)"
     if target is None:
-        missing = f"{open_pairs} of {len(queue)} pairs wait for an answer"
+        missing = f"{open_pairs} of {len(queue)} pairs wait for a label"
     elif open_pairs == 0:
         change = "lower label.target_labels or raise label.pairs_per_prompt"
-        missing = f"{target} are needed, but every pair is answered: {change}"
+        missing = f"{target} are needed, but every pair is labelled: {change}"
     else:
-        missing = f"{target} are needed (label.target_labels), {open_pairs} of {len(queue)} pairs wait for an answer"
+        missing = f"{target} are needed (label.target_labels), {open_pairs} of {len(queue)} pairs wait for a label"
     how = "Open the labelling page with `trueup label CONFIG`; `trueup run CONFIG` continues with enough labels."
     raise LabelsPending(f"{state}; {missing}.\n{how}")
 

@@ -283,7 +283,7 @@ def test_the_verdict_stands_before_everything_else(page: Path) -> None:
 
 def test_simulated_labels_are_called_so_and_no_person_is_counted(page: Path) -> None:
     text = Page(page.read_text()).text
-    assert "simulated a written rubric; no person said these 271" in text
+    assert "simulated a written rubric; no person gave these labels 271" in text
     assert "human people, in the browser 0" in text
 
 

@@ -263,7 +263,7 @@ def test_a_corrected_file_replaces_what_it_said_before(other: LabelConfig, tmp_p
 
     import_labels(other, jsonl(tmp_path / "one.jsonl", rows("A", "A", "B")))
     text = import_labels(other, jsonl(tmp_path / "two.jsonl", rows("A", "B", "B", "A")))
-    assert "2 labels imported, 1 of them in place of what the same annotator said before; 2 were in" in text
+    assert "2 labels imported, 1 of them in place of earlier labels by the same annotator; 2 were in" in text
     assert [row.tiers[0] for row in labels_of(other, tmp_path / "out.jsonl")] == [[0], [1], [1], [0]]
     assert "0 labels imported" in import_labels(other, tmp_path / "two.jsonl")
     assert count(other, event) == 5, "events are added, none is changed"
@@ -520,7 +520,7 @@ def test_a_label_id_that_says_otherwise_is_refused_with_all_that_came_with_it(
     new = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
     other_way = jsonl(tmp_path / "edited.jsonl", [new, {**rows[0], "tiers": rows[0]["tiers"][::-1]}])
     before = count(config, event), count(config, item)
-    with pytest.raises(DataError, match=r"edited\.jsonl:2: the store has a label .* and it says otherwise"):
+    with pytest.raises(DataError, match=r"edited\.jsonl:2: the store has a label .* with another content"):
         import_labels(config, other_way)
     twice = jsonl(tmp_path / "twice.jsonl", [rows[1], {**rows[1], "annotator": "annotator-000000"}])
     with pytest.raises(DataError, match=r"twice\.jsonl:2: has the label_id of .*twice\.jsonl:1 and says otherwise"):

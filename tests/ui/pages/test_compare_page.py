@@ -66,7 +66,7 @@ def test_prompts_are_chosen_by_category_and_by_whom_a_judge_prefers(folder: Any)
     assert kept(winner="Neither", judge="endpoint") == kept()
     assert kept(winner="Aligned", judge=None) == ["p0", "p4"]
     assert kept("explanation", "Aligned") == ["p0", "p4"] and kept("advice", "Aligned") == []
-    assert "No prompt is like that" in sample_html([], 0)
+    assert "No prompt fits this choice" in sample_html([], 0)
 
 
 def test_what_differs_is_marked_on_demand_and_nothing_becomes_markup(folder: Any) -> None:
@@ -146,7 +146,7 @@ def test_prompts_are_filtered_and_differences_marked_in_the_browser(opened: tupl
     choose(page, "winner", "Aligned")
     page.get_by_text("1 of 2").wait_for()
     choose(page, "judge", "endpoint")
-    page.get_by_text("No prompt is like that").wait_for()
+    page.get_by_text("No prompt fits this choice").wait_for()
     choose(page, "winner", "Neither")
     page.get_by_text("1 of 5").wait_for()
     assert page.locator("#pair ins").count() == 0

@@ -630,7 +630,7 @@ def test_who_asks_second_is_told_how_many_are_first(page: Page, context: Any, ap
     page.grown("sft")
     other = Page(context, app)
     other.ask(temperature=0.9, max_new_tokens=4)
-    other.page.get_by_text("Waiting; 1 before this one").wait_for()
+    other.page.get_by_text("Waiting: 1 before this one").wait_for()
     admin.stop(page.job)
     other.until("ready")
     assert other.status == "Done" and other.job != page.job

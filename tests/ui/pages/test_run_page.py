@@ -120,7 +120,7 @@ def test_a_comparison_without_a_report_has_no_verdict_yet(run_dir: Path) -> None
 def test_a_stage_whose_parent_was_made_anew_is_out_of_date_and_its_line_is_broken(run_dir: Path) -> None:
     write_stage(run_dir, "label", seed=1)
     states = {state.stage: (state.state, state.why) for state in read_stages(run_dir)}
-    assert states["align"] == ("out of date", "label made anew since")
+    assert states["align"] == ("out of date", "label changed since")
     assert states["sample"] == ("complete", "")
     html = run_html(run_dir, [])
     assert "changed since" in html and 'class="edge broken"' in html
