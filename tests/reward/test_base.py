@@ -145,6 +145,11 @@ def test_other_files_of_the_base_make_the_stage_stale_and_another_policy_does_no
         ({"base": {"adapter": "x"}}, {}, "reward.base.adapter: is an adapter of a language model: merge it"),
         ({"base": {"load_in_4bit": True}}, {}, "reward.base.load_in_4bit: a reward model is trained on whole weights"),
         ({"base": {"names": "x"}}, {}, "reward.base.names: unknown key; did you mean name?"),
+        (
+            {"base": {}, "trainer_args": {"bf16": True}},
+            {},
+            "trainer_args.bf16: is set by Trueup; use reward.base.dtype",
+        ),
         ({"learning_rate": 0}, {}, "reward.learning_rate: 0 trains nothing, and the SFT policy has no scores"),
         (
             UNTRAINED | {"base": {}},

@@ -105,6 +105,11 @@ REFUSALS: dict[str, tuple[Spoil, tuple[str, ...], str]] = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), KEYS, "has no weights (safetensors wanted)"),
     "a file cut off": (writing("model.safetensors", b"cut"), KEYS, "model.safetensors is not a whole safetensors file"),
     "no JSON": (writing("config.json", b"{"), KEYS, "could not be loaded ("),
+    "code of its own": (
+        setting(model_type="own", auto_map={"AutoConfig": "own.Config"}),
+        KEYS,
+        "brings Python of its own, which runs with all your rights",
+    ),
     "other shapes": (setting(intermediate_size=48), KEYS, "of 21 weights are not in its files as its config.json "),
     "an architecture": (setting(model_type="mamba"), KEYS, "mamba is not supported: its state is carried"),
     "two outputs": (setting(**OF_TWO), SCORERS, "has 2 outputs; a reward model has one"),

@@ -69,7 +69,7 @@ def test_code_that_comes_with_a_model_is_refused_in_a_sentence(base: Path, tmp_p
     campaign = architectures.tiny_campaign(tmp_path, base)
     (problem,) = check(campaign)[0]
     assert problem == (
-        f"model.name: '{base}' brings Python of its own, which runs with all your rights: read it, and set "
+        f"model.name: {base}: brings Python of its own, which runs with all your rights: read it, and set "
         "model.trust_remote_code: true if you trust it"
     )
     with pytest.raises(ModelError, match="brings Python of its own"):
@@ -82,8 +82,8 @@ def test_code_that_brings_no_reward_model_is_known_before_anything_is_trained(ba
     (base / "config.json").write_text(json.dumps(settings))
     (problem,) = check(architectures.tiny_campaign(tmp_path, base, model={"trust_remote_code": True}))[0]
     assert problem == (
-        f"reward: {base}: neither transformers nor the model's own code has a reward model (sequence classification) "
-        "of own-llama"
+        f"reward: model.name: {base}: neither transformers nor the model's own code has a reward model (sequence "
+        "classification) of own-llama"
     )
 
 

@@ -80,25 +80,25 @@ _INSTEAD = {
     "activation_checkpointing": "gradient_checkpointing",
     "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
     "beta": "{stage}.kl_coef",
-    "bf16": "model.dtype",
-    "bf16_full_eval": "model.dtype",
-    "chat_template_path": "model.chat_template",
+    "bf16": "{section}.dtype",
+    "bf16_full_eval": "{section}.dtype",
+    "chat_template_path": "{section}.chat_template",
     "data_seed": "seed",
     "disable_dropout": "{stage}.lora.lora_dropout; any other dropout is off while preferences are trained",
     "epsilon": "{stage}.cliprange",
-    "fp16": "model.dtype",
-    "fp16_full_eval": "model.dtype",
+    "fp16": "{section}.dtype",
+    "fp16_full_eval": "{section}.dtype",
     "generation_batch_size": "{stage}.rollout_batch_size",
     "gradient_accumulation_steps": "{stage}.train_batch_size and {stage}.per_device_train_batch_size",
     "max_completion_length": "{stage}.max_new_tokens",
-    "model_init_kwargs": "the keys of model",
+    "model_init_kwargs": "the keys of {section}",
     "num_iterations": "{stage}.num_ppo_epochs",
     "num_generations_eval": "{stage}.eval_prompts",
     "output_dir": "run_dir",
     "per_device_eval_batch_size": "{stage}.per_device_train_batch_size",
     "reward_weights": "{stage}.rewards, which maps each reward to its weight",
-    "trust_remote_code": "model.trust_remote_code",
-    "use_cpu": "model.device",
+    "trust_remote_code": "{section}.trust_remote_code",
+    "use_cpu": "{section}.device",
 }
 """{argument of TRL: the key to use instead}. An argument with the name of a key of the stage needs no entry."""
 
@@ -161,30 +161,33 @@ _OF_OTHER_TRAINERS = {
 }
 
 
-def problems(kind: str, stage: str, keys: Mapping[str, Any], args: Mapping[str, Any], tracked: bool) -> list[str]:
+def problems(
+    kind: str, stage: str, keys: Mapping[str, Any], args: Mapping[str, Any], tracked: bool, section: str = "model"
+) -> list[str]:
     """What is wrong with `trainer_args`, one line each, from the key on.
 
     kind     stage, or algorithm of `align`: a key of ALLOWED
     keys     the keys of the stage's own section
     args     the arguments
     tracked  whether `report_to` names a tracker
+    section  the section of the model that is trained
     """
     sentences = []
     for name in args:
-        reason = _reason(kind, stage, keys, args, name, tracked)
+        reason = _reason(kind, stage, keys, args, name, tracked, section)
         if reason:
             sentences.append(f"trainer_args.{name}: {reason}")
     return sentences
 
 
 def _reason(
-    kind: str, stage: str, keys: Mapping[str, Any], args: Mapping[str, Any], name: str, tracked: bool
+    kind: str, stage: str, keys: Mapping[str, Any], args: Mapping[str, Any], name: str, tracked: bool, section: str
 ) -> str | None:
     if name in keys:
         return f"is set by Trueup; use {stage}.{name}"
     if name not in ALLOWED[kind]:
         if name in _INSTEAD:
-            return f"is set by Trueup; use {_INSTEAD[name].format(stage=stage)}"
+            return f"is set by Trueup; use {_INSTEAD[name].format(stage=stage, section=section)}"
         if name in REFUSED:
             return f"is refused: {REFUSED[name]}"
         if any(name in names for names in ALLOWED.values()):

@@ -92,7 +92,10 @@ class TrainConfig(ModelStageConfig):
         if self.trainer_args:
             kind = getattr(self, "algorithm", self.stage)
             keys = type(self).model_fields
-            if lines := trainer_args_problems(kind, self.stage, keys, self.trainer_args, tracked=bool(self.report_to)):
+            section = (self.scorer and self.scorer.section) or "model"
+            if lines := trainer_args_problems(
+                kind, self.stage, keys, self.trainer_args, tracked=bool(self.report_to), section=section
+            ):
                 raise Problems(lines)
         return self
 
