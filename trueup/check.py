@@ -73,16 +73,18 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     keys = tuple(f"{model.key(field)}: " for field in ("name", "revision", "adapter"))
     if directory is not None and not any(problem.startswith(keys) for problem in problems[before:]):
         part(_encode, rows, model)
+    base = None
     for name, config in stages.items():
         if isinstance(config, ModelStageConfig) and config.scorer:
             place = part(find_model, config.scorer, campaign.source.parent)
             part(_check_model, {name: config}, config.scorer, place, config)
+            base = (config.scorer, place) if isinstance(config, TrainConfig) else base
     for config in stages.values():
         if config.check_rows is not None:
             check_rows: RowsCheck = load_object(config.check_rows)
             part(check_rows, config, stages, rows)
     trains_whole = any(isinstance(config, TrainConfig) and config.full_finetuning for config in stages.values())
-    part(check_disk, campaign, trains_whole, directory)
+    part(check_disk, campaign, trains_whole, directory, base)
     return _each_once(problems), notes
 
 

@@ -661,14 +661,16 @@ def test_a_reward_model_that_has_failed_is_known_to_be_refused_until_it_is_train
 
 
 def test_a_full_disk_is_a_problem_with_both_sizes(
-    checked: Checking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checked: Checking, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=1_000_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert checked(model={"name": "embedded"})[0] == [
         f"run_dir: {tmp_path}/run: about 1.8 GB are needed, 1.0 GB are free"
     ]
-    full = checked(model={"name": "embedded"}, sft={"full_finetuning": True})[0]
+    smaller = checked(model={"name": "embedded"}, reward={"base": {"name": str(tiny_base)}})[0]
+    assert smaller == [f"run_dir: {tmp_path}/run: about 1.2 GB are needed, 1.0 GB are free"]
+    full = checked(model={"name": "embedded"}, sft={"full_finetuning": True}, reward={"base": None})[0]
     assert full == [f"run_dir: {tmp_path}/run: about 3.2 GB are needed, 1.0 GB are free"]
 
 

@@ -140,25 +140,43 @@ def _takes_a_file(folder: Path) -> bool:
 
 
 def check_disk(
-    campaign: Campaign, trains_whole: bool, directory: Path | None, problems: list[str], notes: list[str]
+    campaign: Campaign,
+    trains_whole: bool,
+    directory: Path | None,
+    base: tuple[ModelConfig, Path | None] | None,
+    problems: list[str],
+    notes: list[str],
 ) -> None:
     """Compare free space with the three models that a campaign keeps and the checkpoints of a training. An SFT policy
-    that is the named model takes none: its weights are hard links."""
-    if directory is None and campaign.config.model.name != "embedded":
-        return
-    files = [] if directory is None else [directory] if directory.is_file() else list(directory.glob("*.safetensors"))
-    size = sum(file.stat().st_size for file in files) or EMBEDDED_BYTES
-    if directory is not None and (hub_id := campaign.config.model.hub_id) is not None:
-        from trueup.models.sources.hub import weight_bytes
+    that is the named model takes none: its weights are hard links.
 
-        size = weight_bytes(hub_id.at(directory.name)) or size
-    if directory is not None and directory.is_file():
-        size *= 6  # a GGUF file of 4 to 8 bits, written back in float32
+    base  a reward model's own base, with its directory
+    """
+    model = campaign.config.model
+    size = _weight_bytes(model, directory)
+    of_reward = _weight_bytes(*base) if base else size
+    if size is None or of_reward is None:
+        return
     # A checkpoint of adapters is small; one of all weights has them and the optimiser's two moments.
     in_files = directory is None or directory.is_dir()
-    is_linked = in_files and not campaign.config.model.adapter and not isinstance(campaign.stages["sft"], TrainConfig)
-    need = (2 if is_linked else 3) * size + (3 * size if trains_whole else size // 4)
+    is_linked = in_files and not model.adapter and not isinstance(campaign.stages["sft"], TrainConfig)
+    largest = max(size, of_reward)
+    need = (1 if is_linked else 2) * size + of_reward + (3 * largest if trains_whole else largest // 4)
     existing = _existing(campaign.run_dir)
     free = shutil.disk_usage(existing).free
     text = f"run_dir: {campaign.run_dir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"
     (problems if free < need else notes).append(text)
+
+
+def _weight_bytes(model: ModelConfig, directory: Path | None) -> int | None:
+    """The size of a model's weights as a stage saves them; None if it is not known."""
+    if directory is None:
+        return EMBEDDED_BYTES if model.name == "embedded" else None
+    if directory.is_file():
+        return 6 * directory.stat().st_size  # a GGUF file of 4 to 8 bits, written back in float32
+    size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    if (hub_id := model.hub_id) is not None:
+        from trueup.models.sources.hub import weight_bytes
+
+        size = weight_bytes(hub_id.at(directory.name)) or size
+    return size or EMBEDDED_BYTES
