@@ -91,6 +91,64 @@ def test_reasoning_is_trained_by_dpo_and_nothing_judges_or_measures_it(
     assert '<details class="reasoning"><summary>Reasoning, ' in page
 
 
+def test_reasoning_that_nobody_asked_for_is_neither_judged_nor_measured_and_is_trained(
+    campaign: Callable[..., Any],
+    bases: Callable[[str], Path],
+    jsonl: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A base model whose template knows no block, and which learns from demonstrations to write one."""
+    thoughts = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Say {c}."},
+                {"role": "assistant", "content": f"<think>Hm {c}.</think>It is {c}."},
+            ]
+        }
+        for c in "red blue green black white brown pink grey gold teal lime plum navy rose sand mint".split()
+    ]
+    jsonl(tmp_path / "thoughts.jsonl", thoughts)
+    made = campaign(
+        tmp_path,
+        model={"name": str(bases("chatml")), "chat_template": "chatml"},
+        sft={
+            "data": ["thoughts.jsonl"],
+            "full_finetuning": True,
+            "max_steps": 60,
+            "learning_rate": 5e-3,
+            "train_batch_size": 16,
+        },
+        sample={"max_new_tokens": 40},
+        align={"max_length": 160},
+        reward={"max_length": 160},
+    )
+    trained_ids = completions_in_the_loss(monkeypatch)
+    for stage in ("sft", "sample", "label", "reward", "align", "compare"):
+        stages.load_object(made.stages[stage].run)(made.stages[stage])
+    run_dir = made.run_dir
+    rows = [row for _, row in read_jsonl(runs.stage_dir(run_dir, "sample") / "candidates.jsonl")]
+    answers = [answer for row in rows for answer in row["candidates"]]
+    reasoned = [answer for answer in answers if "reasoning" in answer]
+    assert len(reasoned) > 10 and not any(answer["text"].startswith("<think>") for answer in answers)
+    findings = {one.code: one.message for one in runs.open_stage(run_dir, "sample").manifest.verdict.findings}
+    assert findings["reasons_unasked"].startswith(f"{len(reasoned) / len(answers):.0%} of answers")
+
+    pairs = list(read_rows(runs.stage_dir(run_dir, "label") / "preferences.jsonl", Preference))
+    tokenizer = read_tokenizer(runs.stage_dir(run_dir, "sft") / "model", made.stages["sft"].model)
+    whole = {pair.chosen_reasoning + pair.chosen[0].content for pair in pairs if pair.chosen_reasoning}
+    trained_texts = {tokenizer.decode(ids).removesuffix(tokenizer.eos_token) for ids in trained_ids}
+    assert whole & trained_texts, "all that was sampled is trained"
+
+    for _, row in read_jsonl(runs.stage_dir(run_dir, "compare") / "samples.jsonl"):
+        for answer in (*row["sft"], *row["aligned"]):
+            assert answer["num_tokens"] <= len(answer["text"].encode()) + 1 or "reasoning" not in answer, (
+                "the answer alone is measured"
+            )
+    page = (runs.stage_dir(run_dir, "compare") / "report.html").read_text(encoding="utf-8")
+    assert '<details class="reasoning"><summary>Reasoning, ' in page
+
+
 REWARD = """
 import json
 
