@@ -1,7 +1,7 @@
 // The answers, a column for each policy: the growing text, then every token in the colour of its log-ratio to SFT.
 
 import { make } from "./make.js";
-import { seen } from "./visible.js";
+import { reasoningTitle, seen } from "./visible.js";
 
 export const SFT = "sft";
 const MOVED_MOST = 5;
@@ -80,7 +80,8 @@ class Column {
     const header = make("header", {}, make("h2", { id: `open-${name}` }, title), this.state);
     this.factsLine = make("p", { className: "tu-facts" });
     const reasoning = { className: "tu-reasoning", hidden: true };
-    this.reasoning = make("details", reasoning, make("summary"), make("div", { dir: "auto" }));
+    const region = { role: "region", ariaLabel: `Reasoning of ${title}`, tabIndex: 0, dir: "auto" };
+    this.reasoning = make("details", reasoning, make("summary"), make("div", region));
     this.text = make("div", { className: "tu-stream", dir: "auto" });
     this.text.setAttribute("role", "group");
     this.text.setAttribute("aria-labelledby", `open-${name}`);
@@ -120,12 +121,8 @@ class Column {
   /** Move the reasoning, which comes first, into a fold above the answer; it does not count as its length. */
   fold() {
     const reasoning = this.texts.slice(0, this.reasoned).join("");
-    const words = reasoning
-      .replace(/<\/?\w+>/g, " ")
-      .split(/\s+/)
-      .filter(Boolean).length;
     this.reasoning.hidden = false;
-    this.reasoning.firstChild.textContent = `Reasoning, ${words} words`;
+    this.reasoning.firstChild.textContent = reasoningTitle(reasoning.replace(/<\/?\w+>/g, " "));
     this.reasoning.lastChild.replaceChildren(...seen(reasoning));
     this.text.replaceChildren(...seen(this.texts.slice(this.reasoned).join("")));
   }

@@ -2,7 +2,7 @@
 
 import { markDifferences } from "./marks.js";
 import { letter } from "./ranking.js";
-import { seen } from "./visible.js";
+import { reasoningTitle, seen } from "./visible.js";
 
 const STORED = "trueup/view";
 const SIZES = { some: "Show more of the prompt", all: "Show one line of the prompt", line: "Show the prompt" };
@@ -61,7 +61,8 @@ export class View {
     const article = (_, place) =>
       `<article class="tu-answer" data-answer="${place}">` +
       `<header><h2>${letter(place)}</h2><span class="tu-rank"></span></header>` +
-      `<details class="tu-reasoning" hidden><summary></summary><div dir="auto"></div></details>` +
+      `<details class="tu-reasoning" hidden><summary></summary>` +
+      `<div role="region" aria-label="Reasoning of ${letter(place)}" tabindex="0" dir="auto"></div></details>` +
       `<div class="tu-text" role="region" aria-label="Answer ${letter(place)}" tabindex="0" dir="auto"></div>` +
       `</article>`;
     this.answers.innerHTML = Array.from({ length: count }, article).join("");
@@ -85,7 +86,7 @@ export class View {
     this.answers.querySelectorAll(".tu-reasoning").forEach((details, place) => {
       const { reasoning } = this.task.answers[place];
       Object.assign(details, { hidden: !reasoning, open: false });
-      details.firstChild.textContent = `Reasoning, ${reasoning.split(/\s+/).filter(Boolean).length} words`;
+      details.firstChild.textContent = reasoningTitle(reasoning);
       details.lastChild.replaceChildren(...seen(reasoning));
     });
   }

@@ -35,3 +35,9 @@ export function seen(text) {
   if (at < text.length) nodes.push(document.createTextNode(text.slice(at)));
   return nodes;
 }
+
+/** The line over folded reasoning. */
+export function reasoningTitle(reasoning) {
+  const words = reasoning.split(/\s+/).filter(Boolean).length;
+  return `Reasoning, ${words} ${words === 1 ? "word" : "words"}`;
+}

@@ -98,8 +98,10 @@ def labelling(start: Any, visit: Any, rows: Any) -> Labelling:
 # ---- One key, one label -----------------------------------------------------------------------------------------
 
 
-def test_reasoning_is_folded_above_its_answer_and_is_no_part_of_it(start: Any, visit: Any, rows: Any) -> None:
-    thoughts = "<think>\nBread goes stale. <b>Hm</b>\n</think>\n\n"
+def test_reasoning_is_folded_above_its_answer_and_is_no_part_of_it(
+    start: Any, visit: Any, rows: Any, serious: Any
+) -> None:
+    thoughts = "<think>\nBread goes stale. <b>Hm</b>" + "\nMore." * 60 + "\n</think>\n\n"
     sampled = [
         row.model_copy(
             update={"candidates": [one.model_copy(update={"reasoning": thoughts}) for one in row.candidates]}
@@ -114,9 +116,10 @@ def test_reasoning_is_folded_above_its_answer_and_is_no_part_of_it(start: Any, v
         assert "stale" not in text and labelling.page.locator(".tu-reasoning[open]").count() == 0
         shown.append(folds.first.is_visible())
         if shown[-1]:
-            assert folds.first.locator("summary").inner_text().endswith("Reasoning, 4 words")
+            assert folds.first.locator("summary").inner_text().endswith("Reasoning, 64 words")
             folds.first.locator("summary").press("Enter")
-            assert folds.first.locator("div").inner_text() == "Bread goes stale. <b>Hm</b>"
+            assert folds.first.locator("div").inner_text().startswith("Bread goes stale. <b>Hm</b>\nMore.")
+            assert serious(labelling.page) == []
             assert len(labelling.events()) == before, "to open it is no label"
         labelling.press("1")
     assert sorted(shown) == [False, True, True], "an answer without reasoning has no fold"
