@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import trl
+from tiny_models import with_own_template
 
 from trueup import runs, stages
 from trueup.data.records import Preference, read_jsonl, read_rows
@@ -29,13 +29,7 @@ OPENS = (
 
 @pytest.fixture
 def thinker(bases: Callable[[str], Path], tmp_path: Path) -> Path:
-    folder = tmp_path / "thinker"
-    shutil.copytree(bases("chatml"), folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings.pop("chat_template", None)
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(OPENS, encoding="utf-8")
-    return folder
+    return with_own_template(bases("chatml"), tmp_path / "thinker", OPENS)
 
 
 def completions_in_the_loss(monkeypatch: pytest.MonkeyPatch) -> set[tuple[int, ...]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import with_own_template
 
 import templates
 from trueup.data.pairs import pairs_of
@@ -221,13 +220,7 @@ def test_tokens_sampled_behind_an_open_block_are_no_record_where_the_prompt_has_
 @pytest.fixture
 def thinker(bases: Callable[[str], Path], tmp_path: Path) -> Path:
     """A tiny random model whose template lets it think."""
-    folder = tmp_path / "thinker"
-    shutil.copytree(bases("chatml"), folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings.pop("chat_template", None)
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHATML_THAT_THINKS, encoding="utf-8")
-    return folder
+    return with_own_template(bases("chatml"), tmp_path / "thinker", CHATML_THAT_THINKS)
 
 
 def test_every_way_of_sampling_closes_the_block_and_shares_its_random_numbers(thinker: Path) -> None:
