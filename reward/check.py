@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from reward.config import RewardConfig
+from trueup.checking.places import find_model
 from trueup.checking.rows import Rows, check_pair_lengths
 from trueup.config import Stages
 from trueup.errors import TrueupError
@@ -15,6 +17,8 @@ def check_rows(config: RewardConfig, stages: Stages, rows: Rows, problems: list[
     if config.base is not None:
         from trueup.models.loading import load_base_tokenizer
 
+        if find_model(config.base, Path(), [], []) is None:
+            return  # it is not on this machine yet, or the check of the model reports what it lacks
         lines: list[str] = []
         rows = Rows([replace(file) for file in rows.files if file.key in ("label.path", "sample.prompts")])
         try:

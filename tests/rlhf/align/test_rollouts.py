@@ -17,7 +17,7 @@ import rlhf.align.grpo_rloo
 from rlhf.align.best_step import EvaluateSteps, best_step, choose_step, evaluations
 from rlhf.align.prompts import Prompts, RolloutPrompt, choose_prompts, num_rollouts, schedule
 from rlhf.align.rewards import WeightedRewards
-from rlhf.align.rollouts import Sampler, logps_of
+from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from rlhf.align.schema import Evaluation
 from trueup import runs
 from trueup.config import StageConfig
@@ -31,7 +31,7 @@ from trueup.data.records import (
     split_name,
     write_rows,
 )
-from trueup.errors import DataError
+from trueup.errors import ConfigError, DataError
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
 from trueup.training import adapters
@@ -41,6 +41,16 @@ def make(config: StageConfig, write: Callable[[Path], Any] = lambda folder: None
     stage = runs.begin(config)
     write(stage.dir)
     stage.finish()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_processes_that_would_draw_a_part_of_a_group_are_refused(
+    campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    keys = {"algorithm": algorithm, "rollout_batch_size": 8, "num_generations": 8, "train_batch_size": 8}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"2 processes draw 4 answers each, which are no whole groups of 8"):
+        online_arguments(campaign(tmp_path, align=keys).stages["align"], *(None,) * 3)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft import TaskType, get_peft_model
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, ModernBertDecoderConfig
 
 import architectures
 from trueup.check import check
@@ -32,8 +33,8 @@ def test_an_architecture_goes_through_every_stage_and_its_stages_read_one_text_a
     assert found == dict.fromkeys(("last_layers", *architectures.STAGES, "agrees"), "yes")
 
 
-@pytest.mark.parametrize("lora", [{}, {"last_layers": 1}])
-def test_only_modules_that_text_passes_through_get_an_adapter(lora: dict[str, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [{}, {"last_layers": 1}, {"target_modules": ["q_proj"]}])
+def test_only_modules_that_text_passes_through_get_an_adapter(lora: dict[str, Any], tmp_path: Path) -> None:
     campaign = architectures.tiny_campaign(
         tmp_path, architectures.tiny_model("gemma3", tmp_path / "base"), sft={"lora": {"r": 4, **lora}}
     )
@@ -41,7 +42,19 @@ def test_only_modules_that_text_passes_through_get_an_adapter(lora: dict[str, in
     adapted = get_peft_model(model, adapter(campaign.stages["sft"], model, TaskType.CAUSAL_LM))
     names = {name for name, module in adapted.named_modules() if hasattr(module, "lora_A")}
     layers = {name.split(".layers.")[1][0] for name in names}
-    assert all(".language_model." in name for name in names) and layers == ({"1"} if lora else {"0", "1"})
+    assert all(".language_model." in name for name in names) and layers == (
+        {"1"} if "last_layers" in lora else {"0", "1"}
+    )
+
+
+def test_a_class_that_calls_its_head_a_decoder_gets_adapters_in_its_body(tmp_path: Path) -> None:
+    campaign = architectures.tiny_campaign(tmp_path, tmp_path)
+    small = {key: value for key, value in architectures.SMALL.items() if key != "num_key_value_heads"}
+    settings = ModernBertDecoderConfig(vocab_size=64, pad_token_id=0, cls_token_id=0, sep_token_id=0, **small)
+    model = AutoModelForCausalLM.from_config(settings)
+    adapted = get_peft_model(model, adapter(campaign.stages["sft"], model, TaskType.CAUSAL_LM))
+    names = [name for name, module in adapted.named_modules() if hasattr(module, "lora_A")]
+    assert len(names) > 4 and all(".layers." in name for name in names[:-1])
 
 
 def test_every_architecture_is_tried_or_refused_and_the_docs_say_which() -> None:

@@ -109,6 +109,7 @@ def test_the_text_of_an_answer_with_its_reasoning_gives_both_again_behind_any_pr
 def test_a_block_is_shown_without_its_tags() -> None:
     shown = [inside(text) for text in ("<think>\nHm.\n</think>\n\n", "<reasoning>Hm. </think> is a tag", "")]
     assert shown == ["Hm.", "Hm. </think> is a tag", ""]
+    assert inside(f"Hm.{' ' * 100_000}<think>") == f"Hm.{' ' * 100_000}<think>", "in linear time, and only at its start"
 
 
 # ---- Budgets ----------------------------------------------------------------------------------------------------
@@ -196,7 +197,9 @@ def test_an_answer_behind_a_prompt_that_opens_a_block_closes_it(family: str) -> 
     for text, behind, change in (
         ("<think>\nHm.\n</think>\n\nRed.", "Hm.\n</think>\n\nRed.", set()),
         ("\n<think>Hm.\n</think>\n\nRed.", "Hm.\n</think>\n\nRed.", {REOPENED}),
+        ("Hm.\n</think>\n\nRed.", "Hm.\n</think>\n\nRed.", set()),  # as a model writes it behind this prompt
         ("Red.", "\n</think>\n\nRed.", {EMPTY_BLOCK}),
+        ("```\n<think>\n</think>\n```", "\n</think>\n\n```\n<think>\n</think>\n```", {EMPTY_BLOCK}),
         ("The tag </think> ends it.", "\n</think>\n\nThe tag </think> ends it.", {EMPTY_BLOCK}),
     ):
         changes: set[str] = set()

@@ -21,6 +21,7 @@ BEGINS = re.compile(rf"\s*<({TAGS})>")
 """The beginning of an answer that brings reasoning."""
 TAG = re.compile(rf"</?({TAGS})>")
 END = re.compile(rf"</(?:{TAGS})>")
+_END_LINE = re.compile(rf"^[ \t]*</({TAGS})>[ \t\r]*$", re.MULTILINE)
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 _KEY = "reasoning_block"
@@ -52,6 +53,11 @@ class Block(NamedTuple):
         """Whether an answer brings reasoning: it begins with the block's start."""
         return text.lstrip().startswith(self.start)
 
+    def continues(self, text: str) -> bool:
+        """Whether an answer begins within the block that the prompt opens, as such models write it: the block's end
+        stands on a line of its own, and its start nowhere before it."""
+        return bool(self.opening) and begins_inside(text) == self.tag
+
     def split(self, sampled: str) -> tuple[str, str]:
         """The reasoning of what a policy wrote behind its prompt, with its tags and the space behind it; the answer.
 
@@ -68,6 +74,8 @@ class Block(NamedTuple):
 
     def behind_prompt(self, text: str) -> str:
         """The text of an answer, with its reasoning or without, as it continues the prompt that opened the block."""
+        if self.continues(text):
+            return text
         if not self.holds(text):
             return self.closing + text
         begin = text.lstrip()
@@ -80,9 +88,17 @@ def unasked_block(text: str) -> Block | None:
     return Block(start[1]) if start else None
 
 
+def begins_inside(text: str) -> str | None:
+    """The tag of the block within which an answer begins: its end stands on a line of its own, and no start before it.
+    None if there is no such block, as in an answer that only speaks of a tag."""
+    end = _END_LINE.search(text)
+    return end[1] if end and not TAG.search(text, 0, end.start()) else None
+
+
 def inside(reasoning: str) -> str:
     """The text of a block, without its tags. The space around it says nothing."""
-    return CLOSED.sub("", BEGINS.sub("", reasoning, count=1)).strip()
+    start = BEGINS.match(reasoning)
+    return CLOSED.sub("", reasoning[start.end() :] if start else reasoning).strip()
 
 
 def reasoning_block(tokenizer: PreTrainedTokenizerBase) -> Block | None:
