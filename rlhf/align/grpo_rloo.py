@@ -128,9 +128,11 @@ def _draw_by(sampler: Sampler, trainer: Any) -> None:
 
     def ask(prompts: list[Conversation]) -> tuple[list[list[int]], None, dict[str, object]]:
         rollout.update(sampler(prompts, trainer))
-        tokens = map(tuple, rollout["completion_ids"])
         drawn_of.clear()
-        drawn_of.update(zip(tokens, rollout["env_mask"], strict=True))
+        for ids, drawn in zip(map(tuple, rollout["completion_ids"]), rollout["env_mask"], strict=True):
+            # An answer may come twice, its reasoning closed by the policy in one and by force in the other. Rows are
+            # told by their tokens alone, so what was forced in any is taken for drawn in none.
+            drawn_of[ids] = [both * one for both, one in zip(drawn_of.get(ids, drawn), drawn, strict=True)]
         return rollout["prompt_ids"], None, {}
 
     read = trainer._get_per_token_logps_and_entropies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -302,6 +303,25 @@ def test_a_rollout_draws_so_many_answers_in_a_row_to_each_prompt_and_others_at_a
     assert not set(map(tuple, again)) & set(answers)
     one_alone = rollout(prompts[4:], 0)["completion_ids"]
     assert one_alone == drawn["completion_ids"][4:], "who else is asked changes nothing"
+
+
+@pytest.mark.parametrize("masks", list(permutations([[1, 0, 0, 1], [1, 1, 1, 1], [0, 0, 1, 1]])))
+def test_rloo_trains_no_token_that_was_forced_in_any_of_equal_answers(masks: tuple[list[int], ...]) -> None:
+    rollout = {
+        "prompt_ids": [[3]] * 4,
+        "completion_ids": [[5, 6, 7, 8]] * 3 + [[5, 6, 7]],
+        "env_mask": [*masks, [1] * 3],
+    }
+
+    def read(model: Any, input_ids: torch.Tensor, mask: torch.Tensor, width: int) -> tuple[torch.Tensor, None]:
+        return torch.full((len(input_ids), width), -1.0), None
+
+    trainer = SimpleNamespace(_get_per_token_logps_and_entropies=read)
+    rlhf.align.grpo_rloo._draw_by(lambda prompts, trainer: rollout, trainer)  # type: ignore[arg-type]
+    trainer._tokenize_prompts([])
+    tokens = torch.tensor([[3, *ids] for ids in [[5, 6, 7, 8]] * 3 + [[5, 6, 7, 0]]])
+    logps, _ = trainer._get_per_token_logps_and_entropies(None, tokens, tokens != 0, 4)
+    assert (logps != 0).tolist() == [[False, False, False, True]] * 3 + [[True, True, True, False]]
 
 
 # ---- The best step ----------------------------------------------------------------------------------------------
