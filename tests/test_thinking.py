@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +13,17 @@ import torch
 import trl
 from tiny_models import with_own_template
 
+from rlhf.align.rollouts import logps_of
+from rlhf.compare.answers import token_kls
 from trueup import runs, stages
-from trueup.data.records import Preference, read_jsonl, read_rows
+from trueup.data.records import Message, Preference, read_jsonl, read_rows
 from trueup.errors import ConfigError
-from trueup.models.chat import answer_text
+from trueup.models import loading
+from trueup.models.chat import answer_text, encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.loading import read_tokenizer
+from trueup.models.sampling import Decoding, sample
+from trueup.models.scoring import completion_kls
 from trueup.models.templates.ends import turn_ends
 
 OPENS = (
@@ -220,11 +227,37 @@ def test_an_online_algorithm_trains_all_that_was_drawn_and_is_paid_for_the_answe
     assert len(batches) >= 8 and any(ids[-1] not in turn_ends(tokenizer) for ids, _ in batches)
     paid = {text for _, text in read_jsonl(tmp_path / "paid.jsonl")}
     assert answers <= paid and not any("</think>" in text for text in paid)
+    figures = json.loads((runs.stage_dir(made.run_dir, "align") / "report.json").read_text(encoding="utf-8"))
+    assert figures["evaluations"][0]["kl"] == pytest.approx(0, abs=1e-3), "step 0 is the SFT policy"
     if algorithm == "ppo":
-        figures = json.loads((runs.stage_dir(made.run_dir, "align") / "report.json").read_text(encoding="utf-8"))
         assert all(0 < rollout["length"] <= 6 for rollout in figures["rollouts"]), "lengths are the answers'"
         page = (runs.stage_dir(made.run_dir, "align") / "report.html").read_text(encoding="utf-8")
         assert '<details class="reasoning"><summary>Reasoning, ' in page
+
+
+def test_tokens_that_closed_the_reasoning_by_force_are_in_no_kl(thinker: Path) -> None:
+    config, question = ModelConfig(name=str(thinker), thinking=True), [Message(role="user", content="Why?")]
+    policy, reference = loading.load_base(config), loading.load_base(config)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight.mul_(1.2)
+    [[answer]] = sample(policy, [question], Decoding(6, seed=1, max_thinking_tokens=40), 1, 1)
+    assert answer.closed_at
+    behind = answer.closed_at + len(policy.tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"])
+    own = [not answer.closed_at <= i < behind for i in range(len(answer.token_ids))]
+
+    logps = []
+    for side in (policy, reference):
+        tokens = torch.tensor([[*encode_prompt(side.tokenizer, question), *answer.token_ids]])
+        per_token = side.model(tokens).logits[0, -len(own) - 1 : -1].log_softmax(-1)
+        logps.append(per_token[range(len(own)), answer.token_ids][own].sum().item())
+    assert [logps_of(side, [question], [answer])[0] for side in (policy, reference)] == pytest.approx(logps, abs=1e-3)
+    assert logps[0] - answer.logp > 1, "the answer's own log-probability is that of all its tokens"
+
+    [whole] = completion_kls(policy, reference, [question], [answer.token_ids])
+    row = SimpleNamespace(prompt=question)
+    [kls] = token_kls(policy, reference, [row], [[answer]])  # type: ignore[list-item]
+    assert kls == [kl for kl, is_own in zip(whole, own, strict=True) if is_own]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from rlhf.align import guards
 from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.prompts import RolloutPrompt
 from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, scorer
-from rlhf.align.rollouts import draw
+from rlhf.align.rollouts import draw, logps_of
 from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCards, SampledAnswers
@@ -74,9 +74,8 @@ class EvaluateSteps(TrainerCallback):
             "category": [row.category for row in self.prompts],
             "prompt_id": [prompt_id(prompt) for prompt in prompts],
         }
-        ids = [answer.token_ids for answer in answers]
-        reference = self.reference_logps(prompts, ids)
-        kl = [(answer.logp or 0.0) - logp for answer, logp in zip(answers, reference, strict=True)]
+        own, reference = logps_of(self.policy, prompts, answers), self.reference_logps(prompts, answers)
+        kl = [logp - ref for logp, ref in zip(own, reference, strict=True)]
         row = {"step": step, "eval/reward": _mean_reward(self.rewards, columns), "eval/kl": sum(kl) / len(kl)}
         if self.second:
             row["eval/second_reward"] = _mean_reward(self.second, columns)

@@ -81,11 +81,11 @@ def reference_logps(
     """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
     if not isinstance(model, PeftModel):
         reference = loading.load_policy(sft.dir / "model", config)
-        return lambda prompts, ids: logps_of(reference, prompts, ids)
+        return lambda prompts, answers: logps_of(reference, prompts, answers)
 
-    def logps(prompts: Any, ids: Any) -> list[float]:
+    def logps(prompts: Any, answers: Any) -> list[float]:
         with model.disable_adapter():
-            return logps_of(policy, prompts, ids)
+            return logps_of(policy, prompts, answers)
 
     return logps
 

@@ -96,11 +96,13 @@ def draw(policy: Loaded, prompts: Sequence[list[Message]], decoding: Decoding, k
         policy.model.train(was_training)
 
 
-def logps_of(policy: Loaded, prompts: Sequence[list[Message]], ids: Sequence[Sequence[int]]) -> list[float]:
-    """log pi(answer | prompt) at temperature 1 of a model that is being trained."""
+def logps_of(policy: Loaded, prompts: Sequence[list[Message]], answers: Sequence[Candidate]) -> list[float]:
+    """log pi(answer | prompt) at temperature 1 of a model that is being trained, over the tokens that were drawn: a
+    ratio of two policies at others says nothing of their KL."""
+    counted = [drawn(policy.tokenizer, answer) for answer in answers]
     was_training = policy.model.training
     policy.model.eval()
     try:
-        return completion_logps(policy, prompts, ids)
+        return completion_logps(policy, prompts, [answer.token_ids for answer in answers], counted=counted)
     finally:
         policy.model.train(was_training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, compress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from trueup.artifacts.reports import OwnFigures
 from trueup.console import progress
 from trueup.data.records import Candidate, CandidateSet, Row, append_rows, read_appended
 from trueup.data.texts import distinct_n, mean_self_similarity, repetition
+from trueup.models.course import drawn
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.sampling import Decoding, sample_saved
 from trueup.models.scoring import completion_kls
@@ -197,14 +198,16 @@ def self_similarity(answers: Answers, confidence: float, seed: int) -> intervals
 
 
 TokenKLs = Sequence[Sequence[float]]
-"""KL in nats at each token of one answer to each of P prompts."""
+"""KL in nats at each drawn token of one answer to each of P prompts."""
 
 
 def token_kls(policy: Loaded, reference: Loaded, rows: Sequence[CandidateSet], answers: Answers) -> list[list[float]]:
     """KL(policy || reference) of the next token at each token of the first answer to each prompt, by all tokens that
-    could have stood there. The prompts are the first of `rows` if fewer were answered."""
+    could have stood there. Tokens that closed the reasoning by force were drawn by neither policy, and are left out.
+    The prompts are the first of `rows` if fewer were answered."""
     prompts = [row.prompt for row, _ in zip(rows, answers, strict=False)]
-    return completion_kls(policy, reference, prompts, [row[0].token_ids for row in answers])
+    kls = completion_kls(policy, reference, prompts, [row[0].token_ids for row in answers])
+    return [list(compress(kl, drawn(policy.tokenizer, row[0]))) for kl, row in zip(kls, answers, strict=True)]
 
 
 def kl_per_sequence(kls: TokenKLs, confidence: float, seed: int) -> intervals.Interval:

@@ -34,9 +34,16 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def completion_logps(
-    policy: Loaded, prompts: Sequence[Sequence[Message]], completions: Sequence[Sequence[int]], batch_size: int = 16
+    policy: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    completions: Sequence[Sequence[int]],
+    batch_size: int = 16,
+    counted: Sequence[Sequence[int]] | None = None,
 ) -> list[float]:
-    """log pi(completion | prompt) in nats, summed over the completion's tokens, at temperature 1."""
+    """log pi(completion | prompt) in nats, summed over the completion's tokens, at temperature 1.
+
+    counted  1 for each token that counts, 0 for the others; None: all count
+    """
     encoded = [encode_prompt(policy.tokenizer, prompt) for prompt in prompts]
     logps = [0.0] * len(encoded)
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i]) - len(completions[i]))
@@ -46,7 +53,8 @@ def completion_logps(
         per_token = torch.zeros(scored.shape, device=tokens.device)
         per_token[scored] = tensors.token_logprobs(logits, tokens)
         for row, i in enumerate(batch):
-            logps[i] = per_token[row].sum().item()
+            own = per_token[row, scored[row]]
+            logps[i] = (own if counted is None else own * own.new_tensor(counted[i])).sum().item()
     return logps
 
 

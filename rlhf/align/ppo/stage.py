@@ -142,10 +142,10 @@ def scores(roles: Roles, units: Normalisation) -> Scorer | None:
 
 
 def reference_logps(roles: Roles, policy: Loaded) -> Callable[[Any, Any], list[float]]:
-    def logps(prompts: Any, ids: Any) -> list[float]:
+    def logps(prompts: Any, answers: Any) -> list[float]:
         with roles.playing("reference") as model:
             model = model.get_base_model() if isinstance(roles, SharedBase) else model
-            return logps_of(Loaded(model, policy.tokenizer, policy.placement), prompts, ids)
+            return logps_of(Loaded(model, policy.tokenizer, policy.placement), prompts, answers)
 
     return logps
 

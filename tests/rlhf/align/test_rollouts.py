@@ -360,7 +360,7 @@ def test_a_step_is_judged_by_its_answers_and_by_how_far_it_is_from_the_sft_polic
     config, stage, _ = opened(QUESTIONS)
     policy, sft = loading.load_base(config.model), loading.load_base(config.model)
     rewards = WeightedRewards({"f": ending}, {"f": 1.0})
-    judge = EvaluateSteps(config, stage, policy, ROWS, rewards, lambda prompts, ids: logps_of(sft, prompts, ids))
+    judge = EvaluateSteps(config, stage, policy, ROWS, rewards, lambda *asked: logps_of(sft, *asked))
     judge.evaluate(0)
     with torch.no_grad():
         for weight in policy.model.parameters():
@@ -378,7 +378,7 @@ def test_a_step_of_which_no_reward_has_an_opinion_is_an_error(opened: Any) -> No
     config, stage, _ = opened(QUESTIONS)
     rewards = WeightedRewards({"f": lambda prompts, **_: [None] * len(prompts)}, {"f": 1.0})
     judge = EvaluateSteps(
-        config, stage, loading.load_base(config.model), ROWS, rewards, lambda prompts, ids: [0.0] * len(ids)
+        config, stage, loading.load_base(config.model), ROWS, rewards, lambda prompts, answers: [0.0] * len(answers)
     )
     with pytest.raises(DataError) as caught:
         judge.evaluate(0)
