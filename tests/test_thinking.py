@@ -25,6 +25,7 @@ from trueup.models.loading import read_tokenizer
 from trueup.models.sampling import Decoding, sample
 from trueup.models.scoring import completion_kls
 from trueup.models.templates.ends import turn_ends
+from trueup.pages.diagnoses import LENGTH
 
 OPENS = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'].split('</think>')[-1]"
@@ -228,6 +229,9 @@ def test_an_online_algorithm_trains_all_that_was_drawn_and_is_paid_for_the_answe
     paid = {text for _, text in read_jsonl(tmp_path / "paid.jsonl")}
     assert answers <= paid and not any("</think>" in text for text in paid)
     figures = json.loads((runs.stage_dir(made.run_dir, "align") / "report.json").read_text(encoding="utf-8"))
+    metrics = [row for _, row in read_jsonl(runs.stage_dir(made.run_dir, "align") / "metrics.jsonl")]
+    (lengths,) = {tuple(row[name] for row in metrics if name in row) for name in LENGTH}
+    assert lengths and all(0 < length <= 6 for length in lengths), "curves and their notes are about the answers"
     assert figures["evaluations"][0]["kl"] == pytest.approx(0, abs=1e-3), "step 0 is the SFT policy"
     if algorithm == "ppo":
         assert all(0 < rollout["length"] <= 6 for rollout in figures["rollouts"]), "lengths are the answers'"

@@ -77,6 +77,7 @@ class Sampler:
         conversations = [[Message(**message) for message in prompt] for prompt in distinct]
         decoding = self.config.decoding(self.config.seed * 1_000_003 + trainer.state.global_step + 1)
         answers = [answer for row in draw(self.policy, conversations, decoding, k) for answer in row]
+        trainer._log_metric("answers/mean_length", sum(answer.num_tokens for answer in answers) / len(answers))
         encoded = [encode_prompt(self.policy.tokenizer, prompt) for prompt in conversations for _ in range(k)]
         return {
             "prompt_ids": encoded,

@@ -92,7 +92,7 @@ def misleading(explained: Sequence[float]) -> float | None:
 # ---- The metrics ------------------------------------------------------------------------------------------------
 
 REWARD = ("objective/scores", "reward")
-LENGTH = ("objective/length", "completions/mean_length")
+LENGTH = ("answers/mean_length",)  # TRL's completions/mean_length counts reasoning, which no reward sees
 KL = ("objective/kl", "kl")
 ENTROPY = ("objective/entropy", "entropy")
 KL_COEF, VALUE_LOSS, EXPLAINED = "objective/kl_coef", "loss/value_avg", "val/explained_variance"

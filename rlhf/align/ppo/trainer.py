@@ -413,7 +413,7 @@ class PPOTrainer(GRPOTrainer):
             explained_variance=None if math.isnan(variance_share) else variance_share,  # JSON has no NaN
         )
         self.history.append(row)
-        for figure in ("scores", "kl", "entropy", "length"):
+        for figure in ("scores", "kl", "entropy"):
             self._note(f"objective/{figure}", getattr(row, figure))
         self._note("objective/non_score_reward", -self.kl_coef * row.kl)
         self._note("objective/rlhf_reward", row.scores - self.kl_coef * row.kl)

@@ -80,8 +80,9 @@ def trained(folder: Path, texts: list[str] = ANSWERS, rollouts: int = ROLLOUTS, 
             "explained_variance": None if n == 0 else 0.6 * t + draw.gauss(0, 0.05),
         }
         history.append(row)
-        told = {f"objective/{key}": row[key] for key in ("scores", "length", "kl", "entropy")}
+        told = {f"objective/{key}": row[key] for key in ("scores", "kl", "entropy")}
         told |= {"objective/kl_coef": 0.05 + 0.03 * t, "objective/rlhf_reward": row["scores"] - 0.05 * row["kl"]}
+        told["answers/mean_length"] = row["length"]
         told |= {"val/explained_variance": row["explained_variance"], "val/eos_rate": row["eos_rate"]}
         for update in range(STEPS // rollouts):
             metrics.append(

@@ -280,7 +280,7 @@ def test_rollouts_are_counted_whole_by_steps_or_until_every_prompt_was_asked(
 
 
 def at(step: int) -> Any:
-    return SimpleNamespace(state=SimpleNamespace(global_step=step))
+    return SimpleNamespace(state=SimpleNamespace(global_step=step), _log_metric=lambda name, value: None)
 
 
 def test_a_rollout_draws_so_many_answers_in_a_row_to_each_prompt_and_others_at_another_step(opened: Any) -> None:

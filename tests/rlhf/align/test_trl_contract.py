@@ -47,6 +47,12 @@ def test_grpo_takes_answers_that_were_drawn_elsewhere() -> None:
     assert 'output["tool_mask"] = tool_mask' in inspect.getsource(GRPOTrainer._generate_and_score_completions)
 
 
+@pytest.mark.parametrize("trainer", [GRPOTrainer, RLOOTrainer])
+def test_a_rollout_still_logs_a_figure_of_ours(trainer: type) -> None:
+    assert parameters(trainer._log_metric) == ["self", "name", "value"]  # type: ignore[attr-defined]
+    assert "in sorted(set(gather_object(list(self._pending_metrics))))" in inspect.getsource(trainer)
+
+
 def test_rloo_still_draws_and_reads_by_what_is_replaced() -> None:
     for method, takes in (
         ("_tokenize_prompts", ["self", "prompts"]),

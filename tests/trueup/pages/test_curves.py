@@ -161,8 +161,8 @@ def test_order_that_stays_a_coin_is_told() -> None:
 
 
 def test_a_reward_that_rises_with_length_is_told_and_one_that_rises_alone_is_not() -> None:
-    longer = rows(0.1, objective__scores=rising, objective__length=lambda t: 30 + 40 * t)
-    alike = rows(0.1, objective__scores=rising, objective__length=lambda t: 30.0)
+    longer = rows(0.1, objective__scores=rising, answers__mean_length=lambda t: 30 + 40 * t)
+    alike = rows(0.1, objective__scores=rising, answers__mean_length=lambda t: 30.0)
     [note] = notes(longer)["reward"]
     assert note.level == "watch" and "tokens" in note.text and "2310.03716" in note.source
     assert notes(alike)["reward"] == []

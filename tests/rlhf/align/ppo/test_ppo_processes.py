@@ -103,7 +103,7 @@ def metrics(directory: Path, key: str) -> list[float]:
     return [row[key] for row in rows if key in row]
 
 
-KEYS = ("objective/scores", "objective/kl", "objective/length", "grad_norm", "val/explained_variance", "eval/reward")
+KEYS = ("objective/scores", "objective/kl", "answers/mean_length", "grad_norm", "val/explained_variance", "eval/reward")
 
 
 def test_two_processes_take_the_steps_of_one(made: Any, tmp_path: Path) -> None:
