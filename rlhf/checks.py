@@ -30,6 +30,7 @@ from trueup.checking.rows import ReadFile
 from trueup.data.records import Prompt, Row, parse_row, read_jsonl
 from trueup.errors import DataError, TrueupError
 from trueup.files import Json
+from trueup.models.templates.block import budget
 from trueup.statistics import intervals
 
 Kind = Literal["ifeval", "gsm8k"]
@@ -82,7 +83,7 @@ def verified_files(
             problems.append(f"{stage}.checks: {check.kind}: {error}")
         else:
             key = f"{stage}.checks"
-            most = check.max_new_tokens + (check.max_thinking_tokens if thinks else 0)
+            most = check.max_new_tokens + (budget(check.max_thinking_tokens) if thinks else 0)
             files.append(ReadFile(key, check.path, prompts, max_new_tokens=most))
     return files
 

@@ -58,7 +58,7 @@ def test_reasoning_is_trained_by_dpo_and_nothing_judges_or_measures_it(
     campaign: Callable[..., Any], thinker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = {"name": str(thinker), "chat_template": "auto", "thinking": True}
-    sample = {"max_new_tokens": 6, "max_thinking_tokens": 24}
+    sample = {"max_new_tokens": 6, "max_thinking_tokens": 36}
     made = campaign(tmp_path, model=model, sft="none", sample=sample, align={"max_length": 160})
     trained_ids = completions_in_the_loss(monkeypatch)
     for stage in ("sft", "sample", "label", "reward", "align", "compare"):
@@ -69,7 +69,7 @@ def test_reasoning_is_trained_by_dpo_and_nothing_judges_or_measures_it(
     tokenizer = read_tokenizer(runs.stage_dir(run_dir, "sft") / "model", made.stages["sft"].model)
     rows = [row for _, row in read_jsonl(runs.stage_dir(run_dir, "sample") / "candidates.jsonl")]
     answers = [answer for row in rows for answer in row["candidates"]]
-    assert all(row["sampler"]["max_thinking_tokens"] == 24 for row in rows)
+    assert all(row["sampler"]["max_thinking_tokens"] == 36 for row in rows)
     for answer in answers:
         assert answer["reasoning"].rstrip().endswith("</think>") and "</think>" not in answer["text"]
         assert answer["finished"] or len(answer["token_ids"]) - answer["reasoning_tokens"] == 6
@@ -167,7 +167,7 @@ ONLINE = {
     "num_generations": 2,
     "eval_prompts": 2,
     "max_new_tokens": 6,
-    "max_thinking_tokens": 24,
+    "max_thinking_tokens": 36,
     "max_length": 160,
     "max_steps": 2,
 }

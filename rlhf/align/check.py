@@ -72,7 +72,9 @@ def check_prompts(config: OnlineConfig, stages: Stages, rows: Rows, problems: li
         return
     lengths = rows.tokens(prompts)
     if beyond := sum(length + config.most_tokens > config.max_length for length in lengths):
-        with_reasoning = f" ({config.max_thinking_tokens} of them max_thinking_tokens)" * config.model.thinking
+        with_reasoning = (
+            f" ({config.most_tokens - config.max_new_tokens} of them max_thinking_tokens)" * config.model.thinking
+        )
         text = (
             f"align.max_new_tokens: {beyond} of {len(lengths)} prompts with {config.most_tokens} new tokens"
             f"{with_reasoning} are longer than max_length, {config.max_length}, and are left out"

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from trueup.config import Problems, Section, StageConfig, from_campaign
+from trueup.models.templates.block import budget
 from trueup.provenance import contents
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
@@ -183,7 +184,7 @@ class ModelConfig(Section):
 
     def thinking_budget(self, tokens: int) -> int:
         """Most tokens of reasoning: those of a stage's key where the model reasons."""
-        return tokens if self.thinking else 0
+        return budget(tokens) if self.thinking else 0
 
     @property
     def hub_id(self) -> HubId | None:

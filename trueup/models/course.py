@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from trueup.artifacts.reports import Decoding
 from trueup.data.records import Candidate
 from trueup.models.chat import completion_text, continuation, split_sampled
-from trueup.models.templates.block import reasoning_block
+from trueup.models.templates.block import budget, reasoning_block
 from trueup.models.templates.ends import ends_turn, turn_ends
 
 if TYPE_CHECKING:
@@ -78,11 +78,8 @@ def most_tokens(tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> int:
 
 
 def thinking_limit(tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> int:
-    """Most tokens of a block, with those that close it; 0 for a model that does not reason. An empty block has some."""
-    block = reasoning_block(tokenizer)
-    if block is None:
-        return 0
-    return max(decoding.max_thinking_tokens, len(block.start) + len(continuation(tokenizer, block.closing)))
+    """Most tokens of a block, with those that close it; 0 for a model that does not reason."""
+    return budget(decoding.max_thinking_tokens) if reasoning_block(tokenizer) else 0
 
 
 def drawn(tokenizer: PreTrainedTokenizerBase, answer: Candidate) -> list[int]:

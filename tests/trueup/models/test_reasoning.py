@@ -130,6 +130,21 @@ def test_reasoning_is_never_the_reason_that_an_answer_is_cut(family: str, though
         assert answer.text == "x" * 6 and answer.num_tokens == 6, "max_new_tokens count from the end of the block"
 
 
+@pytest.mark.parametrize("family", [*OPENED, *WRITTEN])
+@pytest.mark.parametrize("tag", ["think", "thinking", "reasoning"])
+@pytest.mark.parametrize("asked", [0, 1, 20])
+def test_a_budget_that_no_block_fits_is_as_large_to_a_campaign_as_to_the_sampler(
+    family: str, tag: str, asked: int
+) -> None:
+    template = SHIPPED[family].read_text(encoding="utf-8").replace("think>", f"{tag}>")
+    tokenizer, model = templates.tiny_tokenizer(template), ModelConfig(thinking=True)
+    set_template(tokenizer, model)
+    decoding = Decoding(6, max_thinking_tokens=asked)
+    assert most_tokens(tokenizer, decoding) == 6 + model.thinking_budget(asked)
+    answer = follow(tokenizer, f"<{tag}>" + "x" * 300, decoding)
+    assert answer.text == "x" * 6 and answer.reasoning.rstrip().endswith(f"</{tag}>")
+
+
 @pytest.mark.parametrize("family", WRITTEN)
 def test_a_model_that_may_think_may_also_answer_at_once(family: str) -> None:
     tokenizer = that_thinks(family)
@@ -228,15 +243,15 @@ def thinker(bases: Callable[[str], Path], tmp_path: Path) -> Path:
 
 def test_every_way_of_sampling_closes_the_block_and_shares_its_random_numbers(thinker: Path) -> None:
     base = loading.load_base(ModelConfig(name=str(thinker), thinking=True))
-    decoding = Decoding(5, seed=1, max_thinking_tokens=24)
+    decoding = Decoding(5, seed=1, max_thinking_tokens=36)
     one_by_one = [sample(base, [WHY], decoding, 3, 1)[0], sample(base, [WHY], decoding, 3, 99)[0]]
     assert one_by_one[0] == one_by_one[1]
     for answer in one_by_one[0]:
-        assert answer.reasoning.rstrip().endswith("</think>") and 0 < answer.reasoning_tokens <= 24
+        assert answer.reasoning.rstrip().endswith("</think>") and 0 < answer.reasoning_tokens <= 36
         assert answer.num_tokens == 5 or answer.finished
         assert answer.logp is not None and answer.logp < 0
     tokenizer = base.tokenizer
-    assert most_tokens(tokenizer, decoding) == 29
+    assert most_tokens(tokenizer, decoding) == 41
 
 
 def test_off_a_template_that_thinks_gives_the_same_as_one_that_cannot(
