@@ -160,15 +160,20 @@ SAID_OF = {
     "critic_misleads": ("explained variance of the critic", "add noise"),
 }
 """The curve and the note that say what a guard says."""
-LOGGED = {"scores": "objective", "length": "objective", "entropy": "objective", "eos_rate": "val"} | {
-    "explained_variance": "val"
+LOGGED = {
+    "scores": "objective/scores",
+    "length": "answers/mean_length",
+    "entropy": "objective/entropy",
+    "eos_rate": "val/eos_rate",
+    "explained_variance": "val/explained_variance",
 }
+"""The metric of each figure."""
 
 
 def noted(history: list[RolloutFigures]) -> set[str]:
     """The guards whose note stands beside a curve of the metrics that PPO logs of these rollouts."""
     metrics = [
-        {"step": step} | {f"{folder}/{key}": getattr(row, key) for key, folder in LOGGED.items()}
+        {"step": step} | {metric: getattr(row, key) for key, metric in LOGGED.items()}
         for step, row in enumerate(history)
     ]
     notes = {curve.title: " ".join(note.text for note in curve.notes) for curve in training_curves(metrics)}
