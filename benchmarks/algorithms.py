@@ -64,8 +64,10 @@ def row(folder: Path, name: str) -> str:
 
 
 def best_of_n(folder: Path) -> str:
-    """The best of n SFT answers, against one of them."""
+    """The best of n SFT answers, against one of them; empty if the comparison draws one answer to a prompt."""
     policies = compared(folder).policies_compared
+    if not policies.best_of:
+        return ""
     rates = [interval(pair.win_rate) for pair in policies.pairs if (pair.a, pair.b) == ("sft", "best_of_n")]
     return f"{f'best of {policies.best_of}':<34}{''.join(f'{rate:>22}' for rate in rates)}"
 
