@@ -28,7 +28,7 @@ from weakref import WeakKeyDictionary
 
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
-from trueup.models.templates.block import BEGINS, CLOSED, begins_inside, reasoning_block, unasked_block
+from trueup.models.templates.block import BEGINS, CLOSED, reasoning_block, unasked_block
 from trueup.models.templates.ends import ends_turn, section_of, turn_ends
 from trueup.models.templates.form import blank_of, form_error, otherwise, takes_folding, without_system
 from trueup.models.templates.rendered import (
@@ -197,8 +197,7 @@ def sampled_ids(
 
 def check_reasoning(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """A DataError for an answer that brings reasoning, where the template closes the block before every answer."""
-    brings = BEGINS.match(text) or begins_inside(text)
-    if brings and CLOSED.search(joined(_scaffold(tokenizer, _facts(tokenizer), ("user",)))):
+    if BEGINS.match(text) and CLOSED.search(joined(_scaffold(tokenizer, _facts(tokenizer), ("user",)))):
         raise DataError(
             "this answer brings reasoning, but the chat template has closed the block before it: set model.thinking: "
             "true, or take the reasoning out of the row"

@@ -60,7 +60,8 @@ class Block(NamedTuple):
     def continues(self, text: str) -> bool:
         """Whether an answer begins within the block that the prompt opens, as such models write it: the block's end
         stands on a line of its own, and its start nowhere before it."""
-        return bool(self.opening) and begins_inside(text) == self.tag
+        end = _END_LINE.search(text) if self.opening else None
+        return end is not None and end[1] == self.tag and not TAG.search(text, 0, end.start())
 
     def split(self, sampled: str) -> tuple[str, str]:
         """The reasoning of what a policy wrote behind its prompt, with its tags and the space behind it; the answer.
@@ -95,13 +96,6 @@ def unasked_block(text: str) -> Block | None:
     """The block that an answer begins with, of a model that reasons although nobody asked it to."""
     start = BEGINS.match(text)
     return Block(start[1]) if start else None
-
-
-def begins_inside(text: str) -> str | None:
-    """The tag of the block within which an answer begins: its end stands on a line of its own, and no start before it.
-    None if there is no such block, as in an answer that only speaks of a tag."""
-    end = _END_LINE.search(text)
-    return end[1] if end and not TAG.search(text, 0, end.start()) else None
 
 
 def inside(reasoning: str) -> str:
