@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import SampledAnswers
-from trueup.data.records import Message, Row
+from trueup.data.records import Message, Row, is_empty
 
 
 class HeldoutLoss(Artifact):
@@ -41,7 +41,7 @@ class HeldoutCompletion(Row):
     prompt: list[Message]
     demonstration: str
     """The demonstration's completion."""
-    reasoning: str = Field("", exclude_if=lambda text: not text)
+    reasoning: str = Field("", exclude_if=is_empty)
     """What the policy wrote before its completion, with its tags."""
     completion: str
     finished: bool

@@ -10,7 +10,7 @@ from rlhf.align.config import ALGORITHMS, OnlineConfig
 from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import Finding
 from trueup.artifacts.reports import AlignSchedule, Estimate, Normalisation, Schedule
-from trueup.data.records import Message, Row
+from trueup.data.records import Message, Row, is_empty
 
 
 class LogpsChange(Artifact):
@@ -80,7 +80,7 @@ class RolloutSample(Row):
     step: int
     """At which the rollout was drawn."""
     prompt: list[Message]
-    reasoning: str = Field("", exclude_if=lambda text: not text)
+    reasoning: str = Field("", exclude_if=is_empty)
     completion: str
     score: float
     """Weighted sum of the rewards."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import ComparisonFigures, Estimate, PairedAccuracy, Rate
-from trueup.data.records import Message, Row
+from trueup.data.records import Message, Row, is_empty
 
 
 class PolicyMeasures(Artifact):
@@ -112,7 +112,7 @@ class ComparedCompletion(Row):
     """A completion as samples.jsonl has it."""
 
     text: str
-    reasoning: str = Field("", exclude_if=lambda text: not text)
+    reasoning: str = Field("", exclude_if=is_empty)
     """What a model that reasons wrote before it."""
     finished: bool
     num_tokens: int

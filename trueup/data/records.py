@@ -29,7 +29,7 @@ from trueup.files import Json, mend_last_line, require_file, write_atomically
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
 
-def _is_empty(value: Any) -> bool:
+def is_empty(value: Any) -> bool:
     """For a column that most rows lack: it is written where it says something."""
     return not value
 
@@ -97,9 +97,9 @@ class Candidate(Row):
 
     text: str
     """The answer, which is what is judged and measured."""
-    reasoning: str = Field("", exclude_if=_is_empty)
+    reasoning: str = Field("", exclude_if=is_empty)
     """What the model wrote before it, with both tags of its block, though the prompt may have written the first."""
-    reasoning_tokens: int = Field(0, exclude_if=_is_empty)
+    reasoning_tokens: int = Field(0, exclude_if=is_empty)
     """How many of the tokens are the reasoning."""
     closed_at: int | None = Field(None, exclude_if=lambda value: value is None)
     """Index of the first token that closed the reasoning by force. None: the model closed it, or there is none."""
@@ -163,7 +163,7 @@ class Ranking(Label):
     completion_token_ids: list[list[int] | None]
     """As sampled; None for text that came from elsewhere, which then counts as finished."""
     finished: list[bool]
-    reasonings: list[str] | None = Field(None, exclude_if=_is_empty)
+    reasonings: list[str] | None = Field(None, exclude_if=is_empty)
     """What a model wrote before each answer, with its tags; it is trained on, and nobody judges it."""
     logps: list[float | None] | None = None
     """log-probability of each answer under the policy that sampled it, in nats."""
@@ -188,8 +188,8 @@ class Preference(Label):
     rejected_token_ids: list[int] | None = None
     chosen_finished: bool = True
     rejected_finished: bool = True
-    chosen_reasoning: str = Field("", exclude_if=_is_empty)
-    rejected_reasoning: str = Field("", exclude_if=_is_empty)
+    chosen_reasoning: str = Field("", exclude_if=is_empty)
+    rejected_reasoning: str = Field("", exclude_if=is_empty)
     """As `reasonings` of the ranking."""
     chosen_logp: float | None = None
     rejected_logp: float | None = None
