@@ -77,11 +77,9 @@ class RewardConfig(PreferenceConfig):
         return self
 
     def _training_keys(self) -> list[str]:
-        """The keys that say how to train, and are set otherwise than by default."""
-        fields = type(self).model_fields
+        """The keys that are set and say how to train."""
         read_anyway = {"base", "learning_rate", "max_length", "score_candidates"}
-        idle = fields.keys() - ModelStageConfig.model_fields.keys() - read_anyway
-        return sorted(key for key in idle if getattr(self, key) != fields[key].get_default())
+        return sorted(self.model_fields_set - ModelStageConfig.model_fields.keys() - read_anyway)
 
     @property
     def scorer(self) -> ModelConfig | None:

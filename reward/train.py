@@ -128,6 +128,7 @@ def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loade
     """The model before its training. A fresh head starts with small random weights."""
     if config.base:
         model, is_fresh = loading.load_scorer(config.base, config.headless, config.full_finetuning)
+        model = loading.with_pad_token(model)
         if not is_fresh:
             return model
     else:

@@ -175,4 +175,5 @@ class SampleConfig(RowRules, ModelStageConfig):
         return config
 
     def conflicts(self, stages: Stages) -> list[str]:
-        return [] if self.prompts else ["sample.prompts: is required, unless label.source is import"]
+        lines = [] if self.prompts else ["sample.prompts: is required, unless label.source is import"]
+        return lines + super().conflicts(stages)

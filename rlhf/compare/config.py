@@ -111,9 +111,12 @@ class CompareConfig(ModelStageConfig):
         return config
 
     def conflicts(self, stages: Stages) -> list[str]:
-        if not self.base or isinstance(stages["sft"], TrainConfig) or self.model.adapter:
-            return []
-        return ["compare.base: with sft: none the base model is the SFT policy, which is compared anyway: leave it out"]
+        lines = super().conflicts(stages)
+        if self.base and not isinstance(stages["sft"], TrainConfig) and not self.model.adapter:
+            lines.append(
+                "compare.base: with sft: none the base model is the SFT policy, which is compared anyway: leave it out"
+            )
+        return lines
 
     @property
     def needs_reward(self) -> bool:

@@ -27,7 +27,7 @@ from trueup.models.config import ModelStageConfig
 from trueup.models.policies import reward_model_config
 from trueup.verify import verify
 
-UNTRAINED: dict[str, Any] = {"learning_rate": 0, "max_steps": -1, "train_batch_size": 8, "lora": {"r": 16}}
+UNTRAINED: dict[str, Any] = {"learning_rate": 0, "max_steps": None, "train_batch_size": None, "lora": None}
 """A learning rate of 0, and no key beside it that only training reads."""
 TRAINING: dict[str, Any] = {
     "center_rewards_coefficient": 0.1,
@@ -206,7 +206,7 @@ UNFIT: dict[str, tuple[Callable[[Path, Path], Any], dict[str, Any], str]] = {
     "no head": (
         another_base.language_model,
         UNTRAINED,
-        "reward.base.name: {base}: its config.json names GPTNeoXForCausalLM, which has no head that scores: name a ",
+        "reward.base.name: {base}: its config.json names GPTNeoXForCausalLM, which is no ...ForSequence",
     ),
     "a template": (broken_template, {}, "reward.base.chat_template: the tokenizer's own chat template is no Jinja"),
     "a .gguf file": (gguf, {}, "reward.base.name: {base}: a .gguf file cannot become a reward model"),
@@ -237,6 +237,9 @@ def test_the_check_reads_base_and_pairs_in_the_bases_own_tokens(
         return check(labelled(base={"name": "./base"}, **keys))[0]
 
     assert problems() == []
+    notes = "\n".join(check(labelled(base={"name": "./base"}))[1])
+    assert "reward.base: GPTNeoXForSequenceClassification" in notes and "\n" in notes
+    assert "reward: adapters (r 4) in " in notes.partition("reward.base: ")[2].partition("\nalign")[0]
     assert problems(max_length=300) == ["reward.max_length: 300, but the context of reward.base has 256 tokens"]
     (one,) = problems(lora={"target_modules": ["q_proj"]})
     assert one.startswith("reward.lora.target_modules: no linear module is called 'q_proj'")

@@ -992,7 +992,8 @@ def test_a_reward_model_that_labels_must_be_one_and_read_the_prompts(
     scorer = f"label.reward_model: ./scorer ({folder})"
     shutil.copytree(bases("chatml"), folder)
     assert problems("./scorer") == [
-        f"{scorer}: its config.json names LlamaForCausalLM, which has no head that scores: name a "
+        f"{scorer}: its config.json names LlamaForCausalLM, which is no ...ForSequenceClassification, "
+        "so no head that scores can be read: name a "
         "sequence-classification model with one output, or train one from it (reward.base)"
     ]
     LlamaForSequenceClassification.from_pretrained(bases("chatml"), num_labels=1).save_pretrained(folder)

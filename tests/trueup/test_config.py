@@ -26,6 +26,12 @@ def problems(path: Path, *overrides: str) -> str:
     return str(caught.value)
 
 
+def test_a_mistake_in_one_section_accuses_no_key_of_another(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "model: {thinking: true, dtype: nonsense}\n")
+    said = problems(path, "sample.max_thinking_tokens=100")
+    assert "1 problem\n" in said and "model.dtype: " in said and "max_thinking_tokens" not in said
+
+
 # ---- What is wrong, all at once ---------------------------------------------------------------------------------
 
 

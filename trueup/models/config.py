@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from trueup.config import Problems, Section, StageConfig, from_campaign
+from trueup.config import Section, StageConfig, Stages, from_campaign
 from trueup.models.templates.block import budget
 from trueup.provenance import contents
 from trueup.provenance.commits import HubId
@@ -217,17 +217,15 @@ class ModelStageConfig(StageConfig):
 
     model: ModelConfig
 
-    @model_validator(mode="after")
-    def _budgets_reasoning(self) -> Self:
+    def conflicts(self, stages: Stages) -> list[str]:
+        if self.model.thinking:
+            return []
         sections = {"": [self], "checks.": getattr(self, "checks", [])}
-        budgets = [
-            f"{place}max_thinking_tokens"
+        return [
+            f"{self.stage}.{place}max_thinking_tokens: limits reasoning, and model.thinking is off: leave it out"
             for place, many in sections.items()
             if any("max_thinking_tokens" in section.model_fields_set for section in many)
         ]
-        if budgets and not self.model.thinking:
-            raise Problems([f"{key}: limits reasoning, and model.thinking is off: leave it out" for key in budgets])
-        return self
 
     @property
     def scorer(self) -> ModelConfig | None:

@@ -30,7 +30,10 @@ def needs_head(config: ModelConfig, settings: PretrainedConfig, headless: str | 
         return False
     if headless:
         its = ", ".join(classes) or "no class"
-        raise ModelError(f"{config.named}: its config.json names {its}, which has no head that scores: {headless}")
+        raise ModelError(
+            f"{config.named}: its config.json names {its}, which is no ...ForSequenceClassification, so no head "
+            f"that scores can be read: {headless}"
+        )
     return True
 
 

@@ -33,7 +33,7 @@ from trueup.models.sources.files import adapter_folder
 from trueup.models.sources.gguf import gguf_stops, gguf_tokenizer, load_gguf
 from trueup.models.sources.settings import not_loaded, read_settings, source_of
 from trueup.models.templates.choice import set_pad_token, set_template, settle_from_elsewhere
-from trueup.models.templates.ends import choice_of, turn_ends
+from trueup.models.templates.ends import choice_of, set_choice, turn_ends
 
 # ---- Loading ----------------------------------------------------------------------------------------------------
 
@@ -102,8 +102,10 @@ def load_base_tokenizer(
     tokenizer = _own_tokenizer(config)
     if config.section:
         summary = set_template(tokenizer, config, _stops(config))
+    elif summary := choice_of(tokenizer) or "":  # Trueup saved it
+        set_choice(tokenizer, summary, None)
     else:
-        summary = choice_of(tokenizer) or settle_from_elsewhere(tokenizer, config, _stops(config))
+        summary = settle_from_elsewhere(tokenizer, config, _stops(config))
     if announce:
         announce(summary)
     return tokenizer
@@ -209,7 +211,7 @@ def new_reward_model(directory: Path, config: ModelConfig, master_weights: bool 
     and positions agree on the last token: in training, in `trueup.models.scoring.score_readings` and wherever the saved
     model is read. Padding stands on the right, because models with absolute positions would read it as text on the
     left."""
-    return _with_pad_token(load_reward_model(directory, config, master_weights, fresh_head=True))
+    return with_pad_token(load_reward_model(directory, config, master_weights, fresh_head=True))
 
 
 def scorer_settings(config: ModelConfig, headless: str | None) -> tuple[PretrainedConfig, bool]:
@@ -225,8 +227,7 @@ def scorer_settings(config: ModelConfig, headless: str | None) -> tuple[Pretrain
 
 
 def load_scorer(config: ModelConfig, headless: str | None, master_weights: bool = False) -> tuple[Loaded, bool]:
-    """A model that the campaign names for scores, with a head of one output as `new_reward_model`, and whether this
-    head is fresh.
+    """A model that the campaign names for scores, with a head of one output, and whether this head is fresh.
 
     headless  as in `trueup.models.config.ModelStageConfig`
     """
@@ -239,10 +240,12 @@ def load_scorer(config: ModelConfig, headless: str | None, master_weights: bool 
     model = _from_pretrained(kind, source_of(config), config, placement, fresh_head=fresh, num_labels=1)
     require_score_head(config, model)
     _without_dropout(model)
-    return _with_pad_token(Loaded(model, tokenizer, placement)), fresh
+    _agree_on_tokens(model, tokenizer)
+    return Loaded(model, tokenizer, placement), fresh
 
 
-def _with_pad_token(loaded: Loaded) -> Loaded:
+def with_pad_token(loaded: Loaded) -> Loaded:
+    """A reward model with a pad token that has no other use, as `new_reward_model` says."""
     loaded.tokenizer.add_special_tokens({"pad_token": "<|trueup_pad|>"})
     loaded.tokenizer.padding_side = "right"
     if hasattr(loaded.model, "score"):

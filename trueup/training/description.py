@@ -64,7 +64,8 @@ def _trained(stage: Stage, config: TrainConfig) -> str:
         return "all weights are trained"
     with aside(), torch.device("meta"):
         model = stage.named()
-        adapted = get_peft_model(model, adapter(config, model, TaskType.CAUSAL_LM)).base_model.targeted_module_names
+        task = TaskType.CAUSAL_LM if stage.fresh_head is None else TaskType.SEQ_CLS
+        adapted = get_peft_model(model, adapter(config, model, task)).base_model.targeted_module_names
     modules = dict.fromkeys(name.rpartition(".")[2] for name in adapted)
     layers = {number for name in adapted if (number := next((part for part in name.split(".") if part.isdigit()), ""))}
     of = model.config.get_text_config().num_hidden_layers

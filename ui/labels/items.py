@@ -42,9 +42,10 @@ class Text:
     reasoning: str = ""
 
     def kept_apart(self) -> Text:
-        """The answer as a sampled one is stored: without a block of reasoning that its text begins with."""
+        """The answer as a sampled one is stored: without a block of reasoning that its text begins with. A finished
+        text in which that block does not end only begins with a tag, and is an answer."""
         block = None if self.reasoning else unasked_block(self.text)
-        if block is None:
+        if block is None or (self.finished and block.end not in self.text):
             return self
         reasoning, text = block.split(self.text)
         return replace(self, text=text, reasoning=reasoning)

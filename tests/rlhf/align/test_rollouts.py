@@ -18,7 +18,7 @@ import rlhf.align.grpo_rloo
 from rlhf.align.best_step import EvaluateSteps, best_step, choose_step, evaluations
 from rlhf.align.prompts import Prompts, RolloutPrompt, choose_prompts, num_rollouts, schedule
 from rlhf.align.rewards import WeightedRewards
-from rlhf.align.rollouts import Sampler, logps_of, online_arguments
+from rlhf.align.rollouts import Sampler, logps_of
 from rlhf.align.schema import Evaluation
 from trueup import runs
 from trueup.config import StageConfig
@@ -35,6 +35,7 @@ from trueup.data.records import (
 from trueup.errors import ConfigError, DataError
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
+from trueup.stages import load_object
 from trueup.training import adapters
 
 
@@ -42,16 +43,6 @@ def make(config: StageConfig, write: Callable[[Path], Any] = lambda folder: None
     stage = runs.begin(config)
     write(stage.dir)
     stage.finish()
-
-
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
-def test_processes_that_would_draw_a_part_of_a_group_are_refused(
-    campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
-) -> None:
-    keys = {"algorithm": algorithm, "rollout_batch_size": 8, "num_generations": 8, "train_batch_size": 8}
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"2 processes draw 4 answers each, which are no whole groups of 8"):
-        online_arguments(campaign(tmp_path, align=keys).stages["align"], *(None,) * 3)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -72,6 +63,18 @@ def opened(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: P
         return config, runs.begin(config), loading.load_base_tokenizer(config.model)
 
     return begin
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_processes_that_would_draw_a_part_of_a_group_are_refused_by_the_trainer(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    config, stage, _ = opened(algorithm=algorithm, num_generations=8, train_batch_size=8)
+    policy = loading.load_base(config.model)
+    policy.model.to("meta")  # as the trial of a stage has it
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"2 processes draw 4 answers each, which are no whole groups of 8"):
+        load_object(config.trial)(config, stage, policy)
 
 
 def sampled(config: Any) -> list[CandidateSet]:

@@ -257,6 +257,15 @@ def test_reasoning_at_the_beginning_of_an_imported_answer_is_kept_apart_and_kept
     }
 
 
+def test_an_imported_answer_that_only_begins_with_a_tag_is_an_answer(
+    other: LabelConfig, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    pair = {"prompt": "Which tag?", "chosen": "<reasoning> opens a block.", "rejected": "<think>a one"}
+    assert "1 labels imported" in import_labels(other, jsonl(tmp_path / "pairs.jsonl", [pair]))
+    (row,) = labels_of(other, tmp_path / "out.jsonl")
+    assert sorted(row.completions) == ["<reasoning> opens a block.", "<think>a one"] and not any(row.reasonings or [])
+
+
 def test_a_corrected_file_replaces_what_it_said_before(other: LabelConfig, tmp_path: Path, jsonl: Jsonl) -> None:
     def rows(*chosen: str) -> list[Any]:
         return [{"prompt": "Hi", "chosen": c, "rejected": "B" if c == "A" else "A"} for c in chosen]
