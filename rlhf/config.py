@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from trueup.config import InputPath, Section
+from trueup.models.templates.block import LEAST_BUDGET
 
 
 class CheckConfig(Section):
@@ -20,5 +21,5 @@ class CheckConfig(Section):
     """Prompts to use, drawn by the seed. Empty: all."""
     max_new_tokens: int = Field(256, ge=1)
     """Most tokens of an answer in the comparison. Alignment draws its answers with its own `max_new_tokens`."""
-    max_thinking_tokens: int = Field(1024, ge=0)
+    max_thinking_tokens: int = Field(1024, ge=LEAST_BUDGET)
     """Most tokens of the reasoning before it, with `model.thinking`. Alignment has its own `max_thinking_tokens`."""

@@ -12,6 +12,7 @@ from trueup.config import DemonstrationsPath, PromptsPath, Stages
 from trueup.data.row_rules import RowRules
 from trueup.files import Json
 from trueup.models.config import ModelStageConfig
+from trueup.models.templates.block import LEAST_BUDGET
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.training.config import TrainConfig
@@ -126,7 +127,7 @@ class SampleConfig(RowRules, ModelStageConfig):
     """Answers to each prompt."""
     max_new_tokens: int = Field(256, ge=1)
     """Most tokens of an answer. One that is longer is cut and counted as unfinished."""
-    max_thinking_tokens: int = Field(1024, ge=0)
+    max_thinking_tokens: int = Field(1024, ge=LEAST_BUDGET)
     """Most tokens of the reasoning before an answer, with `model.thinking`. A longer one is closed by force, and then
     the answer follows, with all of `max_new_tokens`. The comparison samples with the same budget."""
     temperature: float = Field(1.0, gt=0)

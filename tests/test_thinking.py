@@ -267,10 +267,10 @@ def test_tokens_that_closed_the_reasoning_by_force_are_in_no_kl(thinker: Path) -
 @pytest.mark.parametrize(
     ("sections", "key"),
     [
-        ({"sample": {"max_thinking_tokens": 24}}, "sample.max_thinking_tokens"),
-        ({"align": {"algorithm": "grpo", "max_steps": None, "max_thinking_tokens": 24}}, "align.max_thinking_tokens"),
+        ({"sample": {"max_thinking_tokens": 48}}, "sample.max_thinking_tokens"),
+        ({"align": {"algorithm": "grpo", "max_steps": None, "max_thinking_tokens": 48}}, "align.max_thinking_tokens"),
         (
-            {"compare": {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_thinking_tokens": 24}]}},
+            {"compare": {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_thinking_tokens": 48}]}},
             "compare.checks.max_thinking_tokens",
         ),
     ],

@@ -14,6 +14,7 @@ from trueup.config import DemonstrationsPath, PromptsPath
 from trueup.data.own_code import file_of, from_base, in_identity, is_own
 from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
+from trueup.models.templates.block import LEAST_BUDGET
 from trueup.training.config import PreferenceConfig, TrainConfig
 
 
@@ -123,7 +124,7 @@ class OnlineConfig(RowRules, AlignConfig):
     """Answers to each prompt of a rollout."""
     max_new_tokens: int = Field(128, ge=1)
     """Most tokens of an answer. Set it as `sample.max_new_tokens`, so that what is compared is what was trained."""
-    max_thinking_tokens: int = Field(1024, ge=0)
+    max_thinking_tokens: int = Field(1024, ge=LEAST_BUDGET)
     """Most tokens of the reasoning before an answer, with `model.thinking`. Set it as `sample.max_thinking_tokens`."""
     temperature: float = Field(1.0, gt=0)
     """Temperature of sampling and of all log-probabilities alike. There is no top-k or top-p here: they would make the

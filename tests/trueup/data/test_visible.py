@@ -61,10 +61,15 @@ def test_text_is_escaped() -> None:
     "unit", ["\u200b", "\u200b\u200c", "👨\u200d", "می\u200c", "\u202e", "a", "\u0301", "\r\n", "\r"]
 )
 def test_no_text_takes_long(unit: str) -> None:
+    """The least of three is measured: a collection of garbage falls into one of them."""
+
     def seconds(characters: int) -> float:
-        began = time.process_time()
-        seen(unit * (characters // len(unit)))
-        return time.process_time() - began
+        def once() -> float:
+            began = time.process_time()
+            seen(unit * (characters // len(unit)))
+            return time.process_time() - began
+
+        return min(once() for _ in range(3))
 
     assert (long := seconds(100_000)) < 10 and long < 8 * seconds(25_000) + 0.2, (
         "four times the text takes about four times as long"

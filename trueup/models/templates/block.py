@@ -24,7 +24,7 @@ END = re.compile(rf"</(?:{TAGS})>")
 _END_LINE = re.compile(rf"^[ \t]*</({TAGS})>[ \t\r]*$", re.MULTILINE)
 _SPACE = re.compile(r"[ \t\r\n]*")
 
-_LEAST_BUDGET = 32
+LEAST_BUDGET = 32
 """Tokens that hold both tags of any block with their line breaks: 26 bytes, which are at most as many tokens, and a few
 more for a tokenizer that writes a space first."""
 
@@ -89,7 +89,7 @@ class Block(NamedTuple):
 
 def budget(tokens: int) -> int:
     """Most tokens of a block, with those that close it: as many as are asked for, and enough for an empty one."""
-    return max(tokens, _LEAST_BUDGET)
+    return max(tokens, LEAST_BUDGET)
 
 
 def unasked_block(text: str) -> Block | None:
