@@ -3,56 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
 from trueup.artifacts.reports import Estimate
-from trueup.data.visible import seen
-from trueup.pages import plots, wording
+from trueup.pages import frame, wording
+from trueup.pages.wording import title
 
 
-@cache
 def environment() -> Environment:
-    """The templates of this package, with the filters that they use."""
-    templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    formats = (wording.percent, wording.interval, wording.quantity, wording.tight, wording.duration, bar, title, seen)
-    templates.filters.update({function.__name__: function for function in formats})
-    templates.filters.update(short=lambda sha256: sha256[:12])
-    templates.globals.update(
-        script=Markup(wording.report_script()),
-        plot_style=Markup(wording.plot_style()),
-        policy=wording.report_policy(),
-        counted=wording.counted,
-    )
-    return templates
+    """The templates of this package, in the frame of all reports."""
+    return frame.environment(Path(__file__).parent)
 
 
 POLICIES = {"base": "Base", "sft": "SFT", "aligned": "Aligned", "best_of_n": "Best of n"}
 
 
 # ---- Words ------------------------------------------------------------------------------------------------------
-
-
-def bar(figures: Estimate) -> Markup:
-    """The figure as a bar with its interval; empty where nothing is known."""
-    if figures.value is None:
-        return Markup("")
-    return plots.interval_bar(figures.value, figures.ci_low, figures.ci_high)
-
-
-def title(name: str) -> str:
-    """A name of the data as people read it."""
-    return name.replace("_", " ")
 
 
 def policy_title(name: str) -> str:

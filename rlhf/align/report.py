@@ -15,13 +15,13 @@ from markupsafe import Markup
 
 from rlhf.align.config import GRPOConfig, OnlineConfig, RLOOConfig
 from rlhf.align.schema import Evaluation, OnlineReport, RolloutSample
-from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measure_rows, title
+from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measure_rows
 from trueup.artifacts.manifest import Finding
 from trueup.data.records import Message, read_appended
 from trueup.files import write_atomically
 from trueup.models.templates.block import inside
 from trueup.pages import curves, plots
-from trueup.pages.wording import duration, quantity, short, weight
+from trueup.pages.wording import duration, quantity, short, title, weight
 from trueup.runs import StageRun
 
 TEMPLATE = "align/report.html.jinja"

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from rlhf.compare import report_views
 from rlhf.compare.schema import ComparedCompletion, CompareReport, PromptComparison
-from rlhf.html import environment, policy_title, title
+from rlhf.html import environment, policy_title
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
 from trueup.artifacts.reports import RewardCard
@@ -28,7 +28,7 @@ from trueup.models.policies import origin
 from trueup.models.templates.block import inside
 from trueup.pages import curves, plots
 from trueup.pages.worddiff import marked
-from trueup.pages.wording import decimals, leans
+from trueup.pages.wording import decimals, leans, title
 from trueup.runs import StageRun
 
 TEMPLATE = "compare/report.html.jinja"

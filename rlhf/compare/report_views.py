@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rlhf.compare.schema import Checkpoint, CompareReport, Strength
-from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, measure_rows, policy_title, title
+from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, measure_rows, policy_title
 from trueup.artifacts.reports import Estimate, JudgeFigures, OwnFigures, Rate, RewardCard, number
 from trueup.pages import plots
 from trueup.pages.wording import (
@@ -27,6 +27,7 @@ from trueup.pages.wording import (
     percent,
     quantity,
     sentence,
+    title,
 )
 
 SOURCES = {

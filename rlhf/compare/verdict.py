@@ -9,9 +9,9 @@ from typing import Literal
 
 from rlhf.compare.judges import JudgeResult, LabelOrigins
 from rlhf.compare.schema import PolicyMeasures
-from rlhf.html import title
 from trueup.artifacts.manifest import Finding, Level
 from trueup.artifacts.reports import ComparisonVerdict, PairedAccuracy
+from trueup.pages.wording import title
 from trueup.statistics import intervals
 
 FEW_PROMPTS = 20

@@ -75,6 +75,11 @@ def noise_floor(report: ComparisonFigures) -> tuple[str, Rate] | None:
     return next(((name, floors[name]) for name in report.judges if name in floors), None)
 
 
+def title(name: str) -> str:
+    """A name of the data as people read it."""
+    return name.replace("_", " ")
+
+
 # ---- Numbers ----------------------------------------------------------------------------------------------------
 
 UNKNOWN = "not known"
