@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -22,23 +23,47 @@ class Loss(NamedTuple):
     beta: float
     """What `beta: auto` stands for."""
     reason: str
+    at_reference: Callable[[float], float]
+    """The loss of any pair at a given beta, as long as the policy is the reference. The first step is checked by it."""
+    smooths: bool = False
+    """Whether it takes `label_smoothing`."""
+
+
+def _ln_2(beta: float) -> float:
+    return math.log(2)
+
+
+def _one(beta: float) -> float:
+    return 1.0
 
 
 LOSSES = {
-    "sigmoid": Loss(0.1, "the usual one of sigmoid"),
-    "hinge": Loss(0.1, "the usual one of hinge"),
-    "ipo": Loss(1.0, "this loss takes means per token, and 1 / (2 beta) = 0.5 nats a token is the gap that it aims at"),
-    "robust": Loss(0.1, "the usual one of robust"),
-    "sigmoid_norm": Loss(5.0, "this loss takes means per token; 5 is the beta of OLMo 2, which was aligned by it"),
+    "sigmoid": Loss(0.1, "the usual one of sigmoid", _ln_2, smooths=True),
+    "hinge": Loss(0.1, "the usual one of hinge", _one),
+    "ipo": Loss(
+        1.0,
+        "this loss takes means per token, and 1 / (2 beta) = 0.5 nats a token is the gap that it aims at",
+        lambda beta: (0.5 / beta) ** 2,
+    ),
+    "robust": Loss(0.1, "the usual one of robust", _ln_2, smooths=True),
+    "sigmoid_norm": Loss(
+        5.0, "this loss takes means per token; 5 is the beta of OLMo 2, which was aligned by it", _ln_2
+    ),
+    "apo_zero": Loss(0.1, "as for sigmoid: this loss takes sums over tokens", _one),
+    "apo_down": Loss(0.1, "as for sigmoid: this loss takes sums over tokens", _one),
 }
 """The losses of DPO, by the names of trl.DPOTrainer, which computes them. `ipo` is that of Azar et al. 2023,
 https://arxiv.org/abs/2310.12036, eq. 17, over means; `sigmoid_norm` that of the card of
-https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023, appendix B."""
+https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023,
+appendix B; `apo_zero` and `apo_down` are of D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266, eq. 7 and 8."""
+IMITATION = "sft"
+"""The loss of supervised fine-tuning on the chosen answers, nats per token, which may stand beside those losses."""
 
 if TYPE_CHECKING:
-    LossName = str
+    LossName = MixedName = str
 else:
     LossName = Literal[tuple(LOSSES)]  # a new entry of the table is a new value of the key
+    MixedName = Literal[(*LOSSES, IMITATION)]
 
 
 class AlignConfig(TrainConfig):
@@ -59,8 +84,9 @@ class DPOConfig(PreferenceConfig, AlignConfig):
     """The algorithm that aligns the policy."""
     beta: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Strength of the pull to the SFT policy: a higher beta stays nearer to it. `auto` takes what suits `loss_type`."""
-    loss_type: LossName = "sigmoid"
-    """Loss over a pair, by the names of TRL (docs/dpo.md)."""
+    loss_type: LossName | Annotated[dict[MixedName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = "sigmoid"
+    """Loss over a pair, by the names of TRL (docs/dpo.md), or several with their weights, such as `{sigmoid: 1, sft:
+    0.2}`, where `sft` imitates the chosen answers."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels that are assumed to be wrong. With `sigmoid` this is cDPO (https://ericmitchell.ai/cdpo.pdf),
     with `robust` its unbiased form (https://arxiv.org/abs/2403.00409); the other losses take none."""
@@ -73,14 +99,34 @@ class DPOConfig(PreferenceConfig, AlignConfig):
     """Adapters that are kept during training, evenly spaced. The comparison shows reward and KL of each."""
 
     @model_validator(mode="after")
-    def _smooths(self) -> DPOConfig:
-        if self.label_smoothing and self.loss_type not in ("sigmoid", "robust"):
+    def _complete(self) -> DPOConfig:
+        names = self.pair_losses
+        if not names:
+            raise ValueError("loss_type: sft alone learns no preference: name a loss over pairs beside it")
+        if self.label_smoothing and (deaf := [name for name in names if not LOSSES[name].smooths]):
             raise ValueError(
-                f"label_smoothing: has no meaning in loss_type {self.loss_type}; use sigmoid (cDPO) or robust, or 0"
+                f"label_smoothing: has no meaning in loss_type {deaf[0]}; use sigmoid (cDPO) or robust, or 0"
             )
+        if self.label_smoothing and len(names) > 1:
+            raise ValueError("label_smoothing: sigmoid and robust take it in two ways: leave one of them out, or 0")
+        if self.beta == "auto" and len({LOSSES[name].beta for name in names}) > 1:
+            wanted = ", ".join(f"{LOSSES[name].beta:g} for {name}" for name in names)
+            raise ValueError(f"beta: auto has no one value for these losses ({wanted}): give a number")
+        if IMITATION in self.losses and self.trainer_args.get("use_weighting"):
+            raise ValueError("trainer_args.use_weighting: weighs pairs, and sft in loss_type is no loss over pairs")
         if self.full_finetuning and self.keep_steps and "keep_steps" in self.model_fields_set:
             raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
         return self
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Weight of each loss."""
+        return {self.loss_type: 1.0} if isinstance(self.loss_type, str) else self.loss_type
+
+    @property
+    def pair_losses(self) -> list[str]:
+        """The losses that learn a preference."""
+        return [name for name in self.losses if name != IMITATION]
 
 
 BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")

@@ -6,8 +6,9 @@ Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to
 Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained by trl.DPOTrainer.
 
 The reference is the SFT policy itself: the base under the adapter, with the adapter off. Its log-probabilities are
-known from sampling, or computed once before training. At step 0 policy and reference are one, so the loss must be
-ln 2 and the margins 0; the stage stops if they are not.
+known from sampling, or computed once before training. At step 0 policy and reference are one, so margins must be 0 and
+the loss what it is there (ln 2 for `sigmoid`; `rlhf.align.config.LOSSES` has the others); the stage stops if they are
+not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from datasets import Dataset
 from peft import TaskType
 from transformers import TrainerCallback
 
-from rlhf.align.config import LOSSES, DPOConfig
+from rlhf.align.config import IMITATION, LOSSES, DPOConfig
 from rlhf.align.schema import DPOReport, LogpsChange
 from trueup import runs
 from trueup.artifacts.reports import Schedule
@@ -90,7 +91,8 @@ def run(config: DPOConfig) -> Path:
     margin = last["rewards/margins"] / beta
     if config.learning_rate:  # at 0 it is a control
         stage.findings += learning_doubts(margin, accuracy)
-    stage.findings += chosen_fell(-change.chosen)
+    if "apo_down" not in config.losses:  # which means them to fall
+        stage.findings += chosen_fell(-change.chosen)
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     stage.write_report(
@@ -126,8 +128,9 @@ def resolve_auto(config: DPOConfig, pairs: int) -> DPOConfig:
     """The config with a number in place of each `auto`; every choice says its reason."""
     choices: dict[str, float] = {}
     if config.beta == "auto":
-        choices["beta"], reason = LOSSES[config.loss_type]
-        say(f"{'beta':<12} {choices['beta']:g}: {reason}")
+        loss = LOSSES[config.pair_losses[0]]
+        choices["beta"] = loss.beta
+        say(f"{'beta':<12} {loss.beta:g}: {loss.reason}")
     steps_per_epoch = math.ceil(pairs / config.train_batch_size)
     if config.num_train_epochs != "auto":
         epochs = config.num_train_epochs
@@ -290,7 +293,8 @@ def build_trainer(
     arguments = trainer_arguments(config, stage, policy, [2 * row.longest for row in rows])
     arguments |= {
         "beta": config.beta,
-        "loss_type": ["robust" if config.label_smoothing else config.loss_type],
+        "loss_type": ["robust" if config.label_smoothing and name == "sigmoid" else name for name in config.losses],
+        "loss_weights": list(config.losses.values()),
         "label_smoothing": config.label_smoothing,
         "precompute_ref_log_probs": True,
     }
@@ -301,7 +305,7 @@ def build_trainer(
         processing_class=policy.tokenizer,
         peft_config=adapters.adapter(config, policy.model, TaskType.CAUSAL_LM),
     )
-    if config.loss_type == "sigmoid":
+    if "sigmoid" in config.losses:
         trainer.label_smoothing = as_robust(config.label_smoothing)
     adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     trainer.add_callback(StartsAtReference(config, policy.placement.dtype != torch.float32))
@@ -333,7 +337,7 @@ def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
 
 
 class StartsAtReference(TrainerCallback):
-    """Stops a run whose policy is not the reference at step 0: margins must be 0, and a sigmoid loss ln 2."""
+    """Stops a run whose policy is not the reference at step 0: margins must be 0, and the loss what it is there."""
 
     def __init__(self, config: DPOConfig, rounded_weights: bool = False):
         self.config, self.rounded_weights = config, rounded_weights
@@ -344,13 +348,19 @@ class StartsAtReference(TrainerCallback):
         # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
         tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
         margin, loss = abs(logs["rewards/margins"]), logs["loss"] - _of_router(model, logs)
-        has_weights = self.config.trainer_args.get("use_weighting")  # each pair's loss is then less, by its likelihood
-        loss_is_known = self.config.loss_type == "sigmoid" and not has_weights
-        if margin > tolerance or (loss_is_known and abs(loss - math.log(2)) > tolerance):
-            raise AssertionError(
-                f"at step 0 policy and reference differ: loss {loss:.4f} (ln 2 {math.log(2):.4f}), margin {margin:.4f}"
-            )
-        say(f"{'step 0':<12} loss {loss:.4f} (ln 2 = {math.log(2):.4f}), margin {margin:.4f}: policy is reference")
+        expected = loss_at_reference(self.config)
+        figures = f"loss {loss:.4f}{'' if expected is None else f' (expected {expected:.4f})'}, margin {margin:.4f}"
+        if margin > tolerance or (expected is not None and abs(loss - expected) > tolerance * max(1, expected)):
+            raise AssertionError(f"at step 0 policy and reference differ: {figures}")
+        say(f"{'step 0':<12} {figures}: policy is reference")
+
+
+def loss_at_reference(config: DPOConfig) -> float | None:
+    """The loss as long as the policy is the reference; None where it hangs on the answers: imitation has their
+    log-probability, and `use_weighting` multiplies each pair's loss by a likelihood."""
+    if IMITATION in config.losses or config.trainer_args.get("use_weighting"):
+        return None
+    return sum(weight * LOSSES[name].at_reference(float(config.beta)) for name, weight in config.losses.items())
 
 
 def _of_router(model: Any, logs: dict[str, float]) -> float:

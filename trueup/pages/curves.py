@@ -5,6 +5,7 @@ The notes come from `trueup.pages.diagnoses`. This module says which curves are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,9 @@ from trueup.pages.trends import Row, points
 
 def _reads_loss(rows: Sequence[Row]) -> str:
     if points(rows, "rewards/margins")[1]:
-        return "Starts at ln 2 = 0.693, where the policy is its reference; lower is a larger margin on the labels."
+        first = points(rows, "loss")[1][0]
+        start = "ln 2 = 0.693" if abs(first - math.log(2)) < 0.01 else f"{first:.3f}"
+        return f"Starts at {start}, where the policy is its reference; lower is a larger margin on the labels."
     if points(rows, "margin", "accuracy")[1]:
         return "Starts near ln 2 = 0.693, a coin toss; lower is more confidence in the labelled order."
     return "Nats per token of the answers; lower is a closer fit to the demonstrations in training."

@@ -14,7 +14,7 @@ import pytest
 import rlhf.align.dpo
 import ui.label.run
 from rlhf.align.config import LOSSES
-from rlhf.align.dpo import compute_reference_logps, resolve_auto
+from rlhf.align.dpo import StartsAtReference, compute_reference_logps, resolve_auto
 from trueup import runs
 from trueup.data.records import Message, Preference, is_heldout, read_rows
 from trueup.errors import ConfigError
@@ -145,10 +145,21 @@ def test_label_smoothing_is_in_the_loss_that_is_trained(
         assert row["loss"] == pytest.approx(expected(row["rewards/margins"], smoothing), abs=1e-4)
 
 
-@pytest.mark.parametrize("loss_type", ["hinge", "ipo", "sigmoid_norm"])
+@pytest.mark.parametrize("loss_type", [name for name, loss in LOSSES.items() if not loss.smooths])
 def test_label_smoothing_is_refused_where_it_would_do_nothing(aligned: Callable[..., Any], loss_type: str) -> None:
     with pytest.raises(ConfigError, match=f"align: label_smoothing: has no meaning in loss_type {loss_type}; use sigm"):
         aligned(loss_type=loss_type, label_smoothing=0.1)
+
+
+AT_REFERENCE = {
+    "sigmoid": math.log(2),
+    "hinge": 1.0,
+    "ipo": 0.25,  # (0 - 1 / (2 beta))^2 at beta 1
+    "robust": math.log(2),
+    "sigmoid_norm": math.log(2),
+    "apo_zero": 1.0,  # (1 - 1/2) + 1/2
+    "apo_down": 1.0,  # 1/2 + (1 - 1/2)
+}
 
 
 @pytest.mark.parametrize(("loss_type", "beta"), [(name, loss.beta) for name, loss in LOSSES.items()])
@@ -158,7 +169,63 @@ def test_every_loss_starts_at_the_reference_with_a_beta_of_its_own_and_learns(
     _, directory = aligned(loss_type=loss_type, max_steps=8)
     report = json.loads((directory / "report.json").read_text())
     assert report["schedule"]["beta"] == beta and report["margin_nats"] > 0.1
-    assert f"beta         {beta:g}: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"beta         {beta:g}: " in said
+    expected = AT_REFERENCE[loss_type]
+    assert metrics(directory)[0]["loss"] == pytest.approx(expected, abs=1e-4)
+    assert f"step 0       loss {expected:.4f} (expected {expected:.4f}), margin" in said
+
+
+@pytest.mark.parametrize("loss_type", [*LOSSES, {"sigmoid": 1.0, "hinge": 0.5}])
+def test_a_policy_that_is_not_its_reference_stops_the_stage(
+    campaign: Callable[..., Any], tmp_path: Path, loss_type: Any
+) -> None:
+    config = resolve_auto(campaign(tmp_path, align={"loss_type": loss_type}).stages["align"], 1)
+    names = [loss_type] if isinstance(loss_type, str) else loss_type
+    expected = sum(AT_REFERENCE[name] * (1.0 if name == loss_type else loss_type[name]) for name in names)
+    watch, args, state = StartsAtReference(config), SimpleNamespace(bf16=False), SimpleNamespace(global_step=1)
+    watch.on_log(args, state, None, {"loss": expected, "rewards/margins": 0.0})
+    for loss, margin in ((expected + 0.1, 0.0), (expected, 0.1)):
+        with pytest.raises(AssertionError, match="at step 0 policy and reference differ"):
+            watch.on_log(args, state, None, {"loss": loss, "rewards/margins": margin})
+
+
+def test_losses_are_mixed_by_their_weights(aligned: Callable[..., Any]) -> None:
+    def first_loss(**weights: float) -> float:
+        _, directory = aligned(loss_type=weights, max_steps=1)
+        return metrics(directory)[0]["loss"]
+
+    assert first_loss(sigmoid=1.0, apo_zero=0.5) == pytest.approx(math.log(2) + 0.5, abs=1e-4)
+    imitation = first_loss(sigmoid=1.0, sft=0.2) - math.log(2)
+    assert 0 < imitation == pytest.approx(first_loss(sigmoid=2.0, sft=0.4) / 2 - math.log(2), abs=1e-4)
+    # Nats per token of random weights over the tiny vocabulary, by a fifth.
+    assert imitation > 0.5
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"loss_type": {"sft": 1.0}}, "loss_type: sft alone learns no preference: name a loss over pairs beside it"),
+        (
+            {"loss_type": {"sigmoid": 1.0, "ipo": 1.0}},
+            "beta: auto has no one value for these losses \\(0.1 for sigmoid, 1 for ipo\\): give a number",
+        ),
+        (
+            {"loss_type": {"sigmoid": 1.0, "robust": 1.0}, "label_smoothing": 0.1},
+            "label_smoothing: sigmoid and robust take it in two ways",
+        ),
+        ({"loss_type": {"sigmoid": 1.0, "hinge": 1.0}, "label_smoothing": 0.1}, "no meaning in loss_type hinge"),
+        (
+            {"loss_type": {"sigmoid": 1.0, "sft": 0.2}, "trainer_args": {"use_weighting": True}},
+            "trainer_args.use_weighting: weighs pairs, and sft in loss_type is no loss over pairs",
+        ),
+    ],
+)
+def test_a_mixture_that_would_not_be_what_it_says_is_refused(
+    campaign: Callable[..., Any], tmp_path: Path, keys: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        campaign(tmp_path, align=keys)
 
 
 def test_dropout_of_the_adapter_is_as_the_config_says(aligned: Callable[..., Any]) -> None:
