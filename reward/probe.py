@@ -1,0 +1,153 @@
+"""A probe: a direction in frozen hidden states along which the preferred answers lie further.
+
+It asks what the labels hold that the model knows already. So the trained reward model is compared with it.
+
+Source  Bradley-Terry as a logistic regression on differences of features, without an intercept (Bradley and Terry 1952,
+        https://doi.org/10.2307/2334029); linear probes of hidden states: Alain and Bengio 2016,
+        https://arxiv.org/abs/1610.01644. Middle layers are often the better ones: Skean et al. 2025,
+        https://arxiv.org/abs/2502.02013.
+
+Shapes: N pairs, H hidden units.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from reward.hidden import POOLINGS, Features, Place, Pooling
+from trueup.statistics.length_control import sigmoid
+
+RIDGES = (100.0, 10.0, 1.0, 0.1, 0.01)
+"""Strengths of the ridge, for features of unit variance and weights that sum to 1. The strongest comes first, and each
+fit starts from the one before it."""
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The score of an answer is `direction @ features at place`. It is 0 on average over the training answers."""
+
+    place: Place
+    direction: np.ndarray
+    """(H,) float64, in the units of the hidden states."""
+    reason: str
+    """A sentence on why this place and this ridge."""
+
+    def scores(self, features: Features) -> np.ndarray:
+        """(N, 2) scores of the chosen and of the rejected answers."""
+        return features[self.place].astype(np.float64) @ self.direction
+
+
+def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: Sequence[Pooling] = POOLINGS) -> Probe:
+    """The probe at the best place, with the best ridge, fitted to all pairs.
+
+    prompts   of the N pairs. Each prompt weighs the same, however many pairs it has
+    poolings  those that may be chosen
+
+    Place and ridge are those with the highest accuracy on prompts that the fit has not seen, over folds of prompts. Of
+    equals, the smaller loss decides. The accuracy of the best of many is a little too high.
+    """
+    weights = prompt_weights(prompts)
+    places = sorted(place for place in features if place.pooling in poolings)
+    folds = folds_of_prompts(prompts, seed)
+    if len(set(folds)) < 2:
+        place, ridge = Place(max(place.layers for place in places), "last token"), 1.0
+        reason = f"{_named(place, features)}: with one prompt there is nothing to choose by"
+    else:
+        judged = {place: _judge_ridges(features[place], weights, folds) for place in places}
+        place, ridge = max(
+            ((place, ridge) for place in places for ridge in RIDGES), key=lambda choice: judged[choice[0]][choice[1]]
+        )
+        usual = Place(max(place.layers for place in places), "last token")
+        reason = (
+            f"{_named(place, features)}, ridge {ridge:g}: {judged[place][ridge].accuracy:.0%} over {max(folds) + 1} "
+            f"folds of {len(set(prompts))} training prompts"
+        )
+        if place != usual:
+            reason += f"; {_named(usual, features)}: {max(judged[usual].values()).accuracy:.0%}"
+    return Probe(place, fit_directions(features[place], weights, [ridge])[0], reason)
+
+
+# ---- The choice of place and ridge ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, order=True)
+class _Judged:
+    accuracy: float
+    minus_loss: float
+
+
+def _judge_ridges(pairs: np.ndarray, weights: np.ndarray, folds: np.ndarray) -> dict[float, _Judged]:
+    """What each ridge gives on pairs (N, 2, H) of prompts that it was not fitted to."""
+    margins = np.zeros((len(RIDGES), len(pairs)))
+    for fold in set(folds.tolist()):
+        kept = folds == fold
+        directions = fit_directions(pairs[~kept], weights[~kept], RIDGES)
+        margins[:, kept] = directions @ (pairs[kept, 0] - pairs[kept, 1]).T
+    rights = (np.sign(margins) + 1) / 2
+    losses = np.logaddexp(0, -margins)
+    return {
+        ridge: _Judged(float(np.average(right, weights=weights)), -float(np.average(loss, weights=weights)))
+        for ridge, right, loss in zip(RIDGES, rights, losses, strict=True)
+    }
+
+
+def prompt_weights(prompts: Sequence[str]) -> np.ndarray:
+    """(N,) weights of pairs that sum to 1, and to the same for every prompt."""
+    counts = Counter(prompts)
+    return np.array([1 / counts[prompt] for prompt in prompts]) / len(counts)
+
+
+def folds_of_prompts(prompts: Sequence[str], seed: int) -> np.ndarray:
+    """(N,) the fold of each pair: the prompts are dealt in an order that the seed draws."""
+    distinct = sorted(set(prompts))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    fold = {distinct[i]: n % FOLDS for n, i in enumerate(order)}
+    return np.array([fold[prompt] for prompt in prompts])
+
+
+def _named(place: Place, features: Features) -> str:
+    return f"layer {place.layers} of {max(place.layers for place in features)}, {place.pooling}"
+
+
+# ---- The fit ----------------------------------------------------------------------------------------------------
+
+
+def fit_directions(pairs: np.ndarray, weights: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
+    """Directions (R, H) that minimise the Bradley-Terry loss with each of R ridges:
+
+        sum_n w_n log(1 + exp(-theta . (chosen_n - rejected_n))) + ridge / 2 |theta|^2
+
+    pairs    (N, 2, H) features of the chosen and of the rejected answers
+    weights  (N,)
+
+    The features are scaled to unit variance over the answers, so that the ridge knows no unit. Directions are
+    orthogonal to the mean answer: a head has no intercept, and so its scores are 0 on average. Swapping the answers of
+    every pair negates the directions exactly.
+    """
+    chosen, rejected = pairs[:, 0].astype(np.float64), pairs[:, 1].astype(np.float64)
+    mean = (chosen + rejected).mean(axis=0) / 2  # over pairs of sums, which are the same after a swap to the last bit
+    scale = np.sqrt(((chosen - mean) ** 2 + (rejected - mean) ** 2).mean(axis=0) / 2)
+    scale[scale <= 1e-6 * scale.max(initial=0)] = np.inf  # a unit that never varies is left out
+    common = mean / scale
+    common /= np.linalg.norm(common) or 1.0
+    differences = (chosen - rejected) / scale
+    differences -= np.outer(differences @ common, common)
+    weights = weights / weights.sum()
+
+    def loss_and_slope(theta: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
+        margins = differences @ theta
+        loss = float(weights @ np.logaddexp(0, -margins)) + ridge / 2 * float(theta @ theta)
+        return loss, ridge * theta - (weights * sigmoid(-margins)) @ differences
+
+    theta, directions = np.zeros(pairs.shape[-1]), []
+    for ridge in ridges:
+        options = {"maxiter": 500, "ftol": 1e-10, "gtol": 1e-7}
+        theta = minimize(loss_and_slope, theta, (ridge,), "L-BFGS-B", jac=True, options=options).x
+        directions.append((theta - (theta @ common) * common) / scale)
+    return np.stack(directions)
