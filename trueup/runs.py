@@ -58,7 +58,7 @@ OUTPUTS = {
     *(CONFIG, METRICS, TRAINED, LEFT_OUT, REPORT, "report.html"),
     *("model", "adapter", "steps", "judge", "runs"),  # TensorBoard's tracker writes `runs`
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
-    *("rankings.jsonl", "preferences.jsonl", "demonstrations.jsonl"),
+    *("rankings.jsonl", "preferences.jsonl", "ties.jsonl", "demonstrations.jsonl"),
 }
 """Names of the files and folders that stages leave as results. A new result needs its name here."""
 STORE = "labels.sqlite"

@@ -2,44 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import combinations
+from typing import Any, Literal
 
 from trueup.data.records import Label, Message, Preference, Ranking
 
 
 def pairs_of(ranking: Ranking) -> list[Preference]:
     """All strict pairs of a ranking. Ties give none."""
-    label_fields = {key: getattr(ranking, key) for key in Label.model_fields}
-    pairs = []
-    for better, tier in enumerate(ranking.tiers):
-        for worse in range(better + 1, len(ranking.tiers)):
-            for i in tier:
-                for j in ranking.tiers[worse]:
-                    first = None
-                    if ranking.display_order is not None:
-                        first = (
-                            "chosen" if ranking.display_order.index(i) < ranking.display_order.index(j) else "rejected"
-                        )
-                    pairs.append(
-                        Preference(
-                            **label_fields,
-                            display_first=first,
-                            chosen=[Message(role="assistant", content=ranking.completions[i])],
-                            rejected=[Message(role="assistant", content=ranking.completions[j])],
-                            chosen_token_ids=ranking.completion_token_ids[i],
-                            rejected_token_ids=ranking.completion_token_ids[j],
-                            chosen_finished=ranking.finished[i],
-                            rejected_finished=ranking.finished[j],
-                            chosen_reasoning=ranking.reasonings[i] if ranking.reasonings else "",
-                            rejected_reasoning=ranking.reasonings[j] if ranking.reasonings else "",
-                            chosen_logp=ranking.logps[i] if ranking.logps else None,
-                            rejected_logp=ranking.logps[j] if ranking.logps else None,
-                            chosen_rank=better,
-                            rejected_rank=worse,
-                            num_tiers=len(ranking.tiers),
-                        )
-                    )
-    return pairs
+    return [
+        _pair(ranking, (i, better), (j, worse))
+        for (better, tier), (worse, lower_tier) in combinations(enumerate(ranking.tiers), 2)
+        for i in tier
+        for j in lower_tier
+    ]
+
+
+def ties_of(ranking: Ranking) -> list[Preference]:
+    """All pairs of a ranking whose answers are tied: neither is preferred, and their order means nothing."""
+    return [
+        _pair(ranking, (i, rank), (j, rank))
+        for rank, tier in enumerate(ranking.tiers)
+        for i, j in combinations(tier, 2)
+    ]
+
+
+def _pair(ranking: Ranking, first: tuple[int, int], second: tuple[int, int]) -> Preference:
+    """Two answers of a ranking, each as its index and its rank."""
+    (i, rank), (j, lower_rank) = first, second
+    order = ranking.display_order
+    fields: dict[str, Any] = {}
+    for side, index, its_rank in (("chosen", i, rank), ("rejected", j, lower_rank)):
+        fields |= {
+            side: [Message(role="assistant", content=ranking.completions[index])],
+            f"{side}_token_ids": ranking.completion_token_ids[index],
+            f"{side}_finished": ranking.finished[index],
+            f"{side}_reasoning": ranking.reasonings[index] if ranking.reasonings else "",
+            f"{side}_logp": ranking.logps[index] if ranking.logps else None,
+            f"{side}_rank": its_rank,
+        }
+    return Preference(
+        **{key: getattr(ranking, key) for key in Label.model_fields},
+        **fields,
+        both_bad=ranking.both_bad and rank == lower_rank,
+        num_tiers=len(ranking.tiers),
+        display_first=order and ("chosen" if order.index(i) < order.index(j) else "rejected"),
+    )
 
 
 PairRule = Literal["all", "extremes", "nested"]

@@ -180,7 +180,8 @@ class Ranking(Label):
 
 
 class Preference(Label):
-    """A pair in TRL's conversational preference format, with where it came from."""
+    """A pair in TRL's conversational preference format, with where it came from. Of a tie, which has the same form in a
+    file of its own, the names of its sides mean nothing."""
 
     chosen: list[Message]
     rejected: list[Message]
@@ -197,6 +198,8 @@ class Preference(Label):
     rejected_rank: int = 1
     """Tiers in the ranking that this pair is part of, 0 is best."""
     num_tiers: int = 2
+    both_bad: bool = Field(False, exclude_if=is_empty)
+    """Of a tie: neither answer is good."""
     display_first: Literal["chosen", "rejected"] | None = None
     """Which of the two was on the left, or above the other."""
 

@@ -29,7 +29,7 @@ WHAT = {
     "reward": ("reward", "model"),
     "preferences": ("label", None),
 }
-_PREFERENCE_FILES = ("preferences.jsonl", "rankings.jsonl")
+_PREFERENCE_FILES = ("preferences.jsonl", "ties.jsonl", "rankings.jsonl")
 _SETTINGS = (
     *("algorithm", "beta", "rewards", "kl_coef", "kl_target", "kl_budget", "learning_rate", "num_train_epochs"),
     *("max_steps", "seed"),

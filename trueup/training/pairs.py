@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +46,8 @@ class Pairs:
     """Pairs for the second reward model, which judges the comparison and trains nothing else."""
     heldout: list[Preference]
     """All held-out pairs: the rule that chooses pairs applies to training only."""
+    ties: list[Preference]
+    """The tied pairs of the prompts to train on. No rule chooses among them."""
     on_bad_rows: BadRows = "refuse"
     """The label stage's rule for bad rows. It applies to a pair that the chat template refuses, too."""
 
@@ -60,7 +64,16 @@ def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pair
         raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
-    return Pairs(train, judge, heldout, label.manifest.identity.get("on_bad_rows", "refuse"))
+    tied = read_rows(label.dir / "ties.jsonl", Preference)
+    ties = [pair for pair in tied if not (is_heldout(pair.prompt, split) or is_for_judge(pair.prompt, split))]
+    return Pairs(train, judge, heldout, ties, label.manifest.identity.get("on_bad_rows", "refuse"))
+
+
+def weights(pairs: Sequence[Preference]) -> list[float]:
+    """The weight of each pair: those of one label weigh 1 together, so that a ranking of K counts once and not
+    K (K - 1) / 2 times (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1)."""
+    counts = Counter(pair.label_id for pair in pairs)
+    return [1 / counts[pair.label_id] for pair in pairs]
 
 
 def encode_pairs(

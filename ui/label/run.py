@@ -5,6 +5,7 @@ Reads   candidates/candidates.jsonl, the label store, and the files that the con
 Writes  labels.sqlite         the store, append-only; it outlives this stage and is never cleared
         rankings.jsonl        current labels, whole
         preferences.jsonl     their strict pairs, in TRL's preference format
+        ties.jsonl            their tied pairs, in the same form: neither side is preferred
         demonstrations.jsonl  ideal answers that people wrote, in the format that `sft` reads
         report.json           counts by source, what was left out and why, how far length alone explains the choices
 Source  Ouyang et al. 2022 (https://arxiv.org/abs/2203.02155), section 3.4: K answers ranked, all pairs kept together
@@ -22,7 +23,7 @@ from trueup import runs
 from trueup.artifacts.reports import Estimate
 from trueup.console import say
 from trueup.data.own_code import short_name
-from trueup.data.pairs import pairs_of
+from trueup.data.pairs import pairs_of, ties_of
 from trueup.data.records import (
     CandidateSet,
     Demonstration,
@@ -180,6 +181,8 @@ def write_labels(
     pairs = [pair for pair in differing if pair.chosen[0].content.strip()]
     write_rows(stage.dir / "rankings.jsonl", rankings)
     write_rows(stage.dir / "preferences.jsonl", pairs)
+    ties = (tie for ranking in rankings for tie in ties_of(ranking))
+    write_rows(stage.dir / "ties.jsonl", (tie for tie in ties if tie.chosen[0].content != tie.rejected[0].content))
     write_rows(stage.dir / "demonstrations.jsonl", labels.demonstrations)
     dropped = {"identical": len(every_pair) - len(differing)}
     if empty := len(differing) - len(pairs):  # a person may prefer an empty answer; a policy must not learn to give one

@@ -41,7 +41,7 @@ def run(campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
     stages = campaign(tmp_path).stages
     make(stages["sft"], {"model/model.safetensors": "sft weights", "model/config.json": "{}", "report.json": "{}"})
     make(stages["sample"], {"candidates.jsonl": "c"})
-    labels = {"preferences.jsonl": "p", "rankings.jsonl": "r", "report.json": "{}"}
+    labels = {"preferences.jsonl": "p", "ties.jsonl": "t", "rankings.jsonl": "r", "report.json": "{}"}
     make(stages["label"], labels, labels=counts(simulated=16))
     make(stages["reward"], {"model/model.safetensors": "reward weights", "report.json": json.dumps(card_of())})
     chosen = json.dumps({"schedule": {"beta": 0.1, "learning_rate": 0.01, "num_train_epochs": 5.0}})
@@ -62,7 +62,7 @@ def files(folder: Path) -> dict[str, str]:
         ("policy", {"model.safetensors": "aligned weights"}),
         ("sft", {"config.json": "{}", "model.safetensors": "sft weights"}),
         ("reward", {"model.safetensors": "reward weights"}),
-        ("preferences", {"preferences.jsonl": "p", "rankings.jsonl": "r"}),
+        ("preferences", {"preferences.jsonl": "p", "rankings.jsonl": "r", "ties.jsonl": "t"}),
     ],
 )
 def test_a_result_is_copied_with_its_manifest_and_a_card(

@@ -233,6 +233,7 @@ def test_imported_labels_are_refused_or_dropped_as_the_label_stage_says(made: An
         Preference(**keys, **answers, prompt=prompt, prompt_id=str(n)) for n, prompt in enumerate(prompts(), start=1)
     ]
     write_rows(label.dir / "preferences.jsonl", pairs)
+    write_rows(label.dir / "ties.jsonl", [])
     label.finish()
     found = read_pairs(runs.open_stage(loaded.run_dir, "label"), "all", loaded.config.split)
     stage = runs.begin(loaded.stages["sft"])
