@@ -29,7 +29,8 @@ import sqlalchemy as sa
 from sft.config import SampleConfig, SFTConfig
 from trueup import runs
 from trueup.config import SplitConfig
-from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, split_name, write_rows
+from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, write_rows
+from trueup.data.split import split_name
 from trueup.models.config import ModelConfig
 from ui.labels.config import LabelConfig
 from ui.labels.items import Item, Text

@@ -6,15 +6,8 @@ from sft.config import SampleConfig, SFTConfig, StartConfig
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_demonstrations, read_prompts
-from trueup.data.records import (
-    Demonstration,
-    Prompt,
-    is_for_judge,
-    is_heldout,
-    random_rows,
-    split_name,
-    touches_heldout,
-)
+from trueup.data.records import Demonstration, Prompt, random_rows
+from trueup.data.split import is_for_judge, is_heldout, split_name, touches_heldout
 
 FEW_DEMONSTRATIONS = 8
 

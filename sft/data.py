@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from sft.config import DataSource, SFTConfig
 from trueup.data.formats import read_demonstrations
 from trueup.data.near_duplicates import across_split
-from trueup.data.records import Demonstration, Dropped, Message, random_rows, touches_heldout
+from trueup.data.records import Demonstration, Dropped, Message, random_rows
+from trueup.data.split import touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import RefusedRows, encode_demonstrations

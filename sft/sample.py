@@ -28,9 +28,9 @@ from trueup.data.records import (
     random_rows,
     read_appended,
     shuffled,
-    split_name,
     write_rows,
 )
+from trueup.data.split import split_name
 from trueup.errors import DataError
 from trueup.models.chat import encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows

@@ -59,7 +59,8 @@ def test_a_finished_demo_verifies_and_has_nothing_left_to_do(demo: Demo) -> None
 @pytest.mark.slow
 def test_no_heldout_prompt_was_trained_on_by_any_stage(demo: Demo) -> None:
     from trueup.config import SplitConfig
-    from trueup.data.records import Message, is_heldout
+    from trueup.data.records import Message
+    from trueup.data.split import is_heldout
 
     _, run_dir, _, _ = demo
     compared = [json.loads(line) for line in (run_dir / "compare/samples.jsonl").read_text().splitlines()]

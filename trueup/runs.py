@@ -33,7 +33,8 @@ from trueup.artifacts.artifact import A, Artifact, read_artifact
 from trueup.artifacts.manifest import Finding as Finding
 from trueup.artifacts.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
 from trueup.config import StageConfig
-from trueup.data.records import LEFT_OUT, Dropped, LeftOut, Message, opening_id, write_rows
+from trueup.data.records import LEFT_OUT, Dropped, LeftOut, Message, write_rows
+from trueup.data.split import opening_id
 from trueup.errors import RunError
 from trueup.files import PARTIAL, read_text, require_file, sha256_file, write_atomically
 from trueup.provenance import seals

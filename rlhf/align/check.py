@@ -12,7 +12,8 @@ from trueup.campaign import why_stale
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_pair_lengths, check_rubric, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_demonstrations, read_prompts
-from trueup.data.records import Prompt, is_for_judge, is_heldout, touches_heldout
+from trueup.data.records import Prompt
+from trueup.data.split import is_for_judge, is_heldout, touches_heldout
 from trueup.errors import DataError
 from trueup.runs import find_stage
 

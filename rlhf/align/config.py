@@ -54,13 +54,14 @@ LOSSES = {
 }
 """The losses of DPO, by the names of trl.DPOTrainer, which computes them. `ipo` is that of Azar et al. 2023,
 https://arxiv.org/abs/2310.12036, eq. 17, over means; `sigmoid_norm` that of the card of
-https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023,
-appendix B; `apo_zero` and `apo_down` are of D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266, eq. 7 and 8."""
+https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums: Rafailov et al. 2023, appendix B;
+`apo_zero` and `apo_down` are of D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266, eq. 7 and 8."""
 IMITATION = "sft"
 """The loss of supervised fine-tuning on the chosen answers, nats per token, which may stand beside those losses."""
 
 if TYPE_CHECKING:
-    LossName = MixedName = str
+    LossName = str
+    MixedName = str
 else:
     LossName = Literal[tuple(LOSSES)]  # a new entry of the table is a new value of the key
     MixedName = Literal[(*LOSSES, IMITATION)]

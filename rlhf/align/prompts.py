@@ -17,7 +17,8 @@ from rlhf.checks import Check, load_check
 from trueup.config import SplitConfig
 from trueup.console import say
 from trueup.data.formats import read_prompts
-from trueup.data.records import CandidateSet, Dropped, Message, Prompt, is_for_judge, is_heldout, prompt_id, read_rows
+from trueup.data.records import CandidateSet, Dropped, Message, Prompt, prompt_id, read_rows
+from trueup.data.split import is_for_judge, is_heldout
 from trueup.errors import DataError
 from trueup.models.chat import encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows

@@ -11,7 +11,8 @@ from rlhf.compare.judges import LabelOrigins
 from trueup import runs
 from trueup.artifacts.reports import LabelSources, RewardCards
 from trueup.config import SplitConfig
-from trueup.data.records import CandidateSet, is_heldout, opening_id, read_rows
+from trueup.data.records import CandidateSet, read_rows
+from trueup.data.split import is_heldout, opening_id
 from trueup.errors import DataError, RunError
 from trueup.models.config import ModelConfig
 from trueup.models.loading import SavedPolicy, read_tokenizer

@@ -13,7 +13,8 @@ from rlhf.compare.schema import CheckResult
 from rlhf.config import CheckConfig
 from trueup.artifacts.reports import Estimate
 from trueup.console import say
-from trueup.data.records import CandidateSet, opening_id
+from trueup.data.records import CandidateSet
+from trueup.data.split import opening_id
 from trueup.models.chat import encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy

@@ -19,7 +19,8 @@ from reward.config import RewardConfig
 from trueup import runs
 from trueup.check import check
 from trueup.checking.rows import Rows
-from trueup.data.records import Preference, is_heldout, read_rows
+from trueup.data.records import Preference, read_rows
+from trueup.data.split import is_heldout
 from trueup.errors import ConfigError, ModelError
 from trueup.exporting.export import export
 from trueup.models import loading

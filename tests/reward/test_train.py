@@ -25,11 +25,11 @@ from trueup.data.records import (
     CandidateSet,
     Message,
     Preference,
-    is_heldout,
     prompt_id,
     read_rows,
     write_rows,
 )
+from trueup.data.split import is_heldout
 from trueup.exporting.export import export
 from trueup.models import loading
 from trueup.models.chat import encode_completion, encode_prompt

@@ -15,7 +15,8 @@ import sft.train
 from rlhf.compare.inputs import prove_disjoint
 from trueup import runs
 from trueup.data.formats import read_demonstrations
-from trueup.data.records import CandidateSet, Dropped, Message, is_heldout, opening_id, prompt_id
+from trueup.data.records import CandidateSet, Dropped, Message, prompt_id
+from trueup.data.split import is_heldout, opening_id
 from trueup.errors import DataError, RunError
 from trueup.models import loading
 from trueup.models.chat import Encoded, encode_prompt

@@ -18,7 +18,7 @@ import architectures
 from sft.sample import choose_prompts
 from trueup import runs
 from trueup.check import check
-from trueup.data.records import split_name
+from trueup.data.split import split_name
 from trueup.errors import ModelError
 from trueup.models import loading
 from trueup.models.config import ModelConfig

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from trueup.config import SplitConfig
-from trueup.data.records import Message, is_heldout
+from trueup.data.records import Message
+from trueup.data.split import is_heldout
 from trueup.data.words import words
 
 ALIKE = 0.8

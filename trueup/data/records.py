@@ -20,9 +20,8 @@ from typing import IO, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trueup.config import SplitConfig
 from trueup.data.jsonl import cut, excerpt
-from trueup.data.words import as_seen, normal
+from trueup.data.words import as_seen
 from trueup.errors import DataError
 from trueup.files import Json, mend_last_line, require_file, write_atomically
 
@@ -230,48 +229,11 @@ def moment(text: str) -> str:
 
 def prompt_id(messages: list[Message]) -> str:
     """Identity of a prompt: 16 hex digits over its roles and its text as it is seen (`trueup.data.words.as_seen`)."""
-    return _digest("\x1e".join(f"{message.role}\x1f{as_seen(message.content)}" for message in messages))
+    return digest("\x1e".join(f"{message.role}\x1f{as_seen(message.content)}" for message in messages))
 
 
-def opening(messages: list[Message]) -> Message | None:
-    """The first user turn of a dialogue."""
-    return next((message for message in messages if message.role == "user"), None)
-
-
-def opening_id(messages: list[Message]) -> str:
-    """Family of a dialogue: its first user turn alone in normal form (`trueup.data.words.normal`), whatever its
-    spacing, and whatever comes before it as instructions or after it.
-
-    The split goes by it, so that all prefixes of a dialogue, its continuations, the same question under another system
-    message and the same code with another indentation fall on one side.
-    """
-    first = opening(messages)
-    turns = messages if first is None else [first]
-    return _digest("\x1e".join(f"{message.role}\x1f{normal(message.content)}" for message in turns))
-
-
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
-    """Whether a dialogue is held out: a function of its first user turn, so every stage agrees without talking."""
-    return _position(messages, split) < split.heldout_fraction
-
-
-def is_for_judge(messages: list[Message], split: SplitConfig) -> bool:
-    """Whether a prompt's labels are kept for the second reward model, the one that only judges."""
-    return 0 <= _position(messages, split) - split.heldout_fraction < split.judge_fraction
-
-
-def _position(messages: list[Message], split: SplitConfig) -> float:
-    digest = hashlib.sha256(f"{split.salt}\x1f{opening_id(messages)}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def touches_heldout(demonstration: Demonstration, split: SplitConfig) -> bool:
-    """Whether it is a held-out dialogue: its turns stay together."""
-    return is_heldout(demonstration.messages, split)
 
 
 T = TypeVar("T")
@@ -294,10 +256,6 @@ def shuffled(rows: Iterable[P], seed: int) -> list[P]:
     """Rows in a random order. Each row's place among the others depends on the seed and its prompt alone, so the rows
     of some of the prompts are in the same order as they are among all."""
     return sorted(rows, key=lambda row: random.Random(f"{seed}/{row.prompt_id}").random())
-
-
-def split_name(messages: list[Message], split: SplitConfig) -> Literal["train", "heldout"]:
-    return "heldout" if is_heldout(messages, split) else "train"
 
 
 # ---- Files ------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trueup.config import SplitConfig
 from trueup.console import say
 from trueup.data.pairs import PairRule, choose_pairs
-from trueup.data.records import Dropped, Preference, Ranking, is_for_judge, is_heldout, read_rows
+from trueup.data.records import Dropped, Preference, Ranking, read_rows
 from trueup.data.row_rules import BadRows
+from trueup.data.split import is_for_judge, is_heldout
 from trueup.errors import DataError
 from trueup.models.chat import check_reasoning, encode_completion, encode_prompt, sampled_ids
 from trueup.models.config import ModelConfig

@@ -11,7 +11,8 @@ from trueup.checking.places import check_place, find_model
 from trueup.checking.rows import ReadFile, Rows, check_context, check_rubric, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_preferences
-from trueup.data.records import CandidateSet, Dropped, is_for_judge, is_heldout, read_rows
+from trueup.data.records import CandidateSet, Dropped, read_rows
+from trueup.data.split import is_for_judge, is_heldout
 from trueup.errors import DataError, TrueupError
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig

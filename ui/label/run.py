@@ -31,9 +31,9 @@ from trueup.data.records import (
     Preference,
     Ranking,
     read_rows,
-    split_name,
     write_rows,
 )
+from trueup.data.split import split_name
 from trueup.files import sha256_file
 from trueup.runs import StageRun
 from ui.labels.config import LabelConfig, Source

@@ -24,8 +24,9 @@ from trueup.config import SplitConfig
 from trueup.data.formats import ImportedRanking, read_preferences
 from trueup.data.jsonl import cut
 from trueup.data.pairs import pairs_of
-from trueup.data.records import LEFT_OUT_FOLDER, Dropped, Preference, Ranking, split_name, write_rows
+from trueup.data.records import LEFT_OUT_FOLDER, Dropped, Preference, Ranking, write_rows
 from trueup.data.row_rules import BadRows
+from trueup.data.split import split_name
 from trueup.errors import DataError, TrueupError, writing
 from trueup.models.config import ModelConfig
 from ui.labels.config import LabelConfig, Source

@@ -22,7 +22,8 @@ import sqlalchemy as sa
 from trueup import runs
 from trueup.artifacts.reports import ComparisonFigures, Estimate
 from trueup.console import say
-from trueup.data.records import Message, Prompt, Row, parse_row, read_jsonl, split_name
+from trueup.data.records import Message, Prompt, Row, parse_row, read_jsonl
+from trueup.data.split import split_name
 from trueup.errors import DataError, RunError
 from trueup.judging.votes import VOTES, Policy, Vote, current, read_votes, text_sha256
 from trueup.runs import read_report

@@ -30,8 +30,8 @@ from trueup.data.records import (
     prompt_id,
     read_jsonl,
     shuffled,
-    split_name,
 )
+from trueup.data.split import split_name
 from trueup.errors import DataError, LabelsPending
 from trueup.runs import find_stage
 from ui.labels.config import LabelConfig, Source

@@ -34,7 +34,8 @@ from rlhf.align.schema import KLPrice
 from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.console import say
 from trueup.data.formats import read_demonstrations
-from trueup.data.records import Dropped, Message, touches_heldout
+from trueup.data.records import Dropped, Message
+from trueup.data.split import touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded, answer_text
 from trueup.models.encoding import RefusedRows, encode_demonstrations

@@ -16,7 +16,8 @@ import ui.label.run
 from rlhf.align.config import LOSSES
 from rlhf.align.dpo import StartsAtReference, compute_reference_logps, resolve_auto
 from trueup import runs
-from trueup.data.records import Message, Preference, is_heldout, read_rows
+from trueup.data.records import Message, Preference, read_rows
+from trueup.data.split import is_heldout
 from trueup.errors import ConfigError
 from trueup.models import loading
 from trueup.models.chat import encode_prompt

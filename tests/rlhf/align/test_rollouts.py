@@ -22,16 +22,8 @@ from rlhf.align.rollouts import Sampler, logps_of
 from rlhf.align.schema import Evaluation
 from trueup import runs
 from trueup.config import StageConfig
-from trueup.data.records import (
-    Candidate,
-    CandidateSet,
-    Message,
-    is_for_judge,
-    is_heldout,
-    prompt_id,
-    split_name,
-    write_rows,
-)
+from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, write_rows
+from trueup.data.split import is_for_judge, is_heldout, split_name
 from trueup.errors import ConfigError, DataError
 from trueup.models import loading
 from trueup.models.chat import encode_prompt

@@ -7,7 +7,8 @@ import time
 
 from trueup.config import SplitConfig
 from trueup.data.near_duplicates import across_split, near_duplicates
-from trueup.data.records import Message, is_heldout
+from trueup.data.records import Message
+from trueup.data.split import is_heldout
 
 TEXT = "Why does bread go stale faster in the fridge than on the kitchen counter, and how do I keep it fresh?"
 

@@ -16,7 +16,7 @@ def ranking(tiers: list[list[int]], label_id: str = "1", **more: object) -> Rank
     count = sum(map(len, tiers))
     values = {"prompt_id": "p", "prompt": [Message(role="user", content="Why?")], "split": "train"}
     return Ranking(
-        **values,  # type: ignore[arg-type]
+        **values,
         label_id=label_id,
         source="human",
         annotator="me",
@@ -27,7 +27,7 @@ def ranking(tiers: list[list[int]], label_id: str = "1", **more: object) -> Rank
         logps=[-float(i) for i in range(count)],
         tiers=tiers,
         display_order=list(reversed(range(count))),
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 

@@ -21,18 +21,14 @@ from trueup.data.records import (
     Prompt,
     Ranking,
     append_rows,
-    is_for_judge,
-    is_heldout,
-    opening_id,
     parse_row,
     prompt_id,
     read_jsonl,
     read_rows,
     shuffled,
-    split_name,
-    touches_heldout,
     write_rows,
 )
+from trueup.data.split import is_for_judge, is_heldout, opening_id, split_name, touches_heldout
 from trueup.errors import DataError
 
 SPLIT = SplitConfig()

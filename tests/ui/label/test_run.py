@@ -16,8 +16,9 @@ import pytest
 
 from trueup import runs
 from trueup.campaign import why_stale
-from trueup.data.records import CandidateSet, Demonstration, Message, Preference, Ranking, is_heldout, read_rows
+from trueup.data.records import CandidateSet, Demonstration, Message, Preference, Ranking, read_rows
 from trueup.data.rubric import RUBRICS
+from trueup.data.split import is_heldout
 from trueup.errors import DataError, LabelsPending, ModelError
 from trueup.models.loading import load_base_tokenizer
 from ui.label.run import prepare, run

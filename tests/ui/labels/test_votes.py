@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 
 from trueup import runs
 from trueup.cli import main
-from trueup.data.records import Prompt, is_heldout, read_jsonl, write_rows
+from trueup.data.records import Prompt, read_jsonl, write_rows
+from trueup.data.split import is_heldout
 from trueup.errors import DataError, RunError
 from trueup.judging.votes import Vote, read_votes, votes_digest
 from trueup.verify import verify

@@ -17,8 +17,9 @@ from trueup.data.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedR
 from trueup.data.formats.settling import Use
 from trueup.data.formats.verdicts import tiers_of_scores
 from trueup.data.jsonl import cut, excerpt, read_entries
-from trueup.data.records import Demonstration, Dropped, Prompt, Row, opening, parse_row
+from trueup.data.records import Demonstration, Dropped, Prompt, Row, parse_row
 from trueup.data.row_rules import BadRows
+from trueup.data.split import opening
 from trueup.errors import DataError
 
 SHOWN_PROBLEMS = 20

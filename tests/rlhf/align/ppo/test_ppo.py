@@ -23,7 +23,8 @@ import rlhf.align.ppo.stage
 import ui.label.run
 from rlhf.align.ppo.trainer import PPOTrainer
 from trueup import runs
-from trueup.data.records import Message, is_heldout
+from trueup.data.records import Message
+from trueup.data.split import is_heldout
 from trueup.errors import RunError
 from trueup.models import loading
 from trueup.models.sampling import Decoding, sample
