@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from reward.report import ReportCard
+from reward.probe import ProbeScores
+from reward.report import ProbeShare, ReportCard
 from trueup.artifacts.reports import Baseline, BestBaseline, Calibration, Normalisation, PairCounts, Share
 from trueup.console import say
 from trueup.data.records import Preference
@@ -24,12 +25,14 @@ def report_card(
     rejected: list[float],
     stage: StageRun,
     whose: str = "",
+    probe: ProbeScores | None = None,
 ) -> ReportCard:
     """Accuracy on held-out pairs, compared with rules that read nothing; calibration; accuracy by slice.
 
     heldout           all held-out pairs, whatever rule chose the training pairs
     chosen, rejected  scores of the held-out pairs, in their order
     whose             start of the findings, for another than the stage's main reward model
+    probe             scores of the held-out pairs by a probe that was fitted to the training pairs
 
     The independent unit is the prompt. So each prompt weighs the same, however many pairs it has, and intervals are
     over prompts. The training pairs alone decide the direction of each rule, and the best rule. Whether the model beats
@@ -54,6 +57,7 @@ def report_card(
         f"length alone {_percent(by_rule[LENGTH])}, "
         f"{', '.join(f'{name} {_percent(share)}' for name, share in by_rule.items() if name != LENGTH)}"
     )
+    beside_probe = _beside_probe(heldout, right, probe) if probe else None
     findings = _doubts(accuracy, best, by_rule[best], difference, whose)
     stage.findings += findings
 
@@ -71,6 +75,7 @@ def report_card(
         best_baseline=BestBaseline(name=best, difference=difference.estimate()),
         calibration=Calibration(ece=expected_calibration_error(margins), temperature=fit_temperature(margins)),
         reward_length_spearman=spearman(margins, lengths),
+        probe=beside_probe,
         by_category=_by(heldout, right, lambda pair: pair.category or "none"),
         by_annotator=_by(heldout, right, lambda pair: pair.annotator),
         normalisation=Normalisation(mean=mean, std=(sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5),
@@ -95,6 +100,16 @@ def _doubts(accuracy: Interval, rule: str, by_rule: Interval, difference: Interv
     else:
         code, end = "not_told_from_a_rule", f"{ahead}: {accuracy.n} held-out prompts cannot tell them apart"
     return [Finding("warn", code, f"{whose}accuracy {_percent(accuracy)}; {best}; {end}")]
+
+
+# ---- Baselines: a probe -----------------------------------------------------------------------------------------
+
+
+def _beside_probe(heldout: list[Preference], right: list[float], probe: ProbeScores) -> ProbeShare:
+    by_probe = [_half_for_ties(chosen - rejected) for chosen, rejected in probe.scores]
+    share, difference = over_prompts(heldout, by_probe), _difference(heldout, right, by_probe)
+    say(f"{'probe':<12} {_percent(share)}; the model is ahead by {_points(difference)}")
+    return ProbeShare(**dict(share_of(heldout, share)), reason=probe.reason, difference=difference.estimate())
 
 
 # ---- Baselines: rules that read nothing --------------------------------------------------------------------------

@@ -15,12 +15,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
 
-from reward.hidden import POOLINGS, Features, Place, Pooling
+from reward.hidden import POOLINGS, Features, Place, Pooling, read_features
+from trueup.console import say
+from trueup.models.loading import Loaded
 from trueup.statistics.length_control import sigmoid
+from trueup.training.pairs import EncodedPair
 
 RIDGES = (100.0, 10.0, 1.0, 0.1, 0.01)
 """Strengths of the ridge, for features of unit variance and weights that sum to 1. The strongest comes first, and each
@@ -41,6 +45,28 @@ class Probe:
     def scores(self, features: Features) -> np.ndarray:
         """(N, 2) scores of the chosen and of the rejected answers."""
         return features[self.place].astype(np.float64) @ self.direction
+
+
+class ProbeScores(NamedTuple):
+    """What a probe says of N held-out pairs."""
+
+    scores: list[tuple[float, float]]
+    """Of the chosen and of the rejected answer of each pair."""
+    reason: str
+
+
+def probe_pairs(
+    model: Loaded, train: Sequence[EncodedPair], prompts: Sequence[str], heldout: Sequence[EncodedPair], seed: int
+) -> ProbeScores:
+    """A probe that is fitted to the training pairs, on the held-out ones. `model` is read and not changed.
+
+    prompts  of the training pairs
+    """
+    say(f"{'probe':<12} reads {len(train)} training and {len(heldout)} held-out pairs")
+    probe = fit_probe(read_features(model, train), prompts, seed)
+    say(f"{'probe':<12} {probe.reason}")
+    scores = probe.scores(read_features(model, heldout)) if heldout else np.zeros((0, 2))
+    return ProbeScores([(chosen, rejected) for chosen, rejected in scores.tolist()], probe.reason)
 
 
 def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: Sequence[Pooling] = POOLINGS) -> Probe:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from trueup.artifacts.artifact import absent
 from trueup.artifacts.manifest import MergeCheck
-from trueup.artifacts.reports import Baseline, RewardCard, Share
+from trueup.artifacts.reports import Baseline, Estimate, RewardCard, Share
 from trueup.data.records import Row
+
+
+class ProbeShare(Share):
+    """Accuracy of a probe (`reward.probe`): what the model knew of these preferences before it was trained."""
+
+    reason: str
+    """Where the probe reads, and why there."""
+    difference: Estimate
+    """The reward model's accuracy minus the probe's, prompt by prompt."""
 
 
 class ReportCard(RewardCard, extra="forbid"):
@@ -15,6 +24,8 @@ class ReportCard(RewardCard, extra="forbid"):
     """Accuracy of length alone, in the direction that is right more often in training."""
     reward_length_spearman: float | None = None
     """Rank correlation of the margin in score with the margin in length."""
+    probe: ProbeShare | None = absent()
+    """Absent where nothing was trained."""
     by_category: dict[str, Share] | None = absent()
     by_annotator: dict[str, Share] | None = absent()
 

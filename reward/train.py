@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -23,6 +23,7 @@ from peft import TaskType
 
 from reward.config import RewardConfig
 from reward.evaluate import report_card
+from reward.probe import ProbeScores, probe_pairs
 from reward.report import CandidateScores, PairScore, RewardReport, SecondReportCard
 from trueup import runs
 from trueup.console import progress, say
@@ -51,11 +52,11 @@ def run(config: RewardConfig) -> Path:
     stage.trained_on(pair.prompt for pair in pairs.train if config.learning_rate)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train, fold = fit(config, stage, parents.get("sft"), pairs.train, pairs)
+    model, train, probe, fold = fit(config, stage, parents.get("sft"), pairs.train, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     heldout, chosen_scores, rejected_scores = score_pairs(model, pairs, config.max_length)
-    card = report_card(train, heldout, chosen_scores, rejected_scores, stage)
+    card = report_card(train, heldout, chosen_scores, rejected_scores, stage, probe=probe)
 
     # 4. Save ---------------------------------------------------------------------------------------------------------
     write_rows(
@@ -80,9 +81,9 @@ def run(config: RewardConfig) -> Path:
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
-        judge, train, fold = fit(config, aside, parents.get("sft"), pairs.judge, pairs)
+        judge, train, probe, fold = fit(config, aside, parents.get("sft"), pairs.judge, pairs)
         scores = score_pairs(judge, pairs, config.max_length)
-        second = report_card(train, *scores, aside, whose="the second reward model's ")
+        second = report_card(train, *scores, aside, whose="the second reward model's ", probe=probe)
         fold()
         loading.save(judge, aside.dir / "model")
         judge_card = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
@@ -92,18 +93,28 @@ def run(config: RewardConfig) -> Path:
     return stage.finish()
 
 
+class Fitted(NamedTuple):
+    model: loading.Loaded
+    train: list[Preference]
+    """The training pairs that fit."""
+    probe: ProbeScores | None
+    """The probe's scores of the held-out pairs that fit; None where nothing is trained."""
+    fold: Callable[[], None]
+    """Folds the adapter into the weights. Call it after scoring: until then the model scores exactly as trained."""
+
+
 def fit(
     config: RewardConfig, stage: StageRun, sft: FinishedStage | None, train: list[Preference], pairs: Pairs
-) -> tuple[loading.Loaded, list[Preference], Callable[[], None]]:
-    """A reward model, from the SFT policy with a fresh head or from a base of its own; its training pairs, those that
-    fit; and a function that folds the adapter into the weights. Call it after scoring: until then the model scores
-    exactly as trained."""
+) -> Fitted:
+    """A reward model, from the SFT policy with a fresh head or from a base of its own."""
     torch.manual_seed(config.seed)  # for the head's random weights
     model = load_start(config, sft)
     dropped, heldout_dropped = Dropped(), Dropped()
     limit, rule = config.max_length, pairs.on_bad_rows
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
-    encode_pairs(pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule, with_reasoning=False)
+    _, heldout_rows = encode_pairs(
+        pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule, with_reasoning=False
+    )
     if not rows:
         raise DataError(f"no pair is left to train on within reward.max_length, {limit} tokens (left out: {dropped})")
     if dropped.counts or heldout_dropped.counts:
@@ -111,7 +122,8 @@ def fit(
     if not config.learning_rate:
         say(f"{'model':<12} used as it is: reward.learning_rate is 0")
         model.model.eval()
-        return model, train, lambda: None
+        return Fitted(model, train, None, lambda: None)
+    probe = probe_pairs(model, rows, [pair.prompt_id for pair in train], heldout_rows, config.seed)
     trainer = build_trainer(config, stage, model, rows)
     loop.train(trainer, stage)
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
@@ -121,7 +133,7 @@ def fit(
         model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
         loop.require_sound(model.model, "reward, merging the adapter", every=True)
 
-    return model, train, fold
+    return Fitted(model, train, probe, fold)
 
 
 def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loaded:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from reward.evaluate import report_card
+from reward.probe import ProbeScores
 from trueup.data.records import Message, Preference
 from trueup.runs import Finding, StageRun
 
@@ -33,9 +34,15 @@ def pair(number: int, chosen: str, rejected: str, **keys: Any) -> Preference:
     )
 
 
-def card(train: list[Preference], heldout: list[Preference], chosen: list[float], rejected: list[float]) -> Any:
+def card(
+    train: list[Preference],
+    heldout: list[Preference],
+    chosen: list[float],
+    rejected: list[float],
+    probe: ProbeScores | None = None,
+) -> Any:
     stage = Findings()
-    report = report_card(train, heldout, chosen, rejected, cast(StageRun, stage))
+    report = report_card(train, heldout, chosen, rejected, cast(StageRun, stage), probe=probe)
     assert report.findings == stage.findings, "the comparison reads them there"
     return report.plain(), [finding.code for finding in stage.findings]
 
@@ -110,6 +117,16 @@ def test_whether_a_model_is_more_than_a_ruler_is_read_off_the_paired_interval(
     difference = report["best_baseline"]["difference"]
     assert difference["value"] == pytest.approx((sum(model_is_right) - sum(rule_is_right)) / 40)
     assert difference["ci_low"] < difference["value"] < difference["ci_high"] and difference["n"] == 40
+
+
+def test_a_probe_stands_beside_the_model_with_the_difference_prompt_by_prompt() -> None:
+    right = THREE_IN_FOUR
+    by_probe = [(float(i % 2), 0.5) for i in range(40)]  # every other pair
+    report, _ = card(SHORTER, length_pairs(right), *scores(right), probe=ProbeScores(by_probe, "layer 1 of 2"))
+    assert report["probe"]["value"] == 0.5 and report["probe"]["reason"] == "layer 1 of 2"
+    difference = report["probe"]["difference"]
+    assert difference["value"] == pytest.approx(report["accuracy"]["value"] - 0.5) and difference["n"] == 40
+    assert difference["ci_low"] < difference["value"] < difference["ci_high"]
 
 
 def test_the_best_rule_is_picked_on_training_pairs_and_not_where_it_is_examined() -> None:

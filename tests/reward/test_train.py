@@ -110,6 +110,7 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
         "by_annotator",
         "normalisation",
     } <= set(report)
+    assert report["probe"]["value"] == 1.0 and report["probe"]["reason"].startswith("layer ")
     losses = [json.loads(line).get("loss") for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert losses[0] == pytest.approx(math.log(2), abs=0.02), "scores start near 0"
 
