@@ -77,9 +77,9 @@ class AlignConfig(TrainConfig):
 class DPOConfig(PreferenceConfig, AlignConfig):
     """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
 
-    run: ClassVar[str] = "rlhf.align.dpo:run"
+    run: ClassVar[str] = "rlhf.align.preferences.dpo:run"
     check_rows: ClassVar[str | None] = "rlhf.align.check:check_pairs"
-    trial: ClassVar[str] = "rlhf.align.dpo:trial"
+    trial: ClassVar[str] = "rlhf.align.preferences.dpo:trial"
 
     algorithm: Literal["dpo"] = "dpo"
     """The algorithm that aligns the policy."""

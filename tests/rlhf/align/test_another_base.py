@@ -16,7 +16,7 @@ from tokenizers.normalizers import Replace
 from transformers import AutoTokenizer
 
 import reward.train
-import rlhf.align.dpo
+import rlhf.align.preferences.dpo
 import rlhf.compare.run
 import ui.label.run
 from rlhf.align.config import PPOConfig
@@ -237,7 +237,7 @@ def test_the_judge_of_a_comparison_and_the_live_page_score_the_text(
     made: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     campaign = made()
-    rlhf.align.dpo.run(campaign.stages["align"])
+    rlhf.align.preferences.dpo.run(campaign.stages["align"])
     capsys.readouterr()
     directory = rlhf.compare.run.run(campaign.stages["compare"])
     assert capsys.readouterr().out.count("the reward model's tokenizer and chat template differ from") == 1

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
-import rlhf.align.dpo
+import rlhf.align.preferences.dpo
+import rlhf.align.preferences.learning
 import ui.label.run
 from rlhf.align.config import LOSSES
-from rlhf.align.dpo import StartsAtReference, compute_reference_logps, resolve_auto
+from rlhf.align.preferences.dpo import StartsAtReference
+from rlhf.align.preferences.learning import resolve_auto
+from rlhf.align.preferences.reference import compute_reference_logps
 from trueup import runs
 from trueup.data.records import Message, Preference, read_rows
 from trueup.data.split import is_heldout
@@ -45,7 +48,7 @@ def aligned(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: 
             loading.save(loading.load_base(made.config.model), stage.dir / "model")
             stage.finish()
             ui.label.run.run(made.stages["label"])
-        return made, rlhf.align.dpo.run(made.stages["align"])
+        return made, rlhf.align.preferences.dpo.run(made.stages["align"])
 
     return run
 
@@ -292,17 +295,18 @@ def test_held_out_pairs_are_read_before_the_merge_which_may_move_the_weights_els
     aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    for name in ("completion_logps", "merged"):
-        original = getattr(rlhf.align.dpo, name)
+    of_stage, of_answers = rlhf.align.preferences.dpo, rlhf.align.preferences.learning
+    for module, name in ((of_answers, "completion_logps"), (of_stage, "merged")):
+        original = getattr(module, name)
 
         def told(*given: Any, name: str = name, original: Callable[..., Any] = original) -> Any:
             done.append(name)
             return original(*given)
 
-        monkeypatch.setattr(rlhf.align.dpo, name, told)
+        monkeypatch.setattr(module, name, told)
     _, directory = aligned(split={"heldout_fraction": 0.5}, max_steps=1)
     assert json.loads((directory / "report.json").read_text())["heldout_accuracy"]["n"]
-    assert done[-1] == "merged" and set(done[:-1]) == {"completion_logps"}
+    assert done == ["completion_logps", "completion_logps", "merged"]
 
 
 def test_held_out_pairs_tell_whether_it_learnt_more_than_the_pairs(aligned: Callable[..., Any]) -> None:

@@ -1,0 +1,58 @@
+"""The reference of an alignment on labelled answers: the log-probabilities that it gives to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trueup.console import say
+from trueup.data.records import Preference
+from trueup.models import loading
+from trueup.models.scoring import completion_logps
+from trueup.runs import FinishedStage
+from trueup.training.pairs import EncodedPair
+
+
+def compute_reference_logps(
+    policy: loading.Loaded, sft: FinishedStage, pairs: list[Preference], rows: list[EncodedPair]
+) -> list[tuple[float, float]]:
+    """log pi_ref of the chosen and the rejected answer of each pair, in nats.
+
+    Sampling wrote them down: an answer of these very tokens, sampled by this very SFT policy in float32 as it is here,
+    is not scored again. In bf16 what is recorded does not count: there a text's log-probability hangs on the batch that
+    it is read in, by tenths of a nat.
+    """
+    exact = policy.placement.dtype == torch.float32
+    pair_logps = {
+        i: (pair.chosen_logp, pair.rejected_logp)
+        for i, pair in enumerate(pairs)
+        if exact
+        and pair.sampled_by == sft.sha256
+        and pair.sampler.get("dtype") == "float32"
+        and (pair.chosen_token_ids, pair.rejected_token_ids) == (rows[i].chosen_ids, rows[i].rejected_ids)
+        and None not in (pair.chosen_logp, pair.rejected_logp)
+    }
+    to_score = [i for i in range(len(rows)) if i not in pair_logps]
+    counts = f"{len(pair_logps)} pairs known from sampling, {len(to_score)} to compute"
+    say(f"{'reference':<12} log-probabilities of {counts}")
+    if to_score:
+        # Several annotators of one pair label the same two answers: each answer is read once.
+        answer_of_tokens = {
+            (tuple(rows[i].prompt_ids), tuple(ids)): (pairs[i].prompt, ids)
+            for i in to_score
+            for ids in (rows[i].chosen_ids, rows[i].rejected_ids)
+        }
+        prompts, answers = zip(*answer_of_tokens.values(), strict=True)
+        logps = dict(zip(answer_of_tokens, completion_logps(policy, prompts, answers), strict=True))
+        for i in to_score:
+            prompt = tuple(rows[i].prompt_ids)
+            pair_logps[i] = (logps[prompt, tuple(rows[i].chosen_ids)], logps[prompt, tuple(rows[i].rejected_ids)])
+    return [pair_logps[i] for i in range(len(rows))]  # type: ignore[misc]
+
+
+def loss_of_router(model: Any, logs: dict[str, float]) -> float:
+    """What a mixture of experts adds to the loss for the balance of its experts, which is no matter of preference."""
+    settings = getattr(model, "config", None)
+    weight = getattr(settings.get_text_config(), "router_aux_loss_coef", 0.0) if settings else 0.0
+    return weight * logs.get("aux_loss", 0.0)
