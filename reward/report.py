@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
-from trueup.artifacts.artifact import absent
+from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import MergeCheck
 from trueup.artifacts.reports import Baseline, Estimate, RewardCard, Share
-from trueup.data.records import Row
+from trueup.data.records import Message, Row
+
+
+class Ceiling(Artifact):
+    """How often even a perfect model would agree with one annotator (`reward.card.ceiling`)."""
+
+    agreement: Share
+    """How often two annotators agree on a pair that both put in a strict order; `n` counts pairs of answers."""
+    accuracy: Estimate
+    """The best accuracy if annotators err on every pair alike. It is lower, but not below the agreement, where some
+    pairs are harder than others."""
+
+
+class Stress(Artifact):
+    """How often worse versions of held-out answers score higher than the answers (`reward.card.stress`)."""
+
+    scores_higher: dict[str, Share]
+    """By edit."""
+    answers: int
+    """Answers that were edited, each of another prompt."""
+    seconds: float
+    """What the probes took."""
+
+
+class ReliabilityPoint(Artifact):
+    """The held-out pairs in which the model is about as sure."""
+
+    confidence: float
+    """Mean probability with which the model expects the answer that it scores higher to be preferred."""
+    right: Share
+    """How often that answer was preferred."""
 
 
 class ProbeShare(Share):
@@ -26,8 +56,19 @@ class ReportCard(RewardCard, extra="forbid"):
     """Rank correlation of the margin in score with the margin in length."""
     probe: ProbeShare | None = absent()
     """Absent where nothing was trained."""
+    shuffled_p: float | None = absent()
+    """How often labels that are shuffled by prompt would give at least this accuracy."""
+    reliability: list[ReliabilityPoint] | None = absent()
+    ceiling: Ceiling | None = absent()
+    """Absent where no two annotators put the same pair in a strict order."""
+    stress: Stress | None = absent()
     by_category: dict[str, Share] | None = absent()
     by_annotator: dict[str, Share] | None = absent()
+    by_strength: dict[str, Share] | None = absent()
+    """By how much better the chosen answer is: 1 slightly, 2 better, 3 much; `none` where nobody was asked."""
+    by_source: dict[str, Share] | None = absent()
+    by_length: dict[str, Share] | None = absent()
+    """By whether the chosen answer has more words than the other."""
 
 
 class SecondReportCard(ReportCard):
@@ -50,6 +91,23 @@ class PairScore(Row):
     prompt_id: str
     chosen: float
     rejected: float
+
+
+class Mistake(Row):
+    """A row of mistakes.jsonl: a held-out pair that the reward model orders against the label, the surest first."""
+
+    label_id: str
+    prompt_id: str
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+    chosen_score: float
+    rejected_score: float
+    confidence: float
+    """Probability, by the two scores, that the rejected answer is preferred."""
+    category: str | None
+    annotator: str
+    strength: int | None
 
 
 class CandidateScores(Row):

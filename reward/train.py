@@ -2,8 +2,9 @@
 
 Reads   labels/preferences.jsonl, and sft/model, from which it starts with a fresh head; or the model in `base`.
 Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to what it starts from), report.json,
-        scores.jsonl, metrics.jsonl, manifest.json; with `score_candidates` also candidate_scores.jsonl; with
-        `split.judge_fraction` also judge/, a second reward model from other prompts, which only judges the comparison.
+        scores.jsonl, mistakes.jsonl, metrics.jsonl, manifest.json; with `score_candidates` also candidate_scores.jsonl;
+        with `split.judge_fraction` also judge/, a second reward model from other prompts, which only judges the
+        comparison.
 Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1, over single pairs; head
         initialised as in Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; trained by trl.RewardTrainer.
 """
@@ -21,8 +22,9 @@ import torch
 from datasets import Dataset
 from peft import TaskType
 
+from reward.card.evaluate import ScoredPairs, mistakes, report_card
+from reward.card.stress import stress
 from reward.config import RewardConfig
-from reward.evaluate import report_card
 from reward.probe import ProbeScores, probe_pairs
 from reward.report import CandidateScores, PairScore, RewardReport, SecondReportCard
 from trueup import runs
@@ -55,17 +57,19 @@ def run(config: RewardConfig) -> Path:
     model, train, probe, fold = fit(config, stage, parents.get("sft"), pairs.train, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
-    heldout, chosen_scores, rejected_scores = score_pairs(model, pairs, config.max_length)
-    card = report_card(train, heldout, chosen_scores, rejected_scores, stage, probe=probe)
+    labelled = read_rows(parents["label"].dir / "preferences.jsonl", Preference)
+    heldout = score_pairs(model, pairs, config.max_length)
+    card = report_card(train, heldout, stage, labelled, probe, stress(model, heldout.pairs))
 
     # 4. Save ---------------------------------------------------------------------------------------------------------
     write_rows(
         stage.dir / "scores.jsonl",
         (
             PairScore(label_id=pair.label_id, prompt_id=pair.prompt_id, chosen=chosen, rejected=rejected)
-            for pair, chosen, rejected in zip(heldout, chosen_scores, rejected_scores, strict=True)
+            for pair, chosen, rejected in zip(heldout.pairs, heldout.chosen, heldout.rejected, strict=True)
         ),
     )
+    write_rows(stage.dir / "mistakes.jsonl", mistakes(heldout))
     fold()
     loading.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts, chat_template=choice_of(model.tokenizer))
@@ -82,8 +86,9 @@ def run(config: RewardConfig) -> Path:
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
         judge, train, probe, fold = fit(config, aside, parents.get("sft"), pairs.judge, pairs)
-        scores = score_pairs(judge, pairs, config.max_length)
-        second = report_card(train, *scores, aside, whose="the second reward model's ", probe=probe)
+        heldout = score_pairs(judge, pairs, config.max_length)
+        probes = stress(judge, heldout.pairs)
+        second = report_card(train, heldout, aside, labelled, probe, probes, whose="the second reward model: ")
         fold()
         loading.save(judge, aside.dir / "model")
         judge_card = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
@@ -151,9 +156,7 @@ def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loade
     return model
 
 
-def score_pairs(
-    model: loading.Loaded, pairs: Pairs, max_length: int
-) -> tuple[list[Preference], list[float], list[float]]:
+def score_pairs(model: loading.Loaded, pairs: Pairs, max_length: int) -> ScoredPairs:
     """The held-out pairs that fit, with the scores of their chosen and of their rejected answers."""
     heldout, rows = encode_pairs(
         pairs.heldout, model.tokenizer, max_length, Dropped(), on_bad_rows=pairs.on_bad_rows, with_reasoning=False
@@ -161,7 +164,7 @@ def score_pairs(
     prompts = [pair.prompt for pair in heldout]
     answers = [row.chosen_ids for row in rows] + [row.rejected_ids for row in rows]
     scores = score(model, prompts + prompts, answers)
-    return heldout, scores[: len(heldout)], scores[len(heldout) :]
+    return ScoredPairs(heldout, scores[: len(heldout)], scores[len(heldout) :])
 
 
 def score_candidates(model: loading.Loaded, rows: Sequence[CandidateSet], stage: StageRun) -> Iterator[CandidateScores]:

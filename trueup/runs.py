@@ -60,6 +60,7 @@ OUTPUTS = {
     *("model", "adapter", "steps", "judge", "runs"),  # TensorBoard's tracker writes `runs`
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
     *("rankings.jsonl", "preferences.jsonl", "ties.jsonl", "demonstrations.jsonl"),
+    "mistakes.jsonl",
 }
 """Names of the files and folders that stages leave as results. A new result needs its name here."""
 STORE = "labels.sqlite"

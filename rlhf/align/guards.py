@@ -98,7 +98,13 @@ def look(history: Sequence[RolloutFigures], kl_budget: float | None) -> list[Fin
     ]
 
 
-_DOUBTS = ("no_better_than_chance", "explained_by_a_rule", "not_told_from_a_rule", "not_evaluated")
+_DOUBTS = (
+    "no_better_than_chance",
+    "shuffled_labels_would_do",
+    "explained_by_a_rule",
+    "not_told_from_a_rule",
+    "not_evaluated",
+)
 """Findings of a reward model's report card that say that it may not know the preference."""
 
 

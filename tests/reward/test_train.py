@@ -214,7 +214,7 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
     assert report["judge"]["pairs"]["train"] == len(second) and report["judge"]["accuracy"]["value"] == 1.0
     findings = runs.open_stage(made.run_dir, "reward").manifest.verdict.findings
     told = [found.message for found in findings if found.code == "not_told_from_a_rule"]
-    assert [message.startswith("the second reward model's accuracy") for message in told] == [False, True]
+    assert [message.startswith("the second reward model: accuracy") for message in told] == [False, True]
     assert [finding["message"] for part in (report, report["judge"]) for finding in part["findings"]] == told
     assert loading.load_reward_model(directory / "judge" / "model", made.config.model)
     assert not list((directory / "judge").glob("checkpoint*")) and verify(made.run_dir).problems == []

@@ -85,7 +85,7 @@ class PairCounts(Artifact):
 
 
 class Baseline(Share):
-    """Accuracy of a rule that reads nothing, and what the rule learnt from the training pairs."""
+    """Accuracy of a rule that reads nothing or of a bag of words, and what a rule learnt from the training pairs."""
 
     reversed: bool | None = absent()
     """Whether the rule is reversed, because that was right more often in training."""
@@ -94,11 +94,11 @@ class Baseline(Share):
 
 
 class BestBaseline(Artifact):
-    """The rule that is right most often in training, compared with the reward model on held-out pairs."""
+    """The baseline that is right most often in training, compared with the reward model on held-out pairs."""
 
     name: str
     difference: Estimate
-    """The reward model's accuracy minus the rule's, prompt by prompt."""
+    """The reward model's accuracy minus the baseline's, prompt by prompt."""
 
 
 class Calibration(Artifact):
@@ -106,8 +106,18 @@ class Calibration(Artifact):
 
     ece: float
     """Expected calibration error."""
+    brier: float
+    """Brier score: 0 is certain and right, 0.25 a coin toss."""
     temperature: float
-    """Above 1 the model is overconfident."""
+    """Fitted on all held-out pairs. Above 1 the model is overconfident."""
+    temperature_low: float
+    temperature_high: float
+    """Its 95 % interval over prompts."""
+    ece_at_temperature: float | None
+    """Expected calibration error of scores divided by a temperature that was fitted on other prompts; null with a
+    single prompt."""
+    brier_at_temperature: float | None
+    """Brier score of the same."""
 
 
 class Normalisation(Artifact):

@@ -12,7 +12,16 @@ import pytest
 import scipy.stats
 
 from trueup.statistics import intervals
-from trueup.statistics.calibration import expected_calibration_error, fit_temperature, spearman
+from trueup.statistics.calibration import (
+    TEMPERATURES,
+    brier,
+    by_confidence,
+    cross_fitted,
+    expected_calibration_error,
+    fit_temperature,
+    spearman,
+    temperature_interval,
+)
 from trueup.statistics.intervals import bootstrap_mean, positive_mean, wilson
 from trueup.statistics.length_control import length_controlled_win_rate
 from trueup.statistics.win_rates import by_group, minimum_detectable_effect, noise_floor, outcomes, win_rate
@@ -515,6 +524,48 @@ def test_the_fitted_temperature_mends_the_calibration() -> None:
     temperature = fit_temperature(margins)
     assert temperature == pytest.approx(3, rel=0.1)
     assert expected_calibration_error(margins, temperature=temperature) < 0.03 < expected_calibration_error(margins)
+
+
+@pytest.mark.parametrize("planted", [0.5, 1.0, 2.5])
+def test_a_planted_temperature_is_recovered_and_pairs_of_other_prompts_measure_what_it_mends(planted: float) -> None:
+    rng = np.random.default_rng(3)
+    true = rng.normal(0, 2, 8_000)
+    margins = (planted * np.where(rng.random(len(true)) < 1 / (1 + np.exp(-true)), true, -true)).tolist()
+    prompts = [str(i // 2) for i in range(len(margins))]
+    fitted = temperature_interval(margins, prompts, resamples=60)
+    assert fitted.value == pytest.approx(planted, rel=0.05) and fitted.low < planted < fitted.high
+    assert fitted.n == 4_000
+    mended = cross_fitted(margins, prompts)
+    assert mended is not None and expected_calibration_error(mended) < 0.02
+    assert brier(mended) <= brier(margins) + 1e-3
+    if planted != 1:
+        assert brier(mended) < brier(margins) and expected_calibration_error(margins) > 0.03
+
+
+def test_a_temperature_is_fitted_on_other_prompts_than_it_is_measured_on() -> None:
+    """Two prompts: the one is always right, the other always wrong. Each gets the temperature of the other."""
+    _, useless = TEMPERATURES
+    mended = cross_fitted([1.0, 1.0, -1.0, -1.0], ["a", "a", "b", "b"])
+    assert mended is not None and mended[:2] == pytest.approx([1 / useless] * 2, rel=1e-6)
+    assert mended[2:] == [mended[2]] * 2 and mended[2] < -10
+    assert cross_fitted([1.0, -1.0], ["a", "a"]) is None, "there is no other prompt"
+
+
+def test_each_prompt_weighs_the_same_in_a_temperature() -> None:
+    one_each = temperature_interval([2.0, -1.0, 3.0], ["a", "b", "c"], resamples=10).value
+    repeated = temperature_interval([2.0] * 7 + [-1.0, 3.0], ["a"] * 7 + ["b", "c"], resamples=10).value
+    assert repeated == pytest.approx(one_each)
+
+
+def test_a_coin_toss_has_a_brier_score_of_a_quarter() -> None:
+    assert brier([0.0, 0.0]) == 0.25 and brier([50.0]) == pytest.approx(0) and brier([-50.0]) == pytest.approx(1)
+
+
+def test_the_bins_of_the_reliability_curve_are_those_of_the_calibration_error() -> None:
+    margins = [math.log(3)] * 3 + [-50.0]
+    (first, members), (last, wrong) = by_confidence(margins)
+    assert (first, last) == pytest.approx((0.75, 1))
+    assert (members.tolist(), wrong.tolist()) == ([0, 1, 2], [3])
 
 
 def test_a_temperature_without_an_optimum_stays_within_its_bounds() -> None:

@@ -1,0 +1,69 @@
+"""Shares over prompts: each prompt weighs the same, however many pairs it has, and intervals are over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from trueup.artifacts.reports import Share
+from trueup.data.records import Preference
+from trueup.statistics.intervals import Interval
+from trueup.statistics.win_rates import margin_interval, win_rate
+
+
+def half_for_ties(difference: float) -> float:
+    return 0.5 if difference == 0 else float(difference > 0)
+
+
+def by_prompt(pairs: Sequence[Preference], values: Sequence[float]) -> list[float]:
+    """The mean value of the pairs of each prompt."""
+    groups: dict[str, list[float]] = {}
+    for pair, value in zip(pairs, values, strict=True):
+        groups.setdefault(pair.prompt_id, []).append(value)
+    return [sum(group) / len(group) for group in groups.values()]
+
+
+def mean_over_prompts(pairs: Sequence[Preference], values: Sequence[float]) -> float:
+    means = by_prompt(pairs, values)
+    return sum(means) / len(means)
+
+
+def over_prompts(pairs: Sequence[Preference], right: Sequence[float]) -> Interval:
+    """The mean over prompts of the mean of `right` on each."""
+    return win_rate([[mean] for mean in by_prompt(pairs, right)]).interval
+
+
+def share_of(pairs: Sequence[Preference], share: Interval) -> Share:
+    """The share for the report, where `n` counts pairs."""
+    return Share(**{**dict(share.estimate()), "n": len(pairs), "prompts": share.n})
+
+
+def difference_over_prompts(pairs: Sequence[Preference], right: Sequence[float], other: Sequence[float]) -> Interval:
+    """Accuracy minus that of another, paired by prompt; between -1 and 1."""
+    halves = np.array(by_prompt(pairs, [a - b for a, b in zip(right, other, strict=True)])) / 2
+    half, _ = margin_interval(halves, np.ones(len(halves)), 0.95, 0, 10_000)
+    return Interval(2 * half.value, 2 * half.low, 2 * half.high, half.n)
+
+
+def by_slice(pairs: Sequence[Preference], right: Sequence[float], key: Callable[[Preference], str]) -> dict[str, Share]:
+    """The share in each slice of the pairs, in the order of their names."""
+    slices: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        slices.setdefault(key(pair), []).append(i)
+    shares = {}
+    for name, rows in sorted(slices.items()):
+        members = [pairs[i] for i in rows]
+        shares[name] = share_of(members, over_prompts(members, [right[i] for i in rows]))
+    return shares
+
+
+def percent(share: Interval) -> str:
+    """`71% [64%, 78%]`."""
+    return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]"
+
+
+def points(difference: Interval) -> str:
+    """`-1.1 points [-10.9, +9.2]`."""
+    value, low, high = (100 * each for each in (difference.value, difference.low, difference.high))
+    return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
