@@ -133,6 +133,9 @@ DPO = {
     "beta": trainer(beta=0.4),
     "loss_type": Probe({"loss_type": "hinge"}),
     "label_smoothing": Probe({"label_smoothing": 0.2}),
+    "grades": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "grades"),  # no label here has any
+    "pair_weight": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "pair_weight"),  # all are of one size
+    "ties": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "ties"),  # there are none
     "keep_steps": Probe({"keep_steps": 0}),
     "full_finetuning": Probe({"full_finetuning": True, "keep_steps": 0}, {"keep_steps": 0}, see="trainer"),
 }

@@ -59,6 +59,9 @@ https://huggingface.co/allenai/OLMo-2-1124-7B-DPO-Preview. The others take sums:
 IMITATION = "sft"
 """The loss of supervised fine-tuning on the chosen answers, nats per token, which may stand beside those losses."""
 
+LOGISTIC = ("sigmoid", "sigmoid_norm")
+"""Losses that are minus the logarithm of a preference's probability: in them a tie and an offset have a meaning."""
+
 if TYPE_CHECKING:
     LossName = str
     MixedName = str
@@ -91,6 +94,16 @@ class DPOConfig(PreferenceConfig, AlignConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of labels that are assumed to be wrong. With `sigmoid` this is cDPO (https://ericmitchell.ai/cdpo.pdf),
     with `robust` its unbiased form (https://arxiv.org/abs/2403.00409); the other losses take none."""
+    grades: Literal["leave_out", "offset", "weight"] = "leave_out"
+    """How it counts that one answer is slightly better, better or much better. `offset`: the margin of a pair must
+    exceed 0, ln 2 or ln 3, in units of beta times nats (https://arxiv.org/abs/2402.10571). `weight`: a pair counts 1/2,
+    1 or 3/2. Pairs that nobody graded have no offset, and count 1. `leave_out`: grades count for nothing."""
+    pair_weight: Literal["equal", "per_label"] = "equal"
+    """Weight of a pair. `equal`: every pair counts alike, so that a ranking of 4 answers counts as much as six
+    labels of pairs. `per_label`: all pairs of one label count 1 together (Ouyang et al. 2022, eq. 1)."""
+    ties: Literal["leave_out", "half", "davidson"] = "leave_out"
+    """How answers count that somebody found equally good. `half`: as half a preference for each. `davidson`: as an
+    outcome of its own, by Davidson's model (https://arxiv.org/abs/2409.17431). `leave_out`: not at all."""
     learning_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
     """Learning rate at its peak. `auto` follows from the number of steps. 0 trains nothing: it makes a control, whose
     comparison finds no change."""
@@ -115,9 +128,31 @@ class DPOConfig(PreferenceConfig, AlignConfig):
             raise ValueError(f"beta: auto has no one value for these losses ({wanted}): give a number")
         if IMITATION in self.losses and self.trainer_args.get("use_weighting"):
             raise ValueError("trainer_args.use_weighting: weighs pairs, and sft in loss_type is no loss over pairs")
+        self._check_weighing()
         if self.full_finetuning and self.keep_steps and "keep_steps" in self.model_fields_set:
             raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
         return self
+
+    def _check_weighing(self) -> None:
+        """The loss that obeys `grades`, `pair_weight` and `ties` is ours, not TRL's; it has fewer variants."""
+        key = next((k for k in ("ties", "grades") if getattr(self, k) in ("half", "davidson", "offset")), None)
+        if key and (others := [name for name in self.pair_losses if name not in LOGISTIC]):
+            raise ValueError(
+                f"{key}: {getattr(self, key)} has no meaning in loss_type {others[0]}; use {' or '.join(LOGISTIC)}"
+            )
+        if self.label_smoothing and (self.ties == "davidson" or self.grades == "offset"):
+            key = "ties" if self.ties == "davidson" else "grades"
+            raise ValueError(f"{key}: {getattr(self, key)} goes with no label_smoothing: set one of them otherwise")
+        if self.ties == "davidson" and self.grades == "offset":
+            raise ValueError("grades: offset has no meaning with ties: davidson; use weight, or ties: half")
+        for name in ("f_divergence_type", "use_weighting"):
+            if self.weighs and name in self.trainer_args:
+                raise ValueError(f"trainer_args.{name}: does nothing beside grades, pair_weight or ties: leave it out")
+
+    @property
+    def weighs(self) -> bool:
+        """Whether pairs do not all count alike."""
+        return (self.grades, self.pair_weight, self.ties) != ("leave_out", "equal", "leave_out")
 
     @property
     def losses(self) -> dict[str, float]:

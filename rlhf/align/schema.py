@@ -25,7 +25,11 @@ class DPOReport(AlignSchedule, extra="forbid"):
 
     algorithm: Literal["dpo"]
     pairs: int
-    """Pairs that were trained on."""
+    """Strict pairs that were trained on."""
+    ties: int
+    """Tied pairs that were trained on."""
+    ties_left_out: int
+    """Tied pairs that were not: by `align.ties`, or because they do not fit."""
     first: dict[str, float]
     """Means of TRL's metrics over the first tenth of the steps."""
     last: dict[str, float]

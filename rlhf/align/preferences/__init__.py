@@ -1,1 +1,2 @@
-"""Alignment on labelled answers: the stage (dpo), its reference (reference), and how far it learns (learning)."""
+"""Alignment on labelled answers: the stage (dpo), its pairs in tokens (labelled), their reference (reference), how much
+each counts (trainer, losses), and how far it learns (learning)."""

@@ -22,6 +22,7 @@ from peft import TaskType
 from transformers import TrainerCallback
 
 from rlhf.align.config import IMITATION, LOSSES, DPOConfig
+from rlhf.align.preferences.labelled import Labelled, encode_labelled
 from rlhf.align.preferences.learning import (
     chosen_fell,
     first_and_last,
@@ -30,18 +31,17 @@ from rlhf.align.preferences.learning import (
     resolve_auto,
 )
 from rlhf.align.preferences.reference import compute_reference_logps, loss_of_router
+from rlhf.align.preferences.trainer import columns_of, with_own_loss
 from rlhf.align.schema import DPOReport, LogpsChange
 from trueup import runs
 from trueup.artifacts.reports import Schedule
 from trueup.console import say
-from trueup.data.records import Dropped
-from trueup.errors import DataError
 from trueup.models import loading
-from trueup.runs import StageRun
+from trueup.runs import Finding, StageRun
 from trueup.training import adapters, batches, loop
 from trueup.training.arguments import build_arguments, trainer_arguments
 from trueup.training.merging import merged
-from trueup.training.pairs import EncodedPair, encode_pairs, read_pairs
+from trueup.training.pairs import EncodedPair, read_pairs
 
 
 def run(config: DPOConfig) -> Path:
@@ -53,26 +53,17 @@ def run(config: DPOConfig) -> Path:
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
-    dropped, heldout_dropped = Dropped(), Dropped()
-    limit, rule = config.max_length, pairs.on_bad_rows
-    train, rows = encode_pairs(pairs.train, policy.tokenizer, limit, dropped, stage, rule)
-    heldout, heldout_rows = encode_pairs(pairs.heldout, policy.tokenizer, limit, heldout_dropped, on_bad_rows=rule)
-    stage.keep_aside(heldout_dropped)
-    if not rows:
-        raise DataError(f"no pair is left to train on within align.max_length, {limit} tokens (left out: {dropped})")
-    if dropped.counts or heldout_dropped.counts:
-        stage.find("warn", "dropped", f"pairs not trained on: {dropped}; held out and not evaluated: {heldout_dropped}")
-    stage.trained_on(pair.prompt for pair in train)
-    say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
-    say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
-
+    labelled = encode_labelled(config, stage, policy, pairs, [] if config.ties == "leave_out" else pairs.ties)
+    stage.findings += unheard(config, labelled)
+    train, rows = labelled.train + labelled.ties, labelled.rows + labelled.tied_rows
     config = resolve_auto(config, len(rows))
     reference_logps = compute_reference_logps(policy, sft, train, rows)
+    heldout, heldout_rows = labelled.heldout, labelled.heldout_rows
     heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with loop.scored_completions_only():
-        trainer = build_trainer(config, stage, policy, rows, reference_logps)
+        trainer = build_trainer(config, stage, policy, rows, reference_logps, columns_of(config, labelled))
         loop.train(trainer, stage)
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     # Before the merge, in the precision of the reference and on its device: merged weights are float32, and may be on
@@ -101,7 +92,9 @@ def run(config: DPOConfig) -> Path:
     stage.write_report(
         DPOReport(
             algorithm="dpo",
-            pairs=len(rows),
+            pairs=len(labelled.rows),
+            ties=len(labelled.ties),
+            ties_left_out=len(pairs.ties) - len(labelled.ties),
             first=first,
             last=last,
             logps_change_nats=change,
@@ -115,14 +108,31 @@ def run(config: DPOConfig) -> Path:
     return stage.finish()
 
 
+def unheard(config: DPOConfig, labelled: Labelled) -> list[Finding]:
+    """A warning for each key that asks for what no label has."""
+    missing = {
+        f"grades: {config.grades}": config.grades != "leave_out" and not any(pair.strength for pair in labelled.train),
+        f"ties: {config.ties}": config.ties != "leave_out" and not labelled.ties,
+    }
+    return [
+        Finding("warn", f"no_{key.partition(':')[0]}", f"align.{key} changes nothing: no label to train on has any")
+        for key, is_missing in missing.items()
+        if is_missing
+    ]
+
+
 def build_trainer(
     config: DPOConfig,
     stage: StageRun,
     policy: loading.Loaded,
     rows: list[EncodedPair],
     reference_logps: list[tuple[float, float]],
+    columns: list[dict[str, float | bool]],
 ) -> Any:
-    """trl.DPOTrainer over pairs that are tokens already, with the reference's log-probabilities beside them."""
+    """trl.DPOTrainer over pairs that are tokens already, with the reference's log-probabilities beside them.
+
+    columns  how each pair counts (`rlhf.align.preferences.trainer.columns_of`), where pairs do not all count alike
+    """
     from trl import DPOConfig as TRLConfig
     from trl import DPOTrainer
 
@@ -140,6 +150,10 @@ def build_trainer(
         for row, (chosen, rejected) in zip(rows, reference_logps, strict=True)
     ]
 
+    trainer_class: Any = TokenisedDPOTrainer
+    if config.weighs:
+        dataset = [{**row, **its_columns} for row, its_columns in zip(dataset, columns, strict=True)]
+        trainer_class = with_own_loss(TokenisedDPOTrainer, config)
     arguments = trainer_arguments(config, stage, policy, [2 * row.longest for row in rows])
     arguments |= {
         "beta": config.beta,
@@ -148,7 +162,7 @@ def build_trainer(
         "label_smoothing": config.label_smoothing,
         "precompute_ref_log_probs": True,
     }
-    trainer = batches.grouped_by_length(TokenisedDPOTrainer, config, [row.longest for row in rows])(
+    trainer = batches.grouped_by_length(trainer_class, config, [row.longest for row in rows])(
         model=policy.model,
         args=build_arguments(TRLConfig, arguments, config),
         train_dataset=Dataset.from_list(dataset),
@@ -181,7 +195,9 @@ def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
     original = dpo_trainer.hash_module
     dpo_trainer.hash_module = lambda module: ""  # names a cache of the reference by weights, which are not there
     try:
-        return build_trainer(resolve_auto(config, 1), stage, policy, [EncodedPair([0], [0, 0], [0])], [(0.0, 0.0)])
+        columns = [{"weights": 1.0, "offsets": 0.0, "is_tie": False}]
+        rows = [EncodedPair([0], [0, 0], [0])]
+        return build_trainer(resolve_auto(config, 1), stage, policy, rows, [(0.0, 0.0)], columns)
     finally:
         dpo_trainer.hash_module = original
 
@@ -193,12 +209,13 @@ class StartsAtReference(TrainerCallback):
         self.config, self.rounded_weights = config, rounded_weights
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
-        if state.global_step != 1 or "rewards/margins" not in (logs or {}):
+        if state.global_step != 1 or "loss" not in (logs or {}):
             return
         # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
         tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
-        margin, loss = abs(logs["rewards/margins"]), logs["loss"] - loss_of_router(model, logs)
-        expected = loss_at_reference(self.config)
+        # A batch of ties has no margin.
+        margin, loss = abs(logs.get("rewards/margins", 0.0)), logs["loss"] - loss_of_router(model, logs)
+        expected = logs.get("loss/at_reference", loss_at_reference(self.config))
         figures = f"loss {loss:.4f}{'' if expected is None else f' (expected {expected:.4f})'}, margin {margin:.4f}"
         if margin > tolerance or (expected is not None and abs(loss - expected) > tolerance * max(1, expected)):
             raise AssertionError(f"at step 0 policy and reference differ: {figures}")

@@ -13,7 +13,6 @@ import pytest
 
 import rlhf.align.preferences.dpo
 import rlhf.align.preferences.learning
-import ui.label.run
 from rlhf.align.config import LOSSES
 from rlhf.align.preferences.dpo import StartsAtReference
 from rlhf.align.preferences.learning import resolve_auto
@@ -27,38 +26,13 @@ from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.sampling import Decoding, sample
 from trueup.models.scoring import completion_logps
-from trueup.runs import find_stage
 from trueup.training.pairs import EncodedPair
 from trueup.verify import verify
 
 
-@pytest.fixture
-def aligned(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
-    """Run the align stage after imported labels; its SFT parent is the base model, as if it had been trained."""
-
-    def run(split: dict[str, float] | None = None, **keys: Any) -> tuple[Any, Path]:
-        rows = [
-            {"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk is cold."}
-            for i in range(16)
-        ]
-        jsonl(tmp_path / "labels.jsonl", rows)
-        made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, align=keys, split=split or {})
-        if find_stage(made.run_dir, "sft") is None:
-            stage = runs.begin(made.stages["sft"])
-            loading.save(loading.load_base(made.config.model), stage.dir / "model")
-            stage.finish()
-            ui.label.run.run(made.stages["label"])
-        return made, rlhf.align.preferences.dpo.run(made.stages["align"])
-
-    return run
-
-
-def metrics(directory: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if "rewards/margins" in row]
-
-
-def test_it_starts_at_the_reference_and_learns_the_pairs(aligned: Callable[..., Any]) -> None:
+def test_it_starts_at_the_reference_and_learns_the_pairs(
+    aligned: Callable[..., Any], metrics: Callable[..., Any]
+) -> None:
     made, directory = aligned(max_steps=8)
     rows = metrics(directory)
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-4) and abs(rows[0]["rewards/margins"]) < 1e-4
@@ -140,7 +114,11 @@ def log_sigmoid(x: float) -> float:
 )
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 def test_label_smoothing_is_in_the_loss_that_is_trained(
-    aligned: Callable[..., Any], loss_type: str, expected: Callable[[float, float], float], smoothing: float
+    aligned: Callable[..., Any],
+    metrics: Callable[..., Any],
+    loss_type: str,
+    expected: Callable[[float, float], float],
+    smoothing: float,
 ) -> None:
     _, directory = aligned(loss_type=loss_type, label_smoothing=smoothing, train_batch_size=1, max_steps=6)
     rows = metrics(directory)
@@ -168,7 +146,11 @@ AT_REFERENCE = {
 
 @pytest.mark.parametrize(("loss_type", "beta"), [(name, loss.beta) for name, loss in LOSSES.items()])
 def test_every_loss_starts_at_the_reference_with_a_beta_of_its_own_and_learns(
-    aligned: Callable[..., Any], loss_type: str, beta: float, capsys: pytest.CaptureFixture[str]
+    aligned: Callable[..., Any],
+    metrics: Callable[..., Any],
+    loss_type: str,
+    beta: float,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, directory = aligned(loss_type=loss_type, max_steps=8)
     report = json.loads((directory / "report.json").read_text())
@@ -194,7 +176,7 @@ def test_a_policy_that_is_not_its_reference_stops_the_stage(
             watch.on_log(args, state, None, {"loss": loss, "rewards/margins": margin})
 
 
-def test_losses_are_mixed_by_their_weights(aligned: Callable[..., Any]) -> None:
+def test_losses_are_mixed_by_their_weights(aligned: Callable[..., Any], metrics: Callable[..., Any]) -> None:
     def first_loss(**weights: float) -> float:
         _, directory = aligned(loss_type=weights, max_steps=1)
         return metrics(directory)[0]["loss"]
@@ -232,7 +214,7 @@ def test_a_mixture_that_would_not_be_what_it_says_is_refused(
         campaign(tmp_path, align=keys)
 
 
-def test_dropout_of_the_adapter_is_as_the_config_says(aligned: Callable[..., Any]) -> None:
+def test_dropout_of_the_adapter_is_as_the_config_says(aligned: Callable[..., Any], metrics: Callable[..., Any]) -> None:
     _, without = aligned(max_steps=2)
     before = metrics(without)
     _, directory = aligned(max_steps=2, lora={"r": 4, "lora_dropout": 0.5})
@@ -266,7 +248,9 @@ def test_steps_and_learning_rate_follow_from_the_number_of_pairs(
     assert config.learning_rate == pytest.approx(rate, rel=0.05)
 
 
-def test_what_it_chose_is_what_it_trains_with(aligned: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_it_chose_is_what_it_trains_with(
+    aligned: Callable[..., Any], metrics: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     _, directory = aligned(learning_rate=None, max_steps=None, train_batch_size=5)
     said = capsys.readouterr().out
     report = json.loads((directory / "report.json").read_text())

@@ -1,0 +1,56 @@
+"""Labelled pairs in tokens: those to train on, the ties among them, and those that are held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trueup.console import say
+from trueup.data.records import Dropped, Preference
+from trueup.errors import DataError
+from trueup.models import loading
+from trueup.runs import StageRun
+from trueup.training.config import PreferenceConfig
+from trueup.training.pairs import EncodedPair, Pairs, encode_pairs
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pairs and their tokens, in one order."""
+
+    train: list[Preference]
+    rows: list[EncodedPair]
+    ties: list[Preference]
+    """Those that are trained on."""
+    tied_rows: list[EncodedPair]
+    heldout: list[Preference]
+    heldout_rows: list[EncodedPair]
+
+
+def encode_labelled(
+    config: PreferenceConfig, stage: StageRun, policy: loading.Loaded, pairs: Pairs, ties: list[Preference]
+) -> Labelled:
+    """The pairs that fit, and their tokens; a DataError if none is left to train on.
+
+    ties  those of `pairs.ties` to train on; the others are counted
+    """
+    dropped, heldout_dropped = Dropped(), Dropped()
+    tokenizer, limit, rule = policy.tokenizer, config.max_length, pairs.on_bad_rows
+    train, rows = encode_pairs(pairs.train, tokenizer, limit, dropped, stage, rule)
+    ties, tied_rows = encode_pairs(ties, tokenizer, limit, tied_dropped := Dropped(), stage, rule)
+    heldout, heldout_rows = encode_pairs(pairs.heldout, tokenizer, limit, heldout_dropped, on_bad_rows=rule)
+    stage.keep_aside(heldout_dropped)
+    if not rows:
+        raise DataError(f"no pair is left to train on within align.max_length, {limit} tokens (left out: {dropped})")
+    if dropped.counts or tied_dropped.counts or heldout_dropped.counts:
+        of_ties = f"; ties: {tied_dropped}" if tied_dropped.counts else ""
+        stage.find(
+            "warn",
+            "dropped",
+            f"pairs not trained on: {dropped}{of_ties}; held out and not evaluated: {heldout_dropped}",
+        )
+    stage.trained_on(pair.prompt for pair in [*train, *ties])
+    say(f"{'pairs':<12} {len(rows)} to train on ({config.pairs}); dropped: {dropped}")
+    if pairs.ties:
+        say(f"{'ties':<12} {len(ties)} to train on, of {len(pairs.ties)}; dropped: {tied_dropped}")
+    say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
+    return Labelled(train, rows, ties, tied_rows, heldout, heldout_rows)
