@@ -2,9 +2,9 @@
 
 Reads   labels/preferences.jsonl, and sft/model, from which it starts with a fresh head; or the model in `base`.
 Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to what it starts from), report.json,
-        scores.jsonl, mistakes.jsonl, metrics.jsonl, manifest.json; with `score_candidates` also candidate_scores.jsonl;
-        with `split.judge_fraction` also judge/, a second reward model from other prompts, which only judges the
-        comparison.
+        report.html, scores.jsonl, mistakes.jsonl, metrics.jsonl, manifest.json; with `score_candidates` also
+        candidate_scores.jsonl; with `split.judge_fraction` also judge/, a second reward model from other prompts, which
+        only judges the comparison.
 Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1, over single pairs; head
         initialised as in Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; trained by trl.RewardTrainer.
 """
@@ -23,6 +23,7 @@ from datasets import Dataset
 from peft import TaskType
 
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
+from reward.card.page import write_report
 from reward.card.stress import stress
 from reward.config import RewardConfig
 from reward.probe import ProbeScores, probe_pairs
@@ -69,7 +70,8 @@ def run(config: RewardConfig) -> Path:
             for pair, chosen, rejected in zip(heldout.pairs, heldout.chosen, heldout.rejected, strict=True)
         ),
     )
-    write_rows(stage.dir / "mistakes.jsonl", mistakes(heldout))
+    wrong = mistakes(heldout)
+    write_rows(stage.dir / "mistakes.jsonl", wrong)
     fold()
     loading.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts, chat_template=choice_of(model.tokenizer))
@@ -94,7 +96,9 @@ def run(config: RewardConfig) -> Path:
         judge_card = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
-    stage.write_report(RewardReport(**dict(card), judge=judge_card))
+    report = RewardReport(**dict(card), judge=judge_card)
+    stage.write_report(report)
+    write_report(stage, report, wrong)
     return stage.finish()
 
 

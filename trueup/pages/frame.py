@@ -26,7 +26,15 @@ def environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = (wording.percent, wording.interval, wording.quantity, wording.tight, wording.duration, wording.title)
+    formats = (
+        wording.percent,
+        wording.interval,
+        wording.quantity,
+        wording.tight,
+        wording.duration,
+        wording.title,
+        wording.p_value,
+    )
     templates.filters.update({function.__name__: function for function in (*formats, bar, seen)})
     templates.filters.update(short=lambda sha256: sha256[:12])
     templates.globals.update(

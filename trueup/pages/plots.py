@@ -145,6 +145,22 @@ def trace(points: Sequence[Point], x_label: str, y_label: str, limit: float | No
     return _svg(parts, f"{y_label} over {x_label}: {', '.join(point.name for point in finite)}")
 
 
+def against_diagonal(points: Sequence[Point], x_label: str, y_label: str, span: tuple[float, float]) -> Markup:
+    """Points of shares over x in `span`, each with its interval and its name. On the diagonal the two are equal."""
+    if not points:
+        return Markup("")
+    axes = _Axes(span, (0.0, 1.0), room=0.04)
+    parts = [axes.draw(x_label, percent=True), axes.path([(end, end) for end in span], "diagonal")]
+    for point in points:
+        x, y = axes.at(point.x, point.y)
+        if point.low is not None and point.high is not None:
+            (_, bottom), (_, top) = axes.at(point.x, point.low), axes.at(point.x, point.high)
+            parts.append(_element("line", "whisker", x1=x, x2=x, y1=bottom, y2=top))
+        parts.append(_element("circle", f"point {point.style}", cx=x, cy=y, r=4))
+        parts.append(_element("text", "name", point.name, x=x - 7, y=y + 14, text_anchor="end"))
+    return _svg(parts, f"{y_label} over {x_label}")
+
+
 def moving_mean(values: Sequence[float], window: int) -> list[float]:
     """Centred mean over `window` values, and over fewer at the ends."""
     before, after = (window - 1) // 2, window // 2
