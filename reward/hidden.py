@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trueup.console import progress
 from trueup.models import tensors
+from trueup.models.cache import reads_in_parts
 from trueup.models.loading import Loaded
+from trueup.models.scoring import Inputs, answer_inputs, read_prompts
 from trueup.training.pairs import EncodedPair
 
 Pooling = Literal["last token", "mean over the answer"]
 POOLINGS: tuple[Pooling, ...] = ("last token", "mean over the answer")
-DEPTHS = 6
+DEPTHS = 3
 """Depths that are read, evenly spaced. Between neighbours hidden states differ little, and each takes memory."""
 
 
@@ -33,89 +36,131 @@ Features = dict[Place, np.ndarray]
 
 
 def depths(model: Any) -> list[int]:
-    """Numbers of layers after which `model` can be cut, rising to all; only all where layers are not found.
+    """Numbers of layers after which hidden states can be read, rising to all; all alone where its layers are not found.
 
     model  a sequence-classification model
     """
-    count = len(_layers(model.base_model)) or model.config.get_text_config().num_hidden_layers
-    if not _can_be_cut(model.base_model):
+    count = model.config.get_text_config().num_hidden_layers
+    if not _passes_layers_in_turn(model.base_model):
         return [count]
     return sorted({max(1, round(count * part / DEPTHS)) for part in range(1, DEPTHS + 1)})
 
 
 @torch.inference_mode()
-def read_features(model: Loaded, rows: Sequence[EncodedPair], batch_size: int = 16) -> Features:
-    """The features of the answers of N pairs, without dropout.
+def read_features(model: Loaded, rows: Sequence[EncodedPair], counts: Sequence[int], batch_size: int = 16) -> Features:
+    """The features of the answers of N pairs behind each of these rising counts of layers, without dropout.
 
     An answer is read behind its prompt, in the tokens that the reward model is trained on. Equal answers are read once.
     An empty answer is read at the prompt's last token.
     """
     answers = [(tuple(row.prompt_ids), tuple(ids)) for row in rows for ids in (row.chosen_ids, row.rejected_ids)]
-    distinct = sorted(set(answers), key=lambda answer: (-len(answer[0]) - len(answer[1]), answer))
-    decoder, device = model.model.base_model, model.placement.device
-    counts = depths(model.model)
+    distinct = {answer: i for i, answer in enumerate(dict.fromkeys(answers))}
     was_training = model.model.training
     model.model.eval()
-    batches: dict[Place, list[np.ndarray]] = {}
-    for start in range(0, len(distinct), batch_size):
-        batch = distinct[start : start + batch_size]
-        texts = [prompt + answer for prompt, answer in batch]
-        tokens, mask = (part.to(device) for part in tensors.pad_right(texts, model.tokenizer.pad_token_id))
-        begins = torch.tensor([len(prompt) for prompt, _ in batch], device=device)
-        for count, hidden in hidden_after(decoder, counts, tokens, mask):
+    features: dict[Place, list[Any]] = {}
+    done = 0
+    for batch, inputs, mask in _batches(model, list(distinct), batch_size):
+        for count, hidden in hidden_after(model.model.base_model, counts, inputs, mask):
             for pooling in POOLINGS:
-                pooled = pool(hidden, mask, begins, pooling)
-                batches.setdefault(Place(count, pooling), []).append(pooled.cpu().numpy())
+                at = features.setdefault(Place(count, pooling), [None] * len(distinct))
+                pooled = pool(hidden, mask, pooling).cpu().numpy()
+                for answer, vector in zip(batch, pooled, strict=True):
+                    at[distinct[answer]] = vector
+        progress(done := done + len(batch), len(distinct))
     model.model.train(was_training)
-    index = {answer: i for i, answer in enumerate(distinct)}
-    where = np.array([index[answer] for answer in answers]).reshape(-1, 2)
-    return {place: np.concatenate(parts)[where] for place, parts in batches.items()}
+    where = np.array([distinct[answer] for answer in answers]).reshape(-1, 2)
+    return {place: np.stack(vectors)[where] for place, vectors in features.items()}
 
 
-def pool(hidden: Tensor, mask: Tensor, begins: Tensor, pooling: Pooling) -> Tensor:
+Answer = tuple[tuple[int, ...], tuple[int, ...]]
+"""The tokens of a prompt and of an answer to it."""
+
+
+def _batches(model: Loaded, answers: list[Answer], batch_size: int) -> Iterator[tuple[list[Answer], Inputs, Tensor]]:
+    """Batches of answers, with the decoder's arguments and the mask (B, T) of the tokens that are the answers.
+
+    As in `trueup.models.scoring.score_readings`, a prompt is read once for all of its answers if the architecture
+    allows. An empty answer is the prompt's last token.
+    """
+    by_prompt: dict[tuple[int, ...], list[Answer]] = {}
+    for answer in answers:
+        by_prompt.setdefault(answer[0], []).append(answer)
+    order = sorted(by_prompt, key=lambda prompt: (-len(prompt), prompt))
+    in_parts = reads_in_parts(model.model.config) and all(ids for _, ids in answers)
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        past = read_prompts(model, chunk) if in_parts else None
+        row_of = {prompt: row for row, prompt in enumerate(chunk)}
+        members = sorted((answer for prompt in chunk for answer in by_prompt[prompt]), key=lambda a: (-len(a[1]), a))
+        for first in range(0, len(members), batch_size):
+            batch = members[first : first + batch_size]
+            if past:
+                inputs, mask = answer_inputs(model, past, [row_of[a[0]] for a in batch], [a[1] for a in batch])
+            else:
+                inputs, mask = _whole_inputs(model, batch)
+            yield batch, inputs, mask
+
+
+def _whole_inputs(model: Loaded, batch: list[Answer]) -> tuple[Inputs, Tensor]:
+    """The decoder's arguments to read answers together with their prompts, and the mask (B, T) of the answers."""
+    texts = [prompt + ids for prompt, ids in batch]
+    tokens, mask = (part.to(model.placement.device) for part in tensors.pad_right(texts, model.tokenizer.pad_token_id))
+    answered = mask.clone()
+    for row, (prompt, ids) in enumerate(batch):
+        answered[row, : len(prompt) if ids else len(prompt) - 1] = False
+    return {"input_ids": tokens, "attention_mask": mask, "use_cache": False}, answered
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """One vector of each answer, (B, H) float32.
 
     hidden  (B, T, H)
-    mask    (B, T), True on real tokens, which stand on the left
-    begins  (B,) where the answer begins; with no token behind it, its last token is the prompt's
+    mask    (B, T), True on the tokens of the answers, each of which has one at least
     """
-    last = mask.sum(dim=1) - 1  # (B,)
     if pooling == "last token":
+        last = (mask * torch.arange(1, mask.size(1) + 1, device=mask.device)).argmax(dim=1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
-    positions = torch.arange(mask.size(1), device=mask.device)
-    answer = mask & (positions >= torch.minimum(begins, last)[:, None])  # (B, T)
-    return (hidden.float() * answer[..., None]).sum(dim=1) / answer.sum(dim=1, keepdim=True)
+    return (hidden.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
-def hidden_after(decoder: Any, counts: Sequence[int], tokens: Tensor, mask: Tensor) -> Iterator[tuple[int, Tensor]]:
+def hidden_after(decoder: Any, counts: Sequence[int], inputs: Inputs, mask: Tensor) -> Iterator[tuple[int, Tensor]]:
     """What `decoder` would give, (B, T, H), if it had only its first layers: for each of these rising counts of layers.
 
-    All layers run once. Then what a layer gave is handed past all others, so that whatever the decoder does behind its
-    layers, such as its last norm, is its own code.
+    inputs  the decoder's arguments
+    mask    (B, T), True on tokens that count
+
+    The layers run once, and those behind the last count not at all. Then what a layer gave is handed past all others,
+    so that whatever the decoder does behind its layers, such as its last norm, is its own code.
     """
-    layers, outputs = _layers(decoder), dict[int, Any]()
-    inputs = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    whole = decoder.config.get_text_config().num_hidden_layers
+    if list(counts) == [whole]:
+        yield whole, decoder(**inputs).last_hidden_state
+        return
+    layers, outputs = decoder.layers, dict[int, Any]()
 
     def keep(count: int) -> Any:
-        return lambda layer, args, output: outputs.__setitem__(count, output)
+        def hook(layer: Any, args: Any, output: Any) -> None:
+            outputs[count] = output
+            if count == counts[-1]:
+                raise _AllRead
 
-    hooks = [layers[count - 1].register_forward_hook(keep(count)) for count in counts if count < len(layers)]
+        return hook
+
+    hooks = [layers[count - 1].register_forward_hook(keep(count)) for count in counts]
     try:
-        whole = decoder(**inputs).last_hidden_state
+        with suppress(_AllRead):
+            decoder(**inputs)
     finally:
         for hook in hooks:
             hook.remove()
     for count in counts:
-        if count not in outputs:
-            yield count, whole
-            continue
         with _given(layers, outputs.pop(count)):
-            hidden = decoder(**inputs).last_hidden_state
+            hidden = decoder(input_ids=inputs["input_ids"], attention_mask=mask, use_cache=False).last_hidden_state
         yield count, hidden
 
 
-def _layers(decoder: Any) -> Any:
-    return getattr(decoder, "layers", [])
+class _AllRead(Exception):
+    """Ends a forward pass behind the last layer that counts."""
 
 
 @contextmanager
@@ -131,14 +176,15 @@ def _given(layers: Any, output: Any) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _can_be_cut(decoder: Any) -> bool:
-    """Whether the decoder is its layers, one after the other, and what stands before and behind them: what the last one
-    gives, handed past all, gives what the decoder gives."""
-    layers, outputs = _layers(decoder), list[Any]()
-    if not len(layers):
+def _passes_layers_in_turn(decoder: Any) -> bool:
+    """Whether what the last layer gives, handed past all, gives what the decoder gives. Not so where a layer is called
+    twice, or gives another one more than its output."""
+    layers = getattr(decoder, "layers", [])
+    if len(layers) != decoder.config.get_text_config().num_hidden_layers:
         return False
     tokens = torch.arange(4, device=next(decoder.parameters()).device)[None]
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "use_cache": False}
+    outputs: list[Any] = []
     hook = layers[-1].register_forward_hook(lambda layer, args, output: outputs.append(output))
     try:
         whole = decoder(**inputs).last_hidden_state

@@ -20,13 +20,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from reward.hidden import POOLINGS, Features, Place, Pooling, read_features
+from reward.hidden import POOLINGS, Features, Place, Pooling, depths, read_features
 from trueup.console import say
 from trueup.models.loading import Loaded
 from trueup.statistics.length_control import sigmoid
 from trueup.training.pairs import EncodedPair
 
-RIDGES = (100.0, 10.0, 1.0, 0.1, 0.01)
+RIDGES = (10.0, 1.0, 0.1)
 """Strengths of the ridge, for features of unit variance and weights that sum to 1. The strongest comes first, and each
 fit starts from the one before it."""
 FOLDS = 5
@@ -63,9 +63,11 @@ def probe_pairs(
     prompts  of the training pairs
     """
     say(f"{'probe':<12} reads {len(train)} training and {len(heldout)} held-out pairs")
-    probe = fit_probe(read_features(model, train), prompts, seed)
+    probe = fit_probe(read_features(model, train, depths(model.model)), prompts, seed)
     say(f"{'probe':<12} {probe.reason}")
-    scores = probe.scores(read_features(model, heldout)) if heldout else np.zeros((0, 2))
+    if not heldout:
+        return ProbeScores([], probe.reason)
+    scores = probe.scores(read_features(model, heldout, [probe.place.layers]))
     return ProbeScores([(chosen, rejected) for chosen, rejected in scores.tolist()], probe.reason)
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+import reward_model
 from few_labels import prepare
 from ppo_toy import toy_campaign
 from rlhf.align.config import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
+from trueup.data.records import Message, Preference, write_rows
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
@@ -26,3 +28,28 @@ def test_a_hundred_labels_have_a_campaign(tmp_path: Path) -> None:
     campaign = prepare(Namespace(run=tmp_path / "run", overrides=[]), tmp_path / "kept", seed=0, labels=[])
     assert isinstance(campaign.stages["compare"], CompareConfig)
     assert campaign.stages["compare"].judges == ["rubric"]
+
+
+def test_a_share_of_the_labels_has_a_campaign_and_a_larger_one_holds_it(tmp_path: Path) -> None:
+    for stage in ("sft", "candidates", "labels"):
+        (tmp_path / "run" / stage).mkdir(parents=True)
+    labels = [
+        Preference(
+            prompt=[Message(role="user", content=f"Question {i}?")],
+            chosen=[Message(role="assistant", content="Yes.")],
+            rejected=[Message(role="assistant", content="No.")],
+            prompt_id=str(i),
+            split="train",
+            label_id=str(i),
+            source="import",
+            annotator="ann",
+            created_utc="2026-01-01T00:00:00+00:00",
+        )
+        for i in range(20)
+    ]
+    write_rows(tmp_path / "run" / "labels" / "preferences.jsonl", labels)
+    options = Namespace(run=tmp_path / "run", overrides=[], seed=0)
+    campaign = reward_model.prepare(options, tmp_path / "made", share=0.5)
+    assert campaign.stages["reward"].run_dir == tmp_path / "made" / "run"
+    half, quarter = (reward_model.share_of(labels, share, 0) for share in (0.5, 0.25))
+    assert len(half) == 10 and len(quarter) == 5 and all(pair in half for pair in quarter)

@@ -51,7 +51,7 @@ def test_a_preference_planted_in_one_layer_is_found_there_and_holds_for_unseen_p
     model: Loaded, pooling: Any
 ) -> None:
     rows = texts(400)
-    features = read_features(model, rows)
+    features = read_features(model, rows, [1, 2])
     place = Place(1, pooling)
     direction = np.random.default_rng(1).normal(size=32) / features[place].std(axis=(0, 1))
     swap = (features[place][:, 0] - features[place][:, 1]) @ direction < 0
@@ -67,16 +67,16 @@ def test_a_preference_planted_in_one_layer_is_found_there_and_holds_for_unseen_p
 
 def test_labels_by_chance_are_found_to_be_chance(model: Loaded) -> None:
     rows = texts(400)
-    features = read_features(model, rows)
+    features = read_features(model, rows, [1, 2])
     probe = fit_probe(features, prompts_of(rows), seed=0)
-    scores = probe.scores(read_features(model, texts(400, seed=1)))
+    scores = probe.scores(read_features(model, texts(400, seed=1), [1, 2]))
     assert 0.4 < (scores[:, 0] > scores[:, 1]).mean() < 0.6
     assert 0.45 < float(probe.reason.partition(": ")[2].partition("%")[0]) / 100 < 0.62
 
 
 def test_swapping_the_answers_of_every_pair_negates_every_margin_exactly(model: Loaded) -> None:
     rows = texts(60)
-    features = read_features(model, rows)
+    features = read_features(model, rows, [1, 2])
     swapped = {place: pairs[:, ::-1] for place, pairs in features.items()}
     for pairs, other in zip(features.values(), swapped.values(), strict=True):
         weights = prompt_weights(prompts_of(rows))
@@ -88,7 +88,7 @@ def test_swapping_the_answers_of_every_pair_negates_every_margin_exactly(model: 
 
 def test_a_prompt_weighs_the_same_however_many_pairs_it_has(model: Loaded) -> None:
     rows = texts(40)
-    features = next(iter(read_features(model, rows).values()))
+    features = next(iter(read_features(model, rows, [1, 2]).values()))
     names = prompts_of(rows)
     often = [0, 0, 0, 1, 1, 1, *range(2, 40)]
     once = fit_directions(features, prompt_weights(names), [1.0])
@@ -100,19 +100,19 @@ def test_a_prompt_weighs_the_same_however_many_pairs_it_has(model: Loaded) -> No
 
 def test_neither_padding_nor_the_order_of_rows_changes_a_feature(model: Loaded) -> None:
     rows = texts(40)
-    features = read_features(model, rows)
+    features = read_features(model, rows, [1, 2])
     order = np.random.default_rng(0).permutation(len(rows))
-    shuffled = read_features(model, [rows[i] for i in order], batch_size=3)
+    shuffled = read_features(model, [rows[i] for i in order], [1, 2], batch_size=3)
     for place, pairs in features.items():
         np.testing.assert_allclose(shuffled[place], pairs[order], atol=1e-5)
-    alone = read_features(model, rows[:1])
+    alone = read_features(model, rows[:1], [1, 2])
     for place, pairs in alone.items():
         np.testing.assert_allclose(pairs[0], features[place][0], atol=1e-5)
 
 
 def test_features_are_what_a_model_of_so_many_layers_gives_its_head(model: Loaded) -> None:
     rows = texts(8)
-    features = read_features(model, rows)
+    features = read_features(model, rows, [1, 2])
     assert depths(model.model) == [1, 2] and len(features) == 4
     row = rows[0]
     with torch.inference_mode():
@@ -127,7 +127,7 @@ def test_features_are_what_a_model_of_so_many_layers_gives_its_head(model: Loade
 
 def test_one_prompt_and_equal_answers_give_a_probe_that_prefers_nothing(model: Loaded) -> None:
     row = EncodedPair([5, 6], [7, 8], [7, 8])
-    features = read_features(model, [row])
+    features = read_features(model, [row], [1, 2])
     probe = fit_probe(features, ["only"], seed=0)
     assert "nothing to choose by" in probe.reason
     assert (probe.scores(features) == 0).all()

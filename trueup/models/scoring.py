@@ -263,7 +263,7 @@ def score_readings(
     order = sorted(rows_of_prompt, key=len, reverse=True)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        past = _read_prompts(reward_model, chunk) if in_parts else None
+        past = read_prompts(reward_model, chunk) if in_parts else None
         which = {i: row for row, prompt in enumerate(chunk) for i in rows_of_prompt[prompt]}
         by_length = sorted(which, key=lambda i: -len(readings[i].answer))
         for first in range(0, len(by_length), batch_size):
@@ -280,7 +280,7 @@ def score_readings(
     return scores
 
 
-def _read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
+def read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tuple[DynamicCache, Tensor]:
     """The cache of P prompts and their mask (P, S)."""
     device = reward_model.placement.device
     tokens, mask = (tensor.to(device) for tensor in tensors.pad_left(prompts, reward_model.tokenizer.pad_token_id))
@@ -295,10 +295,15 @@ def _read_prompts(reward_model: Loaded, prompts: Sequence[Sequence[int]]) -> tup
     return cache, mask
 
 
-def _score_batch(
+Inputs = dict[str, Tensor | DynamicCache | bool]
+"""Arguments of a decoder's forward pass, by name."""
+
+
+def answer_inputs(
     reward_model: Loaded, past: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
-) -> Tensor:
-    """Scores (B,) of B completions; `which` gives each one's row among the prompts that were read."""
+) -> tuple[Inputs, Tensor]:
+    """The decoder's arguments to read B completions behind their prompts, and the completions' mask (B, T), which is
+    True on real tokens; `which` gives each one's row among the prompts that were read."""
     model, device = reward_model.model, reward_model.placement.device
     rows = torch.tensor(which, device=device)  # (B,)
     cache = copy.deepcopy(past[0])
@@ -307,16 +312,25 @@ def _score_batch(
         tensor.to(device) for tensor in tensors.pad_right(completions, reward_model.tokenizer.pad_token_id)
     )  # (B, T)
     mask = torch.cat([past[1][rows], answered], dim=1)  # (B, S + T)
-    hidden = model.base_model(
-        input_ids=tokens,
-        attention_mask=mask,
-        position_ids=tensors.positions(mask)[:, -tokens.size(1) :],
+    inputs: Inputs = {
+        "input_ids": tokens,
+        "attention_mask": mask,
+        "position_ids": tensors.positions(mask)[:, -tokens.size(1) :],
         **as_argument(cache, model.base_model),
-        use_cache=True,
-    ).last_hidden_state
+        "use_cache": True,
+    }
+    return inputs, answered
+
+
+def _score_batch(
+    reward_model: Loaded, past: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
+) -> Tensor:
+    """Scores (B,) of B completions, as `answer_inputs` reads them."""
+    inputs, answered = answer_inputs(reward_model, past, which, completions)
+    hidden = reward_model.model.base_model(**inputs).last_hidden_state
     # transformers' own head finds the last token that is not padding by its id; here its position is known.
-    last = hidden[torch.arange(len(tokens), device=device), answered.sum(dim=1) - 1]  # (B, H)
-    return model.score(last).squeeze(-1).float()
+    last = hidden[torch.arange(len(hidden), device=hidden.device), answered.sum(dim=1) - 1]  # (B, H)
+    return reward_model.model.score(last).squeeze(-1).float()
 
 
 def _score_whole(
