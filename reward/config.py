@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,10 +12,12 @@ from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.training.config import PreferenceConfig
 
+Margin = Annotated[float, Field(ge=0)]
+
 
 class RewardConfig(PreferenceConfig):
     """Bradley-Terry reward model, from the SFT policy or from a base of its own. Its loss is -log sigmoid(r(chosen) -
-    r(rejected))."""
+    r(rejected) - margin), and that of ties is of the same family."""
 
     stage: ClassVar[str] = "reward"
     run: ClassVar[str] = "reward.train:run"
@@ -34,6 +36,15 @@ class RewardConfig(PreferenceConfig):
     """Passes over the pairs. One is usual, because reward models overfit early (Ouyang et al. 2022, appendix C.2)."""
     center_rewards_coefficient: float = Field(0.01, ge=0)
     """Weight of (r(chosen) + r(rejected))^2, which keeps rewards near 0 (https://arxiv.org/abs/2312.09244)."""
+
+    grade_margins: list[Margin] = Field([1 / 3, 2 / 3, 1.0], min_length=3, max_length=3)
+    """Least difference in score that a grade asks for: slightly better, better, much better (Touvron et al. 2023,
+    https://arxiv.org/abs/2307.09288, eq. 2 and table 27). [0, 0, 0]: grades count for nothing."""
+    ties: Literal["rao_kupper", "half", "leave_out"] = "rao_kupper"
+    """How answers count that somebody found equally good: by the model of Rao and Kupper, which learns how near two
+    scores are in a tie; as half a preference for each; or not at all."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of preferences that are assumed to be the wrong way round (https://ericmitchell.ai/cdpo.pdf)."""
 
     score_candidates: bool = False
     """Whether every sampled answer is scored too, into candidate_scores.jsonl. `label.scores` takes a copy of that

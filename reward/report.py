@@ -71,15 +71,35 @@ class ReportCard(RewardCard, extra="forbid"):
     """By whether the chosen answer has more words than the other."""
 
 
+class Learnt(Artifact):
+    """What a reward model learnt from."""
+
+    labels: int
+    comparisons: int
+    """Pairs of answers, or an answer below the mean of others, in these labels."""
+    ties: int
+    """Comparisons in which neither side is better."""
+    graded: int
+    """Comparisons whose grade asks for a margin."""
+    below_others: int
+    """Comparisons of an answer that was found bad with the mean of others."""
+    tie_threshold: float | None
+    """Gap between two scores at which the better one wins against a tie as often as not; null if no tie was learnt
+    from by the model of Rao and Kupper."""
+
+
 class SecondReportCard(ReportCard):
     """The card of the second reward model. It has the merge too, since the manifest has the first model's."""
 
+    learnt: Learnt | None
     merge: MergeCheck | None
 
 
 class RewardReport(ReportCard):
     """reward/report.json."""
 
+    learnt: Learnt | None
+    """Null of a reward model that is used as it is."""
     judge: SecondReportCard | None = absent()
     """The second reward model, trained on `split.judge_fraction` of the prompts."""
 

@@ -1,12 +1,14 @@
 """Reward model: a scalar score of an answer, learnt from pairs of which one answer was preferred.
 
-Reads   labels/preferences.jsonl, and sft/model, from which it starts with a fresh head; or the model in `base`.
+Reads   labels/preferences.jsonl and ties.jsonl, and sft/model, from which it starts with a fresh head; or the model in
+        `base`.
 Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to what it starts from), report.json,
         report.html, scores.jsonl, mistakes.jsonl, metrics.jsonl, manifest.json; with `score_candidates` also
         candidate_scores.jsonl; with `split.judge_fraction` also judge/, a second reward model from other prompts, which
         only judges the comparison.
-Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1, over single pairs; head
-        initialised as in Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; trained by trl.RewardTrainer.
+Source  Bradley-Terry loss, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1, with margins and ties
+        (reward/loss.py); head initialised as in Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; trained by
+        trl.RewardTrainer.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from datasets import Dataset
-from peft import TaskType
 
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.card.stress import stress
+from reward.comparisons import Comparison, LabelRow, counts, label_rows
 from reward.config import RewardConfig
 from reward.probe import ProbeScores, probe_pairs
-from reward.report import CandidateScores, PairScore, RewardReport, SecondReportCard
+from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard
+from reward.trainer import build_trainer, take_threshold
 from trueup import runs
 from trueup.console import progress, say
 from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
@@ -36,10 +38,9 @@ from trueup.models import loading
 from trueup.models.scoring import score, score_answers
 from trueup.models.templates.ends import choice_of
 from trueup.runs import FinishedStage, StageRun, checkpoints
-from trueup.training import adapters, batches, loop
-from trueup.training.arguments import build_arguments, trainer_arguments
+from trueup.training import adapters, loop
 from trueup.training.merging import merged
-from trueup.training.pairs import EncodedPair, Pairs, encode_pairs, read_pairs
+from trueup.training.pairs import Pairs, encode_pairs, read_pairs
 
 JUDGE = "judge"
 """Folder of the second reward model."""
@@ -55,7 +56,7 @@ def run(config: RewardConfig) -> Path:
     stage.trained_on(pair.prompt for pair in pairs.train if config.learning_rate)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train, probe, fold = fit(config, stage, parents.get("sft"), pairs.train, pairs)
+    model, train, probe, learnt, fold = fit(config, stage, parents.get("sft"), pairs.train, pairs.ties, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     labelled = read_rows(parents["label"].dir / "preferences.jsonl", Preference)
@@ -87,16 +88,16 @@ def run(config: RewardConfig) -> Path:
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in pairs.judge)
-        judge, train, probe, fold = fit(config, aside, parents.get("sft"), pairs.judge, pairs)
-        heldout = score_pairs(judge, pairs, config.max_length)
-        probes = stress(judge, heldout.pairs)
-        second = report_card(train, heldout, aside, labelled, probe, probes, whose="the second reward model: ")
-        fold()
-        loading.save(judge, aside.dir / "model")
-        judge_card = SecondReportCard(**dict(second), merge=aside.facts.get("merge"))
+        judge = fit(config, aside, parents.get("sft"), pairs.judge, pairs.judge_ties, pairs)
+        heldout = score_pairs(judge.model, pairs, config.max_length)
+        probes, whose = stress(judge.model, heldout.pairs), "the second reward model: "
+        second = report_card(judge.train, heldout, aside, labelled, judge.probe, probes, whose)
+        judge.fold()
+        loading.save(judge.model, aside.dir / "model")
+        judge_card = SecondReportCard(**dict(second), learnt=judge.learnt, merge=aside.facts.get("merge"))
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
-    report = RewardReport(**dict(card), judge=judge_card)
+    report = RewardReport(**dict(card), learnt=learnt, judge=judge_card)
     stage.write_report(report)
     write_report(stage, report, wrong)
     return stage.finish()
@@ -108,12 +109,19 @@ class Fitted(NamedTuple):
     """The training pairs that fit."""
     probe: ProbeScores | None
     """The probe's scores of the held-out pairs that fit; None where nothing is trained."""
+    learnt: Learnt | None
+    """What it learnt from; None where nothing is trained."""
     fold: Callable[[], None]
     """Folds the adapter into the weights. Call it after scoring: until then the model scores exactly as trained."""
 
 
 def fit(
-    config: RewardConfig, stage: StageRun, sft: FinishedStage | None, train: list[Preference], pairs: Pairs
+    config: RewardConfig,
+    stage: StageRun,
+    sft: FinishedStage | None,
+    train: list[Preference],
+    ties: list[Preference],
+    pairs: Pairs,
 ) -> Fitted:
     """A reward model, from the SFT policy with a fresh head or from a base of its own."""
     torch.manual_seed(config.seed)  # for the head's random weights
@@ -121,6 +129,7 @@ def fit(
     dropped, heldout_dropped = Dropped(), Dropped()
     limit, rule = config.max_length, pairs.on_bad_rows
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
+    ties, tied_rows = encode_pairs(ties, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
     _, heldout_rows = encode_pairs(
         pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule, with_reasoning=False
     )
@@ -131,10 +140,12 @@ def fit(
     if not config.learning_rate:
         say(f"{'model':<12} used as it is: reward.learning_rate is 0")
         model.model.eval()
-        return Fitted(model, train, None, lambda: None)
+        return Fitted(model, train, None, None, lambda: None)
     probe = probe_pairs(model, rows, [pair.prompt_id for pair in train], heldout_rows, config.seed)
-    trainer = build_trainer(config, stage, model, rows)
+    labels = label_rows(config, zip(train, rows, strict=True), zip(ties, tied_rows, strict=True))
+    trainer = build_trainer(config, stage, model, labels)
     loop.train(trainer, stage)
+    learnt = Learnt(**counts(labels), tie_threshold=take_threshold(trainer.model))
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     model.model = adapters.under_adapter(trainer.model).eval()
 
@@ -142,7 +153,7 @@ def fit(
         model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
         loop.require_sound(model.model, "reward, merging the adapter", every=True)
 
-    return Fitted(model, train, probe, fold)
+    return Fitted(model, train, probe, learnt, fold)
 
 
 def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loaded:
@@ -194,29 +205,6 @@ def init_head(model: loading.Loaded) -> None:
     torch.nn.init.normal_(head.weight, std=0.01 / math.sqrt(head.in_features + 1))
 
 
-def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, rows: list[EncodedPair]) -> Any:
-    """trl.RewardTrainer over pairs of tokens, so that an unfinished answer stays without EOS."""
-    from trl import RewardConfig as TRLConfig
-    from trl import RewardTrainer
-
-    arguments = trainer_arguments(config, stage, model, [2 * row.longest for row in rows])
-    arguments["center_rewards_coefficient"] = config.center_rewards_coefficient or None
-    dataset = [
-        {"chosen_ids": row.prompt_ids + row.chosen_ids, "rejected_ids": row.prompt_ids + row.rejected_ids}
-        for row in rows
-    ]
-    grouped = batches.grouped_by_length(RewardTrainer, config, [row.longest for row in rows])
-    trainer = grouped(
-        model=model.model,
-        args=build_arguments(TRLConfig, arguments, config),
-        train_dataset=Dataset.from_list(dataset),
-        processing_class=model.tokenizer,
-        peft_config=adapters.adapter(config, model.model, TaskType.SEQ_CLS),
-    )
-    adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
-    return trainer
-
-
 def trial(config: RewardConfig, stage: StageRun, model: loading.Loaded) -> Any:
-    """The trainer over one sample pair (`trueup.training.trial`)."""
-    return build_trainer(config, stage, model, [EncodedPair([0], [0, 0], [0])])
+    """The trainer over one label that stands for all (`trueup.training.trial`)."""
+    return build_trainer(config, stage, model, [LabelRow([[0, 0, 0], [0, 0]], [Comparison((0,), (1,))])])

@@ -124,6 +124,9 @@ REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
     "center_rewards_coefficient": Probe({"center_rewards_coefficient": 1.0}),
     "score_candidates": Probe({"score_candidates": True}),
+    "grade_margins": Probe({"grade_margins": [2, 2, 2]}),
+    "ties": ShownBy("tests/reward/test_comparisons.py", "ties"),
+    "label_smoothing": Probe({"label_smoothing": 0.3}),
     "base": ShownBy("tests/reward/test_base.py", "base"),
 }
 SMALL = {"prompts": "prompts.jsonl", "rollout_batch_size": 8, "max_new_tokens": 6, "eval_prompts": 2}

@@ -33,6 +33,8 @@ UNTRAINED: dict[str, Any] = {"learning_rate": 0, "max_steps": None, "train_batch
 TRAINING: dict[str, Any] = {
     "center_rewards_coefficient": 0.1,
     "full_finetuning": True,
+    "grade_margins": [0, 1, 2],
+    "label_smoothing": 0.1,
     "lora": {"r": 2},
     "lr_scheduler_type": "linear",
     "max_grad_norm": 0.5,
@@ -42,6 +44,7 @@ TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 2,
     "report_to": ["trackio"],
     "save_steps": 9,
+    "ties": "half",
     "train_batch_size": 4,
     "trainer_args": {"optim": "adafactor"},
     "warmup_steps": 2,

@@ -17,6 +17,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
 import ui.label.run
+from reward.comparisons import Comparison, LabelRow
+from reward.trainer import build_trainer
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
 from trueup.config import SplitConfig
@@ -38,7 +40,7 @@ from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import as_trained
 from trueup.training import loop
 from trueup.training.merging import merged
-from trueup.training.pairs import EncodedPair, read_pairs
+from trueup.training.pairs import read_pairs
 from trueup.verify import verify
 
 
@@ -234,13 +236,17 @@ def test_the_exam_is_all_held_out_pairs_whatever_is_trained_on(jsonl: Any, tmp_p
             row |= {"rejected": [Message(role="assistant", content=str(worse))], "prompt_id": prompt_id(prompt)}
             row |= {"chosen_rank": better, "rejected_rank": worse, "split": "train", "source": "human"}
             rows.append(Preference(**row, annotator="ann", created_utc="2026-01-01T00:00:00+00:00"))
+    tied = [row.model_copy(update={"num_tiers": tiers}) for row in rows for tiers in (1, 3)]
     write_rows(tmp_path / "preferences.jsonl", rows)
+    write_rows(tmp_path / "ties.jsonl", tied)
     manifest: dict[str, Any] = {"identity": {}}
     labels = runs.FinishedStage("label", tmp_path, Manifest.model_construct(**manifest))
     pairs = read_pairs(labels, rule, split)
     heldout = [row for row in rows if is_heldout(row.prompt, split)]
     assert pairs.heldout == heldout and len(heldout) % 6 == 0 < len(heldout)
-    assert len(pairs.train) == {"all": 6, "extremes": 1, "nested": 2}[rule] * (len(rows) - len(heldout)) / 6
+    labels_to_train = (len(rows) - len(heldout)) / 6
+    assert len(pairs.train) == {"all": 6, "extremes": 1, "nested": 2}[rule] * labels_to_train
+    assert len(pairs.ties) == (12 if rule == "all" else 1) * labels_to_train, "one of a ranking that is one tie"
 
 
 # ---- Padding and ends are positions ------------------------------------------------------------------------------
@@ -303,30 +309,30 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     completions += [[*finished[1][:-1], token, token] for token in control]
     # Whichever token ended an answer, the reward model reads the end that it was trained on.
     read = [as_trained(model.tokenizer, ids) for ids in completions]
-    rows = [
-        EncodedPair(encode_prompt(model.tokenizer, prompts[i % 2]), chosen, read[i - 1])
-        for i, chosen in enumerate(read)
-    ]
+    asked_ids = [encode_prompt(model.tokenizer, prompts[i % 2]) for i in range(len(read))]
+    texts = [prompt + ids for prompt, ids in zip(asked_ids, read, strict=True)]
+    rows = [LabelRow([text, asked_ids[i] + read[i - 1]], [Comparison((0,), (1,))]) for i, text in enumerate(texts)]
     stage = runs.StageRun(config, tmp_path, False, [])
-    trainer = reward.train.build_trainer(config, stage, model, rows)
+    trainer = build_trainer(config, stage, model, rows)
     trainer.model.eval()
     with torch.inference_mode():
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
-        in_training = trainer.model(**batch).logits.squeeze(-1).tolist()[: len(rows)]
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        in_training = trainer.model(**inputs).logits.squeeze(-1).tolist()[::2]
 
     asked = [prompts[i % 2] for i in range(len(rows))]
     as_scored = score(model, asked, completions, batch_size=3)
     assert as_scored == pytest.approx(in_training, abs=1e-4)
-    distinct = {(*row.prompt_ids, *row.chosen_ids) for row in rows}
+    distinct = set(map(tuple, texts))
     assert len({round(value, 4) for value in as_scored}) >= len(distinct), (
         "the last token of an answer changes its score"
     )
 
-    model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
+    model.model = merged(trainer.model, stage, texts)
     loading.save(model, tmp_path / "model")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    padded = tokenizer.pad({"input_ids": [row.prompt_ids + row.chosen_ids for row in rows]}, return_tensors="pt")
+    padded = tokenizer.pad({"input_ids": texts}, return_tensors="pt")
     with torch.inference_mode():
         as_saved = plain(**padded).logits.squeeze(-1).tolist()
     assert as_saved == pytest.approx(in_training, abs=1e-4)

@@ -148,6 +148,7 @@ _BOUNDS = {
     "lt": "below {}",
     "le": "at most {}",
     "min_length": "{} or more entries",
+    "max_length": "at most {} of them",
 }
 
 

@@ -48,7 +48,9 @@ class Pairs:
     heldout: list[Preference]
     """All held-out pairs: the rule that chooses pairs applies to training only."""
     ties: list[Preference]
-    """The tied pairs of the prompts to train on. No rule chooses among them."""
+    """The tied pairs of the prompts to train on."""
+    judge_ties: list[Preference]
+    """The tied pairs of the prompts for the second reward model."""
     on_bad_rows: BadRows = "refuse"
     """The label stage's rule for bad rows. It applies to a pair that the chat template refuses, too."""
 
@@ -65,9 +67,19 @@ def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pair
         raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
-    tied = read_rows(label.dir / "ties.jsonl", Preference)
-    ties = [pair for pair in tied if not (is_heldout(pair.prompt, split) or is_for_judge(pair.prompt, split))]
-    return Pairs(train, judge, heldout, ties, label.manifest.identity.get("on_bad_rows", "refuse"))
+    tied = [pair for pair in read_ties(label, rule) if not is_heldout(pair.prompt, split)]
+    judge_ties = [pair for pair in tied if is_for_judge(pair.prompt, split)]
+    ties = [pair for pair in tied if not is_for_judge(pair.prompt, split)]
+    return Pairs(train, judge, heldout, ties, judge_ties, label.manifest.identity.get("on_bad_rows", "refuse"))
+
+
+def read_ties(label: FinishedStage, rule: PairRule) -> list[Preference]:
+    """The tied pairs of the label stage. Rules that choose pairs of a ranking take ties of a ranking that is nothing
+    but one tie, and one of these."""
+    ties = read_rows(label.dir / "ties.jsonl", Preference)
+    if rule == "all":
+        return ties
+    return list({tie.label_id: tie for tie in reversed(ties) if tie.num_tiers == 1}.values())[::-1]
 
 
 def weights(pairs: Sequence[Preference]) -> list[float]:

@@ -1,0 +1,122 @@
+"""trl.RewardTrainer over labels: rankings kept whole, grades, ties, and answers that were found bad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import TaskType
+from torch import Tensor, nn
+
+from reward.comparisons import Collator, LabelRow
+from reward.config import RewardConfig
+from reward.loss import preference_loss, threshold_of
+from trueup.console import say
+from trueup.models import loading
+from trueup.runs import StageRun
+from trueup.training import adapters, batches
+from trueup.training.arguments import build_arguments, trainer_arguments
+
+_THRESHOLD = "log_threshold"
+"""Name of the parameter that the head has while it learns from ties, so that checkpoints hold it."""
+_THRESHOLD_RATE = 100.0
+"""Learning rate of its logarithm as a multiple of the model's: one number has further to go than a million."""
+_MOST_TIES = 0.95
+"""Share of ties from which the threshold starts at most, since at 1 it would be infinite."""
+
+
+def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, rows: Sequence[LabelRow]) -> Any:
+    """trl.RewardTrainer over labels in tokens, so that an unfinished answer stays without EOS."""
+    from trl import RewardConfig as TRLConfig
+    from trl import RewardTrainer
+
+    class LabelTrainer(RewardTrainer):
+        """TRL 1.16 reads pairs of texts, each by itself, and knows neither ties nor rankings."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+        def _set_signature_columns_if_needed(self) -> None:
+            self._signature_columns = list(rows[0].columns)
+
+        def create_optimizer(self, *args: Any) -> Any:
+            is_new, optimizer = self.optimizer is None, super().create_optimizer(*args)
+            threshold = threshold_parameter(self.model)
+            if is_new and threshold is not None:
+                for group in optimizer.param_groups:
+                    group["params"] = [weight for weight in group["params"] if weight is not threshold]
+                rate = _THRESHOLD_RATE * self.args.learning_rate
+                optimizer.add_param_group({"params": [threshold], "lr": rate, "weight_decay": 0.0})
+            return optimizer
+
+        def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+            names = ("contrasts", "weights", "margins", "ties", "rows")
+            contrasts, weights, margins, ties, count = (inputs.pop(name) for name in names)
+            scores = model(**inputs, use_cache=False).logits.squeeze(-1).float()  # (N,)
+            gaps = contrasts @ scores
+            log_threshold = threshold_parameter(self.model)
+            h = None if log_threshold is None else log_threshold.exp()
+            loss = preference_loss(gaps, margins, ties, weights, h, config.label_smoothing) / count
+            if weight := self.args.center_rewards_coefficient:
+                loss = loss + weight * (weights * (contrasts.abs() @ scores) ** 2).sum() / count
+            self._note(scores.detach(), gaps.detach()[~ties], inputs["attention_mask"], h)
+            return loss
+
+        def _note(self, scores: Tensor, gaps: Tensor, mask: Tensor, threshold: Tensor | None) -> None:
+            """The metrics of a forward pass, by the names of TRL. `gaps` are those of strict comparisons."""
+            metrics = self._metrics["train"]
+            self._total_train_tokens += int(mask.sum())
+            metrics["num_tokens"] = [self._total_train_tokens]
+            values = {"min_reward": scores.min(), "mean_reward": scores.mean(), "max_reward": scores.max()}
+            if len(gaps):
+                values |= {"accuracy": (gaps > 0).float().mean(), "margin": gaps.mean()}
+            if threshold is not None:
+                values["tie_threshold"] = threshold.detach()
+            for name, value in values.items():
+                metrics[name].append(value.item())
+
+    if config.ties == "rao_kupper":
+        add_threshold(model.model.score, rows)
+    arguments = trainer_arguments(config, stage, model, [len(row.answers) * row.longest for row in rows])
+    arguments["center_rewards_coefficient"] = config.center_rewards_coefficient or None
+    made = build_arguments(TRLConfig, arguments, config)
+    trainer = batches.grouped_by_length(LabelTrainer, config, [row.longest for row in rows])(
+        model=model.model,
+        args=made,
+        train_dataset=Dataset.from_list([row.columns for row in rows]),
+        data_collator=Collator(model.tokenizer.pad_token_id, made.pad_to_multiple_of),
+        processing_class=model.tokenizer,
+        peft_config=adapters.adapter(config, model.model, TaskType.SEQ_CLS),
+    )
+    adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
+    return trainer
+
+
+# ---- The threshold of ties --------------------------------------------------------------------------------------
+
+
+def add_threshold(head: nn.Module, rows: Sequence[LabelRow]) -> None:
+    """Let the head learn the threshold of ties, from the one at which all answers would be equally good. Without ties
+    there is nothing to learn."""
+    comparisons = [one for row in rows for one in row.comparisons]
+    share = sum(one.weight for one in comparisons if one.is_tie) / sum(one.weight for one in comparisons)
+    if share:
+        start = threshold_of(min(share, _MOST_TIES))
+        say(f"{'ties':<12} {share:.0%} of judgements; the gap that tells answers apart starts at {start:.2f}")
+        head.register_parameter(_THRESHOLD, nn.Parameter(torch.tensor(start).log()))
+
+
+def threshold_parameter(model: nn.Module) -> nn.Parameter | None:
+    """The logarithm of the threshold that is trained, if there is one."""
+    own = (weight for name, weight in model.named_parameters() if name.endswith(_THRESHOLD) and weight.requires_grad)
+    return next(own, None)
+
+
+def take_threshold(model: nn.Module) -> float | None:
+    """The threshold, which leaves the model: it is no part of what scores an answer."""
+    log_threshold = threshold_parameter(model)
+    for module in model.modules():
+        module._parameters.pop(_THRESHOLD, None)
+    return None if log_threshold is None else log_threshold.exp().item()
