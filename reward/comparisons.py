@@ -22,7 +22,7 @@ MOST_OTHERS = 4
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Contrast:
     """One side of answers against another, by their places in the row. `better` and `worse` are names alone in a
     tie."""
 
@@ -40,7 +40,7 @@ class LabelRow:
     """A label: its answers, each behind the prompt, and the comparisons among them, which weigh 1 together."""
 
     answers: list[list[int]] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[Contrast] = field(default_factory=list)
 
     def place(self, answer: list[int]) -> int:
         """The answer's place in the row. It is added unless it is there."""
@@ -66,7 +66,7 @@ class LabelRow:
         }
 
 
-def _contrast(comparison: Comparison, answers: int) -> list[float]:
+def _contrast(comparison: Contrast, answers: int) -> list[float]:
     """Coefficients of the answers' scores in the comparison's gap."""
     row = [0.0] * answers
     for side, sign in ((comparison.better, 1.0), (comparison.worse, -1.0)):
@@ -109,10 +109,10 @@ def _label_row(
     for (pair, encoded), is_tie in pairs:
         sides = [row.place(encoded.prompt_ids + ids) for ids in (encoded.chosen_ids, encoded.rejected_ids)]
         margin = config.grade_margins[pair.strength - 1] if pair.strength and not is_tie else 0.0
-        row.comparisons.append(Comparison((sides[0],), (sides[1],), 1.0, margin, is_tie))
+        row.comparisons.append(Contrast((sides[0],), (sides[1],), 1.0, margin, is_tie))
         if pair.both_bad and (others := preferred.get(pair.prompt_id)):
             above = tuple(row.place(answer) for answer in others)
-            row.comparisons += [Comparison(above, (place,), 1.0, is_below_others=True) for place in sides]
+            row.comparisons += [Contrast(above, (place,), 1.0, is_below_others=True) for place in sides]
     row.comparisons = [replace(one, weight=1 / len(row.comparisons)) for one in row.comparisons]
     return row
 

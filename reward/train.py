@@ -25,7 +25,7 @@ import torch
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.card.stress import stress
-from reward.comparisons import Comparison, LabelRow, counts, label_rows
+from reward.comparisons import Contrast, LabelRow, counts, label_rows
 from reward.config import RewardConfig
 from reward.probe import ProbeScores, probe_pairs
 from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard
@@ -207,4 +207,4 @@ def init_head(model: loading.Loaded) -> None:
 
 def trial(config: RewardConfig, stage: StageRun, model: loading.Loaded) -> Any:
     """The trainer over one label that stands for all (`trueup.training.trial`)."""
-    return build_trainer(config, stage, model, [LabelRow([[0, 0, 0], [0, 0]], [Comparison((0,), (1,))])])
+    return build_trainer(config, stage, model, [LabelRow([[0, 0, 0], [0, 0]], [Contrast((0,), (1,))])])

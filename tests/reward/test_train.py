@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 import reward.train
 import ui.label.run
-from reward.comparisons import Comparison, LabelRow
+from reward.comparisons import Contrast, LabelRow
 from reward.trainer import build_trainer
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
@@ -311,7 +311,7 @@ def test_a_score_is_the_same_as_trained_as_scored_and_as_saved(
     read = [as_trained(model.tokenizer, ids) for ids in completions]
     asked_ids = [encode_prompt(model.tokenizer, prompts[i % 2]) for i in range(len(read))]
     texts = [prompt + ids for prompt, ids in zip(asked_ids, read, strict=True)]
-    rows = [LabelRow([text, asked_ids[i] + read[i - 1]], [Comparison((0,), (1,))]) for i, text in enumerate(texts)]
+    rows = [LabelRow([text, asked_ids[i] + read[i - 1]], [Contrast((0,), (1,))]) for i, text in enumerate(texts)]
     stage = runs.StageRun(config, tmp_path, False, [])
     trainer = build_trainer(config, stage, model, rows)
     trainer.model.eval()
