@@ -34,7 +34,7 @@ from safetensors.torch import load_file
 
 import ui.label.run
 from reward.config import RewardConfig
-from rlhf.align.config import DPOConfig, GRPOConfig, PPOConfig, RLOOConfig
+from rlhf.align.config import DPOConfig, GRPOConfig, KTOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
 from rlhf.config import CheckConfig
 from sft.config import DataSource, SampleConfig, SFTConfig
@@ -139,6 +139,15 @@ DPO = {
     "grades": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "grades"),  # no label here has any
     "pair_weight": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "pair_weight"),  # all are of one size
     "ties": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "ties"),  # there are none
+    "keep_steps": Probe({"keep_steps": 0}),
+    "full_finetuning": Probe({"full_finetuning": True, "keep_steps": 0}, {"keep_steps": 0}, see="trainer"),
+}
+KTO = {
+    "algorithm": Probe({"algorithm": "dpo"}, see="trainer"),
+    "pairs": Probe({"pairs": "all"}, see="trainer"),
+    "beta": trainer(beta=0.4),
+    "desirable_weight": trainer(desirable_weight=2.0),
+    "undesirable_weight": trainer(undesirable_weight=2.0),
     "keep_steps": Probe({"keep_steps": 0}),
     "full_finetuning": Probe({"full_finetuning": True, "keep_steps": 0}, {"keep_steps": 0}, see="trainer"),
 }
@@ -344,6 +353,7 @@ SECTIONS: dict[str, tuple[type[Section], dict[str, Any]]] = {
     "label": (LabelConfig, LABEL),
     "reward": (RewardConfig, {**TRAINED, **REWARD}),
     "dpo": (DPOConfig, {**TRAINED, **DPO}),
+    "kto": (KTOConfig, {**TRAINED, **KTO}),
     "ppo": (PPOConfig, {**TRAINED, **PPO}),
     "grpo": (GRPOConfig, {**TRAINED, **GROUPED}),
     "rloo": (RLOOConfig, {**TRAINED, **GROUPED}),
@@ -395,6 +405,7 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, Values]]] = {
         "f_alpha_divergence_coef": (0.2, {"trainer_args": {"f_divergence_type": "alpha_divergence"}}),
         "use_weighting": (True, {}),
     },
+    "kto": {**OPTIMISER, **SGD},
     "ppo": OPTIMISER,
     "grpo": {
         **OPTIMISER,
@@ -485,6 +496,7 @@ OF_KIND: dict[str, tuple[str, Values]] = {
     "label": ("label", {"source": "import", "path": "labels.jsonl"}),
     "reward": ("reward", {}),
     "dpo": ("align", {"keep_steps": 1}),
+    "kto": ("align", {"algorithm": "kto", "keep_steps": 1}),
     "ppo": ("align", {**ON_LINE, "algorithm": "ppo", "num_ppo_epochs": 2}),
     "grpo": ("align", {**ON_LINE, "algorithm": "grpo", "num_iterations": 2}),
     "rloo": ("align", {**ON_LINE, "algorithm": "rloo", "num_iterations": 2}),

@@ -30,12 +30,12 @@ def manifest(made: Any, stage: str) -> dict[str, Any]:
     return json.loads((runs.stage_dir(made.run_dir, stage) / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "ppo", "grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["dpo", "kto", "ppo", "grpo", "rloo"])
 @pytest.mark.parametrize("lora", [{"r": 4}, {"r": 4, "last_layers": 1}], ids=["all layers", "last layer"])
 def test_every_stage_runs_and_says_where(
     algorithm: str, lora: dict[str, int], campaign: Callable[..., Any], tmp_path: Path
 ) -> None:
-    rollouts = {} if algorithm == "dpo" else ROLLOUTS
+    rollouts = {} if algorithm in ("dpo", "kto") else ROLLOUTS
     model = {"device": "auto", "dtype": "auto"}
     # Adapters of fewer layers than the reward model's do not fit it.
     made = campaign(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf.align.config import DPOConfig, OnlineConfig, PPOConfig
+from rlhf.align.config import LabelledConfig, OnlineConfig, PPOConfig
 from rlhf.align.rewards import load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
@@ -61,7 +61,7 @@ def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
 
-def check_pairs(config: DPOConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
+def check_pairs(config: LabelledConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Whether the pairs fit `max_length`."""
     check_pair_lengths("align", config.max_length, stages["label"].parents(), rows, problems, notes)
 

@@ -13,6 +13,7 @@ from rlhf.config import CheckConfig
 from trueup.artifacts.reports import Decoding
 from trueup.config import DemonstrationsPath, PromptsPath
 from trueup.data.own_code import file_of, from_base, in_identity, is_own
+from trueup.data.pairs import PairRule
 from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.models.templates.block import LEAST_BUDGET
@@ -77,11 +78,30 @@ class AlignConfig(TrainConfig):
     report: ClassVar[str] = "rlhf.align.schema:AlignReport"
 
 
-class DPOConfig(PreferenceConfig, AlignConfig):
+class LabelledConfig(PreferenceConfig, AlignConfig):
+    """What DPO and KTO share: the policy learns from labelled answers."""
+
+    check_rows: ClassVar[str | None] = "rlhf.align.check:check_pairs"
+
+    learning_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    """Learning rate at its peak. `auto` follows from the number of steps. 0 trains nothing: it makes a control, whose
+    comparison finds no change."""
+    num_train_epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
+    """Passes over the pairs or answers. `auto` follows from their number."""
+    keep_steps: int = Field(3, ge=0)
+    """Adapters that are kept during training, evenly spaced. The comparison shows reward and KL of each."""
+
+    @model_validator(mode="after")
+    def _keeps_adapters(self) -> LabelledConfig:
+        if self.full_finetuning and self.keep_steps and "keep_steps" in self.model_fields_set:
+            raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
+        return self
+
+
+class DPOConfig(LabelledConfig):
     """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
 
     run: ClassVar[str] = "rlhf.align.preferences.dpo:run"
-    check_rows: ClassVar[str | None] = "rlhf.align.check:check_pairs"
     trial: ClassVar[str] = "rlhf.align.preferences.dpo:trial"
 
     algorithm: Literal["dpo"] = "dpo"
@@ -104,13 +124,6 @@ class DPOConfig(PreferenceConfig, AlignConfig):
     ties: Literal["leave_out", "half", "davidson"] = "leave_out"
     """How answers count that somebody found equally good. `half`: as half a preference for each. `davidson`: as an
     outcome of its own, by Davidson's model (https://arxiv.org/abs/2409.17431). `leave_out`: not at all."""
-    learning_rate: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
-    """Learning rate at its peak. `auto` follows from the number of steps. 0 trains nothing: it makes a control, whose
-    comparison finds no change."""
-    num_train_epochs: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"  # type: ignore[assignment]
-    """Passes over the pairs. `auto` follows from their number."""
-    keep_steps: int = Field(3, ge=0)
-    """Adapters that are kept during training, evenly spaced. The comparison shows reward and KL of each."""
 
     @model_validator(mode="after")
     def _complete(self) -> DPOConfig:
@@ -129,8 +142,6 @@ class DPOConfig(PreferenceConfig, AlignConfig):
         if IMITATION in self.losses and self.trainer_args.get("use_weighting"):
             raise ValueError("trainer_args.use_weighting: weighs pairs, and sft in loss_type is no loss over pairs")
         self._check_weighing()
-        if self.full_finetuning and self.keep_steps and "keep_steps" in self.model_fields_set:
-            raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
         return self
 
     def _check_weighing(self) -> None:
@@ -163,6 +174,38 @@ class DPOConfig(PreferenceConfig, AlignConfig):
     def pair_losses(self) -> list[str]:
         """The losses that learn a preference."""
         return [name for name in self.losses if name != IMITATION]
+
+
+Weight = Annotated[float, Field(gt=0)] | Literal["auto"]
+ONE_ANSWER = "KTO estimates the KL over the answers that are computed at once: it needs two or more of them"
+
+
+class KTOConfig(LabelledConfig):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306), by trl.KTOTrainer."""
+
+    run: ClassVar[str] = "rlhf.align.preferences.kto:run"
+    trial: ClassVar[str] = "rlhf.align.preferences.kto:trial"
+
+    algorithm: Literal["kto"] = "kto"
+    """The algorithm that aligns the policy."""
+    pairs: PairRule = "extremes"
+    """Pairs of a ranking whose answers are trained on: `extremes` (best, worst), `all`, by which an answer in the
+    middle is desirable and undesirable at once, `nested` (each answer at most once)."""
+    beta: float = Field(0.1, gt=0)
+    """Strength of the pull to the SFT policy: a higher beta stays nearer to it."""
+    desirable_weight: Weight = "auto"
+    """Weight of an answer that was chosen. `auto` follows from how many answers there are of each kind, so that all
+    desirable ones weigh between 1 and 4/3 times as much as all undesirable ones."""
+    undesirable_weight: Weight = "auto"
+    """Weight of an answer that was rejected, or that is tied with another because both are bad. `auto` as above."""
+    train_batch_size: int = Field(8, ge=2)
+    """Answers per optimiser step, over all devices. The KL is estimated over those of a batch."""
+
+    @model_validator(mode="after")
+    def _reads_several_at_once(self) -> KTOConfig:
+        if self.per_device_train_batch_size == 1:
+            raise ValueError(f"per_device_train_batch_size: {ONE_ANSWER}")
+        return self
 
 
 BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
@@ -400,5 +443,5 @@ class RLOOConfig(GroupedConfig):
     """The algorithm that aligns the policy."""
 
 
-ALGORITHMS = {"dpo": DPOConfig, "ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}
+ALGORITHMS = {"dpo": DPOConfig, "kto": KTOConfig, "ppo": PPOConfig, "grpo": GRPOConfig, "rloo": RLOOConfig}
 """`align.algorithm`; the first is the default."""

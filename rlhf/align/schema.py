@@ -42,6 +42,35 @@ class DPOReport(AlignSchedule, extra="forbid"):
     schedule: Schedule
 
 
+class KTOReport(AlignSchedule, extra="forbid"):
+    """align/report.json of a KTO."""
+
+    algorithm: Literal["kto"]
+    pairs: int
+    """Pairs whose answers were trained on."""
+    desirable: int
+    """Answers that were chosen."""
+    undesirable: int
+    """Answers that were rejected, or that are tied because both are bad."""
+    both_bad: int
+    """Ties that are bad on both sides."""
+    ties_left_out: int
+    """The other ties, which call no answer good or bad, and those that do not fit."""
+    desirable_weight: float
+    undesirable_weight: float
+    first: dict[str, float]
+    """Means of TRL's metrics over the first tenth of the steps whose batch held answers of both kinds."""
+    last: dict[str, float]
+    """The same over the last tenth."""
+    logps_change_nats: LogpsChange | None
+    """Null where no batch held answers of both kinds."""
+    margin_nats: float | None
+    """How much desirable completions gained on undesirable ones."""
+    heldout_accuracy: Estimate | None
+    """Share of held-out pairs that the policy orders rightly, over prompts; null where there are none."""
+    schedule: Schedule
+
+
 class Evaluation(Artifact):
     """How the policy did, at one step, on the prompts that are kept to choose a step by."""
 
@@ -128,5 +157,5 @@ class OnlineReport(Artifact):
     """PPO's."""
 
 
-AlignReport = Annotated[DPOReport | OnlineReport, Field(discriminator="algorithm")]
+AlignReport = Annotated[DPOReport | KTOReport | OnlineReport, Field(discriminator="algorithm")]
 """align/report.json, whatever the algorithm was."""

@@ -853,6 +853,17 @@ def test_online_algorithms_are_built_too(online: Checking, algorithm: str) -> No
     ]
 
 
+@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
+def test_algorithms_that_learn_from_labels_are_built_too(checked: Checking, algorithm: str) -> None:
+    assert checked(align={"algorithm": algorithm})[0] == []
+    wrong = {"algorithm": algorithm, "lr_scheduler_type": "consine", "lora": {"target_modules": ["qproj"]}}
+    problems, _ = checked(align=wrong)
+    assert [problem.partition(": ")[0] for problem in problems] == [
+        "align.lora.target_modules",
+        "align.lr_scheduler_type",
+    ]
+
+
 def test_a_trial_leaves_no_trace(
     checked: Checking, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

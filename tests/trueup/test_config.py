@@ -349,7 +349,7 @@ def test_a_moved_input_and_a_moved_run_keep_the_identity_of_a_stage_and_anything
 
 @pytest.mark.parametrize("keys", ["lora: {}", "lora: {r: 16}", "lora: {last_layers: 2, target_modules: [q_proj]}"])
 @pytest.mark.parametrize(
-    "section", ["sft", "reward", "align", *(f"align, algorithm: {name}" for name in ("ppo", "grpo", "rloo"))]
+    "section", ["sft", "reward", "align", *(f"align, algorithm: {name}" for name in ("kto", "ppo", "grpo", "rloo"))]
 )
 def test_settings_of_an_adapter_are_refused_where_every_weight_is_trained(
     tmp_path: Path, section: str, keys: str

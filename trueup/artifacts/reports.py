@@ -160,7 +160,7 @@ class Schedule(Artifact):
 
 
 class AlignSchedule(SharedReport):
-    """The values that an alignment chose by itself (`rlhf.align.schema.DPOReport`)."""
+    """The values that an alignment chose by itself (`rlhf.align.schema.DPOReport`, `KTOReport`)."""
 
     schedule: Schedule | None = absent()
 

@@ -49,6 +49,8 @@ def _reads_loss(rows: Sequence[Row]) -> str:
 
 
 def _reads_kl(rows: Sequence[Row]) -> str:
+    if points(rows, "rewards/margins")[1]:
+        return "KTO's estimate, nats per answer: how much likelier answers to other prompts became; at least 0."
     moved = "How far answers have moved from the SFT policy's, by their own log-probabilities"
     whole = points(rows, KL[0])[1]
     return f"{moved}: {'a mean over whole answers' if whole else 'a mean over tokens'}."

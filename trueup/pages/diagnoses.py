@@ -268,6 +268,8 @@ def reward_rose_with_length(rows: Sequence[Row]) -> Note | None:
 
 def kl_grows(rows: Sequence[Row]) -> Note | None:
     _, values = points(rows, *KL)
+    if not points(rows, *REWARD)[1]:  # KTO's, which is paid nothing
+        return None
     if (half := rose(values[len(values) // 2 :])) is None:
         return None
     reward = trend(points(rows, *REWARD)[1][len(values) // 2 :])

@@ -42,6 +42,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "sft": f"{_ROWS} neftune_noise_alpha label_smoothing_factor loss_type",
         "reward": f"{_ROWS} neftune_noise_alpha",
         "dpo": f"{_ROWS} f_divergence_type f_alpha_divergence_coef use_weighting",
+        "kto": _ROWS,
         "ppo": "",
         "grpo": "optim epsilon epsilon_high delta loss_type scale_rewards importance_sampling_level "
         "mask_truncated_completions entropy_coef top_entropy_quantile off_policy_mask_threshold "
@@ -158,6 +159,7 @@ REFUSED: Mapping[str, str] = {name: reason for reason, names in _REASONS.items()
 _OF_OTHER_TRAINERS = {
     "ppo": "it belongs to GRPO's loss or TRL's own optimiser, and PPO has its own: see the keys of align",
     "sft": "SFT has label_smoothing_factor",
+    "kto": "KTO has one loss here, and its keys are those of align",
 }
 
 

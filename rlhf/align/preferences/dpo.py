@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import TaskType
-from transformers import TrainerCallback
 
 from rlhf.align.config import IMITATION, LOSSES, DPOConfig
 from rlhf.align.preferences.labelled import Labelled, encode_labelled
@@ -30,7 +29,7 @@ from rlhf.align.preferences.learning import (
     learning_doubts,
     resolve_auto,
 )
-from rlhf.align.preferences.reference import compute_reference_logps, loss_of_router
+from rlhf.align.preferences.reference import StartsAtReference, compute_reference_logps
 from rlhf.align.preferences.trainer import columns_of, with_own_loss
 from rlhf.align.schema import DPOReport, LogpsChange
 from trueup import runs
@@ -172,7 +171,11 @@ def build_trainer(
     if "sigmoid" in config.losses:
         trainer.label_smoothing = as_robust(config.label_smoothing)
     adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
-    trainer.add_callback(StartsAtReference(config, policy.placement.dtype != torch.float32))
+    expected = loss_at_reference(config)
+    starts = StartsAtReference(
+        lambda logs: logs.get("loss/at_reference", expected), policy.placement.dtype != torch.float32
+    )
+    trainer.add_callback(starts)
     trainer.add_callback(adapters.KeepSteps(stage, config.keep_steps))
     return trainer
 
@@ -200,26 +203,6 @@ def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
         return build_trainer(resolve_auto(config, 1), stage, policy, rows, [(0.0, 0.0)], columns)
     finally:
         dpo_trainer.hash_module = original
-
-
-class StartsAtReference(TrainerCallback):
-    """Stops a run whose policy is not the reference at step 0: margins must be 0, and the loss what it is there."""
-
-    def __init__(self, config: DPOConfig, rounded_weights: bool = False):
-        self.config, self.rounded_weights = config, rounded_weights
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
-        if state.global_step != 1 or "loss" not in (logs or {}):
-            return
-        # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
-        tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
-        # A batch of ties has no margin.
-        margin, loss = abs(logs.get("rewards/margins", 0.0)), logs["loss"] - loss_of_router(model, logs)
-        expected = logs.get("loss/at_reference", loss_at_reference(self.config))
-        figures = f"loss {loss:.4f}{'' if expected is None else f' (expected {expected:.4f})'}, margin {margin:.4f}"
-        if margin > tolerance or (expected is not None and abs(loss - expected) > tolerance * max(1, expected)):
-            raise AssertionError(f"at step 0 policy and reference differ: {figures}")
-        say(f"{'step 0':<12} {figures}: policy is reference")
 
 
 def loss_at_reference(config: DPOConfig) -> float | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
-from rlhf.align.config import LOSSES, DPOConfig
+from rlhf.align.config import LOSSES, DPOConfig, LabelledConfig
 from trueup.console import say
 from trueup.data.records import Preference
 from trueup.models import loading
@@ -27,21 +28,29 @@ WHOLE = 0.1
 """Share of an adapter's learning rate that is right when all weights are trained (https://thinkingmachines.ai/blog/lora)."""
 
 
+C = TypeVar("C", bound=LabelledConfig)
+
+
 def resolve_auto(config: DPOConfig, pairs: int) -> DPOConfig:
     """The config with a number in place of each `auto`; every choice says its reason."""
-    choices: dict[str, float] = {}
     if config.beta == "auto":
         loss = LOSSES[config.pair_losses[0]]
-        choices["beta"] = loss.beta
+        config = config.model_copy(update={"beta": loss.beta})
         say(f"{'beta':<12} {loss.beta:g}: {loss.reason}")
-    steps_per_epoch = math.ceil(pairs / config.train_batch_size)
+    return resolve_schedule(config, pairs, "pairs")
+
+
+def resolve_schedule(config: C, rows: int, of_what: str = "answers") -> C:
+    """The config with a number in place of the `auto` of epochs and learning rate."""
+    choices: dict[str, float] = {}
+    steps_per_epoch = math.ceil(rows / config.train_batch_size)
     if config.num_train_epochs != "auto":
         epochs = config.num_train_epochs
     else:
         choices["num_train_epochs"] = epochs = max(1.0, min(MOST_EPOCHS, round(ENOUGH_STEPS / steps_per_epoch)))
         if config.max_steps < 0:
             why = f"about {ENOUGH_STEPS} steps are wanted, and at most {MOST_EPOCHS:g} passes"
-            say(f"{'epochs':<12} {epochs:g} over {pairs} pairs in batches of {config.train_batch_size}: {why}")
+            say(f"{'epochs':<12} {epochs:g} over {rows} {of_what} in batches of {config.train_batch_size}: {why}")
     steps = config.max_steps if config.max_steps > 0 else math.ceil(steps_per_epoch * epochs)
     if config.learning_rate == "auto":
         whole = WHOLE if config.full_finetuning else 1.0
@@ -131,21 +140,25 @@ def chosen_fell(nats: float) -> list[Finding]:
     return [Finding("warn", "chosen_logps_fell", message)]
 
 
+FIGURES = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logps/chosen",
+    "logps/rejected",
+    "kl",
+)
+
+
 def first_and_last(history: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Means of the training metrics over the first and the last tenth of the steps."""
+    """Means of the training metrics over the first and the last tenth of the steps that have a margin; empty where none
+    has."""
     rows = [row for row in history if "rewards/margins" in row]
     count = max(1, len(rows) // 10)
-    names = (
-        "loss",
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logps/chosen",
-        "logps/rejected",
-    )
 
     def mean(part: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: sum(row[name] for row in part) / len(part) for name in names}
+        return {name: sum(row[name] for row in part) / len(part) for name in FIGURES if part and name in part[0]}
 
     return mean(rows[:count]), mean(rows[-count:])

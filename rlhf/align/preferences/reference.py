@@ -1,10 +1,12 @@
-"""The reference of an alignment on labelled answers: the log-probabilities that it gives to them."""
+"""The reference of an alignment on labelled answers: its log-probabilities, and whether training starts at it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 from trueup.console import say
 from trueup.data.records import Preference
@@ -49,6 +51,30 @@ def compute_reference_logps(
             prompt = tuple(rows[i].prompt_ids)
             pair_logps[i] = (logps[prompt, tuple(rows[i].chosen_ids)], logps[prompt, tuple(rows[i].rejected_ids)])
     return [pair_logps[i] for i in range(len(rows))]  # type: ignore[misc]
+
+
+class StartsAtReference(TrainerCallback):
+    """Stops a run whose policy is not the reference at step 0: margins and KL must be 0, and the loss what it is there.
+
+    expected  the loss of a step with these logs as long as the policy is the reference; None where it is not known
+    """
+
+    def __init__(self, expected: Callable[[Mapping[str, float]], float | None], rounded_weights: bool = False):
+        self.expected, self.rounded_weights = expected, rounded_weights
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
+        if state.global_step != 1 or "loss" not in (logs or {}):
+            return
+        # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
+        tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
+        # A batch of ties has no margin, and DPO no estimate of the KL.
+        margin, kl = abs(logs.get("rewards/margins", 0.0)), logs.get("kl", 0.0)
+        loss, expected = logs["loss"] - loss_of_router(model, logs), self.expected(logs)
+        figures = f"loss {loss:.4f}{'' if expected is None else f' (expected {expected:.4f})'}, margin {margin:.4f}"
+        far = expected is not None and abs(loss - expected) > tolerance * max(1, expected)
+        if max(margin, kl) > tolerance or far:
+            raise AssertionError(f"at step 0 policy and reference differ: {figures}")
+        say(f"{'step 0':<12} {figures}: policy is reference")
 
 
 def loss_of_router(model: Any, logs: dict[str, float]) -> float:

@@ -20,6 +20,7 @@ SCHEMAS: dict[str, tuple[type, Any]] = {
     "sft": (trl.SFTConfig, SFTConfig),
     "reward": (trl.RewardConfig, RewardConfig),
     "dpo": (trl.DPOConfig, ALGORITHMS["dpo"]),
+    "kto": (trl.KTOConfig, ALGORITHMS["kto"]),
     "ppo": (trl.GRPOConfig, ALGORITHMS["ppo"]),
     "grpo": (trl.GRPOConfig, ALGORITHMS["grpo"]),
     "rloo": (trl.RLOOConfig, ALGORITHMS["rloo"]),

@@ -97,7 +97,7 @@ def test_a_merge_that_is_not_what_was_trained_fails_the_stage(
     assert (finding.level, finding.code) == ("fail", "merge_differs")
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "ppo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["dpo", "kto", "ppo", "grpo"])
 def test_every_stage_says_how_far_its_model_is_from_its_adapter_and_later_ones_read_what_was_trained(
     campaign: Callable[..., Any], tmp_path: Path, algorithm: str
 ) -> None:
@@ -109,7 +109,7 @@ def test_every_stage_says_how_far_its_model_is_from_its_adapter_and_later_ones_r
         model={"dtype": "bfloat16"},
         sft=small,
         reward=small,
-        align={"algorithm": algorithm, **small, **(online if algorithm != "dpo" else {})},
+        align={"algorithm": algorithm, **small, **(online if algorithm in ("ppo", "grpo") else {})},
     )
     for name in ("sft", "sample", "label", "reward"):
         load_object(made.stages[name].run)(made.stages[name])

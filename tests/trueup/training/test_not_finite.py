@@ -31,6 +31,7 @@ STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "reward": ("reward", {}),
     "dpo": ("align", {"algorithm": "dpo"}),
+    "kto": ("align", {"algorithm": "kto"}),
     "ppo": ("align", {"algorithm": "ppo", "num_generations": 2, **ONLINE}),
     "grpo": ("align", {"algorithm": "grpo", **ONLINE}),
     "rloo": ("align", {"algorithm": "rloo", **ONLINE}),
@@ -84,13 +85,13 @@ def test_a_stage_at_a_learning_rate_of_1e25_fails_with_a_sentence_and_saves_noth
         assert "NaN" not in row and "Infinity" not in row
 
 
-@pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "kto"])
 def test_one_step_is_enough_though_its_own_loss_is_finite(name: str, config: Callable[..., StageConfig]) -> None:
     message, directory = refusal(config(name, learning_rate=1e25, max_steps=1))
     assert "not finite" in message and left_behind(directory) == []
 
 
-@pytest.mark.parametrize("name", ["sft", "reward", "dpo"])
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "kto"])
 def test_a_gradient_that_is_not_finite_stops_the_stage_though_the_loss_is(
     name: str, config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,9 +14,9 @@ import pytest
 import rlhf.align.preferences.dpo
 import rlhf.align.preferences.learning
 from rlhf.align.config import LOSSES
-from rlhf.align.preferences.dpo import StartsAtReference
+from rlhf.align.preferences.dpo import loss_at_reference
 from rlhf.align.preferences.learning import resolve_auto
-from rlhf.align.preferences.reference import compute_reference_logps
+from rlhf.align.preferences.reference import StartsAtReference, compute_reference_logps
 from trueup import runs
 from trueup.data.records import Message, Preference, read_rows
 from trueup.data.split import is_heldout
@@ -169,11 +169,15 @@ def test_a_policy_that_is_not_its_reference_stops_the_stage(
     config = resolve_auto(campaign(tmp_path, align={"loss_type": loss_type}).stages["align"], 1)
     names = [loss_type] if isinstance(loss_type, str) else loss_type
     expected = sum(AT_REFERENCE[name] * (1.0 if name == loss_type else loss_type[name]) for name in names)
-    watch, args, state = StartsAtReference(config), SimpleNamespace(bf16=False), SimpleNamespace(global_step=1)
-    watch.on_log(args, state, None, {"loss": expected, "rewards/margins": 0.0})
-    for loss, margin in ((expected + 0.1, 0.0), (expected, 0.1)):
+    watch, args, state = (
+        StartsAtReference(lambda logs: loss_at_reference(config)),
+        SimpleNamespace(bf16=False),
+        SimpleNamespace(global_step=1),
+    )
+    watch.on_log(args, state, None, {"loss": expected, "rewards/margins": 0.0, "kl": 0.0})
+    for loss, margin, kl in ((expected + 0.1, 0.0, 0.0), (expected, 0.1, 0.0), (expected, 0.0, 0.1)):
         with pytest.raises(AssertionError, match="at step 0 policy and reference differ"):
-            watch.on_log(args, state, None, {"loss": loss, "rewards/margins": margin})
+            watch.on_log(args, state, None, {"loss": loss, "rewards/margins": margin, "kl": kl})
 
 
 def test_losses_are_mixed_by_their_weights(aligned: Callable[..., Any], metrics: Callable[..., Any]) -> None:
