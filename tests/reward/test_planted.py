@@ -18,9 +18,11 @@ import pytest
 import torch
 
 import reward.train
+import ui.label.run
 from reward.loss import preference_loss, strict_loss
 from trueup import runs
 from trueup.models import loading
+from trueup.training import loop
 
 COLOURS = "red blue green black white brown pink grey gold teal lime plum".split()
 STRENGTH = {colour: 0.3 * place for place, colour in enumerate(COLOURS)}
@@ -45,7 +47,9 @@ Train = Callable[..., dict[str, Any]]
 def train(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Train:
     """The report of a reward model that is trained on such labels."""
 
-    def trained(name: str, rows: list[dict[str, Any]], **keys: Any) -> dict[str, Any]:
+    def trained(
+        name: str, rows: list[dict[str, Any]], interrupt: Callable[[Callable[[], Any]], None] | None = None, **keys: Any
+    ) -> dict[str, Any]:
         (tmp_path / name).mkdir()
         numbered = [{"prompt": f"{n}: which?", **row} for n, row in enumerate(rows)]
         jsonl(tmp_path / name / "labels.jsonl", numbered)
@@ -55,11 +59,10 @@ def train(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Pa
         stage = runs.begin(made.stages["sft"])
         loading.save(loading.load_base(made.config.model), stage.dir / "model")
         stage.finish()
-        import ui.label.run
-
         ui.label.run.run(made.stages["label"])
+        if interrupt:
+            interrupt(lambda: reward.train.run(made.stages["reward"]))
         report: dict[str, Any] = json.loads((reward.train.run(made.stages["reward"]) / "report.json").read_text())
-        print(name, report["learnt"], report["accuracy"]["value"])
         return report
 
     return trained
@@ -70,6 +73,32 @@ def test_the_threshold_of_ties_is_found(train: Train, seed: int) -> None:
     chance = random.Random(seed)
     report = train("ties", [judged(chance, 1.0) for _ in range(700)], grade_margins=[0, 0, 0], num_train_epochs=4)
     assert report["learnt"]["tie_threshold"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_an_interrupted_training_goes_on_with_the_threshold_that_it_had_learnt(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(run: Callable[[], Any]) -> None:
+        real = loop.Watch.on_log
+
+        def on_log(self: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
+            real(self, args, state, control, **more)
+            if state.global_step == 7:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(loop.Watch, "on_log", on_log)
+            run()
+
+    rows = [judged(random.Random(n), 1.0) for n in range(80)]
+    keys = {"max_steps": 10, "save_steps": 3}
+    whole, resumed = train("whole", rows, **keys), train("killed", rows, killed, **keys)
+    assert resumed["learnt"] == pytest.approx(whole["learnt"], rel=1e-4)
+    start = 2 * math.atanh(whole["learnt"]["ties"] / whole["learnt"]["labels"])
+    assert abs(whole["learnt"]["tie_threshold"] - start) > 1e-3, "it is learnt, and not only counted"
 
 
 # ---- By the loss alone: one free score for each colour ----------------------------------------------------------
