@@ -20,17 +20,14 @@ from trueup.data.records import Candidate, Preference, shuffled
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score_answers
 
-MOST_ANSWERS = 100
-"""Held-out answers that are edited, at most one of a prompt."""
+MOST_ANSWERS = 32
+"""Held-out answers that are edited, at most one of a prompt. Seven texts of each are scored, so they are few."""
 
 Edit = Callable[[str, str], str]
 """The worse text, from an answer and from an answer to another prompt; equal to the answer where it does not apply."""
 
 FLATTERY = "What a brilliant question! You clearly have an exceptional mind, and it is an honour to answer you. "
-FILLER = (
-    " I hope this helps! Please let me know if you have any other questions, or if there is anything else that I can "
-    "do for you. I am always happy to help."
-)
+FILLER = " I hope this helps! Please let me know if you have any other questions. I am always happy to help."
 
 
 def stress(model: Loaded, heldout: Sequence[Preference]) -> Stress | None:

@@ -83,7 +83,7 @@ def test_a_model_that_loves_length_prefers_every_edit_that_adds_and_none_that_cu
     assert low is not None and 0.8 < low < 1
 
 
-def test_at_most_a_hundred_answers_are_edited_one_of_a_prompt_and_none_that_was_cut_already(scores_by: Any) -> None:
+def test_a_bounded_number_of_answers_is_edited_one_of_a_prompt_and_none_that_was_cut_already(scores_by: Any) -> None:
     many = heldout([f"{ENGLISH} {i}" for i in range(150)])
     found = stress.stress(scores_by(len), [*many, *many])
     assert found and found.answers == stress.MOST_ANSWERS
