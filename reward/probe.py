@@ -77,8 +77,8 @@ def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: S
     prompts   of the N pairs. Each prompt weighs the same, however many pairs it has
     poolings  those that may be chosen
 
-    Place and ridge are those with the highest accuracy on prompts that the fit has not seen, over folds of prompts. Of
-    equals, the smaller loss decides. The accuracy of the best of many is a little too high.
+    Place and ridge are those with the smallest loss on prompts that the fit has not seen, over folds of prompts: a
+    margin says more than its sign. The accuracy of the best of many is a little too high.
     """
     weights = prompt_weights(prompts)
     places = sorted(place for place in features if place.pooling in poolings)
@@ -93,11 +93,11 @@ def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: S
         )
         usual = Place(max(place.layers for place in places), "last token")
         reason = (
-            f"{_named(place, features)}, ridge {ridge:g}: {judged[place][ridge].accuracy:.0%} over {max(folds) + 1} "
+            f"{_named(place, features)}, ridge {ridge:g}: {judged[place][ridge]} over {max(folds) + 1} "
             f"folds of {len(set(prompts))} training prompts"
         )
-        if place != usual:
-            reason += f"; {_named(usual, features)}: {max(judged[usual].values()).accuracy:.0%}"
+        if place != usual and usual in judged:
+            reason += f"; {_named(usual, features)}: {max(judged[usual].values())}"
     return Probe(place, fit_directions(features[place], weights, [ridge])[0], reason)
 
 
@@ -106,8 +106,11 @@ def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: S
 
 @dataclass(frozen=True, order=True)
 class _Judged:
-    accuracy: float
     minus_loss: float
+    accuracy: float
+
+    def __str__(self) -> str:
+        return f"loss {-self.minus_loss:.2f} and accuracy {self.accuracy:.0%}"
 
 
 def _judge_ridges(pairs: np.ndarray, weights: np.ndarray, folds: np.ndarray) -> dict[float, _Judged]:
@@ -120,7 +123,7 @@ def _judge_ridges(pairs: np.ndarray, weights: np.ndarray, folds: np.ndarray) -> 
     rights = (np.sign(margins) + 1) / 2
     losses = np.logaddexp(0, -margins)
     return {
-        ridge: _Judged(float(np.average(right, weights=weights)), -float(np.average(loss, weights=weights)))
+        ridge: _Judged(-float(np.average(loss, weights=weights)), float(np.average(right, weights=weights)))
         for ridge, right, loss in zip(RIDGES, rights, losses, strict=True)
     }
 

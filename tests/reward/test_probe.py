@@ -71,7 +71,7 @@ def test_labels_by_chance_are_found_to_be_chance(model: Loaded) -> None:
     probe = fit_probe(features, prompts_of(rows), seed=0)
     scores = probe.scores(read_features(model, texts(400, seed=1), [1, 2]))
     assert 0.4 < (scores[:, 0] > scores[:, 1]).mean() < 0.6
-    assert 0.45 < float(probe.reason.partition(": ")[2].partition("%")[0]) / 100 < 0.62
+    assert 0.45 < float(probe.reason.partition("accuracy ")[2].partition("%")[0]) / 100 < 0.62
 
 
 def test_swapping_the_answers_of_every_pair_negates_every_margin_exactly(model: Loaded) -> None:
