@@ -314,6 +314,20 @@ def test_a_row_of_each_format_becomes_its_ranking(tmp_path: Path, row: Any, prom
     assert not dropped.counts
 
 
+@pytest.mark.parametrize("value", [True, False, None])
+def test_a_ranking_of_somebody_else_keeps_that_both_answers_are_bad(tmp_path: Path, value: Any) -> None:
+    tie = {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[0, 1]], "both_bad": value}
+    [ranking] = read_preferences(jsonl(tmp_path, tie), Dropped())
+    assert ranking.both_bad is bool(value)
+
+
+@pytest.mark.parametrize(("more", "reason"), [({"both_bad": "maybe"}, "true or false"), ({"tiers": [[0], [1]]}, "tie")])
+def test_what_cannot_be_both_bad_is_refused(tmp_path: Path, more: dict[str, Any], reason: str) -> None:
+    row = {"prompt": "Hi", "completions": ["A", "B"], "tiers": [[0, 1]], "both_bad": True, **more}
+    with pytest.raises(DataError, match=rf"both_bad.*{reason}"):
+        read_preferences(jsonl(tmp_path, row), Dropped())
+
+
 def test_annotator_category_and_strength_are_kept_where_a_row_has_them(tmp_path: Path) -> None:
     pair = {"prompt": "Hi", "chosen": "A", "rejected": "B"}
     path = jsonl(tmp_path, {**pair, "annotator": "ann", "category": "chat", "strength": 3}, {**pair, "judge": "bob"})

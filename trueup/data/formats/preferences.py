@@ -81,6 +81,8 @@ class ImportedRanking(Row):
             raise ValueError(f"{excerpt(self.tiers)} is no order of two or more of {count} completions")
         if not all(self.tiers):
             raise ValueError(f"{excerpt(self.tiers)} has a tier without completions; take it out")
+        if self.both_bad and len(self.tiers) > 1:
+            raise ValueError(f"both_bad goes with a tie, and {excerpt(self.tiers)} prefers an answer: mend one of them")
         if self.display_order is not None and sorted(self.display_order) != list(range(count)):
             raise ValueError(f"display_order {excerpt(self.display_order)} is no order of {count} completions")
         criteria = (self.provenance.criteria if self.provenance else None) or {}
@@ -112,11 +114,15 @@ def provenance(row: Columns) -> Values | None:
 
 def _trueup_ranking(row: Columns, path: Path) -> list[Values]:
     more = {key: row.get(key) for key in ("display_order", *OF_AN_ANSWER)} if is_own(row) else {}
+    if (both_bad := row.get("both_bad")) not in (True, False, None):
+        raise ValueError(f"{row.at('both_bad')}: expected true or false, found {excerpt(both_bad)}")
     completions, tiers = row.get("completions"), row.get("tiers")
     if not is_own(row):
         refuse_other_verdict(row, completions, tiers)
         _refuse_other_columns(row, tiers, completions)
-    return [{"prompt": prompt_of(row), "completions": completions, "tiers": tiers, **more}]
+    return [
+        {"prompt": prompt_of(row), "completions": completions, "tiers": tiers, "both_bad": both_bad or False, **more}
+    ]
 
 
 def _own_pair(row: Columns, sides: list[str]) -> Values:
