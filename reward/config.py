@@ -33,10 +33,12 @@ class RewardConfig(PreferenceConfig):
     """Learning rate at its peak. 0 trains nothing: a reward model of your own in `base` is used as it is, and measured
     on the held-out pairs."""
     num_train_epochs: float = Field(1.0, gt=0)
-    """Passes over the pairs. One is usual, because reward models overfit early (Ouyang et al. 2022, appendix C.2)."""
+    """Passes over the labels. One is usual, because reward models overfit early (Ouyang et al. 2022, appendix C.2)."""
+    train_batch_size: int = Field(8, ge=1)
+    """Labels per optimiser step, over all devices. A ranking is one label, however many pairs are in it."""
     center_rewards_coefficient: float = Field(0.01, ge=0)
-    """Weight of (r(chosen) + r(rejected))^2, which keeps rewards near 0 (https://arxiv.org/abs/2312.09244)."""
-
+    """Weight of (r(chosen) + r(rejected))^2, which keeps rewards near 0 (https://arxiv.org/abs/2312.09244). Those
+    of a tie count in it too."""
     grade_margins: list[Margin] = Field([1 / 3, 2 / 3, 1.0], min_length=3, max_length=3)
     """Least difference in score that a grade asks for: slightly better, better, much better (Touvron et al. 2023,
     https://arxiv.org/abs/2307.09288, eq. 2 and table 27). [0, 0, 0]: grades count for nothing."""

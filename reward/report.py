@@ -84,8 +84,8 @@ class Learnt(Artifact):
     below_others: int
     """Comparisons of an answer that was found bad with the mean of others."""
     tie_threshold: float | None
-    """Gap between two scores at which the better one wins against a tie as often as not; null if no tie was learnt
-    from by the model of Rao and Kupper."""
+    """Gap between two scores at which the better answer wins half of the comparisons; the other half are ties and
+    losses. Null if no tie was learnt from by the model of Rao and Kupper."""
 
 
 class SecondReportCard(ReportCard):

@@ -52,11 +52,12 @@ def run(config: RewardConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(parents["label"], config.pairs, config.split)
+    ties, judge_ties = ([], []) if config.ties == "leave_out" else (pairs.ties, pairs.judge_ties)
     say(f"{'pairs':<12} {len(pairs.train)} to train on, {len(pairs.heldout)} held out, split by prompt")
-    stage.trained_on(pair.prompt for pair in pairs.train if config.learning_rate)
+    stage.trained_on(pair.prompt for pair in [*pairs.train, *ties] if config.learning_rate)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train, probe, learnt, fold = fit(config, stage, parents.get("sft"), pairs.train, pairs.ties, pairs)
+    model, train, probe, learnt, fold = fit(config, stage, parents.get("sft"), pairs.train, ties, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     labelled = read_rows(parents["label"].dir / "preferences.jsonl", Preference)
@@ -87,8 +88,8 @@ def run(config: RewardConfig) -> Path:
         # It has its own folder and facts; the findings on both models are the stage's.
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
-        aside.trained_on(pair.prompt for pair in pairs.judge)
-        judge = fit(config, aside, parents.get("sft"), pairs.judge, pairs.judge_ties, pairs)
+        aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties])
+        judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs)
         heldout = score_pairs(judge.model, pairs, config.max_length)
         probes, whose = stress(judge.model, heldout.pairs), "the second reward model: "
         second = report_card(judge.train, heldout, aside, labelled, judge.probe, probes, whose)

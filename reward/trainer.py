@@ -57,7 +57,7 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
             scores = model(**inputs, use_cache=False).logits.squeeze(-1).float()  # (N,)
             gaps = contrasts @ scores
             log_threshold = threshold_parameter(self.model)
-            h = None if log_threshold is None else log_threshold.exp()
+            h = None if log_threshold is None else log_threshold.exp().squeeze()
             loss = preference_loss(gaps, margins, ties, weights, h, config.label_smoothing) / count
             if weight := self.args.center_rewards_coefficient:
                 loss = loss + weight * (weights * (contrasts.abs() @ scores) ** 2).sum() / count
@@ -65,17 +65,23 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
             return loss
 
         def _note(self, scores: Tensor, gaps: Tensor, mask: Tensor, threshold: Tensor | None) -> None:
-            """The metrics of a forward pass, by the names of TRL. `gaps` are those of strict comparisons."""
-            metrics = self._metrics["train"]
-            self._total_train_tokens += int(mask.sum())
+            """The metrics of a forward pass on all processes, by the names of TRL. `gaps` are those of strict
+            comparisons."""
+            metrics, gather = self._metrics["train"], self.accelerator.gather
+            self._total_train_tokens += int(gather(mask.sum()).sum())
             metrics["num_tokens"] = [self._total_train_tokens]
-            values = {"min_reward": scores.min(), "mean_reward": scores.mean(), "max_reward": scores.max()}
-            if len(gaps):
-                values |= {"accuracy": (gaps > 0).float().mean(), "margin": gaps.mean()}
+            extremes = gather(torch.stack([scores.min(), scores.max()])[None])
+            strict = torch.tensor(float(len(gaps)), device=gaps.device)
+            sums = torch.stack([scores.sum(), strict.new_tensor(len(scores)), (gaps > 0).sum(), gaps.sum(), strict])
+            total, count, right, gap, strict_count = gather(sums[None]).sum(dim=0).tolist()
+            metrics["min_reward"].append(extremes[:, 0].min().item())
+            metrics["max_reward"].append(extremes[:, 1].max().item())
+            metrics["mean_reward"].append(total / count)
+            if strict_count:
+                metrics["accuracy"].append(right / strict_count)
+                metrics["margin"].append(gap / strict_count)
             if threshold is not None:
-                values["tie_threshold"] = threshold.detach()
-            for name, value in values.items():
-                metrics[name].append(value.item())
+                metrics["tie_threshold"].append(threshold.item())
 
     if config.ties == "rao_kupper":
         add_threshold(model.model.score, rows)
@@ -105,7 +111,15 @@ def add_threshold(head: nn.Module, rows: Sequence[LabelRow]) -> None:
     if share:
         start = threshold_of(min(share, _MOST_TIES))
         say(f"{'ties':<12} {share:.0%} of judgements; the gap that tells answers apart starts at {start:.2f}")
-        head.register_parameter(_THRESHOLD, nn.Parameter(torch.tensor(start).log()))
+        head.register_parameter(_THRESHOLD, nn.Parameter(torch.tensor([start]).log()))
+        head.register_forward_hook(_touch_threshold)
+
+
+def _touch_threshold(head: nn.Module, args: Any, scores: Tensor) -> Tensor:
+    """Let the scores depend on the threshold, by nothing. It stands in the loss, outside the model, and processes that
+    train together stop at a parameter that no forward pass has used."""
+    log_threshold = getattr(head, _THRESHOLD, None)
+    return scores if log_threshold is None else scores + 0 * log_threshold.sum()
 
 
 def threshold_parameter(model: nn.Module) -> nn.Parameter | None:

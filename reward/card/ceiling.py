@@ -30,14 +30,14 @@ def best_accuracy(agreement: float) -> float:
 def ceiling(labelled: Sequence[Preference]) -> Ceiling | None:
     """The ceiling by the pairs of answers that several annotators put in a strict order; None if there are none.
 
-    labelled  the strict pairs of all labels
+    labelled  the strict pairs of all labels; a person is not compared with a program
     """
-    votes: dict[tuple[str, str, str], dict[str, list[bool]]] = {}
-    pair_of: dict[tuple[str, str, str], Preference] = {}
+    votes: dict[tuple[str, ...], dict[str, list[bool]]] = {}
+    pair_of: dict[tuple[str, ...], Preference] = {}
     for pair in labelled:
         chosen, rejected = pair.chosen[0].content, pair.rejected[0].content
         if chosen != rejected:
-            key = (pair.prompt_id, min(chosen, rejected), max(chosen, rejected))
+            key = (pair.source, pair.prompt_id, min(chosen, rejected), max(chosen, rejected))
             votes.setdefault(key, {}).setdefault(pair.annotator, []).append(chosen < rejected)
             pair_of.setdefault(key, pair)
     shared = {key: list(by_annotator.values()) for key, by_annotator in votes.items() if len(by_annotator) > 1}

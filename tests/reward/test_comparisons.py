@@ -12,6 +12,7 @@ import torch
 from reward.comparisons import Collator, LabelRow, counts, label_rows
 from reward.config import RewardConfig
 from reward.loss import preference_loss, strict_loss
+from reward.trainer import add_threshold, threshold_parameter
 from trueup.data.pairs import pairs_of, ties_of
 from trueup.data.records import Message, Preference, Ranking
 from trueup.models.config import ModelConfig
@@ -128,3 +129,21 @@ def test_the_order_of_labels_and_the_width_of_a_batch_change_no_loss(seed: int) 
     before = loss_of(rows, 0.5)
     chance.shuffle(rows)
     assert loss_of(rows, 0.5) == pytest.approx(before, abs=1e-5)
+
+
+def test_processes_that_train_together_learn_the_threshold_of_ties(tmp_path: Path) -> None:
+    """The threshold stands in the loss and not in the model's output: a process that waits for the gradients of a
+    forward pass alone would stop with an error, as with an adapter it does."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        model = torch.nn.Sequential(torch.nn.Linear(4, 1, bias=False))
+        add_threshold(model[0], rows_of(ranking([[0, 1], [2]])))
+        together = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        for _ in range(2):
+            scores = together(torch.ones(3, 4)).squeeze(-1)
+            threshold = threshold_parameter(model)
+            assert threshold is not None
+            (scores.sum() + threshold.exp().squeeze()).backward()
+            assert threshold.grad is not None and threshold.grad.abs().sum() > 0
+    finally:
+        torch.distributed.destroy_process_group()

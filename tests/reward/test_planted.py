@@ -21,6 +21,8 @@ import reward.train
 import ui.label.run
 from reward.loss import preference_loss, strict_loss
 from trueup import runs
+from trueup.data.records import Preference, read_rows
+from trueup.data.split import is_heldout, opening_id
 from trueup.models import loading
 from trueup.training import loop
 
@@ -72,7 +74,7 @@ def train(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Pa
 def test_the_threshold_of_ties_is_found(train: Train, seed: int) -> None:
     chance = random.Random(seed)
     report = train("ties", [judged(chance, 1.0) for _ in range(700)], grade_margins=[0, 0, 0], num_train_epochs=4)
-    assert report["learnt"]["tie_threshold"] == pytest.approx(1.0, abs=0.2)
+    assert report["learnt"]["tie_threshold"] == pytest.approx(1.0, abs=0.25)
 
 
 def test_an_interrupted_training_goes_on_with_the_threshold_that_it_had_learnt(
@@ -133,17 +135,70 @@ def fitted(labels: tuple[torch.Tensor, ...], margins: tuple[float, ...]) -> torc
 
 
 def test_margins_by_grade_beat_none_on_held_out_likelihood() -> None:
-    """The gain in nats of 60 campaigns of 100 labels each, paired, at each model's best temperature: margins widen all
+    """The gain in nats of 30 campaigns of 100 labels each, paired, at each model's best temperature: margins widen all
     gaps, which says nothing about what was learnt."""
     gains = []
-    for seed in range(60):
+    for seed in range(30):
         chance = np.random.default_rng(seed)
         labels, heldout = graded(chance, 100), graded(chance, 1000)
         losses = []
         for margins in ((0.0, 0.0, 0.0), (1 / 3, 2 / 3, 1.0)):
             scores = fitted(labels, margins)
             gaps = scores[heldout[0]] - scores[heldout[1]]
-            losses.append(min(strict_loss(gaps * factor).mean().item() for factor in np.geomspace(0.2, 3, 60)))
+            losses.append(min(strict_loss(gaps * factor).mean().item() for factor in np.geomspace(0.2, 3, 25)))
         gains.append(losses[0] - losses[1])
     mean, error = np.mean(gains), np.std(gains, ddof=1) / len(gains) ** 0.5
     assert mean - 1.96 * error > 0, f"{mean:.5f} +- {1.96 * error:.5f}"
+
+
+# ---- What is read of ties ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("ties", "trained"), [("rao_kupper", True), ("leave_out", False)])
+def test_a_prompt_that_has_ties_alone_is_recorded_as_trained_on_where_ties_are(
+    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path, ties: str, trained: bool
+) -> None:
+    pairs = [{"prompt": f"{n}: which?", "completions": ["It is red.", "It is blue."]} for n in range(12)]
+    rows = [{**pair, "tiers": [[0, 1]] if n % 2 else [[0], [1]]} for n, pair in enumerate(pairs)]
+    jsonl(tmp_path / "labels.jsonl", rows)
+    label = {"source": "import", "path": "labels.jsonl"}
+    made = campaign(tmp_path, label=label, reward={"max_steps": 2, "ties": ties}, split={"heldout_fraction": 0.2})
+    stage = runs.begin(made.stages["sft"])
+    loading.save(loading.load_base(made.config.model), stage.dir / "model")
+    stage.finish()
+    ui.label.run.run(made.stages["label"])
+    directory = reward.train.run(made.stages["reward"])
+    dialogues = set(json.loads((directory / runs.TRAINED).read_text()))
+    tied = {
+        opening_id(tie.prompt)
+        for tie in read_rows(runs.stage_dir(made.run_dir, "label") / "ties.jsonl", Preference)
+        if not is_heldout(tie.prompt, made.config.split)
+    }
+    assert tied and (tied <= dialogues if trained else not tied & dialogues)
+
+
+@pytest.mark.parametrize(
+    ("answers", "both_bad", "left", "reason"),
+    [
+        (["Red.", "Blue."], False, 1, None),
+        (["Red.", " "], False, 0, "ties with an empty answer"),
+        (["Red.", " "], True, 1, None),
+        (["Red.", "Red."], False, 0, "identical ties"),
+    ],
+)
+def test_a_tie_from_which_nothing_good_is_learnt_is_left_out_and_counted(
+    campaign: Callable[..., Any],
+    jsonl: Callable[..., Path],
+    tmp_path: Path,
+    answers: list[str],
+    both_bad: bool,
+    left: int,
+    reason: str | None,
+) -> None:
+    tie = {"prompt": "Which?", "completions": answers, "tiers": [[0, 1]], "both_bad": both_bad}
+    jsonl(tmp_path / "labels.jsonl", [tie, {"prompt": "And now?", "chosen": "Red.", "rejected": "Blue."}])
+    made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"})
+    directory = ui.label.run.run(made.stages["label"])
+    assert len(read_rows(directory / "ties.jsonl", Preference)) == left
+    dropped = json.loads((directory / "report.json").read_text())["dropped"]
+    assert {key for key, count in dropped.items() if count} == ({reason} if reason else set())

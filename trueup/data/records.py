@@ -202,6 +202,11 @@ class Preference(Label):
     display_first: Literal["chosen", "rejected"] | None = None
     """Which of the two was on the left, or above the other."""
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The chosen and the rejected answer."""
+        return self.chosen[0].content, self.rejected[0].content
+
 
 def _check_turns(messages: list[Message], last: str) -> None:
     turns = [message.role for message in messages if message.role != "system"]

@@ -177,16 +177,23 @@ def write_labels(
         say(left_out)
         stage.find("info", "tokens_left_out", left_out)
     every_pair = [pair for ranking in rankings for pair in pairs_of(ranking)]
-    differing = [pair for pair in every_pair if pair.chosen[0].content != pair.rejected[0].content]
+    differing = [pair for pair in every_pair if len(set(pair.texts)) == 2]
     pairs = [pair for pair in differing if pair.chosen[0].content.strip()]
     write_rows(stage.dir / "rankings.jsonl", rankings)
     write_rows(stage.dir / "preferences.jsonl", pairs)
-    ties = (tie for ranking in rankings for tie in ties_of(ranking))
-    write_rows(stage.dir / "ties.jsonl", (tie for tie in ties if tie.chosen[0].content != tie.rejected[0].content))
+    every_tie = [tie for ranking in rankings for tie in ties_of(ranking)]
+    differing_ties = [tie for tie in every_tie if len(set(tie.texts)) == 2]
+    # An empty answer must not rise to the level of a good one.
+    ties = [tie for tie in differing_ties if tie.both_bad or all(text.strip() for text in tie.texts)]
+    write_rows(stage.dir / "ties.jsonl", ties)
     write_rows(stage.dir / "demonstrations.jsonl", labels.demonstrations)
     dropped = {"identical": len(every_pair) - len(differing)}
     if empty := len(differing) - len(pairs):  # a person may prefer an empty answer; a policy must not learn to give one
         dropped["empty preferred answer"] = empty
+    if identical := len(every_tie) - len(differing_ties):
+        dropped["identical ties"] = identical
+    if empty := len(differing_ties) - len(ties):
+        dropped["ties with an empty answer"] = empty
     if config.exclude_failed_gold:
         dropped["labels of annotators who failed gold"] = labels.by_failed
     return rankings, pairs, dropped

@@ -14,7 +14,7 @@ from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.config import RewardConfig
 from reward.probe import ProbeScores
-from reward.report import RewardReport, SecondReportCard, Stress
+from reward.report import Learnt, RewardReport, SecondReportCard, Stress
 from trueup.artifacts.reports import Share
 from trueup.config import SplitConfig
 from trueup.data.records import Preference, write_rows
@@ -58,6 +58,9 @@ def labelled(count: int, texts: list[str]) -> list[Preference]:
     return pairs
 
 
+LEARNT = Learnt(labels=90, comparisons=100, ties=5, graded=40, below_others=4, tie_threshold=0.4)
+
+
 def made(folder: Path, heldout: int = 240, texts: list[str] = ANSWERS, right: float = 0.7) -> tuple[StageRun, Any, Any]:
     """A stage at work whose reward model is right in a share of the pairs; its report, and its mistakes."""
     directory = folder / "demo" / "reward"
@@ -72,7 +75,7 @@ def made(folder: Path, heldout: int = 240, texts: list[str] = ANSWERS, right: fl
     train = labelled(100, texts)
     overlap = [pair(i, "a", "b", annotator=name) for i in range(30) for name in ("ann", "bob")]
     card = report_card(train, scored, stage, overlap, probe, STRESS)
-    second = SecondReportCard(**dict(card), merge=None)
+    second = SecondReportCard(**dict(card), learnt=LEARNT, merge=None)
     write_rows(
         directory / "metrics.jsonl",
         [
@@ -80,7 +83,7 @@ def made(folder: Path, heldout: int = 240, texts: list[str] = ANSWERS, right: fl
             for i in range(1, 60)
         ],
     )
-    return stage, RewardReport(**dict(card), judge=second), mistakes(scored)
+    return stage, RewardReport(**dict(card), learnt=LEARNT, judge=second), mistakes(scored)
 
 
 def page(stage: StageRun, report: RewardReport, rows: Any) -> str:
