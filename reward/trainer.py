@@ -27,9 +27,8 @@ _MOST_TIES = 0.95
 """Share of ties from which the threshold starts at most, since at 1 it would be infinite."""
 
 
-def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, rows: Sequence[LabelRow]) -> Any:
-    """trl.RewardTrainer over labels in tokens, so that an unfinished answer stays without EOS."""
-    from trl import RewardConfig as TRLConfig
+def trainer_class(config: RewardConfig, columns: Sequence[str]) -> Any:
+    """A subclass of trl.RewardTrainer whose rows are labels with these columns."""
     from trl import RewardTrainer
 
     class LabelTrainer(RewardTrainer):
@@ -39,7 +38,7 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
             return dataset
 
         def _set_signature_columns_if_needed(self) -> None:
-            self._signature_columns = list(rows[0].columns)
+            self._signature_columns = list(columns)
 
         def create_optimizer(self, *args: Any) -> Any:
             is_new, optimizer = self.optimizer is None, super().create_optimizer(*args)
@@ -83,16 +82,24 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
             if threshold is not None:
                 metrics["tie_threshold"].append(threshold.item())
 
+    return LabelTrainer
+
+
+def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, rows: Sequence[LabelRow]) -> Any:
+    """trl.RewardTrainer over labels in tokens, so that an unfinished answer stays without EOS."""
+    from trl import RewardConfig as TRLConfig
+
     if config.ties == "rao_kupper":
         add_threshold(model.model.score, rows)
     arguments = trainer_arguments(config, stage, model, [len(row.answers) * row.longest for row in rows])
     arguments["center_rewards_coefficient"] = config.center_rewards_coefficient or None
-    made = build_arguments(TRLConfig, arguments, config)
-    trainer = batches.grouped_by_length(LabelTrainer, config, [row.longest for row in rows])(
+    trl_config = build_arguments(TRLConfig, arguments, config)
+    of_labels = trainer_class(config, list(rows[0].columns))
+    trainer = batches.grouped_by_length(of_labels, config, [row.longest for row in rows])(
         model=model.model,
-        args=made,
+        args=trl_config,
         train_dataset=Dataset.from_list([row.columns for row in rows]),
-        data_collator=Collator(model.tokenizer.pad_token_id, made.pad_to_multiple_of),
+        data_collator=Collator(model.tokenizer.pad_token_id, trl_config.pad_to_multiple_of),
         processing_class=model.tokenizer,
         peft_config=adapters.adapter(config, model.model, TaskType.SEQ_CLS),
     )
