@@ -177,7 +177,6 @@ class DPOConfig(LabelledConfig):
 
 
 Weight = Annotated[float, Field(gt=0)] | Literal["auto"]
-ONE_ANSWER = "KTO estimates the KL over the answers that are computed at once: it needs two or more of them"
 
 
 class KTOConfig(LabelledConfig):
@@ -185,12 +184,14 @@ class KTOConfig(LabelledConfig):
 
     run: ClassVar[str] = "rlhf.align.preferences.kto:run"
     trial: ClassVar[str] = "rlhf.align.preferences.kto:trial"
+    least_rows: ClassVar[int] = 2
 
     algorithm: Literal["kto"] = "kto"
     """The algorithm that aligns the policy."""
     pairs: PairRule = "extremes"
     """Pairs of a ranking whose answers are trained on: `extremes` (best, worst), `all`, by which an answer in the
-    middle is desirable and undesirable at once, `nested` (each answer at most once)."""
+    middle is desirable and undesirable at once, `nested` (each answer at most once). Of a ranking whose answers are
+    all bad, each answer is trained on."""
     beta: float = Field(0.1, gt=0)
     """Strength of the pull to the SFT policy: a higher beta stays nearer to it."""
     desirable_weight: Weight = "auto"
@@ -199,12 +200,13 @@ class KTOConfig(LabelledConfig):
     undesirable_weight: Weight = "auto"
     """Weight of an answer that was rejected, or that is tied with another because both are bad. `auto` as above."""
     train_batch_size: int = Field(8, ge=2)
-    """Answers per optimiser step, over all devices. The KL is estimated over those of a batch."""
+    """Answers per optimiser step, over all devices. The KL is estimated over those that are computed at once, on all
+    devices together (`per_device_train_batch_size`)."""
 
     @model_validator(mode="after")
     def _reads_several_at_once(self) -> KTOConfig:
         if self.per_device_train_batch_size == 1:
-            raise ValueError(f"per_device_train_batch_size: {ONE_ANSWER}")
+            raise ValueError("per_device_train_batch_size: KTO estimates the KL over two or more answers at once")
         return self
 
 

@@ -19,6 +19,11 @@ class LogpsChange(Artifact):
     chosen: float
     rejected: float
 
+    @property
+    def margin(self) -> float:
+        """How much chosen completions gained on rejected ones."""
+        return self.chosen - self.rejected
+
 
 class DPOReport(AlignSchedule, extra="forbid"):
     """align/report.json of a DPO."""
@@ -31,11 +36,12 @@ class DPOReport(AlignSchedule, extra="forbid"):
     ties_left_out: int
     """Tied pairs that were not: by `align.ties`, or because they do not fit."""
     first: dict[str, float]
-    """Means of TRL's metrics over the first tenth of the steps."""
+    """Means of TRL's metrics over the first tenth of the steps whose batch held a strict pair."""
     last: dict[str, float]
     """The same over the last tenth."""
-    logps_change_nats: LogpsChange
-    margin_nats: float
+    logps_change_nats: LogpsChange | None
+    """Null where no batch held a strict pair."""
+    margin_nats: float | None
     """How much the chosen completions of the training pairs gained on the rejected ones."""
     heldout_accuracy: Estimate | None
     """Share of held-out pairs that the policy orders rightly, over prompts; null where there are none."""
@@ -53,7 +59,7 @@ class KTOReport(AlignSchedule, extra="forbid"):
     undesirable: int
     """Answers that were rejected, or that are tied because both are bad."""
     both_bad: int
-    """Ties that are bad on both sides."""
+    """Tied pairs that are bad on both sides, all of each ranking."""
     ties_left_out: int
     """The other ties, which call no answer good or bad, and those that do not fit."""
     desirable_weight: float

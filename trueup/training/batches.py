@@ -30,24 +30,26 @@ def num_processes() -> int:
 
 def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) -> int:
     """Rows that go through the model at once on each process. It divides a process's share of `train_batch_size`, so
-    that the optimiser step stays the same."""
+    that the optimiser step stays the same, and is at least `least_rows`."""
     total, rest = divmod(config.train_batch_size, num_processes())
-    if rest:
-        key = f"{config.stage}.train_batch_size"
-        raise ConfigError(key, [f"{config.train_batch_size} rows cannot be shared by {num_processes()} processes"])
+    if rest or total < config.least_rows:
+        of_each = f", of which each must compute {config.least_rows} or more at once" if config.least_rows > 1 else ""
+        problem = f"{config.train_batch_size} rows cannot be shared by {num_processes()} processes{of_each}"
+        raise ConfigError(f"{config.stage}.train_batch_size", [problem])
     if config.per_device_train_batch_size != "auto":
         if total % config.per_device_train_batch_size:
             key = f"{config.stage}.per_device_train_batch_size"
             raise ConfigError(key, [f"{config.per_device_train_batch_size} does not divide train_batch_size {total}"])
         return config.per_device_train_batch_size
+    divisors = [n for n in range(config.least_rows, total + 1) if total % n == 0]
     if loaded.placement.device.type != "cuda":
-        rows = next(n for n in range(min(total, _ROWS_ON_CPU), 0, -1) if total % n == 0)
+        rows = max((n for n in divisors if n <= _ROWS_ON_CPU), default=divisors[0])
         if rows < total:
             say(f"{'batch':<12} {rows} of {total} rows at once: more would take memory and save no time on a CPU")
         return rows
     row_bytes = _bytes_per_token(loaded) * max(lengths)
     free = 0.8 * loop.free_memory(loaded.placement.device)
-    rows = next(n for n in range(total, 0, -1) if total % n == 0 and (n == 1 or n * row_bytes <= free))
+    rows = max((n for n in divisors if n * row_bytes <= free), default=divisors[0])
     say(
         f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, "
         f"{free / 2**30:.1f} GiB free"

@@ -48,6 +48,8 @@ class TrainConfig(ModelStageConfig):
 
     trial: ClassVar[str]
     """`module:function` that builds the stage's trainer on a model without memory (`trueup.training.trial`)."""
+    least_rows: ClassVar[int] = 1
+    """Rows that a device must compute at once."""
 
     learning_rate: float = Field(gt=0)
     """Learning rate at its peak."""

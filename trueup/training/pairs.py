@@ -55,8 +55,11 @@ class Pairs:
     """The label stage's rule for bad rows. It applies to a pair that the chat template refuses, too."""
 
 
-def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pairs:
-    """The pairs of the label stage; a DataError if there are none to train on."""
+def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig, tie_rule: PairRule | None = None) -> Pairs:
+    """The pairs of the label stage; a DataError if there are none to train on.
+
+    tie_rule  the rule for ties; None: the same
+    """
     path = label.dir / "preferences.jsonl"
     labelled = read_rows(path, Preference)
     heldout = [pair for pair in labelled if is_heldout(pair.prompt, split)]
@@ -67,7 +70,7 @@ def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig) -> Pair
         raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
-    tied = [pair for pair in read_ties(label, rule) if not is_heldout(pair.prompt, split)]
+    tied = [pair for pair in read_ties(label, tie_rule or rule) if not is_heldout(pair.prompt, split)]
     judge_ties = [pair for pair in tied if is_for_judge(pair.prompt, split)]
     ties = [pair for pair in tied if not is_for_judge(pair.prompt, split)]
     return Pairs(train, judge, heldout, ties, judge_ties, label.manifest.identity.get("on_bad_rows", "refuse"))

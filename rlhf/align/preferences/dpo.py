@@ -27,11 +27,12 @@ from rlhf.align.preferences.learning import (
     first_and_last,
     heldout_accuracy,
     learning_doubts,
+    logps_change,
     resolve_auto,
 )
 from rlhf.align.preferences.reference import StartsAtReference, compute_reference_logps
 from rlhf.align.preferences.trainer import columns_of, with_own_loss
-from rlhf.align.schema import DPOReport, LogpsChange
+from rlhf.align.schema import DPOReport
 from trueup import runs
 from trueup.artifacts.reports import Schedule
 from trueup.console import say
@@ -74,18 +75,18 @@ def run(config: DPOConfig) -> Path:
 
     # 4. What changed -------------------------------------------------------------------------------------------------
     first, last = first_and_last(trainer.state.log_history)
-    for name in ("rewards/margins", "rewards/accuracies"):
-        say(f"{name:<20} {first[name]:8.2f} -> {last[name]:8.2f}")
     # Against the reference, not against the first batches, whose answers are longer or shorter than those of the last.
-    beta = float(config.beta)
-    change = LogpsChange(chosen=last["rewards/chosen"] / beta, rejected=last["rewards/rejected"] / beta)
-    for completion, nats in change:
-        say(f"{f'log pi({completion})':<20} {nats:+8.2f} nats against the reference, at the end")
-    margin = last["rewards/margins"] / beta
+    change = logps_change(last, float(config.beta))
+    margin = change.margin if change else None
+    if change:
+        for name in ("rewards/margins", "rewards/accuracies"):
+            say(f"{name:<20} {first[name]:8.2f} -> {last[name]:8.2f}")
+        for completion, nats in change:
+            say(f"{f'log pi({completion})':<20} {nats:+8.2f} nats against the reference, at the end")
+        if "apo_down" not in config.losses:  # which means them to fall
+            stage.findings += chosen_fell(-change.chosen)
     if config.learning_rate:  # at 0 it is a control
         stage.findings += learning_doubts(margin, accuracy)
-    if "apo_down" not in config.losses:  # which means them to fall
-        stage.findings += chosen_fell(-change.chosen)
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     stage.write_report(
@@ -173,7 +174,9 @@ def build_trainer(
     adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     expected = loss_at_reference(config)
     starts = StartsAtReference(
-        lambda logs: logs.get("loss/at_reference", expected), policy.placement.dtype != torch.float32
+        lambda logs: logs.get("loss/at_reference", expected),
+        float(config.beta),
+        policy.placement.dtype != torch.float32,
     )
     trainer.add_callback(starts)
     trainer.add_callback(adapters.KeepSteps(stage, config.keep_steps))

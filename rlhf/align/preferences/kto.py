@@ -13,6 +13,7 @@ step 0 policy and reference are one, so z is 0 and an answer's loss half its wei
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,25 +23,24 @@ import torch
 from datasets import Dataset
 from peft import TaskType
 
-from rlhf.align.config import ONE_ANSWER, KTOConfig
+from rlhf.align.config import KTOConfig
 from rlhf.align.preferences.labelled import Labelled, encode_labelled
 from rlhf.align.preferences.learning import (
     chosen_fell,
     first_and_last,
     heldout_accuracy,
     learning_doubts,
+    logps_change,
     resolve_schedule,
 )
-from rlhf.align.preferences.reference import StartsAtReference, compute_reference_logps
-from rlhf.align.schema import KTOReport, LogpsChange
+from rlhf.align.preferences.reference import StartsAtReference, compute_reference_logps, distinct_logps
+from rlhf.align.schema import KTOReport
 from trueup import runs
 from trueup.artifacts.reports import Schedule
 from trueup.console import say
 from trueup.data.records import Message
-from trueup.errors import ConfigError
 from trueup.files import Json
 from trueup.models import loading
-from trueup.models.scoring import completion_logps
 from trueup.runs import StageRun
 from trueup.training import adapters, batches, loop
 from trueup.training.arguments import build_arguments, trainer_arguments
@@ -53,7 +53,7 @@ def run(config: KTOConfig) -> Path:
     sft, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    pairs = read_pairs(label, config.pairs, config.split)
+    pairs = read_pairs(label, config.pairs, config.split, tie_rule="all")
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
@@ -61,7 +61,7 @@ def run(config: KTOConfig) -> Path:
     reference_logps = compute_reference_logps(
         policy, sft, labelled.train + labelled.ties, labelled.rows + labelled.tied_rows
     )
-    answers = with_strangers(answers_of(labelled, reference_logps), policy, config.max_length)
+    answers = with_strangers(answers_of(labelled, reference_logps), policy, config.max_length, config.seed)
     heldout, heldout_rows = labelled.heldout, labelled.heldout_rows
     heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
     config = resolve_weights(resolve_schedule(config, len(answers)), answers)
@@ -79,16 +79,13 @@ def run(config: KTOConfig) -> Path:
 
     # 4. What changed -------------------------------------------------------------------------------------------------
     first, last = first_and_last(trainer.state.log_history)
-    change = margin = None
-    if last:  # else no batch held answers of both kinds
-        change = LogpsChange(
-            chosen=last["rewards/chosen"] / config.beta, rejected=last["rewards/rejected"] / config.beta
-        )
-        margin = change.chosen - change.rejected
-        say(f"{'margin':<12} {margin:+.2f} nats by which desirable answers gained on undesirable ones")
-        if config.learning_rate:  # at 0 it is a control
-            stage.findings += learning_doubts(margin, accuracy)
+    change = logps_change(last, config.beta)
+    margin = change.margin if change else None
+    if change:
+        say(f"{'margin':<12} {change.margin:+.2f} nats by which desirable answers gained on undesirable ones")
         stage.findings += chosen_fell(-change.chosen)
+    if config.learning_rate:  # at 0 it is a control
+        stage.findings += learning_doubts(margin, accuracy)
 
     # 5. Save ---------------------------------------------------------------------------------------------------------
     stage.write_report(
@@ -155,19 +152,23 @@ def answers_of(labelled: Labelled, reference_logps: Sequence[tuple[float, float]
     return list(answers.values())
 
 
-def with_strangers(answers: list[LabelledAnswer], policy: loading.Loaded, max_length: int) -> list[LabelledAnswer]:
-    """The answers, each with the next one that is to another prompt and fits behind this one. Where none fits, with
-    itself: its loss then has less of a slope, and the KL is that of answers that are trained on."""
+def with_strangers(
+    answers: list[LabelledAnswer], policy: loading.Loaded, max_length: int, seed: int
+) -> list[LabelledAnswer]:
+    """The answers, shuffled, each with the next one that is to another prompt and fits behind this one. Where none
+    fits, with itself: its loss then has less of a slope, and the KL is that of answers that are trained on.
+
+    Unshuffled, desirable and undesirable answers alternate, and the next one to another prompt is always desirable.
+    """
+    answers = random.Random(seed).sample(answers, len(answers))
     paired = []
     for i, answer in enumerate(answers):
         others = (answers[(i + step) % len(answers)] for step in range(1, len(answers)))
         room = max_length - len(answer.prompt_ids)
         fits = (o for o in others if o.prompt_ids != answer.prompt_ids and len(o.completion_ids) <= room)
         paired.append(replace(answer, stranger_ids=next(fits, answer).completion_ids))
-    logps = completion_logps(
-        policy, [answer.prompt for answer in paired], [list(answer.stranger_ids) for answer in paired]
-    )
-    return [replace(answer, stranger_logp=logp) for answer, logp in zip(paired, logps, strict=True)]
+    logps = distinct_logps(policy, {(answer.prompt_ids, answer.stranger_ids): answer.prompt for answer in paired})
+    return [replace(answer, stranger_logp=logps[answer.prompt_ids, answer.stranger_ids]) for answer in paired]
 
 
 # ---- Weights ----------------------------------------------------------------------------------------------------
@@ -246,8 +247,6 @@ def build_trainer(config: KTOConfig, stage: StageRun, policy: loading.Loaded, an
     ]
     longest = [answer.longest for answer in answers]
     arguments = trainer_arguments(config, stage, policy, longest)
-    if arguments["per_device_train_batch_size"] == 1:
-        raise ConfigError("align.per_device_train_batch_size", [ONE_ANSWER])
     arguments |= {
         "beta": config.beta,
         "desirable_weight": config.desirable_weight,
@@ -263,7 +262,7 @@ def build_trainer(config: KTOConfig, stage: StageRun, policy: loading.Loaded, an
     )
     adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     expected = lambda logs: loss_at_reference(config, logs["desirable"])  # noqa: E731
-    trainer.add_callback(StartsAtReference(expected, policy.placement.dtype != torch.float32))
+    trainer.add_callback(StartsAtReference(expected, config.beta, policy.placement.dtype != torch.float32))
     trainer.add_callback(adapters.KeepSteps(stage, config.keep_steps))
     return trainer
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from rlhf.align.config import LOSSES, DPOConfig, LabelledConfig
+from rlhf.align.schema import LogpsChange
 from trueup.console import say
 from trueup.data.records import Preference
 from trueup.models import loading
@@ -89,17 +90,34 @@ def heldout_accuracy(
     return win_rate(list(by_prompt.values())).interval
 
 
-def learning_doubts(margin: float, heldout: Interval | None) -> list[Finding]:
+def logps_change(last: Mapping[str, float], beta: float) -> LogpsChange | None:
+    """The change against the reference; None where no step has a margin.
+
+    last  means of `first_and_last`
+    """
+    return LogpsChange(chosen=last["rewards/chosen"] / beta, rejected=last["rewards/rejected"] / beta) if last else None
+
+
+def learning_doubts(margin: float | None, heldout: Interval | None) -> list[Finding]:
     """What speaks against a policy that learnt the preference.
 
-    margin   nats by which the chosen answers of the training pairs gained on the rejected ones
+    margin   nats by which the chosen answers of the training pairs gained on the rejected ones; None: no step told
     heldout  accuracy on held-out pairs; None where there are none
     """
     if heldout:
         share = f"{heldout.value:.0%} [{heldout.low:.0%}, {heldout.high:.0%}]"
         say(f"{'held out':<12} {share} of pairs in the right order, over {heldout.n} prompts")
     findings = []
-    if margin < STILL_NATS:
+    if margin is None:
+        findings.append(
+            Finding(
+                "warn",
+                "no_margin",
+                "no step read chosen answers beside rejected ones, so that nothing tells what they gained: raise "
+                "align.max_steps or align.train_batch_size",
+            )
+        )
+    elif margin < STILL_NATS:
         findings.append(
             Finding(
                 "warn",

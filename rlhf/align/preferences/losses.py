@@ -74,9 +74,10 @@ def pair_losses(batch: Batch, name: str, beta: float, smoothing: float, davidson
 
 
 def _margins(batch: Batch, name: str) -> Tensor:
-    """By how much the policy prefers the chosen answer, in nats (n,); per token for `ipo` and `sigmoid_norm`."""
+    """By how much the policy prefers the chosen answer, in nats (n,); per token for `ipo` and `sigmoid_norm`,
+    where an answer without a token, which is empty and unfinished, counts as one."""
     if name in ("ipo", "sigmoid_norm"):
-        return batch.chosen / batch.chosen_tokens - batch.rejected / batch.rejected_tokens
+        return batch.chosen / batch.chosen_tokens.clamp(min=1) - batch.rejected / batch.rejected_tokens.clamp(min=1)
     return batch.chosen - batch.rejected
 
 

@@ -9,11 +9,14 @@ import torch
 from transformers import TrainerCallback
 
 from trueup.console import say
-from trueup.data.records import Preference
+from trueup.data.records import Message, Preference
 from trueup.models import loading
 from trueup.models.scoring import completion_logps
 from trueup.runs import FinishedStage
 from trueup.training.pairs import EncodedPair
+
+Tokens = tuple[tuple[int, ...], tuple[int, ...]]
+"""A prompt and an answer to it."""
 
 
 def compute_reference_logps(
@@ -40,27 +43,38 @@ def compute_reference_logps(
     say(f"{'reference':<12} log-probabilities of {counts}")
     if to_score:
         # Several annotators of one pair label the same two answers: each answer is read once.
-        answer_of_tokens = {
-            (tuple(rows[i].prompt_ids), tuple(ids)): (pairs[i].prompt, ids)
+        prompts = {
+            (tuple(rows[i].prompt_ids), tuple(ids)): pairs[i].prompt
             for i in to_score
             for ids in (rows[i].chosen_ids, rows[i].rejected_ids)
         }
-        prompts, answers = zip(*answer_of_tokens.values(), strict=True)
-        logps = dict(zip(answer_of_tokens, completion_logps(policy, prompts, answers), strict=True))
+        logps = distinct_logps(policy, prompts)
         for i in to_score:
             prompt = tuple(rows[i].prompt_ids)
             pair_logps[i] = (logps[prompt, tuple(rows[i].chosen_ids)], logps[prompt, tuple(rows[i].rejected_ids)])
     return [pair_logps[i] for i in range(len(rows))]  # type: ignore[misc]
 
 
+def distinct_logps(policy: loading.Loaded, prompts: Mapping[Tokens, list[Message]]) -> dict[Tokens, float]:
+    """log pi in nats of each answer after its prompt.
+
+    prompts  the prompt of each as messages
+    """
+    logps = completion_logps(policy, list(prompts.values()), [answer for _, answer in prompts])
+    return dict(zip(prompts, logps, strict=True))
+
+
 class StartsAtReference(TrainerCallback):
     """Stops a run whose policy is not the reference at step 0: margins and KL must be 0, and the loss what it is there.
 
     expected  the loss of a step with these logs as long as the policy is the reference; None where it is not known
+    beta      what a nat counts in a margin; the KL, which is logged in nats, is held against the same tolerance
     """
 
-    def __init__(self, expected: Callable[[Mapping[str, float]], float | None], rounded_weights: bool = False):
-        self.expected, self.rounded_weights = expected, rounded_weights
+    def __init__(
+        self, expected: Callable[[Mapping[str, float]], float | None], beta: float, rounded_weights: bool = False
+    ):
+        self.expected, self.beta, self.rounded_weights = expected, beta, rounded_weights
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any) -> None:
         if state.global_step != 1 or "loss" not in (logs or {}):
@@ -68,9 +82,10 @@ class StartsAtReference(TrainerCallback):
         # bf16 rounds each of some hundred log-probabilities; float32 agrees to five digits.
         tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
         # A batch of ties has no margin, and DPO no estimate of the KL.
-        margin, kl = abs(logs.get("rewards/margins", 0.0)), logs.get("kl", 0.0)
+        margin, kl = abs(logs.get("rewards/margins", 0.0)), self.beta * logs.get("kl", 0.0)
         loss, expected = logs["loss"] - loss_of_router(model, logs), self.expected(logs)
         figures = f"loss {loss:.4f}{'' if expected is None else f' (expected {expected:.4f})'}, margin {margin:.4f}"
+        figures += f", beta times KL {kl:.4f}" if "kl" in logs else ""
         far = expected is not None and abs(loss - expected) > tolerance * max(1, expected)
         if max(margin, kl) > tolerance or far:
             raise AssertionError(f"at step 0 policy and reference differ: {figures}")

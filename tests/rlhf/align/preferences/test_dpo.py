@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,7 +171,7 @@ def test_a_policy_that_is_not_its_reference_stops_the_stage(
     names = [loss_type] if isinstance(loss_type, str) else loss_type
     expected = sum(AT_REFERENCE[name] * (1.0 if name == loss_type else loss_type[name]) for name in names)
     watch, args, state = (
-        StartsAtReference(lambda logs: loss_at_reference(config)),
+        StartsAtReference(lambda logs: loss_at_reference(config), float(config.beta)),
         SimpleNamespace(bf16=False),
         SimpleNamespace(global_step=1),
     )
@@ -178,6 +179,14 @@ def test_a_policy_that_is_not_its_reference_stops_the_stage(
     for loss, margin, kl in ((expected + 0.1, 0.0, 0.0), (expected, 0.1, 0.0), (expected, 0.0, 0.1)):
         with pytest.raises(AssertionError, match="at step 0 policy and reference differ"):
             watch.on_log(args, state, None, {"loss": loss, "rewards/margins": margin, "kl": kl})
+
+
+@pytest.mark.parametrize(("beta", "kl", "stops"), [(0.1, 0.3, False), (0.1, 0.6, True), (1.0, 0.3, True)])
+def test_the_kl_of_a_policy_in_bf16_counts_as_a_margin_of_as_many_nats(beta: float, kl: float, stops: bool) -> None:
+    watch = StartsAtReference(lambda logs: 0.5, beta, rounded_weights=True)
+    logs = {"loss": 0.5, "rewards/margins": 0.0, "kl": kl}
+    with pytest.raises(AssertionError, match=f"beta times KL {beta * kl:.4f}") if stops else nullcontext():
+        watch.on_log(SimpleNamespace(bf16=False), SimpleNamespace(global_step=1), None, logs)
 
 
 def test_losses_are_mixed_by_their_weights(aligned: Callable[..., Any], metrics: Callable[..., Any]) -> None:

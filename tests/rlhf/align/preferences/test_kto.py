@@ -77,12 +77,43 @@ def test_the_kl_is_estimated_by_answers_to_other_prompts(tiny_base: Path) -> Non
         return LabelledAnswer([message], (prompt, 9), ids, True, 0.0)
 
     answers = [answer(1, (5, 6)), answer(1, (7,)), answer(2, (5,) * 7), answer(3, (8,))]
-    paired = with_strangers(answers, policy, max_length=8)
-    assert [row.stranger_ids for row in paired] == [(8,), (8,), (8,), (5, 6)], "what does not fit is no stranger"
+    paired = with_strangers(answers, policy, max_length=8, seed=0)
+    assert {row.completion_ids for row in paired} == {row.completion_ids for row in answers}
+    prompt_of = {row.completion_ids: row.prompt_ids for row in answers}
+    for row in paired:
+        assert prompt_of[row.stranger_ids] != row.prompt_ids
+        assert len(row.stranger_ids) <= 6, "what does not fit is no stranger"
     expected = completion_logps(policy, [row.prompt for row in paired], [list(row.stranger_ids) for row in paired])
     assert [row.stranger_logp for row in paired] == pytest.approx(expected, abs=1e-5)
-    alone = with_strangers(answers[:2], policy, max_length=8)
-    assert [row.stranger_ids for row in alone] == [(5, 6), (7,)], "with one prompt an answer stands for itself"
+    for row in with_strangers(answers[:2], policy, max_length=8, seed=0):
+        assert row.stranger_ids == row.completion_ids, "with one prompt an answer stands for itself"
+
+
+@pytest.mark.parametrize("undesirable", [1, 3])
+def test_strangers_are_desirable_and_undesirable_in_their_shares_and_each_is_read_once(
+    tiny_base: Path, undesirable: int
+) -> None:
+    policy = loading.load_base(ModelConfig(name=str(tiny_base), chat_template="plain", device="cpu"))
+    answers = [
+        LabelledAnswer([Message(role="user", content=f"Prompt {i}?")], (i,), (5 + i, 5 + place), place == 0, 0.0)
+        for i in range(20)
+        for place in range(1 + undesirable)
+        for _annotator in range(2)
+    ]
+    rows_read = []
+    policy.model.base_model.register_forward_pre_hook(
+        lambda module, args, inputs: rows_read.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    is_desirable = {answer.completion_ids: answer.desirable for answer in answers}
+    for seed in range(3):
+        rows_read.clear()
+        paired = with_strangers(answers, policy, 16, seed)
+        share = sum(is_desirable[row.stranger_ids] for row in paired) / len(paired)
+        assert share == pytest.approx(1 / (1 + undesirable), abs=0.1)
+        assert len({row.stranger_ids for row in paired}) > 0.9 * len(is_desirable)
+        assert sum(rows_read) == len({(row.prompt_ids, row.stranger_ids) for row in paired})
+    assert paired == with_strangers(answers, policy, 16, seed), "an interrupted training goes on with the same ones"
+    assert paired != with_strangers(answers, policy, 16, seed + 1)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +183,41 @@ def test_the_loss_that_is_trained_is_that_of_the_paper(
 
 def test_one_answer_at_a_time_is_refused(aligned: Callable[..., Any]) -> None:
     with pytest.raises(
-        ConfigError, match="per_device_train_batch_size: KTO estimates the KL over the answers that are comp"
+        ConfigError, match="per_device_train_batch_size: KTO estimates the KL over two or more answers at once"
     ):
         aligned(algorithm="kto", per_device_train_batch_size=1)
+
+
+def test_two_answers_or_more_are_computed_at_once_where_the_batch_is_a_prime(
+    aligned: Callable[..., Any],
+) -> None:
+    _, directory = aligned(algorithm="kto", train_batch_size=17, max_steps=1)
+    assert json.loads((directory / "report.json").read_text())["algorithm"] == "kto"
+
+
+def test_a_batch_of_which_a_device_gets_one_answer_is_refused(
+    aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ConfigError,
+        match=r"align\.train_batch_size: 1 problem\n  2 rows cannot be shared by 2 processes, of which each",
+    ):
+        aligned(algorithm="kto", train_batch_size=2, max_steps=1)
+
+
+@pytest.mark.parametrize("pairs", ["extremes", "nested", "all"])
+def test_each_answer_of_a_ranking_that_is_all_bad_is_read_whatever_the_rule_for_pairs(
+    aligned: Callable[..., Any], pairs: str
+) -> None:
+    own = {"both_bad": True, "source": "human", "annotator": "ann", "created_utc": "2026-01-01T00:00:00+00:00"}
+    bad = [ranked(30 + i, [0, 1, 2, 3]) | own | {"label_id": f"l{i}", "prompt_id": f"p{i}"} for i in range(3)]
+    labels = [*LABELS[:10], *bad]
+    split = {"heldout_fraction": 0.0}
+    _, directory = aligned(algorithm="kto", labels=labels, split=split, pairs=pairs, max_steps=1)
+    report = json.loads((directory / "report.json").read_text())
+    assert (report["desirable"], report["undesirable"]) == (10, 10 + 3 * 4)
+    assert (report["both_bad"], report["ties_left_out"]) == (3 * 6, 0)
 
 
 @pytest.mark.parametrize("algorithm", ["dpo", "kto"])

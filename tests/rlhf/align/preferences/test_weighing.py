@@ -63,6 +63,15 @@ def test_the_loss_of_a_strict_pair_equals_its_second_form(name: str, smoothing: 
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_an_answer_without_a_token_has_a_loss_and_a_slope(name: str) -> None:
+    chosen = torch.tensor(CHOSEN, requires_grad=True)
+    nothing = replace(batch(), chosen=chosen, rejected=torch.zeros(4), rejected_tokens=torch.zeros(4, dtype=torch.long))
+    losses = pair_losses(nothing, name, 0.7, 0.0, False)
+    losses.sum().backward()
+    assert losses.isfinite().all() and chosen.grad is not None and chosen.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_loss_at_the_reference_is_that_of_the_table(name: str) -> None:
     at_reference = pair_losses(batch().at_reference(), name, 0.7, 0.0, False)
     assert at_reference.tolist() == pytest.approx([LOSSES[name].at_reference(0.7)] * 4, abs=1e-6)
@@ -189,6 +198,22 @@ def test_ties_grades_and_rankings_change_what_is_trained_as_their_keys_say(
         assert reports[name]["last"]["loss"] != pytest.approx(reports["neither"]["last"]["loss"], abs=1e-6)
     assert rows["half"][0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert math.log(2) < rows["davidson"][0]["loss"] <= math.log(4) + 1e-4, "-log 1/4 of a win, -log 1/2 of a tie"
+
+
+@pytest.mark.parametrize("ties", ["half", "davidson"])
+def test_a_training_whose_steps_held_ties_alone_says_that_nothing_tells_its_margin(
+    aligned: Callable[..., Any], ties: str
+) -> None:
+    labels = [ranked(0, [0], [1]), *(ranked(1 + i, [0, 1, 2, 3]) for i in range(12))]
+    split = {"heldout_fraction": 0.0}
+    _, directory = aligned(labels=labels, split=split, max_steps=1, train_batch_size=1, ties=ties)
+    report = json.loads((directory / "report.json").read_text())
+    assert (report["ties"], report["pairs"]) == (72, 1)
+    assert report["margin_nats"] is None and report["logps_change_nats"] is None and report["last"] == {}
+    found = json.loads((directory / "manifest.json").read_text())["verdict"]["findings"]
+    assert (
+        "raise align.max_steps or align.train_batch_size" in {row["code"]: row["message"] for row in found}["no_margin"]
+    )
 
 
 @pytest.mark.parametrize(
