@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from reward.hidden import POOLINGS, Features, Place, Pooling, depths, read_features
+from reward.hidden import POOLINGS, Features, Place, Pooling, read_features
 from trueup.console import say
 from trueup.models.loading import Loaded
 from trueup.statistics.length_control import sigmoid
@@ -56,14 +56,13 @@ class ProbeScores(NamedTuple):
 
 
 def probe_pairs(
-    model: Loaded, train: Sequence[EncodedPair], prompts: Sequence[str], heldout: Sequence[EncodedPair], seed: int
+    model: Loaded, features: Features, prompts: Sequence[str], heldout: Sequence[EncodedPair], seed: int
 ) -> ProbeScores:
-    """A probe that is fitted to the training pairs, on the held-out ones. `model` is read and not changed.
+    """A probe that is fitted to the training pairs, on the held-out ones, which `model` reads.
 
-    prompts  of the training pairs
+    features, prompts  of the training pairs
     """
-    say(f"{'probe':<12} reads {len(train)} training and {len(heldout)} held-out pairs")
-    probe = fit_probe(read_features(model, train, depths(model.model)), prompts, seed)
+    probe = fit_probe(features, prompts, seed)
     say(f"{'probe':<12} {probe.reason}")
     if not heldout:
         return ProbeScores([], probe.reason)

@@ -127,6 +127,7 @@ REWARD = {
     "grade_margins": Probe({"grade_margins": [2, 2, 2]}),
     "ties": ShownBy("tests/reward/test_comparisons.py", "ties"),
     "label_smoothing": Probe({"label_smoothing": 0.3}),
+    "start": Probe({"start": "probe"}),
     "base": ShownBy("tests/reward/test_base.py", "base"),
 }
 SMALL = {"prompts": "prompts.jsonl", "rollout_batch_size": 8, "max_new_tokens": 6, "eval_prompts": 2}
