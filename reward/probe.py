@@ -22,6 +22,7 @@ from scipy.optimize import minimize
 
 from reward.hidden import POOLINGS, Features, Place, Pooling, read_features
 from trueup.console import say
+from trueup.data.records import random_rows
 from trueup.models.loading import Loaded
 from trueup.statistics.length_control import sigmoid
 from trueup.training.pairs import EncodedPair
@@ -53,6 +54,16 @@ class ProbeScores(NamedTuple):
     scores: list[tuple[float, float]]
     """Of the chosen and of the rejected answer of each pair."""
     reason: str
+
+
+MOST_PROMPTS = 2_000
+"""Most prompts whose pairs the probe reads. Hidden states of more would take gigabytes, and move it little."""
+
+
+def pairs_to_read(prompts: Sequence[str], seed: int) -> list[int]:
+    """Indices of the pairs that the probe reads, in their order. `prompts` are those of all pairs."""
+    chosen = set(random_rows(sorted(set(prompts)), MOST_PROMPTS, seed))
+    return [i for i, prompt in enumerate(prompts) if prompt in chosen]
 
 
 def probe_pairs(

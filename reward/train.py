@@ -28,7 +28,7 @@ from reward.card.stress import stress
 from reward.comparisons import Contrast, Encoded, LabelRow, counts, label_rows
 from reward.config import RewardConfig
 from reward.hidden import Features, depths, read_features
-from reward.probe import ProbeScores, probe_pairs
+from reward.probe import ProbeScores, pairs_to_read, probe_pairs
 from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard
 from reward.start import Kept, kept_for_choice, start_at_probe
 from reward.trainer import build_trainer, take_threshold
@@ -145,12 +145,13 @@ def fit(
         model.model.eval()
         return Fitted(model, train, None, None, lambda: None)
     prompts = [pair.prompt_id for pair in train]
-    say(f"{'probe':<12} reads {len(rows)} training and {len(heldout_rows)} held-out pairs")
-    features = read_features(model, rows, depths(model.model))
-    probe = probe_pairs(model, features, prompts, heldout_rows, config.seed)
+    read = pairs_to_read(prompts, config.seed)
+    say(f"{'probe':<12} reads {len(read)} of {len(rows)} training pairs and {len(heldout_rows)} held-out ones")
+    features = read_features(model, [rows[i] for i in read], depths(model.model))
+    probe = probe_pairs(model, features, [prompts[i] for i in read], heldout_rows, config.seed)
     encoded = TrainingPairs(list(zip(train, rows, strict=True)), list(zip(ties, tied_rows, strict=True)))
     if config.start == "probe" and fresh:
-        model, trainer, labels = train_from_probe(config, stage, sft, model, features, encoded)
+        model, trainer, labels = train_from_probe(config, stage, sft, model, (features, read), encoded)
     else:
         labels = label_rows(config, *encoded)
         trainer = build_trainer(config, stage, model, labels)
@@ -181,7 +182,7 @@ def train_from_probe(
     stage: StageRun,
     sft: FinishedStage | None,
     model: loading.Loaded,
-    features: Features,
+    read: tuple[Features, list[int]],
     pairs: TrainingPairs,
 ) -> tuple[loading.Loaded, Any, list[LabelRow]]:
     """Train a model whose head starts as a probe, unless training makes it worse; the model, its trainer, and what it
@@ -190,16 +191,15 @@ def train_from_probe(
     Some training prompts decide that, and train nothing else. If they favour the start, the model starts anew, as the
     probe of all training pairs, and its trainer has not trained.
 
-    features  of the strict pairs
+    read  features of those strict pairs that the probe reads, and their indices
     """
+    features, indices = read
     prompts = [pair.prompt_id for pair, _ in pairs.strict]
     kept = kept_for_choice(prompts, config.seed)
     if not kept.all():
         choice = [i for i, is_kept in enumerate(kept.tolist()) if is_kept]
-        part = {place: each[~kept] for place, each in features.items()}
-        start_at_probe(
-            model, part, [prompt for prompt, is_kept in zip(prompts, kept, strict=True) if not is_kept], config.seed
-        )
+        part = {place: each[~kept[indices]] for place, each in features.items()}
+        start_at_probe(model, part, [prompts[i] for i in indices if not kept[i]], config.seed)
         judge = Kept.of(model, [pairs.strict[i][1] for i in choice], [prompts[i] for i in choice])
         labels = label_rows(config, *pairs.without(set(judge.prompts)))
         trainer = build_trainer(config, stage, model, labels)
@@ -208,7 +208,7 @@ def train_from_probe(
         if judge.favours_training(model):
             return model, trainer, labels
         model, _ = load_start(config, sft)
-    start_at_probe(model, features, prompts, config.seed)
+    start_at_probe(model, features, [prompts[i] for i in indices], config.seed)
     labels = label_rows(config, *pairs)
     return model, build_trainer(config, stage, model, labels), labels
 

@@ -124,7 +124,7 @@ REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
     "center_rewards_coefficient": Probe({"center_rewards_coefficient": 1.0}),
     "score_candidates": Probe({"score_candidates": True}),
-    "grade_margins": Probe({"grade_margins": [2, 2, 2]}),
+    "grade_margins": ShownBy("tests/reward/test_comparisons.py", "grade_margins"),
     "ties": ShownBy("tests/reward/test_comparisons.py", "ties"),
     "label_smoothing": Probe({"label_smoothing": 0.3}),
     "start": Probe({"start": "probe"}),

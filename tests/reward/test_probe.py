@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from reward.hidden import POOLINGS, Place, depths, read_features
-from reward.probe import fit_directions, fit_probe, prompt_weights
+from reward.probe import MOST_PROMPTS, fit_directions, fit_probe, pairs_to_read, prompt_weights
 from trueup.models import loading
 from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
@@ -131,3 +131,11 @@ def test_one_prompt_and_equal_answers_give_a_probe_that_prefers_nothing(model: L
     probe = fit_probe(features, ["only"], seed=0)
     assert "nothing to choose by" in probe.reason
     assert (probe.scores(features) == 0).all()
+
+
+def test_of_many_prompts_it_reads_some_with_all_of_their_pairs() -> None:
+    prompts = [str(n // 2) for n in range(2 * 2_500)]
+    read = pairs_to_read(prompts, seed=0)
+    assert len(read) == 2 * MOST_PROMPTS and read == sorted(read)
+    assert len({prompts[i] for i in read}) == MOST_PROMPTS and read == pairs_to_read(prompts, seed=0)
+    assert pairs_to_read(prompts[:10], seed=0) == list(range(10))
