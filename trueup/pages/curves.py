@@ -44,7 +44,10 @@ def _reads_loss(rows: Sequence[Row]) -> str:
         start = "ln 2 = 0.693" if abs(first - math.log(2)) < 0.01 else f"{first:.3f}"
         return f"Starts at {start}, where the policy is its reference; lower is a larger margin on the labels."
     if points(rows, "margin", "accuracy")[1]:
-        return "Starts near ln 2 = 0.693, a coin toss; lower is more confidence in the labelled order."
+        return (
+            "Starts near ln 2 = 0.693, a coin toss, or above it where grades ask for a margin or answers are tied; "
+            "lower is more confidence in the labelled order."
+        )
     return "Nats per token of the answers; lower is a closer fit to the demonstrations in training."
 
 
