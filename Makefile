@@ -26,7 +26,7 @@ test-stages: .venv/ready
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/ui tests
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest -m slow --timeout 3000
 
 check: .venv/ready check-pages
 	$(BIN)/ruff format --check .

@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
     def trueup(*arguments: str) -> Ran:
         return subprocess.run(
-            [sys.executable, "-m", "trueup", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=1500
+            [sys.executable, "-m", "trueup", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=2700
         )
 
     overrides = [f"--set={assignment}" for assignment in [f"run_dir={run_dir}", *SHORT]]
