@@ -560,7 +560,7 @@ def test_the_label_stage_imports_every_verdict_and_trains_on_those_that_teach(
     assert len(read_rows(folder / "rankings.jsonl", Ranking)) == 21
     assert len(read_rows(folder / "preferences.jsonl", Preference)) == 14, "two differ in their outer white space"
     report = json.loads((folder / "report.json").read_text())
-    assert report["dropped"] == {"identical": 0, "empty preferred answer": 2}
+    assert report["dropped"] == {"identical": 0, "empty preferred answer": 2, "ties with an empty answer": 1}
     assert "0 labels imported; 21 were in the store already" in import_labels(config, file)
 
 
