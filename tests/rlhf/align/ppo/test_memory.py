@@ -90,6 +90,7 @@ print("MEASURED", json.dumps([predictions[0].total_bytes, peak - before]))
         ),
     ],
 )
+@pytest.mark.timeout(900)  # three trainings in processes of their own, which a busy machine takes minutes for
 @pytest.mark.parametrize(
     "keys",
     [
