@@ -25,22 +25,19 @@ class LogpsChange(Artifact):
         return self.chosen - self.rejected
 
 
-class DPOReport(AlignSchedule, extra="forbid"):
-    """align/report.json of a DPO."""
+class LabelledReport(AlignSchedule, extra="forbid"):
+    """What align/report.json has of every algorithm that learns from labelled pairs."""
 
-    algorithm: Literal["dpo"]
     pairs: int
     """Strict pairs that were trained on."""
-    ties: int
-    """Tied pairs that were trained on."""
     ties_left_out: int
-    """Tied pairs that were not: by `align.ties`, or because they do not fit."""
+    """Tied pairs that were not."""
     first: dict[str, float]
-    """Means of TRL's metrics over the first tenth of the steps whose batch held a strict pair."""
+    """Means of TRL's metrics over the first tenth of the steps whose batch held both a chosen and a rejected answer."""
     last: dict[str, float]
     """The same over the last tenth."""
     logps_change_nats: LogpsChange | None
-    """Null where no batch held a strict pair."""
+    """Null where no batch held both."""
     margin_nats: float | None
     """How much the chosen completions of the training pairs gained on the rejected ones."""
     heldout_accuracy: Estimate | None
@@ -48,33 +45,26 @@ class DPOReport(AlignSchedule, extra="forbid"):
     schedule: Schedule
 
 
-class KTOReport(AlignSchedule, extra="forbid"):
+class DPOReport(LabelledReport):
+    """align/report.json of a DPO."""
+
+    algorithm: Literal["dpo"]
+    ties: int
+    """Tied pairs that were trained on. `align.ties` leaves out the others, or they do not fit."""
+
+
+class KTOReport(LabelledReport):
     """align/report.json of a KTO."""
 
     algorithm: Literal["kto"]
-    pairs: int
-    """Pairs whose answers were trained on."""
     desirable: int
     """Answers that were chosen."""
     undesirable: int
     """Answers that were rejected, or that are tied because both are bad."""
     both_bad: int
-    """Tied pairs that are bad on both sides, all of each ranking."""
-    ties_left_out: int
-    """The other ties, which call no answer good or bad, and those that do not fit."""
+    """Tied pairs that are bad on both sides, all of each ranking. Other ties call no answer good or bad."""
     desirable_weight: float
     undesirable_weight: float
-    first: dict[str, float]
-    """Means of TRL's metrics over the first tenth of the steps whose batch held answers of both kinds."""
-    last: dict[str, float]
-    """The same over the last tenth."""
-    logps_change_nats: LogpsChange | None
-    """Null where no batch held answers of both kinds."""
-    margin_nats: float | None
-    """How much desirable completions gained on undesirable ones."""
-    heldout_accuracy: Estimate | None
-    """Share of held-out pairs that the policy orders rightly, over prompts; null where there are none."""
-    schedule: Schedule
 
 
 class Evaluation(Artifact):
