@@ -29,10 +29,6 @@ class RewardConfig(PreferenceConfig):
     """Base of the reward model, if it is another one than the policy's, in the keys of `model`: smaller or larger, with
     any tokenizer and template. A reward model of your own (a sequence-classification model with one output) keeps its
     head. Empty: the SFT policy."""
-    start: Literal["random", "probe"] = "random"
-    """How a fresh head starts. `random`: with small random weights. `probe`: as a logistic regression of the pairs on
-    the last hidden states; a fifth of the training prompts then decides whether training improves on it, and is kept
-    out of training for that."""
     learning_rate: float = Field(1e-4, ge=0)
     """Learning rate at its peak. 0 trains nothing: a reward model of your own in `base` is used as it is, and measured
     on the held-out pairs."""

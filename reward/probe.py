@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from reward.hidden import POOLINGS, Features, Place, Pooling, read_features
+from reward.hidden import POOLINGS, Features, Place, Pooling, depths, read_features
 from trueup.console import say
 from trueup.data.records import random_rows
 from trueup.models.loading import Loaded
@@ -67,13 +67,16 @@ def pairs_to_read(prompts: Sequence[str], seed: int) -> list[int]:
 
 
 def probe_pairs(
-    model: Loaded, features: Features, prompts: Sequence[str], heldout: Sequence[EncodedPair], seed: int
+    model: Loaded, train: Sequence[EncodedPair], prompts: Sequence[str], heldout: Sequence[EncodedPair], seed: int
 ) -> ProbeScores:
-    """A probe that is fitted to the training pairs, on the held-out ones, which `model` reads.
+    """A probe that is fitted to the training pairs, on the held-out ones. `model` is read and not changed.
 
-    features, prompts  of the training pairs
+    prompts  of the training pairs
     """
-    probe = fit_probe(features, prompts, seed)
+    read = pairs_to_read(prompts, seed)
+    say(f"{'probe':<12} reads {len(read)} of {len(train)} training pairs and {len(heldout)} held-out ones")
+    features = read_features(model, [train[i] for i in read], depths(model.model))
+    probe = fit_probe(features, [prompts[i] for i in read], seed)
     say(f"{'probe':<12} {probe.reason}")
     if not heldout:
         return ProbeScores([], probe.reason)

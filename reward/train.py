@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +25,10 @@ import torch
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.card.stress import stress
-from reward.comparisons import Contrast, Encoded, LabelRow, counts, label_rows
+from reward.comparisons import Contrast, LabelRow, counts, label_rows
 from reward.config import RewardConfig
-from reward.hidden import Features, depths, read_features
-from reward.probe import ProbeScores, pairs_to_read, probe_pairs
+from reward.probe import ProbeScores, probe_pairs
 from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard
-from reward.start import Kept, kept_for_choice, start_at_probe
 from reward.trainer import build_trainer, take_threshold
 from trueup import runs
 from trueup.console import progress, say
@@ -128,7 +126,7 @@ def fit(
 ) -> Fitted:
     """A reward model, from the SFT policy with a fresh head or from a base of its own."""
     torch.manual_seed(config.seed)  # for the head's random weights
-    model, fresh = load_start(config, sft)
+    model = load_start(config, sft)
     dropped, heldout_dropped = Dropped(), Dropped()
     limit, rule = config.max_length, pairs.on_bad_rows
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
@@ -144,18 +142,10 @@ def fit(
         say(f"{'model':<12} used as it is: reward.learning_rate is 0")
         model.model.eval()
         return Fitted(model, train, None, None, lambda: None)
-    prompts = [pair.prompt_id for pair in train]
-    read = pairs_to_read(prompts, config.seed)
-    say(f"{'probe':<12} reads {len(read)} of {len(rows)} training pairs and {len(heldout_rows)} held-out ones")
-    features = read_features(model, [rows[i] for i in read], depths(model.model))
-    probe = probe_pairs(model, features, [prompts[i] for i in read], heldout_rows, config.seed)
-    encoded = TrainingPairs(list(zip(train, rows, strict=True)), list(zip(ties, tied_rows, strict=True)))
-    if config.start == "probe" and fresh:
-        model, trainer, labels = train_from_probe(config, stage, sft, model, (features, read), encoded)
-    else:
-        labels = label_rows(config, *encoded)
-        trainer = build_trainer(config, stage, model, labels)
-        loop.train(trainer, stage)
+    probe = probe_pairs(model, rows, [pair.prompt_id for pair in train], heldout_rows, config.seed)
+    labels = label_rows(config, zip(train, rows, strict=True), zip(ties, tied_rows, strict=True))
+    trainer = build_trainer(config, stage, model, labels)
+    loop.train(trainer, stage)
     learnt = Learnt(**counts(labels), tie_threshold=take_threshold(trainer.model))
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     model.model = adapters.under_adapter(trainer.model).eval()
@@ -167,65 +157,19 @@ def fit(
     return Fitted(model, train, probe, learnt, fold)
 
 
-class TrainingPairs(NamedTuple):
-    """Pairs with their tokens."""
-
-    strict: list[Encoded]
-    ties: list[Encoded]
-
-    def without(self, prompts: Collection[str]) -> TrainingPairs:
-        return TrainingPairs(*([pair for pair in pairs if pair[0].prompt_id not in prompts] for pairs in self))
-
-
-def train_from_probe(
-    config: RewardConfig,
-    stage: StageRun,
-    sft: FinishedStage | None,
-    model: loading.Loaded,
-    read: tuple[Features, list[int]],
-    pairs: TrainingPairs,
-) -> tuple[loading.Loaded, Any, list[LabelRow]]:
-    """Train a model whose head starts as a probe, unless training makes it worse; the model, its trainer, and what it
-    learnt from.
-
-    Some training prompts decide that, and train nothing else. If they favour the start, the model starts anew, as the
-    probe of all training pairs, and its trainer has not trained.
-
-    read  features of those strict pairs that the probe reads, and their indices
-    """
-    features, indices = read
-    prompts = [pair.prompt_id for pair, _ in pairs.strict]
-    kept = kept_for_choice(prompts, config.seed)
-    if not kept.all():
-        choice = [i for i, is_kept in enumerate(kept.tolist()) if is_kept]
-        part = {place: each[~kept[indices]] for place, each in features.items()}
-        start_at_probe(model, part, [prompts[i] for i in indices if not kept[i]], config.seed)
-        judge = Kept.of(model, [pairs.strict[i][1] for i in choice], [prompts[i] for i in choice])
-        labels = label_rows(config, *pairs.without(set(judge.prompts)))
-        trainer = build_trainer(config, stage, model, labels)
-        loop.train(trainer, stage)
-        model.model = adapters.under_adapter(trainer.model).eval()
-        if judge.favours_training(model):
-            return model, trainer, labels
-        model, _ = load_start(config, sft)
-    start_at_probe(model, features, [prompts[i] for i in indices], config.seed)
-    labels = label_rows(config, *pairs)
-    return model, build_trainer(config, stage, model, labels), labels
-
-
-def load_start(config: RewardConfig, sft: FinishedStage | None) -> tuple[loading.Loaded, bool]:
-    """The model before its training, and whether its head is fresh. A fresh head has small random weights."""
+def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loaded:
+    """The model before its training. A fresh head starts with small random weights."""
     if config.base:
         model, is_fresh = loading.load_scorer(config.base, config.headless, config.full_finetuning)
         model = loading.with_pad_token(model)
         if not is_fresh:
-            return model, False
+            return model
     else:
         assert sft is not None  # it is a parent of every reward model without a base of its own
         model = loading.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
         say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
     init_head(model)
-    return model, True
+    return model
 
 
 def score_pairs(model: loading.Loaded, pairs: Pairs, max_length: int) -> ScoredPairs:

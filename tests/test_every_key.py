@@ -127,7 +127,6 @@ REWARD = {
     "grade_margins": ShownBy("tests/reward/test_comparisons.py", "grade_margins"),
     "ties": ShownBy("tests/reward/test_comparisons.py", "ties"),
     "label_smoothing": Probe({"label_smoothing": 0.3}),
-    "start": Probe({"start": "probe"}),
     "base": ShownBy("tests/reward/test_base.py", "base"),
 }
 SMALL = {"prompts": "prompts.jsonl", "rollout_batch_size": 8, "max_new_tokens": 6, "eval_prompts": 2}

@@ -18,10 +18,6 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 import reward.train
 import ui.label.run
 from reward.comparisons import Contrast, LabelRow
-from reward.hidden import Place, read_features
-from reward.probe import fit_probe
-from reward.report import PairScore
-from reward.start import start_at_probe
 from reward.trainer import build_trainer
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
@@ -44,7 +40,7 @@ from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import as_trained
 from trueup.training import loop
 from trueup.training.merging import merged
-from trueup.training.pairs import EncodedPair, read_pairs
+from trueup.training.pairs import read_pairs
 from trueup.verify import verify
 
 
@@ -159,54 +155,6 @@ def test_it_learns_scores_alike_after_loading_and_reports_what_scripts_rely_on(t
     names: dict[str, Any] = {}
     exec(code, names)
     assert isinstance(names["score"], float)
-
-
-def test_before_its_first_step_it_scores_as_the_probe_whose_direction_its_head_is(
-    campaign: Callable[..., Any], tmp_path: Path
-) -> None:
-    config = campaign(tmp_path).stages["reward"]
-    loading.save(loading.load_base(config.model), tmp_path / "policy")
-    model = loading.new_reward_model(tmp_path / "policy", config.model)
-    asked = [[Message(role="user", content=f"Say {colour}.")] for colour in ("red", "blue", "green", "black")] * 2
-    texts = [("It is warm.", "It is cold.")] * 4 + [("It is warm, he said.", "No")] * 4
-    rows = [
-        EncodedPair(encode_prompt(model.tokenizer, prompt), *(encode_completion(model.tokenizer, text) for text in two))
-        for prompt, two in zip(asked, texts, strict=True)
-    ]
-    prompts, features = [prompt[0].content for prompt in asked], read_features(model, rows, [1, 2])
-    start_at_probe(model, features, prompts, seed=0)
-    place = Place(2, "last token")
-    expected = fit_probe({place: features[place]}, prompts, seed=0).scores(features)
-    assert (expected[:, 0] > expected[:, 1]).all()
-    assert score(model, asked, [row.chosen_ids for row in rows]) == pytest.approx(expected[:, 0].tolist(), abs=1e-4)
-    assert score(model, asked, [row.rejected_ids for row in rows]) == pytest.approx(expected[:, 1].tolist(), abs=1e-4)
-
-
-@pytest.mark.parametrize(("rate", "kept"), [(1.0e-2, "the trained model is kept"), (1.0, "the probe is kept")])
-def test_training_that_makes_a_probe_worse_on_prompts_kept_for_it_is_undone_and_both_kinds_load_anywhere(
-    campaign: Callable[..., Any],
-    jsonl: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    rate: float,
-    kept: str,
-) -> None:
-    rows = [{"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk."} for i in range(24)]
-    jsonl(tmp_path / "labels.jsonl", rows)
-    keys = {"start": "probe", "learning_rate": rate, "max_steps": 8}
-    made = campaign(tmp_path, label={"source": "import", "path": "labels.jsonl"}, reward=keys)
-    until_labels(made)
-    directory = reward.train.run(made.stages["reward"])
-    assert kept in capsys.readouterr().out
-    loaded = loading.load_reward_model(directory / "model", made.config.model)
-    pairs = [PairScore.model_validate_json(line) for line in (directory / "scores.jsonl").read_text().splitlines()]
-    labels = read_rows(runs.stage_dir(made.run_dir, "label") / "preferences.jsonl", Preference)
-    heldout = [pair for pair in labels if is_heldout(pair.prompt, made.config.split)]
-    tokens = [encode_completion(loaded.tokenizer, pair.chosen[0].content) for pair in heldout]
-    again = score(loaded, [pair.prompt for pair in heldout], tokens)
-    assert again == pytest.approx([pair.chosen for pair in pairs], abs=1e-4)
-    assert all(pair.chosen > pair.rejected for pair in pairs)
-    assert (directory / "adapter").is_dir(), "PPO puts it on the policy's base"
 
 
 def test_layers_below_the_adapter_read_a_row_once_in_three_epochs_and_the_losses_stay(

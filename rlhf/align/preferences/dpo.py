@@ -1,6 +1,6 @@
 """Direct preference optimisation: fit the policy to chosen/rejected pairs, held near the reference by beta.
 
-Reads   labels/preferences.jsonl, and sft/model: policy and reference both start from it.
+Reads   labels/preferences.jsonl and ties.jsonl, and sft/model: policy and reference both start from it.
 Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy), metrics.jsonl,
         report.json (with the accuracy on held-out pairs), manifest.json.
 Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained by trl.DPOTrainer.
