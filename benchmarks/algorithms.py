@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rlhf.align.config import OnlineConfig
+from rlhf.align.config.online import OnlineConfig
 from rlhf.compare.schema import CompareReport
 from trueup import runs
 from trueup.artifacts.reports import number

@@ -90,7 +90,7 @@ def _clock(every: int) -> tuple[Any, list[float]]:
 
 def _ours(way: str, folder: Path, updates: int, tidy: bool) -> tuple[list[float], int]:
     import rlhf.align.ppo.trainer  # noqa: F401
-    from rlhf.align.config import PPOConfig
+    from rlhf.align.config.online import PPOConfig
     from rlhf.align.ppo import memory
     from rlhf.align.ppo.roles import SeparateModels, SharedBase
     from rlhf.align.ppo.stage import build_trainer, scores

@@ -10,7 +10,7 @@ import pytest
 import reward_model
 from few_labels import prepare
 from ppo_toy import toy_campaign
-from rlhf.align.config import GRPOConfig, PPOConfig, RLOOConfig
+from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
 from trueup.data.records import Message, Preference, write_rows
 

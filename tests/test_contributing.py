@@ -12,9 +12,9 @@ import pytest
 import yaml
 from trl import DPOConfig as TRLConfig
 
-import rlhf.align.config
+import rlhf.align.config.labelled
 from rlhf.align import guards
-from rlhf.align.config import LOSSES, DPOConfig, Loss
+from rlhf.align.config.labelled import LOSSES, DPOConfig, Loss
 from rlhf.align.rewards import load_function
 from rlhf.align.schema import RolloutFigures
 from rlhf.compare import judges
@@ -97,7 +97,7 @@ def test_a_guard_is_a_function() -> None:
 
 def test_a_loss_is_a_line_of_a_table() -> None:
     [line] = shown("Add a loss")
-    [(name, loss)] = eval("{" + line + "}", vars(rlhf.align.config)).items()
+    [(name, loss)] = eval("{" + line + "}", vars(rlhf.align.config.labelled)).items()
     assert isinstance(loss, Loss) and name not in LOSSES
     assert name in TRLConfig.__dataclass_fields__["loss_type"].metadata["help"]
     one, _ = get_args(DPOConfig.model_fields["loss_type"].annotation)

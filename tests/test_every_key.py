@@ -34,7 +34,8 @@ from safetensors.torch import load_file
 
 import ui.label.run
 from reward.config import RewardConfig
-from rlhf.align.config import DPOConfig, GRPOConfig, KTOConfig, PPOConfig, RLOOConfig
+from rlhf.align.config.labelled import DPOConfig, KTOConfig
+from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
 from rlhf.config import CheckConfig
 from sft.config import DataSource, SampleConfig, SFTConfig

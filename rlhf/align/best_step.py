@@ -10,7 +10,7 @@ from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import TrainerCallback
 
 from rlhf.align import guards
-from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
+from rlhf.align.config.online import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.prompts import RolloutPrompt
 from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import draw, logps_of

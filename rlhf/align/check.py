@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf.align.config import LabelledConfig, OnlineConfig, PPOConfig
+from rlhf.align.config.labelled import LabelledConfig
+from rlhf.align.config.online import OnlineConfig, PPOConfig
 from rlhf.align.rewards import load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale

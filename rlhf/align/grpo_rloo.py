@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
-from rlhf.align.config import GRPOConfig, RLOOConfig
+from rlhf.align.config.online import GRPOConfig, RLOOConfig
 from rlhf.align.prompts import schedule, schedule_of_one
 from rlhf.align.rewards import Conversation, WeightedRewards, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments

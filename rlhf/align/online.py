@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf.align.config import OnlineConfig
+from rlhf.align.config.online import OnlineConfig
 from rlhf.align.prompts import Prompts, choose_prompts
 from rlhf.align.report import write_report
 from rlhf.align.rewards import refuse_unfit

@@ -12,7 +12,7 @@ from itertools import zip_longest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from rlhf.align.config import OnlineConfig
+from rlhf.align.config.online import OnlineConfig
 from rlhf.checks import Check, load_check
 from trueup.config import SplitConfig
 from trueup.console import say

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from rlhf.align.config import GRPOConfig, OnlineConfig, RLOOConfig
+from rlhf.align.config.online import GRPOConfig, OnlineConfig, RLOOConfig
 from rlhf.align.schema import Evaluation, OnlineReport, RolloutSample
 from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measure_rows
 from trueup.artifacts.manifest import Finding

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from rlhf.align.config import OnlineConfig
+from rlhf.align.config.online import OnlineConfig
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.data.own_code import error_boundary, file_of, load_own, short_name

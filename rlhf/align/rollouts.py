@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from rlhf.align.config import OnlineConfig
+from rlhf.align.config.online import OnlineConfig
 from rlhf.align.rewards import Conversation
 from trueup.data.records import Candidate, Message
 from trueup.errors import ConfigError

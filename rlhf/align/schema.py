@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rlhf.align.config import ALGORITHMS, OnlineConfig
+from rlhf.align.config import ALGORITHMS
+from rlhf.align.config.online import OnlineConfig
 from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import Finding
 from trueup.artifacts.reports import AlignSchedule, Estimate, Normalisation, Schedule

@@ -39,7 +39,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rlhf.align.config import PPOConfig
+from rlhf.align.config.online import PPOConfig
 from trueup.errors import ModelError
 from trueup.models import loading
 from trueup.models.heads import train_in_float32

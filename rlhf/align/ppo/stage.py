@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
-from rlhf.align.config import PPOConfig
+from rlhf.align.config.online import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from rlhf.align.prompts import schedule, schedule_of_one

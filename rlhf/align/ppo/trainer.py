@@ -23,7 +23,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from rlhf.align import guards
-from rlhf.align.config import PPOConfig
+from rlhf.align.config.online import PPOConfig
 from rlhf.align.ppo import mathematics
 from rlhf.align.ppo.batches import Batch, join, parts, widen
 from rlhf.align.ppo.roles import Roles

@@ -7,8 +7,7 @@ Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained b
 
 The reference is the SFT policy itself: the base under the adapter, with the adapter off. Its log-probabilities are
 known from sampling, or computed once before training. At step 0 policy and reference are one, so margins must be 0 and
-the loss what it is there (ln 2 for `sigmoid`; `rlhf.align.config.LOSSES` has the others); the stage stops if they are
-not.
+the loss what the table `LOSSES` says (ln 2 for `sigmoid`); the stage stops if they are not.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from datasets import Dataset
 from peft import TaskType
 
-from rlhf.align.config import IMITATION, LOSSES, DPOConfig
+from rlhf.align.config.labelled import IMITATION, LOSSES, DPOConfig
 from rlhf.align.preferences.labelled import Labelled, encode_labelled
 from rlhf.align.preferences.learning import (
     chosen_fell,

@@ -23,7 +23,7 @@ import torch
 from datasets import Dataset
 from peft import TaskType
 
-from rlhf.align.config import KTOConfig
+from rlhf.align.config.labelled import KTOConfig
 from rlhf.align.preferences.labelled import Labelled, encode_labelled
 from rlhf.align.preferences.learning import (
     chosen_fell,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from rlhf.align.config import LOSSES, DPOConfig, LabelledConfig
+from rlhf.align.config.labelled import LOSSES, DPOConfig, LabelledConfig
 from rlhf.align.schema import LogpsChange
 from trueup.console import say
 from trueup.data.records import Preference

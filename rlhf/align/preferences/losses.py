@@ -9,7 +9,7 @@ key asks for more. Pure functions; n pairs in a batch, all tensors of shape (n,)
     offsets                         how far the margin must be above 0, in units of beta times nats; 0 for ties
     weights                         of each pair; 1 on average over all pairs that are trained on
 
-Sources: the losses of strict pairs as in `rlhf.align.config.LOSSES`; offsets Amini et al. 2024,
+Sources: the losses of strict pairs as in `rlhf.align.config.labelled.LOSSES`; offsets Amini et al. 2024,
 https://arxiv.org/abs/2402.10571, eq. 8 with a logarithm for f and alpha = 1; ties by Davidson Chen et al. 2024,
 https://arxiv.org/abs/2409.17431.
 """
@@ -52,7 +52,7 @@ def weighted_loss(batch: Batch, name: str, beta: float, smoothing: float, davids
 def pair_losses(batch: Batch, name: str, beta: float, smoothing: float, davidson: bool) -> Tensor:
     """The loss of each pair, (n,).
 
-    name       an entry of `rlhf.align.config.LOSSES`; ties and offsets have a meaning with `sigmoid`, `sigmoid_norm`
+    name       an entry of the table `LOSSES`; ties and offsets have a meaning with `sigmoid`, `sigmoid_norm`
     smoothing  share of labels that are assumed to be wrong, with `sigmoid` and `robust`
     davidson   a tie is a third outcome, which makes strict pairs less likely too; False: half a preference for each
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlhf.align.config import IMITATION, DPOConfig
+from rlhf.align.config.labelled import IMITATION, DPOConfig
 from rlhf.align.preferences.labelled import Labelled
 from rlhf.align.preferences.losses import Batch, imitation_loss, weighted_loss
 from trueup.data.records import Preference

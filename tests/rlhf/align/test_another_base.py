@@ -19,7 +19,7 @@ import reward.train
 import rlhf.align.preferences.dpo
 import rlhf.compare.run
 import ui.label.run
-from rlhf.align.config import PPOConfig
+from rlhf.align.config.online import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import SharedBase
 from rlhf.align.ppo.stage import cast_roles, scores

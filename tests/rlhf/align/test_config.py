@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rlhf.align.config import ALGORITHMS, PPOConfig
+from rlhf.align.config import ALGORITHMS
+from rlhf.align.config.online import PPOConfig
 from trueup.errors import ConfigError
 
 ONLINE = ["ppo", "grpo", "rloo"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from looking import launched
 
-from rlhf.align.config import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
+from rlhf.align.config.online import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.report import MOST_ROLLOUTS, write_report
 from rlhf.align.schema import OnlineReport
 from trueup.config import SplitConfig

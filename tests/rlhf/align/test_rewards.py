@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from rlhf.align.config import PPOConfig
+from rlhf.align.config.online import PPOConfig
 from rlhf.align.rewards import WeightedRewards, load_function, make_rewards, refuse_unfit
 from rlhf.checks import load_check
 from trueup import runs

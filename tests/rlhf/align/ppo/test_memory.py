@@ -16,7 +16,7 @@ import torch
 from manifests import card_of
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from rlhf.align.config import PPOConfig
+from rlhf.align.config.online import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from trueup.config import SplitConfig

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
 
-from rlhf.align.config import PPOConfig
+from rlhf.align.config.online import PPOConfig
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from trueup.config import SplitConfig
 from trueup.data.records import Message

@@ -14,7 +14,7 @@ import pytest
 
 import rlhf.align.preferences.dpo
 import rlhf.align.preferences.learning
-from rlhf.align.config import LOSSES
+from rlhf.align.config.labelled import LOSSES
 from rlhf.align.preferences.dpo import loss_at_reference
 from rlhf.align.preferences.learning import resolve_auto
 from rlhf.align.preferences.reference import StartsAtReference, compute_reference_logps

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf.align.config import LOSSES
+from rlhf.align.config.labelled import LOSSES
 from rlhf.align.preferences.losses import Batch, imitation_loss, pair_losses, weighted_loss
 from rlhf.align.preferences.trainer import columns_of
 from trueup.errors import ConfigError
