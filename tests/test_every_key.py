@@ -157,6 +157,7 @@ ONLINE = {
     "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
     "rewards": Probe({"rewards": {"rewards.py:short": 1.0}}),
+    "on_failed_reward_model": ShownBy("tests/rlhf/align/test_rewards.py", "on_failed_reward_model"),
     "rubric": ShownBy("tests/rlhf/align/test_rewards.py", "rubric"),  # there is one
     "checks": Probe({"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl"}], "rewards": {"gsm8k": 1.0}}, see="trainer"),
     "missing_eos_penalty": Probe({"missing_eos_penalty": 5.0}),

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf.align.config.labelled import LabelledConfig
 from rlhf.align.config.online import OnlineConfig, PPOConfig
-from rlhf.align.rewards import load_function
+from rlhf.align.rewards import INSTEAD, failure_of, load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_pair_lengths, check_rubric, read_file
@@ -52,11 +52,10 @@ def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -
             "no adapter that could share the policy's base: set both, or neither"
         )
     finished = find_stage(reward.run_dir, "reward")
-    if finished is not None and finished.manifest.verdict.status == "fail" and why_stale(reward) is None:
-        problems.append(
-            f"align.rewards: reward_model: the verdict of {finished.dir} is fail, and it will be refused: mend it, or "
-            "reward with something else"
-        )
+    if align.on_failed_reward_model == "use" or finished is None or why_stale(reward) is not None:
+        return
+    if failure := failure_of(finished):
+        problems.append(f"align.rewards: reward_model: {failure}, and it will be refused: {INSTEAD}")
 
 
 # ---- Rows -------------------------------------------------------------------------------------------------------

@@ -35,8 +35,9 @@ class Beginning(NamedTuple):
 
 def begin(config: OnlineConfig) -> Beginning:
     """Open the stage and its parents, and load the SFT policy and the prompts."""
-    refuse_unfit(config)  # before an earlier result is cleared away
+    findings = refuse_unfit(config)  # before an earlier result is cleared away
     stage = runs.begin(config)
+    stage.findings += findings
     parents = {parent.stage: parent for parent in stage.parents}
     reward = parents.get("reward")
     policy = loading.load_policy(parents["sft"].dir / "model", config.model, master_weights=config.full_finetuning)

@@ -24,7 +24,7 @@ from trueup.errors import DataError, RunError
 from trueup.files import Json
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score_answers
-from trueup.runs import open_stage
+from trueup.runs import Finding, FinishedStage, open_stage
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -195,21 +195,36 @@ def scorer(reward_model: Loaded, units: Normalisation) -> Scorer:
     return scores
 
 
-def refuse_unfit(config: OnlineConfig) -> None:
-    """A RunError unless the reward model, if it pays, can judge this policy: sound by its own report card, and, if it
-    was made from an SFT policy, made from this very one."""
+def refuse_unfit(config: OnlineConfig) -> list[Finding]:
+    """A RunError unless the reward model, if it pays, can judge this policy: sound by its own report card, or used in
+    spite of it, which is a finding; and, if it was made from an SFT policy, made from this very one."""
     if "reward_model" not in config.rewards:
-        return
+        return []
     sft, reward = (open_stage(config.run_dir, name) for name in ("sft", "reward"))
-    verdict = reward.manifest.verdict
-    if verdict.status == "fail":
-        reasons = "; ".join(finding.message for finding in verdict.findings if finding.level == "fail")
-        raise RunError(
-            f"{reward.dir}: the reward model's own verdict is fail ({reasons}), and a policy would learn its mistakes: "
-            "mend it, or reward with something else (align.rewards)"
-        )
+    findings = []
+    if failure := failure_of(reward):
+        if config.on_failed_reward_model == "refuse":
+            raise RunError(f"{failure}, and a policy would learn its mistakes: {INSTEAD}")
+        findings = [Finding("warn", "failed_reward_model", f"{failure}; it pays all the same (on_failed_reward_model)")]
     if reward.manifest.parent_sha256("sft") not in (sft.sha256, None):
         raise RunError(
             f"{reward.dir}: made from another SFT policy than {sft.dir}, whose answers it never learnt to judge: run "
             "`trueup reward` again"
         )
+    return findings
+
+
+INSTEAD = (
+    "label more pairs or better ones, align with dpo, which needs no reward model, reward with something else "
+    "(align.rewards), or use it as it is (align.on_failed_reward_model: use)"
+)
+"""What to do about a reward model that failed."""
+
+
+def failure_of(reward: FinishedStage) -> str | None:
+    """The sentence that the reward stage failed, with its reasons; None if it did not."""
+    verdict = reward.manifest.verdict
+    if verdict.status != "fail":
+        return None
+    reasons = "; ".join(finding.message for finding in verdict.findings if finding.level == "fail")
+    return f"{reward.dir}: the reward model's own verdict is fail ({reasons})"

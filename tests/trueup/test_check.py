@@ -15,6 +15,7 @@ from manifests import manifest_of
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 import architectures
+from rlhf.align.rewards import INSTEAD
 from sft.sample import choose_prompts
 from trueup import runs
 from trueup.check import check
@@ -652,9 +653,10 @@ def test_a_reward_model_that_has_failed_is_known_to_be_refused_until_it_is_train
             stage.find("fail", "chance", "no better than chance")
         stage.finish()
     assert check(made)[0] == [
-        f"align.rewards: reward_model: the verdict of {tmp_path}/run/reward is fail, and it will be refused: mend it, "
-        "or reward with something else"
+        f"align.rewards: reward_model: {tmp_path}/run/reward: the reward model's own verdict is fail (no better than "
+        f"chance), and it will be refused: {INSTEAD}"
     ]
+    assert check(campaign(tmp_path, align={**align, "on_failed_reward_model": "use"}))[0] == []
     assert check(campaign(tmp_path, align=align, reward={"learning_rate": 0.5}))[0] == []
     assert check(campaign(tmp_path, align={**align, "rewards": {"rubric": 1.0}}))[0] == []
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from rlhf.align.config.online import PPOConfig
-from rlhf.align.rewards import WeightedRewards, load_function, make_rewards, refuse_unfit
+from rlhf.align.config import ALGORITHMS
+from rlhf.align.config.online import OnlineConfig, PPOConfig
+from rlhf.align.rewards import INSTEAD, WeightedRewards, load_function, make_rewards, refuse_unfit
 from rlhf.checks import load_check
 from trueup import runs
 from trueup.config import SplitConfig, StageConfig
@@ -22,6 +23,7 @@ from trueup.data.rubric import RUBRICS
 from trueup.errors import DataError, RunError
 from trueup.models.chat import answer_text
 from trueup.models.config import ModelConfig
+from trueup.stages import load_object
 
 EOS = 0
 PROMPTS = [[{"role": "user", "content": text}] for text in ("Why do ships float?", "Why does ice float?")]
@@ -313,8 +315,36 @@ def test_a_reward_model_whose_own_verdict_is_fail_is_refused_with_what_failed(
     make(stages["reward"], FILES, "fail", "no better than chance")
     assert refusal(stages["align"]) == (
         f"{tmp_path}/run/reward: the reward model's own verdict is fail (no better than chance), and a policy would "
-        "learn its mistakes: mend it, or reward with something else (align.rewards)"
+        f"learn its mistakes: {INSTEAD}"
     )
+
+
+@pytest.mark.parametrize("algorithm", [name for name, schema in ALGORITHMS.items() if issubclass(schema, OnlineConfig)])
+def test_a_failed_reward_model_stops_each_algorithm_that_it_pays_before_anything_is_loaded_or_cleared_away(
+    campaign: Callable[..., Any], stages: dict[str, Any], tmp_path: Path, algorithm: str
+) -> None:
+    make(stages["reward"], FILES, "fail", "no better than chance")
+    make(stages["align"], FILES)
+    found = campaign(tmp_path, align={"algorithm": algorithm, "rollout_batch_size": 8})
+    with pytest.raises(RunError, match="verdict is fail"):
+        load_object(found.stages["align"].run)(found.stages["align"])
+    assert (runs.open_stage(found.run_dir, "align").dir / "model/model.safetensors").read_text() == "w"
+
+
+def test_a_failed_reward_model_is_used_where_the_config_says_so_and_the_verdict_tells(stages: dict[str, Any]) -> None:
+    make(stages["reward"], FILES)
+    using = stages["align"].model_copy(update={"on_failed_reward_model": "use"})
+    assert refuse_unfit(using) == []
+    make(stages["reward"], FILES, "fail", "no better than chance")
+    (finding,) = refuse_unfit(using)
+    assert (finding.level, finding.code) == ("warn", "failed_reward_model")
+    assert "no better than chance" in finding.message
+    assert using.identity()["on_failed_reward_model"] == "use", "the manifest keeps who let it pass"
+
+
+def test_to_use_a_reward_model_that_does_not_pay_is_a_problem_of_the_config(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="on_failed_reward_model: use has no meaning, since no reward model pays"):
+        config(tmp_path, rewards={"rubric": 1.0}, on_failed_reward_model="use")
 
 
 def test_a_reward_model_that_does_not_pay_may_be_as_it_is(stages: dict[str, Any]) -> None:
