@@ -81,15 +81,22 @@ class LengthGrouped(Sampler[int]):
 
     _POOL = 50  # batches that are sorted among themselves: enough to match lengths, few enough to stay random
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+    def __init__(self, batch_size: int, lengths: list[int], seed: int, at_once: int = 1, least: int = 1):
+        """
+        at_once  rows that a device computes at once
+        least    the fewest that it may. If fewer would be left for the last time, the first rows of the epoch come
+                 again beside them
+        """
         self.batch_size, self.lengths, self.seed, self.epoch = batch_size, lengths, seed, 0
+        left = len(lengths) % at_once
+        self.again = least - left if 0 < left < least else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.again
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1000003 + self.epoch)
@@ -104,7 +111,8 @@ class LengthGrouped(Sampler[int]):
         full = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
         if full:
             full.insert(0, full.pop(max(range(len(full)), key=lambda i: self.lengths[full[i][0]])))
-        return iter([row for batch in [*full, *short] for row in batch])
+        order = [row for batch in [*full, *short] for row in batch]
+        return iter(order + order[: self.again])
 
 
 def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list[int]) -> type[Trainer]:
@@ -115,7 +123,9 @@ def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list
 
     class GroupedTrainer(trainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
-            return LengthGrouped(config.train_batch_size, lengths, config.seed)
+            # Of several processes none is left with fewer: accelerate begins anew to fill the last batch.
+            at_once = self.args.per_device_train_batch_size if num_processes() == 1 else 1
+            return LengthGrouped(config.train_batch_size, lengths, config.seed, at_once, config.least_rows)
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
             with _kept_over_epochs(self, config):

@@ -125,7 +125,7 @@ class LabelledAnswer:
     reference_logp: float
     """log pi_ref, in nats."""
     stranger_ids: tuple[int, ...] = ()
-    """An answer to another prompt, by which the KL is estimated."""
+    """An answer to another prompt. The KL is estimated over those of all answers that are computed at once."""
     stranger_logp: float = 0.0
     """log pi_ref of the stranger after this prompt, in nats."""
 

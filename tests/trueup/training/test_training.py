@@ -277,3 +277,13 @@ def test_the_order_of_batches_depends_on_seed_and_epoch_alone() -> None:
     sampler.set_epoch(1)
     assert list(sampler) != first
     assert list(LengthGrouped(4, lengths, seed=2)) != first
+
+
+@pytest.mark.parametrize("rows", range(1, 30))
+def test_no_row_is_computed_alone_where_two_are_the_fewest_and_none_is_left_out(rows: int) -> None:
+    for at_once in (2, 4, 8):
+        order = list(LengthGrouped(8, list(range(rows)), seed=0, at_once=at_once, least=2))
+        assert len(order) == len(LengthGrouped(8, list(range(rows)), 0, at_once, 2)) and set(order) == set(range(rows))
+        computed = [order[start : start + at_once] for start in range(0, len(order), at_once)]
+        assert all(len(part) >= 2 for part in computed) and len(order) <= rows + 1
+        assert rows == 1 or len(set(computed[-1])) == len(computed[-1])
