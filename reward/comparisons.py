@@ -33,6 +33,8 @@ class Contrast:
     is_tie: bool = False
     is_below_others: bool = False
     """`worse` was found bad, and `better` are the others of its prompt."""
+    is_ideal: bool = False
+    """An annotator wrote `better`."""
 
 
 @dataclass
@@ -109,7 +111,7 @@ def _label_row(
     for (pair, encoded), is_tie in pairs:
         sides = [row.place(encoded.prompt_ids + ids) for ids in (encoded.chosen_ids, encoded.rejected_ids)]
         margin = config.grade_margins[pair.strength - 1] if pair.strength and not is_tie else 0.0
-        row.comparisons.append(Contrast((sides[0],), (sides[1],), 1.0, margin, is_tie))
+        row.comparisons.append(Contrast((sides[0],), (sides[1],), 1.0, margin, is_tie, is_ideal=pair.ideal))
         if pair.both_bad and (others := preferred.get(pair.prompt_id)):
             above = tuple(row.place(answer) for answer in others)
             row.comparisons += [Contrast(above, (place,), 1.0, is_below_others=True) for place in sides]
@@ -126,6 +128,7 @@ def counts(rows: Sequence[LabelRow]) -> dict[str, int]:
         "ties": sum(one.is_tie for one in comparisons),
         "graded": sum(one.margin > 0 for one in comparisons),
         "below_others": sum(one.is_below_others for one in comparisons),
+        "ideal": sum(one.is_ideal for one in comparisons),
     }
 
 

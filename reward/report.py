@@ -83,6 +83,8 @@ class Learnt(Artifact):
     """Comparisons whose grade asks for a margin."""
     below_others: int
     """Comparisons of an answer that was found bad with the mean of others."""
+    ideal: int
+    """Comparisons of an ideal answer, which an annotator wrote, with an answer that was shown."""
     tie_threshold: float | None
     """Gap between two scores at which the better answer wins half of the comparisons; the other half are ties and
     losses. Null if no tie was learnt from by the model of Rao and Kupper."""

@@ -1,7 +1,7 @@
 """Reward model: a scalar score of an answer, learnt from pairs of which one answer was preferred.
 
-Reads   labels/preferences.jsonl and ties.jsonl, and sft/model, from which it starts with a fresh head; or the model in
-        `base`.
+Reads   labels/preferences.jsonl, ties.jsonl and ideals.jsonl, and sft/model, from which it starts with a fresh head;
+        or the model in `base`.
 Writes  reward/: model/ (one output, adapter merged), adapter/ (relative to what it starts from), report.json,
         report.html, scores.jsonl, mistakes.jsonl, metrics.jsonl, manifest.json; with `score_candidates` also
         candidate_scores.jsonl; with `split.judge_fraction` also judge/, a second reward model from other prompts, which
@@ -51,13 +51,13 @@ def run(config: RewardConfig) -> Path:
     parents = {parent.stage: parent for parent in stage.parents}
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    pairs = read_pairs(parents["label"], config.pairs, config.split)
+    pairs = read_pairs(parents["label"], config)
     ties, judge_ties = ([], []) if config.ties == "leave_out" else (pairs.ties, pairs.judge_ties)
     say(f"{'pairs':<12} {len(pairs.train)} to train on, {len(pairs.heldout)} held out, split by prompt")
-    stage.trained_on(pair.prompt for pair in [*pairs.train, *ties] if config.learning_rate)
+    stage.trained_on(pair.prompt for pair in [*pairs.train, *ties, *pairs.ideals] if config.learning_rate)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train, probe, learnt, fold = fit(config, stage, parents.get("sft"), pairs.train, ties, pairs)
+    model, train, probe, learnt, fold = fit(config, stage, parents.get("sft"), pairs.train, ties, pairs.ideals, pairs)
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     labelled = read_rows(parents["label"].dir / "preferences.jsonl", Preference)
@@ -88,8 +88,8 @@ def run(config: RewardConfig) -> Path:
         # It has its own folder and facts; the findings on both models are the stage's.
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
-        aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties])
-        judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs)
+        aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties, *pairs.judge_ideals])
+        judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs)
         heldout = score_pairs(judge.model, pairs, config.max_length)
         probes, whose = stress(judge.model, heldout.pairs), "the second reward model: "
         second = report_card(judge.train, heldout, aside, labelled, judge.probe, probes, whose)
@@ -122,6 +122,7 @@ def fit(
     sft: FinishedStage | None,
     train: list[Preference],
     ties: list[Preference],
+    ideals: list[Preference],
     pairs: Pairs,
 ) -> Fitted:
     """A reward model, from the SFT policy with a fresh head or from a base of its own."""
@@ -131,6 +132,7 @@ def fit(
     limit, rule = config.max_length, pairs.on_bad_rows
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
     ties, tied_rows = encode_pairs(ties, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
+    ideals, ideal_rows = encode_pairs(ideals, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
     _, heldout_rows = encode_pairs(
         pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule, with_reasoning=False
     )
@@ -143,7 +145,8 @@ def fit(
         model.model.eval()
         return Fitted(model, train, None, None, lambda: None)
     probe = probe_pairs(model, rows, [pair.prompt_id for pair in train], heldout_rows, config.seed)
-    labels = label_rows(config, zip(train, rows, strict=True), zip(ties, tied_rows, strict=True))
+    strict = zip([*train, *ideals], [*rows, *ideal_rows], strict=True)
+    labels = label_rows(config, strict, zip(ties, tied_rows, strict=True))
     trainer = build_trainer(config, stage, model, labels)
     loop.train(trainer, stage)
     learnt = Learnt(**counts(labels), tie_threshold=take_threshold(trainer.model))

@@ -123,6 +123,7 @@ LORA = {
 SFT = {"data": Probe({"data": ["more.jsonl"]}, see="trainer")}
 REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
+    "ideal_answers": ShownBy("tests/test_labels_to_learning.py", "ideal_answers"),  # nobody wrote any
     "center_rewards_coefficient": Probe({"center_rewards_coefficient": 1.0}),
     "score_candidates": Probe({"score_candidates": True}),
     "grade_margins": ShownBy("tests/reward/test_comparisons.py", "grade_margins"),
@@ -135,6 +136,7 @@ DPO = {
     "algorithm": Probe({"algorithm": "grpo", "rewards": {"rubric": 1.0}, **SMALL}, see="trainer"),
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
     "beta": trainer(beta=0.4),
+    "ideal_answers": ShownBy("tests/test_labels_to_learning.py", "ideal_answers"),  # nobody wrote any
     "loss_type": Probe({"loss_type": "hinge"}),
     "label_smoothing": Probe({"label_smoothing": 0.2}),
     "grades": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "grades"),  # no label here has any
@@ -147,6 +149,7 @@ KTO = {
     "algorithm": Probe({"algorithm": "dpo"}, see="trainer"),
     "pairs": Probe({"pairs": "all"}, see="trainer"),
     "beta": trainer(beta=0.4),
+    "ideal_answers": ShownBy("tests/test_labels_to_learning.py", "ideal_answers"),  # nobody wrote any
     "desirable_weight": trainer(desirable_weight=2.0),
     "undesirable_weight": trainer(undesirable_weight=2.0),
     "keep_steps": Probe({"keep_steps": 0}),

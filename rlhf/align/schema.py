@@ -33,6 +33,8 @@ class LabelledReport(AlignSchedule, extra="forbid"):
     """Strict pairs that were trained on."""
     ties_left_out: int
     """Tied pairs that were not."""
+    ideal_pairs: int
+    """Those of the strict pairs whose chosen answer an annotator wrote."""
     first: dict[str, float]
     """Means of TRL's metrics over the first tenth of the steps whose batch held both a chosen and a rejected answer."""
     last: dict[str, float]

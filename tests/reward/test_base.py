@@ -34,6 +34,7 @@ TRAINING: dict[str, Any] = {
     "center_rewards_coefficient": 0.1,
     "full_finetuning": True,
     "grade_margins": [0, 1, 2],
+    "ideal_answers": False,
     "label_smoothing": 0.1,
     "lora": {"r": 2},
     "lr_scheduler_type": "linear",

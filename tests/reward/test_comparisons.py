@@ -86,7 +86,7 @@ def test_a_grade_asks_for_a_margin_and_no_grade_for_none() -> None:
 
 def test_ties_within_a_ranking_count_among_its_pairs() -> None:
     (row,) = rows_of(ranking([[0, 1], [2]]))
-    assert counts([row]) == {"labels": 1, "comparisons": 3, "ties": 1, "graded": 0, "below_others": 0}
+    assert counts([row]) == {"labels": 1, "comparisons": 3, "ties": 1, "graded": 0, "below_others": 0, "ideal": 0}
     assert [one.weight for one in row.comparisons] == pytest.approx([1 / 3] * 3)
     (row,) = rows_of(ranking([[0, 1], [2]]), ties="leave_out")
     assert counts([row])["ties"] == 0 and [one.weight for one in row.comparisons] == [0.5, 0.5]

@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 import reward.train
 import ui.label.run
 from reward.comparisons import Contrast, LabelRow
+from reward.config import RewardConfig
 from reward.trainer import build_trainer
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
@@ -35,6 +36,7 @@ from trueup.data.split import is_heldout
 from trueup.exporting.export import export
 from trueup.models import loading
 from trueup.models.chat import encode_completion, encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.scoring import score
 from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import as_trained
@@ -241,12 +243,14 @@ def test_the_exam_is_all_held_out_pairs_whatever_is_trained_on(jsonl: Any, tmp_p
     write_rows(tmp_path / "ties.jsonl", tied)
     manifest: dict[str, Any] = {"identity": {}}
     labels = runs.FinishedStage("label", tmp_path, Manifest.model_construct(**manifest))
-    pairs = read_pairs(labels, rule, split)
+    config = RewardConfig(run_dir=tmp_path, model=ModelConfig(), split=split, pairs=rule)
+    pairs = read_pairs(labels, config)
     heldout = [row for row in rows if is_heldout(row.prompt, split)]
     assert pairs.heldout == heldout and len(heldout) % 6 == 0 < len(heldout)
     labels_to_train = (len(rows) - len(heldout)) / 6
     assert len(pairs.train) == {"all": 6, "extremes": 1, "nested": 2}[rule] * labels_to_train
     assert len(pairs.ties) == (12 if rule == "all" else 1) * labels_to_train, "one of a ranking that is one tie"
+    assert len(pairs.ties) + pairs.ties_passed_over == 12 * labels_to_train, "those that are passed over are counted"
 
 
 # ---- Padding and ends are positions ------------------------------------------------------------------------------

@@ -178,6 +178,10 @@ class Ranking(Label):
     """Indices into `completions` in the order in which they stood on the page: left to right, or top to bottom."""
 
 
+IDEALS = "ideals.jsonl"
+"""In the folder of the label stage, if people wrote ideal answers: each above the answers that were shown."""
+
+
 class Preference(Label):
     """A pair in TRL's conversational preference format, with where it came from. Of a tie, which has the same form in a
     file of its own, the names of its sides mean nothing."""
@@ -199,6 +203,8 @@ class Preference(Label):
     num_tiers: int = 2
     both_bad: bool = Field(False, exclude_if=is_empty)
     """Of a tie: neither answer is good."""
+    ideal: bool = Field(False, exclude_if=is_empty)
+    """Whether the annotator wrote the chosen answer, as the ideal one: no policy sampled it."""
     display_first: Literal["chosen", "rejected"] | None = None
     """Which of the two was on the left, or above the other."""
 

@@ -111,6 +111,9 @@ class PreferenceConfig(TrainConfig):
 
     pairs: PairRule = "all"
     """Pairs of a ranking to train on: `all`, `extremes` (best, worst), `nested` (each answer at most once)."""
+    ideal_answers: bool = True
+    """Whether an ideal answer that somebody wrote counts as better than each answer that was shown with it. With `kto`
+    it is desirable, and says nothing of the others."""
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "label")

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trueup.config import SplitConfig
 from trueup.console import say
 from trueup.data.pairs import PairRule, choose_pairs
-from trueup.data.records import Dropped, Preference, Ranking, read_rows
+from trueup.data.records import IDEALS, Dropped, Message, Preference, Ranking, read_rows
 from trueup.data.row_rules import BadRows
 from trueup.data.split import is_for_judge, is_heldout
 from trueup.errors import DataError
@@ -22,6 +23,7 @@ from trueup.models.encoding import TOO_LONG, RefusedRows, encode_rows
 from trueup.models.templates.choice import set_template
 from trueup.models.templates.ends import as_trained
 from trueup.runs import FinishedStage, StageRun, find_stage
+from trueup.training.config import PreferenceConfig
 
 
 @dataclass(frozen=True)
@@ -51,35 +53,74 @@ class Pairs:
     """The tied pairs of the prompts to train on."""
     judge_ties: list[Preference]
     """The tied pairs of the prompts for the second reward model."""
+    ties_passed_over: int
+    """Tied pairs of the prompts to train on that the rule did not choose."""
+    ideals: list[Preference]
+    """Ideal answers above those that were shown, of the prompts to train on. Held-out ones are no part of the exam:
+    their text is no policy's."""
+    judge_ideals: list[Preference]
+    """The same of the prompts for the second reward model."""
     on_bad_rows: BadRows = "refuse"
     """The label stage's rule for bad rows. It applies to a pair that the chat template refuses, too."""
 
 
-def read_pairs(label: FinishedStage, rule: PairRule, split: SplitConfig, tie_rule: PairRule | None = None) -> Pairs:
+def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRule | None = None) -> Pairs:
     """The pairs of the label stage; a DataError if there are none to train on.
 
-    tie_rule  the rule for ties; None: the same
+    tie_rule  the rule for ties; None: that of the config
     """
+    split = config.split
     path = label.dir / "preferences.jsonl"
     labelled = read_rows(path, Preference)
-    heldout = [pair for pair in labelled if is_heldout(pair.prompt, split)]
-    pairs = choose_pairs(labelled, rule)
-    judge = [pair for pair in pairs if is_for_judge(pair.prompt, split)]
-    train = [pair for pair in pairs if not (is_heldout(pair.prompt, split) or is_for_judge(pair.prompt, split))]
+
+    def part(name: Part, pairs: list[Preference]) -> list[Preference]:
+        return [pair for pair in pairs if part_of(pair.prompt, split) == name]
+
+    chosen = choose_pairs(labelled, config.pairs)
+    train, judge = part("train", chosen), part("judge", chosen)
     if not train:
         raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
-    tied = [pair for pair in read_ties(label, tie_rule or rule) if not is_heldout(pair.prompt, split)]
-    judge_ties = [pair for pair in tied if is_for_judge(pair.prompt, split)]
-    ties = [pair for pair in tied if not is_for_judge(pair.prompt, split)]
-    return Pairs(train, judge, heldout, ties, judge_ties, label.manifest.identity.get("on_bad_rows", "refuse"))
+    every_tie = read_rows(label.dir / "ties.jsonl", Preference)
+    tied = choose_ties(every_tie, tie_rule or config.pairs)
+    ties = part("train", tied)
+    ideals = read_ideals(label, config)
+    pairs = Pairs(
+        train=train,
+        judge=judge,
+        heldout=part("heldout", labelled),
+        ties=ties,
+        judge_ties=part("judge", tied),
+        ties_passed_over=len(part("train", every_tie)) - len(ties),
+        ideals=part("train", ideals),
+        judge_ideals=part("judge", ideals),
+        on_bad_rows=label.manifest.identity.get("on_bad_rows", "refuse"),
+    )
+    if ideals:
+        heldout = len(part("heldout", ideals))
+        text = f"{len(pairs.ideals)} pairs of ideal answers to train on; {heldout} held out, which train nothing"
+        say(f"{'ideals':<12} {text}")
+    return pairs
 
 
-def read_ties(label: FinishedStage, rule: PairRule) -> list[Preference]:
-    """The tied pairs of the label stage. Rules that choose pairs of a ranking take ties of a ranking that is nothing
-    but one tie, and one of these."""
-    ties = read_rows(label.dir / "ties.jsonl", Preference)
+Part = Literal["train", "heldout", "judge"]
+
+
+def part_of(prompt: list[Message], split: SplitConfig) -> Part:
+    """What the pairs of a prompt are for."""
+    return "heldout" if is_heldout(prompt, split) else "judge" if is_for_judge(prompt, split) else "train"
+
+
+def read_ideals(label: FinishedStage, config: PreferenceConfig) -> list[Preference]:
+    """Ideal answers above those that were shown, by the rule of the config; none where it asks for none."""
+    path = label.dir / IDEALS
+    return choose_pairs(read_rows(path, Preference), config.pairs) if config.ideal_answers and path.exists() else []
+
+
+def choose_ties(ties: list[Preference], rule: PairRule) -> list[Preference]:
+    """The tied pairs to train on. Rules that choose pairs of a ranking take ties of a ranking that is nothing but one
+    tie, and one of these."""
     if rule == "all":
         return ties
     return list({tie.label_id: tie for tie in reversed(ties) if tie.num_tiers == 1}.values())[::-1]

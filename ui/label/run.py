@@ -5,6 +5,7 @@ Reads   candidates/candidates.jsonl, the label store, and the files that the con
 Writes  labels.sqlite         the store, append-only; it outlives this stage and is never cleared
         rankings.jsonl        current labels, whole
         preferences.jsonl     their strict pairs, in TRL's preference format
+        ideals.jsonl          if people wrote ideal answers: each above the answers that were shown, in the same form
         ties.jsonl            their tied pairs, in the same form: neither side is preferred
         demonstrations.jsonl  ideal answers that people wrote, in the format that `sft` reads
         report.json           counts by source, what was left out and why, how far length alone explains the choices
@@ -25,9 +26,11 @@ from trueup.console import say
 from trueup.data.own_code import short_name
 from trueup.data.pairs import pairs_of, ties_of
 from trueup.data.records import (
+    IDEALS,
     CandidateSet,
     Demonstration,
     Dropped,
+    Message,
     Preference,
     Ranking,
     read_rows,
@@ -67,7 +70,7 @@ def run(config: LabelConfig) -> Path:
     rankings, pairs, dropped = write_labels(config, labels, stage)
 
     # ---- 4. Report: counts by source, and other explanations ----------------------------------------------------
-    beside = report.Beside(dropped, labels.gold, len(labels.demonstrations), items.identical, labels.left_choice)
+    beside = report.Beside(dropped, labels.gold, len(labels.ideals), items.identical, labels.left_choice)
     summary = report.summarise(config.sources, rankings, pairs, labels.kinds, beside)
     stage.write_report(summary)
     stage.facts["labels"] = summary.counts()
@@ -128,7 +131,8 @@ class CurrentLabels:
     """For each source and item the kinds of its current events."""
     gold: dict[str, report.KnownAnswers]
     left_choice: Estimate | None
-    demonstrations: list[Demonstration]
+    ideals: list[Ranking]
+    """Ideal answers that people wrote, each above the answers that were shown."""
 
     @cached_property
     def failed(self) -> set[str]:
@@ -161,7 +165,7 @@ def read_labels(config: LabelConfig, store: Store, items: material.Material) -> 
     left, strict = store.left_choices(item_ids)
     left_choice = report.share(left, strict) if strict else None
     gold = report.gold(store.checks(), config.gold_pass)
-    return CurrentLabels(rankings, kinds, gold, left_choice, [row for row, _ in store.demonstrations(item_ids)])
+    return CurrentLabels(rankings, kinds, gold, left_choice, store.ideals(item_ids))
 
 
 def write_labels(
@@ -169,10 +173,13 @@ def write_labels(
 ) -> tuple[list[Ranking], list[Preference], dict[str, int]]:
     """Write the files that other stages read. Returns the rankings and the pairs in them, and the number of pairs and
     labels that were left out, by reason."""
-    rankings = labels.rankings
+    counted = [*labels.rankings, *labels.ideals]
     if config.exclude_failed_gold:
-        rankings = [row for row in rankings if row.source != "human" or row.annotator not in labels.failed]
-    rankings, left_out = true_records(rankings, config.run_dir, config.model)
+        counted = [row for row in counted if row.source != "human" or row.annotator not in labels.failed]
+    counted, left_out = true_records(counted, config.run_dir, config.model)
+    by_people = {row.label_id for row in labels.ideals}
+    rankings = [row for row in counted if row.label_id not in by_people]
+    ideals = [row for row in counted if row.label_id in by_people]
     if left_out:
         say(left_out)
         stage.find("info", "tokens_left_out", left_out)
@@ -186,7 +193,7 @@ def write_labels(
     # An empty answer must not rise to the level of a good one.
     ties = [tie for tie in differing_ties if tie.both_bad or all(text.strip() for text in tie.texts)]
     write_rows(stage.dir / "ties.jsonl", ties)
-    write_rows(stage.dir / "demonstrations.jsonl", labels.demonstrations)
+    write_ideals(ideals, stage)
     dropped = {"identical": len(every_pair) - len(differing)}
     if empty := len(differing) - len(pairs):  # a person may prefer an empty answer; a policy must not learn to give one
         dropped["empty preferred answer"] = empty
@@ -197,6 +204,26 @@ def write_labels(
     if config.exclude_failed_gold:
         dropped["labels of annotators who failed gold"] = labels.by_failed
     return rankings, pairs, dropped
+
+
+def write_ideals(ideals: list[Ranking], stage: StageRun) -> None:
+    """Write ideal answers as demonstrations, and above the answers that were shown, unless those say the same."""
+    write_rows(
+        stage.dir / "demonstrations.jsonl",
+        (
+            Demonstration(
+                messages=[*row.prompt, Message(role="assistant", content=row.completions[0])], category=row.category
+            )
+            for row in ideals
+        ),
+    )
+    pairs = [pair.model_copy(update={"ideal": True}) for row in ideals for pair in pairs_of(row)]
+    if pairs:
+        differing = [pair for pair in pairs if len(set(pair.texts)) == 2]
+        write_rows(stage.dir / IDEALS, differing)
+        heldout = sum(pair.split == "heldout" for pair in differing)
+        same = f"; {rest} say what was shown" if (rest := len(pairs) - len(differing)) else ""
+        say(f"ideal answers: {len(ideals)}, in {len(differing)} pairs above what was shown ({heldout} held out){same}")
 
 
 # ---- 4. Report --------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 import sqlalchemy as sa
 
-from trueup.data.records import Demonstration, Ranking
+from trueup.data.records import Ranking
 from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry
 from ui.labels.judgements import Tiers
 from ui.labels.tables import Database, TableRow, event, gold, guideline, item, meta, now, slot, view
@@ -259,22 +259,17 @@ class Store(Database):
                 by_annotator.setdefault(annotator, []).append((tiers, answers[item_id]))
         return by_annotator
 
-    def demonstrations(self, item_ids: Collection[str] | None = None) -> list[tuple[Demonstration, str]]:
-        """Current ideal answers of people, each with its author."""
+    def ideals(self, item_ids: Collection[str] | None = None) -> list[Ranking]:
+        """Current ideal answers of people, each as a ranking: the ideal answer above those that were shown."""
         query = (
-            sa.select(event.c.item_id, event.c.annotator, event.c.note, item.c.prompt, item.c.category)
+            sa.select(event, *(item.c[key] for key in (*_OF_ITEM, "completions")))
             .join(item, item.c.item_id == event.c.item_id)
-            .where(event.c.kind == "demonstration", event.c.purpose.in_(("work", "repeat")), ~superseded())
+            .where(event.c.kind == "demonstration", event.c.purpose.in_(_EXPORTED_IDEALS), ~superseded())
             .order_by(event.c.event_id)
         )
         ids = None if item_ids is None else set(item_ids)
-        demonstrations = []
         with self.read() as db:
-            for row in db.execute(query):
-                if ids is None or row.item_id in ids:
-                    turns = [*row.prompt, {"role": "assistant", "content": row.note}]
-                    demonstrations.append((Demonstration(messages=turns, category=row.category), row.annotator))
-        return demonstrations
+            return [_ideal(row) for row in db.execute(query) if ids is None or row.item_id in ids]
 
     def digest(self) -> str | None:
         """A hash of people's current judgements that the label stage exports or reports; None while there are none."""
@@ -282,7 +277,11 @@ class Store(Database):
         query = sa.select(*(event.c[name] for name in names)).where(
             event.c.source == "human",
             event.c.kind.in_(("label", "demonstration")),
-            sa.or_(event.c.purpose == "gold", sa.and_(event.c.purpose == "work", ~superseded())),
+            sa.or_(
+                event.c.purpose == "gold",
+                sa.and_(event.c.purpose == "work", ~superseded()),
+                sa.and_(event.c.kind == "demonstration", event.c.purpose.in_(_EXPORTED_IDEALS), ~superseded()),
+            ),
         )
         with self.read() as db:
             rows = sorted(json.dumps(list(row)) for row in db.execute(query))
@@ -377,6 +376,8 @@ def _annotators(db: sa.Connection, item_ids: Collection[str]) -> dict[str, list[
 _OF_EVENT = "tiers strength both_bad criteria note seconds guideline_sha256 source annotator created_utc".split()
 _OF_ITEM = "prompt_id prompt category split sampler".split()
 _OF_SLOT = "selection propensity".split()
+_EXPORTED_IDEALS = ("work", "repeat")
+"""Purposes of the tasks whose ideal answers are exported."""
 
 
 def _ranking(row: Any) -> Ranking:
@@ -390,6 +391,21 @@ def _ranking(row: Any) -> Ranking:
         sampled_by=row.sampler.get("policy_sha256"),
         display_order=row.drawn or _order_of_pair(row),
         **{key: row._mapping[key] for key in (*_OF_EVENT, *_OF_ITEM, *_OF_SLOT)},
+    )
+
+
+def _ideal(row: Any) -> Ranking:
+    shown = row.completions
+    reasonings = _reasonings(shown)
+    return Ranking(
+        label_id=row.client_uuid,
+        completions=[row.note, *(answer["text"] for answer in shown)],
+        completion_token_ids=[None, *(answer["token_ids"] for answer in shown)],
+        finished=[True, *(answer["finished"] for answer in shown)],
+        logps=[None, *(answer.get("logp") for answer in shown)],
+        reasonings=reasonings and ["", *reasonings],
+        tiers=[[0], [*range(1, len(shown) + 1)]],
+        **{key: row._mapping[key] for key in ("source", "annotator", "created_utc", "guideline_sha256", *_OF_ITEM)},
     )
 
 

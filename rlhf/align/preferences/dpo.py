@@ -1,6 +1,6 @@
 """Direct preference optimisation: fit the policy to chosen/rejected pairs, held near the reference by beta.
 
-Reads   labels/preferences.jsonl and ties.jsonl, and sft/model: policy and reference both start from it.
+Reads   labels/preferences.jsonl, ties.jsonl and ideals.jsonl, and sft/model: policy and reference both start from it.
 Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy), metrics.jsonl,
         report.json (with the accuracy on held-out pairs), manifest.json.
 Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained by trl.DPOTrainer.
@@ -48,7 +48,7 @@ def run(config: DPOConfig) -> Path:
     sft, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    pairs = read_pairs(label, config.pairs, config.split)
+    pairs = read_pairs(label, config)
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
@@ -93,7 +93,8 @@ def run(config: DPOConfig) -> Path:
             algorithm="dpo",
             pairs=len(labelled.rows),
             ties=len(labelled.ties),
-            ties_left_out=len(pairs.ties) - len(labelled.ties),
+            ties_left_out=pairs.ties_passed_over + len(pairs.ties) - len(labelled.ties),
+            ideal_pairs=sum(pair.ideal for pair in labelled.train),
             first=first,
             last=last,
             logps_change_nats=change,

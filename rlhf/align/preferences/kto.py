@@ -1,14 +1,15 @@
 """Kahneman-Tversky optimisation: answers are desirable or undesirable, each by itself, held near the reference by beta.
 
-Reads   labels/preferences.jsonl and labels/ties.jsonl, and sft/model: policy and reference both start from it.
+Reads   labels/preferences.jsonl, ties.jsonl and ideals.jsonl, and sft/model: policy and reference both start from it.
 Writes  align/: what `rlhf.align.preferences.dpo` writes.
 Source  Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306, eq. 7 and 8; trained by trl.KTOTrainer.
 
 With r = log pi - log pi_ref of an answer and z its mean over answers to other prompts (at least 0, without gradient),
     desirable    w_d (1 - sigmoid(beta (r - z)))
     undesirable  w_u (1 - sigmoid(beta (z - r)))
-Chosen answers are desirable, rejected ones undesirable, and so are both answers of a tie that is bad on both sides. At
-step 0 policy and reference are one, so z is 0 and an answer's loss half its weight; the stage stops if they are not.
+Chosen answers are desirable, rejected ones undesirable, and so are both answers of a tie that is bad on both sides. An
+ideal answer, which somebody wrote, is desirable, and says nothing of the answers that were shown. At step 0 policy and
+reference are one, so z is 0 and an answer's loss half its weight; the stage stops if they are not.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def run(config: KTOConfig) -> Path:
     sft, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    pairs = read_pairs(label, config.pairs, config.split, tie_rule="all")
+    pairs = read_pairs(label, config, tie_rule="all")
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
@@ -95,7 +96,8 @@ def run(config: KTOConfig) -> Path:
             desirable=sum(answer.desirable for answer in answers),
             undesirable=sum(not answer.desirable for answer in answers),
             both_bad=len(labelled.ties),
-            ties_left_out=len(pairs.ties) - len(labelled.ties),
+            ties_left_out=pairs.ties_passed_over + len(pairs.ties) - len(labelled.ties),
+            ideal_pairs=sum(pair.ideal for pair in labelled.train),
             desirable_weight=float(config.desirable_weight),
             undesirable_weight=float(config.undesirable_weight),
             first=first,
@@ -136,8 +138,8 @@ class LabelledAnswer:
 
 
 def answers_of(labelled: Labelled, reference_logps: Sequence[tuple[float, float]]) -> list[LabelledAnswer]:
-    """The answers of all pairs, chosen ones desirable; of a tie, which is bad on both sides, neither. A label says a
-    thing of an answer once, however many of its pairs the answer is in."""
+    """The answers of all pairs, chosen ones desirable; of a tie, which is bad on both sides, neither. An ideal answer
+    says nothing of those below it. A label says a thing of an answer once, however many of its pairs it is in."""
     answers: dict[tuple[str, tuple[int, ...], bool], LabelledAnswer] = {}
     pairs = [*labelled.train, *labelled.ties]
     rows = [*labelled.rows, *labelled.tied_rows]
@@ -148,7 +150,8 @@ def answers_of(labelled: Labelled, reference_logps: Sequence[tuple[float, float]
             (row.rejected_ids, False, rejected_logp),
         ):
             answer = LabelledAnswer(pair.prompt, tuple(row.prompt_ids), tuple(ids), desirable, logp)
-            answers.setdefault((pair.label_id, answer.completion_ids, desirable), answer)
+            if desirable or not pair.ideal:
+                answers.setdefault((pair.label_id, answer.completion_ids, desirable), answer)
     return list(answers.values())
 
 

@@ -58,7 +58,7 @@ def labelled(count: int, texts: list[str]) -> list[Preference]:
     return pairs
 
 
-LEARNT = Learnt(labels=90, comparisons=100, ties=5, graded=40, below_others=4, tie_threshold=0.4)
+LEARNT = Learnt(labels=90, comparisons=100, ties=5, graded=40, below_others=4, ideal=0, tie_threshold=0.4)
 
 
 def made(folder: Path, heldout: int = 240, texts: list[str] = ANSWERS, right: float = 0.7) -> tuple[StageRun, Any, Any]:

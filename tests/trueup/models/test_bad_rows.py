@@ -235,7 +235,7 @@ def test_imported_labels_are_refused_or_dropped_as_the_label_stage_says(made: An
     write_rows(label.dir / "preferences.jsonl", pairs)
     write_rows(label.dir / "ties.jsonl", [])
     label.finish()
-    found = read_pairs(runs.open_stage(loaded.run_dir, "label"), "all", loaded.config.split)
+    found = read_pairs(runs.open_stage(loaded.run_dir, "label"), loaded.stages["reward"])
     stage = runs.begin(loaded.stages["sft"])
     tokenizer, dropped = loading.load_base_tokenizer(loaded.config.model), Dropped()
     rows = [*found.train, *found.heldout]

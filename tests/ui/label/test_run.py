@@ -311,15 +311,29 @@ def test_answers_that_say_which_model_they_are_are_reported_and_kept(campaign: A
     assert "self_identified" in findings(config) and len(rankings(config)) == 2
 
 
-def test_ideal_answers_become_demonstrations(campaign: Any) -> None:
+def test_ideal_answers_become_demonstrations_and_stand_above_what_was_shown(campaign: Any) -> None:
     config = campaign.label()
     with labelling(config) as asked:
-        asked.demonstrate("ann", IdealCompletion("ideal-0001", asked.tasks("ann")[0].token, "Keep it in the freezer."))
+        first, second = asked.tasks("ann")[:2]
+        asked.demonstrate("ann", IdealCompletion("ideal-0001", first.token, "Keep it in the freezer."))
+        asked.demonstrate("ann", IdealCompletion("ideal-0002", second.token, second.texts[0]))
     label_as_person(config, 6, better="Eat")
     run(config)
-    (row,) = read_rows(runs.stage_dir(config.run_dir, "label") / "demonstrations.jsonl", Demonstration)
+    folder = runs.stage_dir(config.run_dir, "label")
+    row, _ = read_rows(folder / "demonstrations.jsonl", Demonstration)
     assert row.messages[-1] == Message(role="assistant", content="Keep it in the freezer.")
-    assert report(config)["demonstrations"] == 1
+    assert report(config)["demonstrations"] == 2
+    ideals = read_rows(folder / "ideals.jsonl", Preference)
+    expected = {("Keep it in the freezer.", text) for text in first.texts} | {(second.texts[0], second.texts[1])}
+    assert {pair.texts for pair in ideals} == expected and len(ideals) == 3, "what equals an answer is not above it"
+    assert all(pair.ideal and pair.source == "human" and pair.annotator == "ann" for pair in ideals)
+    assert not {pair.label_id for pair in ideals} & {pair.label_id for pair in pairs(config)}
+
+
+def test_without_ideal_answers_there_is_no_file_of_them(campaign: Any) -> None:
+    config = campaign.label(source="simulated")
+    run(config)
+    assert not (runs.stage_dir(config.run_dir, "label") / "ideals.jsonl").exists()
 
 
 # ---- Known answers ----------------------------------------------------------------------------------------------

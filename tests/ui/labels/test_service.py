@@ -217,9 +217,10 @@ def test_an_ideal_answer_is_kept_beside_the_label_and_a_later_one_replaces_it(as
         asked.demonstrate("ann", IdealCompletion("ideal-0001", task.token, "Freeze it."))
     asked.demonstrate("ann", IdealCompletion("ideal-0002", task.token, "Freeze it in slices."))
     assert say(asked, "ann", "a", task).label.kind == "label"
-    ((row, annotator),) = asked.store.demonstrations()
-    assert [message.content for message in row.messages] == ["question 0", "Freeze it in slices."]
-    assert annotator == "ann" and len(events(asked.store, "demonstration")) == 2
+    (row,) = asked.store.ideals()
+    assert row.prompt[-1].content == "question 0" and row.completions[0] == "Freeze it in slices."
+    assert sorted(row.completions[1:]) == sorted(task.texts) and row.tiers == [[0], [1, 2]]
+    assert row.annotator == "ann" and len(events(asked.store, "demonstration")) == 2
     with pytest.raises(BadJudgement, match="found nothing"):
         asked.demonstrate("ann", IdealCompletion("ideal-0003", task.token, " "))
     with pytest.raises(BadJudgement, match="used for another request"):

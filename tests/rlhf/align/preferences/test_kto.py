@@ -48,12 +48,13 @@ LABELS = [
 # ---- Answers ----------------------------------------------------------------------------------------------------
 
 
-def answered(label: str, chosen: list[int], rejected: list[int]) -> tuple[Any, EncodedPair]:
-    return SimpleNamespace(label_id=label, prompt=[]), EncodedPair([0], chosen, rejected)
+def answered(label: str, chosen: list[int], rejected: list[int], ideal: bool = False) -> tuple[Any, EncodedPair]:
+    return SimpleNamespace(label_id=label, prompt=[], ideal=ideal), EncodedPair([0], chosen, rejected)
 
 
 def test_a_label_says_a_thing_of_an_answer_once_and_a_tie_that_is_bad_has_no_desirable_answer() -> None:
     train = [answered("a", [1], [2]), answered("a", [1], [3]), answered("a", [2], [3]), answered("b", [1], [2])]
+    train += [answered("d", [9], [1], ideal=True), answered("d", [9], [2], ideal=True)]
     ties = [answered("c", [4], [5])]
     labelled: Any = SimpleNamespace(
         train=[pair for pair, _ in train],
@@ -61,10 +62,11 @@ def test_a_label_says_a_thing_of_an_answer_once_and_a_tie_that_is_bad_has_no_des
         ties=[pair for pair, _ in ties],
         tied_rows=[row for _, row in ties],
     )
-    answers = answers_of(labelled, [(-1.0, -2.0)] * 5)
+    answers = answers_of(labelled, [(-1.0, -2.0)] * 7)
     assert [(answer.completion_ids[0], answer.desirable) for answer in answers] == [
         *((1, True), (2, False), (3, False), (2, True)),  # of the ranking a
         *((1, True), (2, False)),
+        (9, True),  # an ideal answer says nothing of those below it
         *((4, False), (5, False)),
     ]
 
