@@ -17,7 +17,6 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -26,22 +25,12 @@ from reward.report import RewardReport
 from trueup import runs
 from trueup.artifacts.reports import Estimate
 from trueup.campaign import Campaign, load_campaign
-from trueup.data.pairs import choose_pairs
-from trueup.data.records import Preference, read_rows, write_rows
+from trueup.data.records import Ranking, read_rows, write_rows
 from trueup.data.split import is_heldout
 from trueup.pages.wording import interval
 from trueup.stages import load_object
 
 REPOSITORY = Path(__file__).parents[1]
-TAKEN = (
-    "prompt",
-    "chosen",
-    "rejected",
-    "chosen_token_ids",
-    "rejected_token_ids",
-    "chosen_finished",
-    "rejected_finished",
-)
 
 
 def main() -> None:
@@ -76,23 +65,19 @@ def prepare(options: argparse.Namespace, folder: Path, share: float) -> Campaign
     (folder / "labels.jsonl").write_text("", encoding="utf-8")
     config = load_campaign(file, options.overrides).stages["reward"]
     assert isinstance(config, RewardConfig)
-    labelled = read_rows(options.run / "labels" / "preferences.jsonl", Preference)
-    heldout = [pair for pair in labelled if is_heldout(pair.prompt, config.split)]
-    train = [pair for pair in choose_pairs(labelled, config.pairs) if not is_heldout(pair.prompt, config.split)]
-    write_rows(folder / "labels.jsonl", [taken(pair) for pair in [*share_of(train, share, options.seed), *heldout]])
+    labels = read_rows(options.run / "labels" / "rankings.jsonl", Ranking)  # whole: grades, ties, what was found bad
+    heldout = [label for label in labels if is_heldout(label.prompt, config.split)]
+    train = [label for label in labels if not is_heldout(label.prompt, config.split)]
+    write_rows(folder / "labels.jsonl", [*share_of(train, share, options.seed), *heldout])
     return load_campaign(file, options.overrides)
 
 
-def share_of(train: list[Preference], share: float, seed: int) -> list[Preference]:
-    """The pairs of a share of the prompts; a larger share of the same seed holds them all."""
-    prompts = sorted({pair.prompt_id for pair in train})
+def share_of(train: list[Ranking], share: float, seed: int) -> list[Ranking]:
+    """The labels of a share of the prompts; a larger share of the same seed holds them all."""
+    prompts = sorted({label.prompt_id for label in train})
     random.Random(seed).shuffle(prompts)
     chosen = set(prompts[: max(1, round(share * len(prompts)))])
-    return [pair for pair in train if pair.prompt_id in chosen]
-
-
-def taken(pair: Preference) -> dict[str, Any]:
-    return {key: value for key, value in pair.model_dump(mode="json").items() if key in TAKEN}
+    return [label for label in train if label.prompt_id in chosen]
 
 
 def row(campaign: Campaign, share: float, minutes: float) -> str:

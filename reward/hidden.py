@@ -166,13 +166,17 @@ class _AllRead(Exception):
 @contextmanager
 def _given(layers: Any, output: Any) -> Iterator[None]:
     """Every layer returns `output`, whatever it is given."""
+    own = [vars(layer).get("forward") for layer in layers]  # of a layer whose forward somebody has replaced
     for layer in layers:
         layer.forward = lambda *args, **kwargs: output
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
+        for layer, forward in zip(layers, own, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
 
 
 @torch.inference_mode()

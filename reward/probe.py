@@ -13,8 +13,9 @@ Shapes: N pairs, H hidden units.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -48,12 +49,28 @@ class Probe:
         return features[self.place].astype(np.float64) @ self.direction
 
 
+class CurvePoint(NamedTuple):
+    """What probes say of N held-out pairs that each learnt from an equal part of the training prompts."""
+
+    prompts: int
+    """In the smallest part."""
+    margins: list[list[float]]
+    """Score of the chosen minus that of the rejected answer: by part, by pair."""
+
+
 class ProbeScores(NamedTuple):
     """What a probe says of N held-out pairs."""
 
     scores: list[tuple[float, float]]
     """Of the chosen and of the rejected answer of each pair."""
     reason: str
+    curve: Mapping[float, CurvePoint] = MappingProxyType({})
+    """By the share of the training prompts, rising to 1."""
+
+
+PARTS = (4, 2, 1)
+"""Numbers of parts into which the training prompts are cut for the learning curve. Each part teaches a probe, so that
+no draw of a few prompts decides what a quarter of the labels is worth."""
 
 
 MOST_PROMPTS = 2_000
@@ -80,8 +97,36 @@ def probe_pairs(
     say(f"{'probe':<12} {probe.reason}")
     if not heldout:
         return ProbeScores([], probe.reason)
-    scores = probe.scores(read_features(model, heldout, [probe.place.layers]))
-    return ProbeScores([(chosen, rejected) for chosen, rejected in scores.tolist()], probe.reason)
+    examined = read_features(model, heldout, [probe.place.layers])
+    scores = [(chosen, rejected) for chosen, rejected in probe.scores(examined).tolist()]
+    known = [prompts[i] for i in read]
+    return ProbeScores(scores, probe.reason, learning_curve(features, known, examined, probe.place, seed))
+
+
+def learning_curve(
+    features: Features, prompts: Sequence[str], examined: Features, place: Place, seed: int
+) -> dict[float, CurvePoint]:
+    """What probes of a quarter, of half and of all prompts say of other pairs. All read at one place, with a ridge of
+    their own. Shares of less than two prompts are left out.
+
+    features, prompts  of the training pairs
+    examined           features of the other pairs
+    """
+    distinct = sorted(set(prompts))
+    order = [distinct[i] for i in np.random.default_rng(seed).permutation(len(distinct))]
+    curve = {}
+    for parts in PARTS:
+        if len(order) < 2 * parts:
+            continue
+        part_of = {prompt: n % parts for n, prompt in enumerate(order)}
+        margins = []
+        for part in range(parts):
+            rows = [i for i, prompt in enumerate(prompts) if part_of[prompt] == part]
+            probe = fit_probe({place: features[place][rows]}, [prompts[i] for i in rows], seed)
+            scores = probe.scores(examined)
+            margins.append((scores[:, 0] - scores[:, 1]).tolist())
+        curve[1 / parts] = CurvePoint(len(order) // parts, margins)
+    return curve
 
 
 def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: Sequence[Pooling] = POOLINGS) -> Probe:
@@ -97,7 +142,7 @@ def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: S
     places = sorted(place for place in features if place.pooling in poolings)
     folds = folds_of_prompts(prompts, seed)
     if len(set(folds)) < 2:
-        place, ridge = Place(max(place.layers for place in places), "last token"), 1.0
+        place, ridge = places[-1], 1.0
         reason = f"{_named(place, features)}: with one prompt there is nothing to choose by"
     else:
         judged = {place: _judge_ridges(features[place], weights, folds) for place in places}

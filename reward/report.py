@@ -33,7 +33,8 @@ class ReliabilityPoint(Artifact):
     """The held-out pairs in which the model is about as sure."""
 
     confidence: float
-    """Mean probability with which the model expects the answer that it scores higher to be preferred."""
+    """Mean probability with which the model expects the answer that it scores higher to be preferred. Each prompt
+    weighs the same."""
     right: Share
     """How often that answer was preferred."""
 
@@ -47,6 +48,16 @@ class ProbeShare(Share):
     """The reward model's accuracy minus the probe's, prompt by prompt."""
 
 
+class LearningPoint(Artifact):
+    """What a share of the training prompts teaches a probe (`reward.probe`), which takes seconds to fit."""
+
+    share: float
+    prompts: int
+    """Training prompts from which each probe of this share learnt."""
+    accuracy: Share
+    """On the held-out pairs: the mean over probes of all parts of this size."""
+
+
 class ReportCard(RewardCard, extra="forbid"):
     """The report card of one reward model. Without held-out pairs it has no keys about them."""
 
@@ -56,6 +67,8 @@ class ReportCard(RewardCard, extra="forbid"):
     """Rank correlation of the margin in score with the margin in length."""
     probe: ProbeShare | None = absent()
     """Absent where nothing was trained."""
+    learning_curve: list[LearningPoint] | None = absent()
+    """Of the probe, by the share of the training prompts."""
     shuffled_p: float | None = absent()
     """How often labels that are shuffled by prompt would give at least this accuracy."""
     reliability: list[ReliabilityPoint] | None = absent()

@@ -25,7 +25,7 @@ import torch
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.card.stress import stress
-from reward.comparisons import Contrast, LabelRow, counts, label_rows
+from reward.comparisons import Contrast, Encoded, LabelRow, counts, label_rows
 from reward.config import RewardConfig
 from reward.probe import ProbeScores, probe_pairs
 from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard
@@ -35,7 +35,7 @@ from trueup.console import progress, say
 from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.errors import DataError
 from trueup.models import loading
-from trueup.models.scoring import score, score_answers
+from trueup.models.scoring import Reading, score_answers, score_readings
 from trueup.models.templates.ends import choice_of
 from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.training import adapters, loop
@@ -57,12 +57,13 @@ def run(config: RewardConfig) -> Path:
     stage.trained_on(pair.prompt for pair in [*pairs.train, *ties, *pairs.ideals] if config.learning_rate)
 
     # 2. Train --------------------------------------------------------------------------------------------------------
-    model, train, probe, learnt, fold = fit(config, stage, parents.get("sft"), pairs.train, ties, pairs.ideals, pairs)
+    fitted = fit(config, stage, parents.get("sft"), pairs.train, ties, pairs.ideals, pairs)
+    model = fitted.model
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
     labelled = read_rows(parents["label"].dir / "preferences.jsonl", Preference)
-    heldout = score_pairs(model, pairs, config.max_length)
-    card = report_card(train, heldout, stage, labelled, probe, stress(model, heldout.pairs))
+    heldout = score_pairs(model, fitted.heldout)
+    card = report_card(fitted.train, heldout, stage, labelled, fitted.probe, stress(model, heldout.pairs))
 
     # 4. Save ---------------------------------------------------------------------------------------------------------
     write_rows(
@@ -74,7 +75,7 @@ def run(config: RewardConfig) -> Path:
     )
     wrong = mistakes(heldout)
     write_rows(stage.dir / "mistakes.jsonl", wrong)
-    fold()
+    fitted.fold()
     loading.save(model, stage.dir / "model")
     stage.facts.update(model.placement.facts, chat_template=choice_of(model.tokenizer))
     if "sample" in parents:  # behind the saved model, which must not be lost with what others sampled
@@ -90,7 +91,7 @@ def run(config: RewardConfig) -> Path:
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties, *pairs.judge_ideals])
         judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs)
-        heldout = score_pairs(judge.model, pairs, config.max_length)
+        heldout = score_pairs(judge.model, judge.heldout)
         probes, whose = stress(judge.model, heldout.pairs), "the second reward model: "
         second = report_card(judge.train, heldout, aside, labelled, judge.probe, probes, whose)
         judge.fold()
@@ -98,7 +99,7 @@ def run(config: RewardConfig) -> Path:
         judge_card = SecondReportCard(**dict(second), learnt=judge.learnt, merge=aside.facts.get("merge"))
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
-    report = RewardReport(**dict(card), learnt=learnt, judge=judge_card)
+    report = RewardReport(**dict(card), learnt=fitted.learnt, judge=judge_card)
     stage.write_report(report)
     write_report(stage, report, wrong)
     return stage.finish()
@@ -108,6 +109,8 @@ class Fitted(NamedTuple):
     model: loading.Loaded
     train: list[Preference]
     """The training pairs that fit."""
+    heldout: list[Encoded]
+    """The held-out pairs that fit, with their tokens."""
     probe: ProbeScores | None
     """The probe's scores of the held-out pairs that fit; None where nothing is trained."""
     learnt: Learnt | None
@@ -133,9 +136,10 @@ def fit(
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
     ties, tied_rows = encode_pairs(ties, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
     ideals, ideal_rows = encode_pairs(ideals, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
-    _, heldout_rows = encode_pairs(
+    heldout, heldout_rows = encode_pairs(
         pairs.heldout, model.tokenizer, limit, heldout_dropped, stage, rule, with_reasoning=False
     )
+    examined = list(zip(heldout, heldout_rows, strict=True))
     if not rows:
         raise DataError(f"no pair is left to train on within reward.max_length, {limit} tokens (left out: {dropped})")
     if dropped.counts or heldout_dropped.counts:
@@ -143,7 +147,7 @@ def fit(
     if not config.learning_rate:
         say(f"{'model':<12} used as it is: reward.learning_rate is 0")
         model.model.eval()
-        return Fitted(model, train, None, None, lambda: None)
+        return Fitted(model, train, examined, None, None, lambda: None)
     probe = probe_pairs(model, rows, [pair.prompt_id for pair in train], heldout_rows, config.seed)
     strict = zip([*train, *ideals], [*rows, *ideal_rows], strict=True)
     labels = label_rows(config, strict, zip(ties, tied_rows, strict=True))
@@ -157,7 +161,7 @@ def fit(
         model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
         loop.require_sound(model.model, "reward, merging the adapter", every=True)
 
-    return Fitted(model, train, probe, learnt, fold)
+    return Fitted(model, train, examined, probe, learnt, fold)
 
 
 def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loaded:
@@ -175,15 +179,13 @@ def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loade
     return model
 
 
-def score_pairs(model: loading.Loaded, pairs: Pairs, max_length: int) -> ScoredPairs:
-    """The held-out pairs that fit, with the scores of their chosen and of their rejected answers."""
-    heldout, rows = encode_pairs(
-        pairs.heldout, model.tokenizer, max_length, Dropped(), on_bad_rows=pairs.on_bad_rows, with_reasoning=False
-    )
-    prompts = [pair.prompt for pair in heldout]
-    answers = [row.chosen_ids for row in rows] + [row.rejected_ids for row in rows]
-    scores = score(model, prompts + prompts, answers)
-    return ScoredPairs(heldout, scores[: len(heldout)], scores[len(heldout) :])
+def score_pairs(model: loading.Loaded, pairs: Sequence[Encoded]) -> ScoredPairs:
+    """The pairs with the scores of their chosen and of their rejected answers."""
+    sides = ([row.chosen_ids for _, row in pairs], [row.rejected_ids for _, row in pairs])
+    prompts = [tuple(row.prompt_ids) for _, row in pairs]
+    readings = [Reading(prompt, tuple(ids)) for side in sides for prompt, ids in zip(prompts, side, strict=True)]
+    scores = score_readings(model, readings)
+    return ScoredPairs([pair for pair, _ in pairs], scores[: len(pairs)], scores[len(pairs) :])
 
 
 def score_candidates(model: loading.Loaded, rows: Sequence[CandidateSet], stage: StageRun) -> Iterator[CandidateScores]:

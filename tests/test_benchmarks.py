@@ -12,7 +12,7 @@ from few_labels import prepare
 from ppo_toy import toy_campaign
 from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
-from trueup.data.records import Message, Preference, write_rows
+from trueup.data.records import Message, Ranking, read_rows, write_rows
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
@@ -34,10 +34,14 @@ def test_a_share_of_the_labels_has_a_campaign_and_a_larger_one_holds_it(tmp_path
     for stage in ("sft", "candidates", "labels"):
         (tmp_path / "run" / stage).mkdir(parents=True)
     labels = [
-        Preference(
+        Ranking(
             prompt=[Message(role="user", content=f"Question {i}?")],
-            chosen=[Message(role="assistant", content="Yes.")],
-            rejected=[Message(role="assistant", content="No.")],
+            completions=["Yes.", "No."],
+            completion_token_ids=[None, None],
+            finished=[True, True],
+            tiers=[[0, 1]] if i % 2 else [[0], [1]],
+            both_bad=i % 4 == 1,
+            strength=None if i % 2 else 3,
             prompt_id=str(i),
             split="train",
             label_id=str(i),
@@ -47,9 +51,12 @@ def test_a_share_of_the_labels_has_a_campaign_and_a_larger_one_holds_it(tmp_path
         )
         for i in range(20)
     ]
-    write_rows(tmp_path / "run" / "labels" / "preferences.jsonl", labels)
+    write_rows(tmp_path / "run" / "labels" / "rankings.jsonl", labels)
     options = Namespace(run=tmp_path / "run", overrides=[], seed=0)
     campaign = reward_model.prepare(options, tmp_path / "made", share=0.5)
     assert campaign.stages["reward"].run_dir == tmp_path / "made" / "run"
     half, quarter = (reward_model.share_of(labels, share, 0) for share in (0.5, 0.25))
-    assert len(half) == 10 and len(quarter) == 5 and all(pair in half for pair in quarter)
+    assert len(half) == 10 and len(quarter) == 5 and all(label in half for label in quarter)
+    written = read_rows(tmp_path / "made" / "labels.jsonl", Ranking)
+    assert {label.strength for label in written} == {None, 3} and any(label.both_bad for label in written)
+    assert all(label in labels for label in written), "grades and ties are those that were given"

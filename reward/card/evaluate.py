@@ -22,7 +22,7 @@ from reward.card.shares import (
     share_of,
 )
 from reward.probe import ProbeScores
-from reward.report import Mistake, ProbeShare, ReliabilityPoint, ReportCard, Stress
+from reward.report import LearningPoint, Mistake, ProbeShare, ReliabilityPoint, ReportCard, Stress
 from trueup.artifacts.reports import Baseline, BestBaseline, Calibration, Normalisation, PairCounts
 from trueup.console import say
 from trueup.data.records import Preference
@@ -120,6 +120,7 @@ def report_card(
         reliability=_reliability(heldout),
         reward_length_spearman=spearman(heldout.margins, [longer(pair) for pair in pairs]),
         probe=_beside_probe(pairs, right, probe) if probe else None,
+        learning_curve=_learning_curve(pairs, probe) if probe else None,
         stress=stress,
         by_category=by_slice(pairs, right, lambda pair: pair.category or "none"),
         by_annotator=by_slice(pairs, right, lambda pair: pair.annotator),
@@ -157,6 +158,15 @@ def _beside_probe(pairs: Sequence[Preference], right: Sequence[float], probe: Pr
     return ProbeShare(**dict(share_of(pairs, share)), reason=probe.reason, difference=ahead.estimate())
 
 
+def _learning_curve(pairs: Sequence[Preference], probe: ProbeScores) -> list[LearningPoint]:
+    points_of_curve = []
+    for share, point in probe.curve.items():
+        rights = np.mean([[half_for_ties(margin) for margin in margins] for margins in point.margins], axis=0)
+        accuracy = share_of(pairs, over_prompts(pairs, rights.tolist()))
+        points_of_curve.append(LearningPoint(share=share, prompts=point.prompts, accuracy=accuracy))
+    return points_of_curve
+
+
 # ---- Figures ----------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +189,8 @@ def _calibration(heldout: ScoredPairs, temperature: Interval) -> Calibration:
 
 def _reliability(heldout: ScoredPairs) -> list[ReliabilityPoint]:
     curve, all_right = [], heldout.right
-    for confidence, rows in by_confidence(heldout.margins):
+    prompts = [pair.prompt_id for pair in heldout.pairs]
+    for confidence, rows in by_confidence(heldout.margins, prompts=prompts):
         members = [heldout.pairs[i] for i in rows]
         right = share_of(members, over_prompts(members, [all_right[i] for i in rows]))
         curve.append(ReliabilityPoint(confidence=confidence, right=right))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from reward.report import Mistake, ReportCard, RewardReport
+from reward.report import Learnt, Mistake, ReportCard, RewardReport
 from trueup.artifacts.reports import Estimate, Share
 from trueup.files import write_atomically
 from trueup.pages import curves, plots
@@ -88,7 +88,7 @@ def sentence(report: ReportCard) -> str:
     return text
 
 
-def facts(report: ReportCard) -> list[tuple[str, str, str]]:
+def facts(report: RewardReport) -> list[tuple[str, str, str]]:
     """(what, number, note) of the headline."""
     if report.accuracy is None:
         return [("Training pairs", str(report.pairs.train), "none held out")]
@@ -102,7 +102,24 @@ def facts(report: ReportCard) -> list[tuple[str, str, str]]:
         note = "above 1 the scores are too far apart"
         rows.append(("Temperature", decimals(calibration.temperature, 2), note))
     rows.append(("Pairs", str(report.pairs.train), f"trained on; {report.pairs.heldout} held out"))
+    if report.learnt:
+        rows.append(("Labels", str(report.learnt.labels), in_these_labels(report.learnt)))
     return rows
+
+
+def in_these_labels(learnt: Learnt) -> str:
+    """`100 comparisons: 5 ties, 40 with a grade, 4 of an answer that was found bad`."""
+    counts = {
+        "ties": learnt.ties,
+        "with a grade": learnt.graded,
+        "of an answer that was found bad": learnt.below_others,
+    }
+    text = f"{learnt.comparisons} comparisons"
+    if kinds := ", ".join(f"{count} {kind}" for kind, count in counts.items() if count):
+        text += f": {kinds}"
+    if learnt.tie_threshold:
+        text += f"; people tell answers apart half of the time if scores differ by {decimals(learnt.tie_threshold, 2)}"
+    return text
 
 
 def in_points(difference: Estimate) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from reward.hidden import POOLINGS, Place, depths, read_features
-from reward.probe import MOST_PROMPTS, fit_directions, fit_probe, pairs_to_read, prompt_weights
+from reward.probe import MOST_PROMPTS, fit_directions, fit_probe, learning_curve, pairs_to_read, prompt_weights
 from trueup.models import loading
 from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
@@ -131,6 +131,43 @@ def test_one_prompt_and_equal_answers_give_a_probe_that_prefers_nothing(model: L
     probe = fit_probe(features, ["only"], seed=0)
     assert "nothing to choose by" in probe.reason
     assert (probe.scores(features) == 0).all()
+
+
+def test_a_learning_curve_is_of_probes_that_learn_from_every_part_of_the_prompts_and_rises_with_them(
+    model: Loaded,
+) -> None:
+    rows = texts(400)
+    names = prompts_of(rows)
+    place = Place(1, "last token")
+    features = {place: read_features(model, rows, [1, 2])[place]}
+    direction = np.random.default_rng(1).normal(size=32) / features[place].std(axis=(0, 1))
+    features = {place: planted(features[place], direction)}
+    train, examined = {place: features[place][:300]}, {place: features[place][300:]}
+    curve = learning_curve(train, names[:300], examined, place, seed=0)
+    assert {share: (point.prompts, np.shape(point.margins)) for share, point in curve.items()} == {
+        0.25: (37, (4, 100)),
+        0.5: (75, (2, 100)),
+        1.0: (150, (1, 100)),
+    }
+    accuracies = [(np.array(point.margins) > 0).mean() for point in curve.values()]
+    assert accuracies[0] < accuracies[1] < accuracies[2] > 0.9
+    whole = fit_probe(train, names[:300], seed=0).scores(examined)
+    assert curve[1.0].margins[0] == (whole[:, 0] - whole[:, 1]).tolist(), "the last is the probe itself"
+    assert list(learning_curve({place: features[place][:8]}, names[:8], examined, place, seed=0)) == [0.5, 1.0]
+    assert learning_curve({place: features[place][:2]}, names[:2], examined, place, seed=0) == {}, "one prompt"
+
+
+def test_reading_leaves_a_layer_whose_forward_somebody_has_replaced_as_it_was(model: Loaded) -> None:
+    layer = model.model.base_model.layers[0]
+    original, calls = layer.forward, []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return original(*args, **kwargs)
+
+    layer.forward = watched
+    read_features(model, texts(4), depths(model.model))
+    assert calls and layer.forward is watched and "forward" not in vars(model.model.base_model.layers[1])
 
 
 def test_of_many_prompts_it_reads_some_with_all_of_their_pairs() -> None:

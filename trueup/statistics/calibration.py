@@ -32,13 +32,25 @@ def expected_calibration_error(
     return float(abs(gap).sum() / w.sum())
 
 
-def by_confidence(margins: Sequence[float], bins: int = 10) -> list[tuple[float, np.ndarray]]:
-    """Mean confidence and members (indices) of every bin of `expected_calibration_error` that has some."""
+def by_confidence(
+    margins: Sequence[float], bins: int = 10, prompts: Sequence[str] | None = None
+) -> list[tuple[float, np.ndarray]]:
+    """Mean confidence and members (indices) of every bin of `expected_calibration_error` that has some.
+
+    prompts  (N,) the prompt of each margin: within a bin all prompts weigh the same. By default all margins do
+    """
     m, _ = _weighted(margins, None)
     confidence = sigmoid(abs(m))
     index = _bin(confidence, bins)
     members = [np.flatnonzero(index == number) for number in range(bins)]
-    return [(float(confidence[rows].mean()), rows) for rows in members if rows.size]
+    weights = [
+        np.ones(rows.size) if prompts is None else _prompts(np.asarray(prompts)[rows].tolist())[1] for rows in members
+    ]
+    return [
+        (float(np.average(confidence[rows], weights=of_bin)), rows)
+        for rows, of_bin in zip(members, weights, strict=True)
+        if rows.size
+    ]
 
 
 def brier(margins: Sequence[float], weights: Sequence[float] | None = None) -> float:

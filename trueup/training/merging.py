@@ -86,11 +86,15 @@ def _judge_loss(
 ) -> None:
     """Record the share of the training's change that a lower precision loses."""
     difference = _distance(logits, adapted)
-    share = _norm([a - b for a, b in zip(logits, adapted, strict=True)]) / max(_norm(change), 1e-30)
-    as_read = {"read_dtype": dtype, "max_logit_difference_as_read": difference, "lost_as_read": share}
-    stage.facts["merge"] = check.model_copy(update=as_read)
+    as_read = {"read_dtype": dtype, "max_logit_difference_as_read": difference}
+    stage.facts["merge"] = check = check.model_copy(update=as_read)
+    if not _norm(change):
+        say(f"{'':<12} in {dtype}: max difference {difference:.1e}; training changed no logit, so none is lost")
+        return
+    share = _norm([a - b for a, b in zip(logits, adapted, strict=True)]) / _norm(change)
+    stage.facts["merge"] = check.model_copy(update={"lost_as_read": share})
     say(f"{'':<12} in {dtype}: max difference {difference:.1e}, {share:.0%} of the change in logits")
-    if _norm(change) and share > _LOST:
+    if share > _LOST:
         stage.find(
             "warn",
             "rounded_away",

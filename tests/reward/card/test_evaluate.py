@@ -11,7 +11,7 @@ from preferences import pair
 from reward.card.baselines import BAG, learn_baselines
 from reward.card.ceiling import best_accuracy, ceiling
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
-from reward.probe import ProbeScores
+from reward.probe import CurvePoint, ProbeScores
 from trueup.data.records import Preference
 from trueup.runs import Finding, StageRun
 
@@ -112,6 +112,26 @@ def test_a_probe_stands_beside_the_model_with_the_difference_prompt_by_prompt() 
     difference = report["probe"]["difference"]
     assert difference["value"] == pytest.approx(report["accuracy"]["value"] - 0.5) and difference["n"] == 40
     assert difference["ci_low"] < difference["value"] < difference["ci_high"]
+
+
+def test_the_learning_curve_is_the_mean_over_the_probes_of_a_share_and_each_prompt_weighs_the_same() -> None:
+    heldout = [pair(1, "a", "b"), pair(2, "a", "b"), pair(2, "a", "b", annotator="bob")]
+    curve = {
+        0.5: CurvePoint(5, [[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]]),
+        1.0: CurvePoint(10, [[1.0, 1.0, -1.0]]),
+    }
+    report, _ = card(SHORTER, heldout, *scores([True] * 3), probe=ProbeScores([(1.0, 0.0)] * 3, "layer 1 of 2", curve))
+    half, whole = report["learning_curve"]
+    assert (half["share"], half["prompts"], half["accuracy"]["value"]) == (0.5, 5, 0.5)
+    assert (whole["share"], whole["prompts"], whole["accuracy"]["value"]) == (1.0, 10, 0.75)
+    assert (whole["accuracy"]["n"], whole["accuracy"]["prompts"]) == (3, 2)
+
+
+def test_confidence_and_accuracy_of_a_point_of_the_curve_are_means_over_the_same_prompts() -> None:
+    heldout = [pair(1, "a", "b")] + [pair(2, "a", "b", annotator=str(k)) for k in range(9)]
+    report, _ = card(SHORTER, heldout, [math.log(0.61 / 0.39)] + [math.log(0.64 / 0.36)] * 9, [0.0] * 10)
+    (point,) = report["reliability"]
+    assert point["confidence"] == pytest.approx((0.61 + 0.64) / 2) and point["right"]["prompts"] == 2
 
 
 def test_the_best_rule_is_picked_on_training_pairs_and_not_where_it_is_examined() -> None:

@@ -13,7 +13,7 @@ from preferences import pair
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.config import RewardConfig
-from reward.probe import ProbeScores
+from reward.probe import CurvePoint, ProbeScores
 from reward.report import Learnt, RewardReport, SecondReportCard, Stress
 from trueup.artifacts.reports import Share
 from trueup.config import SplitConfig
@@ -71,7 +71,8 @@ def made(folder: Path, heldout: int = 240, texts: list[str] = ANSWERS, right: fl
     pairs = labelled(heldout, texts)
     margins = [draw.expovariate(0.5) * (1 if draw.random() < right else -1) for _ in pairs]
     scored = ScoredPairs(pairs, margins, [0.0] * heldout)
-    probe = ProbeScores([(draw.random(), 0.4) for _ in pairs], f"layer 3 of 6 {texts[0]}")
+    curve = {1 / parts: CurvePoint(100 // parts, [[draw.gauss(0.3, 1) for _ in pairs]] * parts) for parts in (4, 1)}
+    probe = ProbeScores([(draw.random(), 0.4) for _ in pairs], f"layer 3 of 6 {texts[0]}", curve)
     train = labelled(100, texts)
     overlap = [pair(i, "a", "b", annotator=name) for i in range(30) for name in ("ann", "bob")]
     card = report_card(train, scored, stage, overlap, probe, STRESS)
@@ -102,6 +103,17 @@ def test_the_verdict_stands_first_and_the_accuracy_beside_what_it_must_beat_and_
         assert name in rest
     assert "ceiling: a perfect model" in rest and "72.5 % [66.2, 78.3]" in rest
     assert "layer 3 of 6" in rest and "learnt from the training pairs which words are preferred" in rest
+
+
+def test_the_page_says_what_was_learnt_from_and_what_more_labels_were_worth_to_a_probe(tmp_path: Path) -> None:
+    stage, report, rows = made(tmp_path)
+    text = Page(page(stage, report, rows)).text
+    assert "100 comparisons: 5 ties, 40 with a grade, 4 of an answer that was found bad" in text
+    curve = text.partition("Would more labels help?")[2].partition("Is it right as often")[0]
+    assert "The accuracy of the probe" in curve and "100 prompts" in curve and "25 prompts" in curve
+    assert (
+        report.learning_curve and wording.percent(report.learning_curve[0].accuracy.value).replace("\xa0", " ") in curve
+    )
 
 
 def test_the_mistakes_are_shown_with_both_answers_and_both_scores(tmp_path: Path) -> None:

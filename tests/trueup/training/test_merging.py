@@ -86,6 +86,16 @@ def test_in_float32_nothing_is_lost_and_a_large_change_survives_bf16(
         assert (facts["lost_as_read"] or 0.0) < 0.1
 
 
+def test_where_training_changed_no_logit_no_share_of_the_change_is_lost(
+    tiny_base: Path, campaign: Callable[..., Any], tmp_path: Path
+) -> None:
+    stage = stage_of(campaign(tmp_path))
+    merged(adapted(tiny_base, "bfloat16", 0.0), stage, ROWS)
+    facts = vars(stage.facts["merge"])
+    assert facts["max_logit_change"] == 0 and facts["read_dtype"] == "bfloat16"
+    assert facts["lost_as_read"] is None and stage.findings == []
+
+
 def test_a_merge_that_is_not_what_was_trained_fails_the_stage(
     tiny_base: Path, campaign: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
