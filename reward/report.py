@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import MergeCheck
 from trueup.artifacts.reports import Baseline, Estimate, RewardCard, Share
@@ -143,6 +145,45 @@ class Mistake(Row):
     category: str | None
     annotator: str
     strength: int | None
+
+
+class AnswerScore(Row):
+    """A line of `trueup reward score`: an answer of a file, and what the reward model says of it."""
+
+    where: str
+    """File and line of its row."""
+    prompt_id: str
+    category: str | None
+    completion: str
+    tier: int | None
+    """Its rank in the row, 0 is best; null if it is not ranked."""
+    score: float
+
+
+class FileReport(Artifact):
+    """The figures of `trueup reward eval`: how often the better answer scores higher. Each prompt weighs the same."""
+
+    model: str
+    file: str
+    file_sha256: str
+    rows: int
+    """Rows whose answers all have a score."""
+    ties: int
+    """Rows among them that prefer no answer, and count for nothing."""
+    dropped: dict[str, int]
+    """Rows that were not used, by reason."""
+    columns_not_read: dict[str, int]
+    """Columns that no reader knows, with the number of rows that have them."""
+    accuracy: Share
+    length_rule: Literal["longer", "shorter"]
+    """Which of the two is right more often in this file."""
+    by_length_rule: Share
+    """Accuracy of that rule."""
+    ahead: Estimate
+    """The model's accuracy minus the rule's, prompt by prompt."""
+    by_category: dict[str, Share]
+    by_length: dict[str, Share]
+    """By whether the chosen answer has more words than the other."""
 
 
 class CandidateScores(Row):

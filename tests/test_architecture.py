@@ -65,7 +65,7 @@ def test_trueup_names_no_stage_outside_of_its_table() -> None:
     assert arrows("trueup", STAGES) == []
     assert [name for _, name in imports(TABLE) if name.partition(".")[0] in STAGES] == []
     named = Counter(name.partition(".")[0] for _, name in strings(TABLE) if not name.endswith("Config"))
-    assert named == {"rlhf": 1, "ui": 1}, "one string for each package's commands, and the choice of algorithms"
+    assert named == {"reward": 1, "rlhf": 1, "ui": 1}, "each package's commands, and the choice of algorithms"
 
 
 def test_a_string_is_seen_as_an_arrow(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    arguments = make_parser().parse_args(argv)
+    arguments = make_parser().parse_args(command_first(sys.argv[1:] if argv is None else argv))
     from trueup.errors import LabelsPending, StageCrashed, TrueupError, of_the_machine
 
     try:
@@ -67,8 +67,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"trueup {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, command in _commands().items():
-        one = commands.add_parser(name, **described(command.does))
+    by_name = _commands()
+    for name, command in by_name.items():
+        further = [f"`trueup {other}`" for other in by_name if other.startswith(f"{name} ")]
+        epilog = f"Further commands: {', '.join(further)}." if further else None
+        one = commands.add_parser(name, epilog=epilog, **described(command.does))
         one.set_defaults(command=command.run, name=name)
         command.takes(one)
     return parser
@@ -91,6 +94,13 @@ def _commands() -> dict[str, Command]:
     for name in COMMANDS:
         commands |= load_object(name)
     return commands
+
+
+def command_first(words: Sequence[str]) -> Sequence[str]:
+    """The words of a command line with those that name the command as one: `reward score` is a command beside
+    `reward`, whose own first argument is a file."""
+    name = " ".join(words[:2])
+    return [name, *words[2:]] if name in _commands() else words
 
 
 def _takes_run(parser: argparse.ArgumentParser) -> None:

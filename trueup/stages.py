@@ -43,9 +43,9 @@ STAGES = {
 }
 """The stages in their order, by name: the command, and the section of the campaign file."""
 
-COMMANDS = ("ui.commands:COMMANDS",)
+COMMANDS = ("reward.commands:COMMANDS", "ui.commands:COMMANDS")
 """`module:name` of each package's commands, by name (trueup.commandline.commands.Command). A command with the name of a
-stage replaces the stage's own."""
+stage replaces the stage's own; a name of two words is a further command of the first."""
 
 
 def load_object(name: str) -> Any:

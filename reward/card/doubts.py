@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reward.card.baselines import BAG
-from reward.card.shares import percent, points
+from reward.card.shares import interval_of, percent, points
 from reward.report import Stress
-from trueup.artifacts.reports import Share, number
+from trueup.artifacts.reports import Share
 from trueup.runs import Finding
 from trueup.statistics.intervals import Interval
 
@@ -94,7 +94,7 @@ def _length(measured: Measured) -> Iterator[Finding]:
         if kind != "as long" and share.ci_high is not None and share.ci_high < 0.5:
             other = "shorter" if kind == "longer" else "longer"
             message = (
-                f"where the {kind} answer is preferred the model is right in {percent(_interval(share))} of the "
+                f"where the {kind} answer is preferred the model is right in {percent(interval_of(share))} of the "
                 f"pairs: it follows length, so label more pairs whose {kind} answer is better than the {other} one"
             )
             yield Finding("warn", "follows_length", message)
@@ -102,15 +102,10 @@ def _length(measured: Measured) -> Iterator[Finding]:
 
 def _stress(measured: Measured) -> Iterator[Finding]:
     shares = measured.stress.scores_higher if measured.stress else {}
-    fooled = [f"{name} {percent(_interval(share))}" for name, share in shares.items() if (share.ci_low or 0) > FOOLED]
+    fooled = [f"{name} {percent(interval_of(share))}" for name, share in shares.items() if (share.ci_low or 0) > FOOLED]
     if fooled:
         message = (
             f"worse texts score higher than the answers they were made from: {', '.join(fooled)}; label pairs in which "
             "such a text stands beside a good answer, and read the samples of an online algorithm for it"
         )
         yield Finding("warn", "worse_texts_score_higher", message)
-
-
-def _interval(share: Share) -> Interval:
-    low, high = share.ci_low, share.ci_high
-    return Interval(number(share), 0.0 if low is None else low, 1.0 if high is None else high, share.prompts)

@@ -94,7 +94,7 @@ def report_card(
     best = max(learnt, key=lambda name: learnt[name].accuracy)
     ahead = difference_over_prompts(pairs, right, orders[best])
     temperature = temperature_interval(heldout.margins, [pair.prompt_id for pair in pairs])
-    by_length = by_slice(pairs, right, _which_length)
+    by_length = by_slice(pairs, right, which_length)
     shuffled_p = shuffled_labels_p(by_prompt(pairs, right))
     say(
         f"{'accuracy':<12} {percent(accuracy)} on {len(pairs)} held-out pairs of {accuracy.n} prompts; "
@@ -202,6 +202,6 @@ def _normalisation(scores: Sequence[float]) -> Normalisation:
     return Normalisation(mean=mean, std=(sum((score - mean) ** 2 for score in scores) / len(scores)) ** 0.5)
 
 
-def _which_length(pair: Preference) -> str:
+def which_length(pair: Preference) -> str:
     words = longer(pair)
     return "as long" if words == 0 else "longer" if words > 0 else "shorter"

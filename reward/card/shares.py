@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from trueup.artifacts.reports import Share
+from trueup.artifacts.reports import Share, number
 from trueup.data.records import Preference
 from trueup.statistics.intervals import Interval
 from trueup.statistics.win_rates import margin_interval, win_rate
@@ -56,6 +56,12 @@ def by_slice(pairs: Sequence[Preference], right: Sequence[float], key: Callable[
         members = [pairs[i] for i in rows]
         shares[name] = share_of(members, over_prompts(members, [right[i] for i in rows]))
     return shares
+
+
+def interval_of(share: Share) -> Interval:
+    """The interval of a share in a report; what is not known of it is anything from 0 to 1."""
+    low, high = share.ci_low, share.ci_high
+    return Interval(number(share), 0.0 if low is None else low, 1.0 if high is None else high, share.prompts)
 
 
 def percent(share: Interval) -> str:

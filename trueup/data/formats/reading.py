@@ -171,6 +171,9 @@ def _common_columns(row: Columns, use: Use) -> Values:
         row.names_read.add("split")  # every campaign computes it anew
     if use == "preferences":
         values |= {"provenance": provenance(row), "annotator": "unknown"}
+        subset = row.values.get("subset")  # RewardBench's name of a category, and elsewhere that of a split
+        if values["category"] is None and isinstance(subset, str) and not vocabulary.mark_against("subset", subset):
+            values["category"] = row.get("subset")
         for name in vocabulary.ANNOTATORS:
             if row.there(name):
                 try:
