@@ -61,9 +61,8 @@ def run(config: RewardConfig) -> Path:
     model = fitted.model
 
     # 3. Evaluate on held-out pairs -----------------------------------------------------------------------------------
-    labelled = read_rows(parents["label"].dir / "preferences.jsonl", Preference)
     heldout = score_pairs(model, fitted.heldout)
-    card = report_card(fitted.train, heldout, stage, labelled, fitted.probe, stress(model, heldout.pairs))
+    card = report_card(fitted.train, heldout, stage, pairs.labelled, fitted.probe, stress(model, heldout.pairs))
 
     # 4. Save ---------------------------------------------------------------------------------------------------------
     write_rows(
@@ -93,7 +92,7 @@ def run(config: RewardConfig) -> Path:
         judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs)
         heldout = score_pairs(judge.model, judge.heldout)
         probes, whose = stress(judge.model, heldout.pairs), "the second reward model: "
-        second = report_card(judge.train, heldout, aside, labelled, judge.probe, probes, whose)
+        second = report_card(judge.train, heldout, aside, pairs.labelled, judge.probe, probes, whose)
         judge.fold()
         loading.save(judge.model, aside.dir / "model")
         judge_card = SecondReportCard(**dict(second), learnt=judge.learnt, merge=aside.facts.get("merge"))

@@ -123,6 +123,7 @@ LORA = {
 SFT = {"data": Probe({"data": ["more.jsonl"]}, see="trainer")}
 REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
+    "criteria_weights": ShownBy("tests/reward/test_criteria.py", "criteria_weights"),  # nobody was asked for any
     "ideal_answers": ShownBy("tests/test_labels_to_learning.py", "ideal_answers"),  # nobody wrote any
     "center_rewards_coefficient": Probe({"center_rewards_coefficient": 1.0}),
     "score_candidates": Probe({"score_candidates": True}),
@@ -136,6 +137,7 @@ DPO = {
     "algorithm": Probe({"algorithm": "grpo", "rewards": {"rubric": 1.0}, **SMALL}, see="trainer"),
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
     "beta": trainer(beta=0.4),
+    "criteria_weights": ShownBy("tests/reward/test_criteria.py", "criteria_weights"),  # nobody was asked for any
     "ideal_answers": ShownBy("tests/test_labels_to_learning.py", "ideal_answers"),  # nobody wrote any
     "loss_type": Probe({"loss_type": "hinge"}),
     "label_smoothing": Probe({"label_smoothing": 0.2}),
@@ -149,6 +151,7 @@ KTO = {
     "algorithm": Probe({"algorithm": "dpo"}, see="trainer"),
     "pairs": Probe({"pairs": "all"}, see="trainer"),
     "beta": trainer(beta=0.4),
+    "criteria_weights": ShownBy("tests/reward/test_criteria.py", "criteria_weights"),  # nobody was asked for any
     "ideal_answers": ShownBy("tests/test_labels_to_learning.py", "ideal_answers"),  # nobody wrote any
     "desirable_weight": trainer(desirable_weight=2.0),
     "undesirable_weight": trainer(undesirable_weight=2.0),

@@ -32,6 +32,7 @@ UNTRAINED: dict[str, Any] = {"learning_rate": 0, "max_steps": None, "train_batch
 """A learning rate of 0, and no key beside it that only training reads."""
 TRAINING: dict[str, Any] = {
     "center_rewards_coefficient": 0.1,
+    "criteria_weights": {"helpful": 1.0},
     "full_finetuning": True,
     "grade_margins": [0, 1, 2],
     "ideal_answers": False,

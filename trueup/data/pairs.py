@@ -41,9 +41,11 @@ def _pair(ranking: Ranking, first: tuple[int, int], second: tuple[int, int]) -> 
             f"{side}_logp": ranking.logps[index] if ranking.logps else None,
             f"{side}_rank": its_rank,
         }
+    sides = {None: None, i: "chosen", j: "rejected"}
     return Preference(
         **{key: getattr(ranking, key) for key in Label.model_fields},
         **fields,
+        better_by={name: sides[best] for name, best in (ranking.criteria or {}).items() if best in sides},
         both_bad=ranking.both_bad and rank == lower_rank,
         num_tiers=len(ranking.tiers),
         display_first=order and ("chosen" if order.index(i) < order.index(j) else "rejected"),

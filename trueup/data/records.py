@@ -203,6 +203,8 @@ class Preference(Label):
     num_tiers: int = 2
     both_bad: bool = Field(False, exclude_if=is_empty)
     """Of a tie: neither answer is good."""
+    better_by: dict[str, Literal["chosen", "rejected"] | None] = Field({}, exclude_if=is_empty)
+    """The better answer by each criterion that was asked; None: a tie."""
     ideal: bool = Field(False, exclude_if=is_empty)
     """Whether the annotator wrote the chosen answer, as the ideal one: no policy sampled it."""
     display_first: Literal["chosen", "rejected"] | None = None

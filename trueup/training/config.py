@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from trueup.config import Problems, Section, from_campaign
+from trueup.data.criteria import OVERALL
 from trueup.data.pairs import PairRule
 from trueup.files import Json
 from trueup.models.config import ModelStageConfig
@@ -114,6 +115,19 @@ class PreferenceConfig(TrainConfig):
     ideal_answers: bool = True
     """Whether an ideal answer that somebody wrote counts as better than each answer that was shown with it. With `kto`
     it is desirable, and says nothing of the others."""
+
+    criteria_weights: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field({})
+    """Weights of criteria (`label.criteria`), such as `{helpful: 1, honest: 0.5}`: the weighted sum of who is better
+    by each then orders the two answers of a pair, and grades how clearly; `overall` is the overall choice. Held-out
+    pairs are ordered alike. Pairs that nobody judged by these criteria keep their overall choice. Empty: the overall
+    choice alone."""
+
+    @field_validator("criteria_weights")
+    @classmethod
+    def _say_something(cls, weights: dict[str, float]) -> dict[str, float]:
+        if weights and not any(weight for name, weight in weights.items() if name != OVERALL):
+            raise ValueError("no criterion has a weight: give one, or leave the key out")
+        return weights
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "label")

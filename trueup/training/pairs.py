@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trueup.config import SplitConfig
 from trueup.console import say
+from trueup.data.criteria import by_criteria, check_known
 from trueup.data.pairs import PairRule, choose_pairs
 from trueup.data.records import IDEALS, Dropped, Message, Preference, Ranking, read_rows
 from trueup.data.row_rules import BadRows
@@ -60,6 +61,8 @@ class Pairs:
     their text is no policy's."""
     judge_ideals: list[Preference]
     """The same of the prompts for the second reward model."""
+    labelled: list[Preference]
+    """All strict pairs of the labels."""
     on_bad_rows: BadRows = "refuse"
     """The label stage's rule for bad rows. It applies to a pair that the chat template refuses, too."""
 
@@ -71,7 +74,7 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
     """
     split = config.split
     path = label.dir / "preferences.jsonl"
-    labelled = read_rows(path, Preference)
+    labelled, every_tie = read_labelled(label, config)
 
     def part(name: Part, pairs: list[Preference]) -> list[Preference]:
         return [pair for pair in pairs if part_of(pair.prompt, split) == name]
@@ -82,7 +85,6 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
         raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
-    every_tie = read_rows(label.dir / "ties.jsonl", Preference)
     tied = choose_ties(every_tie, tie_rule or config.pairs)
     ties = part("train", tied)
     ideals = read_ideals(label, config)
@@ -95,6 +97,7 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
         ties_passed_over=len(part("train", every_tie)) - len(ties),
         ideals=part("train", ideals),
         judge_ideals=part("judge", ideals),
+        labelled=labelled,
         on_bad_rows=label.manifest.identity.get("on_bad_rows", "refuse"),
     )
     if ideals:
@@ -102,6 +105,19 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
         text = f"{len(pairs.ideals)} pairs of ideal answers to train on; {heldout} held out, which train nothing"
         say(f"{'ideals':<12} {text}")
     return pairs
+
+
+def read_labelled(label: FinishedStage, config: PreferenceConfig) -> tuple[list[Preference], list[Preference]]:
+    """The strict pairs and the ties of the labels, in the order of the criteria that the config weighs."""
+    strict, ties = (read_rows(label.dir / name, Preference) for name in ("preferences.jsonl", "ties.jsonl"))
+    if not config.criteria_weights:
+        return strict, ties
+    check_known(config.criteria_weights, [*strict, *ties], f"{config.stage}.criteria_weights")
+    strict, ties, changes = by_criteria(strict, ties, config.criteria_weights)
+    total = " + ".join(f"{weight:g} {name}" for name, weight in config.criteria_weights.items())
+    counts = ", ".join(f"{count} {change}" for change, count in changes.items()) or "none changed"
+    say(f"{'criteria':<12} pairs in the order of {total}: {counts}")
+    return strict, ties
 
 
 Part = Literal["train", "heldout", "judge"]

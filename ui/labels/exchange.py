@@ -404,7 +404,7 @@ _TYPES: dict[str, Any] = {
 }
 """Arrow types of columns, nested as their values are; the others are text. They are stated, because a column of nothing
 but nulls has no type to infer."""
-_AS_JSON = ("sampler", "criteria")
+_AS_JSON = ("sampler", "criteria", "better_by")
 """Objects whose keys differ from row to row: Arrow would give every row the keys of all."""
 
 

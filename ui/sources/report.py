@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
-from trueup.artifacts.artifact import Artifact
+import numpy as np
+
+from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import LabelCounts
 from trueup.artifacts.reports import Estimate, LabelSources, PairCounts
+from trueup.data.criteria import OVERALL
 from trueup.data.records import Preference, Ranking
-from trueup.statistics.intervals import wilson
+from trueup.statistics.intervals import Interval, draws, percentiles, wilson
 from ui.labels.judgements import Tiers, agrees, names_itself
 
+RESAMPLES = 2_000
 ENOUGH_GOLD = 5
 """Least number of hidden checks for an annotator to pass or fail."""
 
@@ -39,6 +43,17 @@ class KnownAnswers(Estimate):
     right: int
     passed: bool | None
     """Null below ENOUGH_GOLD of them."""
+
+
+class CriterionFigures(Artifact):
+    """How the labels by one criterion fall out."""
+
+    labels: int
+    """Labels of pairs that were judged by it."""
+    ties: int
+    with_others: dict[str, Estimate]
+    """Correlation with each other criterion, and with the overall choice: 1 if both always find the same answer better,
+    -1 if they never do. Which answer comes first is chance, so it is taken about 0; the interval is over prompts."""
 
 
 class LabelReport(LabelSources, extra="forbid"):
@@ -71,6 +86,8 @@ class LabelReport(LabelSources, extra="forbid"):
     identical_pairs_not_shown: int
     left_choice: Estimate | None
     """Share of strict labels in which the completion on the left is preferred; null without any."""
+    criteria: dict[str, CriterionFigures] | None = absent()
+    """Absent where nobody was asked for any."""
 
     def counts(self) -> LabelCounts:
         """The counts for the manifest."""
@@ -113,6 +130,7 @@ def summarise(
         late={source: counts["late"] for source, counts in kinds.items()},
         self_identified=self_identified(rankings),
         length_baseline=length_baseline(pairs),
+        criteria=criteria_figures(rankings) or None,
         **vars(beside),
     )
 
@@ -152,6 +170,51 @@ def length_baseline(pairs: Sequence[Preference]) -> Estimate | None:
 def share(successes: int, n: int) -> Estimate:
     """A proportion with its 95% score interval, which treats the n observations as independent."""
     return wilson(successes, n).estimate()
+
+
+def criteria_figures(rankings: Sequence[Ranking]) -> dict[str, CriterionFigures]:
+    """The figures of each criterion by which pairs were judged. Two are correlated where both were asked."""
+    rows = [row for row in rankings if row.criteria and len(row.completions) == 2]
+    signs: list[dict[str, int]] = []
+    for row in rows:
+        best = row.tiers[0][0] if len(row.tiers) > 1 else None
+        sides = {**(row.criteria or {}), OVERALL: best}
+        signs.append({name: 0 if side is None else 1 - 2 * side for name, side in sides.items()})
+    names = sorted({name for row in rows for name in row.criteria or {}})
+    figures = {}
+    for name in names:
+        own = [i for i, sign in enumerate(signs) if name in sign]
+        others = {
+            other: estimate
+            for other in [*names, OVERALL]
+            if other != name
+            and (both := [i for i in own if other in signs[i]])
+            and (estimate := _correlation([(rows[i].prompt_id, signs[i][name], signs[i][other]) for i in both]))
+        }
+        ties = sum(signs[i][name] == 0 for i in own)
+        figures[name] = CriterionFigures(labels=len(own), ties=ties, with_others=others)
+    return figures
+
+
+def _correlation(values: Sequence[tuple[str, int, int]]) -> Estimate | None:
+    """sum xy / sqrt(sum x^2 sum y^2) of (prompt, x, y), with a bootstrap interval over prompts; None if all x or all
+    y are 0."""
+    sums: dict[str, np.ndarray] = {}
+    for prompt, x, y in values:
+        sums[prompt] = sums.get(prompt, 0) + np.array([x * y, x * x, y * y])
+    table = np.stack(list(sums.values())).astype(float)
+
+    def of(totals: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return totals[:, 0] / np.sqrt(totals[:, 1] * totals[:, 2])
+
+    (value,) = of(table.sum(axis=0)[None])
+    if np.isnan(value):
+        return None
+    resampled = np.concatenate([of(counts @ table) for counts in draws(len(table), RESAMPLES, seed=0)])
+    resampled = resampled[np.isfinite(resampled)]
+    low, high = percentiles(resampled, 0.95, len(table)) if len(table) > 1 else (-1.0, 1.0)
+    return Interval(float(value), max(-1.0, float(low)), min(1.0, float(high)), len(table)).estimate()
 
 
 def line(report: LabelReport) -> str:
