@@ -43,6 +43,8 @@ class LabelRow:
 
     answers: list[list[int]] = field(default_factory=list)
     comparisons: list[Contrast] = field(default_factory=list)
+    prompt_length: int = 0
+    """Tokens of the prompt, with which all answers begin."""
 
     def place(self, answer: list[int]) -> int:
         """The answer's place in the row. It is added unless it is there."""
@@ -61,6 +63,7 @@ class LabelRow:
         return {
             "token_ids": [id for answer in self.answers for id in answer],
             "lengths": [len(answer) for answer in self.answers],
+            "prompt_length": self.prompt_length,
             "contrasts": [value for one in self.comparisons for value in _contrast(one, len(self.answers))],
             "weights": [one.weight for one in self.comparisons],
             "margins": [one.margin for one in self.comparisons],
@@ -107,7 +110,7 @@ def label_rows(config: RewardConfig, strict: Iterable[Encoded], ties: Iterable[E
 def _label_row(
     config: RewardConfig, pairs: Sequence[tuple[Encoded, bool]], preferred: dict[str, list[list[int]]]
 ) -> LabelRow:
-    row = LabelRow()
+    row = LabelRow(prompt_length=len(pairs[0][0][1].prompt_ids))
     for (pair, encoded), is_tie in pairs:
         sides = [row.place(encoded.prompt_ids + ids) for ids in (encoded.chosen_ids, encoded.rejected_ids)]
         margin = config.grade_margins[pair.strength - 1] if pair.strength and not is_tie else 0.0
@@ -146,12 +149,15 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """
         input_ids, attention_mask  (N, T) of N answers
+        answer_mask                (N, T) 1 on an answer's own tokens, behind its prompt
         contrasts                  (M, N) of M comparisons: `reward.loss` says what it is
         weights, margins, ties     (M,)
         rows                       () number of labels
         """
         answers: list[list[int]] = []
+        starts: list[int] = []
         for row in rows:
+            starts += [min(row["prompt_length"], length - 1) for length in row["lengths"]]
             ends = torch.tensor(row["lengths"]).cumsum(0).tolist()
             answers += [row["token_ids"][end - length : end] for end, length in zip(ends, row["lengths"], strict=True)]
         longest, step = max(map(len, answers)), self.pad_to_multiple_of or 1
@@ -160,6 +166,12 @@ class Collator:
         return {
             "input_ids": torch.tensor([answer + [self.pad_token_id] * (width - len(answer)) for answer in answers]),
             "attention_mask": torch.tensor([[1] * len(answer) + [0] * (width - len(answer)) for answer in answers]),
+            "answer_mask": torch.tensor(
+                [
+                    [0] * start + [1] * (len(answer) - start) + [0] * (width - len(answer))
+                    for start, answer in zip(starts, answers, strict=True)
+                ]
+            ),
             "contrasts": torch.block_diag(*blocks),
             "weights": torch.tensor([value for row in rows for value in row["weights"]]),
             "margins": torch.tensor([value for row in rows for value in row["margins"]]),

@@ -29,6 +29,10 @@ class RewardConfig(PreferenceConfig):
     """Base of the reward model, if it is another one than the policy's, in the keys of `model`: smaller or larger, with
     any tokenizer and template. A reward model of your own (a sequence-classification model with one output) keeps its
     head. Empty: the SFT policy."""
+    start: Literal["random", "probe"] = "random"
+    """How a fresh head starts. `random`: with small random weights, at the last token behind all layers. `probe`: as a
+    logistic regression of the pairs on hidden states, behind the layer and with the pooling that suit the training
+    prompts best. A fifth of these prompts is kept out of training and decides whether it improves on the probe."""
     learning_rate: float = Field(1e-4, ge=0)
     """Learning rate at its peak. 0 trains nothing: a reward model of your own in `base` is used as it is, and measured
     on the held-out pairs."""
@@ -71,6 +75,11 @@ class RewardConfig(PreferenceConfig):
             lines.append("base.load_in_4bit: a reward model is trained on whole weights: leave it out")
         if self.base and self.base.thinking:
             lines.append("base.thinking: a reward model reads answers without reasoning: leave it out")
+        if self.start == "probe" and (sharding := {"fsdp", "fsdp_config", "deepspeed"} & self.trainer_args.keys()):
+            lines.append(
+                f"start: probe compares steps of a training, for which each process needs all weights, and "
+                f"trainer_args.{min(sharding)} shares them out: leave one of them out"
+            )
         if not self.learning_rate and not self.base:
             lines.append(
                 "learning_rate: 0 trains nothing, and the SFT policy has no scores: name a reward model in base"

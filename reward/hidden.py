@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from torch import Tensor
 from trueup.console import progress
 from trueup.models import tensors
 from trueup.models.cache import reads_in_parts
+from trueup.models.heads import Pooling, pool
 from trueup.models.loading import Loaded
-from trueup.models.scoring import Inputs, answer_inputs, read_prompts
+from trueup.models.scoring import Inputs, answer_inputs, answer_mask, read_prompts
 from trueup.training.pairs import EncodedPair
 
-Pooling = Literal["last token", "mean over the answer"]
 POOLINGS: tuple[Pooling, ...] = ("last token", "mean over the answer")
 DEPTHS = 3
 """Depths that are read, evenly spaced. Between neighbours hidden states differ little, and each takes memory."""
@@ -105,22 +105,8 @@ def _whole_inputs(model: Loaded, batch: list[Answer]) -> tuple[Inputs, Tensor]:
     """The decoder's arguments to read answers together with their prompts, and the mask (B, T) of the answers."""
     texts = [prompt + ids for prompt, ids in batch]
     tokens, mask = (part.to(model.placement.device) for part in tensors.pad_right(texts, model.tokenizer.pad_token_id))
-    answered = mask.clone()
-    for row, (prompt, ids) in enumerate(batch):
-        answered[row, : len(prompt) if ids else len(prompt) - 1] = False
+    answered = answer_mask(mask, *zip(*batch, strict=True))
     return {"input_ids": tokens, "attention_mask": mask, "use_cache": False}, answered
-
-
-def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """One vector of each answer, (B, H) float32.
-
-    hidden  (B, T, H)
-    mask    (B, T), True on the tokens of the answers, each of which has one at least
-    """
-    if pooling == "last token":
-        last = (mask * torch.arange(1, mask.size(1) + 1, device=mask.device)).argmax(dim=1)
-        return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
-    return (hidden.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 def hidden_after(decoder: Any, counts: Sequence[int], inputs: Inputs, mask: Tensor) -> Iterator[tuple[int, Tensor]]:

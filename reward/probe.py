@@ -21,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import minimize
 
-from reward.hidden import POOLINGS, Features, Place, Pooling, depths, read_features
+from reward.hidden import POOLINGS, Features, Place, read_features
 from trueup.console import say
 from trueup.data.records import random_rows
+from trueup.models.heads import Pooling
 from trueup.models.loading import Loaded
 from trueup.statistics.length_control import sigmoid
 from trueup.training.pairs import EncodedPair
@@ -84,23 +85,19 @@ def pairs_to_read(prompts: Sequence[str], seed: int) -> list[int]:
 
 
 def probe_pairs(
-    model: Loaded, train: Sequence[EncodedPair], prompts: Sequence[str], heldout: Sequence[EncodedPair], seed: int
+    model: Loaded, features: Features, prompts: Sequence[str], heldout: Sequence[EncodedPair], seed: int
 ) -> ProbeScores:
-    """A probe that is fitted to the training pairs, on the held-out ones. `model` is read and not changed.
+    """A probe that is fitted to the training pairs, on the held-out ones, which `model` reads.
 
-    prompts  of the training pairs
+    features, prompts  of the training pairs
     """
-    read = pairs_to_read(prompts, seed)
-    say(f"{'probe':<12} reads {len(read)} of {len(train)} training pairs and {len(heldout)} held-out ones")
-    features = read_features(model, [train[i] for i in read], depths(model.model))
-    probe = fit_probe(features, [prompts[i] for i in read], seed)
+    probe = fit_probe(features, prompts, seed)
     say(f"{'probe':<12} {probe.reason}")
     if not heldout:
         return ProbeScores([], probe.reason)
     examined = read_features(model, heldout, [probe.place.layers])
     scores = [(chosen, rejected) for chosen, rejected in probe.scores(examined).tolist()]
-    known = [prompts[i] for i in read]
-    return ProbeScores(scores, probe.reason, learning_curve(features, known, examined, probe.place, seed))
+    return ProbeScores(scores, probe.reason, learning_curve(features, prompts, examined, probe.place, seed))
 
 
 def learning_curve(

@@ -105,10 +105,26 @@ class Learnt(Artifact):
     losses. Null if no tie was learnt from by the model of Rao and Kupper."""
 
 
+class StartChoice(Artifact):
+    """Whether training improved on the probe that the head was at first (`reward.start`)."""
+
+    reason: str
+    """Where the head reads, and why there."""
+    kept_prompts: int
+    """Training prompts that decided it, and trained nothing; 0 where there were too few."""
+    loss_at_start: float | None
+    """On these prompts, at the best temperature."""
+    loss_trained: float | None
+    """The smallest during training, in the same way."""
+    step: int
+    """The step whose weights were kept; 0: training was undone, and the model is the probe of all training pairs."""
+
+
 class SecondReportCard(ReportCard):
     """The card of the second reward model. It has the merge too, since the manifest has the first model's."""
 
     learnt: Learnt | None
+    start: StartChoice | None = absent()
     merge: MergeCheck | None
 
 
@@ -117,6 +133,8 @@ class RewardReport(ReportCard):
 
     learnt: Learnt | None
     """Null of a reward model that is used as it is."""
+    start: StartChoice | None = absent()
+    """Absent where the head started with random weights."""
     judge: SecondReportCard | None = absent()
     """The second reward model, trained on `split.judge_fraction` of the prompts."""
 

@@ -22,18 +22,19 @@ from typing import Any, NamedTuple
 
 import torch
 
+from reward import start
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.card.stress import stress
-from reward.comparisons import Contrast, Encoded, LabelRow, counts, label_rows
+from reward.comparisons import Contrast, Encoded, LabelRow, label_rows
 from reward.config import RewardConfig
 from reward.probe import ProbeScores, probe_pairs
-from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard
-from reward.trainer import build_trainer, take_threshold
+from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard, StartChoice
+from reward.trainer import build_trainer
 from trueup import runs
 from trueup.console import progress, say
 from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
-from trueup.errors import DataError
+from trueup.errors import ConfigError, DataError
 from trueup.models import loading
 from trueup.models.scoring import Reading, score_answers, score_readings
 from trueup.models.templates.ends import choice_of
@@ -95,10 +96,12 @@ def run(config: RewardConfig) -> Path:
         second = report_card(judge.train, heldout, aside, pairs.labelled, judge.probe, probes, whose)
         judge.fold()
         loading.save(judge.model, aside.dir / "model")
-        judge_card = SecondReportCard(**dict(second), learnt=judge.learnt, merge=aside.facts.get("merge"))
+        judge_card = SecondReportCard(
+            **dict(second), learnt=judge.learnt, start=judge.start, merge=aside.facts.get("merge")
+        )
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
-    report = RewardReport(**dict(card), learnt=fitted.learnt, judge=judge_card)
+    report = RewardReport(**dict(card), learnt=fitted.learnt, start=fitted.start, judge=judge_card)
     stage.write_report(report)
     write_report(stage, report, wrong)
     return stage.finish()
@@ -114,6 +117,8 @@ class Fitted(NamedTuple):
     """The probe's scores of the held-out pairs that fit; None where nothing is trained."""
     learnt: Learnt | None
     """What it learnt from; None where nothing is trained."""
+    start: StartChoice | None
+    """How training compares with the probe that it started from; None where it did not start from one."""
     fold: Callable[[], None]
     """Folds the adapter into the weights. Call it after scoring: until then the model scores exactly as trained."""
 
@@ -129,7 +134,12 @@ def fit(
 ) -> Fitted:
     """A reward model, from the SFT policy with a fresh head or from a base of its own."""
     torch.manual_seed(config.seed)  # for the head's random weights
-    model = load_start(config, sft)
+    model, is_fresh = load_start(config, sft)
+    if config.start == "probe" and not is_fresh:
+        line = (
+            "probe, but the model in reward.base has a head of its own, which a probe would replace: leave the key out"
+        )
+        raise ConfigError("reward.start", [line])
     dropped, heldout_dropped = Dropped(), Dropped()
     limit, rule = config.max_length, pairs.on_bad_rows
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)
@@ -146,13 +156,17 @@ def fit(
     if not config.learning_rate:
         say(f"{'model':<12} used as it is: reward.learning_rate is 0")
         model.model.eval()
-        return Fitted(model, train, examined, None, None, lambda: None)
-    probe = probe_pairs(model, rows, [pair.prompt_id for pair in train], heldout_rows, config.seed)
-    strict = zip([*train, *ideals], [*rows, *ideal_rows], strict=True)
-    labels = label_rows(config, strict, zip(ties, tied_rows, strict=True))
-    trainer = build_trainer(config, stage, model, labels)
-    loop.train(trainer, stage)
-    learnt = Learnt(**counts(labels), tie_threshold=take_threshold(trainer.model))
+        return Fitted(model, train, examined, None, None, None, lambda: None)
+    strict = list(zip(train, rows, strict=True))
+    known = start.KnownPairs.read(model, strict, config.seed)
+    probe = probe_pairs(model, known.features, known.prompts, heldout_rows, config.seed)
+    strict += zip(ideals, ideal_rows, strict=True)
+    encoded = start.TrainingPairs(strict, list(zip(ties, tied_rows, strict=True)))
+    if config.start == "probe":
+        training = start.train_from_probe(config, stage, model, lambda: load_start(config, sft)[0], known, encoded)
+    else:
+        training = start.train(config, stage, model, label_rows(config, *encoded))
+    trainer = training.trainer
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     model.model = adapters.under_adapter(trainer.model).eval()
 
@@ -160,22 +174,22 @@ def fit(
         model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
         loop.require_sound(model.model, "reward, merging the adapter", every=True)
 
-    return Fitted(model, train, examined, probe, learnt, fold)
+    return Fitted(model, train, examined, probe, training.learnt, training.choice, fold)
 
 
-def load_start(config: RewardConfig, sft: FinishedStage | None) -> loading.Loaded:
-    """The model before its training. A fresh head starts with small random weights."""
+def load_start(config: RewardConfig, sft: FinishedStage | None) -> tuple[loading.Loaded, bool]:
+    """The model before its training, and whether its head is fresh. A fresh one has small random weights."""
     if config.base:
         model, is_fresh = loading.load_scorer(config.base, config.headless, config.full_finetuning)
         model = loading.with_pad_token(model)
         if not is_fresh:
-            return model
+            return model, False
     else:
         assert sft is not None  # it is a parent of every reward model without a base of its own
         model = loading.new_reward_model(sft.dir / "model", config.model, master_weights=config.full_finetuning)
         say(f"{'model':<12} from the SFT policy, {model.placement.reason}")
     init_head(model)
-    return model
+    return model, True
 
 
 def score_pairs(model: loading.Loaded, pairs: Sequence[Encoded]) -> ScoredPairs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +11,14 @@ import torch
 from datasets import Dataset
 from peft import TaskType
 from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from reward.comparisons import Collator, LabelRow
 from reward.config import RewardConfig
 from reward.loss import preference_loss, threshold_of
 from trueup.console import say
 from trueup.models import loading
+from trueup.models.heads import Pooling, pooling_of, read_scores
 from trueup.runs import StageRun
 from trueup.training import adapters, batches
 from trueup.training.arguments import build_arguments, trainer_arguments
@@ -27,8 +31,11 @@ _MOST_TIES = 0.95
 """Share of ties from which the threshold starts at most, since at 1 it would be infinite."""
 
 
-def trainer_class(config: RewardConfig, columns: Sequence[str]) -> Any:
-    """A subclass of trl.RewardTrainer whose rows are labels with these columns."""
+def trainer_class(config: RewardConfig, columns: Sequence[str], pooling: Pooling) -> Any:
+    """A subclass of trl.RewardTrainer whose rows are labels with these columns.
+
+    pooling  where the model's head reads
+    """
     from trl import RewardTrainer
 
     class LabelTrainer(RewardTrainer):
@@ -53,7 +60,9 @@ def trainer_class(config: RewardConfig, columns: Sequence[str]) -> Any:
         def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
             names = ("contrasts", "weights", "margins", "ties", "rows")
             contrasts, weights, margins, ties, count = (inputs.pop(name) for name in names)
-            scores = model(**inputs, use_cache=False).logits.squeeze(-1).float()  # (N,)
+            answer_mask = inputs.pop("answer_mask")
+            where = {} if pooling == "last token" else {"answer_mask": answer_mask}
+            scores = model(**inputs, **where, use_cache=False).logits.squeeze(-1).float()  # (N,)
             gaps = contrasts @ scores
             log_threshold = threshold_parameter(self.model)
             h = None if log_threshold is None else log_threshold.exp().squeeze()
@@ -94,7 +103,9 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
     arguments = trainer_arguments(config, stage, model, [len(row.answers) * row.longest for row in rows])
     arguments["center_rewards_coefficient"] = config.center_rewards_coefficient or None
     trl_config = build_arguments(TRLConfig, arguments, config)
-    of_labels = trainer_class(config, list(rows[0].columns))
+    if (pooling := pooling_of(model.model)) != "last token":
+        read_answers(model.model)
+    of_labels = trainer_class(config, list(rows[0].columns), pooling)
     trainer = batches.grouped_by_length(of_labels, config, [row.longest for row in rows])(
         model=model.model,
         args=trl_config,
@@ -105,6 +116,22 @@ def build_trainer(config: RewardConfig, stage: StageRun, model: loading.Loaded, 
     )
     adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     return trainer
+
+
+def read_answers(model: Any) -> None:
+    """Let `model(..., answer_mask=mask)` score what its head reads of the answers; without a mask, of all tokens.
+
+    Through the model's own forward, since only that is seen by what wraps a model to run on several processes.
+    """
+
+    @functools.wraps(type(model).forward)  # transformers reads the signature
+    def forward(self: Any, input_ids: Tensor, *_: Any, answer_mask: Tensor | None = None, **inputs: Any) -> Any:
+        given = {name: value for name, value in inputs.items() if value is not None}
+        hidden = self.base_model(input_ids=input_ids, **given).last_hidden_state
+        mask = given.get("attention_mask", torch.ones_like(input_ids)) if answer_mask is None else answer_mask
+        return SequenceClassifierOutputWithPast(logits=read_scores(self, hidden, mask.bool())[:, None])
+
+    model.forward = types.MethodType(forward, model)
 
 
 # ---- The threshold of ties --------------------------------------------------------------------------------------

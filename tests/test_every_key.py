@@ -131,6 +131,7 @@ REWARD = {
     "ties": ShownBy("tests/reward/test_comparisons.py", "ties"),
     "label_smoothing": Probe({"label_smoothing": 0.3}),
     "base": ShownBy("tests/reward/test_base.py", "base"),
+    "start": ShownBy("tests/reward/test_start.py", "start"),
 }
 SMALL = {"prompts": "prompts.jsonl", "rollout_batch_size": 8, "max_new_tokens": 6, "eval_prompts": 2}
 DPO = {

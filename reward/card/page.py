@@ -12,7 +12,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from reward.report import Learnt, Mistake, ReportCard, RewardReport
+from reward.report import Learnt, Mistake, ReportCard, RewardReport, StartChoice
 from trueup.artifacts.reports import Estimate, Share
 from trueup.files import write_atomically
 from trueup.pages import curves, plots
@@ -104,7 +104,20 @@ def facts(report: RewardReport) -> list[tuple[str, str, str]]:
     rows.append(("Pairs", str(report.pairs.train), f"trained on; {report.pairs.heldout} held out"))
     if report.learnt:
         rows.append(("Labels", str(report.learnt.labels), in_these_labels(report.learnt)))
+    if report.start:
+        rows.append(("Started as a probe", *since_the_start(report.start)))
     return rows
+
+
+def since_the_start(choice: StartChoice) -> tuple[str, str]:
+    """(which step's weights are the model's, by which figures)."""
+    if choice.loss_at_start is None or choice.loss_trained is None:
+        return "and stays one", "too few training prompts to tell whether training helps"
+    figures = (
+        f"loss {decimals(choice.loss_trained, 3)} trained and {decimals(choice.loss_at_start, 3)} at the start, on "
+        f"{choice.kept_prompts} training prompts kept for that"
+    )
+    return (f"step {choice.step}" if choice.step else "training undone"), figures
 
 
 def in_these_labels(learnt: Learnt) -> str:
@@ -113,6 +126,7 @@ def in_these_labels(learnt: Learnt) -> str:
         "ties": learnt.ties,
         "with a grade": learnt.graded,
         "of an answer that was found bad": learnt.below_others,
+        "with an ideal answer": learnt.ideal,
     }
     text = f"{learnt.comparisons} comparisons"
     if kinds := ", ".join(f"{count} {kind}" for kind, count in counts.items() if count):

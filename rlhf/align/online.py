@@ -14,6 +14,7 @@ from trueup import runs
 from trueup.console import say
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
+from trueup.models.heads import fits_policy
 from trueup.models.loading import Loaded
 from trueup.models.policies import reward_model_config
 from trueup.models.scoring import conversion
@@ -30,7 +31,8 @@ class Beginning(NamedTuple):
     """The SFT policy, which is also the reference."""
     prompts: Prompts
     on_one_base: bool
-    """Whether the reward model was trained from the SFT policy and reads its tokens, so that both may share a base."""
+    """Whether the reward model was trained from the SFT policy, and reads its tokens with a head on all of its layers.
+    Then both may share a base."""
 
 
 def begin(config: OnlineConfig) -> Beginning:
@@ -48,7 +50,10 @@ def begin(config: OnlineConfig) -> Beginning:
         stage.find("info", "reward_model_reads_text", converted)
     prompts = choose_prompts(config, stage, policy.tokenizer, reader if converted else None)
     stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
-    on_one_base = not converted and (reward is None or reward.manifest.parent_sha256("sft") is not None)
+    on_one_base = not converted and (
+        reward is None
+        or (reward.manifest.parent_sha256("sft") is not None and fits_policy(reward.dir / "model", policy.model))
+    )
     return Beginning(stage, parents["sft"], reward, policy, prompts, on_one_base)
 
 

@@ -20,6 +20,7 @@ from trueup.console import say
 from trueup.errors import RunError, writing
 from trueup.exporting.portable import make_portable
 from trueup.files import sha256_file
+from trueup.models.heads import POOLING
 from trueup.provenance.commits import in_words
 from trueup.runs import FinishedStage
 
@@ -170,13 +171,32 @@ score = model(**tokenizer.apply_chat_template(messages, return_tensors="pt", ret
 ```"""
 
 
+_SCORING_MEAN = """```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained(DIR), AutoModelForSequenceClassification.from_pretrained(DIR).eval()
+messages = [{"role": "user", "content": "Say red."}, {"role": "assistant", "content": "It is red."}]
+prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+hidden = model.base_model(**ids).last_hidden_state[0, len(prompt):]  # of the answer's tokens
+score = model.score(hidden.mean(dim=0)).item()
+```"""
+
+
 def _scoring(reward: FinishedStage) -> list[str]:
     """Code that scores an answer, and the meaning of a score."""
-    lines = [
-        *_SCORING.split("\n"),
-        "",
-        "The score is read at the end token of the answer, which the chat template writes last. Pad on the right.",
-    ]
+    config = reward.dir / "model" / "config.json"
+    if config.exists() and POOLING in json.loads(config.read_text(encoding="utf-8")):
+        where = (
+            "The score is the head on the mean of the answer's hidden states, its end token among them. The output of "
+            "`model(...)` reads the last token alone: it is another number, which means nothing."
+        )
+        lines = [*_SCORING_MEAN.split("\n"), "", where]
+    else:
+        where = (
+            "The score is read at the end token of the answer, which the chat template writes last. Pad on the right."
+        )
+        lines = [*_SCORING.split("\n"), "", where]
     if not (units := score_units(reward)):
         return [*lines, "", "Its accuracy and the scale of its scores are not known: no labelled prompt was held out."]
     accuracy = units.heldout_accuracy

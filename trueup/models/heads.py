@@ -1,8 +1,14 @@
-"""Heads of models: a reward model's one output, and the router of a mixture of experts."""
+"""Heads of models: a reward model's one output and where it is read, and the router of a mixture of experts."""
 
 from __future__ import annotations
 
+import copy
+import json
+from pathlib import Path
+from typing import Any, Literal
+
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -72,6 +78,72 @@ def add_score_head(settings: PretrainedConfig) -> None:
     own = {"__module__": __name__, "base_model_prefix": causal.base_model_prefix}
     head = type(name, (GenericForSequenceClassification, pretrained), own)
     AutoModelForSequenceClassification.register(kind, head, exist_ok=True)  # else only for foreign code
+
+
+# ---- Where the head reads ---------------------------------------------------------------------------------------
+
+Pooling = Literal["last token", "mean over the answer"]
+POOLING = "trueup_pooling"
+"""Key in the config.json of a reward model whose score is read elsewhere than at the answer's last token."""
+
+
+def pooling_of(model: Any) -> Pooling:
+    return getattr(model.config, POOLING, None) or "last token"
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """One vector of each answer, (B, H) float32.
+
+    hidden  (B, T, H)
+    mask    (B, T), True on the tokens of the answers, each of which has one at least
+    """
+    if pooling == "last token":
+        last = (mask * torch.arange(1, mask.size(1) + 1, device=mask.device)).argmax(dim=1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
+    return (hidden.float() * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def read_scores(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Scores (B,) float32 of answers: the head on what it reads of their hidden states. `hidden` and `mask` as in
+    `pool`."""
+    return model.score(pool(hidden, mask, pooling_of(model)).to(hidden.dtype)).squeeze(-1).float()
+
+
+def can_be_cut(model: PreTrainedModel, layers: int) -> bool:
+    """Whether the class of a reward model builds the model of its first layers from a config alone, so that it can be
+    loaded again."""
+    settings = copy.deepcopy(model.config)
+    _cut_settings(settings, layers)
+    try:
+        with torch.device("meta"):
+            cut: Any = type(model)(settings)
+    except Exception:
+        return False
+    own = {name: weight.shape for name, weight in model.state_dict().items()}
+    return all(own.get(name) == weight.shape for name, weight in cut.state_dict().items())
+
+
+def cut_trunk(model: Any, layers: int) -> None:
+    """Remove the layers of a reward model behind the first ones."""
+    _cut_settings(model.config, layers)
+    model.base_model.layers = model.base_model.layers[:layers]
+
+
+def _cut_settings(settings: PretrainedConfig, layers: int) -> None:
+    text = settings.get_text_config()
+    whole = text.num_hidden_layers
+    for key, value in list(vars(text).items()):
+        if isinstance(value, list | tuple) and len(value) == whole:  # one entry a layer
+            setattr(text, key, value[:layers])
+    text.num_hidden_layers = layers
+
+
+def fits_policy(folder: Path, policy: PreTrainedModel) -> bool:
+    """Whether the reward model in a folder reads where a head on all layers of the policy does, so that its adapter may
+    share the policy's base."""
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    layers = policy.config.get_text_config().num_hidden_layers
+    return not settings.get(POOLING) and settings.get("num_hidden_layers", layers) == layers
 
 
 def let_router_be(model: PreTrainedModel) -> None:

@@ -22,6 +22,7 @@ from trueup.files import Json
 from trueup.models import tensors
 from trueup.models.cache import as_argument, reads_in_parts, roomy_cache
 from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
+from trueup.models.heads import read_scores
 from trueup.models.loading import Loaded
 from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import as_trained
@@ -250,8 +251,8 @@ def score_readings(
     batch_size: int = 32,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[float]:
-    """The reward model's score of each answer, read at its last token. An empty one is scored at the prompt's last
-    token, as in training.
+    """The reward model's score of each answer, read where its head reads (`trueup.models.heads`): nearly always at the
+    last token. An empty answer is scored at the prompt's last token, as in training.
 
     A prompt is read once for all of its answers if the architecture allows, and answers of like length form a batch.
     """
@@ -329,8 +330,7 @@ def _score_batch(
     inputs, answered = answer_inputs(reward_model, past, which, completions)
     hidden = reward_model.model.base_model(**inputs).last_hidden_state
     # transformers' own head finds the last token that is not padding by its id; here its position is known.
-    last = hidden[torch.arange(len(hidden), device=hidden.device), answered.sum(dim=1) - 1]  # (B, H)
-    return reward_model.model.score(last).squeeze(-1).float()
+    return read_scores(reward_model.model, hidden, answered)
 
 
 def _score_whole(
@@ -341,5 +341,15 @@ def _score_whole(
     rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     tokens, mask = (tensor.to(device) for tensor in tensors.pad_right(rows, reward_model.tokenizer.pad_token_id))
     hidden = model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-    last = hidden[torch.arange(len(rows), device=device), mask.sum(dim=1) - 1]  # (B, H)
-    return model.score(last).squeeze(-1).float()
+    return read_scores(model, hidden, answer_mask(mask, prompts, completions))
+
+
+def answer_mask(mask: Tensor, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+    """(B, T), True on the tokens of the completions; of an empty one, on the prompt's last token.
+
+    mask  (B, T), True on real tokens, which are padded on the right
+    """
+    answered = mask.clone()
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        answered[row, : len(prompt) if completion else len(prompt) - 1] = False
+    return answered

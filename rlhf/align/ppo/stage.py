@@ -116,8 +116,8 @@ def describe(roles: Roles) -> str:
     critic = "from the reward model" if roles.critic_from_reward else "fresh: no reward model pays"
     if roles.reward and not roles.critic_from_reward:
         weights = sum(weight.numel() for weight in roles.reward.model.parameters())
-        kind += f", and the reward model of another base with {weights:,} weights"
-        critic = "fresh on the policy's base: it values the policy's tokens, and the reward model reads others"
+        kind += f", and the reward model by itself with {weights:,} weights"
+        critic = "fresh on the policy's base: the reward model reads other tokens, or hidden states of another depth"
     counts = [sum(weight.numel() for weight in roles.parameters(role).values()) for role in ("policy", "critic")]
     return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
 

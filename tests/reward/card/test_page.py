@@ -14,7 +14,7 @@ from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.config import RewardConfig
 from reward.probe import CurvePoint, ProbeScores
-from reward.report import Learnt, RewardReport, SecondReportCard, Stress
+from reward.report import Learnt, RewardReport, SecondReportCard, StartChoice, Stress
 from trueup.artifacts.reports import Share
 from trueup.config import SplitConfig
 from trueup.data.records import Preference, write_rows
@@ -109,6 +109,9 @@ def test_the_page_says_what_was_learnt_from_and_what_more_labels_were_worth_to_a
     stage, report, rows = made(tmp_path)
     text = Page(page(stage, report, rows)).text
     assert "100 comparisons: 5 ties, 40 with a grade, 4 of an answer that was found bad" in text
+    choice = StartChoice(reason="layer 1", kept_prompts=20, loss_at_start=0.5, loss_trained=0.625, step=0)
+    undone = Page(page(stage, report.model_copy(update={"start": choice}), rows)).text
+    assert "training undone" in undone and "loss 0.625 trained and 0.500 at the start, on 20 training" in undone
     curve = text.partition("Would more labels help?")[2].partition("Is it right as often")[0]
     assert "The accuracy of the probe" in curve and "100 prompts" in curve and "25 prompts" in curve
     assert (
