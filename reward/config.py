@@ -53,8 +53,8 @@ class RewardConfig(PreferenceConfig):
     """Share of preferences that are assumed to be the wrong way round (https://ericmitchell.ai/cdpo.pdf)."""
 
     score_candidates: bool = False
-    """Whether every sampled answer is scored too, into candidate_scores.jsonl. `label.scores` takes a copy of that
-    file, so that people label the pairs of which this reward model is least sure."""
+    """Whether every sampled answer is scored too, into candidate_scores.jsonl. A further round needs it not:
+    there the sample stage scores the new answers."""
 
     @field_validator("base")
     @classmethod

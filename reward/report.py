@@ -82,6 +82,7 @@ class ReportCard(RewardCard, extra="forbid"):
     by_strength: dict[str, Share] | None = absent()
     """By how much better the chosen answer is: 1 slightly, 2 better, 3 much; `none` where nobody was asked."""
     by_source: dict[str, Share] | None = absent()
+    by_round: dict[str, Share] | None = absent()
     by_length: dict[str, Share] | None = absent()
     """By whether the chosen answer has more words than the other."""
 
@@ -202,11 +203,3 @@ class FileReport(Artifact):
     by_category: dict[str, Share]
     by_length: dict[str, Share]
     """By whether the chosen answer has more words than the other."""
-
-
-class CandidateScores(Row):
-    """A row of candidate_scores.jsonl: the score of each candidate of a prompt, in their order; null for one that the
-    reward model cannot read."""
-
-    prompt_id: str
-    scores: list[float | None]

@@ -29,11 +29,11 @@ from reward.card.stress import stress
 from reward.comparisons import Contrast, Encoded, LabelRow, label_rows
 from reward.config import RewardConfig
 from reward.probe import ProbeScores, probe_pairs
-from reward.report import CandidateScores, Learnt, PairScore, RewardReport, SecondReportCard, StartChoice
+from reward.report import Learnt, PairScore, RewardReport, SecondReportCard, StartChoice
 from reward.trainer import build_trainer
 from trueup import runs
 from trueup.console import progress, say
-from trueup.data.records import CandidateSet, Dropped, Preference, read_rows, write_rows
+from trueup.data.records import CandidateScores, CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.errors import ConfigError, DataError
 from trueup.models import loading
 from trueup.models.scoring import Reading, score_answers, score_readings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from trueup.config import DemonstrationsPath, PromptsPath, Stages
 from trueup.data.row_rules import RowRules
@@ -107,7 +107,8 @@ class StartConfig(ModelStageConfig):
 
 
 class SampleConfig(RowRules, ModelStageConfig):
-    """Candidate answers: K completions of each prompt from the SFT policy."""
+    """Candidate answers: K completions of each prompt from the SFT policy; in a further round most are the last round's
+    policy's."""
 
     stage: ClassVar[str] = "sample"
     run: ClassVar[str] = "sft.sample:run"
@@ -141,7 +142,25 @@ class SampleConfig(RowRules, ModelStageConfig):
     num_workers: int = Field(1, ge=1)
     """Processes on a CPU, each with its share of the cores and of the prompts."""
 
+    # further rounds
+    sft_share: float = Field(0.25, ge=0, lt=1)
+    """In a further round, the share of a prompt's answers that the SFT policy gives, rounded down. They are anchors:
+    the policy that the last round aligned gives the others."""
+    best_share: float = Field(0.25, ge=0, lt=1)
+    """In a further round, the share of a prompt's answers, rounded down, that are the best of `best_of` further answers
+    by the last round's policy, as its reward model scores them."""
+    best_of: int = Field(4, ge=2, le=64)
+    """Answers that `best_share` chooses from."""
+
     _for_people: bool = PrivateAttr(False)
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> SampleConfig:
+        if self.sft_share + self.best_share >= 1:
+            raise ValueError("sft_share and best_share together leave no answer to the policy of the last round")
+        if (best := int(self.num_candidates * self.best_share)) > self.best_of:
+            raise ValueError(f"best_of: {self.best_of} answers are fewer than the {best} that best_share takes of them")
+        return self
 
     @property
     def for_people(self) -> bool:
@@ -149,8 +168,18 @@ class SampleConfig(RowRules, ModelStageConfig):
         prompts are answered, and no answer."""
         return self._for_people
 
+    def in_round(self, number: int) -> Self:
+        """With random numbers of its own: the policies of two rounds may be much alike."""
+        return super().in_round(number).model_copy(update={"seed": self.seed + number - 1})
+
+    def identity(self) -> Json:
+        """The identity; in the first round without the keys of further ones."""
+        further = {"sft_share", "best_share", "best_of"} if self.round == 1 else set()
+        return {key: value for key, value in super().identity().items() if key not in further}
+
     def parents(self) -> tuple[str, ...]:
-        return ("sft",)
+        before = self.round - 1
+        return ("sft", f"round-{before}/align", f"round-{before}/reward") if before else ("sft",)
 
     def input_paths(self) -> list[Path]:
         return [self.prompts_path]

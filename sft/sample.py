@@ -1,7 +1,9 @@
-"""Sampling: the SFT policy answers each prompt K times, for people to choose among.
+"""Sampling: the SFT policy answers each prompt K times, for people to choose among; in a further round, the policy that
+the last one aligned does.
 
-Reads   sft/model and a file of prompts.
-Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json.
+Reads   sft/model and a file of prompts; in a further round also the last one's align/ and reward/.
+Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json; in a further
+        round candidate_scores.jsonl.
 Resume  answered.partial has the finished prompts; an answer depends on prompt, index and seed alone. People may label
         them meanwhile.
 """
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from sft import further
 from sft.config import SampleConfig
 from sft.report import SampleReport
 from trueup import runs
@@ -21,6 +24,8 @@ from trueup.console import progress, say
 from trueup.data.formats import read_prompts
 from trueup.data.near_duplicates import across_split
 from trueup.data.records import (
+    Candidate,
+    CandidateScores,
     CandidateSet,
     Dropped,
     Prompt,
@@ -32,6 +37,7 @@ from trueup.data.records import (
 )
 from trueup.data.split import split_name
 from trueup.errors import DataError
+from trueup.files import Json
 from trueup.models.chat import encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy, read_tokenizer
@@ -42,53 +48,18 @@ from trueup.runs import Finding, StageRun
 
 def run(config: SampleConfig) -> Path:
     stage = runs.begin(config)
-    (sft,) = stage.parents
+    sft = stage.parents[0]
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     prompts = choose_prompts(config, stage, read_tokenizer(sft.dir / "model", config.model))
     say(f"{'prompts':<12} {len(prompts)}, {config.num_candidates} answers each")
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
-    decoding = decoding_of(config)
-    dtype = place(config.model).facts["dtype"]  # log-probabilities of one text depend on the precision
-    sampler = {"policy": "sft", "policy_sha256": sft.sha256, "dtype": dtype, **decoding.facts}
-    partial = stage.dir / runs.ANSWERED
-    by_prompt = {row.prompt_id: row for row in read_appended(partial, CandidateSet)}
-    if by_prompt:
-        say(f"{'resume':<12} {len(by_prompt)} prompts are answered already")
-    todo = [prompt for prompt in prompts if prompt.prompt_id not in by_prompt]
-    if config.for_people:  # who may label while this goes on: whatever they see first is no special kind
-        todo = shuffled(todo, config.seed)
-    progress(len(by_prompt), len(prompts))
-    started, tokens = time.time(), 0
-    for batch in sample_saved(
-        SavedPolicy(sft.dir / "model"),
-        config.model,
-        [prompt.prompt for prompt in todo],
-        decoding,
-        config.num_candidates,
-        config.batch_size,
-        config.num_workers,
-        config.for_people,
-    ):
-        answered = []
-        for i, candidates in batch:
-            row = CandidateSet(
-                prompt_id=todo[i].prompt_id,
-                prompt=todo[i].prompt,
-                category=todo[i].category,
-                split=split_name(todo[i].prompt, config.split),
-                candidates=candidates,
-                sampler=sampler,
-            )
-            by_prompt[row.prompt_id] = row
-            answered.append(row)
-            tokens += sum(len(candidate.token_ids) for candidate in candidates)
-        append_rows(partial, answered)
-        progress(len(by_prompt), len(prompts), tokens_per_s=tokens / (time.time() - started))
+    started = time.time()
+    rows = (sample_first_round if config.round == 1 else sample_further_round)(config, stage, prompts)
+    tokens = sum(len(candidate.token_ids) for row in rows for candidate in row.candidates)
 
     # 3. Report and save ----------------------------------------------------------------------------------------------
-    rows = [by_prompt[prompt.prompt_id] for prompt in prompts]
     report = describe(rows)
     say(f"{'answers':<12} {report.eos_rate:.0%} end by themselves, {report.mean_tokens:.0f} tokens on average")
     if report.eos_rate < 0.5:
@@ -101,12 +72,74 @@ def run(config: SampleConfig) -> Path:
         )
     stage.findings += findings_on_reasoning(rows, config)
     write_rows(stage.dir / "candidates.jsonl", rows)
-    partial.unlink()
+    (stage.dir / runs.ANSWERED).unlink(missing_ok=True)
+    further.forget_unfinished(stage.dir)
     stage.write_report(report)
-    if todo:
+    if not stage.resumed:
         stage.facts["tokens_per_s"] = round(tokens / (time.time() - started), 1)
     stage.facts.update(place(config.model).facts)
     return stage.finish()
+
+
+def sample_first_round(config: SampleConfig, stage: StageRun, prompts: Sequence[Prompt]) -> list[CandidateSet]:
+    """The SFT policy's answers. People may label them while others are sampled, so each batch is written at once."""
+    (sft,) = stage.parents
+    decoding = decoding_of(config)
+    partial = stage.dir / runs.ANSWERED
+    by_prompt = {row.prompt_id: row for row in read_appended(partial, CandidateSet)}
+    if by_prompt:
+        say(f"{'resume':<12} {len(by_prompt)} prompts are answered already")
+    todo = [prompt for prompt in prompts if prompt.prompt_id not in by_prompt]
+    if config.for_people:  # who may label while this goes on: whatever they see first is no special kind
+        todo = shuffled(todo, config.seed)
+    sampler = sampler_of(config, "sft", sft.sha256)
+    progress(len(by_prompt), len(prompts))
+    started, tokens = time.time(), 0
+    for batch in sample_saved(
+        SavedPolicy(sft.dir / "model"),
+        config.model,
+        [prompt.prompt for prompt in todo],
+        decoding,
+        config.num_candidates,
+        config.batch_size,
+        config.num_workers,
+        config.for_people,
+    ):
+        answered = [answered_row(config, todo[i], candidates, sampler) for i, candidates in batch]
+        by_prompt |= {row.prompt_id: row for row in answered}
+        tokens += sum(len(candidate.token_ids) for row in answered for candidate in row.candidates)
+        append_rows(partial, answered)
+        progress(len(by_prompt), len(prompts), tokens_per_s=tokens / (time.time() - started))
+    return [by_prompt[prompt.prompt_id] for prompt in prompts]
+
+
+def sample_further_round(config: SampleConfig, stage: StageRun, prompts: Sequence[Prompt]) -> list[CandidateSet]:
+    """Answers of the last round's policy with anchors among them (sft/further.py), and the last reward model's scores
+    of all, by which the label stage chooses what people are asked."""
+    answers, scores = further.answer(config, stage, [prompt.prompt for prompt in prompts], decoding_of(config))
+    write_rows(
+        stage.dir / "candidate_scores.jsonl",
+        (CandidateScores(prompt_id=p.prompt_id, scores=row) for p, row in zip(prompts, scores, strict=True)),
+    )
+    sampler = sampler_of(config, f"round-{config.round - 1} and anchors", None)
+    return [answered_row(config, prompt, row, sampler) for prompt, row in zip(prompts, answers, strict=True)]
+
+
+def sampler_of(config: SampleConfig, policy: str, sha256: str | None) -> Json:
+    """What a row says of how its answers were sampled."""
+    dtype = place(config.model).facts["dtype"]  # log-probabilities of one text depend on the precision
+    return {"policy": policy, "policy_sha256": sha256, "dtype": dtype, **decoding_of(config).facts}
+
+
+def answered_row(config: SampleConfig, prompt: Prompt, candidates: list[Candidate], sampler: Json) -> CandidateSet:
+    return CandidateSet(
+        prompt_id=prompt.prompt_id,
+        prompt=prompt.prompt,
+        category=prompt.category,
+        split=split_name(prompt.prompt, config.split),
+        candidates=candidates,
+        sampler=sampler,
+    )
 
 
 def decoding_of(config: SampleConfig) -> Decoding:

@@ -134,7 +134,7 @@ def tiny_base(bases: Callable[[str], Path]) -> Path:
     return bases("plain")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def campaign(tiny_base: Path) -> Callable[..., Any]:
     """`campaign(folder, sft={"max_steps": 2}, ...)` writes folder/campaign.yaml and its data, and loads it.
 

@@ -217,6 +217,9 @@ SAMPLE = {
     "top_p": Probe({"top_p": 0.3}),
     "batch_size": Probe({"batch_size": 3}, see="calls:trueup.models.sampling.sample"),
     "num_workers": Probe({"num_workers": 2}, see="calls:sft.sample.sample_saved"),
+    "sft_share": ShownBy("tests/trueup/test_rounds.py", "sft_share"),
+    "best_share": ShownBy("tests/trueup/test_rounds.py", "best_share"),
+    "best_of": ShownBy("tests/trueup/test_rounds.py", "best_of"),
 }
 COMPARE = {
     "seed": ShownBy("tests/rlhf/compare/test_compare.py", "seed"),
@@ -233,8 +236,8 @@ COMPARE = {
     "kl_budget": Probe({"kl_budget": 1e-9}),
     "checks": Probe({"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_new_tokens": 4}]}),
     "confidence": Probe({"confidence": 0.6}),
-    "batch_size": Probe({"batch_size": 3}, see="calls:rlhf.compare.answers.sample_saved"),
-    "num_workers": Probe({"num_workers": 2}, see="calls:rlhf.compare.answers.sample_saved"),
+    "batch_size": Probe({"batch_size": 3}, see="calls:rlhf.compare.answers.sample_resumed"),
+    "num_workers": Probe({"num_workers": 2}, see="calls:rlhf.compare.answers.sample_resumed"),
 }
 CHECK = {
     "kind": ShownBy("tests/rlhf/test_checks.py", "ifeval"),
@@ -246,7 +249,7 @@ CHECK = {
     "max_new_tokens": Probe(
         {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_new_tokens": 2}]},
         {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl", "max_new_tokens": 8}]},
-        see="calls:rlhf.compare.answers.sample_saved",
+        see="calls:rlhf.compare.answers.sample_resumed",
     ),
     "max_thinking_tokens": ShownBy("tests/trueup/models/test_reasoning.py", "max_thinking_tokens"),
 }
@@ -343,6 +346,8 @@ SPLIT = {
 TOP = {
     "name": ShownBy("tests/trueup/test_campaign.py", "run_dir"),
     "run_dir": ShownBy("tests/trueup/test_campaign.py", "run_dir"),
+    "rounds": ShownBy("tests/trueup/test_rounds.py", "rounds=3"),
+    "labels_per_round": ShownBy("tests/trueup/test_rounds.py", "labels_per_round=12"),
     "seed": Probe({"seed": 5}, stage="sft", see="trainer"),
     "model": ShownBy("tests/test_every_key.py", "MODEL"),
     "split": ShownBy("tests/test_every_key.py", "SPLIT"),

@@ -1,7 +1,8 @@
 """A campaign: one file, its stages, and the plan of what must run.
 
-The stages are listed in `trueup.stages`. A stage is stale when its resolved config, an input file, a parent's result or
-an output has changed since its manifest was written.
+The stages are listed in `trueup.stages`. With `rounds: 3` all but SFT are there three times: a further round samples
+the policy that the one before it aligned, and its labels are all labels so far. A stage is stale when its resolved
+config, an input file, a parent's result or an output has changed since its manifest was written.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trueup import runs
 from trueup.config import RunDirectory, Section, Seed, SplitConfig, StageConfig, Stages, read_yaml, set_key, validate
@@ -20,7 +21,7 @@ from trueup.files import Json, sha256_file
 from trueup.models.config import ModelConfig
 from trueup.provenance import commits, contents
 from trueup.provenance.commits import HubId
-from trueup.stages import STAGES, load_object
+from trueup.stages import OF_EVERY_ROUND, ROUNDS, STAGES, address, campaign_dir, load_object, round_of
 
 AT_THE_TOP = ("model", "split", "run_dir")
 """Keys that all stages share. They stand at the top of the file, never in a stage's section."""
@@ -35,6 +36,12 @@ class CampaignConfig(Section):
     """Folder of the results, relative to the working directory. Empty: `runs/<name>`."""
     seed: Seed = 0
     """Seed of every stage that sets none of its own."""
+    rounds: int = Field(1, ge=1, le=ROUNDS)
+    """Rounds of labels and alignment. A further round samples the policy that the last one aligned, asks about the
+    pairs that its reward model leaves open, and trains on all labels so far. To add a round later, raise this
+    number."""
+    labels_per_round: int | None = Field(None, ge=1)
+    """Labels of each round, in place of `label.target_labels`. Empty: as that key says."""
     model: ModelConfig = ModelConfig()
     """The base model, for all stages."""
     split: SplitConfig = SplitConfig()
@@ -47,6 +54,12 @@ class CampaignConfig(Section):
             raise ValueError(f"{value!r} cannot name a folder in runs/; write a plain name, and give a path as run_dir")
         return value
 
+    @model_validator(mode="after")
+    def _is_no_round(self) -> CampaignConfig:
+        if round_of(self.run_dir or Path(self.name)) > 1:
+            raise ValueError(f"{self.run_dir or self.name}: names like round-2 are those of rounds within a run")
+        return self
+
 
 @dataclass(frozen=True)
 class Campaign:
@@ -58,19 +71,41 @@ class Campaign:
     config: CampaignConfig
     run_dir: Path
     stages: Stages
+    """By their names: those of further rounds are `round-2/sample`, ... In the order in which they can run."""
     hub_ids_by_stage: Mapping[str, list[HubId]]
     """The hub ids that each stage reads, at the branches or tags that the file names. In `stages` they are at the
     commits that the run stays at."""
 
-    def needed(self, target: str | None = None) -> list[str]:
-        """`target` and the stages that it needs, in order; without a target, all that lead to the verdict.
+    @property
+    def width(self) -> int:
+        """Characters of the longest name of a stage, for columns."""
+        return max(8, *map(len, self.stages))
 
+    def needed(self, target: str | None = None) -> list[str]:
+        """`target` and the stages that it needs, in order; without a target, all that lead to the verdicts of all
+        rounds.
+
+        target  its name, such as `round-2/align`
         A campaign with labels always has a reward model, since its report measures the labels.
         """
-        stages = self._with_parents({target or "compare"})
-        if target is None and "label" in stages:
-            stages = self._with_parents({*stages, "reward"})
-        return [stage for stage in STAGES if stage in stages]
+        rounds = range(1, self.config.rounds + 1)
+        stages = self._with_parents({target} if target else {address(number, "compare") for number in rounds})
+        labelled = [number for number in rounds if address(number, "label") in stages]
+        if target is None:
+            stages = self._with_parents({*stages, *(address(number, "reward") for number in labelled)})
+        return [stage for stage in self.stages if stage in stages]
+
+    def in_round(self, stage: str, number: int | None) -> StageConfig:
+        """A stage of a round, by default of the last."""
+        if (number or 1) > self.config.rounds:
+            raise ConfigError(self.source, [f"rounds: there is no round {number} (found {self.config.rounds})"])
+        return self.stages[address(number or self.config.rounds, stage)]
+
+    def at_work(self, stage: str, number: int | None = None) -> StageConfig:
+        """A stage of a round, by default of the first in which it is not finished, or else of the last."""
+        rounds = [number] if number else range(1, self.config.rounds + 1)
+        every = [self.in_round(stage, one) for one in rounds]
+        return next((one for one in every if runs.find_stage(one.run_dir, stage) is None), every[-1])
 
     def hub_ids(self, stages: Iterable[str]) -> list[HubId]:
         """The hub ids that these stages read, as the file names them."""
@@ -82,9 +117,9 @@ class Campaign:
         return resolve(self.source, _at(self.values, {hub_id: commit}))
 
     def _with_parents(self, stages: set[str]) -> set[str]:
-        for stage in reversed(STAGES):
+        for stage in reversed(list(self.stages)):
             if stage in stages:
-                stages = stages.union(self.stages[stage].parents())
+                stages = stages.union(self.stages[stage].parent_names())
         return stages
 
 
@@ -143,14 +178,30 @@ def _as_written(source: Path, values: Json) -> Campaign:
             )
             problems.append(f"{stage}.{key}: belongs at the top of the file, where all stages share it{instead}")
         section = {key: value for key, value in section.items() if key not in misplaced}
+        if stage == "label" and top.labels_per_round:
+            if "target_labels" in section:
+                problems.append(
+                    "label.target_labels: labels_per_round, at the top of the file, says it; keep one of them"
+                )
+            section["target_labels"] = top.labels_per_round
         stage_config = validate(schema, {**shared_keys, **section, "run_dir": run_dir}, base, f"{stage}.", problems)
         if stage_config is not None:
             stages[stage] = stage_config
     if problems or config is None:
         raise ConfigError(source, problems)
     stages = {stage: stage_config.completed(stages) for stage, stage_config in stages.items()}
-    if problems := [line for stage_config in stages.values() for line in stage_config.conflicts(stages)]:
+    problems = [line for stage_config in stages.values() for line in stage_config.conflicts(stages)]
+    if top.rounds > 1 and "sample" not in stages["label"].parents():
+        problems.append(
+            "rounds: a further round asks about answers of the aligned policy, and label.source asks nobody"
+        )
+    if problems:
         raise ConfigError(source, problems)
+    stages |= {
+        address(number, stage): stages[stage].in_round(number)
+        for number in range(2, top.rounds + 1)
+        for stage in OF_EVERY_ROUND
+    }
     hub_ids_by_stage = {stage: stage_config.hub_ids() for stage, stage_config in stages.items()}
     return Campaign(source, values, top, run_dir, stages, hub_ids_by_stage)
 
@@ -215,14 +266,14 @@ def plan(
     will_run: set[str] = set()
     for stage in only or campaign.needed(target):
         config = campaign.stages[stage]
-        rerun_parents = [parent for parent in config.parents() if parent in will_run]
+        rerun_parents = [parent for parent in config.parent_names() if parent in will_run]
         reason = why_stale(config)
         if stage in force:
             steps.append(PlannedStage(stage, "run", "asked for"))
         elif reason is None and rerun_parents:
             steps.append(PlannedStage(stage, "run", f"{' and '.join(rerun_parents)} will be new"))
         elif reason is None:
-            result = runs.open_stage(config.run_dir, stage)
+            result = runs.open_stage(config.run_dir, config.stage)
             steps.append(
                 PlannedStage(
                     stage,
@@ -257,8 +308,8 @@ def why_stale(config: StageConfig) -> str | None:
             return f"{path} has changed"
     if len(config.input_paths()) != len(recorded):
         return "the config names other input files"
-    for parent in manifest.parents:
-        parent_result = runs.find_stage(config.run_dir, parent.stage)
+    for parent in result.parents:
+        parent_result = runs.find_stage(campaign_dir(config.run_dir), parent.stage)
         if parent_result is None or parent_result.sha256 != parent.manifest_sha256:
             return f"{parent.stage} has changed"
     if lines := contents.changed(manifest.contents, config.contents()):  # before outputs, which may be links to them

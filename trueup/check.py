@@ -58,7 +58,8 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
     for hub_id in campaign.hub_ids(campaign.needed()):
         campaign = part(_settle, campaign, hub_id) or campaign
     model = campaign.config.model
-    stages = {stage: campaign.stages[stage] for stage in campaign.needed()}
+    # A further round has the keys of the first.
+    stages = {stage: config for stage in campaign.needed() if (config := campaign.stages[stage]).round == 1}
     rows = Rows([])
     for config in stages.values():
         if config.check is not None:

@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trueup import __version__
-from trueup.commandline.commands import Command, described, print_text, read_campaign, takes_config, takes_run
+from trueup.commandline.commands import (
+    FIRST_UNFINISHED,
+    Command,
+    described,
+    print_text,
+    read_campaign,
+    takes_config,
+    takes_round,
+    takes_run,
+)
 from trueup.commandline.running import make_console, print_plan, run_to
 from trueup.stages import COMMANDS, STAGES, load_object
 
 if TYPE_CHECKING:
-    from trueup.campaign import Campaign
+    from trueup.config import StageConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,12 +118,14 @@ def _takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="append", default=[], choices=tuple(STAGES), help="run this stage even if it is up to date"
     )
+    takes_round(parser, "--until and --force are about it (the last)")
     parser.add_argument("--plan", action="store_true", help="print what would run and why, and stop")
     _takes_gate(parser)
 
 
 def _takes_stage(parser: argparse.ArgumentParser) -> None:
     takes_config(parser)
+    takes_round(parser, FIRST_UNFINISHED)
     parser.add_argument("--force", action="store_true", help="run the stage even if it is up to date")
 
 
@@ -138,6 +149,7 @@ def _takes_export(parser: argparse.ArgumentParser) -> None:
     takes_run(parser)
     parser.add_argument("what", choices=("policy", "sft", "reward", "preferences"), help="what to copy")
     parser.add_argument("to", type=Path, help="new folder for the copy")
+    takes_round(parser, "without it the last that has the result")
 
 
 def _takes_gate(parser: argparse.ArgumentParser) -> None:
@@ -162,8 +174,10 @@ def _run(arguments: argparse.Namespace) -> int:
         raise TrueupError(
             f"--gate needs the verdict, which --until {arguments.until} does not reach; leave one of them out"
         )
-    run_to(campaign, arguments.until, tuple(arguments.force), arguments.plan)
-    return 0 if arguments.plan else _gate(campaign, arguments.gate)
+    until = campaign.in_round(arguments.until, arguments.round).address if arguments.until else None
+    force = tuple(campaign.in_round(stage, arguments.round).address for stage in arguments.force)
+    run_to(campaign, until, force, arguments.plan)
+    return 0 if arguments.plan else _gate(campaign.in_round("compare", arguments.round), arguments.gate)
 
 
 def _stage(arguments: argparse.Namespace) -> int:
@@ -172,12 +186,13 @@ def _stage(arguments: argparse.Namespace) -> int:
     from trueup.campaign import why_stale
 
     campaign = read_campaign(arguments)
-    for parent in campaign.stages[arguments.name].parents():
+    config = campaign.at_work(arguments.name, arguments.round)
+    for parent in config.parent_names():
         runs.open_stage(campaign.run_dir, parent)
         if reason := why_stale(campaign.stages[parent]):
             print_text(f"{parent} is used as it is, but is not up to date: {reason}", file=sys.stderr)
-    run_to(campaign, arguments.name, (arguments.name,) if arguments.force else (), only=arguments.name)
-    return _gate(campaign, getattr(arguments, "gate", None))
+    run_to(campaign, config.address, (config.address,) if arguments.force else (), only=config.address)
+    return _gate(config, getattr(arguments, "gate", None))
 
 
 GATES = {
@@ -188,14 +203,14 @@ GATES = {
 """The outcomes of the comparison that pass each gate."""
 
 
-def _gate(campaign: Campaign, gate: str | None) -> int:
-    """The exit code: 0 without a gate or if it is passed, else 4."""
+def _gate(compare: StageConfig, gate: str | None) -> int:
+    """The exit code: 0 without a gate or if the comparison passes it, else 4."""
     if gate is None:
         return 0
     from trueup import runs
     from trueup.artifacts.reports import ComparisonFigures
 
-    outcome = runs.open_stage(campaign.run_dir, "compare").report(ComparisonFigures).verdict.outcome
+    outcome = runs.open_stage(compare.run_dir, "compare").report(ComparisonFigures).verdict.outcome
     passes = outcome in GATES[gate]
     print_text(f"gate {gate}: {'passed' if passes else 'not passed'}, the verdict is {outcome}", file=sys.stderr)
     return 0 if passes else 4
@@ -268,5 +283,5 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from trueup.exporting.export import export
 
-    print_text(export(arguments.run, arguments.what, arguments.to))
+    print_text(export(arguments.run, arguments.what, arguments.to, arguments.round))
     return 0

@@ -35,6 +35,7 @@ from trueup.files import Json
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import masked
+from trueup.stages import address, address_from, round_dir, round_of
 
 STARTER = Path(__file__).parent / "data" / "starter"
 
@@ -210,7 +211,8 @@ class StageConfig(Section):
     """`module:name` of the schema of its report.json."""
 
     run_dir: Path = Field(exclude=True)
-    """The campaign's run directory. It is not part of a stage's identity, since a run may be moved."""
+    """The round's folder, which is the campaign's run directory in the first round. It is not part of a stage's
+    identity, since a run may be moved."""
     split: SplitConfig = SplitConfig()
     seed: Seed = 0
     """Seed of this stage's random numbers; by default it is the campaign's."""
@@ -218,6 +220,20 @@ class StageConfig(Section):
     def completed(self, stages: Mapping[str, Any]) -> Self:
         """The config with the defaults that follow from other stages of the campaign."""
         return self
+
+    def in_round(self, number: int) -> Self:
+        """The config of a further round's stage, from the first round's."""
+        return self.model_copy(update={"run_dir": round_dir(self.run_dir, number)})
+
+    @property
+    def round(self) -> int:
+        """The number of the round that the stage is in; 1 for SFT."""
+        return round_of(self.run_dir)
+
+    @property
+    def address(self) -> str:
+        """Its name in the campaign: `align`, `round-2/align`."""
+        return address(self.round, self.stage)
 
     def conflicts(self, stages: Stages) -> list[str]:
         """Lines `key: problem` for keys that are right by themselves, and wrong beside those of other stages."""
@@ -229,8 +245,12 @@ class StageConfig(Section):
         return ""
 
     def parents(self) -> tuple[str, ...]:
-        """The stages whose results this one reads."""
+        """The stages whose results this one reads: `reward` of the same round, `round-1/reward` of that one."""
         return ()
+
+    def parent_names(self) -> list[str]:
+        """Their names in the campaign."""
+        return [address_from(self.run_dir, parent) for parent in self.parents()]
 
     def input_paths(self) -> list[Path]:
         """The files that this stage reads, besides its parents' results."""

@@ -1,11 +1,12 @@
-"""Reading and writing files of a run: only a file is read, and a reader never sees half of one."""
+"""Reading, writing and removing files of a run: only a file is read, and a reader never sees half of one."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,25 @@ def mend_last_line(path: Path) -> None:
         whole, newline, torn = path.read_bytes().rpartition(b"\n")
         if torn:
             os.truncate(path, len(whole + newline))
+
+
+def files_under(top: Path) -> Iterator[Path]:
+    """A file by itself, or all files under a folder; links are not followed."""
+    if top.is_dir() and not top.is_symlink():
+        yield from (path for path in top.rglob("*") if path.is_symlink() or not path.is_dir())
+    else:
+        yield top
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it points to) or a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def is_writable(*paths: Path) -> bool:
+    """Whether this process may write to all paths; false on a read-only medium too."""
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(path, os.W_OK, effective_ids=effective) for path in paths)

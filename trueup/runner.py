@@ -63,7 +63,7 @@ def run_steps(
     running: dict[str, _Child] = {}
     apart = follower is not None
     follower = follower or Follower(lambda stage, event: None)
-    board = _Board(console)
+    board = _Board(console, campaign.width)
     with board:
         try:
             while waiting or running:
@@ -99,7 +99,7 @@ def side_by_side() -> int:
 
 def _ready(campaign: Campaign, waiting: list[str], past: set[str], running: dict[str, _Child], limit: int) -> list[str]:
     free = limit - len(running)
-    return [stage for stage in waiting if set(campaign.stages[stage].parents()) <= past][: max(0, free)]
+    return [stage for stage in waiting if set(campaign.stages[stage].parent_names()) <= past][: max(0, free)]
 
 
 def _threads(
@@ -186,12 +186,15 @@ class _Child:
 class _Board(AbstractContextManager["_Board"]):
     """Progress bars on a terminal; without one, a line at the start and the end of each stage."""
 
-    def __init__(self, console: Console):
-        self.console = console
+    def __init__(self, console: Console, width: int):
+        """
+        width  characters of the longest name of a stage
+        """
+        self.console, self.width = console, width
         self.tasks: dict[str, TaskID] = {}
         self.started: dict[str, float] = {}
         columns = (
-            TextColumn("[bold]{task.description:<8}"),
+            TextColumn(f"[bold]{{task.description:<{self.width}}}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[measures]}"),
@@ -211,13 +214,13 @@ class _Board(AbstractContextManager["_Board"]):
 
     def start(self, stage: str) -> None:
         self.started[stage] = time.time()
-        self.console.print(f"[bold]{stage:<8}[/] starts", highlight=False)
+        self.console.print(f"[bold]{stage:<{self.width}}[/] starts", highlight=False)
         if self.bars:
             self.tasks[stage] = self.bars.add_task(stage, total=None, measures="loading")
 
     def show(self, stage: str, event: Event) -> None:
         if "say" in event:
-            self.console.print(f"{stage:<8} [dim]{_escape(event['say'])}[/]", highlight=False)
+            self.console.print(f"{stage:<{self.width}} [dim]{_escape(event['say'])}[/]", highlight=False)
         elif "progress" in event and self.bars:
             step, total = event["progress"]
             measures = "  ".join(
@@ -229,12 +232,10 @@ class _Board(AbstractContextManager["_Board"]):
     def finish(self, stage: str, child: _Child) -> None:
         verdict = runs.open_stage(child.campaign.run_dir, stage).manifest.verdict
         colour = {"pass": "green", "warn": "yellow", "fail": "red"}[verdict.status]
-        self.console.print(
-            f"[bold]{stage:<8}[/] [{colour}]{verdict.status}[/] in {time.time() - self.started[stage]:.0f} s",
-            highlight=False,
-        )
+        name, seconds = f"{stage:<{self.width}}", time.time() - self.started[stage]
+        self.console.print(f"[bold]{name}[/] [{colour}]{verdict.status}[/] in {seconds:.0f} s", highlight=False)
         for finding in verdict.findings:
-            self.console.print(f"{stage:<8} {finding.level}: {_escape(printable(finding.message))}", highlight=False)
+            self.console.print(f"{name} {finding.level}: {_escape(printable(finding.message))}", highlight=False)
         if self.bars:
             self.bars.remove_task(self.tasks[stage])
 

@@ -1,4 +1,5 @@
-"""The run directory: one folder per stage, which is finished when its manifest is there.
+"""The run directory: one folder per stage, which is finished when its manifest is there. A further round's stages have
+theirs within `round-2/` and so on (trueup.stages), and a stage finds those of other rounds by `round-1/align`.
 
 A stage opens its folder with `begin`, writes its results, and calls `StageRun.finish`, which hashes every file and
 writes `manifest.json` last and atomically. A stage opens an earlier one with `open_stage`. An interrupted stage has no
@@ -16,7 +17,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,11 +36,18 @@ from trueup.config import StageConfig
 from trueup.data.records import LEFT_OUT, Dropped, LeftOut, Message, write_rows
 from trueup.data.split import opening_id
 from trueup.errors import RunError
-from trueup.files import PARTIAL, read_text, require_file, sha256_file, write_atomically
+from trueup.files import PARTIAL, files_under, read_text, remove, require_file, sha256_file, write_atomically
 from trueup.provenance import seals
 from trueup.provenance.contents import Contents, changed
 from trueup.provenance.masking import masked
-from trueup.stages import STAGES
+from trueup.stages import (
+    STAGES,
+    address_from,
+    campaign_dir,
+    is_stage,
+    place,
+    round_dirs,
+)
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -100,6 +107,20 @@ class FinishedStage:
     dir: Path
     manifest: Manifest
 
+    @property
+    def run_dir(self) -> Path:
+        """The folder of its round."""
+        return self.dir.parent
+
+    @property
+    def parents(self) -> list[ParentStage]:
+        """Its parents by their names in the campaign. Its manifest names them as seen from its round."""
+        return [
+            ParentStage(stage=address_from(self.run_dir, parent.stage), manifest_sha256=parent.manifest_sha256)
+            for parent in self.manifest.parents
+            if is_stage(parent.stage)
+        ]
+
     def report(self, schema: type[A]) -> A:
         """The report.json, as the stage's schema or a base of it; a RunError names the key that does not fit."""
         report = read_report(self.dir.parent, self.stage, schema)
@@ -120,7 +141,14 @@ class FinishedStage:
 
 
 def stage_dir(run_dir: Path, stage: str) -> Path:
-    return run_dir / DIRECTORIES[stage]
+    """The folder of a stage, as seen from a round's folder."""
+    folder, name = place(run_dir, stage)
+    return folder / DIRECTORIES[name]
+
+
+def newest_round(run_dir: Path, stage: str) -> Path:
+    """The folder of the newest round in which the stage is finished, else of the first."""
+    return next((path for path in reversed(round_dirs(run_dir)) if find_stage(path, stage)), campaign_dir(run_dir))
 
 
 def find_stage(run_dir: Path, stage: str) -> FinishedStage | None:
@@ -131,7 +159,7 @@ def find_stage(run_dir: Path, stage: str) -> FinishedStage | None:
     manifest = read_artifact(path, Manifest, "a manifest", "delete it to make the stage run again")
     if manifest is None:
         return None
-    if manifest.stage != stage:
+    if manifest.stage != place(run_dir, stage)[1]:
         raise RunError(f"{path}: is the manifest of {manifest.stage}; delete it to make {stage} run again")
     if outside := next((file.path for file in manifest.outputs if not _is_within(file.path)), None):
         raise RunError(f"{path}: names a result outside its folder, {outside!r}; delete it to make the stage run again")
@@ -263,12 +291,13 @@ class StageRun:
     def finish(self) -> Path:
         """Hash the outputs, seal and write the manifest, and remove the checkpoints. Returns the folder."""
         for checkpoint in checkpoints(self.dir):
-            _remove(checkpoint)
+            remove(checkpoint)
         outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and is_output(p, self.dir))
         files = [OutputFile(path=str(p.relative_to(self.dir)), sha256=sha256_file(p)) for p in outputs]
         text = sealed_text(self.manifest(files).plain())
         # Seal first: a stage that is killed in between is unfinished, and its next seal counts.
-        seals.append(self.config.run_dir, self.config.stage, hashlib.sha256(text.encode()).hexdigest())
+        campaign = campaign_dir(self.config.run_dir)
+        seals.append(campaign, self.config.address, hashlib.sha256(text.encode()).hexdigest())
         write_atomically(self.dir / MANIFEST, text)
         (self.dir / BEGUN).unlink(missing_ok=True)
         return self.dir
@@ -336,10 +365,10 @@ def _clear(run_dir: Path, stage: str) -> None:
 
     Raises RunError, and removes nothing, if there is something in the way that the stage did not write.
     """
-    directory = stage_dir(run_dir, stage)
+    directory, campaign, name = stage_dir(run_dir, stage), campaign_dir(run_dir), address_from(run_dir, stage)
     entries = list(directory.iterdir()) if directory.is_dir() else []
     ours = [path for path in entries if path.name in OUTPUTS or _is_scratch(path)]
-    if ours and not any((directory / name).exists() for name in (MANIFEST, BEGUN)) and not seals.last(run_dir, stage):
+    if ours and not any((directory / name).exists() for name in (MANIFEST, BEGUN)) and not seals.last(campaign, name):
         raise RunError(
             f"{ours[0]}: is in the way of the {stage} stage, which did not write it: move it elsewhere, or give the "
             "campaign another run_dir"
@@ -347,30 +376,14 @@ def _clear(run_dir: Path, stage: str) -> None:
     manifest = _read_json(directory / MANIFEST)
     if isinstance(manifest, dict) and isinstance(manifest.get("outputs"), list):
         paths = {entry.get("path") for entry in manifest["outputs"] if isinstance(entry, dict)}
-        for path in (file for top in ours if not _is_scratch(top) for file in _files(top)):
+        for path in (file for top in ours if not _is_scratch(top) for file in files_under(top)):
             if str(path.relative_to(directory)) not in paths:
                 raise RunError(f"{path}: the {stage} stage did not write it and would remove it: move it elsewhere")
     (directory / MANIFEST).unlink(missing_ok=True)
-    if (last := seals.last(run_dir, stage)) and last.manifest_sha256:
-        seals.append(run_dir, stage, None)
+    if (last := seals.last(campaign, name)) and last.manifest_sha256:
+        seals.append(campaign, name, None)
     for path in ours:
-        _remove(path)
-
-
-def _files(top: Path) -> Iterator[Path]:
-    """A file by itself, or all files under a folder; links are not followed."""
-    if top.is_dir() and not top.is_symlink():
-        yield from (path for path in top.rglob("*") if path.is_symlink() or not path.is_dir())
-    else:
-        yield top
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, a link (not what it points to) or a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+        remove(path)
 
 
 def _read_json(path: Path) -> Any:
@@ -402,12 +415,6 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout.strip() or None
-
-
-def is_writable(*paths: Path) -> bool:
-    """Whether this process may write to all paths; false on a read-only medium too."""
-    effective = os.access in os.supports_effective_ids
-    return all(os.access(path, os.W_OK, effective_ids=effective) for path in paths)
 
 
 # ---- One run at a time ------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def main() -> int:
         if isinstance(config, TrainConfig) or (config.stage == "sft" and message["ahead"]):
             from trueup.training.trial import refuse_unbuildable
 
-            refuse_unbuildable(campaign, [config.stage, *message["ahead"]])
+            refuse_unbuildable(campaign, [config.address, *message["ahead"]])
         load_object(config.run)(config)
     except TrueupError as error:
         console.report_error(str(error), type(error).__name__)

@@ -1,4 +1,5 @@
-"""The one table of a campaign's stages, and the only place in `trueup` that names the packages of stages.
+"""The one table of a campaign's stages, and the only place in `trueup` that names the packages of stages; and where a
+stage of a further round lies.
 
 The names are strings, which are imported on use. So `trueup` stays below the packages of the stages, a campaign is
 planned without torch, and `--help` loads nothing that takes time.
@@ -7,7 +8,9 @@ planned without torch, and `--help` loads nothing that takes time.
 from __future__ import annotations
 
 import importlib
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -52,3 +55,69 @@ def load_object(name: str) -> Any:
     """The object with this `module:name`."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+# ---- Rounds -----------------------------------------------------------------------------------------------------
+
+OF_EVERY_ROUND = tuple(STAGES)[1:]
+"""The stages that every round has. SFT is of the campaign."""
+ROUNDS = 99
+"""The most rounds that a campaign has."""
+_ROUND = re.compile(r"round-([2-9]|[1-9]\d)")
+
+
+def round_of(run_dir: Path) -> int:
+    """The number of the round whose folder this is. The run directory itself is the first one's."""
+    match = _ROUND.fullmatch(run_dir.name)
+    return int(match[1]) if match else 1
+
+
+def campaign_dir(run_dir: Path) -> Path:
+    """The campaign's run directory, from a round's."""
+    return run_dir.parent if round_of(run_dir) > 1 else run_dir
+
+
+def round_dir(run_dir: Path, number: int) -> Path:
+    """A round's folder, from that of any round: each further round has one within the campaign's run directory."""
+    campaign = campaign_dir(run_dir)
+    return campaign / f"round-{number}" if number > 1 else campaign
+
+
+def round_dirs(run_dir: Path) -> list[Path]:
+    """The folders of a campaign's rounds, in order, as far as there are any."""
+    numbers = sorted(number for path in campaign_dir(run_dir).glob("round-*") if (number := round_of(path)) > 1)
+    return [round_dir(run_dir, number) for number in (1, *numbers)]
+
+
+def stages_of(run_dir: Path) -> list[str]:
+    """The names of the stages of all rounds that have a folder, in order."""
+    further = [address(round_of(folder), stage) for folder in round_dirs(run_dir)[1:] for stage in OF_EVERY_ROUND]
+    return [*STAGES, *further]
+
+
+def address(number: int, stage: str) -> str:
+    """A stage's name in the campaign: `align` in the first round, `round-2/align` in the second."""
+    return f"round-{number}/{stage}" if number > 1 and stage in OF_EVERY_ROUND else stage
+
+
+_NAME = re.compile(rf"(round-[1-9]\d?/)?({'|'.join(STAGES)})")
+
+
+def is_stage(name: str) -> bool:
+    """Whether this is a stage's name, which a file of somebody else's run may say of anything."""
+    return _NAME.fullmatch(name) is not None
+
+
+def place(run_dir: Path, stage: str) -> tuple[Path, str]:
+    """(round's folder, stage) of a stage's name, as seen from the round in `run_dir`: a bare name is of the same round,
+    `round-1/align` of that one, and `sft` of the campaign."""
+    number, _, name = stage.rpartition("/")
+    if number:
+        return round_dir(run_dir, int(number.removeprefix("round-"))), name
+    return (run_dir if name in OF_EVERY_ROUND else campaign_dir(run_dir)), name
+
+
+def address_from(run_dir: Path, stage: str) -> str:
+    """The name in the campaign of what a stage of the round in `run_dir` calls `stage`."""
+    folder, name = place(run_dir, stage)
+    return address(round_of(folder), name)

@@ -15,7 +15,7 @@ from trueup.files import sha256_file
 from trueup.judging.votes import VOTES
 from trueup.provenance import commits, seals
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
-from trueup.stages import STAGES, load_object
+from trueup.stages import STAGES, campaign_dir, is_stage, load_object, round_dirs, round_of, stages_of
 
 StageVerify = Callable[[FinishedStage], tuple[str | None, str | None]]
 """Returns (problem, note): the problem of the store in a stage's manifest, or why it was not checked."""
@@ -49,14 +49,16 @@ def verify(run_dir: Path, root: str | None = None) -> Verification:
 
     root  a root that was stored elsewhere; a problem if no seal of the run has it
     """
+    run_dir = campaign_dir(run_dir)
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
     outcome = Verification()
     finished = _stages(run_dir, outcome)
     _check_seals(run_dir, finished, root, outcome)
-    for path in sorted(run_dir.iterdir()):
-        if path.name not in _BESIDE:
-            outcome.problems.append(f"{path}: not a part of this run")
+    for folder in round_dirs(run_dir):
+        for path in sorted(folder.iterdir()):
+            if path.name not in _BESIDE and not (folder == run_dir and round_of(path) > 1):
+                outcome.problems.append(f"{path}: not a part of this run")
     for stage in finished.values():
         if stage is not None:
             _check_stage(run_dir, stage, finished, outcome)
@@ -64,9 +66,9 @@ def verify(run_dir: Path, root: str | None = None) -> Verification:
 
 
 def _stages(run_dir: Path, outcome: Verification) -> dict[str, FinishedStage | None]:
-    """The stages that have a manifest; None for a manifest that cannot be read."""
+    """The stages of all rounds that have a manifest, by their names; None for a manifest that cannot be read."""
     stages: dict[str, FinishedStage | None] = {}
-    for stage in DIRECTORIES:
+    for stage in stages_of(run_dir):
         try:
             if result := runs.find_stage(run_dir, stage):
                 stages[stage] = result
@@ -92,7 +94,7 @@ def _check_seals(
             outcome.notes.append(f"{after} seals came after the root that you gave; it proves nothing about those")
     last = {seal.stage: seal.manifest_sha256 for seal in chain}
     for stage, sha256 in last.items():
-        if stage not in DIRECTORIES:
+        if not is_stage(stage):
             outcome.problems.append(f"{run_dir / seals.SEALS}: seals an unknown stage, {stage!r}")
         elif sha256 and stage not in finished:
             path = runs.stage_dir(run_dir, stage) / MANIFEST
@@ -125,10 +127,13 @@ def _check_stage(
         what = f"input of {stage}, "
         _check_file(Path(source.path), source.sha256, what, f"changed since {stage} read it", outcome)
     for parent in result.manifest.parents:
+        if not is_stage(parent.stage):
+            problems.append(f"{result.dir / MANIFEST}: names an unknown stage, {parent.stage}")
+    for parent in result.parents:
         parent_result = finished.get(parent.stage)
         outcome.checked += 1
         if parent_result is None:
-            directory = run_dir / DIRECTORIES.get(parent.stage, parent.stage)
+            directory = runs.stage_dir(run_dir, parent.stage)
             problems.append(f"{directory}: parent of {stage}, unfinished or missing")
         elif parent_result.sha256 != parent.manifest_sha256:
             problems.append(f"{parent_result.dir / MANIFEST}: not the {parent.stage} that {stage} was made from")
@@ -141,7 +146,7 @@ def _check_stage(
 
 def _verify_store(result: FinishedStage) -> tuple[str | None, str | None]:
     """(problem, note) of the store in a stage's manifest, by the stage's own code."""
-    schema = load_object(STAGES[result.stage].config)
+    schema = load_object(STAGES[result.manifest.stage].config)
     name: str | None = getattr(schema, "verify", None)  # a choice of schemas has none
     if name is None:
         return f"{result.dir / MANIFEST}: states a store, and {result.stage} has none", None

@@ -31,6 +31,8 @@ from trueup import runs
 from trueup.config import read_yaml, validate
 from trueup.console import say
 from trueup.errors import ConfigError, DataError, RunError, TrueupError
+from trueup.files import is_writable
+from trueup.stages import address, campaign_dir, is_stage, round_dir, round_dirs, round_of, stages_of
 from ui.figures.agreement import load_libraries
 from ui.figures.live import Live
 from ui.html import STATIC, not_found, plain_page
@@ -87,10 +89,17 @@ def serve_run(
     url: str | None = None,
     trust: bool = False,
     proxies: Sequence[str] = (),
+    number: int | None = None,
 ) -> None:
-    """Show a run: its comparison, its reports, and its labels if it has a store; serves until interrupted."""
+    """Show a run: its comparison, its reports, and its labels if it has a store; serves until interrupted.
+
+    number  the round; None: the last that was compared
+    """
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in runs.DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
+    run_dir = round_dir(run_dir, number) if number else runs.newest_round(run_dir, "compare")
+    if round_of(run_dir) > 1:
+        say(f"round {round_of(run_dir)} of {campaign_dir(run_dir)}; --round shows another")
     _serve(run_app(run_dir, host, url, trust, proxies), host, port)
 
 
@@ -132,7 +141,7 @@ def run_app(
     """
     config = _label_config(run_dir)
     store = _store_of(run_dir, config, trust)
-    writable = runs.is_writable(run_dir)
+    writable = is_writable(run_dir)
     votes = Votes(run_dir, config) if writable else None
     if not writable:
         say(f"{run_dir} cannot be written: it is shown, and nobody can label or vote on it")
@@ -154,10 +163,12 @@ def run_app(
 
 
 def _label_config(run_dir: Path) -> LabelConfig | None:
-    """The label stage's configuration, as the stage wrote it when it last began."""
-    path = runs.stage_dir(run_dir, "label") / runs.CONFIG
-    if not path.is_file():
+    """The label stage's configuration, as the stage wrote it when it last began, in the last round that it is in."""
+    folders = [folder for folder in round_dirs(run_dir) if (runs.stage_dir(folder, "label") / runs.CONFIG).is_file()]
+    if not folders:
         return None
+    run_dir = folders[-1]
+    path = runs.stage_dir(run_dir, "label") / runs.CONFIG
     problems: list[str] = []
     values = {**(read_yaml(path).get("label") or {}), "run_dir": run_dir}
     config = validate(LabelConfig, values, path.parent, "label.", problems)
@@ -167,7 +178,7 @@ def _label_config(run_dir: Path) -> LabelConfig | None:
 
 
 def _store_of(run_dir: Path, config: LabelConfig | None, trust: bool) -> Store | None:
-    own = runs.stage_dir(run_dir, "label") / runs.STORE
+    own = runs.stage_dir(campaign_dir(run_dir), "label") / runs.STORE
     if config is not None and config.store is not None:
         if trust:
             return Store(config.store_url)
@@ -210,7 +221,9 @@ def _app(
             asks=asks,
         )
         # The name of a run may reveal its model, so annotators do not see it.
-        return plain_page("index", title=run_dir.name if who.is_admin else "Labelling", links=links, me=who)
+        return plain_page(
+            "index", title=campaign_dir(run_dir).name if who.is_admin else "Labelling", links=links, me=who
+        )
 
     @app.exception_handler(404)
     async def missing(request: Request, error: HTTPException) -> Response:
@@ -221,9 +234,9 @@ def _app(
     def icon() -> FileResponse:
         return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
 
-    @app.get("/reports/{stage}", include_in_schema=False)
+    @app.get("/reports/{stage:path}", include_in_schema=False)
     def report(stage: str) -> Response:
-        path = runs.stage_dir(run_dir, stage) / "report.html" if stage in runs.DIRECTORIES else None
+        path = runs.stage_dir(campaign_dir(run_dir), stage) / "report.html" if is_stage(stage) else None
         if path is None or not path.is_file():
             raise HTTPException(404, "no such report")
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
@@ -254,7 +267,7 @@ def _result_pages(app: FastAPI, run_dir: Path, without: str) -> list[tuple[str, 
         "/vote": ("Vote blind", "/vote" in mounted),
         "/open": ("Ask the policies", "/open" in mounted),
         "/run": ("Run", True),
-        "/reports/compare": ("Report", (compared / "report.html").is_file()),
+        f"/reports/{address(round_of(run_dir), 'compare')}": ("Report", (compared / "report.html").is_file()),
     }
     return [(path, title) for path, (title, there) in pages.items() if there and path != without]
 
@@ -303,8 +316,8 @@ def _links(
             (True, "/run", "Run", "Stages and their verdicts, where the result comes from, training curves."),
             (True, "/people", "People", "Accounts and invitations."),
         ]
-        for stage in runs.DIRECTORIES:
-            is_written = (runs.stage_dir(run_dir, stage) / "report.html").is_file()
+        for stage in stages_of(run_dir):
+            is_written = (runs.stage_dir(campaign_dir(run_dir), stage) / "report.html").is_file()
             links.append((is_written, f"/reports/{stage}", f"Report of {stage}", "As the stage wrote it."))
     return [(address, title, text) for is_there, address, title, text in links if is_there]
 

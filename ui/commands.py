@@ -12,7 +12,16 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from trueup.commandline.commands import Command, described, print_text, read_campaign, takes_config, takes_run
+from trueup.commandline.commands import (
+    FIRST_UNFINISHED,
+    Command,
+    described,
+    print_text,
+    read_campaign,
+    takes_config,
+    takes_round,
+    takes_run,
+)
 
 if TYPE_CHECKING:
     from ui.labels.config import LabelConfig
@@ -22,7 +31,7 @@ if TYPE_CHECKING:
 def _label_config(arguments: argparse.Namespace) -> LabelConfig:
     from ui.labels.config import LabelConfig
 
-    config = read_campaign(arguments).stages["label"]
+    config = read_campaign(arguments).at_work("label")
     assert isinstance(config, LabelConfig)
     return config
 
@@ -44,6 +53,7 @@ def _actions(parser: argparse.ArgumentParser) -> Callable[[str, str], argparse.A
 
 def _takes_label(parser: argparse.ArgumentParser) -> None:
     takes_config(parser)
+    takes_round(parser, FIRST_UNFINISHED)
     _takes_address(parser)
 
 
@@ -52,7 +62,7 @@ def _label(arguments: argparse.Namespace) -> int:
     from ui.labels.config import LabelConfig
 
     campaign = read_campaign(arguments)
-    config = campaign.stages["label"]
+    config = campaign.at_work("label", arguments.round)
     assert isinstance(config, LabelConfig)
     sampling = Sampling(campaign, config) if needs_sampling(config) else None
     with sampling or nullcontext():  # before the pages are loaded, which takes a while
@@ -70,13 +80,14 @@ def _takes_serve(parser: argparse.ArgumentParser) -> None:
         help="the run is your own: open the database that its config names, and run Python that comes with its model "
         "where the config allows it (trust_remote_code). Without this a run is data",
     )
+    takes_round(parser, "without it the last that was compared")
     _takes_address(parser)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     from ui.app import serve_run
 
-    serve_run(arguments.run, **_address(arguments), trust=arguments.trust)
+    serve_run(arguments.run, **_address(arguments), trust=arguments.trust, number=arguments.round)
     return 0
 
 

@@ -126,6 +126,7 @@ def report_card(
         by_annotator=by_slice(pairs, right, lambda pair: pair.annotator),
         by_strength=by_slice(pairs, right, lambda pair: str(pair.strength or "none")),
         by_source=by_slice(pairs, right, lambda pair: pair.source),
+        by_round=by_slice(pairs, right, lambda pair: f"round {pair.round}"),
         by_length=by_length,
         normalisation=_normalisation(heldout.chosen + heldout.rejected),
         findings=findings,

@@ -33,6 +33,7 @@ SLICES = {
     "by_category": "Category of the prompt",
     "by_annotator": "Annotator",
     "by_source": "Source of the label",
+    "by_round": "Round that asked",
 }
 """What each slicing of the card is called."""
 GRADES = {"1": "slightly better", "2": "better", "3": "much better", "none": "not asked"}

@@ -13,12 +13,11 @@ import numpy as np
 from rlhf.compare.config import CompareConfig
 from trueup.artifacts.manifest import Finding
 from trueup.artifacts.reports import OwnFigures
-from trueup.console import progress
-from trueup.data.records import Candidate, CandidateSet, Row, append_rows, read_appended
+from trueup.data.records import Candidate, CandidateSet
 from trueup.data.texts import distinct_n, mean_self_similarity, repetition
 from trueup.models.course import drawn
 from trueup.models.loading import Loaded, SavedPolicy
-from trueup.models.sampling import Decoding, sample_saved
+from trueup.models.sampling import Decoding, sample_resumed
 from trueup.models.scoring import completion_kls
 from trueup.statistics import intervals, win_rates
 
@@ -59,14 +58,6 @@ class Verdicts:
     findings: Sequence[Finding] = ()
 
 
-class _PromptAnswers(Row):
-    """The answers to one prompt, as they are kept while a policy is sampled."""
-
-    row: int
-    """Which of the prompts."""
-    candidates: list[Candidate]
-
-
 def sample_policy(
     name: str,
     policy: SavedPolicy,
@@ -77,20 +68,11 @@ def sample_policy(
     folder: Path,
 ) -> Answers:
     """`num_samples` answers of a policy to each prompt. What an interrupted run had sampled is in `folder` and kept."""
-    path = folder / f"{name}.answers.partial"
-    answers: Answers = [[] for _ in rows]
-    for row in read_appended(path, _PromptAnswers):
-        answers[row.row] = row.candidates
-    todo = [i for i, candidates in enumerate(answers) if not candidates]
-    prompts = [rows[i].prompt for i in todo]
-    for batch in sample_saved(
-        policy, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
-    ):
-        for n, candidates in batch:
-            answers[todo[n]] = candidates
-        append_rows(path, [_PromptAnswers(row=todo[n], candidates=candidates) for n, candidates in batch])
-        progress(sum(map(bool, answers)), len(rows))
-    return answers
+    prompts = [row.prompt for row in rows]
+    file = folder / f"{name}.answers.partial"
+    return sample_resumed(
+        file, policy, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
+    )
 
 
 def forget_unfinished(folder: Path) -> None:

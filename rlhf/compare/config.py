@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -16,6 +17,7 @@ from trueup.judging.votes import VOTES, votes_digest
 from trueup.models.config import ModelStageConfig
 from trueup.provenance.contents import Contents
 from trueup.runs import find_stage
+from trueup.stages import round_dir
 from trueup.training.config import TrainConfig
 
 
@@ -78,7 +80,7 @@ class CompareConfig(ModelStageConfig):
             raise ValueError("judge endpoint: the keys judge_url and judge_model are required")
         if len(set(self.judges)) < len(self.judges):
             raise ValueError(f"judges: each once, found {self.judges}")
-        clashes = {"base", "sft", "aligned", "best_of_n"} & set(self.others)
+        clashes = [name for name in self.others if re.fullmatch(r"base|sft|aligned|best_of_n|round-\d+", name)]
         if clashes:
             raise ValueError(f"others: {', '.join(sorted(clashes))} is a policy of this run; choose another name")
         kinds = [check.kind for check in self.checks]
@@ -122,8 +124,27 @@ class CompareConfig(ModelStageConfig):
     def needs_reward(self) -> bool:
         return bool({"reward_model", "second_reward_model"} & set(self.judges))
 
+    @property
+    def other_runs(self) -> dict[str, Path]:
+        """Folders of the other alignments to compare: those that the file names, and the last round's."""
+        last_round = {f"round-{self.round - 1}": round_dir(self.run_dir, self.round - 1)} if self.round > 1 else {}
+        return {**last_round, **self.others}
+
+    @property
+    def run_dirs(self) -> tuple[Path, ...]:
+        """The folders of this round and of all others whose stages must have trained on none of the prompts."""
+        return (self.run_dir, *self.other_runs.values())
+
     def parents(self) -> tuple[str, ...]:
-        return ("sft", "sample", "align", *(["reward"] if self.needs_reward else []))
+        last_round = [f"round-{self.round - 1}/align"] if self.round > 1 else []
+        reward = ["reward"] if self.needs_reward else []
+        return ("sft", self.sampled, "align", *reward, *last_round)
+
+    @property
+    def sampled(self) -> str:
+        """The stage with the SFT policy's answers: that of the first round, since later ones answer by other
+        policies."""
+        return "sample" if self.round == 1 else "round-1/sample"
 
     def input_paths(self) -> list[Path]:
         return [*(check.path for check in self.checks), *self.rubric_files]
@@ -143,7 +164,7 @@ class CompareConfig(ModelStageConfig):
             versions["rubric"] = rubric_version(self.rubric)
         if "votes" in self.judges:
             versions["votes"] = votes_digest(self.run_dir / VOTES)
-        for name, run_dir in self.others.items():
+        for name, run_dir in self.other_runs.items():
             align = find_stage(run_dir, "align")
             versions[f"others.{name}"] = align.sha256 if align else None
         return versions

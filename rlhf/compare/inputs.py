@@ -15,14 +15,14 @@ from trueup.data.records import CandidateSet, read_rows
 from trueup.data.split import is_heldout, opening_id
 from trueup.errors import DataError, RunError
 from trueup.models.config import ModelConfig
-from trueup.models.loading import SavedPolicy, read_tokenizer
+from trueup.models.loading import read_tokenizer
 from trueup.models.sampling import Decoding
 from trueup.runs import Finding, FinishedStage
 
 
 def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, FinishedStage]:
     """The alignments of other runs. They must hold out the same prompts, and speak in the same tokens."""
-    others = {name: runs.open_stage(run_dir, "align") for name, run_dir in config.others.items()}
+    others = {name: runs.open_stage(run_dir, "align") for name, run_dir in config.other_runs.items()}
     ours = vocabulary(sft.dir / "model", config.model) if others else {}
     for name, align in others.items():
         if problem := why_apart(config, align, ours):
@@ -47,13 +47,6 @@ def why_apart(config: CompareConfig, align: FinishedStage, ours: dict[str, int] 
             "alignments of one base model"
         )
     return None
-
-
-def aligned(align: FinishedStage) -> SavedPolicy:
-    """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
-    sft = runs.find_stage(align.dir.parent, "sft")
-    before = align.manifest.parent_sha256("sft")
-    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 == before else None)
 
 
 def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:

@@ -26,7 +26,6 @@ from rlhf.compare import answers, checkpoints, judges, verdict
 from rlhf.compare.answers import ALIGNED, BEST, SFT, Answers, ComparedCompletions
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.inputs import (
-    aligned,
     find_training_stages,
     open_others,
     prove_disjoint,
@@ -57,6 +56,7 @@ from trueup.data.records import CandidateSet, read_jsonl, write_rows
 from trueup.models.chat import Encoded
 from trueup.models.loading import Loaded, SavedPolicy, read_tokenizer
 from trueup.models.placement import place
+from trueup.models.policies import aligned
 from trueup.models.sampling import Decoding
 from trueup.runs import FinishedStage, StageRun
 from trueup.statistics import intervals, win_rates
@@ -71,8 +71,8 @@ def run(config: CompareConfig) -> Path:
     others = open_others(config, parents["sft"])
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    rows, decoding = read_reference(parents["sample"], parents["sft"], config.split)
-    training_stages = [one for path in (config.run_dir, *config.others.values()) for one in find_training_stages(path)]
+    rows, decoding = read_reference(parents[config.sampled], parents["sft"], config.split)
+    training_stages = [stage for run_dir in config.run_dirs for stage in find_training_stages(run_dir)]
     prove_disjoint(rows, training_stages)
     tokenizer = read_tokenizer(parents["sft"].dir / "model", config.model)
     check_prompts = read_checks(config.checks, config.seed, tokenizer)
@@ -111,7 +111,7 @@ def run(config: CompareConfig) -> Path:
     write_rows(stage.dir / "samples.jsonl", (sample_row(comparison, results, i) for i in range(len(rows))))
     stage.write_report(
         CompareReport(
-            policies=name_policies(parents, others, config.others),
+            policies=name_policies(parents, others, config.other_runs),
             prompts=len(rows),
             samples_per_prompt=per_prompt,
             confidence=config.confidence,

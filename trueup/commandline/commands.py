@@ -42,6 +42,13 @@ def takes_config(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def takes_round(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--round", type=int, metavar="N", help=f"the round, in a campaign of several; {default}")
+
+
+FIRST_UNFINISHED = "without it the first in which the stage is not finished, or else the last"
+
+
 def takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run directory, such as runs/demo")
 

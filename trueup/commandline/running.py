@@ -65,7 +65,7 @@ def print_plan(console: Console, campaign: Campaign, steps: list[PlannedStage]) 
         mark = {"keep": "[green]keep  [/]", "run": "[bold]run   [/]", "resume": "[yellow]resume[/]"}[step.action]
         remark = campaign.stages[step.stage].remark
         reason = f"{step.reason}; {remark}" if remark else step.reason
-        console.print(f"  {step.stage:<8} {mark} {escape(reason)}", highlight=False)
+        console.print(f"  {step.stage:<{campaign.width}} {mark} {escape(reason)}", highlight=False)
     console.print()
 
 
@@ -78,12 +78,12 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[PlannedStag
     for step, result in zip(steps, stages, strict=True):
         rate = result.manifest.tokens_per_s
         console.print(
-            f"  {step.stage:<8} {result.manifest.duration_s:7.0f} s  {result.manifest.verdict.status:<5}"
+            f"  {step.stage:<{campaign.width}} {result.manifest.duration_s:7.0f} s  {result.manifest.verdict.status:<5}"
             f"{f'{rate:8.0f} tokens/s' if rate else ''}",
             highlight=False,
         )
     if any(step.action != "keep" for step in steps):
-        console.print(f"  {'in all':<8} {seconds:7.0f} s", highlight=False)
+        console.print(f"  {'in all':<{campaign.width}} {seconds:7.0f} s", highlight=False)
     last = stages[-1]
     if last.stage == "compare":
         console.print()

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from trueup.data.jsonl import cut, excerpt
 from trueup.data.words import as_seen
@@ -108,6 +108,8 @@ class Candidate(Row):
     """True: the model ended its turn. False: the limit on new tokens cut it."""
     logp: float | None = None
     """log-probability of the tokens under the policy that sampled them, in nats, at temperature 1."""
+    policy: str | None = Field(None, exclude_if=lambda value: value is None)
+    """Which policy sampled it, where several answered one prompt: `sft`, `round-1`, `best of 4`."""
 
     @property
     def num_tokens(self) -> int:
@@ -129,7 +131,16 @@ class CandidateSet(PromptRow):
 
     candidates: list[Candidate]
     sampler: Json
-    """Provenance: policy_sha256 (manifest of the stage that made it), and the decoding settings with their seed."""
+    """Provenance: policy_sha256 (manifest of the stage that made it; null where several policies answered), and the
+    decoding settings with their seed."""
+
+
+class CandidateScores(Row):
+    """A row of candidate_scores.jsonl: a reward model's score of each answer to a prompt, in their order; null for one
+    that it cannot read."""
+
+    prompt_id: str
+    scores: list[FiniteFloat | None]
 
 
 class Label(PromptRow):
@@ -144,6 +155,8 @@ class Label(PromptRow):
     """How much better the chosen side of a pair is: 1 slightly, 2 better, 3 much; None where nobody was asked."""
     seconds: float | None = None
     """From the first paint to the decision."""
+    round: int = 1
+    """The round of the campaign that asked for it."""
     guideline_sha256: str | None = None
     selection: str | None = None
     """How people came to be asked: random or uncertainty."""

@@ -23,6 +23,7 @@ from trueup.files import sha256_file
 from trueup.models.heads import POOLING
 from trueup.provenance.commits import in_words
 from trueup.runs import FinishedStage
+from trueup.stages import campaign_dir, round_dir, round_of
 
 WHAT = {
     "policy": ("align", "model"),
@@ -44,12 +45,15 @@ _TITLES = {
 }
 
 
-def export(run_dir: Path, what: str, to: Path) -> str:
-    """Copy `what` (policy, sft, reward or preferences) to the new folder `to`; returns a sentence on the result."""
+def export(run_dir: Path, what: str, to: Path, number: int | None = None) -> str:
+    """Copy `what` (policy, sft, reward or preferences) to the new folder `to`; returns a sentence on the result.
+
+    number  the round; None: the last that has it
+    """
     stage, folder = WHAT[what]
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RunError(f"{to}: already there and not empty; name a new folder")
-    result = runs.open_stage(run_dir, stage)
+    result = runs.open_stage(round_dir(run_dir, number) if number else runs.newest_round(run_dir, stage), stage)
     lineage = _lineage(run_dir, result)
 
     # Written beside the target and renamed, so that an interrupted export does not look like a whole one.
@@ -94,10 +98,11 @@ def _title(what: str, result: FinishedStage) -> str:
 def _lineage(run_dir: Path, result: FinishedStage) -> list[FinishedStage]:
     """All ancestors of a result, nearest first; a RunError if one has changed since."""
     lineage: dict[str, FinishedStage] = {}
+    run_dir = campaign_dir(run_dir)
     queue = [result]
     while queue:
         child = queue.pop(0)
-        for parent in child.manifest.parents:
+        for parent in child.parents:
             stage = runs.find_stage(run_dir, parent.stage)
             if stage is None or stage.sha256 != parent.manifest_sha256:
                 raise RunError(
@@ -128,14 +133,15 @@ def _write(path: Path, text: str) -> None:
 
 
 def _card(run_dir: Path, what: str, result: FinishedStage, lineage: list[FinishedStage]) -> str:
-    stages = {stage.stage: stage for stage in [result, *lineage]}
+    label = next((stage for stage in [result, *lineage] if stage.manifest.stage == "label"), None)  # all labels so far
     identity = result.manifest.identity
     model = identity.get("base") or identity.get("model")
     base = in_words(model) if model else "unknown"
+    of_round = f", round {number}" if (number := round_of(result.run_dir)) > 1 else ""
     lines = [
         f"# {_title(what, result).capitalize()}",
         "",
-        f"Exported from the Trueup run `{run_dir.name}`.",
+        f"Exported from the Trueup run `{campaign_dir(run_dir).name}`{of_round}.",
         "",
         "## Made from",
         "",
@@ -147,11 +153,11 @@ def _card(run_dir: Path, what: str, result: FinishedStage, lineage: list[Finishe
         lines.append(f"- {_describe(stage)}")
     if what == "reward":
         lines += ["", "## How to score", "", *_scoring(result)]
-    if "label" in stages:
-        lines += ["", "## Labels", "", _labels(stages["label"])]
+    if label:
+        lines += ["", "## Labels", "", _labels(label)]
     if "rubric" in result.manifest.identity.get("rewards", {}):
         lines += ["", "## Rewards", "", "SIMULATED: a program's rubric rewarded its answers in training."]
-    comparison = runs.find_stage(run_dir, "compare")
+    comparison = runs.find_stage(result.run_dir, "compare")
     if what == "policy":
         lines += ["", "## Is it better?", "", _verdict(comparison, result)]
     lines += [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trueup import runs
 from trueup.config import read_yaml, validate
@@ -16,6 +17,9 @@ from trueup.models.config import ModelConfig
 from trueup.models.sources.low_rank import SETTINGS, more_than_linear
 from trueup.runs import CONFIG, FinishedStage
 from trueup.stages import STAGES, load_object
+
+if TYPE_CHECKING:
+    from trueup.models.loading import SavedPolicy
 
 ADAPTER = "adapter"
 """Folder of a stage's adapter, beside the merged model. It lets several policies share one base in memory."""
@@ -55,6 +59,15 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
     algorithm = str(align.manifest.identity.get("algorithm", ""))
     by = f" ({algorithm.upper()})" if algorithm and algorithm in load_object(STAGES["align"].config) else ""
     return [*first, *on_the_way, _after(reference, align.dir, "aligned", f"Aligned{by}")]
+
+
+def aligned(align: FinishedStage) -> SavedPolicy:
+    """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
+    from trueup.models.loading import SavedPolicy
+
+    sft = runs.find_stage(align.dir.parent, "sft")
+    before = align.manifest.parent_sha256("sft")
+    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 == before else None)
 
 
 def is_the_base(sft: FinishedStage) -> bool:

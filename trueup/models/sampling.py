@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,8 @@ import torch
 from torch import Tensor
 
 from trueup.artifacts.reports import Decoding as Decoding
-from trueup.console import exit_with_parent
-from trueup.data.records import Candidate, Message, prompt_id
+from trueup.console import exit_with_parent, progress
+from trueup.data.records import Candidate, Message, Row, append_rows, prompt_id, read_appended
 from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import encode_prompt
@@ -84,6 +85,40 @@ def sample_saved(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+class _PromptAnswers(Row):
+    """The answers to one prompt, as they are kept while a policy is sampled."""
+
+    row: int
+    """Which of the prompts."""
+    candidates: list[Candidate]
+
+
+def sample_resumed(
+    file: Path,
+    saved: SavedPolicy,
+    config: ModelConfig,
+    prompts: Sequence[Sequence[Message]],
+    decoding: Decoding,
+    num_samples: int,
+    batch_size: int,
+    num_workers: int = 1,
+) -> list[list[Candidate]]:
+    """Sample as `sample_saved` does, to the end. What an interrupted run had sampled of these very prompts is in `file`
+    and kept."""
+    answers: list[list[Candidate]] = [[] for _ in prompts]
+    for row in read_appended(file, _PromptAnswers):
+        answers[row.row] = row.candidates
+    todo = [i for i, candidates in enumerate(answers) if not candidates]
+    for batch in sample_saved(
+        saved, config, [prompts[i] for i in todo], decoding, num_samples, batch_size, num_workers
+    ):
+        for n, candidates in batch:
+            answers[todo[n]] = candidates
+        append_rows(file, [_PromptAnswers(row=todo[n], candidates=candidates) for n, candidates in batch])
+        progress(sum(map(bool, answers)), len(prompts))
+    return answers
 
 
 _worker_policy: Loaded | None = None

@@ -1,9 +1,9 @@
 """Label: preferences over the sampled answers, from people or from a stated stand-in.
 
-Reads   candidates/candidates.jsonl, the label store, and the files that the config names: gold, qualification, scores,
-        and what `source: import` takes over
-Writes  labels.sqlite         the store, append-only; it outlives this stage and is never cleared
-        rankings.jsonl        current labels, whole
+Reads   candidates/candidates.jsonl, the label store, in a further round the labels of the last one, and the files that
+        the config names: gold, qualification, scores, and what `source: import` takes over
+Writes  labels.sqlite         the store of all rounds, append-only; it outlives this stage and is never cleared
+        rankings.jsonl        current labels of this round and of all earlier ones, whole
         preferences.jsonl     their strict pairs, in TRL's preference format
         ideals.jsonl          if people wrote ideal answers: each above the answers that were shown, in the same form
         ties.jsonl            their tied pairs, in the same form: neither side is preferred
@@ -38,11 +38,12 @@ from trueup.data.records import (
 )
 from trueup.data.split import split_name
 from trueup.files import sha256_file
-from trueup.runs import StageRun
+from trueup.runs import FinishedStage, StageRun
 from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import true_records
 from ui.labels.proof import proof
 from ui.labels.store import Store
+from ui.labels.tables import ROUND
 from ui.labels.votes import promoted
 from ui.sources import material, report
 
@@ -64,7 +65,7 @@ def run(config: LabelConfig) -> Path:
         # The digest comes before the labels: one that arrives in between makes this stage stale, and is not lost.
         stage.facts["fingerprint"] = config.fingerprint()
         stage.facts["store"] = proof(store)
-        labels = read_labels(config, store, items)
+        labels = read_labels(config, store, items, stage)
     finally:
         store.close()
     rankings, pairs, dropped = write_labels(config, labels, stage)
@@ -86,6 +87,7 @@ def read_inputs(config: LabelConfig, store: Store, stage: StageRun) -> material.
     """The items of the sampled completions. They are for people whatever the source is, since the labelling page can
     always be opened."""
     candidates = read_candidates(config.run_dir) if "sample" in config.parents() else []
+    store.set_note(ROUND, str(config.round))
     if not candidates:
         return material.material(config, [])
     items, inputs = ask(config, store, candidates)
@@ -145,27 +147,40 @@ class CurrentLabels:
         return sum(row.source == "human" and row.annotator in self.failed for row in self.rankings)
 
 
-def read_labels(config: LabelConfig, store: Store, items: material.Material) -> CurrentLabels:
-    """Labels of every source that is used. Labels of the same completions by another rubric or judge stay in the store,
-    and do not count here."""
-    rankings = [
+def read_labels(config: LabelConfig, store: Store, items: material.Material, stage: StageRun) -> CurrentLabels:
+    """Labels of every source that is used, behind those of earlier rounds. Labels of the same completions by another
+    rubric or judge stay in the store, and do not count here."""
+    rankings = read_earlier(config, stage)
+    rankings += [
         row
         for name in config.sources
         for row in store.rankings([name], items.item_ids(name))
-        if config.programs.get(name) in (None, row.annotator)
+        if config.programs.get(name) in (None, row.annotator) and row.round == config.round
     ]
     kinds = {name: store.answered(name, items.item_ids(name)) for name in config.sources}
     if "human" not in config.sources:
         return CurrentLabels(rankings, kinds, {}, None, [])
     item_ids = items.item_ids("human")
-    if votes := store.rankings(["human"], set(promoted(store)) - set(item_ids)):
+    promotions = store.rankings(["human"], set(promoted(store)) - set(item_ids))
+    if votes := [row for row in promotions if row.round == config.round]:
         # The split may have changed since they were promoted.
         rankings += [row.model_copy(update={"split": split_name(row.prompt, config.split)}) for row in votes]
         say(f"votes on a comparison that were promoted: {len(votes)}")
     left, strict = store.left_choices(item_ids)
     left_choice = report.share(left, strict) if strict else None
     gold = report.gold(store.checks(), config.gold_pass)
-    return CurrentLabels(rankings, kinds, gold, left_choice, store.ideals(item_ids))
+    ideals = [*store.ideals(rounds=range(config.round)), *store.ideals(item_ids, [config.round])]
+    return CurrentLabels(rankings, kinds, gold, left_choice, ideals)
+
+
+def read_earlier(config: LabelConfig, stage: StageRun) -> list[Ranking]:
+    """The rankings of all earlier rounds, which the last one's file holds."""
+    if config.round == 1:
+        return []
+    before = next(parent.dir for parent in stage.parents if parent.stage == f"round-{config.round - 1}/label")
+    rankings = list(read_rows(before / "rankings.jsonl", Ranking))
+    say(f"labels of earlier rounds: {len(rankings)}")
+    return rankings
 
 
 def write_labels(
@@ -260,7 +275,9 @@ def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tu
     """Put the items for people into the store. Returns them, and each file that was read with its rows."""
     inputs = ask_known(config, store)
     scores = None
-    if config.scores:
+    if config.round > 1:
+        scores = material.read_scores(sampled(config.run_dir).dir / "candidate_scores.jsonl", candidates)
+    elif config.scores:
         scores = material.read_scores(config.scores, candidates)
         inputs.append((config.scores, len(scores), Dropped()))
     items = material.material(config, candidates, scores)
@@ -284,6 +301,7 @@ def ask_known(config: LabelConfig, store: Store) -> Inputs:
 def prepare(config: LabelConfig, store: Store) -> None:
     """Put the items that the labelling page needs into the store, unless they are there."""
     if store.note(_ASKED) != _what_is_asked(config):
+        store.set_note(ROUND, str(config.round))
         ask(config, store, read_candidates(config.run_dir))
     store.count_rows()
 
@@ -296,10 +314,14 @@ def _what_is_asked(config: LabelConfig) -> str:
     keys = "seed split task answers_per_item pairs_per_prompt labels_per_pair selection control_share".split()
     values = config.model_dump(mode="json", include=set(keys))
     values["files"] = [path and sha256_file(path) for path in (config.gold, config.qualification, config.scores)]
-    values["sample"] = runs.open_stage(config.run_dir, "sample").sha256
+    values["sample"] = sampled(config.run_dir).sha256
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_candidates(run_dir: Path) -> list[CandidateSet]:
     """The sampled completions of the campaign, or a RunError that says what to run first."""
-    return read_rows(runs.open_stage(run_dir, "sample").dir / "candidates.jsonl", CandidateSet)
+    return read_rows(sampled(run_dir).dir / "candidates.jsonl", CandidateSet)
+
+
+def sampled(run_dir: Path) -> FinishedStage:
+    return runs.open_stage(run_dir, "sample")

@@ -20,6 +20,7 @@ from trueup.console import Event, say
 from trueup.data.records import CandidateSet, Growing
 from trueup.errors import StageCrashed, TrueupError, of_the_machine
 from trueup.runner import Follower
+from trueup.stages import address
 from ui.label.run import ask_known, prepare
 from ui.labels.config import LabelConfig
 from ui.labels.service import LabelService
@@ -93,7 +94,7 @@ class Sampling:
 
     def _run(self) -> None:
         try:
-            run_to(self.campaign, "sample", follower=self._follower)
+            run_to(self.campaign, address(self.config.round, "sample"), follower=self._follower)
             prepare(self.config, self.store)
             self._done = True
             if self._service is not None:
@@ -108,7 +109,7 @@ class Sampling:
             self._first.set()
 
     def _on_event(self, stage: str, event: Event) -> None:
-        if stage != "sample" or "progress" not in event:
+        if stage != address(self.config.round, "sample") or "progress" not in event:
             return
         self.answered, self.prompts = event["progress"]
         if not (rows := self._rows.more()):

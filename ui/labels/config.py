@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -25,6 +25,7 @@ from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
 from trueup.provenance.masking import HIDDEN
 from trueup.runs import STORE, stage_dir
+from trueup.stages import campaign_dir
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -66,7 +67,7 @@ class LabelConfig(RowRules, ModelStageConfig):
     """Other sources whose labels in the store are used too. Sources that are not named here never mix."""
     store: SecretUrl | None = None
     """SQLAlchemy URL of the label store. The file of sqlite:///labels.sqlite is relative to the campaign file. Empty:
-    SQLite in the run directory. Leave the password out: it is read from the environment variable
+    SQLite in the run directory, for all rounds. Leave the password out: it is read from the environment variable
     TRUEUP_STORE_PASSWORD, which `trueup serve` needs too. A password here, or from `${NAME}`, is stored nowhere
     else."""
 
@@ -81,7 +82,8 @@ class LabelConfig(RowRules, ModelStageConfig):
     labels_per_pair: int = Field(1, ge=1, le=99)
     """Labels that each pair or ranking gets, from as many different people."""
     target_labels: int | None = Field(None, ge=1)
-    """Labels after which `trueup run` continues. Empty: a label, or a skip, for every pair."""
+    """Labels of people after which `trueup run` continues, and the prompts (or the pairs) that a program labels. Empty:
+    a label, or a skip, for every pair. `labels_per_round`, at the top of the file, says it for each round."""
     scale: Literal["plain", "graded"] = "graded"
     """Scale of a preference: `graded` has seven steps from A much better to B much better, `plain` has A, B and a
     tie."""
@@ -114,11 +116,12 @@ class LabelConfig(RowRules, ModelStageConfig):
     # human: in which order
     selection: Literal["random", "uncertainty"] = "random"
     """Which pairs come first. `uncertainty` prefers those of which a reward model, or the labels so far, are least
-    sure."""
+    sure. A further round does so unless this key is set, by the last round's reward model."""
     control_share: float = Field(0.2, ge=0, le=1)
     """Share of pairs that `selection: uncertainty` draws at random, so that figures stay unbiased."""
     scores: InputPath | None = None
-    """Scores of the sampled answers by a reward model: lines of {prompt_id, scores: [one for each answer]}."""
+    """Scores of the sampled answers by a reward model of your own, for the first round: lines of {prompt_id, scores:
+    [one for each answer]}. A further round has those of the last reward model."""
 
     # simulated
     rubric: RubricName = "says-why"
@@ -178,7 +181,7 @@ class LabelConfig(RowRules, ModelStageConfig):
 
         if self.store:
             return with_password(self.store)
-        return sa.URL.create("sqlite", database=str(stage_dir(self.run_dir, "label") / STORE))
+        return sa.URL.create("sqlite", database=str(stage_dir(campaign_dir(self.run_dir), "label") / STORE))
 
     @model_validator(mode="after")
     def _complete(self) -> LabelConfig:
@@ -212,15 +215,23 @@ class LabelConfig(RowRules, ModelStageConfig):
             "reward_model": f"reward_model:{self.reward_model}",
         }
 
+    def in_round(self, number: int) -> Self:
+        """With other prompts first, and with the pairs that the last reward model leaves open."""
+        selection = self.selection if "selection" in self.model_fields_set else "uncertainty"
+        update = {"seed": self.seed + number - 1, "selection": selection, "scores": None}
+        return super().in_round(number).model_copy(update=update)
+
     def parents(self) -> tuple[str, ...]:
-        return () if self.sources == ["import"] else ("sample",)
+        if self.sources == ["import"]:
+            return ()
+        return ("sample", f"round-{self.round - 1}/label") if self.round > 1 else ("sample",)
 
     def identity(self) -> dict[str, Any]:
         """The identity without the keys that only change how people label: their labels are in the store."""
         left_out = {"labels_per_pair", "rationale_share", "lease_minutes", "gold_share", "repeat_share"}
         left_out |= {"qualification", "qualification_pass", "selection", "control_share", "scores"}
         if not {"human", "judge"} & set(self.sources):
-            left_out |= {"task", "answers_per_item", "pairs_per_prompt", "target_labels", "scale", "criteria"}
+            left_out |= {"task", "answers_per_item", "pairs_per_prompt", "scale", "criteria"}
             left_out |= {"guideline", "gold", "gold_pass", "exclude_failed_gold"}
         return {key: value for key, value in super().identity().items() if key not in left_out}
 
@@ -260,5 +271,5 @@ class LabelConfig(RowRules, ModelStageConfig):
         if "human" in self.sources:
             from ui.labels.store import digest
 
-            parts["labels in the store"] = digest(self.store_url)
+            parts["labels in the store"] = digest(self.store_url, self.round)
         return parts

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 
 from trueup.artifacts.manifest import StoreProof
 from trueup.errors import DataError
-from trueup.runs import STORE, FinishedStage
+from trueup.runs import STORE, FinishedStage, stage_dir
+from trueup.stages import campaign_dir
 from ui.labels.tables import Database, event, item
 
 
@@ -47,7 +48,7 @@ def check_store(stage: FinishedStage) -> tuple[str | None, str | None]:
 
     A database elsewhere is not opened: a run directory is data, and may come from somebody else.
     """
-    stated, path = stage.manifest.store, stage.dir / STORE
+    stated, path = stage.manifest.store, stage_dir(campaign_dir(stage.dir.parent), "label") / STORE
     assert stated is not None
     if stage.manifest.identity.get("store"):
         return None, f"the labels' database is outside of {stage.dir}, and was not checked"

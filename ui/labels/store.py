@@ -259,7 +259,7 @@ class Store(Database):
                 by_annotator.setdefault(annotator, []).append((tiers, answers[item_id]))
         return by_annotator
 
-    def ideals(self, item_ids: Collection[str] | None = None) -> list[Ranking]:
+    def ideals(self, item_ids: Collection[str] | None = None, rounds: Collection[int] | None = None) -> list[Ranking]:
         """Current ideal answers of people, each as a ranking: the ideal answer above those that were shown."""
         query = (
             sa.select(event, *(item.c[key] for key in (*_OF_ITEM, "completions")))
@@ -267,15 +267,19 @@ class Store(Database):
             .where(event.c.kind == "demonstration", event.c.purpose.in_(_EXPORTED_IDEALS), ~superseded())
             .order_by(event.c.event_id)
         )
+        if rounds is not None:
+            query = query.where(event.c.round.in_(rounds))
         ids = None if item_ids is None else set(item_ids)
         with self.read() as db:
             return [_ideal(row) for row in db.execute(query) if ids is None or row.item_id in ids]
 
-    def digest(self) -> str | None:
-        """A hash of people's current judgements that the label stage exports or reports; None while there are none."""
+    def digest(self, number: int) -> str | None:
+        """A hash of people's current judgements of a round that the label stage exports or reports; None while there
+        are none."""
         names = ("item_id", "annotator", "kind", "purpose", "tiers", "strength", "both_bad", "criteria", "note")
         query = sa.select(*(event.c[name] for name in names)).where(
             event.c.source == "human",
+            event.c.round == number,
             event.c.kind.in_(("label", "demonstration")),
             sa.or_(
                 event.c.purpose == "gold",
@@ -288,14 +292,14 @@ class Store(Database):
         return hashlib.sha256("\n".join(rows).encode()).hexdigest() if rows else None
 
 
-def digest(url: str | sa.URL) -> str | None:
-    """A hash of people's current labels in the store at `url`; None if there is no store."""
+def digest(url: str | sa.URL, number: int) -> str | None:
+    """A hash of people's current labels of a round in the store at `url`; None if there is no store."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         return None
     store = Store(url)
     try:
-        return store.digest()
+        return store.digest(number)
     finally:
         store.close()
 
@@ -373,7 +377,7 @@ def _annotators(db: sa.Connection, item_ids: Collection[str]) -> dict[str, list[
     return annotators
 
 
-_OF_EVENT = "tiers strength both_bad criteria note seconds guideline_sha256 source annotator created_utc".split()
+_OF_EVENT = "tiers strength both_bad criteria note seconds round guideline_sha256 source annotator created_utc".split()
 _OF_ITEM = "prompt_id prompt category split sampler".split()
 _OF_SLOT = "selection propensity".split()
 _EXPORTED_IDEALS = ("work", "repeat")
@@ -405,7 +409,10 @@ def _ideal(row: Any) -> Ranking:
         logps=[None, *(answer.get("logp") for answer in shown)],
         reasonings=reasonings and ["", *reasonings],
         tiers=[[0], [*range(1, len(shown) + 1)]],
-        **{key: row._mapping[key] for key in ("source", "annotator", "created_utc", "guideline_sha256", *_OF_ITEM)},
+        **{
+            key: row._mapping[key]
+            for key in ("source", "annotator", "created_utc", "guideline_sha256", "round", *_OF_ITEM)
+        },
     )
 
 

@@ -28,8 +28,8 @@ import sqlalchemy as sa
 from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, String, Table, Text
 
 from trueup.errors import DataError, of_the_machine
+from trueup.files import is_writable
 from trueup.provenance.masking import masked
-from trueup.runs import is_writable
 
 TableRow = dict[str, Any]
 """Values of a row by column, as SQLAlchemy takes them: text, numbers, and what JSON columns hold."""
@@ -113,6 +113,14 @@ view = Table(
     sa.Index("view_by_repeated", "repeats"),
 )
 
+ROUND = "round"
+"""Key of the note with the round that asks. Whatever is written meanwhile belongs to it."""
+_asking = (
+    sa.select(sa.func.coalesce(sa.func.max(sa.cast(meta.c.value, Integer)), 1))
+    .where(meta.c.key == ROUND)
+    .scalar_subquery()
+)
+
 event = Table(
     "event",
     metadata,
@@ -135,6 +143,7 @@ event = Table(
     Column("chose_longer", Boolean),  # of a strict pair whose answers differ in length (characters)
     Column("device", String),  # key, click, touch, api
     Column("guideline_sha256", String),
+    Column("round", Integer, nullable=False, default=_asking),  # of the campaign, that asked for it
     Column("supersedes", ForeignKey("event.event_id"), unique=True),  # an event is taken back at most once
     Column("created_utc", String, nullable=False),
     sa.CheckConstraint("kind IN ('label', 'skip', 'flag', 'late', 'demonstration', 'undo')"),
@@ -206,7 +215,7 @@ for _statement in (
 
 # ---- Schema version ---------------------------------------------------------------------------------------------
 
-VERSION = "3"
+VERSION = "4"
 """Version of these tables; a store of another version is refused."""
 
 

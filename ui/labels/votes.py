@@ -27,6 +27,7 @@ from trueup.data.split import split_name
 from trueup.errors import DataError, RunError
 from trueup.judging.votes import VOTES, Policy, Vote, current, read_votes, text_sha256
 from trueup.runs import read_report
+from trueup.stages import campaign_dir, round_dirs
 from trueup.statistics import win_rates
 from ui.labels.config import LabelConfig
 from ui.labels.items import Item, QueueEntry, Text
@@ -233,14 +234,17 @@ class Votes:
 
 
 def promote(config: LabelConfig) -> str:
-    """Copy the votes of the campaign's run into its label store, as labels of the people who gave them.
+    """Copy the votes on the last comparison that has any into the campaign's label store, as labels of the people who
+    gave them.
 
     Each keeps its id, so that promoting again adds nothing, and its item's provenance says that it was a vote on a
     comparison, and whose the answers are. Which part of the data it belongs to is the split's say, as for any label.
     """
-    path = config.run_dir / VOTES
-    if not path.is_file():
-        raise DataError(f"{path}: there are no votes yet; people vote at `trueup serve {config.run_dir}`")
+    voted = [folder for folder in round_dirs(config.run_dir) if (folder / VOTES).is_file()]
+    if not voted:
+        run_dir = campaign_dir(config.run_dir)
+        raise DataError(f"{run_dir / VOTES}: there are no votes yet; people vote at `trueup serve {run_dir}`")
+    path = voted[-1] / VOTES
     votes = Store(f"sqlite:///{path}")
     try:
         with votes.read() as db:
@@ -283,7 +287,7 @@ def _put(store: Store, items: list[TableRow], events: list[TableRow]) -> int:
             db.execute(item.insert(), new)
         for row in fresh:
             # Without a view: nobody was shown it here, and undo on the labelling page does not reach it.
-            values = {key: value for key, value in row.items() if key != "event_id"}
+            values = {key: value for key, value in row.items() if key not in ("event_id", "round")}
             db.execute(event.insert(), values | {"view_token": None, "supersedes": None})
     store.set_note(_PROMOTED, json.dumps(sorted({*before, *(row["item_id"] for row in items)})))
     return len(fresh)

@@ -51,7 +51,8 @@ class Graph:
 
 
 def lineage(stages: Sequence[FinishedStage], verdict: tuple[str, str] | None) -> Graph:
-    """The graph of the finished stages, in their order; `verdict` is (text, tone) of the comparison."""
+    """The graph of the finished stages of all rounds, in their order; `verdict` is (text, tone) of the last
+    comparison."""
     graph = Graph()
     shas = {stage.stage: stage.sha256 for stage in stages}
     for stage in stages:
@@ -62,13 +63,14 @@ def lineage(stages: Sequence[FinishedStage], verdict: tuple[str, str] | None) ->
             graph.edges.append(Edge(name, stage.stage))
         status = stage.manifest.verdict.status
         graph.nodes.append(Node(stage.stage, "stage", stage.stage, short(shas[stage.stage]), status))
-        for parent in stage.manifest.parents:
+        for parent in stage.parents:
             if parent.stage in shas:
                 broken = shas[parent.stage] != parent.manifest_sha256
                 graph.edges.append(Edge(parent.stage, stage.stage, broken))
-    if verdict is not None and "compare" in shas:
+    compared = [stage.stage for stage in stages if stage.manifest.stage == "compare"]
+    if verdict is not None and compared:
         graph.nodes.append(Node("verdict", "verdict", "verdict", verdict[0], verdict[1]))
-        graph.edges.append(Edge("compare", "verdict"))
+        graph.edges.append(Edge(compared[-1], "verdict"))
     return graph
 
 

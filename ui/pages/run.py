@@ -22,6 +22,7 @@ from trueup.pages.curves import Curve, stage_curves
 from trueup.pages.wording import OUTCOMES, duration, sentence
 from trueup.provenance.masking import masked
 from trueup.runs import FinishedStage
+from trueup.stages import campaign_dir, stages_of
 from ui.html import plain_page, render
 from ui.pages.lineage import draw, lineage
 from ui.people.accounts import Admin
@@ -37,7 +38,7 @@ def run_page(run_dir: Path, links: Links) -> APIRouter:
     @router.get("/run")
     def show(me: Admin) -> HTMLResponse:
         body = run_html(run_dir, links())
-        return plain_page("run", title=run_dir.resolve().name, styles=_STYLES, me=me, run_body=body)
+        return plain_page("run", title=campaign_dir(run_dir.resolve()).name, styles=_STYLES, me=me, run_body=body)
 
     return router
 
@@ -59,8 +60,10 @@ class StageState:
 
 
 def read_stages(run_dir: Path) -> list[StageState]:
+    """All stages of all rounds, by their names in the campaign."""
+    run_dir = campaign_dir(run_dir)
     states: list[StageState] = []
-    for stage in runs.DIRECTORIES:
+    for stage in stages_of(run_dir):
         folder = runs.stage_dir(run_dir, stage)
         try:
             finished = runs.find_stage(run_dir, stage)
@@ -75,7 +78,7 @@ def read_stages(run_dir: Path) -> list[StageState]:
         hashes = {state.stage: state.finished.sha256 for state in states if state.finished}
         changed = [
             parent.stage
-            for parent in finished.manifest.parents
+            for parent in finished.parents
             if hashes.get(parent.stage, parent.manifest_sha256) != parent.manifest_sha256
         ]
         why = f"{' and '.join(changed)} changed since" if changed else ""
@@ -84,9 +87,9 @@ def read_stages(run_dir: Path) -> list[StageState]:
 
 
 def read_verdict(run_dir: Path) -> ComparisonVerdict | str:
-    """The verdict of the comparison, or a sentence with the reason why there is none."""
+    """The verdict of the last round's comparison, or a sentence with the reason why there is none."""
     try:
-        report = runs.read_report(run_dir, "compare", ComparisonFigures)
+        report = runs.read_report(runs.newest_round(run_dir, "compare"), "compare", ComparisonFigures)
     except RunError as error:
         return f"No verdict: {error}"
     return report.verdict if report else "No verdict yet: the comparison is not finished."
@@ -105,7 +108,7 @@ def run_html(run_dir: Path, links: Sequence[tuple[str, str]]) -> Markup:
         verdict=verdict,
         states=states,
         graph=lineage(finished, None if isinstance(verdict, str) else OUTCOMES[verdict.outcome]),
-        sections=[_section(state, run_dir) for state in states if state.finished],
+        sections=[_section(state, campaign_dir(run_dir)) for state in states if state.finished],
         outcomes=OUTCOMES,
         sentence=sentence,
         duration=duration,

@@ -16,9 +16,10 @@ from ui.sources.material import Material
 def judge_pairs(config: LabelConfig, store: Store, items: Material) -> None:
     """Judge the pairs without a judgement. Each is stored at once, so an interrupted run continues."""
     annotator = config.programs["judge"]
-    store.add_items(items.asked)
-    judged_ids = store.judged("judge", annotator) & {item.item_id for item in items.asked}
-    todo = [item for item in items.asked if item.item_id not in judged_ids]
+    asked = items.asked[: config.target_labels]
+    store.add_items(asked)
+    judged_ids = store.judged("judge", annotator) & {item.item_id for item in asked}
+    todo = [item for item in asked if item.item_id not in judged_ids]
     say(f"judge {config.judge_model}: {len(todo)} pairs to judge in both orders, {len(judged_ids)} judged before")
     endpoint = Endpoint(config.judge_url or "", config.judge_model or "", config.judge_parameters)
     try:

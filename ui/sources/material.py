@@ -17,15 +17,13 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import FiniteFloat
-
 from trueup.console import progress, say
 from trueup.data.formats import read_preferences
 from trueup.data.records import (
     Candidate,
+    CandidateScores,
     CandidateSet,
     Dropped,
-    Row,
     parse_row,
     prompt_id,
     read_jsonl,
@@ -53,7 +51,7 @@ class Material:
     """The items of the current candidates. Labels of other items in the store are left alone."""
 
     whole: list[Item] = field(default_factory=list)
-    """Each prompt with all K answers."""
+    """Prompts with all K answers, for programs: all prompts, or `target_labels` of them."""
     asked: list[Item] = field(default_factory=list)
     """Items for people, in this order if it is random. The judge gets them too if they are pairs."""
     other: list[Item] = field(default_factory=list)
@@ -83,7 +81,8 @@ def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: Pr
     """Items for every prompt, and the choice of those to ask about, which depends on the seed and the prompt alone."""
     items = Material()
     for row in shuffled(candidates, config.seed):  # so that a queue that is half done covers every category
-        items.whole.append(_item(row, row.candidates))
+        if config.target_labels is None or len(items.whole) < config.target_labels:
+            items.whole.append(_item(row, row.candidates))
         rng = random.Random(f"{config.seed}/{row.prompt_id}/pairs")
         if config.task == "ranking":
             _to_rank(row, config.answers_per_item, rng, items)
@@ -196,7 +195,7 @@ def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
     answers = {row.prompt_id: len(row.candidates) for row in candidates}
     scores: dict[str, list[float | None]] = {}
     for number, values in read_jsonl(path):
-        row = parse_row(_ScoreRow, values, f"{path}:{number}")
+        row = parse_row(CandidateScores, values, f"{path}:{number}")
         count = answers.get(row.prompt_id)
         if count is not None and len(row.scores) != count:
             raise DataError(f"{path}:{number}: scores: {len(row.scores)} for {count} sampled answers")
@@ -204,11 +203,6 @@ def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
     if missing := answers.keys() - scores.keys():
         raise DataError(f"{path}: no scores for {len(missing)} of {len(answers)} prompts; score the current answers")
     return scores
-
-
-class _ScoreRow(Row):
-    prompt_id: str
-    scores: list[FiniteFloat | None]
 
 
 # ---- Known answers ----------------------------------------------------------------------------------------------

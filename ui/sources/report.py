@@ -61,6 +61,7 @@ class LabelReport(LabelSources, extra="forbid"):
 
     sources: list[str]
     labels: int
+    by_round: dict[int, int]
     by_annotator: dict[str, int]
     by_category: dict[str, int]
     by_split: dict[str, int]
@@ -120,6 +121,7 @@ def summarise(
         sources=list(sources),
         labels=len(rankings),
         by_source=_counts(ranking.source for ranking in rankings),
+        by_round=dict(sorted(Counter(ranking.round for ranking in rankings).items())),
         by_annotator=_counts(ranking.annotator for ranking in rankings),
         by_category=_counts(ranking.category or "none" for ranking in rankings),
         by_split=_counts(ranking.split for ranking in rankings),

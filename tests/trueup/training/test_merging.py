@@ -13,11 +13,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
-from rlhf.compare.inputs import aligned
 from trueup import runs
 from trueup.models import loading
 from trueup.models.config import ModelConfig
 from trueup.models.loading import SavedPolicy
+from trueup.models.policies import aligned
 from trueup.stages import load_object
 from trueup.training.merging import merged
 

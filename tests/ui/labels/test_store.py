@@ -101,20 +101,20 @@ def test_the_digest_follows_what_people_say_only_and_makes_no_file(
     store: Store, say: Callable[..., str], tmp_path: Path
 ) -> None:
     url = store.url.render_as_string(hide_password=False)
-    assert digest(f"sqlite:///{tmp_path / 'none' / 'labels.sqlite'}") is None
+    assert digest(f"sqlite:///{tmp_path / 'none' / 'labels.sqlite'}", 1) is None
     assert not (tmp_path / "none").exists()
-    assert digest(url) is None
+    assert digest(url, 1) is None
     store.put("simulated", "rubric:r", [ProgramLabel(next(iter(store.asked())), [[0], [1]])])
-    assert digest(url) is None
+    assert digest(url, 1) is None
     say("ann", "tie")
-    before = digest(url)
-    assert before is not None and digest(url) == before
+    before = digest(url, 1)
+    assert before is not None and digest(url, 1) == before
     say("ann", "skip")
-    assert digest(url) == before
+    assert digest(url, 1) == before
     say("ann", "tie")
-    assert digest(url) != before
+    assert digest(url, 1) != before
     LabelService(store).undo("ann", "undo-0001")
-    assert digest(url) == before
+    assert digest(url, 1) == before
 
 
 # ---- The queue --------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_a_store_of_another_version_is_left_alone(asking: Callable[..., Store], 
     with store.write() as db:
         db.exec_driver_sql(f"UPDATE meta SET value = '{version}' WHERE key = 'schema_version'")
     for read_only in (False, True):
-        with pytest.raises(DataError, match=f"store version {version}, this one reads 3"):
+        with pytest.raises(DataError, match=f"store version {version}, this one reads 4"):
             Store(store.url.render_as_string(hide_password=False), read_only)
 
 

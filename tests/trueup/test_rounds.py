@@ -1,0 +1,223 @@
+"""Rounds of a campaign: what each reads, what is stale, and that a campaign of several reaches its last verdict."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trueup import runs
+from trueup.campaign import Campaign, load_campaign, plan
+from trueup.data.records import CandidateScores, CandidateSet, Preference, Ranking, read_rows
+from trueup.data.split import is_heldout, opening_id
+from trueup.errors import ConfigError, RunError
+from trueup.exporting.export import export
+from trueup.stages import OF_EVERY_ROUND, load_object, stages_of
+from trueup.verify import verify
+
+FIRST = ["sft", *OF_EVERY_ROUND]
+SECOND, THIRD = ([f"round-{number}/{stage}" for stage in OF_EVERY_ROUND] for number in (2, 3))
+
+
+@pytest.fixture(scope="module")
+def done(campaign: Callable[..., Campaign], tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """A campaign of two rounds that is complete."""
+    made = campaign(tmp_path_factory.mktemp("rounds"), rounds=2, labels_per_round=12, sample={"num_candidates": 4})
+    for stage in made.needed():
+        load_object(made.stages[stage].run)(made.stages[stage])
+    return made
+
+
+def read(done: Campaign, stage: str, file: str, schema: Any) -> list[Any]:
+    return list(read_rows(runs.stage_dir(done.run_dir, stage) / file, schema))
+
+
+def actions(campaign: Campaign, *arguments: Any) -> dict[str, str]:
+    return {step.stage: step.reason for step in plan(campaign, *arguments) if step.action != "keep"}
+
+
+def changed(campaign: Campaign, *overrides: str) -> dict[str, str]:
+    return actions(load_campaign(campaign.source, list(overrides)))
+
+
+# ---- What each round reads and leaves ---------------------------------------------------------------------------
+
+
+def test_a_campaign_of_two_rounds_is_complete_and_verified(done: Campaign) -> None:
+    assert [step.stage for step in plan(done)] == [*FIRST, *SECOND] == stages_of(done.run_dir)
+    assert actions(load_campaign(done.source)) == {}
+    outcome = verify(done.run_dir)
+    assert (outcome.problems, outcome.notes) == ([], [])
+    assert verify(done.run_dir / "round-2").root == outcome.root
+
+
+def test_most_answers_of_a_further_round_are_by_the_last_ones_policy_and_the_others_are_anchors(
+    done: Campaign,
+) -> None:
+    first, second = (read(done, stage, "candidates.jsonl", CandidateSet) for stage in ("sample", "round-2/sample"))
+    scores = read(done, "round-2/sample", "candidate_scores.jsonl", CandidateScores)
+    assert [row.prompt_id for row in second] == [row.prompt_id for row in first] == [row.prompt_id for row in scores]
+    for row, scored in zip(second, scores, strict=True):
+        assert Counter(answer.policy for answer in row.candidates) == {"round-1": 2, "sft": 1, "best of 4": 1}
+        assert len(scored.scores) == 4 and None not in scored.scores
+        assert row.sampler["policy_sha256"] is None, "nobody takes their log-probabilities for those of one policy"
+    answers = [[answer.token_ids for answer in row.candidates] for row in first]
+    anchors = [row.candidates[2].token_ids for row in second]
+    assert any(anchor not in known for anchor, known in zip(anchors, answers, strict=True)), "drawn anew"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "counts"),
+    [
+        (["sample.sft_share=0.5"], {"round-1": 1, "sft": 2, "best of 4": 1}),
+        (["sample.best_share=0.5", "sample.best_of=3"], {"round-1": 1, "sft": 1, "best of 3": 2}),
+        (["sample.best_share=0", "sample.sft_share=0.2"], {"round-1": 4}),
+    ],
+)
+def test_the_shares_say_who_answers(
+    done: Campaign, tmp_path: Path, overrides: list[str], counts: dict[str, int]
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(done.run_dir, copy)
+    config = load_campaign(done.source, [f"run_dir={copy}", *overrides]).stages["round-2/sample"]
+    load_object(config.run)(config)
+    rows = read_rows(copy / "round-2/candidates/candidates.jsonl", CandidateSet)
+    assert all(Counter(answer.policy for answer in row.candidates) == counts for row in rows)
+
+
+def test_the_labels_of_a_round_are_all_labels_so_far_and_say_which_round_asked(done: Campaign) -> None:
+    first, second = (read(done, stage, "rankings.jsonl", Ranking) for stage in ("label", "round-2/label"))
+    assert len(first) == 12 and second[:12] == first and len(second) == 24
+    assert [row.round for row in second] == [1] * 12 + [2] * 12
+    assert len({row.label_id for row in second}) == 24
+    pairs = read(done, "round-2/label", "preferences.jsonl", Preference)
+    assert {pair.round for pair in pairs} == {1, 2}
+    report = json.loads((done.run_dir / "round-2/labels/report.json").read_text())
+    assert report["by_round"] == {"1": 12, "2": 12} and report["labels"] == 24
+    card = json.loads((done.run_dir / "round-2/reward/report.json").read_text())
+    assert sum(share["n"] for share in card["by_round"].values()) == card["accuracy"]["n"]
+    assert not (done.run_dir / "round-2/labels/labels.sqlite").exists(), "one store has the labels of all rounds"
+
+
+def test_no_prompt_that_is_held_out_trains_anything_in_any_round(done: Campaign) -> None:
+    heldout = {
+        opening_id(row.prompt)
+        for row in read(done, "sample", "candidates.jsonl", CandidateSet)
+        if is_heldout(row.prompt, done.config.split)
+    }
+    trained = {stage: runs.open_stage(done.run_dir, stage).trained_prompts for stage in stages_of(done.run_dir)}
+    assert heldout and all(trained[stage] for stage in ("reward", "align", "round-2/reward", "round-2/align"))
+    assert not heldout & set().union(*trained.values())
+    assert trained["round-2/align"] - trained["align"], "another round asks about other prompts first"
+
+
+def test_a_further_round_is_compared_with_sft_and_with_the_last_round_on_the_first_ones_prompts(done: Campaign) -> None:
+    first, second = (json.loads((done.run_dir / name).read_text()) for name in REPORTS)
+    assert (first["prompts"], first["decoding"]) == (second["prompts"], second["decoding"])
+    assert "round-1" in second["policies_compared"]["policies"] and "round-1" not in first["policies"]
+    samples = [(done.run_dir / name).read_text().splitlines() for name in ("compare/samples.jsonl", SAMPLES)]
+    before, after = ([json.loads(line) for line in lines] for lines in samples)
+    for row, again in zip(before, after, strict=True):
+        assert [answer["text"] for answer in row["sft"]] == [answer["text"] for answer in again["sft"]]
+        assert [a["text"] for a in row["aligned"]] == [a["text"] for a in again["others"]["round-1"]], "the same draws"
+
+
+REPORTS = ("compare/report.json", "round-2/compare/report.json")
+SAMPLES = "round-2/compare/samples.jsonl"
+
+
+# ---- The plan ---------------------------------------------------------------------------------------------------
+
+
+def test_another_round_keeps_all_that_is_there(done: Campaign) -> None:
+    assert changed(done, "rounds=3") == dict.fromkeys(THIRD, "not run yet")
+
+
+@pytest.mark.parametrize(
+    ("override", "first", "reason", "stale"),
+    [
+        ("sample.sft_share=0.5", "round-2/sample", "sft_share: 0.25 -> 0.5", SECOND),
+        ("compare.greedy=false", "compare", "greedy: True -> False", ["compare", "round-2/compare"]),
+        (
+            "align.beta=0.2",
+            "align",
+            "-> 0.2",
+            ["align", "compare", *SECOND],
+        ),
+        ("sft.seed=5", "sft", "seed: 0 -> 5", [*FIRST, *SECOND]),
+    ],
+)
+def test_a_change_makes_stale_what_it_reaches_in_all_rounds(
+    done: Campaign, override: str, first: str, reason: str, stale: list[str]
+) -> None:
+    steps = changed(done, override)
+    assert sorted(steps) == sorted(stale) and reason in steps[first]
+
+
+def test_a_target_is_of_the_last_round_unless_a_round_is_named(done: Campaign) -> None:
+    three = load_campaign(done.source, ["rounds=3"])
+    assert list(actions(three, three.in_round("label", None).address)) == ["round-3/sample", "round-3/label"]
+    assert next(iter(actions(three, three.in_round("label", 2).address, ("round-2/label",)))) == "round-2/label"
+    assert three.at_work("align").address == "round-3/align"
+    assert done.at_work("align").address == "round-2/align", "all are finished: the last"
+    with pytest.raises(ConfigError, match=r"rounds: there is no round 4 \(found 3\)"):
+        three.in_round("align", 4)
+
+
+def test_the_folder_of_a_round_in_the_wrong_place_is_found(done: Campaign) -> None:
+    stray = done.run_dir / "round-2" / "notes.txt"
+    stray.write_text("x")
+    manifest = runs.stage_dir(done.run_dir, "round-2/reward") / "manifest.json"
+    text = manifest.read_text()
+    try:
+        manifest.write_text(text.replace('"round-1', '"round-9').replace('"device"', '"device" '))
+        problems = verify(done.run_dir).problems
+    finally:
+        manifest.write_text(text)
+        stray.unlink()
+    assert f"{stray}: not a part of this run" in problems
+    assert any("round-2/reward/manifest.json" in problem for problem in problems)
+    assert verify(done.run_dir).problems == []
+
+
+# ---- What a file may say ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        ({"rounds": 0}, "rounds: Input should be greater than or equal to 1"),
+        ({"rounds": 2, "labels_per_round": 3, "label": {"target_labels": 3}}, "label.target_labels: labels_per_round"),
+        ({"name": "round-2", "run_dir": None}, "round-2: names like round-2 are those of rounds within a run"),
+        ({"rounds": 2, "compare": {"others": {"round-1": "elsewhere"}}}, "others: round-1 is a policy of this run"),
+        ({"sample": {"sft_share": 0.5, "best_share": 0.5}}, "leave no answer to the policy of the last round"),
+        (
+            {"rounds": 2, "label": {"source": "import", "path": "prompts.jsonl"}},
+            "rounds: a further round asks about answers of the aligned policy",
+        ),
+    ],
+)
+def test_what_no_campaign_of_rounds_can_be_is_refused_by_key(
+    campaign: Callable[..., Campaign], tmp_path: Path, overrides: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        campaign(tmp_path, **overrides)
+
+
+def test_what_is_taken_home_is_the_last_rounds_unless_a_round_is_named(done: Campaign, tmp_path: Path) -> None:
+    for number, name in ((None, "last"), (1, "first")):
+        export(done.run_dir, "policy", tmp_path / name, number)
+    last, first = ((tmp_path / name / "README.md").read_text() for name in ("last", "first"))
+    assert "`run`, round 2." in last and "`run`." in first
+    provenance = json.loads((tmp_path / "last" / "provenance.json").read_text())
+    assert provenance["manifest_sha256"] == runs.open_stage(done.run_dir, "round-2/align").sha256
+    made_from = [one["manifest"]["stage"] for one in provenance["made_from"]]
+    assert made_from.count("label") == 2 and made_from.count("align") == 1, "round 1 aligned what round 2 sampled"
+    with pytest.raises(RunError, match="round-3/align"):
+        export(done.run_dir, "policy", tmp_path / "none", 3)
