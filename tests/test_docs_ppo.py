@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from rlhf.align import guards
-from rlhf.align.config.online import BUILT_IN_REWARDS, PPOConfig
+from rlhf.align.config.online import PPOConfig
+from rlhf.align.config.paid import BUILT_IN_REWARDS
 from rlhf.align.rewards import load_function
 
 PAGE = (Path(__file__).parents[1] / "docs" / "ppo.md").read_text(encoding="utf-8")

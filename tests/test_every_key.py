@@ -36,6 +36,7 @@ import ui.label.run
 from reward.config import RewardConfig
 from rlhf.align.config.labelled import DPOConfig, KTOConfig
 from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
+from rlhf.align.config.paid import BestOfNConfig
 from rlhf.compare.config import CompareConfig
 from rlhf.config import CheckConfig
 from sft.config import DataSource, SampleConfig, SFTConfig
@@ -176,6 +177,17 @@ ONLINE = {
     "keep_steps": Probe({"keep_steps": 0}),
     "eval_prompts": Probe({"eval_prompts": 3}),
     "kl_budget": Probe({"kl_budget": 1e-9}, {"keep_steps": 0}),
+}
+BEST_OF_N = {
+    **{key: entry for key, entry in ONLINE.items() if key not in ("rollout_batch_size", "temperature", "kl_budget")},
+    "algorithm": Probe({"algorithm": "grpo", "rollout_batch_size": 8}, see="trainer"),
+    "checks": Probe(
+        {"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl"}], "rewards": {"gsm8k": 1.0, "rewards.py:long": 1.0}},
+        see="trainer",
+    ),
+    "missing_eos_penalty": refused("no answer ended by itself", missing_eos_penalty=1.0),
+    "temperature": trainer(temperature=0.9),
+    "kl_budget": Probe({"kl_budget": 1e-9}),
 }
 PPO = {
     **ONLINE,
@@ -368,6 +380,7 @@ SECTIONS: dict[str, tuple[type[Section], dict[str, Any]]] = {
     "reward": (RewardConfig, {**TRAINED, **REWARD}),
     "dpo": (DPOConfig, {**TRAINED, **DPO}),
     "kto": (KTOConfig, {**TRAINED, **KTO}),
+    "best_of_n": (BestOfNConfig, {**TRAINED, **BEST_OF_N}),
     "ppo": (PPOConfig, {**TRAINED, **PPO}),
     "grpo": (GRPOConfig, {**TRAINED, **GROUPED}),
     "rloo": (RLOOConfig, {**TRAINED, **GROUPED}),
@@ -420,6 +433,7 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, Values]]] = {
         "use_weighting": (True, {}),
     },
     "kto": {**OPTIMISER, **SGD},
+    "best_of_n": {**OPTIMISER, **SGD},
     "ppo": OPTIMISER,
     "grpo": {
         **OPTIMISER,
@@ -511,6 +525,11 @@ OF_KIND: dict[str, tuple[str, Values]] = {
     "reward": ("reward", {}),
     "dpo": ("align", {"keep_steps": 1}),
     "kto": ("align", {"algorithm": "kto", "keep_steps": 1}),
+    "best_of_n": (
+        "align",
+        # The base model, which stands for the SFT policy here, ends no answer.
+        {**ON_LINE, "algorithm": "best_of_n", "rollout_batch_size": None, "missing_eos_penalty": 0.0},
+    ),
     "ppo": ("align", {**ON_LINE, "algorithm": "ppo", "num_ppo_epochs": 2}),
     "grpo": ("align", {**ON_LINE, "algorithm": "grpo", "num_iterations": 2}),
     "rloo": ("align", {**ON_LINE, "algorithm": "rloo", "num_iterations": 2}),
@@ -623,7 +642,7 @@ class Bench:
             if see == "page":
                 return page(config)
             if see == "trainer":
-                patch.setattr(loop, "train", lambda trainer, run: capture(trainer, captured))
+                patch.setattr(loop, "train", lambda trainer, run, **_: capture(trainer, captured))
                 patch.setattr(loop, "loss_before", lambda trainer, run: None)
             try:
                 load_object(config.run)(config)

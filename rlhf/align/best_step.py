@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from peft import load_peft_weights, set_peft_model_state_dict
 from transformers import TrainerCallback
 
 from rlhf.align import guards
-from rlhf.align.config.online import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
+from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
+from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import RolloutPrompt
-from rlhf.align.rewards import WeightedRewards, make_rewards, normalisation, scorer
+from rlhf.align.rewards import WeightedRewards, columns_of, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import draw, logps_of
-from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, RolloutFigures
+from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, PaidReport, RolloutFigures
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCards, SampledAnswers
 from trueup.console import say
-from trueup.data.records import prompt_id
 from trueup.errors import DataError
 from trueup.models.loading import Loaded, load_reward_model
 from trueup.models.policies import reward_model_config
@@ -36,7 +36,7 @@ class EvaluateSteps(TrainerCallback):
 
     def __init__(
         self,
-        config: OnlineConfig,
+        config: PaidConfig,
         stage: StageRun,
         policy: Loaded,
         prompts: Sequence[RolloutPrompt],
@@ -65,15 +65,7 @@ class EvaluateSteps(TrainerCallback):
             return
         prompts = [row.prompt for row in self.prompts]
         answers = [row[0] for row in draw(self.policy, prompts, self.config.decoding(self.config.seed), 1)]
-        columns: dict[str, list[Any]] = {
-            "prompts": [[message.model_dump() for message in prompt] for prompt in prompts],
-            "completions": [[{"role": "assistant", "content": answer.text}] for answer in answers],
-            "completion_ids": [answer.token_ids for answer in answers],
-            "check": [row.check for row in self.prompts],
-            "check_row": [row.check_row for row in self.prompts],
-            "category": [row.category for row in self.prompts],
-            "prompt_id": [prompt_id(prompt) for prompt in prompts],
-        }
+        columns = columns_of(self.prompts, answers)
         own, reference = logps_of(self.policy, prompts, answers), self.reference_logps(prompts, answers)
         kl = [logp - ref for logp, ref in zip(own, reference, strict=True)]
         row = {"step": step, "eval/reward": _mean_reward(self.rewards, columns), "eval/kl": sum(kl) / len(kl)}
@@ -96,7 +88,7 @@ def _mean_reward(rewards: WeightedRewards, columns: Mapping[str, list[Any]]) -> 
 
 
 def second_rewards(
-    config: OnlineConfig, reward: FinishedStage | None, checks: Sequence[Check], ends: Collection[int]
+    config: PaidConfig, reward: FinishedStage | None, checks: Sequence[Check], ends: Collection[int]
 ) -> WeightedRewards | None:
     """`config.rewards` with the second reward model (split.judge_fraction) in place of the one that pays; None where
     there is none.
@@ -153,7 +145,7 @@ def best_step(by_step: dict[int, Evaluation], kl_budget: float | None) -> int | 
     return max(rewards, key=lambda step: (rewards[step], -step), default=None)
 
 
-def choose_step(config: OnlineConfig, stage: StageRun, model: Any, last: int) -> int:
+def choose_step(config: PaidConfig, stage: StageRun, model: Any, last: int) -> int:
     """Put the best step's adapter into the trained model and return the step.
 
     It is the last one where nothing tells, or where every weight is trained and no adapter was kept.
@@ -188,30 +180,44 @@ def conclude(
     history: Sequence[RolloutFigures] = (),
     kl_coef: KLPrice | None = None,
 ) -> OnlineReport:
-    """Put the best step's adapter into the trained model, find who is at fault if none beat the SFT policy, and return
-    what the reports of all online algorithms hold.
+    """`settle` for an online algorithm.
 
-    last     steps trained
-    units    what the reward model counts in
     history  PPO's rollouts
     kl_coef  PPO's
+    """
+    paid = settle(config, stage, model, last, rewards, units, guards.in_rollouts(history))
+    return OnlineReport(**dict(paid), algorithm=config.algorithm, rollouts=list(history), kl_coef=kl_coef)
+
+
+def settle(
+    config: PaidConfig,
+    stage: StageRun,
+    model: Any,
+    last: int,
+    rewards: WeightedRewards,
+    units: Normalisation,
+    what_to_set: Callable[[float], str],
+) -> PaidReport:
+    """Put the best step's adapter into the trained model, find who is at fault if none beat the SFT policy, and return
+    what the reports of all algorithms hold that are paid.
+
+    last         steps trained
+    units        what the reward model counts in
+    what_to_set  what to do where the settings are at fault, by the KL of the last step
     """
     chosen_step = choose_step(config, stage, model, last)
     by_step = evaluations(stage)
     parents = {parent.stage: parent for parent in stage.parents}
     sample_report = parents["sample"].report(SampledAnswers) if "sample" in parents else None
     reward_verdict = parents["reward"].manifest.verdict if "reward" in parents else None
-    finding = guards.whose_fault(history, by_step, sample_report, reward_verdict)
+    finding = guards.whose_fault(what_to_set, by_step, sample_report, reward_verdict)
     stage.findings += [finding] if finding else []
     stage.facts["steps"] = chosen_step
-    return OnlineReport(
-        algorithm=config.algorithm,
+    return PaidReport(
         rewards=rewards.weights,
         normalisation=units,
-        rollouts=list(history),
         evaluations=list(by_step.values()),
         chosen_step=chosen_step,
         chosen_by=chosen_by(by_step),
         steps_trained=last,
-        kl_coef=kl_coef,
     )

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf.align.config.labelled import LabelledConfig
-from rlhf.align.config.online import OnlineConfig, PPOConfig
+from rlhf.align.config.online import PPOConfig
+from rlhf.align.config.paid import PaidConfig
+from rlhf.align.prompts import too_few_prompts
 from rlhf.align.rewards import INSTEAD, failure_of, load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
@@ -19,7 +21,7 @@ from trueup.errors import DataError
 from trueup.runs import find_stage
 
 
-def check(config: OnlineConfig, stages: Mapping[str, Any], problems: list[str], notes: list[str]) -> list[ReadFile]:
+def check(config: PaidConfig, stages: Mapping[str, Any], problems: list[str], notes: list[str]) -> list[ReadFile]:
     """What the rewards need, and the files of prompts and demonstrations that it trains on, which are returned."""
     for name in config.rewards:
         if ":" in name:
@@ -44,7 +46,7 @@ def check(config: OnlineConfig, stages: Mapping[str, Any], problems: list[str], 
     )
 
 
-def _check_reward_model(align: OnlineConfig, reward: Any, problems: list[str]) -> None:
+def _check_reward_model(align: PaidConfig, reward: Any, problems: list[str]) -> None:
     """What would make the align stage refuse it, as far as that is known."""
     if isinstance(align, PPOConfig) and reward.full_finetuning and not (align.full_finetuning or reward.scorer):
         problems.append(
@@ -66,7 +68,7 @@ def check_pairs(config: LabelledConfig, stages: Stages, rows: Rows, problems: li
     check_pair_lengths("align", config.max_length, stages["label"].parents(), rows, problems, notes)
 
 
-def check_prompts(config: OnlineConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
+def check_prompts(config: PaidConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Whether enough prompts may be trained on, and an answer fits behind them."""
     prompts = _training_prompts(config, rows)
     if prompts is None:
@@ -81,16 +83,11 @@ def check_prompts(config: OnlineConfig, stages: Stages, rows: Rows, problems: li
             f"{with_reasoning} are longer than max_length, {config.max_length}, and are left out"
         )
         (problems if beyond / len(lengths) > TOO_MANY_DROPPED else notes).append(text)
-    per_rollout = config.rollout_batch_size // config.num_generations
-    if len(prompts) < config.eval_prompts + per_rollout:
-        problems.append(
-            f"align.rollout_batch_size: {len(prompts)} prompts may be trained on; {config.eval_prompts} of them choose "
-            f"the step, and a rollout asks {per_rollout}: lower it or align.eval_prompts, or give more prompts "
-            "(align.prompts)"
-        )
+    if len(prompts) < config.eval_prompts + config.prompts_at_once:
+        problems.append(too_few_prompts(config, f"{len(prompts)} prompts may be trained on"))
 
 
-def _training_prompts(config: OnlineConfig, rows: Rows) -> list[Prompt] | None:
+def _training_prompts(config: PaidConfig, rows: Rows) -> list[Prompt] | None:
     """The prompts that alignment may train on; None where their file could not be read."""
     prompts = rows.of("align.prompts" if config.prompts else "sample.prompts")
     if prompts is None:

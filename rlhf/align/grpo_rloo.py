@@ -10,7 +10,6 @@ Source  Shao et al. 2024, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,13 @@ from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
 from rlhf.align.config.online import GRPOConfig, RLOOConfig
 from rlhf.align.prompts import schedule, schedule_of_one
 from rlhf.align.rewards import Conversation, WeightedRewards, make_rewards, normalisation, scorer
-from rlhf.align.rollouts import Sampler, logps_of, online_arguments
+from rlhf.align.rollouts import Sampler, online_arguments, reference_logps
 from trueup.artifacts.reports import RewardCard
 from trueup.console import say
-from trueup.models import loading
 from trueup.models.chat import answer_text
-from trueup.models.config import ModelConfig
 from trueup.models.loading import Loaded
 from trueup.models.templates.ends import turn_ends
-from trueup.runs import FinishedStage, StageRun
+from trueup.runs import StageRun
 from trueup.training import adapters, loop
 from trueup.training.arguments import build_arguments
 from trueup.training.merging import merged
@@ -73,21 +70,6 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     policy.model = merged(trainer.model, stage, online.proof_rows(policy, prompts))
     return online.save(stage, policy, report)
-
-
-def reference_logps(
-    config: ModelConfig, policy: Loaded, model: Any, sft: FinishedStage
-) -> Callable[[Any, Any], list[float]]:
-    """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
-    if not isinstance(model, PeftModel):
-        reference = loading.load_policy(sft.dir / "model", config)
-        return lambda prompts, answers: logps_of(reference, prompts, answers)
-
-    def logps(prompts: Any, answers: Any) -> list[float]:
-        with model.disable_adapter():
-            return logps_of(policy, prompts, answers)
-
-    return logps
 
 
 def trial(config: GRPOConfig | RLOOConfig, stage: StageRun, policy: Loaded) -> Any:

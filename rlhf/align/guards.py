@@ -117,14 +117,15 @@ BEGIN_WITH = {
 
 
 def whose_fault(
-    history: Sequence[RolloutFigures],
+    what_to_set: Callable[[float], str],
     by_step: dict[int, Evaluation],
     sample_report: SampledAnswers | None,
     reward_verdict: StageVerdict | None,
 ) -> Finding | None:
     """Which of the three is to blame where reward did not rise on the prompts kept for it: SFT policy, reward model, or
-    the settings of PPO. None where it rose.
+    the settings. None where it rose.
 
+    what_to_set     what to do where the settings are at fault, by the KL of the last step
     by_step         evaluations, as `rlhf.align.best_step.evaluations`
     sample_report   of the sample stage, if that was a parent
     reward_verdict  the reward stage's, if that was one
@@ -145,21 +146,40 @@ def whose_fault(
     elif doubts:
         code, why = "reward_model_at_fault", "; ".join(doubts)
     else:
-        code, why = "settings_at_fault", _what_to_set(history, last.kl)
+        code, why = "settings_at_fault", what_to_set(last.kl)
     gain = last.reward - by_step[steps[0]].reward
     message = f"reward did not rise on the prompts kept for it ({gain:+.2f})"
     return Finding("warn", code, f"{message}. {BEGIN_WITH[code]}: {why}")
 
 
-def _what_to_set(history: Sequence[RolloutFigures], kl: float) -> str:
-    if len(history) > 1 and history[-1].scores > history[0].scores:
-        return "it rose on the prompts trained on: more prompts, fewer passes (num_train_epochs), or more kl_coef"
-    if kl < 0.1:
-        return f"the policy hardly moved (KL {kl:.2f} nats): raise learning_rate, train longer, or lower kl_coef"
-    return (
-        f"the policy moved (KL {kl:.2f} nats) and not towards reward: lower learning_rate, or larger rollouts "
-        "(rollout_batch_size)"
-    )
+def in_rollouts(history: Sequence[RolloutFigures]) -> Callable[[float], str]:
+    """What to set in an algorithm that draws rollouts, by the KL of the last step.
+
+    history  PPO's rollouts
+    """
+
+    def what_to_set(kl: float) -> str:
+        if len(history) > 1 and history[-1].scores > history[0].scores:
+            return "it rose on the prompts trained on: more prompts, fewer passes (num_train_epochs), or more kl_coef"
+        if kl < STILL:
+            return f"the policy hardly moved (KL {kl:.2f} nats): raise learning_rate, train longer, or lower kl_coef"
+        return (
+            f"the policy moved (KL {kl:.2f} nats) and not towards reward: lower learning_rate, or larger rollouts "
+            "(rollout_batch_size)"
+        )
+
+    return what_to_set
+
+
+def in_best_of_n(kl: float) -> str:
+    """What to set in best of n, by the KL of the last step."""
+    if kl < STILL:
+        return f"the policy hardly moved (KL {kl:.2f} nats): raise learning_rate or num_train_epochs"
+    return f"the policy moved (KL {kl:.2f} nats) and not towards reward: more answers to choose among (num_generations)"
+
+
+STILL = 0.1
+"""Nats per answer below which a policy hardly moved."""
 
 
 def _column(history: Sequence[RolloutFigures], figure: str) -> list[float]:

@@ -1,15 +1,15 @@
-"""How PPO, GRPO and RLOO begin and end: what differs between them lies in between."""
+"""How algorithms that are paid for sampled answers begin and end: what differs between them lies in between."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-from rlhf.align.config.online import OnlineConfig
+from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import Prompts, choose_prompts
 from rlhf.align.report import write_report
 from rlhf.align.rewards import refuse_unfit
-from rlhf.align.schema import OnlineReport
+from rlhf.align.schema import BestOfNReport, OnlineReport
 from trueup import runs
 from trueup.console import say
 from trueup.models import loading
@@ -35,7 +35,7 @@ class Beginning(NamedTuple):
     Then both may share a base."""
 
 
-def begin(config: OnlineConfig) -> Beginning:
+def begin(config: PaidConfig) -> Beginning:
     """Open the stage and its parents, and load the SFT policy and the prompts."""
     findings = refuse_unfit(config)  # before an earlier result is cleared away
     stage = runs.begin(config)
@@ -57,7 +57,7 @@ def begin(config: OnlineConfig) -> Beginning:
     return Beginning(stage, parents["sft"], reward, policy, prompts, on_one_base)
 
 
-def load_reward_model(config: OnlineConfig, reward: FinishedStage) -> Loaded:
+def load_reward_model(config: PaidConfig, reward: FinishedStage) -> Loaded:
     """The reward model that pays, frozen, as a model of its own."""
     loaded = loading.load_reward_model(reward.dir / "model", reward_model_config(config.run_dir, config.model))
     loaded.model.eval().requires_grad_(False)
@@ -69,7 +69,7 @@ def proof_rows(policy: Loaded, prompts: Prompts) -> list[list[int]]:
     return [encode_prompt(policy.tokenizer, row.prompt) for row in prompts.train[:4]]
 
 
-def save(stage: StageRun, aligned: Loaded, report: OnlineReport) -> Path:
+def save(stage: StageRun, aligned: Loaded, report: OnlineReport | BestOfNReport) -> Path:
     """Write the aligned policy, its report and the page of it, and finish the stage."""
     loop.require_sound(aligned.model, "align, merging the adapter", every=True)
     loading.save(aligned, stage.dir / "model")

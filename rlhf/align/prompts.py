@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.align.config.online import OnlineConfig
+from rlhf.align.config.paid import PaidConfig
 from rlhf.checks import Check, load_check
 from trueup.config import SplitConfig
 from trueup.console import say
@@ -47,7 +48,7 @@ class Prompts:
 
 
 def choose_prompts(
-    config: OnlineConfig,
+    config: PaidConfig,
     stage: StageRun,
     tokenizer: PreTrainedTokenizerBase,
     reader: PreTrainedTokenizerBase | None = None,
@@ -94,18 +95,23 @@ def choose_prompts(
     total = Dropped(sum((one.counts for one in dropped.values()), Counter()))
     # What is in the first files; of a reward's no row is asked, and PPO counts those of its demonstrations itself.
     holds = [*([-1] if config.prompts else []), *range(len(checks))]
-    for path, n in zip_longest(OnlineConfig.input_paths(config), holds):
+    for path, n in zip_longest(PaidConfig.input_paths(config), holds):
         stage.add_input(path, counts[n], dropped.get(n))
     if config.prompts is None:
         stage.find("info", "dropped", f"prompts of the sample stage: {counts[-1]} used; left out: {dropped[-1]}")
-    if len(train) < config.rollout_batch_size // config.num_generations:
-        raise DataError(
-            f"align.rollout_batch_size: {len(train)} prompts are left to train on, and a rollout asks "
-            f"{config.rollout_batch_size // config.num_generations}: lower it or align.eval_prompts, or give more "
-            f"prompts (left out: {total})"
-        )
+    if len(train) < config.prompts_at_once:
+        raise DataError(too_few_prompts(config, f"{len(rows)} prompts may be trained on (left out: {total})"))
     say(f"{'prompts':<12} {len(train)} to train on, {len(evaluation)} to choose the step by; left out: {total}")
     return Prompts(train, evaluation, checks)
+
+
+def too_few_prompts(config: PaidConfig, sentence: str) -> str:
+    """What to do about prompts that are too few, after a sentence on how many there are."""
+    key, asks = "eval_prompts", "none is left: lower it"
+    if isinstance(config, OnlineConfig):
+        key, asks = "rollout_batch_size", f"a rollout asks {config.prompts_at_once}: lower it or align.eval_prompts"
+    of_them = f"{config.eval_prompts} of them choose the step"
+    return f"align.{key}: {sentence}; {of_them}, and {asks}, or give more prompts (align.prompts)"
 
 
 def _as_reward_model_reads(reader: PreTrainedTokenizerBase, row: Prompt) -> None:
@@ -136,7 +142,7 @@ def _trainable(
     return row_of_prompt
 
 
-def _read_prompts(config: OnlineConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
+def _read_prompts(config: PaidConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
     if config.prompts is not None:
         return read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
     sample_stage = next(parent for parent in stage.parents if parent.stage == "sample")

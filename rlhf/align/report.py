@@ -1,4 +1,4 @@
-"""The page of an alignment by PPO, GRPO or RLOO: align/report.html, one file that needs nothing else.
+"""The page of an alignment by PPO, GRPO, RLOO or best of n: align/report.html, one file that needs nothing else.
 
 Made as the comparison's page is (`rlhf.compare.report`): every text is escaped, and the same policy stands in it. It
 says how the training went. Whether the policy is better, the comparison says, on prompts that no stage trained on."""
@@ -14,7 +14,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from rlhf.align.config.online import GRPOConfig, OnlineConfig, RLOOConfig
-from rlhf.align.schema import Evaluation, OnlineReport, RolloutSample
+from rlhf.align.config.paid import PaidConfig
+from rlhf.align.schema import BestOfNReport, Evaluation, OnlineReport, PaidReport, RolloutSample
 from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measure_rows
 from trueup.artifacts.manifest import Finding
 from trueup.data.records import Message, read_appended
@@ -36,6 +37,15 @@ REWARDS = {
     "ifeval": "1 where all instructions of the prompt are followed, 0 where not",
     "gsm8k": "1 where the final number is right, 0 where not",
 }
+WHEN = {
+    "ppo": "Take PPO if answers are long and only some of their tokens are to blame: its critic says which. It has the "
+    "most settings.",
+    "grpo": "Take GRPO if several answers to a prompt are cheap to draw and to pay: it needs no critic.",
+    "rloo": "Take RLOO as GRPO, if a reward is for the whole answer and each rollout is passed over once.",
+    "best_of_n": "Take best of n before the others: it is as steady as SFT, stays near the SFT policy, and shows "
+    "what the reward is worth. It gains no more than the best of n answers has.",
+}
+"""When to take each algorithm."""
 MEASURES = (
     MeasureRow("scores", "Reward", "mean over the answers, less what a missing end of turn costs", ".2f"),
     MeasureRow("kl", "KL to the SFT policy", "nats per answer", ".2f"),
@@ -47,23 +57,25 @@ MEASURES = (
 )
 
 
-def write_report(stage: StageRun, report: OnlineReport) -> None:
+def write_report(stage: StageRun, report: OnlineReport | BestOfNReport) -> None:
     """Write report.html of the align stage at work, from its report and what it left beside it."""
     page = environment().get_template(TEMPLATE).render(gather(stage, report))
     write_atomically(stage.dir / "report.html", page)
 
 
-def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
+def gather(stage: StageRun, report: OnlineReport | BestOfNReport) -> dict[str, object]:
     """Everything that the template shows."""
     config = stage.config
-    assert isinstance(config, OnlineConfig)
+    assert isinstance(config, PaidConfig)
     rows = read_appended(stage.dir / "samples.jsonl", RolloutSample)
     samples = samples_of(rows)
     verdict = stage.verdict
+    rollouts = report.rollouts if isinstance(report, OnlineReport) else []
     return {
         "name": config.run_dir.resolve().name,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "algorithm": report.algorithm.upper(),
+        "algorithm": report.algorithm.upper() if isinstance(report, OnlineReport) else "best of n",
+        "when": WHEN[report.algorithm],
         "report": report,
         "config": config,
         "verdict": verdict,
@@ -72,11 +84,13 @@ def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
         "rewards": reward_rows(config, report),
         "steps": step_rows(config, report),
         "way": way(config, report),
-        "measures": measure_rows(MEASURES, [report.rollouts[0], report.rollouts[-1]]) if report.rollouts else [],
+        "measures": measure_rows(MEASURES, [rollouts[0], rollouts[-1]]) if rollouts else [],
+        "rollouts": len(rollouts),
+        "best": report if isinstance(report, BestOfNReport) else None,
         "curves": curves.stage_curves(config.run_dir, config.stage),
         "samples": samples,
         "sampled": len({row.step for row in rows}),
-        "extremes": extremes(samples),
+        "extremes": extremes(samples) if isinstance(config, OnlineConfig) else [],
         "parents": [(parent.stage, parent.sha256) for parent in stage.parents],
         "inputs": stage.inputs,
     }
@@ -85,7 +99,7 @@ def gather(stage: StageRun, report: OnlineReport) -> dict[str, object]:
 # ---- The result -------------------------------------------------------------------------------------------------
 
 
-def why_this_step(config: OnlineConfig, report: OnlineReport, findings: Sequence[Finding]) -> str:
+def why_this_step(config: PaidConfig, report: PaidReport, findings: Sequence[Finding]) -> str:
     """Why the chosen step is the result, as a sentence."""
     chosen_step, evaluations = report.chosen_step, by_step(report)
     if config.full_finetuning:
@@ -109,11 +123,11 @@ def why_this_step(config: OnlineConfig, report: OnlineReport, findings: Sequence
     return sentence
 
 
-def by_step(report: OnlineReport) -> dict[int, Evaluation]:
+def by_step(report: PaidReport) -> dict[int, Evaluation]:
     return {row.step: row for row in report.evaluations}
 
 
-def facts(config: OnlineConfig, report: OnlineReport, seconds: float) -> list[tuple[str, str, str]]:
+def facts(config: PaidConfig, report: PaidReport, seconds: float) -> list[tuple[str, str, str]]:
     """(what, number, note) of the headline."""
     evaluations, chosen_step = by_step(report), report.chosen_step
     rows = []
@@ -125,7 +139,9 @@ def facts(config: OnlineConfig, report: OnlineReport, seconds: float) -> list[tu
         budget = "" if config.kl_budget is None else f"; budget {quantity(config.kl_budget, 1)}"
         rows.append(("KL to SFT", quantity(after.kl), f"nats per answer{budget}"))
     rows.append(("Steps", str(report.steps_trained), f"{config.train_batch_size} answers each"))
-    if coefficient := report.kl_coef:
+    if isinstance(report, BestOfNReport):
+        rows.append(("Imitated", str(report.imitated), f"best answers of {report.answers}"))
+    if isinstance(report, OnlineReport) and (coefficient := report.kl_coef):
         first, last = coefficient.first, coefficient.last
         note = "a nat, in units of reward" if first == last else f"a nat at the end; {short(first)} at first"
         rows.append(("Price of KL", short(last), note))
@@ -146,7 +162,7 @@ class StepRow:
     """Reward by the second reward model, where there is one: what the result was chosen by."""
 
 
-def step_rows(config: OnlineConfig, report: OnlineReport) -> list[StepRow]:
+def step_rows(config: PaidConfig, report: PaidReport) -> list[StepRow]:
     """How the SFT policy, every kept step and the last one did on the prompts kept to choose by."""
     rows = []
     for step, row in sorted(by_step(report).items()):
@@ -158,7 +174,7 @@ def step_rows(config: OnlineConfig, report: OnlineReport) -> list[StepRow]:
     return rows
 
 
-def way(config: OnlineConfig, report: OnlineReport) -> Markup:
+def way(config: PaidConfig, report: PaidReport) -> Markup:
     """Reward against KL of the evaluated steps; empty with fewer than two of them."""
     rows = step_rows(config, report)
     points = [
@@ -168,7 +184,7 @@ def way(config: OnlineConfig, report: OnlineReport) -> Markup:
     return plots.trace(points, "KL, nats per answer", "reward", config.kl_budget) if len(points) > 1 else Markup("")
 
 
-def reward_rows(config: OnlineConfig, report: OnlineReport) -> list[tuple[str, str, str]]:
+def reward_rows(config: PaidConfig, report: PaidReport) -> list[tuple[str, str, str]]:
     """(what, what that is, its weight) of all that an answer is paid for, and of what it costs."""
     rows = []
     for name, factor in report.rewards.items():
@@ -178,7 +194,7 @@ def reward_rows(config: OnlineConfig, report: OnlineReport) -> list[tuple[str, s
             meaning += f" (mean {quantity(units.mean)}, standard deviation {quantity(units.std)})"
         rows.append((title(Path(name).name), meaning, weight(factor)))
     rows.append(("no end of turn", "an answer that did not end by itself", weight(-config.missing_eos_penalty)))
-    if report.kl_coef:
+    if isinstance(report, OnlineReport) and report.kl_coef:
         rows.append(("KL", "a nat away from the SFT policy", weight(-report.kl_coef.last)))
     elif isinstance(config, RLOOConfig):
         rows.append(("KL", "a nat away from the SFT policy", weight(-config.beta)))

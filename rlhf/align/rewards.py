@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
-from rlhf.align.config.online import OnlineConfig
+from rlhf.align.config.paid import PaidConfig
+from rlhf.align.prompts import RolloutPrompt
 from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.data.own_code import error_boundary, file_of, load_own, short_name
-from trueup.data.records import Candidate, Message
+from trueup.data.records import Candidate, Message, prompt_id
 from trueup.data.rubric import Rubric, load_rubric
 from trueup.errors import DataError, RunError
 from trueup.files import Json
@@ -88,7 +89,7 @@ class WeightedRewards:
 
 
 def make_rewards(
-    config: OnlineConfig,
+    config: PaidConfig,
     scorer: Scorer | None,
     checks: Sequence[Check],
     ends: Collection[int],
@@ -173,6 +174,19 @@ def _messages(conversation: Conversation) -> list[Message]:
     return [Message(role=message["role"], content=message["content"]) for message in conversation]
 
 
+def columns_of(rows: Sequence[RolloutPrompt], answers: Sequence[Candidate]) -> dict[str, list[Any]]:
+    """The arguments with which TRL calls a reward function, for an answer to each prompt."""
+    return {
+        "prompts": [[message.model_dump() for message in row.prompt] for row in rows],
+        "completions": [[{"role": "assistant", "content": answer.text}] for answer in answers],
+        "completion_ids": [answer.token_ids for answer in answers],
+        "check": [row.check for row in rows],
+        "check_row": [row.check_row for row in rows],
+        "category": [row.category for row in rows],
+        "prompt_id": [prompt_id(row.prompt) for row in rows],
+    }
+
+
 # ---- The reward model -------------------------------------------------------------------------------------------
 
 
@@ -195,7 +209,7 @@ def scorer(reward_model: Loaded, units: Normalisation) -> Scorer:
     return scores
 
 
-def refuse_unfit(config: OnlineConfig) -> list[Finding]:
+def refuse_unfit(config: PaidConfig) -> list[Finding]:
     """A RunError unless the reward model, if it pays, can judge this policy: sound by its own report card, or used in
     spite of it, which is a finding; and, if it was made from an SFT policy, made from this very one."""
     if "reward_model" not in config.rewards:

@@ -7,10 +7,11 @@ killed and goes on draws what it would have drawn, on one process or on several.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 
 from rlhf.align.config.online import OnlineConfig
 from rlhf.align.rewards import Conversation
@@ -18,11 +19,12 @@ from trueup.data.records import Candidate, Message
 from trueup.errors import ConfigError
 from trueup.files import Json
 from trueup.models.chat import encode_prompt
+from trueup.models.config import ModelConfig
 from trueup.models.course import drawn
-from trueup.models.loading import Loaded
+from trueup.models.loading import Loaded, load_policy
 from trueup.models.sampling import Decoding, sample
 from trueup.models.scoring import completion_logps
-from trueup.runs import StageRun
+from trueup.runs import FinishedStage, StageRun
 from trueup.training.arguments import trainer_arguments
 from trueup.training.batches import num_processes
 
@@ -107,3 +109,18 @@ def logps_of(policy: Loaded, prompts: Sequence[list[Message]], answers: Sequence
         return completion_logps(policy, prompts, [answer.token_ids for answer in answers], counted=counted)
     finally:
         policy.model.train(was_training)
+
+
+def reference_logps(
+    config: ModelConfig, policy: Loaded, model: Any, sft: FinishedStage
+) -> Callable[[Any, Any], list[float]]:
+    """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
+    if not isinstance(model, PeftModel):
+        reference = load_policy(sft.dir / "model", config)
+        return lambda prompts, answers: logps_of(reference, prompts, answers)
+
+    def logps(prompts: Any, answers: Any) -> list[float]:
+        with model.disable_adapter():
+            return logps_of(policy, prompts, answers)
+
+    return logps

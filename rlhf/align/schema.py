@@ -137,24 +137,47 @@ else:
     OnlineAlgorithm = Literal[tuple(name for name, schema in ALGORITHMS.items() if issubclass(schema, OnlineConfig))]
 
 
-class OnlineReport(Artifact):
-    """align/report.json of a PPO, GRPO or RLOO."""
+class PaidReport(Artifact):
+    """What align/report.json has of every algorithm that is paid for sampled answers."""
 
-    algorithm: OnlineAlgorithm
     rewards: dict[str, float]
     """Weight of each reward."""
     normalisation: Normalisation
     """What the reward model counts in; mean 0 and standard deviation 1 where none pays."""
-    rollouts: list[RolloutFigures]
-    """PPO's; of the other algorithms metrics.jsonl tells."""
     evaluations: list[Evaluation]
     chosen_step: int
     """The step whose adapter is the aligned policy."""
     chosen_by: Literal["reward", "second_reward"]
     steps_trained: int
+
+
+class OnlineReport(PaidReport):
+    """align/report.json of a PPO, GRPO or RLOO."""
+
+    algorithm: OnlineAlgorithm
+    rollouts: list[RolloutFigures]
+    """PPO's; of the other algorithms metrics.jsonl tells."""
     kl_coef: KLPrice | None = absent()
     """PPO's."""
 
 
-AlignReport = Annotated[DPOReport | KTOReport | OnlineReport, Field(discriminator="algorithm")]
+class BestOfNReport(PaidReport):
+    """align/report.json of a best of n."""
+
+    algorithm: Literal["best_of_n"]
+    answers: int
+    """Answers of all prompts to train on."""
+    from_sample: int
+    """Those among them that the sample stage drew."""
+    imitated: int
+    """Prompts whose best answer was imitated."""
+    left_out: dict[str, int]
+    """Prompts without one, by reason."""
+    mean_reward: float
+    """Mean over all answers."""
+    best_reward: float
+    """Mean over those that were imitated."""
+
+
+AlignReport = Annotated[DPOReport | KTOReport | BestOfNReport | OnlineReport, Field(discriminator="algorithm")]
 """align/report.json, whatever the algorithm was."""

@@ -43,6 +43,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "reward": f"{_ROWS} neftune_noise_alpha",
         "dpo": f"{_ROWS} f_divergence_type f_alpha_divergence_coef use_weighting",
         "kto": _ROWS,
+        "best_of_n": _ROWS,
         "ppo": "",
         "grpo": "optim epsilon epsilon_high delta loss_type scale_rewards importance_sampling_level "
         "mask_truncated_completions entropy_coef top_entropy_quantile off_policy_mask_threshold "

@@ -111,9 +111,12 @@ def require_sound(model: Any, where: str, every: bool = False) -> None:
         raise not_finite(where, "the weights are so large that the model's outputs are not finite")
 
 
-def train(trainer: Trainer, run: StageRun) -> None:
-    """Train to the end, from the last checkpoint if the stage was interrupted; record tokens per second."""
-    watch = Watch(run, samples=hasattr(trainer, "num_generations"))
+def train(trainer: Trainer, run: StageRun, samples: bool = False) -> None:
+    """Train to the end, from the last checkpoint if the stage was interrupted; record tokens per second.
+
+    samples  answers are drawn between steps, by a callback if not by the trainer
+    """
+    watch = Watch(run, samples or hasattr(trainer, "num_generations"))
     let_router_be(trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints a line per step; metrics.jsonl has them
     trainer.callback_handler.callbacks.insert(1, watch)  # behind the loop's own, before those that save or evaluate

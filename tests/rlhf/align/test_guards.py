@@ -230,7 +230,7 @@ def blamed(
 ) -> tuple[str, str] | None:
     verdict = StageVerdict.model_validate(reward) if reward else None
     answers = SampledAnswers(**sampled) if sampled else None
-    finding = guards.whose_fault(history, found, answers, verdict)
+    finding = guards.whose_fault(guards.in_rollouts(history), found, answers, verdict)
     return (finding.code, finding.message) if finding else None
 
 

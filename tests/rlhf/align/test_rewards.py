@@ -13,7 +13,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from rlhf.align.config import ALGORITHMS
-from rlhf.align.config.online import OnlineConfig, PPOConfig
+from rlhf.align.config.online import PPOConfig
+from rlhf.align.config.paid import PaidConfig
 from rlhf.align.rewards import INSTEAD, WeightedRewards, load_function, make_rewards, refuse_unfit
 from rlhf.checks import load_check
 from trueup import runs
@@ -319,13 +320,14 @@ def test_a_reward_model_whose_own_verdict_is_fail_is_refused_with_what_failed(
     )
 
 
-@pytest.mark.parametrize("algorithm", [name for name, schema in ALGORITHMS.items() if issubclass(schema, OnlineConfig)])
+@pytest.mark.parametrize("algorithm", [name for name, schema in ALGORITHMS.items() if issubclass(schema, PaidConfig)])
 def test_a_failed_reward_model_stops_each_algorithm_that_it_pays_before_anything_is_loaded_or_cleared_away(
     campaign: Callable[..., Any], stages: dict[str, Any], tmp_path: Path, algorithm: str
 ) -> None:
     make(stages["reward"], FILES, "fail", "no better than chance")
     make(stages["align"], FILES)
-    found = campaign(tmp_path, align={"algorithm": algorithm, "rollout_batch_size": 8})
+    keys = {"rollout_batch_size": 8 if algorithm != "best_of_n" else None}
+    found = campaign(tmp_path, align={"algorithm": algorithm, **keys})
     with pytest.raises(RunError, match="verdict is fail"):
         load_object(found.stages["align"].run)(found.stages["align"])
     assert (runs.open_stage(found.run_dir, "align").dir / "model/model.safetensors").read_text() == "w"

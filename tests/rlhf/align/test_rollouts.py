@@ -206,8 +206,8 @@ def test_too_few_prompts_are_an_error_that_says_what_was_left_out(opened: Any) -
     with pytest.raises(DataError) as caught:
         choose_prompts(config, stage, tokenizer)
     assert str(caught.value) == (
-        "align.rollout_batch_size: 3 prompts are left to train on, and a rollout asks 4: lower it or "
-        "align.eval_prompts, or give more prompts (left out: none)"
+        "align.rollout_batch_size: 3 prompts may be trained on (left out: none); 0 of them choose the step, and a "
+        "rollout asks 4: lower it or align.eval_prompts, or give more prompts (align.prompts)"
     )
 
 

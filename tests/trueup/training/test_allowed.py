@@ -21,6 +21,7 @@ SCHEMAS: dict[str, tuple[type, Any]] = {
     "reward": (trl.RewardConfig, RewardConfig),
     "dpo": (trl.DPOConfig, ALGORITHMS["dpo"]),
     "kto": (trl.KTOConfig, ALGORITHMS["kto"]),
+    "best_of_n": (trl.SFTConfig, ALGORITHMS["best_of_n"]),
     "ppo": (trl.GRPOConfig, ALGORITHMS["ppo"]),
     "grpo": (trl.GRPOConfig, ALGORITHMS["grpo"]),
     "rloo": (trl.RLOOConfig, ALGORITHMS["rloo"]),

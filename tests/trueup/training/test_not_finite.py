@@ -27,11 +27,13 @@ ONLINE = {
     "max_new_tokens": 6,
     "eval_prompts": 2,
 }
+OFFLINE = {**ONLINE, "rollout_batch_size": None, "missing_eos_penalty": 0.0}
 STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "reward": ("reward", {}),
     "dpo": ("align", {"algorithm": "dpo"}),
     "kto": ("align", {"algorithm": "kto"}),
+    "best_of_n": ("align", {"algorithm": "best_of_n", **OFFLINE}),
     "ppo": ("align", {"algorithm": "ppo", "num_generations": 2, **ONLINE}),
     "grpo": ("align", {"algorithm": "grpo", **ONLINE}),
     "rloo": ("align", {"algorithm": "rloo", **ONLINE}),
