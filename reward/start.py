@@ -6,7 +6,6 @@ beat the start, each at its best temperature. If none does, the reward model is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -28,7 +27,7 @@ from trueup.data.split import opening_id
 from trueup.models import heads
 from trueup.models.loading import Loaded
 from trueup.models.scoring import Reading, score_readings
-from trueup.runs import StageRun
+from trueup.runs import METRICS, StageRun
 from trueup.statistics.calibration import fit_temperature
 from trueup.training import loop
 from trueup.training.adapters import under_adapter
@@ -40,6 +39,8 @@ LOOKS = 4
 """How often a training is compared with its start, evenly over its steps."""
 PATIENCE = 2
 """Looks in a row without a smaller loss that end a training."""
+LOSS = "kept_loss"
+"""Name in metrics.jsonl of the loss on the prompts that are kept for the choice."""
 BEST = "best.safetensors"
 """File of the trained weights with the smallest loss so far. It is there during training alone."""
 
@@ -124,37 +125,50 @@ class KeepBest(TrainerCallback):
 
     def __init__(self, stage: StageRun, model: Loaded, kept: Kept, loss_at_start: float):
         """model  the one that is trained"""
-        self.file, self.model, self.kept = stage.dir / BEST, model, kept
-        self.smallest = math.inf
-        """Loss of any look."""
-        self.best_loss, self.best_step, self.looks_since = loss_at_start, 0, 0
-        if stage.resumed and self.file.is_file():
-            with safe_open(self.file, "pt") as file:
-                self.best_step, self.best_loss = int(file.metadata()["step"]), float(file.metadata()["loss"])
-                self.smallest = self.best_loss
-        else:
+        self.stage, self.model, self.kept = stage, model, kept
+        self.file = stage.dir / BEST
+        self.losses = {0: loss_at_start}
+        """By step."""
+        if not stage.resumed:
             self.file.unlink(missing_ok=True)
+            stage.log({"step": 0, LOSS: loss_at_start})
+
+    @property
+    def best_step(self) -> int:
+        return min(self.losses, key=lambda step: (self.losses[step], step))
+
+    @property
+    def smallest(self) -> float | None:
+        """The smallest loss behind the start; None if training ended before there was any."""
+        return min((loss for step, loss in self.losses.items() if step), default=None)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        """After an interruption, know what was measured before it."""
+        for row in loop.read_metrics(self.stage.dir / METRICS):
+            if LOSS in row and row["step"] <= state.global_step:
+                self.losses[int(row["step"])] = row[LOSS]
+        if self.file.is_file():  # perhaps of a step behind the last checkpoint, which no row tells of any more
+            with safe_open(self.file, "pt") as file:
+                self.losses[int(file.metadata()["step"])] = float(file.metadata()["loss"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        looks = {max(1, round(state.max_steps * look / LOOKS)) for look in range(1, LOOKS + 1)}
-        if state.global_step not in looks:
+        step = state.global_step
+        if step not in {max(1, round(state.max_steps * look / LOOKS)) for look in range(1, LOOKS + 1)}:
             return
-        loss = self.kept.loss(self.model)
-        self.smallest = min(loss, self.smallest)
-        self.looks_since = 0 if loss < self.best_loss else self.looks_since + 1
-        if loss < self.best_loss:
-            self.best_loss, self.best_step = loss, state.global_step
-            if args.should_save:
-                save_file(
-                    trained_weights(self.model.model), self.file, {"step": str(self.best_step), "loss": repr(loss)}
-                )
-        elif self.looks_since == PATIENCE:
+        self.losses[step] = loss = self.kept.loss(self.model)
+        if args.should_save:
+            self.stage.log({"step": step, LOSS: loss})
+            if self.best_step == step:
+                save_file(trained_weights(self.model.model), self.file, {"step": str(step), "loss": repr(loss)})
+        if sum(self.best_step < other <= step for other in self.losses) >= PATIENCE:
             control.should_training_stop = True
 
     def restore(self) -> None:
-        """Give the model the weights of the best step; of the start there are none to give."""
+        """Give the model the weights of the best step. Those of the start are not kept: they are made again."""
         if self.best_step:
             with safe_open(self.file, "pt") as file, torch.no_grad():
                 for name, weight in trained_weights(self.model.model).items():

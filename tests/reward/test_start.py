@@ -18,7 +18,7 @@ import ui.label.run
 from reward.hidden import Place, read_features
 from reward.probe import fit_probe
 from reward.report import PairScore, RewardReport
-from reward.start import LEAST_OPENINGS, TrainingPairs, kept_openings, loss_at_best_temperature, start_at
+from reward.start import LEAST_OPENINGS, KeepBest, TrainingPairs, kept_openings, loss_at_best_temperature, start_at
 from trueup import runs
 from trueup.data.records import Message, Preference, prompt_id, read_rows
 from trueup.data.split import is_heldout, opening_id
@@ -29,6 +29,7 @@ from trueup.models import heads, loading
 from trueup.models.chat import encode_completion
 from trueup.models.config import ModelConfig
 from trueup.models.scoring import Reading, score, score_readings
+from trueup.training.loop import read_metrics
 from trueup.training.pairs import EncodedPair
 from trueup.verify import verify
 
@@ -130,14 +131,15 @@ DOUBTED = [
 
 @pytest.fixture
 def run(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
-    def make(labels: list[dict[str, str]], **keys: Any) -> tuple[Any, Path, RewardReport]:
-        jsonl(tmp_path / "labels.jsonl", labels)
+    def make(labels: list[dict[str, str]], folder: Path = tmp_path, **keys: Any) -> tuple[Any, Path, RewardReport]:
+        jsonl(folder / "labels.jsonl", labels)
         label = {"source": "import", "path": "labels.jsonl"}
-        made = campaign(tmp_path, label=label, reward={"start": "probe", "max_steps": 8, **keys})
-        stage = runs.begin(made.stages["sft"])
-        loading.save(loading.load_base(made.config.model), stage.dir / "model")
-        stage.finish()
-        ui.label.run.run(made.stages["label"])
+        made = campaign(folder, label=label, reward={"start": "probe", "max_steps": 8, **keys})
+        if runs.find_stage(made.run_dir, "sft") is None:
+            stage = runs.begin(made.stages["sft"])
+            loading.save(loading.load_base(made.config.model), stage.dir / "model")
+            stage.finish()
+            ui.label.run.run(made.stages["label"])
         directory = reward.train.run(made.stages["reward"])
         return made, directory, runs.open_stage(made.run_dir, "reward").report(RewardReport)
 
@@ -174,6 +176,34 @@ def test_training_that_makes_a_probe_worse_is_undone_and_whatever_is_kept_scores
     assert again == pytest.approx([pair.chosen for pair in written], abs=1e-4)
     on_record = set(json.loads((directory / runs.TRAINED).read_text()))
     assert on_record == {opening_id(pair.prompt) for pair in pairs} - {opening_id(pair.prompt) for pair in heldout}
+
+
+def test_an_interrupted_training_remembers_what_was_measured_and_ends_as_one_that_was_not(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 4:
+            raise Killed
+
+    keys = {"learning_rate": 1e-2, "save_steps": 3, "max_steps": 12}
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    _, whole, _ = run(DOUBTED, tmp_path / "whole", **keys)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(KeepBest, "on_step_begin", killed)
+        run(DOUBTED, tmp_path / "killed", **keys)
+    _, resumed, _ = run(DOUBTED, tmp_path / "killed", **keys)
+    losses = [
+        {row["step"]: row["kept_loss"] for row in read_metrics(folder / "metrics.jsonl") if "kept_loss" in row}
+        for folder in (whole, resumed)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3) and set(losses[0]) >= {0, 3, 6}
+    starts = [json.loads((folder / "report.json").read_text())["start"] for folder in (whole, resumed)]
+    assert starts[0]["step"] == starts[1]["step"]
+    assert starts[0]["loss_trained"] == pytest.approx(starts[1]["loss_trained"], rel=1e-3)
 
 
 def test_what_is_exported_scores_alike_by_the_lines_of_its_card(run: Callable[..., Any], tmp_path: Path) -> None:

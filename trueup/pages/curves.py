@@ -122,6 +122,12 @@ CHARTS = (
         (diagnoses.order_saturated, diagnoses.order_is_chance),
     ),
     Chart(
+        "loss on prompts kept for the choice",
+        (("kept prompts", ("kept_loss",), "s-aligned"),),
+        "At the best temperature; step 0 is the probe at the start. The step where it is smallest is kept: if that is "
+        "step 0, training is undone.",
+    ),
+    Chart(
         "log-probability, nats",
         (("chosen", ("logps/chosen",), "s-aligned"), ("rejected", ("logps/rejected",), "s-rejected")),
         "Sum over a whole answer, so it also moves with the lengths in a batch: compare the lines, not the steps.",

@@ -154,7 +154,7 @@ def _forget_metrics_after(path: Path, step: int) -> None:
     """Remove the rows of steps that will be repeated, and a last row that was cut."""
     rows = read_metrics(path)
     # Rows of the step itself stay if they were written before its checkpoint: its loss, or its evaluation.
-    before = ("loss", "eval/reward")
+    before = ("loss", "eval/reward", "kept_loss")
     rows_before = [
         row
         for row in rows
