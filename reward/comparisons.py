@@ -6,7 +6,7 @@ The unit is a label. All pairs of a ranking stand in one row, so that each answe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,7 +39,7 @@ class Contrast:
 
 @dataclass
 class LabelRow:
-    """A label: its answers, each behind the prompt, and the comparisons among them, which weigh 1 together."""
+    """A label: its answers, each behind the prompt, and the comparisons among them, which weigh as it together."""
 
     answers: list[list[int]] = field(default_factory=list)
     comparisons: list[Contrast] = field(default_factory=list)
@@ -83,10 +83,16 @@ def _contrast(comparison: Contrast, answers: int) -> list[float]:
 Encoded = tuple[Preference, EncodedPair]
 
 
-def label_rows(config: RewardConfig, strict: Iterable[Encoded], ties: Iterable[Encoded]) -> list[LabelRow]:
+def label_rows(
+    config: RewardConfig,
+    strict: Iterable[Encoded],
+    ties: Iterable[Encoded],
+    weight_of: Mapping[str, float] | None = None,
+) -> list[LabelRow]:
     """The rows of a training set, in the order of their labels.
 
     strict, ties  pairs with their tokens
+    weight_of     what all comparisons of a label weigh together, by annotator; 1 for who is not in it
 
     Two answers that were found bad are compared with the others of their prompt: each is below the mean of those that
     somebody preferred. Where nobody preferred another answer to this prompt, they are a tie.
@@ -104,11 +110,17 @@ def label_rows(config: RewardConfig, strict: Iterable[Encoded], ties: Iterable[E
     for is_tie, pairs in ((False, strict), (True, ties)):
         for encoded in pairs:
             labels.setdefault(encoded[0].label_id, []).append((encoded, is_tie))
-    return [_label_row(config, pairs, preferred) for pairs in labels.values()]
+    weight_of = weight_of or {}
+    return [
+        _label_row(config, pairs, preferred, weight_of.get(pairs[0][0][0].annotator, 1.0)) for pairs in labels.values()
+    ]
 
 
 def _label_row(
-    config: RewardConfig, pairs: Sequence[tuple[Encoded, bool]], preferred: dict[str, list[list[int]]]
+    config: RewardConfig,
+    pairs: Sequence[tuple[Encoded, bool]],
+    preferred: dict[str, list[list[int]]],
+    weight: float,
 ) -> LabelRow:
     row = LabelRow(prompt_length=len(pairs[0][0][1].prompt_ids))
     for (pair, encoded), is_tie in pairs:
@@ -118,7 +130,7 @@ def _label_row(
         if pair.both_bad and (others := preferred.get(pair.prompt_id)):
             above = tuple(row.place(answer) for answer in others)
             row.comparisons += [Contrast(above, (place,), 1.0, is_below_others=True) for place in sides]
-    row.comparisons = [replace(one, weight=1 / len(row.comparisons)) for one in row.comparisons]
+    row.comparisons = [replace(one, weight=weight / len(row.comparisons)) for one in row.comparisons]
     return row
 
 

@@ -10,12 +10,12 @@ from trueup.config import Problems
 from trueup.models.config import A_REWARD_MODEL, ModelConfig, ModelStageConfig
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
-from trueup.training.config import PreferenceConfig
+from trueup.training.config import BelievedConfig
 
 Margin = Annotated[float, Field(ge=0)]
 
 
-class RewardConfig(PreferenceConfig):
+class RewardConfig(BelievedConfig):
     """Bradley-Terry reward model, from the SFT policy or from a base of its own. Its loss is -log sigmoid(r(chosen) -
     r(rejected) - margin), and that of ties is of the same family."""
 
@@ -49,9 +49,6 @@ class RewardConfig(PreferenceConfig):
     ties: Literal["rao_kupper", "half", "leave_out"] = "rao_kupper"
     """How answers count that somebody found equally good: by the model of Rao and Kupper, which learns how near two
     scores are in a tie; as half a preference for each; or not at all."""
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of preferences that are assumed to be the wrong way round (https://ericmitchell.ai/cdpo.pdf)."""
-
     score_candidates: bool = False
     """Whether every sampled answer is scored too, into candidate_scores.jsonl. A further round needs it not:
     there the sample stage scores the new answers."""

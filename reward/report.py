@@ -101,6 +101,10 @@ class Learnt(Artifact):
     """Comparisons of an answer that was found bad with the mean of others."""
     ideal: int
     """Comparisons of an ideal answer, which an annotator wrote, with an answer that was shown."""
+    label_smoothing: float | None = absent()
+    """Share of preferences that were taken to be the wrong way round; absent at 0."""
+    annotator_weights: dict[str, float] | None = absent()
+    """Weight of each annotator's labels; absent where all counted alike."""
     tie_threshold: float | None
     """Gap between two scores at which the better answer wins half of the comparisons; the other half are ties and
     losses. Null if no tie was learnt from by the model of Rao and Kupper."""

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from reward.comparisons import Encoded, LabelRow, counts, label_rows
+from reward.comparisons import Encoded, counts, label_rows
 from reward.config import RewardConfig
 from reward.hidden import Features, depths, read_features
 from reward.probe import FOLDS, Probe, fit_probe, folds_of_prompts, pairs_to_read, prompt_weights
@@ -50,10 +50,15 @@ class TrainingPairs(NamedTuple):
 
     strict: list[Encoded]
     ties: list[Encoded]
+    weight_of: dict[str, float]
+    """The weight of each annotator's labels; empty: all count alike."""
 
     def without(self, openings: Collection[str]) -> TrainingPairs:
         """Those of other dialogues than the ones that begin so."""
-        return TrainingPairs(*([pair for pair in one if opening_id(pair[0].prompt) not in openings] for one in self))
+        strict, ties = (
+            [pair for pair in pairs if opening_id(pair[0].prompt) not in openings] for pairs in (self.strict, self.ties)
+        )
+        return TrainingPairs(strict, ties, self.weight_of)
 
 
 def kept_openings(openings: Sequence[str], seed: int) -> set[str]:
@@ -213,9 +218,10 @@ class Training(NamedTuple):
 
 
 def train(
-    config: RewardConfig, stage: StageRun, model: Loaded, labels: list[LabelRow], looks: KeepBest | None = None
+    config: RewardConfig, stage: StageRun, model: Loaded, pairs: TrainingPairs, looks: KeepBest | None = None
 ) -> Training:
     """Train on labels, and keep the best step of those that `looks` looks at, or else the last."""
+    labels = label_rows(config, *pairs)
     trainer = build_trainer(config, stage, model, labels)
     model.model = under_adapter(trainer.model)
     if looks:
@@ -224,7 +230,13 @@ def train(
     if looks:
         trainer.accelerator.wait_for_everyone()
         looks.restore()
-    return Training(trainer, Learnt(**counts(labels), tie_threshold=take_threshold(trainer.model)), None)
+    learnt = Learnt(
+        **counts(labels),
+        label_smoothing=float(config.label_smoothing) or None,
+        annotator_weights=pairs.weight_of or None,
+        tie_threshold=take_threshold(trainer.model),
+    )
+    return Training(trainer, learnt, None)
 
 
 def train_from_probe(
@@ -251,7 +263,7 @@ def train_from_probe(
         exam = Kept.of([pair for pair in pairs.strict if opening_id(pair[0].prompt) in kept and not pair[0].ideal])
         loss_at_start = exam.loss(model)
         looks = KeepBest(stage, model, exam, loss_at_start)
-        training = train(config, stage, model, label_rows(config, *pairs.without(kept)), looks)
+        training = train(config, stage, model, pairs.without(kept), looks)
         looks.file.unlink(missing_ok=True)
         choice = StartChoice(
             reason=probe.reason,

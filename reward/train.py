@@ -26,7 +26,7 @@ from reward import start
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.card.stress import stress
-from reward.comparisons import Contrast, Encoded, LabelRow, label_rows
+from reward.comparisons import Contrast, Encoded, LabelRow
 from reward.config import RewardConfig
 from reward.probe import ProbeScores, probe_pairs
 from reward.report import Learnt, PairScore, RewardReport, SecondReportCard, StartChoice
@@ -40,6 +40,7 @@ from trueup.models.scoring import Reading, score_answers, score_readings
 from trueup.models.templates.ends import choice_of
 from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.training import adapters, loop
+from trueup.training.annotators import resolve_smoothing
 from trueup.training.merging import merged
 from trueup.training.pairs import Pairs, encode_pairs, read_pairs
 
@@ -53,6 +54,7 @@ def run(config: RewardConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(parents["label"], config)
+    config = resolve_smoothing(config, parents["label"])
     ties, judge_ties = ([], []) if config.ties == "leave_out" else (pairs.ties, pairs.judge_ties)
     say(f"{'pairs':<12} {len(pairs.train)} to train on, {len(pairs.heldout)} held out, split by prompt")
     stage.trained_on(pair.prompt for pair in [*pairs.train, *ties, *pairs.ideals] if config.learning_rate)
@@ -161,11 +163,11 @@ def fit(
     known = start.KnownPairs.read(model, strict, config.seed)
     probe = probe_pairs(model, known.features, known.prompts, heldout_rows, config.seed)
     strict += zip(ideals, ideal_rows, strict=True)
-    encoded = start.TrainingPairs(strict, list(zip(ties, tied_rows, strict=True)))
+    encoded = start.TrainingPairs(strict, list(zip(ties, tied_rows, strict=True)), pairs.weight_of)
     if config.start == "probe":
         training = start.train_from_probe(config, stage, model, lambda: load_start(config, sft)[0], known, encoded)
     else:
-        training = start.train(config, stage, model, label_rows(config, *encoded))
+        training = start.train(config, stage, model, encoded)
     trainer = training.trainer
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     model.model = adapters.under_adapter(trainer.model).eval()

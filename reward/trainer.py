@@ -66,7 +66,7 @@ def trainer_class(config: RewardConfig, columns: Sequence[str], pooling: Pooling
             gaps = contrasts @ scores
             log_threshold = threshold_parameter(self.model)
             h = None if log_threshold is None else log_threshold.exp().squeeze()
-            loss = preference_loss(gaps, margins, ties, weights, h, config.label_smoothing) / count
+            loss = preference_loss(gaps, margins, ties, weights, h, float(config.label_smoothing)) / count
             if weight := self.args.center_rewards_coefficient:
                 loss = loss + weight * (weights * (contrasts.abs() @ scores) ** 2).sum() / count
             self._note(scores.detach(), gaps.detach()[~ties], inputs["attention_mask"], h)

@@ -130,6 +130,7 @@ REWARD = {
     "score_candidates": Probe({"score_candidates": True}),
     "grade_margins": ShownBy("tests/reward/test_comparisons.py", "grade_margins"),
     "ties": ShownBy("tests/reward/test_comparisons.py", "ties"),
+    "annotator_weights": ShownBy("tests/reward/test_annotators.py", "annotator_weights"),  # there is one annotator
     "label_smoothing": Probe({"label_smoothing": 0.3}),
     "base": ShownBy("tests/reward/test_base.py", "base"),
     "start": ShownBy("tests/reward/test_start.py", "start"),
@@ -142,6 +143,7 @@ DPO = {
     "criteria_weights": ShownBy("tests/reward/test_criteria.py", "criteria_weights"),  # nobody was asked for any
     "ideal_answers": ShownBy("tests/test_labels_to_learning.py", "ideal_answers"),  # nobody wrote any
     "loss_type": Probe({"loss_type": "hinge"}),
+    "annotator_weights": ShownBy("tests/reward/test_annotators.py", "annotator_weights"),  # there is one annotator
     "label_smoothing": Probe({"label_smoothing": 0.2}),
     "grades": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "grades"),  # no label here has any
     "pair_weight": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "pair_weight"),  # all are of one size

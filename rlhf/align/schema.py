@@ -54,6 +54,10 @@ class DPOReport(LabelledReport):
     algorithm: Literal["dpo"]
     ties: int
     """Tied pairs that were trained on. `align.ties` leaves out the others, or they do not fit."""
+    label_smoothing: float | None = absent()
+    """Share of labels that were taken to be wrong; absent at 0."""
+    annotator_weights: dict[str, float] | None = absent()
+    """Weight of each annotator's labels; absent where all counted alike."""
 
 
 class KTOReport(LabelledReport):

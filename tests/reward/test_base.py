@@ -31,6 +31,7 @@ from trueup.verify import verify
 UNTRAINED: dict[str, Any] = {"learning_rate": 0, "max_steps": None, "train_batch_size": None, "lora": None}
 """A learning rate of 0, and no key beside it that only training reads."""
 TRAINING: dict[str, Any] = {
+    "annotator_weights": "reliability",
     "center_rewards_coefficient": 0.1,
     "criteria_weights": {"helpful": 1.0},
     "full_finetuning": True,

@@ -101,11 +101,11 @@ def pair_of(prompt: list[Message]) -> Any:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_dialogue_decides_or_is_trained_on_and_never_both_whatever_turn_was_labelled(seed: int) -> None:
     prompts = [dialogue(number, turns) for number in range(40) for turns in range(1 + number % 3)]
-    pairs = TrainingPairs([pair_of(prompt) for prompt in prompts], [pair_of(prompt) for prompt in prompts[::2]])
+    pairs = TrainingPairs([pair_of(prompt) for prompt in prompts], [pair_of(prompt) for prompt in prompts[::2]], {})
     kept = kept_openings([opening_id(prompt) for prompt in prompts], seed)
     rest = pairs.without(kept)
     assert len(kept) == 8
-    assert all(opening_id(pair.prompt) not in kept for part in rest for pair, _ in part)
+    assert all(opening_id(pair.prompt) not in kept for pair, _ in [*rest.strict, *rest.ties])
     assert {opening_id(pair.prompt) for pair, _ in rest.strict} | kept == {opening_id(prompt) for prompt in prompts}
     assert kept_openings(["one"] * 50, seed) == set() and kept_openings(list("abcdefghi"), seed) == set()
     assert LEAST_OPENINGS == 10

@@ -68,10 +68,26 @@ class SampledAnswers(SharedReport):
 # ---- label ------------------------------------------------------------------------------------------------------
 
 
+class Reliability(Artifact):
+    """How often an annotator is right (`trueup.statistics.reliability`)."""
+
+    right: float
+    """Probability that the preferred answer is the better one."""
+    labels: int
+    """Labels of pairs that were labelled more than once, hidden repeats among them, to prompts to train on."""
+    checks: int
+    """Hidden checks."""
+
+
 class LabelSources(SharedReport):
     """Who or what made the labels (`ui.sources.report.LabelReport`)."""
 
     by_source: dict[str, int]
+    reliability: dict[str, Reliability] | None = absent()
+    """By annotator; absent where no two labels are of one pair and there are no hidden checks."""
+    agreement: float | None = absent()
+    """How often two annotators put a pair in the same order, over the pairs of prompts to train on that several put in
+    a strict one; absent where there are none."""
 
 
 # ---- reward -----------------------------------------------------------------------------------------------------

@@ -107,6 +107,9 @@ class TrainConfig(ModelStageConfig):
         return {f"trainer_args.{key}": contents.of_file(file) for key, file in values.items() if isinstance(file, str)}
 
 
+Smoothing = Annotated[float, Field(ge=0, lt=0.5)] | Literal["measured"]
+
+
 class PreferenceConfig(TrainConfig):
     """Keys that the stages share which train on people's preferences."""
 
@@ -131,3 +134,15 @@ class PreferenceConfig(TrainConfig):
 
     def parents(self) -> tuple[str, ...]:
         return ("sft", "label")
+
+
+class BelievedConfig(PreferenceConfig):
+    """Keys on how far labels are believed."""
+
+    label_smoothing: Smoothing = 0.0
+    """Share of labels that are assumed to be the wrong way round. `measured` takes it from how often annotators
+    disagree (docs/labels-to-learning.md)."""
+    annotator_weights: Literal["equal", "reliability"] = "equal"
+    """Weight of each annotator's labels. `reliability`: 2q - 1 for somebody who is right with probability q, measured
+    by what several people said of the same pair, by hidden repeats and by hidden checks
+    (https://doi.org/10.2307/2346806)."""

@@ -24,6 +24,7 @@ from trueup.models.encoding import TOO_LONG, RefusedRows, encode_rows
 from trueup.models.templates.choice import set_template
 from trueup.models.templates.ends import as_trained
 from trueup.runs import FinishedStage, StageRun, find_stage
+from trueup.training.annotators import annotator_weights
 from trueup.training.config import PreferenceConfig
 
 
@@ -63,6 +64,8 @@ class Pairs:
     """The same of the prompts for the second reward model."""
     labelled: list[Preference]
     """All strict pairs of the labels."""
+    weight_of: dict[str, float]
+    """The weight of each annotator's labels; empty: all count alike."""
     on_bad_rows: BadRows = "refuse"
     """The label stage's rule for bad rows. It applies to a pair that the chat template refuses, too."""
 
@@ -98,6 +101,7 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
         ideals=part("train", ideals),
         judge_ideals=part("judge", ideals),
         labelled=labelled,
+        weight_of=annotator_weights(label, config, [*train, *ties, *part("train", ideals)]),
         on_bad_rows=label.manifest.identity.get("on_bad_rows", "refuse"),
     )
     if ideals:

@@ -46,6 +46,7 @@ from ui.labels.store import Store
 from ui.labels.tables import ROUND
 from ui.labels.votes import promoted
 from ui.sources import material, report
+from ui.sources.reliability import agreement, reliability
 
 FEW_PAIRS = 50
 LENGTH_EXPLAINS = 0.7
@@ -71,7 +72,15 @@ def run(config: LabelConfig) -> Path:
     rankings, pairs, dropped = write_labels(config, labels, stage)
 
     # ---- 4. Report: counts by source, and other explanations ----------------------------------------------------
-    beside = report.Beside(dropped, labels.gold, len(labels.ideals), items.identical, labels.left_choice)
+    beside = report.Beside(
+        dropped,
+        labels.gold,
+        len(labels.ideals),
+        items.identical,
+        labels.left_choice,
+        reliability(pairs, labels.repeats, labels.gold),
+        agreement(pairs),
+    )
     summary = report.summarise(config.sources, rankings, pairs, labels.kinds, beside)
     stage.write_report(summary)
     stage.facts["labels"] = summary.counts()
@@ -135,6 +144,8 @@ class CurrentLabels:
     left_choice: Estimate | None
     ideals: list[Ranking]
     """Ideal answers that people wrote, each above the answers that were shown."""
+    repeats: list[Ranking]
+    """Labels that people gave again, unaware of it."""
 
     @cached_property
     def failed(self) -> set[str]:
@@ -159,7 +170,7 @@ def read_labels(config: LabelConfig, store: Store, items: material.Material, sta
     ]
     kinds = {name: store.answered(name, items.item_ids(name)) for name in config.sources}
     if "human" not in config.sources:
-        return CurrentLabels(rankings, kinds, {}, None, [])
+        return CurrentLabels(rankings, kinds, {}, None, [], [])
     item_ids = items.item_ids("human")
     promotions = store.rankings(["human"], set(promoted(store)) - set(item_ids))
     if votes := [row for row in promotions if row.round == config.round]:
@@ -170,7 +181,8 @@ def read_labels(config: LabelConfig, store: Store, items: material.Material, sta
     left_choice = report.share(left, strict) if strict else None
     gold = report.gold(store.checks(), config.gold_pass)
     ideals = [*store.ideals(rounds=range(config.round)), *store.ideals(item_ids, [config.round])]
-    return CurrentLabels(rankings, kinds, gold, left_choice, ideals)
+    repeats = [row for row in store.rankings(["human"], purpose="repeat") if row.round <= config.round]
+    return CurrentLabels(rankings, kinds, gold, left_choice, ideals, repeats)
 
 
 def read_earlier(config: LabelConfig, stage: StageRun) -> list[Ranking]:

@@ -187,8 +187,13 @@ class Store(Database):
 
     # ---- Reading
 
-    def rankings(self, sources: Collection[str], item_ids: Collection[str] | None = None) -> list[Ranking]:
-        """Current labels as rankings, in the order of their events, without hidden checks."""
+    def rankings(
+        self,
+        sources: Collection[str],
+        item_ids: Collection[str] | None = None,
+        purpose: Literal["work", "repeat"] = "work",
+    ) -> list[Ranking]:
+        """Current labels as rankings, in the order of their events; or hidden repeats of them."""
         query = (
             sa.select(
                 event,
@@ -204,7 +209,7 @@ class Store(Database):
                     event.c.source == "human", slot.c.item_id == event.c.item_id, slot.c.annotator == event.c.annotator
                 ),
             )
-            .where(event.c.kind == "label", event.c.purpose == "work", event.c.source.in_(sources), ~superseded())
+            .where(event.c.kind == "label", event.c.purpose == purpose, event.c.source.in_(sources), ~superseded())
             .order_by(event.c.event_id)
         )
         ids = None if item_ids is None else set(item_ids)
@@ -283,8 +288,7 @@ class Store(Database):
             event.c.kind.in_(("label", "demonstration")),
             sa.or_(
                 event.c.purpose == "gold",
-                sa.and_(event.c.purpose == "work", ~superseded()),
-                sa.and_(event.c.kind == "demonstration", event.c.purpose.in_(_EXPORTED_IDEALS), ~superseded()),
+                sa.and_(event.c.purpose.in_(("work", "repeat")), ~superseded()),
             ),
         )
         with self.read() as db:

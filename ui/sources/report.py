@@ -12,7 +12,7 @@ import numpy as np
 
 from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import LabelCounts
-from trueup.artifacts.reports import Estimate, LabelSources, PairCounts
+from trueup.artifacts.reports import Estimate, LabelSources, PairCounts, Reliability
 from trueup.data.criteria import OVERALL
 from trueup.data.records import Preference, Ranking
 from trueup.statistics.intervals import Interval, draws, percentiles, wilson
@@ -105,6 +105,8 @@ class Beside:
     demonstrations: int
     identical_pairs_not_shown: int
     left_choice: Estimate | None
+    reliability: dict[str, Reliability] | None
+    agreement: float | None
 
 
 def summarise(

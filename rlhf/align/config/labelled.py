@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from rlhf.align.config.shared import AlignConfig
 from trueup.data.pairs import PairRule
-from trueup.training.config import PreferenceConfig
+from trueup.training.config import BelievedConfig, PreferenceConfig, Smoothing
 
 
 class Loss(NamedTuple):
@@ -84,7 +84,7 @@ class LabelledConfig(PreferenceConfig, AlignConfig):
         return self
 
 
-class DPOConfig(LabelledConfig):
+class DPOConfig(LabelledConfig, BelievedConfig):
     """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""
 
     run: ClassVar[str] = "rlhf.align.preferences.dpo:run"
@@ -97,9 +97,10 @@ class DPOConfig(LabelledConfig):
     loss_type: LossName | Annotated[dict[MixedName, Annotated[float, Field(gt=0)]], Field(min_length=1)] = "sigmoid"
     """Loss over a pair, by the names of TRL (docs/dpo.md), or several with their weights, such as `{sigmoid: 1, sft:
     0.2}`, where `sft` imitates the chosen answers."""
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    label_smoothing: Smoothing = 0.0
     """Share of labels that are assumed to be wrong. With `sigmoid` this is cDPO (https://ericmitchell.ai/cdpo.pdf),
-    with `robust` its unbiased form (https://arxiv.org/abs/2403.00409); the other losses take none."""
+    with `robust` its unbiased form (https://arxiv.org/abs/2403.00409); the other losses take none. `measured` takes it
+    from how often annotators disagree."""
     grades: Literal["leave_out", "offset", "weight"] = "leave_out"
     """How it counts that one answer is slightly better, better or much better. `offset`: the margin of a pair must
     exceed 0, ln 2 or ln 3, in units of beta times nats (https://arxiv.org/abs/2402.10571). `weight`: a pair counts 1/2,
@@ -131,7 +132,7 @@ class DPOConfig(LabelledConfig):
         return self
 
     def _check_weighing(self) -> None:
-        """The loss that obeys `grades`, `pair_weight` and `ties` is ours, not TRL's; it has fewer variants."""
+        """The loss that obeys `grades`, `ties` and the weights is ours, not TRL's; it has fewer variants."""
         key = next((k for k in ("ties", "grades") if getattr(self, k) in ("half", "davidson", "offset")), None)
         if key and (others := [name for name in self.pair_losses if name not in LOGISTIC]):
             raise ValueError(
@@ -144,12 +145,16 @@ class DPOConfig(LabelledConfig):
             raise ValueError("grades: offset has no meaning with ties: davidson; use weight, or ties: half")
         for name in ("f_divergence_type", "use_weighting"):
             if self.weighs and name in self.trainer_args:
-                raise ValueError(f"trainer_args.{name}: does nothing beside grades, pair_weight or ties: leave it out")
+                raise ValueError(
+                    f"trainer_args.{name}: does nothing beside grades, pair_weight, annotator_weights or ties: "
+                    "leave it out"
+                )
 
     @property
     def weighs(self) -> bool:
         """Whether pairs do not all count alike."""
-        return (self.grades, self.pair_weight, self.ties) != ("leave_out", "equal", "leave_out")
+        weights = (self.pair_weight, self.annotator_weights)
+        return (self.grades, self.ties, *weights) != ("leave_out", "leave_out", "equal", "equal")
 
     @property
     def losses(self) -> dict[str, float]:

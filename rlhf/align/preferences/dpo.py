@@ -38,6 +38,7 @@ from trueup.console import say
 from trueup.models import loading
 from trueup.runs import Finding, StageRun
 from trueup.training import adapters, batches, loop
+from trueup.training.annotators import resolve_smoothing
 from trueup.training.arguments import build_arguments, trainer_arguments
 from trueup.training.merging import merged
 from trueup.training.pairs import EncodedPair, read_pairs
@@ -49,6 +50,7 @@ def run(config: DPOConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config)
+    config = resolve_smoothing(config, label)
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
@@ -62,7 +64,9 @@ def run(config: DPOConfig) -> Path:
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with loop.scored_completions_only():
-        trainer = build_trainer(config, stage, policy, rows, reference_logps, columns_of(config, labelled))
+        trainer = build_trainer(
+            config, stage, policy, rows, reference_logps, columns_of(config, labelled, pairs.weight_of)
+        )
         loop.train(trainer, stage)
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     # Before the merge, in the precision of the reference and on its device: merged weights are float32, and may be on
@@ -93,6 +97,8 @@ def run(config: DPOConfig) -> Path:
             algorithm="dpo",
             pairs=len(labelled.rows),
             ties=len(labelled.ties),
+            label_smoothing=float(config.label_smoothing) or None,
+            annotator_weights=pairs.weight_of or None,
             ties_left_out=pairs.ties_passed_over + len(pairs.ties) - len(labelled.ties),
             ideal_pairs=sum(pair.ideal for pair in labelled.train),
             first=first,
@@ -159,7 +165,7 @@ def build_trainer(
         "beta": config.beta,
         "loss_type": ["robust" if config.label_smoothing and name == "sigmoid" else name for name in config.losses],
         "loss_weights": list(config.losses.values()),
-        "label_smoothing": config.label_smoothing,
+        "label_smoothing": float(config.label_smoothing),
         "precompute_ref_log_probs": True,
     }
     trainer = batches.grouped_by_length(trainer_class, config, [row.longest for row in rows])(
@@ -170,7 +176,7 @@ def build_trainer(
         peft_config=adapters.adapter(config, policy.model, TaskType.CAUSAL_LM),
     )
     if "sigmoid" in config.losses:
-        trainer.label_smoothing = as_robust(config.label_smoothing)
+        trainer.label_smoothing = as_robust(float(config.label_smoothing))
     adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
     expected = loss_at_reference(config)
     starts = StartsAtReference(
@@ -203,6 +209,8 @@ def trial(config: DPOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
     try:
         columns = [{"weights": 1.0, "offsets": 0.0, "is_tie": False}]
         rows = [EncodedPair([0], [0, 0], [0])]
+        if config.label_smoothing == "measured":
+            config = config.model_copy(update={"label_smoothing": 0.1})  # stands for what will be measured
         return build_trainer(resolve_auto(config, 1), stage, policy, rows, [(0.0, 0.0)], columns)
     finally:
         dpo_trainer.hash_module = original

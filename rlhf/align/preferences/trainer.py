@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,11 +21,17 @@ PLAIN_GRADE = 2
 """Better: between slightly and much better. What nobody graded counts as this."""
 
 
-def columns_of(config: DPOConfig, labelled: Labelled) -> list[dict[str, float | bool]]:
-    """The columns of each pair to train on, strict ones first. Weights are scaled to 1 on average."""
+def columns_of(config: DPOConfig, labelled: Labelled, weight_of: Mapping[str, float]) -> list[dict[str, float | bool]]:
+    """The columns of each pair to train on, strict ones first. Weights are scaled to 1 on average.
+
+    weight_of  the weight of each annotator's labels; empty: all count alike
+    """
     pairs = [*labelled.train, *labelled.ties]
     shares = weights(pairs) if config.pair_weight == "per_label" else [1.0] * len(pairs)
-    unscaled = [share * _grade_weight(config, pair) for share, pair in zip(shares, pairs, strict=True)]
+    unscaled = [
+        share * _grade_weight(config, pair) * weight_of.get(pair.annotator, 1.0)
+        for share, pair in zip(shares, pairs, strict=True)
+    ]
     mean = sum(unscaled) / len(unscaled)
     return [
         {"weights": weight / mean, "offsets": _offset(config, pair), "is_tie": i >= len(labelled.train)}
@@ -91,7 +98,7 @@ def with_own_loss(trainer: Any, config: DPOConfig) -> Any:
             losses = [
                 imitation_loss(batch, chosen_logps)
                 if name == IMITATION
-                else weighted_loss(batch, name, self.beta, config.label_smoothing, davidson)
+                else weighted_loss(batch, name, self.beta, float(config.label_smoothing), davidson)
                 for name in config.losses
             ]
             mix = torch.tensor(list(config.losses.values()), device=chosen_logps.device)

@@ -9,11 +9,12 @@ import pytest
 from preferences import pair
 
 from reward.card.baselines import BAG, learn_baselines
-from reward.card.ceiling import best_accuracy, ceiling
+from reward.card.ceiling import ceiling
 from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.probe import CurvePoint, ProbeScores
 from trueup.data.records import Preference
 from trueup.runs import Finding, StageRun
+from trueup.statistics.reliability import best_accuracy
 
 
 class Findings:

@@ -117,7 +117,7 @@ def test_imitation_reads_strict_pairs_alone_and_is_a_mean_over_tokens() -> None:
 
 
 def pairs(*labels: str, strength: int | None = None) -> list[Any]:
-    return [SimpleNamespace(label_id=label, strength=strength) for label in labels]
+    return [SimpleNamespace(label_id=label, strength=strength, annotator=f"of {label}") for label in labels]
 
 
 def labelled(train: list[Any], ties: list[Any] | None = None) -> Any:
@@ -129,7 +129,7 @@ def asked(**keys: Any) -> Any:
 
 
 def test_the_weighted_loss_is_the_mean_over_labels_of_the_mean_over_their_pairs() -> None:
-    rows = columns_of(asked(pair_weight="per_label"), labelled(pairs("a", "b", "b"), pairs("b")))
+    rows = columns_of(asked(pair_weight="per_label"), labelled(pairs("a", "b", "b"), pairs("b")), {})
     whole = batch(ties=(3,), weights=tuple(float(row["weights"]) for row in rows))
     losses = pair_losses(whole, "sigmoid", 0.7, 0.0, False).tolist()
     expected = (losses[0] + sum(losses[1:]) / 3) / 2
@@ -138,11 +138,18 @@ def test_the_weighted_loss_is_the_mean_over_labels_of_the_mean_over_their_pairs(
 
 def test_a_grade_is_an_offset_or_a_weight_and_what_nobody_graded_counts_as_without() -> None:
     graded = labelled([pair for grade in (1, 2, 3, None) for pair in pairs("a", strength=grade)], pairs("t"))
-    offsets = [row["offsets"] for row in columns_of(asked(grades="offset"), graded)]
+    offsets = [row["offsets"] for row in columns_of(asked(grades="offset"), graded, {})]
     assert offsets == pytest.approx([0.0, math.log(2), math.log(3), 0.0, 0.0], abs=1e-6)
-    weights = [float(row["weights"]) for row in columns_of(asked(grades="weight"), graded)]
+    weights = [float(row["weights"]) for row in columns_of(asked(grades="weight"), graded, {})]
     assert weights == pytest.approx([0.5, 1.0, 1.5, 1.0, 1.0], abs=1e-6)
-    assert [row["is_tie"] for row in columns_of(asked(), graded)] == [False] * 4 + [True]
+    assert [row["is_tie"] for row in columns_of(asked(), graded, {})] == [False] * 4 + [True]
+
+
+def test_labels_weigh_by_their_annotators_and_one_on_average() -> None:
+    rows = columns_of(asked(), labelled(pairs("a", "b"), pairs("c")), {"of a": 0.5, "of b": 1.5})
+    assert [row["weights"] for row in rows] == pytest.approx([0.5, 1.5, 1.0])
+    rows = columns_of(asked(), labelled(pairs("a", "b")), {"of a": 0.0, "of b": 4.0})
+    assert [row["weights"] for row in rows] == pytest.approx([0.0, 2.0])
 
 
 # ---- The stage --------------------------------------------------------------------------------------------------
@@ -226,7 +233,7 @@ def test_a_training_whose_steps_held_ties_alone_says_that_nothing_tells_its_marg
         ({"grades": "offset", "ties": "davidson"}, "grades: offset has no meaning with ties: davidson"),
         (
             {"pair_weight": "per_label", "trainer_args": {"use_weighting": True}},
-            "trainer_args.use_weighting: does nothing beside grades, pair_weight or ties",
+            "trainer_args.use_weighting: does nothing beside grades, pair_weight, annotator_weights or ties",
         ),
     ],
 )
