@@ -181,11 +181,15 @@ def test_a_policy_that_is_not_its_reference_stops_the_stage(
             watch.on_log(args, state, None, {"loss": loss, "rewards/margins": margin, "kl": kl})
 
 
-@pytest.mark.parametrize(("beta", "kl", "stops"), [(0.1, 0.3, False), (0.1, 0.6, True), (1.0, 0.3, True)])
-def test_the_kl_of_a_policy_in_bf16_counts_as_a_margin_of_as_many_nats(beta: float, kl: float, stops: bool) -> None:
-    watch = StartsAtReference(lambda logs: 0.5, beta, rounded_weights=True)
-    logs = {"loss": 0.5, "rewards/margins": 0.0, "kl": kl}
-    with pytest.raises(AssertionError, match=f"beta times KL {beta * kl:.4f}") if stops else nullcontext():
+@pytest.mark.parametrize("beta", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize(("in_bf16", "nats", "stops"), [(True, 0.4, False), (True, 0.6, True), (False, 0.02, True)])
+@pytest.mark.parametrize("what", ["margin", "KL"])
+def test_margin_and_kl_are_held_to_nats_whatever_beta_is(
+    beta: float, in_bf16: bool, nats: float, stops: bool, what: str
+) -> None:
+    watch = StartsAtReference(lambda logs: 0.5, beta, rounded_weights=in_bf16)
+    logs = {"loss": 0.5, "rewards/margins": beta * nats if what == "margin" else 0.0, "kl": nats if what == "KL" else 0}
+    with pytest.raises(AssertionError, match=f"{what} {nats:.4f} nats") if stops else nullcontext():
         watch.on_log(SimpleNamespace(bf16=False), SimpleNamespace(global_step=1), None, logs)
 
 
