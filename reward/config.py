@@ -14,6 +14,10 @@ from trueup.training.config import BelievedConfig
 
 Margin = Annotated[float, Field(ge=0)]
 
+HEAD_OF_ITS_OWN = (
+    "probe, but the model in reward.base has a head of its own, which a probe would replace: leave the key out"
+)
+
 
 class RewardConfig(BelievedConfig):
     """Bradley-Terry reward model, from the SFT policy or from a base of its own. Its loss is -log sigmoid(r(chosen) -

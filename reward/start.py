@@ -6,6 +6,7 @@ beat the start, each at its best temperature. If none does, the reward model is 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -277,6 +278,7 @@ def train_from_probe(
             return training._replace(choice=choice)
         known = known._replace(features={probe.place: known.features[probe.place]})
         del training, model.model
+        gc.collect()  # a trainer is part of circles
         model.model = load().model
     probe = fit_probe(known.features, known.prompts, config.seed)
     start_at(model, probe)

@@ -27,7 +27,7 @@ from reward.card.evaluate import ScoredPairs, mistakes, report_card
 from reward.card.page import write_report
 from reward.card.stress import stress
 from reward.comparisons import Contrast, Encoded, LabelRow
-from reward.config import RewardConfig
+from reward.config import HEAD_OF_ITS_OWN, RewardConfig
 from reward.probe import ProbeScores, probe_pairs
 from reward.report import Learnt, PairScore, RewardReport, SecondReportCard, StartChoice
 from reward.trainer import build_trainer
@@ -138,10 +138,7 @@ def fit(
     torch.manual_seed(config.seed)  # for the head's random weights
     model, is_fresh = load_start(config, sft)
     if config.start == "probe" and not is_fresh:
-        line = (
-            "probe, but the model in reward.base has a head of its own, which a probe would replace: leave the key out"
-        )
-        raise ConfigError("reward.start", [line])
+        raise ConfigError("reward.start", [HEAD_OF_ITS_OWN])
     dropped, heldout_dropped = Dropped(), Dropped()
     limit, rule = config.max_length, pairs.on_bad_rows
     train, rows = encode_pairs(train, model.tokenizer, limit, dropped, stage, rule, with_reasoning=False)

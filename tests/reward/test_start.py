@@ -15,11 +15,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import reward.train
 import ui.label.run
+from reward.check import check_rows
 from reward.hidden import Place, read_features
 from reward.probe import fit_probe
 from reward.report import PairScore, RewardReport
 from reward.start import LEAST_OPENINGS, KeepBest, TrainingPairs, kept_openings, loss_at_best_temperature, start_at
 from trueup import runs
+from trueup.checking.rows import Rows
 from trueup.data.records import Message, Preference, prompt_id, read_rows
 from trueup.data.split import is_heldout, opening_id
 from trueup.errors import ConfigError
@@ -240,6 +242,9 @@ def test_a_head_of_ones_own_and_weights_in_parts_are_refused_beside_a_probe(
     label = {"source": "import", "path": "labels.jsonl"}
     made = campaign(tmp_path, label=label, reward={"start": "probe", "base": {"name": "./base"}})
     ui.label.run.run(made.stages["label"])
+    problems: list[str] = []
+    check_rows(made.stages["reward"], made.stages, Rows([]), problems, [])
+    assert [problem for problem in problems if "head of its own" in problem], "trueup check says so before"
     with pytest.raises(ConfigError, match="has a head of its own"):
         reward.train.run(made.stages["reward"])
     with pytest.raises(ConfigError, match=r"reward.start: probe.*trainer_args.fsdp"):
