@@ -1,9 +1,11 @@
-"""Did alignment break what the SFT policy could do? Both policies answer prompts that a program verifies."""
+"""Did alignment break what the SFT policy could do? Both policies answer prompts that a program verifies, and read
+demonstrations that nothing trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rlhf.checks import Check, load_check, paired_accuracy
@@ -15,9 +17,9 @@ from trueup.artifacts.reports import Estimate
 from trueup.console import say
 from trueup.data.records import CandidateSet
 from trueup.data.split import opening_id
-from trueup.models.chat import encode_prompt
+from trueup.models.chat import Encoded, encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows
-from trueup.models.loading import SavedPolicy
+from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.sampling import Decoding
 from trueup.runs import FinishedStage, StageRun
 
@@ -79,3 +81,16 @@ def check_one(
 
 def _share(accuracy: Estimate) -> str:
     return "none" if accuracy.value is None else f"{accuracy.value:.0%} of {accuracy.n}"
+
+
+@torch.inference_mode()
+def heldout_loss(policy: Loaded, rows: Sequence[Encoded]) -> float | None:
+    """Nats per trained token of held-out demonstrations; None without."""
+    total, count = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row.input_ids], device=policy.placement.device)
+        labels = torch.tensor([row.labels], device=policy.placement.device)
+        num_trained = int((labels[:, 1:] != -100).sum())
+        total += float(policy.model(input_ids=ids, labels=labels).loss) * num_trained
+        count += num_trained
+    return total / count if count else None

@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from rlhf.compare import answers, checkpoints, judges, verdict
+from rlhf.compare import answers, checkpoints, judges, regressions, verdict
 from rlhf.compare.answers import ALIGNED, BEST, SFT, Answers, ComparedCompletions
 from rlhf.compare.config import CompareConfig
 from rlhf.compare.inputs import (
@@ -34,7 +33,6 @@ from rlhf.compare.inputs import (
     read_report_cards,
 )
 from rlhf.compare.judges import JUDGES, Judge, JudgeResult, LabelOrigins, ScoringJudge
-from rlhf.compare.regressions import check_policies, read_checks
 from rlhf.compare.report import write_report
 from rlhf.compare.schema import (
     Checkpoint,
@@ -43,6 +41,7 @@ from rlhf.compare.schema import (
     ComparedPair,
     CompareReport,
     CompletionKL,
+    LastRound,
     PoliciesCompared,
     PolicyMeasures,
     PromptComparison,
@@ -50,11 +49,11 @@ from rlhf.compare.schema import (
 )
 from rlhf.compare.verdict import percent
 from trueup import runs
-from trueup.artifacts.reports import ComparedPolicy, Estimate, Rate
+from trueup.artifacts.reports import ComparedPolicy, Estimate, LabelSources, Rate
 from trueup.console import say
 from trueup.data.records import CandidateSet, read_jsonl, write_rows
 from trueup.models.chat import Encoded
-from trueup.models.loading import Loaded, SavedPolicy, read_tokenizer
+from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
 from trueup.models.policies import aligned
 from trueup.models.sampling import Decoding
@@ -75,16 +74,15 @@ def run(config: CompareConfig) -> Path:
     training_stages = [stage for run_dir in config.run_dirs for stage in find_training_stages(run_dir)]
     prove_disjoint(rows, training_stages)
     tokenizer = read_tokenizer(parents["sft"].dir / "model", config.model)
-    check_prompts = read_checks(config.checks, config.seed, tokenizer)
-    per_prompt = len(rows[0].candidates)
-    say(f"{'prompts':<12} {len(rows)} held out and never trained on, {per_prompt} answers of each policy")
+    check_prompts = regressions.read_checks(config.checks, config.seed, tokenizer)
+    say(f"{'prompts':<12} {len(rows)} held out, never trained on, {len(rows[0].candidates)} answers of each policy")
     say(f"{'decoding':<12} {', '.join(f'{key} {value}' for key, value in decoding.facts.items())}")
 
     # 2. Every policy's answers ---------------------------------------------------------------------------------------
     policies = saved_policies(config, parents, others)
     comparison = sample_all(policies, rows, decoding, stage)
     likeliest = sample_likeliest(policies, rows, decoding, stage) if config.greedy else None
-    checks = check_policies(check_prompts, config, policies, training_stages, stage)
+    checks = regressions.check_policies(check_prompts, config, policies, training_stages, stage)
     for path in config.rubric_files:
         stage.add_input(path, 0)
     steps = checkpoints.sample_steps(parents["sft"], parents["align"], comparison, decoding, config, stage.dir)
@@ -113,7 +111,7 @@ def run(config: CompareConfig) -> Path:
         CompareReport(
             policies=name_policies(parents, others, config.other_runs),
             prompts=len(rows),
-            samples_per_prompt=per_prompt,
+            samples_per_prompt=len(rows[0].candidates),
             confidence=config.confidence,
             decoding=decoding,
             sources=labels.by_source,
@@ -123,6 +121,7 @@ def run(config: CompareConfig) -> Path:
             greedy=judge_likeliest(bench, rows, likeliest, config.confidence, config.seed) if likeliest else None,
             identical_completions=identical,
             checks=checks,
+            last_round=beside_last_round(stage, results.get(decision.judge or "")),
             verdict=decision.report(stage.verdict.status),
             kl_nats=CompletionKL(**dict(kl.estimate()), samples_per_prompt=1),
             kl_nats_per_token=change.kl_per_token.estimate(),
@@ -295,13 +294,13 @@ def measure_change(
     reference = policies[SFT].load(config.model)
     heldout = sft.dir / "heldout.jsonl"
     demonstrations = [Encoded(**row) for _, row in read_jsonl(heldout)] if heldout.exists() else []
-    loss = {SFT: heldout_loss(reference, demonstrations)}
+    loss = {SFT: regressions.heldout_loss(reference, demonstrations)}
     kls: dict[SavedPolicy, list[list[float]]] = {}  # in nats, of each token of the first answer to each prompt
     for name in policies:
         if name != SFT:
             policy = policies[name].load(config.model)
             kls[policies[name]] = answers.token_kls(policy, reference, comparison.rows, comparison.by_policy[name])
-            loss[name] = heldout_loss(policy, demonstrations)
+            loss[name] = regressions.heldout_loss(policy, demonstrations)
             del policy
     for step in steps:
         if step.policy == policies[SFT]:
@@ -345,19 +344,6 @@ def describe_all(
     return measures
 
 
-@torch.inference_mode()
-def heldout_loss(policy: Loaded, rows: Sequence[Encoded]) -> float | None:
-    """Nats per trained token of held-out demonstrations; None without."""
-    total, count = 0.0, 0
-    for row in rows:
-        ids = torch.tensor([row.input_ids], device=policy.placement.device)
-        labels = torch.tensor([row.labels], device=policy.placement.device)
-        num_trained = int((labels[:, 1:] != -100).sum())
-        total += float(policy.model(input_ids=ids, labels=labels).loss) * num_trained
-        count += num_trained
-    return total / count if count else None
-
-
 # ---- Verdict ----------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +369,24 @@ def decide(
     stage.findings += [decision.finding, *(decision.prices or prices)]
     stage.findings += verdict.reasons_for_doubt(decision, results, cards, floor_rates, before, after, prompts, labels)
     return decision
+
+
+def beside_last_round(stage: StageRun, decided: JudgeResult | None) -> LastRound | None:
+    """This round beside the last one, which also becomes a finding; None in the first round, and where no judge decided
+    that scores answers, or where no label was added."""
+    config = stage.config
+    assert isinstance(config, CompareConfig)
+    label = runs.find_stage(config.run_dir, "label")
+    if config.round == 1 or label is None or decided is None or not decided.scores:
+        return None
+    labels = label.report(LabelSources)
+    if not labels.by_round.get(config.round) or labels.by_round.keys() == {config.round}:
+        return None
+    figures, finding = verdict.last_round(
+        decided, config.round, labels.by_round, labels.seconds, config.confidence, config.seed
+    )
+    stage.findings.append(finding)
+    return figures
 
 
 # ---- The report -------------------------------------------------------------------------------------------------

@@ -86,6 +86,22 @@ class CheckResult(PairedAccuracy):
     """Instructions that the verifier does not know, by kind."""
 
 
+class LastRound(Artifact):
+    """This round beside the last one, by the judge that decided, and what another would probably add."""
+
+    judge: str
+    win_rate: Rate
+    """How often this round's policy wins over the last one's."""
+    gain: Estimate
+    """Its win rate against the SFT policy minus that of the last one's."""
+    labels: int
+    """Labels that this round added."""
+    hours: float | None
+    """Time of as many more, at the median of people's labels so far; null for labels by a program."""
+    expected_gain: Estimate
+    """What as many more would probably add to the win rate against the SFT policy."""
+
+
 class CompareReport(ComparisonFigures, extra="forbid"):
     """compare/report.json."""
 
@@ -106,6 +122,8 @@ class CompareReport(ComparisonFigures, extra="forbid"):
     identical_completions: float
     """Share of the completions in which both policies say the same, token by token."""
     checks: dict[str, CheckResult]
+    last_round: LastRound | None
+    """Null in the first round, and where the judge that decided does not score answers."""
 
 
 class ComparedCompletion(Row):

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rlhf.compare.judges import JudgeResult, LabelOrigins
-from rlhf.compare.schema import PolicyMeasures
+from rlhf.compare.answers import ALIGNED, SFT, outcome_tables
+from rlhf.compare.judges import JudgeResult, LabelOrigins, compare_scores, rate_of
+from rlhf.compare.schema import LastRound, PolicyMeasures
 from trueup.artifacts.manifest import Finding, Level
 from trueup.artifacts.reports import ComparisonVerdict, PairedAccuracy
 from trueup.pages.wording import title
-from trueup.statistics import intervals
+from trueup.statistics import another_round, intervals
 
 FEW_PROMPTS = 20
 """Below this many held-out prompts an interval over prompts is itself a guess."""
@@ -261,6 +262,39 @@ def reasons_for_doubt(
         message = f"{prompts} held-out prompts: below {FEW_PROMPTS} take every interval as a guess"
         doubts.append(Finding("warn", "few_prompts", message))
     return doubts
+
+
+def last_round(
+    result: JudgeResult, number: int, by_round: Mapping[int, int], seconds: float | None, confidence: float, seed: int
+) -> tuple[LastRound, Finding]:
+    """A round beside the last one by one judge, and whether another round is worth its hours.
+
+    by_round  labels that each round asked for
+    seconds   of a label by a person, if people label
+    """
+    scores, before = result.scores, f"round-{number - 1}"
+    rate = compare_scores(before, ALIGNED, scores, confidence, seed)
+    earlier, later = (outcome_tables(SFT, name, scores[SFT], scores[name]) for name in (before, ALIGNED))
+    gained = another_round.gain(earlier, later, confidence, seed)
+    now, more = sum(by_round.values()), by_round[number]
+    expected = another_round.expected_gain(gained, now - more, now, more)
+    hours = None if seconds is None else more * seconds / 3600
+    cost = f"{more} labels" + (f" ({hours:.1f} h)" if hours is not None else "")
+    points = f"{100 * expected.value:.1f} points [{100 * expected.low:.1f}, {100 * expected.high:.1f}]"
+    probably = "probably" if expected.excludes(0.0) else "perhaps"
+    message = (
+        f"Round {number} wins {percent(rate.interval)} against round {number - 1}. Another {cost} would {probably} add "
+        f"{points} to the win rate against the SFT policy."
+    )
+    figures = LastRound(
+        judge=result.by.name,
+        win_rate=rate_of(rate),
+        gain=gained.estimate(),
+        labels=more,
+        hours=hours,
+        expected_gain=expected.estimate(),
+    )
+    return figures, Finding("info", "another_round", message)
 
 
 def _disagreement(judges: Sequence[JudgeResult]) -> list[Finding]:

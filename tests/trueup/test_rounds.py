@@ -128,6 +128,23 @@ def test_a_further_round_is_compared_with_sft_and_with_the_last_round_on_the_fir
         assert [a["text"] for a in row["aligned"]] == [a["text"] for a in again["others"]["round-1"]], "the same draws"
 
 
+def test_the_report_says_how_a_round_does_against_the_last_one_and_what_another_would_add(done: Campaign) -> None:
+    first, second = (json.loads((done.run_dir / name).read_text()) for name in REPORTS)
+    assert first["last_round"] is None
+    beside = second["last_round"]
+    assert (beside["judge"], beside["labels"], beside["hours"]) == (second["verdict"]["judge"], 12, None)
+    (against,) = [
+        pair["win_rate"]
+        for pair in second["policies_compared"]["pairs"]
+        if (pair["a"], pair["b"], pair["judge"]) == ("aligned", "round-1", beside["judge"])
+    ]
+    assert beside["win_rate"]["value"] == pytest.approx(1 - against["value"])
+    findings = runs.open_stage(done.run_dir, "round-2/compare").manifest.verdict.findings
+    (told,) = [finding for finding in findings if finding.code == "another_round"]
+    assert told.message.startswith("Round 2 wins ") and "Another 12 labels would p" in told.message
+    assert told.message in (done.run_dir / "round-2/compare/report.html").read_text()
+
+
 REPORTS = ("compare/report.json", "round-2/compare/report.json")
 SAMPLES = "round-2/compare/samples.jsonl"
 

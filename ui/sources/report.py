@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,6 @@ class LabelReport(LabelSources, extra="forbid"):
 
     sources: list[str]
     labels: int
-    by_round: dict[int, int]
     by_annotator: dict[str, int]
     by_category: dict[str, int]
     by_split: dict[str, int]
@@ -124,6 +124,7 @@ def summarise(
         labels=len(rankings),
         by_source=_counts(ranking.source for ranking in rankings),
         by_round=dict(sorted(Counter(ranking.round for ranking in rankings).items())),
+        seconds=median(times) if (times := [row.seconds for row in rankings if row.seconds is not None]) else None,
         by_annotator=_counts(ranking.annotator for ranking in rankings),
         by_category=_counts(ranking.category or "none" for ranking in rankings),
         by_split=_counts(ranking.split for ranking in rankings),

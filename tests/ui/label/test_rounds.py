@@ -1,0 +1,111 @@
+"""People label round after round in one store, and each round's labels are its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from reward.config import RewardConfig
+from rlhf.align.config.labelled import DPOConfig
+from sft.config import SampleConfig
+from trueup import runs
+from trueup.campaign import why_stale
+from trueup.data.records import CandidateScores, Preference, read_rows, write_rows
+from trueup.errors import LabelsPending
+from trueup.runs import begin
+from ui.label.run import prepare, run
+from ui.labels.config import LabelConfig
+from ui.labels.service import LabelService
+from ui.labels.store import Store
+from ui.labels.tasks import IdealCompletion, Judgement, Settings
+
+OPEN = 3
+"""The prompt whose answers the reward model cannot tell apart."""
+
+
+@contextmanager
+def labelling(config: LabelConfig) -> Iterator[LabelService]:
+    store = Store(config.store_url)
+    prepare(config, store)
+    yield LabelService(store, Settings.of(config))
+    store.close()
+
+
+def label_all(config: LabelConfig) -> list[str]:
+    """Label as `ann` until nothing is left; returns the questions in the order in which they came."""
+    asked = []
+    with labelling(config) as service:
+        while tasks := service.tasks("ann"):
+            asked.append(tasks[0].prompt[-1].content)
+            service.label("ann", Judgement(f"{tasks[0].token}-label", tasks[0].token, "a"))
+    return asked
+
+
+@pytest.fixture
+def second(campaign: Any, answers_to: Any) -> LabelConfig:
+    """The label stage of a second round, whose answers are sampled and scored. The first round is finished."""
+    label: LabelConfig = campaign.label(source="human", gold_share=0.0, repeat_share=0.0, control_share=0.0)
+    label_all(label)
+    run(label)
+    shared = {"model": label.model, "split": label.split, "run_dir": label.run_dir}
+    begin(RewardConfig(**shared)).finish()
+    begin(DPOConfig(**shared)).finish()
+    prompts = campaign.dir.parent / "prompts.jsonl"
+    sample = begin(SampleConfig(**shared, prompts=prompts).in_round(2))
+    rows = [answers_to(f"Question {i}?", [f"Now {i}.", f"Later {i}, perhaps."]) for i in range(6)]
+    write_rows(sample.dir / "candidates.jsonl", rows)
+    scores = [[0.0, 0.0 if i == OPEN else 9.0] for i in range(6)]
+    write_rows(
+        sample.dir / "candidate_scores.jsonl",
+        (CandidateScores(prompt_id=row.prompt_id, scores=of) for row, of in zip(rows, scores, strict=True)),
+    )
+    sample.finish()
+    return label.in_round(2)
+
+
+def test_a_second_round_asks_about_what_the_reward_model_leaves_open_first(second: LabelConfig) -> None:
+    with pytest.raises(LabelsPending, match="0 labels of people so far"):
+        run(second)
+    asked = label_all(second)
+    assert sorted(asked) == [f"Question {i}?" for i in range(6)] and asked.index(f"Question {OPEN}?") < 2
+
+
+def test_its_labels_are_behind_those_of_the_first_and_make_nothing_of_it_stale(
+    second: LabelConfig, campaign: Any
+) -> None:
+    first = campaign.label(source="human", gold_share=0.0, repeat_share=0.0, control_share=0.0)
+    assert why_stale(first) is None
+    label_all(second)
+    with labelling(second) as service:
+        assert service.tasks("ann") == [], "the account and what it did are those of the first round"
+    assert why_stale(first) is None, "labels of round 2 are no labels of round 1"
+    run(second)
+    assert why_stale(second) is None
+    rounds = [
+        [pair.round for pair in read_rows(runs.stage_dir(folder, "label") / "preferences.jsonl", Preference)]
+        for folder in (first.run_dir, second.run_dir)
+    ]
+    assert rounds[0] == [1] * 6 and rounds[1] == [1] * 6 + [2] * 6
+
+
+def test_ideal_answers_of_all_rounds_are_exported_with_their_round(second: LabelConfig, campaign: Any) -> None:
+    with labelling(second) as service:
+        task = service.tasks("ann")[0]
+        service.demonstrate("ann", IdealCompletion("ideal-answer", task.token, "Freeze it."))
+    label_all(second)
+    run(second)
+    folder = runs.stage_dir(second.run_dir, "label")
+    assert {pair.round for pair in read_rows(folder / "ideals.jsonl", Preference)} == {2}
+    assert not (runs.stage_dir(campaign.dir, "label") / "ideals.jsonl").exists()
+
+
+def test_a_round_that_is_labelled_again_is_stale_and_the_other_is_not(second: LabelConfig, campaign: Any) -> None:
+    label_all(second)
+    run(second)
+    with labelling(second) as service:
+        service.undo("ann", "taken-back")
+    assert "labels in the store" in str(why_stale(second))
+    assert why_stale(campaign.label(source="human", gold_share=0.0, repeat_share=0.0, control_share=0.0)) is None
