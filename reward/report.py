@@ -77,6 +77,8 @@ class ReportCard(RewardCard, extra="forbid"):
     ceiling: Ceiling | None = absent()
     """Absent where no two annotators put the same pair in a strict order."""
     stress: Stress | None = absent()
+    kendall_tau: Estimate | None = absent()
+    """Rank correlation of scores with rankings of three answers or more, over held-out prompts; absent without any."""
     by_category: dict[str, Share] | None = absent()
     by_annotator: dict[str, Share] | None = absent()
     by_strength: dict[str, Share] | None = absent()

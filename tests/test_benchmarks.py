@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import random
+import re
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import people
 import reward_model
 from few_labels import prepare
 from ppo_toy import toy_campaign
 from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.compare.config import CompareConfig
+from trueup.data.formats import ImportedRanking
+from trueup.data.pairs import pairs_of, ties_of
 from trueup.data.records import Message, Ranking, read_rows, write_rows
+from trueup.training.pairs import EncodedPair
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
@@ -60,3 +68,37 @@ def test_a_share_of_the_labels_has_a_campaign_and_a_larger_one_holds_it(tmp_path
     written = read_rows(tmp_path / "made" / "labels.jsonl", Ranking)
     assert {label.strength for label in written} == {None, 3} and any(label.both_bad for label in written)
     assert all(label in labels for label in written), "grades and ties are those that were given"
+
+
+def test_every_signal_of_peoples_labels_has_a_head_that_learns_what_was_planted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rankings of three by two annotators; the first unit of the hidden states is what they go by."""
+    chance, states = random.Random(0), np.random.default_rng(0).normal(size=(40, 4, 6))
+    states[:, 3, 0] = 3  # the ideal answers
+    labels = people.Labels([], [], [])
+    for prompt in range(40):
+        order = sorted(range(3), key=lambda i, of=states[prompt]: -of[i, 0])  # type: ignore[misc]
+        for annotator in ("ann", "bob"):
+            row = people.ranking(
+                ImportedRanking(
+                    where="",
+                    prompt=[Message(role="user", content=f"Question {prompt}?")],
+                    completions=[f"{prompt} {i}" for i in range(3)],
+                    tiers=[[i] for i in order] if chance.random() < 0.8 else [order[:2], order[2:]],
+                    annotator=annotator,
+                ),
+                len(labels.strict),
+            )
+            labels.strict.extend(pairs_of(row))
+            labels.ties.extend(ties_of(row))
+            labels.ideals.extend(pairs_of(people.above(row, f"{prompt} 3")))
+    tokens, vectors = dict[int, EncodedPair](), dict[tuple[int, ...], Any]()
+    for pair in labels.all:
+        (prompt, chosen), (_, rejected) = (map(int, text.split()) for text in pair.texts)
+        tokens[id(pair)] = EncodedPair([prompt], [chosen], [rejected])
+        vectors |= {(prompt, answer): states[prompt, answer] for answer in (chosen, rejected)}
+    people.report("planted", labels, tokens, vectors)
+    printed = capsys.readouterr().out
+    shares = {name: re.search(rf"{name} +([0-9.]+)%", printed) for name in people.VARIANTS}
+    assert all(share and float(share[1]) > 90 for share in shares.values()), printed

@@ -23,7 +23,7 @@ from reward.card.shares import (
 )
 from reward.probe import ProbeScores
 from reward.report import LearningPoint, Mistake, ProbeShare, ReliabilityPoint, ReportCard, Stress
-from trueup.artifacts.reports import Baseline, BestBaseline, Calibration, Normalisation, PairCounts
+from trueup.artifacts.reports import Baseline, BestBaseline, Calibration, Estimate, Normalisation, PairCounts
 from trueup.console import say
 from trueup.data.records import Preference
 from trueup.runs import Finding, StageRun
@@ -39,6 +39,7 @@ from trueup.statistics.intervals import Interval
 from trueup.statistics.length_control import sigmoid
 from trueup.statistics.permutation import shuffled_labels_p
 
+NOT_KNOWN = "accuracy is not known: no labelled prompt is held out"
 MISTAKES = 10
 """Mistakes that are shown as text."""
 
@@ -83,8 +84,7 @@ def report_card(
     pairs, right = heldout.pairs, heldout.right
     counts = PairCounts(train=len(train), heldout=len(pairs))
     if not pairs:
-        findings = [Finding("warn", "not_evaluated", f"{whose}accuracy is not known: no labelled prompt is held out")]
-        stage.findings += findings
+        stage.findings += (findings := [Finding("warn", "not_evaluated", f"{whose}{NOT_KNOWN}")])
         return ReportCard(pairs=counts, accuracy=None, length_baseline=None, baselines={}, findings=findings)
 
     accuracy = over_prompts(pairs, right)
@@ -122,6 +122,7 @@ def report_card(
         probe=_beside_probe(pairs, right, probe) if probe else None,
         learning_curve=_learning_curve(pairs, probe) if probe else None,
         stress=stress,
+        kendall_tau=_kendall_tau(pairs, right),
         by_category=by_slice(pairs, right, lambda pair: pair.category or "none"),
         by_annotator=by_slice(pairs, right, lambda pair: pair.annotator),
         by_strength=by_slice(pairs, right, lambda pair: str(pair.strength or "none")),
@@ -196,6 +197,17 @@ def _reliability(heldout: ScoredPairs) -> list[ReliabilityPoint]:
         right = share_of(members, over_prompts(members, [all_right[i] for i in rows]))
         curve.append(ReliabilityPoint(confidence=confidence, right=right))
     return curve
+
+
+def _kendall_tau(pairs: Sequence[Preference], right: Sequence[float]) -> Estimate | None:
+    """2 a - 1, where a is the share of the pairs of rankings in the right order: Kendall 1938,
+    https://doi.org/10.1093/biomet/30.1-2.81; pairs that are tied in a ranking say nothing."""
+    sizes = Counter(pair.label_id for pair in pairs)
+    ranked = [i for i, pair in enumerate(pairs) if sizes[pair.label_id] > 1]
+    if not ranked:
+        return None
+    share = over_prompts([pairs[i] for i in ranked], [right[i] for i in ranked])
+    return Interval(2 * share.value - 1, 2 * share.low - 1, 2 * share.high - 1, share.n).estimate()
 
 
 def _normalisation(scores: Sequence[float]) -> Normalisation:

@@ -14,7 +14,7 @@ def pair(number: int, chosen: str, rejected: str, **keys: Any) -> Preference:
         rejected=[Message(role="assistant", content=rejected)],
         prompt_id=str(number),
         split="train",
-        label_id=str(number),
+        label_id=keys.pop("label_id", str(number)),
         source=keys.pop("source", "import"),
         annotator=keys.pop("annotator", "ann"),
         created_utc="2026-01-01T00:00:00+00:00",

@@ -49,6 +49,29 @@ def test_a_tie_is_half_right_and_slices_count_their_own_pairs() -> None:
     assert report["by_annotator"]["bob"]["n"] == 3 and report["by_annotator"]["bob"]["value"] == 0.5
 
 
+def test_kendalls_tau_is_that_of_rankings_and_of_them_alone() -> None:
+    """Two rankings of three, one in order and one with two neighbours swapped: 1 and (2 - 1) / 3. A pair is none."""
+    from scipy.stats import kendalltau
+
+    scores = {1: {"a": 3.0, "b": 2.0, "c": 1.0}, 2: {"a": 3.0, "b": 1.0, "c": 2.0}}
+    rankings = [
+        pair(prompt, *sides, label_id=f"ranking {prompt}")
+        for prompt in scores
+        for sides in (("a", "b"), ("a", "c"), ("b", "c"))
+    ]
+    heldout = [*rankings, pair(3, "a", "b")]
+    chosen, rejected = (
+        [scores[i][p.texts[side]] for i, p in zip((1, 1, 1, 2, 2, 2), rankings, strict=True)] + [float(side)]
+        for side in (0, 1)
+    )
+    report, _ = card(SHORTER, heldout, chosen, rejected)
+    each = [kendalltau([3, 2, 1], list(of.values())).statistic for of in scores.values()]
+    assert report["kendall_tau"]["value"] == pytest.approx(sum(each) / 2) == pytest.approx((1 + 1 / 3) / 2)
+    assert report["kendall_tau"]["n"] == 2
+    report, _ = card(SHORTER, heldout[-1:], chosen[-1:], rejected[-1:])
+    assert "kendall_tau" not in report
+
+
 def test_the_length_rule_takes_its_direction_from_training_pairs_alone() -> None:
     longer = [pair(i, "These are four words.", "Two words.") for i in range(40)]
     assert card(SHORTER, SHORTER, [1.0] * 40, [0.0] * 40)[0]["length_baseline"]["value"] == 1.0

@@ -16,6 +16,7 @@ import torch
 from rlhf.align.config.labelled import LOSSES
 from rlhf.align.preferences.losses import Batch, imitation_loss, pair_losses, weighted_loss
 from rlhf.align.preferences.trainer import columns_of
+from trueup.data.pairs import PairRule, choose_pairs
 from trueup.errors import ConfigError
 
 # Nats, tokens: hand-picked, of both signs.
@@ -143,6 +144,31 @@ def test_a_grade_is_an_offset_or_a_weight_and_what_nobody_graded_counts_as_witho
     weights = [float(row["weights"]) for row in columns_of(asked(grades="weight"), graded, {})]
     assert weights == pytest.approx([0.5, 1.0, 1.5, 1.0, 1.0], abs=1e-6)
     assert [row["is_tie"] for row in columns_of(asked(), graded, {})] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("rule", ["all", "extremes", "nested"])
+def test_rankings_of_any_size_weigh_alike_whatever_rule_chose_their_pairs(rule: PairRule) -> None:
+    sizes = {"two": 2, "four": 4, "five": 5}
+    train: Any = [
+        SimpleNamespace(
+            label_id=name,
+            strength=None,
+            annotator="me",
+            chosen_rank=i,
+            rejected_rank=j,
+            chosen=[SimpleNamespace(content=str(i))],
+            rejected=[SimpleNamespace(content=str(j))],
+        )
+        for name, size in sizes.items()
+        for i in range(size)
+        for j in range(i + 1, size)
+    ]
+    chosen = choose_pairs(train, rule)
+    rows = columns_of(asked(pair_weight="per_label"), labelled(chosen), {})
+    together = dict.fromkeys(sizes, 0.0)
+    for pair, row in zip(chosen, rows, strict=True):
+        together[pair.label_id] += row["weights"]
+    assert list(together.values()) == pytest.approx([len(chosen) / 3] * 3), "1 together, scaled to 1 a pair"
 
 
 def test_labels_weigh_by_their_annotators_and_one_on_average() -> None:
