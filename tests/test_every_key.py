@@ -34,7 +34,7 @@ from safetensors.torch import load_file
 
 import ui.label.run
 from reward.config import RewardConfig
-from rlhf.align.config.labelled import DPOConfig, KTOConfig
+from rlhf.align.config.labelled import DPOConfig, KTOConfig, SimPOConfig
 from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.align.config.paid import BestOfNConfig
 from rlhf.compare.config import CompareConfig
@@ -150,6 +150,13 @@ DPO = {
     "ties": ShownBy("tests/rlhf/align/preferences/test_weighing.py", "ties"),  # there are none
     "keep_steps": Probe({"keep_steps": 0}),
     "full_finetuning": Probe({"full_finetuning": True, "keep_steps": 0}, {"keep_steps": 0}, see="trainer"),
+}
+SIMPO = {
+    **{key: entry for key, entry in DPO.items() if key in ("pairs", "criteria_weights", "ideal_answers", "keep_steps")},
+    "algorithm": Probe({"algorithm": "dpo"}, see="trainer"),
+    "beta": trainer(beta=0.4),
+    "target_margin": trainer(target_margin=0.0),
+    "full_finetuning": DPO["full_finetuning"],
 }
 KTO = {
     "algorithm": Probe({"algorithm": "dpo"}, see="trainer"),
@@ -381,6 +388,7 @@ SECTIONS: dict[str, tuple[type[Section], dict[str, Any]]] = {
     "label": (LabelConfig, LABEL),
     "reward": (RewardConfig, {**TRAINED, **REWARD}),
     "dpo": (DPOConfig, {**TRAINED, **DPO}),
+    "simpo": (SimPOConfig, {**TRAINED, **SIMPO}),
     "kto": (KTOConfig, {**TRAINED, **KTO}),
     "best_of_n": (BestOfNConfig, {**TRAINED, **BEST_OF_N}),
     "ppo": (PPOConfig, {**TRAINED, **PPO}),
@@ -436,6 +444,7 @@ ARGUMENTS: dict[str, dict[str, tuple[Any, Values]]] = {
     },
     "kto": {**OPTIMISER, **SGD},
     "best_of_n": {**OPTIMISER, **SGD},
+    "simpo": {**OPTIMISER, **SGD},
     "ppo": OPTIMISER,
     "grpo": {
         **OPTIMISER,
@@ -526,6 +535,7 @@ OF_KIND: dict[str, tuple[str, Values]] = {
     "label": ("label", {"source": "import", "path": "labels.jsonl"}),
     "reward": ("reward", {}),
     "dpo": ("align", {"keep_steps": 1}),
+    "simpo": ("align", {"algorithm": "simpo", "keep_steps": 1}),
     "kto": ("align", {"algorithm": "kto", "keep_steps": 1}),
     "best_of_n": (
         "align",

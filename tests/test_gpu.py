@@ -31,12 +31,12 @@ def manifest(made: Any, stage: str) -> dict[str, Any]:
     return json.loads((runs.stage_dir(made.run_dir, stage) / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "kto", "best_of_n", "ppo", "grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["dpo", "simpo", "kto", "best_of_n", "ppo", "grpo", "rloo"])
 @pytest.mark.parametrize("lora", [{"r": 4}, {"r": 4, "last_layers": 1}], ids=["all layers", "last layer"])
 def test_every_stage_runs_and_says_where(
     algorithm: str, lora: dict[str, int], campaign: Callable[..., Any], tmp_path: Path
 ) -> None:
-    rollouts = {} if algorithm in ("dpo", "kto") else ROLLOUTS
+    rollouts = {} if algorithm in ("dpo", "simpo", "kto") else ROLLOUTS
     if algorithm == "best_of_n":
         rollouts = {key: value for key, value in ROLLOUTS.items() if key != "rollout_batch_size"}
     model = {"device": "auto", "dtype": "auto"}

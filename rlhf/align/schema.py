@@ -60,6 +60,12 @@ class DPOReport(LabelledReport):
     """Weight of each annotator's labels; absent where all counted alike."""
 
 
+class SimPOReport(LabelledReport):
+    """align/report.json of a SimPO."""
+
+    algorithm: Literal["simpo"]
+
+
 class KTOReport(LabelledReport):
     """align/report.json of a KTO."""
 
@@ -183,5 +189,7 @@ class BestOfNReport(PaidReport):
     """Mean over those that were imitated."""
 
 
-AlignReport = Annotated[DPOReport | KTOReport | BestOfNReport | OnlineReport, Field(discriminator="algorithm")]
+AlignReport = Annotated[
+    DPOReport | SimPOReport | KTOReport | BestOfNReport | OnlineReport, Field(discriminator="algorithm")
+]
 """align/report.json, whatever the algorithm was."""

@@ -44,7 +44,7 @@ def test_a_key_is_told_with_the_values_that_it_takes_and_its_default() -> None:
     told = {key.name: (key.type, key.default) for key in (*find("sft").keys, *find("align").keys)}
     assert told["learning_rate"] == ("number, above 0", "0.0002")
     assert told["data"] == ("list of sections, 1 or more entries", "required")
-    assert told["algorithm"] == ("`dpo`, `kto`, `best_of_n`, `ppo`, `grpo` or `rloo`", "dpo")
+    assert told["algorithm"] == ("`dpo`, `simpo`, `kto`, `best_of_n`, `ppo`, `grpo` or `rloo`", "dpo")
     assert told["seed"][1] == "that of the campaign"
     assert find("align.ppo.kl_target").keys[0].type == "number, above 0, or empty"
 

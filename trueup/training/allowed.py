@@ -42,6 +42,7 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         "sft": f"{_ROWS} neftune_noise_alpha label_smoothing_factor loss_type",
         "reward": f"{_ROWS} neftune_noise_alpha",
         "dpo": f"{_ROWS} f_divergence_type f_alpha_divergence_coef use_weighting",
+        "simpo": f"optim {_LOADER}",
         "kto": _ROWS,
         "best_of_n": _ROWS,
         "ppo": "",
@@ -98,6 +99,7 @@ _INSTEAD = {
     "num_generations_eval": "{stage}.eval_prompts",
     "output_dir": "run_dir",
     "per_device_eval_batch_size": "{stage}.per_device_train_batch_size",
+    "simpo_gamma": "{stage}.target_margin",
     "reward_weights": "{stage}.rewards, which maps each reward to its weight",
     "trust_remote_code": "{section}.trust_remote_code",
     "use_cpu": "{section}.device",
@@ -116,7 +118,7 @@ _REASONS = {
     "the trainer evaluates nothing: the stage measures before and after, and align.keep_steps keeps steps between": (
         "batch_eval_metrics do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches "
         "eval_on_start eval_steps eval_strategy eval_use_gather_object greater_is_better include_for_metrics "
-        "load_best_model_at_end metric_for_best_model prediction_loss_only"
+        "generate_during_eval load_best_model_at_end metric_for_best_model prediction_loss_only"
     ),
     "checkpoints serve to continue after an interruption, which needs them as Trueup writes them": (
         "enable_jit_checkpoint restore_callback_states_from_checkpoint resume_from_checkpoint save_on_each_node "
@@ -149,10 +151,11 @@ _REASONS = {
     ),
     "log-probabilities of one policy must be the same whenever they are computed": "neftune_noise_alpha",
     "accelerate or torchrun start the processes and tell each its rank and its part": ("local_rank parallelism_config"),
+    "it belongs to another loss of TRL's CPO than SimPO": "alpha cpo_alpha label_smoothing",
     "it is not tested with what Trueup puts around the trainer": (
         "activation_offloading cast_lm_head_to_fp32 entropy_coef_delta entropy_coef_max entropy_coef_min "
         "entropy_target liger_kernel_config optim_args optim_target_modules router_aux_loss_coef torch_compile "
-        "torch_compile_backend torch_compile_mode "
+        "is_encoder_decoder torch_compile_backend torch_compile_mode "
         "use_adaptive_entropy use_cache use_liger_kernel"
     ),
 }
@@ -161,6 +164,7 @@ _OF_OTHER_TRAINERS = {
     "ppo": "it belongs to GRPO's loss or TRL's own optimiser, and PPO has its own: see the keys of align",
     "sft": "SFT has label_smoothing_factor",
     "kto": "KTO has one loss here, and its keys are those of align",
+    "simpo": "SimPO has one loss here, and its keys are those of align",
 }
 
 

@@ -65,7 +65,7 @@ else:
 
 
 class LabelledConfig(PreferenceConfig, AlignConfig):
-    """What DPO and KTO share: the policy learns from labelled answers."""
+    """What DPO, SimPO and KTO share: the policy learns from labelled answers."""
 
     check_rows: ClassVar[str | None] = "rlhf.align.check:check_pairs"
 
@@ -199,3 +199,18 @@ class KTOConfig(LabelledConfig):
         if self.per_device_train_batch_size == 1:
             raise ValueError("per_device_train_batch_size: KTO estimates the KL over two or more answers at once")
         return self
+
+
+class SimPOConfig(LabelledConfig):
+    """Simple preference optimisation (Meng et al. 2024, https://arxiv.org/abs/2405.14734), by TRL's experimental
+    CPOTrainer: the loss reads log-probabilities per token, and no reference."""
+
+    run: ClassVar[str] = "rlhf.align.preferences.simpo:run"
+    trial: ClassVar[str] = "rlhf.align.preferences.simpo:trial"
+
+    algorithm: Literal["simpo"] = "simpo"
+    """The algorithm that aligns the policy."""
+    beta: float = Field(2.0, gt=0)
+    """What a nat per token counts in the loss: a higher beta stops sooner where the better answer is far ahead."""
+    target_margin: float = Field(1.0, ge=0)
+    """How far the better answer is to be ahead, in beta times nats per token. The paper takes about half of beta."""

@@ -1,5 +1,5 @@
 """What PPO takes from TRL, transformers and PEFT without their promise. When one of these fails, a new release changed
-something that rlhf/align/ppo/trainer.py or rlhf/align/ppo/roles.py stands on: read the change before mending the
+something that rlhf/align/ stands on: read the change before mending the
 test."""
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import pytest
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.online_dpo import OnlineDPOTrainer
+from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 
@@ -102,3 +105,23 @@ def test_all_ways_to_enable_checkpointing_end_in_one() -> None:
 def test_peft_sets_the_flags_of_named_adapters() -> None:
     assert parameters(PeftModel.set_requires_grad) == ["self", "adapter_names", "requires_grad"]
     assert "selected_adapters" in parameters(PeftModel.save_pretrained)
+
+
+# ---- SimPO, and the trainers that are not used ------------------------------------------------------------------
+
+
+def test_cpo_still_calls_what_simpo_replaces() -> None:
+    assert parameters(CPOTrainer.cpo_loss) == ["self", "policy_chosen_logps", "policy_rejected_logps"]
+    assert parameters(CPOTrainer.get_batch_loss_metrics) == ["self", "model", "batch", "train_eval"]
+    assert "train_dataset.map(self.tokenize_row" in inspect.getsource(CPOTrainer.__init__)
+
+
+def test_orpo_still_imitates_the_prompt_with_the_answer_which_keeps_it_out() -> None:
+    """Otherwise its first loss is that of the chosen answers, and `align.algorithm: orpo` could pass our check."""
+    source = inspect.getsource(ORPOTrainer.concatenated_forward)
+    assert "orpo chosen nll loss is computed over the full prompt and response" in source
+
+
+def test_online_dpo_still_prefers_the_first_of_two_answers_that_are_paid_alike_which_keeps_it_out() -> None:
+    """So does an answer without an opinion lose or win: its reward is NaN, and no comparison with it holds."""
+    assert "mask = first_half >= second_half" in inspect.getsource(OnlineDPOTrainer.training_step)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trl
+from trl.experimental.cpo import CPOConfig
 
 from reward.config import RewardConfig
 from rlhf.align.config import ALGORITHMS
@@ -20,6 +21,7 @@ SCHEMAS: dict[str, tuple[type, Any]] = {
     "sft": (trl.SFTConfig, SFTConfig),
     "reward": (trl.RewardConfig, RewardConfig),
     "dpo": (trl.DPOConfig, ALGORITHMS["dpo"]),
+    "simpo": (CPOConfig, ALGORITHMS["simpo"]),
     "kto": (trl.KTOConfig, ALGORITHMS["kto"]),
     "best_of_n": (trl.SFTConfig, ALGORITHMS["best_of_n"]),
     "ppo": (trl.GRPOConfig, ALGORITHMS["ppo"]),

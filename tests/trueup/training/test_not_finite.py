@@ -32,6 +32,7 @@ STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "reward": ("reward", {}),
     "dpo": ("align", {"algorithm": "dpo"}),
+    "simpo": ("align", {"algorithm": "simpo"}),
     "kto": ("align", {"algorithm": "kto"}),
     "best_of_n": ("align", {"algorithm": "best_of_n", **OFFLINE}),
     "ppo": ("align", {"algorithm": "ppo", "num_generations": 2, **ONLINE}),
