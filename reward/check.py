@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reward.config import HEAD_OF_ITS_OWN, RewardConfig
+from trueup.checking.labels import check_signals
 from trueup.checking.places import find_model
 from trueup.checking.rows import Rows, check_pair_lengths
 from trueup.config import Stages
@@ -13,7 +14,8 @@ from trueup.errors import TrueupError
 
 
 def check_rows(config: RewardConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
-    """Check that the pairs fit `max_length`, in the tokens of the model that is trained."""
+    """Check that the pairs fit `max_length`, in the tokens of the model that is trained, and say what it learns."""
+    check_signals(config, stages["label"], problems)
     if config.base is not None:
         from trueup.models.loading import load_base_tokenizer, scorer_settings
 

@@ -12,6 +12,7 @@ from rlhf.align.prompts import too_few_prompts
 from rlhf.align.rewards import INSTEAD, failure_of, load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
+from trueup.checking.labels import check_signals
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_pair_lengths, check_rubric, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_demonstrations, read_prompts
@@ -64,7 +65,8 @@ def _check_reward_model(align: PaidConfig, reward: Any, problems: list[str]) -> 
 
 
 def check_pairs(config: LabelledConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
-    """Whether the pairs fit `max_length`."""
+    """Whether the pairs fit `max_length`, and say what the stage learns."""
+    check_signals(config, stages["label"], problems)
     check_pair_lengths("align", config.max_length, stages["label"].parents(), rows, problems, notes)
 
 
