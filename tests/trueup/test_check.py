@@ -855,10 +855,13 @@ def test_online_algorithms_are_built_too(online: Checking, algorithm: str) -> No
     ]
 
 
-@pytest.mark.parametrize("algorithm", ["dpo", "kto"])
-def test_algorithms_that_learn_from_labels_are_built_too(checked: Checking, algorithm: str) -> None:
-    assert checked(align={"algorithm": algorithm})[0] == []
-    wrong = {"algorithm": algorithm, "lr_scheduler_type": "consine", "lora": {"target_modules": ["qproj"]}}
+@pytest.mark.parametrize("algorithm", ["dpo", "simpo", "kto", "best_of_n"])
+def test_algorithms_that_learn_from_labels_or_best_answers_are_built_too(checked: Checking, algorithm: str) -> None:
+    keys: dict[str, Any] = {"algorithm": algorithm}
+    if algorithm == "best_of_n":
+        keys |= {"eval_prompts": 2, "max_new_tokens": 8}
+    assert checked(align=keys)[0] == []
+    wrong = {**keys, "lr_scheduler_type": "consine", "lora": {"target_modules": ["qproj"]}}
     problems, _ = checked(align=wrong)
     assert [problem.partition(": ")[0] for problem in problems] == [
         "align.lora.target_modules",

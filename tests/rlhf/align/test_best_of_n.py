@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from trl import SFTTrainer
 
 from rlhf.align import best_of_n
 from rlhf.align.best_of_n import Best, best_answer, encode
+from rlhf.align.best_step import EvaluateSteps
 from rlhf.align.prompts import RolloutPrompt
 from rlhf.align.rewards import WeightedRewards
 from trueup import runs
@@ -129,6 +131,28 @@ def test_a_token_that_is_trained_and_was_not_drawn_stops_the_run(
     monkeypatch.setattr(best_of_n, "encode", with_prompt)
     with pytest.raises(AssertionError, match="at step 0 policy and SFT policy differ"):
         aligned()
+
+
+def test_an_interrupted_training_ends_where_a_whole_one_does(
+    aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, directory, report = aligned(save_steps=2)
+    weights = load_file(directory / "adapter" / "adapter_model.safetensors")
+    evaluate = EvaluateSteps.on_step_end
+
+    def stops(self: Any, args: Any, state: Any, *others: Any, **keys: Any) -> None:
+        evaluate(self, args, state, *others, **keys)
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluateSteps, "on_step_end", stops)
+        with pytest.raises(KeyboardInterrupt):
+            aligned(save_steps=2)
+    _, directory, again = aligned(save_steps=2)
+    assert again == report
+    resumed = load_file(directory / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(weight, resumed[name]) for name, weight in weights.items())
 
 
 def test_what_is_trained_are_the_tokens_that_were_drawn(campaign: Callable[..., Any], tmp_path: Path) -> None:

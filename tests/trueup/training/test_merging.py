@@ -124,6 +124,8 @@ def test_every_stage_says_how_far_its_model_is_from_its_adapter_and_later_ones_r
     )
     for name in ("sft", "sample", "label", "reward", "align"):
         load_object(made.stages[name].run)(made.stages[name])
+    findings = runs.open_stage(made.run_dir, "align").manifest.verdict.findings
+    assert ("failed_reward_model" in {finding.code for finding in findings}) == (algorithm in ("ppo", "grpo"))
     for name in ("sft", "reward", "align"):
         folder = runs.stage_dir(made.run_dir, name)
         facts = json.loads((folder / "manifest.json").read_text())["merge"]
