@@ -13,6 +13,7 @@ import pytest
 
 import people
 import reward_model
+import rounds
 from few_labels import prepare
 from ppo_toy import toy_campaign
 from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
@@ -21,6 +22,7 @@ from trueup.data.formats import ImportedRanking
 from trueup.data.pairs import pairs_of, ties_of
 from trueup.data.records import Message, Ranking, read_rows, write_rows
 from trueup.training.pairs import EncodedPair
+from ui.labels.config import LabelConfig
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
@@ -36,6 +38,18 @@ def test_a_hundred_labels_have_a_campaign(tmp_path: Path) -> None:
     campaign = prepare(Namespace(run=tmp_path / "run", overrides=[]), tmp_path / "kept", seed=0, labels=[])
     assert isinstance(campaign.stages["compare"], CompareConfig)
     assert campaign.stages["compare"].judges == ["rubric"]
+
+
+def test_rounds_and_one_pass_have_campaigns_with_as_many_labels(tmp_path: Path) -> None:
+    options = Namespace(config=rounds.REPOSITORY / "configs" / "demo.yaml", overrides=["sample.num_candidates=3"])
+    for stage in ("sft", "candidates"):
+        (tmp_path / "once" / "run" / stage).mkdir(parents=True)
+    once = rounds.campaign(options, tmp_path / "once", seed=1, rounds=1, labels=300)
+    often = rounds.campaign(options, tmp_path / "often", 1, rounds=3, labels=100, beside=once.run_dir)
+    labels = [stage.target_labels for stage in often.stages.values() if isinstance(stage, LabelConfig)]
+    assert labels == [100] * 3 and isinstance(label := once.stages["label"], LabelConfig) and label.target_labels == 300
+    last = often.stages["round-3/compare"]
+    assert isinstance(last, CompareConfig) and last.other_runs.keys() == {"round-2", "one-pass"}
 
 
 def test_a_share_of_the_labels_has_a_campaign_and_a_larger_one_holds_it(tmp_path: Path) -> None:

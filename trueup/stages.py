@@ -89,6 +89,12 @@ def round_dirs(run_dir: Path) -> list[Path]:
     return [round_dir(run_dir, number) for number in (1, *numbers)]
 
 
+def title_of(run_dir: Path) -> str:
+    """`demo`, or `demo, round 2`: the name of a run on its pages."""
+    path, number = run_dir.resolve(), round_of(run_dir)
+    return f"{campaign_dir(path).name}, round {number}" if number > 1 else path.name
+
+
 def stages_of(run_dir: Path) -> list[str]:
     """The names of the stages of all rounds that have a folder, in order."""
     further = [address(round_of(folder), stage) for folder in round_dirs(run_dir)[1:] for stage in OF_EVERY_ROUND]

@@ -19,6 +19,7 @@ from trueup.pages import curves, plots
 from trueup.pages.frame import environment
 from trueup.pages.wording import decimals, interval, percent, quantity
 from trueup.runs import StageRun
+from trueup.stages import title_of
 
 TEMPLATE = "report.html.jinja"
 
@@ -59,7 +60,7 @@ def gather(stage: StageRun, report: RewardReport, mistakes: Sequence[Mistake]) -
     """Everything that the template shows."""
     run_dir, verdict = stage.config.run_dir, stage.verdict
     return {
-        "name": run_dir.resolve().name,
+        "name": title_of(run_dir),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "report": report,
         "verdict": verdict,

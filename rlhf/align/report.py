@@ -24,6 +24,7 @@ from trueup.models.templates.block import inside
 from trueup.pages import curves, plots
 from trueup.pages.wording import duration, quantity, short, title, weight
 from trueup.runs import StageRun
+from trueup.stages import title_of
 
 TEMPLATE = "align/report.html.jinja"
 MOST_ROLLOUTS = 40
@@ -72,7 +73,7 @@ def gather(stage: StageRun, report: OnlineReport | BestOfNReport) -> dict[str, o
     verdict = stage.verdict
     rollouts = report.rollouts if isinstance(report, OnlineReport) else []
     return {
-        "name": config.run_dir.resolve().name,
+        "name": title_of(config.run_dir),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "algorithm": report.algorithm.upper() if isinstance(report, OnlineReport) else "best of n",
         "when": WHEN[report.algorithm],

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from rlhf.compare import report_views
 from rlhf.compare.schema import ComparedCompletion, CompareReport, PromptComparison
+from rlhf.compare.verdict import ANOTHER_ROUND
 from rlhf.html import environment, policy_title
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
@@ -30,6 +31,7 @@ from trueup.pages import curves, plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import decimals, leans, title
 from trueup.runs import StageRun
+from trueup.stages import title_of
 
 TEMPLATE = "compare/report.html.jinja"
 MOST_PROMPTS = 500
@@ -80,12 +82,13 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
     reward = runs.find_stage(run_dir, "reward")
     views = {row.prompt_id: prompt_view(row) for row in rows[:MOST_PROMPTS]}
     return {
-        "name": run_dir.resolve().name,
+        "name": title_of(run_dir),
         "origin": origin(run_dir),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "report": report,
         "decoding": report.decoding.facts,
         "verdict": report_views.verdict_view(report),
+        "last_round": next((f.message for f in stages[-1].manifest.verdict.findings if f.code == ANOTHER_ROUND), None),
         "judges": report_views.judge_views(report),
         "by_category": report_views.by_category(report),
         "matrices": report_views.all_pairs(report),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from trueup.artifacts.artifact import Artifact
+from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.reports import ComparisonFigures, Estimate, PairedAccuracy, Rate
 from trueup.data.records import Message, Row, is_empty
 
@@ -122,8 +122,8 @@ class CompareReport(ComparisonFigures, extra="forbid"):
     identical_completions: float
     """Share of the completions in which both policies say the same, token by token."""
     checks: dict[str, CheckResult]
-    last_round: LastRound | None
-    """Null in the first round, and where the judge that decided does not score answers."""
+    last_round: LastRound | None = absent()
+    """Absent in the first round, and where the judge that decided does not score answers."""
 
 
 class ComparedCompletion(Row):

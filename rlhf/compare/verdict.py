@@ -27,6 +27,8 @@ LESS_VARIED = 0.8
 Status = Literal["pass", "warn", "fail"]
 Outcome = Literal["improved", "improved_at_a_price", "no_detectable_change", "worse", "no_verdict"]
 
+ANOTHER_ROUND = "another_round"
+"""Code of the finding on the last round and on another one."""
 UNUSABLE = ("judge_not_usable", "no_votes")
 """Codes of findings after which a judge of pairs decides nothing."""
 
@@ -294,7 +296,7 @@ def last_round(
         hours=hours,
         expected_gain=expected.estimate(),
     )
-    return figures, Finding("info", "another_round", message)
+    return figures, Finding("info", ANOTHER_ROUND, message)
 
 
 def _disagreement(judges: Sequence[JudgeResult]) -> list[Finding]:

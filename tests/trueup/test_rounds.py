@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +135,7 @@ def test_a_further_round_is_compared_with_sft_and_with_the_last_round_on_the_fir
 
 def test_the_report_says_how_a_round_does_against_the_last_one_and_what_another_would_add(done: Campaign) -> None:
     first, second = (json.loads((done.run_dir / name).read_text()) for name in REPORTS)
-    assert first["last_round"] is None
+    assert "last_round" not in first
     beside = second["last_round"]
     assert (beside["judge"], beside["labels"], beside["hours"]) == (second["verdict"]["judge"], 12, None)
     (against,) = [
@@ -238,3 +243,28 @@ def test_what_is_taken_home_is_the_last_rounds_unless_a_round_is_named(done: Cam
     assert made_from.count("label") == 2 and made_from.count("align") == 1, "round 1 aligned what round 2 sampled"
     with pytest.raises(RunError, match="round-3/align"):
         export(done.run_dir, "policy", tmp_path / "none", 3)
+
+
+# ---- Interruption -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["round-2/sample", "round-2/align"])
+def test_a_run_that_is_killed_in_its_second_round_continues_there(
+    campaign: Callable[..., Campaign], tmp_path: Path, stage: str
+) -> None:
+    made = campaign(tmp_path, rounds=2, labels_per_round=12, sample={"num_candidates": 4})
+    command = [sys.executable, "-m", "trueup", "run", str(made.source)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0)
+    begun = runs.stage_dir(made.run_dir, stage) / runs.BEGUN
+    while not begun.exists():
+        assert running.poll() is None, running.stdout and running.stdout.read().decode()
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    finished = {name: found.sha256 for name in FIRST if (found := runs.find_stage(made.run_dir, name))}
+    assert finished.keys() >= set(FIRST) - {"compare"} and runs.find_stage(made.run_dir, stage) is None
+    assert verify(made.run_dir).problems == []
+    subprocess.run(command, check=True, capture_output=True)
+    assert {name: runs.open_stage(made.run_dir, name).sha256 for name in finished} == finished
+    assert verify(made.run_dir).problems == [] and actions(made) == {}

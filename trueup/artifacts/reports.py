@@ -85,8 +85,8 @@ class LabelSources(SharedReport):
     by_source: dict[str, int]
     by_round: dict[int, int]
     """Labels that each round asked for."""
-    seconds: float | None
-    """Median time of a label by a person; null where none was timed."""
+    seconds: float | None = absent()
+    """Median time of a label by a person; absent where none was timed."""
     reliability: dict[str, Reliability] | None = absent()
     """By annotator; absent where no two labels are of one pair and there are no hidden checks."""
     agreement: float | None = absent()

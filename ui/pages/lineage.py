@@ -137,7 +137,7 @@ def _leads_to(name: str, number: int, graph: Graph, layer: dict[str, int]) -> li
 
 # ---- The picture ------------------------------------------------------------------------------------------------
 
-_BOX = {True: (126.0, 46.0), False: (124.0, 44.0)}
+_BOX = {True: (138.0, 46.0), False: (136.0, 44.0)}
 """Length along the layers' direction and across it, by orientation: across a page, or down it."""
 _CHARACTERS = 17
 _PASSING, _GAP, _STEP = 14.0, 14.0, 30.0

@@ -733,7 +733,7 @@ def test_a_judge_that_likes_nothing_but_length_passes_no_gate(
     (made.run_dir / "labels").mkdir()
     manifest = json.loads((made.run_dir / "sft" / "manifest.json").read_text())
     (made.run_dir / "labels" / "manifest.json").write_text(json.dumps({**manifest, "stage": "label"}))
-    (made.run_dir / "labels" / "report.json").write_text(json.dumps({"by_source": {"human": 12}}))
+    (made.run_dir / "labels" / "report.json").write_text(json.dumps({"by_source": {"human": 12}, "by_round": {1: 12}}))
     aligned = runs.begin(made.stages["align"])
     shutil.copytree(made.run_dir / "sft" / "model", aligned.dir / "model")
     aligned.trained_on([])
@@ -954,7 +954,7 @@ def candidates(config: CompareConfig) -> Path:
 def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) -> None:
     label = config.run_dir / "labels"
     label.mkdir()
-    (label / "report.json").write_text(json.dumps({"by_source": {"simulated": 12}}))
+    (label / "report.json").write_text(json.dumps({"by_source": {"simulated": 12}, "by_round": {1: 12}}))
     version = rubric_version("says-why")
     told = {"stage": "label", "identity": {"rubric": "says-why"}, "fingerprint": {"rubric": version}}
     manifest = json.loads((config.run_dir / "sft" / "manifest.json").read_text())
@@ -964,6 +964,6 @@ def test_a_rubric_that_made_the_labels_speaks_for_them(config: CompareConfig) ->
     assert judges.rubric_judge(config, labels).made_the_labels
     assert not judges.rubric_judge(config, replace(labels, rubric_version="another")).made_the_labels
 
-    (label / "report.json").write_text(json.dumps({"by_source": {"human": 12}}))
+    (label / "report.json").write_text(json.dumps({"by_source": {"human": 12}, "by_round": {1: 12}}))
     labels = inputs.read_labels(config.run_dir)
     assert not judges.rubric_judge(config, labels).made_the_labels
