@@ -89,12 +89,14 @@ def score_file(model: Loaded, file: Path, on_bad_rows: BadRows, ignore_columns: 
 
 
 def answers_of(row: ImportedRanking) -> list[Candidate]:
-    """The answers as a reward model reads them, without the reasoning that stands before them."""
-    finished = row.finished or [True] * len(row.completions)
-    tokens = row.completion_token_ids if not row.reasonings else None  # the tokens are of reasoning and answer
+    """The answers as a reward model reads them: by their recorded tokens, and without the reasoning before them, which
+    recorded tokens hold too."""
+    count = len(row.completions)
+    finished, reasonings = row.finished or [True] * count, row.reasonings or [""] * count
+    tokens = row.completion_token_ids or [None] * count
     return [
-        Candidate(text=text, token_ids=(tokens[i] if tokens else None) or [], finished=finished[i])
-        for i, text in enumerate(row.completions)
+        Candidate(text=text, token_ids=[] if reasoning else ids or [], finished=ended)
+        for text, ids, reasoning, ended in zip(row.completions, tokens, reasonings, finished, strict=True)
     ]
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from reward.elsewhere import answers_of
 from trueup.cli import command_first, make_parser
 from trueup.cli import main as trueup
+from trueup.data.formats import ImportedRanking
 from trueup.data.records import Candidate, Message
 from trueup.models.config import ModelConfig
 from trueup.models.loading import load_reward_model
@@ -180,6 +182,22 @@ def test_what_cannot_be_done_is_said_before_a_model_is_loaded(
     assert "name a sequence-classification model with one output" in capsys.readouterr().err
     assert trueup(["reward", "eval", str(model), str(file), "--set", "dytpe=float32"]) == 2
     assert "dytpe: unknown key; did you mean dtype?" in capsys.readouterr().err
+
+
+def test_an_answer_is_read_by_its_recorded_tokens_unless_they_hold_reasoning_too() -> None:
+    row = ImportedRanking(
+        where="a:1",
+        prompt=[Message(role="user", content="Why?")],
+        completions=["So.", "No."],
+        completion_token_ids=[[5, 6], [7, 8]],
+        finished=[True, False],
+        reasonings=["", "<think>Well</think>"],
+        tiers=[[0], [1]],
+        annotator="a",
+    )
+    first, second = answers_of(row)
+    assert (first.token_ids, first.finished) == ([5, 6], True)
+    assert (second.text, second.token_ids, second.finished) == ("No.", [], False)
 
 
 def test_the_stage_is_still_the_command_whose_first_word_is_a_campaign_file() -> None:
