@@ -249,10 +249,10 @@ def test_what_is_taken_home_is_the_last_rounds_unless_a_round_is_named(done: Cam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["round-2/sample", "round-2/align"])
 def test_a_run_that_is_killed_in_its_second_round_continues_there(
-    campaign: Callable[..., Campaign], tmp_path: Path, stage: str
+    campaign: Callable[..., Campaign], tmp_path: Path
 ) -> None:
+    stage = "round-2/align"
     made = campaign(tmp_path, rounds=2, labels_per_round=12, sample={"num_candidates": 4})
     command = [sys.executable, "-m", "trueup", "run", str(made.source)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0)
