@@ -10,6 +10,7 @@ Source  sampling the newest policy and its variants, best-of-n among them, round
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sft.config import SampleConfig
@@ -40,16 +41,18 @@ def answer(
     by = f"{own} by {last}, {anchors} by the SFT policy, {num_best} {best_of_n}"
     say(f"{'policies':<12} of each prompt's answers {by}")
 
-    def sampled(name: str, policy: SavedPolicy, count: int) -> Answers:
+    def sampled(name: str, policy: SavedPolicy, count: int, seed: int) -> Answers:
         if not count:
             return [[] for _ in prompts]
-        file = stage.dir / f"{name}.answers.partial"
+        file, drawing = stage.dir / f"{name}.answers.partial", replace(decoding, seed=seed)
         return sample_resumed(
-            file, policy, config.model, prompts, decoding, count, config.batch_size, config.num_workers
+            file, policy, config.model, prompts, drawing, count, config.batch_size, config.num_workers
         )
 
-    newest = sampled(last, aligned(align), own + (config.best_of if num_best else 0))
-    references = sampled("sft", SavedPolicy(sft.dir / "model"), anchors)
+    # By the same random numbers a policy that moved little would give the SFT policy's very answers.
+    apart = decoding.seed + 1_000_003
+    newest = sampled(last, aligned(align), own + (config.best_of if num_best else 0), decoding.seed)
+    references = sampled("sft", SavedPolicy(sft.dir / "model"), anchors, apart)
     scorer = load_reward_model(reward.dir / "model", reward_model_config(reward.dir.parent, config.model))
     scorer.model.eval()
     pools = [row[own:] for row in newest]

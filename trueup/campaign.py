@@ -191,7 +191,7 @@ def _as_written(source: Path, values: Json) -> Campaign:
         raise ConfigError(source, problems)
     stages = {stage: stage_config.completed(stages) for stage, stage_config in stages.items()}
     problems = [line for stage_config in stages.values() for line in stage_config.conflicts(stages)]
-    if top.rounds > 1 and "sample" not in stages["label"].parents():
+    if top.rounds > 1 and getattr(stages["label"], "source", None) == "import":
         problems.append(
             "rounds: a further round asks about answers of the aligned policy, and label.source asks nobody"
         )

@@ -61,12 +61,14 @@ def run_steps(
     past = set(campaign.stages) - set(waiting)
     limit = side_by_side()
     running: dict[str, _Child] = {}
+    pending: LabelsPending | None = None
     apart = follower is not None
     follower = follower or Follower(lambda stage, event: None)
     board = _Board(console, campaign.width)
     with board:
         try:
-            while waiting or running:
+            # After LabelsPending some that wait are never ready.
+            while running or _ready(campaign, waiting, past, running, limit):
                 for stage in _ready(campaign, waiting, past, running, limit):
                     waiting.remove(stage)
                     threads = _threads(campaign, waiting, past, running, stage, limit)
@@ -82,13 +84,19 @@ def run_steps(
                     follower.on_event(stage, event)
                     continue
                 child = running.pop(stage)
-                child.finish()
+                try:
+                    child.finish()
+                except LabelsPending as message:  # what does not need these labels is done meanwhile
+                    pending = message
+                    continue
                 past.add(stage)
                 board.finish(stage, child)
         except BaseException:
             for child in running.values():
                 child.stop()
             raise
+    if pending is not None:
+        raise pending
 
 
 def side_by_side() -> int:

@@ -33,7 +33,7 @@ from trueup.artifacts.artifact import A, Artifact, read_artifact
 from trueup.artifacts.manifest import Finding as Finding
 from trueup.artifacts.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
 from trueup.config import StageConfig
-from trueup.data.records import LEFT_OUT, Dropped, LeftOut, Message, write_rows
+from trueup.data.records import IDEALS, LEFT_OUT, Dropped, LeftOut, Message, write_rows
 from trueup.data.split import opening_id
 from trueup.errors import RunError
 from trueup.files import PARTIAL, files_under, read_text, remove, require_file, sha256_file, write_atomically
@@ -44,6 +44,7 @@ from trueup.stages import (
     STAGES,
     address_from,
     campaign_dir,
+    command,
     is_stage,
     place,
     round_dirs,
@@ -66,7 +67,7 @@ OUTPUTS = {
     *(CONFIG, METRICS, TRAINED, LEFT_OUT, REPORT, "report.html"),
     *("model", "adapter", "steps", "judge", "runs"),  # TensorBoard's tracker writes `runs`
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
-    *("rankings.jsonl", "preferences.jsonl", "ties.jsonl", "demonstrations.jsonl"),
+    *("rankings.jsonl", "preferences.jsonl", "ties.jsonl", IDEALS, "demonstrations.jsonl"),
     "mistakes.jsonl",
 }
 """Names of the files and folders that stages leave as results. A new result needs its name here."""
@@ -125,7 +126,7 @@ class FinishedStage:
         """The report.json, as the stage's schema or a base of it; a RunError names the key that does not fit."""
         report = read_report(self.dir.parent, self.stage, schema)
         if report is None:
-            raise RunError(f"{self.dir / REPORT}: missing; run `trueup {self.stage} CONFIG` again")
+            raise RunError(f"{self.dir / REPORT}: missing; run `{command(self.run_dir, self.stage)}` again")
         return report
 
     @property
@@ -173,7 +174,7 @@ def _is_within(path: str) -> bool:
 def read_report(run_dir: Path, stage: str, schema: type[A]) -> A | None:
     """A stage's report.json, which is there before the manifest; None if there is none yet."""
     path = stage_dir(run_dir, stage) / REPORT
-    return read_artifact(path, schema, f"a report of {stage}", f"run `trueup {stage} CONFIG` again")
+    return read_artifact(path, schema, f"a report of {stage}", f"run `{command(run_dir, stage)}` again")
 
 
 def open_stage(run_dir: Path, stage: str) -> FinishedStage:
@@ -183,7 +184,7 @@ def open_stage(run_dir: Path, stage: str) -> FinishedStage:
         directory = stage_dir(run_dir, stage)
         state = "is unfinished" if directory.exists() else "is not there"
         raise RunError(
-            f"{directory} {state}: run `trueup {stage} CONFIG` first, or `trueup run CONFIG` for the whole sequence"
+            f"{directory} {state}: run `{command(run_dir, stage)}` first, or `trueup run CONFIG` for the whole sequence"
         )
     return result
 

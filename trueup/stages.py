@@ -63,7 +63,7 @@ OF_EVERY_ROUND = tuple(STAGES)[1:]
 """The stages that every round has. SFT is of the campaign."""
 ROUNDS = 99
 """The most rounds that a campaign has."""
-_ROUND = re.compile(r"round-([2-9]|[1-9]\d)")
+_ROUND = re.compile("round-([2-9]|[1-9][0-9])")
 
 
 def round_of(run_dir: Path) -> int:
@@ -85,7 +85,8 @@ def round_dir(run_dir: Path, number: int) -> Path:
 
 def round_dirs(run_dir: Path) -> list[Path]:
     """The folders of a campaign's rounds, in order, as far as there are any."""
-    numbers = sorted(number for path in campaign_dir(run_dir).glob("round-*") if (number := round_of(path)) > 1)
+    paths = [path for path in campaign_dir(run_dir).glob("round-*") if path.is_dir()]
+    numbers = sorted(number for path in paths if (number := round_of(path)) > 1)
     return [round_dir(run_dir, number) for number in (1, *numbers)]
 
 
@@ -106,7 +107,7 @@ def address(number: int, stage: str) -> str:
     return f"round-{number}/{stage}" if number > 1 and stage in OF_EVERY_ROUND else stage
 
 
-_NAME = re.compile(rf"(round-[1-9]\d?/)?({'|'.join(STAGES)})")
+_NAME = re.compile(rf"(round-[1-9][0-9]?/)?({'|'.join(STAGES)})")
 
 
 def is_stage(name: str) -> bool:
@@ -121,6 +122,13 @@ def place(run_dir: Path, stage: str) -> tuple[Path, str]:
     if number:
         return round_dir(run_dir, int(number.removeprefix("round-"))), name
     return (run_dir if name in OF_EVERY_ROUND else campaign_dir(run_dir)), name
+
+
+def command(run_dir: Path, stage: str) -> str:
+    """`trueup label CONFIG --round 2`: what runs a stage, as seen from the round in `run_dir`."""
+    folder, name = place(run_dir, stage)
+    number = round_of(folder)
+    return f"trueup {name} CONFIG" + (f" --round {number}" if number > 1 else "")
 
 
 def address_from(run_dir: Path, stage: str) -> str:

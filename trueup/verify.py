@@ -15,22 +15,23 @@ from trueup.files import sha256_file
 from trueup.judging.votes import VOTES
 from trueup.provenance import commits, seals
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
-from trueup.stages import STAGES, campaign_dir, is_stage, load_object, round_dirs, round_of, stages_of
+from trueup.stages import OF_EVERY_ROUND, STAGES, campaign_dir, is_stage, load_object, round_dirs, round_of, stages_of
 
 StageVerify = Callable[[FinishedStage], tuple[str | None, str | None]]
 """Returns (problem, note): the problem of the store in a stage's manifest, or why it was not checked."""
 
-_BESIDE = {
-    ".lock",
-    seals.SEALS,
-    commits.COMMITS,
+_OF_A_ROUND = {
     LEFT_OUT_FOLDER,
-    *DIRECTORIES.values(),
+    *(DIRECTORIES[stage] for stage in OF_EVERY_ROUND),
     *(f"{VOTES}{end}" for end in ("", "-wal", "-shm")),
 }
-"""Names that belong in a run directory; `left_out/` comes from imports."""
-_BESIDE_OUTPUTS = {MANIFEST, runs.BEGUN, runs.LOG, *(f"{runs.STORE}{end}" for end in ("", "-wal", "-shm"))}
-"""Names in a stage's folder that are no results. The store is checked by the events that its stage has read."""
+"""Names that belong in a round's folder; `left_out/` comes from imports."""
+_OF_THE_CAMPAIGN = {*_OF_A_ROUND, ".lock", seals.SEALS, commits.COMMITS, *DIRECTORIES.values()}
+"""Names that belong in a run directory, besides the further rounds."""
+_BESIDE_OUTPUTS = {MANIFEST, runs.BEGUN, runs.LOG}
+"""Names in a stage's folder that are no results."""
+_STORE = {f"{runs.STORE}{end}" for end in ("", "-wal", "-shm")}
+"""Names beside the first round's labels. The store is checked by the events that its stage has read."""
 
 
 @dataclass
@@ -49,16 +50,19 @@ def verify(run_dir: Path, root: str | None = None) -> Verification:
 
     root  a root that was stored elsewhere; a problem if no seal of the run has it
     """
-    run_dir = campaign_dir(run_dir)
+    run_dir = run_dir if round_of(run_dir.absolute()) == 1 else campaign_dir(run_dir.absolute())
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
     outcome = Verification()
     finished = _stages(run_dir, outcome)
     _check_seals(run_dir, finished, root, outcome)
-    for folder in round_dirs(run_dir):
-        for path in sorted(folder.iterdir()):
-            if path.name not in _BESIDE and not (folder == run_dir and round_of(path) > 1):
-                outcome.problems.append(f"{path}: not a part of this run")
+    rounds = round_dirs(run_dir)
+    for folder in rounds:
+        known = _OF_THE_CAMPAIGN | {path.name for path in rounds[1:]} if folder == run_dir else _OF_A_ROUND
+        unknown = sorted(path for path in folder.iterdir() if path.name not in known)
+        outcome.problems += [f"{path}: not a part of this run" for path in unknown]
+        if folder != run_dir and folder.is_symlink():
+            outcome.notes.append(f"{folder}: a link; its bytes lie elsewhere and may change there")
     for stage in finished.values():
         if stage is not None:
             _check_stage(run_dir, stage, finished, outcome)
@@ -116,9 +120,10 @@ def _check_stage(
         problems.append(f"{result.dir / MANIFEST}: names a result more than once")
     for name, sha256 in hashes.items():
         _check_file(result.dir / name, sha256, "", f"changed since {stage} wrote it", outcome)
+    beside = _BESIDE_OUTPUTS | (_STORE if stage == "label" else set())
     for path in sorted(result.dir.rglob("*")):
         name = str(path.relative_to(result.dir))
-        if (path.is_symlink() or not path.is_dir()) and name not in hashes and name not in _BESIDE_OUTPUTS:
+        if (path.is_symlink() or not path.is_dir()) and name not in hashes and name not in beside:
             problems.append(f"{path}: not in the manifest of {stage}")
     for path in (result.dir, result.dir / MANIFEST, *(result.dir / name for name in hashes)):
         if os.path.islink(path):  # Path.is_symlink raises on some names

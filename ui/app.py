@@ -98,6 +98,8 @@ def serve_run(
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in runs.DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
     run_dir = round_dir(run_dir, number) if number else runs.newest_round(run_dir, "compare")
+    if not run_dir.is_dir():
+        raise RunError(f"{run_dir}: there is no such round")
     if round_of(run_dir) > 1:
         say(f"round {round_of(run_dir)} of {campaign_dir(run_dir)}; --round shows another")
     _serve(run_app(run_dir, host, url, trust, proxies), host, port)

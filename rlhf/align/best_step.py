@@ -208,7 +208,7 @@ def settle(
     chosen_step = choose_step(config, stage, model, last)
     by_step = evaluations(stage)
     parents = {parent.stage: parent for parent in stage.parents}
-    sample_report = parents["sample"].report(SampledAnswers) if "sample" in parents else None
+    sample_report = parents["sample"].report(SampledAnswers) if "sample" in parents and config.round == 1 else None
     reward_verdict = parents["reward"].manifest.verdict if "reward" in parents else None
     finding = guards.whose_fault(what_to_set, by_step, sample_report, reward_verdict)
     stage.findings += [finding] if finding else []

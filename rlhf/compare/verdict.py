@@ -280,13 +280,13 @@ def last_round(
     gained = another_round.gain(earlier, later, confidence, seed)
     now, more = sum(by_round.values()), by_round[number]
     expected = another_round.expected_gain(gained, now - more, now, more)
-    hours = None if seconds is None else more * seconds / 3600
+    hours = None if seconds is None else more * seconds / 3600  # as if people gave all of them
     cost = f"{more} labels" + (f" ({hours:.1f} h)" if hours is not None else "")
-    points = f"{100 * expected.value:.1f} points [{100 * expected.low:.1f}, {100 * expected.high:.1f}]"
+    points = f"{100 * expected.value:+.1f} points [{100 * expected.low:+.1f}, {100 * expected.high:+.1f}]"
     probably = "probably" if expected.excludes(0.0) else "perhaps"
     message = (
-        f"Round {number} wins {percent(rate.interval)} against round {number - 1}. Another {cost} would {probably} add "
-        f"{points} to the win rate against the SFT policy."
+        f"Round {number} wins {percent(rate.interval)} against round {number - 1}. Another {cost} would {probably} "
+        f"change the win rate against the SFT policy by {points}."
     )
     figures = LastRound(
         judge=result.by.name,

@@ -19,6 +19,7 @@ import pytest
 
 from trueup import runs
 from trueup.campaign import Campaign, load_campaign, plan
+from trueup.cli import main
 from trueup.data.records import CandidateScores, CandidateSet, Preference, Ranking, read_rows
 from trueup.data.split import is_heldout, opening_id
 from trueup.errors import ConfigError, RunError
@@ -147,7 +148,8 @@ def test_the_report_says_how_a_round_does_against_the_last_one_and_what_another_
     findings = runs.open_stage(done.run_dir, "round-2/compare").manifest.verdict.findings
     (told,) = [finding for finding in findings if finding.code == "another_round"]
     assert told.message.startswith("Round 2 wins ") and "Another 12 labels would p" in told.message
-    assert told.message in (done.run_dir / "round-2/compare/report.html").read_text()
+    page = (done.run_dir / "round-2/compare/report.html").read_text()
+    assert page.count("against round 1. Another 12 labels would p") == 2, "in its head, and among the findings"
 
 
 REPORTS = ("compare/report.json", "round-2/compare/report.json")
@@ -208,6 +210,72 @@ def test_the_folder_of_a_round_in_the_wrong_place_is_found(done: Campaign) -> No
     assert verify(done.run_dir).problems == []
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("round-3", "round-3: not a part of this run"),
+        ("round-1\u0663/align/model.bin", "round-1\u0663: not a part of this run"),
+        ("round-2/sft/model/evil.bin", "round-2/sft: not a part of this run"),
+        ("round-2/seals.jsonl", "round-2/seals.jsonl: not a part of this run"),
+        ("round-2/labels/labels.sqlite", "round-2/labels/labels.sqlite: not in the manifest of round-2/label"),
+    ],
+)
+def test_what_a_stranger_put_beside_the_rounds_is_found(
+    done: Campaign, tmp_path: Path, name: str, problem: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(done.run_dir, copy)
+    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+    (copy / name).write_text("x")
+    assert verify(copy).problems == [f"{copy}/{problem}"]
+
+
+def test_a_round_that_is_a_link_is_told_and_one_that_leads_nowhere_is_found(done: Campaign, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(done.run_dir, copy)
+    (copy / "round-2").rename(tmp_path / "elsewhere")
+    (copy / "round-2").symlink_to(tmp_path / "elsewhere")
+    assert verify(copy).problems == [] and any("round-2: a link" in note for note in verify(copy).notes)
+    (copy / "round-3").symlink_to(tmp_path / "nowhere")
+    assert verify(copy).problems == [f"{copy}/round-3: not a part of this run"]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "100", "two"])
+def test_a_round_that_cannot_be_is_refused(done: Campaign, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", str(done.source), f"--round={number}"])
+    assert f"expected a round, 1 to 99 (found '{number}')" in capsys.readouterr().err
+
+
+def test_a_refusal_names_the_command_that_makes_what_is_missing(
+    done: Campaign, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["align", str(done.source), "--set", "rounds=3"]) == 2
+    assert "run `trueup label CONFIG --round 3` first" in capsys.readouterr().err
+
+
+def test_the_end_of_a_run_tells_the_verdict_of_the_last_round(
+    done: Campaign, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(done.source)]) == 0
+    told = capsys.readouterr().out
+    assert "Round 2 wins" in told and f"Report: {done.run_dir}/round-2/compare/report.html" in told
+
+
+def test_an_anchor_is_no_copy_of_what_a_policy_says_that_did_not_move(done: Campaign, tmp_path: Path) -> None:
+    """The SFT policy's k-th answer and the newest one's must not share their random numbers."""
+    copy = tmp_path / "run"
+    shutil.copytree(done.run_dir, copy)
+    for folder in ("model", "adapter"):
+        shutil.rmtree(copy / "align" / folder, ignore_errors=True)
+    shutil.copytree(copy / "sft" / "model", copy / "align" / "model")
+    config = load_campaign(done.source, [f"run_dir={copy}"]).stages["round-2/sample"]
+    load_object(config.run)(config)
+    rows = list(read_rows(copy / "round-2/candidates/candidates.jsonl", CandidateSet))
+    same = sum(row.candidates[2].token_ids in [one.token_ids for one in row.candidates[:2]] for row in rows)
+    assert same < len(rows) / 2
+
+
 # ---- What a file may say ----------------------------------------------------------------------------------------
 
 
@@ -220,7 +288,7 @@ def test_the_folder_of_a_round_in_the_wrong_place_is_found(done: Campaign) -> No
         ({"rounds": 2, "compare": {"others": {"round-1": "elsewhere"}}}, "others: round-1 is a policy of this run"),
         ({"sample": {"sft_share": 0.5, "best_share": 0.5}}, "leave no answer to the policy of the last round"),
         (
-            {"rounds": 2, "label": {"source": "import", "path": "prompts.jsonl"}},
+            {"rounds": 2, "label": {"source": "import", "path": "prompts.jsonl", "also_use": ["human"]}},
             "rounds: a further round asks about answers of the aligned policy",
         ),
     ],

@@ -161,7 +161,10 @@ def check_disk(
     in_files = directory is None or directory.is_dir()
     is_linked = in_files and not model.adapter and not isinstance(campaign.stages["sft"], TrainConfig)
     largest = max(size, of_reward)
-    need = (1 if is_linked else 2) * size + of_reward + (3 * largest if trains_whole else largest // 4)
+    rounds = campaign.config.rounds
+    need = (
+        (0 if is_linked else 1) * size + rounds * (size + of_reward) + (3 * largest if trains_whole else largest // 4)
+    )
     existing = _existing(campaign.run_dir)
     free = shutil.disk_usage(existing).free
     text = f"run_dir: {campaign.run_dir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free"

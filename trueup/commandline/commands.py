@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypedDict
 
+from trueup.stages import ROUNDS
+
 if TYPE_CHECKING:
     from trueup.campaign import Campaign
 
@@ -43,7 +45,14 @@ def takes_config(parser: argparse.ArgumentParser) -> None:
 
 
 def takes_round(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--round", type=int, metavar="N", help=f"the round, in a campaign of several; {default}")
+    text = f"the round, in a campaign of several; {default}"
+    parser.add_argument("--round", type=_round, metavar="N", help=text)
+
+
+def _round(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= ROUNDS:
+        raise argparse.ArgumentTypeError(f"expected a round, 1 to {ROUNDS} (found {text!r})")
+    return int(text)
 
 
 FIRST_UNFINISHED = "without it the first in which the stage is not finished, or else the last"

@@ -85,7 +85,7 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[PlannedStag
     if any(step.action != "keep" for step in steps):
         console.print(f"  {'in all':<{campaign.width}} {seconds:7.0f} s", highlight=False)
     last = stages[-1]
-    if last.stage == "compare":
+    if last.manifest.stage == "compare":
         console.print()
         for finding in last.manifest.verdict.findings:
             console.print(printable(finding.message), highlight=False, markup=False)

@@ -17,6 +17,7 @@ from trueup import runs
 from trueup.artifacts.artifact import Artifact
 from trueup.artifacts.reports import AlignSchedule, Estimate, RewardCard
 from trueup.console import say
+from trueup.data.records import IDEALS
 from trueup.errors import RunError, writing
 from trueup.exporting.portable import make_portable
 from trueup.files import sha256_file
@@ -31,7 +32,7 @@ WHAT = {
     "reward": ("reward", "model"),
     "preferences": ("label", None),
 }
-_PREFERENCE_FILES = ("preferences.jsonl", "ties.jsonl", "rankings.jsonl")
+_PREFERENCE_FILES = ("preferences.jsonl", "ties.jsonl", IDEALS, "rankings.jsonl")
 _SETTINGS = (
     *("algorithm", "beta", "rewards", "kl_coef", "kl_target", "kl_budget", "learning_rate", "num_train_epochs"),
     *("max_steps", "seed"),
@@ -256,7 +257,7 @@ def _describe(stage: FinishedStage) -> str:
         for entry in manifest.inputs
     )
     # The report has the values of `auto`.
-    schedule = stage.report(AlignSchedule).schedule if stage.stage == "align" else None
+    schedule = stage.report(AlignSchedule).schedule if manifest.stage == "align" else None
     values = {**identity, **(schedule.plain() if schedule else {})}
     settings = ", ".join(f"{key} {_setting(values[key])}" for key in _SETTINGS if values.get(key, -1) not in (-1, None))
     verdict = manifest.verdict.status

@@ -292,7 +292,7 @@ def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tu
     elif config.scores:
         scores = material.read_scores(config.scores, candidates)
         inputs.append((config.scores, len(scores), Dropped()))
-    items = material.material(config, candidates, scores)
+    items = material.material(config, candidates, scores, store.labelled_before(config.round))
     material.ask_people(config, store, items)
     store.set_note(_ASKED, _what_is_asked(config))
     return items, inputs

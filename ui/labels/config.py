@@ -216,8 +216,9 @@ class LabelConfig(RowRules, ModelStageConfig):
         }
 
     def in_round(self, number: int) -> Self:
-        """With other prompts first, and with the pairs that the last reward model leaves open."""
-        selection = self.selection if "selection" in self.model_fields_set else "uncertainty"
+        """With other prompts first, and with the pairs first that the last reward model leaves open."""
+        is_open = self.task == "pairs" and "selection" not in self.model_fields_set
+        selection = "uncertainty" if is_open else self.selection
         update = {"seed": self.seed + number - 1, "selection": selection, "scores": None}
         return super().in_round(number).model_copy(update=update)
 

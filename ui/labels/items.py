@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
-from trueup.data.records import Message, prompt_id
+from trueup.data.records import Message, Ranking, prompt_id
 from trueup.data.words import count_words
 from trueup.models.templates.block import unasked_block
 from ui.labels import judgements
@@ -140,3 +140,55 @@ class ProgramLabel(NamedTuple):
     tiers: Tiers | None
     """Indices into the item's answers, best tier first; None: the program gave no answer."""
     strength: int | None = None
+
+
+# ---- Rows of the store as labels --------------------------------------------------------------------------------
+
+OF_EVENT = "tiers strength both_bad criteria note seconds round guideline_sha256 source annotator created_utc".split()
+OF_ITEM = "prompt_id prompt category split sampler".split()
+OF_SLOT = "selection propensity".split()
+
+
+def ranking_of(row: Any) -> Ranking:
+    return Ranking(
+        label_id=row.client_uuid,
+        completions=[answer["text"] for answer in row.completions],
+        completion_token_ids=[answer["token_ids"] for answer in row.completions],
+        finished=[answer["finished"] for answer in row.completions],
+        logps=[answer.get("logp") for answer in row.completions],
+        reasonings=_reasonings(row.completions),
+        sampled_by=row.sampler.get("policy_sha256"),
+        display_order=row.drawn or _order_of_pair(row),
+        **{key: row._mapping[key] for key in (*OF_EVENT, *OF_ITEM, *OF_SLOT)},
+    )
+
+
+def ideal_of(row: Any) -> Ranking:
+    shown = row.completions
+    reasonings = _reasonings(shown)
+    return Ranking(
+        label_id=row.client_uuid,
+        completions=[row.note, *(answer["text"] for answer in shown)],
+        completion_token_ids=[None, *(answer["token_ids"] for answer in shown)],
+        finished=[True, *(answer["finished"] for answer in shown)],
+        logps=[None, *(answer.get("logp") for answer in shown)],
+        reasonings=reasonings and ["", *reasonings],
+        tiers=[[0], [*range(1, len(shown) + 1)]],
+        **{
+            key: row._mapping[key]
+            for key in ("source", "annotator", "created_utc", "guideline_sha256", "round", *OF_ITEM)
+        },
+    )
+
+
+def _reasonings(completions: list[TableRow]) -> list[str] | None:
+    """What was written before each answer; None where no model reasoned."""
+    texts = [answer.get("reasoning", "") for answer in completions]
+    return texts if any(texts) else None
+
+
+def _order_of_pair(row: Any) -> list[int] | None:
+    """The order of a pair on the screen, if it is known without a view, as for a promoted vote."""
+    if row.first_shown is None or len(row.completions) != 2:
+        return None
+    return [row.first_shown, 1 - row.first_shown]

@@ -24,7 +24,7 @@ from ui.labels.items import Content, Gold
 from ui.labels.judgements import Tiers
 from ui.labels.progress import Tallies, Tally
 from ui.labels.store import ANSWERS, Store, keep_note, superseded
-from ui.labels.tables import TableRow, event, item, meta, now, view
+from ui.labels.tables import ASKING, TableRow, event, item, meta, now, view
 from ui.labels.tasks import (
     BadJudgement,
     BetterSide,
@@ -125,6 +125,8 @@ class LabelService:
             if _stored(db, annotator, ideal.client_uuid, ("demonstration",)) is not None:
                 return
             view_row = _view(db, annotator, ideal.token)
+            if view_row.purpose == "work" and not assignment.is_asked(db, view_row.item_id):
+                raise StaleToken("this pair is not asked about any more; nothing was recorded")
             query = sa.select(event.c.event_id).where(
                 event.c.view_token == ideal.token, event.c.kind == "demonstration", ~superseded()
             )
@@ -381,6 +383,7 @@ _LAST = (
         event.c.purpose != "qualification",
         event.c.kind.in_(ANSWERS),
         event.c.view_token.is_not(None),
+        event.c.round == ASKING,  # what an earlier round learnt from is not taken back by a key
         ~superseded(),
     )
     .order_by(event.c.event_id.desc())

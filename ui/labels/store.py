@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import sqlalchemy as sa
 
 from trueup.data.records import Ranking
-from ui.labels.items import Gold, Item, ProgramLabel, QueueEntry
+from ui.labels.items import OF_ITEM, OF_SLOT, Gold, Item, ProgramLabel, QueueEntry, ideal_of, ranking_of
 from ui.labels.judgements import Tiers
 from ui.labels.tables import Database, TableRow, event, gold, guideline, item, meta, now, slot, view
 
@@ -197,8 +197,8 @@ class Store(Database):
         query = (
             sa.select(
                 event,
-                *(item.c[key] for key in (*_OF_ITEM, "completions")),
-                *(slot.c[key] for key in _OF_SLOT),
+                *(item.c[key] for key in (*OF_ITEM, "completions")),
+                *(slot.c[key] for key in OF_SLOT),
                 view.c.drawn,
             )
             .join(item, item.c.item_id == event.c.item_id)
@@ -214,7 +214,7 @@ class Store(Database):
         )
         ids = None if item_ids is None else set(item_ids)
         with self.read() as db:
-            return [_ranking(row) for row in db.execute(query) if ids is None or row.item_id in ids]
+            return [ranking_of(row) for row in db.execute(query) if ids is None or row.item_id in ids]
 
     def answered(self, source: str, item_ids: Collection[str]) -> dict[str, list[str]]:
         """Current `label`, `skip`, `flag` and `late` of each of these items that has any."""
@@ -224,6 +224,14 @@ class Store(Database):
                 if row.item_id in ids:
                     kinds.setdefault(row.item_id, []).append(row.kind)
         return kinds
+
+    def labelled_before(self, number: int) -> set[str]:
+        """The items with a current label, of anybody, that an earlier round asked for."""
+        query = sa.select(event.c.item_id).where(
+            event.c.kind == "label", event.c.purpose == "work", event.c.round < number, ~superseded()
+        )
+        with self.read() as db:
+            return set(db.scalars(query))
 
     def votes(self) -> dict[str, Counter[str]]:
         """Counts of each judgement, whatever its strength, by item that people have labelled."""
@@ -267,7 +275,7 @@ class Store(Database):
     def ideals(self, item_ids: Collection[str] | None = None, rounds: Collection[int] | None = None) -> list[Ranking]:
         """Current ideal answers of people, each as a ranking: the ideal answer above those that were shown."""
         query = (
-            sa.select(event, *(item.c[key] for key in (*_OF_ITEM, "completions")))
+            sa.select(event, *(item.c[key] for key in (*OF_ITEM, "completions")))
             .join(item, item.c.item_id == event.c.item_id)
             .where(event.c.kind == "demonstration", event.c.purpose.in_(_EXPORTED_IDEALS), ~superseded())
             .order_by(event.c.event_id)
@@ -276,7 +284,7 @@ class Store(Database):
             query = query.where(event.c.round.in_(rounds))
         ids = None if item_ids is None else set(item_ids)
         with self.read() as db:
-            return [_ideal(row) for row in db.execute(query) if ids is None or row.item_id in ids]
+            return [ideal_of(row) for row in db.execute(query) if ids is None or row.item_id in ids]
 
     def digest(self, number: int) -> str | None:
         """A hash of people's current judgements of a round that the label stage exports or reports; None while there
@@ -381,58 +389,8 @@ def _annotators(db: sa.Connection, item_ids: Collection[str]) -> dict[str, list[
     return annotators
 
 
-_OF_EVENT = "tiers strength both_bad criteria note seconds round guideline_sha256 source annotator created_utc".split()
-_OF_ITEM = "prompt_id prompt category split sampler".split()
-_OF_SLOT = "selection propensity".split()
 _EXPORTED_IDEALS = ("work", "repeat")
 """Purposes of the tasks whose ideal answers are exported."""
-
-
-def _ranking(row: Any) -> Ranking:
-    return Ranking(
-        label_id=row.client_uuid,
-        completions=[answer["text"] for answer in row.completions],
-        completion_token_ids=[answer["token_ids"] for answer in row.completions],
-        finished=[answer["finished"] for answer in row.completions],
-        logps=[answer.get("logp") for answer in row.completions],
-        reasonings=_reasonings(row.completions),
-        sampled_by=row.sampler.get("policy_sha256"),
-        display_order=row.drawn or _order_of_pair(row),
-        **{key: row._mapping[key] for key in (*_OF_EVENT, *_OF_ITEM, *_OF_SLOT)},
-    )
-
-
-def _ideal(row: Any) -> Ranking:
-    shown = row.completions
-    reasonings = _reasonings(shown)
-    return Ranking(
-        label_id=row.client_uuid,
-        completions=[row.note, *(answer["text"] for answer in shown)],
-        completion_token_ids=[None, *(answer["token_ids"] for answer in shown)],
-        finished=[True, *(answer["finished"] for answer in shown)],
-        logps=[None, *(answer.get("logp") for answer in shown)],
-        reasonings=reasonings and ["", *reasonings],
-        tiers=[[0], [*range(1, len(shown) + 1)]],
-        **{
-            key: row._mapping[key]
-            for key in ("source", "annotator", "created_utc", "guideline_sha256", "round", *_OF_ITEM)
-        },
-    )
-
-
-def _reasonings(completions: list[TableRow]) -> list[str] | None:
-    """What was written before each answer; None where no model reasoned."""
-    texts = [answer.get("reasoning", "") for answer in completions]
-    return texts if any(texts) else None
-
-
-def _order_of_pair(row: Any) -> list[int] | None:
-    """The order of a pair on the screen, if it is known without a view, as for a promoted vote."""
-    if row.first_shown is None or len(row.completions) != 2:
-        return None
-    return [row.first_shown, 1 - row.first_shown]
-
-
 _NAME = "name"
 WANTED = "wanted"
 """Key of the note with the numbers of items in the queue and of labels to collect, written with the queue."""

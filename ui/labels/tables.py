@@ -114,8 +114,8 @@ view = Table(
 )
 
 ROUND = "round"
-"""Key of the note with the round that asks. Whatever is written meanwhile belongs to it."""
-_asking = (
+"""Key of the note with the round that asks. Whatever is written meanwhile belongs to it: `ASKING`."""
+ASKING = (
     sa.select(sa.func.coalesce(sa.func.max(sa.cast(meta.c.value, Integer)), 1))
     .where(meta.c.key == ROUND)
     .scalar_subquery()
@@ -143,7 +143,7 @@ event = Table(
     Column("chose_longer", Boolean),  # of a strict pair whose answers differ in length (characters)
     Column("device", String),  # key, click, touch, api
     Column("guideline_sha256", String),
-    Column("round", Integer, nullable=False, default=_asking),  # of the campaign, that asked for it
+    Column("round", Integer, nullable=False, default=ASKING),  # of the campaign, that asked for it
     Column("supersedes", ForeignKey("event.event_id"), unique=True),  # an event is taken back at most once
     Column("created_utc", String, nullable=False),
     sa.CheckConstraint("kind IN ('label', 'skip', 'flag', 'late', 'demonstration', 'undo')"),

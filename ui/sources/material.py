@@ -10,7 +10,7 @@ reward_model  a sequence-classification model scores all K answers of a prompt
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, groupby
 from math import comb
@@ -64,6 +64,8 @@ class Material:
     """Item ids of the imported file."""
     identical: int = 0
     """Number of pairs with equal texts, which nobody labels."""
+    labelled: Collection[str] = ()
+    """Ids of items that an earlier round has labels of."""
 
     def item_ids(self, source: Source) -> list[str]:
         if source == "import":
@@ -77,12 +79,21 @@ PromptScores = Mapping[str, Sequence[float | None]]
 """prompt_id: a reward model's score of each answer; None for one that it cannot read."""
 
 
-def material(config: LabelConfig, candidates: Sequence[CandidateSet], scores: PromptScores | None = None) -> Material:
-    """Items for every prompt, and the choice of those to ask about, which depends on the seed and the prompt alone."""
-    items = Material()
+def material(
+    config: LabelConfig,
+    candidates: Sequence[CandidateSet],
+    scores: PromptScores | None = None,
+    labelled: Collection[str] = (),
+) -> Material:
+    """Items for every prompt, and the choice of those to ask about, which depends on the seed and the prompt alone.
+
+    labelled  ids of items that an earlier round has labels of: nobody is asked about them again
+    """
+    items = Material(labelled=labelled)
     for row in shuffled(candidates, config.seed):  # so that a queue that is half done covers every category
-        if config.target_labels is None or len(items.whole) < config.target_labels:
-            items.whole.append(_item(row, row.candidates))
+        wanted = config.target_labels is None or len(items.whole) < config.target_labels
+        if wanted and (whole := _item(row, row.candidates)).item_id not in labelled:
+            items.whole.append(whole)
         rng = random.Random(f"{config.seed}/{row.prompt_id}/pairs")
         if config.task == "ranking":
             _to_rank(row, config.answers_per_item, rng, items)
@@ -99,7 +110,9 @@ def _to_compare(
     different = [(i, j) for i, j in pairs if texts[i] != texts[j]]
     items.identical += len(pairs) - len(different)
     rng.shuffle(different)
-    in_pairs = [_item(row, [row.candidates[i], row.candidates[j]]) for i, j in different]
+    every = {(i, j): _item(row, [row.candidates[i], row.candidates[j]]) for i, j in different}
+    different = [places for places, item in every.items() if item.item_id not in items.labelled]
+    in_pairs = [every[places] for places in different]
     share = in_pairs[:asked_about]
     items.asked += share
     items.other += in_pairs[asked_about:]
@@ -115,8 +128,9 @@ def _to_rank(row: CandidateSet, at_once: int | None, rng: random.Random, items: 
     items.identical += len(row.candidates) - len(distinct)
     answers = list(distinct.values())
     number = min(at_once or MOST_RANKED, len(answers))
-    if number > 1:
-        items.asked.append(_item(row, rng.sample(answers, number)))
+    item = _item(row, rng.sample(answers, number))
+    if number > 1 and item.item_id not in items.labelled:
+        items.asked.append(item)
         items.chance.append(1.0)
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from reward.config import RewardConfig
 from rlhf.align.config.labelled import DPOConfig
 from sft.config import SampleConfig
 from trueup import runs
 from trueup.campaign import why_stale
-from trueup.data.records import CandidateScores, Preference, read_rows, write_rows
+from trueup.data.records import CandidateScores, CandidateSet, Preference, Ranking, read_rows, write_rows
 from trueup.errors import LabelsPending
 from trueup.runs import begin
+from trueup.verify import verify
 from ui.label.run import prepare, run
 from ui.labels.config import LabelConfig
 from ui.labels.service import LabelService
 from ui.labels.store import Store
+from ui.labels.tables import event
 from ui.labels.tasks import IdealCompletion, Judgement, Settings
 
 OPEN = 3
@@ -102,10 +106,64 @@ def test_ideal_answers_of_all_rounds_are_exported_with_their_round(second: Label
     assert not (runs.stage_dir(campaign.dir, "label") / "ideals.jsonl").exists()
 
 
-def test_a_round_that_is_labelled_again_is_stale_and_the_other_is_not(second: LabelConfig, campaign: Any) -> None:
+def test_undo_reaches_back_to_the_beginning_of_the_round_and_no_further(second: LabelConfig, campaign: Any) -> None:
+    first = campaign.label(source="human", gold_share=0.0, repeat_share=0.0, control_share=0.0)
+    with labelling(second) as service:
+        assert not service.undo("ann", "before-any").undone
+        assert why_stale(first) is None
+        task = service.tasks("ann")[0]
+        service.label("ann", Judgement("one-label", task.token, "a"))
+        assert service.undo("ann", "of-this-round").undone
     label_all(second)
     run(second)
     with labelling(second) as service:
-        service.undo("ann", "taken-back")
-    assert "labels in the store" in str(why_stale(second))
-    assert why_stale(campaign.label(source="human", gold_share=0.0, repeat_share=0.0, control_share=0.0)) is None
+        assert service.undo("ann", "of-the-last").undone
+    assert "labels in the store" in str(why_stale(second)) and why_stale(first) is None
+
+
+def test_an_ideal_answer_that_is_taken_back_trains_nothing(campaign: Any) -> None:
+    label = campaign.label(source="human", gold_share=0.0, repeat_share=0.0)
+    with labelling(label) as service:
+        task = service.tasks("ann")[0]
+        service.demonstrate("ann", IdealCompletion("ideal-answer", task.token, "Freeze it."))
+    label_all(label)
+    run(label)
+    ideals = runs.stage_dir(label.run_dir, "label") / "ideals.jsonl"
+    assert ideals.is_file() and verify(label.run_dir).problems == []
+    ideals.write_text(ideals.read_text().replace("Freeze it.", "Throw it away."))
+    assert why_stale(label) == "its ideals.jsonl has changed since"
+    failed = label.model_copy(update={"exclude_failed_gold": True})
+    with Store(label.store_url).write() as db:
+        db.execute(sa.text("DROP TRIGGER event_no_delete"))
+        db.execute(event.delete().where(event.c.kind == "demonstration"))
+    run(failed)
+    assert not ideals.exists()
+
+
+def test_a_pair_that_comes_again_is_not_asked_again_and_other_pairs_are(second: LabelConfig, campaign: Any) -> None:
+    """A policy that moved little, or says short things, gives the same answers in two rounds."""
+    first = runs.stage_dir(campaign.dir, "sample") / "candidates.jsonl"
+    again = runs.stage_dir(second.run_dir, "sample")
+    rows = list(read_rows(first, CandidateSet))
+    write_rows(again / "candidates.jsonl", rows)
+    scores = [CandidateScores(prompt_id=row.prompt_id, scores=[0.0] * len(row.candidates)) for row in rows]
+    write_rows(again / "candidate_scores.jsonl", scores)
+    known = {frozenset(row.completions) for row in rankings(campaign.dir)}
+    with labelling(second):
+        pass
+    with pytest.raises(LabelsPending, match="0 labels of people so far"):
+        run(second)
+    assert len(label_all(second)) == 6
+    run(second)
+    new = [frozenset(row.completions) for row in rankings(second.run_dir) if row.round == 2]
+    assert len(new) == 6 and not known & set(new)
+
+
+def rankings(run_dir: Path) -> list[Ranking]:
+    return list(read_rows(runs.stage_dir(run_dir, "label") / "rankings.jsonl", Ranking))
+
+
+def test_rankings_of_a_further_round_come_at_random(campaign: Any) -> None:
+    ranking, pairs = (campaign.label(source="human", task=task).in_round(2) for task in ("ranking", "pairs"))
+    assert (ranking.selection, pairs.selection) == ("random", "uncertainty")
+    assert campaign.label(source="human", selection="random").in_round(2).selection == "random"
