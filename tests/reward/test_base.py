@@ -47,6 +47,7 @@ TRAINING: dict[str, Any] = {
     "per_device_train_batch_size": 2,
     "report_to": ["trackio"],
     "save_steps": 9,
+    "start": "probe",
     "ties": "half",
     "train_batch_size": 4,
     "trainer_args": {"optim": "adafactor"},

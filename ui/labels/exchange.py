@@ -399,8 +399,8 @@ _TYPES: dict[str, Any] = {
     "tiers": [["int64"]],
     "display_order": ["int64"],
     **dict.fromkeys(("chosen_logp", "rejected_logp", "seconds", "propensity"), "float64"),
-    **dict.fromkeys(("chosen_finished", "rejected_finished", "both_bad"), "bool"),
-    **dict.fromkeys(("chosen_rank", "rejected_rank", "num_tiers", "strength"), "int64"),
+    **dict.fromkeys(("chosen_finished", "rejected_finished", "both_bad", "ideal"), "bool"),
+    **dict.fromkeys(("chosen_rank", "rejected_rank", "num_tiers", "strength", "round"), "int64"),
 }
 """Arrow types of columns, nested as their values are; the others are text. They are stated, because a column of nothing
 but nulls has no type to infer."""
