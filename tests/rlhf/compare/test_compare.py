@@ -842,24 +842,25 @@ def test_what_an_interrupted_run_had_sampled_is_not_sampled_again(
     config: CompareConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampled: list[int] = []
+    real = sampling.sample_saved
 
     def until_the_second_policy(*args: Any, **kwargs: Any) -> Any:
         sampled.append(len(args[2]))
-        for batch in sampling.sample_saved(*args, **kwargs):
+        for batch in real(*args, **kwargs):
             yield batch
             if len(sampled) == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(answers, "sample_saved", until_the_second_policy)
+    monkeypatch.setattr(sampling, "sample_saved", until_the_second_policy)
     with pytest.raises(KeyboardInterrupt):
         run.run(config)
     begun = list(sampled)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         sampled.append(len(args[2]))
-        return sampling.sample_saved(*args, **kwargs)
+        return real(*args, **kwargs)
 
-    monkeypatch.setattr(answers, "sample_saved", counted)
+    monkeypatch.setattr(sampling, "sample_saved", counted)
     run.run(config)
     again = sampled[len(begun) :]
     assert begun[0] > 0 == again[0], "the first policy's answers were all there"
