@@ -248,10 +248,19 @@ def is_asked(db: sa.Connection, item_id: str) -> bool:
     return db.scalar(_IS_ASKED, {"item": item_id}) is not None
 
 
+_CHOSEN = sa.select(slot.c.selection, slot.c.propensity).where(slot.c.annotator == _me, slot.c.item_id == _item)
+
+
 def fill(db: sa.Connection, annotator: str, item_id: str) -> bool:
     """Close the annotator's slot of an item; if it was lost, a free one. False: all were taken meanwhile."""
     values = {"me": annotator, "item": item_id, "now": time.time()}
     return any(db.execute(query, values).first() is not None for query in (_FILL_MINE, _FILL_FREE))
+
+
+def chosen(db: sa.Connection, annotator: str, item_id: str) -> TableRow:
+    """How the item of the annotator's slot was selected, and with which probability."""
+    row = db.execute(_CHOSEN, {"me": annotator, "item": item_id}).one()
+    return {"selection": row.selection, "propensity": row.propensity}
 
 
 def give_back(db: sa.Connection, annotator: str, item_id: str) -> bool:

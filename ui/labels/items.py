@@ -144,9 +144,11 @@ class ProgramLabel(NamedTuple):
 
 # ---- Rows of the store as labels --------------------------------------------------------------------------------
 
-OF_EVENT = "tiers strength both_bad criteria note seconds round guideline_sha256 source annotator created_utc".split()
+OF_EVENT = (
+    *("tiers", "strength", "both_bad", "criteria", "note", "seconds", "round", "selection", "propensity"),
+    *("guideline_sha256", "source", "annotator", "created_utc"),
+)
 OF_ITEM = "prompt_id prompt category split sampler".split()
-OF_SLOT = "selection propensity".split()
 
 
 def ranking_of(row: Any) -> Ranking:
@@ -159,7 +161,7 @@ def ranking_of(row: Any) -> Ranking:
         reasonings=_reasonings(row.completions),
         sampled_by=row.sampler.get("policy_sha256"),
         display_order=row.drawn or _order_of_pair(row),
-        **{key: row._mapping[key] for key in (*OF_EVENT, *OF_ITEM, *OF_SLOT)},
+        **{key: row._mapping[key] for key in (*OF_EVENT, *OF_ITEM)},
     )
 
 

@@ -185,6 +185,8 @@ class LabelService:
                 if not assignment.is_asked(db, view_row.item_id):
                     raise StaleToken("this pair is not asked about any more; nothing was recorded")
                 values["kind"] = "late" if labelled else values["kind"]
+            elif labelled:
+                values |= assignment.chosen(db, annotator, view_row.item_id)
         elif view_row.closed and view_row.purpose != "qualification" and values["kind"] == "label":
             values["kind"] = "late"  # a check that was lost with the work beside it
         assignment.close(db, judgement.token)

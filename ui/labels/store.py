@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import sqlalchemy as sa
 
 from trueup.data.records import Ranking
-from ui.labels.items import OF_ITEM, OF_SLOT, Gold, Item, ProgramLabel, QueueEntry, ideal_of, ranking_of
+from ui.labels.items import OF_ITEM, Gold, Item, ProgramLabel, QueueEntry, ideal_of, ranking_of
 from ui.labels.judgements import Tiers
 from ui.labels.tables import Database, TableRow, event, gold, guideline, item, meta, now, slot, view
 
@@ -198,17 +198,10 @@ class Store(Database):
             sa.select(
                 event,
                 *(item.c[key] for key in (*OF_ITEM, "completions")),
-                *(slot.c[key] for key in OF_SLOT),
                 view.c.drawn,
             )
             .join(item, item.c.item_id == event.c.item_id)
             .outerjoin(view, view.c.token == event.c.view_token)
-            .outerjoin(
-                slot,
-                sa.and_(
-                    event.c.source == "human", slot.c.item_id == event.c.item_id, slot.c.annotator == event.c.annotator
-                ),
-            )
             .where(event.c.kind == "label", event.c.purpose == purpose, event.c.source.in_(sources), ~superseded())
             .order_by(event.c.event_id)
         )

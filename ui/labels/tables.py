@@ -144,6 +144,9 @@ event = Table(
     Column("device", String),  # key, click, touch, api
     Column("guideline_sha256", String),
     Column("round", Integer, nullable=False, default=ASKING),  # of the campaign, that asked for it
+    # Of a person's label, as its slot has them: another queue may take the slot away.
+    Column("selection", String),
+    Column("propensity", Float),
     Column("supersedes", ForeignKey("event.event_id"), unique=True),  # an event is taken back at most once
     Column("created_utc", String, nullable=False),
     sa.CheckConstraint("kind IN ('label', 'skip', 'flag', 'late', 'demonstration', 'undo')"),

@@ -159,6 +159,20 @@ def test_a_pair_that_comes_again_is_not_asked_again_and_other_pairs_are(second: 
     assert len(new) == 6 and not known & set(new)
 
 
+def test_how_a_pair_was_chosen_stays_with_its_label_when_another_round_has_its_queue(second: LabelConfig) -> None:
+    label_all(second)
+    run(second)
+    before = {row.label_id: (row.selection, row.propensity) for row in rankings(second.run_dir)}
+    assert {selection for selection, _ in before.values()} == {"random", "uncertainty"}
+    with labelling(second):
+        pass
+    store = Store(second.store_url)
+    store.ask([])
+    store.close()
+    again = {row.label_id: (row.selection, row.propensity) for row in Store(second.store_url).rankings(["human"])}
+    assert again == before
+
+
 def rankings(run_dir: Path) -> list[Ranking]:
     return list(read_rows(runs.stage_dir(run_dir, "label") / "rankings.jsonl", Ranking))
 
