@@ -36,7 +36,7 @@ from trueup.console import progress, say
 from trueup.data.records import CandidateScores, CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.errors import ConfigError, DataError
 from trueup.models import loading
-from trueup.models.scoring import Reading, score_answers, score_readings
+from trueup.models.scoring import Reading, score_readings, score_sets
 from trueup.models.templates.ends import choice_of
 from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.training import adapters, loop
@@ -202,15 +202,13 @@ def score_pairs(model: loading.Loaded, pairs: Sequence[Encoded]) -> ScoredPairs:
 
 def score_candidates(model: loading.Loaded, rows: Sequence[CandidateSet], stage: StageRun) -> Iterator[CandidateScores]:
     """The score of every sampled answer. One that the reward model cannot read has none, which is a finding."""
-    prompts = [row.prompt for row in rows for _ in row.candidates]
-    answers = [candidate for row in rows for candidate in row.candidates]
-    scores = score_answers(model, prompts, answers, on_progress=lambda done: progress(done, len(answers)))
-    if unread := scores.count(None):
-        message = f"{unread} of {len(scores)} sampled answers have no score: the reward model cannot read them"
+    scores = score_sets(model, [row.prompt for row in rows], [row.candidates for row in rows], progress)
+    flat = [score for row in scores for score in row]
+    if unread := flat.count(None):
+        message = f"{unread} of {len(flat)} sampled answers have no score: the reward model cannot read them"
         stage.find("info", "answers_without_score", message)
-    flat = iter(scores)
-    for row in rows:
-        yield CandidateScores(prompt_id=row.prompt_id, scores=[next(flat) for _ in row.candidates])
+    for row, of_row in zip(rows, scores, strict=True):
+        yield CandidateScores(prompt_id=row.prompt_id, scores=of_row)
 
 
 def init_head(model: loading.Loaded) -> None:

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from sft.config import SampleConfig
 from trueup.console import progress, say
 from trueup.data.records import Candidate, Message
-from trueup.models.loading import Loaded, SavedPolicy, load_reward_model
+from trueup.models.loading import SavedPolicy, load_reward_model
 from trueup.models.policies import aligned, reward_model_config
 from trueup.models.sampling import Decoding, sample_resumed
-from trueup.models.scoring import score_answers
+from trueup.models.scoring import score_sets
 from trueup.runs import StageRun
 
 Answers = list[list[Candidate]]
@@ -44,9 +43,9 @@ def answer(
     def sampled(name: str, policy: SavedPolicy, count: int, seed: int) -> Answers:
         if not count:
             return [[] for _ in prompts]
-        file, drawing = stage.dir / f"{name}.answers.partial", replace(decoding, seed=seed)
+        drawing = replace(decoding, seed=seed)
         return sample_resumed(
-            file, policy, config.model, prompts, drawing, count, config.batch_size, config.num_workers
+            stage.dir, name, policy, config.model, prompts, drawing, count, config.batch_size, config.num_workers
         )
 
     # By the same random numbers a policy that moved little would give the SFT policy's very answers.
@@ -56,12 +55,12 @@ def answer(
     scorer = load_reward_model(reward.dir / "model", reward_model_config(reward.dir.parent, config.model))
     scorer.model.eval()
     pools = [row[own:] for row in newest]
-    chosen = best(pools, score(scorer, prompts, pools) if num_best else [[] for _ in pools], num_best)
+    chosen = best(pools, score_sets(scorer, prompts, pools, progress) if num_best else [[] for _ in pools], num_best)
     answers = [
         [*named(last, row[:own]), *named("sft", reference), *named(best_of_n, top)]
         for row, reference, top in zip(newest, references, chosen, strict=True)
     ]
-    return answers, score(scorer, prompts, answers)
+    return answers, score_sets(scorer, prompts, answers, progress)
 
 
 def best(pools: Answers, scores: Scores, count: int) -> Answers:
@@ -76,16 +75,3 @@ def best(pools: Answers, scores: Scores, count: int) -> Answers:
 
 def named(policy: str, answers: Sequence[Candidate]) -> list[Candidate]:
     return [candidate.model_copy(update={"policy": policy}) for candidate in answers]
-
-
-def score(scorer: Loaded, prompts: Sequence[Sequence[Message]], answers: Answers) -> Scores:
-    every = [prompt for prompt, row in zip(prompts, answers, strict=True) for _ in row]
-    flat = [candidate for row in answers for candidate in row]
-    values = iter(score_answers(scorer, every, flat, on_progress=lambda done: progress(done, len(flat))))
-    return [[next(values) for _ in row] for row in answers]
-
-
-def forget_unfinished(folder: Path) -> None:
-    """Remove what `answer` kept there for the case that it is interrupted."""
-    for partial in folder.glob("*.answers.partial"):
-        partial.unlink()

@@ -42,7 +42,7 @@ from trueup.models.chat import encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
-from trueup.models.sampling import Decoding, sample_saved
+from trueup.models.sampling import Decoding, forget_unfinished, sample_saved
 from trueup.runs import Finding, StageRun
 
 
@@ -73,7 +73,7 @@ def run(config: SampleConfig) -> Path:
     stage.findings += findings_on_reasoning(rows, config)
     write_rows(stage.dir / "candidates.jsonl", rows)
     (stage.dir / runs.ANSWERED).unlink(missing_ok=True)
-    further.forget_unfinished(stage.dir)
+    forget_unfinished(stage.dir)
     stage.write_report(report)
     if not stage.resumed:
         stage.facts["tokens_per_s"] = round(tokens / (time.time() - started), 1)

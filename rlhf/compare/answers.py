@@ -69,16 +69,9 @@ def sample_policy(
 ) -> Answers:
     """`num_samples` answers of a policy to each prompt. What an interrupted run had sampled is in `folder` and kept."""
     prompts = [row.prompt for row in rows]
-    file = folder / f"{name}.answers.partial"
     return sample_resumed(
-        file, policy, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
+        folder, name, policy, config.model, prompts, decoding, num_samples, config.batch_size, config.num_workers
     )
-
-
-def forget_unfinished(folder: Path) -> None:
-    """Remove what `sample_policy` kept there for the case that it is interrupted."""
-    for partial in folder.glob("*.answers.partial"):
-        partial.unlink()
 
 
 # ---- Best of n --------------------------------------------------------------------------------------------------

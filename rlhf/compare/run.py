@@ -56,7 +56,7 @@ from trueup.models.chat import Encoded
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
 from trueup.models.policies import aligned
-from trueup.models.sampling import Decoding
+from trueup.models.sampling import Decoding, forget_unfinished
 from trueup.runs import FinishedStage, StageRun
 from trueup.statistics import intervals, win_rates
 from trueup.statistics.bradley_terry import ELO, bradley_terry
@@ -132,7 +132,7 @@ def run(config: CompareConfig) -> Path:
     )
     stage.facts.update(place(config.model).facts)
     write_report(config.run_dir, stage)
-    answers.forget_unfinished(stage.dir)
+    forget_unfinished(stage.dir)
     return stage.finish()
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from trueup.artifacts.reports import Decoding as Decoding
 from trueup.console import exit_with_parent, progress
 from trueup.data.records import Candidate, Message, Row, append_rows, prompt_id, read_appended
+from trueup.files import PARTIAL
 from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache
 from trueup.models.chat import encode_prompt
@@ -34,6 +35,8 @@ from trueup.models.course import Course, most_tokens
 from trueup.models.loading import Loaded, SavedPolicy
 from trueup.models.placement import place
 
+_UNFINISHED = f".answers{PARTIAL}"
+"""Ending of the file with what an unfinished sampling has."""
 _SHRINK_BELOW = 0.8
 """Rows are dropped from the cache once fewer than this share of them are unfinished; each drop copies the cache."""
 
@@ -96,7 +99,8 @@ class _PromptAnswers(Row):
 
 
 def sample_resumed(
-    file: Path,
+    folder: Path,
+    name: str,
     saved: SavedPolicy,
     config: ModelConfig,
     prompts: Sequence[Sequence[Message]],
@@ -105,8 +109,9 @@ def sample_resumed(
     batch_size: int,
     num_workers: int = 1,
 ) -> list[list[Candidate]]:
-    """Sample as `sample_saved` does, to the end. What an interrupted run had sampled of these very prompts is in `file`
-    and kept."""
+    """Sample as `sample_saved` does, to the end. What an interrupted run had sampled of these very prompts under this
+    name is in the folder and kept, until `forget_unfinished`."""
+    file = folder / f"{name}{_UNFINISHED}"
     answers: list[list[Candidate]] = [[] for _ in prompts]
     for row in read_appended(file, _PromptAnswers):
         answers[row.row] = row.candidates
@@ -119,6 +124,12 @@ def sample_resumed(
         append_rows(file, [_PromptAnswers(row=todo[n], candidates=candidates) for n, candidates in batch])
         progress(sum(map(bool, answers)), len(prompts))
     return answers
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Remove what `sample_resumed` kept there for the case that it is interrupted."""
+    for partial in folder.glob(f"*{_UNFINISHED}"):
+        partial.unlink()
 
 
 _worker_policy: Loaded | None = None

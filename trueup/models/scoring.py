@@ -151,6 +151,22 @@ def score_answers(
     return [None if reading is None else next(scores) for reading in readings]
 
 
+def score_sets(
+    reward_model: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    answers: Sequence[Sequence[Answer]],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[float | None]]:
+    """The same for several answers to each of P prompts.
+
+    on_progress  called with the number of answers that are scored, and of all
+    """
+    each = [prompt for prompt, row in zip(prompts, answers, strict=True) for _ in row]
+    flat = [answer for row in answers for answer in row]
+    scores = iter(score_answers(reward_model, each, flat, on_progress=lambda done: on_progress(done, len(flat))))
+    return [[next(scores) for _ in row] for row in answers]
+
+
 def read_answers(
     reward_model: Loaded, prompts: Sequence[Sequence[Message]], answers: Sequence[Answer]
 ) -> list[Reading | None]:

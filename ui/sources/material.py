@@ -326,21 +326,18 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> str | 
     """Rank every prompt's answers by a reward model's score. A prompt with an answer that it cannot read is skipped.
     Returns what was chosen for its tokenizer."""
     from trueup.models.loading import load_scorer, read_tokenizer
-    from trueup.models.scoring import conversion, score_answers
+    from trueup.models.scoring import conversion, score_sets
     from trueup.models.templates.ends import choice_of
 
     assert config.scorer is not None
     loaded, _ = load_scorer(config.scorer, config.headless)
-    prompts = [item.prompt for item in items.whole for _ in item.answers]
     if (sft := find_stage(config.run_dir, "sft")) is not None:
         converted = conversion(loaded.tokenizer, read_tokenizer(sft.dir / "model", config.model))
         if converted:
             say(f"{'reward model':<12} {converted}")
-    answers = [answer for item in items.whole for answer in item.answers]
-    flat = iter(score_answers(loaded, prompts, answers, on_progress=lambda count: progress(count, len(answers))))
+    every = score_sets(loaded, [item.prompt for item in items.whole], [item.answers for item in items.whole], progress)
     labels = []
-    for item, item_id in zip(items.whole, store.add_items(items.whole), strict=True):
-        scores = [next(flat) for _ in item.answers]
+    for item_id, scores in zip(store.add_items(items.whole), every, strict=True):
         read = [score for score in scores if score is not None]
         labels.append(ProgramLabel(item_id, tiers_of(read) if len(read) == len(scores) else None))
     skipped = sum(label.tiers is None for label in labels)
