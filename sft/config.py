@@ -150,7 +150,7 @@ class SampleConfig(RowRules, ModelStageConfig):
     """In a further round, the share of a prompt's answers, rounded down, that are the best of `best_of` further answers
     by the last round's policy, as its reward model scores them."""
     best_of: int = Field(4, ge=2, le=64)
-    """Answers that `best_share` chooses from."""
+    """Answers that `best_share` chooses from; as many as it takes, if that is more."""
 
     _for_people: bool = PrivateAttr(False)
 
@@ -158,8 +158,6 @@ class SampleConfig(RowRules, ModelStageConfig):
     def _leaves_some(self) -> SampleConfig:
         if self.sft_share + self.best_share >= 1:
             raise ValueError("sft_share and best_share together leave no answer to the policy of the last round")
-        if (best := int(self.num_candidates * self.best_share)) > self.best_of:
-            raise ValueError(f"best_of: {self.best_of} answers are fewer than the {best} that best_share takes of them")
         return self
 
     @property

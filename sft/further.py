@@ -32,11 +32,14 @@ def answer(
 ) -> tuple[Answers, Scores]:
     """`num_candidates` answers to each prompt, and what the last round's reward model says of them."""
     sft, align, reward = stage.parents
+    if failure := reward.failure():
+        stage.find("warn", "failed_reward_model", f"{failure}; it chooses the best answers, and what people are asked")
     anchors = int(config.num_candidates * config.sft_share)
     num_best = int(config.num_candidates * config.best_share)
     own = config.num_candidates - anchors - num_best
     last = f"round-{config.round - 1}"
-    best_of_n = f"best of {config.best_of}"
+    drawn = max(config.best_of, num_best)
+    best_of_n = f"best of {drawn}"
     by = f"{own} by {last}, {anchors} by the SFT policy, {num_best} {best_of_n}"
     say(f"{'policies':<12} of each prompt's answers {by}")
 
@@ -50,27 +53,28 @@ def answer(
 
     # By the same random numbers a policy that moved little would give the SFT policy's very answers.
     apart = decoding.seed + 1_000_003
-    newest = sampled(last, aligned(align), own + (config.best_of if num_best else 0), decoding.seed)
+    newest = sampled(last, aligned(align), own + (drawn if num_best else 0), decoding.seed)
     references = sampled("sft", SavedPolicy(sft.dir / "model"), anchors, apart)
     scorer = load_reward_model(reward.dir / "model", reward_model_config(reward.dir.parent, config.model))
     scorer.model.eval()
-    pools = [row[own:] for row in newest]
-    chosen = best(pools, score_sets(scorer, prompts, pools, progress) if num_best else [[] for _ in pools], num_best)
+    scores = score_sets(scorer, prompts, newest, progress)
+    best = [ranked(row[own:])[:num_best] for row in scores]
+    anchored = score_sets(scorer, prompts, references, progress)
     answers = [
-        [*named(last, row[:own]), *named("sft", reference), *named(best_of_n, top)]
-        for row, reference, top in zip(newest, references, chosen, strict=True)
+        [*named(last, row[:own]), *named("sft", anchor), *named(best_of_n, [row[own + k] for k in top])]
+        for row, anchor, top in zip(newest, references, best, strict=True)
     ]
-    return answers, score_sets(scorer, prompts, answers, progress)
+    values = [
+        [*row[:own], *anchor, *(row[own + k] for k in top)]
+        for row, anchor, top in zip(scores, anchored, best, strict=True)
+    ]
+    return answers, values
 
 
-def best(pools: Answers, scores: Scores, count: int) -> Answers:
-    """The `count` best of each pool by score, the first of equals; one without a score is the last choice."""
-
-    def ranked(scores: Sequence[float | None]) -> list[int]:
-        worst = float("-inf")
-        return sorted(range(len(scores)), key=lambda k: -(worst if (value := scores[k]) is None else value))
-
-    return [[pool[k] for k in ranked(row)[:count]] for pool, row in zip(pools, scores, strict=True)]
+def ranked(scores: Sequence[float | None]) -> list[int]:
+    """The places of the scores, the best first and the first of equals; one without a score is the last choice."""
+    worst = float("-inf")
+    return sorted(range(len(scores)), key=lambda k: -(worst if (value := scores[k]) is None else value))
 
 
 def named(policy: str, answers: Sequence[Candidate]) -> list[Candidate]:

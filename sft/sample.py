@@ -55,9 +55,7 @@ def run(config: SampleConfig) -> Path:
     say(f"{'prompts':<12} {len(prompts)}, {config.num_candidates} answers each")
 
     # 2. Sample -------------------------------------------------------------------------------------------------------
-    started = time.time()
     rows = (sample_first_round if config.round == 1 else sample_further_round)(config, stage, prompts)
-    tokens = sum(len(candidate.token_ids) for row in rows for candidate in row.candidates)
 
     # 3. Report and save ----------------------------------------------------------------------------------------------
     report = describe(rows)
@@ -75,8 +73,6 @@ def run(config: SampleConfig) -> Path:
     (stage.dir / runs.ANSWERED).unlink(missing_ok=True)
     forget_unfinished(stage.dir)
     stage.write_report(report)
-    if not stage.resumed:
-        stage.facts["tokens_per_s"] = round(tokens / (time.time() - started), 1)
     stage.facts.update(place(config.model).facts)
     return stage.finish()
 
@@ -110,6 +106,8 @@ def sample_first_round(config: SampleConfig, stage: StageRun, prompts: Sequence[
         tokens += sum(len(candidate.token_ids) for row in answered for candidate in row.candidates)
         append_rows(partial, answered)
         progress(len(by_prompt), len(prompts), tokens_per_s=tokens / (time.time() - started))
+    if todo:
+        stage.facts["tokens_per_s"] = round(tokens / (time.time() - started), 1)
     return [by_prompt[prompt.prompt_id] for prompt in prompts]
 
 

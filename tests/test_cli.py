@@ -20,6 +20,7 @@ import pytest
 import storms
 from trueup import runs
 from trueup.cli import main
+from trueup.commandline.running import locked
 from trueup.data.records import read_jsonl
 from trueup.errors import RunError
 from trueup.models import loading
@@ -107,7 +108,7 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.Captur
 
 def test_a_run_directory_in_use_is_refused(cli: Cli, campaign: Callable[..., Any], tmp_path: Path) -> None:
     made = campaign(tmp_path)
-    with runs.locked(made.run_dir):
+    with locked(made.run_dir):
         code, out, err = cli("run", made.source)
     assert (code, out) == (2, "")
     assert err == f"{made.run_dir} is in use by another trueup (process {os.getpid()}); wait, or stop it\n"
@@ -245,7 +246,7 @@ def wait(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str
 
 def held(run_dir: Path) -> bool:
     try:
-        with runs.locked(run_dir):
+        with locked(run_dir):
             return False
     except RunError:
         return True

@@ -21,6 +21,7 @@ import chaos
 from trueup import runs
 from trueup.campaign import Campaign, load_campaign
 from trueup.cli import main
+from trueup.commandline.running import locked
 from trueup.data.records import Ranking, read_jsonl, read_rows
 from trueup.errors import StageFailed
 from ui.label.sampling import Sampling, needs_sampling
@@ -234,7 +235,7 @@ def test_a_sampler_that_is_killed_is_told_and_the_same_command_continues(fresh: 
         assert running.interrupt() == 0
         assert running.said(rf"\d+ of {PROMPTS} prompts are answered so far; the same command continues")
         assert not running.finished() and running.answered() >= kept + HELD
-    with runs.locked(campaign.run_dir):
+    with locked(campaign.run_dir):
         pass  # nobody holds the run any more
     assert chaos.stored(running.url) == labels
     assert main(["sample", str(campaign.source)]) == 0

@@ -195,6 +195,8 @@ def _as_written(source: Path, values: Json) -> Campaign:
         problems.append(
             "rounds: a further round asks about answers of the aligned policy, and label.source asks nobody"
         )
+    if top.labels_per_round and getattr(stages["label"], "source", None) == "import":
+        problems.append("labels_per_round: all labels of the file count, and label.source asks nobody: leave it out")
     if problems:
         raise ConfigError(source, problems)
     stages |= {

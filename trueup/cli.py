@@ -118,7 +118,7 @@ def _takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="append", default=[], choices=tuple(STAGES), help="run this stage even if it is up to date"
     )
-    takes_round(parser, "--until and --force are about it (the last)")
+    takes_round(parser, "--until, --force and --gate are about it (the last)")
     parser.add_argument("--plan", action="store_true", help="print what would run and why, and stop")
     _takes_gate(parser)
 
@@ -174,10 +174,15 @@ def _run(arguments: argparse.Namespace) -> int:
         raise TrueupError(
             f"--gate needs the verdict, which --until {arguments.until} does not reach; leave one of them out"
         )
+    compare = campaign.in_round("compare", arguments.round)  # before anything runs, so that a wrong round is told
+    if arguments.round and not (arguments.until or arguments.force or arguments.gate):
+        from trueup.errors import TrueupError
+
+        raise TrueupError("--round says which round --until, --force and --gate are about; name one of them too")
     until = campaign.in_round(arguments.until, arguments.round).address if arguments.until else None
     force = tuple(campaign.in_round(stage, arguments.round).address for stage in arguments.force)
     run_to(campaign, until, force, arguments.plan)
-    return 0 if arguments.plan else _gate(campaign.in_round("compare", arguments.round), arguments.gate)
+    return 0 if arguments.plan else _gate(compare, arguments.gate)
 
 
 def _stage(arguments: argparse.Namespace) -> int:

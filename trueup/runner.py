@@ -88,6 +88,7 @@ def run_steps(
                     child.finish()
                 except LabelsPending as message:  # what does not need these labels is done meanwhile
                     pending = message
+                    board.wait(stage, message)
                     continue
                 past.add(stage)
                 board.finish(stage, child)
@@ -236,6 +237,12 @@ class _Board(AbstractContextManager["_Board"]):
                 for name, value in event["measures"].items()
             )
             self.bars.update(self.tasks[stage], completed=step, total=total, measures=measures)
+
+    def wait(self, stage: str, message: LabelsPending) -> None:
+        first = str(message).splitlines()[0]
+        self.console.print(f"{stage:<{self.width}} waits: {_escape(printable(first))}", highlight=False)
+        if self.bars:
+            self.bars.remove_task(self.tasks[stage])
 
     def finish(self, stage: str, child: _Child) -> None:
         verdict = runs.open_stage(child.campaign.run_dir, stage).manifest.verdict

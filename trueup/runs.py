@@ -11,16 +11,13 @@ A stage removes and seals only files with the names in `OUTPUTS`; other files in
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -36,7 +33,7 @@ from trueup.config import StageConfig
 from trueup.data.records import IDEALS, LEFT_OUT, Dropped, LeftOut, Message, write_rows
 from trueup.data.split import opening_id
 from trueup.errors import RunError
-from trueup.files import PARTIAL, files_under, read_text, remove, require_file, sha256_file, write_atomically
+from trueup.files import PARTIAL, files_under, read_text, remove, sha256_file, write_atomically
 from trueup.provenance import seals
 from trueup.provenance.contents import Contents, changed
 from trueup.provenance.masking import masked
@@ -47,7 +44,9 @@ from trueup.stages import (
     command,
     is_stage,
     place,
+    round_dir,
     round_dirs,
+    round_of,
 )
 
 MANIFEST = "manifest.json"
@@ -122,6 +121,14 @@ class FinishedStage:
             if is_stage(parent.stage)
         ]
 
+    def failure(self) -> str | None:
+        """The sentence that the stage failed by its own verdict, with its reasons; None if it did not."""
+        verdict = self.manifest.verdict
+        if verdict.status != "fail":
+            return None
+        reasons = "; ".join(finding.message for finding in verdict.findings if finding.level == "fail")
+        return f"{self.dir}: the {self.manifest.stage} stage's own verdict is fail ({reasons})"
+
     def report(self, schema: type[A]) -> A:
         """The report.json, as the stage's schema or a base of it; a RunError names the key that does not fit."""
         report = read_report(self.dir.parent, self.stage, schema)
@@ -145,6 +152,14 @@ def stage_dir(run_dir: Path, stage: str) -> Path:
     """The folder of a stage, as seen from a round's folder."""
     folder, name = place(run_dir, stage)
     return folder / DIRECTORIES[name]
+
+
+def chosen_round(run_dir: Path, number: int | None, stage: str) -> Path:
+    """The folder of the round that a command names by number, or by that round's folder; else of the newest in which
+    the stage is finished."""
+    if number is None and round_of(run_dir) == 1:
+        return newest_round(run_dir, stage)
+    return round_dir(run_dir, number or round_of(run_dir))
 
 
 def newest_round(run_dir: Path, stage: str) -> Path:
@@ -416,32 +431,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout.strip() or None
-
-
-# ---- One run at a time ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[int]:
-    """Hold the run directory; a second holder is refused. Yields the descriptor, which children inherit.
-
-    The lock belongs to the open file, so it lives as long as any process that inherited it: a stage whose parent was
-    killed still protects the folder that it writes to.
-    """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise RunError(f"{run_dir}: is not a folder, as a run must be: move it elsewhere, or give another run_dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for name in (".lock", seals.SEALS):
-        require_file(run_dir / name)
-    with (run_dir / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RunError(
-                f"{run_dir} is in use by another trueup (process {file.read().strip() or 'unknown'}); wait, or stop it"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file.fileno()

@@ -32,7 +32,7 @@ from trueup.config import read_yaml, validate
 from trueup.console import say
 from trueup.errors import ConfigError, DataError, RunError, TrueupError
 from trueup.files import is_writable
-from trueup.stages import address, campaign_dir, is_stage, round_dir, round_dirs, round_of, stages_of
+from trueup.stages import address, campaign_dir, is_stage, round_dirs, round_of, stages_of
 from ui.figures.agreement import load_libraries
 from ui.figures.live import Live
 from ui.html import STATIC, not_found, plain_page
@@ -97,7 +97,7 @@ def serve_run(
     """
     if not any(runs.stage_dir(run_dir, stage).is_dir() for stage in runs.DIRECTORIES):
         raise RunError(f"{run_dir}: not a run directory (no stage folder in it)")
-    run_dir = round_dir(run_dir, number) if number else runs.newest_round(run_dir, "compare")
+    run_dir = runs.chosen_round(run_dir, number, "compare")
     if not run_dir.is_dir():
         raise RunError(f"{run_dir}: there is no such round")
     if round_of(run_dir) > 1:

@@ -9,7 +9,7 @@ from rlhf.align.config.labelled import LabelledConfig
 from rlhf.align.config.online import PPOConfig
 from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import too_few_prompts
-from rlhf.align.rewards import INSTEAD, failure_of, load_function
+from rlhf.align.rewards import INSTEAD, load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
 from trueup.checking.labels import check_signals
@@ -57,7 +57,7 @@ def _check_reward_model(align: PaidConfig, reward: Any, problems: list[str]) -> 
     finished = find_stage(reward.run_dir, "reward")
     if align.on_failed_reward_model == "use" or finished is None or why_stale(reward) is not None:
         return
-    if failure := failure_of(finished):
+    if failure := finished.failure():
         problems.append(f"align.rewards: reward_model: {failure}, and it will be refused: {INSTEAD}")
 
 

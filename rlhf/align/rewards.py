@@ -25,7 +25,8 @@ from trueup.errors import DataError, RunError
 from trueup.files import Json
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score_answers
-from trueup.runs import Finding, FinishedStage, open_stage
+from trueup.runs import Finding, open_stage
+from trueup.stages import command
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -216,14 +217,14 @@ def refuse_unfit(config: PaidConfig) -> list[Finding]:
         return []
     sft, reward = (open_stage(config.run_dir, name) for name in ("sft", "reward"))
     findings = []
-    if failure := failure_of(reward):
+    if failure := reward.failure():
         if config.on_failed_reward_model == "refuse":
             raise RunError(f"{failure}, and a policy would learn its mistakes: {INSTEAD}")
         findings = [Finding("warn", "failed_reward_model", f"{failure}; it pays all the same (on_failed_reward_model)")]
     if reward.manifest.parent_sha256("sft") not in (sft.sha256, None):
         raise RunError(
             f"{reward.dir}: made from another SFT policy than {sft.dir}, whose answers it never learnt to judge: run "
-            "`trueup reward` again"
+            f"`{command(config.run_dir, 'reward')}` again"
         )
     return findings
 
@@ -233,12 +234,3 @@ INSTEAD = (
     "(align.rewards), or use it as it is (align.on_failed_reward_model: use)"
 )
 """What to do about a reward model that failed."""
-
-
-def failure_of(reward: FinishedStage) -> str | None:
-    """The sentence that the reward stage failed, with its reasons; None if it did not."""
-    verdict = reward.manifest.verdict
-    if verdict.status != "fail":
-        return None
-    reasons = "; ".join(finding.message for finding in verdict.findings if finding.level == "fail")
-    return f"{reward.dir}: the reward model's own verdict is fail ({reasons})"

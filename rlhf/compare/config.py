@@ -82,7 +82,9 @@ class CompareConfig(ModelStageConfig):
             raise ValueError(f"judges: each once, found {self.judges}")
         clashes = [name for name in self.others if re.fullmatch(r"base|sft|aligned|best_of_n|round-\d+", name)]
         if clashes:
-            raise ValueError(f"others: {', '.join(sorted(clashes))} is a policy of this run; choose another name")
+            raise ValueError(
+                f"others: {', '.join(sorted(clashes))} is the name of a policy or round of this run; choose another"
+            )
         kinds = [check.kind for check in self.checks]
         if len(set(kinds)) < len(kinds):
             raise ValueError("checks: each kind once")

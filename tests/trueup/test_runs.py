@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 from trueup import runs
+from trueup.commandline.running import locked
 from trueup.config import StageConfig
 from trueup.console import say
 from trueup.data.records import Dropped
@@ -250,8 +251,8 @@ def test_a_manifest_that_is_not_json_is_an_error_that_says_what_to_do(tmp_path: 
 
 HOLD = """
 import pathlib, subprocess, sys, time
-from trueup import runs
-with runs.locked(pathlib.Path(sys.argv[1])) as lock:
+from trueup.commandline.running import locked
+with locked(pathlib.Path(sys.argv[1])) as lock:
     child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
     print(child.pid, flush=True)
     time.sleep(60)
@@ -263,13 +264,13 @@ def test_a_run_directory_is_held_until_the_last_process_that_writes_to_it_is_gon
     assert holder.stdout
     child = int(holder.stdout.readline())
     try:
-        with pytest.raises(RunError) as caught, runs.locked(tmp_path):
+        with pytest.raises(RunError) as caught, locked(tmp_path):
             pass
         expected = f"{tmp_path} is in use by another trueup (process {holder.pid}); wait, or stop it"
         assert str(caught.value) == expected
         holder.kill()
         holder.wait()
-        with pytest.raises(RunError), runs.locked(tmp_path):
+        with pytest.raises(RunError), locked(tmp_path):
             pass
     finally:
         holder.kill()
@@ -277,7 +278,7 @@ def test_a_run_directory_is_held_until_the_last_process_that_writes_to_it_is_gon
         holder.communicate()
     for _ in range(100):
         try:
-            with runs.locked(tmp_path):
+            with locked(tmp_path):
                 break
         except RunError:
             time.sleep(0.05)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trueup.errors import RunError
+from trueup.files import require_file
+from trueup.provenance import seals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,13 +35,12 @@ def run_to(
     force     stages that run even if they are up to date
     follower  another thread that follows the stages and may stop them
     """
-    from trueup import runs
     from trueup.campaign import plan
     from trueup.checking.model import fetch, settle
     from trueup.runner import run_steps
 
     started, console = time.monotonic(), make_console()
-    with runs.locked(campaign.run_dir) as lock:
+    with locked(campaign.run_dir) as lock:
         for hub_id in campaign.hub_ids([only] if only else campaign.needed(target)):
             campaign, note = settle(campaign, hub_id, keep=not plan_only)
             if note:
@@ -94,3 +102,29 @@ def _print_outcome(console: Console, campaign: Campaign, steps: list[PlannedStag
             highlight=False,
             markup=False,
         )
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[int]:
+    """Hold the run directory; a second holder is refused. Yields the descriptor, which children inherit.
+
+    The lock belongs to the open file, so it lives as long as any process that inherited it: a stage whose parent was
+    killed still protects the folder that it writes to.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise RunError(f"{run_dir}: is not a folder, as a run must be: move it elsewhere, or give another run_dir")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for name in (".lock", seals.SEALS):
+        require_file(run_dir / name)
+    with (run_dir / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunError(
+                f"{run_dir} is in use by another trueup (process {file.read().strip() or 'unknown'}); wait, or stop it"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()

@@ -24,7 +24,7 @@ from trueup.files import sha256_file
 from trueup.models.heads import POOLING
 from trueup.provenance.commits import in_words
 from trueup.runs import FinishedStage
-from trueup.stages import campaign_dir, round_dir, round_of
+from trueup.stages import campaign_dir, round_of
 
 WHAT = {
     "policy": ("align", "model"),
@@ -54,7 +54,7 @@ def export(run_dir: Path, what: str, to: Path, number: int | None = None) -> str
     stage, folder = WHAT[what]
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise RunError(f"{to}: already there and not empty; name a new folder")
-    result = runs.open_stage(round_dir(run_dir, number) if number else runs.newest_round(run_dir, stage), stage)
+    result = runs.open_stage(runs.chosen_round(run_dir, number, stage), stage)
     lineage = _lineage(run_dir, result)
 
     # Written beside the target and renamed, so that an interrupted export does not look like a whole one.

@@ -15,7 +15,8 @@ def gain(before: Sequence[np.ndarray], now: Sequence[np.ndarray], confidence: fl
     """The win rate of one policy minus that of an earlier one, both against the same reference, paired by prompt.
 
     before, now  P tables of outcomes, as `win_rates.outcomes` makes them; a prompt that is NaN throughout in either
-                 does not count returns      in [-1, 1]
+                 does not count
+    returns      in [-1, 1]
     """
     both = [
         (np.nanmean(new), np.nanmean(old))

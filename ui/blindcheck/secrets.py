@@ -15,6 +15,7 @@ import markupsafe
 import sqlalchemy as sa
 
 from trueup import runs
+from trueup.stages import campaign_dir, stages_of
 from ui.labels.config import LabelConfig
 from ui.labels.tables import Database, account, event, item
 
@@ -75,10 +76,11 @@ def secrets_of(config: LabelConfig, store: Database, me: str) -> list[Secret]:
     add(config.model.name, "model.name")
     for name in ("reward_model", "judge_url", "judge_model"):
         add(getattr(config, name), name)
-    for folder in {config.run_dir, config.run_dir.absolute(), config.run_dir.resolve()}:
+    run_dir = campaign_dir(config.run_dir)
+    for folder in {run_dir, run_dir.absolute(), run_dir.resolve()}:
         add(str(folder), "run directory")
-    for stage in runs.DIRECTORIES:
-        stage_result = runs.find_stage(config.run_dir, stage)
+    for stage in stages_of(run_dir):
+        stage_result = runs.find_stage(run_dir, stage)
         if stage_result is not None:
             add(stage_result.sha256, f"manifest of {stage}")
             for key, value in leaves_of(stage_result.manifest.plain()):

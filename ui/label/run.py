@@ -43,7 +43,6 @@ from ui.labels.config import LabelConfig, Source
 from ui.labels.exchange import true_records
 from ui.labels.proof import proof
 from ui.labels.store import Store
-from ui.labels.tables import ROUND
 from ui.labels.votes import promoted
 from ui.sources import material, report
 from ui.sources.reliability import agreement, reliability
@@ -96,7 +95,6 @@ def read_inputs(config: LabelConfig, store: Store, stage: StageRun) -> material.
     """The items of the sampled completions. They are for people whatever the source is, since the labelling page can
     always be opened."""
     candidates = read_candidates(config.run_dir) if "sample" in config.parents() else []
-    store.set_note(ROUND, str(config.round))
     if not candidates:
         return material.material(config, [])
     items, inputs = ask(config, store, candidates)
@@ -292,7 +290,7 @@ def ask(config: LabelConfig, store: Store, candidates: list[CandidateSet]) -> tu
     elif config.scores:
         scores = material.read_scores(config.scores, candidates)
         inputs.append((config.scores, len(scores), Dropped()))
-    items = material.material(config, candidates, scores, store.labelled_before(config.round))
+    items = material.material(config, candidates, scores, store.labelled_elsewhere(config.round))
     material.ask_people(config, store, items)
     store.set_note(_ASKED, _what_is_asked(config))
     return items, inputs
@@ -313,7 +311,6 @@ def ask_known(config: LabelConfig, store: Store) -> Inputs:
 def prepare(config: LabelConfig, store: Store) -> None:
     """Put the items that the labelling page needs into the store, unless they are there."""
     if store.note(_ASKED) != _what_is_asked(config):
-        store.set_note(ROUND, str(config.round))
         ask(config, store, read_candidates(config.run_dir))
     store.count_rows()
 

@@ -216,14 +216,15 @@ def earlier_view(db: sa.Connection, annotator: str, after: int) -> Any | None:
 
 _CLOSE_TOKEN = view.update().where(view.c.token == sa.bindparam("tok")).values(closed=True)
 _of_item = sa.and_(slot.c.item_id == _item, slot.c.annotator == _me)
+_CHOSEN = (slot.c.selection, slot.c.propensity)
 _FILLED = {"state": "filled", "annotator": _me, "expires_at": None}
-_FILL_MINE = slot.update().where(_of_item, slot.c.state == "leased").values(_FILLED).returning(slot.c.slot_id)
+_FILL_MINE = slot.update().where(_of_item, slot.c.state == "leased").values(_FILLED).returning(*_CHOSEN)
 _free = sa.and_(
     _theirs.c.item_id == _item,
     sa.or_(_theirs.c.state == "open", _ran_out),
     ~sa.exists().where(_mine.c.item_id == _item, _mine.c.annotator == _me),
 )
-_FILL_FREE = _take(_slot_id.where(_free), _FILLED, slot.c.slot_id)
+_FILL_FREE = _take(_slot_id.where(_free), _FILLED, *_CHOSEN)
 _TAKE_FREE = _take(_slot_id.where(_free), _LEASE, slot.c.slot_id)
 _GIVE_BACK = (
     slot.update().where(_of_item, slot.c.state == "leased").values(state="open", annotator=None, expires_at=None)
@@ -248,19 +249,14 @@ def is_asked(db: sa.Connection, item_id: str) -> bool:
     return db.scalar(_IS_ASKED, {"item": item_id}) is not None
 
 
-_CHOSEN = sa.select(slot.c.selection, slot.c.propensity).where(slot.c.annotator == _me, slot.c.item_id == _item)
-
-
-def fill(db: sa.Connection, annotator: str, item_id: str) -> bool:
-    """Close the annotator's slot of an item; if it was lost, a free one. False: all were taken meanwhile."""
+def fill(db: sa.Connection, annotator: str, item_id: str) -> TableRow | None:
+    """Close the annotator's slot of an item; if it was lost, a free one. Returns how the item was selected, and with
+    which probability; None: all were taken meanwhile."""
     values = {"me": annotator, "item": item_id, "now": time.time()}
-    return any(db.execute(query, values).first() is not None for query in (_FILL_MINE, _FILL_FREE))
-
-
-def chosen(db: sa.Connection, annotator: str, item_id: str) -> TableRow:
-    """How the item of the annotator's slot was selected, and with which probability."""
-    row = db.execute(_CHOSEN, {"me": annotator, "item": item_id}).one()
-    return {"selection": row.selection, "propensity": row.propensity}
+    for query in (_FILL_MINE, _FILL_FREE):
+        if (row := db.execute(query, values).first()) is not None:
+            return dict(row._mapping)
+    return None
 
 
 def give_back(db: sa.Connection, annotator: str, item_id: str) -> bool:

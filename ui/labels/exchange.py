@@ -72,7 +72,7 @@ def import_labels(
     rows = read_preferences(file, dropped, on_bad_rows or config.on_bad_rows, ignored)  # before the store is made
     store = Store(config.store_url)
     try:
-        done = take_over(store, file, rows, dropped, config.split)
+        done = take_over(store, file, rows, dropped, config.split, config.round)
     finally:
         store.close()
     earlier = f", {done.replaced} of them in place of earlier labels by the same annotator" if done.replaced else ""
@@ -96,13 +96,15 @@ def _keep_aside(run_dir: Path, file: Path, dropped: Dropped) -> Path:
 
 
 def take_over(
-    store: Store, file: Path, rows: Iterable[ImportedRanking], dropped: Dropped, split: SplitConfig
+    store: Store, file: Path, rows: Iterable[ImportedRanking], dropped: Dropped, split: SplitConfig, number: int
 ) -> Imported:
     """Make these rows labels of the store, some hundred at a time, so that nobody who labels has to wait for all.
 
     A row of our own is known by its label id. Any other is known by its annotator and its answers: the n-th label of
     them in the file is the n-th in the store, so the same file again adds nothing and a corrected one supersedes. For
     the same reason an import that was interrupted goes on where it stopped.
+
+    number  the campaign's round that the labels belong to
     """
     labels = [(row, _item_of(row, file, split).row()) for row in rows]
     if not labels:
@@ -120,7 +122,7 @@ def take_over(
             time.sleep(_PAUSE)
         try:
             with store.write() as db:
-                added, replaced = _write(db, labels[start : start + _AT_ONCE], judged, about)
+                added, replaced = _write(db, labels[start : start + _AT_ONCE], judged, about, number)
         except (sa.exc.DBAPIError, DataError) as error:
             problem = str(error) if isinstance(error, DataError) else f"nothing was saved: {_first_line(error.orig)}"
             raise DataError(
@@ -145,6 +147,7 @@ def _write(
     rows: list[tuple[ImportedRanking, TableRow]],
     judged: Counter[tuple[str, str]],
     about: dict[str, None],
+    number: int,
 ) -> tuple[int, int]:
     """Put rows in; returns how many labels were added, and how many of them supersede another.
 
@@ -177,7 +180,7 @@ def _write(
             label_id = _label_id(row, name, turn, None if old is None else old.client_uuid)
         about[name] = None
         fresh[name] = columns
-        events.append(_event(row, name, label_id, supersedes))
+        events.append(_event(row, name, label_id, supersedes) | {"round": number})
         if row.display_order is not None:
             events[-1]["view_token"] = secrets.token_urlsafe(18)
             views.append(_view(row, events[-1]))

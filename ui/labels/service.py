@@ -180,13 +180,13 @@ class LabelService:
         values = self._columns(db, view_row, judgement)
         if view_row.purpose == "work":
             labelled = values["kind"] == "label"
-            settle = assignment.fill if labelled else assignment.give_back
-            if not settle(db, annotator, view_row.item_id):
+            chosen = assignment.fill(db, annotator, view_row.item_id) if labelled else None
+            is_settled = chosen is not None or (not labelled and assignment.give_back(db, annotator, view_row.item_id))
+            values |= chosen or {}
+            if not is_settled:
                 if not assignment.is_asked(db, view_row.item_id):
                     raise StaleToken("this pair is not asked about any more; nothing was recorded")
                 values["kind"] = "late" if labelled else values["kind"]
-            elif labelled:
-                values |= assignment.chosen(db, annotator, view_row.item_id)
         elif view_row.closed and view_row.purpose != "qualification" and values["kind"] == "label":
             values["kind"] = "late"  # a check that was lost with the work beside it
         assignment.close(db, judgement.token)

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from trueup.data.records import Ranking
 from ui.labels.items import OF_ITEM, Gold, Item, ProgramLabel, QueueEntry, ideal_of, ranking_of
 from ui.labels.judgements import Tiers
-from ui.labels.tables import Database, TableRow, event, gold, guideline, item, meta, now, slot, view
+from ui.labels.tables import ROUND, Database, TableRow, event, gold, guideline, item, meta, now, slot, view
 
 T = TypeVar("T")
 CHUNK = 1000
@@ -53,12 +53,18 @@ class Store(Database):
         return ids
 
     def ask(
-        self, queue: Iterable[QueueEntry], labels_per_pair: int = 1, in_rounds: bool = False, expected: int = 0
+        self,
+        queue: Iterable[QueueEntry],
+        labels_per_pair: int = 1,
+        in_rounds: bool = False,
+        expected: int = 0,
+        number: int = 1,
     ) -> None:
         """Make these items the queue, in this order, with `labels_per_pair` labels of each.
 
         Existing labels still count; a leased item stays leased if it is still in the queue.
         in_rounds: every item gets a first label before any gets a second; else each gets all of its labels in turn.
+        number: the campaign's round that asks. What people write from now on belongs to it.
         expected: so many items are there in the end. `ask_more` adds the others; labels of items that may be among them
         keep their slots.
         """
@@ -78,6 +84,7 @@ class Store(Database):
             # A number that grew with every answer would have annotators' remaining work estimated after each label.
             targets = (expected, expected * labels_per_pair) if expected else (len(positions), total)
             keep_note(db, WANTED, "{} {}".format(*targets))
+            keep_note(db, ROUND, str(number))
 
     def ask_more(self, entries: Iterable[QueueEntry], labels_per_pair: int) -> None:
         """Put further items behind those of the queue, whose size `ask` was told to expect."""
@@ -218,10 +225,10 @@ class Store(Database):
                     kinds.setdefault(row.item_id, []).append(row.kind)
         return kinds
 
-    def labelled_before(self, number: int) -> set[str]:
-        """The items with a current label, of anybody, that an earlier round asked for."""
+    def labelled_elsewhere(self, number: int) -> set[str]:
+        """The items with a current label, of anybody, that another round asked for."""
         query = sa.select(event.c.item_id).where(
-            event.c.kind == "label", event.c.purpose == "work", event.c.round < number, ~superseded()
+            event.c.kind == "label", event.c.purpose == "work", event.c.round != number, ~superseded()
         )
         with self.read() as db:
             return set(db.scalars(query))

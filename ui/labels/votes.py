@@ -262,7 +262,7 @@ def promote(config: LabelConfig) -> str:
     try:
         for text in guidelines:
             store.add_guideline(text)
-        added = _put(store, items, events)
+        added = _put(store, items, events, config.round)
     finally:
         store.close()
     lines = _what_it_means(path, added, items, events)
@@ -276,7 +276,7 @@ def promote(config: LabelConfig) -> str:
 _GIVEN = (event.c.source == "human", event.c.kind == "label", event.c.purpose == "work", ~superseded())
 
 
-def _put(store: Store, items: list[TableRow], events: list[TableRow]) -> int:
+def _put(store: Store, items: list[TableRow], events: list[TableRow], number: int) -> int:
     """Put in what is not there yet, in one transaction. Returns how many votes that was."""
     before = promoted(store)
     with store.write() as db:
@@ -287,8 +287,8 @@ def _put(store: Store, items: list[TableRow], events: list[TableRow]) -> int:
             db.execute(item.insert(), new)
         for row in fresh:
             # Without a view: nobody was shown it here, and undo on the labelling page does not reach it.
-            values = {key: value for key, value in row.items() if key not in ("event_id", "round")}
-            db.execute(event.insert(), values | {"view_token": None, "supersedes": None})
+            values = {key: value for key, value in row.items() if key != "event_id"}
+            db.execute(event.insert(), values | {"view_token": None, "supersedes": None, "round": number})
     store.set_note(_PROMOTED, json.dumps(sorted({*before, *(row["item_id"] for row in items)})))
     return len(fresh)
 

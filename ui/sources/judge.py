@@ -16,7 +16,7 @@ from ui.sources.material import Material
 def judge_pairs(config: LabelConfig, store: Store, items: Material) -> None:
     """Judge the pairs without a judgement. Each is stored at once, so an interrupted run continues."""
     annotator = config.programs["judge"]
-    asked = items.asked[: config.target_labels]
+    asked = items.for_program("judge")
     store.add_items(asked)
     judged_ids = store.judged("judge", annotator) & {item.item_id for item in asked}
     todo = [item for item in asked if item.item_id not in judged_ids]

@@ -51,7 +51,7 @@ class Material:
     """The items of the current candidates. Labels of other items in the store are left alone."""
 
     whole: list[Item] = field(default_factory=list)
-    """Prompts with all K answers, for programs: all prompts, or `target_labels` of them."""
+    """Each prompt with all K answers."""
     asked: list[Item] = field(default_factory=list)
     """Items for people, in this order if it is random. The judge gets them too if they are pairs."""
     other: list[Item] = field(default_factory=list)
@@ -65,14 +65,25 @@ class Material:
     identical: int = 0
     """Number of pairs with equal texts, which nobody labels."""
     labelled: Collection[str] = ()
-    """Ids of items that an earlier round has labels of."""
+    """Ids of items that another round has labels of."""
+
+    source: Source = "human"
+    """Who labels, other sources aside that are used too."""
+    limit: int | None = None
+    """Number of items that the source labels, if it is a program. None: all."""
+
+    def for_program(self, source: Source) -> list[Item]:
+        """The items that a program labels: pairs for a judge, whole prompts for the others."""
+        items = self.asked if source == "judge" else self.whole
+        return items[: self.limit] if source == self.source else items
 
     def item_ids(self, source: Source) -> list[str]:
+        """The items whose labels of a source count."""
         if source == "import":
             return self.imported
-        if source in ("human", "judge"):
+        if source == "human" or (source == "judge" and (source != self.source or self.limit is None)):
             return [item.item_id for item in [*self.asked, *self.other]]
-        return [item.item_id for item in self.whole]
+        return [item.item_id for item in self.for_program(source)]
 
 
 PromptScores = Mapping[str, Sequence[float | None]]
@@ -87,12 +98,11 @@ def material(
 ) -> Material:
     """Items for every prompt, and the choice of those to ask about, which depends on the seed and the prompt alone.
 
-    labelled  ids of items that an earlier round has labels of: nobody is asked about them again
+    labelled  ids of items that another round has labels of: nobody is asked about them again
     """
-    items = Material(labelled=labelled)
+    items = Material(labelled=labelled, source=config.source, limit=config.target_labels)
     for row in shuffled(candidates, config.seed):  # so that a queue that is half done covers every category
-        wanted = config.target_labels is None or len(items.whole) < config.target_labels
-        if wanted and (whole := _item(row, row.candidates)).item_id not in labelled:
+        if (whole := _item(row, row.candidates)).item_id not in labelled:
             items.whole.append(whole)
         rng = random.Random(f"{config.seed}/{row.prompt_id}/pairs")
         if config.task == "ranking":
@@ -154,7 +164,7 @@ def ask_people(config: LabelConfig, store: Store, items: Material) -> None:
         queue = selection.uniform(ids, items.chance)
     else:
         queue = _by_uncertainty(config, store, items)
-    store.ask(queue, config.labels_per_pair)
+    store.ask(queue, config.labels_per_pair, number=config.round)
 
 
 def ask_meanwhile(
@@ -166,7 +176,9 @@ def ask_meanwhile(
     queue = selection.uniform(store.add_items(items.asked), items.chance)
     if begins:
         each = comb(len(answered[0].candidates), 2) if config.task == "pairs" else 1
-        store.ask(queue, config.labels_per_pair, expected=prompts * min(config.pairs_per_prompt, each))
+        store.ask(
+            queue, config.labels_per_pair, expected=prompts * min(config.pairs_per_prompt, each), number=config.round
+        )
     else:
         store.ask_more(queue, config.labels_per_pair)
     return len(queue)
@@ -283,10 +295,11 @@ def check_enough(store: Store, items: Material, labels_per_pair: int, target: in
     if target is None:
         missing = f"{open_pairs} of {len(queue)} pairs wait for a label"
     elif open_pairs == 0:
-        change = "lower label.target_labels or raise label.pairs_per_prompt"
+        change = "lower label.target_labels (or labels_per_round) or raise label.pairs_per_prompt"
         missing = f"{target} are needed, but every pair is labelled: {change}"
     else:
-        missing = f"{target} are needed (label.target_labels), {open_pairs} of {len(queue)} pairs wait for a label"
+        waits = f"{open_pairs} of {len(queue)} pairs wait for a label"
+        missing = f"{target} are needed (label.target_labels, or labels_per_round), {waits}"
     how = "Open the labelling page with `trueup label CONFIG`; `trueup run CONFIG` continues with enough labels."
     raise LabelsPending(f"{state}; {missing}.\n{how}")
 
@@ -300,7 +313,8 @@ def simulate(name: str, annotator: str, store: Store, items: Material) -> None:
 
     rubric = load_rubric(name)
     labels = []
-    for item, item_id in zip(items.whole, store.add_items(items.whole), strict=True):
+    whole = items.for_program("simulated")
+    for item, item_id in zip(whole, store.add_items(whole), strict=True):
         scores = [rubric.score(item.prompt, answer.text, answer.finished) for answer in item.answers]
         labels.append(ProgramLabel(item_id, tiers_of(scores)))
     added = store.put("simulated", annotator, labels)
@@ -314,7 +328,7 @@ def import_file(config: LabelConfig, store: Store, items: Material, dropped: Dro
     """Import the labels of `config.path`. Returns their number."""
     assert config.path is not None
     rows = read_preferences(config.path, dropped, config.on_bad_rows, config.ignore_columns)
-    imported = take_over(store, config.path, rows, dropped, config.split)
+    imported = take_over(store, config.path, rows, dropped, config.split, config.round)
     items.imported = imported.item_ids
     return imported.labels
 
@@ -335,9 +349,10 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> str | 
         converted = conversion(loaded.tokenizer, read_tokenizer(sft.dir / "model", config.model))
         if converted:
             say(f"{'reward model':<12} {converted}")
-    every = score_sets(loaded, [item.prompt for item in items.whole], [item.answers for item in items.whole], progress)
+    whole = items.for_program("reward_model")
+    every = score_sets(loaded, [item.prompt for item in whole], [item.answers for item in whole], progress)
     labels = []
-    for item_id, scores in zip(store.add_items(items.whole), every, strict=True):
+    for item_id, scores in zip(store.add_items(whole), every, strict=True):
         read = [score for score in scores if score is not None]
         labels.append(ProgramLabel(item_id, tiers_of(read) if len(read) == len(scores) else None))
     skipped = sum(label.tiers is None for label in labels)

@@ -164,8 +164,8 @@ def build_trainer(
         peft_config=adapters.adapter(config, policy.model, TaskType.CAUSAL_LM),
     )
     adapters.keep_adapter_dropout(trainer.model, config.lora.lora_dropout)
-    expected = lambda logs: logs["loss/at_reference"]  # noqa: E731
-    trainer.add_callback(StartsAtReference(expected, config.beta, policy.placement.dtype != torch.float32))
+    is_rounded = policy.placement.dtype != torch.float32
+    trainer.add_callback(StartsAtReference(lambda logs: logs["loss/at_reference"], config.beta, is_rounded))
     trainer.add_callback(adapters.KeepSteps(stage, config.keep_steps))
     return trainer
 
