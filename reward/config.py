@@ -54,8 +54,8 @@ class RewardConfig(BelievedConfig):
     """How answers count that somebody found equally good: by the model of Rao and Kupper, which learns how near two
     scores are in a tie; as half a preference for each; or not at all."""
     score_candidates: bool = False
-    """Whether every sampled answer is scored too, into candidate_scores.jsonl. A further round needs it not:
-    there the sample stage scores the new answers."""
+    """Whether every sampled answer is scored too, into candidate_scores.jsonl. A further round does
+    not need it: there the sample stage scores the new answers."""
 
     @field_validator("base")
     @classmethod

@@ -25,6 +25,7 @@ from reward.report import Learnt, StartChoice
 from reward.trainer import build_trainer, take_threshold
 from trueup.console import say
 from trueup.data.split import opening_id
+from trueup.files import PARTIAL
 from trueup.models import heads
 from trueup.models.loading import Loaded
 from trueup.models.scoring import Reading, score_readings
@@ -33,6 +34,7 @@ from trueup.statistics.calibration import fit_temperature
 from trueup.training import loop
 from trueup.training.adapters import under_adapter
 from trueup.training.batches import num_processes
+from trueup.training.loop import KEPT_LOSS
 
 LEAST_OPENINGS = 2 * FOLDS
 """Fewest training prompts of which a fold can decide anything."""
@@ -40,10 +42,9 @@ LOOKS = 4
 """How often a training is compared with its start, evenly over its steps."""
 PATIENCE = 2
 """Looks in a row without a smaller loss that end a training."""
-LOSS = "kept_loss"
-"""Name in metrics.jsonl of the loss on the prompts that are kept for the choice."""
-BEST = "best.safetensors"
-"""File of the trained weights with the smallest loss so far. It is there during training alone."""
+BEST = f"trained.best{PARTIAL}"
+"""File of the trained weights with the smallest loss so far. It is there until the stage ends, as checkpoints are: a
+stage that is resumed behind its training needs it."""
 
 
 class TrainingPairs(NamedTuple):
@@ -134,10 +135,10 @@ class KeepBest(TrainerCallback):
         self.stage, self.model, self.kept = stage, model, kept
         self.file = stage.dir / BEST
         self.losses = {0: loss_at_start}
-        """By step."""
+        """The loss of each step that was looked at."""
         if not stage.resumed:
             self.file.unlink(missing_ok=True)
-            stage.log({"step": 0, LOSS: loss_at_start})
+            stage.log({"step": 0, KEPT_LOSS: loss_at_start})
 
     @property
     def best_step(self) -> int:
@@ -151,10 +152,10 @@ class KeepBest(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        """After an interruption, know what was measured before it."""
+        """Read what an interrupted training measured."""
         for row in loop.read_metrics(self.stage.dir / METRICS):
-            if LOSS in row and row["step"] <= state.global_step:
-                self.losses[int(row["step"])] = row[LOSS]
+            if KEPT_LOSS in row and row["step"] <= state.global_step:
+                self.losses[int(row["step"])] = row[KEPT_LOSS]
         if self.file.is_file():  # perhaps of a step behind the last checkpoint, which no row tells of any more
             with safe_open(self.file, "pt") as file:
                 self.losses[int(file.metadata()["step"])] = float(file.metadata()["loss"])
@@ -167,9 +168,11 @@ class KeepBest(TrainerCallback):
             return
         self.losses[step] = loss = self.kept.loss(self.model)
         if args.should_save:
-            self.stage.log({"step": step, LOSS: loss})
+            self.stage.log({"step": step, KEPT_LOSS: loss})
             if self.best_step == step:
-                save_file(trained_weights(self.model.model), self.file, {"step": str(step), "loss": repr(loss)})
+                partial = self.file.with_name(f"written.best{PARTIAL}")  # a torn file could never be read again
+                save_file(trained_weights(self.model.model), partial, {"step": str(step), "loss": repr(loss)})
+                partial.replace(self.file)
         if sum(self.best_step < other <= step for other in self.losses) >= PATIENCE:
             control.should_training_stop = True
 
@@ -247,11 +250,13 @@ def train_from_probe(
     load: Callable[[], Loaded],
     known: KnownPairs,
     pairs: TrainingPairs,
+    whose: str = "",
 ) -> Training:
     """Train a model whose head starts as a probe, unless that makes it worse on prompts kept for this.
 
     load   gives the model before its training once more. One at a time is in memory
     known  of the strict pairs
+    whose  what a finding begins with
     """
     kept = kept_openings(known.openings, config.seed)
     known = known._replace(features=places_to_start_at(model, known.features))
@@ -265,7 +270,6 @@ def train_from_probe(
         loss_at_start = exam.loss(model)
         looks = KeepBest(stage, model, exam, loss_at_start)
         training = train(config, stage, model, pairs.without(kept), looks)
-        looks.file.unlink(missing_ok=True)
         choice = StartChoice(
             reason=probe.reason,
             kept_prompts=len(kept),
@@ -284,7 +288,7 @@ def train_from_probe(
     start_at(model, probe)
     choice = choice.model_copy(update={"reason": choice.reason or probe.reason})
     say(f"{'choice':<12} {in_words(choice)}")
-    stage.find("info", "training_undone", in_words(choice))
+    stage.find("info", "training_undone", whose + in_words(choice))
     labels = label_rows(config, [pair for pair in pairs.strict if not pair[0].ideal], [])
     trainer = build_trainer(config, stage, model, labels)  # for the adapter, which changes nothing
     learnt = Learnt(**counts(labels) | {"comparisons": len(known.prompts), "graded": 0}, tie_threshold=None)
@@ -293,10 +297,10 @@ def train_from_probe(
 
 def in_words(choice: StartChoice) -> str:
     """What was decided, and by which figures."""
-    if choice.loss_at_start is None or choice.loss_trained is None:
+    if choice.loss_at_start is None or choice.loss_trained is None:  # no prompt was kept
         return (
             f"fewer than {LEAST_OPENINGS} training prompts cannot tell whether training helps, so nothing was trained: "
-            "the reward model is the probe of all training pairs"
+            f"the reward model is the probe of all training pairs, {STRICT_ALONE}"
         )
     figures = (
         f"loss on {choice.kept_prompts} training prompts kept for it, each at its best temperature: "
@@ -304,4 +308,7 @@ def in_words(choice: StartChoice) -> str:
     )
     if choice.step:
         return f"{figures}: the model of step {choice.step} is kept"
-    return f"{figures}: training is undone, and the reward model is the probe of all training pairs"
+    return f"{figures}: training is undone, and the reward model is the probe of all training pairs, {STRICT_ALONE}"
+
+
+STRICT_ALONE = "which learns from strict pairs alone: no ties, grades, ideal answers, smoothing or weights count in it"

@@ -46,6 +46,8 @@ from trueup.training.pairs import Pairs, encode_pairs, read_pairs
 
 JUDGE = "judge"
 """Folder of the second reward model."""
+SECOND = "the second reward model: "
+"""Beginning of the findings on it."""
 
 
 def run(config: RewardConfig) -> Path:
@@ -92,9 +94,9 @@ def run(config: RewardConfig) -> Path:
         aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties, *pairs.judge_ideals])
-        judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs)
+        judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs, SECOND)
         heldout = score_pairs(judge.model, judge.heldout)
-        probes, whose = stress(judge.model, heldout.pairs), "the second reward model: "
+        probes, whose = stress(judge.model, heldout.pairs), SECOND
         second = report_card(judge.train, heldout, aside, pairs.labelled, judge.probe, probes, whose)
         judge.fold()
         loading.save(judge.model, aside.dir / "model")
@@ -103,9 +105,11 @@ def run(config: RewardConfig) -> Path:
         )
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
+        (aside.dir / start.BEST).unlink(missing_ok=True)
     report = RewardReport(**dict(card), learnt=fitted.learnt, start=fitted.start, judge=judge_card)
     stage.write_report(report)
     write_report(stage, report, wrong)
+    (stage.dir / start.BEST).unlink(missing_ok=True)
     return stage.finish()
 
 
@@ -133,8 +137,12 @@ def fit(
     ties: list[Preference],
     ideals: list[Preference],
     pairs: Pairs,
+    whose: str = "",
 ) -> Fitted:
-    """A reward model, from the SFT policy with a fresh head or from a base of its own."""
+    """A reward model, from the SFT policy with a fresh head or from a base of its own.
+
+    whose  what its findings begin with
+    """
     torch.manual_seed(config.seed)  # for the head's random weights
     model, is_fresh = load_start(config, sft)
     if config.start == "probe" and not is_fresh:
@@ -162,7 +170,11 @@ def fit(
     strict += zip(ideals, ideal_rows, strict=True)
     encoded = start.TrainingPairs(strict, list(zip(ties, tied_rows, strict=True)), pairs.weight_of)
     if config.start == "probe":
-        training = start.train_from_probe(config, stage, model, lambda: load_start(config, sft)[0], known, encoded)
+
+        def again() -> loading.Loaded:
+            return load_start(config, sft)[0]
+
+        training = start.train_from_probe(config, stage, model, again, known, encoded, whose)
     else:
         training = start.train(config, stage, model, encoded)
     trainer = training.trainer

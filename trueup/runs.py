@@ -83,7 +83,7 @@ def _is_scratch(path: Path) -> bool:
     """Whether only a stage at work needs this entry of its folder. `checkpoint-final` or a backup may be the user's."""
     unfinished = path.name.removesuffix(PARTIAL)
     if unfinished != path.name:
-        return unfinished in {*OUTPUTS, BEGUN, MANIFEST, "answered"} or unfinished.endswith(".answers")
+        return unfinished in {*OUTPUTS, BEGUN, MANIFEST, "answered"} or unfinished.endswith((".answers", ".best"))
     return path.name == BEGUN or _is_checkpoint(path)
 
 

@@ -13,8 +13,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+import reward.start
 import reward.train
 import ui.label.run
+from reward.card import evaluate
 from reward.check import check_rows
 from reward.hidden import Place, read_features
 from reward.probe import fit_probe
@@ -133,10 +135,13 @@ DOUBTED = [
 
 @pytest.fixture
 def run(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
-    def make(labels: list[dict[str, str]], folder: Path = tmp_path, **keys: Any) -> tuple[Any, Path, RewardReport]:
+    def make(
+        labels: list[dict[str, str]], folder: Path = tmp_path, split: dict[str, float] | None = None, **keys: Any
+    ) -> tuple[Any, Path, RewardReport]:
         jsonl(folder / "labels.jsonl", labels)
         label = {"source": "import", "path": "labels.jsonl"}
-        made = campaign(folder, label=label, reward={"start": "probe", "max_steps": 8, **keys})
+        parts = {"split": split} if split else {}
+        made = campaign(folder, label=label, reward={"start": "probe", "max_steps": 8, **keys}, **parts)
         if runs.find_stage(made.run_dir, "sft") is None:
             stage = runs.begin(made.stages["sft"])
             loading.save(loading.load_base(made.config.model), stage.dir / "model")
@@ -168,7 +173,7 @@ def test_training_that_makes_a_probe_worse_is_undone_and_whatever_is_kept_scores
         assert choice.loss_trained >= choice.loss_at_start and learnt.labels == trained
         assert report.probe and report.accuracy and report.probe.value == report.accuracy.value
     assert ("training_undone" in findings) == (choice.step == 0) == (labels is DOUBTED)
-    assert not (directory / "best.safetensors").exists() and verify(made.run_dir).problems == []
+    assert not list(directory.rglob("*.partial")) and verify(made.run_dir).problems == []
     loaded = loading.load_reward_model(directory / "model", made.config.model)
     pairs = read_rows(runs.stage_dir(made.run_dir, "label") / "preferences.jsonl", Preference)
     heldout = [pair for pair in pairs if is_heldout(pair.prompt, made.config.split)]
@@ -206,6 +211,59 @@ def test_an_interrupted_training_remembers_what_was_measured_and_ends_as_one_tha
     starts = [json.loads((folder / "report.json").read_text())["start"] for folder in (whole, resumed)]
     assert starts[0]["step"] == starts[1]["step"]
     assert starts[0]["loss_trained"] == pytest.approx(starts[1]["loss_trained"], rel=1e-3)
+
+
+@pytest.mark.parametrize("behind", ["the first model", "the second model"])
+def test_a_stage_that_was_killed_behind_its_training_is_resumed(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    cards = iter(range(2))
+
+    def killed(*arguments: Any) -> Any:
+        if next(cards) == ["the first model", "the second model"].index(behind):
+            raise Killed
+        return evaluate.report_card(*arguments)
+
+    keys: dict[str, Any] = {"learning_rate": 1e-2, "save_steps": 4, "max_steps": 8}
+    if behind == "the second model":
+        keys["split"] = {"heldout_fraction": 0.1, "judge_fraction": 0.7}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(reward.train, "report_card", killed)
+        run(LABELS, **keys)
+    made, directory, report = run(LABELS, **keys)
+    resumed = report.start if behind == "the first model" else report.judge and report.judge.start
+    assert resumed and resumed.kept_prompts and not list(directory.rglob("*.partial"))
+    assert verify(made.run_dir).problems == []
+
+
+def test_a_file_of_weights_that_was_torn_is_none(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(weights: Any, file: Path, *_: Any) -> None:
+        file.write_bytes(b"torn")
+        raise Killed
+
+    keys = {"learning_rate": 1e-2, "save_steps": 1, "max_steps": 8}
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(reward.start, "save_file", killed)
+        run(LABELS, **keys)
+    made, _, report = run(LABELS, **keys)
+    assert report.start and verify(made.run_dir).problems == []
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "bloom", "falcon"])
+def test_a_family_that_keeps_its_layers_elsewhere_starts_at_its_whole_depth(kind: str) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    more = {"opt": {"ffn_dim": 32, "word_embed_proj_dim": 16}}.get(kind, {})
+    settings = AutoConfig.for_model(kind, **sizes, **more, num_labels=1)
+    model: Any = AutoModelForSequenceClassification.from_config(settings)
+    layers = dict(model.named_parameters()).keys()
+    heads.cut_trunk(model, 2)
+    assert dict(model.named_parameters()).keys() == layers
 
 
 def test_what_is_exported_scores_alike_by_the_lines_of_its_card(run: Callable[..., Any], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def weighted_sum(pair: Preference, weights: Mapping[str, float], is_tie: bool) -
 
     with g_c = 1 where the chosen answer is better by criterion c, -1 where the rejected one is, and 0 else.
     """
-    if not weights.keys() & pair.better_by.keys():
+    if not {name for name, weight in weights.items() if weight} & pair.better_by.keys():
         return None
     sides = {OVERALL: None if is_tie else "chosen", **pair.better_by}
     signs = {"chosen": 1, "rejected": -1}

@@ -124,7 +124,10 @@ def can_be_cut(model: PreTrainedModel, layers: int) -> bool:
 
 
 def cut_trunk(model: Any, layers: int) -> None:
-    """Remove the layers of a reward model behind the first ones."""
+    """Remove the layers of a reward model behind the first ones, if there are any: not every family keeps its layers
+    where they could be taken from."""
+    if layers == model.config.get_text_config().num_hidden_layers:
+        return
     _cut_settings(model.config, layers)
     model.base_model.layers = model.base_model.layers[:layers]
 
@@ -141,9 +144,10 @@ def _cut_settings(settings: PretrainedConfig, layers: int) -> None:
 def fits_policy(folder: Path, policy: PreTrainedModel) -> bool:
     """Whether the reward model in a folder reads where a head on all layers of the policy does, so that its adapter may
     share the policy's base."""
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    layers = policy.config.get_text_config().num_hidden_layers
-    return not settings.get(POOLING) and settings.get("num_hidden_layers", layers) == layers
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings = type(policy.config).from_dict(values)  # families call their number of layers by several names
+    layers = (config.get_text_config().num_hidden_layers for config in (settings, policy.config))
+    return not values.get(POOLING) and len(set(layers)) == 1
 
 
 def let_router_be(model: PreTrainedModel) -> None:

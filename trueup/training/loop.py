@@ -28,6 +28,9 @@ from trueup.runs import METRICS, StageRun, checkpoints
 SAMPLES = "samples.jsonl"
 """A few answers of each rollout of an online algorithm."""
 
+KEPT_LOSS = "kept_loss"
+"""Name in metrics.jsonl of the loss on prompts that are kept to choose a step by."""
+
 
 def free_memory(device: torch.device) -> int:
     """Free bytes. On a GPU they include those that PyTorch has reserved and can use again."""
@@ -154,7 +157,7 @@ def _forget_metrics_after(path: Path, step: int) -> None:
     """Remove the rows of steps that will be repeated, and a last row that was cut."""
     rows = read_metrics(path)
     # Rows of the step itself stay if they were written before its checkpoint: its loss, or its evaluation.
-    before = ("loss", "eval/reward", "kept_loss")
+    before = ("loss", "eval/reward", KEPT_LOSS)
     rows_before = [
         row
         for row in rows

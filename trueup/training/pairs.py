@@ -101,7 +101,9 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
         ideals=part("train", ideals),
         judge_ideals=part("judge", ideals),
         labelled=labelled,
-        weight_of=annotator_weights(label, config, [*train, *ties, *part("train", ideals)]),
+        weight_of=annotator_weights(
+            label, config, [*train, *judge, *ties, *part("judge", tied), *part("train", ideals), *part("judge", ideals)]
+        ),
         on_bad_rows=label.manifest.identity.get("on_bad_rows", "refuse"),
     )
     if ideals:

@@ -117,7 +117,7 @@ def describe(roles: Roles) -> str:
     if roles.reward and not roles.critic_from_reward:
         weights = sum(weight.numel() for weight in roles.reward.model.parameters())
         kind += f", and the reward model by itself with {weights:,} weights"
-        critic = "fresh on the policy's base: the reward model reads other tokens, or hidden states of another depth"
+        critic = "fresh on the policy's base: the reward model reads other tokens, or it reads other hidden states"
     counts = [sum(weight.numel() for weight in roles.parameters(role).values()) for role in ("policy", "critic")]
     return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
 
