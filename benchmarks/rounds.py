@@ -8,7 +8,7 @@ answers; the last policy of each answers the same held-out prompts with the same
 The seed draws the prompts that are labelled, the answers, the order of training and the comparison's random numbers.
 
 Prints a row a seed: both win rates against the SFT policy, and how often several rounds win over one pass. The last row
-has the same over all seeds, with an interval over prompts, each with the answers of every seed.
+has the same over all seeds, with intervals over prompts, each with the answers of every seed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
 
-from rlhf.compare.schema import CompareReport, PromptComparison
+from rlhf.compare.schema import PromptComparison
 from trueup import runs
 from trueup.artifacts.reports import Estimate
 from trueup.campaign import Campaign, load_campaign
@@ -51,17 +52,15 @@ def main() -> None:
         for seed in options.seeds:
             folder = (options.keep or Path(temporary)) / f"seed-{seed}"
             once = campaign(options, folder / ONE_PASS, seed, rounds=1, labels=options.rounds * options.labels)
-            run_to(once, None)
+            run_to(once, "align")
             often = campaign(options, folder / "rounds", seed, options.rounds, options.labels, once.run_dir)
-            run_to(often, None)
-            first = runs.open_stage(once.run_dir, "compare")
-            last = runs.open_stage(often.run_dir, address(options.rounds, "compare"))
-            cells = [shown(stage.report(CompareReport).judges["rubric"].win_rate) for stage in (first, last)]
-            tables = {row.prompt_id: against(row) for row in read_rows(last.dir / "samples.jsonl", PromptComparison)}
-            for prompt, table in tables.items():
-                every.setdefault(prompt, []).append(table)
-            print(f"| {seed} | {' | '.join(cells)} | {over([[table] for table in tables.values()])} |", flush=True)
-    print(f"| all | | | {over(list(every.values()))} |")
+            compared = address(options.rounds, "compare")  # those of the rounds before it are not needed
+            run_to(often, compared)
+            rows = read_rows(runs.open_stage(often.run_dir, compared).dir / "samples.jsonl", PromptComparison)
+            for row in rows:
+                every.setdefault(row.prompt_id, []).append(tables(row))
+            print(line(str(seed), [[tables(row)] for row in rows]), flush=True)
+    print(line("all", list(every.values())))
 
 
 def campaign(
@@ -83,16 +82,28 @@ def campaign(
     return load_campaign(file, options.overrides)
 
 
-def against(row: PromptComparison) -> np.ndarray:
-    """The outcomes of the last round's answers to a prompt against those of the one pass."""
-    reference, aligned = ([one.scores["rubric"] for one in side] for side in (row.others[ONE_PASS], row.aligned))
-    return win_rates.outcomes(reference, aligned)
+class Tables(NamedTuple):
+    """The outcomes of a prompt's answers, of one policy against those of another."""
+
+    once: np.ndarray
+    """The one pass against the SFT policy."""
+    often: np.ndarray
+    """The last round against the SFT policy."""
+    often_over_once: np.ndarray
 
 
-def over(tables: list[list[np.ndarray]]) -> str:
-    """The win rate over prompts, each with the tables of every seed."""
-    rate = win_rates.win_rate([np.concatenate([table.ravel() for table in of]) for of in tables])
-    return shown(rate.interval.estimate())
+def tables(row: PromptComparison) -> Tables:
+    sft, once, often = ([one.scores["rubric"] for one in side] for side in (row.sft, row.others[ONE_PASS], row.aligned))
+    return Tables(*(win_rates.outcomes(*sides) for sides in ((sft, once), (sft, often), (once, often))))
+
+
+def line(name: str, prompts: Sequence[Sequence[Tables]]) -> str:
+    """A row of the table: win rates over prompts, each with the outcomes of one seed or of several."""
+    columns = [
+        win_rates.win_rate([np.concatenate([each[column].ravel() for each in seeds]) for seeds in prompts])
+        for column in range(len(Tables._fields))
+    ]
+    return f"| {name} | {' | '.join(shown(rate.interval.estimate()) for rate in columns)} |"
 
 
 def shown(rate: Estimate) -> str:
