@@ -53,6 +53,10 @@ class RewardConfig(BelievedConfig):
     ties: Literal["rao_kupper", "half", "leave_out"] = "rao_kupper"
     """How answers count that somebody found equally good: by the model of Rao and Kupper, which learns how near two
     scores are in a tie; as half a preference for each; or not at all."""
+    ensemble: int = Field(1, ge=1, le=100)
+    """Heads on the one trunk. Several agree where the labels settle which answer is better, and differ elsewhere: their
+    spread chooses what people are asked (`label.selection`) and makes a cautious reward (`align.reward_caution`). The
+    mean of the heads is the head that one alone would be. A head costs next to nothing."""
     score_candidates: bool = False
     """Whether every sampled answer is scored too, into candidate_scores.jsonl. A further round does
     not need it: there the sample stage scores the new answers."""

@@ -159,6 +159,15 @@ def fit_probe(features: Features, prompts: Sequence[str], seed: int, poolings: S
 # ---- The choice of place and ridge ------------------------------------------------------------------------------
 
 
+def best_ridge(pairs: np.ndarray, prompts: Sequence[str], seed: int) -> float:
+    """The ridge that `fit_probe` takes at a place, from the features (N, 2, H) there."""
+    folds = folds_of_prompts(prompts, seed)
+    if len(set(folds)) < 2:
+        return 1.0
+    judged = _judge_ridges(pairs, prompt_weights(prompts), folds)
+    return max(RIDGES, key=lambda ridge: judged[ridge])
+
+
 @dataclass(frozen=True, order=True)
 class _Judged:
     minus_loss: float
@@ -204,6 +213,37 @@ def _named(place: Place, features: Features) -> str:
 # ---- The fit ----------------------------------------------------------------------------------------------------
 
 
+class Standard(NamedTuple):
+    """How features (..., H) are standardised: to unit variance over the answers, so that a ridge knows no unit, and
+    orthogonal to the mean answer, since a head has no intercept and its scores are to be 0 on average."""
+
+    scale: np.ndarray
+    """(H,), infinite for a unit that never varies: it is left out."""
+    common: np.ndarray
+    """(H,) the direction of the mean answer in standardised features, of norm 1; all 0 where the mean is."""
+
+    @classmethod
+    def of(cls, pairs: np.ndarray) -> Standard:
+        """That of the answers of pairs (N, 2, H) in float64."""
+        chosen, rejected = pairs[:, 0], pairs[:, 1]
+        mean = (chosen + rejected).mean(
+            axis=0
+        ) / 2  # over pairs of sums, which are the same after a swap to the last bit
+        scale = np.sqrt(((chosen - mean) ** 2 + (rejected - mean) ** 2).mean(axis=0) / 2)
+        scale[scale <= 1e-6 * scale.max(initial=0)] = np.inf
+        common = mean / scale
+        return cls(scale, common / (np.linalg.norm(common) or 1.0))
+
+    def differences(self, pairs: np.ndarray) -> np.ndarray:
+        """(N, H) the chosen answers' standardised features minus the rejected ones'."""
+        differences = (pairs[:, 0] - pairs[:, 1]) / self.scale
+        return differences - np.outer(differences @ self.common, self.common)
+
+    def directions(self, thetas: np.ndarray) -> np.ndarray:
+        """Directions (R, H) over the features themselves, from those over standardised ones."""
+        return (thetas - np.outer(thetas @ self.common, self.common)) / self.scale
+
+
 def fit_directions(pairs: np.ndarray, weights: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
     """Directions (R, H) that minimise the Bradley-Terry loss with each of R ridges:
 
@@ -212,18 +252,11 @@ def fit_directions(pairs: np.ndarray, weights: np.ndarray, ridges: Sequence[floa
     pairs    (N, 2, H) features of the chosen and of the rejected answers
     weights  (N,)
 
-    The features are scaled to unit variance over the answers, so that the ridge knows no unit. Directions are
-    orthogonal to the mean answer: a head has no intercept, and so its scores are 0 on average. Swapping the answers of
-    every pair negates the directions exactly.
+    theta is over standardised features. Swapping the answers of every pair negates the directions exactly.
     """
-    chosen, rejected = pairs[:, 0].astype(np.float64), pairs[:, 1].astype(np.float64)
-    mean = (chosen + rejected).mean(axis=0) / 2  # over pairs of sums, which are the same after a swap to the last bit
-    scale = np.sqrt(((chosen - mean) ** 2 + (rejected - mean) ** 2).mean(axis=0) / 2)
-    scale[scale <= 1e-6 * scale.max(initial=0)] = np.inf  # a unit that never varies is left out
-    common = mean / scale
-    common /= np.linalg.norm(common) or 1.0
-    differences = (chosen - rejected) / scale
-    differences -= np.outer(differences @ common, common)
+    pairs = pairs.astype(np.float64)
+    standard = Standard.of(pairs)
+    differences = standard.differences(pairs)
     weights = weights / weights.sum()
 
     def loss_and_slope(theta: np.ndarray, ridge: float) -> tuple[float, np.ndarray]:
@@ -231,9 +264,9 @@ def fit_directions(pairs: np.ndarray, weights: np.ndarray, ridges: Sequence[floa
         loss = float(weights @ np.logaddexp(0, -margins)) + ridge / 2 * float(theta @ theta)
         return loss, ridge * theta - (weights * sigmoid(-margins)) @ differences
 
-    theta, directions = np.zeros(pairs.shape[-1]), []
+    theta, thetas = np.zeros(pairs.shape[-1]), []
     for ridge in ridges:
         options = {"maxiter": 500, "ftol": 1e-10, "gtol": 1e-7}
         theta = minimize(loss_and_slope, theta, (ridge,), "L-BFGS-B", jac=True, options=options).x
-        directions.append((theta - (theta @ common) * common) / scale)
-    return np.stack(directions)
+        thetas.append(theta)
+    return standard.directions(np.stack(thetas))

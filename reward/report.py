@@ -60,6 +60,21 @@ class LearningPoint(Artifact):
     """On the held-out pairs: the mean over probes of all parts of this size."""
 
 
+class Agreement(Artifact):
+    """What the heads of an ensemble tell on held-out pairs (`reward.card.agreement`)."""
+
+    heads: int
+    agree: Share
+    """The share of the pairs that all heads put in the same order."""
+    right_where_agreed: Share | None
+    """Accuracy of the reward model on these pairs; null where there are none."""
+    right_elsewhere: Share | None
+    difference: Estimate | None
+    """The first accuracy minus the second; null where there is only one of them."""
+    spread: float
+    """Mean standard deviation over heads of the score of a held-out answer, in standard deviations of these scores."""
+
+
 class ReportCard(RewardCard, extra="forbid"):
     """The report card of one reward model. Without held-out pairs it has no keys about them."""
 
@@ -77,6 +92,8 @@ class ReportCard(RewardCard, extra="forbid"):
     ceiling: Ceiling | None = absent()
     """Absent where no two annotators put the same pair in a strict order."""
     stress: Stress | None = absent()
+    agreement: Agreement | None = absent()
+    """Of the heads (`reward.ensemble`); absent where there is one."""
     kendall_tau: Estimate | None = absent()
     """Rank correlation of scores with rankings of three answers or more, over held-out prompts; absent without any."""
     by_category: dict[str, Share] | None = absent()

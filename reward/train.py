@@ -28,6 +28,7 @@ from reward.card.page import write_report
 from reward.card.stress import stress
 from reward.comparisons import Contrast, Encoded, LabelRow
 from reward.config import HEAD_OF_ITS_OWN, RewardConfig
+from reward.ensemble import add_heads
 from reward.probe import ProbeScores, probe_pairs
 from reward.report import Learnt, PairScore, RewardReport, SecondReportCard, StartChoice
 from reward.trainer import build_trainer
@@ -36,7 +37,8 @@ from trueup.console import progress, say
 from trueup.data.records import CandidateScores, CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.errors import ConfigError, DataError
 from trueup.models import loading
-from trueup.models.scoring import Reading, score_readings, score_sets
+from trueup.models.heads import set_ensemble
+from trueup.models.scoring import Reading, candidate_scores, score_readings_by_heads, score_sets_by_heads
 from trueup.models.templates.ends import choice_of
 from trueup.runs import FinishedStage, StageRun, checkpoints
 from trueup.training import adapters, loop
@@ -180,6 +182,9 @@ def fit(
     trainer = training.trainer
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     model.model = adapters.under_adapter(trainer.model).eval()
+    set_ensemble(model.model, None)  # a base may have brought one, of the head that it had before
+    if config.ensemble > 1:
+        add_heads(model, encoded.strict[: len(rows)], known, config.ensemble, config.seed)
 
     def fold() -> None:
         model.model = merged(trainer.model, stage, [row.prompt_ids + row.chosen_ids for row in rows])
@@ -208,19 +213,19 @@ def score_pairs(model: loading.Loaded, pairs: Sequence[Encoded]) -> ScoredPairs:
     sides = ([row.chosen_ids for _, row in pairs], [row.rejected_ids for _, row in pairs])
     prompts = [tuple(row.prompt_ids) for _, row in pairs]
     readings = [Reading(prompt, tuple(ids)) for side in sides for prompt, ids in zip(prompts, side, strict=True)]
-    scores = score_readings(model, readings)
-    return ScoredPairs([pair for pair, _ in pairs], scores[: len(pairs)], scores[len(pairs) :])
+    scores = score_readings_by_heads(model, readings)
+    return ScoredPairs.by_heads([pair for pair, _ in pairs], scores[: len(pairs)], scores[len(pairs) :])
 
 
 def score_candidates(model: loading.Loaded, rows: Sequence[CandidateSet], stage: StageRun) -> Iterator[CandidateScores]:
     """The score of every sampled answer. One that the reward model cannot read has none, which is a finding."""
-    scores = score_sets(model, [row.prompt for row in rows], [row.candidates for row in rows], progress)
+    scores = score_sets_by_heads(model, [row.prompt for row in rows], [row.candidates for row in rows], progress)
     flat = [score for row in scores for score in row]
     if unread := flat.count(None):
         message = f"{unread} of {len(flat)} sampled answers have no score: the reward model cannot read them"
         stage.find("info", "answers_without_score", message)
     for row, of_row in zip(rows, scores, strict=True):
-        yield CandidateScores(prompt_id=row.prompt_id, scores=of_row)
+        yield candidate_scores(row.prompt_id, of_row)
 
 
 def init_head(model: loading.Loaded) -> None:

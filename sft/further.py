@@ -18,13 +18,13 @@ from trueup.data.records import Candidate, Message
 from trueup.models.loading import SavedPolicy, load_reward_model
 from trueup.models.policies import aligned, reward_model_config
 from trueup.models.sampling import Decoding, sample_resumed
-from trueup.models.scoring import score_sets
+from trueup.models.scoring import HeadScores, score_sets_by_heads
 from trueup.runs import StageRun
 
 Answers = list[list[Candidate]]
 """P lists of answers."""
-Scores = list[list[float | None]]
-"""The last reward model's score of each of them; None for an answer that it cannot read."""
+Scores = list[list[HeadScores | None]]
+"""What the last reward model says of each of them; None for an answer that it cannot read."""
 
 
 def answer(
@@ -57,9 +57,9 @@ def answer(
     references = sampled("sft", SavedPolicy(sft.dir / "model"), anchors, apart)
     scorer = load_reward_model(reward.dir / "model", reward_model_config(reward.dir.parent, config.model))
     scorer.model.eval()
-    scores = score_sets(scorer, prompts, newest, progress)
+    scores = score_sets_by_heads(scorer, prompts, newest, progress)
     best = [ranked(row[own:])[:num_best] for row in scores]
-    anchored = score_sets(scorer, prompts, references, progress)
+    anchored = score_sets_by_heads(scorer, prompts, references, progress)
     answers = [
         [*named(last, row[:own]), *named("sft", anchor), *named(best_of_n, [row[own + k] for k in top])]
         for row, anchor, top in zip(newest, references, best, strict=True)
@@ -71,10 +71,10 @@ def answer(
     return answers, values
 
 
-def ranked(scores: Sequence[float | None]) -> list[int]:
+def ranked(scores: Sequence[HeadScores | None]) -> list[int]:
     """The places of the scores, the best first and the first of equals; one without a score is the last choice."""
     worst = float("-inf")
-    return sorted(range(len(scores)), key=lambda k: -(worst if (value := scores[k]) is None else value))
+    return sorted(range(len(scores)), key=lambda k: -(worst if (one := scores[k]) is None else one.score))
 
 
 def named(policy: str, answers: Sequence[Candidate]) -> list[Candidate]:

@@ -25,7 +25,6 @@ from trueup.data.formats import read_prompts
 from trueup.data.near_duplicates import across_split
 from trueup.data.records import (
     Candidate,
-    CandidateScores,
     CandidateSet,
     Dropped,
     Prompt,
@@ -43,6 +42,7 @@ from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
 from trueup.models.sampling import Decoding, forget_unfinished, sample_saved
+from trueup.models.scoring import candidate_scores
 from trueup.runs import Finding, StageRun
 
 
@@ -117,7 +117,7 @@ def sample_further_round(config: SampleConfig, stage: StageRun, prompts: Sequenc
     answers, scores = further.answer(config, stage, [prompt.prompt for prompt in prompts], decoding_of(config))
     write_rows(
         stage.dir / "candidate_scores.jsonl",
-        (CandidateScores(prompt_id=p.prompt_id, scores=row) for p, row in zip(prompts, scores, strict=True)),
+        (candidate_scores(prompt.prompt_id, row) for prompt, row in zip(prompts, scores, strict=True)),
     )
     sampler = sampler_of(config, f"round-{config.round - 1} and anchors", None)
     return [answered_row(config, prompt, row, sampler) for prompt, row in zip(prompts, answers, strict=True)]

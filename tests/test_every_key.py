@@ -134,6 +134,7 @@ REWARD = {
     "label_smoothing": Probe({"label_smoothing": 0.3}),
     "base": ShownBy("tests/reward/test_base.py", "base"),
     "start": ShownBy("tests/reward/test_start.py", "start"),
+    "ensemble": Probe({"ensemble": 3}),
 }
 SMALL = {"prompts": "prompts.jsonl", "rollout_batch_size": 8, "max_new_tokens": 6, "eval_prompts": 2}
 DPO = {
@@ -175,6 +176,7 @@ ONLINE = {
     "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
     "rewards": Probe({"rewards": {"rewards.py:short": 1.0}}),
     "on_failed_reward_model": ShownBy("tests/rlhf/align/test_rewards.py", "on_failed_reward_model"),
+    "reward_caution": ShownBy("tests/rlhf/align/test_caution.py", "reward_caution"),
     "rubric": ShownBy("tests/rlhf/align/test_rewards.py", "rubric"),  # there is one
     "checks": Probe({"checks": [{"kind": "gsm8k", "path": "gsm8k.jsonl"}], "rewards": {"gsm8k": 1.0}}, see="trainer"),
     "missing_eos_penalty": Probe({"missing_eos_penalty": 5.0}),

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from reward.card.baselines import BAG
 from reward.card.shares import interval_of, percent, points
-from reward.report import Stress
-from trueup.artifacts.reports import Share
+from reward.report import Agreement, Stress
+from trueup.artifacts.reports import Share, number
 from trueup.runs import Finding
 from trueup.statistics.intervals import Interval
 
@@ -34,12 +34,13 @@ class Measured:
     temperature: Interval
     by_length: Mapping[str, Share]
     stress: Stress | None
+    heads: Agreement | None = None
 
 
 def doubts(measured: Measured, whose: str) -> list[Finding]:
     """Findings against the model. One that fails is told alone: nothing else about such a model matters."""
     chance = list(_chance(measured))
-    rest: Sequence[Callable[[Measured], Iterator[Finding]]] = (_baseline, _overconfidence, _length, _stress)
+    rest: Sequence[Callable[[Measured], Iterator[Finding]]] = (_baseline, _overconfidence, _length, _stress, _heads)
     findings = chance or [finding for doubt in rest for finding in doubt(measured)]
     return [Finding(finding.level, finding.code, whose + finding.message) for finding in findings]
 
@@ -109,3 +110,22 @@ def _stress(measured: Measured) -> Iterator[Finding]:
             "such a text stands beside a good answer, and read the samples of an online algorithm for it"
         )
         yield Finding("warn", "worse_texts_score_higher", message)
+
+
+def _heads(measured: Measured) -> Iterator[Finding]:
+    """Disagreement of the heads is no sign of a mistake."""
+    heads = measured.heads
+    if heads is None:
+        return
+    if heads.difference is None or number(heads.difference) <= 0:
+        where, elsewhere = heads.right_where_agreed, heads.right_elsewhere
+        figures = " and ".join(
+            f"{percent(interval_of(share))} of the pairs {what}"
+            for share, what in ((where, "on which they agree"), (elsewhere, "on which they do not"))
+            if share
+        )
+        message = (
+            f"the disagreement of the {heads.heads} heads tells nothing on held-out pairs: the model is right in "
+            f"{figures}; choose at random what people are asked (label.selection), and leave align.reward_caution at 0"
+        )
+        yield Finding("warn", "disagreement_tells_nothing", message)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reward.card.agreement import agreement
 from reward.card.baselines import LENGTH, learn_baselines, longer
 from reward.card.ceiling import ceiling
 from reward.card.doubts import Measured, doubts
@@ -22,10 +23,11 @@ from reward.card.shares import (
     share_of,
 )
 from reward.probe import ProbeScores
-from reward.report import LearningPoint, Mistake, ProbeShare, ReliabilityPoint, ReportCard, Stress
+from reward.report import Agreement, LearningPoint, Mistake, ProbeShare, ReliabilityPoint, ReportCard, Stress
 from trueup.artifacts.reports import Baseline, BestBaseline, Calibration, Estimate, Normalisation, PairCounts
 from trueup.console import say
 from trueup.data.records import Preference
+from trueup.models.scoring import HeadScores
 from trueup.runs import Finding, StageRun
 from trueup.statistics.calibration import (
     brier,
@@ -51,6 +53,17 @@ class ScoredPairs:
     pairs: list[Preference]
     chosen: list[float]
     rejected: list[float]
+    heads: np.ndarray | None = None
+    """(2, N, K) scores of the chosen and of the rejected answers by each head of an ensemble; None: there is none."""
+
+    @classmethod
+    def by_heads(
+        cls, pairs: list[Preference], chosen: Sequence[HeadScores], rejected: Sequence[HeadScores]
+    ) -> ScoredPairs:
+        """From what the reward model says of the answers."""
+        sides = (chosen, rejected)
+        heads = np.array([[one.heads for one in side] for side in sides]) if pairs and chosen[0].deviations else None
+        return cls(pairs, [one.score for one in chosen], [one.score for one in rejected], heads)
 
     @property
     def margins(self) -> list[float]:
@@ -100,8 +113,9 @@ def report_card(
         f"{'accuracy':<12} {percent(accuracy)} on {len(pairs)} held-out pairs of {accuracy.n} prompts; "
         f"{', '.join(f'{name} {percent(share)}' for name, share in by_baseline.items())}"
     )
+    heads = _agreement(heldout)
     findings = doubts(
-        Measured(accuracy, shuffled_p, best, by_baseline[best], ahead, temperature, by_length, stress), whose
+        Measured(accuracy, shuffled_p, best, by_baseline[best], ahead, temperature, by_length, stress, heads), whose
     )
     stage.findings += findings
     baselines = {
@@ -122,6 +136,7 @@ def report_card(
         probe=_beside_probe(pairs, right, probe) if probe else None,
         learning_curve=_learning_curve(pairs, probe) if probe else None,
         stress=stress,
+        agreement=heads,
         kendall_tau=_kendall_tau(pairs, right),
         by_category=by_slice(pairs, right, lambda pair: pair.category or "none"),
         by_annotator=by_slice(pairs, right, lambda pair: pair.annotator),
@@ -132,6 +147,15 @@ def report_card(
         normalisation=_normalisation(heldout.chosen + heldout.rejected),
         findings=findings,
     )
+
+
+def _agreement(heldout: ScoredPairs) -> Agreement | None:
+    if heldout.heads is None:
+        return None
+    chosen, rejected = heldout.heads
+    spreads = heldout.heads.std(axis=-1, ddof=1).ravel().tolist()
+    std = _normalisation(heldout.chosen + heldout.rejected).std
+    return agreement(heldout.pairs, heldout.right, chosen - rejected, spreads, std)
 
 
 def mistakes(heldout: ScoredPairs) -> list[Mistake]:

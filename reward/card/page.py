@@ -100,6 +100,9 @@ def facts(report: RewardReport) -> list[tuple[str, str, str]]:
         rows.append(("Ahead by", ahead, f"{interval_of_it} points of “{best.name}”"))
     if report.ceiling:
         rows.append(("Ceiling", percent(report.ceiling.accuracy.value), "the most that these labels allow"))
+    if (heads := report.agreement) and heads.difference:
+        apart, interval_of_it = in_points(heads.difference).split(" ", 1)
+        rows.append(("Heads", apart, f"{interval_of_it} points more accurate where all {heads.heads} agree"))
     if calibration := report.calibration:
         note = "above 1 the scores are too far apart"
         rows.append(("Temperature", decimals(calibration.temperature, 2), note))

@@ -8,7 +8,7 @@ import numpy as np
 
 from trueup.artifacts.reports import Share, number
 from trueup.data.records import Preference
-from trueup.statistics.intervals import Interval
+from trueup.statistics.intervals import Interval, draws, percentiles
 from trueup.statistics.win_rates import margin_interval, win_rate
 
 
@@ -44,6 +44,28 @@ def difference_over_prompts(pairs: Sequence[Preference], right: Sequence[float],
     halves = np.array(by_prompt(pairs, [a - b for a, b in zip(right, other, strict=True)])) / 2
     half, _ = margin_interval(halves, np.ones(len(halves)), 0.95, 0, 10_000)
     return Interval(2 * half.value, 2 * half.low, 2 * half.high, half.n)
+
+
+def difference_of_parts(pairs: Sequence[Preference], right: Sequence[float], is_first: Sequence[bool]) -> Interval:
+    """Accuracy on a part of the pairs minus that on the rest; between -1 and 1. Prompts are drawn whole, as they may
+    have pairs in both. `n` counts the prompts of the smaller part; with one there is no interval."""
+    ids = sorted({pair.prompt_id for pair in pairs})
+    sums, sizes = np.zeros((2, 2, len(ids)))  # by part and prompt
+    for pair, value, first in zip(pairs, right, is_first, strict=True):
+        sums[int(not first), ids.index(pair.prompt_id)] += value
+        sizes[int(not first), ids.index(pair.prompt_id)] += 1
+    there = (sizes > 0).astype(float)  # (2, P)
+    means = sums / np.maximum(sizes, 1)
+    first, second = (means.sum(axis=1) / there.sum(axis=1)).tolist()
+    fewest = int(there.sum(axis=1).min())
+    if fewest < 2:
+        return Interval(first - second, -1.0, 1.0, fewest)
+    resamples = np.concatenate(list(draws(len(ids), 10_000, 0)))  # (R, P)
+    with np.errstate(invalid="ignore"):
+        by_part = (resamples @ means.T) / (resamples @ there.T)
+    differences = by_part[:, 0] - by_part[:, 1]
+    low, high = percentiles(differences[~np.isnan(differences)], 0.95, fewest)
+    return Interval(first - second, low, high, fewest)
 
 
 def by_slice(pairs: Sequence[Preference], right: Sequence[float], key: Callable[[Preference], str]) -> dict[str, Share]:

@@ -141,6 +141,8 @@ class CandidateScores(Row):
 
     prompt_id: str
     scores: list[FiniteFloat | None]
+    heads: list[list[FiniteFloat] | None] | None = Field(None, exclude_if=lambda value: value is None)
+    """What each head of its ensemble says of them (`reward.ensemble`); their mean is the score."""
 
 
 class Label(PromptRow):

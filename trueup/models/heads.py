@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -106,7 +107,52 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 def read_scores(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     """Scores (B,) float32 of answers: the head on what it reads of their hidden states. `hidden` and `mask` as in
     `pool`."""
-    return model.score(pool(hidden, mask, pooling_of(model)).to(hidden.dtype)).squeeze(-1).float()
+    return read_heads(model, hidden, mask)[:, 0]
+
+
+def read_heads(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Scores of answers, and by how much the score of each head of the ensemble differs from it: (B, 1 + K) float32,
+    where K is 0 of a model without one."""
+    pooled = pool(hidden, mask, pooling_of(model))
+    score = model.score(pooled.to(hidden.dtype)).float()
+    deviations = getattr(model, _DEVIATIONS, None)
+    return score if deviations is None else torch.cat([score, pooled @ deviations.T], dim=1)
+
+
+# ---- The ensemble -----------------------------------------------------------------------------------------------
+
+ENSEMBLE = "heads.safetensors"
+"""File in the folder of a reward model: what each of its K heads has more than the head of the model, (K, H) float32.
+The rows sum to 0, so the mean of the heads is the head that every reader of the folder finds."""
+_DEVIATIONS = "head_deviations"
+
+
+def set_ensemble(model: Any, deviations: Tensor | None) -> None:
+    """Give a reward model these heads (K, H), or none. They are no part of the weights that transformers saves."""
+    if hasattr(model, _DEVIATIONS):
+        delattr(model, _DEVIATIONS)
+    if deviations is not None:
+        own = next(model.parameters())
+        model.register_buffer(_DEVIATIONS, deviations.to(own.device, torch.float32), persistent=False)
+
+
+def has_ensemble(folder: Path) -> bool:
+    return (folder / ENSEMBLE).is_file()
+
+
+def load_ensemble(model: Any, folder: Path) -> None:
+    """Give a reward model the heads that lie in a folder, if any do."""
+    if has_ensemble(folder):
+        set_ensemble(model, load_file(folder / ENSEMBLE)[_DEVIATIONS])
+
+
+def save_ensemble(model: Any, folder: Path) -> None:
+    """Write the heads of a reward model beside its weights, if it has any."""
+    if (deviations := getattr(model, _DEVIATIONS, None)) is not None:
+        save_file({_DEVIATIONS: deviations.float().cpu().contiguous()}, folder / ENSEMBLE)
+
+
+# ---- A trunk of fewer layers ------------------------------------------------------------------------------------
 
 
 def can_be_cut(model: PreTrainedModel, layers: int) -> bool:

@@ -25,8 +25,8 @@ from transformers import (
 
 from trueup.console import say
 from trueup.errors import ModelError
+from trueup.models import heads
 from trueup.models.config import ModelConfig, as_written, named
-from trueup.models.heads import add_score_head, let_router_be, needs_head, require_score_head, train_in_float32
 from trueup.models.placement import Placement, place
 from trueup.models.sources.embedded import EMBEDDED, EMBEDDED_NAME
 from trueup.models.sources.files import adapter_folder
@@ -223,7 +223,7 @@ def scorer_settings(config: ModelConfig, headless: str | None) -> tuple[Pretrain
             "weights"
         )
     settings = read_settings(source_of(config, weights=False), config)
-    return settings, needs_head(config, settings, headless)
+    return settings, heads.needs_head(config, settings, headless)
 
 
 def load_scorer(config: ModelConfig, headless: str | None, master_weights: bool = False) -> tuple[Loaded, bool]:
@@ -238,7 +238,8 @@ def load_scorer(config: ModelConfig, headless: str | None, master_weights: bool 
     tokenizer = load_base_tokenizer(config, announce=_say_tokenizer)
     kind = AutoModelForSequenceClassification
     model = _from_pretrained(kind, source_of(config), config, placement, fresh_head=fresh, num_labels=1)
-    require_score_head(config, model)
+    heads.require_score_head(config, model)
+    heads.load_ensemble(model, Path(source_of(config)))
     _without_dropout(model)
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, placement), fresh
@@ -249,7 +250,7 @@ def with_pad_token(loaded: Loaded) -> Loaded:
     loaded.tokenizer.add_special_tokens({"pad_token": "<|trueup_pad|>"})
     loaded.tokenizer.padding_side = "right"
     if hasattr(loaded.model, "score"):
-        train_in_float32(loaded.model.score)
+        heads.train_in_float32(loaded.model.score)
     _grow_vocabulary(loaded.model, loaded.tokenizer)
     _agree_on_tokens(loaded.model, loaded.tokenizer)
     return loaded
@@ -260,6 +261,8 @@ def _load_saved(kind: Any, directory: Path, config: ModelConfig, master_weights:
     tokenizer = read_tokenizer(directory, config)
     set_pad_token(tokenizer)
     model = _from_pretrained(kind, str(directory), config, placement, subject=str(directory), **kwargs)
+    if kind is AutoModelForSequenceClassification:
+        heads.load_ensemble(model, directory)
     _without_dropout(model)
     _agree_on_tokens(model, tokenizer)
     return Loaded(model, tokenizer, placement)
@@ -307,7 +310,7 @@ def _from_pretrained(
     if placement.attention:
         kwargs["attn_implementation"] = placement.attention
     if kind is AutoModelForSequenceClassification:
-        add_score_head(read_settings(source, config, subject))
+        heads.add_score_head(read_settings(source, config, subject))
     try:
         model, loading_info = kind.from_pretrained(
             source,
@@ -329,7 +332,7 @@ def _from_pretrained(
             announce(
                 f"{config.named}: {whole.model_type} is read as {type(model).__name__}: text alone, without images"
             )
-    let_router_be(model)
+    heads.let_router_be(model)
     return model
 
 
@@ -429,9 +432,10 @@ def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def save(loaded: Loaded, directory: Path) -> None:
-    """Write weights (safetensors), tokenizer and chat template."""
+    """Write weights (safetensors), the heads of an ensemble, tokenizer and chat template."""
     loaded.model.config.use_cache = True  # training turns it off, and generation without it is slow
     loaded.model.save_pretrained(directory)
+    heads.save_ensemble(loaded.model, directory)
     loaded.tokenizer.save_pretrained(directory)
     obey_umask(directory)
 

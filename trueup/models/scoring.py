@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -16,13 +17,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from trueup.console import say
-from trueup.data.records import Message
+from trueup.data.records import CandidateScores, Message
 from trueup.errors import DataError
 from trueup.files import Json
 from trueup.models import tensors
 from trueup.models.cache import as_argument, reads_in_parts, roomy_cache
 from trueup.models.chat import encode_completion, encode_prompt, sampled_ids
-from trueup.models.heads import read_scores
+from trueup.models.heads import read_heads
 from trueup.models.loading import Loaded
 from trueup.models.sources.settings import context_length
 from trueup.models.templates.ends import as_trained
@@ -136,6 +137,34 @@ class Reading(NamedTuple):
     answer: tuple[int, ...]
 
 
+class HeadScores(NamedTuple):
+    """What a reward model says of an answer."""
+
+    score: float
+    deviations: tuple[float, ...] = ()
+    """By how much the score of each head of its ensemble differs from this; they sum to 0. Empty: it has none."""
+
+    @property
+    def heads(self) -> tuple[float, ...]:
+        """The score by each head, whose mean is the score."""
+        return tuple(self.score + deviation for deviation in self.deviations)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the score over heads, as a sample's; 0 without an ensemble."""
+        count = len(self.deviations)
+        return math.sqrt(sum(one * one for one in self.deviations) / (count - 1)) if count > 1 else 0.0
+
+
+def candidate_scores(prompt_id: str, answers: Sequence[HeadScores | None]) -> CandidateScores:
+    """The row of candidate_scores.jsonl of a prompt's answers."""
+    return CandidateScores(
+        prompt_id=prompt_id,
+        scores=[one and one.score for one in answers],
+        heads=[one and [*one.heads] for one in answers] if any(one and one.deviations for one in answers) else None,
+    )
+
+
 def score_answers(
     reward_model: Loaded,
     prompts: Sequence[Sequence[Message]],
@@ -144,26 +173,40 @@ def score_answers(
 ) -> list[float | None]:
     """The reward model's score of each answer, whichever policy wrote it, in the reward model's own template and
     tokens; None for an answer that it cannot read."""
+    return [one and one.score for one in score_answers_by_heads(reward_model, prompts, answers, on_progress)]
+
+
+def score_answers_by_heads(
+    reward_model: Loaded,
+    prompts: Sequence[Sequence[Message]],
+    answers: Sequence[Answer],
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> list[HeadScores | None]:
+    """The same with what each head of its ensemble says."""
     readings = read_answers(reward_model, prompts, answers)
     readable = [reading for reading in readings if reading is not None]
     unread = len(readings) - len(readable)
-    scores = iter(score_readings(reward_model, readable, on_progress=lambda count: on_progress(unread + count)))
+    scores = iter(
+        score_readings_by_heads(reward_model, readable, on_progress=lambda count: on_progress(unread + count))
+    )
     return [None if reading is None else next(scores) for reading in readings]
 
 
-def score_sets(
+def score_sets_by_heads(
     reward_model: Loaded,
     prompts: Sequence[Sequence[Message]],
     answers: Sequence[Sequence[Answer]],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[list[float | None]]:
+) -> list[list[HeadScores | None]]:
     """The same for several answers to each of P prompts.
 
     on_progress  called with the number of answers that are scored, and of all
     """
     each = [prompt for prompt, row in zip(prompts, answers, strict=True) for _ in row]
     flat = [answer for row in answers for answer in row]
-    scores = iter(score_answers(reward_model, each, flat, on_progress=lambda done: on_progress(done, len(flat))))
+    scores = iter(
+        score_answers_by_heads(reward_model, each, flat, on_progress=lambda done: on_progress(done, len(flat)))
+    )
     return [[next(scores) for _ in row] for row in answers]
 
 
@@ -260,15 +303,25 @@ def score(
     return score_readings(reward_model, readings, batch_size)
 
 
-@torch.inference_mode()
 def score_readings(
     reward_model: Loaded,
     readings: Sequence[Reading],
     batch_size: int = 32,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> list[float]:
-    """The reward model's score of each answer, read where its head reads (`trueup.models.heads`): nearly always at the
-    last token. An empty answer is scored at the prompt's last token, as in training.
+    """The reward model's score of each answer."""
+    return [one.score for one in score_readings_by_heads(reward_model, readings, batch_size, on_progress)]
+
+
+@torch.inference_mode()
+def score_readings_by_heads(
+    reward_model: Loaded,
+    readings: Sequence[Reading],
+    batch_size: int = 32,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> list[HeadScores]:
+    """What the reward model says of each answer, read where its head reads (`trueup.models.heads`): nearly always at
+    the last token. An empty answer is scored at the prompt's last token, as in training.
 
     A prompt is read once for all of its answers if the architecture allows, and answers of like length form a batch.
     """
@@ -276,7 +329,7 @@ def score_readings(
     rows_of_prompt: dict[tuple[int, ...], list[int]] = {}  # the answers to each distinct prompt
     for i, reading in enumerate(readings):
         rows_of_prompt.setdefault(reading.prompt, []).append(i)
-    scores, count = [0.0] * len(readings), 0
+    scores, count = [HeadScores(0.0)] * len(readings), 0
     order = sorted(rows_of_prompt, key=len, reverse=True)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
@@ -290,8 +343,8 @@ def score_readings(
                 values = _score_batch(reward_model, past, [which[i] for i in batch], answers)
             else:
                 values = _score_whole(reward_model, [readings[i].prompt for i in batch], answers)
-            for i, value in zip(batch, values.tolist(), strict=True):
-                scores[i] = value
+            for i, (value, *deviations) in zip(batch, values.tolist(), strict=True):
+                scores[i] = HeadScores(value, tuple(deviations))
             count += len(batch)
             on_progress(count)
     return scores
@@ -342,22 +395,22 @@ def answer_inputs(
 def _score_batch(
     reward_model: Loaded, past: tuple[DynamicCache, Tensor], which: Sequence[int], completions: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Scores (B,) of B completions, as `answer_inputs` reads them."""
+    """What every head says of B completions, as `answer_inputs` reads them: `trueup.models.heads.read_heads`."""
     inputs, answered = answer_inputs(reward_model, past, which, completions)
     hidden = reward_model.model.base_model(**inputs).last_hidden_state
     # transformers' own head finds the last token that is not padding by its id; here its position is known.
-    return read_scores(reward_model.model, hidden, answered)
+    return read_heads(reward_model.model, hidden, answered)
 
 
 def _score_whole(
     reward_model: Loaded, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Scores (B,) of B completions, each read together with its prompt."""
+    """The same, each completion read together with its prompt."""
     model, device = reward_model.model, reward_model.placement.device
     rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
     tokens, mask = (tensor.to(device) for tensor in tensors.pad_right(rows, reward_model.tokenizer.pad_token_id))
     hidden = model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-    return read_scores(model, hidden, answer_mask(mask, prompts, completions))
+    return read_heads(model, hidden, answer_mask(mask, prompts, completions))
 
 
 def answer_mask(mask: Tensor, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:

@@ -116,12 +116,14 @@ class LabelConfig(RowRules, ModelStageConfig):
     # human: in which order
     selection: Literal["random", "uncertainty"] = "random"
     """Which pairs come first. `uncertainty` prefers those of which a reward model, or the labels so far, are least
-    sure. A further round does so unless this key is set, by the last round's reward model."""
+    sure; of a reward model with several heads (`reward.ensemble`), those on which the heads disagree. A further round
+    does so unless this key is set, by the last round's reward model."""
     control_share: float = Field(0.2, ge=0, le=1)
     """Share of pairs that `selection: uncertainty` draws at random, so that figures stay unbiased."""
     scores: InputPath | None = None
     """Scores of the sampled answers by a reward model of your own, for the first round: lines of {prompt_id, scores:
-    [one for each answer]}. A further round has those of the last reward model."""
+    [one for each answer]}, and of an ensemble also {heads: [[one for each head] for each answer]}. A further round has
+    those of the last reward model."""
 
     # simulated
     rubric: RubricName = "says-why"

@@ -59,7 +59,9 @@ class Material:
     chance: list[float] = field(default_factory=list)
     """The probability of each item of `asked` to be drawn from its prompt's pairs."""
     uncertainty: dict[str, float] = field(default_factory=dict)
-    """The reward model's uncertainty about a pair, by item id, if there are scores."""
+    """The reward model's uncertainty about a pair, in [0, 1], by item id, if there are scores."""
+    heads: int = 0
+    """Heads of the reward model whose disagreement that is; 0: it has one score alone."""
     imported: list[str] = field(default_factory=list)
     """Item ids of the imported file."""
     identical: int = 0
@@ -86,8 +88,8 @@ class Material:
         return [item.item_id for item in self.for_program(source)]
 
 
-PromptScores = Mapping[str, Sequence[float | None]]
-"""prompt_id: a reward model's score of each answer; None for one that it cannot read."""
+PromptScores = Mapping[str, CandidateScores]
+"""prompt_id: what a reward model says of each answer."""
 
 
 def material(
@@ -109,11 +111,14 @@ def material(
             _to_rank(row, config.answers_per_item, rng, items)
         else:
             _to_compare(row, config.pairs_per_prompt, rng, items, scores.get(row.prompt_id) if scores else None)
+    if items.heads:  # in bits so far, which are few everywhere if the heads are near each other
+        most = max(items.uncertainty.values(), default=0.0)
+        items.uncertainty = {name: bits / (most or 1.0) for name, bits in items.uncertainty.items()}
     return items
 
 
 def _to_compare(
-    row: CandidateSet, asked_about: int, rng: random.Random, items: Material, scores: Sequence[float | None] | None
+    row: CandidateSet, asked_about: int, rng: random.Random, items: Material, scores: CandidateScores | None
 ) -> None:
     pairs = list(combinations(range(len(row.candidates)), 2))
     texts = [as_read(candidate.text) for candidate in row.candidates]
@@ -127,10 +132,17 @@ def _to_compare(
     items.asked += share
     items.other += in_pairs[asked_about:]
     items.chance += [len(share) / len(in_pairs) for _ in share]
-    if scores is not None:
-        for item, (i, j) in zip(in_pairs, different, strict=True):
-            if (one := scores[i]) is not None and (other := scores[j]) is not None:
-                items.uncertainty[item.item_id] = selection.uncertainty(one, other)
+    if scores is None:
+        return
+    for item, (i, j) in zip(in_pairs, different, strict=True):
+        one, other = scores.scores[i], scores.scores[j]
+        heads, others = (scores.heads[i], scores.heads[j]) if scores.heads else (None, None)
+        if heads and others:
+            items.heads = len(heads)
+            margins = [a - b for a, b in zip(heads, others, strict=True)]
+            items.uncertainty[item.item_id] = selection.information(margins)
+        elif one is not None and other is not None:
+            items.uncertainty[item.item_id] = selection.uncertainty(one, other)
 
 
 def _to_rank(row: CandidateSet, at_once: int | None, rng: random.Random, items: Material) -> None:
@@ -210,22 +222,35 @@ def _by_uncertainty(config: LabelConfig, store: Store, items: Material) -> list[
     entries = selection.draw(weights, max(0, len(items.asked) - len(disagreements)), config.control_share, rng)
     store.add_items([pool[one.item_id] for one in entries])
     first = sorted(disagreements, key=lambda name: -disagreements[name])
-    if config.scores is None and not items.uncertainty:
-        say("selection: no scores of a reward model; pairs are weighted by people's disagreement alone")
+    say(f"selection: {_reason(config, items)}")
     return [before.get(name, QueueEntry(name, "random", 1.0)) for name in first] + entries
+
+
+def _reason(config: LabelConfig, items: Material) -> str:
+    """What makes a pair come early."""
+    if config.scores is None and not items.uncertainty:
+        return "no scores of a reward model; pairs are weighted by people's disagreement alone"
+    if items.heads:
+        return f"pairs on which the reward model's {items.heads} heads disagree come first (reward.ensemble)"
+    return "pairs that the reward model puts near 50 % come first: it has one head (reward.ensemble)"
 
 
 def read_scores(path: Path, candidates: Sequence[CandidateSet]) -> PromptScores:
     """Scores of the sampled completions; DataError unless they are one finite number for each of a prompt, or null
     for an answer that the reward model cannot read."""
     answers = {row.prompt_id: len(row.candidates) for row in candidates}
-    scores: dict[str, list[float | None]] = {}
+    scores: dict[str, CandidateScores] = {}
+    sizes: set[int] = set()
     for number, values in read_jsonl(path):
         row = parse_row(CandidateScores, values, f"{path}:{number}")
         count = answers.get(row.prompt_id)
         if count is not None and len(row.scores) != count:
             raise DataError(f"{path}:{number}: scores: {len(row.scores)} for {count} sampled answers")
-        scores[row.prompt_id] = row.scores
+        heads = row.heads or [None] * len(row.scores)
+        sizes |= {len(one or ()) for one, score in zip(heads, row.scores, strict=False) if score is not None}
+        if len(sizes) > 1 or len(heads) != len(row.scores):
+            raise DataError(f"{path}:{number}: heads: every answer with a score needs as many heads as the others")
+        scores[row.prompt_id] = row
     if missing := answers.keys() - scores.keys():
         raise DataError(f"{path}: no scores for {len(missing)} of {len(answers)} prompts; score the current answers")
     return scores
@@ -340,7 +365,7 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> str | 
     """Rank every prompt's answers by a reward model's score. A prompt with an answer that it cannot read is skipped.
     Returns what was chosen for its tokenizer."""
     from trueup.models.loading import load_scorer, read_tokenizer
-    from trueup.models.scoring import conversion, score_sets
+    from trueup.models.scoring import conversion, score_sets_by_heads
     from trueup.models.templates.ends import choice_of
 
     assert config.scorer is not None
@@ -350,10 +375,10 @@ def score_by_model(config: LabelConfig, store: Store, items: Material) -> str | 
         if converted:
             say(f"{'reward model':<12} {converted}")
     whole = items.for_program("reward_model")
-    every = score_sets(loaded, [item.prompt for item in whole], [item.answers for item in whole], progress)
+    every = score_sets_by_heads(loaded, [item.prompt for item in whole], [item.answers for item in whole], progress)
     labels = []
     for item_id, scores in zip(store.add_items(whole), every, strict=True):
-        read = [score for score in scores if score is not None]
+        read = [one.score for one in scores if one is not None]
         labels.append(ProgramLabel(item_id, tiers_of(read) if len(read) == len(scores) else None))
     skipped = sum(label.tiers is None for label in labels)
     aside = f", {skipped} skipped: it cannot read one of their answers" if skipped else ""

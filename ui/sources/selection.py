@@ -1,9 +1,10 @@
 """The order in which people label pairs. Pure functions.
 
-Selection by uncertainty gives a pair a larger weight in the draw if the reward model is unsure of its order, or if
-people disagree on its prompt. Such a draw is biased, and so is a figure over it. Therefore every pair keeps a chance, a
-control share is drawn uniformly, and each pair is stored with the selection that drew it and its probability: figures
-come from the control share, or weigh by the inverse of the propensity.
+Selection by uncertainty gives a pair a larger weight in the draw if the reward model is unsure of its order (of an
+ensemble, if its heads disagree on it), or if people disagree on its prompt. Such a draw is biased, and so is a figure
+over it. Therefore every pair keeps a chance, a control share is drawn uniformly, and each pair is stored with the
+selection that drew it and its probability: figures come from the control share, or weigh by the inverse of the
+propensity.
 """
 
 from __future__ import annotations
@@ -25,6 +26,24 @@ def uncertainty(score_a: float, score_b: float) -> float:
     """
     p = 1 / (1 + math.exp(-min(abs(score_a - score_b), 700.0)))
     return 4 * p * (1 - p)
+
+
+def information(margins: Sequence[float]) -> float:
+    """What a label of a pair would tell of the heads of a reward model, in bits: the entropy of their mean probability
+    less the mean of their entropies (Houlsby et al. 2011, https://arxiv.org/abs/1112.5745, eq. 2).
+
+    margins  by each head, the score of one answer minus that of the other
+
+    It is 0 where all heads give one probability, even if that is 1/2: such a pair is a coin to all of them, and another
+    toss settles nothing. It is 1 where half of them are sure of one order and half of the other.
+    """
+    chances = [1 / (1 + math.exp(-max(-700.0, min(700.0, margin)))) for margin in margins]
+    mean = math.fsum(chances) / len(chances)
+    return max(0.0, _bits(mean) - math.fsum(map(_bits, chances)) / len(chances))
+
+
+def _bits(p: float) -> float:
+    return -sum(q * math.log2(q) for q in (p, 1 - p) if q > 0)
 
 
 def disagreement(votes: Sequence[int]) -> float:

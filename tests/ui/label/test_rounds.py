@@ -16,7 +16,7 @@ from sft.config import SampleConfig
 from trueup import runs
 from trueup.campaign import why_stale
 from trueup.data.records import CandidateScores, CandidateSet, Preference, Ranking, read_rows, write_rows
-from trueup.errors import LabelsPending
+from trueup.errors import DataError, LabelsPending
 from trueup.runs import begin
 from trueup.verify import verify
 from ui.label.run import prepare, run
@@ -75,6 +75,40 @@ def test_a_second_round_asks_about_what_the_reward_model_leaves_open_first(secon
         run(second)
     asked = label_all(second)
     assert sorted(asked) == [f"Question {i}?" for i in range(6)] and asked.index(f"Question {OPEN}?") < 2
+
+
+@pytest.mark.parametrize("heads", [2, 3])
+def test_of_a_reward_model_with_several_heads_it_asks_first_where_they_disagree_and_not_where_all_toss_a_coin(
+    second: LabelConfig, heads: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = runs.stage_dir(second.run_dir, "sample") / "candidate_scores.jsonl"
+    opinions = [[2.0] * heads] * 6  # each finds the second answer a little better, but for
+    opinions[OPEN] = [0.0] * heads  # one pair that is a coin to all of them,
+    opinions[1] = [9.0, *[-9.0] * (heads - 1)]  # and one of which each is sure, in its own way
+    write_rows(
+        path,
+        (
+            row.model_copy(
+                update={"scores": [0.0, sum(said) / heads], "heads": [[0.0] * heads, said]},
+            )
+            for row, said in zip(read_rows(path, CandidateScores), opinions, strict=True)
+        ),
+    )
+    with pytest.raises(LabelsPending):
+        run(second)
+    assert f"the reward model's {heads} heads disagree come first" in capsys.readouterr().out
+    assert label_all(second)[0] == "Question 1?"
+
+
+@pytest.mark.parametrize(
+    "opinions", [[[1.0, 2.0], [1.0]], [[1.0, 2.0]], [[1.0, 2.0], None]], ids=["one less", "an answer less", "none"]
+)
+def test_heads_that_do_not_fit_their_scores_are_refused_with_the_line(second: LabelConfig, opinions: Any) -> None:
+    path = runs.stage_dir(second.run_dir, "sample") / "candidate_scores.jsonl"
+    first, *rest = read_rows(path, CandidateScores)
+    write_rows(path, [first.model_copy(update={"heads": opinions}), *rest])
+    with pytest.raises(DataError, match=r"candidate_scores.jsonl:[12]: heads: every answer with a score needs as many"):
+        run(second)
 
 
 def test_its_labels_are_behind_those_of_the_first_and_make_nothing_of_it_stale(

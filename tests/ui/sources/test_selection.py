@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from ui.sources.selection import FLOOR, disagreement, draw, uncertainty, weight
+from ui.sources.selection import FLOOR, disagreement, draw, information, uncertainty, weight
 
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.15, "d": 0.05}
 
@@ -16,6 +16,14 @@ def test_a_model_that_is_torn_is_uncertain_and_one_that_is_sure_is_not() -> None
     assert uncertainty(1.5, 1.5) == 1.0
     assert uncertainty(0, 1) == uncertainty(1, 0) == pytest.approx(0.7864, abs=1e-4)  # 4 * 0.7311 * 0.2689
     assert uncertainty(-1e9, 1e9) == pytest.approx(0.0)
+
+
+def test_a_pair_tells_of_the_heads_only_where_they_disagree() -> None:
+    assert information([0.0, 0.0, 0.0]) == 0.0 == information([2.0, 2.0]), "a coin to all heads settles nothing"
+    assert information([-1e9, 1e9]) == pytest.approx(1.0) and information([1e9, 1e9]) == 0.0
+    # Probabilities 0.75 and 0.25: 1 bit of their mean, less H(0.25) = 0.25 * 2 + 0.75 * 0.41504 = 0.81128 of each.
+    assert information([1.0986123, -1.0986123]) == pytest.approx(1 - 0.81128, abs=1e-5)
+    assert information([1.0, -2.0, 0.5]) == pytest.approx(information([-1.0, 2.0, -0.5])), "sides have no names"
 
 
 def test_disagreement_is_the_chance_that_two_labels_differ() -> None:
