@@ -29,7 +29,7 @@ from rlhf.align import guards, online
 from rlhf.align.best_step import EvaluateSteps, second_rewards, settle
 from rlhf.align.config.paid import BestOfNConfig
 from rlhf.align.prompts import RolloutPrompt
-from rlhf.align.rewards import WeightedRewards, columns_of, make_rewards, normalisation, scorer
+from rlhf.align.rewards import WeightedRewards, columns_of, make_rewards, normalisation
 from rlhf.align.rollouts import draw, logps_of, reference_logps
 from rlhf.align.schema import BestOfNReport, RolloutSample
 from rlhf.align.step_0 import StartsAtPolicy, with_expected_loss
@@ -57,7 +57,7 @@ def run(config: BestOfNConfig) -> Path:
 
     # 2. Answers and their rewards ------------------------------------------------------------------------------------
     units = normalisation(reward.report(RewardCard) if reward else None)
-    pays = scorer(online.load_reward_model(config, reward), units) if reward else None
+    pays = online.scorer_of(config, reward, units) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, turn_ends(policy.tokenizer), text_of)
     answers, from_sample = answers_of(config, stage, sft, policy, prompts.train)

@@ -13,7 +13,7 @@ from rlhf.align import guards
 from rlhf.align.config.online import GRPOConfig, PPOConfig, RLOOConfig
 from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import RolloutPrompt
-from rlhf.align.rewards import WeightedRewards, columns_of, make_rewards, normalisation, scorer
+from rlhf.align.rewards import SPREAD, ModelRewards, WeightedRewards, columns_of, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import draw, logps_of
 from rlhf.align.schema import Evaluation, KLPrice, OnlineReport, PaidReport, RolloutFigures
 from rlhf.checks import Check
@@ -65,22 +65,29 @@ class EvaluateSteps(TrainerCallback):
             return
         prompts = [row.prompt for row in self.prompts]
         answers = [row[0] for row in draw(self.policy, prompts, self.config.decoding(self.config.seed), 1)]
+        figures: dict[str, float] = {}
         columns = columns_of(self.prompts, answers)
         own, reference = logps_of(self.policy, prompts, answers), self.reference_logps(prompts, answers)
         kl = [logp - ref for logp, ref in zip(own, reference, strict=True)]
-        row = {"step": step, "eval/reward": _mean_reward(self.rewards, columns), "eval/kl": sum(kl) / len(kl)}
+        row = {"step": step, "eval/reward": _mean_reward(self.rewards, columns, figures), "eval/kl": sum(kl) / len(kl)}
+        if SPREAD in figures:
+            row["eval/spread"] = figures[SPREAD]
         if self.second:
             row["eval/second_reward"] = _mean_reward(self.second, columns)
         self.stage.log(row)
+        spread = f", spread over heads {figures[SPREAD]:.2f}" if SPREAD in figures else ""
         by_second = f" (the second reward model: {row['eval/second_reward']:.2f})" if self.second else ""
         say(
-            f"{f'step {step}':<12} reward {row['eval/reward']:.2f}{by_second}, KL {row['eval/kl']:.2f} on the prompts "
-            "kept for it"
+            f"{f'step {step}':<12} reward {row['eval/reward']:.2f}{by_second}, KL {row['eval/kl']:.2f}{spread} on the "
+            "prompts kept for it"
         )
 
 
-def _mean_reward(rewards: WeightedRewards, columns: Mapping[str, list[Any]]) -> float:
-    rewards(**columns)
+def _mean_reward(
+    rewards: WeightedRewards, columns: Mapping[str, list[Any]], figures: dict[str, float] | None = None
+) -> float:
+    """figures  gets what the functions log"""
+    rewards(**columns, log_metric=({} if figures is None else figures).__setitem__)
     totals = [total for total in rewards.totals if not math.isnan(total)]
     if not totals:
         raise DataError("align.rewards: none of them has an opinion on any of the prompts that choose the step")
@@ -103,7 +110,7 @@ def second_rewards(
 
     units = normalisation(reward.report(RewardCards).judge)
 
-    def scores(prompts: Any, answers: Any) -> Sequence[float | None]:
+    def scores(prompts: Any, answers: Any) -> ModelRewards:
         # Loaded for each of the few evaluations: beside the roles of a training there may be no room for it.
         model = load_reward_model(directory, reward_model_config(config.run_dir, config.model))
         model.model.eval()
@@ -118,7 +125,11 @@ def evaluations(stage: StageRun) -> dict[int, Evaluation]:
     rows = loop.read_metrics(stage.dir / "metrics.jsonl")
     steps = [
         Evaluation(
-            step=row["step"], reward=row["eval/reward"], kl=row["eval/kl"], second_reward=row.get("eval/second_reward")
+            step=row["step"],
+            reward=row["eval/reward"],
+            kl=row["eval/kl"],
+            second_reward=row.get("eval/second_reward"),
+            spread=row.get("eval/spread"),
         )
         for row in rows
         if "eval/reward" in row
@@ -215,6 +226,7 @@ def settle(
     stage.facts["steps"] = chosen_step
     return PaidReport(
         rewards=rewards.weights,
+        reward_caution=config.reward_caution or None,
         normalisation=units,
         evaluations=list(by_step.values()),
         chosen_step=chosen_step,

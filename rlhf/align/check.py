@@ -9,7 +9,7 @@ from rlhf.align.config.labelled import LabelledConfig
 from rlhf.align.config.online import PPOConfig
 from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import too_few_prompts
-from rlhf.align.rewards import INSTEAD, load_function
+from rlhf.align.rewards import INSTEAD, NO_ENSEMBLE, load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
 from trueup.checking.labels import check_signals
@@ -54,6 +54,8 @@ def _check_reward_model(align: PaidConfig, reward: Any, problems: list[str]) -> 
             "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves "
             "no adapter that could share the policy's base: set both, or neither"
         )
+    if align.reward_caution and reward.learning_rate and reward.ensemble == 1:
+        problems.append(f"align.reward_caution: {align.reward_caution:g}, but {NO_ENSEMBLE}")
     finished = find_stage(reward.run_dir, "reward")
     if align.on_failed_reward_model == "use" or finished is None or why_stale(reward) is not None:
         return

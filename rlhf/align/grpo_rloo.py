@@ -22,7 +22,7 @@ from rlhf.align import online
 from rlhf.align.best_step import EvaluateSteps, conclude, second_rewards
 from rlhf.align.config.online import GRPOConfig, RLOOConfig
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Conversation, WeightedRewards, make_rewards, normalisation, scorer
+from rlhf.align.rewards import Conversation, WeightedRewards, make_rewards, normalisation
 from rlhf.align.rollouts import Sampler, online_arguments, reference_logps
 from trueup.artifacts.reports import RewardCard
 from trueup.console import say
@@ -42,7 +42,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
 
     # 2. Rewards ------------------------------------------------------------------------------------------------------
     units = normalisation(reward.report(RewardCard) if reward else None)
-    pays = scorer(online.load_reward_model(config, reward), units) if reward else None
+    pays = online.scorer_of(config, reward, units) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, turn_ends(policy.tokenizer), text_of)
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import Prompts, choose_prompts
 from rlhf.align.report import write_report
-from rlhf.align.rewards import refuse_unfit
+from rlhf.align.rewards import Scorer, refuse_unfit, scorer
 from rlhf.align.schema import BestOfNReport, OnlineReport
 from trueup import runs
+from trueup.artifacts.reports import Normalisation
 from trueup.console import say
 from trueup.models import loading
 from trueup.models.chat import encode_prompt
@@ -62,6 +63,11 @@ def load_reward_model(config: PaidConfig, reward: FinishedStage) -> Loaded:
     loaded = loading.load_reward_model(reward.dir / "model", reward_model_config(config.run_dir, config.model))
     loaded.model.eval().requires_grad_(False)
     return loaded
+
+
+def scorer_of(config: PaidConfig, reward: FinishedStage, units: Normalisation) -> Scorer:
+    """What the reward model pays, as a model of its own."""
+    return scorer(load_reward_model(config, reward), units, config.reward_caution)
 
 
 def proof_rows(policy: Loaded, prompts: Prompts) -> list[list[int]]:

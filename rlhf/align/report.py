@@ -193,6 +193,8 @@ def reward_rows(config: PaidConfig, report: PaidReport) -> list[tuple[str, str, 
         if name == "reward_model":
             units = report.normalisation
             meaning += f" (mean {quantity(units.mean)}, standard deviation {quantity(units.std)})"
+            if report.reward_caution:
+                meaning += f", less {quantity(report.reward_caution)} standard deviations over its heads"
         rows.append((title(Path(name).name), meaning, weight(factor)))
     rows.append(("no end of turn", "an answer that did not end by itself", weight(-config.missing_eos_penalty)))
     if isinstance(report, OnlineReport) and report.kl_coef:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import RolloutPrompt
@@ -21,17 +21,31 @@ from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.data.own_code import error_boundary, file_of, load_own, short_name
 from trueup.data.records import Candidate, Message, prompt_id
 from trueup.data.rubric import Rubric, load_rubric
-from trueup.errors import DataError, RunError
+from trueup.errors import ConfigError, DataError, RunError
 from trueup.files import Json
+from trueup.models.heads import has_ensemble
 from trueup.models.loading import Loaded
-from trueup.models.scoring import score_answers
+from trueup.models.scoring import score_answers_by_heads
 from trueup.runs import Finding, open_stage
 from trueup.stages import command
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Sequence[float | None]]
-Scorer = Callable[[Sequence[Sequence[Message]], Sequence[Candidate]], Sequence[float | None]]
-"""A reward model's scores (B,) of B prompts and their answers; None for an answer that it cannot read."""
+SPREAD = "rewards/spread"
+"""Metric: the mean over answers of the reward model's standard deviation over heads, in its units."""
+
+
+class ModelRewards(NamedTuple):
+    """What a reward model pays for B answers."""
+
+    rewards: list[float | None]
+    """None for an answer that it cannot read."""
+    spread: float | None
+    """Mean standard deviation over the heads of its ensemble; None without one."""
+
+
+Scorer = Callable[[Sequence[Sequence[Message]], Sequence[Candidate]], ModelRewards]
+"""A reward model, of B prompts and an answer to each."""
 
 
 @dataclass
@@ -123,13 +137,20 @@ def make_rewards(
 
 def _by_model(scorer: Scorer, ends: Collection[int]) -> RewardFunction:
     def reward(
-        prompts: list[Conversation], completions: list[Conversation], completion_ids: list[list[int]], **_: Any
+        prompts: list[Conversation],
+        completions: list[Conversation],
+        completion_ids: list[list[int]],
+        log_metric: Callable[[str, float], object] = lambda name, value: None,
+        **_: Any,
     ) -> Sequence[float | None]:
         answers = [
             Candidate(text=completion[-1]["content"], token_ids=ids, finished=bool(ids) and ids[-1] in ends)
             for completion, ids in zip(completions, completion_ids, strict=True)
         ]
-        return scorer([_messages(prompt) for prompt in prompts], answers)
+        paid = scorer([_messages(prompt) for prompt in prompts], answers)
+        if paid.spread is not None:
+            log_metric(SPREAD, paid.spread)
+        return paid.rewards
 
     return reward
 
@@ -200,14 +221,20 @@ def normalisation(card: RewardCard | None) -> Normalisation:
     return Normalisation(mean=figures.mean if figures else 0.0, std=(figures.std if figures else 0.0) or 1.0)
 
 
-def scorer(reward_model: Loaded, units: Normalisation) -> Scorer:
-    """A reward model's scores in its standard deviations from the mean of held-out answers."""
+def scorer(reward_model: Loaded, units: Normalisation, caution: float = 0.0) -> Scorer:
+    """A reward model's scores in its standard deviations from the mean of held-out answers.
 
-    def scores(prompts: Sequence[Sequence[Message]], answers: Sequence[Candidate]) -> list[float | None]:
-        values = score_answers(reward_model, prompts, answers)
-        return [None if value is None else (value - units.mean) / units.std for value in values]
+    caution  standard deviations over the heads of its ensemble that are taken from a score, after Coste et al. 2023,
+             https://arxiv.org/abs/2310.02743, who take the variance; a standard deviation has the unit of the reward
+    """
 
-    return scores
+    def pay(prompts: Sequence[Sequence[Message]], answers: Sequence[Candidate]) -> ModelRewards:
+        scores = score_answers_by_heads(reward_model, prompts, answers)
+        rewards = [one and (one.score - caution * one.spread - units.mean) / units.std for one in scores]
+        spreads = [one.spread / units.std for one in scores if one and one.deviations]
+        return ModelRewards(rewards, sum(spreads) / len(spreads) if spreads else None)
+
+    return pay
 
 
 def refuse_unfit(config: PaidConfig) -> list[Finding]:
@@ -226,7 +253,15 @@ def refuse_unfit(config: PaidConfig) -> list[Finding]:
             f"{reward.dir}: made from another SFT policy than {sft.dir}, whose answers it never learnt to judge: run "
             f"`{command(config.run_dir, 'reward')}` again"
         )
+    if config.reward_caution and not has_ensemble(reward.dir / "model"):
+        raise ConfigError("align.reward_caution", [f"{config.reward_caution:g}, but {NO_ENSEMBLE}"])
     return findings
+
+
+NO_ENSEMBLE = (
+    "the reward model has one head, which differs from no other: train it with several (reward.ensemble: 16), or leave "
+    "the key out"
+)
 
 
 INSTEAD = (

@@ -91,6 +91,8 @@ class Evaluation(Artifact):
     """To the SFT policy, in nats per completion."""
     second_reward: float | None = absent()
     """Mean reward with the second reward model in place of the one that pays, where there is one."""
+    spread: float | None = absent()
+    """Mean standard deviation over the heads of the reward model, in its units; absent where it has one head."""
 
 
 class RolloutFigures(Artifact):
@@ -152,6 +154,8 @@ class PaidReport(Artifact):
 
     rewards: dict[str, float]
     """Weight of each reward."""
+    reward_caution: float | None = absent()
+    """Standard deviations over the reward model's heads that are taken from its score; absent at 0."""
     normalisation: Normalisation
     """What the reward model counts in; mean 0 and standard deviation 1 where none pays."""
     evaluations: list[Evaluation]

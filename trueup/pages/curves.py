@@ -139,6 +139,15 @@ CHARTS = (
         (diagnoses.reward_rose_with_length,),
     ),
     Chart(
+        "spread of the reward model's heads",
+        (
+            ("in training", ("rewards/spread",), "s-aligned"),
+            ("prompts kept to choose by", ("eval/spread",), "s-reference"),
+        ),
+        "Standard deviation over the heads, in those of held-out scores. Where it grows, the policy writes what the "
+        "labels of the reward model did not settle; align.reward_caution takes it from the reward.",
+    ),
+    Chart(
         "length of answers, tokens",
         (("tokens", LENGTH, "s-aligned"),),
         "Mean over answers sampled in training. It should stay unless the preference asks for another length.",

@@ -44,6 +44,9 @@ class PaidConfig(RowRules, AlignConfig):
     """Rewards of an answer, each with its weight in the sum: `reward_model` (in its standard deviations on held-out
     answers), `rubric`, `ifeval` and `gsm8k` (over the prompts of `checks`), or `file.py:function`. Such a function is
     called with (prompts, completions, **columns) as TRL calls it, and returns a number or None for each answer."""
+    reward_caution: float = Field(0.0, ge=0)
+    """How many standard deviations over the heads of the reward model (`reward.ensemble`) are taken from its score of
+    an answer: it then pays less for what its labels did not settle. 0: the mean of the heads pays."""
     on_failed_reward_model: Literal["refuse", "use"] = "refuse"
     """What happens where the reward model pays and its report card failed: `refuse` stops before anything is loaded,
     `use` trains all the same, with a warning. A policy that is paid for chance learns chance."""
@@ -85,6 +88,8 @@ class PaidConfig(RowRules, AlignConfig):
                 raise ValueError(f"rewards.{reward}: neither one of {names}, nor of the form file.py:function")
         if self.on_failed_reward_model == "use" and "reward_model" not in self.rewards:
             raise ValueError("on_failed_reward_model: use has no meaning, since no reward model pays: leave it out")
+        if self.reward_caution and "reward_model" not in self.rewards:
+            raise ValueError("reward_caution: has no meaning, since no reward model pays: leave it out")
         if not any(self.rewards.values()):
             raise ValueError("rewards: every weight is 0, so that no answer is worth more than another")
         short_names = [Path(reward).name for reward in self.rewards]

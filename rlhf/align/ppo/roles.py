@@ -42,7 +42,7 @@ from torch.utils.checkpoint import checkpoint
 from rlhf.align.config.online import PPOConfig
 from trueup.errors import ModelError
 from trueup.models import loading
-from trueup.models.heads import train_in_float32
+from trueup.models.heads import set_ensemble, train_in_float32
 from trueup.models.loading import Loaded
 from trueup.runs import StageRun
 from trueup.training import adapters
@@ -236,6 +236,7 @@ class SharedBase(Roles):
         self._switch("policy")
         base: Any = merged(self.model, stage, rows)
         del base.score
+        set_ensemble(base, None)
         self.policy.model = base
         return self.policy
 

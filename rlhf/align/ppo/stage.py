@@ -14,7 +14,7 @@ update from a rollout, and that nothing frozen changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from rlhf.align.config.online import PPOConfig
 from rlhf.align.ppo import memory
 from rlhf.align.ppo.roles import Roles, SeparateModels, SharedBase
 from rlhf.align.prompts import schedule, schedule_of_one
-from rlhf.align.rewards import Scorer, WeightedRewards, make_rewards, normalisation, scorer
+from rlhf.align.rewards import ModelRewards, Scorer, WeightedRewards, make_rewards, normalisation, scorer
 from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from rlhf.align.schema import KLPrice
 from trueup.artifacts.reports import Normalisation, RewardCard
@@ -39,6 +39,7 @@ from trueup.data.split import touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded, answer_text
 from trueup.models.encoding import RefusedRows, encode_demonstrations
+from trueup.models.heads import load_ensemble
 from trueup.models.loading import Loaded
 from trueup.models.templates.ends import turn_ends
 from trueup.models.tensors import pad_right
@@ -65,7 +66,9 @@ def run(config: PPOConfig) -> Path:
     units = normalisation(reward.report(RewardCard) if reward else None)
     roles.scale_critic(1 / units.std)
     text_of = partial(answer_text, policy.tokenizer)
-    rewards = make_rewards(config, scores(roles, units), prompts.checks, turn_ends(policy.tokenizer), text_of)
+    rewards = make_rewards(
+        config, scores(roles, units, config.reward_caution), prompts.checks, turn_ends(policy.tokenizer), text_of
+    )
     second = second_rewards(config, reward, prompts.checks, turn_ends(policy.tokenizer))
 
     # 3. Train --------------------------------------------------------------------------------------------------------
@@ -108,7 +111,10 @@ def cast_roles(
     if config.full_finetuning:
         start = reward.dir / "model" if reward and on_one_base else None
         return SeparateModels(config, policy, sft.dir / "model", start, other)
-    return SharedBase(config, policy, reward.dir / adapters.ADAPTER if reward and on_one_base else None, other)
+    shared = SharedBase(config, policy, reward.dir / adapters.ADAPTER if reward and on_one_base else None, other)
+    if reward and on_one_base:
+        load_ensemble(shared.model.get_base_model(), reward.dir / "model")
+    return shared
 
 
 def describe(roles: Roles) -> str:
@@ -122,22 +128,24 @@ def describe(roles: Roles) -> str:
     return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
 
 
-def scores(roles: Roles, units: Normalisation) -> Scorer | None:
-    """The reward model as a function, in standard deviations from the mean of held-out answers."""
+def scores(roles: Roles, units: Normalisation, caution: float = 0.0) -> Scorer | None:
+    """The reward model as a function, in standard deviations from the mean of held-out answers; `caution` as in
+    `rlhf.align.rewards.scorer`."""
     if roles.reward:
-        return scorer(roles.reward, units)
+        return scorer(roles.reward, units, caution)
     if not roles.critic_from_reward:
         return None
 
-    def by_adapter(prompts: Any, answers: Any) -> Sequence[float | None]:
+    def by_adapter(prompts: Any, answers: Any) -> ModelRewards:
         with roles.playing("reward") as model:
             # Under an adapter, the base itself reads; its layers have the reward model's adapter in them now.
             model = model.get_base_model()
             was_training = model.training
             model.eval()
-            values = scorer(Loaded(model, roles.policy.tokenizer, roles.policy.placement), units)(prompts, answers)
+            loaded = Loaded(model, roles.policy.tokenizer, roles.policy.placement)
+            paid = scorer(loaded, units, caution)(prompts, answers)
             model.train(was_training)
-        return values
+        return paid
 
     return by_adapter
 

@@ -121,7 +121,7 @@ def test_an_answer_has_the_score_of_its_rendered_text_whichever_tokens_were_samp
     by_hand = plain(campaign)
     direct = [by_hand.score(prompt, one.text, one.finished) for prompt, one in asked]
     assert score_answers(model, prompts, answers) == pytest.approx(direct, abs=1e-5)
-    in_units = scorer(model, Normalisation(mean=1.0, std=2.0))(prompts, answers)
+    in_units = scorer(model, Normalisation(mean=1.0, std=2.0))(prompts, answers).rewards
     assert in_units == pytest.approx([(value - 1) / 2 for value in direct], abs=1e-5)
     # The policy's own ids mean other text to it, or none.
     wrong = score(model, prompts[:12], [one.token_ids for one in answers[:12]])
@@ -139,7 +139,9 @@ def test_an_answer_that_the_reward_model_has_no_room_for_has_no_score_and_is_rep
     short = Candidate(text="It is red.", token_ids=[], finished=True)
     capsys.readouterr()
     by = scorer(model, UNITS)
-    assert [value is None for value in (*by([prompt] * 3, [long, short, long]), *by([prompt], [long]))] == [
+    assert [
+        value is None for value in (*by([prompt] * 3, [long, short, long]).rewards, *by([prompt], [long]).rewards)
+    ] == [
         *(True, False, True),
         True,
     ]

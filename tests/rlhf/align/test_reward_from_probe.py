@@ -62,7 +62,7 @@ def test_an_online_algorithm_is_paid_the_score_that_the_saved_reward_model_gives
     assert pooling_of(model.model) == "mean over the answer" and not fits_policy(saved, base.model)
     rows = read_rows(runs.stage_dir(made.run_dir, "sample") / "candidates.jsonl", CandidateSet)
     prompts, answers = [row.prompt for row in rows], [row.candidates[0] for row in rows]
-    paid = paying(made.stages["align"])(prompts, answers)
+    paid = paying(made.stages["align"])(prompts, answers).rewards
     assert paid == pytest.approx(score_answers(model, prompts, answers), abs=1e-5) and len(set(paid)) > 1
     load_object(made.stages["align"].run)(made.stages["align"])
     if align["algorithm"] == "ppo":

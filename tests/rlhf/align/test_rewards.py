@@ -15,7 +15,15 @@ from transformers import AutoTokenizer
 from rlhf.align.config import ALGORITHMS
 from rlhf.align.config.online import PPOConfig
 from rlhf.align.config.paid import PaidConfig
-from rlhf.align.rewards import INSTEAD, WeightedRewards, load_function, make_rewards, refuse_unfit
+from rlhf.align.rewards import (
+    INSTEAD,
+    ModelRewards,
+    Scorer,
+    WeightedRewards,
+    load_function,
+    make_rewards,
+    refuse_unfit,
+)
 from rlhf.checks import load_check
 from trueup import runs
 from trueup.config import SplitConfig, StageConfig
@@ -42,6 +50,11 @@ def config(tmp_path: Path, **keys: Any) -> PPOConfig:
 def paid(rewards: WeightedRewards, *texts: str, **columns: Any) -> list[float | None]:
     """What answers to the first of the prompts are paid, called as TRL calls it."""
     return rewards(prompts=PROMPTS[: len(texts)], completions=answers(*texts), **columns)
+
+
+def pays(*rewards: float | None) -> Scorer:
+    """A reward model that says this of two answers."""
+    return lambda prompts, answers: ModelRewards([*rewards], None)
 
 
 @pytest.fixture
@@ -123,7 +136,7 @@ def test_a_reward_reads_the_special_tokens_that_people_are_shown_and_trl_leaves_
 def test_an_answer_that_did_not_end_is_paid_less_by_the_penalty_and_stays_unpaid_without_an_opinion(
     tmp_path: Path,
 ) -> None:
-    rewards = make_rewards(config(tmp_path, missing_eos_penalty=0.75), lambda _, ids: [2.0] * len(ids), [], [EOS])
+    rewards = make_rewards(config(tmp_path, missing_eos_penalty=0.75), pays(2.0, 2.0), [], [EOS])
     assert paid(rewards, "a", "b", completion_ids=[[5, EOS], [5, 6]]) == [2.0, 1.25]
     assert rewards.parts == {"reward_model": [2.0, 2.0]}, "what the functions said is kept as they said it"
     assert paid(rewards, "a", "b", completion_ids=[[EOS], []]) == [2.0, 1.25]
@@ -219,9 +232,9 @@ def test_the_rubric_pays_what_it_says_of_an_answer_ended_or_not(tmp_path: Path) 
 def test_the_reward_model_is_given_each_answer_whole_its_text_its_tokens_and_whether_it_ended(tmp_path: Path) -> None:
     asked: list[tuple[str, Candidate]] = []
 
-    def scorer(prompts: Any, answers: Any) -> list[float | None]:
+    def scorer(prompts: Any, answers: Any) -> ModelRewards:
         asked.extend(zip((prompt[-1].content for prompt in prompts), answers, strict=True))
-        return [11.0, None]
+        return ModelRewards([11.0, None], None)
 
     rewards = make_rewards(config(tmp_path), scorer, [], [EOS])
     assert paid(rewards, "a", "b", completion_ids=[[5, 6, EOS], [7]], category=[None, None]) == [11.0, None]
