@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--keep", type=Path, help="folder to keep the runs in; the same command continues there")
     options = parser.parse_args()
-    every: dict[str, list[np.ndarray]] = {}
+    every: dict[str, list[Tables]] = {}
     columns = f"one pass of {options.rounds * options.labels} | {options.rounds} rounds of {options.labels}"
     print(f"| seed | {columns} | rounds over one pass |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
