@@ -100,20 +100,18 @@ def report_card(
         stage.findings += (findings := [Finding("warn", "not_evaluated", f"{whose}{NOT_KNOWN}")])
         return ReportCard(pairs=counts, accuracy=None, length_baseline=None, baselines={}, findings=findings)
 
-    accuracy = over_prompts(pairs, right)
-    learnt = learn_baselines(train)
+    accuracy, learnt = over_prompts(pairs, right), learn_baselines(train)
     orders = {name: one.rule(pairs) for name, one in learnt.items()}
     by_baseline = {name: over_prompts(pairs, order) for name, order in orders.items()}
     best = max(learnt, key=lambda name: learnt[name].accuracy)
     ahead = difference_over_prompts(pairs, right, orders[best])
     temperature = temperature_interval(heldout.margins, [pair.prompt_id for pair in pairs])
-    by_length = by_slice(pairs, right, which_length)
+    by_length, heads = by_slice(pairs, right, which_length), _agreement(heldout)
     shuffled_p = shuffled_labels_p(by_prompt(pairs, right))
     say(
         f"{'accuracy':<12} {percent(accuracy)} on {len(pairs)} held-out pairs of {accuracy.n} prompts; "
         f"{', '.join(f'{name} {percent(share)}' for name, share in by_baseline.items())}"
     )
-    heads = _agreement(heldout)
     findings = doubts(
         Measured(accuracy, shuffled_p, best, by_baseline[best], ahead, temperature, by_length, stress, heads), whose
     )
