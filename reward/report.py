@@ -60,7 +60,7 @@ class LearningPoint(Artifact):
     """On the held-out pairs: the mean over probes of all parts of this size."""
 
 
-class Agreement(Artifact):
+class HeadAgreement(Artifact):
     """What the heads of an ensemble tell on held-out pairs (`reward.card.agreement`)."""
 
     heads: int
@@ -92,7 +92,7 @@ class ReportCard(RewardCard, extra="forbid"):
     ceiling: Ceiling | None = absent()
     """Absent where no two annotators put the same pair in a strict order."""
     stress: Stress | None = absent()
-    agreement: Agreement | None = absent()
+    agreement: HeadAgreement | None = absent()
     """Of the heads (`reward.ensemble`); absent where there is one."""
     kendall_tau: Estimate | None = absent()
     """Rank correlation of scores with rankings of three answers or more, over held-out prompts; absent without any."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from reward.card.shares import difference_of_parts, over_prompts, percent, points, share_of
-from reward.report import Agreement
+from reward.report import HeadAgreement
 from trueup.artifacts.reports import Share
 from trueup.console import say
 from trueup.data.records import Preference
@@ -15,7 +15,7 @@ from trueup.data.records import Preference
 
 def agreement(
     pairs: Sequence[Preference], right: Sequence[float], margins: np.ndarray, spreads: Sequence[float], std: float
-) -> Agreement:
+) -> HeadAgreement:
     """
     right    of each of N pairs: whether the mean of the heads puts it in the order of its label
     margins  (N, K) of each head
@@ -31,7 +31,7 @@ def agreement(
             f"{'heads':<12} {margins.shape[1]} agree on {percent(share)} of the held-out pairs; where they do, the "
             f"accuracy is higher by {points(difference)}"
         )
-    return Agreement(
+    return HeadAgreement(
         heads=margins.shape[1],
         agree=share_of(pairs, share),
         right_where_agreed=where,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reward.card.baselines import BAG
 from reward.card.shares import interval_of, percent, points
-from reward.report import Agreement, Stress
+from reward.report import HeadAgreement, Stress
 from trueup.artifacts.reports import Share, number
 from trueup.runs import Finding
 from trueup.statistics.intervals import Interval
@@ -34,7 +34,7 @@ class Measured:
     temperature: Interval
     by_length: Mapping[str, Share]
     stress: Stress | None
-    heads: Agreement | None = None
+    heads: HeadAgreement | None = None
 
 
 def doubts(measured: Measured, whose: str) -> list[Finding]:

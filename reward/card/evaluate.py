@@ -23,7 +23,7 @@ from reward.card.shares import (
     share_of,
 )
 from reward.probe import ProbeScores
-from reward.report import Agreement, LearningPoint, Mistake, ProbeShare, ReliabilityPoint, ReportCard, Stress
+from reward.report import HeadAgreement, LearningPoint, Mistake, ProbeShare, ReliabilityPoint, ReportCard, Stress
 from trueup.artifacts.reports import Baseline, BestBaseline, Calibration, Estimate, Normalisation, PairCounts
 from trueup.console import say
 from trueup.data.records import Preference
@@ -147,7 +147,7 @@ def report_card(
     )
 
 
-def _agreement(heldout: ScoredPairs) -> Agreement | None:
+def _agreement(heldout: ScoredPairs) -> HeadAgreement | None:
     if heldout.heads is None:
         return None
     chosen, rejected = heldout.heads
