@@ -1,12 +1,14 @@
 """Is what real data sets hold read as it means?
 
-    python benchmarks/shapes.py DIR
+    python benchmarks/shapes.py DIR [--table]
 
 DIR has shapes.json and shapes/: each case names a file, what it is for (`use`), how many rows it holds, texts that must
 be asked or trained (`must`, with the prefix `TRAINED:` what an assistant turn with loss says), texts that must not
-(`must_not`), and of preferences the completion that must come out best (`best`). A file is right when it is read so,
-refused when an error names the file, the line, a column and what to do, and wrong when it is read otherwise, or when
-the error does not say so much. Exit code 1 if a file is wrong.
+(`must_not`), of preferences the completion that must come out best (`best`), and of published shapes all that each row
+means (`means`): its turns, or what is asked, the order of the answers, how much better, by whom, by which criteria,
+why, and the row's own id. A file is right when it is read so, refused when an error names the file, the line, a column
+and what to do, and wrong when it is read otherwise, or when the error does not say so much. Exit code 1 if a file is
+wrong. `--table` prints the table of docs/formats.md instead.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ READ: dict[str, Any] = {
     "sample.prompts": read_prompts,
     "labels import": read_preferences,
 }
+Meaning = dict[str, Any]
 
 
 class Outcome(NamedTuple):
@@ -68,6 +71,12 @@ def differences(case: dict[str, Any], rows: list[Any]) -> list[str]:
     text = "\n".join(said)
     found += [f"lacks {one!r}" for one in case["must"] if one not in text]
     found += [f"holds {one!r}" for one in case["must_not"] if one in text]
+    if (
+        "means" in case
+        and (what := [preference_means(row) if hasattr(row, "tiers") else turns_of(row) for row in rows])
+        != case["means"]
+    ):
+        found += [f"row {i} means {one}" for i, one in enumerate(what) if one not in case["means"]] or ["the order"]
     if case["rows"] not in (None, len(rows)):
         found.append(f"{len(rows)} rows for {case['rows']}")
     if case["best"] is not None:
@@ -76,17 +85,60 @@ def differences(case: dict[str, Any], rows: list[Any]) -> list[str]:
     return found
 
 
+def turns_of(row: Any) -> list[list[str]]:
+    """Who says what in a demonstration or a prompt, and which answers carry no loss."""
+    messages = getattr(row, "messages", None) or row.prompt
+    return [[one.role if one.trained else f"{one.role}, not trained", one.content] for one in messages]
+
+
+def preference_means(row: Any) -> Meaning:
+    """All that a preference says, of what has a value."""
+
+    def order(tiers: list[list[int]]) -> list[list[str]]:
+        return [sorted(row.completions[i] for i in tier) for tier in tiers]
+
+    criteria = {
+        name: order(better) if isinstance(better, list) else None if better is None else row.completions[better]
+        for name, better in (row.criteria or {}).items()
+    }
+    annotator = None if row.annotator == "unknown" else row.annotator
+    more = {"strength": row.strength, "both_bad": row.both_bad, "annotator": annotator, "criteria": criteria}
+    more |= {"why": row.explanation, "id": row.row_id}
+    return {"asks": turns_of(row), "order": order(row.tiers)} | {key: value for key, value in more.items() if value}
+
+
+def table(folder: Path) -> str:
+    """The published shapes, and what a preference says beside the order of its answers, as docs/formats.md has them."""
+    lines = ["| Data set | Read by | Beside the order of the answers |", "|---|---|---|"]
+    for case in json.loads((folder / "shapes.json").read_text(encoding="utf-8")):
+        if "means" in case:
+            rows = [row for row in case["means"] if isinstance(row, dict)]
+            more = dict.fromkeys(key for row in rows for key in row if key not in ("asks", "order"))
+            lines.append(f"| {case['shape_of']} | `{case['use']}` | {', '.join(sorted(more))} |")
+    return "\n".join(lines)
+
+
 def main(folder: Path) -> int:
     cases = json.loads((folder / "shapes.json").read_text(encoding="utf-8"))
-    counts: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {use: Counter() for use in READ}
     for case in cases:
         outcome = judge(case, folder)
-        counts[outcome.verdict] += 1
+        counts[case["use"]][outcome.verdict] += 1
         if outcome.verdict != "right":
             print(f"{outcome.verdict:<8} {case['file']:<36} {case['shape_of']}\n  {outcome.why.splitlines()[-2:][0]}")
-    print(f"{len(cases)} files: {counts['right']} right, {counts['refused']} refused, {counts['wrong']} wrong")
-    return 1 if counts["wrong"] else 0
+    for use, of_use in counts.items():
+        print(f"{use}: {_in_words(of_use)}")
+    total = sum(counts.values(), Counter[str]())
+    print(f"{len(cases)} files: {_in_words(total)}")
+    return 1 if total["wrong"] else 0
+
+
+def _in_words(counts: Counter[str]) -> str:
+    return f"{counts['right']} right, {counts['refused']} refused, {counts['wrong']} wrong"
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    if "--table" in sys.argv:
+        print(table(Path(sys.argv[1])))
+    else:
+        sys.exit(main(Path(sys.argv[1])))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any, Literal
 
-from trueup.data.records import Label, Message, Preference, Ranking
+from trueup.data.records import Better, Label, Message, Preference, Ranking
 
 
 def pairs_of(ranking: Ranking) -> list[Preference]:
@@ -41,17 +42,28 @@ def _pair(ranking: Ranking, first: tuple[int, int], second: tuple[int, int]) -> 
             f"{side}_logp": ranking.logps[index] if ranking.logps else None,
             f"{side}_rank": its_rank,
         }
-    sides = {None: None, i: "chosen", j: "rejected"}
     return Preference(
         **{key: getattr(ranking, key) for key in Label.model_fields},
         **fields,
-        better_by={name: sides[best] for name, best in (ranking.criteria or {}).items() if best in sides},
+        better_by=dict(better_by(ranking.criteria or {}, i, j)),
         both_bad=ranking.both_bad and rank == lower_rank,
         num_tiers=len(ranking.tiers),
         display_first=order and ("chosen" if order.index(i) < order.index(j) else "rejected"),
     )
 
 
+def better_by(criteria: Mapping[str, Better], i: int, j: int) -> Iterator[tuple[str, BetterSide]]:
+    """Which of answers i (chosen) and j is better by each criterion that they were judged by; None: they are tied."""
+    for name, better in criteria.items():
+        if isinstance(better, list):
+            ranks = {index: rank for rank, tier in enumerate(better) for index in tier}
+            if {i, j} <= ranks.keys():
+                yield name, None if ranks[i] == ranks[j] else "chosen" if ranks[i] < ranks[j] else "rejected"
+        elif better in (None, i, j):
+            yield name, None if better is None else "chosen" if better == i else "rejected"
+
+
+BetterSide = Literal["chosen", "rejected"] | None
 PairRule = Literal["all", "extremes", "nested"]
 
 

@@ -145,10 +145,16 @@ class CandidateScores(Row):
     """What each head of its ensemble says of them (`reward.ensemble`); their mean is the score."""
 
 
+Better = int | None | list[list[int]]
+"""By one criterion: the index of the better of two answers, None where they are tied; or tiers of several answers."""
+
+
 class Label(PromptRow):
     """Whose judgement on which answers it is, and how it was given."""
 
     label_id: str
+    row_id: str | None = Field(None, exclude_if=is_empty)
+    """The id that its row has in the file it was imported from."""
     sampled_by: str | None = None
     """Manifest hash of the policy that sampled all answers, and whose log-probabilities of them these are."""
     sampler: Json = {}
@@ -185,8 +191,8 @@ class Ranking(Label):
     """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
     both_bad: bool = False
     """A tie because neither answer is good."""
-    criteria: dict[str, int | None] | None = None
-    """Index of the better answer by each criterion that was asked; None: a tie."""
+    criteria: dict[str, Better] | None = None
+    """The better answer by each criterion that was asked, or their order by it."""
     note: str | None = None
     """Why, in the annotator's words."""
     display_order: list[int] | None = None

@@ -173,7 +173,7 @@ def _write(
             turn, before = judged[key], imported.get(key, [])
             judged[key] += 1
             old = before[turn] if turn < len(before) else None
-            if old is not None and (old.tiers, old.strength) == (row.tiers, row.strength):
+            if old is not None and all(getattr(old, key) == value for key, value in _judgement(row).items()):
                 about[name] = None
                 continue
             supersedes = None if old is None else old.event_id
@@ -258,6 +258,14 @@ def _label_id(row: ImportedRanking, item_id: str, turn: int, replaces: str | Non
     return str(uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(key)))
 
 
+def _judgement(row: ImportedRanking) -> TableRow:
+    """What the row says of the answers: a file that says otherwise later corrects it."""
+    judgement = {key: getattr(row, key) for key in ("tiers", "strength", "criteria", "row_id")}
+    if (origin := row.provenance) is not None:
+        return {**judgement, "both_bad": origin.both_bad, "note": origin.note}
+    return {**judgement, "both_bad": row.both_bad, "note": row.explanation}
+
+
 def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | None) -> TableRow:
     origin = row.provenance
     return {
@@ -266,11 +274,9 @@ def _event(row: ImportedRanking, item_id: str, label_id: str, supersedes: int | 
         "annotator": row.annotator,
         "source": SOURCE,
         "kind": "label",
-        "tiers": row.tiers,
-        "strength": row.strength,
-        "both_bad": origin.both_bad if origin else row.both_bad,
+        **_judgement(row),
         "created_utc": origin.created_utc if origin else now(),
-        **{key: getattr(origin, key, None) for key in ("criteria", "note", "seconds", "guideline_sha256")},
+        **{key: getattr(origin, key, None) for key in ("seconds", "guideline_sha256")},
         "first_shown": row.display_order[0] if row.display_order else None,
         "view_token": None,
         "supersedes": supersedes,

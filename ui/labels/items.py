@@ -146,7 +146,7 @@ class ProgramLabel(NamedTuple):
 
 OF_EVENT = (
     *("tiers", "strength", "both_bad", "criteria", "note", "seconds", "round", "selection", "propensity"),
-    *("guideline_sha256", "source", "annotator", "created_utc"),
+    *("guideline_sha256", "source", "annotator", "created_utc", "row_id"),
 )
 OF_ITEM = "prompt_id prompt category split sampler".split()
 

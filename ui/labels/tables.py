@@ -136,7 +136,7 @@ event = Table(
     Column("strength", Integer),  # of a strict pair: 1 slightly, 2 better, 3 much better
     Column("both_bad", Boolean, nullable=False, server_default=sa.false()),
     Column("first_shown", Integer),  # index of the answer on the left (of a ranking: first)
-    Column("criteria", _JSON),  # {criterion: index of the better answer, or null for a tie}
+    Column("criteria", _JSON),  # {criterion: index of the better answer, null for a tie, or tiers of several answers}
     Column("note", Text),  # rationale of a label, reason of a flag, text of a demonstration
     Column("seconds", Float),  # from the first paint to the decision, as the browser measured it
     Column("words", Integer),  # of prompt and answers: what had to be read
@@ -147,6 +147,7 @@ event = Table(
     # Of a person's label, as its slot has them: another queue may take the slot away.
     Column("selection", String),
     Column("propensity", Float),
+    Column("row_id", String),  # of the row in the file that a label was imported from
     Column("supersedes", ForeignKey("event.event_id"), unique=True),  # an event is taken back at most once
     Column("created_utc", String, nullable=False),
     sa.CheckConstraint("kind IN ('label', 'skip', 'flag', 'late', 'demonstration', 'undo')"),

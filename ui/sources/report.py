@@ -15,6 +15,7 @@ from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.manifest import LabelCounts
 from trueup.artifacts.reports import Estimate, LabelSources, PairCounts, Reliability
 from trueup.data.criteria import OVERALL
+from trueup.data.pairs import better_by
 from trueup.data.records import Preference, Ranking
 from trueup.statistics.intervals import Interval, draws, percentiles, wilson
 from ui.labels.judgements import Tiers, agrees, names_itself
@@ -182,9 +183,8 @@ def criteria_figures(rankings: Sequence[Ranking]) -> dict[str, CriterionFigures]
     rows = [row for row in rankings if row.criteria and len(row.completions) == 2]
     signs: list[dict[str, int]] = []
     for row in rows:
-        best = row.tiers[0][0] if len(row.tiers) > 1 else None
-        sides = {**(row.criteria or {}), OVERALL: best}
-        signs.append({name: 0 if side is None else 1 - 2 * side for name, side in sides.items()})
+        sides = better_by({**(row.criteria or {}), OVERALL: row.tiers}, 0, 1)
+        signs.append({name: {"chosen": 1, "rejected": -1, None: 0}[side] for name, side in sides})
     names = sorted({name for row in rows for name in row.criteria or {}})
     figures = {}
     for name in names:

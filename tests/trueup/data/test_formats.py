@@ -339,6 +339,8 @@ def test_annotator_category_and_strength_are_kept_where_a_row_has_them(tmp_path:
 
 RANKING = Ranking(
     label_id="label-1",
+    row_id="7",
+    criteria={"honesty": [[1], [0, 2]]},
     prompt_id="p",
     prompt=[Message(role="user", content="Hi")],
     category="chat",
@@ -687,8 +689,9 @@ BROKEN_PREFERENCES = {
     ),
     "one answer with a mark": (
         {"prompt": "Hi", "completion": "A", "label": False},
-        "label: says that one answer is good or bad, and compares it with no other; a preference needs two answers to "
-        "a prompt: pair them as `prompt`, `chosen`, `rejected`, or train on the good ones (sft.data)",
+        "label: says that one answer is good or bad, and no other row has an answer to the same prompt with such a "
+        "mark; a preference needs two: pair them as `prompt`, `chosen`, `rejected`, or train on the good ones "
+        "(sft.data)",
     ),
     "strength": (
         {"prompt": "Hi", "chosen": "A", "rejected": "B", "strength": 7},
@@ -854,7 +857,11 @@ MEANINGS = {
     "judged": vocabulary.JUDGED,
     "cut": vocabulary.CUT,
     "whole": vocabulary.WHOLE,
+    "last turn alone": vocabulary.LAST_TURN_ALONE,
     "annotator": vocabulary.ANNOTATORS,
+    "own id": vocabulary.ROW_IDS,
+    "why": vocabulary.REASONS,
+    "criterion": vocabulary.CRITERIA,
 }
 
 

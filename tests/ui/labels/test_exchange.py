@@ -171,6 +171,53 @@ def test_the_round_trip_check_notices_a_verdict_that_is_not_the_sources(public: 
 
 # ---- In ---------------------------------------------------------------------------------------------------------
 
+CASES = Path(__file__).parents[2] / "data" / "cases"
+PUBLISHED = [
+    case
+    for case in json.loads((CASES / "shapes.json").read_text(encoding="utf-8"))
+    if "means" in case and case["use"] == "labels import"
+]
+
+
+def test_what_a_published_shape_means_is_in_the_store_and_in_its_export(other: LabelConfig, tmp_path: Path) -> None:
+    for case in PUBLISHED:
+        import_labels(other, CASES / "shapes" / case["file"])
+        stored = [_meaning_of(row) for row in labels_of(other, tmp_path / case["file"])]
+        assert [meaning for meaning in case["means"] if meaning not in stored] == [], case["file"]
+
+
+def _meaning_of(row: Ranking) -> dict[str, Any]:
+    """What a stored label says, in the words of shapes.json."""
+
+    def order(tiers: list[list[int]]) -> list[list[str]]:
+        return [sorted(row.completions[i] for i in tier) for tier in tiers]
+
+    criteria = {
+        name: order(better) if isinstance(better, list) else None if better is None else row.completions[better]
+        for name, better in (row.criteria or {}).items()
+    }
+    more = {"strength": row.strength, "both_bad": row.both_bad, "criteria": criteria, "why": row.note}
+    more |= {"id": row.row_id, "annotator": None if row.annotator == "unknown" else row.annotator}
+    asks = [[one.role, one.content] for one in row.prompt]
+    return {"asks": asks, "order": order(row.tiers)} | {key: value for key, value in more.items() if value}
+
+
+def test_a_file_that_says_otherwise_why_or_by_which_criterion_corrects_what_it_said(
+    other: LabelConfig, jsonl: Jsonl, tmp_path: Path
+) -> None:
+    row = {"id": 7, "prompt": "Hi", "response_a": "A", "response_b": "B", "winner": "a", "explanation": "Short."}
+    for more, added in (
+        ({"safety_winner": "a"}, 1),
+        ({"safety_winner": "b"}, 1),
+        ({"safety_winner": "b"}, 0),
+        ({"safety_winner": "b", "explanation": "Kind."}, 1),
+        ({"safety_winner": "b", "explanation": "Kind.", "id": 8}, 1),
+    ):
+        message = import_labels(other, jsonl(tmp_path / "rows.jsonl", [{**row, **more}]))
+        assert f"{added} labels imported" in message
+    [label] = labels_of(other, tmp_path / "out.jsonl")
+    assert (label.criteria, label.note, label.row_id) == ({"safety": 1}, "Kind.", "8")
+
 
 def test_what_was_exported_comes_back_as_it_was_said(campaign: Any, other: LabelConfig, tmp_path: Path) -> None:
     config = campaign.label(criteria=["helpful"])

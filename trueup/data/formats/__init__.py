@@ -4,8 +4,11 @@
     vocabulary      what the name of a column, or of a message's key, is known to mean
     columns         one row: its columns by canonical name, and which of them were read
     settling        what becomes of the columns that no converter reads
+    rendered        text that a chat template has rendered, as its turns
     turns           conversations and prompts, however a row holds them
     verdicts        which of two answers is better, by all the columns of a row that say so
+    criteria        the same by single criteria, beside the overall choice
+    format          a format, and what becomes of a preference
     demonstrations, preferences, published, oasst   the converters, and the tables of formats, tried in their order
 
 To add a format, write a converter and give it a line in a table: it takes a row (`Columns`) and the file's path, gives
@@ -14,8 +17,8 @@ of no use. A file is read whole or not at all, unless it is said that bad rows a
 """
 
 from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
-from trueup.data.formats.format import Format
-from trueup.data.formats.preferences import PREFERENCES, ImportedRanking
+from trueup.data.formats.format import Format, ImportedRanking
+from trueup.data.formats.preferences import PREFERENCES
 from trueup.data.formats.reading import SHOWN_PROBLEMS, read_demonstrations, read_preferences, read_prompts
 
 __all__ = [

@@ -20,6 +20,7 @@ from trueup.data.formats.vocabulary import (
     is_text,
     is_unclear_weight,
     is_unsupported,
+    masks_the_user,
     says_nothing,
     truth,
 )
@@ -145,7 +146,9 @@ class Columns:
     def refuse_unsupported(self) -> None:
         """Raise for a column that Trueup cannot honour and that holds something."""
         for name, value in self.values.items():
-            if is_unsupported(name) and name not in self.names_read and not is_empty(value):
+            if name in self.names_read or is_empty(value) or masks_the_user(name, value):
+                continue
+            if is_unsupported(name):
                 raise ValueError(
                     f"{self.at(name)}: holds {excerpt(value, 40)}, which Trueup cannot give to a model; take the row "
                     f"out, or {IGNORE} if the row means the same without it"

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from trueup.data.formats import oasst, vocabulary
 from trueup.data.formats.columns import Columns, Values
-from trueup.data.formats.format import Format, Skipped, any_of
-from trueup.data.formats.preferences import PREFERENCES, is_own, read_pair
+from trueup.data.formats.format import Format, Skipped, any_of, is_own
+from trueup.data.formats.preferences import PREFERENCES, read_pair
+from trueup.data.formats.rendered import turns_of_rendered
 from trueup.data.formats.turns import (
     continues_hh,
     is_plain_answer,
@@ -20,6 +21,7 @@ from trueup.data.formats.turns import (
     say,
     turns,
     turns_of_text,
+    utterances,
     with_preface,
     without_answer_mark,
 )
@@ -37,8 +39,15 @@ def _conversation(row: Columns, path: Path) -> list[Values]:
 
 
 def _question_and_answer(row: Columns, path: Path) -> list[Values]:
+    """The answer to a prompt. It alone is the completion: answers within the column that asks carry no loss."""
     prompt = prompt_of(row)
-    return [{"messages": prompt + _answer(row, prompt)}]
+    completion = _answer(row, prompt)
+    earlier = [turn for turn in prompt if turn["role"] == "assistant"]
+    if earlier and any(map(row.holds, vocabulary.QUESTIONS)):
+        asked = utterances(question(row))
+        for turn in earlier:
+            turn |= {"trained": False} if utterances([turn])[0] in asked else {}
+    return [{"messages": prompt + completion}]
 
 
 def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
@@ -109,9 +118,9 @@ def _preferred_answer(row: Columns, path: Path) -> list[Values | Skipped]:
 
 
 def _text(row: Columns, path: Path) -> list[Values]:
-    """A conversation in one text, with the marks of HH, ChatML or Guanaco."""
+    """A conversation in one text, with the marks of HH, ChatML or Guanaco, or of a template of `rendered`."""
     text = row.take("text", str)
-    messages = turns_of_text(text, row.at("text"))
+    messages = turns_of_rendered(text, row.at("text")) or turns_of_text(text, row.at("text"))
     if messages is None:
         raise ValueError(
             f"{row.at('text')}: plain text says neither who asks nor who answers; name it `prompt` to ask it, or write "
@@ -161,7 +170,24 @@ TREES = Format(
 TASKS = Format("self_instruct", ("instruction", "instances"), _self_instruct)
 INDUCTION = Format("instruction_induction", ("examples",), _instruction_induction)
 CONVERSATION = Format("conversations", (any_of(vocabulary.CONVERSATIONS),), _conversation)
-DEMONSTRATIONS = [
+
+
+def _with_last_turn_alone(format: Format) -> Format:
+    """A format whose earlier answers carry no loss where a row says so (`vocabulary.LAST_TURN_ALONE`)."""
+
+    def convert(row: Columns, path: Path) -> Iterator[Values | Skipped]:
+        alone = [vocabulary.truth(row.get(name)) for name in vocabulary.LAST_TURN_ALONE if name in row]
+        for values in format.convert(row, path):
+            if True in alone and not isinstance(values, Skipped):
+                answers = [turn for turn in values["messages"] if turn["role"] == "assistant"]
+                for turn in answers[:-1]:
+                    turn["trained"] = False
+            yield values
+
+    return format._replace(convert=convert)
+
+
+_FORMATS = [
     Format("the preferred of two", (any_of(vocabulary.CHOSEN), any_of(vocabulary.REJECTED)), _preferred_answer),
     CONVERSATION,
     TREES,
@@ -173,6 +199,7 @@ DEMONSTRATIONS = [
     Format("UltraChat", ("data",), _ultrachat),
     Format("laid out as text", ("text",), _text),
 ]
+DEMONSTRATIONS = [_with_last_turn_alone(format) for format in _FORMATS]
 
 
 def _prompts_of(format: Format) -> Format:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, StrictInt, field_validator, model_validator
-
 from trueup.data.formats import oasst, published, vocabulary
-from trueup.data.formats.columns import Columns, Values
-from trueup.data.formats.format import Format, Skipped, any_of
+from trueup.data.formats.columns import Columns, Ledger, Values
+from trueup.data.formats.criteria import criteria_of_ratings, criteria_of_sides, ratings_of
+from trueup.data.formats.format import OF_AN_ANSWER, Format, Skipped, any_of, is_own
 from trueup.data.formats.turns import answer, prompt_of, say, turns, utterances, waits, with_preface
 from trueup.data.formats.verdicts import (
     SIDE_KEYS,
+    STRENGTHS,
     against,
     as_number,
     find_sides,
@@ -24,92 +24,8 @@ from trueup.data.formats.verdicts import (
     whole,
 )
 from trueup.data.jsonl import excerpt, loads
-from trueup.data.records import Message, Preference, Ranking, Row, moment
-from trueup.files import Json
-
-# ---- What comes out ---------------------------------------------------------------------------------------------
-
-
-class Provenance(Row):
-    """What Trueup's own files say of a label besides the verdict; the names are those of `records.Ranking`."""
-
-    label_id: str = Field(min_length=1, max_length=200)
-    source: str
-    created_utc: str
-    both_bad: bool = False
-    criteria: dict[str, int | None] | None = None
-    note: str | None = None
-    seconds: float | None = Field(None, ge=0, allow_inf_nan=False)
-    guideline_sha256: str | None = None
-    sampler: Json = Field({})
-
-    _moment = field_validator("created_utc")(moment)
-
-
-class ImportedRanking(Row):
-    """What one annotator said of the answers to one prompt, in a file. A pair is a ranking of two."""
-
-    where: str
-    """File and line."""
-    prompt: list[Message]
-    completions: list[str]
-    completion_token_ids: list[list[int] | None] | None = None
-    finished: list[bool] | None = None
-    logps: list[float | None] | None = None
-    reasonings: list[str] | None = None
-    """What a model that reasons wrote before each completion."""
-    tiers: list[list[StrictInt]]
-    """Indices into `completions`, best tier first; answers in one tier are tied; left out: not ranked."""
-    annotator: str = Field(min_length=1, max_length=200)
-    category: str | None = None
-    strength: int | None = Field(None, ge=1, le=3)
-    both_bad: bool = False
-    """A tie because neither answer is good."""
-    explanation: str | None = None
-    """Why it is so; shown to annotators who practise with this row."""
-    display_order: list[int] | None = None
-    """Indices into `completions` in the order in which they stood on the page."""
-    provenance: Provenance | None = None
-    """Where the row comes from, if Trueup wrote it."""
-    ranks: tuple[int, int] | None = None
-    """Tiers that the two completions of a pair have in its ranking, if Trueup wrote the pair."""
-
-    @model_validator(mode="after")
-    def _ranks_answers(self) -> ImportedRanking:
-        indices, count = [index for tier in self.tiers for index in tier], len(self.completions)
-        if len(indices) < 2 or len(set(indices)) < len(indices) or not set(indices) <= set(range(count)):
-            raise ValueError(f"{excerpt(self.tiers)} is no order of two or more of {count} completions")
-        if not all(self.tiers):
-            raise ValueError(f"{excerpt(self.tiers)} has a tier without completions; take it out")
-        if self.both_bad and len(self.tiers) > 1:
-            raise ValueError(f"both_bad goes with a tie, and {excerpt(self.tiers)} prefers an answer: mend one of them")
-        if self.display_order is not None and sorted(self.display_order) != list(range(count)):
-            raise ValueError(f"display_order {excerpt(self.display_order)} is no order of {count} completions")
-        criteria = (self.provenance.criteria if self.provenance else None) or {}
-        if any(better is not None and not 0 <= better < count for better in criteria.values()):
-            raise ValueError(f"criteria {excerpt(criteria)} name no completion of {count}")
-        for key in OF_AN_ANSWER:
-            if (values := getattr(self, key)) is not None and len(values) != count:
-                raise ValueError(f"{key}: expected one for each of {count} completions, found {len(values)}")
-        return self
-
 
 # ---- Trueup's own -----------------------------------------------------------------------------------------------
-
-OF_AN_ANSWER = ("completion_token_ids", "finished", "logps", "reasonings")
-
-
-def is_own(row: Columns) -> bool:
-    """Whether Trueup wrote this row: a column `seconds` of somebody else's file may mean anything."""
-    return {"label_id", "prompt_id", "source", "annotator", "created_utc"} <= row.values.keys()
-
-
-def provenance(row: Columns) -> Values | None:
-    """What our own row says of its label; its other columns count as read."""
-    if not is_own(row):
-        return None
-    row.names_read |= Ranking.model_fields.keys() | Preference.model_fields.keys()
-    return {key: row.values[key] for key in Provenance.model_fields if key in row}
 
 
 def _trueup_ranking(row: Columns, path: Path) -> list[Values]:
@@ -117,6 +33,7 @@ def _trueup_ranking(row: Columns, path: Path) -> list[Values]:
     if (both_bad := row.get("both_bad")) not in (True, False, None):
         raise ValueError(f"{row.at('both_bad')}: expected true or false, found {excerpt(both_bad)}")
     completions, tiers = row.get("completions"), row.get("tiers")
+    more["criteria"] = row.get("criteria")
     if not is_own(row):
         refuse_other_verdict(row, completions, tiers)
         _refuse_other_columns(row, tiers, completions)
@@ -146,13 +63,40 @@ def _own_pair(row: Columns, sides: list[str]) -> Values:
 # ---- Chosen and rejected ----------------------------------------------------------------------------------------
 
 
+def _names_of_pair(row: Columns) -> list[str]:
+    """The columns of the better and the worse answer. Where the better one has none, it ends the conversation."""
+    better = row.first([*vocabulary.CHOSEN, *vocabulary.ANSWERS]) or row.first(vocabulary.CONVERSATIONS)
+    worse = row.first(vocabulary.REJECTED)
+    assert better is not None and worse is not None
+    return [better, worse]
+
+
+def _pair_strength(row: Columns) -> Values:
+    """How much better the chosen answer is, where a row says it as a number from 1 to 3 on either side of 0."""
+    for name in STRENGTHS:
+        grade = whole(row.values.get(name))
+        if grade is not None and 1 <= abs(grade) <= 3:
+            row.names_read.add(name)
+            return {"strength": abs(grade)}
+    return {}
+
+
 def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
     """The prompt of a row, and its two answers, the preferred one first."""
-    names = [row.first(vocabulary.CHOSEN) or row.first(vocabulary.ANSWERS), row.first(vocabulary.REJECTED)]
-    assert names[0] is not None and names[1] is not None
+    names = _names_of_pair(row)
+    if names[0] in vocabulary.CONVERSATIONS:  # ms-swift: the conversation, and another answer to its last turn
+        conversation = with_preface(row, turns(row, names[0]))
+        if conversation[-1]["role"] != "assistant":
+            raise ValueError(f"{row.at(names[0])}: ends without an answer, so {row.at(names[1])} is worse than none")
+        prompt = conversation[:-1]
+        return prompt, [conversation[-1]["content"], answer(row, names[1], prompt)]
     own: list[Values] = []
     whole = [name for name in vocabulary.CONVERSATIONS if row.holds(name)]
-    if any(map(row.holds, vocabulary.QUESTIONS)) or (whole and waits(row, whole[0])):
+    if _asks_within(row, names):
+        own = turns(row, names[0], "assistant")[:-1]
+        row.names_read.update(vocabulary.QUESTIONS)
+        prompt = with_preface(row, own)
+    elif any(map(row.holds, vocabulary.QUESTIONS)) or (whole and waits(row, whole[0])):
         prompt = prompt_of(row)
     else:
         own = turns(row, names[0], "assistant")[:-1]
@@ -162,7 +106,19 @@ def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
                 f"{row.at(names[0])}: plain text without a prompt; add a column `prompt`, or write both answers as "
                 "messages that begin with it"
             )
-    return prompt, [answer(row, name, prompt, len(own)) for name in names if name]
+    return prompt, [answer(row, name, prompt, len(own)) for name in names]
+
+
+def _asks_within(row: Columns, names: list[str]) -> bool:
+    """Whether both answers are conversations of several turns, and the one text that asks is a later turn of them."""
+    asks = [row.values[name] for name in vocabulary.QUESTIONS if row.holds(name)]
+    answers = [row.values.get(name) for name in names]
+    if len(asks) != 1 or not isinstance(asks[0], str) or not all(isinstance(one, list) for one in answers):
+        return False
+    scratch = Columns(dict(zip(names, answers, strict=True)), Ledger(row.ledger.ignore))
+    conversations = [turns(scratch, name, "assistant") for name in names]
+    asked = [[one["content"].strip() for one in turns if one["role"] == "user"] for turns in conversations]
+    return all(len(one) > 1 and asks[0].strip() in one[1:] for one in asked)
 
 
 def _pair(row: Columns, path: Path) -> list[Values]:
@@ -176,6 +132,9 @@ def _pair(row: Columns, path: Path) -> list[Values]:
     }
     if is_own(row):
         return [pair | _own_pair(row, [("chosen", "rejected")[side] for side in sides])]
+    pair |= _pair_strength(row)
+    by = criteria_of_sides(row, _names_of_pair(row), ("chosen", "rejected"))
+    pair["criteria"] = {name: sides.index(better) if isinstance(better, int) else better for name, better in by.items()}
     if tie := tie_of_pair(row):
         pair |= {"tiers": [[sides.index(0), sides.index(1)]], "both_bad": tie.both_bad}
     return [pair]
@@ -196,7 +155,8 @@ def _side_by_side(row: Columns, path: Path) -> list[Values]:
     else:
         prompt = prompt_of(row)
         answers = [answer(row, name, prompt) for name in names]
-    return [{"prompt": prompt, "completions": answers, **verdict}]
+    criteria = criteria_of_sides(row, names, sides) or None
+    return [{"prompt": prompt, "completions": answers, "criteria": criteria, **verdict}]
 
 
 def _two_conversations(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]:
@@ -249,13 +209,13 @@ def _two_lists(row: Columns, names: list[str]) -> tuple[list[Values], list[str]]
 _LISTS = "completions responses answers candidates outputs generations".split()
 _RANKS, _SCORES = ["ranks", "rank"], ["scores", "ratings", "rewards"]
 _RANK_KEYS = ["rank"]
-_SCORE_KEYS = "fine_grained_score overall_score score pm_score rating reward".split()
+_SCORE_KEYS = "fine_grained_score overall_score score pm_score rating reward helpfulness overall mark".split()
 _TEXT_KEYS = "text response answer completion content output generation".split()
 
 
 def _ranking(row: Columns, path: Path) -> list[Values]:
     """Several answers with a rank (1 is best) or a score (the highest is best) of each; equal ones are tied."""
-    prompt = prompt_of(row)
+    prompt = published.post_to_summarise(row) if row.holds("info") else prompt_of(row)
     name = row.first(_LISTS)
     assert name is not None
     if all(isinstance(one, str) for one in row.take(name, list)):
@@ -273,7 +233,7 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
         _refuse_other_columns(row, tiers, completions)
         refuse_other_verdict(row, completions, tiers)
         return [{"prompt": prompt, "completions": completions, "tiers": tiers}]
-    completions, numbers = [], []
+    completions, numbers, ratings = [], [], []
     scores: list[float | None] = []
     keys: set[str] = set()
     for one in row.objects(name):
@@ -285,8 +245,9 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
                 f"{excerpt(list(one.values))}"
             )
         keys.add(key)
-        completions.append(one.take(text, str))
+        completions.append(answer(one, text, prompt))
         numbers.append(number(one, key))
+        ratings.append(ratings_of(one))
         scores.append(as_number(one.values.get(one.first_there(_SCORE_KEYS) or "")))
     if len(keys) > 1:
         raise ValueError(f"{row.at(name)}: expected one kind of score for all, found {', '.join(sorted(keys))}")
@@ -295,7 +256,9 @@ def _ranking(row: Columns, path: Path) -> list[Values]:
     tiers = tiers_of_scores(numbers, keys != {"rank"})
     _refuse_other_order(row.at(name), tiers, scores, "their scores")
     refuse_other_verdict(row, completions, tiers)
-    return [{"prompt": prompt, "completions": completions, "tiers": tiers}]
+    both_bad = keys == {"mark"} and not any(numbers)
+    criteria = criteria_of_ratings(ratings) or None
+    return [{"prompt": prompt, "completions": completions, "tiers": tiers, "both_bad": both_bad, "criteria": criteria}]
 
 
 def _refuse_other_columns(row: Columns, tiers: Any, completions: Any) -> None:
@@ -318,32 +281,81 @@ def _refuse_other_order(
         )
 
 
-def join_ratings(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """HelpSteer2: rows of one answer with its ratings become one row for each prompt, where its first one stands.
+def join_answers(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Rows of one answer each, with its ratings or a mark, become one row for each prompt, where its first one stands.
 
-    The answers are ordered by `helpfulness`. Other rows stay as they are.
+    HelpSteer2 orders the answers by `helpfulness`, evaluations of summaries by `overall`; of marks (KTO, thumbs) what
+    is good is above what is bad. A mark whose prompt no other row has compares nothing: it stays as it is, and so do
+    other rows.
     """
     groups: dict[Any, tuple[str, Any]] = {}
+    alone: dict[Any, Any] = {}
     for n, (where, row) in enumerate(rows):
-        if not isinstance(row, dict) or not {"prompt", "response", "helpfulness"} <= row.keys():
+        asked, answers = (_answer_alone(row) if isinstance(row, dict) else None) or (None, [])
+        if asked is None:
             groups[n] = where, row
             continue
-        one = {"response": row["response"], "score": row["helpfulness"]}
-        prompt = {key: value for key, value in row.items() if key not in ("response", *_RATINGS)}
-        first = groups.setdefault(excerpt(prompt, 10**9), (where, {**prompt, "responses": []}))
-        first[1]["responses"].append(one)
-    return list(groups.values())
+        key = excerpt(asked, 10**9)
+        first = groups.setdefault(key, (where, {**asked, **_of_the_first(row), "responses": []}))
+        alone[key] = row if "mark" in answers[0] and key not in alone else None
+        first[1]["responses"] += answers
+    return [(where, alone.get(key) or row) for key, (where, row) in groups.items()]
 
 
-_RATINGS = "helpfulness correctness coherence complexity verbosity".split()
+def _of_the_first(row: Values) -> Values:
+    return {key: value for key, value in row.items() if vocabulary.canonical(key) in vocabulary.ROW_IDS}
+
+
+def _answer_alone(row: Values) -> tuple[Values, list[Values]] | None:
+    """What a row of one answer is about, and that answer with what is said of it; None for any other row."""
+    names = {vocabulary.canonical(key): key for key in row}
+    if not {"prompt", "response", "helpfulness"} - names.keys():
+        ratings = {key: row[key] for name, key in names.items() if vocabulary.criterion(name)}
+        answer = {"response": row[names["response"]], **ratings}
+    elif not {"info", "summary"} - names.keys() and isinstance(row["summary"], dict):
+        axes = row["summary"].get("axes")
+        answer = {"response": row["summary"].get("text"), **(axes if isinstance(axes, dict) else {})}
+    else:
+        return _marked_answer(row, names)
+    return _without(row, {"response", "summary", *(vocabulary.canonical(key) for key in answer)}), [answer]
+
+
+def _marked_answer(row: Values, names: dict[str, str]) -> tuple[Values, list[Values]] | None:
+    label = next((name for name in vocabulary.LABELS if name in names), None)
+    good = vocabulary.truth(row[names[label]], words=True) if label else None
+    if label is None or good is None or (label == "label" and not isinstance(row[names[label]], bool)):
+        return None
+    if any(name in names for name in (*vocabulary.CHOSEN, *vocabulary.REJECTED)):
+        return None
+    text = next((name for name in (*vocabulary.ANSWERS, *vocabulary.REFERENCES) if name in names), None)
+    if text is not None:
+        return _without(row, {label, text}), [{"response": row[names[text]], "mark": int(good)}]
+    name = next((name for name in vocabulary.CONVERSATIONS if name in names), None)
+    messages = row[names[name]] if name else None
+    if not isinstance(messages, list) or len(messages) < 2:
+        return None
+    asked = _without(row, {label}) | {names[name]: messages[:-1]}  # type: ignore[index]
+    return asked, [{"response": messages[-1:], "mark": int(good)}]
+
+
+def _without(row: Values, names: set[str]) -> Values:
+    """A row without these columns, its id, and what differs from answer to answer."""
+    return {
+        key: value
+        for key, value in row.items()
+        if (name := vocabulary.canonical(key)) not in names
+        and name not in vocabulary.ROW_IDS
+        and not vocabulary.OF_A_ROW.search(name)
+    }
 
 
 def _single_answer(row: Columns, path: Path) -> list[Values]:
     name = row.first([*vocabulary.LABELS, "score", "rating"])
     assert name is not None
     raise ValueError(
-        f"{row.at(name)}: says that one answer is good or bad, and compares it with no other; a preference needs two "
-        "answers to a prompt: pair them as `prompt`, `chosen`, `rejected`, or train on the good ones (sft.data)"
+        f"{row.at(name)}: says that one answer is good or bad, and no other row has an answer to the same prompt with "
+        "such a mark; a preference needs two: pair them as `prompt`, `chosen`, `rejected`, or train on the good ones "
+        "(sft.data)"
     )
 
 
@@ -361,15 +373,17 @@ PREFERENCES = [
     Format("summaries", ("info", "summaries", "choice"), published.summaries),
     Format("SHP", ("history", "human_ref_a", "human_ref_b", "labels"), published.shp),
     Format(
-        "chosen and rejected", (any_of([*vocabulary.CHOSEN, *vocabulary.ANSWERS]), any_of(vocabulary.REJECTED)), _pair
+        "chosen and rejected",
+        (any_of([*vocabulary.CHOSEN, *vocabulary.ANSWERS, *vocabulary.CONVERSATIONS]), any_of(vocabulary.REJECTED)),
+        _pair,
     ),
-    Format("ranked or scored", (_QUESTION, any_of(_LISTS)), _ranking),
+    Format("ranked or scored", (any_of([_QUESTION, "info"]), any_of(_LISTS)), _ranking),
     Format("side by side", (SIDE_KEYS,), _side_by_side),
     Format(
         "unpaired",
         (
             _QUESTION,
-            any_of([*vocabulary.ANSWERS, *vocabulary.REFERENCES]),
+            any_of([*vocabulary.ANSWERS, *vocabulary.REFERENCES, *vocabulary.CONVERSATIONS]),
             any_of([*vocabulary.LABELS, "score", "rating"]),
         ),
         _single_answer,

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from trueup.data.formats import oasst, settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
-from trueup.data.formats.format import Format, Skipped
-from trueup.data.formats.preferences import OF_AN_ANSWER, PREFERENCES, ImportedRanking, is_own, join_ratings, provenance
+from trueup.data.formats.format import OF_AN_ANSWER, Format, ImportedRanking, Skipped, is_own, who_and_why
+from trueup.data.formats.preferences import PREFERENCES, join_answers
 from trueup.data.formats.settling import Use
 from trueup.data.formats.verdicts import tiers_of_scores
 from trueup.data.jsonl import cut, excerpt, read_entries
@@ -123,7 +123,7 @@ def _few(keys: Iterable[str]) -> list[str]:
 def _group(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:
     """Rows that belong together, as one."""
     entries = oasst.trees(entries)
-    return join_ratings(entries) if use == "preferences" else entries
+    return join_answers(entries) if use == "preferences" else entries
 
 
 def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger) -> list[Values | Skipped]:
@@ -170,20 +170,10 @@ def _common_columns(row: Columns, use: Use) -> Values:
     if is_own(row):
         row.names_read.add("split")  # every campaign computes it anew
     if use == "preferences":
-        values |= {"provenance": provenance(row), "annotator": "unknown"}
+        values |= who_and_why(row)
         subset = row.values.get("subset")  # RewardBench's name of a category, and elsewhere that of a split
         if values["category"] is None and isinstance(subset, str) and not vocabulary.mark_against("subset", subset):
             values["category"] = row.get("subset")
-        for name in vocabulary.ANNOTATORS:
-            if row.there(name):
-                try:
-                    values["annotator"] = vocabulary.annotator_name(row.get(name))
-                except ValueError as error:
-                    raise ValueError(f"{row.at(name)}: {error}") from None
-                break
-        values["strength"] = row.get("strength") if row.there("strength") else None
-        if isinstance(row.values.get("explanation"), str):
-            values["explanation"] = row.get("explanation")
     return values
 
 
@@ -289,7 +279,9 @@ def _from_pairs(pairs: list[ImportedRanking]) -> ImportedRanking:
     )
     columns = {key: [answers[one][key] for one in order] for key in ("completions", *OF_AN_ANSWER)}
     display_order = sorted(range(len(order)), key=lambda i: -before[order[i]]) if order_is_known else None
-    values = pairs[0].model_dump(include={"where", "prompt", "annotator", "category", "strength", "provenance"})
+    values = pairs[0].model_dump(
+        include={"where", "prompt", "annotator", "category", "strength", "row_id", "provenance"}
+    )
     return parse_row(
         ImportedRanking, {**values, **columns, "tiers": tiers, "display_order": display_order}, pairs[0].where
     )

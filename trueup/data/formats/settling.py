@@ -144,7 +144,7 @@ def settle(ledger: Ledger, conversation_texts: list[str], use: Use) -> None:
 
 def refuse_reasoning(row: Columns, name: str, value: Any, conversation_texts: list[str]) -> None:
     """Raise for what was thought before an answer, and is not written in it."""
-    if not is_reasoning(name) or isinstance(value, bool | int | float):
+    if not is_reasoning(name) or isinstance(value, bool | int | float) or vocabulary.is_switch(value):
         return
     if not _stands_in(value, conversation_texts):
         raise ValueError(

@@ -21,7 +21,7 @@ from trueup.data.jsonl import cut, excerpt
 TIE, FIRST, SECOND = [[0, 1]], [[0], [1]], [[1], [0]]
 VERDICTS = "winner preference preferred choice better better_response better_response_id verdict vote label".split()
 VERDICTS += ["labels", "selected", "overall_preference", "preference_strength"]
-_STRENGTHS = ("overall_preference", "preference_strength")
+STRENGTHS = ("overall_preference", "preference_strength")
 """-3 to 3: below 0 the first is better (HelpSteer2 and 3)."""
 SWAP_COLUMNS = "swapped is_swapped flipped is_flipped reversed inverted".split()
 _TIES = "tie draw equal same both both_good both_bad bothbad neither".split()
@@ -107,7 +107,7 @@ def _name_claims(row: Columns) -> Iterator[Claim]:
     texts = [row.values.get(side or "") for side in sides]
     for name in [name for name in VERDICTS if row.there(name) and name not in sides]:
         value = row.values[name]
-        if name in _STRENGTHS:
+        if name in STRENGTHS:
             if value in (0, "0"):
                 row.names_read.add(name)
                 yield Claim(row.at(name), TIE)
@@ -120,7 +120,7 @@ def _name_claims(row: Columns) -> Iterator[Claim]:
         elif isinstance(value, str) and (word := _word(value)) in ("chosen", "rejected"):
             row.names_read.add(name)
             yield Claim(row.at(name), (FIRST, SECOND)[word == "rejected"])
-        elif isinstance(value, str) and (tie := _tie(value, row.at(name))):
+        elif isinstance(value, str) and (tie := tie_in_words(value, row.at(name))):
             row.names_read.add(name)
             yield tie
         elif value is True:
@@ -189,12 +189,24 @@ SIDE_KEYS = any_of(
 )
 
 
-def find_sides(row: Columns) -> tuple[list[str], tuple[str, str]]:
-    """The columns of the two answers, and how they are told apart."""
+def _groups(row: Columns) -> dict[str, dict[str, str]]:
+    """Columns that hold answers, by what they are called and what tells them apart."""
     groups: dict[str, dict[str, str]] = {}
     for name in row.values:
         if (match := _SIDE.match(name)) and row.values[name] is not None:
             groups.setdefault(match[1], {})[match[2]] = name
+    return groups
+
+
+def find_answers(row: Columns) -> list[str]:
+    """The columns of two or more answers."""
+    row.answers = next((list(sides.values()) for sides in _groups(row).values() if len(sides) > 2), [])
+    return row.answers or find_sides(row)[0]
+
+
+def find_sides(row: Columns) -> tuple[list[str], tuple[str, str]]:
+    """The columns of the two answers, and how they are told apart."""
+    groups = _groups(row)
     for sides in groups.values():
         for pair in _SIDES:
             if set(sides) == set(pair):
@@ -221,9 +233,10 @@ def verdict_of_sides(row: Columns, names: list[str], sides: tuple[str, str]) -> 
                 f"{row.at(one_hot[0])}: expected one of {', '.join(one_hot)} to be 1, found {excerpt(votes)}"
             )
         claims.append(Claim(row.at(one_hot[votes.index(True)]), (FIRST, SECOND, TIE)[votes.index(True)]))
+    claims += _selected(row)
     main = None if claims else row.first_there(VERDICTS)
     for name in [name for name in VERDICTS if row.there(name) or name == main]:
-        one = _strength(row, name, more) if name in _STRENGTHS else _named_side(row, name, names, sides)
+        one = _strength(row, name, more) if name in STRENGTHS else named_side(row, name, names, sides)
         if one is not None:
             row.names_read.add(name)
             claims.append(one)
@@ -235,13 +248,32 @@ def verdict_of_sides(row: Columns, names: list[str], sides: tuple[str, str]) -> 
     if not claims:
         raise ValueError(f"{row.at(names[1])}: no column says which answer is better; known are {', '.join(VERDICTS)}")
     verdict = common_claim(claims)
+    if verdict.tiers != TIE and (grade := _grade_of_scores(row, sides)):
+        more.setdefault("strength", grade)
     return {"tiers": verdict.tiers, "both_bad": verdict.both_bad, **more}
 
 
+def _selected(row: Columns) -> Iterator[Claim]:
+    """The pairwise verdict of a row in Label Studio's JSON_MIN, whatever its control is called."""
+    for name, value in row.values.items():
+        one = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(one, dict) and one.get("selected") in ("left", "right") and not vocabulary.criterion(name):
+            row.names_read.add(name)
+            yield Claim(row.at(name), (FIRST, SECOND)[one["selected"] == "right"])
+
+
 def _allowed_values(name: str, sides: tuple[str, str]) -> str:
-    if name in _STRENGTHS:
+    if name in STRENGTHS:
         return "-3 to 3"
     return "a, b, model_a, model_b or tie" if sides == ("a", "b") else f"{sides[0]}, {sides[1]} or tie"
+
+
+def _grade_of_scores(row: Columns, sides: tuple[str, str]) -> int | None:
+    """How much better one side is, where the scores are s and -s, not above 1: slightly up to 1/3, better up to 2/3."""
+    first, second = (as_number(row.values.get(f"score_{side}")) for side in sides)
+    if first is None or second is None or first != -second or not 0 < abs(first) <= 1:
+        return None
+    return math.ceil(3 * abs(first) - 1e-9)
 
 
 def _strength(row: Columns, name: str, more: Values) -> Claim | None:
@@ -252,23 +284,24 @@ def _strength(row: Columns, name: str, more: Values) -> Claim | None:
     return Claim(row.at(name), TIE if value == 0 else FIRST if value < 0 else SECOND)
 
 
-def _named_side(row: Columns, name: str, names: list[str], sides: tuple[str, str]) -> Claim | None:
+def named_side(row: Columns, name: str, names: Sequence[str], sides: Sequence[str]) -> Claim | None:
+    """What a column says that names one of two sides, or a tie; None where it names neither."""
     value = row.values[name]
-    if value == 1.5 and sides == ("1", "2"):  # AlpacaEval
-        return Claim(row.at(name), TIE)
-    if (count := whole(value)) is not None and sides != ("a", "b"):
+    if isinstance(value, float) and 1 < value < 2 and tuple(sides) == ("1", "2"):  # AlpacaEval: an expectation
+        return Claim(row.at(name), _order([1.5, value]))
+    if (count := whole(value)) is not None and tuple(sides) != ("a", "b"):
         value = str(count)
     if not isinstance(value, str):
         return None
     word = _word(value)
     side = _A_SIDE.fullmatch(word)
     if word in names:
-        return Claim(row.at(name), (FIRST, SECOND)[names.index(word)])
+        return Claim(row.at(name), (FIRST, SECOND)[list(names).index(word)])
     if side and side[1] in sides:
-        return Claim(row.at(name), (FIRST, SECOND)[sides.index(side[1])])
-    if word in ("left", "right") and sides == ("a", "b"):
+        return Claim(row.at(name), (FIRST, SECOND)[list(sides).index(side[1])])
+    if word in ("left", "right"):
         return Claim(row.at(name), (FIRST, SECOND)[word == "right"])
-    if tie := _tie(value, row.at(name)):
+    if tie := tie_in_words(value, row.at(name)):
         return tie
     models = [row.values.get(f"model_{one}") for one in sides]
     return Claim(row.at(name), (FIRST, SECOND)[models.index(value)]) if models.count(value) == 1 else None
@@ -334,7 +367,8 @@ def _word(text: str) -> str:
     return re.sub(r"[\s()\-]+", "_", text.strip().lower()).strip("_")
 
 
-def _tie(text: str, column: str) -> Claim | None:
+def tie_in_words(text: str, column: str) -> Claim | None:
+    """The tie that a text names, if it does."""
     word = _word(text)
     if word in _TIES or re.match(r"tied?(_|$)", word):
         return Claim(column, TIE, "bad" in word or word == "neither")

@@ -37,7 +37,22 @@ CHOSEN = "chosen chosen_response chosen_answer chosen_output preferred preferred
 REJECTED = "rejected rejected_response rejected_answer rejected_output non_preferred non_preferred_output".split()
 REJECTED += "non_preferred_response dispreferred dispreferred_output dispreferred_response".split()
 TEXTS = ["text"]
-ANNOTATORS = "annotator annotator_id judge worker labeler labeller rater".split()
+ANNOTATORS = "annotator annotator_id judge worker labeler labeller rater worker_id labeler_id rater_id".split()
+ANNOTATORS += "completed_by judge_hash judge_model labelling_model labeling_model".split()
+"""Whose judgement it is, of the columns of a preference."""
+ROW_IDS = "id row_id example_id sample_id uuid uid question_id qid post_id prompt_id message_tree_id".split()
+"""What the file itself calls a row."""
+OF_A_ROW = re.compile(r"(^|_)(at|date|time|timestamp|model|generator|seconds|latency|session(_id)?|index|idx)$")
+"""Names that differ from answer to answer, and mean nothing to which is better."""
+REASONS = "explanation justification rationale reason preference_statement preference_elaboration".split()
+REASONS += "comment comments".split()
+"""Why an answer is better, in words."""
+CRITERIA = "helpfulness harmlessness honesty correctness accuracy factuality truthfulness safety coherence".split()
+CRITERIA += "complexity verbosity instruction_following relevance clarity fluency coverage completeness".split()
+CRITERIA += "conciseness creativity style depth engagement naturalness grammar".split()
+"""By what answers may be judged besides the overall choice: the field's names."""
+_BY = {"safer": "safety", "more_helpful": "helpfulness", "more_honest": "honesty", "more_correct": "correctness"}
+_BY |= {"helpful": "helpfulness", "honest": "honesty", "harmless": "harmlessness", "truthful": "truthfulness"}
 
 LABELS = "label kto_tag kto_label is_chosen is_good is_desirable desirable is_preferred is_accepted accepted".split()
 LABELS += (
@@ -50,6 +65,8 @@ WEIGHTS += "has_loss compute_loss train_on use_for_training".split()
 NOT_TRAINED = "masked ignore ignored exclude excluded no_loss skip".split()
 """The same the other way round."""
 LOSS = {*WEIGHTS, *NOT_TRAINED}
+LAST_TURN_ALONE = "mask_history last_turn_only only_last_turn train_on_last_turn_only train_last_turn_only".split()
+"""A yes of a row says that only its last answer carries loss."""
 UNCLEAR_WEIGHT = re.compile(r"(^|_)(train(ed|able|ing)?|loss|weight|mask(ed)?|supervised?|learn|backprop)(_|$)")
 """Other names of a yes or no that may say so: whether yes is a weight of 1 or of 0 cannot be known. What begins with
 `in_`, such as `in_gsm8k_train`, says where a row was found."""
@@ -137,6 +154,13 @@ def canonical(name: str) -> str:
 
 
 @lru_cache(maxsize=10_000)
+def criterion(name: str) -> str | None:
+    """The criterion that a word names: `safer` and `safety` are one."""
+    name = _BY.get(name, name)
+    return name if name in CRITERIA else None
+
+
+@lru_cache(maxsize=10_000)
 def is_unsupported(name: str) -> bool:
     """Whether a column holds what Trueup cannot give to a model."""
     return bool(UNSUPPORTED.search(name)) and name not in HARMLESS
@@ -146,6 +170,16 @@ def is_unsupported(name: str) -> bool:
 def is_reasoning(name: str) -> bool:
     """Whether a column holds what was thought before an answer, and not what kind or how long it was."""
     return bool(REASONING.search(name)) and not _ABOUT.search(name)
+
+
+def is_switch(value: Any) -> bool:
+    """Whether a text says that something was on or off, or how much of it there was, and not what."""
+    return isinstance(value, str) and value.strip().lower() in ("on", "off", "none", "low", "medium", "high")
+
+
+def masks_the_user(name: str, value: Any) -> bool:
+    """Whether a column says that the user's turns carry no loss, which they never do."""
+    return name == "mask" and isinstance(value, str) and value.strip().lower() in ("user", "human")
 
 
 def is_rejected(name: str) -> bool:
@@ -171,7 +205,7 @@ def is_text(name: str) -> bool:
 
 @lru_cache(maxsize=10_000)
 def is_unclear_weight(name: str) -> bool:
-    return bool(UNCLEAR_WEIGHT.search(name)) and name not in LOSS and not name.startswith("in_")
+    return bool(UNCLEAR_WEIGHT.search(name)) and name not in (*LOSS, *LAST_TURN_ALONE) and not name.startswith("in_")
 
 
 class Flag(NamedTuple):
