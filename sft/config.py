@@ -115,6 +115,7 @@ class SampleConfig(RowRules, ModelStageConfig):
     check: ClassVar[str | None] = "sft.check:check_sample"
     check_rows: ClassVar[str | None] = "sft.check:check_prompts"
     report: ClassVar[str] = "sft.report:SampleReport"
+    further_keys: ClassVar[frozenset[str]] = frozenset({"sft_share", "best_share", "best_of"})
 
     prompts: PromptsPath | None = None
     """`starter`, or a .jsonl, .json or .csv file of prompts. It may be left out with `label.source: import`: then the
@@ -169,11 +170,6 @@ class SampleConfig(RowRules, ModelStageConfig):
     def in_round(self, number: int) -> Self:
         """With random numbers of its own: the policies of two rounds may be much alike."""
         return super().in_round(number).model_copy(update={"seed": self.seed + number - 1})
-
-    def identity(self) -> Json:
-        """The identity; in the first round without the keys of further ones."""
-        further = {"sft_share", "best_share", "best_of"} if self.round == 1 else set()
-        return {key: value for key, value in super().identity().items() if key not in further}
 
     def parents(self) -> tuple[str, ...]:
         before = self.round - 1

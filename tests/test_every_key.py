@@ -137,7 +137,9 @@ REWARD = {
     "ensemble": Probe({"ensemble": 3}),
 }
 SMALL = {"prompts": "prompts.jsonl", "rollout_batch_size": 8, "max_new_tokens": 6, "eval_prompts": 2}
+START = {"start": ShownBy("tests/trueup/test_rounds.py", "align.start=last_round")}
 DPO = {
+    **START,
     "algorithm": Probe({"algorithm": "grpo", "rewards": {"rubric": 1.0}, **SMALL}, see="trainer"),
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
     "beta": trainer(beta=0.4),
@@ -153,6 +155,7 @@ DPO = {
     "full_finetuning": Probe({"full_finetuning": True, "keep_steps": 0}, {"keep_steps": 0}, see="trainer"),
 }
 SIMPO = {
+    **START,
     **{key: entry for key, entry in DPO.items() if key in ("pairs", "criteria_weights", "ideal_answers", "keep_steps")},
     "algorithm": Probe({"algorithm": "dpo"}, see="trainer"),
     "beta": trainer(beta=0.4),
@@ -160,6 +163,7 @@ SIMPO = {
     "full_finetuning": DPO["full_finetuning"],
 }
 KTO = {
+    **START,
     "algorithm": Probe({"algorithm": "dpo"}, see="trainer"),
     "pairs": Probe({"pairs": "all"}, see="trainer"),
     "beta": trainer(beta=0.4),
@@ -171,6 +175,7 @@ KTO = {
     "full_finetuning": Probe({"full_finetuning": True, "keep_steps": 0}, {"keep_steps": 0}, see="trainer"),
 }
 ONLINE = {
+    **START,
     "prompts": Probe({"prompts": "asked.jsonl"}, see="trainer"),
     "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),

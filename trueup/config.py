@@ -209,6 +209,8 @@ class StageConfig(Section):
     """`module:function` that compares a finished stage's store with its manifest (trueup.verify.StageVerify)."""
     report: ClassVar[str]
     """`module:name` of the schema of its report.json."""
+    further_keys: ClassVar[frozenset[str]] = frozenset()
+    """Keys that only the stage of a further round reads."""
 
     run_dir: Path = Field(exclude=True)
     """The round's folder, which is the campaign's run directory in the first round. It is not part of a stage's
@@ -270,7 +272,8 @@ class StageConfig(Section):
 
     def identity(self) -> Json:
         """The resolved configuration as plain data, without secrets. Equal identities give equal results."""
-        return masked(self.model_dump(mode="json", context={"identity": True}))
+        unread = self.further_keys if self.round == 1 else None
+        return masked(self.model_dump(mode="json", context={"identity": True}, exclude=unread))
 
     def sha256(self) -> str:
         """Hash of the identity, independent of key order."""

@@ -1,15 +1,15 @@
-"""Best of n: the SFT policy answers each prompt n times, the best paid answer is imitated. No rollouts, no critic.
+"""Best of n: the policy answers each prompt n times, the best paid answer is imitated. No rollouts, no critic.
 
-Reads   sft/model, from which the policy starts; prompts, or those of candidates/ with their answers; reward/ where the
-        reward model pays.
+Reads   sft/model, from which the policy starts (or the last round's align/model, see `align.start`); prompts, or those
+        of candidates/ with their answers; reward/ where the reward model pays.
 Writes  align/: what `rlhf.align.grpo_rloo` writes.
 Source  rejection sampling, Touvron et al. 2023, https://arxiv.org/abs/2307.09288, section 3.2.3; trained by
         trl.SFTTrainer, with answers that Trueup draws. The command: `trueup align CONFIG --set
         align.algorithm=best_of_n`.
 
 How it differs from SFT: the demonstrations are the policy's own tokens, as it drew them. So at step 0 the loss must be
-what the SFT policy itself says of these tokens; the stage stops if it is not. How it differs from GRPO: all answers are
-drawn from the SFT policy, and only the best of each prompt teaches.
+what the policy itself says of these tokens; the stage stops if it is not. How it differs from GRPO: all answers are
+drawn before any training, and only the best of each prompt teaches.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ SHOWN = 24
 
 def run(config: BestOfNConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    stage, sft, reward, policy, prompts, _ = online.begin(config)
-    say(f"{'policy':<12} from the SFT policy, which answers; {policy.placement.reason}")
+    stage, start, reward, policy, prompts, _ = online.begin(config)
+    say(f"{'policy':<12} from {config.start_title}, which answers; {policy.placement.reason}")
 
     # 2. Answers and their rewards ------------------------------------------------------------------------------------
     units = normalisation(reward.report(RewardCard) if reward else None)
     pays = online.scorer_of(config, reward, units) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, turn_ends(policy.tokenizer), text_of)
-    answers, from_sample = answers_of(config, stage, sft, policy, prompts.train)
+    answers, from_sample = answers_of(config, stage, start, policy, prompts.train)
     dropped = Dropped()
     best = [
         one
@@ -81,7 +81,7 @@ def run(config: BestOfNConfig) -> Path:
     with loop.scored_completions_only():
         trainer = build_trainer(config, stage, policy, rows, nats)
         policy.model = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
-        logps = reference_logps(config.model, policy, trainer.model, sft)
+        logps = reference_logps(config.model, policy, trainer.model, start)
         second = second_rewards(config, reward, prompts.checks, turn_ends(policy.tokenizer))
         trainer.add_callback(EvaluateSteps(config, stage, policy, prompts.evaluation, rewards, logps, second))
         loop.train(trainer, stage, samples=True)
@@ -110,14 +110,14 @@ def run(config: BestOfNConfig) -> Path:
 
 
 def answers_of(
-    config: BestOfNConfig, stage: StageRun, sft: FinishedStage, policy: Loaded, rows: Sequence[RolloutPrompt]
+    config: BestOfNConfig, stage: StageRun, start: FinishedStage, policy: Loaded, rows: Sequence[RolloutPrompt]
 ) -> tuple[list[list[Candidate]], int]:
-    """The answers to each prompt, and how many of them the sample stage drew: those of this very SFT policy that are
+    """The answers to each prompt, and how many of them the sample stage drew: those of this very policy that are
     no longer than the limit. The policy draws the others."""
     n, known = config.num_generations, dict[str, list[Candidate]]()
     sampled = next((parent for parent in stage.parents if parent.stage == "sample"), None)
     for row in read_rows(sampled.dir / "candidates.jsonl", CandidateSet) if sampled else []:
-        if row.sampler.get("policy_sha256") == sft.sha256:
+        if row.sampler.get("policy_sha256") == start.sha256:
             short = [one for one in row.candidates if len(one.token_ids) <= config.most_tokens]
             known[row.prompt_id] = short[:n]
     answers = [list(known.get(prompt_id(row.prompt), [])) for row in rows]
@@ -200,7 +200,7 @@ def build_trainer(
 ) -> Any:
     """trl.SFTTrainer over rows that already are tokens with labels.
 
-    nats  minus log pi of each row's answer under the SFT policy
+    nats  minus log pi of each row's answer under the policy at the start
     """
     from trl import SFTConfig as TRLConfig
     from trl import SFTTrainer

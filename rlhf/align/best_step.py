@@ -145,7 +145,8 @@ def chosen_by(by_step: dict[int, Evaluation]) -> Literal["reward", "second_rewar
 def best_step(by_step: dict[int, Evaluation], kl_budget: float | None) -> int | None:
     """The step with the highest reward (`chosen_by`) within the KL budget; the first of equals; None if none is.
 
-    Step 0, the SFT policy, does not stand for election: what to do when nothing beats it is the verdict's to say.
+    Step 0, the policy at the start, does not stand for election: what to do when nothing beats it is the verdict's to
+    say.
     """
     figure = chosen_by(by_step)
     rewards = {
@@ -209,8 +210,8 @@ def settle(
     units: Normalisation,
     what_to_set: Callable[[float], str],
 ) -> PaidReport:
-    """Put the best step's adapter into the trained model, find who is at fault if none beat the SFT policy, and return
-    what the reports of all algorithms hold that are paid.
+    """Put the best step's adapter into the trained model, find who is at fault if none beat the policy at the start,
+    and return what the reports of all algorithms hold that are paid.
 
     last         steps trained
     units        what the reward model counts in

@@ -1,8 +1,8 @@
 """GRPO and RLOO: each answer against its siblings, no critic. Prompts, rewards and the choice of the step are PPO's.
 
-Reads   sft/model, from which policy and reference start; prompts, or those of candidates/; reward/ where the reward
-        model pays.
-Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
+Reads   sft/model, from which policy and reference start (or the last round's align/model, see `align.start`); prompts,
+        or those of candidates/; reward/ where the reward model pays.
+Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the reference),
         metrics.jsonl, report.json, report.html, manifest.json.
 Source  Shao et al. 2024, https://arxiv.org/abs/2402.03300; Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740;
         trained by trl.GRPOTrainer and trl.RLOOTrainer, with answers that Trueup draws.
@@ -37,8 +37,8 @@ from trueup.training.merging import merged
 
 def run(config: GRPOConfig | RLOOConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    stage, sft, reward, policy, prompts, _ = online.begin(config)
-    say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
+    stage, start, reward, policy, prompts, _ = online.begin(config)
+    say(f"{'policy':<12} from {config.start_title}, which is also the reference; {policy.placement.reason}")
 
     # 2. Rewards ------------------------------------------------------------------------------------------------------
     units = normalisation(reward.report(RewardCard) if reward else None)
@@ -57,7 +57,7 @@ def run(config: GRPOConfig | RLOOConfig) -> Path:
                 policy,
                 prompts.evaluation,
                 rewards,
-                reference_logps(config.model, policy, trainer.model, sft),
+                reference_logps(config.model, policy, trainer.model, start),
                 second_rewards(config, reward, prompts.checks, turn_ends(policy.tokenizer)),
             )
         )

@@ -25,25 +25,26 @@ from trueup.training import loop
 
 class Beginning(NamedTuple):
     stage: StageRun
-    sft: FinishedStage
+    start: FinishedStage
+    """The stage that made the policy."""
     reward: FinishedStage | None
     """None where the reward model does not pay."""
     policy: Loaded
-    """The SFT policy, which is also the reference."""
+    """As it is at the start, where it is also the reference."""
     prompts: Prompts
     on_one_base: bool
-    """Whether the reward model was trained from the SFT policy, and reads its tokens with a head on all of its layers.
-    Then both may share a base."""
+    """Whether the reward model was trained from this very policy, and reads its tokens with a head on all of its
+    layers. Then both may share a base."""
 
 
 def begin(config: PaidConfig) -> Beginning:
-    """Open the stage and its parents, and load the SFT policy and the prompts."""
+    """Open the stage and its parents, and load the policy and the prompts."""
     findings = refuse_unfit(config)  # before an earlier result is cleared away
     stage = runs.begin(config)
     stage.findings += findings
     parents = {parent.stage: parent for parent in stage.parents}
-    reward = parents.get("reward")
-    policy = loading.load_policy(parents["sft"].dir / "model", config.model, master_weights=config.full_finetuning)
+    start, reward = parents[config.start_stage], parents.get("reward")
+    policy = loading.load_policy(start.dir / "model", config.model, master_weights=config.full_finetuning)
     reader = reward and loading.read_tokenizer(reward.dir / "model", reward_model_config(config.run_dir, config.model))
     converted = reader and conversion(reader, policy.tokenizer)
     if converted:
@@ -53,9 +54,9 @@ def begin(config: PaidConfig) -> Beginning:
     stage.trained_on(row.prompt for row in [*prompts.train, *prompts.evaluation])
     on_one_base = not converted and (
         reward is None
-        or (reward.manifest.parent_sha256("sft") is not None and fits_policy(reward.dir / "model", policy.model))
+        or (reward.manifest.parent_sha256("sft") == start.sha256 and fits_policy(reward.dir / "model", policy.model))
     )
-    return Beginning(stage, parents["sft"], reward, policy, prompts, on_one_base)
+    return Beginning(stage, start, reward, policy, prompts, on_one_base)
 
 
 def load_reward_model(config: PaidConfig, reward: FinishedStage) -> Loaded:

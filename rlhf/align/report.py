@@ -43,13 +43,13 @@ WHEN = {
     "most settings.",
     "grpo": "Take GRPO if several answers to a prompt are cheap to draw and to pay: it needs no critic.",
     "rloo": "Take RLOO as GRPO, if a reward is for the whole answer and each rollout is passed over once.",
-    "best_of_n": "Take best of n before the others: it is as steady as SFT, stays near the SFT policy, and shows "
-    "what the reward is worth. It gains no more than the best of n answers has.",
+    "best_of_n": "Take best of n before the others: it is as steady as SFT, stays near the policy at the start, and "
+    "shows what the reward is worth. It gains no more than the best of n answers has.",
 }
 """When to take each algorithm."""
 MEASURES = (
     MeasureRow("scores", "Reward", "mean over the answers, less what a missing end of turn costs", ".2f"),
-    MeasureRow("kl", "KL to the SFT policy", "nats per answer", ".2f"),
+    MeasureRow("kl", "KL to the reference", "nats per answer", ".2f"),
     MeasureRow("length", *LENGTH),
     MeasureRow("eos_rate", *ENDS),
     MeasureRow("entropy", "Entropy", "nats per token", ".2f"),
@@ -120,7 +120,7 @@ def why_this_step(config: PaidConfig, report: PaidReport, findings: Sequence[Fin
         )
     first = evaluations.get(0)
     if first and chosen_step in evaluations and evaluations[chosen_step].reward <= first.reward:
-        sentence += " The SFT policy itself has no less: nothing was gained."
+        sentence += " The policy at the start has no less: nothing was gained."
     return sentence
 
 
@@ -138,7 +138,7 @@ def facts(config: PaidConfig, report: PaidReport, seconds: float) -> list[tuple[
         rows.append(("Reward", quantity(after.reward), f"{quantity(before.reward)} before"))
         rows.append(("Gain", f"{'+' if gain > 0 else ''}{quantity(gain)}", "in units of reward"))
         budget = "" if config.kl_budget is None else f"; budget {quantity(config.kl_budget, 1)}"
-        rows.append(("KL to SFT", quantity(after.kl), f"nats per answer{budget}"))
+        rows.append(("KL", quantity(after.kl), f"nats per answer, to {config.start_title}{budget}"))
     rows.append(("Steps", str(report.steps_trained), f"{config.train_batch_size} answers each"))
     if isinstance(report, BestOfNReport):
         rows.append(("Imitated", str(report.imitated), f"best answers of {report.answers}"))
@@ -164,12 +164,12 @@ class StepRow:
 
 
 def step_rows(config: PaidConfig, report: PaidReport) -> list[StepRow]:
-    """How the SFT policy, every kept step and the last one did on the prompts kept to choose by."""
+    """How the policy at the start, every kept step and the last one did on the prompts kept to choose by."""
     rows = []
     for step, row in sorted(by_step(report).items()):
         chosen = step == report.chosen_step
         over = config.kl_budget is not None and row.kl > config.kl_budget
-        notes = (["the SFT policy"] if step == 0 else []) + (["the result"] if chosen else [])
+        notes = ([config.start_title] if step == 0 else []) + (["the result"] if chosen else [])
         notes += ["over the budget"] if over else []
         rows.append(StepRow(step, row.reward, row.kl, ", ".join(notes), chosen, over, row.second_reward))
     return rows
@@ -179,7 +179,7 @@ def way(config: PaidConfig, report: PaidReport) -> Markup:
     """Reward against KL of the evaluated steps; empty with fewer than two of them."""
     rows = step_rows(config, report)
     points = [
-        plots.Point(row.kl, row.reward, "SFT" if row.step == 0 else str(row.step), "chosen" if row.chosen else "")
+        plots.Point(row.kl, row.reward, "start" if row.step == 0 else str(row.step), "chosen" if row.chosen else "")
         for row in rows
     ]
     return plots.trace(points, "KL, nats per answer", "reward", config.kl_budget) if len(points) > 1 else Markup("")
@@ -187,7 +187,7 @@ def way(config: PaidConfig, report: PaidReport) -> Markup:
 
 def reward_rows(config: PaidConfig, report: PaidReport) -> list[tuple[str, str, str]]:
     """(what, what that is, its weight) of all that an answer is paid for, and of what it costs."""
-    rows = []
+    rows, away = [], f"a nat away from {config.start_title}"
     for name, factor in report.rewards.items():
         meaning = REWARDS.get(name, "a function of your own")
         if name == "reward_model":
@@ -198,11 +198,11 @@ def reward_rows(config: PaidConfig, report: PaidReport) -> list[tuple[str, str, 
         rows.append((title(Path(name).name), meaning, weight(factor)))
     rows.append(("no end of turn", "an answer that did not end by itself", weight(-config.missing_eos_penalty)))
     if isinstance(report, OnlineReport) and report.kl_coef:
-        rows.append(("KL", "a nat away from the SFT policy", weight(-report.kl_coef.last)))
+        rows.append(("KL", away, weight(-report.kl_coef.last)))
     elif isinstance(config, RLOOConfig):
-        rows.append(("KL", "a nat away from the SFT policy", weight(-config.beta)))
+        rows.append(("KL", away, weight(-config.beta)))
     elif isinstance(config, GRPOConfig):
-        rows.append(("KL", "a nat away from the SFT policy, token by token, in the loss", weight(-config.beta)))
+        rows.append(("KL", f"{away}, token by token, in the loss", weight(-config.beta)))
     return rows
 
 

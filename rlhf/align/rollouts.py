@@ -112,11 +112,12 @@ def logps_of(policy: Loaded, prompts: Sequence[list[Message]], answers: Sequence
 
 
 def reference_logps(
-    config: ModelConfig, policy: Loaded, model: Any, sft: FinishedStage
+    config: ModelConfig, policy: Loaded, model: Any, start: FinishedStage
 ) -> Callable[[Any, Any], list[float]]:
-    """The SFT policy's log-probabilities: the base with its adapter off, or a model of its own where all is trained."""
+    """The reference's log-probabilities: the policy with its adapter off, or a model of its own where all weights
+    are trained."""
     if not isinstance(model, PeftModel):
-        reference = load_policy(sft.dir / "model", config)
+        reference = load_policy(start.dir / "model", config)
         return lambda prompts, answers: logps_of(reference, prompts, answers)
 
     def logps(prompts: Any, answers: Any) -> list[float]:

@@ -84,11 +84,11 @@ class Evaluation(Artifact):
     """How the policy did, at one step, on the prompts that are kept to choose a step by."""
 
     step: int
-    """0: the SFT policy."""
+    """0: the policy at the start."""
     reward: float
     """Mean over the completions."""
     kl: float
-    """To the SFT policy, in nats per completion."""
+    """To the policy at the start, in nats per completion."""
     second_reward: float | None = absent()
     """Mean reward with the second reward model in place of the one that pays, where there is one."""
     spread: float | None = absent()
@@ -129,7 +129,7 @@ class RolloutSample(Row):
     score: float
     """Weighted sum of the rewards."""
     kl: float
-    """To the SFT policy, in nats."""
+    """To the policy at the start, in nats."""
     total: float
     """The score less what the KL costs."""
     rewards: dict[str, float | None]

@@ -50,7 +50,7 @@ class StartsAtPolicy(TrainerCallback):
             return
         loss, expected = logs["loss"] - loss_of_router(model, logs), nats / tokens
         tolerance = 0.05 if args.bf16 or self.rounded_weights else 1e-3
-        figures = f"loss {loss:.4f} (expected {expected:.4f}, what the SFT policy says of its own answers)"
+        figures = f"loss {loss:.4f} (expected {expected:.4f}, what the policy says of its own answers)"
         if abs(loss - expected) > tolerance * max(1, expected):
-            raise AssertionError(f"at step 0 policy and SFT policy differ: {figures}")
-        say(f"{'step 0':<12} {figures}: policy is SFT policy")
+            raise AssertionError(f"at step 0 the policy is not the one that drew the answers: {figures}")
+        say(f"{'step 0':<12} {figures}: policy is the one that answered")

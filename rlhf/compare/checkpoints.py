@@ -1,15 +1,15 @@
-"""The path of an alignment: reward and KL of the SFT policy, of the steps that were kept, and of the aligned policy."""
+"""The path of an alignment: reward and KL of the policy that it started from, of the kept steps, and of the aligned
+policy. The KL is to the SFT policy, from which a further round's alignment need not have started."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf.compare.answers import (
     ALIGNED,
-    SFT,
     Answers,
     ComparedCompletions,
     TokenKLs,
@@ -45,28 +45,32 @@ def kept_steps(align: FinishedStage) -> dict[int, Path]:
 
 
 def sample_steps(
-    sft: FinishedStage,
+    policies: Mapping[str, SavedPolicy],
+    start: str,
     align: FinishedStage,
     comparison: ComparedCompletions,
     decoding: Decoding,
     config: CompareConfig,
     folder: Path,
 ) -> list[KeptStep]:
-    """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs."""
+    """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs.
+
+    start  which of `policies` the alignment started from
+    """
     adapters = kept_steps(align) if config.step_prompts else {}
     if not adapters:
         return []
     rows = comparison.rows[: config.step_prompts]
     # The result may be a step on the way, if that was chosen as the best.
     result = int(align.manifest.steps or max(adapters) + 1)
-    ends = ((0, sft, SFT), (result, align, ALIGNED))
     steps = [
-        KeptStep(step, SavedPolicy(stage.dir / "model"), _first(comparison.by_policy[name], len(rows)))
-        for step, stage, name in ends
+        KeptStep(step, policies[name], _first(comparison.by_policy[name], len(rows)))
+        for step, name in ((0, start), (result, ALIGNED))
     ]
+    before = policies[start].merged or policies[start].directory
     for step, adapter in adapters.items():
         if step != result:
-            policy = SavedPolicy(sft.dir / "model", adapter)
+            policy = SavedPolicy(before, adapter)
             steps.append(
                 KeptStep(step, policy, sample_policy(f"step-{step}", policy, rows, decoding, 1, config, folder))
             )

@@ -16,6 +16,7 @@ from trueup.data.split import is_heldout, opening_id
 from trueup.errors import DataError, RunError
 from trueup.models.config import ModelConfig
 from trueup.models.loading import read_tokenizer
+from trueup.models.policies import start_name
 from trueup.models.sampling import Decoding
 from trueup.runs import Finding, FinishedStage
 
@@ -55,8 +56,12 @@ def vocabulary(directory: Path, config: ModelConfig) -> dict[str, int]:
 
 
 def find_training_stages(run_dir: Path) -> list[FinishedStage]:
-    """The finished stages of a run that train."""
-    return [stage for name in ("sft", "reward", "align") if (stage := runs.find_stage(run_dir, name))]
+    """The finished stages of a run that train, with those that its aligned policy started from."""
+    stages = [stage for name in ("sft", "reward", "align") if (stage := runs.find_stage(run_dir, name))]
+    align = runs.find_stage(run_dir, "align")
+    while align and start_name(align) != "sft" and (align := runs.find_stage(align.run_dir, start_name(align))):
+        stages.append(align)
+    return stages
 
 
 def read_reference(

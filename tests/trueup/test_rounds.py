@@ -16,14 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from rlhf.compare.inputs import find_training_stages
 from trueup import runs
-from trueup.campaign import Campaign, load_campaign, plan
+from trueup.campaign import Campaign, load_campaign, plan, resolve
 from trueup.cli import main
-from trueup.data.records import CandidateScores, CandidateSet, Preference, Ranking, read_rows
+from trueup.data.records import CandidateScores, CandidateSet, Message, Preference, Ranking, read_rows
 from trueup.data.split import is_heldout, opening_id
 from trueup.errors import ConfigError, RunError
 from trueup.exporting.export import export
+from trueup.models.loading import load_policy
+from trueup.models.lockstep import Engine
+from trueup.models.scoring import completion_logps
 from trueup.stages import OF_EVERY_ROUND, load_object, stages_of
 from trueup.verify import verify
 
@@ -156,7 +162,80 @@ REPORTS = ("compare/report.json", "round-2/compare/report.json")
 SAMPLES = "round-2/compare/samples.jsonl"
 
 
+# ---- Alignment from the last round ------------------------------------------------------------------------------
+
+PAID = {"rewards": {"reward_model": 1.0}, "eval_prompts": 2, "max_new_tokens": 6, "keep_steps": 1}
+ROLLOUTS = {**PAID, "rollout_batch_size": 8, "train_batch_size": 8, "num_generations": 2}
+HOW = {
+    "dpo": {"keep_steps": 1},
+    "simpo": {"keep_steps": 1},
+    "kto": {"keep_steps": 1},
+    "best_of_n": {**PAID, "missing_eos_penalty": 0.0},
+    "ppo": ROLLOUTS,
+    "grpo": ROLLOUTS,
+    "rloo": ROLLOUTS,
+}
+
+
+def from_last_round(done: Campaign, run_dir: Path, align: dict[str, Any]) -> Campaign:
+    """A copy of the campaign whose second round was aligned from the first one's policy."""
+    shutil.copytree(done.run_dir, run_dir)
+    values = {**done.values, "run_dir": str(run_dir)}
+    values["align"] = {**values["align"], **align, "start": "last_round", "on_failed_reward_model": "use"}
+    if align["algorithm"] in ("dpo", "simpo", "kto"):
+        del values["align"]["on_failed_reward_model"]
+    made = resolve(done.source, values)
+    load_object(made.stages["round-2/align"].run)(made.stages["round-2/align"])
+    return made
+
+
+@pytest.mark.parametrize("algorithm", list(HOW))
+def test_by_key_each_algorithm_begins_at_the_last_rounds_policy(done: Campaign, tmp_path: Path, algorithm: str) -> None:
+    """Its own checks of step 0 hold there, and without training the result is that policy."""
+    align = {**HOW[algorithm], "algorithm": algorithm, "learning_rate": 0.0}
+    made = from_last_round(done, tmp_path / "run", align)
+    first, second = (runs.open_stage(made.run_dir, name) for name in ("align", "round-2/align"))
+    parents = {parent.stage: parent.manifest_sha256 for parent in second.parents}
+    assert parents["align"] == first.sha256 and "sft" not in parents
+    before, after = (load_file(stage.dir / "model" / "model.safetensors") for stage in (first, second))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    sft = load_file(made.run_dir / "sft" / "model" / "model.safetensors")
+    assert any(not torch.equal(before[name], sft[name]) for name in before), "the first round moved"
+
+
+def test_what_began_at_the_last_round_is_compared_served_exported_and_verified_as_what_it_is(
+    done: Campaign, tmp_path: Path
+) -> None:
+    made = from_last_round(done, tmp_path / "run", {"algorithm": "dpo", "keep_steps": 1})
+    load_object(made.stages["round-2/compare"].run)(made.stages["round-2/compare"])
+    folder = made.run_dir / "round-2"
+    assert actions(made, "round-2/compare") == {} and verify(made.run_dir).problems == []
+
+    report = json.loads((folder / "compare" / "report.json").read_text())
+    measures = report["policies_compared"]["measures"]
+    start, end = report["checkpoints"][0], report["checkpoints"][-1]
+    assert start["step"] == 0 and start["kl_nats"]["value"] > 0, "the distance is that to the SFT policy"
+    assert start["kl_nats"] == measures["round-1"]["kl_nats"] and end["kl_nats"] == measures["aligned"]["kl_nats"]
+    trained = {stage.stage for stage in find_training_stages(folder)}
+    assert {"sft", "reward", "align", "round-1/align"} == trained
+
+    # The adapters of SFT and of both rounds add up to the weights that were saved.
+    engine, prompt = Engine(folder), [Message(role="user", content="Tell me about red things.")]
+    assert len(engine.policies["aligned"].adapters) == 3
+    ids = load_policy(folder / "align" / "model", engine.config).tokenizer.encode(" It is red.")
+    sft, aligned = (load_policy(path / "model", engine.config) for path in (made.run_dir / "sft", folder / "align"))
+    expected = completion_logps(aligned, [prompt], [ids])[0] - completion_logps(sft, [prompt], [ids])[0]
+    assert engine.log_ratios(prompt, ids, "aligned").sum().item() == pytest.approx(expected, abs=1e-3)
+
+    export(made.run_dir, "policy", tmp_path / "taken")
+    provenance = json.loads((tmp_path / "taken" / "provenance.json").read_text())
+    assert [one["manifest"]["stage"] for one in provenance["made_from"]].count("align") == 1
+
+
 # ---- The plan ---------------------------------------------------------------------------------------------------
+
+
+FROM_LAST_ROUND = ("round-2/align", "start: 'sft' -> 'last_round'")
 
 
 def test_another_round_keeps_all_that_is_there(done: Campaign) -> None:
@@ -175,6 +254,7 @@ def test_another_round_keeps_all_that_is_there(done: Campaign) -> None:
             ["align", "compare", *SECOND],
         ),
         ("sft.seed=5", "sft", "seed: 0 -> 5", [*FIRST, *SECOND]),
+        ("align.start=last_round", *FROM_LAST_ROUND, ["round-2/align", "round-2/compare"]),
     ],
 )
 def test_a_change_makes_stale_what_it_reaches_in_all_rounds(
@@ -286,6 +366,10 @@ def test_an_anchor_is_no_copy_of_what_a_policy_says_that_did_not_move(done: Camp
         ({"rounds": 2, "labels_per_round": 3, "label": {"target_labels": 3}}, "label.target_labels: labels_per_round"),
         ({"name": "round-2", "run_dir": None}, "round-2: names like round-2 are those of rounds within a run"),
         ({"rounds": 2, "compare": {"others": {"round-1": "elsewhere"}}}, "others: round-1 is a policy of this run"),
+        ({"align": {"start": "last_round"}}, "align.start: only further rounds read it, and rounds is 1"),
+        ({"sample": {"sft_share": 0.1}}, "sample.sft_share: only further rounds read it, and rounds is 1"),
+        ({"sample": {"best_share": 0.1}}, "sample.best_share: only further rounds read it, and rounds is 1"),
+        ({"sample": {"best_of": 3}}, "sample.best_of: only further rounds read it, and rounds is 1"),
         ({"sample": {"sft_share": 0.5, "best_share": 0.5}}, "leave no answer to the policy of the last round"),
         (
             {"rounds": 2, "label": {"source": "import", "path": "prompts.jsonl", "also_use": ["human"]}},

@@ -1,7 +1,8 @@
 """The policies of a run: the base model, the SFT policy, the aligned one, and the kept steps before it. No torch.
 
-An adapter is a stage's change: SFT's to the base model, alignment's to the SFT policy. So one base model in memory
-serves all of them. If a stage left no adapter, its merged `model/` is loaded as a model of its own.
+An adapter is a stage's change: SFT's to the base model, alignment's to the policy that it started from, which is the
+SFT policy or the last round's (`align.start`). So one base model in memory serves all of them. If a stage left no
+adapter, its merged `model/` is loaded as a model of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from trueup.errors import ConfigError
 from trueup.models.config import ModelConfig
 from trueup.models.sources.low_rank import SETTINGS, more_than_linear
 from trueup.runs import CONFIG, FinishedStage
-from trueup.stages import STAGES, load_object
+from trueup.stages import STAGES, is_stage, load_object, round_of
 
 if TYPE_CHECKING:
     from trueup.models.loading import SavedPolicy
@@ -55,19 +56,42 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
     if align is None:
         return first
     steps = sorted((align.dir / "steps").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    on_the_way = [_adapted(reference, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
+    start = _start(align, reference)
+    on_the_way = [_adapted(start, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
     algorithm = str(align.manifest.identity.get("algorithm", ""))
     by = f" ({algorithm.upper()})" if algorithm and algorithm in load_object(STAGES["align"].config) else ""
-    return [*first, *on_the_way, _after(reference, align.dir, "aligned", f"Aligned{by}")]
+    return [*first, *on_the_way, _after(start, align.dir, "aligned", f"Aligned{by}")]
+
+
+def _start(align: FinishedStage, reference: PolicyInfo) -> PolicyInfo:
+    """The policy that an alignment started from: `reference`, or what the last round made of it."""
+    before = start_of(align)
+    if before is None or before.manifest.stage == "sft":
+        return reference
+    number = round_of(before.run_dir)
+    return _after(_start(before, reference), before.dir, f"round-{number}", f"Round {number}")
+
+
+def start_name(align: FinishedStage) -> str:
+    """The stage that made the policy that an alignment started from, as seen from its round: `sft`, or
+    `round-1/align`."""
+    names = (parent.stage for parent in align.manifest.parents if is_stage(parent.stage))
+    return next((name for name in names if name.endswith("/align")), "sft")
+
+
+def start_of(align: FinishedStage) -> FinishedStage | None:
+    """This stage, or None where it is no longer what it was."""
+    name = start_name(align)
+    start = runs.find_stage(align.run_dir, name)
+    return start if start and start.sha256 == align.manifest.parent_sha256(name) else None
 
 
 def aligned(align: FinishedStage) -> SavedPolicy:
-    """The policy that an alignment made, on the SFT policy that it started from where that is still there."""
+    """The policy that an alignment made, on the policy that it started from where that is still there."""
     from trueup.models.loading import SavedPolicy
 
-    sft = runs.find_stage(align.dir.parent, "sft")
-    before = align.manifest.parent_sha256("sft")
-    return SavedPolicy.of_stage(align.dir, sft.dir / "model" if sft and sft.sha256 == before else None)
+    start = start_of(align)
+    return SavedPolicy.of_stage(align.dir, start.dir / "model" if start else None)
 
 
 def is_the_base(sft: FinishedStage) -> bool:

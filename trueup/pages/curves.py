@@ -54,7 +54,7 @@ def _reads_loss(rows: Sequence[Row]) -> str:
 def _reads_kl(rows: Sequence[Row]) -> str:
     if points(rows, "rewards/margins")[1]:
         return "KTO's estimate, nats per answer: how much likelier answers to other prompts became; at least 0."
-    moved = "How far answers have moved from the SFT policy's, by their own log-probabilities"
+    moved = "How far answers have moved from the reference's, by their own log-probabilities"
     whole = points(rows, KL[0])[1]
     return f"{moved}: {'a mean over whole answers' if whole else 'a mean over tokens'}."
 
@@ -152,7 +152,7 @@ CHARTS = (
         (("tokens", LENGTH, "s-aligned"),),
         "Mean over answers sampled in training. It should stay unless the preference asks for another length.",
     ),
-    Chart("KL to the SFT policy, nats", (("KL", KL, "s-aligned"),), _reads_kl, (diagnoses.kl_grows,)),
+    Chart("KL to the reference, nats", (("KL", KL, "s-aligned"),), _reads_kl, (diagnoses.kl_grows,)),
     Chart(
         "KL coefficient",
         (("price of a nat", (KL_COEF,), "s-reference"),),

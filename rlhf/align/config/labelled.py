@@ -83,6 +83,9 @@ class LabelledConfig(PreferenceConfig, AlignConfig):
             raise ValueError("keep_steps: keeps adapters, and full_finetuning trains none: leave one of them out")
         return self
 
+    def parents(self) -> tuple[str, ...]:
+        return (self.start_stage, "label")
+
 
 class DPOConfig(LabelledConfig, BelievedConfig):
     """Direct preference optimisation (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)."""

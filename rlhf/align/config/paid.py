@@ -129,7 +129,7 @@ class PaidConfig(RowRules, AlignConfig):
 
     def parents(self) -> tuple[str, ...]:
         return (
-            "sft",
+            self.start_stage,
             *(["sample"] if self.prompts is None else []),
             *(["reward"] if "reward_model" in self.rewards else []),
         )
@@ -143,8 +143,8 @@ class PaidConfig(RowRules, AlignConfig):
 
 
 class BestOfNConfig(PaidConfig):
-    """Best of n: the SFT policy answers each prompt n times, and imitates the answer that is paid best (rejection
-    sampling, Touvron et al. 2023, https://arxiv.org/abs/2307.09288, 3.2.3), by trl.SFTTrainer."""
+    """Best of n: the policy answers each prompt n times before training, and imitates the answer that is paid best
+    (rejection sampling, Touvron et al. 2023, https://arxiv.org/abs/2307.09288, 3.2.3), by trl.SFTTrainer."""
 
     run: ClassVar[str] = "rlhf.align.best_of_n:run"
     trial: ClassVar[str] = "rlhf.align.best_of_n:trial"
@@ -152,7 +152,7 @@ class BestOfNConfig(PaidConfig):
     algorithm: Literal["best_of_n"] = "best_of_n"
     """The algorithm that aligns the policy."""
     num_generations: int = Field(8, ge=2)
-    """Answers to each prompt, of which the best is imitated. Those that the sample stage drew from this SFT policy are
+    """Answers to each prompt, of which the best is imitated. Those that the sample stage drew from this very policy are
     among them. One that did not end by itself is imitated only with `missing_eos_penalty: 0`."""
     learning_rate: float = Field(2e-4, ge=0)
     """Learning rate at its peak. 0 trains nothing: it makes a control, whose comparison finds no change."""

@@ -1,6 +1,6 @@
 """The four roles of PPO: policy, reference, critic and reward model, on one base or as models of their own.
 
-On one base, which is the SFT policy and stays frozen, a role is an adapter:
+On one base, which is the policy at the start and stays frozen, a role is an adapter:
 
     policy     a fresh adapter, trained: at first it changes nothing
     reference  the base with every adapter off
@@ -256,9 +256,7 @@ def load_reward_adapter(model: PeftModel, directory: Path) -> None:
         )
     result = model.load_adapter(directory, "reward", is_trainable=False)
     if result.unexpected_keys:
-        raise ModelError(
-            f"{directory}: does not fit the SFT policy: no place for {', '.join(result.unexpected_keys[:3])}"
-        )
+        raise ModelError(f"{directory}: does not fit the policy: no place for {', '.join(result.unexpected_keys[:3])}")
 
 
 # ---- Models of their own ----------------------------------------------------------------------------------------
@@ -267,20 +265,22 @@ def load_reward_adapter(model: PeftModel, directory: Path) -> None:
 class SeparateModels(Roles):
     """A model for each role, every weight of policy and critic trained."""
 
-    def __init__(self, config: PPOConfig, policy: Loaded, sft: Path, reward: Path | None, other: Loaded | None = None):
-        """reward, other  the reward model: one that was trained from the SFT policy, or one of another base"""
+    def __init__(
+        self, config: PPOConfig, policy: Loaded, start: Path, reward: Path | None, other: Loaded | None = None
+    ):
+        """reward, other  the reward model: one that was trained from the same policy, or a model of another base"""
         self.policy, self.reward, self.critic_from_reward = policy, other, reward is not None
         self.model = policy.model
         self.trunk = Trunk(self.model.base_model)
         critic = loading.load_reward_model(
-            reward or sft, config.model, master_weights=True, fresh_head=not reward
+            reward or start, config.model, master_weights=True, fresh_head=not reward
         ).model
         if reward is None:
             nn.init.zeros_(critic.score.weight)
         # A part of the policy's module, so that one optimiser, one wrapper and one backward pass hold both.
         self.model.critic = critic
         add_scores(self.model, critic)
-        self.reference_model = loading.load_policy(sft, config.model).model.eval().requires_grad_(False)
+        self.reference_model = loading.load_policy(start, config.model).model.eval().requires_grad_(False)
         if reward is not None:
             self.reward = loading.load_reward_model(reward, config.model)
             self.reward.model.eval().requires_grad_(False)

@@ -1,8 +1,9 @@
 """Proximal policy optimisation: the policy writes, the reward model pays, a critic says what was to be expected.
 
-Reads   sft/model, from which policy and reference start; prompts, or those of candidates/; reward/ where the reward
-        model pays, from which the critic starts too if both are of one base.
-Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy),
+Reads   sft/model, from which policy and reference start (or the last round's align/model, see `align.start`); prompts,
+        or those of candidates/; reward/ where the reward model pays, from which the critic starts too if both are of
+        one base.
+Writes  align/: model/ (the best step, adapter merged), adapter/ and steps/step-N/ (relative to the reference),
         metrics.jsonl, samples.jsonl, report.json, report.html, manifest.json.
 Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155; details as Huang et al. 2024 reproduce them,
         https://arxiv.org/abs/2403.17031. Rollouts, checkpoints and processes by trl.GRPOTrainer.
@@ -50,10 +51,10 @@ from trueup.training.arguments import build_arguments
 
 def run(config: PPOConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
-    stage, sft, reward, policy, prompts, on_one_base = online.begin(config)
+    stage, start, reward, policy, prompts, on_one_base = online.begin(config)
 
     # 2. Roles --------------------------------------------------------------------------------------------------------
-    roles = cast_roles(config, policy, sft, reward, on_one_base)
+    roles = cast_roles(config, policy, start, reward, on_one_base)
     say(f"{'roles':<12} {describe(roles)}; {policy.placement.reason}")
     rows = batches.rows_per_forward(config, policy, [config.max_length])
     config = config.model_copy(update={"per_device_train_batch_size": rows})  # on a GPU it was measured; once is enough
@@ -104,13 +105,13 @@ def run(config: PPOConfig) -> Path:
 
 
 def cast_roles(
-    config: PPOConfig, policy: Loaded, sft: FinishedStage, reward: FinishedStage | None, on_one_base: bool
+    config: PPOConfig, policy: Loaded, start: FinishedStage, reward: FinishedStage | None, on_one_base: bool
 ) -> Roles:
     other = online.load_reward_model(config, reward) if reward and not on_one_base else None
     torch.manual_seed(config.seed)  # a fresh adapter's first matrix is drawn at random
     if config.full_finetuning:
-        start = reward.dir / "model" if reward and on_one_base else None
-        return SeparateModels(config, policy, sft.dir / "model", start, other)
+        critic = reward.dir / "model" if reward and on_one_base else None
+        return SeparateModels(config, policy, start.dir / "model", critic, other)
     shared = SharedBase(config, policy, reward.dir / adapters.ADAPTER if reward and on_one_base else None, other)
     if reward and on_one_base:
         load_ensemble(shared.model.get_base_model(), reward.dir / "model")
@@ -123,7 +124,10 @@ def describe(roles: Roles) -> str:
     if roles.reward and not roles.critic_from_reward:
         weights = sum(weight.numel() for weight in roles.reward.model.parameters())
         kind += f", and the reward model by itself with {weights:,} weights"
-        critic = "fresh on the policy's base: the reward model reads other tokens, or it reads other hidden states"
+        critic = (
+            "fresh on the policy's base: the reward model reads other tokens, or hidden states of another depth, or "
+            "comes of another policy"
+        )
     counts = [sum(weight.numel() for weight in roles.parameters(role).values()) for role in ("policy", "critic")]
     return f"{kind}; policy {counts[0]:,} and critic {counts[1]:,} weights trained, critic {critic}"
 

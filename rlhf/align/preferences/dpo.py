@@ -1,11 +1,12 @@
 """Direct preference optimisation: fit the policy to chosen/rejected pairs, held near the reference by beta.
 
-Reads   labels/preferences.jsonl, ties.jsonl and ideals.jsonl, and sft/model: policy and reference both start from it.
-Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to the SFT policy), metrics.jsonl,
+Reads   labels/preferences.jsonl, ties.jsonl and ideals.jsonl, and sft/model (or the last round's align/model, see
+        `align.start`): policy and reference both start from it.
+Writes  align/: model/ (adapter merged), adapter/ and steps/step-N/ (relative to the reference), metrics.jsonl,
         report.json (with the accuracy on held-out pairs), manifest.json.
 Source  Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7; trained by trl.DPOTrainer.
 
-The reference is the SFT policy itself: the base under the adapter, with the adapter off. Its log-probabilities are
+The reference is the policy at the start: the model under the adapter, with the adapter off. Its log-probabilities are
 known from sampling, or computed once before training. At step 0 policy and reference are one, so margins must be 0 and
 the loss what the table `LOSSES` says (ln 2 for `sigmoid`); the stage stops if they are not.
 """
@@ -46,21 +47,21 @@ from trueup.training.pairs import EncodedPair, read_pairs
 
 def run(config: DPOConfig) -> Path:
     stage = runs.begin(config)
-    sft, label = stage.parents
+    start, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config)
     config = resolve_smoothing(config, label)
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
-    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    policy = loading.load_policy(start.dir / "model", config.model, master_weights=config.full_finetuning)
     labelled = encode_labelled(config, stage, policy, pairs, [] if config.ties == "leave_out" else pairs.ties)
     stage.findings += unheard(config, labelled)
     train, rows = labelled.train + labelled.ties, labelled.rows + labelled.tied_rows
     config = resolve_auto(config, len(rows))
-    reference_logps = compute_reference_logps(policy, sft, train, rows)
+    reference_logps = compute_reference_logps(policy, start, train, rows)
     heldout, heldout_rows = labelled.heldout, labelled.heldout_rows
-    heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
+    heldout_logps = compute_reference_logps(policy, start, heldout, heldout_rows) if heldout else []
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     with loop.scored_completions_only():

@@ -1,6 +1,7 @@
 """Kahneman-Tversky optimisation: answers are desirable or undesirable, each by itself, held near the reference by beta.
 
-Reads   labels/preferences.jsonl, ties.jsonl and ideals.jsonl, and sft/model: policy and reference both start from it.
+Reads   labels/preferences.jsonl, ties.jsonl and ideals.jsonl, and sft/model (or the last round's align/model, see
+        `align.start`): policy and reference both start from it.
 Writes  align/: what `rlhf.align.preferences.dpo` writes.
 Source  Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306, eq. 7 and 8; trained by trl.KTOTrainer.
 
@@ -51,20 +52,20 @@ from trueup.training.pairs import read_pairs
 
 def run(config: KTOConfig) -> Path:
     stage = runs.begin(config)
-    sft, label = stage.parents
+    start, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config, tie_rule="all")
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
-    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    policy = loading.load_policy(start.dir / "model", config.model, master_weights=config.full_finetuning)
     labelled = encode_labelled(config, stage, policy, pairs, [tie for tie in pairs.ties if tie.both_bad])
     reference_logps = compute_reference_logps(
-        policy, sft, labelled.train + labelled.ties, labelled.rows + labelled.tied_rows
+        policy, start, labelled.train + labelled.ties, labelled.rows + labelled.tied_rows
     )
     answers = with_strangers(answers_of(labelled, reference_logps), policy, config.max_length, config.seed)
     heldout, heldout_rows = labelled.heldout, labelled.heldout_rows
-    heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
+    heldout_logps = compute_reference_logps(policy, start, heldout, heldout_rows) if heldout else []
     config = resolve_weights(resolve_schedule(config, len(answers)), answers)
 
     # 3. Train --------------------------------------------------------------------------------------------------------

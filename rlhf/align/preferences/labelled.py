@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlhf.align.config.labelled import LabelledConfig
 from trueup.console import say
 from trueup.data.records import Dropped, Preference
 from trueup.errors import DataError
 from trueup.models import loading
 from trueup.runs import StageRun
-from trueup.training.config import PreferenceConfig
 from trueup.training.pairs import EncodedPair, Pairs, encode_pairs
 
 
@@ -28,7 +28,7 @@ class Labelled:
 
 
 def encode_labelled(
-    config: PreferenceConfig, stage: StageRun, policy: loading.Loaded, pairs: Pairs, ties: list[Preference]
+    config: LabelledConfig, stage: StageRun, policy: loading.Loaded, pairs: Pairs, ties: list[Preference]
 ) -> Labelled:
     """The pairs that fit, and their tokens; a DataError if none is left to train on.
 
@@ -57,5 +57,5 @@ def encode_labelled(
         say(f"{'ties':<12} {len(ties)} to train on, of {len(pairs.ties)}; dropped: {tied_dropped}")
     if pairs.ideals:
         say(f"{'ideals':<12} {len(ideals)} pairs of ideal answers to train on; dropped: {ideals_dropped}")
-    say(f"{'policy':<12} from the SFT policy, which is also the reference; {policy.placement.reason}")
+    say(f"{'policy':<12} from {config.start_title}, which is also the reference; {policy.placement.reason}")
     return Labelled([*train, *ideals], [*rows, *ideal_rows], ties, tied_rows, heldout, heldout_rows)

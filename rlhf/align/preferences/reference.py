@@ -20,20 +20,23 @@ Tokens = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def compute_reference_logps(
-    policy: loading.Loaded, sft: FinishedStage, pairs: list[Preference], rows: list[EncodedPair]
+    policy: loading.Loaded, start: FinishedStage, pairs: list[Preference], rows: list[EncodedPair]
 ) -> list[tuple[float, float]]:
     """log pi_ref of the chosen and the rejected answer of each pair, in nats.
 
-    Sampling wrote them down: an answer of these very tokens, sampled by this very SFT policy in float32 as it is here,
-    is not scored again. In bf16 what is recorded does not count: there a text's log-probability hangs on the batch that
-    it is read in, by tenths of a nat.
+    start  the stage that made the policy, which is not trained yet
+
+    Sampling wrote them down: an answer of these very tokens, sampled by this very policy in float32 as it is here, is
+    not scored again. Where several policies answered one prompt, as in a further round, no pair names its sampler. In
+    bf16 what is recorded does not count: there a text's log-probability hangs on the batch that it is read in, by
+    tenths of a nat.
     """
     exact = policy.placement.dtype == torch.float32
     pair_logps = {
         i: (pair.chosen_logp, pair.rejected_logp)
         for i, pair in enumerate(pairs)
         if exact
-        and pair.sampled_by == sft.sha256
+        and pair.sampled_by == start.sha256
         and pair.sampler.get("dtype") == "float32"
         and (pair.chosen_token_ids, pair.rejected_token_ids) == (rows[i].chosen_ids, rows[i].rejected_ids)
         and None not in (pair.chosen_logp, pair.rejected_logp)

@@ -5,8 +5,8 @@ Writes  align/: what `rlhf.align.preferences.dpo` writes.
 Source  Meng et al. 2024, https://arxiv.org/abs/2405.14734, eq. 6; trained by trl.experimental.cpo.CPOTrainer.
 
 With r = log pi(y) / |y|, the loss of a pair is -log sigmoid(beta (r(chosen) - r(rejected)) - target_margin). So at step
-0 it is what the SFT policy's own log-probabilities make of it; the stage stops if it is not. What is told of the
-training is told against the SFT policy, as of DPO, since that is what the comparison asks.
+0 it is what the own log-probabilities of the policy at the start make of it; the stage stops if it is not. What is
+told of the training is told against that policy, as of DPO.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ from trueup.training.pairs import EncodedPair, read_pairs
 
 def run(config: SimPOConfig) -> Path:
     stage = runs.begin(config)
-    sft, label = stage.parents
+    start, label = stage.parents
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config)
 
     # 2. Policy, and what it says of the pairs before training --------------------------------------------------------
-    policy = loading.load_policy(sft.dir / "model", config.model, master_weights=config.full_finetuning)
+    policy = loading.load_policy(start.dir / "model", config.model, master_weights=config.full_finetuning)
     labelled = encode_labelled(config, stage, policy, pairs, [])
     train, rows = with_tokens(stage, labelled.train, labelled.rows)
     config = resolve_schedule(config, len(rows), "pairs")
-    start_logps = compute_reference_logps(policy, sft, train, rows)
+    start_logps = compute_reference_logps(policy, start, train, rows)
     heldout, heldout_rows = labelled.heldout, labelled.heldout_rows
-    heldout_logps = compute_reference_logps(policy, sft, heldout, heldout_rows) if heldout else []
+    heldout_logps = compute_reference_logps(policy, start, heldout, heldout_rows) if heldout else []
 
     # 3. Train --------------------------------------------------------------------------------------------------------
     trainer = build_trainer(config, stage, policy, rows, start_logps)
@@ -77,7 +77,7 @@ def run(config: SimPOConfig) -> Path:
     change = logps_change(last, config.beta)
     if change:
         for completion, nats in change:
-            say(f"{f'log pi({completion})':<20} {nats:+8.2f} nats against the SFT policy, at the end")
+            say(f"{f'log pi({completion})':<20} {nats:+8.2f} nats against {config.start_title}, at the end")
         stage.findings += chosen_fell(-change.chosen)
     if config.learning_rate:  # at 0 it is a control
         stage.findings += learning_doubts(change.margin if change else None, accuracy)

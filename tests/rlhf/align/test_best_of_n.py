@@ -117,7 +117,7 @@ def test_a_first_loss_that_is_not_the_sft_policys_own_stops_the_run(
         return begin(self, *args, **keys)
 
     monkeypatch.setattr(SFTTrainer, "train", moved)
-    with pytest.raises(AssertionError, match="at step 0 policy and SFT policy differ"):
+    with pytest.raises(AssertionError, match="at step 0 the policy is not the one that drew the answers"):
         aligned()
 
 
@@ -129,7 +129,7 @@ def test_a_token_that_is_trained_and_was_not_drawn_stops_the_run(
         return type(row)(row.input_ids, list(row.input_ids))
 
     monkeypatch.setattr(best_of_n, "encode", with_prompt)
-    with pytest.raises(AssertionError, match="at step 0 policy and SFT policy differ"):
+    with pytest.raises(AssertionError, match="at step 0 the policy is not the one that drew the answers"):
         aligned()
 
 

@@ -266,7 +266,10 @@ def test_algorithms_without_a_critic_have_the_same_page_without_what_they_do_not
     report = {key: value for key, value in REPORT.items() if key != "kl_coef"}
     html = page(made, {**report, "algorithm": algorithm, "rollouts": []})
     said = plain(html)
-    assert f"trained by {algorithm.upper()} for 96 steps" in said and "a nat away from the SFT policy" in said
+    assert (
+        f"Training by {algorithm.upper()} began at the SFT policy and took 96 steps" in said
+        and "a nat away from the SFT policy" in said
+    )
     assert "−0.04" in said
     assert "share of prompts whose answers are paid alike" in said and "teach nothing" in said
     assert "share of answers cut at the limit" in said and "a mean over tokens" in said

@@ -172,7 +172,7 @@ def test_distance_that_still_buys_reward_is_normal_and_one_that_does_not_is_watc
     buys = rows(0.05, objective__kl=lambda t: 10 * t, objective__scores=rising)
     wasted = rows(0.05, objective__kl=lambda t: 10 * t, objective__scores=lambda t: min(t, 0.4))
     settled = rows(0.05, objective__kl=lambda t: 10 * min(t, 0.3), objective__scores=rising)
-    title = "KL to the SFT policy, nats"
+    title = "KL to the reference, nats"
     assert [note.level for note in notes(buys)[title]] == ["normal"]
     assert [note.level for note in notes(wasted)[title]] == ["watch"]
     assert notes(settled)[title] == []

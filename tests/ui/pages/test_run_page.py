@@ -129,7 +129,7 @@ def test_a_stage_whose_parent_was_made_anew_is_out_of_date_and_its_line_is_broke
 def test_curves_stand_with_how_to_read_them_and_what_this_one_does(run_dir: Path) -> None:
     text = text_of(run_dir)
     assert "Starts at ln 2 = 0.693" in text
-    assert "Normal. The chosen answers become less probable than under the SFT policy" in text
+    assert "Normal. The chosen answers become less probable than under the reference" in text
     assert "arXiv:2410.08847" in text
 
 

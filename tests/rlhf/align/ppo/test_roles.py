@@ -240,7 +240,7 @@ def test_an_adapter_of_another_model_is_an_error_that_names_what_found_no_place(
     deeper = LlamaConfig.from_pretrained(bases("plain"), num_hidden_layers=3, num_labels=1)
     lora = LoraConfig(r=4, target_modules="all-linear", modules_to_save=["score"], task_type=TaskType.SEQ_CLS)
     get_peft_model(LlamaForSequenceClassification(deeper), lora).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"does not fit the SFT policy: no place for .*layers\.2"):
+    with pytest.raises(ModelError, match=r"does not fit the policy: no place for .*layers\.2"):
         SharedBase(config, loading.load_policy(made / "sft", config.model), tmp_path)
 
 
