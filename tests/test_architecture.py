@@ -231,6 +231,40 @@ ESCAPE_BY_HAND = {"ui/pages/render.py", "ui/blindcheck/secrets.py"}
 """Markdown is rendered by its own rules, and the search for secrets knows both ways to write a quote."""
 
 
+STAGE_COMMAND = re.compile(r"`trueup ([{]|(sample|label|reward|align|compare)( CONFIG)?`)")
+ANY_ROUND = ("there is no label store yet", "Open the labelling page with ")
+"""Messages whose command needs no round: all rounds have one store, and labels that are missing are the first ones."""
+
+
+def messages(file: Path) -> Iterator[tuple[int, str]]:
+    """The texts of a file that may be told, each f-string as a whole with `{}` for its values."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    notes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield (
+                node.lineno,
+                "".join(
+                    str(getattr(part, "value", "")) if isinstance(part, ast.Constant) else "{}" for part in node.values
+                ),
+            )
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner | notes:
+            yield node.lineno, node.value
+
+
+def test_the_command_of_a_stage_is_written_in_one_place_which_knows_its_round() -> None:
+    """`trueup.stages.command`; a sentence of its own would name the first round's in every round."""
+    elsewhere = [
+        f"{file.relative_to(REPOSITORY)}:{line}: {text}"
+        for file in modules().values()
+        if file.relative_to(REPOSITORY).parts[:2] not in (("trueup", "stages.py"), ("trueup", "cli.py"))
+        for line, text in messages(file)
+        if STAGE_COMMAND.search(text) and not any(known in text for known in ANY_ROUND)
+    ]
+    assert elsewhere == []
+
+
 def test_html_is_escaped_by_templates_and_markup_not_by_hand() -> None:
     by_hand = re.compile(r"^(from (html|markupsafe) import .*\bescape\b|import (html|markupsafe)$)", re.MULTILINE)
     files = {str(file.relative_to(REPOSITORY)): file.read_text(encoding="utf-8") for file in modules().values()}

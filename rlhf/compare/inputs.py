@@ -78,12 +78,12 @@ def read_reference(
     for row in rows:
         if not is_heldout(row.prompt, split):
             raise RunError(
-                f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `trueup sample` again"
+                f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `{sample.command}` again"
             )
         if row.sampler.get("policy_sha256") != sft.sha256:
-            raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `trueup sample` again")
+            raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `{sample.command}` again")
         if row.sampler != rows[0].sampler or len(row.candidates) != len(rows[0].candidates):
-            raise RunError(f"{path}: its prompts were sampled with different settings: run `trueup sample` again")
+            raise RunError(f"{path}: its prompts were sampled with different settings: run `{sample.command}` again")
     sampler = rows[0].sampler
     decoding = Decoding(**{field.name: sampler[field.name] for field in fields(Decoding) if field.name in sampler})
     return rows, decoding
@@ -95,7 +95,7 @@ def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]
         if not (stage.dir / runs.TRAINED).exists():
             raise RunError(
                 f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
-                f"of these prompts: run `trueup {stage.stage}` again"
+                f"of these prompts: run `{stage.command}` again"
             )
         trained_prompts = stage.trained_prompts
         for row in rows:
@@ -103,7 +103,7 @@ def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]
                 what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
                 raise RunError(
                     f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
-                    f"was trained on {what}: run `trueup {stage.stage}` again with this campaign's split"
+                    f"was trained on {what}: run `{stage.command}` again with this campaign's split"
                 )
 
 

@@ -31,7 +31,7 @@ from trueup.pages import curves, plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import decimals, leans, title
 from trueup.runs import StageRun
-from trueup.stages import title_of
+from trueup.stages import command, title_of
 
 TEMPLATE = "compare/report.html.jinja"
 MOST_PROMPTS = 500
@@ -74,7 +74,7 @@ def gather(run_dir: Path, compare: StageRun | None = None) -> dict[str, object]:
     directory = runs.stage_dir(run_dir, "compare")
     report = runs.read_report(run_dir, "compare", CompareReport)
     if report is None:
-        raise RunError(f"{directory / runs.REPORT}: missing; run `trueup compare CONFIG` again")
+        raise RunError(f"{directory / runs.REPORT}: missing; run `{command(run_dir, 'compare')}` again")
     rows = read_rows(directory / "samples.jsonl", PromptComparison)
     stages = read_stages(run_dir, compare)
     first = report.verdict.judge or next(iter(report.judges))

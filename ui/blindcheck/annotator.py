@@ -36,7 +36,7 @@ def serving(app: Any) -> Iterator[str]:
     try:
         while not running.started:
             if not thread.is_alive():
-                raise TrueupError("the application did not start; `trueup label CONFIG` says why")
+                raise TrueupError("the application did not start; the labelling page, opened by itself, says why")
             time.sleep(0.02)
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
     finally:

@@ -20,7 +20,7 @@ from trueup.console import Event, say
 from trueup.data.records import CandidateSet, Growing
 from trueup.errors import StageCrashed, TrueupError, of_the_machine
 from trueup.runner import Follower
-from trueup.stages import address
+from trueup.stages import address, command
 from ui.label.run import ask_known, prepare
 from ui.labels.config import LabelConfig
 from ui.labels.service import LabelService
@@ -81,7 +81,8 @@ class Sampling:
         if self._done:
             return None
         if self._failure is not None:
-            return f"{self._progress()}. {_sentence(self._failure)} Labels are kept; start `trueup label` again."
+            again = command(self.config.run_dir, "label")
+            return f"{self._progress()}. {_sentence(self._failure)} Labels are kept; start `{again}` again."
         if self.config.selection == "random":
             return f"{self._progress()}; further pairs come as further prompts are answered."
         why = "The pairs are drawn over all prompts (label.selection: uncertainty), so labelling begins"

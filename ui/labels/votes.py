@@ -27,7 +27,7 @@ from trueup.data.split import split_name
 from trueup.errors import DataError, RunError
 from trueup.judging.votes import VOTES, Policy, Vote, current, read_votes, text_sha256
 from trueup.runs import read_report
-from trueup.stages import campaign_dir, round_dirs
+from trueup.stages import campaign_dir, command, round_dirs
 from trueup.statistics import win_rates
 from ui.labels.config import LabelConfig
 from ui.labels.items import Item, QueueEntry, Text
@@ -186,7 +186,8 @@ class Votes:
             try:
                 state = self.samples.stat()
             except FileNotFoundError:
-                raise RunError(f"{self.samples}: not there; `trueup compare CONFIG` makes it") from None
+                again = command(self.samples.parent.parent, "compare")
+                raise RunError(f"{self.samples}: not there; `{again}` makes it") from None
             of = (state.st_mtime_ns, state.st_size, state.st_ino)
             if self._service is None:
                 self._service = LabelService(Store(f"sqlite:///{self.path}"), self.settings)

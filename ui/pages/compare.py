@@ -23,6 +23,7 @@ from trueup.models.templates.block import inside
 from trueup.pages import plots
 from trueup.pages.worddiff import marked
 from trueup.pages.wording import OUTCOMES, independence, leans, noise_floor, sentence
+from trueup.stages import command
 from ui.html import render
 from ui.pages.gradio_shell import gr
 from ui.pages.render import conversation_html, text_html
@@ -64,7 +65,8 @@ class Comparison:
     def report(self) -> ComparisonFigures:
         report = runs.read_report(self.folder.parent, "compare", ComparisonFigures)
         if report is None:
-            raise RunError(f"{self.folder / runs.REPORT}: missing; run `trueup compare CONFIG` again")
+            again = command(self.folder.parent, "compare")
+            raise RunError(f"{self.folder / runs.REPORT}: missing; run `{again}` again")
         return report
 
     def judges(self) -> list[str]:
