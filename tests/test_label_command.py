@@ -24,9 +24,12 @@ from trueup.cli import main
 from trueup.commandline.running import locked
 from trueup.data.records import Ranking, read_jsonl, read_rows
 from trueup.errors import StageFailed
-from ui.label.sampling import Sampling, needs_sampling
+from trueup.stages import load_object
+from ui.label.run import prepare
+from ui.label.sampling import Sampling, needs_sampling, sampling_for
 from ui.labels.service import LabelService
 from ui.labels.store import Store
+from ui.labels.tasks import Judgement, Settings
 
 PROMPTS, HELD = 40, 4
 """Prompts, and how many of them are answered at least when the sampler is held."""
@@ -194,8 +197,6 @@ def test_people_label_while_the_rest_is_sampled_and_their_labels_are_exported(
         update={"store": f"sqlite:///{campaign.run_dir.parent / 'late.sqlite'}"}
     )
     prepared = Store(label.store_url)  # type: ignore[attr-defined]
-    from ui.label.run import prepare
-
     prepare(label, prepared)  # type: ignore[arg-type]
     assert asked == prepared.asked()
     prepared.close()
@@ -270,6 +271,27 @@ def test_a_sampler_that_cannot_begin_stops_the_command(
     label: Any = campaign.stages["label"]
     with pytest.raises(StageFailed, match=r"sample: .*prompts\.jsonl"), Sampling(campaign, label) as sampling:
         sampling.wait_for_first()
+
+
+def test_in_a_further_round_all_answers_are_there_before_the_page_opens(
+    fresh: Callable[..., Campaign], capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign = load_campaign(fresh(target_labels=PROMPTS).source, ["rounds=2"])
+    for name in ("sft", "sample", "label", "reward", "align"):
+        stage: Any = campaign.stages[name]
+        if name == "label":
+            store = Store(stage.store_url)
+            prepare(stage, store)
+            service = LabelService(store, Settings.of(stage))
+            while tasks := service.tasks("ann"):
+                service.label("ann", Judgement(f"press-{tasks[0].token}", tasks[0].token, "a"))
+            store.close()
+        load_object(stage.run)(stage)
+    label: Any = campaign.stages["round-2/label"]
+    assert needs_sampling(label)
+    assert sampling_for(campaign, label) is None, "nothing is sampled beside the page"
+    assert "round 2: the page opens when all are sampled and scored" in capsys.readouterr().out
+    assert runs.find_stage(campaign.run_dir, "round-2/sample") and not needs_sampling(label)
 
 
 @pytest.mark.parametrize("label", [{"source": "simulated"}, {"source": "import", "path": "p.jsonl"}])

@@ -58,13 +58,13 @@ def _takes_label(parser: argparse.ArgumentParser) -> None:
 
 
 def _label(arguments: argparse.Namespace) -> int:
-    from ui.label.sampling import Sampling, needs_sampling
+    from ui.label.sampling import sampling_for
     from ui.labels.config import LabelConfig
 
     campaign = read_campaign(arguments)
     config = campaign.at_work("label", arguments.round)
     assert isinstance(config, LabelConfig)
-    sampling = Sampling(campaign, config) if needs_sampling(config) else None
+    sampling = sampling_for(campaign, config)
     with sampling or nullcontext():  # before the pages are loaded, which takes a while
         from ui.app import serve_label
 

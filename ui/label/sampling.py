@@ -4,7 +4,7 @@ The stages up to `sample` run in the background, as `trueup run --until sample` 
 join the queue when it is answered. The queue does not depend on how quick the sampler is: the seed and the
 prompt alone choose a prompt's pairs, the prompts are answered in a random order, and when all are answered the queue is
 made over all of them (`ui.label.run.prepare`), in which every label stays. A draw over all pairs
-(`selection: uncertainty`) waits for the last answer.
+(`selection: uncertainty`) waits for the last answer. In a further round the page itself does.
 """
 
 from __future__ import annotations
@@ -32,6 +32,18 @@ def needs_sampling(config: LabelConfig) -> bool:
     """Whether people are to label answers that are not sampled yet, or not to the end."""
     asks_people = "human" in config.sources and "sample" in config.parents()
     return asks_people and runs.find_stage(config.run_dir, "sample") is None
+
+
+def sampling_for(campaign: Campaign, config: LabelConfig) -> Sampling | None:
+    """The sampling of the answers that people are to label; None where all are there. Those of a further round are
+    sampled here and now: the stage writes them when the last reward model has scored them all, and not before."""
+    if not needs_sampling(config):
+        return None
+    if config.round == 1:
+        return Sampling(campaign, config)
+    say(f"{'answers':<12} of round {config.round}: the page opens when all are sampled and scored")
+    run_to(campaign, address(config.round, "sample"))
+    return None
 
 
 class Sampling:
