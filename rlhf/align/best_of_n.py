@@ -112,15 +112,14 @@ def run(config: BestOfNConfig) -> Path:
 def answers_of(
     config: BestOfNConfig, stage: StageRun, start: FinishedStage, policy: Loaded, rows: Sequence[RolloutPrompt]
 ) -> tuple[list[list[Candidate]], int]:
-    """The answers to each prompt, and how many of them the sample stage drew: those of this very policy that are
-    no longer than the limit. The policy draws the others."""
+    """The answers to each prompt, and how many of them a sample stage drew: those of this very policy that are no
+    longer than the limit. The policy draws the others."""
     n, known = config.num_generations, dict[str, list[Candidate]]()
-    sampled = next((parent for parent in stage.parents if parent.stage == "sample"), None)
-    for row in read_rows(sampled.dir / "candidates.jsonl", CandidateSet) if sampled else []:
-        if row.sampler.get("policy_sha256") == start.sha256:
+    for sampled in (parent for parent in stage.parents if parent.manifest.stage == "sample"):
+        for row in read_rows(sampled.dir / "candidates.jsonl", CandidateSet):
             short = [one for one in row.candidates if len(one.token_ids) <= config.most_tokens]
-            known[row.prompt_id] = short[:n]
-    answers = [list(known.get(prompt_id(row.prompt), [])) for row in rows]
+            known.setdefault(row.prompt_id, []).extend(one for one in short if drew(start, sampled, row, one))
+    answers = [known.get(prompt_id(row.prompt), [])[:n] for row in rows]
     from_sample = sum(map(len, answers))
     say(
         f"{'answers':<12} {n} to each of {len(rows)} prompts: {from_sample} from the sample stage, "
@@ -128,11 +127,20 @@ def answers_of(
     )
     for missing in sorted({n - len(one) for one in answers} - {0}):
         which = [i for i, one in enumerate(answers) if n - len(one) == missing]
-        # Another seed than the sample stage's, or the same answers would be drawn again.
-        decoding = config.decoding(config.seed * 1_000_003 + 1)
+        # Another seed than those of the sample stages of all rounds, or the same answers would be drawn again.
+        decoding = config.decoding(config.seed + 2_000_003)
         for i, more in zip(which, draw(policy, [rows[i].prompt for i in which], decoding, missing), strict=True):
             answers[i] += more
     return answers, from_sample
+
+
+def drew(start: FinishedStage, sampled: FinishedStage, row: CandidateSet, answer: Candidate) -> bool:
+    """Whether the policy of `start` drew an answer of a sample stage. In a further round each answer names its policy;
+    the best of several, which a reward model chose, is no draw."""
+    if answer.policy is None:
+        return row.sampler.get("policy_sha256") == start.sha256
+    is_named = answer.policy == start.stage.removesuffix("/align")
+    return is_named and sampled.manifest.parent_sha256(start.stage) == start.sha256
 
 
 @dataclass(frozen=True)

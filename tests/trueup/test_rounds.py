@@ -177,11 +177,12 @@ HOW = {
 }
 
 
-def from_last_round(done: Campaign, run_dir: Path, align: dict[str, Any]) -> Campaign:
-    """A copy of the campaign whose second round was aligned from the first one's policy."""
+def aligned_again(done: Campaign, run_dir: Path, align: dict[str, Any]) -> Campaign:
+    """A copy of the campaign whose second round was aligned anew, from the first one's policy unless `align` says
+    otherwise."""
     shutil.copytree(done.run_dir, run_dir)
     values = {**done.values, "run_dir": str(run_dir)}
-    values["align"] = {**values["align"], **align, "start": "last_round", "on_failed_reward_model": "use"}
+    values["align"] = {**values["align"], "start": "last_round", "on_failed_reward_model": "use", **align}
     if align["algorithm"] in ("dpo", "simpo", "kto"):
         del values["align"]["on_failed_reward_model"]
     made = resolve(done.source, values)
@@ -193,7 +194,7 @@ def from_last_round(done: Campaign, run_dir: Path, align: dict[str, Any]) -> Cam
 def test_by_key_each_algorithm_begins_at_the_last_rounds_policy(done: Campaign, tmp_path: Path, algorithm: str) -> None:
     """Its own checks of step 0 hold there, and without training the result is that policy."""
     align = {**HOW[algorithm], "algorithm": algorithm, "learning_rate": 0.0}
-    made = from_last_round(done, tmp_path / "run", align)
+    made = aligned_again(done, tmp_path / "run", align)
     first, second = (runs.open_stage(made.run_dir, name) for name in ("align", "round-2/align"))
     parents = {parent.stage: parent.manifest_sha256 for parent in second.parents}
     assert parents["align"] == first.sha256 and "sft" not in parents
@@ -203,10 +204,20 @@ def test_by_key_each_algorithm_begins_at_the_last_rounds_policy(done: Campaign, 
     assert any(not torch.equal(before[name], sft[name]) for name in before), "the first round moved"
 
 
+@pytest.mark.parametrize(("start", "of_each_prompt"), [("sft", 4 + 1), ("last_round", 2)])
+def test_best_of_n_chooses_among_all_answers_that_its_policy_gave_and_no_others(
+    done: Campaign, tmp_path: Path, start: str, of_each_prompt: int
+) -> None:
+    align = {**HOW["best_of_n"], "algorithm": "best_of_n", "start": start, "max_new_tokens": 8, "num_generations": 6}
+    made = aligned_again(done, tmp_path / "run", align)
+    report = json.loads((made.run_dir / "round-2" / "align" / "report.json").read_text())
+    assert report["from_sample"] == of_each_prompt * report["answers"] / 6
+
+
 def test_what_began_at_the_last_round_is_compared_served_exported_and_verified_as_what_it_is(
     done: Campaign, tmp_path: Path
 ) -> None:
-    made = from_last_round(done, tmp_path / "run", {"algorithm": "dpo", "keep_steps": 1})
+    made = aligned_again(done, tmp_path / "run", {"algorithm": "dpo", "keep_steps": 1})
     load_object(made.stages["round-2/compare"].run)(made.stages["round-2/compare"])
     folder = made.run_dir / "round-2"
     assert actions(made, "round-2/compare") == {} and verify(made.run_dir).problems == []

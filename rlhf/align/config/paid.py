@@ -152,7 +152,7 @@ class BestOfNConfig(PaidConfig):
     algorithm: Literal["best_of_n"] = "best_of_n"
     """The algorithm that aligns the policy."""
     num_generations: int = Field(8, ge=2)
-    """Answers to each prompt, of which the best is imitated. Those that the sample stage drew from this very policy are
+    """Answers to each prompt, of which the best is imitated. Those that sample stages drew from this very policy are
     among them. One that did not end by itself is imitated only with `missing_eos_penalty: 0`."""
     learning_rate: float = Field(2e-4, ge=0)
     """Learning rate at its peak. 0 trains nothing: it makes a control, whose comparison finds no change."""
@@ -162,3 +162,9 @@ class BestOfNConfig(PaidConfig):
     @property
     def prompts_at_once(self) -> int:
         return 1
+
+    def parents(self) -> tuple[str, ...]:
+        """With the first round's sample stage, too, in a further round that starts from the SFT policy, which answered
+        there."""
+        answered = self.round > 1 and self.start_stage == "sft" and self.prompts is None
+        return (*super().parents(), "round-1/sample") if answered else super().parents()
