@@ -20,6 +20,7 @@ from reward.card.shares import (
     over_prompts,
     percent,
     points,
+    several,
     share_of,
 )
 from reward.probe import ProbeScores
@@ -140,7 +141,7 @@ def report_card(
         by_annotator=by_slice(pairs, right, lambda pair: pair.annotator),
         by_strength=by_slice(pairs, right, lambda pair: str(pair.strength or "none")),
         by_source=by_slice(pairs, right, lambda pair: pair.source),
-        by_round=by_slice(pairs, right, lambda pair: f"round {pair.round}"),
+        by_round=several(by_slice(pairs, right, lambda pair: f"round {pair.round}")),
         by_length=by_length,
         normalisation=_normalisation(heldout.chosen + heldout.rejected),
         findings=findings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -69,15 +70,25 @@ def difference_of_parts(pairs: Sequence[Preference], right: Sequence[float], is_
 
 
 def by_slice(pairs: Sequence[Preference], right: Sequence[float], key: Callable[[Preference], str]) -> dict[str, Share]:
-    """The share in each slice of the pairs, in the order of their names."""
+    """The share in each slice of the pairs, in the order of their names, and of the numbers in these."""
     slices: dict[str, list[int]] = {}
     for i, pair in enumerate(pairs):
         slices.setdefault(key(pair), []).append(i)
     shares = {}
-    for name, rows in sorted(slices.items()):
+    for name, rows in sorted(slices.items(), key=lambda entry: in_order(entry[0])):
         members = [pairs[i] for i in rows]
         shares[name] = share_of(members, over_prompts(members, [right[i] for i in rows]))
     return shares
+
+
+def several(slices: dict[str, Share]) -> dict[str, Share] | None:
+    """The slices, unless all pairs are in one."""
+    return slices if len(slices) > 1 else None
+
+
+def in_order(name: str) -> list[str | int]:
+    """A key by which `round 2` comes before `round 10`."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))]
 
 
 def interval_of(share: Share) -> Interval:

@@ -381,7 +381,7 @@ def beside_last_round(stage: StageRun, decided: JudgeResult | None) -> LastRound
     if config.round == 1 or label is None or decided is None or not decided.scores:
         return None
     labels = label.report(LabelSources)
-    if not labels.by_round.get(config.round) or labels.by_round.keys() == {config.round}:
+    if labels.by_round is None or config.round not in labels.by_round:
         return None
     figures, finding = verdict.last_round(
         decided, config.round, labels.by_round, labels.seconds, config.confidence, config.seed

@@ -115,6 +115,7 @@ def test_the_labels_of_a_round_are_all_labels_so_far_and_say_which_round_asked(d
     card = json.loads((done.run_dir / "round-2/reward/report.json").read_text())
     assert sum(share["n"] for share in card["by_round"].values()) == card["accuracy"]["n"]
     assert not (done.run_dir / "round-2/labels/labels.sqlite").exists(), "one store has the labels of all rounds"
+    assert all("by_round" not in (done.run_dir / name / "report.json").read_text() for name in ("labels", "reward"))
 
 
 def test_no_prompt_that_is_held_out_trains_anything_in_any_round(done: Campaign) -> None:

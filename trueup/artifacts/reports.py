@@ -83,8 +83,8 @@ class LabelSources(SharedReport):
     """Who or what made the labels (`ui.sources.report.LabelReport`)."""
 
     by_source: dict[str, int]
-    by_round: dict[int, int]
-    """Labels that each round asked for."""
+    by_round: dict[int, int] | None = absent()
+    """Labels that each round asked for; absent where one asked for all."""
     seconds: float | None = absent()
     """Median time of a label by a person; absent where none was timed."""
     reliability: dict[str, Reliability] | None = absent()

@@ -137,8 +137,10 @@ def _leads_to(name: str, number: int, graph: Graph, layer: dict[str, int]) -> li
 
 # ---- The picture ------------------------------------------------------------------------------------------------
 
-_BOX = {True: (138.0, 46.0), False: (136.0, 44.0)}
-"""Length along the layers' direction and across it, by orientation: across a page, or down it."""
+_BOX = {True: (126.0, 46.0), False: (124.0, 44.0)}
+"""Width and height of a box, by orientation: across a page, or down it."""
+_FOR_A_ROUND = 12.0
+"""What is added to the width where there are names such as `round-2/compare`."""
 _CHARACTERS = 17
 _PASSING, _GAP, _STEP = 14.0, 14.0, 30.0
 
@@ -151,6 +153,7 @@ def draw(graph: Graph, across: bool) -> Markup:
     layer = layers(graph)
     rows = _rows(graph, layer)
     wide, high = _BOX[across]
+    wide += _FOR_A_ROUND * any(node.kind == "stage" and "/" in node.title for node in graph.nodes)
     length, breadth = (wide, high) if across else (high, wide)
     size = {node.id: breadth for node in graph.nodes}
     extent = max(sum(size.get(name, _PASSING) + _GAP for name in row) - _GAP for row in rows)

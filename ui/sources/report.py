@@ -118,13 +118,14 @@ def summarise(
     beside: Beside,
 ) -> LabelReport:
     """Counts of labels, of their strict pairs and of other events; the length baseline."""
+    rounds = Counter(ranking.round for ranking in rankings)
     kinds = {source: Counter(chain(*answered[source].values())) for source in sources}
     by_split = _counts(pair.split for pair in pairs)
     return LabelReport(
         sources=list(sources),
         labels=len(rankings),
         by_source=_counts(ranking.source for ranking in rankings),
-        by_round=dict(sorted(Counter(ranking.round for ranking in rankings).items())),
+        by_round=dict(sorted(rounds.items())) if len(rounds) > 1 else None,
         seconds=median(times) if (times := [row.seconds for row in rankings if row.seconds is not None]) else None,
         by_annotator=_counts(ranking.annotator for ranking in rankings),
         by_category=_counts(ranking.category or "none" for ranking in rankings),

@@ -49,6 +49,13 @@ def test_a_tie_is_half_right_and_slices_count_their_own_pairs() -> None:
     assert report["by_annotator"]["bob"]["n"] == 3 and report["by_annotator"]["bob"]["value"] == 0.5
 
 
+def test_rounds_are_in_the_order_of_their_numbers_and_one_alone_is_no_slice() -> None:
+    heldout = [pair(i, "a", "b", round=number) for i, number in enumerate((10, 2, 1))]
+    report, _ = card(SHORTER, heldout, [1.0] * 3, [0.0] * 3)
+    assert list(report["by_round"]) == ["round 1", "round 2", "round 10"]
+    assert "by_round" not in card(SHORTER, heldout[:1], [1.0], [0.0])[0]
+
+
 def test_kendalls_tau_is_that_of_rankings_and_of_them_alone() -> None:
     """Two rankings of three, one in order and one with two neighbours swapped: 1 and (2 - 1) / 3. A pair is none."""
     from scipy.stats import kendalltau

@@ -202,6 +202,17 @@ def test_the_picture_has_each_node_once_within_its_frame_and_no_two_overlap(run_
             assert x + w <= x2 or x2 + w2 <= x or y + h <= y2 or y2 + h2 <= y
 
 
+@pytest.mark.parametrize("across", [True, False])
+def test_boxes_are_wider_only_where_names_of_further_rounds_need_it(run_dir: Path, across: bool) -> None:
+    one = graph_of(run_dir)
+    two = Graph([*one.nodes, Node("round-2/compare", "stage", "round-2/compare", "", "pass")], one.edges)
+    widths = [
+        {attributes["width"] for tag, attributes in Page(str(draw(graph, across))).tags if tag == "rect"}
+        for graph in (one, two)
+    ]
+    assert widths == ([{"126"}, {"138"}] if across else [{"124"}, {"136"}])
+
+
 def test_names_in_the_picture_are_text_and_long_ones_keep_their_ends() -> None:
     graph = Graph(
         [Node("a", "file", "<b>" + "long" * 20 + ".jsonl", "<i>", ""), Node("b", "stage", "sft", "", "pass")],
