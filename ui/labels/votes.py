@@ -240,21 +240,14 @@ def promote(config: LabelConfig) -> str:
 
     Each keeps its id, so that promoting again adds nothing, and its item's provenance says that it was a vote on a
     comparison, and whose the answers are. Which part of the data it belongs to is the split's say, as for any label.
+    Votes on earlier comparisons that are no labels yet are counted.
     """
     voted = [folder for folder in round_dirs(config.run_dir) if (folder / VOTES).is_file()]
     if not voted:
         run_dir = campaign_dir(config.run_dir)
         raise DataError(f"{run_dir / VOTES}: there are no votes yet; people vote at `trueup serve {run_dir}`")
-    path = voted[-1] / VOTES
-    votes = Store(f"sqlite:///{path}")
-    try:
-        with votes.read() as db:
-            events = [dict(row) for row in db.execute(sa.select(event).where(*_GIVEN)).mappings()]
-            query = sa.select(item).where(item.c.item_id.in_(sa.select(event.c.item_id).where(*_GIVEN)))
-            items = [dict(row) for row in db.execute(query).mappings()]
-            guidelines = list(db.scalars(sa.select(guideline.c.text)))
-    finally:
-        votes.close()
+    *earlier, path = [folder / VOTES for folder in voted]
+    events, items, guidelines = _given(path)
     if not events:
         raise DataError(f"{path}: holds no votes yet (a skip is none)")
     for row in items:
@@ -264,14 +257,34 @@ def promote(config: LabelConfig) -> str:
         for text in guidelines:
             store.add_guideline(text)
         added = _put(store, items, events, config.round)
+        with store.read() as db:
+            labels = set(db.scalars(sa.select(event.c.client_uuid)))
     finally:
         store.close()
     lines = _what_it_means(path, added, items, events)
+    for before in earlier:
+        if left := sum(row["client_uuid"] not in labels for row in _given(before)[0]):
+            lines.append(
+                f"{before}: {left} votes on an earlier comparison stay votes: the last one's alone are promoted"
+            )
     if "human" not in config.sources:
         lines.append(f"label.source is {config.source}: they are exported once label.also_use names human")
     elif added:
         lines.append("the label stage is out of date now, and what was made from it: trueup run CONFIG")
     return "\n".join(lines)
+
+
+def _given(path: Path) -> tuple[list[TableRow], list[TableRow], list[str]]:
+    """The votes in a file, what they are about, and the guidelines that people had."""
+    votes = Store(f"sqlite:///{path}")
+    try:
+        with votes.read() as db:
+            events = [dict(row) for row in db.execute(sa.select(event).where(*_GIVEN)).mappings()]
+            query = sa.select(item).where(item.c.item_id.in_(sa.select(event.c.item_id).where(*_GIVEN)))
+            items = [dict(row) for row in db.execute(query).mappings()]
+            return events, items, list(db.scalars(sa.select(guideline.c.text)))
+    finally:
+        votes.close()
 
 
 _GIVEN = (event.c.source == "human", event.c.kind == "label", event.c.purpose == "work", ~superseded())

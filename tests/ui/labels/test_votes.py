@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from trueup.data.records import Prompt, read_jsonl, write_rows
 from trueup.data.split import is_heldout
 from trueup.errors import DataError, RunError
 from trueup.judging.votes import Vote, read_votes, votes_digest
+from trueup.stages import round_dir
 from trueup.verify import verify
 from ui.app import label_app, run_app
 from ui.blindcheck.run import Report
@@ -349,6 +351,24 @@ def test_promoted_votes_are_labels_of_people_that_say_where_they_came_from(label
         assert row["display_first"] in ("chosen", "rejected") and not row["chosen_finished"]
     assert Counter(row["chosen"][0]["content"][:3] for row in rows) == {"New": 2, "Old": 1}
     assert {row["label_id"] for row in rows} <= {one.vote_id for one in read_votes(votes.path)}
+
+
+@pytest.mark.parametrize("promoted_before", [False, True])
+def test_promotion_counts_the_votes_on_earlier_comparisons_that_stay_votes(
+    labelled: Any, votes: Votes, promoted_before: bool
+) -> None:
+    for _ in range(3):
+        prefer(votes, "ann", "aligned")
+    if promoted_before:
+        promote(labelled)
+    second = round_dir(labelled.run_dir, 2)
+    shutil.copytree(labelled.run_dir / "compare", second / "compare")
+    of_second = Votes(second, labelled)
+    vote(of_second, "bob")
+    of_second.close()
+    said = promote(labelled)
+    assert f"{of_second.path}: 1 of 1 votes promoted" in said
+    assert (f"{votes.path}: 3 votes on an earlier comparison stay votes" in said) != promoted_before
 
 
 def test_promotion_counts_what_is_held_out_and_warns_of_what_is_not(labelled: Any, votes: Votes) -> None:
