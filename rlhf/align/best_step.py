@@ -197,7 +197,7 @@ def conclude(
     history  PPO's rollouts
     kl_coef  PPO's
     """
-    paid = settle(config, stage, model, last, rewards, units, guards.in_rollouts(history))
+    paid = settle(config, stage, model, last, rewards, units, guards.in_rollouts(history, config.kl_key))
     return OnlineReport(**dict(paid), algorithm=config.algorithm, rollouts=list(history), kl_coef=kl_coef)
 
 

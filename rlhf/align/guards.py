@@ -152,17 +152,18 @@ def whose_fault(
     return Finding("warn", code, f"{message}. {BEGIN_WITH[code]}: {why}")
 
 
-def in_rollouts(history: Sequence[RolloutFigures]) -> Callable[[float], str]:
+def in_rollouts(history: Sequence[RolloutFigures], kl_key: str) -> Callable[[float], str]:
     """What to set in an algorithm that draws rollouts, by the KL of the last step.
 
     history  PPO's rollouts
+    kl_key   the key that holds the algorithm's policy near the reference
     """
 
     def what_to_set(kl: float) -> str:
         if len(history) > 1 and history[-1].scores > history[0].scores:
-            return "it rose on the prompts trained on: more prompts, fewer passes (num_train_epochs), or more kl_coef"
+            return f"it rose on the prompts trained on: more prompts, fewer passes (num_train_epochs), or more {kl_key}"
         if kl < STILL:
-            return f"the policy hardly moved (KL {kl:.2f} nats): raise learning_rate, train longer, or lower kl_coef"
+            return f"the policy hardly moved (KL {kl:.2f} nats): raise learning_rate, train longer, or lower {kl_key}"
         return (
             f"the policy moved (KL {kl:.2f} nats) and not towards reward: lower learning_rate, or larger rollouts "
             "(rollout_batch_size)"

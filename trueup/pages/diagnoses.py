@@ -181,9 +181,9 @@ def chosen_fell(rows: Sequence[Row]) -> Note | None:
         return None
     return normal(
         "The chosen answers become less probable than under the reference, and the margin still grows, since the "
-        "rejected ones fall faster. DPO trains the difference only, so this is common and no fault in itself. Worry "
-        "when the fall goes on to tens of nats, or when answers break off, repeat themselves or change the subject: "
-        "probability then goes to answers that nobody labelled. Remedies: a higher beta, fewer steps.",
+        "rejected ones fall faster. A loss over pairs trains the difference only, so this is common and no fault in "
+        "itself. Worry when the fall goes on to tens of nats, or when answers break off, repeat themselves or change "
+        "the subject: probability then goes to answers that nobody labelled. Remedies: a higher beta, fewer steps.",
         _DISPLACEMENT,
     )
 

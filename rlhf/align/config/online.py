@@ -14,6 +14,9 @@ from trueup.config import DemonstrationsPath
 class OnlineConfig(PaidConfig):
     """What PPO, GRPO and RLOO share: each rollout is drawn from the policy as it is by then."""
 
+    kl_key: ClassVar[str]
+    """The key that holds the policy near the reference."""
+
     rollout_batch_size: int = Field(64, ge=2)
     """Answers that are sampled before the policy is updated with them."""
     learning_rate: float = Field(1e-5, ge=0)
@@ -63,6 +66,7 @@ class PPOConfig(OnlineConfig):
 
     run: ClassVar[str] = "rlhf.align.ppo.stage:run"
     trial: ClassVar[str] = "rlhf.align.ppo.stage:trial"
+    kl_key: ClassVar[str] = "kl_coef"
 
     algorithm: Literal["ppo"] = "ppo"
     """The algorithm that aligns the policy."""
@@ -123,6 +127,7 @@ class GroupedConfig(OnlineConfig):
 
     run: ClassVar[str] = "rlhf.align.grpo_rloo:run"
     trial: ClassVar[str] = "rlhf.align.grpo_rloo:trial"
+    kl_key: ClassVar[str] = "beta"
 
     beta: float = Field(0.05, ge=0)
     """Weight of the KL to the SFT policy: in the loss with `grpo`, in the reward with `rloo`."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from typing import Any
 
 import pytest
 
 from rlhf.align import guards
+from rlhf.align.config import ALGORITHMS
+from rlhf.align.config.online import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.schema import Evaluation, RolloutFigures
 from trueup.artifacts.manifest import StageVerdict
 from trueup.artifacts.reports import SampledAnswers
@@ -230,7 +233,7 @@ def blamed(
 ) -> tuple[str, str] | None:
     verdict = StageVerdict.model_validate(reward) if reward else None
     answers = SampledAnswers(**sampled) if sampled else None
-    finding = guards.whose_fault(guards.in_rollouts(history), found, answers, verdict)
+    finding = guards.whose_fault(guards.in_rollouts(history, "kl_coef"), found, answers, verdict)
     return (finding.code, finding.message) if finding else None
 
 
@@ -241,6 +244,18 @@ def test_nobody_is_to_blame_where_reward_rose_or_was_not_looked_at() -> None:
     assert blamed([], evaluated((0.5, 0.0))) is None
     broken = {"status": "fail", "findings": [{"level": "fail", "code": "a", "message": "no better than length"}]}
     assert blamed(course(), evaluated((0.5, 0.0), (0.6, 1.0)), {"eos_rate": 0.1, "all_alike": 1.0}, broken) is None
+
+
+@pytest.mark.parametrize("schema", [PPOConfig, GRPOConfig, RLOOConfig])
+@pytest.mark.parametrize("kl", [0.0, 5.0])
+@pytest.mark.parametrize("history", [[], course()], ids=["none", "rollouts"])
+def test_what_is_to_be_set_are_keys_of_the_algorithm(
+    schema: type[OnlineConfig], kl: float, history: list[RolloutFigures]
+) -> None:
+    said = guards.in_rollouts(history, schema.kl_key)(kl)
+    of_all = {key for config in ALGORITHMS.values() for key in config.model_fields}
+    assert {word for word in re.findall(r"\w+", said) if word in of_all} <= schema.model_fields.keys()
+    assert schema.kl_key in schema.model_fields
 
 
 SAID = "reward did not rise on the prompts kept for it (-0.20). "
