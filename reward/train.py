@@ -40,7 +40,7 @@ from trueup.models import loading
 from trueup.models.heads import set_ensemble
 from trueup.models.scoring import Reading, candidate_scores, score_readings_by_heads, score_sets_by_heads
 from trueup.models.templates.ends import choice_of
-from trueup.runs import FinishedStage, StageRun, checkpoints
+from trueup.runs import Finding, FinishedStage, StageRun, checkpoints
 from trueup.training import adapters, loop
 from trueup.training.annotators import resolve_smoothing
 from trueup.training.merging import merged
@@ -93,13 +93,14 @@ def run(config: RewardConfig) -> Path:
     if pairs.judge:
         say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that train nothing else")
         # It has its own folder and facts; the findings on both models are the stage's.
-        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[])
+        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[], findings=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties, *pairs.judge_ideals])
         judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs, SECOND)
         heldout = score_pairs(judge.model, judge.heldout)
         probes, whose = stress(judge.model, heldout.pairs), SECOND
         second = report_card(judge.train, heldout, aside, pairs.labelled, judge.probe, probes, whose)
+        stage.findings += map(of_the_second, aside.findings)
         judge.fold()
         loading.save(judge.model, aside.dir / "model")
         judge_card = SecondReportCard(
@@ -113,6 +114,15 @@ def run(config: RewardConfig) -> Path:
     write_report(stage, report, wrong)
     (stage.dir / start.BEST).unlink(missing_ok=True)
     return stage.finish()
+
+
+def of_the_second(finding: Finding) -> Finding:
+    """A finding on the second reward model for the stage's verdict. Its failure fails nothing that the first one does:
+    nobody is paid by it, and the stages that would ask it read its own card."""
+    if finding.level != "fail":
+        return finding
+    message = f"{finding.message}. It judges no comparison and chooses no step"
+    return Finding("warn", "second_reward_model_failed", message)
 
 
 class Fitted(NamedTuple):

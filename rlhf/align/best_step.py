@@ -98,7 +98,7 @@ def second_rewards(
     config: PaidConfig, reward: FinishedStage | None, checks: Sequence[Check], ends: Collection[int]
 ) -> WeightedRewards | None:
     """`config.rewards` with the second reward model (split.judge_fraction) in place of the one that pays; None where
-    there is none.
+    there is none, or its report card failed.
 
     Among the steps of one training the reward model that pays prefers those that found its mistakes. The second one was
     trained on other prompts, and does not share them.
@@ -108,7 +108,11 @@ def second_rewards(
         return None
     assert reward is not None
 
-    units = normalisation(reward.report(RewardCards).judge)
+    card = reward.report(RewardCards).judge
+    if card and card.failed:
+        say(f"{'best step':<12} chosen by the reward model that pays: the second one's report card failed")
+        return None
+    units = normalisation(card)
 
     def scores(prompts: Any, answers: Any) -> ModelRewards:
         # Loaded for each of the few evaluations: beside the roles of a training there may be no room for it.

@@ -22,6 +22,7 @@ from reward.config import RewardConfig
 from reward.trainer import build_trainer
 from trueup import runs
 from trueup.artifacts.manifest import Manifest
+from trueup.artifacts.reports import RewardCards
 from trueup.config import SplitConfig
 from trueup.data.records import (
     Candidate,
@@ -32,7 +33,7 @@ from trueup.data.records import (
     read_rows,
     write_rows,
 )
-from trueup.data.split import is_heldout
+from trueup.data.split import is_for_judge, is_heldout
 from trueup.exporting.export import export
 from trueup.models import loading
 from trueup.models.chat import encode_completion, encode_prompt
@@ -222,6 +223,28 @@ def test_a_second_reward_model_learns_from_other_prompts_and_neither_from_held_o
     assert [finding["message"] for part in (report, report["judge"]) for finding in part["findings"]] == told
     assert loading.load_reward_model(directory / "judge" / "model", made.config.model)
     assert not list((directory / "judge").glob("checkpoint*")) and verify(made.run_dir).problems == []
+
+
+def test_a_second_reward_model_that_failed_is_a_warning_and_the_first_one_still_pays(
+    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its prompts alone are labelled the wrong way round."""
+    split = SplitConfig(heldout_fraction=0.4, judge_fraction=0.3)
+    rows = [{"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk."} for i in range(40)]
+    for row in rows:
+        if is_for_judge([Message(role="user", content=row["prompt"])], split):
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    jsonl(tmp_path / "labels.jsonl", rows)
+    label = {"source": "import", "path": "labels.jsonl"}
+    made = campaign(tmp_path, label=label, reward={"max_steps": 8}, split=split.model_dump())
+    until_labels(made)
+    reward.train.run(made.stages["reward"])
+    finished = runs.open_stage(made.run_dir, "reward")
+    cards = finished.report(RewardCards)
+    assert cards.judge and cards.judge.failed and not cards.failed
+    assert finished.failure() is None, "what pays is sound"
+    (told,) = [one for one in finished.manifest.verdict.findings if one.code == "second_reward_model_failed"]
+    assert told.level == "warn" and told.message.startswith("the second reward model: accuracy ")
 
 
 @pytest.mark.parametrize("rule", ["all", "extremes", "nested"])

@@ -158,7 +158,11 @@ class RewardCard(SharedReport):
     calibration: Calibration | None = absent()
     normalisation: Normalisation | None = absent()
     findings: list[Finding]
-    """Findings about this model; the stage's verdict has them too."""
+    """Findings about this model; the stage's verdict has them too, where the second one's failure is a warning."""
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.level == "fail" for finding in self.findings)
 
 
 class RewardCards(RewardCard):
