@@ -184,7 +184,7 @@ def aligned_again(done: Campaign, run_dir: Path, align: dict[str, Any]) -> Campa
     shutil.copytree(done.run_dir, run_dir)
     values = {**done.values, "run_dir": str(run_dir)}
     values["align"] = {**values["align"], "start": "last_round", "on_failed_reward_model": "use", **align}
-    if align["algorithm"] in ("dpo", "simpo", "kto"):
+    if values["align"]["algorithm"] in ("dpo", "simpo", "kto"):
         del values["align"]["on_failed_reward_model"]
     made = resolve(done.source, values)
     load_object(made.stages["round-2/align"].run)(made.stages["round-2/align"])
@@ -218,7 +218,7 @@ def test_best_of_n_chooses_among_all_answers_that_its_policy_gave_and_no_others(
 def test_what_began_at_the_last_round_is_compared_served_exported_and_verified_as_what_it_is(
     done: Campaign, tmp_path: Path
 ) -> None:
-    made = aligned_again(done, tmp_path / "run", {"algorithm": "dpo", "keep_steps": 1})
+    made = aligned_again(done, tmp_path / "run", {})
     load_object(made.stages["round-2/compare"].run)(made.stages["round-2/compare"])
     folder = made.run_dir / "round-2"
     assert actions(made, "round-2/compare") == {} and verify(made.run_dir).problems == []

@@ -150,7 +150,7 @@ def plain(html: str) -> str:
 def test_the_headline_says_what_was_trained_how_long_and_why_this_step_is_the_result(tmp_path: Path) -> None:
     said = plain(page(*trained(tmp_path)))
     assert "Step 48 of 96" in said
-    assert "trained by PPO for 96 steps, and its step 48 is the aligned policy" in said
+    assert "Training by PPO began at the SFT policy and took 96 steps; step 48 is the aligned policy" in said
     assert "highest mean reward among those within the budget of 5.0 nats, on 32 prompts" in said
     assert "To look at step 80: reward rises with length (r = 0.91 over 20 rollouts) The training raises" in said
     assert "no evidence that the policy is better" in said
