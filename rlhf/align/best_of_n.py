@@ -128,7 +128,7 @@ def answers_of(
     for missing in sorted({n - len(one) for one in answers} - {0}):
         which = [i for i, one in enumerate(answers) if n - len(one) == missing]
         # Another seed than those of the sample stages of all rounds, or the same answers would be drawn again.
-        decoding = config.decoding(config.seed + 2_000_003)
+        decoding = config.decoding(config.seed * 1_000_003 + 1 + 2_000_003 * (config.round - 1))
         for i, more in zip(which, draw(policy, [rows[i].prompt for i in which], decoding, missing), strict=True):
             answers[i] += more
     return answers, from_sample
