@@ -272,7 +272,7 @@ class StageConfig(Section):
 
     def identity(self) -> Json:
         """The resolved configuration as plain data, without secrets. Equal identities give equal results."""
-        unread = self.further_keys if self.round == 1 else None
+        unread = set(self.further_keys) if self.round == 1 else None
         return masked(self.model_dump(mode="json", context={"identity": True}, exclude=unread))
 
     def sha256(self) -> str:

@@ -167,7 +167,7 @@ SAMPLES = "round-2/compare/samples.jsonl"
 
 PAID = {"rewards": {"reward_model": 1.0}, "eval_prompts": 2, "max_new_tokens": 6, "keep_steps": 1}
 ROLLOUTS = {**PAID, "rollout_batch_size": 8, "train_batch_size": 8, "num_generations": 2}
-HOW = {
+HOW: dict[str, dict[str, Any]] = {
     "dpo": {"keep_steps": 1},
     "simpo": {"keep_steps": 1},
     "kto": {"keep_steps": 1},

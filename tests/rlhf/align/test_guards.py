@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rlhf.align import guards
-from rlhf.align.config import ALGORITHMS
 from rlhf.align.config.online import GRPOConfig, OnlineConfig, PPOConfig, RLOOConfig
 from rlhf.align.schema import Evaluation, RolloutFigures
 from trueup.artifacts.manifest import StageVerdict
@@ -253,7 +252,7 @@ def test_what_is_to_be_set_are_keys_of_the_algorithm(
     schema: type[OnlineConfig], kl: float, history: list[RolloutFigures]
 ) -> None:
     said = guards.in_rollouts(history, schema.kl_key)(kl)
-    of_all = {key for config in ALGORITHMS.values() for key in config.model_fields}
+    of_all = {key for kind in (PPOConfig, GRPOConfig, RLOOConfig) for key in kind.model_fields}
     assert {word for word in re.findall(r"\w+", said) if word in of_all} <= schema.model_fields.keys()
     assert schema.kl_key in schema.model_fields
 
