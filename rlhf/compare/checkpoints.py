@@ -22,6 +22,7 @@ from rlhf.compare.judges import Judge, ScoringJudge
 from rlhf.compare.schema import Checkpoint
 from trueup.artifacts.reports import number
 from trueup.models.loading import SavedPolicy
+from trueup.models.policies import start_name
 from trueup.models.sampling import Decoding
 from trueup.runs import FinishedStage
 from trueup.statistics import intervals
@@ -46,21 +47,17 @@ def kept_steps(align: FinishedStage) -> dict[int, Path]:
 
 def sample_steps(
     policies: Mapping[str, SavedPolicy],
-    start: str,
     align: FinishedStage,
     comparison: ComparedCompletions,
     decoding: Decoding,
     config: CompareConfig,
     folder: Path,
 ) -> list[KeptStep]:
-    """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs.
-
-    start  which of `policies` the alignment started from
-    """
+    """One answer of every policy on the way to the first `step_prompts` prompts; the ends of the way have theirs."""
     adapters = kept_steps(align) if config.step_prompts else {}
     if not adapters:
         return []
-    rows = comparison.rows[: config.step_prompts]
+    rows, start = comparison.rows[: config.step_prompts], start_name(align).removesuffix("/align")
     # The result may be a step on the way, if that was chosen as the best.
     result = int(align.manifest.steps or max(adapters) + 1)
     steps = [

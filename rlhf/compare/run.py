@@ -55,7 +55,7 @@ from trueup.data.records import CandidateSet, read_jsonl, write_rows
 from trueup.models.chat import Encoded
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
-from trueup.models.policies import aligned, start_name
+from trueup.models.policies import aligned
 from trueup.models.sampling import Decoding, forget_unfinished
 from trueup.runs import FinishedStage, StageRun
 from trueup.statistics import intervals, win_rates
@@ -85,8 +85,7 @@ def run(config: CompareConfig) -> Path:
     checks = regressions.check_policies(check_prompts, config, policies, training_stages, stage)
     for path in config.rubric_files:
         stage.add_input(path, 0)
-    start = start_name(parents["align"]).removesuffix("/align")
-    steps = checkpoints.sample_steps(policies, start, parents["align"], comparison, decoding, config, stage.dir)
+    steps = checkpoints.sample_steps(policies, parents["align"], comparison, decoding, config, stage.dir)
 
     # 3. Judges -------------------------------------------------------------------------------------------------------
     labels = read_labels(config.run_dir)
