@@ -121,11 +121,6 @@ class FinishedStage:
             if is_stage(parent.stage)
         ]
 
-    @property
-    def command(self) -> str:
-        """What runs it again."""
-        return command(self.run_dir, self.stage)
-
     def failure(self) -> str | None:
         """The sentence that the stage failed by its own verdict, with its reasons; None if it did not."""
         verdict = self.manifest.verdict
@@ -138,7 +133,7 @@ class FinishedStage:
         """The report.json, as the stage's schema or a base of it; a RunError names the key that does not fit."""
         report = read_report(self.dir.parent, self.stage, schema)
         if report is None:
-            raise RunError(f"{self.dir / REPORT}: missing; run `{self.command}` again")
+            raise RunError(f"{self.dir / REPORT}: missing; run `{command(self.run_dir, self.stage)}` again")
         return report
 
     @property

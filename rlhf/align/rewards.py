@@ -27,6 +27,7 @@ from trueup.models.heads import has_ensemble
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score_answers_by_heads
 from trueup.runs import Finding, open_stage
+from trueup.stages import command
 
 Conversation = list[dict[str, str]]
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -250,7 +251,7 @@ def refuse_unfit(config: PaidConfig) -> list[Finding]:
     if reward.manifest.parent_sha256("sft") not in (sft.sha256, None):
         raise RunError(
             f"{reward.dir}: made from another SFT policy than {sft.dir}, whose answers it never learnt to judge: run "
-            f"`{reward.command}` again"
+            f"`{command(config.run_dir, 'reward')}` again"
         )
     if config.reward_caution and not has_ensemble(reward.dir / "model"):
         raise ConfigError("align.reward_caution", [f"{config.reward_caution:g}, but {NO_ENSEMBLE}"])

@@ -19,6 +19,7 @@ from trueup.models.loading import read_tokenizer
 from trueup.models.policies import start_name
 from trueup.models.sampling import Decoding
 from trueup.runs import Finding, FinishedStage
+from trueup.stages import command
 
 
 def open_others(config: CompareConfig, sft: FinishedStage) -> dict[str, FinishedStage]:
@@ -68,7 +69,7 @@ def read_reference(
     sample: FinishedStage, sft: FinishedStage, split: SplitConfig
 ) -> tuple[list[CandidateSet], Decoding]:
     """The SFT policy's answers to held-out prompts, and the settings that they were sampled with."""
-    path = sample.dir / "candidates.jsonl"
+    path, again = sample.dir / "candidates.jsonl", command(sample.run_dir, sample.stage)
     rows = [row for row in read_rows(path, CandidateSet) if row.split == "heldout"]
     if not rows:
         raise DataError(
@@ -78,12 +79,12 @@ def read_reference(
     for row in rows:
         if not is_heldout(row.prompt, split):
             raise RunError(
-                f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `{sample.command}` again"
+                f"{path}: prompt {row.prompt_id} is not held out by this campaign's split: run `{again}` again"
             )
         if row.sampler.get("policy_sha256") != sft.sha256:
-            raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `{sample.command}` again")
+            raise RunError(f"{path}: answers of another SFT policy than {sft.dir}: run `{again}` again")
         if row.sampler != rows[0].sampler or len(row.candidates) != len(rows[0].candidates):
-            raise RunError(f"{path}: its prompts were sampled with different settings: run `{sample.command}` again")
+            raise RunError(f"{path}: its prompts were sampled with different settings: run `{again}` again")
     sampler = rows[0].sampler
     decoding = Decoding(**{field.name: sampler[field.name] for field in fields(Decoding) if field.name in sampler})
     return rows, decoding
@@ -92,10 +93,11 @@ def read_reference(
 def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]) -> None:
     """No prompt of the comparison is among those that a stage says it trained on."""
     for stage in stages:
+        again = command(stage.run_dir, stage.stage)
         if not (stage.dir / runs.TRAINED).exists():
             raise RunError(
                 f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
-                f"of these prompts: run `{stage.command}` again"
+                f"of these prompts: run `{again}` again"
             )
         trained_prompts = stage.trained_prompts
         for row in rows:
@@ -103,7 +105,7 @@ def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]
                 what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
                 raise RunError(
                     f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
-                    f"was trained on {what}: run `{stage.command}` again with this campaign's split"
+                    f"was trained on {what}: run `{again}` again with this campaign's split"
                 )
 
 
