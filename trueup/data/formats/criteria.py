@@ -8,6 +8,7 @@ of an answer    `{"response": ..., "helpfulness": 4}`, or `{"annotations": {"hel
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from trueup.data.formats import vocabulary
 from trueup.data.formats.columns import Columns
@@ -48,10 +49,12 @@ def criteria_of_sides(row: Columns, names: Sequence[str], sides: Sequence[str]) 
     return criteria
 
 
+@lru_cache(maxsize=10_000)
 def _criterion_of_verdict(name: str) -> str | None:
     return next((by for word in _VERDICTS if (by := _beside(name, word))), None)
 
 
+@lru_cache(maxsize=10_000)
 def _beside(name: str, word: str) -> str | None:
     """The criterion that stands in a name beside a word, before or behind it."""
     if name.startswith(f"{word}_"):

@@ -111,9 +111,11 @@ def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
 
 def _asks_within(row: Columns, names: list[str]) -> bool:
     """Whether both answers are conversations of several turns, and the one text that asks is a later turn of them."""
-    asks = [row.values[name] for name in vocabulary.QUESTIONS if row.holds(name)]
     answers = [row.values.get(name) for name in names]
-    if len(asks) != 1 or not isinstance(asks[0], str) or not all(isinstance(one, list) for one in answers):
+    if not all(isinstance(one, list) for one in answers):
+        return False
+    asks = [row.values[name] for name in vocabulary.QUESTIONS if row.holds(name)]
+    if len(asks) != 1 or not isinstance(asks[0], str):
         return False
     scratch = Columns(dict(zip(names, answers, strict=True)), Ledger(row.ledger.ignore))
     conversations = [turns(scratch, name, "assistant") for name in names]
@@ -281,7 +283,12 @@ def _refuse_other_order(
         )
 
 
-def join_answers(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def is_rating(row: Any) -> bool:
+    """Whether a row is one answer, with its ratings or a mark."""
+    return isinstance(row, dict) and _answer_alone(row) is not None
+
+
+def join_ratings(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Rows of one answer each, with its ratings or a mark, become one row for each prompt, where its first one stands.
 
     HelpSteer2 orders the answers by `helpfulness`, evaluations of summaries by `overall`; of marks (KTO, thumbs) what

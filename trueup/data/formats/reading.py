@@ -13,7 +13,7 @@ from trueup.data.formats import oasst, settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
 from trueup.data.formats.format import OF_AN_ANSWER, Format, ImportedRanking, Skipped, is_own, who_and_why
-from trueup.data.formats.preferences import PREFERENCES, join_answers
+from trueup.data.formats.preferences import PREFERENCES, join_ratings
 from trueup.data.formats.settling import Use
 from trueup.data.formats.verdicts import tiers_of_scores
 from trueup.data.jsonl import cut, excerpt, read_entries
@@ -123,7 +123,7 @@ def _few(keys: Iterable[str]) -> list[str]:
 def _group(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:
     """Rows that belong together, as one."""
     entries = oasst.trees(entries)
-    return join_answers(entries) if use == "preferences" else entries
+    return join_ratings(entries) if use == "preferences" else entries
 
 
 def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger) -> list[Values | Skipped]:
