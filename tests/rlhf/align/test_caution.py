@@ -125,5 +125,6 @@ def test_caution_without_an_ensemble_is_refused_by_check_and_by_the_stage(
         ConfigError, match=r"(?s)reward_caution.* 1, but the reward model has one head.*reward.ensemble: 16"
     ):
         load_object(made.stages["align"].run)(made.stages["align"])
+    keys = {"rewards": {"rubric": 1.0}, "on_failed_reward_model": "refuse"}
     with pytest.raises(ConfigError, match="reward_caution: has no meaning, since no reward model pays"):
-        campaign(tmp_path, align={**TINY, "algorithm": "grpo", "reward_caution": 1, "rewards": {"rubric": 1.0}})
+        campaign(tmp_path, align={**TINY, **keys, "algorithm": "grpo", "reward_caution": 1})
