@@ -905,6 +905,21 @@ def test_the_documentation_has_every_format_in_order_with_an_example_that_reads(
             assert not dropped.counts, name
 
 
+def test_an_answer_that_is_empty_is_judged_like_any_other_in_each_format_with_a_column_for_each_answer(
+    tmp_path: Path,
+) -> None:
+    emptied = set()
+    for name, _, example, *_ in table("Preferences"):
+        row = json.loads(example.strip("`")) if example.startswith("`{") else {}
+        rankings = read_preferences(jsonl(tmp_path, row), Dropped()) if row else []
+        texts = [text for one in rankings for text in one.completions]
+        for key in [key for key, value in row.items() if value in texts and value not in ("a", "b")]:
+            found = read_preferences(jsonl(tmp_path, {**row, key: ""}), dropped := Dropped())
+            assert any("" in one.completions for one in found) and not dropped.counts, (name, key)
+            emptied.add(name)
+    assert emptied >= {"PandaLM", "finegrained_qa", "SHP", "side by side"}
+
+
 def test_answers_that_are_judged_are_no_part_of_the_prompt(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     answers = {"answer_a": "One.", "answer_b": "Two.", "answer_c": "Three."}

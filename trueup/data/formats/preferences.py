@@ -372,7 +372,8 @@ PREFERENCES = [
     Format("Trueup's rankings", ("prompt", "completions", "tiers"), _trueup_ranking),
     Format("Label Studio", ("data", "annotations"), published.label_studio),
     Format("Argilla", ("fields", "responses"), published.argilla),
-    Format("PandaLM", ("instruction", "response1", "response2", "annotator1"), published.pandalm),
+    # Its models said nothing in some rows, and an empty answer is judged like any other.
+    Format("PandaLM", ("instruction", "response1|response2", "annotator1"), published.pandalm),
     Format("finegrained_qa", ("question", "passages", "prediction_1", "preference"), published.finegrained_qa),
     Format(
         "OASST trees", ("message_tree_id", "prompt"), oasst.convert_by(oasst.rankings, "tree without ranked answers")
