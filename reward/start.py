@@ -7,7 +7,7 @@ beat the start, each at its best temperature. If none does, the reward model is 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,13 +97,16 @@ class Kept(NamedTuple):
     readings: list[Reading]
     """The chosen and the rejected answer of each pair, one after the other."""
     openings: list[str]
+    weights: list[float]
+    """How much each pair counts by who labelled it, as in training."""
 
     @classmethod
-    def of(cls, pairs: Sequence[Encoded]) -> Kept:
+    def of(cls, pairs: Sequence[Encoded], weight_of: Mapping[str, float]) -> Kept:
         readings = [
             Reading(tuple(row.prompt_ids), tuple(ids)) for _, row in pairs for ids in (row.chosen_ids, row.rejected_ids)
         ]
-        return cls(readings, [opening_id(pair.prompt) for pair, _ in pairs])
+        weights = [weight_of.get(pair.annotator, 1.0) for pair, _ in pairs]
+        return cls(readings, [opening_id(pair.prompt) for pair, _ in pairs], weights)
 
     def loss(self, model: Loaded) -> float:
         """The loss of these pairs at the temperature that suits them best. All processes get the first one's."""
@@ -111,17 +114,23 @@ class Kept(NamedTuple):
         model.model.eval()
         scores = np.array(score_readings(model, self.readings)).reshape(-1, 2)
         model.model.train(was_training)
-        losses = [loss_at_best_temperature(scores[:, 0] - scores[:, 1], self.openings)]
+        losses = [loss_at_best_temperature(scores[:, 0] - scores[:, 1], self.openings, self.weights)]
         if num_processes() > 1:
             broadcast_object_list(losses)
         return losses[0]
 
 
-def loss_at_best_temperature(margins: np.ndarray, openings: Sequence[str]) -> float:
-    """The mean of -log sigmoid(margin / T) over pairs (N,) at the best T. All openings weigh the same.
+def loss_at_best_temperature(
+    margins: np.ndarray, openings: Sequence[str], annotator_weights: Sequence[float] | None = None
+) -> float:
+    """The mean of -log sigmoid(margin / T) over pairs (N,) at the best T. All openings weigh the same, times the weight
+    of the annotator, unless no pair has any.
 
     A temperature changes no order of two answers, so it must not decide which of two models is better."""
     weights = prompt_weights(openings)
+    if annotator_weights is not None and any(annotator_weights):
+        weights = weights * np.array(annotator_weights)
+        weights = weights / weights.sum()
     temperature = fit_temperature(margins.tolist(), weights.tolist())
     return float(weights @ np.logaddexp(0, -margins / temperature))
 
@@ -266,7 +275,9 @@ def train_from_probe(
         probe = fit_probe(rest.features, rest.prompts, config.seed)
         say(f"{'start':<12} the head is a probe: {probe.reason}")
         start_at(model, probe)
-        exam = Kept.of([pair for pair in pairs.strict if opening_id(pair[0].prompt) in kept and not pair[0].ideal])
+        exam = Kept.of(
+            [pair for pair in pairs.strict if opening_id(pair[0].prompt) in kept and not pair[0].ideal], pairs.weight_of
+        )
         loss_at_start = exam.loss(model)
         looks = KeepBest(stage, model, exam, loss_at_start)
         training = train(config, stage, model, pairs.without(kept), looks)

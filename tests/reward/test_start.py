@@ -18,10 +18,20 @@ import reward.train
 import ui.label.run
 from reward.card import evaluate
 from reward.check import check_rows
+from reward.comparisons import Collator, label_rows
 from reward.hidden import Place, read_features
 from reward.probe import fit_probe
 from reward.report import PairScore, RewardReport
-from reward.start import LEAST_OPENINGS, KeepBest, TrainingPairs, kept_openings, loss_at_best_temperature, start_at
+from reward.start import (
+    LEAST_OPENINGS,
+    KeepBest,
+    Kept,
+    TrainingPairs,
+    kept_openings,
+    loss_at_best_temperature,
+    start_at,
+)
+from reward.trainer import build_trainer
 from trueup import runs
 from trueup.checking.rows import Rows
 from trueup.data.records import Message, Preference, prompt_id, read_rows
@@ -33,6 +43,7 @@ from trueup.models import heads, loading
 from trueup.models.chat import encode_completion
 from trueup.models.config import ModelConfig
 from trueup.models.scoring import Reading, score, score_readings
+from trueup.training.adapters import under_adapter
 from trueup.training.loop import read_metrics
 from trueup.training.pairs import EncodedPair
 from trueup.verify import verify
@@ -123,6 +134,70 @@ def test_a_scale_of_the_scores_decides_nothing_and_an_order_does() -> None:
     assert loss < 0.65 < loss_at_best_temperature(np.random.default_rng(1).normal(0, 1, 200), openings) + 0.05
     many = loss_at_best_temperature(np.array([1.0] * 99 + [-1.0]), ["often"] * 99 + ["once"])
     assert many == pytest.approx(np.log(2), abs=1e-3), "each dialogue weighs the same"
+
+
+def turned(row: EncodedPair) -> EncodedPair:
+    return EncodedPair(row.prompt_ids, row.rejected_ids, row.chosen_ids)
+
+
+def test_an_annotator_whose_labels_count_for_little_has_as_little_say_in_the_choice(
+    bases: Callable[[str], Path],
+) -> None:
+    model = loading.new_reward_model(bases("plain"), ModelConfig(device="cpu"))
+    with torch.no_grad():
+        model.model.score.weight.normal_(std=1.0)
+    pairs = [(pair_of(dialogue(number, 0))[0], row) for number, row in enumerate(rows())]
+    scores = np.array(score_readings(model, Kept.of(pairs, {}).readings)).reshape(-1, 2)
+    # The model agrees with `ann` on three pairs of four.
+    pairs = [
+        (pair, row if (first > second) == bool(i % 4) else turned(row))
+        for i, ((pair, row), (first, second)) in enumerate(zip(pairs, scores, strict=True))
+    ]
+    spam = [(pair.model_copy(update={"annotator": "spam"}), turned(row)) for pair, row in pairs]
+    alone = Kept.of(pairs, {}).loss(model)
+    by_weight = [Kept.of(pairs + spam, {"ann": 1.0, "spam": weight}).loss(model) for weight in (0.0, 0.1, 0.5, 1.0)]
+    assert by_weight[0] == pytest.approx(alone, abs=1e-6) and alone < by_weight[1] < by_weight[2] < by_weight[3]
+    assert by_weight[3] == pytest.approx(np.log(2), abs=1e-2), "each takes back what the other says"
+    assert Kept.of(spam, {"spam": 0.0}).loss(model) == Kept.of(spam, {}).loss(model), "where nobody else labelled"
+
+
+@pytest.mark.parametrize("pooling", ["last token", "mean over the answer"])
+def test_the_trainer_reads_an_answers_tokens_alone_and_no_padding(
+    bases: Callable[[str], Path], campaign: Callable[..., Any], tmp_path: Path, pooling: str
+) -> None:
+    config = campaign(tmp_path).stages["reward"]
+    model = loading.new_reward_model(bases("plain"), config.model)
+    with torch.no_grad():
+        model.model.score.weight.normal_(std=1.0)
+    if pooling != "last token":
+        setattr(model.model.config, heads.POOLING, pooling)
+    pairs = [(pair_of(dialogue(i, 0))[0].model_copy(update={"label_id": str(i)}), row) for i, row in enumerate(rows(4))]
+    labels = label_rows(config, pairs, [])
+    trainer = build_trainer(config, runs.StageRun(config, tmp_path, False, []), model, labels)
+    trainer.model.eval()
+
+    def loss(multiple: int | None = None, changed: str = "") -> float:
+        """The loss of all rows, padded to a multiple, with other hidden states of some tokens."""
+        collator = Collator(model.tokenizer.pad_token_id, multiple)
+        batch = collator([label.columns for label in labels])
+        answers = batch["answer_mask"].bool()
+        places = {"": answers & ~answers, "all but answers": ~answers, "answers": answers}[changed]
+
+        def change(_: Any, __: Any, output: Any) -> Any:
+            output.last_hidden_state = output.last_hidden_state + 5.0 * places[..., None]
+            return output
+
+        hook = under_adapter(trainer.model).base_model.register_forward_hook(change)
+        try:
+            with torch.no_grad():
+                return float(trainer.compute_loss(trainer.model, batch))
+        finally:
+            hook.remove()
+
+    plain = loss()
+    assert loss(multiple=32) == pytest.approx(plain, abs=1e-5)
+    assert loss(changed="all but answers") == pytest.approx(plain, abs=1e-6)
+    assert loss(changed="answers") != pytest.approx(plain, abs=1e-3)
 
 
 LABELS = [{"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk."} for i in range(30)]
