@@ -57,11 +57,12 @@ def _scored(arguments: argparse.Namespace) -> ScoredFile:
 
 
 def _score(arguments: argparse.Namespace) -> int:
-    _require_new(arguments.to)
+    from trueup.errors import require_new, writing
+
+    require_new(arguments.to)
     file = _scored(arguments)
     from reward.elsewhere import answer_scores
     from trueup.data.records import write_rows
-    from trueup.errors import writing
 
     rows = answer_scores(file)
     if arguments.to is None:
@@ -76,10 +77,11 @@ def _score(arguments: argparse.Namespace) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-    _require_new(arguments.json)
+    from trueup.errors import require_new, writing
+
+    require_new(arguments.json)
     file = _scored(arguments)
     from reward.elsewhere import evaluate, report_text
-    from trueup.errors import writing
     from trueup.files import write_atomically
 
     report = evaluate(file, arguments.model, arguments.file)
@@ -88,14 +90,6 @@ def _eval(arguments: argparse.Namespace) -> int:
         with writing(arguments.json):
             write_atomically(arguments.json, report.text())
     return 0
-
-
-def _require_new(path: Path | None) -> None:
-    """Found out before a model is loaded."""
-    from trueup.errors import TrueupError
-
-    if path is not None and path.exists():
-        raise TrueupError(f"{path}: is there already; nothing was done. Give another name, or move it away")
 
 
 COMMANDS = {

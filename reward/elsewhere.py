@@ -26,7 +26,7 @@ from reward.report import AnswerScore, FileReport
 from trueup.config import set_key, validate
 from trueup.data.formats import ImportedRanking, read_preferences
 from trueup.data.pairs import pairs_of
-from trueup.data.records import Candidate, Dropped, Preference, Ranking, prompt_id
+from trueup.data.records import Candidate, Dropped, Preference, prompt_id
 from trueup.data.row_rules import BadRows
 from trueup.errors import ConfigError, DataError
 from trueup.files import Json, sha256_file
@@ -154,28 +154,11 @@ def scored_pairs(file: ScoredFile) -> ScoredPairs:
     for row, scores in zip(file.rows, file.scores, strict=True):
         finished = row.finished or [True] * len(row.completions)
         score_of = dict(zip(zip(row.completions, finished, strict=True), scores, strict=True))
-        for pair in pairs_of(_ranking(row, finished)):
+        for pair in pairs_of(row.ranking()):
             pairs.append(pair)
             chosen.append(score_of[pair.texts[0], pair.chosen_finished])
             rejected.append(score_of[pair.texts[1], pair.rejected_finished])
     return ScoredPairs(pairs, chosen, rejected)
-
-
-def _ranking(row: ImportedRanking, finished: list[bool]) -> Ranking:
-    return Ranking(
-        prompt_id=prompt_id(row.prompt),
-        prompt=row.prompt,
-        category=row.category,
-        split="heldout",
-        label_id=row.where,
-        source="import",
-        annotator=row.annotator,
-        created_utc="",
-        completions=row.completions,
-        completion_token_ids=[None] * len(row.completions),
-        finished=finished,
-        tiers=row.tiers,
-    )
 
 
 def report_text(report: FileReport) -> str:

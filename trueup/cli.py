@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trueup import __version__
+from trueup.commandline import data
 from trueup.commandline.commands import (
     FIRST_UNFINISHED,
     Command,
@@ -99,6 +100,7 @@ def _commands() -> dict[str, Command]:
         "status": Command("print which stages are done, which are stale and why", takes_config, _status),
         "verify": Command("recompute every hash in a run's manifests", _takes_root, _verify),
         "export": Command("copy a result out of a run, with its provenance", _takes_export, _export),
+        **data.COMMANDS,
     }
     for name in COMMANDS:
         commands |= load_object(name)

@@ -78,6 +78,12 @@ def writing(to: Path) -> Iterator[None]:
         raise TrueupError(f"{to}: cannot be written ({error.strerror})") from None
 
 
+def require_new(to: Path | None) -> None:
+    """A TrueupError if a place that the user named for a result is taken, found out before anything is done."""
+    if to is not None and to.exists():
+        raise TrueupError(f"{to}: is there already; nothing was done. Give another name, or move it away")
+
+
 _ENVIRONMENT = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE),
     *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),

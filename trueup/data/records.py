@@ -326,6 +326,8 @@ class Dropped:
     """Rows that could not be read, each with where it stands and why."""
     places: dict[str, str] = field(default_factory=dict)
     """The first question (`opening`) of each dialogue that was read, and where it stands first."""
+    formats: Counter[str] = field(default_factory=Counter)
+    """The formats that rows were read as, each with the columns that decided it."""
 
     def add(self, reason: str, rows: int = 1) -> None:
         if rows:
@@ -337,6 +339,11 @@ class Dropped:
         self.add(BAD_ROW + (kind if kinds < MOST_KINDS or BAD_ROW + kind in self.counts else "of another kind"))
         text = getattr(row, "line", None) if isinstance(row, ValueError) else row
         self.left_out.append(LeftOut(where=where, problem=problem, row=text))
+
+    @property
+    def sound(self) -> dict[str, int]:
+        """The counts of rows that are sound and of no use, by reason."""
+        return {reason: rows for reason, rows in self.counts.items() if not reason.startswith(BAD_ROW)}
 
     def most_ignored(self, number: int) -> dict[str, int]:
         """The columns that were not read, the most frequent first."""

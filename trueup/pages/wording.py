@@ -169,6 +169,11 @@ def counted(rate: Rate) -> str:
     return f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost"
 
 
+def how_many(count: int, noun: str) -> str:
+    """`1 row`, `1,204 rows`"""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """`48 s`, `8 min 3 s`, `2 h 5 min`."""
     whole = round(seconds)

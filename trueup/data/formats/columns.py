@@ -39,6 +39,8 @@ class Ledger:
         self.objects: list[Columns] = []
         self.ignore = ignore
         self.ignored: set[str] = set()
+        self.format = ""
+        """What the row was read as, with the columns that decided it."""
 
 
 class Columns:

@@ -11,7 +11,7 @@ from pydantic import Field, StrictInt, field_validator, model_validator
 from trueup.data.formats import vocabulary
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.jsonl import excerpt
-from trueup.data.records import Better, Message, Preference, Ranking, Row, moment
+from trueup.data.records import Better, Message, Preference, Ranking, Row, moment, prompt_id
 from trueup.files import Json
 
 
@@ -104,6 +104,26 @@ class ImportedRanking(Row):
             if (values := getattr(self, key)) is not None and len(values) != count:
                 raise ValueError(f"{key}: expected one for each of {count} completions, found {len(values)}")
         return self
+
+    def ranking(self) -> Ranking:
+        """The row as a label, for what is measured on it where there is no campaign."""
+        count = len(self.completions)
+        return Ranking(
+            prompt_id=prompt_id(self.prompt),
+            prompt=self.prompt,
+            category=self.category,
+            split="heldout",
+            label_id=self.where,
+            source="import",
+            annotator=self.annotator,
+            created_utc="",
+            completions=self.completions,
+            completion_token_ids=[None] * count,
+            finished=self.finished or [True] * count,
+            tiers=self.tiers,
+            both_bad=self.both_bad,
+            strength=self.strength,
+        )
 
 
 def _indices(better: Better) -> list[int]:

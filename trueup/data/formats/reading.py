@@ -92,6 +92,7 @@ def _read_rows(
                 dropped.leave_out(where, problem, entry)
             continue
         dropped.ignored.update(ledger.ignored)
+        dropped.formats[ledger.format] += 1
         for row in outcomes:
             if isinstance(row, Skipped):
                 dropped.add(row.reason)
@@ -134,7 +135,9 @@ def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: 
     one = Columns(row, ledger)
     one.refuse_unsupported()
     format = _recognise(one, formats)
-    common = _common_columns(one, use) | {"at": ", ".join(one.at(name) for name in _recognised_by(one, format))}
+    at = ", ".join(one.at(name) for name in _recognised_by(one, format))
+    ledger.format = f"{format.name}: {at}"
+    common = _common_columns(one, use) | {"at": at}
     if reason := settling.why_left_out(one, use):
         return [Skipped(reason)]
     outcomes = [values if isinstance(values, Skipped) else common | values for values in format.convert(one, path)]

@@ -1,0 +1,176 @@
+"""A look at a file of rows: what it is read as, what is wrong with it, and its rows as the model sees them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trueup.artifacts.reports import Share
+from trueup.campaign import Campaign
+from trueup.data.annotators import votes_by_pair
+from trueup.data.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
+from trueup.data.formats.settling import Use
+from trueup.data.near_duplicates import across_split
+from trueup.data.pairs import pairs_of
+from trueup.data.records import Demonstration, Dropped, LeftOut, Message, random_rows
+from trueup.data.split import is_heldout
+from trueup.data.words import count_words
+from trueup.errors import DataError
+from trueup.inspecting.rendered import Rendered, Row, Rows, as_written, spread
+from trueup.inspecting.report import BadRows, DataReport, Judgements, Split, Spread
+from trueup.statistics.intervals import bootstrap_mean
+from trueup.statistics.reliability import agreement_of
+
+READERS: dict[Use, Callable[..., Rows]] = {
+    "preferences": read_preferences,
+    "demonstrations": read_demonstrations,
+    "prompts": read_prompts,
+}
+"""The use that says most comes first."""
+LANGUAGE_ROWS = 2_000
+"""Most rows whose language is told."""
+LEAST_CHARACTERS = 20
+"""Characters from which the language of a text can be told."""
+PLACES = 100
+"""Most places that are named of the rows with one problem."""
+
+
+def inspect(
+    path: Path, use: Use | None, ignore_columns: Sequence[str], campaign: Campaign | None, samples: int
+) -> DataReport:
+    """What is in a file of rows. Bad rows are named, and the others are looked at; a DataError if there are no others.
+
+    use       what it is read as; None: that which suits it (`read`)
+    campaign  whose model and split are used; None: samples stand as in the file
+    samples   rows to show
+    """
+    use, rows, dropped = read(path, (use,) if use else tuple(READERS), ignore_columns)
+    rendered = Rendered.by(campaign, use, rows) if campaign else None
+    if rendered:
+        rows = rendered.rows
+    shown: Rows = random_rows(rows, samples, 0)
+    bad = dropped.left_out + (rendered.left_out if rendered else [])
+    return DataReport(
+        path=str(path),
+        use=use,
+        formats=dict(dropped.formats.most_common()),
+        rows=len(rows),
+        left_out=dropped.sound,
+        bad_rows=len(bad),
+        problems=problems(bad),
+        columns_not_read=dropped.most_ignored(100),
+        lengths=lengths(rows) | (rendered.lengths if rendered else {}),
+        turns=dict(sorted(Counter(sum(one.role == "user" for one in messages_of(row)) for row in rows).items())),
+        categories=dict(Counter(row.category for row in rows if row.category).most_common()),
+        languages=languages([text_of(row) for row in random_rows(rows, LANGUAGE_ROWS, 0)]),
+        judgements=judgements([row for row in rows if isinstance(row, ImportedRanking)])
+        if use == "preferences"
+        else None,
+        split=split_of(rows, dropped, campaign) if campaign else None,
+        over_max_length=rendered.over if rendered else None,
+        template=rendered.template if rendered else None,
+        samples=[sample for row in shown for sample in (rendered.samples(row) if rendered else as_written(row))],
+    )
+
+
+def read(path: Path, uses: Sequence[Use], ignore_columns: Sequence[str]) -> tuple[Use, Rows, Dropped]:
+    """The file by the first reader that takes half of its rows or more, or else the one that leaves the fewest, with
+    what was left out."""
+    results: list[tuple[Use, Rows, Dropped]] = []
+    problems: dict[str, Use] = {}
+    for use in uses:
+        dropped = Dropped()
+        try:
+            rows = READERS[use](path, dropped, "drop", ignore_columns)
+        except DataError as error:
+            problems.setdefault(str(error), use)
+            continue
+        results.append((use, rows, dropped))
+        if len(rows) >= len(dropped.left_out):
+            return results[-1]
+    if results:
+        return min(results, key=lambda result: len(result[2].left_out))
+    if len(problems) == 1:
+        raise DataError(*problems)
+    raise DataError("\n".join(f"as {use}: {text}" for text, use in problems.items()))
+
+
+# ---- Figures ----------------------------------------------------------------------------------------------------
+
+
+def messages_of(row: Row) -> list[Message]:
+    """The conversation of a row; of preferences the prompt."""
+    return row.messages if isinstance(row, Demonstration) else row.prompt
+
+
+def text_of(row: Row) -> str:
+    """All that is said in a row but by a system message."""
+    answers = row.completions if isinstance(row, ImportedRanking) else []
+    return "\n".join([*(one.content for one in messages_of(row) if one.role != "system"), *answers])
+
+
+def lengths(rows: Rows) -> dict[str, Spread]:
+    """In words: what is asked in a row, and each answer."""
+    asked = [sum(count_words(one.content) for one in messages_of(row) if one.role != "assistant") for row in rows]
+    answers = [
+        count_words(text)
+        for row in rows
+        for text in (
+            row.completions
+            if isinstance(row, ImportedRanking)
+            else [one.content for one in messages_of(row) if one.role == "assistant" and one.trained]
+        )
+    ]
+    return {what: spread(values) for what, values in (("asked, words", asked), ("answer, words", answers)) if values}
+
+
+def problems(bad: Sequence[LeftOut]) -> list[BadRows]:
+    """What is wrong with rows, the most frequent first."""
+    places: dict[str, list[str]] = {}
+    for row in bad:
+        places.setdefault(row.problem, []).append(row.where)
+    found = [BadRows(problem=text, rows=len(where), places=where[:PLACES]) for text, where in places.items()]
+    return sorted(found, key=lambda one: -one.rows)
+
+
+def languages(texts: Sequence[str]) -> dict[str, int]:
+    """The texts by language (ISO 639-1), most frequent first, without those too short to tell."""
+    from py3langid import classify
+
+    long = [text for text in texts if len(text) >= LEAST_CHARACTERS]
+    return dict(Counter(str(classify(text)[0]) for text in long).most_common())
+
+
+def judgements(rows: Sequence[ImportedRanking]) -> Judgements:
+    """What preferences say, and how far people agree."""
+    pairs = [pair for row in rows for pair in pairs_of(row.ranking())]
+    votes = [by_name for by_name in votes_by_pair(pairs).values() if len(by_name) > 1]
+    longer: dict[str, list[float]] = {}
+    for pair in pairs:
+        chosen, rejected = (count_words(text) for text in pair.texts)
+        if chosen != rejected:
+            longer.setdefault(pair.prompt_id, []).append(float(chosen > rejected))
+    share = bootstrap_mean(list(longer.values())) if longer else None
+    return Judgements(
+        pairs=len(pairs),
+        ties=sum(len(row.tiers) == 1 for row in rows),
+        annotators=dict(Counter(row.annotator for row in rows).most_common()),
+        agreement=sum(map(agreement_of, votes)) / len(votes) if votes else None,
+        shared_pairs=len(votes),
+        longer_is_better=share
+        and Share(
+            value=share.value,
+            ci_low=share.low,
+            ci_high=share.high,
+            n=sum(map(len, longer.values())),
+            prompts=len(longer),
+        ),
+        same_text=sum(len(set(pair.texts)) == 1 for pair in pairs),
+    )
+
+
+def split_of(rows: Rows, dropped: Dropped, campaign: Campaign) -> Split:
+    split = campaign.config.split
+    heldout = sum(is_heldout(messages_of(row), split) for row in rows)
+    return Split(train=len(rows) - heldout, heldout=heldout, near_duplicates=across_split(dropped.places, split))
