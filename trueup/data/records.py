@@ -340,11 +340,6 @@ class Dropped:
         text = getattr(row, "line", None) if isinstance(row, ValueError) else row
         self.left_out.append(LeftOut(where=where, problem=problem, row=text))
 
-    @property
-    def sound(self) -> dict[str, int]:
-        """The counts of rows that are sound and of no use, by reason."""
-        return {reason: rows for reason, rows in self.counts.items() if not reason.startswith(BAD_ROW)}
-
     def most_ignored(self, number: int) -> dict[str, int]:
         """The columns that were not read, the most frequent first."""
         return dict(sorted(self.ignored.items(), key=lambda one: (-one[1], one[0]))[:number])

@@ -13,7 +13,7 @@ from trueup.data.formats import ImportedRanking, read_demonstrations, read_prefe
 from trueup.data.formats.settling import Use
 from trueup.data.near_duplicates import across_split
 from trueup.data.pairs import pairs_of
-from trueup.data.records import Demonstration, Dropped, LeftOut, Message, random_rows
+from trueup.data.records import BAD_ROW, Demonstration, Dropped, LeftOut, Message, random_rows
 from trueup.data.split import is_heldout
 from trueup.data.words import count_words
 from trueup.errors import DataError
@@ -56,7 +56,7 @@ def inspect(
         use=use,
         formats=dict(dropped.formats.most_common()),
         rows=len(rows),
-        left_out=dropped.sound,
+        left_out={reason: rows for reason, rows in dropped.counts.items() if not reason.startswith(BAD_ROW)},
         bad_rows=len(bad),
         problems=problems(bad),
         columns_not_read=dropped.most_ignored(100),
