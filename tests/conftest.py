@@ -18,6 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import gc
 import json
 import subprocess
 import sys
@@ -58,6 +59,20 @@ def _isolated(
     if request.node.get_closest_marker("slow") is None:
         monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _young_garbage() -> None:
+    """Leave what large packages brought out of garbage collection. Otherwise each of the many collections that a stage
+    asks for goes through a million objects, and takes longer than the training of a tiny model."""
+    global _modules_left_out
+    if len(sys.modules) > _modules_left_out + 200:
+        _modules_left_out = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+_modules_left_out = 0
 
 
 def make_tokenizer(kind: str) -> Any:

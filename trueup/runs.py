@@ -11,6 +11,7 @@ A stage removes and seals only files with the names in `OUTPUTS`; other files in
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import platform
@@ -409,6 +410,7 @@ def _read_json(path: Path) -> Any:
         return None
 
 
+@functools.cache  # no package changes under a process, and reading what all of them say of themselves takes 0.1 s
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in _VERSIONED:
