@@ -452,12 +452,12 @@ def test_bad_rows_are_left_out_counted_and_kept_where_that_is_asked(
 def test_the_command_and_the_stage_leave_bad_rows_out_alike(
     campaign: Any, tmp_path: Path, jsonl: Jsonl, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = {"prompt": "Hi", "chosen": "A", "rejected": "B", "id": 7}
+    good = {"prompt": "Hi", "chosen": "A", "rejected": "B", "source": 7}
     path = jsonl(tmp_path / "rows.jsonl", [good, {**good, "images": ["x.png"]}])
     folder = run(campaign.label(source="import", path=path, on_bad_rows="drop"))
     [made] = json.loads((folder / "manifest.json").read_text())["inputs"]
     assert made["dropped"] == {"bad row: images: what Trueup cannot give to a model": 1}
-    assert made["columns_not_read"] == {"id": 1}
+    assert made["columns_not_read"] == {"source": 1}
     assert json.loads((folder / "left_out.jsonl").read_text())["where"] == f"{path}:2"
 
     file = tmp_path / "campaign.yaml"
@@ -467,7 +467,7 @@ def test_the_command_and_the_stage_leave_bad_rows_out_alike(
     assert f"{path}:2: images: holds" in capsys.readouterr().err
     assert cli.main(["labels", "import", str(file), str(path), "--on-bad-rows", "drop"]) == 0
     said = capsys.readouterr().out
-    assert "1 labels imported" in said and "columns not read: id (1)" in said
+    assert "1 labels imported" in said and "columns not read: source (1)" in said
     [aside] = (tmp_path / "other" / "left_out").iterdir()
     assert f"the rows left out are in {aside}" in said
 
