@@ -22,8 +22,8 @@ class DataSource(RowRules):
     """A file of demonstrations. A bare path is enough if no other key is set."""
 
     path: DemonstrationsPath
-    """`starter`, or a .jsonl, .json or .csv file of demonstrations. Its columns say which format it has
-    (docs/formats.md)."""
+    """`starter`, or demonstrations: a file (JSON, JSONL, CSV, TSV, Parquet, Arrow, packed or not), a folder of such
+    files, or a pattern such as `data/*.jsonl`. Their columns say which format they have (docs/formats.md)."""
     max_rows: int | None = Field(None, ge=1)
     """Rows to use, drawn with the stage's seed. Empty: all."""
 
@@ -118,7 +118,7 @@ class SampleConfig(RowRules, ModelStageConfig):
     further_keys: ClassVar[frozenset[str]] = frozenset({"sft_share", "best_share", "best_of"})
 
     prompts: PromptsPath | None = None
-    """`starter`, or a .jsonl, .json or .csv file of prompts. It may be left out with `label.source: import`: then the
+    """`starter`, or prompts in a file, a folder or a pattern. It may be left out with `label.source: import`: then the
     held-out prompts of the imported file are answered, for the comparison."""
     max_prompts: int | None = Field(None, ge=1)
     """Prompts to use, drawn with the stage's seed. Empty: all."""

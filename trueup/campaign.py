@@ -17,9 +17,9 @@ from pydantic import Field, field_validator, model_validator
 from trueup import runs
 from trueup.config import RunDirectory, Section, Seed, SplitConfig, StageConfig, Stages, read_yaml, set_key, validate
 from trueup.errors import ConfigError, did_you_mean
-from trueup.files import Json, sha256_file
+from trueup.files import Json
 from trueup.models.config import ModelConfig
-from trueup.provenance import commits, contents
+from trueup.provenance import commits, contents, inputs
 from trueup.provenance.commits import HubId
 from trueup.stages import OF_EVERY_ROUND, ROUNDS, STAGES, address, campaign_dir, load_object, round_of
 
@@ -309,13 +309,10 @@ def why_stale(config: StageConfig) -> str | None:
     if lines := changed_keys(manifest.identity, config.identity()):
         # Another algorithm has other keys, and so has `none`, so its name is reason enough.
         return next((line for line in lines if line.startswith(("algorithm: ", "none: "))), "; ".join(lines))
-    recorded = [entry.sha256 for entry in manifest.inputs]
-    for path, before in zip(config.input_paths(), recorded, strict=False):
-        if not path.is_file():
-            return f"{path} is missing"
-        if sha256_file(path) != before:
-            return f"{path} has changed"
-    if len(config.input_paths()) != len(recorded):
+    for path, before in zip(config.input_paths(), manifest.inputs, strict=False):
+        if reason := inputs.why_changed(path, before.sha256, before.files):
+            return reason
+    if len(config.input_paths()) != len(manifest.inputs):
         return "the config names other input files"
     for parent in result.parents:
         parent_result = runs.find_stage(campaign_dir(config.run_dir), parent.stage)

@@ -37,6 +37,7 @@ from trueup.errors import RunError
 from trueup.files import PARTIAL, files_under, read_text, remove, sha256_file, write_atomically
 from trueup.provenance import seals
 from trueup.provenance.contents import Contents, changed
+from trueup.provenance.inputs import contents_of, is_there, sha256_of
 from trueup.provenance.masking import masked
 from trueup.stages import (
     STAGES,
@@ -233,10 +234,12 @@ class StageRun:
 
         Bad rows that the config allows to drop are set aside in left_out.jsonl.
         """
+        files = None if path.is_file() else contents_of(path)
         self.inputs.append(
             InputFile(
                 path=str(path.absolute()),  # so that `verify` finds it from any directory
-                sha256=sha256_file(path),
+                sha256=sha256_of(path, files),
+                files=files,
                 rows=rows,
                 dropped=dict(dropped.counts) if dropped else {},
                 columns_not_read=dropped.most_ignored(100) if dropped else {},
@@ -372,7 +375,7 @@ def _begun(config: StageConfig, parents: list[FinishedStage]) -> Begun:
     return Begun(
         config_sha256=config.sha256(),
         parents=[parent.sha256 for parent in parents],
-        inputs=[sha256_file(path) for path in config.input_paths() if path.is_file()],
+        inputs=[sha256_of(path) for path in config.input_paths() if is_there(path)],
         contents=config.contents(),
     )
 

@@ -14,6 +14,7 @@ from trueup.errors import RunError
 from trueup.files import sha256_file
 from trueup.judging.votes import VOTES
 from trueup.provenance import commits, seals
+from trueup.provenance.inputs import why_changed
 from trueup.runs import DIRECTORIES, MANIFEST, FinishedStage
 from trueup.stages import OF_EVERY_ROUND, STAGES, campaign_dir, is_stage, load_object, round_dirs, round_of, stages_of
 
@@ -130,7 +131,13 @@ def _check_stage(
             outcome.notes.append(f"{path}: a link; its bytes lie elsewhere and may change there")
     for source in result.manifest.inputs:
         what = f"input of {stage}, "
-        _check_file(Path(source.path), source.sha256, what, f"changed since {stage} read it", outcome)
+        changed = f"changed since {stage} read it"
+        if source.files is None:
+            _check_file(Path(source.path), source.sha256, what, changed, outcome)
+        else:
+            outcome.checked += len(source.files)
+            if reason := why_changed(Path(source.path), source.sha256, source.files):
+                outcome.problems.append(f"{source.path}: {what}{changed} ({reason})")
     for parent in result.manifest.parents:
         if not is_stage(parent.stage):
             problems.append(f"{result.dir / MANIFEST}: names an unknown stage, {parent.stage}")

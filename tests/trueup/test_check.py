@@ -107,12 +107,11 @@ def test_all_problems_come_at_once(checked: Checking, tmp_path: Path, jsonl: Jso
 # ---- Data and split ---------------------------------------------------------------------------------------------
 
 
-def test_a_folder_in_place_of_a_file_and_every_bad_line_are_named(
-    checked: Checking, tmp_path: Path, jsonl: Jsonl
-) -> None:
+def test_a_folder_without_rows_and_every_bad_line_are_named(checked: Checking, tmp_path: Path, jsonl: Jsonl) -> None:
     rows = [{"prompt": "Why?"}, "[]", {"prompt": " "}, {"promt": "Why?"}]
-    problems, _ = checked(lambda: jsonl(tmp_path / "prompts.jsonl", rows), sft={"data": ["."]})
-    assert problems[0] == f"sft.data: {tmp_path}: is a folder; a file is wanted"
+    (tmp_path / "none").mkdir()
+    problems, _ = checked(lambda: jsonl(tmp_path / "prompts.jsonl", rows), sft={"data": ["none"]})
+    assert problems[0].startswith(f"sft.data: {tmp_path}/none: this folder has no file of rows (.jsonl, ")
     assert problems[1].startswith(f"sample.prompts: {tmp_path}/prompts.jsonl: 3 problems\n")
     assert [line.split(": ")[0].strip() for line in problems[1].splitlines()[1:4]] == [
         f"{tmp_path}/prompts.jsonl:{line}" for line in (2, 3, 4)

@@ -11,6 +11,7 @@ import pytest
 from trueup import runs
 from trueup.campaign import why_stale
 from trueup.config import StageConfig
+from trueup.verify import verify
 
 
 class First(StageConfig):
@@ -40,3 +41,34 @@ def test_a_result_of_other_bytes_is_stale_even_with_its_size_and_time_kept(made:
     assert why_stale(First(run_dir=made)) == f"its {name} has changed since"
     path.unlink()
     assert why_stale(First(run_dir=made)) == f"its {name} is missing"
+
+
+class Reader(First):
+    path: Path
+
+    def input_paths(self) -> list[Path]:
+        return [self.path]
+
+
+@pytest.mark.parametrize("name", ["rows", "rows/*.jsonl"])
+def test_a_file_added_to_a_folder_makes_the_stage_stale_and_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.jsonl").write_text("{}\n")
+    config = Reader(run_dir=tmp_path / "run", path=path)
+    stage = runs.begin(config)
+    stage.add_input(path, 1)
+    stage.write_json("report.json", {})
+    stage.finish()
+    assert why_stale(config) is None and not verify(tmp_path / "run").problems
+    (tmp_path / "rows" / "b.jsonl").write_text("{}\n")
+    assert why_stale(config) == f"{path}: b.jsonl is new"
+    (tmp_path / "rows" / "b.jsonl").rename(tmp_path / "rows" / "a.jsonl")
+    (tmp_path / "rows" / "a.jsonl").write_text("[]\n")
+    assert why_stale(config) == f"{path}: a.jsonl has changed"
+    assert (
+        f"{path}: input of sft, changed since sft read it ({path}: a.jsonl has changed)"
+        in verify(tmp_path / "run").problems
+    )
+    (tmp_path / "rows" / "a.jsonl").unlink()
+    assert why_stale(config) == f"{path} is missing"

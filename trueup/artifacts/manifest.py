@@ -45,8 +45,11 @@ class InputFile(Artifact):
     """A file that the stage read."""
 
     path: str
-    """Absolute path, so that `trueup verify` finds it from any directory."""
+    """Absolute path of a file, a folder or a pattern, so that `trueup verify` finds it from any directory."""
     sha256: str
+    """Of a folder or a pattern, the hash of `files`."""
+    files: dict[str, str] | None = absent()
+    """The hash of each file that the path stands for, if it is no file itself."""
     rows: int
     """Rows that were used."""
     dropped: dict[str, int]

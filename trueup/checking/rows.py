@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,9 +41,6 @@ def read_file(
     notes: list[str],
 ) -> ReadFile | None:
     """A file that a section names, with its rows; None if it cannot be read."""
-    if not os.path.isfile(path):  # false too for a name that is too long
-        problems.append(f"{key}: {path}: {_not_a_file(path)}")
-        return None
     dropped = Dropped()
     try:
         rows = reader(path, dropped, section.on_bad_rows, section.ignore_columns)
@@ -65,11 +61,6 @@ def check_rubric(stage: str, name: str, problems: list[str]) -> None:
             rubric.score([Message(role="user", content="Why is it red?")], text, finished)
     except DataError as error:
         problems.append(f"{stage}.{error}")
-
-
-def _not_a_file(path: Path) -> str:
-    kind = "is a folder" if os.path.isdir(path) else "is no file" if os.path.exists(path) else ""
-    return f"{kind}; a file is wanted" if kind else "no such file"
 
 
 @dataclass

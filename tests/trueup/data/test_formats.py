@@ -746,10 +746,9 @@ def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path) -> None:
             read_prompts(tmp_path / name, Dropped())
         return str(error.value).removeprefix(f"{tmp_path / name}: ")
 
-    assert problem("gone.jsonl", None) == "cannot be read (No such file or directory)"
-    assert problem("rows.parquet", b"PAR1").startswith(
-        "expected a .jsonl file (one value a line), a .json file (a list) or a .csv file; another kind of table is "
-        "converted by pandas: pandas.read_parquet('rows.parquet')"
+    assert problem("gone.jsonl", None) == "no such file"
+    assert problem("rows.txt", b"Why?").startswith(
+        "neither its name nor its content says what it holds; name it .jsonl, .ndjson, .json, .csv, "
     )
     assert problem("empty.jsonl", b"\n") == problem("empty.json", b"[]") == "holds no rows"
     assert problem("latin.jsonl", b'{"prompt": "caf\xe9"}') == (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from trueup.data.containers.reading import read_entries
 from trueup.data.formats import oasst, vocabulary
 from trueup.data.formats.columns import Columns, Values
 from trueup.data.formats.format import Format, Skipped, any_of, is_own
@@ -26,7 +27,7 @@ from trueup.data.formats.turns import (
     without_answer_mark,
 )
 from trueup.data.formats.verdicts import tie_of_pair, whole
-from trueup.data.jsonl import cut, excerpt, read_entries
+from trueup.data.jsonl import cut, excerpt
 from trueup.data.records import Row, parse_row
 
 # ---- Demonstrations ---------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
     file = next((parent / name for parent in path.absolute().parents if (parent / name).is_file()), None)
     if file is None:
         raise ValueError(f"these examples need an instruction, and no folder above the file has {name}")
-    annotations = parse_row(_Annotations, read_entries(file)[0][1], str(file)).annotations
+    annotations = parse_row(_Annotations, next(read_entries(file))[1], str(file)).annotations
     # Of these hand-written lines, those that begin in lower case are notes more often than instructions.
     instruction = next((text for text in annotations if text[:1].isupper()), annotations[0]).strip()
     for number, example in row.take("examples", dict).items():

@@ -64,15 +64,18 @@ def rankings(node: Values, before: list[Values]) -> Iterator[Values]:
         yield from rankings(reply, here)
 
 
-def trees(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """Rows that are one message each, as trees, each where its root stands; other rows as they are."""
-    flat = {
-        row["message_id"]: (where, {**row, "replies": []})
-        for where, row in rows
-        if isinstance(row, dict)
+def is_message(row: Any) -> bool:
+    """Whether a row is one message of a tree."""
+    return (
+        isinstance(row, dict)
         and {"message_id", "parent_id", "role", "text"} <= row.keys()
         and isinstance(row["message_id"], str)
-    }
+    )
+
+
+def trees(rows: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Rows that are one message each, as trees, each where its root stands; other rows as they are."""
+    flat = {row["message_id"]: (where, {**row, "replies": []}) for where, row in rows if is_message(row)}
     if not flat:
         return rows
     entries: list[tuple[str, Any]] = []

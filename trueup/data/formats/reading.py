@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trueup.data.containers.reading import read_entries
 from trueup.data.formats import oasst, settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
 from trueup.data.formats.format import OF_AN_ANSWER, Format, ImportedRanking, Skipped, is_own, who_and_why
-from trueup.data.formats.preferences import PREFERENCES, join_ratings
+from trueup.data.formats.preferences import PREFERENCES, is_rating, join_ratings
 from trueup.data.formats.settling import Use
 from trueup.data.formats.verdicts import tiers_of_scores
-from trueup.data.jsonl import cut, excerpt, read_entries
+from trueup.data.jsonl import Entry, cut, excerpt
 from trueup.data.records import Demonstration, Dropped, Prompt, Row, parse_row
 from trueup.data.row_rules import BadRows
 from trueup.data.split import opening
 from trueup.errors import DataError
+from trueup.provenance.inputs import files_of
 
 SHOWN_PROBLEMS = 20
 LONGEST_PROBLEM = 400
@@ -71,14 +74,15 @@ def _read_rows(
 ) -> list[R]:
     rows: dict[Any, R] = {}
     problems: list[str] = []
-    count, unknown = 0, False
+    count, unknown, is_empty = 0, False, True
     ignore = frozenset(map(vocabulary.canonical, ignore_columns))
-    for where, entry in _group(read_entries(path), use):
+    for file, where, entry in _entries(path, use, ignore):
+        is_empty = False
         ledger = Ledger(ignore)
         try:
             outcomes = [
                 values if isinstance(values, Skipped) else finish(values, where)
-                for values in _convert(entry, path, use, formats, ledger)
+                for values in _convert(entry, file, use, formats, ledger)
             ]
         except (DataError, ValueError, RecursionError) as error:
             problem = (
@@ -103,6 +107,8 @@ def _read_rows(
                 if isinstance(row, Prompt | Demonstration):
                     first = opening(row.prompt if isinstance(row, Prompt) else row.messages)
                     dropped.places.setdefault(first.content if first else "", where)
+    if is_empty:
+        raise DataError(f"{path}: holds no rows")
     if problems and (on_bad_rows == "refuse" or not rows):
         lines = [f"{path}: {count} problems"] if count > 1 else []
         lines += problems
@@ -121,10 +127,23 @@ def _few(keys: Iterable[str]) -> list[str]:
     return [" or ".join(names[:3]) + (" or ..." if len(names) > 3 else "") for names in (k.split("|") for k in keys)]
 
 
-def _group(entries: list[tuple[str, Any]], use: Use) -> list[tuple[str, Any]]:
-    """Rows that belong together, as one."""
-    entries = oasst.trees(entries)
-    return join_ratings(entries) if use == "preferences" else entries
+def _entries(path: Path, use: Use, ignore: Collection[str]) -> Iterator[tuple[Path, str, Any]]:
+    """The rows of all files that a path stands for, each with its file and where it stands.
+
+    Rows that belong together are one, and come last, since the last row of a file may belong to its first.
+    """
+    parts: list[Entry] = []
+    file_of: dict[str, Path] = {}
+    for file in files_of(path):
+        for where, entry in read_entries(file, lambda name: vocabulary.canonical(name) in ignore):
+            if oasst.is_message(entry) or (use == "preferences" and is_rating(entry)):
+                parts.append((where, entry))
+                file_of[where] = file
+            else:
+                yield file, where, entry
+    parts = oasst.trees(parts)
+    for where, entry in join_ratings(parts) if use == "preferences" else parts:
+        yield file_of[where], where, entry
 
 
 def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger) -> list[Values | Skipped]:
@@ -191,7 +210,9 @@ def _identity(row: Row) -> Any:
     """What makes a row a duplicate of another. A verdict is none: it was given twice."""
     if isinstance(row, ImportedRanking):
         return object()
-    return row.prompt_id if isinstance(row, Prompt) else row.model_dump_json(exclude={"category"})
+    if isinstance(row, Prompt):
+        return row.prompt_id
+    return hashlib.blake2b(row.model_dump_json(exclude={"category"}).encode(), digest_size=16).digest()
 
 
 def _demonstration(values: Values, where: str) -> Demonstration | Skipped:

@@ -1,0 +1,121 @@
+"""Inputs: the files with rows that a path stands for, and their hashes. No torch.
+
+A path is a file, a folder (all files of rows in it, also a `datasets` directory as save_to_disk leaves it), or a
+pattern such as `data/*.jsonl`.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from trueup.errors import DataError
+from trueup.provenance.contents import Contents, changed, sha256_remembered
+
+KINDS = {
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".json": "list",
+    ".csv": "table",
+    ".tsv": "table",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+"""What a file of rows holds, by the ending of its name."""
+PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz")
+"""Endings of packed files, behind the one that says what they hold."""
+_OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""What `datasets` notes beside its rows."""
+
+
+def kind_by_name(path: Path) -> str | None:
+    """What a file holds by the ending of its name; None if the name does not say."""
+    name = path.name.lower()
+    for ending in PACKED:
+        name = name.removesuffix(ending)
+    return KINDS.get(os.path.splitext(name)[1])
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files with rows that a path stands for, in the order of their names; a DataError if there are none."""
+    if os.path.isdir(path):
+        return _in_folder(path)
+    if not os.path.exists(path) and glob.has_magic(str(path)):
+        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(name)]
+        if not files:
+            raise DataError(f"{path}: no file fits this pattern")
+        return files
+    if not os.path.isfile(path):  # false too for a name that is too long
+        raise DataError(f"{path}: {'is no file; a file is wanted' if os.path.exists(path) else 'no such file'}")
+    return [path]
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path stands for any file with rows."""
+    try:
+        return bool(files_of(path))
+    except DataError:
+        return False
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        raise DataError(f"{folder}: holds the splits {', '.join(splits)}; name one of them: {folder / splits[0]}")
+    if (folder / "state.json").is_file() and (files := _of_state(folder)):
+        return files
+    inside = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+    files = [path for path in inside if kind_by_name(path) and path.name not in _OF_DATASETS and path.is_file()]
+    if not files:
+        names = ", ".join(str(path.relative_to(folder)) for path in inside[:5]) or "nothing"
+        raise DataError(f"{folder}: this folder has no file of rows ({', '.join(KINDS)}); it holds {names}")
+    return files
+
+
+def _of_state(folder: Path) -> list[Path]:
+    """The files that make up a `datasets` directory, in their order."""
+    try:
+        entries = json.loads((folder / "state.json").read_text(encoding="utf-8"))["_data_files"]
+        return [folder / entry["filename"] for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+# ---- Hashes -----------------------------------------------------------------------------------------------------
+
+
+def contents_of(path: Path) -> Contents:
+    """The hash of each file that a path stands for: {its name within the folder: SHA-256}."""
+    files = files_of(path)
+    if files == [path]:
+        return {path.name: sha256_remembered(path)}
+    top = path if os.path.isdir(path) else next(one for one in path.parents if not glob.has_magic(str(one)))
+    return {str(file.relative_to(top)): sha256_remembered(file) for file in files}
+
+
+def sha256_of(path: Path, files: Contents | None = None) -> str:
+    """The hash of an input: a file's own, else that of the names and hashes of all its files."""
+    if os.path.isfile(path):
+        return sha256_remembered(path)
+    return hashlib.sha256(json.dumps(files or contents_of(path), sort_keys=True).encode()).hexdigest()
+
+
+def why_changed(path: Path, sha256: str, files: Mapping[str, str] | None) -> str | None:
+    """The sentence that an input is another one than was recorded; None if it is the same."""
+    try:
+        now = contents_of(path)
+    except DataError:
+        return f"{path} is missing"
+    if sha256_of(path, now) == sha256:
+        return None
+    return "; ".join(changed({str(path): dict(files)}, {str(path): now})) if files else f"{path} has changed"
