@@ -18,8 +18,7 @@ def check_sft(config: SFTConfig, stages: Stages, problems: list[str], notes: lis
     """The files of demonstrations: all of them, or none if one cannot be read."""
     files: list[ReadFile] = []
     for source in config.data:
-        if file := read_file("sft.data", source.path, read_demonstrations, source, problems, notes):
-            file.rows = random_rows(file.rows, source.max_rows, config.seed)
+        if file := read_file("sft.data", source.path, read_demonstrations, source, config.seed, problems, notes):
             files.append(file)
     return files if len(files) == len(config.data) else []  # figures of a part would mislead
 
@@ -65,7 +64,7 @@ def _check_too_long(
 
 def check_sample(config: SampleConfig, stages: Stages, problems: list[str], notes: list[str]) -> list[ReadFile]:
     """The file of prompts, with those that the stage will answer."""
-    file = read_file("sample.prompts", config.prompts_path, read_prompts, config, problems, notes)
+    file = read_file("sample.prompts", config.prompts_path, read_prompts, config, config.seed, problems, notes)
     if file is None:
         return []
     prompts = list({row.prompt_id: row for row in file.rows}.values())

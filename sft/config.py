@@ -24,8 +24,6 @@ class DataSource(RowRules):
     path: DemonstrationsPath
     """`starter`, or demonstrations: a file (JSON, JSONL, CSV, TSV, Parquet, Arrow, packed or not), a folder of such
     files, or a pattern such as `data/*.jsonl`. Their columns say which format they have (docs/formats.md)."""
-    max_rows: int | None = Field(None, ge=1)
-    """Rows to use, drawn with the stage's seed. Empty: all."""
 
 
 def _from_path(value: Any) -> Any:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from sft.config import DataSource, SFTConfig
 from trueup.data.formats import read_demonstrations
 from trueup.data.near_duplicates import across_split
-from trueup.data.records import Demonstration, Dropped, Message, random_rows
+from trueup.data.records import Demonstration, Dropped, Message
 from trueup.data.split import touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded
@@ -66,11 +66,8 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
 
 
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
-    """The demonstrations of one file, at most `max_rows` of them."""
-    rows = read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns)
-    selection = random_rows(rows, source.max_rows, seed)
-    dropped.add("over max_rows", len(rows) - len(selection))
-    return selection
+    """The demonstrations of one source."""
+    return read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns, source.choice(seed))
 
 
 def last_trained(demonstration: Demonstration) -> tuple[list[Message], str]:

@@ -149,7 +149,9 @@ def decoding_of(config: SampleConfig) -> Decoding:
 def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """The prompts to answer: distinct, of the split in `only`, at most `max_prompts`, and all can be encoded."""
     dropped = Dropped()
-    prompts = read_prompts(config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns)
+    prompts = read_prompts(
+        config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)
+    )
     if sentence := across_split(dropped.places, config.split):
         stage.find("info", "near_duplicates", sentence)
     if config.only:

@@ -179,6 +179,9 @@ ONLINE = {
     "prompts": Probe({"prompts": "asked.jsonl"}, see="trainer"),
     "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
+    "columns": refused("no row has a value", {"prompts": "asked.jsonl"}, columns={"prompt": "asked"}),
+    "filter": refused("no row has a value", {"prompts": "asked.jsonl"}, filter={"language": "en"}),
+    "max_rows": Probe({"max_rows": 0.9}, {"prompts": "asked.jsonl"}, see="trainer"),
     "rewards": Probe({"rewards": {"rewards.py:short": 1.0}}),
     "on_failed_reward_model": ShownBy("tests/rlhf/align/test_rewards.py", "on_failed_reward_model"),
     "reward_caution": ShownBy("tests/rlhf/align/test_caution.py", "reward_caution"),
@@ -235,6 +238,9 @@ SAMPLE = {
     "prompts": Probe({"prompts": "asked.jsonl"}),
     "on_bad_rows": refused("bad.jsonl", {"prompts": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "ignore_columns": refused("spam", {"prompts": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
+    "columns": refused("no row has a value", {"prompts": "asked.jsonl"}, columns={"prompt": "asked"}),
+    "filter": refused("no row has a value", {"prompts": "asked.jsonl"}, filter={"language": "en"}),
+    "max_rows": Probe({"max_rows": 3}),
     "max_prompts": Probe({"max_prompts": 3}),
     "only": Probe({"only": "heldout"}),
     "num_candidates": Probe({"num_candidates": 2}),
@@ -295,6 +301,16 @@ DATA_SOURCE = {
         {"data": [{"path": "spam.jsonl", "ignore_columns": ["spam"]}]},
         data=[{"path": "spam.jsonl"}],
     ),
+    "columns": refused(
+        "no row has a value",
+        {"data": ["demonstrations.jsonl"]},
+        data=[{"path": "demonstrations.jsonl", "columns": {"prompt": "asked"}}],
+    ),
+    "filter": refused(
+        "no row has a value",
+        {"data": ["demonstrations.jsonl"]},
+        data=[{"path": "demonstrations.jsonl", "filter": {"language": "en"}}],
+    ),
 }
 """Keys of an entry of `sft.data`."""
 PEOPLE: Values = {"source": "human", "gold_share": 0.0, "repeat_share": 0.0}
@@ -337,6 +353,9 @@ LABEL = {
     "path": Probe({"path": "fewer.jsonl"}),
     "on_bad_rows": refused("bad.jsonl", {"path": "bad.jsonl", "on_bad_rows": "drop"}, on_bad_rows="refuse"),
     "ignore_columns": refused("spam", {"path": "spam.jsonl", "ignore_columns": ["spam"]}, ignore_columns=[]),
+    "columns": refused("no row has a value", {"path": "fewer.jsonl"}, columns={"prompt": "asked"}),
+    "filter": refused("no row has a value", {"path": "fewer.jsonl"}, filter={"language": "en"}),
+    "max_rows": Probe({"max_rows": 0.5}),
     "judge_url": ShownBy("tests/ui/label/test_run.py", "judge_url"),
     "judge_model": ShownBy("tests/ui/label/test_run.py", "judge_model"),
     "judge_parameters": ShownBy("tests/ui/label/test_run.py", "judge_parameters"),

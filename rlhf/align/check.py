@@ -36,12 +36,12 @@ def check(config: PaidConfig, stages: Mapping[str, Any], problems: list[str], no
         _check_reward_model(config, stages["reward"], problems)
     files: list[ReadFile | None] = []
     for path in config.ptx_data if isinstance(config, PPOConfig) else []:
-        file = read_file("align.ptx_data", path, read_demonstrations, config, problems, notes)
+        file = read_file("align.ptx_data", path, read_demonstrations, config, None, problems, notes)
         if file and file.rows and all(touches_heldout(row, config.split) for row in file.rows):
             problems.append(f"align.ptx_data: {path}: all {len(file.rows)} demonstrations are held out")
         files.append(file)
     if config.prompts is not None:
-        files.append(read_file("align.prompts", config.prompts, read_prompts, config, problems, notes))
+        files.append(read_file("align.prompts", config.prompts, read_prompts, config, config.seed, problems, notes))
     return [file for file in files if file] + verified_files(
         "align", config.checks, config.seed, problems, config.model.thinking
     )

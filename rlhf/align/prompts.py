@@ -144,7 +144,9 @@ def _trainable(
 
 def _read_prompts(config: PaidConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
     if config.prompts is not None:
-        return read_prompts(config.prompts, dropped, config.on_bad_rows, config.ignore_columns)
+        return read_prompts(
+            config.prompts, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)
+        )
     sample_stage = next(parent for parent in stage.parents if parent.stage == "sample")
     rows = read_rows(sample_stage.dir / "candidates.jsonl", CandidateSet)
     return [Prompt(prompt=row.prompt, category=row.category).model_copy(update={"where": row.where}) for row in rows]

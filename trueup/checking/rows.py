@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trueup.data.containers.choice import Choice
 from trueup.data.formats import ImportedRanking
 from trueup.data.records import Demonstration, Dropped, Message
 from trueup.data.row_rules import BadRows, RowRules
@@ -35,15 +36,16 @@ class ReadFile:
 def read_file(
     key: str,
     path: Path,
-    reader: Callable[[Path, Dropped, BadRows, list[str]], list[Any]],
+    reader: Callable[[Path, Dropped, BadRows, list[str], Choice | None], list[Any]],
     section: RowRules,
+    seed: int | None,
     problems: list[str],
     notes: list[str],
 ) -> ReadFile | None:
     """A file that a section names, with its rows; None if it cannot be read."""
-    dropped = Dropped()
+    dropped, choice = Dropped(), None if seed is None else section.choice(seed)
     try:
-        rows = reader(path, dropped, section.on_bad_rows, section.ignore_columns)
+        rows = reader(path, dropped, section.on_bad_rows, section.ignore_columns, choice)
     except DataError as error:
         problems.append(f"{key}: {error}")
         return None

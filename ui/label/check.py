@@ -30,9 +30,11 @@ def check(
 ) -> list[ReadFile]:
     """Check pairs with known answers, scores of the samples, the store, the judges; returns imported labels."""
     inputs = config.input_paths()
-    imported = config.path and read_file("label.path", config.path, read_preferences, config, problems, notes)
+    imported = config.path and read_file(
+        "label.path", config.path, read_preferences, config, config.seed, problems, notes
+    )
     for key, path in {"gold": config.gold, "qualification": config.qualification}.items():
-        if path in inputs and read_file(f"label.{key}", path, read_preferences, config, problems, notes):
+        if path in inputs and read_file(f"label.{key}", path, read_preferences, config, None, problems, notes):
             _check_known_answers(key, path, config, problems)
     if config.scores in inputs:
         _check_scores(config.run_dir, config.scores, problems)

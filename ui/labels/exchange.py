@@ -69,7 +69,10 @@ def import_labels(
     """
     dropped = Dropped()
     ignored = config.ignore_columns if ignore_columns is None else ignore_columns
-    rows = read_preferences(file, dropped, on_bad_rows or config.on_bad_rows, ignored)  # before the store is made
+    choice = config.choice(config.seed)
+    rows = read_preferences(
+        file, dropped, on_bad_rows or config.on_bad_rows, ignored, choice
+    )  # before the store is made
     store = Store(config.store_url)
     try:
         done = take_over(store, file, rows, dropped, config.split, config.round)

@@ -352,7 +352,7 @@ def simulate(name: str, annotator: str, store: Store, items: Material) -> None:
 def import_file(config: LabelConfig, store: Store, items: Material, dropped: Dropped) -> int:
     """Import the labels of `config.path`. Returns their number."""
     assert config.path is not None
-    rows = read_preferences(config.path, dropped, config.on_bad_rows, config.ignore_columns)
+    rows = read_preferences(config.path, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed))
     imported = take_over(store, config.path, rows, dropped, config.split, config.round)
     items.imported = imported.item_ids
     return imported.labels

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trueup.data.containers.choice import Choice, draw
 from trueup.data.containers.reading import read_entries
 from trueup.data.formats import oasst, settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
@@ -33,29 +34,43 @@ R = TypeVar("R", bound=Row)
 
 
 def read_demonstrations(
-    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+    path: Path,
+    dropped: Dropped,
+    on_bad_rows: BadRows = "refuse",
+    ignore_columns: Collection[str] = (),
+    choice: Choice | None = None,
 ) -> list[Demonstration]:
     """All conversations of a file. Duplicates, empty reference outputs and answers marked as bad are dropped, and
     counted."""
-    return _read_rows(path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows, ignore_columns)
+    return _read_rows(
+        path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows, ignore_columns, choice
+    )
 
 
 def read_prompts(
-    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+    path: Path,
+    dropped: Dropped,
+    on_bad_rows: BadRows = "refuse",
+    ignore_columns: Collection[str] = (),
+    choice: Choice | None = None,
 ) -> list[Prompt]:
     """All prompts of a file; of demonstrations, the conversation up to the last user turn. Duplicates are dropped."""
-    return _read_rows(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows, ignore_columns)
+    return _read_rows(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows, ignore_columns, choice)
 
 
 def read_preferences(
-    path: Path, dropped: Dropped, on_bad_rows: BadRows = "refuse", ignore_columns: Collection[str] = ()
+    path: Path,
+    dropped: Dropped,
+    on_bad_rows: BadRows = "refuse",
+    ignore_columns: Collection[str] = (),
+    choice: Choice | None = None,
 ) -> list[ImportedRanking]:
     """All rankings of a file, one for each annotator of a row.
 
     Everything that was said stays: ties, verdicts given twice, answers that are empty or the same. Pairs that Trueup
     made of a ranking become that ranking again.
     """
-    rows = _read_rows(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows, ignore_columns)
+    rows = _read_rows(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows, ignore_columns, choice)
     return _join_labels(rows, dropped)
 
 
@@ -71,12 +86,14 @@ def _read_rows(
     dropped: Dropped,
     on_bad_rows: BadRows,
     ignore_columns: Collection[str],
+    choice: Choice | None,
 ) -> list[R]:
     rows: dict[Any, R] = {}
     problems: list[str] = []
     count, unknown, is_empty = 0, False, True
     ignore = frozenset(map(vocabulary.canonical, ignore_columns))
-    for file, where, entry in _entries(path, use, ignore):
+    choice = choice or Choice()
+    for file, where, entry in _entries(path, use, ignore, choice, dropped):
         is_empty = False
         ledger = Ledger(ignore)
         try:
@@ -107,7 +124,9 @@ def _read_rows(
                 if isinstance(row, Prompt | Demonstration):
                     first = opening(row.prompt if isinstance(row, Prompt) else row.messages)
                     dropped.places.setdefault(first.content if first else "", where)
-    if is_empty:
+    if sentence := choice.unknown():
+        raise DataError(f"{path}: {sentence}")
+    if is_empty and not dropped.counts:
         raise DataError(f"{path}: holds no rows")
     if problems and (on_bad_rows == "refuse" or not rows):
         lines = [f"{path}: {count} problems"] if count > 1 else []
@@ -120,15 +139,19 @@ def _read_rows(
                 f"rows are recognised by their columns: {'; '.join(format_columns)} (docs/formats.md has all names)"
             )
         raise DataError("\n  ".join(lines))
-    return list(rows.values())
+    drawn = draw(list(rows.values()), choice.most, choice.seed)
+    dropped.add("over max_rows", len(rows) - len(drawn))
+    return drawn
 
 
 def _few(keys: Iterable[str]) -> list[str]:
     return [" or ".join(names[:3]) + (" or ..." if len(names) > 3 else "") for names in (k.split("|") for k in keys)]
 
 
-def _entries(path: Path, use: Use, ignore: Collection[str]) -> Iterator[tuple[Path, str, Any]]:
-    """The rows of all files that a path stands for, each with its file and where it stands.
+def _entries(
+    path: Path, use: Use, ignore: Collection[str], choice: Choice, dropped: Dropped
+) -> Iterator[tuple[Path, str, Any]]:
+    """The chosen rows of all files that a path stands for, each with its file and where it stands.
 
     Rows that belong together are one, and come last, since the last row of a file may belong to its first.
     """
@@ -136,6 +159,14 @@ def _entries(path: Path, use: Use, ignore: Collection[str]) -> Iterator[tuple[Pa
     file_of: dict[str, Path] = {}
     for file in files_of(path):
         for where, entry in read_entries(file, lambda name: vocabulary.canonical(name) in ignore):
+            if isinstance(entry, dict):
+                if reason := choice.why_left_out(entry):
+                    dropped.add(reason)
+                    continue
+                try:
+                    entry = choice.renamed(entry)
+                except ValueError as error:
+                    entry = error
             if oasst.is_message(entry) or (use == "preferences" and is_rating(entry)):
                 parts.append((where, entry))
                 file_of[where] = file
