@@ -15,6 +15,7 @@ from trueup.models.config import ModelStageConfig
 from trueup.models.templates.block import LEAST_BUDGET
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
+from trueup.provenance.inputs import hub_ids_of
 from trueup.training.config import TrainConfig
 
 
@@ -23,7 +24,8 @@ class DataSource(RowRules):
 
     path: DemonstrationsPath
     """`starter`, or demonstrations: a file (JSON, JSONL, CSV, TSV, Parquet, Arrow, packed or not), a folder of such
-    files, or a pattern such as `data/*.jsonl`. Their columns say which format they have (docs/formats.md)."""
+    files, a pattern such as `data/*.jsonl`, or a hub data set.
+    Their columns say which format they have (docs/formats.md)."""
 
 
 def _from_path(value: Any) -> Any:
@@ -58,7 +60,8 @@ class SFTConfig(TrainConfig):
         return {**self.model.contents(), **super().contents()}
 
     def hub_ids(self) -> list[HubId]:
-        return self.model.hub_ids()
+        of_rows = {f"sft.data.{n}.path": source.path for n, source in enumerate(self.data)}
+        return [*self.model.hub_ids(), *hub_ids_of(of_rows)]
 
     def conflicts(self, stages: Stages) -> list[str]:
         if not self.model.adapter:
@@ -116,8 +119,8 @@ class SampleConfig(RowRules, ModelStageConfig):
     further_keys: ClassVar[frozenset[str]] = frozenset({"sft_share", "best_share", "best_of"})
 
     prompts: PromptsPath | None = None
-    """`starter`, or prompts in a file, a folder or a pattern. It may be left out with `label.source: import`: then the
-    held-out prompts of the imported file are answered, for the comparison."""
+    """`starter`, or demonstrations or prompts, as for `sft.data`. It may be left out with `label.source: import`: then
+    the held-out prompts of the imported file are answered, for the comparison."""
     max_prompts: int | None = Field(None, ge=1)
     """Prompts to use, drawn with the stage's seed. Empty: all."""
     only: Literal["heldout"] | None = None
@@ -175,6 +178,9 @@ class SampleConfig(RowRules, ModelStageConfig):
 
     def input_paths(self) -> list[Path]:
         return [self.prompts_path]
+
+    def hub_ids(self) -> list[HubId]:
+        return [*super().hub_ids(), *hub_ids_of({"sample.prompts": self.prompts})]
 
     @property
     def most_tokens(self) -> int:

@@ -145,7 +145,7 @@ def _at(values: Json, kept: Mapping[HubId, str]) -> Json:
     """The content of a campaign file with hub ids at these commits."""
     values = dict(values)
     for hub_id, commit in kept.items():
-        set_key(values, f"{hub_id.revision_key}='{commit}'")
+        set_key(values, f"{hub_id.revision_key}='{hub_id.at(commit).revision_text}'")
     return values
 
 

@@ -6,6 +6,7 @@ A section belongs to its stage (`sft/config.py`, ...) and must be importable wit
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
+from trueup.provenance.inputs import hub_path
 from trueup.provenance.masking import masked
 from trueup.stages import address, address_from, round_dir, round_of
 
@@ -64,15 +66,21 @@ RunDirectory = Annotated[Path, BeforeValidator(home_expanded)]
 """A field type for a run: relative to the working directory, where results go."""
 
 
-def _input_path(starter: str) -> Any:
+def _input_path(starter: str, on_hub: bool = False) -> Any:
     """A field type for a file that a stage reads.
+
+    on_hub  it may be a hub data set too
 
     The path is relative to the campaign file; `starter` is the file that ships with Trueup. In a stage's identity the
     path does not count, since the manifest has each input's hash: moving a file makes nothing stale.
     """
 
     def resolve(value: Any, info: ValidationInfo) -> Any:
-        return STARTER / starter if value == "starter" and starter else from_campaign(value, info)
+        if value == "starter" and starter:
+            return STARTER / starter
+        is_id = on_hub and isinstance(value, str) and info.context
+        hub_data = hub_path(value, info.context["base"]) if is_id and info.context else None
+        return hub_data or from_campaign(value, info)
 
     def serialize(value: Path, info: SerializationInfo) -> str:
         return "<input>" if info.context and info.context.get("identity") else str(value)
@@ -80,8 +88,9 @@ def _input_path(starter: str) -> Any:
     return Annotated[Path, BeforeValidator(resolve), PlainSerializer(serialize)]
 
 
-DemonstrationsPath = _input_path("demonstrations.jsonl")
-PromptsPath = _input_path("prompts.jsonl")
+DemonstrationsPath = _input_path("demonstrations.jsonl", on_hub=True)
+PromptsPath = _input_path("prompts.jsonl", on_hub=True)
+PreferencesPath = _input_path("", on_hub=True)
 InputPath = _input_path("")
 
 
@@ -342,17 +351,29 @@ def set_key(config: Json, assignment: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError("--set", [f"{assignment!r} is not of the form key.subkey=value"])
-    target = config
+    target: Any = config
     for part in parts[:-1]:
-        section = {} if target.get(part) is None else target[part]
-        if not isinstance(section, dict):
+        place = _place(target, part, key)
+        section = {} if isinstance(place, str) and target.get(place) is None else target[place]
+        if isinstance(place, int) and isinstance(section, str):
+            section = {"path": section}  # a file that stands in its list without other keys
+        if not isinstance(section, dict | list):
             raise ConfigError("--set", [f"{key}: {part} is not a section"])
-        target[part] = dict(section)  # a copy: through a YAML anchor, other stages may share this section
-        target = target[part]
+        target[place] = copy.copy(section)  # through a YAML anchor, other stages may share this section
+        target = target[place]
     try:
-        target[parts[-1]] = yaml.load(text, Loader=_UniqueKeyLoader)
+        target[_place(target, parts[-1], key)] = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise ConfigError("--set", [f"{assignment!r}: {getattr(error, 'problem', None) or error}"]) from None
+
+
+def _place(section: object, part: str, key: str) -> str | int:
+    """A part of a key such as `sft.data.0.max_rows`; of a list it is a number."""
+    if not isinstance(section, list):
+        return part
+    if not part.isdecimal() or int(part) >= len(section):
+        raise ConfigError("--set", [f"{key}: {part} is no place in a list of {len(section)}; they count from 0"])
+    return int(part)
 
 
 def validate(schema: type[S], values: Mapping[str, object], base: Path, prefix: str, problems: list[str]) -> S | None:

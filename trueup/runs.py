@@ -37,7 +37,7 @@ from trueup.errors import RunError
 from trueup.files import PARTIAL, files_under, read_text, remove, sha256_file, write_atomically
 from trueup.provenance import seals
 from trueup.provenance.contents import Contents, changed
-from trueup.provenance.inputs import contents_of, is_there, sha256_of
+from trueup.provenance.inputs import absolute, contents_of, is_there, sha256_of
 from trueup.provenance.masking import masked
 from trueup.stages import (
     STAGES,
@@ -237,7 +237,7 @@ class StageRun:
         files = None if path.is_file() else contents_of(path)
         self.inputs.append(
             InputFile(
-                path=str(path.absolute()),  # so that `verify` finds it from any directory
+                path=str(absolute(path)),  # so that `verify` finds it from any directory
                 sha256=sha256_of(path, files),
                 files=files,
                 rows=rows,

@@ -49,7 +49,7 @@ class Repository:
 
 
 class Hub:
-    """The models of the server, and what was asked of it."""
+    """The models of the server, its data sets (their names begin with `datasets/`), and what was asked of it."""
 
     def __init__(self) -> None:
         self.models: dict[str, Repository] = {}
@@ -112,8 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(f"{self.command} {path}")
         if self.hub.is_down:
             self._error(503, "")
-        elif path == "/api/models":
-            self._search(parse_qs(address.query))
+        elif path in ("/api/models", "/api/datasets"):
+            self._search(parse_qs(address.query), path.removeprefix("/api/"))
+        elif path.startswith("/api/datasets/"):
+            self._api(path.removeprefix("/api/"))
         elif path.startswith("/api/models/"):
             self._api(path.removeprefix("/api/models/"))
         elif "/resolve/" in path:
@@ -123,9 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._error(404, "EntryNotFound")
 
-    def _search(self, query: dict[str, list[str]]) -> None:
+    def _search(self, query: dict[str, list[str]], kind: str) -> None:
         words, author = query.get("search", [""])[0].lower(), query.get("author", [""])[0]
-        names = [name for name in self.hub.models if words in name.lower() and name.startswith(author)]
+        of_kind = [name for name in self.hub.models if name.startswith("datasets/") == (kind == "datasets")]
+        ids = [name.removeprefix("datasets/") for name in of_kind]
+        names = [name for name in ids if words in name.lower() and name.startswith(author)]
         self._json([{"id": name, "modelId": name} for name in names])
 
     def _api(self, path: str) -> None:
@@ -155,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
             return
         siblings = [{"rfilename": file, "size": len(data), "blobId": etag(data)} for file, data in files.items()]
+        name = name.removeprefix("datasets/")
         self._json({"id": name, "modelId": name, "sha": commit, "siblings": siblings, "private": False, "tags": []})
 
     def _file(self, name: str, revision: str, file: str) -> None:

@@ -12,7 +12,8 @@ from trueup.data.formats import ImportedRanking
 from trueup.data.records import Demonstration, Dropped, Message
 from trueup.data.row_rules import BadRows, RowRules
 from trueup.data.rubric import load_rubric
-from trueup.errors import DataError
+from trueup.errors import DataError, ModelError
+from trueup.provenance.inputs import hub_id_of
 
 TOO_MANY_DROPPED = 0.2
 """Share of rows longer than `max_length` above which the setting counts as a mistake."""
@@ -45,9 +46,13 @@ def read_file(
     """A file that a section names, with its rows; None if it cannot be read."""
     dropped, choice = Dropped(), None if seed is None else section.choice(seed)
     try:
+        if hub_id := hub_id_of(path, key):
+            from trueup.models.sources import hub
+
+            hub.fetch(hub_id)
         rows = reader(path, dropped, section.on_bad_rows, section.ignore_columns, choice)
-    except DataError as error:
-        problems.append(f"{key}: {error}")
+    except (DataError, ModelError) as error:
+        problems.append(str(error) if isinstance(error, ModelError) else f"{key}: {error}")
         return None
     rest = f", dropped: {dropped}" if dropped.counts else ""
     rest += f"; columns not read: {dropped.columns}" if dropped.ignored else ""

@@ -11,11 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlencode
 
 from trueup.files import read_text, write_atomically
 
 COMMITS = "hub.json"
 DEFAULT_BRANCH = "main"
+DATASETS = "datasets/"
+"""What the hub puts before the id of a data set."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +26,49 @@ class HubId:
     """A hub id as the campaign file names it."""
 
     name: str
+    """`owner/name` of a model; `datasets/owner/name` of a data set."""
     revision: str | None = None
     key: str = "model.name"
     beside: Path | None = None
     """The folder of the campaign file, in which a folder of like name may be meant."""
+    subset: str | None = None
+    split: str | None = None
+    """Of a data set, the rows that are wanted."""
 
     @property
     def revision_key(self) -> str:
-        """The key of the branch, tag or commit: `model.revision`, `model.adapter_revision`."""
+        """The key of the branch, tag or commit: `model.revision`, `model.adapter_revision`, and for a data set the key
+        of its path."""
+        if self.is_dataset:
+            return self.key
         return f"{self.key.removesuffix('.name')}{'.' if self.key.endswith('.name') else '_'}revision"
+
+    @property
+    def is_dataset(self) -> bool:
+        """Whether rows are wanted, and no model."""
+        return self.name.startswith(DATASETS)
+
+    @property
+    def id(self) -> str:
+        """`owner/name`, as the hub and the campaign file have it."""
+        return self.name.removeprefix(DATASETS)
+
+    @property
+    def what(self) -> str:
+        return "data set" if self.is_dataset else "adapter" if self.is_adapter else "model"
 
     @property
     def is_adapter(self) -> bool:
         """Whether an adapter is wanted, and not a model."""
         return self.key.endswith(".adapter")
+
+    @property
+    def revision_text(self) -> str:
+        """The value of `revision_key`: the revision, or a data set's whole path."""
+        if not self.is_dataset:
+            return self.revision or ""
+        part = urlencode({key: text for key, text in (("subset", self.subset), ("split", self.split)) if text})
+        return f"hf://datasets/{self.id}@{self.revision or DEFAULT_BRANCH}{f'?{part}' if part else ''}"
 
     def at(self, commit: str) -> HubId:
         """The same hub id at a commit."""
@@ -83,7 +115,8 @@ def remember(cache: Path, name: str, revision: str | None, commit: str) -> None:
 
 def repository(cache: Path, name: str) -> Path:
     """A hub id's folder in the hub's local cache: snapshots/COMMIT/ with its files, and refs/BRANCH."""
-    return cache / f"models--{name.replace('/', '--')}"
+    kind = "datasets" if name.startswith(DATASETS) else "models"
+    return cache / f"{kind}--{name.removeprefix(DATASETS).replace('/', '--')}"
 
 
 def in_words(section: Mapping[str, object], name: str = "name", revision: str = "revision") -> str:

@@ -1,7 +1,7 @@
 """Inputs: the files with rows that a path stands for, and their hashes. No torch.
 
-A path is a file, a folder (all files of rows in it, also a `datasets` directory as save_to_disk leaves it), or a
-pattern such as `data/*.jsonl`.
+A path is a file, a folder (all files of rows in it, also a `datasets` directory as save_to_disk leaves it), a
+pattern such as `data/*.jsonl`, or a hub data set: `hf:/owner/name@COMMIT?split=train`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from trueup.errors import DataError
+from trueup.provenance.commits import DATASETS, HubId, repository
 from trueup.provenance.contents import Contents, changed, sha256_remembered
+from trueup.provenance.splits import files_of_split
 
 KINDS = {
     ".jsonl": "lines",
@@ -34,6 +38,74 @@ _OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", 
 """What `datasets` notes beside its rows."""
 
 
+CARD = "README.md"
+
+
+# ---- Hub data sets ----------------------------------------------------------------------------------------------
+
+_ID = re.compile(r"(?:hf:/(?:/datasets/)?)?([\w][\w.-]*/[\w.-]+)(?:@([^?]+))?(?:\?(.*))?")
+_PARTS = ("subset", "split")
+
+
+def hub_path(value: str, base: Path) -> Path | None:
+    """The path that stands for a hub data set, `owner/name@REVISION?subset=...&split=...`, if that is what a campaign
+    file names; a ValueError for another part than these.
+
+    base  the folder in which a file or folder of this name would be meant
+    """
+    match = _ID.fullmatch(value)
+    is_path = kind_by_name(Path(value)) or os.path.exists(base / value)
+    if match is None or (is_path and not value.startswith("hf:")):
+        return None
+    if other := sorted(dict(parse_qsl(match[3] or "")).keys() - set(_PARTS)):
+        raise ValueError(f"{value}: {other[0]!r} is no part of a hub data set; write {' or '.join(_PARTS)}")
+    return Path(f"hf:/{value.removeprefix('hf://datasets/')}")
+
+
+def hub_id_of(path: Path, key: str = "path") -> HubId | None:
+    """The hub data set that a path stands for; None if it is a path on this machine."""
+    match = _ID.fullmatch(str(path)) if path.parts[:1] == ("hf:",) else None
+    if match is None:
+        return None
+    part = dict(parse_qsl(match[3] or ""))
+    return HubId(f"{DATASETS}{match[1]}", match[2], key, subset=part.get("subset"), split=part.get("split"))
+
+
+def hub_ids_of(paths: Mapping[str, Path | None]) -> list[HubId]:
+    """The hub data sets among paths, by the keys that name them."""
+    return [hub_id for key, path in paths.items() if path and (hub_id := hub_id_of(path, key))]
+
+
+def _of_hub(path: Path, hub_id: HubId) -> list[Path]:
+    """The files of a hub data set, which lie in the hub's local cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    place = repository(Path(HF_HUB_CACHE), hub_id.name) / "snapshots" / str(hub_id.revision)
+    try:
+        names = chosen_files(hub_id, place, files_under(place))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    if not names:
+        raise DataError(f"{path}: is not on this machine; `trueup run CONFIG` and `trueup check CONFIG` fetch it")
+    return [place / name for name in names]
+
+
+def files_under(folder: Path) -> list[str]:
+    """The names of all files under a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def chosen_files(hub_id: HubId, folder: Path, names: Iterable[str]) -> list[str]:
+    """The files with the rows that are wanted of a data set whose card lies in a folder, if it is there."""
+    card = folder / CARD
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    rows = [name for name in names if kind_by_name(Path(name)) and Path(name).name not in _OF_DATASETS]
+    return files_of_split(rows, text, hub_id.subset, hub_id.split) if rows else []
+
+
+# ---- Files ------------------------------------------------------------------------------------------------------
+
+
 def kind_by_name(path: Path) -> str | None:
     """What a file holds by the ending of its name; None if the name does not say."""
     name = path.name.lower()
@@ -44,6 +116,8 @@ def kind_by_name(path: Path) -> str | None:
 
 def files_of(path: Path) -> list[Path]:
     """The files with rows that a path stands for, in the order of their names; a DataError if there are none."""
+    if hub_id := hub_id_of(path):
+        return _of_hub(path, hub_id)
     if os.path.isdir(path):
         return _in_folder(path)
     if not os.path.exists(path) and glob.has_magic(str(path)):
@@ -54,6 +128,11 @@ def files_of(path: Path) -> list[Path]:
     if not os.path.isfile(path):  # false too for a name that is too long
         raise DataError(f"{path}: {'is no file; a file is wanted' if os.path.exists(path) else 'no such file'}")
     return [path]
+
+
+def absolute(path: Path) -> Path:
+    """A path as one finds it from any directory."""
+    return path if hub_id_of(path) else path.absolute()
 
 
 def is_there(path: Path) -> bool:
@@ -96,6 +175,8 @@ def _is_hidden(path: Path) -> bool:
 
 def contents_of(path: Path) -> Contents:
     """The hash of each file that a path stands for: {its name within the folder: SHA-256}."""
+    if hub_id := hub_id_of(path):
+        return {"commit": hub_id.revision or "unknown"}
     files = files_of(path)
     if files == [path]:
         return {path.name: sha256_remembered(path)}

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from trueup.config import (
     EndpointParameters,
     InputPath,
+    PreferencesPath,
     SecretUrl,
     SecretWebUrl,
     from_campaign,
@@ -23,6 +24,7 @@ from trueup.models.config import A_REWARD_MODEL, ModelConfig, ModelName, ModelSt
 from trueup.provenance import contents
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
+from trueup.provenance.inputs import hub_ids_of
 from trueup.provenance.masking import HIDDEN
 from trueup.runs import STORE, stage_dir
 from trueup.stages import campaign_dir
@@ -131,7 +133,7 @@ class LabelConfig(RowRules, ModelStageConfig):
     text, finished) that returns points, or a Rubric of several such criteria."""
 
     # import
-    path: InputPath | None = None
+    path: PreferencesPath | None = None
     """Preference file to import, in any format of docs/formats.md."""
 
     # judge
@@ -264,7 +266,8 @@ class LabelConfig(RowRules, ModelStageConfig):
         return {"reward_model": contents.of_model(scorer.name, scorer.revision)} if scorer else {}
 
     def hub_ids(self) -> list[HubId]:
-        return self.scorer.hub_ids() if self.scorer else []
+        of_rows = hub_ids_of({"label.path": self.path}) if "import" in self.sources else []
+        return [*(self.scorer.hub_ids() if self.scorer else []), *of_rows]
 
     def fingerprint(self) -> dict[str, str | None]:
         """Hashes of the rubric's code, and of people's labels in the store."""

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from rlhf.align.config.paid import PaidConfig
 from trueup.config import DemonstrationsPath
+from trueup.provenance.commits import HubId
+from trueup.provenance.inputs import hub_ids_of
 
 
 class OnlineConfig(PaidConfig):
@@ -120,6 +122,10 @@ class PPOConfig(OnlineConfig):
 
     def input_paths(self) -> list[Path]:
         return [*super().input_paths(), *self.ptx_data]
+
+    def hub_ids(self) -> list[HubId]:
+        of_rows = {f"align.ptx_data.{n}": path for n, path in enumerate(self.ptx_data)}
+        return [*super().hub_ids(), *hub_ids_of(of_rows)]
 
 
 class GroupedConfig(OnlineConfig):

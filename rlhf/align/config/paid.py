@@ -16,6 +16,8 @@ from trueup.data.own_code import file_of, from_base, in_identity, is_own
 from trueup.data.row_rules import RowRules
 from trueup.data.rubric import RubricName, rubric_files, rubric_version
 from trueup.models.templates.block import LEAST_BUDGET
+from trueup.provenance.commits import HubId
+from trueup.provenance.inputs import hub_ids_of
 
 BUILT_IN_REWARDS = ("reward_model", "rubric", "ifeval", "gsm8k")
 
@@ -38,7 +40,7 @@ class PaidConfig(RowRules, AlignConfig):
     check_rows: ClassVar[str | None] = "rlhf.align.check:check_prompts"
 
     prompts: PromptsPath | None = None
-    """`starter`, or a file of prompts, of which held-out ones are left out. Empty: those that the sample stage
+    """`starter`, or prompts as for `sft.data`, of which held-out ones are left out. Empty: those that the sample stage
     answered."""
     rewards: Rewards = Field({"reward_model": 1.0}, min_length=1)
     """Rewards of an answer, each with its weight in the sum: `reward_model` (in its standard deviations on held-out
@@ -137,6 +139,9 @@ class PaidConfig(RowRules, AlignConfig):
     def input_paths(self) -> list[Path]:
         prompts = [self.prompts] if self.prompts else []
         return [*prompts, *(check.path for check in self.checks), *self.reward_files]
+
+    def hub_ids(self) -> list[HubId]:
+        return [*super().hub_ids(), *hub_ids_of({"align.prompts": self.prompts})]
 
     def fingerprint(self) -> dict[str, str | None]:
         return {"rubric": rubric_version(self.rubric)} if "rubric" in self.rewards else {}

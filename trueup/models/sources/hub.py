@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trueup.console import say
-from trueup.errors import ModelError
+from trueup.errors import DataError, ModelError
 from trueup.files import write_atomically
 from trueup.models.sources.refusals import refusal, unfit
-from trueup.provenance import commits
+from trueup.provenance import commits, inputs
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import OF_A_MODEL, cache_dir
+from trueup.provenance.inputs import CARD
 
 INDEX = "model.safetensors.index.json"
 _SECONDS = 10.0
@@ -61,28 +62,31 @@ def settle(hub_id: HubId, run_dir: Path | None = None) -> Settled:
     pinned = commits.of_run(run_dir, hub_id) if run_dir else None
     if revision and commits.is_commit(revision):
         pinned = revision
-        if not lacking(hub_id):
+        if hub_id.is_dataset or not lacking(hub_id):
             return Settled(revision)
     known = pinned or commits.cached(_cache(), name, revision)
     try:
-        commit, listing = _ask(name, revision)
+        commit, listing = _ask(hub_id)
     except Exception as error:
         refused = refusal(hub_id, error, _lack(hub_id, known))
-        if known and (pinned == known or not lacking(hub_id.at(known))):
+        if known and (pinned == known or hub_id.is_dataset or not lacking(hub_id.at(known))):
             stays = f"the run stays at commit {known[:7]}" if pinned else f"commit {known[:7]} counts, which is here"
-            return Settled(known, f"{name}: {refused.problem}; {stays}")
+            return Settled(known, f"{hub_id.id}: {refused.problem}; {stays}")
         raise ModelError(refused.text) from error
     if problem := unfit(hub_id, listing):
         raise ModelError(problem)
     branch = revision or commits.DEFAULT_BRANCH
-    moved = f"{name}: {branch} has moved from {(known or commit)[:7]} to {commit[:7]}"
-    if known and known != commit and _same_files(_kept_listing(hub_id.at(known)), listing):
+    moved = f"{hub_id.id}: {branch} has moved from {(known or commit)[:7]} to {commit[:7]}"
+    if known and known != commit and _same_files(_kept_listing(hub_id.at(known)), listing, hub_id):
         return Settled(known, f"{moved}, and no file that counts has changed: {known[:7]} stays")
     if not commits.is_commit(revision):
         commits.remember(_cache(), name, revision, commit)
     if known in (None, commit):
         return Settled(commit)
-    return Settled(commit, f"{moved} ({hub_id.revision_key}: {known} keeps the old files)" if pinned else "")
+    return Settled(
+        commit,
+        f"{moved} ({hub_id.revision_key}: {hub_id.at(known).revision_text} keeps the old files)" if pinned else "",
+    )
 
 
 def fetch(hub_id: HubId, weights: bool = True) -> Path:
@@ -92,6 +96,9 @@ def fetch(hub_id: HubId, weights: bool = True) -> Path:
     """
     if not commits.is_commit(hub_id.revision):
         hub_id = hub_id.at(settle(hub_id).commit)
+    if _kept_listing(hub_id) is None and hub_id.is_dataset and not folder(hub_id).is_dir():
+        with _one_sentence(hub_id):
+            _ask(hub_id)
     # The index comes first, since it names the files of the weights.
     for part in (False, True) if weights else (False,):
         if files := lacking(hub_id, weights=part):
@@ -107,6 +114,10 @@ def folder(hub_id: HubId) -> Path:
 def lacking(hub_id: HubId, weights: bool = True) -> list[str]:
     """The files of a hub id's commit that count and are not on this machine, or not whole."""
     place, listing = folder(hub_id), _kept_listing(hub_id)
+    if hub_id.is_dataset:
+        files = _of_dataset(hub_id, listing, rows=weights)
+        sizes = {file: entry.size for file, entry in (listing or {}).items()}
+        return [file for file in files if not _is_whole(place / file, sizes.get(file))]
     files = _weights(hub_id, listing) if weights else []
     if listing is None:  # another program fetched it
         return [file for file in (*_settings(hub_id), *files) if not (place / file).is_file()]
@@ -137,6 +148,16 @@ def _counts(file: str) -> bool:
     return at_its_place and path.suffix in OF_A_MODEL and path.suffix not in (".safetensors", ".gguf")
 
 
+def _of_dataset(hub_id: HubId, listing: Listing | None, rows: bool) -> list[str]:
+    """The files of a data set that are wanted: its card, and then those with the rows of one split."""
+    there = listing if listing is not None else inputs.files_under(folder(hub_id))
+    card = [CARD] if CARD in there else []
+    try:
+        return card + inputs.chosen_files(hub_id, folder(hub_id), there) if rows else card
+    except DataError as error:
+        raise ModelError(f"{hub_id.key}: {hub_id.id}: {error}") from None
+
+
 def _settings(hub_id: HubId) -> list[str]:
     """The least that is needed besides weights."""
     if hub_id.is_adapter:
@@ -163,33 +184,38 @@ def _has_tokenizer(place: Path) -> bool:
 
 def _lack(hub_id: HubId, commit: str | None) -> str:
     """What of a model or adapter this machine has not, as a part of a sentence."""
-    what = "adapter" if hub_id.is_adapter else "model"
+    what = hub_id.what
     place = folder(hub_id.at(commit)) if commit else None
     if commit is None or place is None or not place.is_dir() or not any(place.iterdir()):
         return f"the {what} is not on this machine"
-    files = lacking(hub_id.at(commit))
+    files = [] if hub_id.is_dataset else lacking(hub_id.at(commit))
     return f"only a part of the {what} is on this machine ({files[0]} is missing or cut off)" if files else ""
 
 
 # ---- Asking and fetching ----------------------------------------------------------------------------------------
 
 
-def _ask(name: str, revision: str | None) -> tuple[str, Listing]:
+def _ask(hub_id: HubId) -> tuple[str, Listing]:
     """The commit that a branch or tag points to, and its files."""
     from huggingface_hub import HfApi
 
-    info = HfApi().model_info(name, revision=revision, files_metadata=True, timeout=_SECONDS)
+    ask = HfApi().dataset_info if hub_id.is_dataset else HfApi().model_info
+    info = ask(hub_id.id, revision=hub_id.revision, files_metadata=True, timeout=_SECONDS)
     if not info.sha or info.siblings is None:
         raise ValueError("its answer names no commit or no files")
     listing = {
         file.rfilename: HubFile(file.lfs.size if file.lfs else file.size, file.lfs.sha256 if file.lfs else file.blob_id)
         for file in info.siblings
     }
-    path = _listing_path(name, info.sha)
+    path = _listing_path(hub_id.name, info.sha)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({file: asdict(entry) for file, entry in listing.items()})
     write_atomically(path, text, by_process=True)
     return info.sha, listing
+
+
+def _type(hub_id: HubId) -> str:
+    return "dataset" if hub_id.is_dataset else "model"
 
 
 @contextmanager
@@ -214,11 +240,14 @@ def _kept_listing(hub_id: HubId) -> Listing | None:
         return None
 
 
-def _same_files(before: Listing | None, now: Listing) -> bool:
-    """Whether all files of two commits that affect results are equal: not its card, nor its pictures."""
+def _same_files(before: Listing | None, now: Listing, hub_id: HubId) -> bool:
+    """Whether all files of two commits that affect results are equal: not a model's card, nor its pictures."""
+
+    def counts(file: str) -> bool:
+        return hub_id.is_dataset or Path(file).suffix in OF_A_MODEL
 
     def hashes(listing: Listing) -> dict[str, str | None]:
-        return {file: entry.hash for file, entry in listing.items() if Path(file).suffix in OF_A_MODEL}
+        return {file: entry.hash for file, entry in listing.items() if counts(file)}
 
     return before is not None and None not in hashes(now).values() and hashes(before) == hashes(now)
 
@@ -228,20 +257,22 @@ def _download(hub_id: HubId, files: list[str]) -> None:
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    name, commit = hub_id.name, str(hub_id.revision)
+    name, commit = hub_id.id, str(hub_id.revision)
     if not sys.stderr.isatty():
         disable_progress_bars()
     with _one_sentence(hub_id):
-        listing = _kept_listing(hub_id) or _ask(name, commit)[1]
+        listing = _kept_listing(hub_id) or _ask(hub_id)[1]
     if problem := unfit(hub_id, listing):
         raise ModelError(problem)
     size = sum(listing[file].size or 0 for file in files if file in listing)
     say(f"{'fetching':<12} {name} at {commit[:7]}: {len(files)} files, {size / 1e6:,.1f} MB")
     cut_off = [file for file in files if (folder(hub_id) / file).is_file()]
     with _one_sentence(hub_id):
-        snapshot_download(name, revision=commit, allow_patterns=[glob.escape(file) for file in files])
+        snapshot_download(
+            name, repo_type=_type(hub_id), revision=commit, allow_patterns=[glob.escape(file) for file in files]
+        )
         for file in cut_off:
-            hf_hub_download(name, file, revision=commit, force_download=True)
+            hf_hub_download(name, file, repo_type=_type(hub_id), revision=commit, force_download=True)
     if missing := [file for file in files if file in lacking(hub_id)]:
         raise ModelError(
             f"{hub_id.key}: {name}: {missing[0]} of commit {commit[:7]} could not be fetched whole: try again"

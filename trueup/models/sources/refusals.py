@@ -16,6 +16,7 @@ from typing import Any
 
 from trueup.errors import did_you_mean, of_the_machine
 from trueup.provenance.commits import HubId
+from trueup.provenance.inputs import KINDS, kind_by_name
 
 
 @dataclass(frozen=True)
@@ -44,30 +45,33 @@ def refusal(hub_id: HubId, error: Exception, lack: str) -> Refusal:
 def _by_kind(hub_id: HubId, error: BaseException, lack: str) -> Refusal:
     from huggingface_hub import errors
 
-    name, hub, key = hub_id.name, _hub(), f"{hub_id.key}: {hub_id.name}"
+    name, hub, key, what = hub_id.id, _hub(), f"{hub_id.key}: {hub_id.id}", hub_id.what
     match error:
         case errors.LocalEntryNotFoundError() if error.__cause__ is not None:
             return _by_kind(hub_id, error.__cause__, lack)
         case errors.OfflineModeIsEnabled():
             problem = " and ".join(["HF_HUB_OFFLINE is set", *([lack] if lack else [])])
-            advice = f"unset it, or fetch the model where the hub can be reached (`hf download {name}`)"
+            option = " --repo-type dataset" if hub_id.is_dataset else ""
+            what = "model" if hub_id.is_adapter else what
+            advice = f"unset it, or fetch the {what} where the hub can be reached (`hf download {name}{option}`)"
             return Refusal(key, problem, advice + _guess(hub_id, online=False))
         case errors.GatedRepoError():
-            return _gated(key, name)
+            return _gated(key, hub_id.name)
         case errors.RevisionNotFoundError():
             problem = f"{name} has no branch, tag or commit {hub_id.revision!r}"
-            hint = did_you_mean(hub_id.revision or "", _refs(name))
+            hint = did_you_mean(hub_id.revision or "", _refs(hub_id))
             return Refusal(hub_id.revision_key, problem, f"name one that it has, or leave the key out{hint}")
         case errors.RepositoryNotFoundError():
-            advice = f"correct the name, or log in with `hf auth login` if the model is yours{_guess(hub_id)}"
-            return Refusal(key, f"{hub} has no such model, or it is private", advice)
+            what = "model" if hub_id.is_adapter else what
+            advice = f"correct the name, or log in with `hf auth login` if the {what} is yours{_guess(hub_id)}"
+            return Refusal(key, f"{hub} has no such {what}, or it is private", advice)
         case errors.HFValidationError():
             problem = f"neither a path nor a hub id ({str(error).partition(':')[0]})"
             return Refusal(key, problem, "a hub id is `owner/name`, a path begins with / or ./")
         case errors.HfHubHTTPError():
-            return _by_status(key, error)
+            return _by_status(key, error, "data set" if hub_id.is_dataset else "model")
     problem = f"{hub} cannot be reached ({_first_line(error)})" + (f" and {lack}" if lack else "")
-    advice = f"connect, or set {hub_id.key} to a local folder"
+    advice = f"connect, or set {hub_id.key} to a local {'file or folder' if hub_id.is_dataset else 'folder'}"
     return Refusal(key, problem, advice + _guess(hub_id, online=False))
 
 
@@ -80,19 +84,22 @@ def _gated(key: str, name: str) -> Refusal:
     return Refusal(key, "is gated, and the account that is logged in has no access", advice)
 
 
-def _by_status(key: str, error: Any) -> Refusal:
+def _by_status(key: str, error: Any, what: str) -> Refusal:
     status = error.response.status_code
     if status == 401:
         return Refusal(key, f"{_hub()} does not know the token in use", "log in again with `hf auth login`")
     if status == 403:
-        advice = "give it the right to read the model (a fine-grained token needs it by name), or `hf auth login`"
+        advice = f"give it the right to read the {what} (a fine-grained token needs it by name), or `hf auth login`"
         return Refusal(key, "the token in use may not read it", advice)
     return Refusal(key, f"{_hub()} answers {status} {error.response.reason_phrase}".rstrip(), "try again later")
 
 
 def unfit(hub_id: HubId, files: Iterable[str]) -> str | None:
     """Why a repository with these files cannot be a model here, or an adapter where one is wanted; None if it can."""
-    names, where = set(files), f"{hub_id.key}: {hub_id.name}"
+    names, where = set(files), f"{hub_id.key}: {hub_id.id}"
+    if hub_id.is_dataset:
+        is_there = any(kind_by_name(Path(name)) for name in names)
+        return None if is_there else f"{where}: holds no file of rows ({', '.join(KINDS)}): name another"
     return _unfit_adapter(where, names) if hub_id.is_adapter else _unfit_model(hub_id, where, names)
 
 
@@ -144,11 +151,14 @@ def _unfit_model(hub_id: HubId, where: str, names: set[str]) -> str | None:
 
 def _guess(hub_id: HubId, online: bool = True) -> str:
     """`; did you mean X?` if a model of like name is known, else nothing."""
-    names = [*_beside(hub_id.beside), *_in_cache(), *(_on_hub(hub_id.name) if online else ())]
+    if hub_id.is_dataset:
+        names = list(_on_hub(hub_id)) if online else []
+    else:
+        names = [*_beside(hub_id.beside), *_in_cache(), *(_on_hub(hub_id) if online else ())]
     by_end = {name.rpartition("/")[2].lower(): name for name in reversed(names)}
     whole = {name.lower(): name for name in reversed(names)}
-    for choices, word in ((whole, hub_id.name), (by_end, hub_id.name.rpartition("/")[2])):
-        close = difflib.get_close_matches(word.lower(), [name for name in choices if choices[name] != hub_id.name], n=1)
+    for choices, word in ((whole, hub_id.id), (by_end, hub_id.id.rpartition("/")[2])):
+        close = difflib.get_close_matches(word.lower(), [name for name in choices if choices[name] != hub_id.id], n=1)
         if close:
             return f"; did you mean {choices[close[0]]}?"
     return ""
@@ -169,23 +179,24 @@ def _in_cache() -> Iterator[str]:
         yield folder.parent.name.removeprefix("models--").replace("--", "/", 1)
 
 
-def _on_hub(name: str) -> Iterator[str]:
-    """Models of the hub that its search finds for the name, for its beginning, and by its owner."""
+def _on_hub(hub_id: HubId) -> Iterator[str]:
+    """Models, or data sets, of the hub that its search finds for the name, for its beginning, and by its owner."""
     from huggingface_hub import HfApi
 
-    owner, _, end = name.rpartition("/")
+    owner, _, end = hub_id.id.rpartition("/")
+    search_hub = HfApi().list_datasets if hub_id.is_dataset else HfApi().list_models
     searches: list[Mapping[str, str]] = [{"search": end}, {"search": end.rpartition("-")[0]}, {"author": owner}]
     for search in searches:
         if all(search.values()):
             with suppress(Exception):  # a guess is worth no second error
-                yield from (model.id for model in HfApi().list_models(**search, limit=50))  # type: ignore[arg-type]
+                yield from (model.id for model in search_hub(**search, limit=50))  # type: ignore[arg-type]
 
 
-def _refs(name: str) -> list[str]:
+def _refs(hub_id: HubId) -> list[str]:
     from huggingface_hub import HfApi
 
     with suppress(Exception):
-        refs = HfApi().list_repo_refs(name)
+        refs = HfApi().list_repo_refs(hub_id.id, repo_type="dataset" if hub_id.is_dataset else "model")
         return [ref.name for ref in (*refs.branches, *refs.tags)]
     return []
 
