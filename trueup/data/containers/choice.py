@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from trueup.data.jsonl import cut, excerpt
+from trueup.files import Json
 
 Scalar = str | int | float | bool | None
 Condition = Scalar | list[Scalar]
@@ -83,7 +84,7 @@ class Choice:
                 left_out = f"filter: {name}" + (" (no value)" if value is None else "")
         return left_out
 
-    def renamed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def renamed(self, row: Mapping[str, Any]) -> Json:
         """A row with our names. A ValueError if it has a column of a name that another is to have."""
         names = {theirs: ours for ours, theirs in self.columns.items() if theirs in row}
         taken = set(names.values()) & (row.keys() - names.keys())
