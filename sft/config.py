@@ -26,6 +26,12 @@ class DataSource(RowRules):
     """`starter`, or demonstrations: a file (JSON, JSONL, CSV, TSV, Parquet, Arrow, packed or not), a folder of such
     files, a pattern such as `data/*.jsonl`, or a hub data set.
     Their columns say which format they have (docs/formats.md)."""
+    weight: float = Field(1.0, gt=0, le=100)
+    """How often a pass over the data takes each demonstration of this source that is trained on: 0.5 takes half of
+    them, drawn with the seed, 2 takes each twice, and 1.5 half of them twice. It is a factor and no share of the
+    mixture, so that adding a source changes no other. Held-out demonstrations are measured once each."""
+    max_per_category: int | None = Field(None, ge=1)
+    """Most demonstrations of each `category`, drawn with the seed, so that none outweighs the others. Empty: all."""
 
 
 def _from_path(value: Any) -> Any:

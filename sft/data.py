@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +21,7 @@ from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import RefusedRows, encode_demonstrations
 from trueup.runs import StageRun
 
+T = TypeVar("T")
 Trainable = tuple[Demonstration, list[Encoded]]
 """A demonstration and its training rows."""
 
@@ -28,6 +31,8 @@ class Data:
     """The demonstrations of all sources, split by prompt."""
 
     train: list[Trainable] = field(default_factory=list)
+    again: list[Trainable] = field(default_factory=list)
+    """Those of `train` that a pass takes once more, by the weight of their source; several times, if it is above 2."""
     heldout: list[Trainable] = field(default_factory=list)
     too_long: list[Demonstration] = field(default_factory=list)
     """Demonstrations of either side that were left out whole."""
@@ -48,11 +53,16 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         fitting, too_long = encode_demonstrations(
             rows, tokenizer, config.max_length, data.refused, source.on_bad_rows, dropped
         )
-        stage.add_input(source.path, len(fitting), dropped)
         places = dropped.places | places
         data.too_long += too_long
-        for one in fitting:
-            (data.heldout if touches_heldout(one[0], config.split) else data.train).append(one)
+        heldout = [one for one in fitting if touches_heldout(one[0], config.split)]
+        others = [one for one in fitting if not touches_heldout(one[0], config.split)]
+        train, again = weighted(others, source.weight, config.seed)
+        dropped.add("beyond the weight", len(others) - len(train))
+        stage.add_input(source.path, len(heldout) + len(train), dropped)
+        data.heldout += heldout
+        data.train += train
+        data.again += again
     data.refused.stop()
     if not data.train:
         if any(not touches_heldout(row, config.split) for row in data.too_long):
@@ -66,8 +76,26 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
 
 
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
-    """The demonstrations of one source."""
-    return read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns, source.choice(seed))
+    """The demonstrations of one source, at most `max_per_category` of each category."""
+    rows = read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns, source.choice(seed))
+    if source.max_per_category is None:
+        return rows
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    taken: Counter[str | None] = Counter()
+    kept = []
+    for i in order:
+        taken[rows[i].category] += 1
+        if taken[rows[i].category] <= source.max_per_category:
+            kept.append(i)
+    dropped.add("over max_per_category", len(rows) - len(kept))
+    return [rows[i] for i in sorted(kept)]
+
+
+def weighted(rows: list[T], weight: float, seed: int) -> tuple[list[T], list[T]]:
+    """(the rows that a pass takes, those that it takes again). A part of them is drawn by the seed."""
+    whole = int(weight)
+    rest = random.Random(seed).sample(rows, round((weight - whole) * len(rows)))
+    return (rows, rows * (whole - 1) + rest) if whole else (rest, [])
 
 
 def last_trained(demonstration: Demonstration) -> tuple[list[Message], str]:

@@ -45,9 +45,11 @@ def run(config: SFTConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     data = read_data(config, stage, loading.load_base_tokenizer(config.model))
     stage.trained_on(row.messages for row, _ in data.train)
-    train_rows = training_rows(data.train)
+    train_rows = training_rows(data.train + data.again)
     heldout_rows = training_rows(spread(data.heldout, _EVALUATED, config.seed))
     say(f"{'data':<12} {len(data.train)} demonstrations to train on, {len(data.heldout)} held out by their prompts")
+    if data.again:
+        say(f"{'data':<12} a pass takes {len(data.again)} again, by the weights of their sources")
     say(
         f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)} in {len(train_rows)} training rows, of which "
         f"{trained_tokens(train_rows)} carry loss"

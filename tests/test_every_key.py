@@ -291,6 +291,8 @@ CHECK = {
 DATA_SOURCE = {
     "path": Probe({"data": [{"path": "more.jsonl"}]}, see="trainer"),
     "max_rows": Probe({"data": [{"path": "demonstrations.jsonl", "max_rows": 3}]}, see="trainer"),
+    "weight": Probe({"data": [{"path": "demonstrations.jsonl", "weight": 1.5}]}, see="trainer"),
+    "max_per_category": Probe({"data": [{"path": "demonstrations.jsonl", "max_per_category": 1}]}, see="trainer"),
     "on_bad_rows": refused(
         "bad.jsonl",
         {"data": [{"path": "bad.jsonl", "on_bad_rows": "drop"}]},
