@@ -35,7 +35,7 @@ from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
-from trueup.provenance.inputs import hub_path
+from trueup.provenance.inputs import elsewhere
 from trueup.provenance.masking import masked
 from trueup.stages import address, address_from, round_dir, round_of
 
@@ -79,8 +79,8 @@ def _input_path(starter: str, on_hub: bool = False) -> Any:
         if value == "starter" and starter:
             return STARTER / starter
         is_id = on_hub and isinstance(value, str) and info.context
-        hub_data = hub_path(value, info.context["base"]) if is_id and info.context else None
-        return hub_data or from_campaign(value, info)
+        remote = elsewhere(value, info.context["base"]) if is_id and info.context else None
+        return remote or from_campaign(value, info)
 
     def serialize(value: Path, info: SerializationInfo) -> str:
         return "<input>" if info.context and info.context.get("identity") else str(value)

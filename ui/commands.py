@@ -251,7 +251,9 @@ def _password() -> str:
 def _takes_labels(parser: argparse.ArgumentParser) -> None:
     action = _actions(parser)
     file = action("import", "put the preferences of a file into the campaign's store")
-    file.add_argument("file", type=Path, help="preferences in any format of docs/formats.md")
+    file.add_argument(
+        "file", type=Path, help="preferences (docs/formats.md): a file, a folder, a pattern, a hub data set"
+    )
     file.add_argument(
         "--on-bad-rows", choices=("refuse", "drop"), help="what happens to a file with bad rows (label.on_bad_rows)"
     )
@@ -289,7 +291,23 @@ def _labels(arguments: argparse.Namespace) -> int:
 def _import(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
     from ui.labels.exchange import import_labels
 
-    return import_labels(config, arguments.file, arguments.on_bad_rows, arguments.ignore_columns), True
+    return import_labels(config, _named_rows(arguments.file), arguments.on_bad_rows, arguments.ignore_columns), True
+
+
+def _named_rows(path: Path) -> Path:
+    """The path of what a command names: on this machine, a web address, or a hub data set, which is fetched."""
+    from trueup.errors import DataError
+    from trueup.provenance.inputs import elsewhere, hub_id_of
+
+    try:
+        path = elsewhere(str(path), Path()) or path
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if (hub_id := hub_id_of(path)) is None:
+        return path
+    from trueup.models.sources import hub
+
+    return elsewhere(hub_id.at(hub.fetch(hub_id).name).revision_text, Path()) or path
 
 
 def _export(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:

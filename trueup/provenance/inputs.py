@@ -1,7 +1,7 @@
 """Inputs: the files with rows that a path stands for, and their hashes. No torch.
 
 A path is a file, a folder (all files of rows in it, also a `datasets` directory as save_to_disk leaves it), a
-pattern such as `data/*.jsonl`, or a hub data set: `hf:/owner/name@COMMIT?split=train`.
+pattern such as `data/*.jsonl`, a hub data set: `hf:/owner/name@COMMIT?split=train`, or a web address: `https:/...`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from trueup.errors import DataError
+from trueup.files import PARTIAL
 from trueup.provenance.commits import DATASETS, HubId, repository
-from trueup.provenance.contents import Contents, changed, sha256_remembered
+from trueup.provenance.contents import Contents, cache_dir, changed, sha256_remembered
 from trueup.provenance.splits import files_of_split
 
 KINDS = {
@@ -47,12 +48,14 @@ _ID = re.compile(r"(?:hf:/(?:/datasets/)?)?([\w][\w.-]*/[\w.-]+)(?:@([^?]+))?(?:
 _PARTS = ("subset", "split")
 
 
-def hub_path(value: str, base: Path) -> Path | None:
-    """The path that stands for a hub data set, `owner/name@REVISION?subset=...&split=...`, if that is what a campaign
-    file names; a ValueError for another part than these.
+def elsewhere(value: str, base: Path) -> Path | None:
+    """The path that stands for a web address or a hub data set, `owner/name@REVISION?subset=...&split=...`, if that is
+    what a campaign file names; a ValueError for another part than these.
 
     base  the folder in which a file or folder of this name would be meant
     """
+    if re.match("https?:/", value):
+        return Path(value)
     match = _ID.fullmatch(value)
     is_path = kind_by_name(Path(value)) or os.path.exists(base / value)
     if match is None or (is_path and not value.startswith("hf:")):
@@ -103,6 +106,39 @@ def chosen_files(hub_id: HubId, folder: Path, names: Iterable[str]) -> list[str]
     return files_of_split(rows, text, hub_id.subset, hub_id.split) if rows else []
 
 
+# ---- Web addresses ----------------------------------------------------------------------------------------------
+
+
+def _address_of(path: Path) -> str | None:
+    """The web address that a path stands for; a path has no two slashes in a row, which begin the address."""
+    return str(path).replace(":/", "://", 1) if path.parts[:1] in (("http:",), ("https:",)) else None
+
+
+def _fetched(address: str) -> Path:
+    """The file at an address, in Trueup's own cache. It is fetched once: a stage that was run stays as it is."""
+    import httpx
+
+    name = Path(urlsplit(address).path).name or "rows"
+    place = cache_dir() / "fetched" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name[-100:]}"
+    if place.is_file():
+        return place
+    partial = place.with_name(f"{place.name}.{os.getpid()}{PARTIAL}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with httpx.stream("GET", address, follow_redirects=True, timeout=60) as reply, partial.open("wb") as file:
+            reply.raise_for_status()
+            for part in reply.iter_bytes():
+                file.write(part)
+        partial.replace(place)
+    except httpx.HTTPStatusError as error:
+        raise DataError(f"{address}: the server answers {error.response.status_code}: correct the address") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DataError(f"{address}: cannot be fetched ({str(error) or type(error).__name__}): try again") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return place
+
+
 # ---- Files ------------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +154,8 @@ def files_of(path: Path) -> list[Path]:
     """The files with rows that a path stands for, in the order of their names; a DataError if there are none."""
     if hub_id := hub_id_of(path):
         return _of_hub(path, hub_id)
+    if address := _address_of(path):
+        return [_fetched(address)]
     if os.path.isdir(path):
         return _in_folder(path)
     if not os.path.exists(path) and glob.has_magic(str(path)):
@@ -132,7 +170,7 @@ def files_of(path: Path) -> list[Path]:
 
 def absolute(path: Path) -> Path:
     """A path as one finds it from any directory."""
-    return path if hub_id_of(path) else path.absolute()
+    return path if hub_id_of(path) or _address_of(path) else path.absolute()
 
 
 def is_there(path: Path) -> bool:
@@ -178,8 +216,8 @@ def contents_of(path: Path) -> Contents:
     if hub_id := hub_id_of(path):
         return {"commit": hub_id.revision or "unknown"}
     files = files_of(path)
-    if files == [path]:
-        return {path.name: sha256_remembered(path)}
+    if files == [path] or _address_of(path):
+        return {path.name: sha256_remembered(files[0])}
     top = path if os.path.isdir(path) else next(one for one in path.parents if not glob.has_magic(str(one)))
     return {str(file.relative_to(top)): sha256_remembered(file) for file in files}
 

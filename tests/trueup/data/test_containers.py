@@ -15,6 +15,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from containers import TYPED, WRITERS, lines, table
+from hub import Hub
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from trueup.data.formats import read_demonstrations, read_preferences, read_prom
 from trueup.data.jsonl import Unreadable
 from trueup.data.records import Dropped
 from trueup.errors import DataError
+from trueup.provenance.inputs import elsewhere, sha256_of, why_changed
 
 CASES = Path(__file__).parents[2] / "data" / "cases"
 READERS: dict[str, Any] = {
@@ -295,3 +297,25 @@ def test_a_file_is_read_without_being_held(container: str, tmp_path: Path) -> No
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size > 11e6 and peak < 6e6, peak
+
+
+def test_a_web_address_is_fetched_once_and_counts_by_its_content(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
+    hub = Hub()
+    repository = hub.model("datasets/owner/rows", {"rows.jsonl.gz": gzip.compress(lines([GOOD]))})
+    with hub.served() as address:
+        path = elsewhere(f"{address}/datasets/owner/rows/resolve/main/rows.jsonl.gz", tmp_path)
+        assert path is not None
+        for _ in range(2):
+            [row] = read_demonstrations(path, Dropped())
+        assert [line.partition(" ")[0] for line in hub.asked] == ["GET"] and row.messages[1].content == "This."
+        before = sha256_of(path)
+        assert why_changed(path, before, None) is None
+        repository.push({"rows.jsonl.gz": gzip.compress(lines([GOOD, GOOD]))})
+        next((tmp_path / "cache" / "fetched").iterdir()).unlink()
+        assert why_changed(path, before, None) == f"{path} has changed"
+        gone = elsewhere(f"{address}/datasets/owner/rows/resolve/main/none.jsonl", tmp_path)
+        assert gone is not None
+        assert refusal(gone) == f"{address}/datasets/owner/rows/resolve/main/none.jsonl: the server answers 404: " + (
+            "correct the address"
+        )

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hub import TOKEN, Hub
+from hub import TOKEN, Commands, Hub
 
 from trueup.campaign import load_campaign
 from trueup.errors import ConfigError, DataError
@@ -212,3 +212,23 @@ def test_a_file_of_that_name_beside_the_campaign_counts_and_an_unknown_part_is_r
     assert (hub_id.id, hub_id.revision, hub_id.split) == ("owner/rows", "v1", "a")
     with pytest.raises(ConfigError, match="'spilt' is no part of a hub data set; write subset or split"):
         load_campaign(campaign_file(tmp_path, "owner/others?spilt=train"))
+
+
+def test_labels_import_takes_a_hub_data_set_and_a_folder(hub: Hub, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Is it {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(3)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    hub.model("datasets/owner/labels", {"train.jsonl": text.encode(), "test.jsonl": b""})
+    config = campaign_file(tmp_path, "starter")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "a.jsonl").write_text(text.replace("it", "that"))
+    with hub.served() as address:
+        command = Commands(tmp_path, address)
+        try:
+            code, out, _ = command("labels", "import", config, "owner/labels?split=train")
+            assert code == 0 and "3 labels imported" in out
+            code, out, _ = command("labels", "import", config, tmp_path / "more")
+            assert code == 0 and "3 labels imported" in out
+            code, _, err = command("labels", "import", config, "owner/labels")
+            assert code == 2 and "has several splits; it has test, train" in err
+        finally:
+            command.end()
