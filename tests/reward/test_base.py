@@ -266,7 +266,9 @@ def test_rows_that_its_template_refuses_are_found_by_the_check(
     (base / "chat_template.jinja").write_text(refuses + another_base.TEMPLATE)
     made = labelled(base={"name": "./base"})
     problems: list[str] = []
-    file = read_file("label.path", made.stages["label"].path, read_preferences, made.stages["label"], problems, [])
+    file = read_file(
+        "label.path", made.stages["label"].path, read_preferences, made.stages["label"], None, problems, []
+    )
     assert file is not None
     reward.check.check_rows(made.stages["reward"], made.stages, Rows([file]), problems, [])
     assert len(problems) == 1 and "labels.jsonl:4: " in problems[0] and "no threes" in problems[0]

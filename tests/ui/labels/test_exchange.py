@@ -339,7 +339,7 @@ BROKEN = {
     ),
     "an integer of thousands of digits": (
         '{"prompt": "Hi", "chosen": "A", "rejected": "B", "seed": ' + "9" * 5000 + "}",
-        "not JSON (Exceeds the limit",
+        "seed: 99999999999999999... has 5000 digits, more than a number may have",
     ),
     "NUL": ({"prompt": "Hi", "chosen": "A\0", "rejected": "B"}, "chosen: holds the character NUL"),
     "NUL in a name": (
