@@ -69,10 +69,8 @@ def import_labels(
     """
     dropped = Dropped()
     ignored = config.ignore_columns if ignore_columns is None else ignore_columns
-    choice = config.choice(config.seed)
-    rows = read_preferences(
-        file, dropped, on_bad_rows or config.on_bad_rows, ignored, choice
-    )  # before the store is made
+    rules = on_bad_rows or config.on_bad_rows, ignored, config.choice(config.seed)
+    rows = read_preferences(file, dropped, *rules)  # before the store is made
     store = Store(config.store_url)
     try:
         done = take_over(store, file, rows, dropped, config.split, config.round)
