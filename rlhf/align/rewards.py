@@ -259,7 +259,7 @@ def refuse_unfit(config: PaidConfig) -> list[Finding]:
 
 
 NO_ENSEMBLE = (
-    "the reward model has one head, which differs from no other: train it with several (reward.ensemble: 16), or leave "
+    "the reward model has one head, which differs from no other: train it with several (reward.ensemble: 3), or leave "
     "the key out"
 )
 

@@ -122,7 +122,7 @@ def test_caution_without_an_ensemble_is_refused_by_check_and_by_the_stage(
     check(made.stages["align"], made.stages, problems, [])
     assert [one for one in problems if one.startswith("align.reward_caution: 1, but the reward model has one head")]
     with pytest.raises(
-        ConfigError, match=r"(?s)reward_caution.* 1, but the reward model has one head.*reward.ensemble: 16"
+        ConfigError, match=r"(?s)reward_caution.* 1, but the reward model has one head.*reward.ensemble: 3"
     ):
         load_object(made.stages["align"].run)(made.stages["align"])
     keys = {"rewards": {"rubric": 1.0}, "on_failed_reward_model": "refuse"}
