@@ -377,7 +377,10 @@ def test_an_anchor_is_no_copy_of_what_a_policy_says_that_did_not_move(done: Camp
         ({"rounds": 0}, "rounds: Input should be greater than or equal to 1"),
         ({"rounds": 2, "labels_per_round": 3, "label": {"target_labels": 3}}, "label.target_labels: labels_per_round"),
         ({"name": "round-2", "run_dir": None}, "round-2: names like round-2 are those of rounds within a run"),
-        ({"rounds": 2, "compare": {"others": {"round-1": "elsewhere"}}}, "others: round-1 is a policy of this run"),
+        (
+            {"rounds": 2, "compare": {"others": {"round-1": "elsewhere"}}},
+            "others: round-1 is the name of a policy or round of this run",
+        ),
         ({"align": {"start": "last_round"}}, "align.start: only further rounds read it, and rounds is 1"),
         ({"sample": {"sft_share": 0.1}}, "sample.sft_share: only further rounds read it, and rounds is 1"),
         ({"sample": {"best_share": 0.1}}, "sample.best_share: only further rounds read it, and rounds is 1"),
