@@ -328,7 +328,7 @@ def test_a_reward_model_whose_own_verdict_is_fail_is_refused_with_what_failed(
 ) -> None:
     make(stages["reward"], FILES, "fail", "no better than chance")
     assert refusal(stages["align"]) == (
-        f"{tmp_path}/run/reward: the reward model's own verdict is fail (no better than chance), and a policy would "
+        f"{tmp_path}/run/reward: the reward stage's own verdict is fail (no better than chance), and a policy would "
         f"learn its mistakes: {INSTEAD}"
     )
 
@@ -372,5 +372,5 @@ def test_a_reward_model_of_another_sft_policy_is_refused(stages: dict[str, Any],
     make(stages["sft"], {**FILES, "model/model.safetensors": "other weights"})
     assert refusal(stages["align"]) == (
         f"{tmp_path}/run/reward: made from another SFT policy than {tmp_path}/run/sft, whose answers it never learnt "
-        "to judge: run `trueup reward` again"
+        "to judge: run `trueup reward CONFIG` again"
     )

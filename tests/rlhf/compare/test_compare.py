@@ -885,7 +885,7 @@ def test_a_prompt_that_another_run_trained_on_is_refused(config: CompareConfig, 
 
 def test_without_its_list_of_prompts_no_stage_is_believed_to_have_trained_on_none(config: CompareConfig) -> None:
     (config.run_dir / "align" / runs.TRAINED).unlink()
-    with pytest.raises(RunError, match=r"nothing proves that align trained on none .* run `trueup align` again"):
+    with pytest.raises(RunError, match=r"nothing proves that align trained on none .* run `trueup align CONFIG` again"):
         run.run(config)
 
 

@@ -252,7 +252,9 @@ def test_more_target_labels_than_pairs_says_what_to_change(campaign: Any) -> Non
     with pytest.raises(LabelsPending):
         run(config)
     label_as_person(config, 6, better="Eat")
-    with pytest.raises(LabelsPending, match=r"every pair is labelled: lower label.target_labels or raise"):
+    with pytest.raises(
+        LabelsPending, match=r"every pair is labelled: lower label.target_labels .or labels_per_round. or raise"
+    ):
         run(config)
 
 
