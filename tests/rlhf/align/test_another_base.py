@@ -117,7 +117,7 @@ def test_an_answer_has_the_score_of_its_rendered_text_whichever_tokens_were_samp
     asked = candidates(campaign)[:12]
     asked += [(prompt, Candidate(text=one.text, token_ids=[], finished=True)) for prompt, one in asked]
     prompts, answers = [prompt for prompt, _ in asked], [one for _, one in asked]
-    model = loading.load_reward_model(plain(campaign).tokenizer.name_or_path, campaign.config.model)
+    model = loading.load_reward_model(Path(plain(campaign).tokenizer.name_or_path), campaign.config.model)
     by_hand = plain(campaign)
     direct = [by_hand.score(prompt, one.text, one.finished) for prompt, one in asked]
     assert score_answers(model, prompts, answers) == pytest.approx(direct, abs=1e-5)
@@ -132,7 +132,7 @@ def test_an_answer_that_the_reward_model_has_no_room_for_has_no_score_and_is_rep
     made: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     campaign = made()
-    model = loading.load_reward_model(plain(campaign).tokenizer.name_or_path, campaign.config.model)
+    model = loading.load_reward_model(Path(plain(campaign).tokenizer.name_or_path), campaign.config.model)
     prompt = [Message(role="user", content="Say red.")]
     text = " ".join(["red"] * 300)
     long = Candidate(text=text, token_ids=encode_completion(model.tokenizer, text), finished=True)
@@ -166,7 +166,7 @@ def test_an_answer_that_the_reward_model_cannot_read_leaves_the_scores_of_all_ot
     made: Any, kind: str, prompt: str, text: str
 ) -> None:
     campaign = made()
-    model = loading.load_reward_model(plain(campaign).tokenizer.name_or_path, campaign.config.model)
+    model = loading.load_reward_model(Path(plain(campaign).tokenizer.name_or_path), campaign.config.model)
     if "template" in kind:
         model.tokenizer.chat_template = REFUSING
     if "letter" in kind:
@@ -314,7 +314,7 @@ def test_policy_and_critic_stay_on_the_policys_base_and_the_reward_model_is_froz
     by = scores(roles, UNITS)
     assert by is not None
     prompt, answer = candidates(campaign)[0]
-    assert by([prompt], [answer]) == pytest.approx(
+    assert by([prompt], [answer]).rewards == pytest.approx(
         [plain(campaign).score(prompt, answer.text, answer.finished)], abs=1e-5
     )
     before = roles.fingerprint()
