@@ -52,7 +52,7 @@ def add_heads(model: Loaded, pairs: Sequence[Encoded], known: KnownPairs, count:
     with torch.inference_mode():
         scores = model.model.score(torch.from_numpy(features).to(head)).squeeze(-1).float().cpu().numpy()
     margins = scores[:, 0] - scores[:, 1]
-    heads = deviations(features, margins, [prompts[i] for i in read], ridge, count, seed)
+    heads = deviations(features, margins, [prompts[i] for i in read], ridge, count, seed, len(set(prompts)))
     by_head = margins[:, None] + (features[:, 0] - features[:, 1]).astype(np.float64) @ heads.T
     agree = (np.sign(by_head) == np.sign(by_head[:, :1])).all(axis=1).mean()
     say(
@@ -62,7 +62,13 @@ def add_heads(model: Loaded, pairs: Sequence[Encoded], known: KnownPairs, count:
 
 
 def deviations(
-    pairs: np.ndarray, margins: np.ndarray, prompts: Sequence[str], ridge: float, count: int, seed: int
+    pairs: np.ndarray,
+    margins: np.ndarray,
+    prompts: Sequence[str],
+    ridge: float,
+    count: int,
+    seed: int,
+    observed: int | None = None,
 ) -> np.ndarray:
     """(K, H) what each of K heads has more than the trained one; they sum to 0.
 
@@ -70,6 +76,7 @@ def deviations(
     margins  (N,) the trained head's
     prompts  of the N pairs; each weighs the same, and counts as one observation, however many pairs it has
     ridge    of `reward.probe.fit_directions`
+    observed  number of prompts that the head learnt from, P, if these pairs are of some of them only
 
     Drawn from N(0, inverse of P (sum_n w_n p_n (1 - p_n) x_n x_n^T + ridge I)) over standardised differences x_n, with
     p_n = sigmoid(margin_n) and P prompts: the curvature of P times the loss that a probe minimises.
@@ -80,7 +87,7 @@ def deviations(
     differences = standard.differences(pairs) * np.sqrt(weights)[:, None]
     curvature = differences.T @ differences
     curvature[np.diag_indices_from(curvature)] += ridge
-    root = cholesky(len(set(prompts)) * curvature, lower=True)
+    root = cholesky((observed or len(set(prompts))) * curvature, lower=True)
     draws = np.random.default_rng(seed).standard_normal((count, len(root)))
     thetas = solve_triangular(root, draws.T, lower=True, trans="T").T
     return standard.directions(thetas - thetas.mean(axis=0))

@@ -100,11 +100,16 @@ def run(config: RewardConfig) -> Path:
         heldout = score_pairs(judge.model, judge.heldout)
         probes, whose = stress(judge.model, heldout.pairs), SECOND
         second = report_card(judge.train, heldout, aside, pairs.labelled, judge.probe, probes, whose)
-        stage.findings += map(of_the_second, aside.findings)
+        before = len(aside.findings)
         judge.fold()
+        findings = [*second.findings, *aside.findings[before:]]
+        stage.findings += map(of_the_second, aside.findings)
         loading.save(judge.model, aside.dir / "model")
         judge_card = SecondReportCard(
-            **dict(second), learnt=judge.learnt, start=judge.start, merge=aside.facts.get("merge")
+            **dict(second) | {"findings": findings},
+            learnt=judge.learnt,
+            start=judge.start,
+            merge=aside.facts.get("merge"),
         )
         for checkpoint in checkpoints(aside.dir):
             shutil.rmtree(checkpoint)
@@ -192,7 +197,6 @@ def fit(
     trainer = training.trainer
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     model.model = adapters.under_adapter(trainer.model).eval()
-    set_ensemble(model.model, None)  # a base may have brought one, of the head that it had before
     if config.ensemble > 1:
         add_heads(model, encoded.strict[: len(rows)], known, config.ensemble, config.seed)
 
@@ -209,6 +213,8 @@ def load_start(config: RewardConfig, sft: FinishedStage | None) -> tuple[loading
         model, is_fresh = loading.load_scorer(config.base, config.headless, config.full_finetuning)
         model = loading.with_pad_token(model)
         if not is_fresh:
+            if config.learning_rate:
+                set_ensemble(model.model, None)  # they belong to the head as it came
             return model, False
     else:
         assert sft is not None  # it is a parent of every reward model without a base of its own

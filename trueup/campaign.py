@@ -199,8 +199,7 @@ def _as_written(source: Path, values: Json) -> Campaign:
         problems += [
             f"{stage}.{key}: only further rounds read it, and rounds is 1: leave it out, or raise rounds"
             for stage, stage_config in stages.items()
-            for key in sorted(stage_config.further_keys)
-            if getattr(stage_config, key) != type(stage_config).model_fields[key].default
+            for key in sorted(stage_config.further_keys & stage_config.model_fields_set)
         ]
     if top.labels_per_round and getattr(stages["label"], "source", None) == "import":
         problems.append("labels_per_round: all labels of the file count, and label.source asks nobody: leave it out")

@@ -162,7 +162,7 @@ def best_answer(
     """The answer with the highest reward among those that may be imitated: that ended by themselves, since others teach
     not to end, unless their end is worth nothing (`missing_eos_penalty: 0`). None, with the reason counted, where there
     is none, or where all answers are paid alike."""
-    rewards(**columns_of([row] * len(answers), answers))
+    rewards(**columns_of([row] * len(answers), answers), log_metric=lambda name, value: None)  # as TRL calls them
     totals = rewards.totals
     paid = [i for i, total in enumerate(totals) if not math.isnan(total)]
     fit = [i for i in paid if answers[i].finished or not rewards.missing_eos_penalty]

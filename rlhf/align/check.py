@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rlhf.align.config.labelled import LabelledConfig
 from rlhf.align.config.online import PPOConfig
 from rlhf.align.config.paid import PaidConfig
 from rlhf.align.prompts import too_few_prompts
-from rlhf.align.rewards import INSTEAD, NO_ENSEMBLE, load_function
+from rlhf.align.rewards import INSTEAD, NO_ENSEMBLE, NO_ENSEMBLE_IN_BASE, load_function
 from rlhf.checks import verified_files
 from trueup.campaign import why_stale
 from trueup.checking.labels import check_signals
@@ -19,6 +20,7 @@ from trueup.data.formats import read_demonstrations, read_prompts
 from trueup.data.records import Prompt
 from trueup.data.split import is_for_judge, is_heldout, touches_heldout
 from trueup.errors import DataError
+from trueup.models.heads import has_ensemble
 from trueup.runs import find_stage
 
 
@@ -54,8 +56,11 @@ def _check_reward_model(align: PaidConfig, reward: Any, problems: list[str]) -> 
             "align.full_finetuning: false, but the reward model is trained whole (reward.full_finetuning) and leaves "
             "no adapter that could share the policy's base: set both, or neither"
         )
+    caution = f"align.reward_caution: {align.reward_caution:g}, but "
     if align.reward_caution and reward.learning_rate and reward.ensemble == 1:
-        problems.append(f"align.reward_caution: {align.reward_caution:g}, but {NO_ENSEMBLE}")
+        problems.append(caution + NO_ENSEMBLE)
+    if align.reward_caution and not reward.learning_rate and (folder := Path(reward.base.name)).is_dir():
+        problems += [] if has_ensemble(folder) else [caution + NO_ENSEMBLE_IN_BASE]
     finished = find_stage(reward.run_dir, "reward")
     if align.on_failed_reward_model == "use" or finished is None or why_stale(reward) is not None:
         return

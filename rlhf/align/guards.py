@@ -111,7 +111,7 @@ _DOUBTS = (
 BEGIN_WITH = {
     "sft_at_fault": "Begin with the SFT policy",
     "reward_model_at_fault": "Begin with the reward model",
-    "settings_at_fault": "SFT policy and reward model look sound, so the settings",
+    "settings_at_fault": "Begin with the settings",
 }
 """What each finding about a reward that did not rise says first."""
 
@@ -147,9 +147,13 @@ def whose_fault(
         code, why = "reward_model_at_fault", "; ".join(doubts)
     else:
         code, why = "settings_at_fault", what_to_set(last.kl)
+    sound = [name for name, report in (("SFT policy", sample_report), ("reward model", reward_verdict)) if report]
+    looked_at = f" ({' and '.join(sound)} look{'s' if len(sound) == 1 else ''} sound)" if sound else ""
     gain = last.reward - by_step[steps[0]].reward
     message = f"reward did not rise on the prompts kept for it ({gain:+.2f})"
-    return Finding("warn", code, f"{message}. {BEGIN_WITH[code]}: {why}")
+    return Finding(
+        "warn", code, f"{message}. {BEGIN_WITH[code]}{looked_at if code == 'settings_at_fault' else ''}: {why}"
+    )
 
 
 def in_rollouts(history: Sequence[RolloutFigures], kl_key: str) -> Callable[[float], str]:

@@ -23,7 +23,7 @@ from trueup.data.records import Candidate, Message, prompt_id
 from trueup.data.rubric import Rubric, load_rubric
 from trueup.errors import ConfigError, DataError, RunError
 from trueup.files import Json
-from trueup.models.heads import has_ensemble
+from trueup.models.heads import ENSEMBLE, has_ensemble
 from trueup.models.loading import Loaded
 from trueup.models.scoring import score_answers_by_heads
 from trueup.runs import Finding, open_stage
@@ -254,15 +254,14 @@ def refuse_unfit(config: PaidConfig) -> list[Finding]:
             f"`{command(config.run_dir, 'reward')}` again"
         )
     if config.reward_caution and not has_ensemble(reward.dir / "model"):
-        raise ConfigError("align.reward_caution", [f"{config.reward_caution:g}, but {NO_ENSEMBLE}"])
+        problem = NO_ENSEMBLE if reward.manifest.trained_parameters else NO_ENSEMBLE_IN_BASE
+        raise ConfigError("align.reward_caution", [f"{config.reward_caution:g}, but {problem}"])
     return findings
 
 
-NO_ENSEMBLE = (
-    "the reward model has one head, which differs from no other: train it with several (reward.ensemble: 3), or leave "
-    "the key out"
-)
-
+_ONE_HEAD = "the reward model has one head, which differs from no other"
+NO_ENSEMBLE = f"{_ONE_HEAD}: train it with several (reward.ensemble: 3), or leave the key out"
+NO_ENSEMBLE_IN_BASE = f"{_ONE_HEAD}: name a reward.base that brings {ENSEMBLE}, train it, or leave the key out"
 
 INSTEAD = (
     "label more pairs or better ones, align with dpo, which needs no reward model, reward with something else "

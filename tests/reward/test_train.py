@@ -247,6 +247,28 @@ def test_a_second_reward_model_that_failed_is_a_warning_and_the_first_one_still_
     assert told.level == "warn" and told.message.startswith("the second reward model: accuracy ")
 
 
+def test_a_second_reward_model_whose_merge_went_wrong_judges_nothing_and_says_so(
+    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def merged_wrongly(model: Any, stage: Any, sequences: Any) -> Any:
+        if stage.dir.name == "judge":
+            stage.find("fail", "merge_differs", "the merged weights answer otherwise")
+        return merged(model, stage, sequences)
+
+    monkeypatch.setattr(reward.train, "merged", merged_wrongly)
+    rows = [{"prompt": f"Question {i}: tea or milk?", "chosen": "Tea is warm.", "rejected": "Milk."} for i in range(40)]
+    jsonl(tmp_path / "labels.jsonl", rows)
+    label = {"source": "import", "path": "labels.jsonl"}
+    split = {"heldout_fraction": 0.3, "judge_fraction": 0.3}
+    made = campaign(tmp_path, label=label, reward={"max_steps": 2}, split=split)
+    until_labels(made)
+    reward.train.run(made.stages["reward"])
+    finished = runs.open_stage(made.run_dir, "reward")
+    cards = finished.report(RewardCards)
+    assert cards.judge and cards.judge.failed and not cards.failed
+    assert "the merged weights answer otherwise" in str(finished.manifest.verdict.findings)
+
+
 @pytest.mark.parametrize("rule", ["all", "extremes", "nested"])
 def test_the_exam_is_all_held_out_pairs_whatever_is_trained_on(jsonl: Any, tmp_path: Path, rule: Any) -> None:
     split, rows = SplitConfig(heldout_fraction=0.5), []

@@ -34,10 +34,12 @@ WHAT = {
 }
 _PREFERENCE_FILES = ("preferences.jsonl", "ties.jsonl", IDEALS, "rankings.jsonl")
 _SETTINGS = (
-    *("algorithm", "beta", "rewards", "kl_coef", "kl_target", "kl_budget", "learning_rate", "num_train_epochs"),
-    *("max_steps", "seed"),
+    *("algorithm", "start", "beta", "rewards", "reward_caution", "ensemble", "kl_coef", "kl_target", "kl_budget"),
+    *("learning_rate", "num_train_epochs", "max_steps", "seed"),
 )
 """Keys of a stage that the card shows."""
+_NOT_ASKED = {"start": ("sft", "random"), "reward_caution": (0.0,), "ensemble": (1,)}
+"""Values of some of them that say what every reader takes for granted."""
 _TITLES = {
     "policy": "a language model aligned to the preferences of a team",
     "sft": "an instruction-tuned language model (SFT policy)",
@@ -213,7 +215,8 @@ def _scoring(reward: FinishedStage) -> list[str]:
         "",
         f"- Held-out accuracy: {value:.1f} % [{low:.1f}, {high:.1f}] of {accuracy.n} pairs.",
         f"- Scores of held-out answers: mean {units.mean:.4f}, standard deviation {units.std:.4f}. "
-        "The reward of Trueup's PPO, GRPO and RLOO is (score - mean) / std.",
+        "The reward of Trueup's PPO, GRPO and RLOO is (score - mean) / std, less `align.reward_caution` standard "
+        "deviations over the heads of an ensemble.",
         f"- The probability that answer A is preferred over B is sigmoid((score(A) - score(B)) / "
         f"{units.temperature:.4f}).",
         "",
@@ -259,7 +262,8 @@ def _describe(stage: FinishedStage) -> str:
     # The report has the values of `auto`.
     schedule = stage.report(AlignSchedule).schedule if manifest.stage == "align" else None
     values = {**identity, **(schedule.plain() if schedule else {})}
-    settings = ", ".join(f"{key} {_setting(values[key])}" for key in _SETTINGS if values.get(key, -1) not in (-1, None))
+    shown = [key for key in _SETTINGS if values.get(key, -1) not in (-1, None, *_NOT_ASKED.get(key, ()))]
+    settings = ", ".join(f"{key} {_setting(values[key])}" for key in shown)
     verdict = manifest.verdict.status
     untrained = "nothing was trained" if manifest.trained_parameters == 0 else ""
     details = "; ".join(filter(None, [inputs, settings, untrained, f"verdict {verdict}"]))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -107,7 +106,7 @@ def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 def read_scores(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
     """Scores (B,) float32 of answers: the head on what it reads of their hidden states. `hidden` and `mask` as in
     `pool`."""
-    return read_heads(model, hidden, mask)[:, 0]
+    return model.score(pool(hidden, mask, pooling_of(model)).to(hidden.dtype)).squeeze(-1).float()
 
 
 def read_heads(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -121,9 +120,10 @@ def read_heads(model: Any, hidden: Tensor, mask: Tensor) -> Tensor:
 
 # ---- The ensemble -----------------------------------------------------------------------------------------------
 
-ENSEMBLE = "heads.safetensors"
-"""File in the folder of a reward model: what each of its K heads has more than the head of the model, (K, H) float32.
-The rows sum to 0, so the mean of the heads is the head that every reader of the folder finds."""
+ENSEMBLE = "heads.json"
+"""File in the folder of a reward model: what each of its K heads has more than the head of the model, K lists of H
+numbers. They sum to 0, so the mean of the heads is the head that every reader of the folder finds. JSON, since engines
+take every .safetensors file of a folder for weights of the model."""
 _DEVIATIONS = "head_deviations"
 
 
@@ -143,13 +143,15 @@ def has_ensemble(folder: Path) -> bool:
 def load_ensemble(model: Any, folder: Path) -> None:
     """Give a reward model the heads that lie in a folder, if any do."""
     if has_ensemble(folder):
-        set_ensemble(model, load_file(folder / ENSEMBLE)[_DEVIATIONS])
+        values = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+        set_ensemble(model, torch.tensor(values[_DEVIATIONS], dtype=torch.float32))
 
 
 def save_ensemble(model: Any, folder: Path) -> None:
     """Write the heads of a reward model beside its weights, if it has any."""
     if (deviations := getattr(model, _DEVIATIONS, None)) is not None:
-        save_file({_DEVIATIONS: deviations.float().cpu().contiguous()}, folder / ENSEMBLE)
+        values = {_DEVIATIONS: deviations.float().cpu().tolist()}
+        (folder / ENSEMBLE).write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 # ---- A trunk of fewer layers ------------------------------------------------------------------------------------

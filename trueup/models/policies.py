@@ -57,19 +57,29 @@ def find_policies(run_dir: Path) -> list[PolicyInfo]:
         return first
     steps = sorted((align.dir / "steps").glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     start = _start(align, reference)
-    on_the_way = [_adapted(start, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
     algorithm = str(align.manifest.identity.get("algorithm", ""))
     by = f" ({algorithm.upper()})" if algorithm and algorithm in load_object(STAGES["align"].config) else ""
+    if start is None:  # nothing is left for the steps to be relative to
+        note = "its own weights: the policy that it started from was made again since"
+        return [*first, PolicyInfo("aligned", f"Aligned{by}", align.dir / "model", note=note)]
+    on_the_way = [_adapted(start, path, path.name, path.name.replace("step-", "Step ")) for path in steps]
     return [*first, *on_the_way, _after(start, align.dir, "aligned", f"Aligned{by}")]
 
 
-def _start(align: FinishedStage, reference: PolicyInfo) -> PolicyInfo:
-    """The policy that an alignment started from: `reference`, or what the last round made of it."""
+def _start(align: FinishedStage, reference: PolicyInfo) -> PolicyInfo | None:
+    """The policy that an alignment started from: `reference`, or what the last round made of it. None where it is no
+    longer what it was."""
     before = start_of(align)
-    if before is None or before.manifest.stage == "sft":
+    if before is None:
+        return None if align.manifest.parent_sha256(start_name(align)) else reference
+    if before.manifest.stage == "sft":
         return reference
     number = round_of(before.run_dir)
-    return _after(_start(before, reference), before.dir, f"round-{number}", f"Round {number}")
+    name, title = f"round-{number}", f"Round {number}"
+    start = _start(before, reference)
+    if start is None:
+        return PolicyInfo(name, title, before.dir / "model", note="its own weights: what it started from changed since")
+    return _after(start, before.dir, name, title)
 
 
 def start_name(align: FinishedStage) -> str:
@@ -166,5 +176,7 @@ def _as_data(config: ModelConfig) -> ModelConfig:
 
 def versions(run_dir: Path) -> tuple[str, ...]:
     """Hashes of the stages whose weights may be in memory; they change when one of them was run again."""
-    stages = (runs.find_stage(run_dir, stage) for stage in ("sft", "align", "reward"))
+    stages = [runs.find_stage(run_dir, stage) for stage in ("sft", "reward", "align")]
+    while (align := stages[-1]) is not None and align.manifest.stage == "align":
+        stages.append(start_of(align))
     return tuple(stage.sha256 if stage else "" for stage in stages)

@@ -1,6 +1,6 @@
 """SimPO: an answer's reward is its own log-probability per token, and there is no reference in the loss.
 
-Reads   labels/preferences.jsonl and ideals.jsonl, and sft/model, which the policy starts from.
+Reads   labels/preferences.jsonl and ideals.jsonl, and the policy that it starts from: sft/model, or the last round's.
 Writes  align/: what `rlhf.align.preferences.dpo` writes.
 Source  Meng et al. 2024, https://arxiv.org/abs/2405.14734, eq. 6; trained by trl.experimental.cpo.CPOTrainer.
 
@@ -121,7 +121,7 @@ def build_trainer(
     rows: list[EncodedPair],
     start_logps: list[tuple[float, float]],
 ) -> Any:
-    """trl.experimental.cpo.CPOTrainer over pairs that are tokens already, with the SFT policy's log-probabilities."""
+    """trl.experimental.cpo.CPOTrainer over pairs in tokens, with the starting policy's log-probabilities."""
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     class TokenisedCPOTrainer(CPOTrainer):

@@ -302,8 +302,12 @@ def test_with_both_sound_the_settings_are_to_blame_and_the_course_says_which(
     scores: list[float], kl: float, advice: str
 ) -> None:
     found = evaluated((0.5, 0.0), (0.5, kl))
-    for sampled, reward in ((SOUND_SAMPLE, SOUND_REWARD), (None, None)):
+    for sampled, reward, looked_at in (
+        (SOUND_SAMPLE, SOUND_REWARD, " (SFT policy and reward model look sound)"),
+        (None, SOUND_REWARD, " (reward model looks sound)"),
+        (None, None, ""),
+    ):
         code, said = blamed(course(scores=scores), found, sampled, reward) or ("", "")
         assert code == "settings_at_fault"
-        start = "reward did not rise on the prompts kept for it (+0.00). SFT policy and reward model look sound"
-        assert said.startswith(f"{start}, so the settings: {advice}")
+        start = f"reward did not rise on the prompts kept for it (+0.00). Begin with the settings{looked_at}"
+        assert said.startswith(f"{start}: {advice}")

@@ -13,6 +13,7 @@ import torch
 
 from trueup.data.records import Candidate, Message
 from trueup.errors import DataError, ModelError, RunError
+from trueup.files import sha256_file
 from trueup.models import loading
 from trueup.models.chat import completion_text, encode_prompt
 from trueup.models.config import ModelConfig
@@ -103,6 +104,33 @@ def test_alignment_of_a_merged_sft_policy_is_an_adapter_on_that_one(copy: Path) 
     assert sft.model == aligned.model == copy / "sft" / "model"
     assert sft.note is not None and sft.note.endswith("its adapter trains new tokens")
     assert aligned.adapters == (copy / "align" / "adapter",) and aligned.note == "an adapter on the weights of SFT"
+
+
+@pytest.mark.parametrize("changed", ["sft", "align", "nothing"])
+def test_no_adapter_is_put_on_a_policy_that_was_made_again_since(copy: Path, changed: str) -> None:
+    def made(stage: Path, *parents: tuple[str, Path], **more: Any) -> None:
+        file = stage / "manifest.json"
+        seals = [{"stage": name, "manifest_sha256": sha256_file(folder / "manifest.json")} for name, folder in parents]
+        file.write_text(json.dumps({**json.loads(file.read_text()), "parents": seals, **more}))
+
+    sft, first, second = copy / "sft", copy / "align", copy / "round-2" / "align"
+    shutil.copytree(first, second)
+    made(first, ("sft", sft))
+    made(second, ("round-1/align", first))
+    before = versions(copy / "round-2")
+    if changed != "nothing":
+        file = copy / changed / "manifest.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "seed": 7}))
+    found = find_policies(copy / "round-2")
+    adapters = [sft / "adapter", first / "adapter", second / "adapter"]
+    expected = {
+        "nothing": (None, tuple(adapters)),
+        "sft": (first / "model", (second / "adapter",)),  # round 1 still is what round 2 started from
+        "align": (second / "model", ()),
+    }[changed]
+    assert (found[-1].model, found[-1].adapters) == expected
+    assert ("step-2" in [policy.name for policy in found]) == (changed != "align")
+    assert (versions(copy / "round-2") == before) == (changed == "nothing")
 
 
 def test_a_run_without_a_finished_sft_stage_has_no_policies(tmp_path: Path) -> None:
