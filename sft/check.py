@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from sft.config import SampleConfig, SFTConfig, StartConfig
+from pathlib import Path
+from typing import Any
+
+from sft.config import DataSource, SampleConfig, SFTConfig, StartConfig
+from sft.data import read_source, weighted
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
-from trueup.data.formats import read_demonstrations, read_prompts
-from trueup.data.records import Demonstration, Prompt, random_rows
+from trueup.data.formats import read_prompts
+from trueup.data.records import Demonstration, Dropped, Prompt, random_rows
 from trueup.data.split import is_for_judge, is_heldout, split_name, touches_heldout
 
 FEW_DEMONSTRATIONS = 8
@@ -18,7 +22,14 @@ def check_sft(config: SFTConfig, stages: Stages, problems: list[str], notes: lis
     """The files of demonstrations: all of them, or none if one cannot be read."""
     files: list[ReadFile] = []
     for source in config.data:
-        if file := read_file("sft.data", source.path, read_demonstrations, source, config.seed, problems, notes):
+
+        def read(path: Path, dropped: Dropped, *_: Any, source: DataSource = source) -> list[Demonstration]:
+            return read_source(source, config.seed, dropped)
+
+        if file := read_file("sft.data", source.path, read, source, config.seed, problems, notes):
+            train = [row for row in file.rows if not touches_heldout(row, config.split)]
+            once = {id(row) for row in weighted(train, source.weight, config.seed)[0]}
+            file.rows = [row for row in file.rows if id(row) in once or touches_heldout(row, config.split)]
             files.append(file)
     return files if len(files) == len(config.data) else []  # figures of a part would mislead
 

@@ -31,7 +31,8 @@ class DataSource(RowRules):
     them, drawn with the seed, 2 takes each twice, and 1.5 half of them twice. It is a factor and no share of the
     mixture, so that adding a source changes no other. Held-out demonstrations are measured once each."""
     max_per_category: int | None = Field(None, ge=1)
-    """Most demonstrations of each `category`, drawn with the seed, so that none outweighs the others. Empty: all."""
+    """Most demonstrations of each `category`, drawn with the seed, so that none outweighs the others. Rows without a
+    category are all taken. Empty: all."""
 
 
 def _from_path(value: Any) -> Any:

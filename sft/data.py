@@ -7,9 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
-from typing import TypeVar
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, TypeVar
 
 from sft.config import DataSource, SFTConfig
 from trueup.data.formats import read_demonstrations
@@ -20,6 +18,9 @@ from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import RefusedRows, encode_demonstrations
 from trueup.runs import StageRun
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 Trainable = tuple[Demonstration, list[Encoded]]
@@ -76,7 +77,7 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
 
 
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
-    """The demonstrations of one source, at most `max_per_category` of each category."""
+    """The demonstrations of one source, at most `max_per_category` of each category that rows name."""
     rows = read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns, source.choice(seed))
     if source.max_per_category is None:
         return rows
@@ -85,7 +86,7 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonst
     kept = []
     for i in order:
         taken[rows[i].category] += 1
-        if taken[rows[i].category] <= source.max_per_category:
+        if rows[i].category is None or taken[rows[i].category] <= source.max_per_category:
             kept.append(i)
     dropped.add("over max_per_category", len(rows) - len(kept))
     return [rows[i] for i in sorted(kept)]

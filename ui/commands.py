@@ -289,25 +289,10 @@ def _labels(arguments: argparse.Namespace) -> int:
 
 
 def _import(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
+    from trueup.commandline.data import named_rows
     from ui.labels.exchange import import_labels
 
-    return import_labels(config, _named_rows(arguments.file), arguments.on_bad_rows, arguments.ignore_columns), True
-
-
-def _named_rows(path: Path) -> Path:
-    """The path of what a command names: on this machine, a web address, or a hub data set, which is fetched."""
-    from trueup.errors import DataError
-    from trueup.provenance.inputs import elsewhere, hub_id_of
-
-    try:
-        path = elsewhere(str(path), Path()) or path
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    if (hub_id := hub_id_of(path)) is None:
-        return path
-    from trueup.models.sources import hub
-
-    return elsewhere(hub_id.at(hub.fetch(hub_id).name).revision_text, Path()) or path
+    return import_labels(config, named_rows(arguments.file), arguments.on_bad_rows, arguments.ignore_columns), True
 
 
 def _export(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:

@@ -58,7 +58,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     for target in (arguments.html, arguments.json):
         require_new(target)
     campaign = load_campaign(arguments.config, arguments.set) if arguments.config else None
-    report = inspect(arguments.file, arguments.use, arguments.ignore_columns, campaign, max(0, arguments.samples))
+    path = named_rows(arguments.file)
+    report = inspect(path, arguments.use, arguments.ignore_columns, campaign, max(0, arguments.samples))
     for line in lines(report, colour=sys.stdout.isatty()):
         print(line)  # of which the texts are printable
     if arguments.json is not None:
@@ -74,11 +75,27 @@ def _convert(arguments: argparse.Namespace) -> int:
     from trueup.inspecting.convert import convert
 
     rows, dropped = convert(
-        arguments.file, arguments.target, arguments.to, arguments.on_bad_rows, arguments.ignore_columns
+        named_rows(arguments.file), arguments.target, arguments.to, arguments.on_bad_rows, arguments.ignore_columns
     )
     left_out = f"; left out: {dropped}" if dropped.counts else ""
     print_text(f"{arguments.target}: {rows} rows as {arguments.to}{left_out}")
     return 0
+
+
+def named_rows(path: Path) -> Path:
+    """The path of what a command names: on this machine, a web address, or a hub data set, which is fetched."""
+    from trueup.errors import DataError
+    from trueup.provenance.inputs import elsewhere, hub_id_of
+
+    try:
+        path = elsewhere(str(path), Path()) or path
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if (hub_id := hub_id_of(path)) is None:
+        return path
+    from trueup.models.sources import hub
+
+    return elsewhere(hub_id.at(hub.fetch(hub_id).name).revision_text, Path()) or path
 
 
 COMMANDS = {

@@ -39,10 +39,19 @@ class RowRules(Section):
     @classmethod
     def _compares_with_numbers(cls, value: dict[str, Value | list[Value]]) -> dict[str, Value | list[Value]]:
         for name, condition in value.items():
+            if condition == []:
+                raise ValueError(f"{name}: an empty list takes no row; name the values")
             try:
                 comparison(condition)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
+        return value
+
+    @field_validator("max_rows", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(f"a number of rows, or a share of them (found {str(value).lower()})")
         return value
 
     @field_validator("max_rows")

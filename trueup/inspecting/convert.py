@@ -28,6 +28,8 @@ def convert(
     write = WRITERS.get(target.suffix)
     if write is None:
         raise TrueupError(f"{target}: expected a name that ends in {', '.join(WRITERS)}")
+    if shape == "kto" and target.suffix == ".csv":
+        raise TrueupError(f"{target}: a table has no place for conversations with a mark each: write .jsonl")
     dropped = Dropped()
     if shape in PREFERENCE_SHAPES:
         rankings = read_preferences(source, dropped, on_bad_rows, ignore_columns)
@@ -148,13 +150,17 @@ def _write_json(path: Path, rows: list[Json]) -> None:
 
 def _write_csv(path: Path, rows: list[Json]) -> None:
     """A conversation is JSON in its cell."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = _names(rows)
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(names)
     for row in rows:
         table.writerow([_cell(row.get(name, "")) for name in names])
     write_atomically(path, text.getvalue())
+
+
+def _names(rows: list[Json]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _cell(value: Any) -> str:
@@ -167,7 +173,8 @@ def _write_parquet(path: Path, rows: list[Json]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    names = _names(rows)  # by itself pyarrow takes those of the first row
+    pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows]), path)
 
 
 WRITERS: dict[str, Callable[[Path, list[Json]], None]] = {

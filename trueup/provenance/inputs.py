@@ -19,6 +19,8 @@ from trueup.errors import DataError
 from trueup.files import PARTIAL
 from trueup.provenance.commits import DATASETS, HubId, repository
 from trueup.provenance.contents import Contents, cache_dir, changed, sha256_remembered
+from trueup.provenance.masking import masked
+from trueup.provenance.seals import SEALS
 from trueup.provenance.splits import files_of_split
 
 KINDS = {
@@ -54,7 +56,11 @@ def elsewhere(value: str, base: Path) -> Path | None:
 
     base  the folder in which a file or folder of this name would be meant
     """
-    if re.match("https?:/", value):
+    if re.match("https?:/", value, re.IGNORECASE):
+        if (shown := masked(value)) != value:
+            raise ValueError(
+                f"{shown}: holds a secret, which would stand in every manifest; fetch the file, and name it here"
+            )
         return Path(value)
     match = _ID.fullmatch(value)
     is_path = kind_by_name(Path(value)) or os.path.exists(base / value)
@@ -144,10 +150,15 @@ def _fetched(address: str) -> Path:
 
 def kind_by_name(path: Path) -> str | None:
     """What a file holds by the ending of its name; None if the name does not say."""
+    return KINDS.get(plain_ending(path))
+
+
+def plain_ending(path: Path) -> str:
+    """The ending of a file's name in lower case, without that of a packing."""
     name = path.name.lower()
     for ending in PACKED:
         name = name.removesuffix(ending)
-    return KINDS.get(os.path.splitext(name)[1])
+    return os.path.splitext(name)[1]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -159,7 +170,9 @@ def files_of(path: Path) -> list[Path]:
     if os.path.isdir(path):
         return _in_folder(path)
     if not os.path.exists(path) and glob.has_magic(str(path)):
-        files = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if os.path.isfile(name)]
+        there = next(one for one in path.parents if os.path.isdir(one))  # a folder's name may have brackets
+        names = sorted(glob.glob(str(path.relative_to(there)), root_dir=there, recursive=True))
+        files = [there / name for name in names if os.path.isfile(there / name)]
         if not files:
             raise DataError(f"{path}: no file fits this pattern")
         return files
@@ -184,10 +197,17 @@ def is_there(path: Path) -> bool:
 def _in_folder(folder: Path) -> list[Path]:
     if (folder / "dataset_dict.json").is_file():
         splits = sorted(path.parent.name for path in folder.glob("*/state.json"))
+        if not splits:
+            raise DataError(f"{folder}: has a dataset_dict.json, and no split that it names; save or copy it again")
         raise DataError(f"{folder}: holds the splits {', '.join(splits)}; name one of them: {folder / splits[0]}")
     if (folder / "state.json").is_file() and (files := _of_state(folder)):
         return files
-    inside = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+    of_runs = {path.parent for path in folder.rglob(SEALS)}  # what a run wrote is no input of it
+    inside = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if not _is_hidden(path.relative_to(folder)) and of_runs.isdisjoint(path.parents)
+    ]
     files = [path for path in inside if kind_by_name(path) and path.name not in _OF_DATASETS and path.is_file()]
     if not files:
         names = ", ".join(str(path.relative_to(folder)) for path in inside[:5]) or "nothing"
@@ -218,7 +238,7 @@ def contents_of(path: Path) -> Contents:
     files = files_of(path)
     if files == [path] or _address_of(path):
         return {path.name: sha256_remembered(files[0])}
-    top = path if os.path.isdir(path) else next(one for one in path.parents if not glob.has_magic(str(one)))
+    top = path if os.path.isdir(path) else next(one for one in path.parents if os.path.isdir(one))
     return {str(file.relative_to(top)): sha256_remembered(file) for file in files}
 
 

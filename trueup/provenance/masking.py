@@ -13,9 +13,10 @@ _SECRET_NAME = re.compile(
 _OF_A_VOCABULARY = {f"{name}_token" for name in "bos eos pad unk sep cls mask image".split()}
 """Keys with a secret's ending that name a token of a tokenizer."""
 # Each part has a greatest length: a page of a run that somebody sent is masked too, and must not take hours.
-_PASSWORD = re.compile(r"(\w[\w+.-]{0,40}://[^\s:/?#@]{0,500}):\S{0,2000}@")
-"""The password of `scheme://user:password@host`, up to the last @: a password may contain @ and a slash."""
-_TOKEN = re.compile(r"(https?://)[^\s:/?#@]{1,2000}@", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\w[\w+.-]{0,40}:/{1,2}[^\s:/?#@]{0,500}):\S{0,2000}@")
+"""The password of `scheme://user:password@host`, up to the last @: a password may contain @ and a slash. As a path the
+address has one slash."""
+_TOKEN = re.compile(r"(https?:/{1,2})[^\s:/?#@]{1,2000}@", re.IGNORECASE)
 """A token: the only word before the @ of a web address."""
 _SECRET_PARAMETER = re.compile(
     r"([?&;][\w.-]{0,60}(?:key|token|secret|passw|pwd|sig|auth)[\w.-]{0,60}=)[^\s&;#]+", re.IGNORECASE

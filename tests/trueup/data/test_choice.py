@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -138,3 +140,41 @@ def test_a_column_that_no_row_has_is_answered_with_those_that_there_are(
 def test_what_the_grammar_does_not_know_is_refused(keys: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         rules(**keys)
+
+
+def test_a_filter_that_no_row_meets_refuses_the_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no row meets the conditions .*3 filter: language"):
+        taken(written(tmp_path / "rows.jsonl", ROWS[:3]), rules(filter={"language": "fr"}))
+
+
+@pytest.mark.parametrize("condition", ["== 1", "= 1", [], ">= x"])
+def test_a_condition_that_means_nothing_is_refused(condition: Any) -> None:
+    with pytest.raises(ValidationError, match="filter"):
+        rules(filter={"score": condition})
+
+
+def test_numbers_too_long_for_a_float_are_told_apart(tmp_path: Path) -> None:
+    ids = [9007199254740992, 9007199254740993]
+    path = written(tmp_path / "rows.jsonl", [{"ask": str(n), "say": "a", "id": one} for n, one in enumerate(ids)])
+    assert taken(path, rules(filter={"id": ids[1]}))[0] == "1"
+
+
+def test_a_column_that_gives_its_name_away_may_be_ignored(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.jsonl", [{"ask": "1", "say": "a", "prompt": "not this"}])
+    with pytest.raises(DataError, match="ignore_columns"):
+        taken(path, rules())
+    assert taken(path, rules(ignore_columns=["prompt"]))[0] == "1"
+
+
+def test_a_filter_reads_a_column_that_is_ignored_in_every_container(tmp_path: Path) -> None:
+    rows = [{"ask": row["ask"], "say": row["say"], "language": row["language"]} for row in ROWS[:3]]
+    pq.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    for path in (written(tmp_path / "rows.jsonl", rows), tmp_path / "rows.parquet"):
+        assert taken(path, rules(filter={"language": "en"}, ignore_columns=["language"]))[0] == "13"
+
+
+def test_a_row_that_cannot_be_renamed_is_kept_whole_where_rows_are_left_out(tmp_path: Path) -> None:
+    good = {"ask": "1", "say": "a"}
+    path = written(tmp_path / "rows.jsonl", [good, good | {"prompt": "both"}])
+    read_prompts(path, dropped := Dropped(), "drop", choice=rules().choice(0))
+    assert '"both"' in str(dropped.left_out[0].row)

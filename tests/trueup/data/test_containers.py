@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import pyarrow.parquet as pq
 import pytest
 from containers import TYPED, WRITERS, lines, table
 from hub import Hub
@@ -319,3 +320,46 @@ def test_a_web_address_is_fetched_once_and_counts_by_its_content(tmp_path: Path,
         assert refusal(gone) == f"{address}/datasets/owner/rows/resolve/main/none.jsonl: the server answers 404: " + (
             "correct the address"
         )
+
+
+def test_a_missing_uuid_is_no_name(tmp_path: Path) -> None:
+    ids = pyarrow.ExtensionArray.from_storage(pyarrow.uuid(), pyarrow.array([b"\0" * 16, None], pyarrow.binary(16)))
+    table = pyarrow.table({"prompt": ["a", "b"], "chosen": ["c", "d"], "rejected": ["e", "f"], "annotator": ids})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    names = [row.annotator for row in read_preferences(tmp_path / "rows.parquet", Dropped())]
+    assert names[0].startswith("00000000-") and names[1] == "unknown"
+
+
+def test_what_a_run_wrote_is_no_input_of_a_folder_around_it(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    run = tmp_path / "runs" / "one" / "sft"
+    run.mkdir(parents=True)
+    (run.parent / "seals.jsonl").write_text("{}\n")
+    (run / "left_out.jsonl").write_text('{"prompt": "b"}\n')
+    assert [row.prompt[0].content for row in read_prompts(tmp_path, Dropped())] == ["a"]
+
+
+def test_a_folder_without_the_splits_that_it_promises_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(DataError, match="no split that it names"):
+        read_prompts(tmp_path, Dropped())
+
+
+@pytest.mark.parametrize("name", ["plain", "with [brackets]"])
+def test_a_pattern_works_below_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text('{"prompt": "a"}\n')
+    assert len(read_prompts(folder / "*.jsonl", Dropped())) == 1
+
+
+def test_commas_stay_commas_in_a_name_with_another_ending_inside(tmp_path: Path) -> None:
+    (tmp_path / "from.tsv.csv").write_text("prompt,category\na,b\n")
+    assert read_prompts(tmp_path / "from.tsv.csv", Dropped())[0].category == "b"
+
+
+@pytest.mark.parametrize("address", ["https://ann:pw@host/a.jsonl", "http://hf_abc@host/a", "https://h/a?token=abc"])
+def test_an_address_with_a_secret_is_refused_and_the_secret_is_not_told(address: str) -> None:
+    with pytest.raises(ValueError, match="holds a secret") as error:
+        elsewhere(address, Path())
+    assert not any(secret in str(error.value) for secret in ("pw", "hf_abc", "=abc"))

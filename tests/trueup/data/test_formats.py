@@ -758,7 +758,7 @@ def test_a_file_that_is_no_list_of_rows_is_refused(tmp_path: Path) -> None:
         "not JSON (Extra data at line 2, column 1); is it one value a line? Then name it .jsonl"
     )
     assert problem("list.jsonl", b'[{"prompt": "1"},\n{"prompt": "2"}]') == (
-        "is one JSON list of 2 values over several lines; name it .json"
+        "is one JSON list of 2 values; name it .json"
     )
 
 

@@ -83,6 +83,15 @@ def test_the_ends_of_a_ranking_are_good_and_bad_and_a_tie_is_neither(tmp_path: P
     assert said == [("Q?", "b", True), ("Q?", "c", False), ("S?", "a", False), ("S?", "b", False)]
 
 
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet"])
+def test_a_column_that_only_later_rows_have_is_written(tmp_path: Path, jsonl: Jsonl, ending: str) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d", "category": "code"}]
+    source = jsonl(tmp_path / "in.jsonl", rows)
+    convert(source, tmp_path / f"rows{ending}", "messages", "refuse", [])
+    read = [read_demonstrations(path, Dropped(), "refuse", []) for path in (source, tmp_path / f"rows{ending}")]
+    assert read[0] == read[1]
+
+
 def test_parquet_has_the_rows(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

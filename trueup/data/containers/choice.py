@@ -6,6 +6,7 @@ is evaluated.
 
 from __future__ import annotations
 
+import math
 import operator
 import random
 import re
@@ -26,7 +27,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<)\s*(.*?)\s*")
+_COMPARISON = re.compile(r"\s*(>=|<=|!=|>|<|==|=)\s*(.*?)\s*")
 _SHOWN = 30
 
 
@@ -39,6 +40,8 @@ def comparison(condition: Condition) -> tuple[str, str] | None:
     if match is None:
         return None
     sign, text = match[1], match[2]
+    if sign in ("=", "=="):
+        raise ValueError(f"{condition!r}: write the value alone, or a text that begins so as a list: [{condition!r}]")
     if (sign in _OPERATORS and _as_number(text) is None) or not text:
         raise ValueError(
             f"{condition!r}: a {'value' if sign == '!=' else 'number'} follows {sign}; a text that begins so is "
@@ -68,6 +71,11 @@ class Choice:
     names: dict[str, None] = field(default_factory=dict)
     """The columns of the rows so far."""
     _used: set[str] = field(default_factory=set)
+
+    @property
+    def needed(self) -> set[str]:
+        """The file's columns that are renamed or have a condition."""
+        return {*self.columns.values(), *self.conditions, *(name.split(".")[0] for name in self.conditions)}
 
     def why_left_out(self, row: Mapping[str, Any]) -> str | None:
         """The condition that a row does not meet, as a reason to count it by; None for a row that is taken."""
@@ -139,6 +147,8 @@ def _same(value: Any, wanted: Scalar) -> bool:
         return value is wanted or (value is not None and str(value).lower() == excerpt(wanted).strip('"').lower())
     if isinstance(value, str) and isinstance(wanted, str):
         return value == wanted
+    if isinstance(value, int) and isinstance(wanted, int):
+        return value == wanted  # exact, where a float has too few digits
     number = _as_number(value)
     return number is not None and number == _as_number(wanted)
 
@@ -150,4 +160,4 @@ def _as_number(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if number == number else None
+    return number if math.isfinite(number) else None

@@ -10,7 +10,7 @@ from trueup.data.containers.streams import PACKINGS, opened
 from trueup.data.containers.tables import Leave
 from trueup.data.jsonl import Entry
 from trueup.errors import DataError
-from trueup.provenance.inputs import KINDS, kind_by_name
+from trueup.provenance.inputs import KINDS, kind_by_name, plain_ending
 
 
 def read_entries(file: Path, leave: Leave = lambda name: False) -> Iterator[Entry]:
@@ -25,7 +25,7 @@ def read_entries(file: Path, leave: Leave = lambda name: False) -> Iterator[Entr
         case "list":
             return text.document(file)
         case "table":
-            return text.table(file, "\t" if ".tsv" in file.name.lower() else ",")
+            return text.table(file, "\t" if plain_ending(file) == ".tsv" else ",")
         case "parquet":
             _refuse_packed(file)
             return tables.parquet(file, leave)

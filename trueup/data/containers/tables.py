@@ -107,7 +107,7 @@ def _converter(type: Any) -> Convert | None:
     from pyarrow import types
 
     if (storage := getattr(type, "storage_type", None)) is not None:
-        return str if types.is_fixed_size_binary(storage) else _converter(storage)  # a UUID; JSON text
+        return _uuid if types.is_fixed_size_binary(storage) else _converter(storage)  # a UUID; JSON text
     if types.is_dictionary(type) or types.is_run_end_encoded(type):
         return _converter(type.value_type)
     if types.is_struct(type):
@@ -127,6 +127,10 @@ def _converter(type: Any) -> Convert | None:
     if types.is_null(type) or types.is_boolean(type) or types.is_integer(type) or "string" in str(type):
         return None
     return lambda value: value if value is None else Flaw(f"is a {type}, which JSON has not; leave the column out")
+
+
+def _uuid(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _of_struct(converters: dict[str, Convert | None]) -> Convert | None:

@@ -28,7 +28,7 @@ def lines(path: Path) -> Iterator[Entry]:
             if not line.strip():
                 continue
             value = loads(line.rstrip("\n"))
-            if first and isinstance(value, Unreadable) and line.lstrip().startswith("["):
+            if first and isinstance(value, Unreadable | list) and line.lstrip().startswith("["):
                 _refuse_a_list(path)
             first = False
             yield f"{path}:{number}", value
@@ -40,7 +40,7 @@ def _refuse_a_list(path: Path) -> None:
         count = sum(1 for _ in document(path))
     except DataError:
         return  # its first line is broken, and will be named
-    raise DataError(f"{path}: is one JSON list of {count} values over several lines; name it .json")
+    raise DataError(f"{path}: is one JSON list of {count} values; name it .json")
 
 
 def document(path: Path) -> Iterator[Entry]:

@@ -94,7 +94,10 @@ def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
     file = next((parent / name for parent in path.absolute().parents if (parent / name).is_file()), None)
     if file is None:
         raise ValueError(f"these examples need an instruction, and no folder above the file has {name}")
-    annotations = parse_row(_Annotations, next(read_entries(file))[1], str(file)).annotations
+    entry = next(iter(read_entries(file)), None)
+    if entry is None:
+        raise ValueError(f"{file}, which these examples' instruction stands in, holds no row")
+    annotations = parse_row(_Annotations, entry[1], str(file)).annotations
     # Of these hand-written lines, those that begin in lower case are notes more often than instructions.
     instruction = next((text for text in annotations if text[:1].isupper()), annotations[0]).strip()
     for number, example in row.take("examples", dict).items():

@@ -19,7 +19,7 @@ from trueup.data.formats.format import OF_AN_ANSWER, Format, ImportedRanking, Sk
 from trueup.data.formats.preferences import PREFERENCES, is_rating, join_ratings
 from trueup.data.formats.settling import Use
 from trueup.data.formats.verdicts import tiers_of_scores
-from trueup.data.jsonl import Entry, cut, excerpt
+from trueup.data.jsonl import Entry, Unreadable, cut, excerpt
 from trueup.data.records import Demonstration, Dropped, Prompt, Row, parse_row
 from trueup.data.row_rules import BadRows
 from trueup.data.split import opening
@@ -93,9 +93,10 @@ def _read_rows(
     count, unknown, is_empty = 0, False, True
     ignore = frozenset(map(vocabulary.canonical, ignore_columns))
     choice = choice or Choice()
+    ours = set(map(vocabulary.canonical, choice.columns))  # a file's own column of such a name is left out before
     for file, where, entry in _entries(path, use, ignore, choice, dropped):
         is_empty = False
-        ledger = Ledger(ignore)
+        ledger = Ledger(ignore - ours)
         try:
             outcomes = [
                 values if isinstance(values, Skipped) else finish(values, where)
@@ -126,7 +127,9 @@ def _read_rows(
                     dropped.places.setdefault(first.content if first else "", where)
     if sentence := choice.unknown():
         raise DataError(f"{path}: {sentence}")
-    if is_empty and not dropped.counts:
+    if is_empty and dropped.counts:
+        raise DataError(f"{path}: no row meets the conditions ({dropped}); correct `filter`")
+    if is_empty:
         raise DataError(f"{path}: holds no rows")
     if problems and (on_bad_rows == "refuse" or not rows):
         lines = [f"{path}: {count} problems"] if count > 1 else []
@@ -155,10 +158,14 @@ def _entries(
 
     Rows that belong together are one, and come last, since the last row of a file may belong to its first.
     """
+
+    def leave(name: str) -> bool:
+        return vocabulary.canonical(name) in ignore and name not in choice.needed
+
     parts: list[Entry] = []
     file_of: dict[str, Path] = {}
     for file in files_of(path):
-        for where, entry in read_entries(file, lambda name: vocabulary.canonical(name) in ignore):
+        for where, entry in read_entries(file, leave):
             if isinstance(entry, dict):
                 if reason := choice.why_left_out(entry):
                     dropped.add(reason)
@@ -166,7 +173,7 @@ def _entries(
                 try:
                     entry = choice.renamed(entry)
                 except ValueError as error:
-                    entry = error
+                    entry = Unreadable(str(error), json.dumps(entry, ensure_ascii=False))
             if oasst.is_message(entry) or (use == "preferences" and is_rating(entry)):
                 parts.append((where, entry))
                 file_of[where] = file
@@ -219,7 +226,7 @@ def _recognised_by(row: Columns, format: Format) -> list[str]:
 
 def _common_columns(row: Columns, use: Use) -> Values:
     """The columns that every format may have."""
-    values: Values = {"category": row.get("category") if isinstance(row.values.get("category"), str) else None}
+    values: Values = {"category": row.get("category") or None if isinstance(row.values.get("category"), str) else None}
     if is_own(row):
         row.names_read.add("split")  # every campaign computes it anew
     if use == "preferences":
