@@ -652,7 +652,7 @@ def test_a_reward_model_that_has_failed_is_known_to_be_refused_until_it_is_train
             stage.find("fail", "chance", "no better than chance")
         stage.finish()
     assert check(made)[0] == [
-        f"align.rewards: reward_model: {tmp_path}/run/reward: the reward model's own verdict is fail (no better than "
+        f"align.rewards: reward_model: {tmp_path}/run/reward: the reward stage's own verdict is fail (no better than "
         f"chance), and it will be refused: {INSTEAD}"
     ]
     assert check(campaign(tmp_path, align={**align, "on_failed_reward_model": "use"}))[0] == []
