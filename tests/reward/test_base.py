@@ -34,6 +34,7 @@ TRAINING: dict[str, Any] = {
     "annotator_weights": "reliability",
     "center_rewards_coefficient": 0.1,
     "criteria_weights": {"helpful": 1.0},
+    "ensemble": 3,
     "full_finetuning": True,
     "grade_margins": [0, 1, 2],
     "ideal_answers": False,
