@@ -25,7 +25,7 @@ from reward.report import Learnt, StartChoice
 from reward.trainer import build_trainer, take_threshold
 from trueup.console import say
 from trueup.data.split import opening_id
-from trueup.files import PARTIAL
+from trueup.files import PARTIAL, replacing
 from trueup.models import heads
 from trueup.models.loading import Loaded
 from trueup.models.scoring import Reading, score_readings
@@ -179,9 +179,8 @@ class KeepBest(TrainerCallback):
         if args.should_save:
             self.stage.log({"step": step, KEPT_LOSS: loss})
             if self.best_step == step:
-                partial = self.file.with_name(f"written.best{PARTIAL}")  # a torn file could never be read again
-                save_file(trained_weights(self.model.model), partial, {"step": str(step), "loss": repr(loss)})
-                partial.replace(self.file)
+                with replacing(self.file) as partial:  # a torn file could never be read again
+                    save_file(trained_weights(self.model.model), partial, {"step": str(step), "loss": repr(loss)})
         if sum(self.best_step < other <= step for other in self.losses) >= PATIENCE:
             control.should_training_stop = True
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,18 @@ def write_atomically(path: Path, text: str | Iterable[str], by_process: bool = F
     text        the whole, or its parts in order
     by_process  other processes may write the same file at the same time; the last one counts
     """
+    with replacing(path, by_process) as partial, partial.open("w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path, by_process: bool = False) -> Iterator[Path]:
+    """A place to write a file to, which gets its name when all is written."""
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}" if by_process else path.name + PARTIAL)
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines([text] if isinstance(text, str) else text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)

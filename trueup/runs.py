@@ -83,7 +83,9 @@ def is_output(path: Path, directory: Path) -> bool:
 
 def _is_scratch(path: Path) -> bool:
     """Whether only a stage at work needs this entry of its folder. `checkpoint-final` or a backup may be the user's."""
-    unfinished = path.name.removesuffix(PARTIAL)
+    unfinished = path.name
+    while unfinished.endswith(PARTIAL):  # a scratch file may itself be half written
+        unfinished = unfinished.removesuffix(PARTIAL)
     if unfinished != path.name:
         return unfinished in {*OUTPUTS, BEGUN, MANIFEST, "answered"} or unfinished.endswith((".answers", ".best"))
     return path.name == BEGUN or _is_checkpoint(path)

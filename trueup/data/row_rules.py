@@ -27,7 +27,7 @@ class RowRules(Section):
     """Columns to leave out, at any depth of a row: they are not read, and their content refuses or drops no row."""
     columns: dict[Name, Name] = Field({})
     """Names of columns, ours and the file's: {prompt: question, response: answer}. Columns are renamed before their
-    names say which format they have. (Of `path` or `prompts`; this key and the next two concern no further file.)"""
+    names say which format they have. This key and the next two concern `path` or `prompts`, and no further file."""
     filter: dict[Name, Value | list[Value]] = Field({})
     """Conditions on columns, by the file's names, that a row must all meet: a value, a list of values, or `>=`, `>`,
     `<=`, `<` with a number, or `!=` with a value. {language: en, score: ">= 0.5", category: [qa, code]}. `null` wants

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
 from trueup.errors import DataError
-from trueup.files import PARTIAL
+from trueup.files import replacing
 from trueup.provenance.commits import DATASETS, HubId, repository
 from trueup.provenance.contents import Contents, cache_dir, changed, sha256_remembered
 from trueup.provenance.masking import masked
@@ -128,20 +128,20 @@ def _fetched(address: str) -> Path:
     place = cache_dir() / "fetched" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name[-100:]}"
     if place.is_file():
         return place
-    partial = place.with_name(f"{place.name}.{os.getpid()}{PARTIAL}")
+    place.parent.mkdir(parents=True, exist_ok=True)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with httpx.stream("GET", address, follow_redirects=True, timeout=60) as reply, partial.open("wb") as file:
+        with (
+            replacing(place, by_process=True) as partial,
+            httpx.stream("GET", address, follow_redirects=True, timeout=60) as reply,
+            partial.open("wb") as file,
+        ):
             reply.raise_for_status()
             for part in reply.iter_bytes():
                 file.write(part)
-        partial.replace(place)
     except httpx.HTTPStatusError as error:
         raise DataError(f"{address}: the server answers {error.response.status_code}: correct the address") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DataError(f"{address}: cannot be fetched ({str(error) or type(error).__name__}): try again") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return place
 
 
