@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trueup.commandline.commands import Command, print_text
+from trueup.commandline.commands import Command, named_rows, print_text, takes_bad_rows, takes_rows
 
 if TYPE_CHECKING:
     from reward.elsewhere import ScoredFile
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _takes_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model with one output: a folder, such as runs/demo/reward/model, or a hub id")
-    parser.add_argument("file", type=Path, help="preferences in any format of docs/formats.md")
+    takes_rows(parser, "preferences")
     parser.add_argument(
         "--set",
         action="append",
@@ -27,14 +27,7 @@ def _takes_file(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="a key of `model` in a campaign file: revision=main, chat_template=llama3, dtype=float32",
     )
-    parser.add_argument("--on-bad-rows", choices=("refuse", "drop"), default="refuse", help="drop leaves out bad rows")
-    parser.add_argument(
-        "--ignore-columns",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="columns that do not change the meaning of a row; no row is refused for them",
-    )
+    takes_bad_rows(parser)
 
 
 def _takes_score(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +46,7 @@ def _scored(arguments: argparse.Namespace) -> ScoredFile:
 
     with redirect_stdout(sys.stderr):
         model = load_model(arguments.model, arguments.set)
-        return score_file(model, arguments.file, arguments.on_bad_rows, arguments.ignore_columns)
+        return score_file(model, named_rows(arguments.file), arguments.on_bad_rows, arguments.ignore_columns)
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -84,7 +77,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from reward.elsewhere import evaluate, report_text
     from trueup.files import write_atomically
 
-    report = evaluate(file, arguments.model, arguments.file)
+    report = evaluate(file, arguments.model, named_rows(arguments.file))
     print_text(report_text(report))
     if arguments.json is not None:
         with writing(arguments.json):

@@ -29,10 +29,11 @@ from trueup.data.pairs import pairs_of
 from trueup.data.records import Candidate, Dropped, Preference, prompt_id
 from trueup.data.row_rules import BadRows
 from trueup.errors import ConfigError, DataError
-from trueup.files import Json, sha256_file
+from trueup.files import Json
 from trueup.models.config import A_REWARD_MODEL, ModelConfig
 from trueup.models.loading import Loaded, load_scorer
 from trueup.models.scoring import score_answers
+from trueup.provenance.inputs import sha256_of
 from trueup.statistics.intervals import Interval
 
 UNREAD = "the reward model cannot read an answer"
@@ -132,7 +133,7 @@ def evaluate(file: ScoredFile, model: str, path: Path) -> FileReport:
     return FileReport(
         model=model,
         file=str(path),
-        file_sha256=sha256_file(path),
+        file_sha256=sha256_of(path),
         rows=len(file.rows),
         ties=sum(len(row.tiers) == 1 for row in file.rows),
         dropped=dict(file.dropped.counts),

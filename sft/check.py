@@ -27,9 +27,10 @@ def check_sft(config: SFTConfig, stages: Stages, problems: list[str], notes: lis
             return read_source(source, config.seed, dropped)
 
         if file := read_file("sft.data", source.path, read, source, config.seed, problems, notes):
-            train = [row for row in file.rows if not touches_heldout(row, config.split)]
-            once = {id(row) for row in weighted(train, source.weight, config.seed)[0]}
-            file.rows = [row for row in file.rows if id(row) in once or touches_heldout(row, config.split)]
+            train, heldout = list[Demonstration](), list[Demonstration]()
+            for row in file.rows:
+                (heldout if touches_heldout(row, config.split) else train).append(row)
+            file.rows = heldout + weighted(train, source.weight, config.seed)[0]
             files.append(file)
     return files if len(files) == len(config.data) else []  # figures of a part would mislead
 

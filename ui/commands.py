@@ -16,6 +16,7 @@ from trueup.commandline.commands import (
     FIRST_UNFINISHED,
     Command,
     described,
+    named_rows,
     print_text,
     read_campaign,
     takes_config,
@@ -289,7 +290,6 @@ def _labels(arguments: argparse.Namespace) -> int:
 
 
 def _import(config: LabelConfig, arguments: argparse.Namespace) -> tuple[str, bool]:
-    from trueup.commandline.data import named_rows
     from ui.labels.exchange import import_labels
 
     return import_labels(config, named_rows(arguments.file), arguments.on_bad_rows, arguments.ignore_columns), True

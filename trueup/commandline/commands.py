@@ -58,6 +58,22 @@ def _round(text: str) -> int:
 FIRST_UNFINISHED = "without it the first in which the stage is not finished, or else the last"
 
 
+def takes_rows(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `file`, which `named_rows` reads, and `--ignore-columns`."""
+    parser.add_argument("file", type=Path, help=f"{what} in a file, folder, pattern or hub data set (docs/formats.md)")
+    parser.add_argument(
+        "--ignore-columns",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="columns that do not change the meaning of a row; no row is refused for them",
+    )
+
+
+def takes_bad_rows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--on-bad-rows", choices=("refuse", "drop"), default="refuse", help="drop leaves out bad rows")
+
+
 def takes_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run directory, such as runs/demo")
 
@@ -67,6 +83,22 @@ def read_campaign(arguments: argparse.Namespace) -> Campaign:
     from trueup.campaign import load_campaign
 
     return load_campaign(arguments.config, arguments.set)
+
+
+def named_rows(path: Path) -> Path:
+    """The path of what a command names: on this machine, a web address, or a hub data set, which is fetched."""
+    from trueup.errors import DataError
+    from trueup.provenance.inputs import elsewhere, hub_id_of
+
+    try:
+        path = elsewhere(str(path), Path()) or path
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    if (hub_id := hub_id_of(path)) is None:
+        return path
+    from trueup.models.sources import hub
+
+    return elsewhere(hub_id.at(hub.fetch(hub_id).name).revision_text, Path()) or path
 
 
 def print_text(text: object, file: IO[str] | None = None) -> None:

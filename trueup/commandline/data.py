@@ -9,14 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from trueup.commandline.commands import Command, print_text
+from trueup.commandline.commands import Command, named_rows, print_text, takes_bad_rows, takes_rows
 
 USES = ("demonstrations", "prompts", "preferences")
 SHAPES = ("messages", "alpaca", "sharegpt", "preference", "kto")
 
 
 def _takes_inspect(parser: argparse.ArgumentParser) -> None:
-    _takes_file(parser)
+    takes_rows(parser, "rows")
     parser.add_argument("--as", choices=USES, dest="use", help="what the rows are, where they can be several things")
     parser.add_argument(
         "--config", type=Path, help="campaign file: its model renders the rows, and its split and max_length are told"
@@ -30,21 +30,10 @@ def _takes_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _takes_convert(parser: argparse.ArgumentParser) -> None:
-    _takes_file(parser)
+    takes_rows(parser, "rows")
     parser.add_argument("target", type=Path, help="new file: .jsonl, .json, .csv or .parquet")
     parser.add_argument("--to", choices=SHAPES, required=True, help="the shape of its rows")
-    parser.add_argument("--on-bad-rows", choices=("refuse", "drop"), default="refuse", help="drop leaves out bad rows")
-
-
-def _takes_file(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="rows in any format of docs/formats.md")
-    parser.add_argument(
-        "--ignore-columns",
-        nargs="+",
-        default=[],
-        metavar="COLUMN",
-        help="columns that do not change the meaning of a row; no row is refused for them",
-    )
+    takes_bad_rows(parser)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
@@ -80,22 +69,6 @@ def _convert(arguments: argparse.Namespace) -> int:
     left_out = f"; left out: {dropped}" if dropped.counts else ""
     print_text(f"{arguments.target}: {rows} rows as {arguments.to}{left_out}")
     return 0
-
-
-def named_rows(path: Path) -> Path:
-    """The path of what a command names: on this machine, a web address, or a hub data set, which is fetched."""
-    from trueup.errors import DataError
-    from trueup.provenance.inputs import elsewhere, hub_id_of
-
-    try:
-        path = elsewhere(str(path), Path()) or path
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    if (hub_id := hub_id_of(path)) is None:
-        return path
-    from trueup.models.sources import hub
-
-    return elsewhere(hub_id.at(hub.fetch(hub_id).name).revision_text, Path()) or path
 
 
 COMMANDS = {

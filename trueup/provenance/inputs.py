@@ -120,12 +120,17 @@ def _address_of(path: Path) -> str | None:
     return str(path).replace(":/", "://", 1) if path.parts[:1] in (("http:",), ("https:",)) else None
 
 
+def _copy_of(address: str) -> Path:
+    """Where the file at an address lies once it is fetched."""
+    name = Path(urlsplit(address).path).name or "rows"
+    return cache_dir() / "fetched" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name[-100:]}"
+
+
 def _fetched(address: str) -> Path:
     """The file at an address, in Trueup's own cache. It is fetched once: a stage that was run stays as it is."""
     import httpx
 
-    name = Path(urlsplit(address).path).name or "rows"
-    place = cache_dir() / "fetched" / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{name[-100:]}"
+    place = _copy_of(address)
     if place.is_file():
         return place
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +255,10 @@ def sha256_of(path: Path, files: Contents | None = None) -> str:
 
 
 def why_changed(path: Path, sha256: str, files: Mapping[str, str] | None) -> str | None:
-    """The sentence that an input is another one than was recorded; None if it is the same."""
+    """The sentence that an input is another one than was recorded; None if it is the same. Nothing is fetched: the run
+    may be somebody else's, and name any address."""
+    if (address := _address_of(path)) and not _copy_of(address).is_file():
+        return f"{address} is missing: it is no longer in {cache_dir()}"
     try:
         now = contents_of(path)
     except DataError:

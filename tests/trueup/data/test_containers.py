@@ -314,6 +314,9 @@ def test_a_web_address_is_fetched_once_and_counts_by_its_content(tmp_path: Path,
         assert why_changed(path, before, None) is None
         repository.push({"rows.jsonl.gz": gzip.compress(lines([GOOD, GOOD]))})
         next((tmp_path / "cache" / "fetched").iterdir()).unlink()
+        asked = len(hub.asked)
+        assert "is missing: it is no longer in" in (why_changed(path, before, None) or "") and len(hub.asked) == asked
+        assert len(read_prompts(path, Dropped())) == 1
         assert why_changed(path, before, None) == f"{path} has changed"
         gone = elsewhere(f"{address}/datasets/owner/rows/resolve/main/none.jsonl", tmp_path)
         assert gone is not None
@@ -363,3 +366,8 @@ def test_an_address_with_a_secret_is_refused_and_the_secret_is_not_told(address:
     with pytest.raises(ValueError, match="holds a secret") as error:
         elsewhere(address, Path())
     assert not any(secret in str(error.value) for secret in ("pw", "hf_abc", "=abc"))
+
+
+def test_whether_an_address_changed_is_found_out_without_asking_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("httpx.stream", lambda *_, **__: pytest.fail("it was asked"))
+    assert "is missing" in (why_changed(Path("https:/host.example/rows.jsonl"), "00", {"rows.jsonl": "00"}) or "")

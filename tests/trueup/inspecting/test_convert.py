@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from trueup.cli import main
+from trueup.commandline import data
 from trueup.data.formats import read_demonstrations, read_preferences
 from trueup.data.pairs import pairs_of
 from trueup.data.records import Dropped
 from trueup.errors import DataError, TrueupError
-from trueup.inspecting.convert import convert
+from trueup.inspecting.convert import DEMONSTRATION_SHAPES, PREFERENCE_SHAPES, convert
+from trueup.inspecting.look import READERS
 
 CASES = Path(__file__).parents[2] / "data" / "cases" / "shapes"
 Jsonl = Callable[[Path, list[Any]], Path]
@@ -107,3 +109,7 @@ def test_a_place_that_cannot_take_the_rows_is_refused(tmp_path: Path, target: st
     (tmp_path / "there.jsonl").write_text("mine")
     assert main(["data", "convert", str(CASES / "d_alpaca.jsonl"), str(tmp_path / target), "--to", "messages"]) == 2
     assert words in capsys.readouterr().err and (tmp_path / "there.jsonl").read_text() == "mine"
+
+
+def test_the_command_takes_every_shape_that_is_written_and_every_use_that_is_read() -> None:
+    assert set(data.SHAPES) == {*DEMONSTRATION_SHAPES, *PREFERENCE_SHAPES} and set(data.USES) == set(READERS)
