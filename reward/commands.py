@@ -45,8 +45,9 @@ def _scored(arguments: argparse.Namespace) -> ScoredFile:
     from reward.elsewhere import load_model, score_file
 
     with redirect_stdout(sys.stderr):
+        arguments.file = named_rows(arguments.file)
         model = load_model(arguments.model, arguments.set)
-        return score_file(model, named_rows(arguments.file), arguments.on_bad_rows, arguments.ignore_columns)
+        return score_file(model, arguments.file, arguments.on_bad_rows, arguments.ignore_columns)
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -77,7 +78,7 @@ def _eval(arguments: argparse.Namespace) -> int:
     from reward.elsewhere import evaluate, report_text
     from trueup.files import write_atomically
 
-    report = evaluate(file, arguments.model, named_rows(arguments.file))
+    report = evaluate(file, arguments.model, arguments.file)
     print_text(report_text(report))
     if arguments.json is not None:
         with writing(arguments.json):

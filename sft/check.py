@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.config import DataSource, SampleConfig, SFTConfig, StartConfig
-from sft.data import read_source, weighted
+from sft.data import read_source
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
 from trueup.data.formats import read_prompts
@@ -27,10 +27,6 @@ def check_sft(config: SFTConfig, stages: Stages, problems: list[str], notes: lis
             return read_source(source, config.seed, dropped)
 
         if file := read_file("sft.data", source.path, read, source, config.seed, problems, notes):
-            train, heldout = list[Demonstration](), list[Demonstration]()
-            for row in file.rows:
-                (heldout if touches_heldout(row, config.split) else train).append(row)
-            file.rows = heldout + weighted(train, source.weight, config.seed)[0]
             files.append(file)
     return files if len(files) == len(config.data) else []  # figures of a part would mislead
 

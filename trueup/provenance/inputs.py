@@ -56,12 +56,12 @@ def elsewhere(value: str, base: Path) -> Path | None:
 
     base  the folder in which a file or folder of this name would be meant
     """
-    if re.match("https?:/", value, re.IGNORECASE):
-        if (shown := masked(value)) != value:
+    if scheme := re.match("https?:/+", value, re.IGNORECASE):
+        if _holds_secret(value):
             raise ValueError(
-                f"{shown}: holds a secret, which would stand in every manifest; fetch the file, and name it here"
+                f"{masked(value)}: holds a secret, which every manifest would keep; fetch the file, and name it here"
             )
-        return Path(value)
+        return Path(scheme[0].lower() + value[scheme.end() :])
     match = _ID.fullmatch(value)
     is_path = kind_by_name(Path(value)) or os.path.exists(base / value)
     if match is None or (is_path and not value.startswith("hf:")):
@@ -69,6 +69,13 @@ def elsewhere(value: str, base: Path) -> Path | None:
     if other := sorted(dict(parse_qsl(match[3] or "")).keys() - set(_PARTS)):
         raise ValueError(f"{value}: {other[0]!r} is no part of a hub data set; write {' or '.join(_PARTS)}")
     return Path(f"hf:/{value.removeprefix('hf://datasets/')}")
+
+
+def _holds_secret(address: str) -> bool:
+    """Whether a web address names a user, or has a parameter whose whole name is a secret's."""
+    parts = urlsplit(address)
+    parameters = dict(parse_qsl(parts.query))
+    return "@" in parts.netloc or any(masked({name: "x"}) != {name: "x"} for name in parameters)
 
 
 def hub_id_of(path: Path, key: str = "path") -> HubId | None:

@@ -26,7 +26,7 @@ from trueup.data.formats import read_demonstrations, read_preferences, read_prom
 from trueup.data.jsonl import Unreadable
 from trueup.data.records import Dropped
 from trueup.errors import DataError
-from trueup.provenance.inputs import elsewhere, sha256_of, why_changed
+from trueup.provenance.inputs import absolute, elsewhere, sha256_of, why_changed
 
 CASES = Path(__file__).parents[2] / "data" / "cases"
 READERS: dict[str, Any] = {
@@ -371,3 +371,12 @@ def test_an_address_with_a_secret_is_refused_and_the_secret_is_not_told(address:
 def test_whether_an_address_changed_is_found_out_without_asking_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("httpx.stream", lambda *_, **__: pytest.fail("it was asked"))
     assert "is missing" in (why_changed(Path("https:/host.example/rows.jsonl"), "00", {"rows.jsonl": "00"}) or "")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://h/x.jsonl?author=smith&tokenizer=gpt2", "http://localhost:8000/data@v1/x.jsonl", "HTTPS://h/x.jsonl"],
+)
+def test_an_address_without_a_secret_is_an_address(address: str) -> None:
+    path = elsewhere(address, Path())
+    assert path is not None and absolute(path) == path
