@@ -29,7 +29,7 @@ def test_a_part_is_drawn_by_the_seed_and_the_whole_keeps_its_order() -> None:
     assert weighted(ROWS, 3.0, 0) == (ROWS, ROWS * 2)
 
 
-def test_no_category_has_more_than_its_most_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_no_category_that_rows_name_has_more_than_its_most_and_what_is_left_out_is_counted(tmp_path: Path) -> None:
     rows = [
         {"prompt": f"{category} {n}", "completion": "a", **({"category": category} if category != "none" else {})}
         for category, count in {"qa": 30, "code": 3, "none": 12}.items()
@@ -38,8 +38,8 @@ def test_no_category_has_more_than_its_most_and_what_is_left_out_is_counted(tmp_
     (path := tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = DataSource.model_validate({"path": path, "max_per_category": 5})
     kept = read_source(source, 0, dropped := Dropped())
-    assert Counter(row.category for row in kept) == {"qa": 5, "code": 3, None: 5}
-    assert dropped.counts == {"over max_per_category": 45 - 13}
+    assert Counter(row.category for row in kept) == {"qa": 5, "code": 3, None: 12}
+    assert dropped.counts == {"over max_per_category": 30 - 5}
     texts = [row.messages[0].content for row in kept]
     assert texts == sorted(texts, key=[row["prompt"] for row in rows].index), "in the order of the file"
     other = read_source(source, 1, Dropped())
