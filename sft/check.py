@@ -39,32 +39,64 @@ def check_start(config: StartConfig, stages: Stages, problems: list[str], notes:
 
 def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems: list[str], notes: list[str]) -> None:
     """Check that there are enough demonstrations to train on, and that they are short enough."""
+    if config.train_on == "all":
+        _check_all_trained(rows, problems, notes)
     demonstrations = rows.of("sft.data")
     if demonstrations is None:
         return
     train = [row for row in demonstrations if not touches_heldout(row, config.split)]
     if lengths := rows.tokens(train):
         notes.append(f"model.chat_template: {rows.end_token!r} is trained as the end of every assistant turn")
-        _check_too_long(config.max_length, train, lengths, rows, problems, notes)
+        _check_too_long(config, train, lengths, rows, problems, notes)
     if len(train) < FEW_DEMONSTRATIONS:
         heldout = len(demonstrations) - len(train)
         note = f" ({heldout} more are held out)" if heldout else ""
         problems.append(f"sft.data: {len(train)} demonstrations to train on{note}; {FEW_DEMONSTRATIONS} is the least")
 
 
-def _check_too_long(
-    limit: int, train: list[Demonstration], lengths: list[int], rows: Rows, problems: list[str], notes: list[str]
-) -> None:
-    from trueup.models.encoding import named
+def _check_all_trained(rows: Rows, problems: list[str], notes: list[str]) -> None:
+    """Take rows out, or add a problem, that keep a turn out of training, where every token is to be trained."""
+    from trueup.models.encoding import named, trains_every_turn
 
-    over = [row.where for row in train if max(rows.tokens([row]), default=0) > limit]
+    for file in (file for file in rows.files if file.key == "sft.data"):
+        if bad := [row.where for row in file.rows if not trains_every_turn(row)]:
+            drops = file.on_bad_rows == "drop" and len(bad) < len(file.rows)
+            (notes if drops else problems).append(
+                f"sft.train_on: all trains every token, and {len(bad)} of {len(file.rows)} demonstrations have turns "
+                f"that are not to be learnt{', and are dropped' if drops else ''}: {named(bad)}"
+            )
+        file.rows = [row for row in file.rows if trains_every_turn(row)]
+
+
+def _check_too_long(
+    config: SFTConfig,
+    train: list[Demonstration],
+    lengths: list[int],
+    rows: Rows,
+    problems: list[str],
+    notes: list[str],
+) -> None:
+    from trueup.models.encoding import fit, named
+
+    limit = config.max_length
+    over = [row for row in train if max(rows.tokens([row]), default=0) > limit]
     if not over:
         notes.append(f"sft.max_length: {limit}; the longest demonstration has {max(lengths)} tokens")
         return
-    (problems if len(over) / len(lengths) > TOO_MANY_DROPPED else notes).append(
-        f"sft.max_length: {len(over)} of {len(lengths)} demonstrations are longer than {limit} tokens and are dropped; "
-        f"the longest has {max(lengths)}: {named(over)}"
-    )
+    fitted = [fit(rows.tokenizer, row, config.fitting) for row in over]
+    gone = [one.whole.where for one in fitted if not one.parts]
+    of = f"of {len(lengths)} demonstrations are longer than {limit} tokens"
+    if len(gone) < len(over):
+        became = {
+            "cut": f"cut, {sum(one.tokens_cut for one in fitted)} tokens in all",
+            "split": f"split into {sum(len(one.parts) for one in fitted)} dialogues without "
+            f"{sum(one.exchanges_left_out for one in fitted if one.parts)} exchanges that do not fit by themselves",
+        }[config.overlong]
+        notes.append(f"sft.overlong: {len(over) - len(gone)} {of} and are {became}")
+    if gone:
+        (problems if len(gone) / len(lengths) > TOO_MANY_DROPPED else notes).append(
+            f"sft.max_length: {len(gone)} {of} and are dropped; the longest has {max(lengths)}: {named(gone)}"
+        )
 
 
 # ---- sample -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from trueup.config import DemonstrationsPath, PromptsPath, Stages
 from trueup.data.row_rules import RowRules
 from trueup.files import Json
 from trueup.models.config import ModelStageConfig
+from trueup.models.encoding import Fitting, Overlong, TrainOn
 from trueup.models.templates.block import LEAST_BUDGET
 from trueup.provenance.commits import HubId
 from trueup.provenance.contents import Contents
@@ -40,7 +41,7 @@ def _from_path(value: Any) -> Any:
 
 
 class SFTConfig(TrainConfig):
-    """Instruction tuning: maximum likelihood of the assistant's turns only. `sft: none`, or no such section, trains
+    """Instruction tuning: maximum likelihood of the assistant's turns. `sft: none`, or no such section, trains
     nothing: the named model, with `model.adapter` if that is set, is the SFT policy."""
 
     stage: ClassVar[str] = "sft"
@@ -59,6 +60,20 @@ class SFTConfig(TrainConfig):
     (https://thinkingmachines.ai/blog/lora)."""
     num_train_epochs: float = Field(2.0, gt=0)
     """Passes over the demonstrations."""
+    overlong: Overlong = "drop"
+    """What happens to a demonstration longer than `max_length`. `drop` leaves it out whole. `cut` keeps the tokens up
+    to there, so that the end of a cut answer is not learnt. `split` makes several dialogues of it that fit, each with
+    its system message and whole exchanges, and leaves out an exchange that does not fit by itself."""
+    train_on: TrainOn = "assistant"
+    """Tokens that carry loss: those of the `assistant`'s turns, or `all`, with prompts and what the template writes."""
+    packing: bool = False
+    """Whether several demonstrations share a row of up to `max_length` tokens, so that little is padded. Batches then
+    count such rows. A model that would let one demonstration see another is refused, by a measurement before it is
+    trained."""
+
+    @property
+    def fitting(self) -> Fitting:
+        return Fitting(self.max_length, self.overlong, self.train_on)
 
     def input_paths(self) -> list[Path]:
         return [source.path for source in self.data]

@@ -1,4 +1,4 @@
-"""Demonstrations as training rows: read, split by prompt, tokenised with labels on the assistant's turns only."""
+"""Demonstrations as training rows: read, split by prompt, tokenised with labels on the assistant's turns."""
 
 from __future__ import annotations
 
@@ -10,39 +10,62 @@ from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, TypeVar
 
 from sft.config import DataSource, SFTConfig
+from sft.report import LongCounts
+from trueup.config import SplitConfig
 from trueup.data.formats import read_demonstrations
 from trueup.data.near_duplicates import across_split
 from trueup.data.records import Demonstration, Dropped, Message
 from trueup.data.split import touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded
-from trueup.models.encoding import RefusedRows, encode_demonstrations
+from trueup.models.encoding import (
+    FittedDemonstration,
+    RefusedRows,
+    Trainable,
+    TrainOn,
+    encode_demonstrations,
+    with_loss_on,
+)
 from trueup.runs import StageRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
-Trainable = tuple[Demonstration, list[Encoded]]
-"""A demonstration and its training rows."""
 
 
 @dataclass
 class Data:
-    """The demonstrations of all sources, split by prompt."""
+    """The demonstrations of all sources, split by prompt. Each part of one that was split is a demonstration here."""
 
     train: list[Trainable] = field(default_factory=list)
     again: list[Trainable] = field(default_factory=list)
     """Those of `train` that a pass takes once more, by the weight of their source; several times, if it is above 2."""
     heldout: list[Trainable] = field(default_factory=list)
-    too_long: list[Demonstration] = field(default_factory=list)
-    """Demonstrations of either side that were left out whole."""
+    long: list[FittedDemonstration] = field(default_factory=list)
+    """Demonstrations of either side that are longer than `max_length`, with what is left of them."""
+    heldout_parts: int = 0
+    """Parts of training dialogues that were left out since they begin with a held-out question."""
     refused: RefusedRows = field(default_factory=RefusedRows)
+    count: int = 0
+    """Demonstrations that could be encoded, as they stand in their files."""
 
     @property
-    def count(self) -> int:
-        """Demonstrations that could be encoded."""
-        return len(self.train) + len(self.heldout) + len(self.too_long)
+    def too_long(self) -> list[Demonstration]:
+        """Demonstrations of which nothing fits."""
+        return [one.whole for one in self.long if not one.parts]
+
+    @property
+    def long_counts(self) -> LongCounts:
+        """What is left of those of which something fits."""
+        left = [one for one in self.long if one.parts]
+        return LongCounts(
+            demonstrations=len(left),
+            tokens_cut=sum(one.tokens_cut for one in left),
+            parts=sum(len(one.parts) for one in left),
+            exchanges_left_out=sum(one.exchanges_left_out for one in left),
+            parts_left_out=self.heldout_parts,
+        )
 
 
 def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Data:
@@ -51,19 +74,21 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
     for source in config.data:
         dropped = Dropped()
         rows = read_source(source, config.seed, dropped)
-        fitting, too_long = encode_demonstrations(
-            rows, tokenizer, config.max_length, data.refused, source.on_bad_rows, dropped
-        )
+        encoded = encode_demonstrations(rows, tokenizer, config.fitting, data.refused, source.on_bad_rows, dropped)
         places = dropped.places | places
-        data.too_long += too_long
-        heldout = [one for one in fitting if touches_heldout(one[0], config.split)]
-        others = [one for one in fitting if not touches_heldout(one[0], config.split)]
+        data.count += len(encoded)
+        data.long += [one for one in encoded if one.long]
+        fitting = [one for one in encoded if one.parts]
+        heldout = [one for one in fitting if touches_heldout(one.whole, config.split)]
+        others = [one for one in fitting if not touches_heldout(one.whole, config.split)]
         train, again = weighted(others, source.weight, config.seed)
         dropped.add("beyond the weight", len(others) - len(train))
+        parts = trained_parts(train, config.split)
+        data.heldout_parts += sum(len(one.parts) for one in train) - len(parts)
         stage.add_input(source.path, len(heldout) + len(train), dropped)
-        data.heldout += heldout
-        data.train += train
-        data.again += again
+        data.heldout += [part for one in heldout for part in one.parts]
+        data.train += parts
+        data.again += trained_parts(again, config.split)
     data.refused.stop()
     if not data.train:
         if any(not touches_heldout(row, config.split) for row in data.too_long):
@@ -92,6 +117,13 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonst
     return [rows[i] for i in sorted(kept)]
 
 
+def trained_parts(demonstrations: Sequence[FittedDemonstration], split: SplitConfig) -> list[Trainable]:
+    """The parts of training dialogues that may be trained on. A dialogue that was not split is its own part. A further
+    part of one that was begins with another question, which may be held out as the beginning of other dialogues."""
+    parts = [part for one in demonstrations for part in one.parts]
+    return [part for part in parts if not touches_heldout(part[0], split)]
+
+
 def weighted(rows: list[T], weight: float, seed: int) -> tuple[list[T], list[T]]:
     """(the rows that a pass takes, those that it takes again). A part of them is drawn by the seed."""
     whole = int(weight)
@@ -112,8 +144,9 @@ def answerable(rows: Sequence[Trainable], new_tokens: int, context: int | None) 
 
 
 def _prompt_length(row: Encoded) -> int:
-    """Tokens before the answer that a training row ends with."""
-    return max(i for i, label in enumerate(row.labels) if label == IGNORED) + 1
+    """Tokens before the last answer of a training row."""
+    answer = max(i for i, label in enumerate(row.labels) if label != IGNORED)
+    return max(i for i, label in enumerate(row.labels[:answer]) if label == IGNORED) + 1
 
 
 def spread(rows: Sequence[Trainable], count: int, seed: int) -> list[Trainable]:
@@ -129,5 +162,5 @@ def trained_tokens(rows: list[Encoded]) -> int:
     return sum(label != IGNORED for row in rows for label in row.labels)
 
 
-def training_rows(rows: Sequence[Trainable]) -> list[Encoded]:
-    return [row for _, many in rows for row in many]
+def training_rows(rows: Sequence[Trainable], train_on: TrainOn) -> list[Encoded]:
+    return [row for _, many in rows for row in with_loss_on(many, train_on)]

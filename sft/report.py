@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trueup.artifacts.artifact import Artifact
+from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.reports import SampledAnswers
 from trueup.data.records import Message, Row, is_empty
 
@@ -19,13 +19,33 @@ class HeldoutLoss(Artifact):
     rows: int
 
 
+class LongCounts(Artifact):
+    """What became of demonstrations that are longer than `max_length`, by `sft.overlong: cut` or `split`."""
+
+    demonstrations: int
+    """Those of which something is left, on either side of the split."""
+    tokens_cut: int
+    """Tokens behind `max_length`, which were cut away."""
+    parts: int
+    """Dialogues that they became. One that was cut stays one."""
+    exchanges_left_out: int
+    """Exchanges of them that do not fit by themselves."""
+    parts_left_out: int
+    """Parts that begin with a question that is held out, while their dialogue is trained on."""
+
+
 class RowCounts(Artifact):
     """Numbers of demonstrations."""
 
     train: int
+    """Training rows, before they are packed."""
+    packed: int | None = absent()
+    """Rows that they were packed into (`sft.packing`), by which batches and steps count."""
     heldout: int
     dropped: dict[str, int]
     """Demonstrations that were left out, by reason."""
+    long: LongCounts | None = absent()
+    """Those that were too long, and were cut or split."""
 
 
 class TokenCounts(Artifact):
@@ -55,7 +75,7 @@ class SFTReport(Artifact):
     eos_rate: float | None
     """Share of completions of held-out prompts that end by themselves; null if no prompt left room for one."""
     trained_eos: int
-    """Assistant turns whose end-of-turn token carries loss."""
+    """Assistant turns whose end-of-turn token carries loss; with `sft.train_on: all`, turns of anybody."""
     rows: RowCounts
     tokens: TokenCounts
     by_category: dict[str, int]

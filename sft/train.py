@@ -9,13 +9,14 @@ Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5; train
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from peft import TaskType
 
+from sft import packing
 from sft.config import SFTConfig
 from sft.data import Data, answerable, last_trained, read_data, spread, trained_tokens, training_rows
 from sft.report import HeldoutCompletion, HeldoutLoss, RowCounts, SFTReport, TokenCounts
@@ -45,8 +46,8 @@ def run(config: SFTConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     data = read_data(config, stage, loading.load_base_tokenizer(config.model))
     stage.trained_on(row.messages for row, _ in data.train)
-    train_rows = training_rows(data.train + data.again)
-    heldout_rows = training_rows(spread(data.heldout, _EVALUATED, config.seed))
+    train_rows = training_rows(data.train + data.again, config.train_on)
+    heldout_rows = training_rows(spread(data.heldout, _EVALUATED, config.seed), config.train_on)
     say(f"{'data':<12} {len(data.train)} demonstrations to train on, {len(data.heldout)} held out by their prompts")
     if data.again:
         say(f"{'data':<12} a pass takes {len(data.again)} again, by the weights of their sources")
@@ -54,7 +55,7 @@ def run(config: SFTConfig) -> Path:
         f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)} in {len(train_rows)} training rows, of which "
         f"{trained_tokens(train_rows)} carry loss"
     )
-    for code, text in notes_on(data, config.max_length):
+    for code, text in notes_on(data, config):
         say(f"{'tokens':<12} {text}")
         stage.find("info", code, text)
 
@@ -65,7 +66,10 @@ def run(config: SFTConfig) -> Path:
     with loop.scored_completions_only():
         trainer = build_trainer(config, stage, base, train_rows, heldout_rows)
         trained_eos = count_trained_eos(trainer, train_rows, base.tokenizer.eos_token_id)
-        say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in all {trained_eos} assistant turns")
+        turns = {"assistant": "assistant turns", "all": "turns"}[config.train_on]
+        say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in {trained_eos} {turns}")
+        if config.packing:
+            packing.require_no_leak(trainer, base, "sft.packing")
         before = loop.loss_before(trainer, stage) if heldout_rows else None
         loop.train(trainer, stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
@@ -91,8 +95,10 @@ def run(config: SFTConfig) -> Path:
             trained_eos=trained_eos,
             rows=RowCounts(
                 train=len(train_rows),
+                packed=len(trainer.train_dataset) if config.packing else None,
                 heldout=len(data.heldout),
                 dropped={TOO_LONG: len(data.too_long)} if data.too_long else {},
+                long=data.long_counts if data.long_counts.demonstrations else None,
             ),
             tokens=TokenCounts(all=sum(len(r.input_ids) for r in train_rows), with_loss=trained_tokens(train_rows)),
             by_category=dict(sorted(Counter(row.category or "none" for row, _ in data.train).items())),
@@ -106,13 +112,32 @@ def run(config: SFTConfig) -> Path:
     return stage.finish()
 
 
-def notes_on(data: Data, max_length: int) -> Iterator[tuple[str, str]]:
+def notes_on(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
     """(code, sentence) on demonstrations that were too long, and on changes to their texts."""
+    longer = f"longer than sft.max_length, {config.max_length} tokens"
     if data.too_long:
         yield (
             "too_long",
-            f"{len(data.too_long)} of {data.count} demonstrations are longer than sft.max_length, {max_length} "
-            f"tokens, and are left out whole: {named([row.where for row in data.too_long])}",
+            f"{len(data.too_long)} of {data.count} demonstrations are {longer}, and are left out whole: "
+            f"{named([row.where for row in data.too_long])}",
+        )
+    long = data.long_counts
+    if long.demonstrations and config.overlong == "cut":
+        yield (
+            "cut",
+            f"{long.demonstrations} of {data.count} demonstrations are {longer}, and are cut there: {long.tokens_cut} "
+            "tokens are lost, and a cut answer teaches no end of turn",
+        )
+    elif long.demonstrations:
+        yield (
+            "split",
+            f"{long.demonstrations} of {data.count} demonstrations are {longer}, and are split at turns into "
+            f"{long.parts} dialogues; {long.exchanges_left_out} exchanges that do not fit by themselves are left out",
+        )
+    if long.parts_left_out:
+        yield (
+            "heldout_parts",
+            f"{long.parts_left_out} parts of dialogues that were split begin with a held-out question and are left out",
         )
     for what, count in data.refused.changes.items():
         yield "texts_in_tokens", f"{count} of {data.count} demonstrations are {what}"
@@ -126,14 +151,19 @@ def build_trainer(
     from trl import SFTTrainer
 
     lengths = [len(row.input_ids) for row in train_rows]
+    rows = Dataset.from_list([vars(row) for row in train_rows])
+    if config.packing:
+        config, rows = packing.one_at_once(config), packing.packed(rows, config.max_length)
+        lengths = [sum(of_each) for of_each in rows["seq_lengths"]]
+        say(f"{'packing':<12} {len(train_rows)} training rows in {len(rows)} of up to {config.max_length} tokens")
     arguments = trainer_arguments(config, stage, base, lengths)
-    arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": config.packing}
     new_tokens = loading.new_token_ids(config.model, base)
 
     trainer = batches.grouped_by_length(SFTTrainer, config, lengths)(
         model=base.model,
         args=build_arguments(TRLConfig, arguments, config),
-        train_dataset=Dataset.from_list([vars(row) for row in train_rows]),
+        train_dataset=rows,
         eval_dataset=Dataset.from_list([vars(row) for row in heldout_rows]) if heldout_rows else None,
         processing_class=base.tokenizer,
         peft_config=adapters.adapter(config, base.model, TaskType.CAUSAL_LM, new_tokens),
@@ -149,17 +179,20 @@ def trial(config: SFTConfig, stage: StageRun, base: loading.Loaded) -> Any:
 
 
 def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
-    """Assistant turns, counted by EOS labels in the batches of the trainer's own collator, which are what is really
-    trained. A collator that changes labels is a bug, and stops the stage."""
-    count = 0
+    """Turns, counted by EOS labels in the batches of the trainer's own collator, which are what is really trained. A
+    collator that changes labels is a bug, and stops the stage."""
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
-        collated = trainer.data_collator([vars(row) for row in batch])["labels"]
-        for row, labels in zip(batch, collated.tolist(), strict=True):
-            if labels != row.labels + [IGNORED] * (len(labels) - len(row.labels)):
-                raise AssertionError("the collator changed the labels of a training row")
-            count += row.labels.count(eos_id)
-    return count
+        collated = trainer.data_collator([vars(row) for row in batch])
+        in_batch = zip(collated["input_ids"].flatten().tolist(), collated["labels"].flatten().tolist(), strict=True)
+        in_rows = (pair for row in batch for pair in zip(row.input_ids, row.labels, strict=True))
+        if _with_loss(in_batch) != _with_loss(in_rows):
+            raise AssertionError("the collator changed the labels of a training row")
+    return sum(row.labels.count(eos_id) for row in rows)
+
+
+def _with_loss(tokens: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [(token, label) for token, label in tokens if label != IGNORED]
 
 
 def answer_heldout(config: SFTConfig, policy: loading.Loaded, rows: list[Demonstration]) -> list[HeldoutCompletion]:

@@ -121,7 +121,12 @@ LORA = {
 }
 """Keys of `sft.lora`, `reward.lora` and `align.lora`."""
 
-SFT = {"data": Probe({"data": ["more.jsonl"]}, see="trainer")}
+SFT = {
+    "data": Probe({"data": ["more.jsonl"]}, see="trainer"),
+    "overlong": ShownBy("tests/sft/test_long.py", 'overlong="split"'),  # no row here is too long
+    "train_on": trainer(train_on="all"),
+    "packing": trainer(packing=True),
+}
 REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
     "criteria_weights": ShownBy("tests/reward/test_criteria.py", "criteria_weights"),  # nobody was asked for any

@@ -79,6 +79,8 @@ class Rows:
     """Most tokens that the model can read."""
     end_token: str | None = None
     """The token that ends an assistant turn."""
+    tokenizer: Any = None
+    """The tokenizer, with its chat template."""
     lengths: dict[int, int] = field(default_factory=dict)
     """Tokens by the row's identity, since several rows may stand in one line."""
 
@@ -93,7 +95,7 @@ class Rows:
 
     def encode(self, tokenizer: Any, problems: list[str], notes: list[str]) -> None:
         """Encode every row of every file as a stage would, and note its length."""
-        self.end_token = tokenizer.eos_token
+        self.tokenizer, self.end_token = tokenizer, tokenizer.eos_token
         past: set[str] = set()
         for file in self.files:
             _encode(file, tokenizer, past, self.lengths, problems, notes)

@@ -69,6 +69,7 @@ def inspect(
         else None,
         split=split_of(rows, dropped, campaign) if campaign else None,
         over_max_length=rendered.over if rendered else None,
+        overlong=rendered.fitting.overlong if rendered and rendered.fitting and rendered.over else None,
         template=rendered.template if rendered else None,
         samples=[sample for row in shown for sample in (rendered.samples(row) if rendered else as_written(row))],
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trueup.artifacts.reports import Estimate
 from trueup.inspecting.report import DataReport
-from trueup.inspecting.text import in_words, one_of, places
+from trueup.inspecting.text import FATES, in_words, one_of, places
 from trueup.pages.frame import environment
 from trueup.pages.wording import how_many
 
@@ -21,6 +21,7 @@ def page_of(report: DataReport) -> str:
         .get_template(TEMPLATE)
         .render(
             report=report,
+            fates=FATES,
             name=Path(report.path).name,
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             count=how_many(report.rows, one_of(report.use)),

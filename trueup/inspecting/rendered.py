@@ -14,6 +14,7 @@ from trueup.data.formats import ImportedRanking
 from trueup.data.formats.settling import Use
 from trueup.data.records import Demonstration, LeftOut, Message, Prompt
 from trueup.inspecting.report import Part, ShownRow, Spread
+from trueup.models.encoding import Fitting, TrainOn, with_loss_on
 from trueup.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class Rendered:
     left_out: list[LeftOut]
     over: int | None
     """Rows that are longer than the stage's `max_length`; None where no stage of the campaign has one."""
+    fitting: Fitting | None
+    """What the stage does with such rows, and which tokens carry loss; None where no stage of the campaign trains."""
 
     @classmethod
     def by(cls, campaign: Campaign, use: Use, rows: Rows) -> Rendered:
@@ -49,21 +52,21 @@ class Rendered:
         from trueup.errors import DataError, ModelError
         from trueup.models.loading import load_base_tokenizer
 
+        stage = campaign.stages.get(STAGES.get(use, ""))
+        fitting = _fitting(stage) if isinstance(stage, TrainConfig) else None
         choices: list[str] = []
         tokenizer = load_base_tokenizer(campaign.config.model, choices.append)
         encoded: dict[int, list[tuple[str, Encoded]]] = {}
         left_out = []
         for row in rows:
             try:
-                encoded[id(row)] = list(sequences(tokenizer, row))
+                encoded[id(row)] = list(sequences(tokenizer, row, fitting.train_on if fitting else "assistant"))
             except (DataError, ModelError) as error:
                 left_out.append(LeftOut(where=row.where, problem=str(error), row=None))
-        stage = campaign.stages.get(STAGES.get(use, ""))
-        limit = stage.max_length if isinstance(stage, TrainConfig) else None
         sizes = [max(len(one.input_ids) for _, one in many) for many in encoded.values()]
-        over = None if limit is None else sum(size > limit for size in sizes)
+        over = None if fitting is None else sum(size > fitting.max_length for size in sizes)
         kept = [row for row in rows if id(row) in encoded]
-        return cls(tokenizer, "; ".join(choices), kept, encoded, left_out, over)
+        return cls(tokenizer, "; ".join(choices), kept, encoded, left_out, over, fitting)
 
     @property
     def lengths(self) -> dict[str, Spread]:
@@ -83,12 +86,20 @@ class Rendered:
         ]
 
 
-def sequences(tokenizer: PreTrainedTokenizerBase, row: Row) -> Iterable[tuple[str, Encoded]]:
+def _fitting(stage: TrainConfig) -> Fitting:
+    """The fitting of a stage on demonstrations; pairs that are too long are left out, whatever their stage."""
+    fitting = getattr(stage, "fitting", None)
+    return fitting if isinstance(fitting, Fitting) else Fitting(stage.max_length)
+
+
+def sequences(
+    tokenizer: PreTrainedTokenizerBase, row: Row, train_on: TrainOn = "assistant"
+) -> Iterable[tuple[str, Encoded]]:
     """What the model reads of a row, each with what it is: a dialogue, a prompt, or an answer behind its prompt."""
     from trueup.models.chat import IGNORED, Encoded, encode_completion, encode_demonstration, encode_prompt
 
     if isinstance(row, Demonstration):
-        many = encode_demonstration(tokenizer, row.messages)
+        many = with_loss_on(encode_demonstration(tokenizer, row.messages), train_on)
         for number, one in enumerate(many, start=1):
             yield (f"part {number} of {len(many)}" if len(many) > 1 else "demonstration"), one
         return

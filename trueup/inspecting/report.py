@@ -107,7 +107,9 @@ class DataReport(Artifact):
     split: Split | None = absent()
     """Where a campaign is given."""
     over_max_length: int | None = absent()
-    """Rows that the campaign's stage leaves out because they are longer than its `max_length`."""
+    """Rows that are longer than the `max_length` of the campaign's stage."""
+    overlong: Literal["drop", "cut", "split"] | None = absent()
+    """What the stage does with them (`sft.overlong`)."""
     template: str | None = absent()
     """The chat template that the samples went through, and why it; absent where no campaign is given."""
     samples: list[ShownRow]

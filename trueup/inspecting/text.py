@@ -11,6 +11,8 @@ from trueup.inspecting.report import BadRows, DataReport, Judgements, ShownRow, 
 from trueup.pages.wording import how_many, interval, percent
 
 SHOWN_NAMES = 8
+FATES = {"drop": "left out", "cut": "cut there", "split": "split at turns"}
+"""What becomes of rows that are too long, by `sft.overlong`."""
 LEARNT, PLAIN = "\x1b[32m", "\x1b[0m"
 """What the model learns to write is green on a terminal, and stands between the marks below elsewhere."""
 MARKS = ("⟦", "⟧")
@@ -37,7 +39,9 @@ def of_file(report: DataReport) -> Iterable[str]:
         yield line(what, in_words(spread))
     if report.over_max_length:
         yield line(
-            "too long", f"{how_many(report.over_max_length, 'row')} of more than max_length tokens, which are left out"
+            "too long",
+            f"{how_many(report.over_max_length, 'row')} of more than max_length tokens, which are "
+            f"{FATES[report.overlong or 'drop']}",
         )
     yield line("turns", ", ".join(f"{rows} of {how_many(turns, 'question')}" for turns, rows in report.turns.items()))
     if report.categories:

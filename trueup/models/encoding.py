@@ -2,20 +2,30 @@
 
 A row that the chat template or the tokenizer refuses is a bad row, like one that no reader takes, and `on_bad_rows`
 applies to both: `refuse` names all of them at once; `drop` leaves them out, counts them by reason and sets them aside,
-unless no row remains. The stages and `trueup check` share this module. No torch.
+unless no row remains. What becomes of a demonstration that is longer than `max_length` is `sft.overlong`:
+
+drop   left out whole.
+cut    keeps the tokens up to `max_length`. A cut answer teaches no end of turn, and what is behind is not learnt.
+split  becomes several dialogues that fit, as Vicuna's recipe does (FastChat, `split_long_conversation.py`): each has
+       the system message, begins with a user's turn and holds as many exchanges as fit. An exchange that does not fit
+       by itself is left out.
+
+The stages and `trueup check` share this module. No torch.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from trueup.data.formats import SHOWN_PROBLEMS
-from trueup.data.records import Demonstration, Dropped, FiledRow
+from trueup.data.records import Demonstration, Dropped, FiledRow, Message
 from trueup.data.row_rules import BadRows
 from trueup.errors import DataError, ModelError, TrueupError
-from trueup.models.chat import Encoded, encode_demonstration
+from trueup.models.chat import IGNORED, Encoded, encode_demonstration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,27 +120,158 @@ def encode_rows(
     return encoded
 
 
+# ---- Demonstrations, and those that do not fit ---------------------------------------------------------------------
+
+Overlong = Literal["drop", "cut", "split"]
+TrainOn = Literal["assistant", "all"]
+Trainable = tuple[Demonstration, list[Encoded]]
+"""A demonstration and its training rows (several if the template requires it)."""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What becomes of a demonstration: what fits, and what does not."""
+
+    max_length: int
+    overlong: Overlong = "drop"
+    train_on: TrainOn = "assistant"
+
+
+@dataclass(frozen=True)
+class FittedDemonstration:
+    """A demonstration as it is trained."""
+
+    whole: Demonstration
+    """As it stands in its file: its side of the split is that of each part."""
+    parts: list[Trainable]
+    """One, unless it was split; none, if nothing of it fits."""
+    long: bool = False
+    """Whether it is longer than `max_length`."""
+    tokens_cut: int = 0
+    """Tokens that were cut away, of all of its training rows."""
+    exchanges_left_out: int = 0
+    """Exchanges of a dialogue that was split which do not fit by themselves."""
+
+
+def fit(
+    tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration, fitting: Fitting, changes: set[str] | None = None
+) -> FittedDemonstration:
+    """A demonstration in tokens, as far as it fits."""
+    if fitting.train_on == "all" and not trains_every_turn(demonstration):
+        raise DataError(
+            "a turn of this dialogue is not to be learnt, and sft.train_on: all trains every token; set sft.train_on: "
+            "assistant, or take the row out"
+        )
+    rows = encode_demonstration(tokenizer, demonstration.messages, changes)
+    if longest(rows) <= fitting.max_length:
+        return FittedDemonstration(demonstration, [(demonstration, rows)])
+    if fitting.overlong == "cut":
+        part = _cut(demonstration, rows, fitting.max_length)
+        cut = sum(len(row.input_ids) for row in rows) - sum(len(row.input_ids) for row in part[1]) if part else 0
+        return FittedDemonstration(demonstration, [part] if part else [], long=True, tokens_cut=cut)
+    if fitting.overlong == "split":
+        return _split(tokenizer, demonstration, fitting.max_length)
+    return FittedDemonstration(demonstration, [], long=True)
+
+
+def longest(rows: Sequence[Encoded]) -> int:
+    return max((len(row.input_ids) for row in rows), default=0)
+
+
+def with_loss_on(rows: list[Encoded], train_on: TrainOn) -> list[Encoded]:
+    """The training rows of one dialogue with loss on the tokens that `train_on` names.
+
+    all  each token of the first row but its first, which nothing comes before. Further rows, which a template makes
+         that writes earlier turns in another form, carry loss on their answers: else a text would be learnt twice
+    """
+    if train_on == "assistant" or not rows:
+        return rows
+    ids = rows[0].input_ids
+    return [Encoded(ids, [IGNORED, *ids[1:]]), *rows[1:]]
+
+
+def trains_every_turn(demonstration: Demonstration) -> bool:
+    return all(message.trained for message in demonstration.messages if message.role == "assistant")
+
+
 def encode_demonstrations(
     rows: Sequence[Demonstration],
     tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
+    fitting: Fitting,
     refused: RefusedRows,
     on_bad_rows: BadRows,
     dropped: Dropped,
-) -> tuple[list[tuple[Demonstration, list[Encoded]]], list[Demonstration]]:
-    """The demonstrations of a file that fit, each with its training rows (several if the template requires it), and
-    those that do not fit.
+) -> list[FittedDemonstration]:
+    """The demonstrations of a file that can be encoded, as far as they fit. Those of which nothing fits are counted as
+    dropped."""
 
-    A demonstration is left out whole if one of its training rows is longer than `max_length`: cut, it would lose an
-    EOS, and without some of its turns it would be another dialogue. Which turns those are would depend on the template.
-    """
+    def encode(row: Demonstration, changes: set[str]) -> FittedDemonstration:
+        return fit(tokenizer, row, fitting, changes)
 
-    def encode(row: Demonstration, changes: set[str]) -> list[Encoded]:
-        return encode_demonstration(tokenizer, row.messages, changes)
+    encoded = [one for _, one in encode_rows(rows, encode, refused, on_bad_rows, dropped)]
+    dropped.add(TOO_LONG, sum(not one.parts for one in encoded))
+    return encoded
 
-    encoded = encode_rows(rows, encode, refused, on_bad_rows, dropped)
-    fitting = [one for one in encoded if max(len(row.input_ids) for row in one[1]) <= max_length]
-    too_long = [row for row, many in encoded if max(len(one.input_ids) for one in many) > max_length]
-    if too_long:
-        dropped.add(TOO_LONG, len(too_long))
-    return fitting, too_long
+
+# ---- cut --------------------------------------------------------------------------------------------------------
+
+
+def _cut(demonstration: Demonstration, rows: list[Encoded], max_length: int) -> Trainable | None:
+    """The rows up to `max_length`, with the dialogue up to the last turn of which a token is still trained; None if no
+    trained token is left."""
+    kept, turns_before, last_turn = [], 0, 0
+    for row in rows:
+        part = Encoded(row.input_ids[:max_length], row.labels[:max_length])
+        if turns := _trained_turns(part):
+            kept.append(part)
+            last_turn = turns_before + turns
+        turns_before += _trained_turns(row)
+    if not kept:
+        return None
+    trained = [i for i, message in enumerate(demonstration.messages) if message.role == "assistant" and message.trained]
+    messages = demonstration.messages[: trained[last_turn - 1] + 1]
+    return demonstration.model_copy(update={"messages": messages}), kept
+
+
+def _trained_turns(row: Encoded) -> int:
+    """Trained turns of a row: between two of them stands a prompt, which carries no loss."""
+    return sum(trained for trained, _ in groupby(row.labels, key=lambda label: label != IGNORED))
+
+
+# ---- split ------------------------------------------------------------------------------------------------------
+
+
+def _split(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration, max_length: int) -> FittedDemonstration:
+    system, exchanges = exchanges_of(demonstration.messages)
+
+    def encoded(start: int, stop: int) -> Trainable:
+        messages = [*system, *(message for exchange in exchanges[start:stop] for message in exchange)]
+        return demonstration.model_copy(update={"messages": messages}), encode_demonstration(tokenizer, messages)
+
+    parts, start, left_out = list[Trainable](), 0, 0
+    while start < len(exchanges):
+        part, stop = encoded(start, start + 1), start + 1
+        if longest(part[1]) > max_length:
+            start, left_out = stop, left_out + 1
+            continue
+        while stop < len(exchanges) and longest((longer := encoded(start, stop + 1))[1]) <= max_length:
+            part, stop = longer, stop + 1
+        if part[1]:  # else it has no turn to learn
+            parts.append(part)
+        start = stop
+    return FittedDemonstration(demonstration, parts, long=True, exchanges_left_out=left_out)
+
+
+def exchanges_of(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+    """(the system messages that a dialogue begins with, its exchanges: each ends with an assistant's turn)."""
+    first = next(i for i, message in enumerate(messages) if message.role != "system")
+    return list(messages[:first]), list(_exchanges(messages[first:]))
+
+
+def _exchanges(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    exchange: list[Message] = []
+    for message in messages:
+        exchange.append(message)
+        if message.role == "assistant":
+            yield exchange
+            exchange = []

@@ -138,7 +138,7 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
     """Keep each row's output of the layers below the first adapter for the next epochs, and print the choice.
 
     It is not kept with several processes, where each sees other rows in every epoch, nor with gradient checkpointing,
-    which computes those layers anew in the backward pass.
+    which computes those layers anew in the backward pass, nor of packed rows, which come with other rows each time.
     """
     epochs = config.num_train_epochs
     if config.max_steps > 0:
@@ -149,6 +149,9 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
     decoder = trainer.model.get_base_model().base_model
     trunk = Trunk(decoder)
     if not trunk.depth:
+        return nullcontext()
+    if getattr(trainer, "padding_free", False):
+        say(f"{'trunk':<12} the layers below the first adapter are computed anew in each epoch: rows are packed")
         return nullcontext()
     tokens = sum(len(ids) for row in trainer.train_dataset for key, ids in row.items() if key.endswith("_ids"))
     size = tokens * decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize

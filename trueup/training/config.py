@@ -64,11 +64,13 @@ class TrainConfig(ModelStageConfig):
     train_batch_size: int = Field(8, ge=1)
     """Rows per optimiser step, over all devices."""
     max_length: int = Field(512, ge=8)
-    """Most tokens of a row, prompt and answer together. Longer rows are dropped and counted, never cut."""
+    """Most tokens of a row, prompt and answer together. Longer rows are dropped and counted, never cut, but where
+    `sft.overlong` says so."""
     lr_scheduler_type: str = "cosine"
     """How the learning rate falls, by the names of transformers: `cosine`, `linear`, `constant`, ..."""
-    warmup_steps: int = Field(0, ge=0)
-    """Optimiser steps over which the learning rate rises to its peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0
+    """Optimiser steps over which the learning rate rises to its peak: a number of steps, or a share of all steps, such
+    as 0.03."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Norm to which longer gradients are cut."""
     save_steps: int = Field(50, ge=1)

@@ -39,7 +39,7 @@ from trueup.data.records import Dropped, Message
 from trueup.data.split import touches_heldout
 from trueup.errors import DataError
 from trueup.models.chat import IGNORED, Encoded, answer_text
-from trueup.models.encoding import RefusedRows, encode_demonstrations
+from trueup.models.encoding import Fitting, RefusedRows, encode_demonstrations
 from trueup.models.heads import load_ensemble
 from trueup.models.loading import Loaded
 from trueup.models.templates.ends import turn_ends
@@ -212,13 +212,14 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
         train_rows = [row for row in file_rows if not touches_heldout(row, config.split)]
         if len(train_rows) < len(file_rows):
             dropped.add("held out", len(file_rows) - len(train_rows))
-        encodings, _ = encode_demonstrations(
-            train_rows, policy.tokenizer, config.max_length, refused, config.on_bad_rows, dropped
+        encoded = encode_demonstrations(
+            train_rows, policy.tokenizer, Fitting(config.max_length), refused, config.on_bad_rows, dropped
         )
-        rows += [encoded for _, many in encodings for encoded in many]
-        dialogues += [row.messages for row, _ in encodings]
-        stage.add_input(path, len(encodings), dropped)
-        say(f"{'ptx':<12} {path.name}: {len(encodings)} demonstrations; left out: {dropped}")
+        fitting = [part for one in encoded for part in one.parts]
+        rows += [row for _, many in fitting for row in many]
+        dialogues += [row.messages for row, _ in fitting]
+        stage.add_input(path, len(fitting), dropped)
+        say(f"{'ptx':<12} {path.name}: {len(fitting)} demonstrations; left out: {dropped}")
     refused.stop()
     for what, count in refused.changes.items():
         say(f"{'ptx':<12} {count} demonstrations {what}")

@@ -67,7 +67,14 @@ def test_what_is_marked_is_exactly_what_the_model_learns_to_write(tmp_path: Path
 def test_rows_longer_than_the_stage_takes_are_counted(tmp_path: Path, campaign: Any, jsonl: Jsonl) -> None:
     rows = [{"prompt": "Say red.", "completion": "red " * n} for n in (1, 200)]
     report = inspect(jsonl(tmp_path / "rows.jsonl", rows), "demonstrations", [], campaign(tmp_path), samples=0)
-    assert (report.rows, report.over_max_length) == (2, 1)
+    assert (report.rows, report.over_max_length, report.overlong) == (2, 1, "drop")
+    assert "1 row of more than max_length tokens, which are left out" in "\n".join(lines(report, colour=False))
+    made = campaign(tmp_path, sft={"overlong": "split", "train_on": "all"})
+    report = inspect(tmp_path / "rows.jsonl", "demonstrations", [], made, samples=1)
+    assert "which are split at turns" in "\n".join(lines(report, colour=False))
+    assert "which are split at turns" in page_of(report)
+    learnt, whole = report.lengths["learnt, tokens"], report.lengths["row, tokens"]
+    assert learnt.largest == whole.largest - 1, "all tokens carry loss but the first"
 
 
 def test_every_bad_row_is_named_and_the_others_are_looked_at(tmp_path: Path, jsonl: Jsonl, capsys: Any) -> None:

@@ -1,0 +1,121 @@
+"""The SFT stage on dialogues that are too long, on all tokens, and on packed rows: what it says of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sft.train
+from trueup.check import check
+from trueup.data.records import Message
+from trueup.data.split import is_heldout, opening_id
+
+TURNS = 4
+
+
+def dialogue(n: int, exchanges: int) -> dict[str, Any]:
+    turns = [(f"Say {n}.{i}", f"It is {n}. " + "la " * 12) for i in range(exchanges)]
+    messages = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    return {"messages": [{"role": role, "content": text} for role, text in messages]}
+
+
+LONG, SHORT = 12, 20
+"""Dialogues of TURNS exchanges, which do not fit, and of one, which do."""
+
+
+def of_sft(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("sft")]
+
+
+def findings(directory: Path) -> dict[str, str]:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    return {one["code"]: one["message"] for one in manifest["verdict"]["findings"]}
+
+
+@pytest.fixture
+def long_rows(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    jsonl(tmp_path / "long.jsonl", [dialogue(n, TURNS if n < LONG else 1) for n in range(LONG + SHORT)])
+
+    def make(**keys: Any) -> Any:
+        sft = {"data": ["long.jsonl"], "max_length": 140, "max_steps": -1, "num_train_epochs": 1, **keys}
+        return campaign(tmp_path, sft=sft)
+
+    return make
+
+
+def test_parts_of_a_dialogue_stay_on_its_side_and_packed_rows_are_what_steps_count(
+    long_rows: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = long_rows(overlong="split", packing=True, warmup_steps=0.5)
+    config = made.stages["sft"]
+    directory = sft.train.run(config)
+    report = json.loads((directory / "report.json").read_text())
+    rows, long = report["rows"], report["rows"]["long"]
+
+    whole = [[Message(**message) for message in dialogue(n, TURNS)["messages"]] for n in range(LONG + SHORT)]
+    sides = [is_heldout(messages, config.split) for messages in whole]
+    assert 0 < sum(sides[:LONG]) < LONG, "there are long dialogues on both sides"
+    begins_heldout = [[is_heldout(messages[2 * i :], config.split) for i in (0, 2)] for messages in whole[:LONG]]
+    assert any(any(begins[1:]) for begins, side in zip(begins_heldout, sides, strict=False) if not side)
+    asked = {opening_id(messages[2 * i :]): (n, i) for n, messages in enumerate(whole) for i in range(TURNS)}
+    trained = [asked[one] for one in json.loads((directory / "trained_prompts.json").read_text())]
+    assert not any(sides[n] for n, _ in trained), "no part of a held-out dialogue is trained on"
+    assert not any(is_heldout(whole[n][2 * i :], config.split) for n, i in trained), "nor a held-out question"
+    assert any(i for n, i in trained if n < LONG), "parts begin with later questions"
+
+    assert rows["dropped"] == {} and long["demonstrations"] == LONG and long["exchanges_left_out"] == 0
+    assert long["parts"] == 2 * LONG and long["parts_left_out"] > 0
+    assert rows["train"] == len(trained) and rows["heldout"] > sum(sides)
+    texts = findings(directory)
+    assert (
+        f"{LONG} of {LONG + SHORT} demonstrations are longer than sft.max_length, 140 tokens, and are split"
+        in (texts["split"])
+    )
+    assert texts["heldout_parts"].startswith(f"{long['parts_left_out']} parts of dialogues")
+
+    steps = json.loads((directory / "manifest.json").read_text())["steps"]
+    assert rows["packed"] < rows["train"]
+    assert steps == math.ceil(rows["packed"] / config.train_batch_size)
+    metrics = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    rates = [row["learning_rate"] for row in metrics if "loss" in row]
+    assert rates.index(max(rates)) == math.ceil(steps * 0.5), "half of the steps warm up"
+    assert max(row.get("num_tokens", 0) for row in metrics) == report["tokens"]["all"], "each token is read once"
+    assert "rows do not see each other" in capsys.readouterr().out
+
+    notes = check(made)[1]
+    (note,) = [one for one in notes if one.startswith("sft.overlong")]
+    in_training = LONG - sum(sides[:LONG])
+    assert note.startswith(f"sft.overlong: {in_training} of ") and "and are split into" in note
+
+
+def test_a_cut_dialogue_loses_its_end_and_all_tokens_carry_loss(long_rows: Callable[..., Any]) -> None:
+    made = long_rows(overlong="cut", train_on="all", max_steps=1, num_train_epochs=None)
+    directory = sft.train.run(made.stages["sft"])
+    report = json.loads((directory / "report.json").read_text())
+    rows, tokens = report["rows"], report["tokens"]
+    assert rows["long"]["demonstrations"] == rows["long"]["parts"] == LONG and rows["dropped"] == {}
+    assert rows["long"]["tokens_cut"] > LONG * 5 and "packed" not in rows
+    assert tokens["with_loss"] == tokens["all"] - rows["train"], "each but the first of a row"
+    assert "a cut answer teaches no end of turn" in findings(directory)["cut"]
+    problems, notes = check(made)
+    assert not of_sft(problems)
+    assert any(one.startswith("sft.overlong") and " are cut, " in one for one in notes)
+
+
+def test_check_names_turns_that_are_not_to_be_learnt_where_every_token_is(
+    long_rows: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    row = dialogue(0, 2)
+    row["messages"][1]["train"] = False
+    made = long_rows(train_on="all")
+    jsonl(tmp_path / "long.jsonl", [dialogue(n, 1) for n in range(1, 20)] + [row])
+    (problem,) = of_sft(check(made)[0])
+    assert problem == (
+        "sft.train_on: all trains every token, and 1 of 20 demonstrations have turns that are not to be learnt: "
+        f"{tmp_path}/long.jsonl:20"
+    )

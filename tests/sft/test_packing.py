@@ -1,0 +1,116 @@
+"""Packed rows are learnt as rows alone are, by every architecture that is not refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn.functional import cross_entropy
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+import architectures
+import sft.train
+from sft import packing
+from trueup import runs
+from trueup.errors import ConfigError
+from trueup.models import loading
+from trueup.models.chat import IGNORED, Encoded
+from trueup.models.config import ModelConfig
+from trueup.training import loop
+
+READS_ON = {
+    "opt": "reads over the boundaries",  # it counts positions itself
+    "bloom": "reads over the boundaries",
+    "mpt": "reads over the boundaries",
+    "gpt_oss": "reads over the boundaries",
+    "mamba": "reads over the boundaries",
+    "rwkv": "reads over the boundaries",
+    "qwen3_5": "can't keep packed sequences apart without",  # its kernels for short convolutions are not installed
+    "lfm2": "can't keep packed sequences apart without",
+    "falcon_h1": "can't keep packed sequences apart without",
+}
+"""Architectures that are refused, with what is said of each, in the installed versions without a GPU."""
+LENGTHS = [5, 9, 30, 14, 3, 22]
+
+
+def some_rows(vocabulary: int) -> list[Encoded]:
+    """Rows of these lengths, in each of which the last tokens carry loss."""
+    draw = torch.Generator().manual_seed(1)
+    rows = [torch.randint(vocabulary, (length,), generator=draw).tolist() for length in LENGTHS]
+    return [Encoded(ids, [IGNORED] * (len(ids) // 2) + ids[len(ids) // 2 :]) for ids in rows]
+
+
+def loss_of(model: Any, batches: list[Any]) -> float:
+    """Mean loss of the trained tokens of all batches."""
+    losses = []
+    for batch in batches:
+        labels = batch.pop("labels")
+        logits = model(**batch, use_cache=False).logits
+        losses.append(
+            cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+            )[labels[:, 1:].flatten() != IGNORED]
+        )
+    return torch.cat(losses).mean().item()
+
+
+@pytest.mark.parametrize("kind", architectures.TINY)
+@torch.no_grad()
+def test_a_packed_row_has_the_loss_of_its_rows_alone_or_the_architecture_is_refused_by_the_key(
+    kind: str, tmp_path: Path
+) -> None:
+    base = loading.load_base(
+        ModelConfig(name=str(architectures.tiny_model(kind, tmp_path / kind)), device="cpu", chat_template="plain")
+    )
+    base.model.eval()
+    collator = DataCollatorForLanguageModeling(pad_token_id=1, padding_free=True)
+    trainer: Any = SimpleNamespace(model=base.model, data_collator=collator)
+    if kind in READS_ON:
+        with pytest.raises(ConfigError, match="(?s)^sft.packing: 1 problem.*" + READS_ON[kind]):
+            packing.require_no_leak(trainer, base, "sft.packing")
+        return
+    packing.require_no_leak(trainer, base, "sft.packing")
+    rows = some_rows(len(base.tokenizer))
+    packed = packing.packed(Dataset.from_list([vars(row) for row in rows]), 40)
+    assert len(packed) < len(rows)
+    alone = loss_of(base.model, [{name: torch.tensor([ids]) for name, ids in vars(row).items()} for row in rows])
+    assert loss_of(base.model, [collator([row]) for row in packed]) == pytest.approx(alone, abs=1e-5)
+    assert loss_of(base.model, [collator(list(packed))]) == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("keys", [{}, {"full_finetuning": True}], ids=["adapters", "all weights"])
+def test_the_trainer_learns_the_same_from_packed_rows(
+    attention: str, keys: dict[str, Any], campaign: Callable[..., Any], tmp_path: Path
+) -> None:
+    def learnt(packs: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        folder = tmp_path / str(packs)
+        folder.mkdir()
+        made = campaign(
+            folder,
+            model={"attn_implementation": attention},
+            sft={"max_length": 40, "packing": packs, "train_batch_size": 8, **keys},
+        )
+        config = made.stages["sft"]
+        base = loading.load_base(config.model, master_weights=config.full_finetuning)
+        torch.manual_seed(0)
+        with loop.scored_completions_only():
+            trainer = sft.train.build_trainer(config, runs.begin(config), base, some_rows(250), [])
+            assert (trainer.args.per_device_train_batch_size == 1) == packs
+            batch = trainer.data_collator(list(trainer.train_dataset))
+            assert ("attention_mask" in batch) != packs
+            loss = trainer.compute_loss(trainer.model, batch)
+            loss.backward()
+        trained = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+        return loss.item(), trained
+
+    (loss, gradients), (expected_loss, expected) = learnt(True), learnt(False)
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    assert gradients.keys() == expected.keys() and any(g.abs().max() > 1e-3 for g in gradients.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=name)
