@@ -15,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 REPOSITORY = Path(__file__).parents[1]
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+_SETTINGS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, TOOLS = _SETTINGS["project"], _SETTINGS["tool"]
 EXTRAS = {
     "trueup": {"train"},
     "sft": {"train"},
@@ -105,3 +106,15 @@ def test_the_lock_pins_what_is_declared_and_leaves_torch_to_the_machine() -> Non
                 assert name not in pins
             else:
                 assert name in pins and requirement.specifier.contains(pins[name]), f"{requirement}: run `make lock`"
+
+
+def test_every_file_that_a_package_reads_is_part_of_it() -> None:
+    patterns = TOOLS["setuptools"]["package-data"]
+    missing = [
+        str(file.relative_to(REPOSITORY))
+        for package, named in patterns.items()
+        for file in (REPOSITORY / package).rglob("*")
+        if file.is_file() and file.suffix not in {".py", ".pyc"} and not file.name.startswith(".")
+        if not any(file.relative_to(REPOSITORY / package).match(pattern) for pattern in named)
+    ]
+    assert missing == []

@@ -24,6 +24,9 @@ def _takes_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the campaign file"
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="OTHER", help="another version of the rows: what came, what went, what moved"
+    )
     parser.add_argument("--samples", type=int, default=3, metavar="N", help="rows to show (3)")
     parser.add_argument("--html", type=Path, help="new file for the page")
     parser.add_argument("--json", type=Path, help="new file for all figures")
@@ -48,7 +51,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
         require_new(target)
     campaign = load_campaign(arguments.config, arguments.set) if arguments.config else None
     path = named_rows(arguments.file)
-    report = inspect(path, arguments.use, arguments.ignore_columns, campaign, max(0, arguments.samples))
+    other = named_rows(arguments.against) if arguments.against else None
+    report = inspect(path, arguments.use, arguments.ignore_columns, campaign, max(0, arguments.samples), other)
     for line in lines(report, colour=sys.stdout.isatty()):
         print(line)  # of which the texts are printable
     if arguments.json is not None:
@@ -73,7 +77,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 COMMANDS = {
     "data inspect": Command(
-        "print what is in a file of rows: formats, bad rows, lengths, judgements, and samples as the model sees them",
+        "print what is in a file of rows: formats, bad rows, how varied it is, judgements, rows as a model sees them",
         _takes_inspect,
         _inspect,
     ),

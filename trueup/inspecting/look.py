@@ -13,12 +13,15 @@ from trueup.data.formats import ImportedRanking, read_demonstrations, read_prefe
 from trueup.data.formats.settling import Use
 from trueup.data.near_duplicates import across_split
 from trueup.data.pairs import pairs_of
-from trueup.data.records import BAD_ROW, Demonstration, Dropped, LeftOut, Message, random_rows
+from trueup.data.records import BAD_ROW, Dropped, LeftOut, random_rows
 from trueup.data.split import is_heldout
 from trueup.data.words import count_words
 from trueup.errors import DataError
-from trueup.inspecting.rendered import Rendered, Row, Rows, as_written, spread
+from trueup.inspecting.against import against
+from trueup.inspecting.diversity import COMPARED, diversity, languages
+from trueup.inspecting.rendered import Rendered, as_written, spread
 from trueup.inspecting.report import BadRows, DataReport, Judgements, Split, Spread
+from trueup.inspecting.rows import Rows, answers_of, messages_of
 from trueup.statistics.intervals import bootstrap_mean
 from trueup.statistics.reliability import agreement_of
 
@@ -28,27 +31,34 @@ READERS: dict[Use, Callable[..., Rows]] = {
     "prompts": read_prompts,
 }
 """The use that says most comes first."""
-LANGUAGE_ROWS = 2_000
-"""Most rows whose language is told."""
-LEAST_CHARACTERS = 20
-"""Characters from which the language of a text can be told."""
 PLACES = 100
 """Most places that are named of the rows with one problem."""
 
 
 def inspect(
-    path: Path, use: Use | None, ignore_columns: Sequence[str], campaign: Campaign | None, samples: int
+    path: Path,
+    use: Use | None,
+    ignore_columns: Sequence[str],
+    campaign: Campaign | None,
+    samples: int,
+    other: Path | None = None,
 ) -> DataReport:
     """What is in a file of rows. Bad rows are named, and the others are looked at; a DataError if there are no others.
 
     use       what it is read as; None: that which suits it (`read`)
     campaign  whose model and split are used; None: samples stand as in the file
     samples   rows to show
+    other     another version of it, to which the difference is told
     """
     use, rows, dropped = read(path, (use,) if use else tuple(READERS), ignore_columns)
     rendered = Rendered.by(campaign, use, rows) if campaign else None
     if rendered:
         rows = rendered.rows
+    before = read(other, (use,), ignore_columns)[1] if other else None
+    if before == []:
+        raise DataError(f"{other}: no row of it can be read as {use}; leave out --against, or name --as")
+    compared = min(len(rows), len(before), COMPARED) if before else COMPARED
+    varied = diversity(rows, compared)
     shown: Rows = random_rows(rows, samples, 0)
     bad = dropped.left_out + (rendered.left_out if rendered else [])
     return DataReport(
@@ -63,7 +73,7 @@ def inspect(
         lengths=lengths(rows) | (rendered.lengths if rendered else {}),
         turns=dict(sorted(Counter(sum(one.role == "user" for one in messages_of(row)) for row in rows).items())),
         categories=dict(Counter(row.category for row in rows if row.category).most_common()),
-        languages=languages([text_of(row) for row in random_rows(rows, LANGUAGE_ROWS, 0)]),
+        languages=languages(rows),
         judgements=judgements([row for row in rows if isinstance(row, ImportedRanking)])
         if use == "preferences"
         else None,
@@ -71,6 +81,8 @@ def inspect(
         over_max_length=rendered.over if rendered else None,
         overlong=rendered.fitting.overlong if rendered and rendered.fitting and rendered.over else None,
         template=rendered.template if rendered else None,
+        diversity=varied,
+        against=against(other, before, rows, diversity(before, compared), varied) if other and before else None,
         samples=[sample for row in shown for sample in (rendered.samples(row) if rendered else as_written(row))],
     )
 
@@ -100,29 +112,10 @@ def read(path: Path, uses: Sequence[Use], ignore_columns: Sequence[str]) -> tupl
 # ---- Figures ----------------------------------------------------------------------------------------------------
 
 
-def messages_of(row: Row) -> list[Message]:
-    """The conversation of a row; of preferences the prompt."""
-    return row.messages if isinstance(row, Demonstration) else row.prompt
-
-
-def text_of(row: Row) -> str:
-    """All that is said in a row but by a system message."""
-    answers = row.completions if isinstance(row, ImportedRanking) else []
-    return "\n".join([*(one.content for one in messages_of(row) if one.role != "system"), *answers])
-
-
 def lengths(rows: Rows) -> dict[str, Spread]:
     """In words: what is asked in a row, and each answer."""
     asked = [sum(count_words(one.content) for one in messages_of(row) if one.role != "assistant") for row in rows]
-    answers = [
-        count_words(text)
-        for row in rows
-        for text in (
-            row.completions
-            if isinstance(row, ImportedRanking)
-            else [one.content for one in messages_of(row) if one.role == "assistant" and one.trained]
-        )
-    ]
+    answers = [count_words(text) for row in rows for text in answers_of(row)]
     return {what: spread(values) for what, values in (("asked, words", asked), ("answer, words", answers)) if values}
 
 
@@ -133,14 +126,6 @@ def problems(bad: Sequence[LeftOut]) -> list[BadRows]:
         places.setdefault(row.problem, []).append(row.where)
     found = [BadRows(problem=text, rows=len(where), places=where[:PLACES]) for text, where in places.items()]
     return sorted(found, key=lambda one: -one.rows)
-
-
-def languages(texts: Sequence[str]) -> dict[str, int]:
-    """The texts by language (ISO 639-1), most frequent first, without those too short to tell."""
-    from py3langid import classify
-
-    long = [text for text in texts if len(text) >= LEAST_CHARACTERS]
-    return dict(Counter(str(classify(text)[0]) for text in long).most_common())
 
 
 def judgements(rows: Sequence[ImportedRanking]) -> Judgements:

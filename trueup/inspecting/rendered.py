@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from trueup.data.formats import ImportedRanking
 from trueup.data.formats.settling import Use
 from trueup.data.records import Demonstration, LeftOut, Message, Prompt
 from trueup.inspecting.report import Part, ShownRow, Spread
+from trueup.inspecting.rows import Row, Rows
 from trueup.models.encoding import Fitting, TrainOn, with_loss_on
 from trueup.training.config import TrainConfig
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from trueup.models.chat import Encoded
 
-Row = Demonstration | Prompt | ImportedRanking
-Rows = list[Any]
-"""Demonstrations, prompts or imported rankings."""
 STAGES: dict[Use, str] = {"demonstrations": "sft", "preferences": "reward"}
 """The stage of a campaign whose `max_length` such rows have to fit."""
 

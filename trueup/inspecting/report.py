@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from trueup.artifacts.artifact import Artifact, absent
-from trueup.artifacts.reports import Share
+from trueup.artifacts.reports import Estimate, Share
 from trueup.data.formats.settling import Use
 
 Role = Literal["system", "user", "assistant"]
@@ -56,6 +56,138 @@ class Split(Artifact):
     heldout: int
     near_duplicates: str | None
     """A sentence on held-out prompts that are nearly the same as one that may be trained on; null without any."""
+
+
+class FiledText(Artifact):
+    """A text of a row."""
+
+    where: str
+    """File and line."""
+    content: str
+    """Its beginning."""
+
+
+class Histogram(Artifact):
+    """How often values are how large. The bins of one measure are the same in every report, so that two compare."""
+
+    edges: list[float]
+    """The ends of the bins, of which each holds its lower end."""
+    counts: list[int]
+
+
+class Kinds(Artifact):
+    """Rows by the kind of task (`trueup.inspecting.kinds`)."""
+
+    rows: dict[str, int]
+    """Rows of each kind; `other` are those of which nothing says what they are."""
+    by_category: int
+    """Rows whose own category names a kind. The others are told by cue words, which are English."""
+    agreement: Estimate | None
+    """How often the cue words name the kind that a row's own category names; null where no category names one."""
+    cues: dict[str, dict[str, int]]
+    """Of the rows that are told by cue words: the most frequent cues of each kind."""
+
+
+class Verb(Artifact):
+    """A verb of instructions, with what it is about."""
+
+    verb: str
+    rows: int
+    nouns: dict[str, int]
+    """Its most frequent objects."""
+
+
+class Instructions(Artifact):
+    """Verbs and objects of English instructions (`trueup.inspecting.instructions`)."""
+
+    rows: int
+    """Rows with an instruction in which a verb was found; others are questions, or not in English."""
+    pairs: int
+    """Different pairs of verb and object."""
+    verbs: list[Verb]
+    """The most frequent ones."""
+
+
+class Vocabulary(Artifact):
+    """How varied the words of texts are, on average over windows of a fixed number of words, so that it does not depend
+    on how many texts there are."""
+
+    windows: int
+    """Windows of 1,000 words that are averaged over, each of the first 50 words of texts in a random order."""
+    type_token: float
+    """Different words among those of a window."""
+    distinct_2: float
+    """Different pairs of neighbouring words among those of a window."""
+
+
+class Close(Artifact):
+    """Two prompts that are much alike."""
+
+    alike: float
+    first: FiledText
+    second: FiledText
+
+
+class Neighbours(Artifact):
+    """How alike each prompt is to the one most like it: the cosine of their TF-IDF vectors of words. It grows with the
+    number of prompts compared, so that only figures of equal `rows` compare."""
+
+    rows: int
+    """Prompts that were compared with each other, drawn at random if there are more."""
+    median: float
+    near: float
+    """Share of the prompts whose nearest one is alike by 0.8 or more."""
+    alike: Histogram
+    closest: list[Close]
+    """The pairs that are most alike. Prompts that are the same word for word stand here too."""
+
+
+class Diversity(Artifact):
+    """How varied the rows are."""
+
+    rows: int
+    """Rows that these figures are of, drawn at random if there are more."""
+    kinds: Kinds
+    instructions: Instructions
+    vocabulary: dict[str, Vocabulary]
+    """Of what is asked and of the answers; without those of fewer words than a window has."""
+    lengths: dict[str, Histogram]
+    """In words, of what is asked in a row and of each answer."""
+    neighbours: Neighbours | None
+    """Of what is asked; null where there are fewer than two prompts."""
+    files: dict[str, int]
+    """Rows by the file that they stand in."""
+
+
+class Moved(Artifact):
+    """A figure of both versions of a set."""
+
+    name: str
+    before: float | None
+    after: float | None
+    share: bool
+    """Whether it is a share of all."""
+
+
+class Against(Artifact):
+    """The difference to another version of the set."""
+
+    path: str
+    rows: int
+    """Rows of the other version."""
+    added: int
+    """Rows that only this version has. A row is the same where all its texts are."""
+    removed: int
+    """Rows that only the other version has."""
+    same_prompt: int
+    """Added rows whose prompt the other version has with another answer."""
+    added_rows: list[FiledText]
+    """Some of them."""
+    removed_rows: list[FiledText]
+    """Some of them."""
+    figures: list[Moved]
+    diversity: Diversity
+    """Of the other version."""
 
 
 class Judgements(Artifact):
@@ -112,4 +244,7 @@ class DataReport(Artifact):
     """What the stage does with them (`sft.overlong`)."""
     template: str | None = absent()
     """The chat template that the samples went through, and why it; absent where no campaign is given."""
+    diversity: Diversity
+    against: Against | None = absent()
+    """Where another version is named (`--against`)."""
     samples: list[ShownRow]

@@ -7,8 +7,21 @@ from collections.abc import Iterable, Mapping
 from trueup.console import printable
 from trueup.data.formats import SHOWN_PROBLEMS
 from trueup.data.jsonl import cut
-from trueup.inspecting.report import BadRows, DataReport, Judgements, ShownRow, Spread
-from trueup.pages.wording import how_many, interval, percent
+from trueup.inspecting.diversity import NEAR
+from trueup.inspecting.report import (
+    Against,
+    BadRows,
+    DataReport,
+    Diversity,
+    FiledText,
+    Judgements,
+    Kinds,
+    Moved,
+    Neighbours,
+    ShownRow,
+    Spread,
+)
+from trueup.pages.wording import decimals, how_many, interval, percent, title
 
 SHOWN_NAMES = 8
 FATES = {"drop": "left out", "cut": "cut there", "split": "split at turns"}
@@ -47,6 +60,7 @@ def of_file(report: DataReport) -> Iterable[str]:
     if report.categories:
         yield line("categories", named(report.categories))
     yield line("languages", named(report.languages) or "no text is long enough to tell")
+    yield from of_diversity(report.diversity)
     if report.judgements:
         yield from of_judgements(report.judgements)
     if report.split:
@@ -55,12 +69,82 @@ def of_file(report: DataReport) -> Iterable[str]:
             yield line("", report.split.near_duplicates)
     if report.template:
         yield line("template", report.template)
+    if report.against:
+        yield ""
+        yield from of_difference(report.against)
     if report.problems:
         yield ""
         yield f"{how_many(report.bad_rows, 'row')} cannot be used:"
         yield from (f"  {places(one)}: {cut(one.problem, 300)}" for one in report.problems[:SHOWN_PROBLEMS])
         if len(report.problems) > SHOWN_PROBLEMS:
             yield f"  ... and {len(report.problems) - SHOWN_PROBLEMS} more problems (--json has them)"
+
+
+def of_diversity(found: Diversity) -> Iterable[str]:
+    if len(found.files) > 1:
+        yield line("files", named(found.files))
+    yield line("kinds", named({title(kind): rows for kind, rows in found.kinds.rows.items()}, number=9))
+    yield line("", how_told(found.kinds, found.rows))
+    if found.instructions.rows:
+        yield line("instructions", f"{named(phrases(found))}; {how_many(found.instructions.pairs, 'different pair')}")
+    for what, words in found.vocabulary.items():
+        yield line(
+            "vocabulary",
+            f"of 1,000 words {what}, {percent(words.type_token)} are different, and {percent(words.distinct_2)} of "
+            "the pairs of neighbours",
+        )
+    if found.neighbours:
+        yield line("neighbours", in_neighbours(found.neighbours))
+        for pair in found.neighbours.closest[:1]:
+            yield line("", f"closest ({pair.alike:.2f}): {beginning(pair.first)} and {beginning(pair.second)}")
+
+
+def beginning(place: FiledText) -> str:
+    return f"{place.where} '{cut(place.content, 80)}'"
+
+
+def how_told(kinds: Kinds, rows: int) -> str:
+    """Where the kinds come from, and what that is worth."""
+    told = rows - kinds.by_category
+    parts = [f"{kinds.by_category} by their own category"] if kinds.by_category else []
+    parts += [f"{told} by cue words, which are English"] if told else []
+    sentence = ", ".join(parts)
+    if kinds.agreement:
+        agree = f"the cue words name the kind that the category does in {interval(kinds.agreement)} of rows"
+        return f"{sentence}; {agree}"
+    return f"{sentence}; no category says how often they are right"
+
+
+def phrases(found: Diversity) -> dict[str, int]:
+    """The verbs and objects of instructions, the most frequent first."""
+    pairs = {f"{one.verb} {noun}": rows for one in found.instructions.verbs for noun, rows in one.nouns.items()}
+    return dict(sorted(pairs.items(), key=lambda one: -one[1]))
+
+
+def in_neighbours(found: Neighbours) -> str:
+    return (
+        f"{percent(found.near)} of {how_many(found.rows, 'prompt')} have one that is alike by {NEAR} or more; "
+        f"{found.median:.2f} in the middle"
+    )
+
+
+def of_difference(found: Against) -> Iterable[str]:
+    yield f"against {found.path}, {how_many(found.rows, 'row')}:"
+    yield line("added", how_many(found.added, "row") + answered_anew(found))
+    yield line("removed", how_many(found.removed, "row"))
+    for one in found.figures:
+        if one.before != one.after:
+            yield line("moved", f"{one.name}: {figure(one, one.before)} -> {figure(one, one.after)}")
+
+
+def answered_anew(found: Against) -> str:
+    return f", {found.same_prompt} of them another answer to a prompt of it" if found.same_prompt else ""
+
+
+def figure(one: Moved, value: float | None) -> str:
+    if value is None:
+        return "too few to tell"
+    return percent(value) if one.share else f"{value:,.0f}" if float(value).is_integer() else decimals(value, 2)
 
 
 def places(bad: BadRows) -> str:
@@ -102,9 +186,9 @@ def in_words(spread: Spread) -> str:
     return f"{spread.median:.0f} in the middle, 95 % up to {spread.p95:.0f}, at most {spread.largest:.0f}"
 
 
-def named(counts: Mapping[str, int]) -> str:
+def named(counts: Mapping[str, int], number: int = SHOWN_NAMES) -> str:
     """`en 12, de 3 and 4 more`"""
-    first = list(counts.items())[:SHOWN_NAMES]
+    first = list(counts.items())[:number]
     more = len(counts) - len(first)
     return ", ".join(f"{name} {count}" for name, count in first) + (f" and {more} more" if more else "")
 

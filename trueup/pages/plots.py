@@ -55,13 +55,27 @@ def histogram(series: Sequence[Series], x_label: str, bins: int = 16) -> Markup:
     low, high = math.floor(min(values)), math.ceil(max(values)) + 1
     edges = np.linspace(low, high, min(bins, high - low) + 1)
     shares = [np.histogram(line.y, edges)[0] / max(1, len(line.y)) for line in series]
-    axes = _Axes((low, high), (0.0, max(float(share.max()) for share in shares)))
-    parts = [axes.draw(x_label, percent=True)]
-    for line, share in zip(series, shares, strict=True):
-        corners = [(edges[0], 0.0)]
-        for left, right, value in zip(edges, edges[1:], share, strict=False):
+    bins_of = [
+        Series(line.name, line.style, part.tolist(), edges.tolist()) for line, part in zip(series, shares, strict=True)
+    ]
+    return stairs(bins_of, x_label)
+
+
+def stairs(series: Sequence[Series], x_label: str, marks: Sequence[tuple[float, str]] | None = None) -> Markup:
+    """Shares of bins, drawn over each other: `y` of a series are the shares, and `x` the ends of its bins.
+
+    marks  places on the axis below with their texts; None: round numbers
+    """
+    ends = [x for line in series for x in line.x]
+    if not ends:
+        return Markup("")
+    axes = _Axes((min(ends), max(ends)), (0.0, max(float(max(line.y)) for line in series)))
+    parts = [axes.draw(x_label, percent=True, marks=marks)]
+    for line in series:
+        corners = [(line.x[0], 0.0)]
+        for left, right, value in zip(line.x, line.x[1:], line.y, strict=False):
             corners += [(left, value), (right, value)]
-        parts.append(axes.path([*corners, (edges[-1], 0.0)], f"area {line.style}"))
+        parts.append(axes.path([*corners, (line.x[-1], 0.0)], f"area {line.style}"))
     return _svg(parts, f"histogram of {x_label}: {', '.join(line.name for line in series)}")
 
 
@@ -206,7 +220,7 @@ class _Axes:
         corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
         return _element("polyline", style, points=corners)
 
-    def draw(self, x_label: str, percent: bool = False) -> Markup:
+    def draw(self, x_label: str, percent: bool = False, marks: Sequence[tuple[float, str]] | None = None) -> Markup:
         parts = []
         levels = ticks(*self._padded)
         for value in levels:
@@ -215,10 +229,9 @@ class _Axes:
             parts.append(_element("line", "grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y))
             parts.append(_element("text", "", text, x=_LEFT - 5, y=y + 3.5, text_anchor="end"))
         steps = ticks(*self.x)
-        for value in steps:
+        for value, text in marks if marks is not None else [(value, axis(value, steps)) for value in steps]:
             x, _ = self.at(value, self.y[0])
             anchor = "end" if x > _WIDTH - 20 else "middle"  # the last one would be cut in its middle
-            text = axis(value, steps)
             parts.append(_element("text", "", text, x=x, y=_HEIGHT - _BOTTOM + 14, text_anchor=anchor))
         parts.append(_element("text", "label", x_label, x=_WIDTH - _RIGHT, y=_HEIGHT - 4, text_anchor="end"))
         return Markup("").join(parts)
