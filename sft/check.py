@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def check_sft(config: SFTConfig, stages: Stages, problems: list[str], notes: lis
     files: list[ReadFile] = []
     for source in config.data:
 
-        def read(path: Path, dropped: Dropped, *_: Any, source: DataSource = source) -> list[Demonstration]:
+        def read(path: Path, dropped: Dropped, *_: Any, source: DataSource = source) -> Sequence[Demonstration]:
             return read_source(source, config.seed, dropped)
 
         if file := read_file("sft.data", source.path, read, source, config.seed, problems, notes):
@@ -110,7 +111,7 @@ def check_sample(config: SampleConfig, stages: Stages, problems: list[str], note
     prompts = list({row.prompt_id: row for row in file.rows}.values())
     if config.only:
         prompts = [row for row in prompts if split_name(row.prompt, config.split) == config.only]
-    file.rows, file.max_new_tokens = random_rows(prompts, config.max_prompts, config.seed), config.most_tokens
+    file.rows, file.max_new_tokens = list(random_rows(prompts, config.max_prompts, config.seed)), config.most_tokens
     return [file]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sft.config import DataSource, SFTConfig
 from sft.report import LongCounts
 from trueup.config import SplitConfig
+from trueup.data.containers.spool import taken
 from trueup.data.formats import read_demonstrations
 from trueup.data.near_duplicates import across_split
 from trueup.data.records import Demonstration, Dropped, Message
@@ -101,20 +102,20 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
     return data
 
 
-def read_source(source: DataSource, seed: int, dropped: Dropped) -> list[Demonstration]:
+def read_source(source: DataSource, seed: int, dropped: Dropped) -> Sequence[Demonstration]:
     """The demonstrations of one source, at most `max_per_category` of each category that rows name."""
     rows = read_demonstrations(source.path, dropped, source.on_bad_rows, source.ignore_columns, source.choice(seed))
     if source.max_per_category is None:
         return rows
-    order = random.Random(seed).sample(range(len(rows)), len(rows))
-    taken: Counter[str | None] = Counter()
+    categories = [row.category for row in rows]
+    counts: Counter[str | None] = Counter()
     kept = []
-    for i in order:
-        taken[rows[i].category] += 1
-        if rows[i].category is None or taken[rows[i].category] <= source.max_per_category:
+    for i in random.Random(seed).sample(range(len(rows)), len(rows)):
+        counts[categories[i]] += 1
+        if categories[i] is None or counts[categories[i]] <= source.max_per_category:
             kept.append(i)
     dropped.add("over max_per_category", len(rows) - len(kept))
-    return [rows[i] for i in sorted(kept)]
+    return taken(rows, sorted(kept))
 
 
 def trained_parts(demonstrations: Sequence[FittedDemonstration], split: SplitConfig) -> list[Trainable]:

@@ -149,7 +149,7 @@ def decoding_of(config: SampleConfig) -> Decoding:
 def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
     """The prompts to answer: distinct, of the split in `only`, at most `max_prompts`, and all can be encoded."""
     dropped = Dropped()
-    prompts = read_prompts(
+    prompts: Sequence[Prompt] = read_prompts(
         config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)
     )
     if sentence := across_split(dropped.places, config.split):
@@ -158,9 +158,9 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
         selection = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]
         dropped.add(f"not {config.only}", len(prompts) - len(selection))
         prompts = selection
-    selection = random_rows(prompts, config.max_prompts, config.seed)
-    dropped.add("over max_prompts", len(prompts) - len(selection))
-    prompts = selection
+    drawn = random_rows(prompts, config.max_prompts, config.seed)
+    dropped.add("over max_prompts", len(prompts) - len(drawn))
+    prompts = drawn
     refused = RefusedRows()
     encoded = encode_rows(
         prompts,

@@ -67,7 +67,7 @@ def choose_prompts(
     checks = [load_check(check.kind, check.path, check.limit, config.seed) for check in config.checks]
     dropped = {n: Dropped() for n in range(-1, len(checks))}  # by index of the check; -1: prompts of none
     # Checks first: of a prompt that comes twice, the row whose answers can be verified stays.
-    prompts_of_check = {n: check.prompts for n, check in enumerate(checks)}
+    prompts_of_check: dict[int, Sequence[Prompt]] = {n: check.prompts for n, check in enumerate(checks)}
     prompts_of_check[-1] = _read_prompts(config, stage, dropped[-1])
     prompt_ids: set[str] = set()
     rows: list[RolloutPrompt] = []
@@ -142,7 +142,7 @@ def _trainable(
     return row_of_prompt
 
 
-def _read_prompts(config: PaidConfig, stage: StageRun, dropped: Dropped) -> list[Prompt]:
+def _read_prompts(config: PaidConfig, stage: StageRun, dropped: Dropped) -> Sequence[Prompt]:
     if config.prompts is not None:
         return read_prompts(
             config.prompts, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trueup.data.containers.choice import Choice
+from trueup.data.containers.spool import Spool
 from trueup.data.formats import ImportedRanking
-from trueup.data.records import Demonstration, Dropped, Message
+from trueup.data.records import Demonstration, Dropped, Message, random_rows
 from trueup.data.row_rules import BadRows, RowRules
 from trueup.data.rubric import load_rubric
 from trueup.errors import DataError, ModelError
 from trueup.provenance.inputs import hub_id_of
 
+CHECKED_ROWS = 20_000
+"""Most rows of a large file that are looked at."""
 TOO_MANY_DROPPED = 0.2
 """Share of rows longer than `max_length` above which the setting counts as a mistake."""
 
@@ -37,7 +40,7 @@ class ReadFile:
 def read_file(
     key: str,
     path: Path,
-    reader: Callable[[Path, Dropped, BadRows, list[str], Choice | None], list[Any]],
+    reader: Callable[[Path, Dropped, BadRows, list[str], Choice | None], Sequence[Any]],
     section: RowRules,
     seed: int | None,
     problems: list[str],
@@ -57,7 +60,10 @@ def read_file(
     rest = f", dropped: {dropped}" if dropped.counts else ""
     rest += f"; columns not read: {dropped.columns}" if dropped.ignored else ""
     notes.append(f"{key}: {path}: {len(rows)} rows{rest}")
-    return ReadFile(key, path, rows, section.on_bad_rows, places=dropped.places)
+    if isinstance(rows, Spool) and len(rows) > CHECKED_ROWS:
+        notes.append(f"{key}: {path}: is large, so all rows were read, and {CHECKED_ROWS} drawn ones are looked at")
+        rows = random_rows(rows, CHECKED_ROWS, 0)
+    return ReadFile(key, path, list(rows), section.on_bad_rows, places=dropped.places)
 
 
 def check_rubric(stage: str, name: str, problems: list[str]) -> None:

@@ -11,7 +11,7 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -273,7 +273,7 @@ def digest(text: str) -> str:
 T = TypeVar("T")
 
 
-def random_rows(rows: list[T], limit: int | None, seed: int) -> list[T]:
+def random_rows(rows: Sequence[T], limit: int | None, seed: int) -> Sequence[T]:
     """At most so many rows, drawn by the seed."""
     return rows if limit is None or len(rows) <= limit else random.Random(seed).sample(rows, limit)
 

@@ -10,7 +10,7 @@ from trueup.data.records import Demonstration, Message, Prompt
 from trueup.data.split import opening
 
 Row = Demonstration | Prompt | ImportedRanking
-Rows = list[Any]
+Rows = Sequence[Any]
 """Demonstrations, prompts or imported rankings."""
 
 

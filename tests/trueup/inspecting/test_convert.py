@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ CASES = Path(__file__).parents[2] / "data" / "cases" / "shapes"
 Jsonl = Callable[[Path, list[Any]], Path]
 
 
-def readable(reader: Callable[..., list[Any]]) -> list[Path]:
+def readable(reader: Callable[..., Sequence[Any]]) -> list[Path]:
     """The files of the cases that this reader takes."""
     files = []
     for path in sorted(CASES.iterdir()):

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 import operator
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from trueup.data.jsonl import cut, excerpt
 from trueup.files import Json
 
 Scalar = str | int | float | bool | None
 Condition = Scalar | list[Scalar]
-T = TypeVar("T")
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -48,12 +46,6 @@ def comparison(condition: Condition) -> tuple[str, str] | None:
             f"written as a list: [{condition!r}]"
         )
     return sign, text
-
-
-def draw(rows: list[T], most: float | None, seed: int) -> list[T]:
-    """At most so many rows, or this share of them, drawn by the seed."""
-    count = len(rows) if most is None else most if most >= 1 else max(1, round(most * len(rows)))
-    return rows if count >= len(rows) else random.Random(seed).sample(rows, int(count))
 
 
 @dataclass

@@ -77,12 +77,14 @@ class Columns:
     def holds(self, name: str) -> bool:
         """Whether a column says something. "[]" or "None" is an input like any other, and elsewhere says nothing; 0 and
         false are an input, or a choice, like any other number."""
-        value = self.values.get(name)
+        if name not in self.values:  # asked of every known name, and a row has a few of them
+            return False
+        value = self.values[name]
         if isinstance(value, int | float) and (name == "input" or is_choice(name)):
             return True
         if isinstance(value, str) and is_text(name):
             return bool(value.strip()) and not (name in GIVEN and value.strip() in NO_INPUT)
-        return name in self.values and not is_empty(value)
+        return not is_empty(value)
 
     def there(self, name: str) -> bool:
         """Whether a column has a value, be it false, 0 or blanks."""

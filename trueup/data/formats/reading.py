@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trueup.data.containers.choice import Choice, draw
+from trueup.data.containers.choice import Choice
 from trueup.data.containers.reading import read_entries
+from trueup.data.containers.spool import Seen, draw, is_large, spooled
 from trueup.data.formats import oasst, settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.formats.demonstrations import DEMONSTRATIONS, PROMPTS
@@ -29,6 +30,8 @@ from trueup.provenance.inputs import files_of
 SHOWN_PROBLEMS = 20
 LONGEST_PROBLEM = 400
 """Characters of one problem: an error is read by people, and the texts of a row stay in its file."""
+MOST_PLACES = 200_000
+"""First questions whose places are kept, for what is said of near-duplicates."""
 
 R = TypeVar("R", bound=Row)
 
@@ -39,12 +42,10 @@ def read_demonstrations(
     on_bad_rows: BadRows = "refuse",
     ignore_columns: Collection[str] = (),
     choice: Choice | None = None,
-) -> list[Demonstration]:
+) -> Sequence[Demonstration]:
     """All conversations of a file. Duplicates, empty reference outputs and answers marked as bad are dropped, and
     counted."""
-    return _read_rows(
-        path, "demonstrations", DEMONSTRATIONS, _demonstration, dropped, on_bad_rows, ignore_columns, choice
-    )
+    return _read_rows(path, "demonstrations", Demonstration, on_bad_rows, ignore_columns, choice, dropped)
 
 
 def read_prompts(
@@ -53,9 +54,9 @@ def read_prompts(
     on_bad_rows: BadRows = "refuse",
     ignore_columns: Collection[str] = (),
     choice: Choice | None = None,
-) -> list[Prompt]:
+) -> Sequence[Prompt]:
     """All prompts of a file; of demonstrations, the conversation up to the last user turn. Duplicates are dropped."""
-    return _read_rows(path, "prompts", PROMPTS, _prompt, dropped, on_bad_rows, ignore_columns, choice)
+    return _read_rows(path, "prompts", Prompt, on_bad_rows, ignore_columns, choice, dropped)
 
 
 def read_preferences(
@@ -70,7 +71,7 @@ def read_preferences(
     Everything that was said stays: ties, verdicts given twice, answers that are empty or the same. Pairs that Trueup
     made of a ranking become that ranking again.
     """
-    rows = _read_rows(path, "preferences", PREFERENCES, _ranking, dropped, on_bad_rows, ignore_columns, choice)
+    rows = _read_rows(path, "preferences", ImportedRanking, on_bad_rows, ignore_columns, choice, dropped)
     return _join_labels(rows, dropped)
 
 
@@ -81,18 +82,43 @@ class _UnknownFormat(ValueError):
 def _read_rows(
     path: Path,
     use: Use,
-    formats: Sequence[Format],
-    finish: Callable[[Values, str], R | Skipped],
-    dropped: Dropped,
+    schema: type[R],
     on_bad_rows: BadRows,
     ignore_columns: Collection[str],
     choice: Choice | None,
-) -> list[R]:
-    rows: dict[Any, R] = {}
-    problems: list[str] = []
-    count, unknown, is_empty = 0, False, True
-    ignore = frozenset(map(vocabulary.canonical, ignore_columns))
+    dropped: Dropped,
+) -> Sequence[R]:
+    """The rows that a section takes of a file. Those of a large one lie on disk, but for preferences, which go into a
+    database or a report whole."""
     choice = choice or Choice()
+
+    def read(dropped: Dropped) -> Iterator[R]:
+        return _rows(path, use, schema, on_bad_rows, ignore_columns, choice, dropped)
+
+    rows: Sequence[R]
+    if use != "preferences" and is_large(path):
+        rules = [use, on_bad_rows, sorted(ignore_columns), choice.columns, choice.conditions, choice.ignored]
+        rows = spooled(path, schema, rules, dropped, read)
+    else:
+        rows = list(read(dropped))
+    drawn = draw(rows, choice.most, choice.seed)
+    dropped.add("over max_rows", len(rows) - len(drawn))
+    return drawn
+
+
+def _rows(
+    path: Path,
+    use: Use,
+    schema: type[R],
+    on_bad_rows: BadRows,
+    ignore_columns: Collection[str],
+    choice: Choice,
+    dropped: Dropped,
+) -> Iterator[R]:
+    """The rows of a file that can be read, each once. At its end a DataError for the others, if they are refused."""
+    formats, finish = _USES[use]
+    seen, count, problems, is_unknown, is_empty, rows = Seen(), 0, list[str](), False, True, 0
+    ignore = frozenset(map(vocabulary.canonical, ignore_columns))
     ours = set(map(vocabulary.canonical, choice.columns))  # a file's own column of such a name is left out before
     for file, where, entry in _entries(path, use, ignore, choice, dropped):
         is_empty = False
@@ -107,7 +133,7 @@ def _read_rows(
                 "nested too deeply" if isinstance(error, RecursionError) else str(error).removeprefix(f"{where}: ")
             )
             count += 1
-            unknown = unknown or isinstance(error, _UnknownFormat)
+            is_unknown = is_unknown or isinstance(error, _UnknownFormat)
             if len(problems) < SHOWN_PROBLEMS:
                 problems.append(f"{where}: {cut(problem, LONGEST_PROBLEM)}")
             if on_bad_rows == "drop":
@@ -118,13 +144,14 @@ def _read_rows(
         for row in outcomes:
             if isinstance(row, Skipped):
                 dropped.add(row.reason)
-            elif (identity := _identity(row)) in rows:
+            elif (identity := _identity(row)) is not None and not seen.add(identity):
                 dropped.add("duplicate")
             else:
-                rows[identity] = row
-                if isinstance(row, Prompt | Demonstration):
+                rows += 1
+                if isinstance(row, Prompt | Demonstration) and len(dropped.places) < MOST_PLACES:
                     first = opening(row.prompt if isinstance(row, Prompt) else row.messages)
                     dropped.places.setdefault(first.content if first else "", where)
+                yield row
     if sentence := choice.unknown():
         raise DataError(f"{path}: {sentence}")
     if is_empty and dropped.counts:
@@ -132,19 +159,21 @@ def _read_rows(
     if is_empty:
         raise DataError(f"{path}: holds no rows")
     if problems and (on_bad_rows == "refuse" or not rows):
-        lines = [f"{path}: {count} problems"] if count > 1 else []
-        lines += problems
-        lines += [f"... and {count - len(problems)} more"] if count > len(problems) else []
-        lines.append("mend these rows, or leave them out with on_bad_rows: drop")
-        if unknown:
-            format_columns = (f"{', '.join(_few(format.keys))} ({format.name})" for format in formats)
-            lines.append(
-                f"rows are recognised by their columns: {'; '.join(format_columns)} (docs/formats.md has all names)"
-            )
-        raise DataError("\n  ".join(lines))
-    drawn = draw(list(rows.values()), choice.most, choice.seed)
-    dropped.add("over max_rows", len(rows) - len(drawn))
-    return drawn
+        raise _refused(path, count, problems, formats if is_unknown else [])
+
+
+def _refused(path: Path, count: int, problems: list[str], formats: Sequence[Format]) -> DataError:
+    """The error that names the first of `count` problems, and the formats that there are if a row fits none."""
+    lines = [f"{path}: {count} problems"] if count > 1 else []
+    lines += problems
+    lines += [f"... and {count - len(problems)} more"] if count > len(problems) else []
+    lines.append("mend these rows, or leave them out with on_bad_rows: drop")
+    if formats:
+        format_columns = (f"{', '.join(_few(format.keys))} ({format.name})" for format in formats)
+        lines.append(
+            f"rows are recognised by their columns: {'; '.join(format_columns)} (docs/formats.md has all names)"
+        )
+    return DataError("\n  ".join(lines))
 
 
 def _few(keys: Iterable[str]) -> list[str]:
@@ -244,13 +273,14 @@ def _texts_of(values: Values) -> list[str]:
     return [turn["content"] for turn in turns] + [text for text in texts if isinstance(text, str)]
 
 
-def _identity(row: Row) -> Any:
+def _identity(row: Row) -> int | None:
     """What makes a row a duplicate of another. A verdict is none: it was given twice."""
     if isinstance(row, ImportedRanking):
-        return object()
+        return None
     if isinstance(row, Prompt):
-        return row.prompt_id
-    return hashlib.blake2b(row.model_dump_json(exclude={"category"}).encode(), digest_size=16).digest()
+        return int(row.prompt_id, 16)
+    text = row.model_dump_json(exclude={"category"})
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 def _demonstration(values: Values, where: str) -> Demonstration | Skipped:
@@ -286,10 +316,16 @@ def _without_loss(turns: list[Values]) -> list[Values]:
     return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
 
 
+_USES: dict[Use, tuple[Sequence[Format], Callable[[Values, str], Any]]] = {
+    "demonstrations": (DEMONSTRATIONS, _demonstration),
+    "prompts": (PROMPTS, _prompt),
+    "preferences": (PREFERENCES, _ranking),
+}
+
 # ---- Trueup's own rows ------------------------------------------------------------------------------------------
 
 
-def _join_labels(rows: list[ImportedRanking], dropped: Dropped) -> list[ImportedRanking]:
+def _join_labels(rows: Sequence[ImportedRanking], dropped: Dropped) -> list[ImportedRanking]:
     """Rows that Trueup wrote, with each label once: pairs become their ranking, and a second copy is dropped."""
     entries: list[ImportedRanking | str] = []
     labels: dict[str, list[ImportedRanking]] = {}

@@ -96,10 +96,10 @@ def _is_cut(row: Columns) -> bool:
     flags = [
         name
         for name in (*vocabulary.CUT, *vocabulary.WHOLE)
-        if name not in row.names_read and truth(row.values.get(name)) is not None
+        if name in row.values and name not in row.names_read and truth(row.values[name]) is not None
     ]
     row.names_read.update(flags)
-    stop_reasons = [str(row.values.get(name)).strip().lower() for name in vocabulary.STOPS]
+    stop_reasons = [str(row.values[name]).strip().lower() for name in vocabulary.STOPS if name in row.values]
     cut_off = any(truth(row.values[name]) is (name in vocabulary.CUT) for name in flags)
     return cut_off or not vocabulary.AT_THE_LIMIT.isdisjoint(stop_reasons)
 

@@ -1,0 +1,189 @@
+"""Rows of large files, parsed once and read back one at a time: memory holds one of them, and not all.
+
+The rows lie in an Arrow file in the cache folder, under a key of all that they depend on: the contents of the input,
+what is taken of it, and the code that reads it. So a second start reads nothing again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from trueup.data.records import Dropped, LeftOut, Row, parse_row
+from trueup.files import Json, replacing, write_atomically
+from trueup.provenance.contents import cache_dir
+from trueup.provenance.inputs import contents_of, files_of
+
+LARGE_BYTES = 64 * 2**20
+"""Size of an input, all its files together, from which its rows lie on disk. A row takes about seven times its bytes in
+memory."""
+_CHUNK = 1000
+"""Rows that are written together."""
+_ROWS, _REPORT = "rows.arrow", "dropped.json"
+
+R = TypeVar("R", bound=Row)
+T = TypeVar("T")
+
+
+class Spool(Sequence[R], Generic[R]):
+    """Rows that lie on disk. Each is parsed when it is asked for."""
+
+    def __init__(self, file: Path, schema: type[R], indices: np.ndarray | None = None):
+        """indices: (N,) which rows of the file these are, in their order; None: all"""
+        import pyarrow
+
+        self.file, self.schema, self._indices = file, schema, indices
+        self._table = pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
+
+    def __len__(self) -> int:
+        return self._table.num_rows if self._indices is None else len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> Spool[R]: ...
+    def __getitem__(self, index: int | slice) -> R | Spool[R]:
+        if isinstance(index, slice):
+            return self.at(range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        place = index % len(self) if self._indices is None else int(self._indices[index])
+        return self._row(self._table["where"][place].as_py(), self._table["row"][place].as_py())
+
+    def __iter__(self) -> Iterator[R]:
+        if self._indices is not None:
+            yield from (self[index] for index in range(len(self)))
+            return
+        for batch in self._table.to_batches():
+            for where, row in zip(*(batch.column(name).to_pylist() for name in ("where", "row")), strict=True):
+                yield self._row(where, row)
+
+    def at(self, indices: Sequence[int]) -> Spool[R]:
+        """The rows at these places, in this order."""
+        places = np.asarray(indices, dtype=np.int64)
+        return Spool(self.file, self.schema, places if self._indices is None else self._indices[places])
+
+    def _row(self, where: str, text: str) -> R:
+        return parse_row(self.schema, json.loads(text), where)
+
+    @property
+    def note(self) -> str:
+        """Where the rows lie, for the console."""
+        size = self.file.stat().st_size / 1e9
+        return f"{self._table.num_rows} rows lie in {self.file.parent} ({size:.1f} GB); the folder may be removed"
+
+
+def taken(rows: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
+    """The rows at these places, in this order: on disk if they lie there."""
+    return rows.at(indices) if isinstance(rows, Spool) else [rows[index] for index in indices]
+
+
+def draw(rows: Sequence[T], most: float | None, seed: int) -> Sequence[T]:
+    """At most so many rows, or this share of them, drawn by the seed."""
+    count = len(rows) if most is None else most if most >= 1 else max(1, round(most * len(rows)))
+    return rows if count >= len(rows) else taken(rows, random.Random(seed).sample(range(len(rows)), int(count)))
+
+
+class Seen:
+    """Numbers of 64 bits that were met before: 16 to 32 bytes each, where a set of Python takes about a hundred.
+
+    Hashes of 64 bits tell ten million texts apart, but for a chance of 3 in a million that two of them share one.
+    """
+
+    def __init__(self) -> None:
+        self._table = array("Q", bytes(8 << 10))
+        self._count = 0
+
+    def add(self, number: int) -> bool:
+        """Whether the number is new."""
+        if 2 * self._count >= len(self._table):
+            old, self._table, self._count = self._table, array("Q", bytes(16 * len(self._table))), 0
+            for one in filter(None, old):
+                self.add(one)
+        mask, number = len(self._table) - 1, number or 1  # 0 stands for an empty place
+        place = number & mask
+        while found := self._table[place]:
+            if found == number:
+                return False
+            place = (place + 1) & mask
+        self._table[place] = number
+        self._count += 1
+        return True
+
+
+def is_large(path: Path) -> bool:
+    return sum(file.stat().st_size for file in files_of(path)) >= LARGE_BYTES
+
+
+def spooled(
+    path: Path, schema: type[R], rules: Sequence[Any], dropped: Dropped, read: Callable[[Dropped], Iterator[R]]
+) -> Spool[R]:
+    """The rows of a large input, from the cache if they were read before, else read now.
+
+    rules    all that decides which rows there are, besides the contents of the files
+    dropped  collects what was not used, also if that happened at the first reading
+    read     yields the rows; what it raises is raised, and nothing is kept then
+    """
+    key = json.dumps([str(path), contents_of(path), schema.__name__, rules, _code()], sort_keys=True, default=str)
+    folder = cache_dir() / "rows" / hashlib.sha256(key.encode()).hexdigest()[:20]
+    if not (folder / _REPORT).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = Dropped()
+        with replacing(folder / _ROWS, by_process=True) as partial:
+            _write(partial, read(fresh))
+        write_atomically(folder / _REPORT, json.dumps(_plain(fresh)), by_process=True)
+    _add(dropped, json.loads((folder / _REPORT).read_text(encoding="utf-8")))
+    return Spool(folder / _ROWS, schema)
+
+
+@cache
+def _code() -> str:
+    """A hash of the code that reads rows."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _write(file: Path, rows: Iterator[Any]) -> None:
+    import pyarrow
+
+    schema = pyarrow.schema({"where": pyarrow.large_string(), "row": pyarrow.large_string()})
+    with pyarrow.ipc.new_file(str(file), schema) as writer:
+        chunk: list[tuple[str, str]] = []
+
+        def flush() -> None:
+            columns = map(list, zip(*chunk, strict=True))
+            writer.write_batch(pyarrow.record_batch(list(columns), schema))
+            chunk.clear()
+
+        for row in rows:
+            chunk.append((row.where, row.model_dump_json()))
+            if len(chunk) == _CHUNK:
+                flush()
+        if chunk:
+            flush()
+
+
+def _plain(dropped: Dropped) -> Json:
+    return {
+        "counts": dropped.counts,
+        "ignored": dropped.ignored,
+        "formats": dropped.formats,
+        "places": dropped.places,
+        "left_out": [row.model_dump(mode="json") for row in dropped.left_out],
+    }
+
+
+def _add(dropped: Dropped, values: Json) -> None:
+    dropped.counts.update(values["counts"])
+    dropped.ignored.update(values["ignored"])
+    dropped.formats.update(values["formats"])
+    dropped.places = values["places"] | dropped.places
+    dropped.left_out += [LeftOut.model_validate(row) for row in values["left_out"]]
