@@ -1,7 +1,7 @@
 """Rows of large files, parsed once and read back one at a time: memory holds one of them, and not all.
 
-The rows lie in an Arrow file in the cache folder, under a key of all that they depend on: the contents of the input,
-what is taken of it, and the code that reads it. So a second start reads nothing again.
+They lie in Arrow files in the cache folder, under a key of all that they depend on: the contents of the input, what is
+taken of it, and the code that reads it. So a second start reads nothing again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
@@ -27,7 +28,7 @@ LARGE_BYTES = 64 * 2**20
 memory."""
 _CHUNK = 1000
 """Rows that are written together."""
-_ROWS, _REPORT = "rows.arrow", "dropped.json"
+_ROWS, _REPORT = "rows.arrow", "report.json"
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
@@ -38,10 +39,8 @@ class Spool(Sequence[R], Generic[R]):
 
     def __init__(self, file: Path, schema: type[R], indices: np.ndarray | None = None):
         """indices: (N,) which rows of the file these are, in their order; None: all"""
-        import pyarrow
-
         self.file, self.schema, self._indices = file, schema, indices
-        self._table = pyarrow.ipc.open_file(pyarrow.memory_map(str(file))).read_all()
+        self._table = read_table(file)
 
     def __len__(self) -> int:
         return self._table.num_rows if self._indices is None else len(self._indices)
@@ -73,6 +72,12 @@ class Spool(Sequence[R], Generic[R]):
 
     def _row(self, where: str, text: str) -> R:
         return parse_row(self.schema, json.loads(text), where)
+
+    @property
+    def key(self) -> str:
+        """What tells these rows from others."""
+        which = "" if self._indices is None else hashlib.sha256(self._indices.tobytes()).hexdigest()
+        return f"{self.file.parent.name} {which}"
 
     @property
     def note(self) -> str:
@@ -132,46 +137,79 @@ def spooled(
     dropped  collects what was not used, also if that happened at the first reading
     read     yields the rows; what it raises is raised, and nothing is kept then
     """
-    key = json.dumps([str(path), contents_of(path), schema.__name__, rules, _code()], sort_keys=True, default=str)
-    folder = cache_dir() / "rows" / hashlib.sha256(key.encode()).hexdigest()[:20]
-    if not (folder / _REPORT).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    import pyarrow
+
+    columns = pyarrow.schema({"where": pyarrow.large_string(), "row": pyarrow.large_string()})
+
+    def write(folder: Path) -> Json:
         fresh = Dropped()
-        with replacing(folder / _ROWS, by_process=True) as partial:
-            _write(partial, read(fresh))
-        write_atomically(folder / _REPORT, json.dumps(_plain(fresh)), by_process=True)
-    _add(dropped, json.loads((folder / _REPORT).read_text(encoding="utf-8")))
+        with replacing(folder / _ROWS, by_process=True) as partial, table_rows(partial, columns) as add:
+            for row in read(fresh):
+                add({"where": row.where, "row": row.model_dump_json()})  # type: ignore[attr-defined]
+        return plain(fresh)
+
+    folder, report = kept("rows", [str(path), contents_of(path), schema.__name__, rules, code_of("data")], write)
+    add_to(dropped, report)
     return Spool(folder / _ROWS, schema)
 
 
+# ---- The cache --------------------------------------------------------------------------------------------------
+
+
+def kept(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json]:
+    """The folder in the cache of what depends on a key alone, and its report.
+
+    write  is called at the first time, fills the folder and gives the report
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:20]
+    folder = cache_dir() / kind / digest
+    if not (folder / _REPORT).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / _REPORT, json.dumps(write(folder)), by_process=True)
+    return folder, json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+
+
 @cache
-def _code() -> str:
-    """A hash of the code that reads rows."""
-    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+def code_of(*rooms: str) -> str:
+    """A hash of the code in rooms of `trueup`."""
+    top = Path(__file__).parents[2]
+    files = sorted(file for room in rooms for file in (top / room).rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _write(file: Path, rows: Iterator[Any]) -> None:
+@contextmanager
+def table_rows(sink: Any, schema: Any) -> Iterator[Callable[[Json], None]]:
+    """What adds a row to an Arrow file.
+
+    sink  a path, or an Arrow stream in memory
+    """
     import pyarrow
 
-    schema = pyarrow.schema({"where": pyarrow.large_string(), "row": pyarrow.large_string()})
-    with pyarrow.ipc.new_file(str(file), schema) as writer:
-        chunk: list[tuple[str, str]] = []
+    chunk: list[Json] = []
+    with pyarrow.ipc.new_file(str(sink) if isinstance(sink, Path) else sink, schema) as writer:
 
-        def flush() -> None:
-            columns = map(list, zip(*chunk, strict=True))
-            writer.write_batch(pyarrow.record_batch(list(columns), schema))
-            chunk.clear()
-
-        for row in rows:
-            chunk.append((row.where, row.model_dump_json()))
+        def add(row: Json) -> None:
+            chunk.append(row)
             if len(chunk) == _CHUNK:
                 flush()
-        if chunk:
-            flush()
+
+        def flush() -> None:
+            writer.write_batch(pyarrow.RecordBatch.from_pylist(chunk, schema))
+            chunk.clear()
+
+        yield add
+        flush()
 
 
-def _plain(dropped: Dropped) -> Json:
+def read_table(source: Any) -> Any:
+    """The Arrow table of a file, which stays there, or of a buffer."""
+    import pyarrow
+
+    file = pyarrow.memory_map(str(source)) if isinstance(source, Path) else source
+    return pyarrow.ipc.open_file(file).read_all()
+
+
+def plain(dropped: Dropped) -> Json:
     return {
         "counts": dropped.counts,
         "ignored": dropped.ignored,
@@ -181,7 +219,7 @@ def _plain(dropped: Dropped) -> Json:
     }
 
 
-def _add(dropped: Dropped, values: Json) -> None:
+def add_to(dropped: Dropped, values: Json) -> None:
     dropped.counts.update(values["counts"])
     dropped.ignored.update(values["ignored"])
     dropped.formats.update(values["formats"])
