@@ -93,7 +93,7 @@ def run(config: RewardConfig) -> Path:
     if pairs.judge:
         say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that train nothing else")
         # It has its own folder and facts; the findings on both models are the stage's.
-        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, dialogues=set(), left_out=[], findings=[])
+        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, openings=(), left_out=[], findings=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties, *pairs.judge_ideals])
         judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs, SECOND)

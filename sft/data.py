@@ -5,94 +5,107 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sft.config import DataSource, SFTConfig
 from sft.report import LongCounts
-from trueup.config import SplitConfig
-from trueup.data.containers.spool import taken
+from sft.tokens import Source, Tokens, encode, ranges
+from trueup.console import say
+from trueup.data.containers.spool import Spool, taken
 from trueup.data.formats import read_demonstrations
 from trueup.data.near_duplicates import across_split
 from trueup.data.records import Demonstration, Dropped, Message
-from trueup.data.split import touches_heldout
 from trueup.errors import DataError
-from trueup.models.chat import IGNORED, Encoded
-from trueup.models.encoding import (
-    FittedDemonstration,
-    RefusedRows,
-    Trainable,
-    TrainOn,
-    encode_demonstrations,
-    with_loss_on,
-)
+from trueup.models.encoding import RefusedRows
 from trueup.runs import StageRun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-T = TypeVar("T")
-
 
 @dataclass
 class Data:
-    """The demonstrations of all sources, split by prompt. Each part of one that was split is a demonstration here."""
+    """The demonstrations of all sources, split by prompt, as parts of `tokens`. Each part of a dialogue that was split
+    is a demonstration here."""
 
-    train: list[Trainable] = field(default_factory=list)
-    again: list[Trainable] = field(default_factory=list)
+    tokens: Tokens
+    train: np.ndarray
+    again: np.ndarray
     """Those of `train` that a pass takes once more, by the weight of their source; several times, if it is above 2."""
-    heldout: list[Trainable] = field(default_factory=list)
-    long: list[FittedDemonstration] = field(default_factory=list)
-    """Demonstrations of either side that are longer than `max_length`, with what is left of them."""
-    heldout_parts: int = 0
+    heldout: np.ndarray
+    heldout_parts: int
     """Parts of training dialogues that were left out since they begin with a held-out question."""
-    refused: RefusedRows = field(default_factory=RefusedRows)
-    count: int = 0
-    """Demonstrations that could be encoded, as they stand in their files."""
+    changes: Counter[str]
+    """Demonstrations whose texts were changed, by what was done to them."""
 
     @property
-    def too_long(self) -> list[Demonstration]:
-        """Demonstrations of which nothing fits."""
-        return [one.whole for one in self.long if not one.parts]
+    def too_long(self) -> list[str]:
+        """Where the demonstrations stand of which nothing fits."""
+        return [one.where for one in self.tokens.long if not one.parts]
 
     @property
     def long_counts(self) -> LongCounts:
         """What is left of those of which something fits."""
-        left = [one for one in self.long if one.parts]
+        left = [one for one in self.tokens.long if one.parts]
         return LongCounts(
             demonstrations=len(left),
             tokens_cut=sum(one.tokens_cut for one in left),
-            parts=sum(len(one.parts) for one in left),
+            parts=sum(one.parts for one in left),
             exchanges_left_out=sum(one.exchanges_left_out for one in left),
             parts_left_out=self.heldout_parts,
         )
 
+    @property
+    def by_category(self) -> dict[str, int]:
+        """Demonstrations that are trained on; `none` of those without a category."""
+        codes, names = self.tokens.categories
+        counts = np.bincount(codes[self.train] + 1, minlength=len(names) + 1).tolist()
+        by_name = Counter[str]()
+        for name, count in zip(["none", *names], counts, strict=True):
+            by_name[name or "none"] += count
+        return {name: count for name, count in sorted(by_name.items()) if count}
+
 
 def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Data:
     """The demonstrations of all sources, in tokens; each file is recorded in the manifest."""
-    data, places = Data(), dict[str, str]()
+    refused, sources, places = RefusedRows(), list[Source](), dict[str, str]()
+    train, again, heldout = ([np.zeros(0, dtype=np.int64)] for _ in range(3))
+    heldout_parts = begin = 0
     for source in config.data:
         dropped = Dropped()
         rows = read_source(source, config.seed, dropped)
-        encoded = encode_demonstrations(rows, tokenizer, config.fitting, data.refused, source.on_bad_rows, dropped)
+        if isinstance(rows, Spool):
+            say(f"{'data':<12} {source.path}: {rows.note}")
+        one = encode(rows, tokenizer, config.fitting, config.split, refused, source.on_bad_rows, dropped)
         places = dropped.places | places
-        data.count += len(encoded)
-        data.long += [one for one in encoded if one.long]
-        fitting = [one for one in encoded if one.parts]
-        heldout = [one for one in fitting if touches_heldout(one.whole, config.split)]
-        others = [one for one in fitting if not touches_heldout(one.whole, config.split)]
-        train, again = weighted(others, source.weight, config.seed)
-        dropped.add("beyond the weight", len(others) - len(train))
-        parts = trained_parts(train, config.split)
-        data.heldout_parts += sum(len(one.parts) for one in train) - len(parts)
-        stage.add_input(source.path, len(heldout) + len(train), dropped)
-        data.heldout += [part for one in heldout for part in one.parts]
-        data.train += parts
-        data.again += trained_parts(again, config.split)
-    data.refused.stop()
-    if not data.train:
-        if any(not touches_heldout(row, config.split) for row in data.too_long):
+        sides = Tokens([one])
+        first, last = _dialogues(sides.of_demonstration)
+        others = ~sides.of_heldout[first]
+        taken_once, taken_again = weighted(np.flatnonzero(others), source.weight, config.seed)
+        dropped.add("beyond the weight", int(others.sum()) - len(taken_once))
+        parts = trained_parts(first, last, taken_once, sides.heldout)
+        heldout_parts += int((last - first)[taken_once].sum()) - len(parts)
+        stage.add_input(source.path, int((~others).sum()) + len(taken_once), dropped)
+        heldout.append(begin + np.flatnonzero(sides.of_heldout))
+        train.append(begin + parts)
+        again.append(begin + trained_parts(first, last, taken_again, sides.heldout))
+        sources.append(one)
+        begin += len(sides)
+    refused.stop()
+    data = Data(
+        Tokens(sources),
+        train=np.concatenate(train),
+        again=np.concatenate(again),
+        heldout=np.concatenate(heldout),
+        heldout_parts=heldout_parts,
+        changes=refused.changes,
+    )
+    if not len(data.train):
+        if any(not one.heldout and not one.parts for one in data.tokens.long):
             raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
         raise DataError(
             f"{', '.join(str(source.path) for source in config.data)}: no demonstration is left to train on"
@@ -100,6 +113,12 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
     if sentence := across_split(places, config.split):
         stage.find("info", "near_duplicates", sentence)
     return data
+
+
+def _dialogues(of_demonstration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(D,), (D,): the parts of each dialogue, from the first one to behind the last one."""
+    first = np.flatnonzero(np.diff(of_demonstration, prepend=-1))
+    return first, np.append(first[1:], len(of_demonstration))[: len(first)]
 
 
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> Sequence[Demonstration]:
@@ -118,18 +137,23 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> Sequence[Dem
     return taken(rows, sorted(kept))
 
 
-def trained_parts(demonstrations: Sequence[FittedDemonstration], split: SplitConfig) -> list[Trainable]:
+def trained_parts(first: np.ndarray, last: np.ndarray, dialogues: np.ndarray, heldout: np.ndarray) -> np.ndarray:
     """The parts of training dialogues that may be trained on. A dialogue that was not split is its own part. A further
-    part of one that was begins with another question, which may be held out as the beginning of other dialogues."""
-    parts = [part for one in demonstrations for part in one.parts]
-    return [part for part in parts if not touches_heldout(part[0], split)]
+    part of one that was begins with another question, which may be held out as the beginning of other dialogues.
+
+    first, last  (D,) the parts of each dialogue
+    dialogues    (N,) those that are taken
+    heldout      (P,) whether a part begins with a held-out question
+    """
+    parts = ranges(first[dialogues], last[dialogues])
+    return parts[~heldout[parts]]
 
 
-def weighted(rows: list[T], weight: float, seed: int) -> tuple[list[T], list[T]]:
+def weighted(rows: np.ndarray, weight: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(the rows that a pass takes, those that it takes again). A part of them is drawn by the seed."""
     whole = int(weight)
-    rest = random.Random(seed).sample(rows, round((weight - whole) * len(rows)))
-    return (rows, rows * (whole - 1) + rest) if whole else (rest, [])
+    rest = rows[random.Random(seed).sample(range(len(rows)), round((weight - whole) * len(rows)))]
+    return (rows, np.concatenate([np.tile(rows, whole - 1), rest])) if whole else (rest, rows[:0])
 
 
 def last_trained(demonstration: Demonstration) -> tuple[list[Message], str]:
@@ -139,29 +163,20 @@ def last_trained(demonstration: Demonstration) -> tuple[list[Message], str]:
     return demonstration.messages[:last], demonstration.messages[last].content
 
 
-def answerable(rows: Sequence[Trainable], new_tokens: int, context: int | None) -> list[Trainable]:
+def answerable(data: Data, parts: np.ndarray, new_tokens: int, context: int | None) -> np.ndarray:
     """The demonstrations whose last prompt leaves room for `new_tokens` in the model's context."""
-    return [one for one in rows if context is None or _prompt_length(one[1][-1]) + new_tokens <= context]
+    last_rows = data.tokens.first[parts + 1] - 1
+    return parts if context is None else parts[data.tokens.asked[last_rows] + new_tokens <= context]
 
 
-def _prompt_length(row: Encoded) -> int:
-    """Tokens before the last answer of a training row."""
-    answer = max(i for i, label in enumerate(row.labels) if label != IGNORED)
-    return max(i for i, label in enumerate(row.labels[:answer]) if label == IGNORED) + 1
-
-
-def spread(rows: Sequence[Trainable], count: int, seed: int) -> list[Trainable]:
-    """At most `count` rows, drawn in turn from every category, since files are often sorted by category."""
-    by_category: dict[str | None, list[Trainable]] = {}
-    for row in random.Random(seed).sample(rows, len(rows)):
-        by_category.setdefault(row[0].category, []).append(row)
+def spread(data: Data, parts: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """At most `count` demonstrations, drawn in turn from every category, since files are often sorted by category."""
+    codes, _ = data.tokens.categories
+    by_category: dict[int, list[int]] = {}
+    for part in parts[random.Random(seed).sample(range(len(parts)), len(parts))].tolist():
+        of_category = by_category.setdefault(int(codes[part]), [])
+        if len(of_category) < count:
+            of_category.append(part)
     in_turn = chain.from_iterable(zip_longest(*by_category.values()))
-    return list(islice((row for row in in_turn if row is not None), count))
-
-
-def trained_tokens(rows: list[Encoded]) -> int:
-    return sum(label != IGNORED for row in rows for label in row.labels)
-
-
-def training_rows(rows: Sequence[Trainable], train_on: TrainOn) -> list[Encoded]:
-    return [row for _, many in rows for row in with_loss_on(many, train_on)]
+    drawn = list(islice((part for part in in_turn if part is not None), count))
+    return np.array(drawn, dtype=np.int64)

@@ -8,18 +8,19 @@ Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5; train
 
 from __future__ import annotations
 
-from collections import Counter
+import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+import numpy as np
 from peft import TaskType
 
 from sft import packing
 from sft.config import SFTConfig
-from sft.data import Data, answerable, last_trained, read_data, spread, trained_tokens, training_rows
+from sft.data import Data, answerable, last_trained, read_data, spread
 from sft.report import HeldoutCompletion, HeldoutLoss, RowCounts, SFTReport, TokenCounts
+from sft.tokens import TrainingRows
 from trueup import runs
 from trueup.console import say
 from trueup.data.records import Demonstration, write_rows
@@ -36,6 +37,10 @@ from trueup.training.merging import merged
 
 _EVALUATED = 16
 """Number of held-out demonstrations whose loss is measured, before and after."""
+_COLLATED = 10_000
+"""Most training rows whose batches are looked at."""
+_PROBED = 32
+"""Number of training rows that the merged policy may be compared on."""
 _ANSWERED = 16
 """Number of held-out prompts that are answered afterwards, to see whether the policy stops by itself."""
 
@@ -45,15 +50,16 @@ def run(config: SFTConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     data = read_data(config, stage, loading.load_base_tokenizer(config.model))
-    stage.trained_on(row.messages for row, _ in data.train)
-    train_rows = training_rows(data.train + data.again, config.train_on)
-    heldout_rows = training_rows(spread(data.heldout, _EVALUATED, config.seed), config.train_on)
+    tokens = data.tokens
+    stage.trained_on_openings(tokens.openings[data.train])
+    train_rows = tokens.training_rows(np.concatenate([data.train, data.again]))
+    heldout_rows = tokens.training_rows(spread(data, data.heldout, _EVALUATED, config.seed))
     say(f"{'data':<12} {len(data.train)} demonstrations to train on, {len(data.heldout)} held out by their prompts")
-    if data.again:
+    if len(data.again):
         say(f"{'data':<12} a pass takes {len(data.again)} again, by the weights of their sources")
     say(
-        f"{'tokens':<12} {sum(len(r.input_ids) for r in train_rows)} in {len(train_rows)} training rows, of which "
-        f"{trained_tokens(train_rows)} carry loss"
+        f"{'tokens':<12} {train_rows.tokens} in {len(train_rows)} training rows, of which "
+        f"{train_rows.tokens_with_loss} carry loss"
     )
     for code, text in notes_on(data, config):
         say(f"{'tokens':<12} {text}")
@@ -65,9 +71,9 @@ def run(config: SFTConfig) -> Path:
     # 3. Train --------------------------------------------------------------------------------------------------------
     with loop.scored_completions_only():
         trainer = build_trainer(config, stage, base, train_rows, heldout_rows)
-        trained_eos = count_trained_eos(trainer, train_rows, base.tokenizer.eos_token_id)
+        require_labels(trainer, train_rows, config.seed)
         turns = {"assistant": "assistant turns", "all": "turns"}[config.train_on]
-        say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in {trained_eos} {turns}")
+        say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in {train_rows.ends} {turns}")
         if config.packing:
             packing.require_no_leak(trainer, base, "sft.packing")
         before = loop.loss_before(trainer, stage) if heldout_rows else None
@@ -79,8 +85,10 @@ def run(config: SFTConfig) -> Path:
     # 4. Evaluate -----------------------------------------------------------------------------------------------------
     limits = _new_tokens(config.max_length), context_length(base.model.config, base.tokenizer)
     room = limits[0] + config.model.thinking_budget(limits[0]), limits[1]
-    rows = answerable(data.heldout, *room) or answerable(data.train, *room)
-    samples = answer_heldout(config, base, [row for row, _ in spread(rows, _ANSWERED, config.seed)])
+    rooms = (answerable(data, parts, *room) for parts in (data.heldout, data.train))
+    parts = next(filter(len, rooms), data.heldout[:0])
+    asked = map(tokens.demonstration, spread(data, parts, _ANSWERED, config.seed).tolist())
+    samples = answer_heldout(config, base, list(asked))
     eos_rate = look_whether_it_stops(stage, samples, *limits)
     if before is not None and after is not None and after >= before:
         stage.find("warn", "not_learnt", f"held-out loss went from {before:.3f} to {after:.3f}")
@@ -92,7 +100,7 @@ def run(config: SFTConfig) -> Path:
         SFTReport(
             heldout_loss=HeldoutLoss(before=before, after=after, rows=len(heldout_rows)),
             eos_rate=eos_rate,
-            trained_eos=trained_eos,
+            trained_eos=train_rows.ends,
             rows=RowCounts(
                 train=len(train_rows),
                 packed=len(trainer.train_dataset) if config.packing else None,
@@ -100,11 +108,11 @@ def run(config: SFTConfig) -> Path:
                 dropped={TOO_LONG: len(data.too_long)} if data.too_long else {},
                 long=data.long_counts if data.long_counts.demonstrations else None,
             ),
-            tokens=TokenCounts(all=sum(len(r.input_ids) for r in train_rows), with_loss=trained_tokens(train_rows)),
-            by_category=dict(sorted(Counter(row.category or "none" for row, _ in data.train).items())),
+            tokens=TokenCounts(all=train_rows.tokens, with_loss=train_rows.tokens_with_loss),
+            by_category=data.by_category,
         )
     )
-    base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows])
+    base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows[:_PROBED]])
     loop.require_sound(base.model, "sft, merging the adapter", every=True)
     loading.save(base, stage.dir / "model")
     stage.facts["chat_template"] = choice_of(base.tokenizer)
@@ -114,24 +122,24 @@ def run(config: SFTConfig) -> Path:
 
 def notes_on(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
     """(code, sentence) on demonstrations that were too long, and on changes to their texts."""
-    longer = f"longer than sft.max_length, {config.max_length} tokens"
+    tokens, longer = data.tokens, f"longer than sft.max_length, {config.max_length} tokens"
     if data.too_long:
         yield (
             "too_long",
-            f"{len(data.too_long)} of {data.count} demonstrations are {longer}, and are left out whole: "
-            f"{named([row.where for row in data.too_long])}",
+            f"{len(data.too_long)} of {tokens.count} demonstrations are {longer}, and are left out whole: "
+            f"{named(data.too_long)}",
         )
     long = data.long_counts
     if long.demonstrations and config.overlong == "cut":
         yield (
             "cut",
-            f"{long.demonstrations} of {data.count} demonstrations are {longer}, and are cut there: {long.tokens_cut} "
-            "tokens are lost, and a cut answer teaches no end of turn",
+            f"{long.demonstrations} of {tokens.count} demonstrations are {longer}, and are cut there: "
+            f"{long.tokens_cut} tokens are lost, and a cut answer teaches no end of turn",
         )
     elif long.demonstrations:
         yield (
             "split",
-            f"{long.demonstrations} of {data.count} demonstrations are {longer}, and are split at turns into "
+            f"{long.demonstrations} of {tokens.count} demonstrations are {longer}, and are split at turns into "
             f"{long.parts} dialogues; {long.exchanges_left_out} exchanges that do not fit by themselves are left out",
         )
     if long.parts_left_out:
@@ -139,22 +147,21 @@ def notes_on(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
             "heldout_parts",
             f"{long.parts_left_out} parts of dialogues that were split begin with a held-out question and are left out",
         )
-    for what, count in data.refused.changes.items():
-        yield "texts_in_tokens", f"{count} of {data.count} demonstrations are {what}"
+    for what, count in data.changes.items():
+        yield "texts_in_tokens", f"{count} of {tokens.count} demonstrations are {what}"
 
 
 def build_trainer(
-    config: SFTConfig, stage: StageRun, base: loading.Loaded, train_rows: list[Encoded], heldout_rows: list[Encoded]
+    config: SFTConfig, stage: StageRun, base: loading.Loaded, train_rows: TrainingRows, heldout_rows: TrainingRows
 ) -> Any:
     """trl.SFTTrainer over rows that already are tokens with labels."""
     from trl import SFTConfig as TRLConfig
     from trl import SFTTrainer
 
-    lengths = [len(row.input_ids) for row in train_rows]
-    rows = Dataset.from_list([vars(row) for row in train_rows])
+    rows, lengths = train_rows.dataset(), train_rows.lengths
     if config.packing:
         config, rows = packing.one_at_once(config), packing.packed(rows, config.max_length)
-        lengths = [sum(of_each) for of_each in rows["seq_lengths"]]
+        lengths = np.array([sum(of_each) for of_each in rows["seq_lengths"]])
         say(f"{'packing':<12} {len(train_rows)} training rows in {len(rows)} of up to {config.max_length} tokens")
     arguments = trainer_arguments(config, stage, base, lengths)
     arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": config.packing}
@@ -164,7 +171,7 @@ def build_trainer(
         model=base.model,
         args=build_arguments(TRLConfig, arguments, config),
         train_dataset=rows,
-        eval_dataset=Dataset.from_list([vars(row) for row in heldout_rows]) if heldout_rows else None,
+        eval_dataset=heldout_rows.dataset() if heldout_rows else None,
         processing_class=base.tokenizer,
         peft_config=adapters.adapter(config, base.model, TaskType.CAUSAL_LM, new_tokens),
     )
@@ -174,21 +181,21 @@ def build_trainer(
 
 def trial(config: SFTConfig, stage: StageRun, base: loading.Loaded) -> Any:
     """The trainer over one sample row (`trueup.training.trial`)."""
-    row = Encoded([0, 0], [0, 0])
-    return build_trainer(config, stage, base, [row], [row])
+    rows = TrainingRows.of([Encoded([0, 0], [0, 0])])
+    return build_trainer(config, stage, base, rows, rows)
 
 
-def count_trained_eos(trainer: Any, rows: list[Encoded], eos_id: int) -> int:
-    """Turns, counted by EOS labels in the batches of the trainer's own collator, which are what is really trained. A
-    collator that changes labels is a bug, and stops the stage."""
-    for start in range(0, len(rows), 64):
-        batch = rows[start : start + 64]
+def require_labels(trainer: Any, rows: TrainingRows, seed: int) -> None:
+    """The batches of the trainer's own collator are what is really trained. One that changes labels is a bug, and stops
+    the stage. Of many rows some are drawn."""
+    drawn = sorted(random.Random(seed).sample(range(len(rows)), min(len(rows), _COLLATED)))
+    for start in range(0, len(drawn), 64):
+        batch = [rows[index] for index in drawn[start : start + 64]]
         collated = trainer.data_collator([vars(row) for row in batch])
         in_batch = zip(collated["input_ids"].flatten().tolist(), collated["labels"].flatten().tolist(), strict=True)
         in_rows = (pair for row in batch for pair in zip(row.input_ids, row.labels, strict=True))
         if _with_loss(in_batch) != _with_loss(in_rows):
             raise AssertionError("the collator changed the labels of a training row")
-    return sum(row.labels.count(eos_id) for row in rows)
 
 
 def _with_loss(tokens: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -18,12 +18,13 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -50,6 +51,9 @@ from trueup.stages import (
     round_dirs,
     round_of,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -228,7 +232,7 @@ class StageRun:
     """The config's contents when the stage began."""
     facts: dict[str, object] = field(default_factory=dict)
     """Further keys of the manifest: device, dtype, tokens_per_s, ..."""
-    dialogues: set[str] = field(default_factory=set)
+    openings: Sequence[int] | np.ndarray = ()
     """The dialogues that it trains on, see `trained_on`."""
 
     def add_input(self, path: Path, rows: int, dropped: Dropped | None = None) -> None:
@@ -261,8 +265,16 @@ class StageRun:
 
         Each is recorded by its `opening_id`, since a held-out prompt must not even begin like one of them.
         """
-        self.dialogues |= set(map(opening_id, dialogues))
-        self.write_json(TRAINED, sorted(self.dialogues))
+        self.trained_on_openings([int(opening_id(messages), 16) for messages in dialogues])
+
+    def trained_on_openings(self, openings: Sequence[int] | np.ndarray) -> None:
+        """The same by the `opening_id` of each as a number."""
+        import numpy as np  # the plan needs none
+
+        of_before, of_now = (np.asarray(numbers, dtype=np.uint64) for numbers in (self.openings, openings))
+        self.openings = np.union1d(of_before, of_now)
+        lines = (f'{"," if n else "["}\n  "{number:016x}"' for n, number in enumerate(self.openings))
+        write_atomically(self.dir / TRAINED, chain(lines, ["\n]\n" if len(self.openings) else "[]\n"]))
 
     def find(self, level: Level, code: str, message: str) -> None:
         """Add a finding; the stage's verdict is the worst level among them."""

@@ -54,7 +54,7 @@ def test_what_a_row_says_of_itself_is_what_is_trained(
     seen: list[tuple[str, str]] = []
     build = sft.train.build_trainer
 
-    def spy(config: Any, stage: Any, base: Any, rows: list[Any], heldout: list[Any]) -> Any:
+    def spy(config: Any, stage: Any, base: Any, rows: Any, heldout: Any) -> Any:
         for row in rows:
             trained = [label for label in row.labels if label >= 0]
             seen.append((base.tokenizer.decode(row.input_ids), base.tokenizer.decode(trained)))

@@ -6,13 +6,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sft.config import DataSource
 from sft.data import read_source, weighted
 from trueup.data.records import Dropped
 
-ROWS = list(range(200))
+ROWS = np.arange(200)
 
 
 @pytest.mark.parametrize(
@@ -20,13 +21,14 @@ ROWS = list(range(200))
 )
 def test_a_weight_says_how_often_a_pass_takes_each_demonstration(weight: float, times: dict[int, int]) -> None:
     train, again = weighted(ROWS, weight, seed=0)
-    assert Counter(Counter(train + again).values()) == times
+    assert Counter(Counter([*train, *again]).values()) == times
     assert len(set(train)) == len(train) and set(again) <= set(train)
 
 
 def test_a_part_is_drawn_by_the_seed_and_the_whole_keeps_its_order() -> None:
-    assert weighted(ROWS, 0.5, 1) == weighted(ROWS, 0.5, 1) != weighted(ROWS, 0.5, 2)
-    assert weighted(ROWS, 3.0, 0) == (ROWS, ROWS * 2)
+    part, again, other = (weighted(ROWS, 0.5, seed)[0].tolist() for seed in (1, 1, 2))
+    assert part == again != other
+    assert [rows.tolist() for rows in weighted(ROWS, 3.0, 0)] == [ROWS.tolist(), ROWS.tolist() * 2]
 
 
 def test_no_category_that_rows_name_has_more_than_its_most_and_what_is_left_out_is_counted(tmp_path: Path) -> None:

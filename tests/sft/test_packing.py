@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 import architectures
 import sft.train
 from sft import packing
+from sft.tokens import TrainingRows
 from trueup import runs
 from trueup.errors import ConfigError
 from trueup.models import loading
@@ -100,7 +101,9 @@ def test_the_trainer_learns_the_same_from_packed_rows(
         base = loading.load_base(config.model, master_weights=config.full_finetuning)
         torch.manual_seed(0)
         with loop.scored_completions_only():
-            trainer = sft.train.build_trainer(config, runs.begin(config), base, some_rows(250), [])
+            trainer = sft.train.build_trainer(
+                config, runs.begin(config), base, TrainingRows.of(some_rows(250)), TrainingRows.of([])
+            )
             assert (trainer.args.per_device_train_batch_size == 1) == packs
             batch = trainer.data_collator(list(trainer.train_dataset))
             assert ("attention_mask" in batch) != packs

@@ -13,13 +13,14 @@ import torch
 
 import sft.train
 from rlhf.compare.inputs import prove_disjoint
+from sft.tokens import TrainingRows
 from trueup import runs
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import CandidateSet, Dropped, Message, prompt_id
 from trueup.data.split import is_heldout, opening_id
 from trueup.errors import DataError, RunError
 from trueup.models import loading
-from trueup.models.chat import Encoded, encode_prompt
+from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
 from trueup.models.sampling import Decoding, sample
 from trueup.models.templates.ends import turn_ends
@@ -78,7 +79,7 @@ def test_a_base_model_learns_to_answer_and_to_stop_by_itself(
     seen: dict[str, Any] = {}
     build, save = sft.train.build_trainer, loading.save
 
-    def spy_build(config: Any, stage: Any, base: loading.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
+    def spy_build(config: Any, stage: Any, base: loading.Loaded, rows: TrainingRows, heldout: TrainingRows) -> Any:
         seen["rows"] = [base.tokenizer.decode(row.input_ids) for row in rows]
         return build(config, stage, base, rows, heldout)
 
@@ -398,7 +399,7 @@ def trained_texts(monkeypatch: pytest.MonkeyPatch, config: Any) -> tuple[Path, l
     seen: list[str] = []
     build = sft.train.build_trainer
 
-    def spy(config: Any, stage: Any, base: loading.Loaded, rows: list[Encoded], heldout: list[Encoded]) -> Any:
+    def spy(config: Any, stage: Any, base: loading.Loaded, rows: TrainingRows, heldout: TrainingRows) -> Any:
         seen.extend(base.tokenizer.decode([label for label in row.labels if label >= 0]) for row in rows)
         return build(config, stage, base, rows, heldout)
 

@@ -16,7 +16,7 @@ The stages and `trueup check` share this module. No torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -50,6 +50,12 @@ class RefusedRows:
         self.problems.setdefault(str(error), []).append(where or "a row")
         if isinstance(error, ModelError):
             self.template_problems.add(str(error))
+
+    def take_over(self, others: RefusedRows) -> None:
+        """Add the problems of other rows."""
+        for text, places in others.problems.items():
+            self.problems.setdefault(text, []).extend(places)
+        self.template_problems |= others.template_problems
 
     def leave_out(self, reported: set[str]) -> None:
         """Leave out problems that were reported before, of the template or of the same row, and add the rest."""
@@ -102,22 +108,37 @@ def encode_rows(
     dropped      collects the other rows in place of `refused` if `on_bad_rows` is drop
     may_be_none  they are dropped even if no row remains: these rows are a part of something
     """
-    encoded: list[tuple[R, T]] = []
+    return [(row, one) for _, row, one in encode_each(rows, encode, refused, on_bad_rows, dropped, may_be_none)]
+
+
+def encode_each(
+    rows: Iterable[R],
+    encode: Callable[[R, set[str]], T],
+    refused: RefusedRows,
+    on_bad_rows: BadRows = "refuse",
+    dropped: Dropped | None = None,
+    may_be_none: bool = False,
+) -> Iterator[tuple[int, R, T]]:
+    """The same one after the other, each with its place among the rows. What becomes of the others is known at the
+    end."""
     bad: list[tuple[R, TrueupError]] = []
-    for row in rows:
+    count = 0
+    for index, row in enumerate(rows):
         changes: set[str] = set()
         try:
-            encoded.append((row, encode(row, changes)))
-            refused.changes.update(changes)
+            one = encode(row, changes)
         except (DataError, ModelError) as error:
             bad.append((row, error))
-    drop = on_bad_rows == "drop" and (may_be_none or bool(encoded))
+            continue
+        refused.changes.update(changes)
+        count += 1
+        yield index, row, one
+    drop = on_bad_rows == "drop" and (may_be_none or count > 0)
     for row, problem in bad:
         if drop and dropped is not None:
             dropped.leave_out(row.where, str(problem), row.model_dump(mode="json"))
         else:
             refused.add(row.where, problem)
-    return encoded
 
 
 # ---- Demonstrations, and those that do not fit ---------------------------------------------------------------------
@@ -195,22 +216,22 @@ def trains_every_turn(demonstration: Demonstration) -> bool:
 
 
 def encode_demonstrations(
-    rows: Sequence[Demonstration],
+    rows: Iterable[Demonstration],
     tokenizer: PreTrainedTokenizerBase,
     fitting: Fitting,
     refused: RefusedRows,
     on_bad_rows: BadRows,
     dropped: Dropped,
-) -> list[FittedDemonstration]:
-    """The demonstrations of a file that can be encoded, as far as they fit. Those of which nothing fits are counted as
-    dropped."""
+) -> Iterator[tuple[int, FittedDemonstration]]:
+    """The demonstrations of a file that can be encoded, as far as they fit, each with its place among the rows. Those
+    of which nothing fits are counted as dropped."""
 
     def encode(row: Demonstration, changes: set[str]) -> FittedDemonstration:
         return fit(tokenizer, row, fitting, changes)
 
-    encoded = [one for _, one in encode_rows(rows, encode, refused, on_bad_rows, dropped)]
-    dropped.add(TOO_LONG, sum(not one.parts for one in encoded))
-    return encoded
+    for index, _, one in encode_each(rows, encode, refused, on_bad_rows, dropped):
+        dropped.add(TOO_LONG, not one.parts)
+        yield index, one
 
 
 # ---- cut --------------------------------------------------------------------------------------------------------

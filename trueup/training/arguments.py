@@ -15,13 +15,13 @@ from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json
 from trueup.models.loading import Loaded
 from trueup.runs import StageRun
-from trueup.training.batches import num_processes, rows_per_forward
+from trueup.training.batches import Lengths, num_processes, rows_per_forward
 from trueup.training.config import TrainConfig
 
 # ---- Arguments --------------------------------------------------------------------------------------------------
 
 
-def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longest: list[int]) -> Json:
+def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longest: Lengths) -> Json:
     """Arguments that every TRL config takes from a TrainConfig.
 
     longest  token counts of the training rows (of a pair: of its two sequences together), to fit a batch in memory

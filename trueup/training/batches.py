@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch.utils.data import Sampler
@@ -19,6 +20,8 @@ from trueup.training import loop
 from trueup.training.config import TrainConfig
 from trueup.training.trunk import Trunk, kept_over_epochs
 
+Lengths = Sequence[int] | np.ndarray
+"""Tokens of each training row."""
 _ROWS_ON_CPU = 16
 """Most rows that go through the model at once without a GPU."""
 
@@ -28,7 +31,7 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: list[int]) -> int:
+def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: Lengths) -> int:
     """Rows that go through the model at once on each process. It divides a process's share of `train_batch_size`, so
     that the optimiser step stays the same, and is at least `least_rows`."""
     total, rest = divmod(config.train_batch_size, num_processes())
@@ -81,13 +84,13 @@ class LengthGrouped(Sampler[int]):
 
     _POOL = 50  # batches that are sorted among themselves: enough to match lengths, few enough to stay random
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int, at_once: int = 1, least: int = 1):
+    def __init__(self, batch_size: int, lengths: Lengths, seed: int, at_once: int = 1, least: int = 1):
         """
         at_once  rows that a device computes at once
         least    the fewest that it may. If fewer would be left for the last time, the first rows of the epoch come
                  again beside them
         """
-        self.batch_size, self.lengths, self.seed, self.epoch = batch_size, lengths, seed, 0
+        self.batch_size, self.lengths, self.seed, self.epoch = batch_size, np.asarray(lengths), seed, 0
         left = len(lengths) % at_once
         self.again = least - left if 0 < left < least else 0
 
@@ -100,22 +103,22 @@ class LengthGrouped(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1000003 + self.epoch)
-        rows = torch.randperm(len(self.lengths), generator=generator).tolist()
-        batches = []
-        for start in range(0, len(rows), self._POOL * self.batch_size):
-            pool = sorted(rows[start : start + self._POOL * self.batch_size], key=lambda row: -self.lengths[row])
-            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        rows = torch.randperm(len(self.lengths), generator=generator).numpy()
+        pool = self._POOL * self.batch_size
+        for start in range(0, len(rows), pool):
+            of_pool = rows[start : start + pool]
+            rows[start : start + pool] = of_pool[np.argsort(-self.lengths[of_pool], kind="stable")]
         # A batch that is not full must stay last, or the loader would cut the batches after it in other places.
-        full = [batch for batch in batches if len(batch) == self.batch_size]
-        short = [batch for batch in batches if len(batch) < self.batch_size]
-        full = [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
-        if full:
-            full.insert(0, full.pop(max(range(len(full)), key=lambda i: self.lengths[full[i][0]])))
-        order = [row for batch in [*full, *short] for row in batch]
-        return iter(order + order[: self.again])
+        number = len(rows) // self.batch_size
+        full, short = np.split(rows, [number * self.batch_size])
+        full = full.reshape(-1, self.batch_size)[torch.randperm(number, generator=generator).numpy()]
+        longest = self.lengths[full[:, 0]].argmax() if number else 0
+        parts = full[longest : longest + 1], full[:longest], full[longest + 1 :], short
+        order = np.concatenate([part.ravel() for part in parts])
+        return map(int, np.concatenate([order, order[: self.again]]))
 
 
-def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: list[int]) -> type[Trainer]:
+def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: Lengths) -> type[Trainer]:
     """A subclass of `trainer` whose batches hold rows of like length: a quarter less to compute on the demo.
 
     If memory allows, each row goes through the layers below the first adapter once, not once per epoch.

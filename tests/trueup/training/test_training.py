@@ -65,6 +65,7 @@ def loss_and_gradients(trainer: Any) -> tuple[float, dict[str, torch.Tensor]]:
 
 
 def sft_trainer(base: Path, folder: Path) -> Any:
+    from sft.tokens import TrainingRows
     from sft.train import build_trainer
     from trueup.models.chat import Encoded
 
@@ -74,7 +75,9 @@ def sft_trainer(base: Path, folder: Path) -> Any:
         Encoded([9, 9, 0], [-100, 9, 0]),
         Encoded([4] * 9, [-100] * 9),
     ]
-    return build_trainer(config, runs.begin(config), loading.load_base(config.model), rows, [])
+    return build_trainer(
+        config, runs.begin(config), loading.load_base(config.model), TrainingRows.of(rows), TrainingRows.of([])
+    )
 
 
 def dpo_trainer(base: Path, folder: Path) -> Any:

@@ -1,0 +1,296 @@
+"""Demonstrations in tokens, in Arrow tables: in memory, or in the cache folder where the rows of a source lie on disk.
+
+A demonstration becomes one part or several (`sft.overlong`), and a part one training row, or several if the
+template requires it. Of each part and training row memory holds a few numbers, and no text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+
+from trueup.config import SplitConfig
+from trueup.data.containers.spool import Spool, add_to, code_of, kept, plain, read_table, table_rows
+from trueup.data.records import Demonstration, Dropped, parse_row
+from trueup.data.row_rules import BadRows
+from trueup.data.split import opening_id, touches_heldout
+from trueup.files import Json, replacing
+from trueup.models.chat import IGNORED, Encoded
+from trueup.models.encoding import FittedDemonstration, Fitting, RefusedRows, encode_demonstrations, with_loss_on
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+_FILES = "parts.arrow", "rows.arrow"
+
+
+@dataclass
+class Long:
+    """What is left of a demonstration that is longer than `max_length`."""
+
+    where: str
+    heldout: bool
+    parts: int
+    tokens_cut: int
+    exchanges_left_out: int
+
+
+@dataclass
+class Source:
+    """The demonstrations of one source in tokens."""
+
+    demonstrations: Sequence[Demonstration]
+    parts: Any
+    """Arrow table with a row for each part."""
+    rows: Any
+    """Arrow table with a row for each training row, those of one part behind each other."""
+    count: int
+    """Demonstrations that could be encoded."""
+    long: list[Long]
+
+
+class Tokens:
+    """P parts of all sources and their N training rows: those of part p are `first[p]` to `first[p + 1]`."""
+
+    def __init__(self, sources: Sequence[Source]):
+        import pyarrow
+
+        self._sources = sources
+        self._begins = np.cumsum([0] + [source.parts.num_rows for source in sources]).tolist()
+        self._parts = parts = pyarrow.concat_tables([source.parts for source in sources])
+        self._rows = pyarrow.concat_tables([source.rows for source in sources])
+        self.first: np.ndarray = np.concatenate([[0], np.cumsum(parts["rows"].to_numpy())]).astype(np.int64)
+        self.of_demonstration: np.ndarray = parts["demonstration"].to_numpy()
+        """(P,) the demonstration of its source that each part is of."""
+        self.heldout: np.ndarray = parts["heldout"].to_numpy()
+        """(P,) whether the part begins with a held-out question."""
+        self.of_heldout: np.ndarray = parts["of_heldout"].to_numpy()
+        """(P,) whether the dialogue that it is of does."""
+        self.openings: np.ndarray = parts["opening"].to_numpy()
+        """(P,) `opening_id` as a number."""
+        self.asked: np.ndarray = self._rows["asked"].to_numpy()
+        """(N,) tokens of a training row before its last answer."""
+        self.count = sum(source.count for source in sources)
+        self.long = [one for source in sources for one in source.long]
+
+    def __len__(self) -> int:
+        return len(self.of_demonstration)
+
+    @cached_property
+    def categories(self) -> tuple[np.ndarray, list[str]]:
+        """(P,) the category of each part as an index into the names; -1 for none."""
+        coded = self._parts["category"].combine_chunks().dictionary_encode()
+        return coded.indices.fill_null(-1).to_numpy(), coded.dictionary.to_pylist()
+
+    def demonstration(self, part: int) -> Demonstration:
+        source = self._sources[bisect_right(self._begins, part) - 1]
+        whole, text = source.demonstrations[int(self.of_demonstration[part])], self._parts["text"][part].as_py()
+        return whole if text is None else parse_row(Demonstration, json.loads(text), whole.where)
+
+    def training_rows(self, parts: np.ndarray) -> TrainingRows:
+        """Those of the parts, in their order."""
+        return TrainingRows(self._rows, ranges(self.first[parts], self.first[parts + 1]))
+
+
+class TrainingRows(Sequence[Encoded]):
+    """Training rows, read from where they lie when they are asked for."""
+
+    def __init__(self, table: Any, numbers: np.ndarray):
+        """
+        table    with the columns of `_rows_columns`
+        numbers  (N,) which of its rows these are
+        """
+        self._table, self._numbers = table, numbers
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded], end: int = -1) -> TrainingRows:
+        """Rows that lie in memory; `end` is the token that ends a turn."""
+        import pyarrow
+
+        with table_rows(sink := pyarrow.BufferOutputStream(), _rows_columns()) as add:
+            for row in rows:
+                add(_row(row, row, end))
+        return cls(read_table(sink.getvalue()), np.arange(len(rows)))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> TrainingRows: ...
+    def __getitem__(self, index: int | slice) -> Encoded | TrainingRows:
+        if isinstance(index, slice):
+            return TrainingRows(self._table, self._numbers[index])
+        place = int(self._numbers[index])
+        return Encoded(self._table["input_ids"][place].as_py(), self._table["labels"][place].as_py())
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens of each row."""
+        return self._column("length")
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
+
+    @property
+    def tokens_with_loss(self) -> int:
+        return int(self._column("with_loss").sum())
+
+    @property
+    def ends(self) -> int:
+        """Labels that end a turn."""
+        return int(self._column("ends").sum())
+
+    def _column(self, name: str) -> np.ndarray:
+        column: np.ndarray = self._table[name].to_numpy()
+        return column[self._numbers]
+
+    def dataset(self) -> Dataset:
+        from datasets import Dataset
+        from datasets.table import InMemoryTable
+
+        table = InMemoryTable(self._table.select(["input_ids", "labels"]))
+        # Without a fingerprint of our own all tokens would be hashed.
+        return Dataset(table, fingerprint=uuid.uuid4().hex[:16]).select(self._numbers)
+
+
+def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """The numbers from each start to before its stop, behind each other."""
+    counts = stops - starts
+    return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+
+
+# ---- Encode -----------------------------------------------------------------------------------------------------
+
+
+def encode(
+    demonstrations: Sequence[Demonstration],
+    tokenizer: PreTrainedTokenizerBase,
+    fitting: Fitting,
+    split: SplitConfig,
+    refused: RefusedRows,
+    on_bad_rows: BadRows,
+    dropped: Dropped,
+) -> Source:
+    """The demonstrations of a source in tokens, with the side of the split on which each part is.
+
+    They lie in memory, or where the demonstrations lie on disk, in the cache folder: then a second start encodes
+    nothing again.
+    """
+    import pyarrow
+
+    def write(parts_sink: Any, rows_sink: Any) -> tuple[RefusedRows, Json]:
+        bad, left_out, long, count = RefusedRows(), Dropped(), list[Json](), 0
+        with table_rows(parts_sink, _parts_columns()) as add_part, table_rows(rows_sink, _rows_columns()) as add_row:
+            for index, one in encode_demonstrations(demonstrations, tokenizer, fitting, bad, on_bad_rows, left_out):
+                count += 1
+                of_heldout = touches_heldout(one.whole, split)
+                if one.long:
+                    long.append(asdict(_long(one, of_heldout)))
+                for demonstration, rows in one.parts:
+                    add_part(_part(index, one, demonstration, len(rows), of_heldout, split))
+                    for row, learnt in zip(rows, with_loss_on(rows, fitting.train_on), strict=True):
+                        add_row(_row(row, learnt, tokenizer.eos_token_id))
+        return bad, {"count": count, "long": long, "changes": bad.changes, **plain(left_out)}
+
+    def write_files(folder: Path) -> Json:
+        with ExitStack() as stack:
+            files = [stack.enter_context(replacing(folder / name, by_process=True)) for name in _FILES]
+            bad, report = write(*files)
+            bad.stop()  # nothing is kept of a source that is refused
+        return report
+
+    if isinstance(demonstrations, Spool):
+        settings = [asdict(fitting), split.model_dump(mode="json"), on_bad_rows]
+        key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models")]
+        folder, report = kept("tokens", key, write_files)
+        tables = [read_table(folder / name) for name in _FILES]
+    else:
+        sinks = [pyarrow.BufferOutputStream() for _ in _FILES]
+        bad, report = write(*sinks)
+        refused.take_over(bad)
+        tables = [read_table(sink.getvalue()) for sink in sinks]
+    refused.changes.update(report["changes"])
+    add_to(dropped, report)
+    parts, rows = tables
+    return Source(demonstrations, parts, rows, report["count"], [Long(**one) for one in report["long"]])
+
+
+def _parts_columns() -> Any:
+    import pyarrow as pa
+
+    kinds = {"demonstration": pa.int64(), "text": pa.large_string(), "rows": pa.int32(), "category": pa.string()}
+    return pa.schema(kinds | {"heldout": pa.bool_(), "of_heldout": pa.bool_(), "opening": pa.uint64()})
+
+
+def _part(
+    index: int, one: FittedDemonstration, part: Demonstration, rows: int, of_heldout: bool, split: SplitConfig
+) -> Json:
+    whole = part is one.whole
+    return {
+        "demonstration": index,
+        "text": None if whole else part.model_dump_json(),
+        "rows": rows,
+        "category": part.category,
+        "heldout": of_heldout if whole else touches_heldout(part, split),
+        "of_heldout": of_heldout,
+        "opening": int(opening_id(part.messages), 16),
+    }
+
+
+def _rows_columns() -> Any:
+    import pyarrow as pa
+
+    tokens = pa.list_(pa.int32())
+    counts = dict.fromkeys(("length", "with_loss", "asked", "ends"), pa.int32())
+    return pa.schema({"input_ids": tokens, "labels": tokens, **counts})
+
+
+def _row(row: Encoded, learnt: Encoded, end: int) -> Json:
+    """A training row.
+
+    row     with loss on the assistant's turns
+    learnt  with loss on what is trained
+    end     the token that ends a turn
+    """
+    return {
+        "input_ids": learnt.input_ids,
+        "labels": learnt.labels,
+        "length": len(learnt.input_ids),
+        "with_loss": sum(label != IGNORED for label in learnt.labels),
+        "asked": prompt_length(row),
+        "ends": learnt.labels.count(end),
+    }
+
+
+def prompt_length(row: Encoded) -> int:
+    """Tokens before the last answer of a training row."""
+    answer = max((i for i, label in enumerate(row.labels) if label != IGNORED), default=0)
+    return max((i for i, label in enumerate(row.labels[:answer]) if label == IGNORED), default=-1) + 1
+
+
+def _long(one: FittedDemonstration, heldout: bool) -> Long:
+    return Long(one.whole.where, heldout, len(one.parts), one.tokens_cut, one.exchanges_left_out)
+
+
+def _known(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of all that decides how a tokenizer writes a conversation."""
+    import transformers
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    facts = [vocabulary, tokenizer.chat_template, tokenizer.init_kwargs, transformers.__version__]
+    return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()
