@@ -54,16 +54,7 @@ def run(config: SFTConfig) -> Path:
     stage.trained_on_openings(tokens.openings[data.train])
     train_rows = tokens.training_rows(np.concatenate([data.train, data.again]))
     heldout_rows = tokens.training_rows(spread(data, data.heldout, _EVALUATED, config.seed))
-    say(f"{'data':<12} {len(data.train)} demonstrations to train on, {len(data.heldout)} held out by their prompts")
-    if len(data.again):
-        say(f"{'data':<12} a pass takes {len(data.again)} again, by the weights of their sources")
-    say(
-        f"{'tokens':<12} {train_rows.tokens} in {len(train_rows)} training rows, of which "
-        f"{train_rows.tokens_with_loss} carry loss"
-    )
-    for code, text in notes_on(data, config):
-        say(f"{'tokens':<12} {text}")
-        stage.find("info", code, text)
+    tell(stage, data, train_rows, config)
 
     # 2. Model --------------------------------------------------------------------------------------------------------
     base = loading.load_base(config.model, master_weights=config.full_finetuning)
@@ -118,6 +109,20 @@ def run(config: SFTConfig) -> Path:
     stage.facts["chat_template"] = choice_of(base.tokenizer)
     stage.facts.update(base.placement.facts, base_model=config.model.name)
     return stage.finish()
+
+
+def tell(stage: StageRun, data: Data, train_rows: TrainingRows, config: SFTConfig) -> None:
+    """Say what is trained on, and find what is to know of it."""
+    say(f"{'data':<12} {len(data.train)} demonstrations to train on, {len(data.heldout)} held out by their prompts")
+    if len(data.again):
+        say(f"{'data':<12} a pass takes {len(data.again)} again, by the weights of their sources")
+    say(
+        f"{'tokens':<12} {train_rows.tokens} in {len(train_rows)} training rows, of which "
+        f"{train_rows.tokens_with_loss} carry loss"
+    )
+    for code, text in notes_on(data, config):
+        say(f"{'tokens':<12} {text}")
+        stage.find("info", code, text)
 
 
 def notes_on(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:

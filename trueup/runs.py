@@ -18,13 +18,13 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -51,9 +51,6 @@ from trueup.stages import (
     round_dirs,
     round_of,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
@@ -232,8 +229,8 @@ class StageRun:
     """The config's contents when the stage began."""
     facts: dict[str, object] = field(default_factory=dict)
     """Further keys of the manifest: device, dtype, tokens_per_s, ..."""
-    openings: Sequence[int] | np.ndarray = ()
-    """The dialogues that it trains on, see `trained_on`."""
+    openings: Any = ()
+    """Numbers of the dialogues that it trains on, see `trained_on`."""
 
     def add_input(self, path: Path, rows: int, dropped: Dropped | None = None) -> None:
         """Record an input file, the number of its rows that were used, and why others were not.
@@ -267,8 +264,8 @@ class StageRun:
         """
         self.trained_on_openings([int(opening_id(messages), 16) for messages in dialogues])
 
-    def trained_on_openings(self, openings: Sequence[int] | np.ndarray) -> None:
-        """The same by the `opening_id` of each as a number."""
+    def trained_on_openings(self, openings: Any) -> None:
+        """The same by the `opening_id` of each as a number: a sequence or an array of them."""
         import numpy as np  # the plan needs none
 
         of_before, of_now = (np.asarray(numbers, dtype=np.uint64) for numbers in (self.openings, openings))

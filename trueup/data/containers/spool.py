@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
-import numpy as np
-
 from trueup.data.records import Dropped, LeftOut, Row, parse_row
 from trueup.files import Json, replacing, write_atomically
 from trueup.provenance.contents import cache_dir
@@ -37,8 +35,8 @@ T = TypeVar("T")
 class Spool(Sequence[R], Generic[R]):
     """Rows that lie on disk. Each is parsed when it is asked for."""
 
-    def __init__(self, file: Path, schema: type[R], indices: np.ndarray | None = None):
-        """indices: (N,) which rows of the file these are, in their order; None: all"""
+    def __init__(self, file: Path, schema: type[R], indices: array[int] | None = None):
+        """indices: which rows of the file these are, in their order; None: all"""
         self.file, self.schema, self._indices = file, schema, indices
         self._table = read_table(file)
 
@@ -54,7 +52,7 @@ class Spool(Sequence[R], Generic[R]):
             return self.at(range(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        place = index % len(self) if self._indices is None else int(self._indices[index])
+        place = index % len(self) if self._indices is None else self._indices[index]
         return self._row(self._table["where"][place].as_py(), self._table["row"][place].as_py())
 
     def __iter__(self) -> Iterator[R]:
@@ -67,8 +65,8 @@ class Spool(Sequence[R], Generic[R]):
 
     def at(self, indices: Sequence[int]) -> Spool[R]:
         """The rows at these places, in this order."""
-        places = np.asarray(indices, dtype=np.int64)
-        return Spool(self.file, self.schema, places if self._indices is None else self._indices[places])
+        places = indices if self._indices is None else (self._indices[index] for index in indices)
+        return Spool(self.file, self.schema, array("q", places))
 
     def _row(self, where: str, text: str) -> R:
         return parse_row(self.schema, json.loads(text), where)
