@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Formats and lints JavaScript and CSS, by biome.jsonc; on the Node.js of .venv, and got from npm at its first use.
 BIOME := PATH="$(CURDIR)/$(BIN):$$PATH" npx --yes @biomejs/biome@2.6.8
 
-.PHONY: demo test test-pages test-stages test-slow check check-pages docs fix lock setup clean
+.PHONY: demo test test-pages test-stages test-slow test-demo test-other-slow check check-pages docs fix lock setup clean
 .DEFAULT_GOAL := setup
 
 demo: .venv/ready
@@ -25,8 +25,16 @@ test-pages: .venv/ready
 test-stages: .venv/ready
 	$(BIN)/python -m pytest -m "not slow" --ignore tests/ui tests
 
-test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow --timeout 3000
+# In two parts, so that with --jobs each takes the place of whatever ends first; and the files that have slow tests are
+# named, so that nothing else is read to find them.
+SLOW := $(filter-out tests/test_demo.py,$(shell grep -rl --include "test_*.py" "@pytest.mark.slow" tests))
+test-slow: test-demo test-other-slow
+
+test-demo: .venv/ready
+	$(BIN)/python -m pytest -m slow --timeout 3000 tests/test_demo.py
+
+test-other-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow --timeout 3000 $(SLOW)
 
 check: .venv/ready check-pages
 	$(BIN)/ruff format --check .
