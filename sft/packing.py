@@ -24,6 +24,7 @@ from trueup.training.config import TrainConfig
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Share of what a leak would change that may be rounding, by the precision of the weights."""
 _ROUNDING_IN_HALF = 0.05
+"""SmolLM2-135M in bfloat16 changes by 0.007 of it, and the architectures that leak by 0.66 or more."""
 _ROW, _STRANGER = 24, 17
 """Tokens of the row that is asked about, and of the one between its two copies."""
 

@@ -39,7 +39,8 @@ def preferred(n: int) -> dict[str, Any]:
         key: [ask, {"role": "assistant", "content": text}]
         for key, text in (("chosen", f"A plum {n}."), ("rejected", f"No {n}."))
     }
-    return {"prompt": asked(n), "prompt_id": str(n), **answers, "score_chosen": 8.0, "score_rejected": 4.0}
+    scores = {"score_chosen": 8.0, "score_rejected": 4.0}
+    return {"prompt": asked(n), "prompt_id": str(n), **answers, "messages": answers["chosen"], **scores}
 
 
 def tree(n: int) -> Rows:
@@ -56,7 +57,18 @@ def tree(n: int) -> Rows:
         {"message_id": f"a{n}.{i}", "parent_id": f"q{n}", "text": f"{what} {n}.", "role": "assistant", "rank": i}
         for i, what in enumerate(("A plum", "A pear", "No"))
     ]
-    return [{**message, **tree_of, "lang": "en"} for message in (question, *replies)]
+    beside = {
+        "user_id": "u",
+        "created_date": "2023-02-05T14:23:50.983374+00:00",
+        "lang": "en",
+        "review_count": 3,
+        "synthetic": False,
+        "model_name": None,
+        "detoxify": {"toxicity": 0.0004, "insult": 0.0001} if n % 2 else None,
+        "emojis": {"name": ["+1"], "count": [10]},
+        "labels": {"name": ["spam", "quality"], "value": [0.0, 0.75], "count": [3, 3]},
+    }
+    return [{**message, **tree_of, **beside} for message in (question, *replies)]
 
 
 def instructed(n: int) -> dict[str, Any]:
@@ -85,7 +97,7 @@ OF_A_ROW: dict[str, Callable[[int], Any]] = {
             {"from": {"user": "human", "assistant": "gpt"}[turn["role"]], "value": turn["content"]} for turn in turns(n)
         ],
     },
-    "data/gsm8k.jsonl": lambda n: {"question": asked(n), "answer": f"One and one.\n#### {n}"},
+    "openai/gsm8k": lambda n: {"question": asked(n), "answer": f"One and one.\n#### {n}"},
     "data/demonstrations.jsonl": lambda n: {"prompt": asked(n), "completion": f"A plum {n}."},
     "data/prompts.jsonl": lambda n: {"prompt": asked(n)},
     "data/rankings.jsonl": lambda n: {
