@@ -2,8 +2,8 @@
 the last one aligned does.
 
 Reads   sft/model and a file of prompts; in a further round also the last one's align/ and reward/.
-Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json; in a further
-        round candidate_scores.jsonl.
+Writes  candidates/: candidates.jsonl (one prompt a row, with provenance), report.json, manifest.json; in the first
+        round data.json and data.html (the prompts), in a further one candidate_scores.jsonl.
 Resume  answered.partial has the finished prompts; an answer depends on prompt, index and seed alone. People may label
         them meanwhile.
 """
@@ -37,7 +37,8 @@ from trueup.data.records import (
 from trueup.data.split import split_name
 from trueup.errors import DataError
 from trueup.files import Json
-from trueup.models.chat import encode_prompt
+from trueup.inspecting.stage import ReadRow, ReadSource, write_data_page
+from trueup.models.chat import IGNORED, Encoded, encode_prompt
 from trueup.models.encoding import RefusedRows, encode_rows
 from trueup.models.loading import SavedPolicy, read_tokenizer
 from trueup.models.placement import place
@@ -172,6 +173,13 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     refused.stop()
     prompts = [prompt for prompt, _ in encoded]
     stage.add_input(config.prompts_path, len(prompts), dropped)
+    if prompts and config.round == 1:  # later rounds answer the same ones
+        source = ReadSource.of(config.prompts_path, len(prompts), dropped)
+        sides: dict[bool, list[ReadRow]] = {False: [], True: []}
+        for prompt, ids in encoded:
+            heldout = split_name(prompt.prompt, config.split) == "heldout"
+            sides[heldout].append((prompt, [Encoded(ids, [IGNORED] * len(ids))]))
+        write_data_page(stage, "prompts", [source], sides[False], sides[True], tokenizer)
     if not prompts:
         raise DataError(f"{config.prompts_path}: no prompt is left to answer ({dropped})")
     for what, count in refused.changes.items():

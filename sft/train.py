@@ -2,7 +2,8 @@
 
 Reads   demonstrations (`sft.data`) and the base model.
 Writes  sft/: model/ (adapter merged), adapter/ (relative to the base model), metrics.jsonl, samples.jsonl,
-        heldout.jsonl (held-out demonstrations in tokens), report.json, manifest.json.
+        heldout.jsonl (held-out demonstrations in tokens), data.json and data.html (what was read), report.json,
+        manifest.json.
 Source  Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5; trained by trl.SFTTrainer.
 """
 
@@ -24,6 +25,7 @@ from sft.tokens import TrainingRows
 from trueup import runs
 from trueup.console import say
 from trueup.data.records import Demonstration, write_rows
+from trueup.inspecting.stage import write_data_page
 from trueup.models import loading
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import TOO_LONG, named

@@ -64,9 +64,12 @@ ANSWERED = f"answered{PARTIAL}"
 
 DIRECTORIES = {name: stage.folder for name, stage in STAGES.items()}
 
+DATA_REPORT, DATA_PAGE = "data.json", "data.html"
+"""What a stage read of its demonstrations or prompts: figures, and as a page."""
+
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
 OUTPUTS = {
-    *(CONFIG, METRICS, TRAINED, LEFT_OUT, REPORT, "report.html"),
+    *(CONFIG, METRICS, TRAINED, LEFT_OUT, REPORT, "report.html", DATA_REPORT, DATA_PAGE),
     *("model", "adapter", "steps", "judge", "runs"),  # TensorBoard's tracker writes `runs`
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
     *("rankings.jsonl", "preferences.jsonl", "ties.jsonl", IDEALS, "demonstrations.jsonl"),

@@ -236,12 +236,19 @@ def _app(
     def icon() -> FileResponse:
         return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
 
-    @app.get("/reports/{stage:path}", include_in_schema=False)
-    def report(stage: str) -> Response:
-        path = runs.stage_dir(campaign_dir(run_dir), stage) / "report.html" if is_stage(stage) else None
+    def written(stage: str, name: str) -> Response:
+        path = runs.stage_dir(campaign_dir(run_dir), stage) / name if is_stage(stage) else None
         if path is None or not path.is_file():
             raise HTTPException(404, "no such report")
         return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
+
+    @app.get("/reports/{stage:path}/data", include_in_schema=False)
+    def data(stage: str) -> Response:
+        return written(stage, runs.DATA_PAGE)
+
+    @app.get("/reports/{stage:path}", include_in_schema=False)
+    def report(stage: str) -> Response:
+        return written(stage, "report.html")
 
     if service is not None and labels:
         app.include_router(label_api(service))
@@ -321,6 +328,9 @@ def _links(
         for stage in stages_of(run_dir):
             is_written = (runs.stage_dir(campaign_dir(run_dir), stage) / "report.html").is_file()
             links.append((is_written, f"/reports/{stage}", f"Report of {stage}", "As the stage wrote it."))
+            has_data = (runs.stage_dir(campaign_dir(run_dir), stage) / runs.DATA_PAGE).is_file()
+            text = "What went in: sources, lengths, kinds, and rows as the model sees them."
+            links.append((has_data, f"/reports/{stage}/data", f"Data of {stage}", text))
     return [(address, title, text) for is_there, address, title, text in links if is_there]
 
 

@@ -42,7 +42,13 @@ def test_every_prompt_gets_its_k_answers_with_where_they_come_from(sampled: Call
     config = sampled(temperature=0.9, top_k=50, seed=5)
     directory = sft.sample.run(config)
     names = {path.name for path in directory.iterdir()}
-    assert names == {"candidates.jsonl", "config.yaml", "manifest.json", "report.json"}
+    assert names == {"candidates.jsonl", "config.yaml", "data.html", "data.json", "manifest.json", "report.json"}
+    shown = json.loads((directory / "data.json").read_text())
+    assert (shown["use"], shown["rows"], shown["split"]["heldout"]) == (
+        "prompts",
+        16,
+        sum(is_heldout(row.prompt, config.split) for row in rows(directory)),
+    )
     found = rows(directory)
     assert [row.prompt[0].content for row in found] == [json.loads(line)["prompt"] for line in config.prompts.open()]
     assert {len(row.candidates) for row in found} == {3} and {row.category for row in found} == {"conversation"}

@@ -551,6 +551,21 @@ def test_a_report_is_shown_and_can_run_no_script_but_the_one_that_ships(app: Any
     assert admin.get("/reports/reward").status_code == 404
 
 
+def test_the_page_on_what_a_stage_read_is_for_admins_and_runs_no_script(app: Any, browser: Any, compared: Any) -> None:
+    for stage in ("candidates", "round-2/candidates"):
+        (compared.dir / stage).mkdir(parents=True, exist_ok=True)
+        (compared.dir / stage / "data.html").write_text(f"<script>alert(1)</script>{stage}")
+    admin, annotator = browser("Root"), browser("Ann")
+    assert "/reports/sample/data" in admin.get("/").text
+    for address, folder in (("sample", "candidates"), ("round-2/sample", "round-2/candidates")):
+        answer = admin.get(f"/reports/{address}/data")
+        assert answer.status_code == 200 and answer.text.endswith(f">{folder}")
+        assert answer.headers["content-security-policy"] == REPORT_POLICY
+        assert annotator.get(f"/reports/{address}/data").status_code == 403
+    for missing in ("align", "nothing", "..%2f..%2fetc"):
+        assert admin.get(f"/reports/{missing}/data").status_code == 404
+
+
 # ---- The command ------------------------------------------------------------------------------------------------
 
 

@@ -58,11 +58,28 @@ def inspect(
     if before == []:
         raise DataError(f"{other}: no row of it can be read as {use}; leave out --against, or name --as")
     compared = min(len(rows), len(before), COMPARED) if before else COMPARED
-    varied = diversity(rows, compared)
+    report = report_on(str(path), use, rows, dropped, rendered, samples, compared)
+    found: dict[str, object] = {}
+    if campaign:
+        found["split"] = split_of(rows, dropped, campaign)
+    if other and before:
+        found["against"] = against(other, before, rows, diversity(before, compared), report.diversity)
+    return report.model_copy(update=found)
+
+
+def report_on(
+    path: str, use: Use, rows: Rows, dropped: Dropped, rendered: Rendered | None, samples: int, compared: int = COMPARED
+) -> DataReport:
+    """The report on rows that were read, without their split and another version.
+
+    dropped   what was left out when they were read
+    rendered  the rows in tokens; None: samples stand as in the file
+    compared  prompts that are compared with each other
+    """
     shown: Rows = random_rows(rows, samples, 0)
     bad = dropped.left_out + (rendered.left_out if rendered else [])
     return DataReport(
-        path=str(path),
+        path=path,
         use=use,
         formats=dict(dropped.formats.most_common()),
         rows=len(rows),
@@ -77,12 +94,10 @@ def inspect(
         judgements=judgements([row for row in rows if isinstance(row, ImportedRanking)])
         if use == "preferences"
         else None,
-        split=split_of(rows, dropped, campaign) if campaign else None,
         over_max_length=rendered.over if rendered else None,
         overlong=rendered.fitting.overlong if rendered and rendered.fitting and rendered.over else None,
         template=rendered.template if rendered else None,
-        diversity=varied,
-        against=against(other, before, rows, diversity(before, compared), varied) if other and before else None,
+        diversity=diversity(rows, compared),
         samples=[sample for row in shown for sample in (rendered.samples(row) if rendered else as_written(row))],
     )
 

@@ -42,6 +42,7 @@ def page_of(report: DataReport) -> str:
                 "By number of questions": shares({str(turns): rows for turns, rows in report.turns.items()}),
                 "By annotator": shares(report.judgements.annotators if report.judgements else {}),
             },
+            whole=sum(source.rows for source in report.sources or []),
             told=how_told(report.diversity.kinds, report.diversity.rows),
             charts=charts(report),
             vocabulary=vocabulary(report.diversity),

@@ -1,4 +1,4 @@
-"""What is in a file of rows: the schema of `trueup data inspect --json`."""
+"""What is in a file of rows: the schema of `trueup data inspect --json`, and of a stage's data.json."""
 
 from __future__ import annotations
 
@@ -190,6 +190,18 @@ class Against(Artifact):
     """Of the other version."""
 
 
+class SourceRows(Artifact):
+    """What a stage read of one of its sources."""
+
+    path: str
+    rows: int
+    """Rows that the stage uses."""
+    formats: dict[str, int]
+    """Rows by the format that they were read as, with the columns that decided it."""
+    left_out: dict[str, int]
+    """Rows that it does not use, by reason; bad rows begin with `bad row`."""
+
+
 class Judgements(Artifact):
     """What rows of preferences say."""
 
@@ -218,6 +230,10 @@ class DataReport(Artifact):
     """Rows by the format that they were read as, with the columns that decided it."""
     rows: int
     """Demonstrations, prompts, or rankings by one annotator."""
+    sources: list[SourceRows] | None = absent()
+    """Of a stage: what it read, source by source."""
+    drawn: int | None = absent()
+    """Rows that lengths, turns, categories, files and languages are of, where a stage has more and drew some."""
     left_out: dict[str, int]
     """Rows that are sound and of no use, by reason."""
     bad_rows: int

@@ -124,6 +124,8 @@ class _Section:
     state: StageState
     manifest: Manifest
     has_report: bool
+    has_data: bool
+    """Whether the stage wrote a page on what it read."""
     curves: Sequence[Curve]
     facts: list[tuple[str, str]]
     artifacts: list[_Artifact]
@@ -151,6 +153,7 @@ def _section(state: StageState, run_dir: Path) -> _Section:
         state=state,
         manifest=manifest,
         has_report=(state.folder / "report.html").is_file(),
+        has_data=(state.folder / runs.DATA_PAGE).is_file(),
         curves=stage_curves(run_dir, state.stage),
         facts=_facts(state.finished),
         artifacts=artifacts,

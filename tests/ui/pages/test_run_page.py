@@ -101,6 +101,12 @@ def test_the_report_of_a_stage_is_linked_where_the_stage_wrote_one(run_dir: Path
     assert [link for link in links if str(link).startswith("/reports/")] == ["/reports/align"]
 
 
+def test_the_page_on_what_a_stage_read_is_linked_where_the_stage_wrote_one(run_dir: Path) -> None:
+    (run_dir / "sft" / runs.DATA_PAGE).write_text("<p>", encoding="utf-8")
+    links = [attributes["href"] for tag, attributes in Page(run_html(run_dir, [])).tags if tag == "a"]
+    assert [link for link in links if str(link).startswith("/reports/")] == ["/reports/sft/data"]
+
+
 def test_what_is_not_finished_says_so_and_what_to_do(run_dir: Path) -> None:
     for stage in ("compare", "align"):
         (runs.stage_dir(run_dir, stage) / "manifest.json").unlink()
