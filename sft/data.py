@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from trueup.data.formats import read_demonstrations
 from trueup.data.near_duplicates import across_split
 from trueup.data.records import Demonstration, Dropped, Message
 from trueup.errors import DataError
+from trueup.inspecting.stage import ReadRow, ReadSource, write_data_page
 from trueup.models.encoding import RefusedRows
 from trueup.runs import StageRun
 
@@ -71,8 +72,9 @@ class Data:
 
 
 def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Data:
-    """The demonstrations of all sources, in tokens; each file is recorded in the manifest."""
-    refused, sources, places = RefusedRows(), list[Source](), dict[str, str]()
+    """The demonstrations of all sources, in tokens; each file is recorded in the manifest, and all are shown in
+    data.html."""
+    refused, sources, read, places = RefusedRows(), list[Source](), list[ReadSource](), dict[str, str]()
     train, again, heldout = ([np.zeros(0, dtype=np.int64)] for _ in range(3))
     heldout_parts = begin = 0
     for source in config.data:
@@ -89,7 +91,9 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         dropped.add("beyond the weight", int(others.sum()) - len(taken_once))
         parts = trained_parts(first, last, taken_once, sides.heldout)
         heldout_parts += int((last - first)[taken_once].sum()) - len(parts)
-        stage.add_input(source.path, int((~others).sum()) + len(taken_once), dropped)
+        used = int((~others).sum()) + len(taken_once)
+        stage.add_input(source.path, used, dropped)
+        read.append(ReadSource.of(source.path, used, dropped))
         heldout.append(begin + np.flatnonzero(sides.of_heldout))
         train.append(begin + parts)
         again.append(begin + trained_parts(first, last, taken_again, sides.heldout))
@@ -112,7 +116,24 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         )
     if sentence := across_split(places, config.split):
         stage.find("info", "near_duplicates", sentence)
+    sides = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))
+    write_data_page(stage, "demonstrations", read, *sides, tokenizer)
     return data
+
+
+class _Parts(Sequence[ReadRow]):
+    """Parts with their training rows, read from where they lie when they are asked for."""
+
+    def __init__(self, tokens: Tokens, parts: np.ndarray):
+        self._tokens, self._parts = tokens, parts
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._tokens.demonstration(int(self._parts[index])), list(
+            self._tokens.training_rows(self._parts[index : index + 1])
+        )
 
 
 def _dialogues(of_demonstration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

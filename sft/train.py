@@ -25,7 +25,6 @@ from sft.tokens import TrainingRows
 from trueup import runs
 from trueup.console import say
 from trueup.data.records import Demonstration, write_rows
-from trueup.inspecting.stage import write_data_page
 from trueup.models import loading
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import TOO_LONG, named

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -236,20 +236,7 @@ def _app(
     def icon() -> FileResponse:
         return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
 
-    def written(stage: str, name: str) -> Response:
-        path = runs.stage_dir(campaign_dir(run_dir), stage) / name if is_stage(stage) else None
-        if path is None or not path.is_file():
-            raise HTTPException(404, "no such report")
-        return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
-
-    @app.get("/reports/{stage:path}/data", include_in_schema=False)
-    def data(stage: str) -> Response:
-        return written(stage, runs.DATA_PAGE)
-
-    @app.get("/reports/{stage:path}", include_in_schema=False)
-    def report(stage: str) -> Response:
-        return written(stage, "report.html")
-
+    app.include_router(_written_pages(run_dir))
     if service is not None and labels:
         app.include_router(label_api(service))
         mount(app, scripted("label", "Label"), "/label", ("label.css",), _pseudonym)
@@ -265,6 +252,27 @@ def _app(
     comparing = compare_blocks(comparison, lambda: _result_pages(app, run_dir, "/compare"))
     mount(app, comparing, "/compare", ("gradio.css", "plots.css", "charts.css", "compare.css"), _pseudonym_of_admin)
     return app
+
+
+def _written_pages(run_dir: Path) -> APIRouter:
+    """The pages that stages wrote into their folders."""
+    router = APIRouter(include_in_schema=False)
+
+    def page(stage: str, name: str) -> Response:
+        path = runs.stage_dir(campaign_dir(run_dir), stage) / name if is_stage(stage) else None
+        if path is None or not path.is_file():
+            raise HTTPException(404, "no such report")
+        return FileResponse(path, headers={"Content-Security-Policy": REPORT_POLICY})
+
+    @router.get("/reports/{stage:path}/data")
+    def data(stage: str) -> Response:
+        return page(stage, runs.DATA_PAGE)
+
+    @router.get("/reports/{stage:path}")
+    def report(stage: str) -> Response:
+        return page(stage, "report.html")
+
+    return router
 
 
 def _result_pages(app: FastAPI, run_dir: Path, without: str) -> list[tuple[str, str]]:

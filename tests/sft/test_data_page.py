@@ -14,7 +14,6 @@ import pytest
 from sft.data import read_data
 from trueup import runs
 from trueup.inspecting import stage as inspecting
-from trueup.inspecting.stage import ReadSource, write_data_page
 from trueup.models.loading import load_base_tokenizer
 
 Jsonl = Callable[[Path, list[Any]], Path]
@@ -32,11 +31,9 @@ def read(campaign: Callable[..., Any], tmp_path: Path, jsonl: Jsonl) -> Callable
         sources = [{"path": str(one), "on_bad_rows": "drop"}, {"path": str(other), "ignore_columns": ["more"]}]
         config = campaign(tmp_path, sft={"data": sources, **keys}).stages["sft"]
         stage = runs.begin(config)
-        tokenizer = load_base_tokenizer(config.model)
-        data = read_data(config, stage, tokenizer)
+        data = read_data(config, stage, load_base_tokenizer(config.model))
         for path in (one, other):
             path.unlink()
-        write_data_page(stage, "demonstrations", data.sources, data.train, data.heldout, tokenizer, config.train_on)
         return data, stage
 
     return make
@@ -74,8 +71,3 @@ def test_of_many_rows_some_are_drawn_and_all_are_counted(
     found = json.loads((stage.dir / "data.json").read_text())
     assert (found["rows"], found["drawn"], found["diversity"]["rows"]) == (16, 5, 5)
     assert "5 of 16 rows, drawn at random" in (stage.dir / "data.html").read_text()
-
-
-def test_a_source_is_kept_without_its_rows(read: Callable[..., Any]) -> None:
-    data, _ = read()
-    assert all(isinstance(source, ReadSource) and not hasattr(source, "places") for source in data.sources)

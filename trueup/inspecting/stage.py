@@ -21,7 +21,6 @@ from trueup.inspecting.look import report_on
 from trueup.inspecting.page import page_of
 from trueup.inspecting.rendered import Rendered
 from trueup.inspecting.report import SourceRows, Split
-from trueup.models.encoding import TrainOn, with_loss_on
 from trueup.models.templates.ends import choice_of
 from trueup.runs import DATA_PAGE, DATA_REPORT, StageRun
 
@@ -60,11 +59,10 @@ def write_data_page(
     train: Sequence[ReadRow],
     heldout: Sequence[ReadRow],
     tokenizer: PreTrainedTokenizerBase,
-    train_on: TrainOn = "assistant",
 ) -> None:
     """Write data.json and data.html of the rows that a stage uses.
 
-    train, heldout  rows with their tokens; of many some are drawn, and the others are counted
+    train, heldout  rows with their tokens, asked for one by one: of many some are drawn, and all are counted
     tokenizer       with the chat template that made the tokens
     """
     count = len(train) + len(heldout)
@@ -74,7 +72,7 @@ def write_data_page(
         row, many = train[i] if i < len(train) else heldout[i - len(train)]
         title = use.removesuffix("s") + (", held out" if i >= len(train) else "")
         rows.append(row)
-        encoded[id(row)] = titled(title, with_loss_on(many, train_on))
+        encoded[id(row)] = titled(title, many)
     rendered = Rendered(
         tokenizer=tokenizer,
         template=choice_of(tokenizer) or "as the model has it",
