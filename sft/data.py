@@ -116,8 +116,8 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         )
     if sentence := across_split(places, config.split):
         stage.find("info", "near_duplicates", sentence)
-    sides = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))
-    write_data_page(stage, "demonstrations", read, *sides, tokenizer)
+    train_side, heldout_side = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))
+    write_data_page(stage, "demonstrations", read, train_side, heldout_side, tokenizer)
     return data
 
 

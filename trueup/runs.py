@@ -59,13 +59,11 @@ BEGUN = "begun.json"
 METRICS = "metrics.jsonl"
 TRAINED = "trained_prompts.json"
 LOG = "log.txt"
+DATA_REPORT, DATA_PAGE = "data.json", "data.html"  # what sft and sample read
 ANSWERED = f"answered{PARTIAL}"
 """The prompts that an unfinished sample stage has answered, in the order of the answers."""
 
 DIRECTORIES = {name: stage.folder for name, stage in STAGES.items()}
-
-DATA_REPORT, DATA_PAGE = "data.json", "data.html"
-"""What a stage read of its demonstrations or prompts: figures, and as a page."""
 
 _VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
 OUTPUTS = {
