@@ -17,6 +17,7 @@ import recipes
 import architectures
 import sft.train
 from rlhf.align.config.online import PPOConfig
+from sft.tokens import TrainingRows
 from trueup import runs
 from trueup.campaign import load_campaign
 from trueup.check import check
@@ -120,8 +121,8 @@ def test_steps_warm_up_and_tokens_of_a_step_are_those_of_the_source_at_full_scal
     )
     config = config.model_copy(update={"run_dir": tmp_path, "model": model})
     base = loading.load_base(model)
-    row = Encoded([5, 6], [IGNORED, 6])
-    trainer = sft.train.build_trainer(config, runs.begin(config), base, [row] * rows, [])
+    train_rows = TrainingRows.of([Encoded([5, 6], [IGNORED, 6])] * rows)
+    trainer = sft.train.build_trainer(config, runs.begin(config), base, train_rows, TrainingRows.of([]))
     *_, total = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     assert (total, trainer.args.get_warmup_steps(total)) == (steps, warm_up)
     args = trainer.args
