@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 
 import sft.train
+from sft.data import answerable, read_data
+from trueup import runs
 from trueup.check import check
+from trueup.data.containers import spool
 from trueup.data.records import Message
 from trueup.data.split import is_heldout, opening_id
+from trueup.models import encoding, loading
 
 TURNS = 4
 
@@ -119,3 +123,32 @@ def test_check_names_turns_that_are_not_to_be_learnt_where_every_token_is(
         "sft.train_on: all trains every token, and 1 of 20 demonstrations have turns that are not to be learnt: "
         f"{tmp_path}/long.jsonl:20"
     )
+
+
+@pytest.mark.parametrize("overlong", ["drop", "cut", "split"])
+def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
+    overlong: str, long_rows: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
+    source = {"path": "long.jsonl", "weight": 1.5, "on_bad_rows": "drop"}
+    config = long_rows(overlong=overlong, data=["demonstrations.jsonl", source]).stages["sft"]
+    with (tmp_path / "long.jsonl").open("a") as file:
+        file.write('{"prompt": "Spell it.", "completion": "An end\\u0001</s> of text"}\n{"prompt": 3}\n')
+
+    def read() -> dict[str, Any]:
+        stage = runs.begin(config)
+        data = read_data(config, stage, loading.load_base_tokenizer(config.model))
+        parts = {name: getattr(data, name).tolist() for name in ("train", "again", "heldout")}
+        rows = data.tokens.training_rows(data.train)
+        texts = [data.tokens.demonstration(part).model_dump() for part in parts["train"]]
+        figures = [rows.tokens, rows.tokens_with_loss, rows.ends, data.by_category, data.long_counts, data.changes]
+        asked = [answerable(data, data.train, room, 150).tolist() for room in (10, 60, 120)]
+        inputs = [one.model_dump() for one in stage.inputs]
+        return {**parts, "rows": list(rows), "texts": texts, "figures": figures, "asked": asked, "inputs": inputs}
+
+    in_memory = read()
+    assert in_memory["rows"] and in_memory["again"] and in_memory["heldout"] and in_memory["inputs"][1]["dropped"]
+    monkeypatch.setattr(spool, "LARGE_BYTES", 0)
+    assert read() == in_memory
+    monkeypatch.setattr(encoding, "fit", None)
+    assert read() == in_memory, "and it is not encoded again"
