@@ -19,10 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".csv", ".parquet", ".arrow")
+COLUMNS = ("prompt", "completion", "category")
 _AT_ONCE = 100_000
 
 
@@ -35,36 +36,74 @@ def rows(count: int) -> Iterator[dict[str, str]]:
         }
 
 
-def write(folder: Path, count: int) -> dict[str, Path]:
-    """The rows in every container."""
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
+def write_jsonl(path: Path, count: int) -> Path:
+    with path.open("w") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows(count))
+    return path
 
-    paths = {
-        ending: folder / f"rows{ending}" for ending in (".jsonl", ".json", ".jsonl.gz", ".csv", ".parquet", ".arrow")
-    }
-    with paths[".jsonl"].open("w") as lines, gzip.open(paths[".jsonl.gz"], "wt", compresslevel=1) as packed:
-        for row in rows(count):
-            text = json.dumps(row) + "\n"
-            lines.write(text)
-            packed.write(text)
-    with paths[".json"].open("w") as file:
+
+def write_packed(path: Path, count: int) -> Path:
+    with gzip.open(path, "wt", compresslevel=1) as packed:
+        packed.writelines(json.dumps(row) + "\n" for row in rows(count))
+    return path
+
+
+def write_list(path: Path, count: int) -> Path:
+    with path.open("w") as file:
         for n, row in enumerate(rows(count)):
             file.write(("," if n else "[") + json.dumps(row))
         file.write("]")
-    with paths[".csv"].open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["prompt", "completion", "category"])
+    return path
+
+
+def write_csv(path: Path, count: int) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows(count))
-    schema = pyarrow.schema(dict.fromkeys(("prompt", "completion", "category"), pyarrow.string()))
-    every = rows(count)
-    with ParquetWriter(paths[".parquet"], schema) as parquet, pyarrow.ipc.new_stream(paths[".arrow"], schema) as stream:
-        for start in range(0, count, _AT_ONCE):
-            part = [next(every) for _ in range(min(_AT_ONCE, count - start))]
-            table = pyarrow.Table.from_pylist(part, schema)
+    return path
+
+
+def write_parquet(path: Path, count: int) -> Path:
+    from pyarrow.parquet import ParquetWriter
+
+    with ParquetWriter(path, _schema()) as parquet:
+        for table in _tables(count):
             parquet.write_table(table)
+    return path
+
+
+def write_arrow(path: Path, count: int) -> Path:
+    import pyarrow
+
+    with pyarrow.ipc.new_stream(path, _schema()) as stream:
+        for table in _tables(count):
             stream.write_table(table, max_chunksize=1000)
-    return paths
+    return path
+
+
+def _schema() -> Any:
+    import pyarrow
+
+    return pyarrow.schema(dict.fromkeys(COLUMNS, pyarrow.string()))
+
+
+def _tables(count: int) -> Iterator[Any]:
+    import pyarrow
+
+    every = rows(count)
+    while part := list(islice(every, _AT_ONCE)):
+        yield pyarrow.Table.from_pylist(part, _schema())
+
+
+WRITERS: dict[str, Callable[[Path, int], Path]] = {
+    ".jsonl": write_jsonl,
+    ".json": write_list,
+    ".jsonl.gz": write_packed,
+    ".csv": write_csv,
+    ".parquet": write_parquet,
+    ".arrow": write_arrow,
+}
 
 
 def read_by_row(path: Path) -> int:
@@ -90,10 +129,8 @@ def measure(reader: str, path: Path, count: int) -> tuple[float, float]:
         command = [sys.executable, __file__, "--read", reader, str(file)]
         return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    small = path.with_name(f"one{''.join(path.suffixes)}")
-    if not small.exists():
-        write(small.parent / "small", 1)[("".join(path.suffixes))].rename(small)
-    base, result = once(small), once(path)
+    ending = "".join(path.suffixes)
+    base, result = once(WRITERS[ending](path.with_name(f"one{ending}"), 1)), once(path)
     assert result["rows"] == count, f"{path.name}: {result['rows']} of {count} rows were read"
     return result["seconds"] / count * 1e6, (result["peak"] - base["peak"]) / 2**10
 
@@ -112,8 +149,7 @@ def main() -> None:
         return read(sys.argv[2], Path(sys.argv[3]))
     count = int(float(sys.argv[1] if len(sys.argv) > 1 else 1) * 1e6)
     with tempfile.TemporaryDirectory() as temporary:
-        (Path(temporary) / "small").mkdir()
-        paths = write(Path(temporary), count)
+        paths = {ending: write(Path(temporary) / f"rows{ending}", count) for ending, write in WRITERS.items()}
         print(
             f"{count:,} rows\n\n| file | MB | read as | s per million rows | MiB above one row |\n|---|---|---|---|---|"
         )
