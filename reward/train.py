@@ -58,6 +58,7 @@ def run(config: RewardConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(parents["label"], config)
+    stage.leave_out_near(pairs.near_duplicates, "labelled prompts")
     config = resolve_smoothing(config, parents["label"])
     ties, judge_ties = ([], []) if config.ties == "leave_out" else (pairs.ties, pairs.judge_ties)
     say(f"{'pairs':<12} {len(pairs.train)} to train on, {len(pairs.heldout)} held out, split by prompt")

@@ -10,6 +10,7 @@ from sft.config import DataSource, SampleConfig, SFTConfig, StartConfig
 from sft.data import read_source
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
+from trueup.data.duplicates.training import near_heldout_prompts
 from trueup.data.formats import read_prompts
 from trueup.data.records import Demonstration, Dropped, Prompt, random_rows
 from trueup.data.split import is_for_judge, is_heldout, split_name, touches_heldout
@@ -108,7 +109,9 @@ def check_sample(config: SampleConfig, stages: Stages, problems: list[str], note
     file = read_file("sample.prompts", config.prompts_path, read_prompts, config, config.seed, problems, notes)
     if file is None:
         return []
-    prompts = list({row.prompt_id: row for row in file.rows}.values())
+    by_id = {row.prompt_id: row for row in file.rows}
+    near = {} if config.only else near_heldout_prompts(by_id, config.split)
+    prompts = [row for prompt_id, row in by_id.items() if prompt_id not in near]
     if config.only:
         prompts = [row for row in prompts if split_name(row.prompt, config.split) == config.only]
     file.rows, file.max_new_tokens = list(random_rows(prompts, config.max_prompts, config.seed)), config.most_tokens

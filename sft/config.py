@@ -55,6 +55,10 @@ class SFTConfig(TrainConfig):
         min_length=1
     )
     """Files of demonstrations; several are mixed. A bare path is enough if only `path` is set."""
+    near_duplicates: Literal["keep", "drop"] = "keep"
+    """What happens to demonstrations that nearly repeat an earlier one, in what is asked and in what is answered:
+    `drop` leaves them out, counts them and lists them in sft/near_duplicates.jsonl. Of those that resemble each other
+    the first stays."""
     learning_rate: float = Field(2e-4, gt=0)
     """Learning rate at its peak. The best one for LoRA is about ten times that for full fine-tuning
     (https://thinkingmachines.ai/blog/lora)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft.config import DataSource, SFTConfig
+from sft.duplicates import near_duplicates
 from sft.report import LongCounts
-from sft.tokens import Source, Tokens, encode, ranges
+from sft.tokens import Source, Tokens, dialogues, encode, ranges
 from trueup.console import say
 from trueup.data.containers.spool import Spool, taken
+from trueup.data.duplicates.training import across_split
 from trueup.data.formats import read_demonstrations
-from trueup.data.near_duplicates import across_split
 from trueup.data.records import Demonstration, Dropped, Message
+from trueup.data.split import question
 from trueup.errors import DataError
 from trueup.inspecting.stage import ReadRow, ReadSource, write_data_page
 from trueup.models.encoding import RefusedRows
@@ -42,6 +44,13 @@ class Data:
     """Parts of training dialogues that were left out since they begin with a held-out question."""
     changes: Counter[str]
     """Demonstrations whose texts were changed, by what was done to them."""
+    near_duplicates: Counter[str]
+    """Demonstrations that were left out as near-duplicates, by reason."""
+
+    @property
+    def questions(self) -> Iterator[str]:
+        """What the demonstrations begin with that are trained on."""
+        return (question(self.tokens.demonstration(part).messages) for part in self.train.tolist())
 
     @property
     def too_long(self) -> list[str]:
@@ -74,9 +83,7 @@ class Data:
 def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Data:
     """The demonstrations of all sources, in tokens; each file is recorded in the manifest, and all are shown in
     data.html."""
-    refused, sources, read, places = RefusedRows(), list[Source](), list[ReadSource](), dict[str, str]()
-    train, again, heldout = ([np.zeros(0, dtype=np.int64)] for _ in range(3))
-    heldout_parts = begin = 0
+    refused, encoded, places = RefusedRows(), list[tuple[DataSource, Source, Dropped]](), dict[str, str]()
     for source in config.data:
         dropped = Dropped()
         rows = read_source(source, config.seed, dropped)
@@ -84,37 +91,44 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
             say(f"{'data':<12} {source.path}: {rows.note}")
         one = encode(rows, tokenizer, config.fitting, config.split, refused, source.on_bad_rows, dropped)
         places = dropped.places | places
+        encoded.append((source, one, dropped))
+    refused.stop()
+    near = near_duplicates([one for _, one, _ in encoded], config, stage)
+    train, again, heldout = ([np.zeros(0, dtype=np.int64)] for _ in range(3))
+    read, heldout_parts, begin = list[ReadSource](), 0, 0
+    for (source, one, dropped), reasons in zip(encoded, near, strict=True):
+        dropped.counts.update(reasons.values())
         sides = Tokens([one])
-        first, last = _dialogues(sides.of_demonstration)
+        first, last = dialogues(sides.of_demonstration)
         others = ~sides.of_heldout[first]
+        others[list(reasons)] = False
         taken_once, taken_again = weighted(np.flatnonzero(others), source.weight, config.seed)
         dropped.add("beyond the weight", int(others.sum()) - len(taken_once))
         parts = trained_parts(first, last, taken_once, sides.heldout)
         heldout_parts += int((last - first)[taken_once].sum()) - len(parts)
-        used = int((~others).sum()) + len(taken_once)
+        used = int(sides.of_heldout[first].sum()) + len(taken_once)
         stage.add_input(source.path, used, dropped)
         read.append(ReadSource.of(source.path, used, dropped))
         heldout.append(begin + np.flatnonzero(sides.of_heldout))
         train.append(begin + parts)
         again.append(begin + trained_parts(first, last, taken_again, sides.heldout))
-        sources.append(one)
         begin += len(sides)
-    refused.stop()
     data = Data(
-        Tokens(sources),
+        Tokens([one for _, one, _ in encoded]),
         train=np.concatenate(train),
         again=np.concatenate(again),
         heldout=np.concatenate(heldout),
         heldout_parts=heldout_parts,
         changes=refused.changes,
+        near_duplicates=Counter(reason for reasons in near for reason in reasons.values()),
     )
     if not len(data.train):
         if any(not one.heldout and not one.parts for one in data.tokens.long):
             raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
-        raise DataError(
-            f"{', '.join(str(source.path) for source in config.data)}: no demonstration is left to train on"
-        )
-    if sentence := across_split(places, config.split):
+        left_out = "".join(f", {count} are {reason}" for reason, count in data.near_duplicates.items())
+        paths = ", ".join(str(source.path) for source in config.data)
+        raise DataError(f"{paths}: no demonstration is left to train on{left_out}")
+    if config.split.near_duplicates == "keep" and (sentence := across_split(places, config.split)):
         stage.find("info", "near_duplicates", sentence)
     train_side, heldout_side = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))
     write_data_page(stage, "demonstrations", read, train_side, heldout_side, tokenizer)
@@ -134,12 +148,6 @@ class _Parts(Sequence[ReadRow]):
         return self._tokens.demonstration(int(self._parts[index])), list(
             self._tokens.training_rows(self._parts[index : index + 1])
         )
-
-
-def _dialogues(of_demonstration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(D,), (D,): the parts of each dialogue, from the first one to behind the last one."""
-    first = np.flatnonzero(np.diff(of_demonstration, prepend=-1))
-    return first, np.append(first[1:], len(of_demonstration))[: len(first)]
 
 
 def read_source(source: DataSource, seed: int, dropped: Dropped) -> Sequence[Demonstration]:

@@ -21,8 +21,9 @@ from sft.config import SampleConfig
 from sft.report import SampleReport
 from trueup import runs
 from trueup.console import progress, say
+from trueup.data.duplicates.rows import NEAR_HELDOUT
+from trueup.data.duplicates.training import across_split, near_heldout_prompts
 from trueup.data.formats import read_prompts
-from trueup.data.near_duplicates import across_split
 from trueup.data.records import (
     Candidate,
     CandidateSet,
@@ -148,12 +149,18 @@ def decoding_of(config: SampleConfig) -> Decoding:
 
 
 def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The prompts to answer: distinct, of the split in `only`, at most `max_prompts`, and all can be encoded."""
+    """The prompts to answer: distinct, of the split in `only`, at most `max_prompts`, and all can be encoded. One that
+    may be trained on and nearly repeats a held-out one is left out, since a label on it would train nothing."""
     dropped = Dropped()
     prompts: Sequence[Prompt] = read_prompts(
         config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)
     )
-    if sentence := across_split(dropped.places, config.split):
+    near = {} if config.only else near_heldout_prompts({row.prompt_id: row for row in prompts}, config.split)
+    if near:
+        stage.leave_out_near(list(near.values()), "prompts")
+        dropped.add(NEAR_HELDOUT, len(near))
+        prompts = [prompt for prompt in prompts if prompt.prompt_id not in near]
+    if config.split.near_duplicates == "keep" and (sentence := across_split(dropped.places, config.split)):
         stage.find("info", "near_duplicates", sentence)
     if config.only:
         selection = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]

@@ -173,6 +173,12 @@ def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     return np.repeat(starts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
 
 
+def dialogues(of_demonstration: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(D,), (D,): the parts of each dialogue of a source, from the first one to behind the last one."""
+    first = np.flatnonzero(np.diff(of_demonstration, prepend=-1))
+    return first, np.append(first[1:], len(of_demonstration))[: len(first)]
+
+
 # ---- Encode -----------------------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ def run(config: SFTConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     data = read_data(config, stage, loading.load_base_tokenizer(config.model))
     tokens = data.tokens
-    stage.trained_on_openings(tokens.openings[data.train])
+    stage.trained_on_openings(tokens.openings[data.train], data.questions)
     train_rows = tokens.training_rows(np.concatenate([data.train, data.again]))
     heldout_rows = tokens.training_rows(spread(data, data.heldout, _EVALUATED, config.seed))
     tell(stage, data, train_rows, config)
@@ -97,7 +97,7 @@ def run(config: SFTConfig) -> Path:
                 train=len(train_rows),
                 packed=len(trainer.train_dataset) if config.packing else None,
                 heldout=len(data.heldout),
-                dropped={TOO_LONG: len(data.too_long)} if data.too_long else {},
+                dropped=({TOO_LONG: len(data.too_long)} if data.too_long else {}) | data.near_duplicates,
                 long=data.long_counts if data.long_counts.demonstrations else None,
             ),
             tokens=TokenCounts(all=train_rows.tokens, with_loss=train_rows.tokens_with_loss),

@@ -126,6 +126,7 @@ SFT = {
     "overlong": ShownBy("tests/sft/test_long.py", 'overlong="split"'),  # no row here is too long
     "train_on": trainer(train_on="all"),
     "packing": trainer(packing=True),
+    "near_duplicates": ShownBy("tests/test_near_heldout.py", '"near_duplicates": "drop"'),  # there are none here
 }
 REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),
@@ -396,6 +397,7 @@ SPLIT = {
     "heldout_fraction": Probe({"heldout_fraction": 0.6}, stage="sft", see="trainer"),
     "judge_fraction": Probe({"judge_fraction": 0.4}, stage="reward", see="trainer"),
     "salt": Probe({"salt": "another"}, stage="sft", see="trainer"),
+    "near_duplicates": ShownBy("tests/test_near_heldout.py", '"near_duplicates": near'),  # there are none here
 }
 TOP = {
     "name": ShownBy("tests/trueup/test_campaign.py", "run_dir"),

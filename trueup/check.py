@@ -16,7 +16,7 @@ from trueup.checking.model import settle
 from trueup.checking.places import check_disk, check_place, find_model
 from trueup.checking.rows import ReadFile, Rows
 from trueup.config import SplitConfig, Stages
-from trueup.data.near_duplicates import across_split
+from trueup.data.duplicates.training import across_split
 from trueup.errors import ModelError, TrueupError
 from trueup.models.config import ModelConfig, ModelStageConfig
 from trueup.provenance.commits import HubId

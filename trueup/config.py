@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import yaml
@@ -151,12 +151,20 @@ class SplitConfig(Section):
     (`compare.judges`), because neither the policy nor the first reward model ever saw those labels."""
     salt: str = "trueup"
     """Text that is hashed with every prompt. Another text draws another split."""
+    near_duplicates: Literal["drop", "keep"] = "drop"
+    """What happens to prompts that may be trained on and are nearly the same as a held-out one, by their runs of 5
+    characters: `drop` leaves them out of training, counts them and lists them in the stage's near_duplicates.jsonl,
+    `keep` reports them. More than 10 that are so alike are fillings of a form, and stay."""
 
     @model_validator(mode="after")
     def _leaves_some(self) -> SplitConfig:
         if self.heldout_fraction + self.judge_fraction >= 1:
             raise ValueError("heldout_fraction and judge_fraction together leave no prompt to train on")
         return self
+
+
+HOLDS_OUT = ("heldout_fraction", "judge_fraction", "salt")
+"""The keys of a split that say which prompts are held out."""
 
 
 class EndpointParameters(Section):

@@ -11,17 +11,13 @@ A stage removes and seals only files with the names in `OUTPUTS`; other files in
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import platform
 import re
-import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -32,14 +28,17 @@ from trueup.artifacts.artifact import A, Artifact, read_artifact
 from trueup.artifacts.manifest import Finding as Finding
 from trueup.artifacts.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
 from trueup.config import StageConfig
+from trueup.data.duplicates.rows import NEAR_DUPLICATES, QUESTIONS, NearDuplicate, examples
 from trueup.data.records import IDEALS, LEFT_OUT, Dropped, LeftOut, Message, write_rows
-from trueup.data.split import opening_id
+from trueup.data.split import opening_id, question
 from trueup.errors import RunError
 from trueup.files import PARTIAL, files_under, read_text, remove, sha256_file, write_atomically
 from trueup.provenance import seals
 from trueup.provenance.contents import Contents, changed
 from trueup.provenance.inputs import absolute, contents_of, is_there, sha256_of
 from trueup.provenance.masking import masked
+from trueup.provenance.software import git_commit as _git_commit
+from trueup.provenance.software import versions as _versions
 from trueup.stages import (
     STAGES,
     address_from,
@@ -65,9 +64,8 @@ ANSWERED = f"answered{PARTIAL}"
 
 DIRECTORIES = {name: stage.folder for name, stage in STAGES.items()}
 
-_VERSIONED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "gradio", "sqlalchemy")
 OUTPUTS = {
-    *(CONFIG, METRICS, TRAINED, LEFT_OUT, REPORT, "report.html", DATA_REPORT, DATA_PAGE),
+    *(CONFIG, METRICS, TRAINED, QUESTIONS, LEFT_OUT, NEAR_DUPLICATES, REPORT, "report.html", DATA_REPORT, DATA_PAGE),
     *("model", "adapter", "steps", "judge", "runs"),  # TensorBoard's tracker writes `runs`
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
     *("rankings.jsonl", "preferences.jsonl", "ties.jsonl", IDEALS, "demonstrations.jsonl"),
@@ -225,6 +223,7 @@ class StageRun:
     started: float = field(default_factory=time.time)
     inputs: list[InputFile] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    near_duplicates: list[NearDuplicate] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     contents: dict[str, Contents | None] = field(default_factory=dict)
     """The config's contents when the stage began."""
@@ -258,17 +257,26 @@ class StageRun:
             self.left_out += dropped.left_out
             write_rows(self.dir / LEFT_OUT, self.left_out)
 
+    def leave_out_near(self, rows: Sequence[NearDuplicate], what: str) -> None:
+        """List rows in near_duplicates.jsonl that are not trained on, with a finding that says how many of `what`."""
+        if rows:
+            self.near_duplicates += rows
+            write_rows(self.dir / NEAR_DUPLICATES, self.near_duplicates)
+            why = f"since they are {rows[0].reason}: {examples(rows)}"
+            self.find("info", "near_duplicates", f"{len(rows)} {what} are left out, {why}")
+
     def trained_on(self, dialogues: Iterable[list[Message]]) -> None:
-        """Record the dialogues that this stage trains on, so that a comparison can prove that it uses none of them.
+        """Record the dialogues that this stage trains on, so that a comparison can prove that it uses none of them: by
+        `opening_id` and by their first questions, since a held-out prompt must not even begin like one of them."""
+        questions = {int(opening_id(messages), 16): question(messages) for messages in dialogues}
+        self.trained_on_openings(list(questions), questions.values())
 
-        Each is recorded by its `opening_id`, since a held-out prompt must not even begin like one of them.
-        """
-        self.trained_on_openings([int(opening_id(messages), 16) for messages in dialogues])
-
-    def trained_on_openings(self, openings: Any) -> None:
-        """The same by the `opening_id` of each as a number: a sequence or an array of them."""
+    def trained_on_openings(self, openings: Any, questions: Iterable[str]) -> None:
+        """The same by the `opening_id` of each as a number, in a sequence or an array, and by its first question."""
         import numpy as np  # the plan needs none
 
+        with (self.dir / QUESTIONS).open("a" if len(self.openings) else "w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"question": text}) + "\n" for text in questions)
         of_before, of_now = (np.asarray(numbers, dtype=np.uint64) for numbers in (self.openings, openings))
         self.openings = np.union1d(of_before, of_now)
         lines = (f'{"," if n else "["}\n  "{number:016x}"' for n, number in enumerate(self.openings))
@@ -423,28 +431,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return None
-
-
-@functools.cache  # no package changes under a process, and reading what all of them say of themselves takes 0.1 s
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _git_commit() -> str | None:
-    try:
-        process = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return process.stdout.strip() or None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -17,6 +17,8 @@ from rlhf.align.config.paid import PaidConfig
 from rlhf.checks import Check, load_check
 from trueup.config import SplitConfig
 from trueup.console import say
+from trueup.data.duplicates.rows import NEAR_HELDOUT
+from trueup.data.duplicates.training import near_heldout_prompts
 from trueup.data.formats import read_prompts
 from trueup.data.records import CandidateSet, Dropped, Message, Prompt, prompt_id, read_rows
 from trueup.data.split import is_for_judge, is_heldout
@@ -69,11 +71,14 @@ def choose_prompts(
     # Checks first: of a prompt that comes twice, the row whose answers can be verified stays.
     prompts_of_check: dict[int, Sequence[Prompt]] = {n: check.prompts for n, check in enumerate(checks)}
     prompts_of_check[-1] = _read_prompts(config, stage, dropped[-1])
+    every = {row.prompt_id: row for prompts in reversed(prompts_of_check.values()) for row in reversed(prompts)}
+    near = near_heldout_prompts(every, config.split)
+    stage.leave_out_near(list(near.values()), "prompts")
     prompt_ids: set[str] = set()
     rows: list[RolloutPrompt] = []
     refused = RefusedRows()
     for n, prompts in prompts_of_check.items():
-        trainable = _trainable(prompts, config.split, prompt_ids, dropped[n])
+        trainable = _trainable(prompts, config.split, prompt_ids, near, dropped[n])
         encoded = encode_rows(
             [prompts[i] for i in trainable.values()],
             encode,
@@ -122,11 +127,12 @@ def _as_reward_model_reads(reader: PreTrainedTokenizerBase, row: Prompt) -> None
 
 
 def _trainable(
-    prompts: Sequence[Prompt], split: SplitConfig, prompt_ids: set[str], left_out: Dropped
+    prompts: Sequence[Prompt], split: SplitConfig, prompt_ids: set[str], near: Collection[str], left_out: Dropped
 ) -> dict[str, int]:
     """Where each prompt stands that may be trained on, by its id.
 
     prompt_ids  of prompts that stand elsewhere already; those of this call are added
+    near        ids of prompts that nearly repeat a held-out one
     """
     row_of_prompt: dict[str, int] = {}
     for i, row in enumerate(prompts):
@@ -134,6 +140,8 @@ def _trainable(
             left_out.add("duplicate")
         elif is_heldout(row.prompt, split):
             left_out.add("held out")
+        elif row.prompt_id in near:
+            left_out.add(NEAR_HELDOUT)
         elif is_for_judge(row.prompt, split):
             left_out.add("for the second reward model")
         else:

@@ -10,7 +10,9 @@ from rlhf.compare.config import CompareConfig
 from rlhf.compare.judges import LabelOrigins
 from trueup import runs
 from trueup.artifacts.reports import LabelSources, RewardCards
-from trueup.config import SplitConfig
+from trueup.config import HOLDS_OUT, SplitConfig
+from trueup.data.duplicates.rows import NEAR_TRAINED, QUESTIONS
+from trueup.data.duplicates.training import like_trained
 from trueup.data.records import CandidateSet, read_rows
 from trueup.data.split import is_heldout, opening_id
 from trueup.errors import DataError, RunError
@@ -18,7 +20,7 @@ from trueup.models.config import ModelConfig
 from trueup.models.loading import read_tokenizer
 from trueup.models.policies import start_name
 from trueup.models.sampling import Decoding
-from trueup.runs import Finding, FinishedStage
+from trueup.runs import Finding, FinishedStage, StageRun
 from trueup.stages import command
 
 
@@ -38,7 +40,7 @@ def why_apart(config: CompareConfig, align: FinishedStage, ours: dict[str, int] 
     ours  vocabulary of this run; None where it is not known yet
     """
     run_dir, split = align.dir.parent, align.manifest.identity.get("split")
-    if split != config.split.model_dump(mode="json"):
+    if not isinstance(split, dict) or any(split.get(key) != getattr(config.split, key) for key in HOLDS_OUT):
         return (
             f"{run_dir} was split differently ({split}), so it may have trained on prompts that are held out here: "
             "give both campaigns the same split"
@@ -107,6 +109,28 @@ def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]
                     f"prompt {row.prompt_id} ({row.prompt[-1].content[:60]!r}) is to be compared on, and {stage.dir} "
                     f"was trained on {what}: run `{again}` again with this campaign's split"
                 )
+
+
+def unlike_trained(
+    rows: list[CandidateSet], stages: Sequence[FinishedStage], stage: StageRun, split: SplitConfig
+) -> list[CandidateSet]:
+    """The prompts that are not nearly the same as one that a stage trained on; none of them is one, or a RunError.
+
+    The others are no fault of a stage, which cannot know of prompts in files that it does not read. They are listed.
+    """
+    prove_disjoint(rows, stages)
+    if split.near_duplicates == "keep":
+        return rows
+    near = like_trained([row.prompt for row in rows], [row.where for row in rows], trained_questions(stages))
+    stage.leave_out_near(list(near.values()), "held-out prompts")
+    if len(near) == len(rows):
+        raise DataError(f"every held-out prompt is {NEAR_TRAINED}, so nothing can be compared: give other prompts")
+    return [row for i, row in enumerate(rows) if i not in near]
+
+
+def trained_questions(stages: Sequence[FinishedStage]) -> list[Path]:
+    """The files that say what these stages trained on. Runs from before there were any have none."""
+    return [path for stage in stages if (path := stage.dir / QUESTIONS).exists()]
 
 
 def read_labels(run_dir: Path) -> LabelOrigins:

@@ -3,7 +3,7 @@ demonstrations that nothing trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -11,10 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from rlhf.checks import Check, load_check, paired_accuracy
 from rlhf.compare.answers import ALIGNED, SFT, sample_policy
 from rlhf.compare.config import CompareConfig
+from rlhf.compare.inputs import trained_questions
 from rlhf.compare.schema import CheckResult
 from rlhf.config import CheckConfig
 from trueup.artifacts.reports import Estimate
 from trueup.console import say
+from trueup.data.duplicates.training import like_trained
 from trueup.data.records import CandidateSet
 from trueup.data.split import opening_id
 from trueup.models.chat import Encoded, encode_prompt
@@ -58,14 +60,20 @@ def check_one(
     stage: StageRun,
 ) -> CheckResult:
     trained_prompts = set().union(*(training_stage.trained_prompts for training_stage in training_stages))
-    indices = [i for i, row in enumerate(check.prompts) if opening_id(row.prompt) not in trained_prompts]
+    near: Collection[int] = ()
+    if config.split.near_duplicates == "drop":
+        prompts, places = [row.prompt for row in check.prompts], [row.where for row in check.prompts]
+        near = like_trained(prompts, places, trained_questions(training_stages))
+    indices = [
+        i for i, row in enumerate(check.prompts) if i not in near and opening_id(row.prompt) not in trained_prompts
+    ]
     left_out = len(check.prompts) - len(indices)
     rows = [
         CandidateSet(prompt_id=row.prompt_id, prompt=row.prompt, split="heldout", candidates=[], sampler={})
         for row in (check.prompts[i] for i in indices)
     ]
     stage.add_input(check_config.path, len(indices))
-    say(f"{check_config.kind:<12} {check.note}; {left_out} of them left out, since a stage trained on them")
+    say(f"{check_config.kind:<12} {check.note}; {left_out} left out, since a stage trained on them or nearly did")
     thinking = config.model.thinking_budget(check_config.max_thinking_tokens)
     greedy = Decoding(check_config.max_new_tokens, top_k=1, max_thinking_tokens=thinking)
     right = {}

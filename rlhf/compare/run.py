@@ -27,10 +27,10 @@ from rlhf.compare.config import CompareConfig
 from rlhf.compare.inputs import (
     find_training_stages,
     open_others,
-    prove_disjoint,
     read_labels,
     read_reference,
     read_report_cards,
+    unlike_trained,
 )
 from rlhf.compare.judges import JUDGES, Judge, JudgeResult, LabelOrigins, ScoringJudge
 from rlhf.compare.report import write_report
@@ -72,7 +72,7 @@ def run(config: CompareConfig) -> Path:
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     rows, decoding = read_reference(parents[config.sampled], parents["sft"], config.split)
     training_stages = [stage for run_dir in config.run_dirs for stage in find_training_stages(run_dir)]
-    prove_disjoint(rows, training_stages)
+    rows = unlike_trained(rows, training_stages, stage, config.split)
     tokenizer = read_tokenizer(parents["sft"].dir / "model", config.model)
     check_prompts = regressions.read_checks(config.checks, config.seed, tokenizer)
     say(f"{'prompts':<12} {len(rows)} held out, never trained on, {len(rows[0].candidates)} answers of each policy")

@@ -30,7 +30,7 @@ from trueup.verify import verify
 Jsonl = Callable[..., Path]
 FILES = {
     "config.yaml", "manifest.json", "metrics.jsonl", "report.json", "samples.jsonl",
-    "heldout.jsonl", "trained_prompts.json", "data.json", "data.html",
+    "heldout.jsonl", "trained_prompts.json", "trained_questions.jsonl", "data.json", "data.html",
     "model/chat_template.jinja", "model/config.json", "model/generation_config.json", "model/model.safetensors",
     "model/tokenizer.json", "model/tokenizer_config.json",
 }  # fmt: skip

@@ -16,6 +16,12 @@ def opening(messages: list[Message]) -> Message | None:
     return next((message for message in messages if message.role == "user"), None)
 
 
+def question(messages: list[Message]) -> str:
+    """The text of the first user turn."""
+    first = opening(messages)
+    return first.content if first else ""
+
+
 def opening_id(messages: list[Message]) -> str:
     """Family of a dialogue: its first user turn alone in normal form (`trueup.data.words.normal`), whatever its
     spacing, and whatever comes before it as instructions or after it.

@@ -9,9 +9,9 @@ from pathlib import Path
 from trueup.artifacts.reports import Share
 from trueup.campaign import Campaign
 from trueup.data.annotators import votes_by_pair
+from trueup.data.duplicates.training import across_split
 from trueup.data.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
 from trueup.data.formats.settling import Use
-from trueup.data.near_duplicates import across_split
 from trueup.data.pairs import pairs_of
 from trueup.data.records import BAD_ROW, Dropped, LeftOut, random_rows
 from trueup.data.split import is_heldout

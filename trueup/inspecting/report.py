@@ -55,7 +55,7 @@ class Split(Artifact):
     train: int
     heldout: int
     near_duplicates: str | None
-    """A sentence on held-out prompts that are nearly the same as one that may be trained on; null without any."""
+    """A sentence on prompts that may be trained on and are nearly the same as a held-out one; null without any."""
 
 
 class FiledText(Artifact):

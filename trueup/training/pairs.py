@@ -13,6 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trueup.config import SplitConfig
 from trueup.console import say
 from trueup.data.criteria import by_criteria, check_known
+from trueup.data.duplicates.rows import NEAR_HELDOUT, NearDuplicate
+from trueup.data.duplicates.training import near_heldout_prompts
 from trueup.data.pairs import PairRule, choose_pairs
 from trueup.data.records import IDEALS, Dropped, Message, Preference, Ranking, read_rows
 from trueup.data.row_rules import BadRows
@@ -64,6 +66,8 @@ class Pairs:
     """The same of the prompts for the second reward model."""
     labelled: list[Preference]
     """All strict pairs of the labels."""
+    near_duplicates: list[NearDuplicate]
+    """The prompts whose pairs train nothing, since they nearly repeat a held-out prompt."""
     weight_of: dict[str, float]
     """The weight of each annotator's labels; empty: all count alike."""
     on_bad_rows: BadRows = "refuse"
@@ -78,19 +82,23 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
     split = config.split
     path = label.dir / "preferences.jsonl"
     labelled, every_tie = read_labelled(label, config)
+    ideals = read_ideals(label, config)
+    near = near_heldout_prompts({pair.prompt_id: pair for pair in reversed([*labelled, *every_tie, *ideals])}, split)
 
     def part(name: Part, pairs: list[Preference]) -> list[Preference]:
-        return [pair for pair in pairs if part_of(pair.prompt, split) == name]
+        return [pair for pair in pairs if pair.prompt_id not in near and part_of(pair.prompt, split) == name]
 
     chosen = choose_pairs(labelled, config.pairs)
     train, judge = part("train", chosen), part("judge", chosen)
     if not train:
-        raise DataError(f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out)")
+        too_near = f", or {NEAR_HELDOUT}" if near else ""
+        raise DataError(
+            f"{path}: no pair is left to train on, of {len(labelled)} in all (the others are held out{too_near})"
+        )
     if split.judge_fraction and not judge:
         raise DataError(f"{path}: no pair falls to the second reward model: raise split.judge_fraction, or set it to 0")
     tied = choose_ties(every_tie, tie_rule or config.pairs)
     ties = part("train", tied)
-    ideals = read_ideals(label, config)
     pairs = Pairs(
         train=train,
         judge=judge,
@@ -101,6 +109,7 @@ def read_pairs(label: FinishedStage, config: PreferenceConfig, tie_rule: PairRul
         ideals=part("train", ideals),
         judge_ideals=part("judge", ideals),
         labelled=labelled,
+        near_duplicates=list(near.values()),
         weight_of=annotator_weights(
             label, config, [*train, *judge, *ties, *part("judge", tied), *part("train", ideals), *part("judge", ideals)]
         ),

@@ -34,6 +34,8 @@ from rlhf.align.rollouts import Sampler, logps_of, online_arguments
 from rlhf.align.schema import KLPrice
 from trueup.artifacts.reports import Normalisation, RewardCard
 from trueup.console import say
+from trueup.data.duplicates.rows import NEAR_HELDOUT
+from trueup.data.duplicates.training import near_heldout
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Dropped, Message
 from trueup.data.split import touches_heldout
@@ -209,9 +211,12 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
     for path in config.ptx_data:
         dropped = Dropped()
         file_rows = read_demonstrations(path, dropped, config.on_bad_rows, config.ignore_columns)
-        train_rows = [row for row in file_rows if not touches_heldout(row, config.split)]
-        if len(train_rows) < len(file_rows):
-            dropped.add("held out", len(file_rows) - len(train_rows))
+        near = near_heldout(file_rows, config.split)
+        stage.leave_out_near(list(near.values()), "demonstrations")
+        dropped.add(NEAR_HELDOUT, len(near))
+        others = [row for i, row in enumerate(file_rows) if i not in near]
+        train_rows = [row for row in others if not touches_heldout(row, config.split)]
+        dropped.add("held out", len(others) - len(train_rows))
         encoded = encode_demonstrations(
             train_rows, policy.tokenizer, Fitting(config.max_length), refused, config.on_bad_rows, dropped
         )

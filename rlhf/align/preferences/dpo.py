@@ -51,6 +51,7 @@ def run(config: DPOConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config)
+    stage.leave_out_near(pairs.near_duplicates, "labelled prompts")
     config = resolve_smoothing(config, label)
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------

@@ -56,6 +56,7 @@ def run(config: KTOConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config, tie_rule="all")
+    stage.leave_out_near(pairs.near_duplicates, "labelled prompts")
 
     # 2. Policy and reference -----------------------------------------------------------------------------------------
     policy = loading.load_policy(start.dir / "model", config.model, master_weights=config.full_finetuning)

@@ -53,6 +53,7 @@ def run(config: SimPOConfig) -> Path:
 
     # 1. Inputs -------------------------------------------------------------------------------------------------------
     pairs = read_pairs(label, config)
+    stage.leave_out_near(pairs.near_duplicates, "labelled prompts")
 
     # 2. Policy, and what it says of the pairs before training --------------------------------------------------------
     policy = loading.load_policy(start.dir / "model", config.model, master_weights=config.full_finetuning)

@@ -136,6 +136,7 @@ def test_it_leaves_a_policy_its_steps_its_samples_and_what_it_measured(aligned: 
         "samples.jsonl",
         "steps",
         "trained_prompts.json",
+        "trained_questions.jsonl",
     }
     assert sorted(path.name for path in (directory / "steps").iterdir()) == ["step-12", "step-6"]
     manifest = json.loads((directory / "manifest.json").read_text())

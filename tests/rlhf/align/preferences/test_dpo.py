@@ -49,6 +49,7 @@ def test_it_starts_at_the_reference_and_learns_the_pairs(
         "report.json",
         "steps",
         "trained_prompts.json",
+        "trained_questions.jsonl",
     }
     assert verify(made.run_dir).problems == []
 

@@ -1,0 +1,43 @@
+"""What is listed of a row that a stage left out, since it is nearly the same as another. No NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trueup.data.jsonl import cut
+from trueup.data.records import Row
+
+NEAR_DUPLICATES = "near_duplicates.jsonl"
+"""In a stage's folder: the rows that it left out as near-duplicates."""
+QUESTIONS = "trained_questions.jsonl"
+"""In a stage's folder: the first questions of the dialogues that it trained on."""
+NEAR_HELDOUT = "nearly the same as a held-out prompt"
+REPEATED = "nearly the same as an earlier demonstration"
+NEAR_TRAINED = "nearly the same as a prompt that was trained on"
+
+
+class NearDuplicate(Row):
+    """A row of near_duplicates.jsonl, which was not trained on, or not compared on."""
+
+    where: str
+    """File and line."""
+    reason: str
+    like: str
+    """File and line of the row that it resembles."""
+    alike: float
+    """How far, from 0.8 to 1: the share of runs of 5 characters that both have, of those that either has."""
+    text: str
+    """Its first question, or the beginning of that."""
+    like_text: str
+
+
+def near_duplicate(reason: str, where: str, text: str, like: str, like_text: str, alike: float) -> NearDuplicate:
+    return NearDuplicate(
+        where=where, reason=reason, like=like, alike=round(alike, 4), text=cut(text, 200), like_text=cut(like_text, 200)
+    )
+
+
+def examples(near: Sequence[NearDuplicate]) -> str:
+    """The first of them, with what they resemble."""
+    first = ", ".join(f"{one.where} is like {one.like} ({one.alike:.0%})" for one in near[:3])
+    return first + (f", and {len(near) - 3} more" if len(near) > 3 else "")
