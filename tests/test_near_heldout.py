@@ -80,7 +80,7 @@ def begun(made: Any, stage: str) -> tuple[Any, StageRun, Any]:
 
 def of_sft(made: Any) -> tuple[StageRun, list[str]]:
     config, stage, tokenizer = begun(made, "sft")
-    return stage, [row.messages[0].content for row, _ in read_data(config, stage, tokenizer).train]
+    return stage, list(read_data(config, stage, tokenizer).questions)
 
 
 def of_sample(made: Any) -> tuple[StageRun, list[str]]:
