@@ -85,7 +85,7 @@ def read(path: Path) -> None:
         peak = Peak()
         began, cpu = time.perf_counter(), time.process_time()
         data = read_data(config, stage, tokenizer)
-        stage.trained_on_openings(data.tokens.openings[data.train])
+        stage.trained_on_openings(data.tokens.openings[data.train], data.questions)
         rows = data.tokens.training_rows(data.train)
         dataset = rows.dataset()
         order = iter(LengthGrouped(ROWS, rows.lengths, seed=0))

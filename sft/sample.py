@@ -21,8 +21,9 @@ from sft.config import SampleConfig
 from sft.report import SampleReport
 from trueup import runs
 from trueup.console import progress, say
+from trueup.data.containers.spool import taken
 from trueup.data.duplicates.rows import NEAR_HELDOUT
-from trueup.data.duplicates.training import across_split, near_heldout_prompts
+from trueup.data.duplicates.training import across_split, near_heldout
 from trueup.data.formats import read_prompts
 from trueup.data.records import (
     Candidate,
@@ -155,11 +156,11 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     prompts: Sequence[Prompt] = read_prompts(
         config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)
     )
-    near = {} if config.only else near_heldout_prompts({row.prompt_id: row for row in prompts}, config.split)
+    near = {} if config.only else near_heldout(prompts, config.split)
     if near:
         stage.leave_out_near(list(near.values()), "prompts")
         dropped.add(NEAR_HELDOUT, len(near))
-        prompts = [prompt for prompt in prompts if prompt.prompt_id not in near]
+        prompts = taken(prompts, [i for i in range(len(prompts)) if i not in near])
     if config.split.near_duplicates == "keep" and (sentence := across_split(dropped.places, config.split)):
         stage.find("info", "near_duplicates", sentence)
     if config.only:
