@@ -8,31 +8,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import uuid
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from trueup.config import SplitConfig
+from trueup.console import exit_with_parent, progress, say
 from trueup.data.containers.spool import Spool, add_to, code_of, kept, plain, read_table, table_rows
 from trueup.data.records import Demonstration, Dropped, parse_row
 from trueup.data.row_rules import BadRows
 from trueup.data.split import opening_id, touches_heldout
 from trueup.files import Json, replacing
 from trueup.models.chat import IGNORED, Encoded
-from trueup.models.encoding import FittedDemonstration, Fitting, RefusedRows, encode_demonstrations, with_loss_on
+from trueup.models.encoding import (
+    TOO_LONG,
+    Bad,
+    FittedDemonstration,
+    Fitting,
+    RefusedRows,
+    encode_each,
+    fit,
+    settle,
+    with_loss_on,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 _FILES = "parts.arrow", "rows.arrow"
+_CHUNK = 1000
+"""Demonstrations that are encoded together."""
 
 
 @dataclass
@@ -193,29 +210,35 @@ def encode(
 ) -> Source:
     """The demonstrations of a source in tokens, with the side of the split on which each part is.
 
-    They lie in memory, or where the demonstrations lie on disk, in the cache folder: then a second start encodes
-    nothing again.
+    They lie in memory, or where the demonstrations lie on disk, in the cache folder: then several processes share the
+    work, and a second start encodes nothing again.
     """
     import pyarrow
 
+    encoder = Encoder(tokenizer, fitting, split)
+
     def write(parts_sink: Any, rows_sink: Any) -> tuple[RefusedRows, Json]:
-        bad, left_out, long, count = RefusedRows(), Dropped(), list[Json](), 0
-        with table_rows(parts_sink, _parts_columns()) as add_part, table_rows(rows_sink, _rows_columns()) as add_row:
-            for index, one in encode_demonstrations(demonstrations, tokenizer, fitting, bad, on_bad_rows, left_out):
-                count += 1
-                of_heldout = touches_heldout(one.whole, split)
-                if one.long:
-                    long.append(asdict(_long(one, of_heldout)))
-                for demonstration, rows in one.parts:
-                    add_part(_part(index, one, demonstration, len(rows), of_heldout, split))
-                    for row, learnt in zip(rows, with_loss_on(rows, fitting.train_on), strict=True):
-                        add_row(_row(row, learnt, tokenizer.eos_token_id))
-        return bad, {"count": count, "long": long, "changes": bad.changes, **plain(left_out)}
+        bad, long, count, changes = list[Bad](), list[Json](), 0, Counter[str]()
+        parts_file = pyarrow.ipc.new_file(parts_sink, _parts_columns())
+        with parts_file, pyarrow.ipc.new_file(rows_sink, _rows_columns()) as rows_file:
+            for number, chunk in enumerate(_chunks(demonstrations, encoder), start=1):
+                if isinstance(demonstrations, Spool):
+                    progress(min(number * _CHUNK, len(demonstrations)), len(demonstrations))
+                parts_file.write_batch(chunk.parts)
+                rows_file.write_batch(chunk.rows)
+                long += map(asdict, chunk.long)
+                bad += chunk.bad
+                changes += chunk.changes
+                count += chunk.count
+        left_out, own = Dropped(), RefusedRows()
+        settle(bad, on_bad_rows if count else "refuse", own, left_out)
+        left_out.add(TOO_LONG, sum(not one["parts"] for one in long))
+        return own, {"count": count, "long": long, "changes": changes, **plain(left_out)}
 
     def write_files(folder: Path) -> Json:
         with ExitStack() as stack:
             files = [stack.enter_context(replacing(folder / name, by_process=True)) for name in _FILES]
-            bad, report = write(*files)
+            bad, report = write(*map(str, files))
             bad.stop()  # nothing is kept of a source that is refused
         return report
 
@@ -233,6 +256,98 @@ def encode(
     add_to(dropped, report)
     parts, rows = tables
     return Source(demonstrations, parts, rows, report["count"], [Long(**one) for one in report["long"]])
+
+
+@dataclass
+class Chunk:
+    """Some demonstrations of a source in tokens."""
+
+    parts: Any
+    rows: Any
+    """Arrow batches."""
+    count: int
+    """Demonstrations that could be encoded."""
+    long: list[Long]
+    bad: list[Bad]
+    changes: Counter[str]
+
+
+@dataclass
+class Encoder:
+    """What turns demonstrations into tokens, in this process or in another one."""
+
+    tokenizer: PreTrainedTokenizerBase
+    fitting: Fitting
+    split: SplitConfig
+
+    def chunk(self, demonstrations: Sequence[Demonstration], start: int) -> Chunk:
+        """start: the place of the first of them in the source"""
+        import pyarrow
+
+        parts, rows, long, bad = list[Json](), list[Json](), list[Long](), list[Bad]()
+        changes, count, end = Counter[str](), 0, self.tokenizer.eos_token_id
+        for index, _, one in encode_each(demonstrations, self._fit, changes, bad):
+            count += 1
+            of_heldout = touches_heldout(one.whole, self.split)
+            if one.long:
+                long.append(Long(one.whole.where, of_heldout, len(one.parts), one.tokens_cut, one.exchanges_left_out))
+            for demonstration, encoded in one.parts:
+                parts.append(_part(start + index, one, demonstration, len(encoded), of_heldout, self.split))
+                learnt = with_loss_on(encoded, self.fitting.train_on)
+                rows += [_row(row, trained, end) for row, trained in zip(encoded, learnt, strict=True)]
+        return Chunk(
+            pyarrow.RecordBatch.from_pylist(parts, _parts_columns()),
+            pyarrow.RecordBatch.from_pylist(rows, _rows_columns()),
+            count,
+            long,
+            bad,
+            changes,
+        )
+
+    def _fit(self, row: Demonstration, changes: set[str]) -> FittedDemonstration:
+        return fit(self.tokenizer, row, self.fitting, changes)
+
+
+def _chunks(demonstrations: Sequence[Demonstration], encoder: Encoder) -> Iterator[Chunk]:
+    """The chunks of a source in their order. Those of one that lies on disk are shared by half as many processes as
+    there are processors, and a few of them are in memory at once."""
+    starts = range(0, len(demonstrations), _CHUNK)
+    workers = min(_processes(), len(starts)) if isinstance(demonstrations, Spool) else 1
+    if workers <= 1:
+        yield from (encoder.chunk(demonstrations[start : start + _CHUNK], start) for start in starts)
+        return
+    say(f"{'tokens':<12} {len(demonstrations)} demonstrations are encoded by {workers} processes")
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (demonstrations, encoder))
+    with pool:
+        try:
+            waiting: deque[Future[Chunk]] = deque()
+            for start in starts:
+                waiting.append(pool.submit(_work, start, start + _CHUNK))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _processes() -> int:
+    return (os.cpu_count() or 1) // 2
+
+
+_worker: tuple[Sequence[Demonstration], Encoder]
+
+
+def _start_worker(demonstrations: Sequence[Demonstration], encoder: Encoder) -> None:
+    global _worker
+    exit_with_parent()
+    _worker = demonstrations, encoder
+
+
+def _work(start: int, stop: int) -> Chunk:
+    demonstrations, encoder = _worker
+    return encoder.chunk(demonstrations[start:stop], start)
 
 
 def _parts_columns() -> Any:
@@ -286,10 +401,6 @@ def prompt_length(row: Encoded) -> int:
     """Tokens before the last answer of a training row."""
     answer = max((i for i, label in enumerate(row.labels) if label != IGNORED), default=0)
     return max((i for i, label in enumerate(row.labels[:answer]) if label == IGNORED), default=-1) + 1
-
-
-def _long(one: FittedDemonstration, heldout: bool) -> Long:
-    return Long(one.whole.where, heldout, len(one.parts), one.tokens_cut, one.exchanges_left_out)
 
 
 def _known(tokenizer: PreTrainedTokenizerBase) -> str:

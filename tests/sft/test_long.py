@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 import sft.train
+from sft import tokens
 from sft.data import answerable, read_data
 from trueup import runs
 from trueup.check import check
 from trueup.data.containers import spool
 from trueup.data.records import Message
 from trueup.data.split import is_heldout, opening_id
-from trueup.models import encoding, loading
+from trueup.models import loading
 
 TURNS = 4
 
@@ -125,9 +126,9 @@ def test_check_names_turns_that_are_not_to_be_learnt_where_every_token_is(
     )
 
 
-@pytest.mark.parametrize("overlong", ["drop", "cut", "split"])
+@pytest.mark.parametrize(("overlong", "processes"), [("drop", 1), ("cut", 1), ("split", 2)])
 def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
-    overlong: str, long_rows: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlong: str, processes: int, long_rows: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
     source = {"path": "long.jsonl", "weight": 1.5, "on_bad_rows": "drop"}
@@ -149,6 +150,8 @@ def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
     in_memory = read()
     assert in_memory["rows"] and in_memory["again"] and in_memory["heldout"] and in_memory["inputs"][1]["dropped"]
     monkeypatch.setattr(spool, "LARGE_BYTES", 0)
+    monkeypatch.setattr(tokens, "_CHUNK", 10)
+    monkeypatch.setattr(tokens, "_processes", lambda: processes)
     assert read() == in_memory
-    monkeypatch.setattr(encoding, "fit", None)
+    monkeypatch.setattr(tokens, "fit", None)
     assert read() == in_memory, "and it is not encoded again"

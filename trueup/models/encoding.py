@@ -108,21 +108,23 @@ def encode_rows(
     dropped      collects the other rows in place of `refused` if `on_bad_rows` is drop
     may_be_none  they are dropped even if no row remains: these rows are a part of something
     """
-    return [(row, one) for _, row, one in encode_each(rows, encode, refused, on_bad_rows, dropped, may_be_none)]
+    bad: list[Bad] = []
+    encoded = [(row, one) for _, row, one in encode_each(rows, encode, refused.changes, bad)]
+    settle(bad, on_bad_rows if may_be_none or encoded else "refuse", refused, dropped)
+    return encoded
+
+
+Bad = tuple[FiledRow, TrueupError]
+"""A row that cannot be encoded, and why."""
 
 
 def encode_each(
-    rows: Iterable[R],
-    encode: Callable[[R, set[str]], T],
-    refused: RefusedRows,
-    on_bad_rows: BadRows = "refuse",
-    dropped: Dropped | None = None,
-    may_be_none: bool = False,
+    rows: Iterable[R], encode: Callable[[R, set[str]], T], changed: Counter[str], bad: list[Bad]
 ) -> Iterator[tuple[int, R, T]]:
-    """The same one after the other, each with its place among the rows. What becomes of the others is known at the
-    end."""
-    bad: list[tuple[R, TrueupError]] = []
-    count = 0
+    """The same one after the other, each with its place among the rows.
+
+    changed, bad  collect the changes to texts, and the other rows
+    """
     for index, row in enumerate(rows):
         changes: set[str] = set()
         try:
@@ -130,12 +132,14 @@ def encode_each(
         except (DataError, ModelError) as error:
             bad.append((row, error))
             continue
-        refused.changes.update(changes)
-        count += 1
+        changed.update(changes)
         yield index, row, one
-    drop = on_bad_rows == "drop" and (may_be_none or count > 0)
+
+
+def settle(bad: Iterable[Bad], on_bad_rows: BadRows, refused: RefusedRows, dropped: Dropped | None) -> None:
+    """Drop the rows that cannot be encoded, or refuse them."""
     for row, problem in bad:
-        if drop and dropped is not None:
+        if on_bad_rows == "drop" and dropped is not None:
             dropped.leave_out(row.where, str(problem), row.model_dump(mode="json"))
         else:
             refused.add(row.where, problem)
@@ -216,22 +220,22 @@ def trains_every_turn(demonstration: Demonstration) -> bool:
 
 
 def encode_demonstrations(
-    rows: Iterable[Demonstration],
+    rows: Sequence[Demonstration],
     tokenizer: PreTrainedTokenizerBase,
     fitting: Fitting,
     refused: RefusedRows,
     on_bad_rows: BadRows,
     dropped: Dropped,
-) -> Iterator[tuple[int, FittedDemonstration]]:
-    """The demonstrations of a file that can be encoded, as far as they fit, each with its place among the rows. Those
-    of which nothing fits are counted as dropped."""
+) -> list[FittedDemonstration]:
+    """The demonstrations of a file that can be encoded, as far as they fit. Those of which nothing fits are counted as
+    dropped."""
 
     def encode(row: Demonstration, changes: set[str]) -> FittedDemonstration:
         return fit(tokenizer, row, fitting, changes)
 
-    for index, _, one in encode_each(rows, encode, refused, on_bad_rows, dropped):
-        dropped.add(TOO_LONG, not one.parts)
-        yield index, one
+    encoded = [one for _, one in encode_rows(rows, encode, refused, on_bad_rows, dropped)]
+    dropped.add(TOO_LONG, sum(not one.parts for one in encoded))
+    return encoded
 
 
 # ---- cut --------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def demonstrations(config: PPOConfig, stage: StageRun, policy: Loaded) -> Callab
         encoded = encode_demonstrations(
             train_rows, policy.tokenizer, Fitting(config.max_length), refused, config.on_bad_rows, dropped
         )
-        fitting = [part for _, one in encoded for part in one.parts]
+        fitting = [part for one in encoded for part in one.parts]
         rows += [row for _, many in fitting for row in many]
         dialogues += [row.messages for row, _ in fitting]
         stage.add_input(path, len(fitting), dropped)

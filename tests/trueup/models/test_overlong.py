@@ -146,7 +146,7 @@ def test_a_turn_that_is_not_to_be_learnt_is_refused_where_every_token_is() -> No
     refused, dropped = RefusedRows(), Dropped()
     rows = [dialogue([1]), bad]
     kept = encode_demonstrations(rows, of_family("chatml"), Fitting(200, train_on="all"), refused, "drop", dropped)
-    assert [one.whole for _, one in kept] == rows[:1] and dropped.counts.total() == 1
+    assert [one.whole for one in kept] == rows[:1] and dropped.counts.total() == 1
 
 
 def test_a_part_without_a_turn_to_learn_is_no_dialogue() -> None:

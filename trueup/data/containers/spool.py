@@ -35,10 +35,14 @@ T = TypeVar("T")
 class Spool(Sequence[R], Generic[R]):
     """Rows that lie on disk. Each is parsed when it is asked for."""
 
-    def __init__(self, file: Path, schema: type[R], indices: array[int] | None = None):
-        """indices: which rows of the file these are, in their order; None: all"""
+    def __init__(self, file: Path, schema: type[R], indices: array[int] | None = None, table: Any = None):
+        """
+        indices  which rows of the file these are, in their order; None: all
+        table    of the file, where it was opened before
+        """
         self.file, self.schema, self._indices = file, schema, indices
-        self._table = read_table(file)
+        self._table = read_table(file) if table is None else table
+        self._where, self._text = self._table["where"], self._table["row"]
 
     def __len__(self) -> int:
         return self._table.num_rows if self._indices is None else len(self._indices)
@@ -53,7 +57,7 @@ class Spool(Sequence[R], Generic[R]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         place = index % len(self) if self._indices is None else self._indices[index]
-        return self._row(self._table["where"][place].as_py(), self._table["row"][place].as_py())
+        return self._row(self._where[place].as_py(), self._text[place].as_py())
 
     def __iter__(self) -> Iterator[R]:
         if self._indices is not None:
@@ -66,7 +70,11 @@ class Spool(Sequence[R], Generic[R]):
     def at(self, indices: Sequence[int]) -> Spool[R]:
         """The rows at these places, in this order."""
         places = indices if self._indices is None else (self._indices[index] for index in indices)
-        return Spool(self.file, self.schema, array("q", places))
+        return Spool(self.file, self.schema, array("q", places), self._table)
+
+    def __reduce__(self) -> Any:
+        """Another process opens the file itself."""
+        return Spool, (self.file, self.schema, self._indices)
 
     def _row(self, where: str, text: str) -> R:
         return parse_row(self.schema, json.loads(text), where)
