@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from manifests import card_of
 from transformers import TrainerCallback
 from transformers.models.llama.modeling_llama import LlamaAttention
@@ -414,8 +413,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_policy_bit_by_bit(
     keys = {"rewards": {"reward_model": 1.0}}
     _, whole = aligned("a", **keys)
     made, killed = aligned("b", until="reward", **keys)
-    command = [sys.executable, "-c", RESUMED, str(made.source), "8"]
-    process = subprocess.run(command, cwd=Path(__file__).parents[4], capture_output=True, text=True, timeout=200)
+    process = warm.start(RESUMED, str(made.source), "8", said=tmp_path / "said")(200)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert not (killed / "manifest.json").exists() and (killed / "checkpoint-8").exists()
     rlhf.align.ppo.stage.run(made.stages["align"])

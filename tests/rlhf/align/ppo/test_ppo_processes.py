@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 
 import rlhf.align.ppo.stage
 from trueup import runs
@@ -78,24 +77,13 @@ def on_two_processes(made: Any, tmp_path: Path, kill_at: int = -1) -> list[subpr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", PROCESS, str(made.source), str(kill_at), str(tmp_path / "two")]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    arguments = (str(made.source), str(kill_at), str(tmp_path / "two"))
     started = [
-        subprocess.Popen(
-            command,
-            cwd=Path(__file__).parents[4],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        warm.start(PROCESS, *arguments, said=tmp_path / f"said{rank}", **common, RANK=str(rank), LOCAL_RANK=str(rank))
         for rank in range(2)
     ]
-    ended = [process.communicate(timeout=280) for process in started]
-    return [
-        subprocess.CompletedProcess(command, process.returncode, *said)
-        for process, said in zip(started, ended, strict=True)
-    ]
+    return [wait(280) for wait in started]
 
 
 def metrics(directory: Path, key: str) -> list[float]:
