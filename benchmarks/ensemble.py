@@ -5,8 +5,8 @@
 
 The run has a finished sft and label stage; the hidden states are those of its SFT policy, and the pairs those of
 `reward` in configs/demo.yaml. A seed draws a quarter of the prompts; the head is a probe of the others. Three kinds of
-heads around it: draws from its posterior (reward/ensemble.py, which the stage takes), fits to prompts drawn with
-replacement (the bootstrap), and draws from the prior alone, which no label has narrowed.
+heads around it: fits to prompts drawn with replacement (reward/ensemble.py, which the stage takes), draws from its
+posterior, and draws from the prior alone, which no label has narrowed.
 
 Prints a row a kind, each figure a mean over seeds with the least and the greatest: the share of the drawn quarter's
 pairs on which all heads agree; the accuracy there and elsewhere; the accuracy on as many pairs as those elsewhere whose
@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy.linalg import cholesky, solve_triangular
 
 from reward.card.shares import half_for_ties, mean_over_prompts
 from reward.card.stress import EDITS
@@ -33,6 +34,7 @@ from trueup.data.pairs import choose_pairs
 from trueup.data.records import Dropped, Preference, random_rows, read_rows
 from trueup.models import loading
 from trueup.models.chat import encode_completion
+from trueup.statistics.length_control import sigmoid
 from trueup.training.pairs import EncodedPair, encode_pairs
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
@@ -134,17 +136,22 @@ def accuracy(margins: np.ndarray, pairs: Sequence[Preference], which: np.ndarray
     return mean_over_prompts([pairs[i] for i in rows], [half_for_ties(margins[i]) for i in rows])
 
 
-def bootstrap(
+def posterior(
     pairs: np.ndarray, margins: np.ndarray, prompts: Sequence[str], ridge: float, count: int, seed: int
 ) -> np.ndarray:
-    """Fits to prompts that are drawn with replacement."""
-    names, weights, random = sorted(set(prompts)), prompt_weights(prompts), np.random.default_rng(seed)
-    fits = []
-    for _ in range(count):
-        times = dict(zip(names, random.multinomial(len(names), [1 / len(names)] * len(names)), strict=True))
-        resampled = weights * [times[prompt] for prompt in prompts]
-        fits.append(fit_directions(pairs, resampled, [ridge])[0])
-    return np.stack(fits) - np.mean(fits, axis=0)
+    """Draws from Laplace's approximation, N(0, inverse of P (sum_n w_n p_n (1 - p_n) x_n x_n^T + ridge I)) over
+    standardised differences x_n, with p_n = sigmoid(margin_n) and P prompts. MacKay 1992,
+    https://doi.org/10.1162/neco.1992.4.3.448; of reward models: Yang et al. 2024, https://arxiv.org/abs/2402.13210."""
+    pairs = pairs.astype(np.float64)
+    standard = Standard.of(pairs)
+    weights = prompt_weights(prompts) * sigmoid(margins) * sigmoid(-margins)
+    differences = standard.differences(pairs) * np.sqrt(weights)[:, None]
+    curvature = differences.T @ differences
+    curvature[np.diag_indices_from(curvature)] += ridge
+    root = cholesky(len(set(prompts)) * curvature, lower=True)
+    draws = np.random.default_rng(seed).standard_normal((count, len(root)))
+    thetas = solve_triangular(root, draws.T, lower=True, trans="T").T
+    return standard.directions(thetas - thetas.mean(axis=0))
 
 
 def noise(
@@ -155,7 +162,7 @@ def noise(
     return Standard.of(pairs.astype(np.float64)).directions(draws - draws.mean(axis=0))
 
 
-KINDS: dict[str, Draw] = {"posterior": deviations, "bootstrap": bootstrap, "prior": noise}
+KINDS: dict[str, Draw] = {"bootstrap": deviations, "posterior": posterior, "prior": noise}
 
 
 if __name__ == "__main__":

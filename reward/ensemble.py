@@ -1,19 +1,18 @@
 """An ensemble of heads on one trunk: they agree where the labels settle what is better, and differ elsewhere.
 
-The trained head is one of many that the labels allow. Over the hidden states that it reads, the likelihood of the
-labels and the ridge of the probe make a posterior of heads; near the trained one it is about normal, and the heads are
-draws from it. So they differ most along what no labelled pair has shown. Heads that were fitted to resampled labels
-would all be 0 there, and agree on answers unlike any that was labelled.
+Other labels would have trained another head. So each head is fitted to the labels of prompts that are drawn with
+replacement, over the hidden states that the trained head reads, with the ridge of the probe. The heads differ where few
+prompts decide, or where prompts contradict each other.
 
-Their deviations are centred: the mean of the heads is the trained head, and the saved model scores as it would alone.
-They are in its units, since the curvature is that of the loss at its own margins. Nothing is known here about the
-trunk: what its hidden states do not tell apart, no head does, and what deceives it deceives all of them (Eisenstein
-et al. 2023, https://arxiv.org/abs/2312.09244).
+A fit is larger or smaller than the trained head, which may have any temperature; so each is brought to its scale, and a
+spread is in the units of the scores. The deviations are centred: the mean of the heads is the trained head, and the
+saved model scores as it would alone. Along what no labelled pair has shown every fit is 0, and the heads agree there.
+Nothing is known here about the trunk: what its hidden states do not tell apart, no head does, and what deceives it
+deceives all of them (Eisenstein et al. 2023, https://arxiv.org/abs/2312.09244).
 
-Source  Laplace approximation: MacKay 1992, https://doi.org/10.1162/neco.1992.4.3.448; of the last layer alone:
-        Daxberger et al. 2021, https://arxiv.org/abs/2106.14806; of a reward model: Yang et al. 2024,
-        https://arxiv.org/abs/2402.13210, and from its last hidden states Zhang et al. 2024,
-        https://arxiv.org/abs/2403.05171.
+Source  bootstrap: Efron 1979, https://doi.org/10.1214/aos/1176344552; of heads on one trunk: Osband et al. 2016,
+        https://arxiv.org/abs/1602.04621; clusters (here prompts) are drawn whole: Field and Welsh 2007,
+        https://doi.org/10.1111/j.1467-9868.2007.00593.x.
 
 Shapes: N pairs, H hidden units, K heads.
 """
@@ -24,16 +23,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.linalg import cholesky, solve_triangular
 
 from reward.comparisons import Encoded
 from reward.hidden import Place, read_features
-from reward.probe import Standard, best_ridge, pairs_to_read, prompt_weights
+from reward.probe import best_ridge, fit_directions, pairs_to_read, prompt_weights
 from reward.start import KnownPairs
 from trueup.console import say
 from trueup.models.heads import pooling_of, set_ensemble
 from trueup.models.loading import Loaded
-from trueup.statistics.length_control import sigmoid
 
 
 def add_heads(model: Loaded, pairs: Sequence[Encoded], known: KnownPairs, count: int, seed: int) -> None:
@@ -74,20 +71,26 @@ def deviations(
 
     pairs    (N, 2, H) hidden states of the chosen and of the rejected answers
     margins  (N,) the trained head's
-    prompts  of the N pairs; each weighs the same, and counts as one observation, however many pairs it has
+    prompts  of the N pairs; each weighs the same, however many pairs it has, and is drawn with all of them
     ridge    of `reward.probe.fit_directions`
-    observed  number of prompts that the head learnt from, P, if these pairs are of some of them only
+    observed  number of prompts that the head learnt from, if these pairs are of some of them only: a fit to more varies
+              less, as the inverse of their root
 
-    Drawn from N(0, inverse of P (sum_n w_n p_n (1 - p_n) x_n x_n^T + ridge I)) over standardised differences x_n, with
-    p_n = sigmoid(margin_n) and P prompts: the curvature of P times the loss that a probe minimises.
+    Each fit is brought to the root mean square of the trained head's margins.
     """
-    pairs = pairs.astype(np.float64)
-    standard = Standard.of(pairs)
-    weights = prompt_weights(prompts) * sigmoid(margins) * sigmoid(-margins)
-    differences = standard.differences(pairs) * np.sqrt(weights)[:, None]
-    curvature = differences.T @ differences
-    curvature[np.diag_indices_from(curvature)] += ridge
-    root = cholesky((observed or len(set(prompts))) * curvature, lower=True)
-    draws = np.random.default_rng(seed).standard_normal((count, len(root)))
-    thetas = solve_triangular(root, draws.T, lower=True, trans="T").T
-    return standard.directions(thetas - thetas.mean(axis=0))
+    names, random = sorted(set(prompts)), np.random.default_rng(seed)
+    weights = prompt_weights(prompts)
+    place = {name: i for i, name in enumerate(names)}
+    rows = np.array([place[prompt] for prompt in prompts])
+    differences = (pairs[:, 0] - pairs[:, 1]).astype(np.float64)
+    fits = []
+    for _ in range(count):
+        times = random.multinomial(len(names), np.full(len(names), 1 / len(names)))
+        fit = fit_directions(pairs, weights * times[rows], [ridge])[0]
+        size = _root_mean_square(differences @ fit, weights)
+        fits.append(fit * (_root_mean_square(margins, weights) / size if size else 0.0))
+    return (np.stack(fits) - np.mean(fits, axis=0)) * np.sqrt(len(names) / (observed or len(names)))
+
+
+def _root_mean_square(margins: np.ndarray, weights: np.ndarray) -> float:
+    return float(np.sqrt(weights @ np.square(margins.astype(np.float64))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,37 @@ from trueup.verify import verify
 PLACE = Place(2, "mean over the answer")
 
 
-def test_the_heads_are_centred_draws_whose_covariance_is_the_inverse_of_the_curvature() -> None:
+def test_the_heads_are_centred_fits_to_prompts_drawn_again_in_the_scale_of_the_trained_one() -> None:
+    """Their covariance is the sandwich estimator's over prompts (White 1980), less what changes the scale alone."""
     random = np.random.default_rng(0)
-    pairs = random.normal(size=(12, 2, 3)) * [1.0, 2.0, 0.5] + 0.3
-    margins, prompts, ridge = random.normal(size=12), [str(i // 2) for i in range(12)], 0.5
-    drawn = deviations(pairs, margins, prompts, ridge, 40_000, seed=0)
+    scale = np.array([1.0, 2.0, 0.5])
+    pairs = random.normal(size=(600, 2, 3)) * scale
+    prompts, ridge = [str(i // 2) for i in range(600)], 0.1
+    swap = (pairs[:, 0] - pairs[:, 1]) @ [1.0, 0.2, -0.5] + random.logistic(size=600) < 0
+    pairs = np.where(swap[:, None, None], pairs[:, ::-1], pairs)
+    head = fit_directions(pairs, prompt_weights(prompts), [ridge])[0]
+    margins = (pairs[:, 0] - pairs[:, 1]) @ head
+    drawn = deviations(pairs, margins, prompts, ridge, 800, seed=0)
     assert drawn.sum(axis=0) == pytest.approx(0, abs=1e-8)
-    scale = pairs.reshape(-1, 3).std(axis=0)
-    common = pairs.reshape(-1, 3).mean(axis=0) / scale
-    apart = np.eye(3) - np.outer(common, common) / (common @ common)
-    x = (pairs[:, 0] - pairs[:, 1]) / scale @ apart
-    curvature = ridge * np.eye(3)
-    for row, margin in zip(x, margins, strict=True):
-        p = 1 / (1 + math.exp(-margin))
-        curvature += p * (1 - p) / 12 * np.outer(row, row)
-    expected = apart @ np.linalg.inv(6 * curvature) @ apart
-    assert np.cov((drawn * scale).T) == pytest.approx(expected, abs=0.05 * abs(expected).max())
+    standard = Standard.of(pairs)
+    x, theta, p = standard.differences(pairs), head * standard.scale, 1 / (1 + np.exp(-margins))
+    bread = np.linalg.inv((x * (p * (1 - p))[:, None]).T @ x / 600 + ridge * np.eye(3))
+    slopes = ((p - 1)[:, None] * x).reshape(300, 2, 3).mean(axis=1)
+    sizes = x.T @ x / 600
+    along = np.eye(3) - np.outer(theta, sizes @ theta) / (theta @ sizes @ theta)
+    expected = along @ bread @ np.cov(slopes.T) @ bread @ along.T / 300
+    assert np.cov((drawn * standard.scale).T) == pytest.approx(expected, abs=0.15 * abs(expected).max())
+
+
+def test_the_deviations_follow_the_seed_the_scale_of_the_trained_head_and_how_much_it_learnt_from() -> None:
+    random = np.random.default_rng(0)
+    pairs, margins, prompts = random.normal(size=(40, 2, 5)), random.normal(size=40), [str(i // 2) for i in range(40)]
+    drawn = deviations(pairs, margins, prompts, 1.0, 3, seed=1)
+    assert np.array_equal(drawn, deviations(pairs, margins, prompts, 1.0, 3, seed=1))
+    assert not np.allclose(drawn, deviations(pairs, margins, prompts, 1.0, 3, seed=2))
+    assert deviations(pairs, 7 * margins, prompts, 1.0, 3, seed=1) == pytest.approx(7 * drawn)
+    assert deviations(pairs, margins, prompts, 1.0, 3, seed=1, observed=80) == pytest.approx(drawn / 2)
+    assert not deviations(pairs, margins, ["one"] * 40, 1.0, 3, seed=1).any(), "there is nothing else to draw"
 
 
 def test_a_heads_spread_is_the_standard_deviation_of_a_sample_and_their_mean_the_score() -> None:
@@ -86,6 +100,30 @@ def test_the_heads_differ_more_on_answers_unlike_those_that_were_labelled(model:
     drawn = deviations(pairs, (pairs[:, 0] - pairs[:, 1]) @ head, prompts, 0.1, 16, seed)
     near, far = ((rows @ drawn.T).std(axis=-1, ddof=1).mean() for rows in features[1:])
     assert far > 1.2 * near
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_heads_agree_where_labels_agree_and_not_where_they_contradict_each_other_or_are_none(
+    model: Loaded, seed: int
+) -> None:
+    """Answers in words of three kinds: one is labelled by a taste, one by chance, and one is not labelled."""
+    random = np.random.default_rng(seed)
+    kinds = [range(5, 10), range(120, 130), range(200, 250)]
+    known = [read_features(model, texts(random, 150, words), [2])[PLACE] for words in kinds[:2]]
+    taste = random.normal(size=32) / known[0].std(axis=(0, 1))
+    swap = np.concatenate([(known[0][:, 0] - known[0][:, 1]) @ taste < 0, random.random(150) < 0.5])
+    pairs, prompts = np.concatenate(known), [str(i) for i in range(300)]
+    pairs = np.where(swap[:, None, None], pairs[:, ::-1], pairs)
+    head = fit_directions(pairs, prompt_weights(prompts), [0.1])[0]
+    drawn = deviations(pairs, (pairs[:, 0] - pairs[:, 1]) @ head, prompts, 0.1, 16, seed)
+
+    def share_agreed(words: range) -> float:
+        rows = read_features(model, texts(random, 100, words), [2])[PLACE]
+        signs = np.sign((rows[:, 0] - rows[:, 1]) @ (head + drawn).T)
+        return float((signs == signs[:, :1]).all(axis=1).mean())
+
+    settled, contradicted, unlabelled = map(share_agreed, kinds)
+    assert settled > contradicted + 0.1 and settled > unlabelled + 0.1
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
