@@ -103,14 +103,14 @@ def in_bins(histogram: Histogram, other: Histogram | None, label: str, doubling:
 
 
 def change(one: Moved) -> str:
-    """`+3.0` points of a share, or of another figure its difference."""
+    """The difference, of a share in points: `+3.0`."""
     if one.before is None or one.after is None:
         return ""
     difference = one.after - one.before
     if not difference:
         return "none"
     if one.share:
-        return f"{minus(f'{100 * difference:+z.1f}')} points"
+        return minus(f"{100 * difference:+z.1f}")
     return minus(f"{difference:+,.0f}" if difference.is_integer() else f"{difference:+z.2f}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import launched
 
 from trueup.cli import main
 from trueup.data.formats import read_prompts
@@ -200,6 +201,28 @@ def test_no_text_of_either_version_is_markup(tmp_path: Path, jsonl: Jsonl) -> No
     page = page_of(report)
     assert "<script>alert" not in page and report.diversity.kinds.cues
     assert not re.search("[\x1b\u202e]", "\n".join(lines(report, colour=False)) + page)
+
+
+browser = pytest.fixture(launched, scope="module")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 320)])
+def test_the_page_fits_a_narrow_and_a_wide_screen_and_is_accessible(
+    tmp_path: Path, browser: Any, scheme: str, width: int
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    path = tmp_path / "page.html"
+    rows = STARTER / "demonstrations.jsonl"
+    path.write_text(page_of(inspect(rows, None, [], None, samples=3, other=rows)))
+    opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    opened.goto(path.as_uri())
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.locator("svg.chart").count() == 3
+    problems = Axe().run(opened).response["violations"]
+    assert [(one["id"], one["nodes"][0]["target"]) for one in problems] == []
+    opened.close()
 
 
 def test_answers_that_are_read_alone_are_no_vocabulary_and_files_are_told_apart(tmp_path: Path, jsonl: Jsonl) -> None:
