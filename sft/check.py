@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.config import DataSource, SampleConfig, SFTConfig, StartConfig
-from sft.data import read_source
+from sft.data import read_source, unknown_categories
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
 from trueup.data.duplicates.training import near_heldout_prompts
@@ -46,7 +46,10 @@ def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems
     demonstrations = rows.of("sft.data")
     if demonstrations is None:
         return
-    train = [row for row in demonstrations if not touches_heldout(row, config.split)]
+    problems += unknown_categories(config.leave_out, (row.category for row in demonstrations))
+    train = [
+        row for row in demonstrations if row.category not in config.leave_out and not touches_heldout(row, config.split)
+    ]
     if lengths := rows.tokens(train):
         notes.append(f"model.chat_template: {rows.end_token!r} is trained as the end of every assistant turn")
         _check_too_long(config, train, lengths, rows, problems, notes)

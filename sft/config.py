@@ -55,6 +55,10 @@ class SFTConfig(TrainConfig):
         min_length=1
     )
     """Files of demonstrations; several are mixed. A bare path is enough if only `path` is set."""
+    leave_out: list[str] = Field([])
+    """Categories that are not trained on. The report then has the loss of the base model and of the SFT policy on
+    demonstrations that nothing trained on, of each category that was trained on or left out: what was learnt of some
+    kinds of tasks may help others, or not."""
     near_duplicates: Literal["keep", "drop"] = "keep"
     """What happens to demonstrations that nearly repeat an earlier one, in what is asked and in what is answered:
     `drop` leaves them out, counts them and lists them in sft/near_duplicates.jsonl. Of those that resemble each other

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from trueup.data.duplicates.training import across_split
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Demonstration, Dropped, Message
 from trueup.data.split import question
-from trueup.errors import DataError
+from trueup.errors import DataError, did_you_mean
 from trueup.inspecting.stage import ReadRow, ReadSource, write_data_page
 from trueup.models.encoding import RefusedRows
 from trueup.runs import StageRun
@@ -40,6 +40,8 @@ class Data:
     again: np.ndarray
     """Those of `train` that a pass takes once more, by the weight of their source; several times, if it is above 2."""
     heldout: np.ndarray
+    left_out: np.ndarray
+    """Those of the categories in `sft.leave_out` that might have been trained on."""
     heldout_parts: int
     """Parts of training dialogues that were left out since they begin with a held-out question."""
     changes: Counter[str]
@@ -94,7 +96,7 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         encoded.append((source, one, dropped))
     refused.stop()
     near = near_duplicates([one for _, one, _ in encoded], config, stage)
-    train, again, heldout = ([np.zeros(0, dtype=np.int64)] for _ in range(3))
+    train, again, heldout, left_out = ([np.zeros(0, dtype=np.int64)] for _ in range(4))
     read, heldout_parts, begin = list[ReadSource](), 0, 0
     for (source, one, dropped), reasons in zip(encoded, near, strict=True):
         dropped.counts.update(reasons.values())
@@ -102,6 +104,10 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         first, last = dialogues(sides.of_demonstration)
         others = ~sides.of_heldout[first]
         others[list(reasons)] = False
+        left = others & sides.of_categories(config.leave_out)[first]
+        dropped.add("in sft.leave_out", int(left.sum()))
+        left_out.append(begin + trained_parts(first, last, np.flatnonzero(left), sides.heldout))
+        others &= ~left
         taken_once, taken_again = weighted(np.flatnonzero(others), source.weight, config.seed)
         dropped.add("beyond the weight", int(others.sum()) - len(taken_once))
         parts = trained_parts(first, last, taken_once, sides.heldout)
@@ -118,10 +124,13 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         train=np.concatenate(train),
         again=np.concatenate(again),
         heldout=np.concatenate(heldout),
+        left_out=np.concatenate(left_out),
         heldout_parts=heldout_parts,
         changes=refused.changes,
         near_duplicates=Counter(reason for reasons in near for reason in reasons.values()),
     )
+    if lines := unknown_categories(config.leave_out, data.tokens.categories[1]):
+        raise DataError("\n".join(lines))
     if not len(data.train):
         if any(not one.heldout and not one.parts for one in data.tokens.long):
             raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
@@ -164,6 +173,16 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> Sequence[Dem
             kept.append(i)
     dropped.add("over max_per_category", len(rows) - len(kept))
     return taken(rows, sorted(kept))
+
+
+def unknown_categories(leave_out: Iterable[str], categories: Iterable[str | None]) -> list[str]:
+    """Lines on categories to leave out that no demonstration has."""
+    known = list(filter(None, set(categories)))
+    return [
+        f"sft.leave_out: no demonstration has the category {name!r}{did_you_mean(name, known)}"
+        for name in leave_out
+        if name not in known
+    ]
 
 
 def trained_parts(first: np.ndarray, last: np.ndarray, dialogues: np.ndarray, heldout: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from trueup.artifacts.artifact import Artifact, absent
-from trueup.artifacts.reports import SampledAnswers
+from trueup.artifacts.reports import Estimate, SampledAnswers
 from trueup.data.records import Message, Row, is_empty
 
 
@@ -68,6 +68,25 @@ class HeldoutCompletion(Row):
     """Whether the completion ends by itself."""
 
 
+class KindLoss(Estimate):
+    """Loss on demonstrations that nothing trained on, in nats per token that carries loss. The estimate is of the
+    change, paired by demonstration; `n` counts prompts."""
+
+    before: float
+    after: float
+    demonstrations: int
+
+
+class Kinds(Artifact):
+    """Kinds of tasks that were trained on, and those that `sft.leave_out` left out."""
+
+    left_out: list[str]
+    by_kind: dict[str, KindLoss]
+    seen: KindLoss | None
+    """Of all kinds that were trained on; null if none of their demonstrations is held out."""
+    unseen: KindLoss | None
+
+
 class SFTReport(Artifact):
     """sft/report.json."""
 
@@ -80,6 +99,8 @@ class SFTReport(Artifact):
     tokens: TokenCounts
     by_category: dict[str, int]
     """Demonstrations in training, by category."""
+    kinds: Kinds | None = None
+    """Null if no kind was left out."""
 
 
 class StartReport(Artifact):

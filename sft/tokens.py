@@ -110,6 +110,11 @@ class Tokens:
         coded = self._parts["category"].combine_chunks().dictionary_encode()
         return coded.indices.fill_null(-1).to_numpy(), coded.dictionary.to_pylist()
 
+    def of_categories(self, categories: Sequence[str]) -> np.ndarray:
+        """(P,) whether a part is of one of these."""
+        codes, names = self.categories
+        return np.isin(codes, [code for code, name in enumerate(names) if name in categories])
+
     def demonstration(self, part: int) -> Demonstration:
         source = self._sources[bisect_right(self._begins, part) - 1]
         whole, text = source.demonstrations[int(self.of_demonstration[part])], self._parts["text"][part].as_py()

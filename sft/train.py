@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from peft import TaskType
 
-from sft import packing
+from sft import kinds, packing
 from sft.config import SFTConfig
 from sft.data import Data, answerable, last_trained, read_data, spread
 from sft.report import HeldoutCompletion, HeldoutLoss, RowCounts, SFTReport, TokenCounts
@@ -69,8 +69,11 @@ def run(config: SFTConfig) -> Path:
         if config.packing:
             packing.require_no_leak(trainer, base, "sft.packing")
         before = loop.loss_before(trainer, stage) if heldout_rows else None
+        of_kinds = kinds.scored(data, config)
+        base_losses = kinds.losses(trainer.model, data, of_kinds)
         loop.train(trainer, stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
+        policy_losses = kinds.losses(trainer.model, data, of_kinds)
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     base.model = adapters.under_adapter(trainer.model)
 
@@ -102,6 +105,7 @@ def run(config: SFTConfig) -> Path:
             ),
             tokens=TokenCounts(all=train_rows.tokens, with_loss=train_rows.tokens_with_loss),
             by_category=data.by_category,
+            kinds=kinds.compared(stage, data, of_kinds, base_losses, policy_losses, config),
         )
     )
     base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows[:_PROBED]])

@@ -122,6 +122,7 @@ LORA = {
 """Keys of `sft.lora`, `reward.lora` and `align.lora`."""
 
 SFT = {
+    "leave_out": Probe({"leave_out": ["creative"]}, see="trainer"),
     "data": Probe({"data": ["more.jsonl"]}, see="trainer"),
     "overlong": ShownBy("tests/sft/test_long.py", 'overlong="split"'),  # no row here is too long
     "train_on": trainer(train_on="all"),
