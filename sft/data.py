@@ -134,9 +134,9 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
     if not len(data.train):
         if any(not one.heldout and not one.parts for one in data.tokens.long):
             raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
-        left_out = "".join(f", {count} are {reason}" for reason, count in data.near_duplicates.items())
+        why = "".join(f", {count} are {reason}" for reason, count in data.near_duplicates.items())
         paths = ", ".join(str(source.path) for source in config.data)
-        raise DataError(f"{paths}: no demonstration is left to train on{left_out}")
+        raise DataError(f"{paths}: no demonstration is left to train on{why}")
     if config.split.near_duplicates == "keep" and (sentence := across_split(places, config.split)):
         stage.find("info", "near_duplicates", sentence)
     train_side, heldout_side = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))

@@ -17,7 +17,7 @@ import torch
 
 from sft.config import SFTConfig
 from sft.data import Data
-from sft.report import KindLoss, Kinds
+from sft.report import KindLoss, LossByKind
 from trueup.console import say
 from trueup.models.chat import IGNORED, Encoded
 from trueup.runs import StageRun
@@ -71,7 +71,7 @@ def compared(
     before: dict[str, list[float]],
     after: dict[str, list[float]],
     config: SFTConfig,
-) -> Kinds | None:
+) -> LossByKind | None:
     """The losses of each kind and of all that were trained on or left out; None if no kind is left out."""
     if not parts:
         return None
@@ -101,7 +101,7 @@ def compared(
         SEEN: [kind for kind in parts if kind not in config.leave_out],
         UNSEEN: [kind for kind in parts if kind in config.leave_out],
     }
-    kinds = Kinds(
+    kinds = LossByKind(
         left_out=list(config.leave_out),
         by_kind={kind: one for kind in parts if (one := of([kind]))},
         seen=of(names[SEEN]),

@@ -77,8 +77,8 @@ class KindLoss(Estimate):
     demonstrations: int
 
 
-class Kinds(Artifact):
-    """Kinds of tasks that were trained on, and those that `sft.leave_out` left out."""
+class LossByKind(Artifact):
+    """LossByKind of tasks that were trained on, and those that `sft.leave_out` left out."""
 
     left_out: list[str]
     by_kind: dict[str, KindLoss]
@@ -99,7 +99,7 @@ class SFTReport(Artifact):
     tokens: TokenCounts
     by_category: dict[str, int]
     """Demonstrations in training, by category."""
-    kinds: Kinds | None = None
+    kinds: LossByKind | None = None
     """Null if no kind was left out."""
 
 
