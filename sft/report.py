@@ -78,7 +78,7 @@ class KindLoss(Estimate):
 
 
 class LossByKind(Artifact):
-    """LossByKind of tasks that were trained on, and those that `sft.leave_out` left out."""
+    """Loss by kind of task: of kinds that were trained on, and of those that `sft.leave_out` left out."""
 
     left_out: list[str]
     by_kind: dict[str, KindLoss]
