@@ -5,28 +5,32 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import overload
 
 from sft.config import SFTConfig
 from sft.tokens import Source, Tokens, dialogues
 from trueup.console import say
-from trueup.data.duplicates.training import near_heldout, repeated_demonstrations
+from trueup.data.containers.spool import code_of, kept
+from trueup.data.duplicates.rows import NEAR_HELDOUT, REPEATED, NearDuplicate
+from trueup.data.duplicates.training import near_heldout, repeated_demonstrations, too_many
 from trueup.data.records import Demonstration
 from trueup.data.split import touches_heldout
+from trueup.files import Json
 from trueup.runs import StageRun
 
 
 def near_duplicates(sources: Sequence[Source], config: SFTConfig, stage: StageRun) -> list[dict[int, str]]:
     """Why dialogues of each source are left out, by their number in it. Each is listed in near_duplicates.jsonl."""
     rows = Encodable(sources)
-    near = near_heldout(rows, config.split)
-    stage.leave_out_near(list(near.values()), "demonstrations")
-    reasons = {index: one.reason for index, one in near.items()}
-    if config.near_duplicates == "drop":
-        others = [i for i, row in enumerate(rows) if i not in near and not touches_heldout(row, config.split)]
-        repeated = {others[i]: one for i, one in repeated_demonstrations(rows.at(others)).items()}
-        stage.leave_out_near(list(repeated.values()), "demonstrations")
-        reasons |= {index: one.reason for index, one in repeated.items()}
+    if message := too_many(len(rows), "demonstrations"):
+        say(f"{'data':<12} {message}")
+        stage.find("info", "near_duplicates", message)
+        return [{} for _ in sources]
+    found = _found(rows, config) if None in [one.key for one in sources] else _remembered(rows, sources, config)
+    for reason in (NEAR_HELDOUT, REPEATED):
+        stage.leave_out_near([one for one in found.values() if one.reason == reason], "demonstrations")
+    reasons = {index: one.reason for index, one in found.items()}
     if reasons:
         say(f"{'data':<12} {len(reasons)} near-duplicates are left out, see near_duplicates.jsonl")
     by_source: list[dict[int, str]] = [{} for _ in sources]
@@ -34,6 +38,26 @@ def near_duplicates(sources: Sequence[Source], config: SFTConfig, stage: StageRu
         source, number = rows.place(index)
         by_source[source][number] = reason
     return by_source
+
+
+def _found(rows: Encodable, config: SFTConfig) -> dict[int, NearDuplicate]:
+    """The demonstrations that are left out, by their place."""
+    near = near_heldout(rows, config.split)
+    if config.near_duplicates == "keep":
+        return near
+    others = [i for i, row in enumerate(rows) if i not in near and not touches_heldout(row, config.split)]
+    return near | {others[i]: one for i, one in repeated_demonstrations(rows.at(others)).items()}
+
+
+def _remembered(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -> dict[int, NearDuplicate]:
+    """The same of sources that lie on disk: looked for once."""
+
+    def look(folder: Path) -> Json:
+        return {str(index): one.model_dump() for index, one in _found(rows, config).items()}
+
+    key = [[one.key for one in sources], config.split.model_dump(mode="json"), config.near_duplicates, code_of("data")]
+    _, report = kept("near_duplicates", key, look)
+    return {int(index): NearDuplicate.model_validate(values) for index, values in report.items()}
 
 
 class Encodable(Sequence[Demonstration]):

@@ -23,7 +23,7 @@ from trueup import runs
 from trueup.console import progress, say
 from trueup.data.containers.spool import taken
 from trueup.data.duplicates.rows import NEAR_HELDOUT
-from trueup.data.duplicates.training import across_split, near_heldout
+from trueup.data.duplicates.training import across_split, near_heldout, too_many
 from trueup.data.formats import read_prompts
 from trueup.data.records import (
     Candidate,
@@ -156,7 +156,12 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     prompts: Sequence[Prompt] = read_prompts(
         config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)
     )
-    near = {} if config.only else near_heldout(prompts, config.split)
+    near = {}
+    if message := too_many(len(prompts), "prompts"):
+        say(f"{'data':<12} {message}")
+        stage.find("info", "near_duplicates", message)
+    elif not config.only:
+        near = near_heldout(prompts, config.split)
     if near:
         stage.leave_out_near(list(near.values()), "prompts")
         dropped.add(NEAR_HELDOUT, len(near))

@@ -75,6 +75,8 @@ class Source:
     count: int
     """Demonstrations that could be encoded."""
     long: list[Long]
+    key: str | None = None
+    """What tells one that lies on disk from others."""
 
 
 class Tokens:
@@ -251,16 +253,16 @@ def encode(
         settings = [asdict(fitting), split.model_dump(mode="json"), on_bad_rows]
         key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models")]
         folder, report = kept("tokens", key, write_files)
-        tables = [read_table(folder / name) for name in _FILES]
+        tables, name = [read_table(folder / file) for file in _FILES], folder.name
     else:
         sinks = [pyarrow.BufferOutputStream() for _ in _FILES]
         bad, report = write(*sinks)
         refused.take_over(bad)
-        tables = [read_table(sink.getvalue()) for sink in sinks]
+        tables, name = [read_table(sink.getvalue()) for sink in sinks], None
     refused.changes.update(report["changes"])
     add_to(dropped, report)
     parts, rows = tables
-    return Source(demonstrations, parts, rows, report["count"], [Long(**one) for one in report["long"]])
+    return Source(demonstrations, parts, rows, report["count"], [Long(**one) for one in report["long"]], name)
 
 
 @dataclass

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 import sft.train
-from sft import tokens
+from sft import duplicates, tokens
 from sft.data import answerable, read_data
 from trueup import runs
 from trueup.check import check
 from trueup.data.containers import spool
+from trueup.data.duplicates import training
 from trueup.data.records import Message
 from trueup.data.split import is_heldout, opening_id
 from trueup.models import loading
@@ -128,13 +129,19 @@ def test_check_names_turns_that_are_not_to_be_learnt_where_every_token_is(
 
 @pytest.mark.parametrize(("overlong", "processes"), [("drop", 1), ("cut", 1), ("split", 2)])
 def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
-    overlong: str, processes: int, long_rows: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlong: str,
+    processes: int,
+    long_rows: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
 ) -> None:
     monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
     source = {"path": "long.jsonl", "weight": 1.5, "on_bad_rows": "drop"}
-    config = long_rows(overlong=overlong, data=["demonstrations.jsonl", source]).stages["sft"]
+    config = long_rows(overlong=overlong, data=["demonstrations.jsonl", source], near_duplicates="drop").stages["sft"]
     with (tmp_path / "long.jsonl").open("a") as file:
         file.write('{"prompt": "Spell it.", "completion": "An end\\u0001</s> of text"}\n{"prompt": 3}\n')
+        file.writelines(json.dumps(dialogue(n, 1)).replace("Say", "say") + "\n" for n in range(LONG, LONG + SHORT))
 
     def read() -> dict[str, Any]:
         stage = runs.begin(config)
@@ -145,13 +152,20 @@ def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
         figures = [rows.tokens, rows.tokens_with_loss, rows.ends, data.by_category, data.long_counts, data.changes]
         asked = [answerable(data, data.train, room, 150).tolist() for room in (10, 60, 120)]
         inputs = [one.model_dump() for one in stage.inputs]
-        return {**parts, "rows": list(rows), "texts": texts, "figures": figures, "asked": asked, "inputs": inputs}
+        listed = [one.model_dump() for one in stage.near_duplicates]
+        given = {"rows": list(rows), "texts": texts, "figures": figures, "asked": asked, "inputs": inputs}
+        return {**parts, **given, "near": listed}
 
     in_memory = read()
     assert in_memory["rows"] and in_memory["again"] and in_memory["heldout"] and in_memory["inputs"][1]["dropped"]
+    assert len(in_memory["near"]) > 5
     monkeypatch.setattr(spool, "LARGE_BYTES", 0)
     monkeypatch.setattr(tokens, "_CHUNK", 10)
     monkeypatch.setattr(tokens, "_processes", lambda: processes)
     assert read() == in_memory
     monkeypatch.setattr(tokens, "fit", None)
-    assert read() == in_memory, "and it is not encoded again"
+    monkeypatch.setattr(duplicates, "_found", None)
+    assert read() == in_memory, "and it is not encoded and compared again"
+    monkeypatch.setattr(training, "MOST_COMPARED", 10)
+    assert len(read()["near"]) == 0
+    assert capsys.readouterr().out.count("near-duplicates are not looked for among ") == 1

@@ -19,8 +19,20 @@ from trueup.data.duplicates.rows import NEAR_HELDOUT, NEAR_TRAINED, REPEATED, Ne
 from trueup.data.records import Demonstration, Message, Prompt, PromptRow, read_jsonl
 from trueup.data.split import is_heldout, question
 
+MOST_COMPARED = 1_000_000
+"""Rows among which near-duplicates are looked for: what is compared of each takes about 0.4 KiB of memory."""
 _AT_ONCE = 100_000
 """Questions that were trained on and are compared together."""
+
+
+def too_many(rows: int, what: str) -> str | None:
+    """The sentence that near-duplicates are not looked for among so many rows; None if they are."""
+    if rows <= MOST_COMPARED:
+        return None
+    return (
+        f"near-duplicates are not looked for among {rows} {what}: of more than {MOST_COMPARED}, memory may not hold "
+        "what is compared of each; take fewer with max_rows if that is to be done"
+    )
 
 
 def near_heldout(rows: Sequence[Demonstration | Prompt | PromptRow], split: SplitConfig) -> dict[int, NearDuplicate]:
