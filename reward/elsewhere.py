@@ -32,7 +32,7 @@ from trueup.errors import ConfigError, DataError
 from trueup.files import Json
 from trueup.models.config import A_REWARD_MODEL, ModelConfig
 from trueup.models.loading import Loaded, load_scorer
-from trueup.models.scoring import score_answers
+from trueup.models.scoring import HeadScores, score_answers_by_heads
 from trueup.provenance.inputs import sha256_of
 from trueup.statistics.intervals import Interval
 
@@ -44,7 +44,7 @@ class ScoredFile:
     """The rows of a file of which every answer has a score."""
 
     rows: list[ImportedRanking]
-    scores: list[list[float]]
+    scores: list[list[HeadScores]]
     """Of each row, in the order of its completions."""
     dropped: Dropped
 
@@ -72,7 +72,7 @@ def score_file(model: Loaded, file: Path, on_bad_rows: BadRows, ignore_columns: 
     dropped = Dropped()
     rows = read_preferences(file, dropped, on_bad_rows, ignore_columns)
     prompts = [row.prompt for row in rows for _ in row.completions]
-    flat = iter(score_answers(model, prompts, [answer for row in rows for answer in answers_of(row)]))
+    flat = iter(score_answers_by_heads(model, prompts, [answer for row in rows for answer in answers_of(row)]))
     scored, scores = [], []
     for row in rows:
         its_scores = [next(flat) for _ in row.completions]
@@ -110,7 +110,8 @@ def answer_scores(file: ScoredFile) -> list[AnswerScore]:
             category=row.category,
             completion=text,
             tier=next((rank for rank, tier in enumerate(row.tiers) if i in tier), None),
-            score=scores[i],
+            score=scores[i].score,
+            spread=scores[i].spread if scores[i].deviations else None,
         )
         for row, scores in zip(file.rows, file.scores, strict=True)
         for i, text in enumerate(row.completions)
@@ -157,8 +158,8 @@ def scored_pairs(file: ScoredFile) -> ScoredPairs:
         score_of = dict(zip(zip(row.completions, finished, strict=True), scores, strict=True))
         for pair in pairs_of(row.ranking()):
             pairs.append(pair)
-            chosen.append(score_of[pair.texts[0], pair.chosen_finished])
-            rejected.append(score_of[pair.texts[1], pair.rejected_finished])
+            chosen.append(score_of[pair.texts[0], pair.chosen_finished].score)
+            rejected.append(score_of[pair.texts[1], pair.rejected_finished].score)
     return ScoredPairs(pairs, chosen, rejected)
 
 

@@ -200,6 +200,8 @@ class AnswerScore(Row):
     tier: int | None
     """Its rank in the row, 0 is best; null if it is not ranked."""
     score: float
+    spread: float | None = absent()
+    """Standard deviation of the score over the heads of an ensemble (`reward.ensemble`)."""
 
 
 class FileReport(Artifact):

@@ -20,6 +20,7 @@ from reward.hidden import Place, read_features
 from reward.probe import Standard, fit_directions, prompt_weights
 from reward.report import RewardReport
 from trueup import runs
+from trueup.cli import main as trueup
 from trueup.data.records import CandidateScores, CandidateSet, read_rows
 from trueup.models import heads, loading
 from trueup.models.config import ModelConfig
@@ -174,7 +175,7 @@ def sampled(made: Any) -> tuple[list[Any], list[Any]]:
 
 
 def test_the_mean_of_the_heads_is_the_score_that_plain_transformers_reads_in_the_same_folder(
-    run: Callable[..., Any], tmp_path: Path
+    run: Callable[..., Any], tmp_path: Path, jsonl: Callable[..., Path]
 ) -> None:
     made, directory = run(ensemble=3, score_candidates=True)
     _, alone = run(tmp_path / "alone")
@@ -197,6 +198,14 @@ def test_the_mean_of_the_heads_is_the_score_that_plain_transformers_reads_in_the
     assert report.agreement and report.agreement.heads == 3 and report.agreement.spread > 0
     assert "Does it know where it is unsure?" in (directory / "report.html").read_text()
     assert verify(made.run_dir).problems == []
+    two = [one.model_copy(update={"token_ids": [], "finished": True}) for one in answers[:2]]
+    asked = [message.model_dump() for message in prompts[0]]
+    jsonl(tmp_path / "pairs.jsonl", [{"prompt": asked, "completions": [one.text for one in two], "ranks": [1, 2]}])
+    given = [str(directory / "model"), str(tmp_path / "pairs.jsonl"), "--to", str(tmp_path / "scores.jsonl")]
+    assert trueup(["reward", "score", *given]) == 0
+    spreads = [json.loads(line)["spread"] for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    expected = score_answers_by_heads(model, prompts[:2], two)
+    assert spreads == pytest.approx([one.spread for one in expected if one], abs=1e-4)
     file = directory / "model" / heads.ENSEMBLE
     file.write_text(file.read_text().replace("[[", "[[0.5, ", 1))
     assert verify(made.run_dir).problems, "the heads are sealed with the model"
