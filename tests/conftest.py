@@ -75,6 +75,26 @@ def _young_garbage() -> None:
 _modules_left_out = 0
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cards_compiled_once() -> Iterator[None]:
+    """PEFT and TRL write a model card beside each adapter and checkpoint, and compile its template anew each time: a
+    twentieth of what a tiny training takes."""
+    import jinja2
+
+    compile, compiled = jinja2.Environment.compile, dict[Any, Any]()
+
+    def once(self: jinja2.Environment, source: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.shared or not isinstance(source, str) or args or kwargs:
+            return compile(self, source, *args, **kwargs)
+        if (self, source) not in compiled:  # an environment that templates share has its settings for ever
+            compiled[self, source] = compile(self, source)
+        return compiled[self, source]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Environment, "compile", once)
+        yield
+
+
 def make_tokenizer(kind: str) -> Any:
     """A byte-level BPE tokenizer of about 300 tokens, trained on the sentences above."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
