@@ -246,12 +246,14 @@ def encode(
         with ExitStack() as stack:
             files = [stack.enter_context(replacing(folder / name, by_process=True)) for name in _FILES]
             bad, report = write(*map(str, files))
-            bad.stop()  # nothing is kept of a source that is refused
+            if bad.problems:  # nothing is kept of a source that is refused
+                refused.take_over(bad)
+                refused.stop()
         return report
 
     if isinstance(demonstrations, Spool):
         settings = [asdict(fitting), split.model_dump(mode="json"), on_bad_rows]
-        key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models")]
+        key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models", __file__)]
         folder, report = kept("tokens", key, write_files)
         tables, name = [read_table(folder / file) for file in _FILES], folder.name
     else:

@@ -19,6 +19,7 @@ from trueup.data.containers import spool
 from trueup.data.duplicates import training
 from trueup.data.records import Message
 from trueup.data.split import is_heldout, opening_id
+from trueup.errors import DataError
 from trueup.models import loading
 
 TURNS = 4
@@ -127,9 +128,17 @@ def test_check_names_turns_that_are_not_to_be_learnt_where_every_token_is(
     )
 
 
-@pytest.mark.parametrize(("overlong", "processes"), [("drop", 1), ("cut", 1), ("split", 2)])
+UNLEARNT = dialogue(99, 2)
+"""A dialogue with a turn that is not to be learnt, which `sft.train_on: all` refuses."""
+UNLEARNT["messages"][1]["train"] = False
+
+
+@pytest.mark.parametrize(
+    ("overlong", "train_on", "processes"), [("drop", "all", 1), ("cut", "assistant", 1), ("split", "assistant", 2)]
+)
 def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
     overlong: str,
+    train_on: str,
     processes: int,
     long_rows: Callable[..., Any],
     tmp_path: Path,
@@ -138,9 +147,11 @@ def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
 ) -> None:
     monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
     source = {"path": "long.jsonl", "weight": 1.5, "on_bad_rows": "drop"}
-    config = long_rows(overlong=overlong, data=["demonstrations.jsonl", source], near_duplicates="drop").stages["sft"]
+    keys = {"overlong": overlong, "train_on": train_on, "near_duplicates": "drop"}
+    config = long_rows(data=["demonstrations.jsonl", source], **keys).stages["sft"]
     with (tmp_path / "long.jsonl").open("a") as file:
         file.write('{"prompt": "Spell it.", "completion": "An end\\u0001</s> of text"}\n{"prompt": 3}\n')
+        file.write(json.dumps(UNLEARNT) + "\n")
         file.writelines(json.dumps(dialogue(n, 1)).replace("Say", "say") + "\n" for n in range(LONG, LONG + SHORT))
 
     def read() -> dict[str, Any]:
@@ -157,7 +168,9 @@ def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
         return {**parts, **given, "near": listed}
 
     in_memory = read()
-    assert in_memory["rows"] and in_memory["again"] and in_memory["heldout"] and in_memory["inputs"][1]["dropped"]
+    assert in_memory["rows"] and in_memory["again"] and in_memory["heldout"]
+    bad = [reason for reason in in_memory["inputs"][1]["dropped"] if reason.startswith("bad row: ")]
+    assert len(bad) == (2 if train_on == "all" else 1), "a row that no reader takes, and one that cannot be encoded"
     assert len(in_memory["near"]) > 5
     monkeypatch.setattr(spool, "LARGE_BYTES", 0)
     monkeypatch.setattr(tokens, "_CHUNK", 10)
@@ -169,3 +182,18 @@ def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
     monkeypatch.setattr(training, "MOST_COMPARED", 10)
     assert len(read()["near"]) == 0
     assert capsys.readouterr().out.count("near-duplicates are not looked for among ") == 1
+
+
+def test_what_cannot_be_encoded_of_small_and_large_sources_is_named_at_once(
+    long_rows: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
+    small, large = jsonl(tmp_path / "small.jsonl", [dialogue(0, 1), UNLEARNT]), tmp_path / "long.jsonl"
+    config = long_rows(data=["small.jsonl", "long.jsonl"], train_on="all").stages["sft"]
+    with large.open("a") as file:
+        file.write(json.dumps(UNLEARNT) + "\n")
+    monkeypatch.setattr(spool, "LARGE_BYTES", large.stat().st_size)
+    with pytest.raises(DataError, match="2 rows cannot be encoded") as refused:
+        read_data(config, runs.begin(config), loading.load_base_tokenizer(config.model))
+    assert f"{small}:2: " in str(refused.value) and f"(and in {large}:{LONG + SHORT + 1})" in str(refused.value)
+    assert not list((tmp_path / "cache" / "tokens").rglob("*.arrow"))

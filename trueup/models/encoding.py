@@ -68,7 +68,7 @@ class RefusedRows:
 
     def lines(self) -> list[str]:
         """A line for each problem, with the rows that have it."""
-        lines = [f"{rows[0]}: {text}{_more(rows[1:])}" for text, rows in self.problems.items()]
+        lines = [f"{rows[0]}: {text}{_more(rows)}" for text, rows in self.problems.items()]
         more = sum(map(len, list(self.problems.values())[SHOWN_PROBLEMS:]))
         return lines[:SHOWN_PROBLEMS] + ([f"... and {more} more rows"] if more else [])
 
@@ -83,14 +83,16 @@ class RefusedRows:
 
 def named(places: Sequence[str]) -> str:
     """The places of rows, in a few words: the first by file and line, three by line, the others by their count."""
-    return f"{places[0]}{_more(places[1:])}"
+    return f"{places[0]}{_more(places)}"
 
 
 def _more(places: Sequence[str]) -> str:
-    if not places:
+    """The places behind the first one; of the same file without its name."""
+    if len(places) < 2:
         return ""
-    others = ", ".join(place.rpartition(":")[2] or place for place in places[:3])
-    return f" (and in {others}{f' and {len(places) - 3} more rows' if len(places) > 3 else ''})"
+    file = places[0].rpartition(":")[0]
+    others = ", ".join(place.removeprefix(f"{file}:").strip() for place in places[1:4])
+    return f" (and in {others}{f' and {len(places) - 4} more rows' if len(places) > 4 else ''})"
 
 
 def encode_rows(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import random
-from collections.abc import Callable
+import resource
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,9 @@ import pytest
 
 from trueup.data.containers import spool
 from trueup.data.containers.choice import Choice
-from trueup.data.containers.spool import Seen, Spool
+from trueup.data.containers.spool import Seen, Spool, spooled
 from trueup.data.formats import reading
-from trueup.data.records import Dropped
+from trueup.data.records import Dropped, Prompt
 from trueup.errors import DataError
 from trueup.provenance import contents
 
@@ -84,6 +88,89 @@ def test_a_large_file_that_is_refused_leaves_nothing_and_names_its_rows(rows: Pa
     with pytest.raises(DataError, match=r"10 problems\n  .*rows\.jsonl:301: "):
         READERS["demonstrations"](rows, Dropped(), "refuse")
     assert not [file for file in (contents.cache_dir() / "rows").rglob("*") if file.is_file()]
+
+
+# ---- The cache --------------------------------------------------------------------------------------------------
+
+
+def _cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "rows are cut": lambda folder: _cut(folder / "rows.arrow"),
+    "rows are missing": lambda folder: (folder / "rows.arrow").unlink(),
+    "the report is cut": lambda folder: _cut(folder / "report.json"),
+    "the report is empty": lambda folder: (folder / "report.json").write_text(""),
+    "the report is of another version": lambda folder: (folder / "report.json").write_text('{"counts": {}}'),
+    "the report is no report": lambda folder: (folder / "report.json").write_text("[]"),
+}
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_cache_is_written_again(damage: Callable[[Path], Any], rows: Path) -> None:
+    before = list(reading.read_prompts(rows, of_before := Dropped(), "drop"))
+    (folder,) = (contents.cache_dir() / "rows").iterdir()
+    damage(folder)
+    assert list(reading.read_prompts(rows, of_now := Dropped(), "drop")) == before and of_now == of_before
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_what_killed_processes_left_is_removed_and_what_others_write_now_is_not(rows: Path) -> None:
+    old, young = (contents.cache_dir() / "rows" / "another" / f"rows.arrow.{n}.partial" for n in (7, 8))
+    old.parent.mkdir(parents=True)
+    for file, hours in ((old, 25), (young, 23)):
+        file.write_text("half")
+        os.utime(file, (then := time.time() - hours * 3600, then))
+    reading.read_prompts(rows, Dropped(), "drop")
+    assert not old.exists() and young.exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_kept_of_it(rows: Path) -> None:
+    def read(_: Dropped) -> Iterator[Prompt]:
+        with rows.open("a") as file:
+            file.write("{}\n")
+        yield Prompt.model_validate({"prompt": [{"role": "user", "content": "Why?"}]})
+
+    with pytest.raises(DataError, match=r"rows\.jsonl: was changed while it was read; start again"):
+        spooled(rows, Prompt, [], Dropped(), read)
+    assert not [file for file in (contents.cache_dir() / "rows").rglob("*") if file.is_file()]
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("is_full", [False, True], ids=["no folder can be there", "the disk is full"])
+def test_a_cache_that_cannot_be_written_is_named_with_what_to_do(is_full: bool, rows: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if is_full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # as a full disk, but for the number of the error
+    else:
+        contents.cache_dir().write_text("a file")
+    try:
+        with pytest.raises(DataError, match=r"cache/rows/\w+: cannot keep the rows .* TRUEUP_CACHE"):
+            reading.read_prompts(rows, Dropped(), "drop")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [file for file in contents.cache_dir().rglob("*") if file.is_file()]
+
+
+def test_a_packed_file_counts_by_what_its_rows_take(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (packed := tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(rows.read_bytes()))
+    monkeypatch.setattr(spool, "LARGE_BYTES", packed.stat().st_size + 1)
+    assert spool.is_large(packed) and spool.is_large(rows)
+    monkeypatch.setattr(spool, "LARGE_BYTES", rows.stat().st_size + 1)
+    assert not spool.is_large(rows)
+
+
+def test_code_is_known_by_rooms_and_by_files(tmp_path: Path) -> None:
+    hashes = set()
+    for text in ("a = 1", "a = 2"):
+        (tmp_path / "code.py").write_text(text)
+        spool.code_of.cache_clear()
+        hashes.add(spool.code_of("data", str(tmp_path / "code.py")))
+    assert len(hashes | {spool.code_of("data"), spool.code_of("models")}) == 4
 
 
 def test_numbers_that_were_met_before_are_known_whatever_their_bits() -> None:

@@ -9,24 +9,31 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from trueup.data.records import Dropped, LeftOut, Row, parse_row
-from trueup.files import Json, replacing, write_atomically
+from trueup.errors import DataError
+from trueup.files import PARTIAL, Json, files_under, replacing, write_atomically
 from trueup.provenance.contents import cache_dir
-from trueup.provenance.inputs import contents_of, files_of
+from trueup.provenance.inputs import PACKED, contents_of, files_of
 
 LARGE_BYTES = 64 * 2**20
 """Size of an input, all its files together, from which its rows lie on disk. A row takes about seven times its bytes in
 memory."""
+_PACKED = (*PACKED, ".parquet", ".pq")
+_UNPACKED = 4
+"""Times that the rows of a packed file are larger than the file, about."""
 _CHUNK = 1000
 """Rows that are written together."""
 _ROWS, _REPORT = "rows.arrow", "report.json"
+_ABANDONED_SECONDS = 24 * 3600
+"""A file that is half written and was left alone for so long belongs to a process that was killed."""
 
 R = TypeVar("R", bound=Row)
 T = TypeVar("T")
@@ -131,7 +138,11 @@ class Seen:
 
 
 def is_large(path: Path) -> bool:
-    return sum(file.stat().st_size for file in files_of(path)) >= LARGE_BYTES
+    return sum(map(_bytes_of_rows, files_of(path))) >= LARGE_BYTES
+
+
+def _bytes_of_rows(file: Path) -> int:
+    return file.stat().st_size * (_UNPACKED if file.suffix.lower() in _PACKED else 1)
 
 
 def spooled(
@@ -146,15 +157,18 @@ def spooled(
     import pyarrow
 
     columns = pyarrow.schema({"where": pyarrow.large_string(), "row": pyarrow.large_string()})
+    contents = contents_of(path)
 
     def write(folder: Path) -> Json:
         fresh = Dropped()
         with replacing(folder / _ROWS, by_process=True) as partial, table_rows(partial, columns) as add:
             for row in read(fresh):
                 add({"where": row.where, "row": row.model_dump_json()})  # type: ignore[attr-defined]
+            if contents_of(path) != contents:
+                raise DataError(f"{path}: was changed while it was read; start again when it is written")
         return plain(fresh)
 
-    folder, report = kept("rows", [str(path), contents_of(path), schema.__name__, rules, code_of("data")], write)
+    folder, report = kept("rows", [str(path), contents, schema.__name__, rules, code_of("data")], write)
     add_to(dropped, report)
     return Spool(folder / _ROWS, schema)
 
@@ -165,21 +179,49 @@ def spooled(
 def kept(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json]:
     """The folder in the cache of what depends on a key alone, and its report.
 
-    write  is called at the first time, fills the folder and gives the report
+    write  is called at the first time, and if a file of the folder is damaged: it fills the folder and gives the report
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:20]
     folder = cache_dir() / kind / digest
-    if not (folder / _REPORT).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / _REPORT, json.dumps(write(folder)), by_process=True)
-    return folder, json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+    report = _report_of(folder)
+    if report is None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(folder.parent)
+            report = write(folder)
+            report["files"] = {file.name: file.stat().st_size for file in folder.glob("*.arrow")}
+            write_atomically(folder / _REPORT, json.dumps(report), by_process=True)
+        except OSError as error:
+            raise DataError(
+                f"{folder}: cannot keep the {kind} of a large file ({error}); make room there, or name another folder "
+                "in the environment variable TRUEUP_CACHE"
+            ) from error
+    return folder, report
+
+
+def _report_of(folder: Path) -> Json | None:
+    """The report of a folder; None if there is none yet, or if one of the files is missing or cut."""
+    try:
+        report: Json = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+        is_whole = all((folder / name).stat().st_size == size for name, size in report["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return report if is_whole else None
+
+
+def _remove_abandoned(kind: Path) -> None:
+    """Remove what killed processes left half written in the folders of a kind."""
+    for partial in kind.glob(f"*/*{PARTIAL}"):
+        with suppress(OSError):  # another process may remove it now
+            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+                partial.unlink()
 
 
 @cache
-def code_of(*rooms: str) -> str:
-    """A hash of the code in rooms of `trueup`."""
+def code_of(*places: str) -> str:
+    """A hash of the code in rooms of `trueup`, and in files that are named whole."""
     top = Path(__file__).parents[2]
-    files = sorted(file for room in rooms for file in (top / room).rglob("*.py"))
+    files = sorted(file for place in places for file in files_under(top / place) if file.suffix == ".py")
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
