@@ -9,6 +9,7 @@ from pathlib import Path
 from trueup.artifacts.reports import Share
 from trueup.campaign import Campaign
 from trueup.data.annotators import votes_by_pair
+from trueup.data.containers.spool import Spool
 from trueup.data.duplicates.training import across_split
 from trueup.data.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
 from trueup.data.formats.settling import Use
@@ -31,6 +32,8 @@ READERS: dict[Use, Callable[..., Rows]] = {
     "prompts": read_prompts,
 }
 """The use that says most comes first."""
+RENDERED = 20_000
+"""Most rows of a large file that are rendered as the model sees them."""
 PLACES = 100
 """Most places that are named of the rows with one problem."""
 
@@ -51,15 +54,19 @@ def inspect(
     other     another version of it, to which the difference is told
     """
     use, rows, dropped = read(path, (use,) if use else tuple(READERS), ignore_columns)
+    count = len(rows)
+    if campaign and isinstance(rows, Spool):
+        rows = list(random_rows(rows, RENDERED, 0))  # what is rendered of a row is known by the row's identity
+    is_drawn = len(rows) < count
     rendered = Rendered.by(campaign, use, rows) if campaign else None
     if rendered:
         rows = rendered.rows
     before = read(other, (use,), ignore_columns)[1] if other else None
-    if before == []:
+    if before is not None and not before:
         raise DataError(f"{other}: no row of it can be read as {use}; leave out --against, or name --as")
     compared = min(len(rows), len(before), COMPARED) if before else COMPARED
     report = report_on(str(path), use, rows, dropped, rendered, samples, compared)
-    found: dict[str, object] = {}
+    found: dict[str, object] = {"rows": count, "drawn": len(rows)} if is_drawn else {}
     if campaign:
         found["split"] = split_of(rows, dropped, campaign)
     if other and before:

@@ -233,7 +233,8 @@ class DataReport(Artifact):
     sources: list[SourceRows] | None = absent()
     """Of a stage: what it read, source by source."""
     drawn: int | None = absent()
-    """Rows that lengths, turns, categories, files and languages are of, where a stage has more and drew some."""
+    """Rows that the figures below are of, drawn at random: of a stage that has more, or of a large file that is shown
+    as a campaign's model sees it."""
     left_out: dict[str, int]
     """Rows that are sound and of no use, by reason."""
     bad_rows: int

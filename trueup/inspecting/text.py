@@ -44,6 +44,8 @@ def of_file(report: DataReport) -> Iterable[str]:
     formats = "; ".join(f"{name} ({rows})" for name, rows in report.formats.items())
     yield f"{report.path}: {how_many(report.rows, one_of(report.use))}"
     yield line("read as", formats)
+    if report.drawn:
+        yield line("looked at", f"{report.drawn} of them, drawn at random: the figures below are of these")
     if report.left_out:
         yield line("left out", named(report.left_out))
     if report.columns_not_read:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from trueup.cli import main
+from trueup.data.containers import spool
 from trueup.data.formats import read_demonstrations, read_preferences, read_prompts
 from trueup.data.records import Dropped
 from trueup.errors import DataError
+from trueup.inspecting import look
 from trueup.inspecting.look import inspect
 from trueup.inspecting.page import page_of
 from trueup.inspecting.text import lines
@@ -75,6 +77,23 @@ def test_rows_longer_than_the_stage_takes_are_counted(tmp_path: Path, campaign: 
     assert "which are split at turns" in page_of(report)
     learnt, whole = report.lengths["learnt, tokens"], report.lengths["row, tokens"]
     assert learnt.largest == whole.largest - 1, "all tokens carry loss but the first"
+
+
+def test_a_large_file_is_shown_as_the_model_sees_it_and_what_is_drawn_is_said(
+    tmp_path: Path, campaign: Any, jsonl: Jsonl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
+    rows = [{"prompt": f"Say {n}.", "completion": "red " * (200 if n % 4 == 0 else 1)} for n in range(12)]
+    path, made = jsonl(tmp_path / "rows.jsonl", rows), campaign(tmp_path)
+    small = inspect(path, "demonstrations", [], made, samples=3)
+    monkeypatch.setattr(spool, "LARGE_BYTES", 0)
+    assert inspect(path, "demonstrations", [], made, samples=3) == small and small.over_max_length == 3
+    monkeypatch.setattr(look, "RENDERED", 5)
+    drawn = inspect(path, "demonstrations", [], made, samples=3)
+    assert (drawn.rows, drawn.drawn, sum(drawn.turns.values())) == (12, 5, 5)
+    assert drawn.split and drawn.split.train + drawn.split.heldout == 5
+    assert "5 of them, drawn at random" in "\n".join(lines(drawn, colour=False))
+    assert "5 of 12 rows, drawn at random" in page_of(drawn)
 
 
 def test_every_bad_row_is_named_and_the_others_are_looked_at(tmp_path: Path, jsonl: Jsonl, capsys: Any) -> None:

@@ -189,8 +189,8 @@ def kept(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json
             folder.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(folder.parent)
             report = write(folder)
-            report["files"] = {file.name: file.stat().st_size for file in folder.glob("*.arrow")}
-            write_atomically(folder / _REPORT, json.dumps(report), by_process=True)
+            files = {file.name: file.stat().st_size for file in folder.glob("*.arrow")}
+            write_atomically(folder / _REPORT, json.dumps({"files": files, "report": report}), by_process=True)
         except OSError as error:
             raise DataError(
                 f"{folder}: cannot keep the {kind} of a large file ({error}); make room there, or name another folder "
@@ -202,8 +202,9 @@ def kept(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json
 def _report_of(folder: Path) -> Json | None:
     """The report of a folder; None if there is none yet, or if one of the files is missing or cut."""
     try:
-        report: Json = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
-        is_whole = all((folder / name).stat().st_size == size for name, size in report["files"].items())
+        values = json.loads((folder / _REPORT).read_text(encoding="utf-8"))
+        report: Json = values["report"]
+        is_whole = all((folder / name).stat().st_size == size for name, size in values["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return report if is_whole else None
