@@ -50,11 +50,13 @@ def load_own(name: str, prefix: str) -> Any:
     if not path.is_file():
         raise DataError(f"{prefix}{name}: {path}: no such file")
     spec = importlib.util.spec_from_file_location(f"trueup_own_{path.stem}", path)
-    assert spec and spec.loader
+    assert spec
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up their module there
     try:
-        spec.loader.exec_module(module)
+        # By its text: an import keeps a compiled copy beside the file, and takes it for the file even after a change if
+        # second and length are still the same.
+        exec(compile(path.read_bytes(), path, "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         raise DataError(f"{prefix}{name}: {_where(error, path)}: {type(error).__name__}: {error}") from error
     attribute = name.rpartition(":")[2]
