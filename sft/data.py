@@ -132,16 +132,26 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
     if lines := unknown_categories(config.leave_out, data.tokens.categories[1]):
         raise DataError("\n".join(lines))
     if not len(data.train):
-        if any(not one.heldout and not one.parts for one in data.tokens.long):
-            raise DataError(f"every demonstration is longer than sft.max_length, {config.max_length} tokens")
-        why = "".join(f", {count} are {reason}" for reason, count in data.near_duplicates.items())
-        paths = ", ".join(str(source.path) for source in config.data)
-        raise DataError(f"{paths}: no demonstration is left to train on{why}")
+        raise DataError(_nothing_left(data, config))
     if config.split.near_duplicates == "keep" and (sentence := across_split(places, config.split)):
         stage.find("info", "near_duplicates", sentence)
     train_side, heldout_side = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))
     write_data_page(stage, "demonstrations", read, train_side, heldout_side, tokenizer)
     return data
+
+
+def _nothing_left(data: Data, config: SFTConfig) -> str:
+    """The sentence that there is nothing to train on, and why."""
+    reasons = {
+        f"longer than sft.max_length, {config.max_length} tokens": sum(
+            not one.heldout and not one.parts for one in data.tokens.long
+        ),
+        f"held out (split.heldout_fraction: {config.split.heldout_fraction})": len(data.heldout),
+        **data.near_duplicates,
+    }
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count) or "none was taken"
+    paths = ", ".join(str(source.path) for source in config.data)
+    return f"{paths}: no demonstration is left to train on ({why}); give more of them, or change these keys"
 
 
 class _Parts(Sequence[ReadRow]):

@@ -145,6 +145,21 @@ def test_the_reward_models_batches_and_the_rollouts_of_ppo_are_those_of_the_sour
     assert (align.rollout_batch_size, align.passes, align.kl_coef, align.kl_target) == (1_024, 4, 0.1, 6)
 
 
+DPO = {
+    "mistral-qlora": (0.01, 5e-6, 4 * 4, 1, "cosine"),
+    "constitutional": (0.1, 5e-7, 8 * 2, 3, "linear"),
+    "smollm2": (0.5, 1e-6, 8 * 2 * 8, 2, "cosine"),
+}
+"""Beta, learning rate, pairs of a step over the source's GPUs, epochs and schedule (alignment-handbook)."""
+
+
+@pytest.mark.parametrize("name", DPO)
+def test_what_dpo_learns_by_is_as_in_the_source(name: str) -> None:
+    align = stages_of(name)["align"]
+    found = (align.beta, align.learning_rate, align.train_batch_size, align.num_train_epochs, align.lr_scheduler_type)
+    assert found == DPO[name] and (align.max_length, align.warmup_steps) == (1_024, 0.1)
+
+
 # ---- Scaled down ------------------------------------------------------------------------------------------------
 
 

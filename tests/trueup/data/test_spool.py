@@ -7,8 +7,10 @@ import json
 import os
 import random
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,33 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_now_is_not(
     assert not old.exists() and young.exists()
 
 
+def test_one_of_several_that_want_the_same_writes_it_and_a_killed_one_leaves_nothing_there(
+    rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, is_written = list[Path](), threading.Event()
+
+    def write(folder: Path) -> dict[str, Any]:
+        assert not list(folder.glob("*.partial"))
+        written.append(folder)
+        is_written.wait(10)
+        return {"a": 1}
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(spool.kept, "rows", "key", write)
+        while not written:
+            time.sleep(0.01)
+        others = [pool.submit(spool.kept, "rows", "key", write) for _ in range(2)]
+        while "waiting for it" not in capsys.readouterr().out:
+            time.sleep(0.01)
+        is_written.set()
+        assert [one.result() for one in (first, *others)] == [(written[0], {"a": 1})] * 3
+    assert len(written) == 1
+    (written[0] / "report.json").unlink()
+    (written[0] / "rows.arrow.1.partial").write_text("half")
+    spool.kept("rows", "key", write)
+    assert len(written) == 2
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused_and_nothing_is_kept_of_it(rows: Path) -> None:
     def read(_: Dropped) -> Iterator[Prompt]:
         with rows.open("a") as file:
@@ -151,7 +180,7 @@ def test_a_cache_that_cannot_be_written_is_named_with_what_to_do(is_full: bool, 
             reading.read_prompts(rows, Dropped(), "drop")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not [file for file in contents.cache_dir().rglob("*") if file.is_file()]
+    assert not [file for file in (contents.cache_dir() / "rows").rglob("*") if file.is_file()]
 
 
 def test_a_packed_file_counts_by_what_its_rows_take(

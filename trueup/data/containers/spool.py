@@ -6,6 +6,7 @@ taken of it, and the code that reads it. So a second start reads nothing again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import random
@@ -17,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from trueup.console import say
 from trueup.data.records import Dropped, LeftOut, Row, parse_row
 from trueup.errors import DataError
 from trueup.files import PARTIAL, Json, files_under, replacing, write_atomically
@@ -180,23 +182,48 @@ def kept(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json
     """The folder in the cache of what depends on a key alone, and its report.
 
     write  is called at the first time, and if a file of the folder is damaged: it fills the folder and gives the report
+
+    Of several processes that want it at once, which may train together, one writes it and the others wait.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:20]
     folder = cache_dir() / kind / digest
     report = _report_of(folder)
-    if report is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(folder.parent)
-            report = write(folder)
-            files = {file.name: file.stat().st_size for file in folder.glob("*.arrow")}
-            write_atomically(folder / _REPORT, json.dumps({"files": files, "report": report}), by_process=True)
-        except OSError as error:
-            raise DataError(
-                f"{folder}: cannot keep the {kind} of a large file ({error}); make room there, or name another folder "
-                "in the environment variable TRUEUP_CACHE"
-            ) from error
+    if report is not None:
+        return folder, report
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder) as is_alone:
+            report = _report_of(folder)
+            if report is None:
+                _remove_abandoned(folder, is_alone)
+                report = write(folder)
+                files = {file.name: file.stat().st_size for file in folder.glob("*.arrow")}
+                write_atomically(folder / _REPORT, json.dumps({"files": files, "report": report}), by_process=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot keep the {kind} of a large file ({error}); make room there, or name another folder "
+            "in the environment variable TRUEUP_CACHE"
+        ) from error
     return folder, report
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Wait until no other process writes in a folder. Gives False where the file system knows no locks: then several
+    write the same, and the last one counts."""
+    locks = cache_dir() / "locks"
+    locks.mkdir(exist_ok=True)
+    with (locks / folder.name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_alone = True
+        except BlockingIOError:
+            say(f"{'data':<12} another process writes {folder}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            is_alone = True
+        except OSError:
+            is_alone = False
+        yield is_alone
 
 
 def _report_of(folder: Path) -> Json | None:
@@ -210,11 +237,12 @@ def _report_of(folder: Path) -> Json | None:
     return report if is_whole else None
 
 
-def _remove_abandoned(kind: Path) -> None:
-    """Remove what killed processes left half written in the folders of a kind."""
-    for partial in kind.glob(f"*/*{PARTIAL}"):
+def _remove_abandoned(folder: Path, is_alone: bool) -> None:
+    """Remove what killed processes left half written: in this folder at once, if nobody else writes in it, and in the
+    others of its kind when nobody can write it any more."""
+    for partial in folder.parent.glob(f"*/*{PARTIAL}"):
         with suppress(OSError):  # another process may remove it now
-            if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
+            if (partial.parent == folder and is_alone) or time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
                 partial.unlink()
 
 
