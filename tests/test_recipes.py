@@ -46,6 +46,33 @@ def test_a_recipe_begins_with_its_source_what_it_takes_and_what_to_hold_it_again
     assert f"[{name}](../configs/recipes/{name}.yaml)" in readme
 
 
+BILLIONS = {
+    "huggyllama/llama-7b": 6.74,
+    "mistralai/Mistral-7B-v0.1": 7.24,
+    "HuggingFaceTB/SmolLM2-360M": 0.36,
+    "HuggingFaceTB/SmolLM2-1.7B": 1.71,
+    "EleutherAI/pythia-1.4b": 1.41,
+    "EleutherAI/pythia-2.8b": 2.78,
+    "EleutherAI/pythia-6.9b": 6.86,
+}
+"""Weights of each base."""
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_the_gpu_that_a_recipe_names_holds_the_weights_of_every_stage(name: str) -> None:
+    header = recipes.file_of(name).read_text(encoding="utf-8").split("\n\n")[0]
+    sizes = re.findall(r"\bGPU of (\d+) GB", header)
+    needs = [0.0]
+    for stage, config in stages_of(name).items():
+        if getattr(config, "full_finetuning", False):
+            base = getattr(config, "base", None) or config.model
+            trained = 2 if isinstance(config, PPOConfig) else 1  # with a critic, on the policy's base or as large
+            needs.append(16 * trained * BILLIONS[base.name])
+        elif stage == "sft":
+            needs.append((0.5 if config.model.load_in_4bit else 2) * BILLIONS[config.model.name])
+    assert sizes and max(needs) < float(sizes[0]), "and activations need room, too"
+
+
 # ---- Texts and masks --------------------------------------------------------------------------------------------
 
 E = "<|endoftext|>"
