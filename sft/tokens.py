@@ -253,7 +253,7 @@ def encode(
 
     if isinstance(demonstrations, Spool):
         settings = [asdict(fitting), split.model_dump(mode="json"), on_bad_rows]
-        key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models", __file__)]
+        key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models")]
         folder, report = kept("tokens", key, write_files)
         tables, name = [read_table(folder / file) for file in _FILES], folder.name
     else:

@@ -193,13 +193,16 @@ def test_a_packed_file_counts_by_what_its_rows_take(
     assert not spool.is_large(rows)
 
 
-def test_code_is_known_by_rooms_and_by_files(tmp_path: Path) -> None:
-    hashes = set()
-    for text in ("a = 1", "a = 2"):
-        (tmp_path / "code.py").write_text(text)
-        spool.code_of.cache_clear()
-        hashes.add(spool.code_of("data", str(tmp_path / "code.py")))
-    assert len(hashes | {spool.code_of("data"), spool.code_of("models")}) == 4
+def test_what_other_code_wrote_is_written_anew(rows: Path, tmp_path: Path) -> None:
+    (module := tmp_path / "module.py").write_text("")
+    folders = set()
+    for text in ("def write(folder): return {}", "def write(folder): return {} or {}"):
+        module.write_text(text)
+        spool.code_of.cache_clear()  # as in another process
+        exec(compile(text, str(module), "exec"), space := dict[str, Any]())
+        folders |= {spool.kept("rows", "key", space["write"])[0] for _ in range(2)}
+    assert len(folders) == 2
+    assert spool.code_of("data") != spool.code_of("models"), "nor does one room stand for another"
 
 
 def test_numbers_that_were_met_before_are_known_whatever_their_bits() -> None:

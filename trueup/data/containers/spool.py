@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import inspect
 import json
 import random
 import time
@@ -181,11 +182,13 @@ def spooled(
 def kept(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json]:
     """The folder in the cache of what depends on a key alone, and its report.
 
-    write  is called at the first time, and if a file of the folder is damaged: it fills the folder and gives the report
+    write  fills the folder and gives the report: at the first time, and if a file of the folder is damaged.
+           The code of its module is a part of the key
 
     Of several processes that want it at once, which may train together, one writes it and the others wait.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:20]
+    whole_key = [key, code_of(inspect.getsourcefile(write) or "")]
+    digest = hashlib.sha256(json.dumps(whole_key, sort_keys=True, default=str).encode()).hexdigest()[:20]
     folder = cache_dir() / kind / digest
     report = _report_of(folder)
     if report is not None:
