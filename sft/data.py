@@ -20,7 +20,6 @@ from trueup.data.containers.spool import Spool, taken
 from trueup.data.duplicates.training import across_split
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Demonstration, Dropped, Message
-from trueup.data.split import question
 from trueup.errors import DataError, did_you_mean
 from trueup.inspecting.stage import ReadRow, ReadSource, write_data_page
 from trueup.models.encoding import RefusedRows
@@ -52,7 +51,7 @@ class Data:
     @property
     def questions(self) -> Iterator[str]:
         """What the demonstrations begin with that are trained on."""
-        return (question(self.tokens.demonstration(part).messages) for part in self.train.tolist())
+        return map(self.tokens.question, self.train.tolist())
 
     @property
     def too_long(self) -> list[str]:

@@ -28,7 +28,7 @@ from trueup.console import exit_with_parent, progress, say
 from trueup.data.containers.spool import Spool, add_to, code_of, kept, plain, read_table, table_rows
 from trueup.data.records import Demonstration, Dropped, parse_row
 from trueup.data.row_rules import BadRows
-from trueup.data.split import opening_id, touches_heldout
+from trueup.data.split import opening_id, question, touches_heldout
 from trueup.files import Json, replacing
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import (
@@ -89,6 +89,7 @@ class Tokens:
         self._begins = np.cumsum([0] + [source.parts.num_rows for source in sources]).tolist()
         self._parts = parts = pyarrow.concat_tables([source.parts for source in sources])
         self._rows = pyarrow.concat_tables([source.rows for source in sources])
+        self._questions = parts["question"]
         self.first: np.ndarray = np.concatenate([[0], np.cumsum(parts["rows"].to_numpy())]).astype(np.int64)
         self.of_demonstration: np.ndarray = parts["demonstration"].to_numpy()
         """(P,) the demonstration of its source that each part is of."""
@@ -116,6 +117,11 @@ class Tokens:
         """(P,) whether a part is of one of these."""
         codes, names = self.categories
         return np.isin(codes, [code for code, name in enumerate(names) if name in categories])
+
+    def question(self, part: int) -> str:
+        """What a part begins with."""
+        text: str = self._questions[part].as_py()
+        return text
 
     def demonstration(self, part: int) -> Demonstration:
         source = self._sources[bisect_right(self._begins, part) - 1]
@@ -363,7 +369,9 @@ def _parts_columns() -> Any:
     import pyarrow as pa
 
     kinds = {"demonstration": pa.int64(), "text": pa.large_string(), "rows": pa.int32(), "category": pa.string()}
-    return pa.schema(kinds | {"heldout": pa.bool_(), "of_heldout": pa.bool_(), "opening": pa.uint64()})
+    return pa.schema(
+        kinds | {"heldout": pa.bool_(), "of_heldout": pa.bool_(), "opening": pa.uint64(), "question": pa.large_string()}
+    )
 
 
 def _part(
@@ -378,6 +386,7 @@ def _part(
         "heldout": of_heldout if whole else touches_heldout(part, split),
         "of_heldout": of_heldout,
         "opening": int(opening_id(part.messages), 16),
+        "question": question(part.messages),
     }
 
 
