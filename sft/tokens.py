@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from trueup.data.containers.spool import Spool, add_to, code_of, kept, plain, re
 from trueup.data.records import Demonstration, Dropped, parse_row
 from trueup.data.row_rules import BadRows
 from trueup.data.split import opening_id, question, touches_heldout
+from trueup.errors import DataError
 from trueup.files import Json, replacing
 from trueup.models.chat import IGNORED, Encoded
 from trueup.models.encoding import (
@@ -342,6 +344,11 @@ def _chunks(demonstrations: Sequence[Demonstration], encoder: Encoder) -> Iterat
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise DataError(
+                f"one of {workers} processes that encode demonstrations was stopped, perhaps for want of memory; the "
+                "same command begins the encoding again"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

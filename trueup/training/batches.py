@@ -156,13 +156,15 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
     if getattr(trainer, "padding_free", False):
         say(f"{'trunk':<12} the layers below the first adapter are computed anew in each epoch: rows are packed")
         return nullcontext()
-    tokens = sum(len(ids) for row in trainer.train_dataset for key, ids in row.items() if key.endswith("_ids"))
-    size = tokens * decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize
-    free = loop.free_memory(decoder.device)
+    bytes_per_token = decoder.config.get_text_config().hidden_size * decoder.dtype.itemsize
+    free, size = loop.free_memory(decoder.device), 0
     below = f"{trunk.depth} of {len(decoder.layers)} layers are below the first adapter; their output for a row"
-    if size > free / 4:
-        say(f"{'trunk':<12} {below} is computed anew in each epoch: {size / 2**30:.1f} GiB, {free / 2**30:.1f} free")
-        return nullcontext()
+    for row in trainer.train_dataset:
+        size += bytes_per_token * sum(len(ids) for key, ids in row.items() if key.endswith("_ids"))
+        if size > free / 4:  # there may be millions behind it
+            more = f"more than {size / 2**30:.1f} GiB, {free / 2**30:.1f} free"
+            say(f"{'trunk':<12} {below} is computed anew in each epoch: {more}")
+            return nullcontext()
 
     def tell(random: bool) -> None:
         why_not = "is computed anew in each epoch: it draws random numbers (dropout, or noise on the embeddings)"

@@ -64,6 +64,14 @@ def test_a_plain_base_is_kept_and_trains_alike(both: Callable[..., Any]) -> None
     assert kept == pytest.approx(anew, abs=1e-5) and "is kept over the epochs" in said
 
 
+def test_what_does_not_fit_into_memory_is_computed_anew(
+    both: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches.loop, "free_memory", lambda device: 2**20)
+    kept, anew, said = both()
+    assert kept == anew and "is computed anew in each epoch: more than 0.0 GiB, 0.0 free" in said
+
+
 def test_noise_on_the_embeddings_is_new_in_every_epoch(both: Callable[..., Any]) -> None:
     kept, anew, said = both(trainer_args={"neftune_noise_alpha": 50.0})
     assert kept == anew and "is computed anew in each epoch: it draws random numbers" in said
