@@ -80,13 +80,14 @@ def test_a_base_model_learns_to_stop_in_the_form_of_an_instruct_model(
     decoding = Decoding(40, temperature=1.0, seed=0)
 
     def share_that_ends(policy: Any) -> float:
-        answers = sample(policy, QUESTIONS, decoding, 4, 16)
-        return sum(one.finished for row in answers for one in row) / 16
+        answers = sample(policy, QUESTIONS, decoding, 16, 64)
+        return sum(one.finished for row in answers for one in row) / 64
 
     before = share_that_ends(loading.load_base(loaded.config.model))
     folder = sft.train.run(loaded.stages["sft"])
     after = loading.load_policy(folder / "model", loaded.config.model)
-    assert before < 0.5 < 0.9 <= share_that_ends(after)
+    assert before < 0.7, "its text ends every 25 tokens, so about half of its answers end in time by chance"
+    assert share_that_ends(after) >= 0.9
     assert json.loads((folder / "report.json").read_text())["eos_rate"] >= 0.9
     ((answer,),) = sample(after, [QUESTIONS[0]], Decoding(40, temperature=0.0, seed=0), 1, 1)
     assert answer.text.startswith("It is ") and answer.text.endswith("."), "as its demonstrations answer"
