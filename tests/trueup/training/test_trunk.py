@@ -67,7 +67,7 @@ def test_a_plain_base_is_kept_and_trains_alike(both: Callable[..., Any]) -> None
 def test_what_does_not_fit_into_memory_is_computed_anew(
     both: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches.loop, "free_memory", lambda device: 2**10)
+    monkeypatch.setattr(loop, "free_memory", lambda device: 2**10)
     kept, anew, said = both()
     assert kept == anew and "is computed anew in each epoch: more than 0.0 GiB, 0.0 free" in said
 
