@@ -60,10 +60,11 @@ def test_nothing_is_let_through_that_the_trainer_does_not_have(kind: str) -> Non
     [
         (
             "sft",
-            {"packing": True},
-            "sft.trainer_args.packing: is refused: Trueup tokenises and labels the rows itself, so that what is "
-            "trained is the text of the row",
+            {"packing_strategy": "bfd"},
+            "sft.trainer_args.packing_strategy: is refused: Trueup tokenises and labels the rows itself, so that what "
+            "is trained is the text of the row",
         ),
+        ("sft", {"packing": True}, "sft.trainer_args.packing: is set by Trueup; use sft.packing"),
         (
             "sft",
             {"gradient_accumulation_steps": 2},
