@@ -96,11 +96,12 @@ def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]
     """No prompt of the comparison is among those that a stage says it trained on."""
     for stage in stages:
         again = command(stage.run_dir, stage.stage)
-        if not (stage.dir / runs.TRAINED).exists():
-            raise RunError(
-                f"{stage.dir / runs.TRAINED} is not there, so nothing proves that {stage.stage} trained on none "
-                f"of these prompts: run `{again}` again"
-            )
+        for path in (stage.dir / runs.TRAINED, stage.dir / QUESTIONS):
+            if not path.exists():
+                raise RunError(
+                    f"{path} is not there, so nothing proves that {stage.stage} trained on none of these prompts: run "
+                    f"`{again}` again"
+                )
         trained_prompts = stage.trained_prompts
         for row in rows:
             if opening_id(row.prompt) in trained_prompts:
@@ -129,8 +130,8 @@ def unlike_trained(
 
 
 def trained_questions(stages: Sequence[FinishedStage]) -> list[Path]:
-    """The files that say what these stages trained on. Runs from before there were any have none."""
-    return [path for stage in stages if (path := stage.dir / QUESTIONS).exists()]
+    """The files that say what these stages trained on."""
+    return [stage.dir / QUESTIONS for stage in stages]
 
 
 def read_labels(run_dir: Path) -> LabelOrigins:

@@ -28,6 +28,7 @@ from rlhf.config import CheckConfig
 from trueup import cli, runs, stages
 from trueup.artifacts.reports import Estimate, McNemar, PairedAccuracy
 from trueup.config import EndpointParameters, SplitConfig
+from trueup.data.duplicates.rows import QUESTIONS
 from trueup.data.records import Candidate, CandidateSet, Message, prompt_id, read_jsonl, read_rows, write_rows
 from trueup.data.rubric import rubric_version
 from trueup.errors import DataError, RunError
@@ -628,6 +629,7 @@ def plant_models(config: CompareConfig) -> None:
     (config.run_dir / "reward" / "manifest.json").write_text(json.dumps({**manifest, "stage": "reward"}))
     (config.run_dir / "reward" / "report.json").write_text(json.dumps(card_of()))
     (config.run_dir / "reward" / runs.TRAINED).write_text("[]")
+    (config.run_dir / "reward" / QUESTIONS).write_text("")
     (config.run_dir / "reward" / runs.CONFIG).write_text("reward: {}\n")
 
 
@@ -883,8 +885,11 @@ def test_a_prompt_that_another_run_trained_on_is_refused(config: CompareConfig, 
         run.run(config.model_copy(update={"others": {"ppo": other}}))
 
 
-def test_without_its_list_of_prompts_no_stage_is_believed_to_have_trained_on_none(config: CompareConfig) -> None:
-    (config.run_dir / "align" / runs.TRAINED).unlink()
+@pytest.mark.parametrize("name", [runs.TRAINED, QUESTIONS])
+def test_without_its_list_of_prompts_no_stage_is_believed_to_have_trained_on_none(
+    config: CompareConfig, name: str
+) -> None:
+    (config.run_dir / "align" / name).unlink()
     with pytest.raises(RunError, match=r"nothing proves that align trained on none .* run `trueup align CONFIG` again"):
         run.run(config)
 
