@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ LONGEST = 4096
 
 
 def main() -> None:
-    import atheris
-
+    atheris = import_module("atheris")  # which no other part needs, and which is installed by hand
     with atheris.instrument_imports(include=["trueup.data"]):
         from trueup.data.formats import read_demonstrations, read_preferences, read_prompts
         from trueup.data.records import Dropped
