@@ -50,7 +50,9 @@ _LANGUAGES = (
     "English|French|German|Spanish|Italian|Portuguese|Dutch|Latin|Greek|Russian|Polish|Chinese|Mandarin|Japanese|"
     "Korean|Arabic|Hebrew|Turkish|Hindi|Swedish|Norwegian|Danish|Finnish|Czech|Hungarian|Romanian|Ukrainian|Vietnamese"
 )
-_NUMBER = r"(?:\d[\d.,:/]*|half|twice|zero|one|two|three|four|five|six|seven|eight|nine|ten|twelve|dozen|hundred)"
+_NUMBER = (
+    r"(?:\d+(?:[.,:/]+\d+)*+|half|twice|zero|one|two|three|four|five|six|seven|eight|nine|ten|twelve|dozen|hundred)"
+)
 _CUES: Mapping[str, tuple[tuple[int, str], ...]] = {
     "code": (
         (4, r"```"),

@@ -236,3 +236,9 @@ def test_answers_that_are_read_alone_are_no_vocabulary_and_files_are_told_apart(
         jsonl(folder / name, [row(f"{name} {i}?", "x") for i in range(count)])
     files = inspect(folder, None, [], None, samples=0).diversity.files
     assert {Path(path).name: rows for path, rows in files.items()} == {"b.jsonl": 3, "a.jsonl": 1}
+
+
+@pytest.mark.timeout(20)
+def test_a_list_of_numbers_takes_no_time() -> None:
+    numbers = ",".join(str(n % 10) for n in range(2000))
+    told_kind(f"Sort: {numbers}")
