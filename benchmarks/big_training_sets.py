@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import islice
 from pathlib import Path
 
 from big_files import write_jsonl, write_parquet
@@ -88,9 +89,8 @@ def read(path: Path) -> None:
         stage.trained_on_openings(data.tokens.openings[data.train], data.questions)
         rows = data.tokens.training_rows(data.train)
         dataset = rows.dataset()
-        order = iter(LengthGrouped(ROWS, rows.lengths, seed=0))
-        for _ in range(min(BATCHES, len(rows) // ROWS)):
-            dataset[[next(order) for _ in range(ROWS)]]
+        for batch in islice(LengthGrouped(ROWS, rows.lengths, seed=0, at_once=ROWS), BATCHES):
+            dataset[batch]
         result = {"rows": len(rows), "seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
         print(json.dumps({**result, "own": peak.own, "all": peak.all}))
 

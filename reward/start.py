@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -26,6 +25,7 @@ from reward.trainer import build_trainer, take_threshold
 from trueup.console import say
 from trueup.data.split import opening_id
 from trueup.files import PARTIAL, replacing
+from trueup.launching import processes
 from trueup.models import heads
 from trueup.models.loading import Loaded
 from trueup.models.scoring import Reading, score_readings
@@ -33,7 +33,6 @@ from trueup.runs import METRICS, StageRun
 from trueup.statistics.calibration import fit_temperature
 from trueup.training import loop
 from trueup.training.adapters import under_adapter
-from trueup.training.batches import num_processes
 from trueup.training.loop import KEPT_LOSS
 
 LEAST_OPENINGS = 2 * FOLDS
@@ -114,10 +113,8 @@ class Kept(NamedTuple):
         model.model.eval()
         scores = np.array(score_readings(model, self.readings)).reshape(-1, 2)
         model.model.train(was_training)
-        losses = [loss_at_best_temperature(scores[:, 0] - scores[:, 1], self.openings, self.weights)]
-        if num_processes() > 1:
-            broadcast_object_list(losses)
-        return losses[0]
+        margins = scores[:, 0] - scores[:, 1]
+        return processes.agreed(lambda: loss_at_best_temperature(margins, self.openings, self.weights))
 
 
 def loss_at_best_temperature(

@@ -36,6 +36,7 @@ from trueup import runs
 from trueup.console import progress, say
 from trueup.data.records import CandidateScores, CandidateSet, Dropped, Preference, read_rows, write_rows
 from trueup.errors import ConfigError, DataError
+from trueup.launching import processes
 from trueup.models import loading
 from trueup.models.heads import set_ensemble
 from trueup.models.scoring import Reading, candidate_scores, score_readings_by_heads, score_sets_by_heads
@@ -94,7 +95,8 @@ def run(config: RewardConfig) -> Path:
     if pairs.judge:
         say(f"{'judge':<12} a second reward model, from {len(pairs.judge)} pairs that train nothing else")
         # It has its own folder and facts; the findings on both models are the stage's.
-        aside = replace(stage, dir=stage.dir / JUDGE, facts={}, openings=(), left_out=[], findings=[])
+        own, shared = stage.dir / JUDGE, stage.home / JUDGE
+        aside = replace(stage, dir=own, shared=shared, facts={}, openings=(), left_out=[], findings=[])
         aside.dir.mkdir(exist_ok=True)
         aside.trained_on(pair.prompt for pair in [*pairs.judge, *judge_ties, *pairs.judge_ideals])
         judge = fit(config, aside, parents.get("sft"), pairs.judge, judge_ties, pairs.judge_ideals, pairs, SECOND)
@@ -112,7 +114,8 @@ def run(config: RewardConfig) -> Path:
             start=judge.start,
             merge=aside.facts.get("merge"),
         )
-        for checkpoint in checkpoints(aside.dir):
+        processes.wait()
+        for checkpoint in checkpoints(aside.dir):  # empty but in the first of several processes
             shutil.rmtree(checkpoint)
         (aside.dir / start.BEST).unlink(missing_ok=True)
     report = RewardReport(**dict(card), learnt=fitted.learnt, start=fitted.start, judge=judge_card)

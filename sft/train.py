@@ -68,10 +68,10 @@ def run(config: SFTConfig) -> Path:
         say(f"{'end of turn':<12} {base.tokenizer.eos_token!r} is a label in {train_rows.ends} {turns}")
         if config.packing:
             packing.require_no_leak(trainer, base, "sft.packing")
-        before = loop.loss_before(trainer, stage) if heldout_rows else None
         of_kinds = kinds.scored(data, config)
         base_losses = kinds.losses(trainer.model, data, of_kinds)
         loop.train(trainer, stage)
+        before = loop.loss_before(stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
         policy_losses = kinds.losses(trainer.model, data, of_kinds)
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)

@@ -404,6 +404,8 @@ TOP = {
     "name": ShownBy("tests/trueup/test_campaign.py", "run_dir"),
     "run_dir": ShownBy("tests/trueup/test_campaign.py", "run_dir"),
     "rounds": ShownBy("tests/trueup/test_rounds.py", "rounds=3"),
+    "launch": ShownBy("tests/trueup/test_launch.py", 'launch="ddp"'),
+    "processes": ShownBy("tests/trueup/test_launch.py", "processes=2"),
     "labels_per_round": ShownBy("tests/trueup/test_rounds.py", "labels_per_round=12"),
     "seed": Probe({"seed": 5}, stage="sft", see="trainer"),
     "model": ShownBy("tests/test_every_key.py", "MODEL"),
@@ -691,7 +693,6 @@ class Bench:
                 return page(config)
             if see == "trainer":
                 patch.setattr(loop, "train", lambda trainer, run, **_: capture(trainer, captured))
-                patch.setattr(loop, "loss_before", lambda trainer, run: None)
             try:
                 load_object(config.run)(config)
             except Captured:

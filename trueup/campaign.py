@@ -42,6 +42,11 @@ class CampaignConfig(Section):
     number."""
     labels_per_round: int | None = Field(None, ge=1)
     """Labels of each round, in place of `label.target_labels`. Empty: as that key says."""
+    launch: Literal["ddp"] | None = None
+    """How the stages that train run on several processes: `ddp` gives each a whole copy of the model and a share of
+    every batch, and adds up their gradients (torch's DistributedDataParallel, started by accelerate). Empty: on one."""
+    processes: int | None = Field(None, ge=2)
+    """Number of processes that `launch` starts on this machine. Empty: one for each GPU."""
     model: ModelConfig = ModelConfig()
     """The base model, for all stages."""
     split: SplitConfig = SplitConfig()
@@ -53,6 +58,14 @@ class CampaignConfig(Section):
         if not value.strip() or value.startswith(("/", "~")) or ".." in Path(value).parts or not value.isprintable():
             raise ValueError(f"{value!r} cannot name a folder in runs/; write a plain name, and give a path as run_dir")
         return value
+
+    @model_validator(mode="after")
+    def _launches_processes(self) -> CampaignConfig:
+        if self.processes and not self.launch:
+            raise ValueError(
+                "processes: only launch reads it, which is empty: write launch: ddp beside it, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _is_no_round(self) -> CampaignConfig:
@@ -80,6 +93,13 @@ class Campaign:
     def width(self) -> int:
         """Characters of the longest name of a stage, for columns."""
         return max(8, *map(len, self.stages))
+
+    def launched(self, stage: str) -> str:
+        """What the plan says of the processes that a stage runs on; empty for a stage that runs on one."""
+        if not self.config.launch or not self.stages[stage].trains:
+            return ""
+        number = self.config.processes or "as many"
+        return f"{self.config.launch} on {number} processes{'' if self.config.processes else ' as there are GPUs'}"
 
     def needed(self, target: str | None = None) -> list[str]:
         """`target` and the stages that it needs, in order; without a target, all that lead to the verdicts of all
@@ -200,6 +220,12 @@ def _as_written(source: Path, values: Json) -> Campaign:
             f"{stage}.{key}: only further rounds read it, and rounds is 1: leave it out, or raise rounds"
             for stage, stage_config in stages.items()
             for key in sorted(stage_config.further_keys & stage_config.model_fields_set)
+        ]
+    if top.launch and top.processes:
+        problems += [
+            f"{stage}.{key}: {problem}"
+            for stage, stage_config in stages.items()
+            for key, problem in stage_config.not_shared(top.processes).items()
         ]
     if top.labels_per_round and getattr(stages["label"], "source", None) == "import":
         problems.append("labels_per_round: all labels of the file count, and label.source asks nobody: leave it out")

@@ -226,6 +226,8 @@ class StageConfig(Section):
     """`module:function` that compares a finished stage's store with its manifest (trueup.verify.StageVerify)."""
     report: ClassVar[str]
     """`module:name` of the schema of its report.json."""
+    trains: ClassVar[bool] = False
+    """Whether several processes can share its work, as `launch` asks for."""
     further_keys: ClassVar[frozenset[str]] = frozenset()
     """Keys that only the stage of a further round reads."""
 
@@ -257,6 +259,10 @@ class StageConfig(Section):
     def conflicts(self, stages: Stages) -> list[str]:
         """Lines `key: problem` for keys that are right by themselves, and wrong beside those of other stages."""
         return []
+
+    def not_shared(self, processes: int) -> dict[str, str]:
+        """Problems, by key, that keep so many processes from training the stage together."""
+        return {}
 
     @property
     def remark(self) -> str:

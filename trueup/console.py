@@ -35,6 +35,7 @@ class Event(TypedDict, total=False):
 
 _events: IO[str] | None = None
 _muted = False
+_errors_alone = False
 
 
 def printable(text: str) -> str:
@@ -102,15 +103,28 @@ def report_error(text: str, kind: str) -> None:
 
 def _emit(event: Event) -> None:
     assert _events is not None
+    if _errors_alone and "error" not in event:
+        return
     _events.write(json.dumps(event) + "\n")
     _events.flush()
 
 
-def become_child() -> None:
-    """Turn standard output into the event channel. All other output goes to standard error, which is the log."""
+def become_child(errors_alone: bool = False) -> None:
+    """Turn standard output into the event channel. All other output goes to standard error, which is the log.
+
+    errors_alone  another process does the same, and tells the rest
+    """
+    global _errors_alone
+    _errors_alone = errors_alone
+    become_launcher()
+    os.dup2(2, 1)
+
+
+def become_launcher() -> None:
+    """The same in a process whose children have the event channel as their standard output."""
     global _events
     _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    sys.stdout = sys.stderr
     exit_with_parent()
 
 

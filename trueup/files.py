@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,14 @@ def require_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         what = "is a folder" if path.is_dir() else "is a pipe, a socket or a device"
         raise OSError(errno.EISDIR, f"{what}; a file is wanted", str(path))
+
+
+def json_if_any(path: Path) -> Any:
+    """What a JSON file holds; None where there is none, or none that can be read."""
+    try:
+        return json.loads(read_text(path))
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def read_text(path: Path) -> str:

@@ -140,9 +140,10 @@ class _Child:
         self.log = directory / runs.LOG
         require_file(self.log)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        module = "trueup.commandline.launch" if self.campaign.launched(self.stage) else "trueup.stage"
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trueup.stage", self.stage],
+                [sys.executable, "-m", module, self.stage],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -164,7 +165,7 @@ class _Child:
         self.events.put((self.stage, None))
 
     def remember(self, event: Event) -> None:
-        if "error" in event:
+        if "error" in event and self.error is None:  # of several processes the first knows why
             self.error = event
 
     def finish(self) -> None:

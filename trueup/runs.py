@@ -32,7 +32,8 @@ from trueup.data.duplicates.rows import NEAR_DUPLICATES, QUESTIONS, NearDuplicat
 from trueup.data.records import IDEALS, LEFT_OUT, Dropped, LeftOut, Message, write_rows
 from trueup.data.split import opening_id, question
 from trueup.errors import RunError
-from trueup.files import PARTIAL, files_under, read_text, remove, sha256_file, write_atomically
+from trueup.files import PARTIAL, files_under, json_if_any, read_text, remove, sha256_file, write_atomically
+from trueup.launching import processes
 from trueup.provenance import seals
 from trueup.provenance.contents import Contents, changed
 from trueup.provenance.inputs import absolute, contents_of, is_there, sha256_of
@@ -217,6 +218,7 @@ class StageRun:
 
     config: StageConfig
     dir: Path
+    """Where this process writes: the stage's folder, or of all processes but the first another one."""
     resumed: bool
     """Whether it continues an interrupted run of the same identity, with its checkpoints."""
     parents: list[FinishedStage]
@@ -231,6 +233,13 @@ class StageRun:
     """Further keys of the manifest: device, dtype, tokens_per_s, ..."""
     openings: Any = ()
     """Numbers of the dialogues that it trains on, see `trained_on`."""
+    shared: Path | None = None
+    """The stage's folder, where `dir` is another one."""
+
+    @property
+    def home(self) -> Path:
+        """The stage's folder, with the checkpoints, which all processes share."""
+        return self.shared or self.dir
 
     def add_input(self, path: Path, rows: int, dropped: Dropped | None = None) -> None:
         """Record an input file, the number of its rows that were used, and why others were not.
@@ -330,6 +339,9 @@ class StageRun:
 
     def finish(self) -> Path:
         """Hash the outputs, seal and write the manifest, and remove the checkpoints. Returns the folder."""
+        processes.wait()  # one that fails leaves the stage unfinished
+        if processes.rank():
+            return self.home
         for checkpoint in checkpoints(self.dir):
             remove(checkpoint)
         outputs = sorted(p for p in self.dir.rglob("*") if p.is_file() and is_output(p, self.dir))
@@ -353,17 +365,24 @@ def sealed_text(manifest: Mapping[str, object]) -> str:
 def begin(config: StageConfig) -> StageRun:
     """Open the folder of a stage. Checkpoints stay only if an interrupted run had the same identity."""
     parents = [open_stage(config.run_dir, name) for name in config.parents()]
-    directory = stage_dir(config.run_dir, config.stage)
+    home = stage_dir(config.run_dir, config.stage)
+    resumed = processes.agreed(lambda: _prepare(config, parents, home))
+    own = processes.folder_for(home, resumed)
+    return StageRun(config, own, resumed, parents, contents=config.contents(), shared=home)
+
+
+def _prepare(config: StageConfig, parents: list[FinishedStage], home: Path) -> bool:
+    """Whether the stage goes on where it was interrupted; otherwise its folder is cleared."""
     resumed = resumable(config)
     if not resumed:
         _clear(config.run_dir, config.stage)
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / BEGUN, _begun(config, parents).text())
+        home.mkdir(parents=True, exist_ok=True)
+        write_atomically(home / BEGUN, _begun(config, parents).text())
     write_atomically(
-        directory / CONFIG,
+        home / CONFIG,
         yaml.safe_dump({config.stage: masked(config.model_dump(mode="json"))}, sort_keys=False, allow_unicode=True),
     )
-    return StageRun(config, directory, resumed, parents, contents=config.contents())
+    return resumed
 
 
 def resumable(config: StageConfig) -> bool:
@@ -413,7 +432,7 @@ def _clear(run_dir: Path, stage: str) -> None:
             f"{ours[0]}: is in the way of the {stage} stage, which did not write it: move it elsewhere, or give the "
             "campaign another run_dir"
         )
-    manifest = _read_json(directory / MANIFEST)
+    manifest = json_if_any(directory / MANIFEST)
     if isinstance(manifest, dict) and isinstance(manifest.get("outputs"), list):
         paths = {entry.get("path") for entry in manifest["outputs"] if isinstance(entry, dict)}
         for path in (file for top in ours if not _is_scratch(top) for file in files_under(top)):
@@ -424,10 +443,3 @@ def _clear(run_dir: Path, stage: str) -> None:
         seals.append(campaign, name, None)
     for path in ours:
         remove(path)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -10,25 +10,32 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trueup.campaign import Campaign
 
 
 def main() -> int:
     from trueup import console
     from trueup.campaign import resolve
     from trueup.errors import RunError, TrueupError, of_the_machine
+    from trueup.launching import processes
     from trueup.stages import load_object
-    from trueup.training.config import TrainConfig
 
-    console.become_child()
-    _quieten()
-    message = json.load(sys.stdin)
+    several = processes.count() > 1
+    console.become_child(errors_alone=processes.rank() > 0)
+    quieten()
+    message = (
+        json.loads(Path(os.environ[processes.CAMPAIGN]).read_text(encoding="utf-8"))
+        if several
+        else json.load(sys.stdin)
+    )
     campaign = resolve(Path(message["source"]), message["values"])
     config = campaign.stages[sys.argv[1]]
     try:
-        if isinstance(config, TrainConfig) or (config.stage == "sft" and message["ahead"]):
-            from trueup.training.trial import refuse_unbuildable
-
-            refuse_unbuildable(campaign, [config.address, *message["ahead"]])
+        if not several:  # or what started them has done so
+            refuse_unbuildable(campaign, sys.argv[1], message["ahead"])
         load_object(config.run)(config)
     except TrueupError as error:
         console.report_error(str(error), type(error).__name__)
@@ -43,7 +50,16 @@ def main() -> int:
     return 0
 
 
-def _quieten() -> None:
+def refuse_unbuildable(campaign: Campaign, stage: str, ahead: list[str]) -> None:
+    """A ConfigError with what would stop this stage, or those behind it, if it is one that trains."""
+    config = campaign.stages[stage]
+    if config.trains or (config.stage == "sft" and ahead):
+        from trueup.training.trial import refuse_unbuildable
+
+        refuse_unbuildable(campaign, [config.address, *ahead])
+
+
+def quieten() -> None:
     """Turn off progress bars of libraries, which would fill the log with control characters."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")

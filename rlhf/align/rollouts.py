@@ -16,7 +16,6 @@ from peft import PeftModel
 from rlhf.align.config.online import OnlineConfig
 from rlhf.align.rewards import Conversation
 from trueup.data.records import Candidate, Message
-from trueup.errors import ConfigError
 from trueup.files import Json
 from trueup.models.chat import encode_prompt
 from trueup.models.config import ModelConfig
@@ -26,7 +25,6 @@ from trueup.models.sampling import Decoding, sample
 from trueup.models.scoring import completion_logps
 from trueup.runs import FinishedStage, StageRun
 from trueup.training.arguments import trainer_arguments
-from trueup.training.batches import num_processes
 
 
 def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, schedule: Dataset) -> Json:
@@ -34,12 +32,6 @@ def online_arguments(config: OnlineConfig, stage: StageRun, policy: Loaded, sche
 
     schedule  all prompts of the training
     """
-    share, k = config.rollout_batch_size // num_processes(), config.num_generations
-    if share % k:
-        raise ConfigError(
-            f"{config.stage}.rollout_batch_size",
-            [f"{num_processes()} processes draw {share} answers each, which are no whole groups of {k} to a prompt"],
-        )
     updates = config.updates_per_rollout
     arguments = trainer_arguments(config, stage, policy, [config.max_length])
     del arguments["max_length"]

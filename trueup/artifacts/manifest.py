@@ -129,6 +129,8 @@ class Manifest(Artifact):
     verdict: StageVerdict
     attention: str | None = absent()
     """The implementation of attention."""
+    processes: int | None = absent()
+    """Processes that trained together, if they were several."""
     steps: int | None = absent()
     """Optimiser steps; for an alignment, up to the chosen step."""
     tokens_per_s: float | None = absent()

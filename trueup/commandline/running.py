@@ -71,8 +71,8 @@ def print_plan(console: Console, campaign: Campaign, steps: list[PlannedStage]) 
     console.print(f"[bold]{escape(campaign.config.name)}[/] in {escape(str(campaign.run_dir))}", highlight=False)
     for step in steps:
         mark = {"keep": "[green]keep  [/]", "run": "[bold]run   [/]", "resume": "[yellow]resume[/]"}[step.action]
-        remark = campaign.stages[step.stage].remark
-        reason = f"{step.reason}; {remark}" if remark else step.reason
+        launched = campaign.launched(step.stage) if step.action != "keep" else ""
+        reason = "; ".join(filter(None, (step.reason, launched, campaign.stages[step.stage].remark)))
         console.print(f"  {step.stage:<{campaign.width}} {mark} {escape(reason)}", highlight=False)
     console.print()
 

@@ -13,9 +13,10 @@ from transformers import TrainingArguments
 
 from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json
+from trueup.launching import processes
 from trueup.models.loading import Loaded
 from trueup.runs import StageRun
-from trueup.training.batches import Lengths, num_processes, rows_per_forward
+from trueup.training.batches import Lengths, rows_per_forward
 from trueup.training.config import TrainConfig
 
 # ---- Arguments --------------------------------------------------------------------------------------------------
@@ -29,13 +30,13 @@ def trainer_arguments(config: TrainConfig, run: StageRun, loaded: Loaded, longes
     on_cpu = loaded.placement.device.type == "cpu"
     rows = rows_per_forward(config, loaded, longest)
     return {
-        "output_dir": str(run.dir),
+        "output_dir": str(run.home),
         "learning_rate": config.learning_rate,
         "num_train_epochs": config.num_train_epochs,
         "max_steps": config.max_steps,
         "per_device_train_batch_size": rows,
         "per_device_eval_batch_size": rows,
-        "gradient_accumulation_steps": config.train_batch_size // (rows * num_processes()),
+        "gradient_accumulation_steps": config.train_batch_size // (rows * processes.count()),
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": config.warmup_steps,
         "max_grad_norm": config.max_grad_norm,

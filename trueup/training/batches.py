@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from peft import PeftModel
-from torch.utils.data import Sampler
+from torch import Tensor
 from transformers import Trainer
+from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from trueup.console import say
 from trueup.errors import ConfigError
+from trueup.launching import processes
 from trueup.models.loading import Loaded
 from trueup.training import loop
 from trueup.training.config import TrainConfig
@@ -26,23 +28,12 @@ _ROWS_ON_CPU = 16
 """Most rows that go through the model at once without a GPU."""
 
 
-def num_processes() -> int:
-    """Number of processes that train together, from `accelerate launch` or `torchrun`."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: Lengths) -> int:
     """Rows that go through the model at once on each process. It divides a process's share of `train_batch_size`, so
     that the optimiser step stays the same, and is at least `least_rows`."""
-    total, rest = divmod(config.train_batch_size, num_processes())
-    if rest or total < config.least_rows:
-        of_each = f", of which each must compute {config.least_rows} or more at once" if config.least_rows > 1 else ""
-        problem = f"{config.train_batch_size} rows cannot be shared by {num_processes()} processes{of_each}"
-        raise ConfigError(f"{config.stage}.train_batch_size", [problem])
+    require_shared(config)
+    total = config.train_batch_size // processes.count()
     if config.per_device_train_batch_size != "auto":
-        if total % config.per_device_train_batch_size:
-            key = f"{config.stage}.per_device_train_batch_size"
-            raise ConfigError(key, [f"{config.per_device_train_batch_size} does not divide train_batch_size {total}"])
         return config.per_device_train_batch_size
     divisors = [n for n in range(config.least_rows, total + 1) if total % n == 0]
     if loaded.placement.device.type != "cuda":
@@ -60,6 +51,12 @@ def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: Lengths) -> i
     return rows
 
 
+def require_shared(config: TrainConfig) -> None:
+    """A ConfigError if so many processes cannot train the stage together."""
+    for key, problem in config.not_shared(processes.count()).items():
+        raise ConfigError(f"{config.stage}.{key}", [problem])
+
+
 def _bytes_per_token(loaded: Loaded) -> float:
     """Peak memory per token of a forward and backward pass. An upper bound: TRL's head needs less."""
     device, tokens = loaded.placement.device, 512
@@ -75,47 +72,89 @@ def _bytes_per_token(loaded: Loaded) -> float:
 # ---- Training ---------------------------------------------------------------------------------------------------
 
 
-class LengthGrouped(Sampler[int]):
-    """Rows of like length in one batch, batches in random order, the longest first, so that memory peaks at once.
+class Share(NamedTuple):
+    """Which of several processes this one is."""
+
+    processes: int
+    process: int
+
+
+ALL = Share(1, 0)
+
+
+class LengthGrouped(BatchRebalanceSampler):
+    """The rows of each forward pass of one process. Those of an optimiser step have like lengths; steps come in random
+    order, the longest first, so that memory peaks at once.
 
     The order depends on the seed and the epoch alone. The sampler of transformers draws from the global generator, so a
-    resumed epoch repeats some rows and misses others; it also goes from long to short, which would be a curriculum.
+    resumed epoch repeats some rows and misses others; it also goes from long to short, which would be a curriculum. All
+    processes together read the rows that one would, step by step, and none has more forward passes than another.
+
+    Of its base it takes nothing but the name, by which transformers knows that these are batches, and this process's.
     """
 
-    _POOL = 50  # batches that are sorted among themselves: enough to match lengths, few enough to stay random
+    _POOL = 50  # steps whose rows are sorted among themselves: enough to match lengths, few enough to stay random
 
-    def __init__(self, batch_size: int, lengths: Lengths, seed: int, at_once: int = 1, least: int = 1):
+    def __init__(self, rows: int, lengths: Lengths, seed: int, at_once: int, least: int = 1, share: Share = ALL):
         """
-        at_once  rows that a device computes at once
-        least    the fewest that it may. If fewer would be left for the last time, the first rows of the epoch come
-                 again beside them
+        rows     in an optimiser step; `at_once`, times the processes, divides it
+        at_once  rows of a forward pass of a process
+        least    the fewest that it may compute. If the last step has fewer, the epoch's first rows come again in it
         """
-        self.batch_size, self.lengths, self.seed, self.epoch = batch_size, np.asarray(lengths), seed, 0
-        left = len(lengths) % at_once
-        self.again = least - left if 0 < left < least else 0
+        self.rows, self.lengths, self.seed, self.epoch = rows, np.asarray(lengths), seed, 0
+        self.at_once, self.share = at_once, share
+        self.left = len(lengths) % rows
+        self.last_passes = math.ceil(self.left / (at_once * share.processes))
+        """Forward passes of a process in the last step, if that is not full."""
+        self.again = max(0, self.last_passes * share.processes * least - self.left)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader."""
         self.epoch = epoch
 
-    def __len__(self) -> int:
-        return len(self.lengths) + self.again
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of an epoch."""
+        return math.ceil(len(self.lengths) / self.rows)
 
-    def __iter__(self) -> Iterator[int]:
+    def __len__(self) -> int:
+        passes = self.rows // (self.at_once * self.share.processes)
+        return len(self.lengths) // self.rows * passes + self.last_passes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        full, short = self.order()
+        for step in full:
+            yield from self._passes(step, len(step) // self.at_once)
+        if len(short):
+            yield from self._passes(short, self.last_passes * self.share.processes)
+
+    def _passes(self, step: np.ndarray, number: int) -> Iterator[list[int]]:
+        """This process's of the forward passes into which the rows of a step are cut."""
+        return (part.tolist() for part in np.array_split(step, number)[self.share.process :: self.share.processes])
+
+    def weights(self, step: int) -> list[float]:
+        """The weight of each forward pass of a step, by which the mean of their mean losses, over all processes, is the
+        mean over rows. It is 1, but in a last step that cannot be cut evenly; and 0 where all rows come again."""
+        if (step + 1) % self.steps or not self.left:
+            return [1.0] * (self.rows // (self.at_once * self.share.processes))
+        number = self.last_passes * self.share.processes
+        passes = self._passes(np.arange(self.left + self.again), number)
+        return [sum(row < self.left for row in of_pass) * number / self.left for of_pass in passes]
+
+    def order(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of the epoch's full steps, (S, B), and of the one behind them that is not full."""
         generator = torch.Generator().manual_seed(self.seed * 1000003 + self.epoch)
         rows = torch.randperm(len(self.lengths), generator=generator).numpy()
-        pool = self._POOL * self.batch_size
+        pool = self._POOL * self.rows
         for start in range(0, len(rows), pool):
             of_pool = rows[start : start + pool]
             rows[start : start + pool] = of_pool[np.argsort(-self.lengths[of_pool], kind="stable")]
-        # A batch that is not full must stay last, or the loader would cut the batches after it in other places.
-        number = len(rows) // self.batch_size
-        full, short = np.split(rows, [number * self.batch_size])
-        full = full.reshape(-1, self.batch_size)[torch.randperm(number, generator=generator).numpy()]
+        number = len(rows) // self.rows
+        full, short = np.split(rows, [number * self.rows])
+        full = full.reshape(-1, self.rows)[torch.randperm(number, generator=generator).numpy()]
         longest = self.lengths[full[:, 0]].argmax() if number else 0
-        parts = full[longest : longest + 1], full[:longest], full[longest + 1 :], short
-        order = np.concatenate([part.ravel() for part in parts])
-        return map(int, np.concatenate([order, order[: self.again]]))
+        full = np.concatenate([full[longest : longest + 1], full[:longest], full[longest + 1 :]])
+        return full, np.concatenate([short, np.resize([*full.ravel(), *short], self.again)])
 
 
 def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: Lengths) -> type[Trainer]:
@@ -125,10 +164,27 @@ def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: Leng
     """
 
     class GroupedTrainer(trainer):
+        _weights: Iterator[float] = iter(())  # none outside of the loop, where a test or a check asks for a loss
+
         def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
-            # Of several processes none is left with fewer: accelerate begins anew to fill the last batch.
-            at_once = self.args.per_device_train_batch_size if num_processes() == 1 else 1
-            return LengthGrouped(config.train_batch_size, lengths, config.seed, at_once, config.least_rows)
+            at_once, share = self.args.per_device_train_batch_size, Share(processes.count(), processes.rank())
+            self._order = LengthGrouped(
+                config.train_batch_size, lengths, config.seed, at_once, config.least_rows, share
+            )
+            return self._order
+
+        def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+            self._weights = iter(self._order.weights(self.state.global_step))
+            return super().get_batch_samples(*args, **kwargs)
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        ) -> Any:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            # With a number of items the loss is a sum over them, divided by the number in all forward passes.
+            if not model.training or num_items_in_batch is not None:
+                return loss
+            return next(self._weights, 1.0) * loss
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
             with _kept_over_epochs(self, config):
@@ -146,7 +202,7 @@ def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextM
     epochs = config.num_train_epochs
     if config.max_steps > 0:
         epochs = config.max_steps * config.train_batch_size / len(trainer.train_dataset)
-    alone = num_processes() == 1 and not trainer.args.gradient_checkpointing
+    alone = processes.count() == 1 and not trainer.args.gradient_checkpointing
     if epochs <= 1 or not alone or not isinstance(trainer.model, PeftModel):
         return nullcontext()
     decoder = trainer.model.get_base_model().base_model

@@ -47,6 +47,7 @@ def _files_from_campaign(value: Any, info: ValidationInfo) -> Any:
 class TrainConfig(ModelStageConfig):
     """Keys that the training stages share. Their names are those of `transformers.TrainingArguments`."""
 
+    trains: ClassVar[bool] = True
     trial: ClassVar[str]
     """`module:function` that builds the stage's trainer on a model without memory (`trueup.training.trial`)."""
     least_rows: ClassVar[int] = 1
@@ -103,6 +104,17 @@ class TrainConfig(ModelStageConfig):
             ):
                 raise Problems(lines)
         return self
+
+    def not_shared(self, processes: int) -> dict[str, str]:
+        total, rest = divmod(self.train_batch_size, processes)
+        if rest or total < self.least_rows:
+            of_each = f", of which each must compute {self.least_rows} or more at once" if self.least_rows > 1 else ""
+            problem = f"{self.train_batch_size} rows cannot be shared by {processes} processes{of_each}"
+            return {"train_batch_size": problem}
+        at_once = self.per_device_train_batch_size
+        if at_once != "auto" and total % at_once:
+            return {"per_device_train_batch_size": f"{at_once} does not divide train_batch_size {total}"}
+        return {}
 
     def contents(self) -> dict[str, Contents | None]:
         values = {key: self.trainer_args.get(key) for key in _FILES_OF_TRAINERS}

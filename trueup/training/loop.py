@@ -22,6 +22,7 @@ from trueup.console import progress, say
 from trueup.data.records import read_jsonl, write_rows
 from trueup.errors import ModelError
 from trueup.files import mend_last_line
+from trueup.launching import processes
 from trueup.models.heads import let_router_be
 from trueup.runs import METRICS, StageRun, checkpoints
 
@@ -123,16 +124,19 @@ def train(trainer: Trainer, run: StageRun, samples: bool = False) -> None:
     let_router_be(trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model)
     trainer.remove_callback(PrinterCallback)  # it prints a line per step; metrics.jsonl has them
     trainer.callback_handler.callbacks.insert(1, watch)  # behind the loop's own, before those that save or evaluate
-    checkpoint = last_checkpoint(run.dir) if run.resumed else None
+    checkpoint = processes.agreed(lambda: last_checkpoint(run.home)) if run.resumed else None
     if run.resumed:
         step = _step(checkpoint) if checkpoint else 0
         _forget_metrics_after(run.dir / METRICS, step)
         _forget_samples_from(run.dir / SAMPLES, step)
     if checkpoint:
         say(f"{'resume':<12} from {checkpoint.name}")
+    # Within the training: what is evaluated before it counts as prepared, and several processes would train apart.
+    trainer.args.eval_on_start = trainer.eval_dataset is not None and loss_before(run) is None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     require_sound(trainer.model, f"{run.config.stage}, step {trainer.state.global_step}")
-    (run.dir / "README.md").unlink(missing_ok=True)  # the model card that TRL writes with each checkpoint
+    (run.home / "README.md").unlink(missing_ok=True)  # the model card that TRL writes with each checkpoint
+    run.facts["processes"] = processes.count() if processes.count() > 1 else None
     run.facts["steps"] = trainer.state.global_step
     run.facts["tokens_per_s"] = round(watch.tokens_per_s, 1)
     run.facts["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
@@ -178,14 +182,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return [row for _, row in read_jsonl(path)] if path.exists() else []
 
 
-def loss_before(trainer: Trainer, run: StageRun) -> float:
-    """Held-out loss before the first step. An interrupted stage has measured it already."""
-    for row in read_metrics(run.dir / METRICS) if run.resumed else []:
-        if row["step"] == 0 and "eval_loss" in row:
-            return row["eval_loss"]
-    value = trainer.evaluate()["eval_loss"]
-    run.log({"step": 0, "eval_loss": value})
-    return value
+def loss_before(run: StageRun) -> float | None:
+    """Held-out loss before the first step, if it was measured."""
+    return next((row["eval_loss"] for row in read_metrics(run.dir / METRICS) if row["step"] == 0), None)
 
 
 @contextmanager

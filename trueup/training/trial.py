@@ -42,7 +42,6 @@ from trueup.runs import StageRun, stage_dir
 from trueup.stages import load_object
 from trueup.training import own_adapter
 from trueup.training.allowed import wrong_values
-from trueup.training.batches import num_processes
 from trueup.training.config import LoRAConfig, TrainConfig
 
 # ---- A model without memory -------------------------------------------------------------------------------------
@@ -218,12 +217,7 @@ def plain(config: ModelConfig) -> ModelConfig:
 
 
 def refuse_unbuildable(campaign: Campaign, names: Sequence[str]) -> None:
-    """A ConfigError with everything that prevents these stages from being built; the first of them is about to begin.
-
-    With several processes nothing is tried, since each would start as many of its own.
-    """
-    if num_processes() > 1:
-        return
+    """A ConfigError with all that prevents these stages from being built; the first of them is about to begin."""
     config, saved = campaign.config.model, stage_dir(campaign.run_dir, "sft") / "model"
     stages = {name: campaign.stages[name] for name in names}
     own = {name: stage for name, stage in stages.items() if isinstance(stage, ModelStageConfig) and stage.scorer}

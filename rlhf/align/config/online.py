@@ -58,6 +58,11 @@ class OnlineConfig(PaidConfig):
         """Optimiser steps."""
         return self.passes * (self.rollout_batch_size // self.train_batch_size)
 
+    def not_shared(self, processes: int) -> dict[str, str]:
+        share, k = self.rollout_batch_size // processes, self.num_generations
+        drawn = f"{processes} processes draw {share} answers each, which are no whole groups of {k} to a prompt"
+        return super().not_shared(processes) | ({"rollout_batch_size": drawn} if share % k or not share else {})
+
 
 class PPOConfig(OnlineConfig):
     """Proximal policy optimisation with a critic (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155).

@@ -42,6 +42,7 @@ from trueup.artifacts.reports import Schedule
 from trueup.console import say
 from trueup.data.records import Message
 from trueup.files import Json
+from trueup.launching import processes
 from trueup.models import loading
 from trueup.runs import StageRun
 from trueup.training import adapters, batches, loop
@@ -285,7 +286,7 @@ def trial(config: KTOConfig, stage: StageRun, policy: loading.Loaded) -> Any:
     from trl.trainer import kto_trainer
 
     if config.per_device_train_batch_size == 1:  # which stands for `auto` here, and which the config refuses
-        rows = config.train_batch_size // batches.num_processes()
+        rows = config.train_batch_size // processes.count()
         config = config.model_copy(update={"per_device_train_batch_size": rows})
     original = kto_trainer.hash_module
     kto_trainer.hash_module = lambda module: ""  # names a cache of the reference by weights, which are not there

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import TaskType, get_peft_model
@@ -21,7 +22,7 @@ from trueup.models import loading
 from trueup.models.config import ModelConfig
 from trueup.training import adapters, loop
 from trueup.training.arguments import build_arguments, trainer_arguments, with_user_arguments
-from trueup.training.batches import LengthGrouped
+from trueup.training.batches import LengthGrouped, Share
 
 
 def configured(base: Path, folder: Path, **keys: Any) -> SFTConfig:
@@ -149,7 +150,7 @@ def test_the_batch_goes_through_in_parts_that_divide_it(
 ) -> None:
     def arguments(**keys: Any) -> tuple[int, int]:
         config = configured(tiny_base, tmp_path, train_batch_size=12, **keys)
-        made = trainer_arguments(config, SimpleNamespace(dir=tmp_path), loaded, [5, 9])  # type: ignore[arg-type]
+        made = trainer_arguments(config, SimpleNamespace(home=tmp_path), loaded, [5, 9])  # type: ignore[arg-type]
         return made["per_device_train_batch_size"], made["gradient_accumulation_steps"]
 
     assert arguments() == (12, 1)
@@ -254,39 +255,64 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_names_the_key(
         watch.on_log(None, TrainerState(global_step=7), None, {"loss": loss})
 
 
-def batches_of(sampler: LengthGrouped) -> list[list[int]]:
-    rows = list(sampler)
-    return [rows[i : i + sampler.batch_size] for i in range(0, len(rows), sampler.batch_size)]
+def steps_of(order: LengthGrouped) -> list[list[int]]:
+    """The rows of each optimiser step of one process."""
+    rows = [row for of_pass in order for row in of_pass]
+    return [rows[start : start + order.rows] for start in range(0, len(rows), order.rows)]
 
 
 def test_batches_hold_rows_of_like_length_each_row_once_and_the_longest_first() -> None:
-    lengths = [10 + (row * 37) % 90 for row in range(250)]  # not a multiple of the batch size
-    batches = batches_of(LengthGrouped(4, lengths, seed=0))
+    lengths = [10 + (row * 37) % 90 for row in range(250)]  # not a multiple of the rows of a step
+    steps = steps_of(LengthGrouped(4, lengths, seed=0, at_once=2))
 
-    assert sorted(row for batch in batches for row in batch) == list(range(250))
-    assert max(lengths) in [lengths[row] for row in batches[0]]
-    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+    assert sorted(row for step in steps for row in step) == list(range(250))
+    assert max(lengths) in [lengths[row] for row in steps[0]]
+    padded = sum(len(step) * max(lengths[row] for row in step) for step in steps)
     assert padded < 1.08 * sum(lengths)
-    longest = [max(lengths[row] for row in batch) for batch in batches]
+    longest = [max(lengths[row] for row in step) for step in steps]
     assert longest != sorted(longest, reverse=True), "from long to short is a curriculum that nobody asked for"
 
 
 def test_the_order_of_batches_depends_on_seed_and_epoch_alone() -> None:
     lengths = [10 + row % 50 for row in range(100)]
-    sampler = LengthGrouped(4, lengths, seed=1)
-    first = list(sampler)
+    order = LengthGrouped(4, lengths, seed=1, at_once=4)
+    first = list(order)
     torch.manual_seed(99)
-    assert list(sampler) == first
-    sampler.set_epoch(1)
-    assert list(sampler) != first
-    assert list(LengthGrouped(4, lengths, seed=2)) != first
+    assert list(order) == first
+    order.set_epoch(1)
+    assert list(order) != first
+    assert list(LengthGrouped(4, lengths, seed=2, at_once=4)) != first
 
 
 @pytest.mark.parametrize("rows", range(1, 30))
 def test_no_row_is_computed_alone_where_two_are_the_fewest_and_none_is_left_out(rows: int) -> None:
     for at_once in (2, 4, 8):
-        order = list(LengthGrouped(8, list(range(rows)), seed=0, at_once=at_once, least=2))
-        assert len(order) == len(LengthGrouped(8, list(range(rows)), 0, at_once, 2)) and set(order) == set(range(rows))
-        computed = [order[start : start + at_once] for start in range(0, len(order), at_once)]
-        assert all(len(part) >= 2 for part in computed) and len(order) <= rows + 1
-        assert rows == 1 or len(set(computed[-1])) == len(computed[-1])
+        order = LengthGrouped(8, list(range(rows)), seed=0, at_once=at_once, least=2)
+        passes = list(order)
+        assert len(passes) == len(order) and {row for of_pass in passes for row in of_pass} == set(range(rows))
+        assert all(2 <= len(of_pass) <= at_once for of_pass in passes) and sum(map(len, passes)) <= rows + 1
+        assert rows == 1 or len(set(passes[-1])) == len(passes[-1])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("rows", range(1, 40))
+def test_processes_read_together_what_one_reads_and_every_row_weighs_the_same(rows: int, processes: int) -> None:
+    """In every step, also a last one that is not full: the mean over all of them of the weighted mean losses of their
+    forward passes is the mean over the step's rows."""
+    values = np.random.default_rng(rows).normal(size=rows)  # the loss of each row
+    alone, lengths = LengthGrouped(8, list(range(rows)), 3, at_once=8), list(range(rows))
+    for at_once in (1, 2):
+        orders = [LengthGrouped(8, lengths, 3, at_once, 1, Share(processes, one)) for one in range(processes)]
+        assert len({len(order) for order in orders}) == 1, "one process would wait for the others for ever"
+        passes = [iter(order) for order in orders]
+        for step, expected in enumerate(steps_of(alone)):
+            losses, read = [], set()
+            for order, of_process in zip(orders, passes, strict=True):
+                for weight in order.weights(step):
+                    of_pass = next(of_process)
+                    assert len(of_pass) <= at_once
+                    losses.append(weight * values[of_pass].mean())
+                    read |= set(of_pass) if weight else set()
+            assert read == set(expected)
+            assert np.mean(losses) == pytest.approx(values[expected].mean())
+        assert all(next(of_process, None) is None for of_process in passes)

@@ -197,15 +197,11 @@ def test_two_answers_or_more_are_computed_at_once_where_the_batch_is_a_prime(
     assert json.loads((directory / "report.json").read_text())["algorithm"] == "kto"
 
 
-def test_a_batch_of_which_a_device_gets_one_answer_is_refused(
-    aligned: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_a_batch_of_which_a_device_gets_one_answer_is_refused(campaign: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError,
-        match=r"align\.train_batch_size: 1 problem\n  2 rows cannot be shared by 2 processes, of which each",
+        ConfigError, match=r"align\.train_batch_size: 2 rows cannot be shared by 2 processes, of which each"
     ):
-        aligned(algorithm="kto", train_batch_size=2, max_steps=1)
+        campaign(tmp_path, align={"algorithm": "kto", "train_batch_size": 2}, launch="ddp", processes=2)
 
 
 @pytest.mark.parametrize("pairs", ["extremes", "nested", "all"])
