@@ -56,7 +56,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "dpo": {"align": {**TRAINING, "algorithm": "dpo"}},
     "kto": {"align": {**TRAINING, "algorithm": "kto"}},
     "simpo": {"align": {**TRAINING, "algorithm": "simpo"}},
-    "best_of_n": {"align": {**TRAINING, "algorithm": "best_of_n", "num_generations": 2, **PAID}},
+    "best_of_n": {"align": {**TRAINING, "algorithm": "best_of_n", "num_generations": 2, "eval_prompts": 2, **PAID}},
     "grpo": {"align": {**SAMPLING, "algorithm": "grpo", "num_generations": 2}},
     "rloo": {"align": {**SAMPLING, "algorithm": "rloo", "num_generations": 2}},
 }

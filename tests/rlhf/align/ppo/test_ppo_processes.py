@@ -22,7 +22,7 @@ REWARD = """
 def counts_e(prompts, completions, **columns):
     return [said[-1]["content"].count("e") + 0.1 * len(said[-1]["content"]) for said in completions]
 """
-# What each process does: the whole stage, with a run directory of its own, since stages write and processes only train.
+# What each process does: the whole stage.
 PROCESS = """
 import os, signal, sys
 from pathlib import Path
@@ -39,15 +39,14 @@ def saved(self, model, trial):
         os.kill(os.getpid(), signal.SIGKILL)
 
 PPOTrainer._save_checkpoint = saved
-rank = os.environ["RANK"]
-stage = load_campaign(Path(sys.argv[1]), [f"run_dir={sys.argv[3]}{rank}"]).stages["align"]
+stage = load_campaign(Path(sys.argv[1]), [f"run_dir={sys.argv[3]}"]).stages["align"]
 load_object(stage.run)(stage)
 """
 
 
 @pytest.fixture
 def made(campaign: Callable[..., Any], tmp_path: Path) -> Any:
-    """A campaign with an SFT stage, in run/, two0/ and two1/."""
+    """A campaign with an SFT stage, in run/ and two/."""
     (tmp_path / "rewards.py").write_text(REWARD)
     align = {
         "algorithm": "ppo",
@@ -68,8 +67,7 @@ def made(campaign: Callable[..., Any], tmp_path: Path) -> Any:
     stage = runs.begin(made.stages["sft"])
     loading.save(loading.load_base(made.config.model), stage.dir / "model")
     stage.finish()
-    for rank in range(2):
-        shutil.copytree(made.run_dir, tmp_path / f"two{rank}")
+    shutil.copytree(made.run_dir, tmp_path / "two")
     return made
 
 
@@ -98,7 +96,7 @@ def test_two_processes_take_the_steps_of_one(made: Any, tmp_path: Path) -> None:
     for process in on_two_processes(made, tmp_path):
         assert process.returncode == 0, process.stderr
     one = rlhf.align.ppo.stage.run(made.stages["align"])
-    two = runs.stage_dir(tmp_path / "two0", "align")
+    two = runs.stage_dir(tmp_path / "two", "align")
     for key in KEYS:
         assert metrics(two, key) == pytest.approx(metrics(one, key), rel=1e-3, abs=1e-3), key
 
@@ -108,6 +106,6 @@ def test_one_process_goes_on_where_two_were_killed(made: Any, tmp_path: Path) ->
     # The first to die may take the other with it, out of the barrier that both had reached.
     assert killed.returncode == -signal.SIGKILL and other.returncode != 0, killed.stderr + other.stderr
     whole = rlhf.align.ppo.stage.run(made.stages["align"])
-    rest = rlhf.align.ppo.stage.run(made.stages["align"].model_copy(update={"run_dir": tmp_path / "two0"}))
+    rest = rlhf.align.ppo.stage.run(made.stages["align"].model_copy(update={"run_dir": tmp_path / "two"}))
     for key in KEYS:
         assert metrics(rest, key) == pytest.approx(metrics(whole, key), rel=1e-3, abs=1e-3), key
