@@ -353,7 +353,9 @@ class PPOTrainer(GRPOTrainer):
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """What is trained, and what PPO keeps beside it, in place of PEFT's files."""
+        """What is trained, and what PPO keeps beside it, in place of PEFT's files; of several processes one writes."""
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         self.roles.save(folder / WEIGHTS)
