@@ -41,7 +41,7 @@ WIDTH = 40
 SHARED = ("sft", "candidates", "labels", "reward")
 
 
-class Wanted(NamedTuple):
+class Alignment(NamedTuple):
     """An algorithm, with what differs from the campaign file."""
 
     algorithm: str
@@ -54,7 +54,7 @@ class Wanted(NamedTuple):
         return ", ".join([self.algorithm, *rollouts, *self.overrides])
 
 
-def align(run: Path, config: Path, wanted: Wanted, seed: int) -> Path:
+def align(run: Path, config: Path, wanted: Alignment, seed: int) -> Path:
     """A copy of `run`, aligned anew and compared."""
     parts = [run.name, wanted.algorithm, wanted.rollouts, *wanted.overrides, seed]
     folder = run.with_name("-".join(str(part) for part in parts if part is not None))
@@ -136,7 +136,7 @@ def main() -> None:
     print(f"{'':<{WIDTH}}{'align':>8}{''.join(f'{judge:>22}' for judge in judges)}{'KL':>7}{'longer':>8}  verdict")
     print(row(arguments.run, "the run's own"), best_of_n(arguments.run), sep="\n", flush=True)
     for wanted in (
-        Wanted(algorithm, rollouts, arguments.overrides)
+        Alignment(algorithm, rollouts, arguments.overrides)
         for algorithm in arguments.algorithms
         for rollouts in (arguments.rollouts if issubclass(ALGORITHMS[algorithm], OnlineConfig) else [None])
     ):

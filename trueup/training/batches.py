@@ -72,14 +72,14 @@ def _bytes_per_token(loaded: Loaded) -> float:
 # ---- Training ---------------------------------------------------------------------------------------------------
 
 
-class Share(NamedTuple):
+class Among(NamedTuple):
     """Which of several processes this one is."""
 
     processes: int
     process: int
 
 
-ALL = Share(1, 0)
+ALL = Among(1, 0)
 
 
 class LengthGrouped(BatchRebalanceSampler):
@@ -95,18 +95,18 @@ class LengthGrouped(BatchRebalanceSampler):
 
     _POOL = 50  # steps whose rows are sorted among themselves: enough to match lengths, few enough to stay random
 
-    def __init__(self, rows: int, lengths: Lengths, seed: int, at_once: int, least: int = 1, share: Share = ALL):
+    def __init__(self, rows: int, lengths: Lengths, seed: int, at_once: int, least: int = 1, among: Among = ALL):
         """
         rows     in an optimiser step; `at_once`, times the processes, divides it
         at_once  rows of a forward pass of a process
         least    the fewest that it may compute. If the last step has fewer, the epoch's first rows come again in it
         """
         self.rows, self.lengths, self.seed, self.epoch = rows, np.asarray(lengths), seed, 0
-        self.at_once, self.share = at_once, share
+        self.at_once, self.among = at_once, among
         self.left = len(lengths) % rows
-        self.last_passes = math.ceil(self.left / (at_once * share.processes))
+        self.last_passes = math.ceil(self.left / (at_once * among.processes))
         """Forward passes of a process in the last step, if that is not full."""
-        self.again = max(0, self.last_passes * share.processes * least - self.left)
+        self.again = max(0, self.last_passes * among.processes * least - self.left)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's data loader."""
@@ -118,7 +118,7 @@ class LengthGrouped(BatchRebalanceSampler):
         return math.ceil(len(self.lengths) / self.rows)
 
     def __len__(self) -> int:
-        passes = self.rows // (self.at_once * self.share.processes)
+        passes = self.rows // (self.at_once * self.among.processes)
         return len(self.lengths) // self.rows * passes + self.last_passes
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -126,18 +126,18 @@ class LengthGrouped(BatchRebalanceSampler):
         for step in full:
             yield from self._passes(step, len(step) // self.at_once)
         if len(short):
-            yield from self._passes(short, self.last_passes * self.share.processes)
+            yield from self._passes(short, self.last_passes * self.among.processes)
 
     def _passes(self, step: np.ndarray, number: int) -> Iterator[list[int]]:
         """This process's of the forward passes into which the rows of a step are cut."""
-        return (part.tolist() for part in np.array_split(step, number)[self.share.process :: self.share.processes])
+        return (part.tolist() for part in np.array_split(step, number)[self.among.process :: self.among.processes])
 
     def weights(self, step: int) -> list[float]:
         """The weight of each forward pass of a step, by which the mean of their mean losses, over all processes, is the
         mean over rows. It is 1, but in a last step that cannot be cut evenly; and 0 where all rows come again."""
         if (step + 1) % self.steps or not self.left:
-            return [1.0] * (self.rows // (self.at_once * self.share.processes))
-        number = self.last_passes * self.share.processes
+            return [1.0] * (self.rows // (self.at_once * self.among.processes))
+        number = self.last_passes * self.among.processes
         passes = self._passes(np.arange(self.left + self.again), number)
         return [sum(row < self.left for row in of_pass) * number / self.left for of_pass in passes]
 
@@ -167,9 +167,9 @@ def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: Leng
         _weights: Iterator[float] = iter(())  # none outside of the loop, where a test or a check asks for a loss
 
         def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
-            at_once, share = self.args.per_device_train_batch_size, Share(processes.count(), processes.rank())
+            at_once, among = self.args.per_device_train_batch_size, Among(processes.count(), processes.rank())
             self._order = LengthGrouped(
-                config.train_batch_size, lengths, config.seed, at_once, config.least_rows, share
+                config.train_batch_size, lengths, config.seed, at_once, config.least_rows, among
             )
             return self._order
 

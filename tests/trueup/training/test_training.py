@@ -22,7 +22,7 @@ from trueup.models import loading
 from trueup.models.config import ModelConfig
 from trueup.training import adapters, loop
 from trueup.training.arguments import build_arguments, trainer_arguments, with_user_arguments
-from trueup.training.batches import LengthGrouped, Share
+from trueup.training.batches import Among, LengthGrouped
 
 
 def configured(base: Path, folder: Path, **keys: Any) -> SFTConfig:
@@ -302,7 +302,7 @@ def test_processes_read_together_what_one_reads_and_every_row_weighs_the_same(ro
     values = np.random.default_rng(rows).normal(size=rows)  # the loss of each row
     alone, lengths = LengthGrouped(8, list(range(rows)), 3, at_once=8), list(range(rows))
     for at_once in (1, 2):
-        orders = [LengthGrouped(8, lengths, 3, at_once, 1, Share(processes, one)) for one in range(processes)]
+        orders = [LengthGrouped(8, lengths, 3, at_once, 1, Among(processes, one)) for one in range(processes)]
         assert len({len(order) for order in orders}) == 1, "one process would wait for the others for ever"
         passes = [iter(order) for order in orders]
         for step, expected in enumerate(steps_of(alone)):
