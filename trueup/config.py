@@ -154,7 +154,7 @@ class SplitConfig(Section):
     near_duplicates: Literal["drop", "keep"] = "drop"
     """What happens to prompts that may be trained on and are nearly the same as a held-out one, by their runs of 5
     characters: `drop` leaves them out of training, counts them and lists them in the stage's near_duplicates.jsonl,
-    `keep` reports them. More than 10 that are so alike are fillings of a form, and stay."""
+    `keep` reports them. Fillings of one form ("Write the plural of ...") are questions of their own, and stay."""
 
     @model_validator(mode="after")
     def _leaves_some(self) -> SplitConfig:

@@ -1,2 +1,2 @@
-"""Texts that are nearly the same: how far two resemble (resemblance), which of many do (near), and which rows that may
-be trained on are left out for it (training, rows)."""
+"""Texts that are nearly the same: how far two resemble (resemblance), which of many do (near), which only fill the same
+form (forms), and which rows that may be trained on are left out for it (training, rows)."""

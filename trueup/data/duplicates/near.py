@@ -9,11 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trueup.data.duplicates.forms import FORM, Shape, are_fillings, shape_of
 from trueup.data.duplicates.resemblance import ALIKE, Signatures, Text, distinct, plain_parts, resemblance, shingles
 
-FORM = 10
-"""Texts that one may resemble by two thirds and still be a paraphrase of one. What resembles more of them is a filling
-of a form, such as "Write the plural of ...", and differs from the others by that filling."""
 _VERIFIED = 8
 """Texts that one is compared with exactly, of those that its signature says are most like it."""
 
@@ -51,8 +49,8 @@ def repeated(texts: Sequence[Text]) -> list[Near]:
 def resembling(texts: Sequence[Text], heldout: Sequence[bool]) -> list[Near]:
     """The texts that resemble a held-out one by ALIKE or more, each with the one that it resembles most.
 
-    A text that resembles more than FORM others by two thirds is a filling of their form, and counts only if it is the
-    same as a held-out one but for case and punctuation.
+    A text that differs from a held-out one as others of the same form do (`forms`) is a question of its own, and counts
+    only if it is the same but for case and punctuation.
 
     heldout  (N,) which texts are held out
     """
@@ -63,18 +61,20 @@ def resembling(texts: Sequence[Text], heldout: Sequence[bool]) -> list[Near]:
     also = np.zeros(len(texts), dtype=bool)
     also[list(heldout_as)] = True
     i, j, estimate = signatures.pairs(also)
-    kin = np.bincount(np.r_[i, j], minlength=len(texts))
     i, j, estimate = np.r_[i, j], np.r_[j, i], np.tile(estimate, 2)
-    of_heldout = also[i] & ~also[j] & (kin[j] <= FORM)
-    order = np.lexsort((i[of_heldout], -estimate[of_heldout], j[of_heldout]))
-    i, j = i[of_heldout][order], j[of_heldout][order]
+    order = np.lexsort((i, -estimate, j))
+    i, j = i[order], j[order]
+    kin = _Kin(i, np.searchsorted(j, np.arange(len(texts) + 1)), texts)
+    of_heldout = also[i] & ~also[j]
+    i, j = i[of_heldout], j[of_heldout]
     best: dict[int, Near] = {}
     for first in np.unique(j).tolist():
         start, end = np.searchsorted(j, [first, first + 1])
         others = i[start : min(end, start + _VERIFIED)].tolist()
-        alike, other = max((exact(other, first), -other) for other in others)
-        if alike >= ALIKE:
-            best[first] = Near(first, heldout_as[-other], alike)
+        for alike, other in sorted(((exact(other, first), -other) for other in others), reverse=True):
+            if alike >= ALIKE and not kin.are_fillings(first, -other):
+                best[first] = Near(first, heldout_as[-other], alike)
+                break
     near = []
     for index in np.flatnonzero(~side & (signatures.same >= 0)).tolist():
         first = int(signatures.same[index])
@@ -83,6 +83,31 @@ def resembling(texts: Sequence[Text], heldout: Sequence[bool]) -> list[Near]:
         elif first in best:
             near.append(best[first]._replace(text=index))
     return near
+
+
+class _Kin:
+    """The texts that each one resembles, by which a form is told."""
+
+    def __init__(self, kin: np.ndarray, bounds: np.ndarray, texts: Sequence[Text]):
+        """
+        kin     the kin of all texts behind each other, of each those first that it resembles most
+        bounds  (N + 1,) where those of a text begin
+        """
+        self._kin, self._bounds = kin, bounds
+        self._runs = lru_cache(maxsize=10_000)(lambda index: _runs(texts[index]))
+        self._shape = lru_cache(maxsize=1000)(self._shape_of)
+
+    def are_fillings(self, a: int, b: int) -> bool:
+        """Whether two texts that resemble each other are fillings of a form."""
+        most = max((a, b), key=lambda index: len(self._of(index)))
+        return len(self._of(most)) > FORM and are_fillings(self._runs(a), self._runs(b), self._shape(most))
+
+    def _of(self, index: int) -> np.ndarray:
+        return self._kin[self._bounds[index] : self._bounds[index + 1]]
+
+    def _shape_of(self, index: int) -> Shape:
+        kin = self._of(index)
+        return shape_of(np.sort(kin), kin[:_VERIFIED].tolist(), self._runs)
 
 
 class _Exact:
@@ -97,3 +122,7 @@ class _Exact:
 
 def _sets(text: Text) -> list[np.ndarray]:
     return [distinct(shingles(part)) for part in plain_parts(text)]
+
+
+def _runs(text: Text) -> np.ndarray:
+    return np.concatenate([shingles(f" {one} ", part) for part, one in enumerate(plain_parts(text))])

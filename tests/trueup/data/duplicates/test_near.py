@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
-from duplicates import alike, planted
+import pytest
+
+from duplicates import alike, changed, planted, vocabulary
 from trueup.config import SplitConfig
-from trueup.data.duplicates.near import FORM, repeated, resembling
+from trueup.data.duplicates.forms import FORM
+from trueup.data.duplicates.near import repeated, resembling
 from trueup.data.duplicates.training import across_split, near_heldout
 from trueup.data.records import Message, Prompt
 from trueup.data.split import is_heldout
 
+WORDS = vocabulary(random.Random(0))
 TEXT = "Why does bread go stale faster in the fridge than on the kitchen counter, and how do I keep it fresh?"
 
 
@@ -78,17 +83,67 @@ def test_resemblance_is_found_as_comparing_all_pairs_would() -> None:
     assert all(heldout[like] and not heldout[text] for text, like in across)
 
 
-def test_fillings_of_a_form_are_questions_of_their_own_unless_one_is_asked_again() -> None:
-    names = ["".join(random.Random(n).choices("abcdefghijklmnopqrstuvwxyz", k=6)) for n in range(40)]
-    form = "Break the following word into its letters and separate them by spaces, and say nothing else: {}"
-    asked = [[form.format(name)] for name in names]
-    assert alike(asked[0][0], asked[1][0]) > 0.8
-    heldout = [number % 4 == 0 for number in range(len(asked))]
+FORMS = {
+    "at the end": "Break the following word into its letters and separate them by spaces, and say nothing else: {}",
+    "at the start": "{} is a word; break it into its letters, separate them by spaces, and say nothing else at all",
+    "between": "Write the plural of the English noun {} in one word, without any explanation and in lower case",
+    "beside a text": f"{TEXT} Answer in two sentences that a child can read aloud, and use the word {{}} in one.",
+}
+
+
+def filled(form: str, count: int) -> list[list[str]]:
+    names = ["".join(random.Random(n).choices("abcdefghijklmnopqrstuvwxyz", k=3 + n % 5)) for n in range(count)]
+    return [[form.format(name)] for name in names]
+
+
+@pytest.mark.parametrize("place", FORMS)
+@pytest.mark.parametrize("count", [15, 40, 200])
+def test_fillings_of_a_form_are_questions_of_their_own_unless_one_is_asked_again(place: str, count: int) -> None:
+    asked = filled(FORMS[place], count)
+    heldout = [number % 4 == 0 for number in range(count)]
+    assert alike(asked[0][0], asked[5][0]) > 0.8
     assert resembling(asked, heldout) == []
-    again = [*asked, [asked[8][0].upper()]]
-    assert [(one.text, one.like) for one in resembling(again, [*heldout, False])] == [(40, 8)]
-    few = asked[: FORM // 2]
-    assert len(resembling(few, heldout[: len(few)])) == len(few) - 2, "a few of a form are paraphrases"
+    (text,) = asked[8]
+    again = [text.upper(), f"Please: {text}", f"{text} I wonder", text.replace("and", "also")]
+    near = resembling([*asked, *([one] for one in again)], [*heldout, *(False for _ in again)])
+    assert [(one.text, one.like) for one in near] == [(count + number, 8) for number in range(len(again))]
+
+
+def test_a_few_of_a_form_are_paraphrases() -> None:
+    few = filled(FORMS["at the end"], FORM // 2)
+    assert len(resembling(few, [number == 0 for number in range(len(few))])) == len(few) - 1
+
+
+def added(text: str, rng: random.Random) -> str:
+    before = rng.choice(
+        ["Tell me", "Please", "I wonder", "Say", "Hello", "Could you say", "Well", "Quick one", "Hm", ""]
+    )
+    return f"{before}: {text} {rng.choice(['Thanks', 'Any idea', 'Please', 'Briefly', 'If you can', ''])}"
+
+
+@pytest.mark.parametrize("how", [lambda text, rng: changed(text, WORDS, rng), added], ids=["changed", "added to"])
+@pytest.mark.parametrize("count", [1, 5, 11, 30, 200])
+def test_paraphrases_of_one_text_are_found_however_many_they_are(how: Callable[..., str], count: int) -> None:
+    rng = random.Random(count)
+    texts = list(dict.fromkeys([TEXT, *(how(TEXT, rng) for _ in range(count))]))
+    wanted = {index for index, text in enumerate(texts) if index and alike(TEXT, text) >= 0.8}
+    heldout = [text == TEXT for text in texts]
+    near = resembling([[text] for text in texts], heldout)
+    assert {one.text for one in near} == wanted and (wanted or count == 1)
+
+
+def test_paraphrases_are_found_where_they_lie_on_both_sides() -> None:
+    rng, long = random.Random(3), f"{TEXT} I bake twice a week and always lose half a loaf, a pity since flour is dear."
+    texts = list(dict.fromkeys(changed(long, WORDS, rng) for _ in range(200)))
+    heldout = [index % 5 == 0 for index in range(len(texts))]
+    held = [text for text, side in zip(texts, heldout, strict=True) if side]
+    wanted = {
+        index
+        for index, text in enumerate(texts)
+        if not heldout[index] and max(alike(text, other) for other in held) >= 0.8
+    }
+    near = {one.text for one in resembling([[text] for text in texts], heldout)}
+    assert near <= wanted and len(near) >= 0.95 * len(wanted) > 50
 
 
 def test_thousands_of_prompts_of_one_template_take_no_time_of_their_square() -> None:
