@@ -99,3 +99,11 @@ def is_writable(*paths: Path) -> bool:
     """Whether this process may write to all paths; false on a read-only medium too."""
     effective = os.access in os.supports_effective_ids
     return all(os.access(path, os.W_OK, effective_ids=effective) for path in paths)
+
+
+def obey_umask(directory: Path) -> None:
+    """Give safetensors files the mode of any new file. The library makes them readable by their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in directory.rglob("*.safetensors"):
+        path.chmod(0o666 & ~mask)

@@ -5,7 +5,6 @@ Every automatic choice prints its reason. Weights are read and written as safete
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +24,8 @@ from transformers import (
 
 from trueup.console import say
 from trueup.errors import ModelError
+from trueup.files import obey_umask
+from trueup.launching import processes
 from trueup.models import heads
 from trueup.models.config import ModelConfig, as_written, named
 from trueup.models.placement import Placement, place
@@ -432,17 +433,11 @@ def _agree_on_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 
 def save(loaded: Loaded, directory: Path) -> None:
-    """Write weights (safetensors), the heads of an ensemble, tokenizer and chat template."""
+    """Write weights (safetensors), heads of an ensemble, tokenizer and template; of several processes one writes."""
+    if processes.rank():
+        return
     loaded.model.config.use_cache = True  # training turns it off, and generation without it is slow
     loaded.model.save_pretrained(directory)
     heads.save_ensemble(loaded.model, directory)
     loaded.tokenizer.save_pretrained(directory)
     obey_umask(directory)
-
-
-def obey_umask(directory: Path) -> None:
-    """Give safetensors files the mode of any new file. The library makes them readable by their owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in directory.rglob("*.safetensors"):
-        path.chmod(0o666 & ~mask)

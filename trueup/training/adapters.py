@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 from transformers.pytorch_utils import Conv1D
 
 from trueup.errors import ConfigError
-from trueup.models.loading import obey_umask
+from trueup.files import obey_umask
 from trueup.models.policies import ADAPTER as ADAPTER
 from trueup.runs import StageRun
 from trueup.training.config import TrainConfig

@@ -41,8 +41,9 @@ def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: Lengths) -> i
         if rows < total:
             say(f"{'batch':<12} {rows} of {total} rows at once: more would take memory and save no time on a CPU")
         return rows
-    row_bytes = _bytes_per_token(loaded) * max(lengths)
-    free = 0.8 * loop.free_memory(loaded.placement.device)
+    # One measures for all, since they must take the same number of steps.
+    row_bytes = processes.agreed(lambda: _bytes_per_token(loaded)) * max(lengths)
+    free = processes.agreed(lambda: 0.8 * loop.free_memory(loaded.placement.device))
     rows = max((n for n in divisors if n * row_bytes <= free), default=divisors[0])
     say(
         f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, "
