@@ -97,7 +97,9 @@ def _check_too_long(
             "split": f"split into {sum(len(one.parts) for one in fitted)} dialogues without "
             f"{sum(one.exchanges_left_out for one in fitted if one.parts)} exchanges that do not fit by themselves",
         }[config.overlong]
-        notes.append(f"sft.overlong: {len(over) - len(gone)} {of} and are {became}")
+        idle = sum(one.turns_left_out for one in fitted if one.parts)
+        more = f"; {idle} turns that no learnt answer follows are left out" if idle else ""
+        notes.append(f"sft.overlong: {len(over) - len(gone)} {of} and are {became}{more}")
     if gone:
         (problems if len(gone) / len(lengths) > TOO_MANY_DROPPED else notes).append(
             f"sft.max_length: {len(gone)} {of} and are dropped; the longest has {max(lengths)}: {named(gone)}"

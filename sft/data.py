@@ -67,6 +67,7 @@ class Data:
             tokens_cut=sum(one.tokens_cut for one in left),
             parts=sum(one.parts for one in left),
             exchanges_left_out=sum(one.exchanges_left_out for one in left),
+            turns_left_out=sum(one.turns_left_out for one in left),
             parts_left_out=self.heldout_parts,
         )
 

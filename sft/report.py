@@ -30,6 +30,8 @@ class LongCounts(Artifact):
     """Dialogues that they became. One that was cut stays one."""
     exchanges_left_out: int
     """Exchanges of them that do not fit by themselves."""
+    turns_left_out: int
+    """Turns of them that no learnt answer follows."""
     parts_left_out: int
     """Parts that begin with a question that is held out, while their dialogue is trained on."""
 

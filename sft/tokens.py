@@ -63,6 +63,12 @@ class Long:
     parts: int
     tokens_cut: int
     exchanges_left_out: int
+    turns_left_out: int
+
+    @classmethod
+    def of(cls, one: FittedDemonstration, heldout: bool) -> Long:
+        counts = one.tokens_cut, one.exchanges_left_out, one.turns_left_out
+        return cls(one.whole.where, heldout, len(one.parts), *counts)
 
 
 @dataclass
@@ -307,7 +313,7 @@ class Encoder:
             count += 1
             of_heldout = touches_heldout(one.whole, self.split)
             if one.long:
-                long.append(Long(one.whole.where, of_heldout, len(one.parts), one.tokens_cut, one.exchanges_left_out))
+                long.append(Long.of(one, of_heldout))
             for demonstration, encoded in one.parts:
                 parts.append(_part(start + index, one, demonstration, len(encoded), of_heldout, self.split))
                 learnt = with_loss_on(encoded, self.fitting.train_on)

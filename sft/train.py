@@ -152,6 +152,11 @@ def notes_on(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
             f"{long.demonstrations} of {tokens.count} demonstrations are {longer}, and are split at turns into "
             f"{long.parts} dialogues; {long.exchanges_left_out} exchanges that do not fit by themselves are left out",
         )
+    if long.turns_left_out:
+        yield (
+            "turns_left_out",
+            f"{long.turns_left_out} turns of these are left out too, since no answer that is learnt follows them",
+        )
     if long.parts_left_out:
         yield (
             "heldout_parts",

@@ -10,6 +10,8 @@ split  becomes several dialogues that fit, as Vicuna's recipe does (FastChat, `s
        the system message, begins with a user's turn and holds as many exchanges as fit. An exchange that does not fit
        by itself is left out.
 
+Turns that no learnt answer follows are in no part of a long dialogue; they are counted.
+
 The stages and `trueup check` share this module. No torch.
 """
 
@@ -178,6 +180,8 @@ class FittedDemonstration:
     """Tokens that were cut away, of all of its training rows."""
     exchanges_left_out: int = 0
     """Exchanges of a dialogue that was split which do not fit by themselves."""
+    turns_left_out: int = 0
+    """Turns of a long dialogue that are in no part, since no answer that is learnt follows them there."""
 
 
 def fit(
@@ -194,8 +198,11 @@ def fit(
         return FittedDemonstration(demonstration, [(demonstration, rows)])
     if fitting.overlong == "cut":
         part = _cut(demonstration, rows, fitting.max_length)
-        cut = sum(len(row.input_ids) for row in rows) - sum(len(row.input_ids) for row in part[1]) if part else 0
-        return FittedDemonstration(demonstration, [part] if part else [], long=True, tokens_cut=cut)
+        if part is None:
+            return FittedDemonstration(demonstration, [], long=True)
+        cut = sum(len(row.input_ids) for row in rows) - sum(len(row.input_ids) for row in part[1])
+        idle = len(demonstration.messages) - 1 - _learnt(demonstration.messages)[-1]
+        return FittedDemonstration(demonstration, [part], long=True, tokens_cut=cut, turns_left_out=idle)
     if fitting.overlong == "split":
         return _split(tokenizer, demonstration, fitting.max_length)
     return FittedDemonstration(demonstration, [], long=True)
@@ -255,9 +262,13 @@ def _cut(demonstration: Demonstration, rows: list[Encoded], max_length: int) -> 
         turns_before += _trained_turns(row)
     if not kept:
         return None
-    trained = [i for i, message in enumerate(demonstration.messages) if message.role == "assistant" and message.trained]
-    messages = demonstration.messages[: trained[last_turn - 1] + 1]
+    messages = demonstration.messages[: _learnt(demonstration.messages)[last_turn - 1] + 1]
     return demonstration.model_copy(update={"messages": messages}), kept
+
+
+def _learnt(messages: Sequence[Message]) -> list[int]:
+    """The places of the turns that are learnt."""
+    return [i for i, message in enumerate(messages) if message.role == "assistant" and message.trained]
 
 
 def _trained_turns(row: Encoded) -> int:
@@ -275,7 +286,7 @@ def _split(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration, max
         messages = [*system, *(message for exchange in exchanges[start:stop] for message in exchange)]
         return demonstration.model_copy(update={"messages": messages}), encode_demonstration(tokenizer, messages)
 
-    parts, start, left_out = list[Trainable](), 0, 0
+    parts, start, left_out, idle = list[Trainable](), 0, 0, 0
     while start < len(exchanges):
         part, stop = encoded(start, start + 1), start + 1
         if longest(part[1]) > max_length:
@@ -283,10 +294,12 @@ def _split(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration, max
             continue
         while stop < len(exchanges) and longest((longer := encoded(start, stop + 1))[1]) <= max_length:
             part, stop = longer, stop + 1
-        if part[1]:  # else it has no turn to learn
+        if part[1]:
             parts.append(part)
+        else:
+            idle += sum(map(len, exchanges[start:stop]))
         start = stop
-    return FittedDemonstration(demonstration, parts, long=True, exchanges_left_out=left_out)
+    return FittedDemonstration(demonstration, parts, long=True, exchanges_left_out=left_out, turns_left_out=idle)
 
 
 def exchanges_of(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:

@@ -155,4 +155,23 @@ def test_a_part_without_a_turn_to_learn_is_no_dialogue() -> None:
     size = longest(encode_demonstration(tokenizer, dialogue([20]).messages))
     fitted = fit(tokenizer, whole, Fitting(size + 8, "split"))
     assert [part.messages for part, _ in fitted.parts] == [whole.messages[4:]]
-    assert fitted.exchanges_left_out == 0
+    assert (fitted.exchanges_left_out, fitted.turns_left_out) == (0, 4)
+
+
+@pytest.mark.parametrize("overlong", ["cut", "split"])
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_no_turn_of_a_long_dialogue_vanishes_uncounted(family: str, overlong: Any, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    untrained = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) - 1))
+    whole, limit = dialogue(sizes, untrained=tuple(untrained)), data.draw(st.integers(60, 260))
+    fitted = fit(of_family(family), whole, Fitting(limit, overlong))
+    if not fitted.long or not fitted.parts:
+        return
+    kept = sum(len(part.messages) for part, _ in fitted.parts)
+    if overlong == "split":
+        assert kept + 2 * fitted.exchanges_left_out + fitted.turns_left_out == len(whole.messages)
+    else:
+        last = max(i for i in range(len(sizes)) if i not in untrained)
+        assert fitted.turns_left_out == len(whole.messages) - 2 * (last + 1), "the others are cut, or are in its part"
