@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from sft.config import DataSource, SampleConfig, SFTConfig, StartConfig
-from sft.data import read_source, unknown_categories
+from sft.data import read_source, unknown_kinds
 from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
 from trueup.data.duplicates.training import near_heldout_prompts
 from trueup.data.formats import read_prompts
 from trueup.data.records import Demonstration, Dropped, Prompt, random_rows
-from trueup.data.split import is_for_judge, is_heldout, split_name, touches_heldout
+from trueup.data.split import is_for_judge, is_heldout, question, split_name, touches_heldout
+from trueup.inspecting.kinds import is_named, kind_of
 
 FEW_DEMONSTRATIONS = 8
 
@@ -46,10 +47,11 @@ def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems
     demonstrations = rows.of("sft.data")
     if demonstrations is None:
         return
-    problems += unknown_categories(config.leave_out, (row.category for row in demonstrations))
-    train = [
-        row for row in demonstrations if row.category not in config.leave_out and not touches_heldout(row, config.split)
-    ]
+    train = [row for row in demonstrations if not touches_heldout(row, config.split)]
+    if config.leave_out:
+        kinds = {id(row): kind_of(row.category, question(row.messages)) for row in demonstrations}
+        problems += unknown_kinds(config.leave_out, kinds.values())
+        train = [row for row in train if not is_named(kinds[id(row)], config.leave_out)]
     if lengths := rows.tokens(train):
         notes.append(f"model.chat_template: {rows.end_token!r} is trained as the end of every assistant turn")
         _check_too_long(config, train, lengths, rows, problems, notes)

@@ -56,9 +56,12 @@ class SFTConfig(TrainConfig):
     )
     """Files of demonstrations; several are mixed. A bare path is enough if only `path` is set."""
     leave_out: list[str] = Field([])
-    """Categories that are not trained on. The report then has the loss of the base model and of the SFT policy on
-    demonstrations that nothing trained on, of each category that was trained on or left out: what was learnt of some
-    kinds of tasks may help others, or not."""
+    """Kinds of tasks that are not trained on: categories of the data, or some of `question_answering`,
+    `summarisation`, `creative_writing`, `code`, `analysis`, `translation`, `mathematics` and `conversation`, of which a
+    row without a category counts as one by the words of its question. The report then has figures of the base model
+    and of the SFT policy on demonstrations that nothing trained on, of each kind that was trained on or left out: the
+    loss, and how near greedy answers come to the demonstrations' own. What was learnt of some kinds of tasks may help
+    others, or not."""
     near_duplicates: Literal["keep", "drop"] = "keep"
     """What happens to demonstrations that nearly repeat an earlier one, in what is asked and in what is answered:
     `drop` leaves them out, counts them and lists them in sft/near_duplicates.jsonl. Of those that resemble each other

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,9 @@ from trueup.data.containers.spool import Spool, taken
 from trueup.data.duplicates.training import across_split
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Demonstration, Dropped, Message
+from trueup.data.split import question
 from trueup.errors import DataError, did_you_mean
+from trueup.inspecting.kinds import is_named, told_kind
 from trueup.inspecting.stage import ReadRow, ReadSource, write_data_page
 from trueup.models.encoding import RefusedRows
 from trueup.runs import StageRun
@@ -40,13 +43,18 @@ class Data:
     """Those of `train` that a pass takes once more, by the weight of their source; several times, if it is above 2."""
     heldout: np.ndarray
     left_out: np.ndarray
-    """Those of the categories in `sft.leave_out` that might have been trained on."""
+    """Those of the kinds in `sft.leave_out` that might have been trained on."""
     heldout_parts: int
     """Parts of training dialogues that were left out since they begin with a held-out question."""
     changes: Counter[str]
     """Demonstrations whose texts were changed, by what was done to them."""
     near_duplicates: Counter[str]
     """Demonstrations that were left out as near-duplicates, by reason."""
+
+    @cached_property
+    def kinds(self) -> tuple[np.ndarray, list[str]]:
+        """As `kinds_of`."""
+        return kinds_of(self.tokens)
 
     @property
     def questions(self) -> Iterator[str]:
@@ -104,7 +112,7 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         first, last = dialogues(sides.of_demonstration)
         others = ~sides.of_heldout[first]
         others[list(reasons)] = False
-        left = others & sides.of_categories(config.leave_out)[first]
+        left = others & of_kinds(sides, config.leave_out)[first]
         dropped.add("in sft.leave_out", int(left.sum()))
         left_out.append(begin + trained_parts(first, last, np.flatnonzero(left), sides.heldout))
         others &= ~left
@@ -129,7 +137,7 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         changes=refused.changes,
         near_duplicates=Counter(reason for reasons in near for reason in reasons.values()),
     )
-    if lines := unknown_categories(config.leave_out, data.tokens.categories[1]):
+    if config.leave_out and (lines := unknown_kinds(config.leave_out, data.kinds[1])):
         raise DataError("\n".join(lines))
     if not len(data.train):
         raise DataError(_nothing_left(data, config))
@@ -185,13 +193,38 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> Sequence[Dem
     return taken(rows, sorted(kept))
 
 
-def unknown_categories(leave_out: Iterable[str], categories: Iterable[str | None]) -> list[str]:
-    """Lines on categories to leave out that no demonstration has."""
-    known = list(filter(None, set(categories)))
+def kinds_of(tokens: Tokens) -> tuple[np.ndarray, list[str]]:
+    """(P,) the kind of task of each part as an index into the names: its category, and without one what cue words tell
+    of the first question of its dialogue."""
+    codes, names = tokens.categories
+    kinds, by_name = codes.copy(), {name: code for code, name in enumerate(names)}
+    for part in np.flatnonzero(without_category(tokens)).tolist():
+        told = told_kind(question(tokens.whole(part).messages)).kind
+        kinds[part] = by_name.setdefault(told, len(by_name))
+    return kinds, list(by_name)
+
+
+def without_category(tokens: Tokens) -> np.ndarray:
+    """(P,) whether the data name no category of a part."""
+    codes, names = tokens.categories
+    return np.isin(codes, [-1, *(code for code, name in enumerate(names) if not name)])
+
+
+def of_kinds(tokens: Tokens, named: Sequence[str]) -> np.ndarray:
+    """(P,) whether a part is of a kind that is named."""
+    if not named:
+        return np.zeros(len(tokens), dtype=bool)
+    kinds, names = kinds_of(tokens)
+    return np.isin(kinds, [code for code, name in enumerate(names) if is_named(name, named)])
+
+
+def unknown_kinds(leave_out: Iterable[str], kinds: Iterable[str]) -> list[str]:
+    """Lines on kinds to leave out that no demonstration is of."""
+    known = sorted({*kinds})
     return [
-        f"sft.leave_out: no demonstration has the category {name!r}{did_you_mean(name, known)}"
+        f"sft.leave_out: no demonstration is of the kind {name!r}{did_you_mean(name, known)}"
         for name in leave_out
-        if name not in known
+        if not any(is_named(kind, [name]) for kind in known)
     ]
 
 

@@ -70,23 +70,41 @@ class HeldoutCompletion(Row):
     """Whether the completion ends by itself."""
 
 
-class KindLoss(Estimate):
-    """Loss on demonstrations that nothing trained on, in nats per token that carries loss. The estimate is of the
-    change, paired by demonstration; `n` counts prompts."""
+class Change(Estimate):
+    """A mean over demonstrations by the base model and by the SFT policy. The estimate is of the change, paired by
+    demonstration; `n` counts prompts."""
 
     before: float
     after: float
     demonstrations: int
 
 
-class LossByKind(Artifact):
-    """Loss by kind of task: of kinds that were trained on, and of those that `sft.leave_out` left out."""
+class KindFigures(Artifact):
+    """How a kind of task changed, on demonstrations that nothing trained on."""
+
+    loss: Change
+    """In nats per token that carries loss."""
+    exact: Change | None
+    """Share of greedy answers that are the demonstration's, whatever their case and the marks around them, where that
+    has few words; null if none has."""
+    overlap: Change | None
+    """F1 of the words of greedy answers and of the demonstrations' (https://arxiv.org/abs/1606.05250); null if no
+    answer is short enough to be compared."""
+
+
+class FiguresByKind(Artifact):
+    """Figures by kind of task: of kinds that were trained on, and of those that `sft.leave_out` left out."""
 
     left_out: list[str]
-    by_kind: dict[str, KindLoss]
-    seen: KindLoss | None
+    """As the key names them."""
+    by_kind: dict[str, KindFigures]
+    seen: KindFigures | None
     """Of all kinds that were trained on; null if none of their demonstrations is held out."""
-    unseen: KindLoss | None
+    unseen: KindFigures | None
+    neither: list[str]
+    """Kinds that are not left out, and of which none is trained on."""
+    told: int
+    """Demonstrations without a category, whose kind was told by the words of their question."""
 
 
 class SFTReport(Artifact):
@@ -101,7 +119,7 @@ class SFTReport(Artifact):
     tokens: TokenCounts
     by_category: dict[str, int]
     """Demonstrations in training, by category."""
-    kinds: LossByKind | None = None
+    kinds: FiguresByKind | None = None
     """Null if no kind was left out."""
 
 

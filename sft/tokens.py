@@ -65,11 +65,6 @@ class Long:
     exchanges_left_out: int
     turns_left_out: int
 
-    @classmethod
-    def of(cls, one: FittedDemonstration, heldout: bool) -> Long:
-        counts = one.tokens_cut, one.exchanges_left_out, one.turns_left_out
-        return cls(one.whole.where, heldout, len(one.parts), *counts)
-
 
 @dataclass
 class Source:
@@ -121,19 +116,18 @@ class Tokens:
         coded = self._parts["category"].combine_chunks().dictionary_encode()
         return coded.indices.fill_null(-1).to_numpy(), coded.dictionary.to_pylist()
 
-    def of_categories(self, categories: Sequence[str]) -> np.ndarray:
-        """(P,) whether a part is of one of these."""
-        codes, names = self.categories
-        return np.isin(codes, [code for code, name in enumerate(names) if name in categories])
-
     def question(self, part: int) -> str:
         """What a part begins with."""
         text: str = self._questions[part].as_py()
         return text
 
-    def demonstration(self, part: int) -> Demonstration:
+    def whole(self, part: int) -> Demonstration:
+        """The demonstration that a part is of, as it stands in its file."""
         source = self._sources[bisect_right(self._begins, part) - 1]
-        whole, text = source.demonstrations[int(self.of_demonstration[part])], self._parts["text"][part].as_py()
+        return source.demonstrations[int(self.of_demonstration[part])]
+
+    def demonstration(self, part: int) -> Demonstration:
+        whole, text = self.whole(part), self._parts["text"][part].as_py()
         return whole if text is None else parse_row(Demonstration, json.loads(text), whole.where)
 
     def training_rows(self, parts: np.ndarray) -> TrainingRows:
@@ -313,7 +307,8 @@ class Encoder:
             count += 1
             of_heldout = touches_heldout(one.whole, self.split)
             if one.long:
-                long.append(Long.of(one, of_heldout))
+                counts = one.tokens_cut, one.exchanges_left_out, one.turns_left_out
+                long.append(Long(one.whole.where, of_heldout, len(one.parts), *counts))
             for demonstration, encoded in one.parts:
                 parts.append(_part(start + index, one, demonstration, len(encoded), of_heldout, self.split))
                 learnt = with_loss_on(encoded, self.fitting.train_on)

@@ -69,11 +69,11 @@ def run(config: SFTConfig) -> Path:
         if config.packing:
             packing.require_no_leak(trainer, base, "sft.packing")
         of_kinds = kinds.scored(data, config)
-        base_losses = kinds.losses(trainer.model, data, of_kinds)
+        by_base = kinds.read(base, data, of_kinds, _new_tokens(config.max_length))
         loop.train(trainer, stage)
         before = loop.loss_before(stage)
         after = trainer.evaluate()["eval_loss"] if heldout_rows else None
-        policy_losses = kinds.losses(trainer.model, data, of_kinds)
+        by_policy = kinds.read(base, data, of_kinds, _new_tokens(config.max_length))
     adapters.save_adapter(trainer.model, stage.dir / adapters.ADAPTER)
     base.model = adapters.under_adapter(trainer.model)
 
@@ -105,7 +105,7 @@ def run(config: SFTConfig) -> Path:
             ),
             tokens=TokenCounts(all=train_rows.tokens, with_loss=train_rows.tokens_with_loss),
             by_category=data.by_category,
-            kinds=kinds.compared(stage, data, of_kinds, base_losses, policy_losses, config),
+            kinds=kinds.compared(stage, data, of_kinds, by_base, by_policy, config),
         )
     )
     base.model = merged(trainer.model, stage, [row.input_ids for row in train_rows[:_PROBED]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from trueup.data.jsonl import cut
@@ -42,6 +42,17 @@ _KIND_OF = {name: kind for kind in KINDS for name in (kind, *_NAMES[kind].split(
 def named_kind(category: str | None) -> str | None:
     """The kind that a category of the data names; None: none, or one that is not ours."""
     return _KIND_OF.get(re.sub(r"[\s\-/]+", "_", category.strip().casefold())) if category else None
+
+
+def is_named(kind: str, names: Container[str | None]) -> bool:
+    """Whether one of the names is that of a kind, or of the kind of ours that it is a name for: `math` is named by
+    `mathematics`."""
+    return kind in names or named_kind(kind) in names
+
+
+def kind_of(category: str | None, question: str) -> str:
+    """The kind of a task: its category as the data name it, and without one what the cue words of its question tell."""
+    return category or told_kind(question).kind
 
 
 # ---- Cues -------------------------------------------------------------------------------------------------------
