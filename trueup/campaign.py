@@ -165,8 +165,20 @@ def _at(values: Json, kept: Mapping[HubId, str]) -> Json:
     """The content of a campaign file with hub ids at these commits."""
     values = dict(values)
     for hub_id, commit in kept.items():
-        set_key(values, f"{hub_id.revision_key}='{hub_id.at(commit).revision_text}'")
+        set_key(values, f"{_where(values, hub_id.revision_key)}='{hub_id.at(commit).revision_text}'")
     return values
+
+
+def _where(values: Json, key: str) -> str:
+    """A key as the campaign file has it: within the section of the chosen algorithm, if it stands there."""
+    stage, _, within = key.partition(".")
+    section = values.get(stage)
+    schema = load_object(STAGES[stage].config) if stage in STAGES else None
+    if not isinstance(schema, dict) or not isinstance(section, dict):
+        return key
+    algorithm = section.get("algorithm", next(iter(schema)))
+    own = section.get(algorithm)
+    return f"{stage}.{algorithm}.{within}" if isinstance(own, dict) and within.partition(".")[0] in own else key
 
 
 def _as_written(source: Path, values: Json) -> Campaign:

@@ -36,7 +36,7 @@ from trueup.files import PARTIAL, files_under, json_if_any, read_text, remove, s
 from trueup.launching import processes
 from trueup.provenance import seals
 from trueup.provenance.contents import Contents, changed
-from trueup.provenance.inputs import absolute, contents_of, is_there, sha256_of
+from trueup.provenance.inputs import absolute, is_there, recorded, sha256_of
 from trueup.provenance.masking import masked
 from trueup.provenance.software import git_commit as _git_commit
 from trueup.provenance.software import versions as _versions
@@ -246,7 +246,7 @@ class StageRun:
 
         Bad rows that the config allows to drop are set aside in left_out.jsonl.
         """
-        files = None if path.is_file() else contents_of(path)
+        files = recorded(path)
         self.inputs.append(
             InputFile(
                 path=str(absolute(path)),  # so that `verify` finds it from any directory

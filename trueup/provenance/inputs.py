@@ -193,6 +193,24 @@ def files_of(path: Path) -> list[Path]:
     return [path]
 
 
+def companion_of(file: Path) -> Path | None:
+    """The file `annotations/NAME` in a folder above a file, from which its rows take their instruction
+    (`trueup.data.formats.demonstrations`, instruction_induction); None if there is none."""
+    if plain_ending(file) != ".json":
+        return None
+    name = Path("annotations", file.name)
+    return next((parent / name for parent in file.absolute().parents if (parent / name).is_file()), None)
+
+
+def not_read(path: Path) -> list[str]:
+    """The files of a folder that hold no rows, as their names say; none of a `datasets` directory, of what is hidden
+    and of what a run wrote."""
+    if hub_id_of(path) or not os.path.isdir(path) or (path / "state.json").is_file():
+        return []
+    inside = [one for one in _visible(path) if one.name not in (CARD, *_OF_DATASETS) and one.is_file()]
+    return [str(one.relative_to(path)) for one in inside if not kind_by_name(one)]
+
+
 def absolute(path: Path) -> Path:
     """A path as one finds it from any directory."""
     return path if hub_id_of(path) or _address_of(path) else path.absolute()
@@ -214,17 +232,22 @@ def _in_folder(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: holds the splits {', '.join(splits)}; name one of them: {folder / splits[0]}")
     if (folder / "state.json").is_file() and (files := _of_state(folder)):
         return files
-    of_runs = {path.parent for path in folder.rglob(SEALS)}  # what a run wrote is no input of it
-    inside = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if not _is_hidden(path.relative_to(folder)) and of_runs.isdisjoint(path.parents)
-    ]
+    inside = _visible(folder)
     files = [path for path in inside if kind_by_name(path) and path.name not in _OF_DATASETS and path.is_file()]
     if not files:
         names = ", ".join(str(path.relative_to(folder)) for path in inside[:5]) or "nothing"
         raise DataError(f"{folder}: this folder has no file of rows ({', '.join(KINDS)}); it holds {names}")
     return files
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All that is in a folder but hidden files, and what a run wrote, which is no input of it."""
+    of_runs = {path.parent for path in folder.rglob(SEALS)}
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if not _is_hidden(path.relative_to(folder)) and of_runs.isdisjoint(path.parents)
+    ]
 
 
 def _of_state(folder: Path) -> list[Path]:
@@ -244,21 +267,29 @@ def _is_hidden(path: Path) -> bool:
 
 
 def contents_of(path: Path) -> Contents:
-    """The hash of each file that a path stands for: {its name within the folder: SHA-256}."""
+    """The hash of each file that a path stands for, and of each companion: {its name within the folder: SHA-256}."""
     if hub_id := hub_id_of(path):
         return {"commit": hub_id.revision or "unknown"}
     files = files_of(path)
-    if files == [path] or _address_of(path):
+    if _address_of(path):
         return {path.name: sha256_remembered(files[0])}
     top = path if os.path.isdir(path) else next(one for one in path.parents if os.path.isdir(one))
-    return {str(file.relative_to(top)): sha256_remembered(file) for file in files}
+    read = dict.fromkeys([*files, *filter(None, map(companion_of, files))])
+    return {os.path.relpath(file, top): sha256_remembered(file) for file in read}
+
+
+def recorded(path: Path) -> Contents | None:
+    """The contents that a manifest records of an input; None of a file that stands alone, whose hash says all."""
+    contents = contents_of(path)
+    return None if path.is_file() and len(contents) == 1 else contents
 
 
 def sha256_of(path: Path, files: Contents | None = None) -> str:
-    """The hash of an input: a file's own, else that of the names and hashes of all its files."""
-    if os.path.isfile(path):
-        return sha256_remembered(path)
-    return hashlib.sha256(json.dumps(files or contents_of(path), sort_keys=True).encode()).hexdigest()
+    """The hash of an input: of a file that stands alone its own, else that of the names and hashes of all its files."""
+    files = files or contents_of(path)
+    if os.path.isfile(path) and len(files) == 1:
+        return files[path.name]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def why_changed(path: Path, sha256: str, files: Mapping[str, str] | None) -> str | None:

@@ -380,3 +380,17 @@ def test_whether_an_address_changed_is_found_out_without_asking_it(monkeypatch: 
 def test_an_address_without_a_secret_is_an_address(address: str) -> None:
     path = elsewhere(address, Path())
     assert path is not None and absolute(path) == path
+
+
+def test_files_of_a_folder_that_hold_no_rows_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"prompt": "Hi", "completion": "Hello"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    for name in ("README.md", ".hidden.txt", "dataset_info.json"):
+        (tmp_path / name).write_text("{}")
+    assert len(read_demonstrations(tmp_path, Dropped())) == 1 and capsys.readouterr().out == ""
+    (tmp_path / "more").mkdir()
+    for number in range(7):
+        (tmp_path / "more" / f"{number}.txt").write_text("Hi")
+    assert len(read_demonstrations(tmp_path, Dropped())) == 1
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: 7 files hold no rows, by their names: more/0.txt, " in said and "more/4.txt and 2 more" in said

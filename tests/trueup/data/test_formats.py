@@ -13,6 +13,8 @@ from trueup.data.formats import Format, read_demonstrations, read_preferences, r
 from trueup.data.pairs import pairs_of
 from trueup.data.records import Dropped, Message, Ranking, write_rows
 from trueup.errors import DataError
+from trueup.files import sha256_file
+from trueup.provenance.inputs import recorded, sha256_of, why_changed
 
 DOCS = Path(__file__).parents[3] / "docs" / "formats.md"
 
@@ -186,6 +188,21 @@ def test_instruction_induction_without_annotations_says_what_is_missing(tmp_path
     assert str(error.value).split("\n")[0] == (
         f"{path}: these examples need an instruction, and no folder above the file has annotations/sum.json"
     )
+
+
+def test_the_file_that_an_instruction_stands_in_is_an_input_beside_its_examples(tmp_path: Path) -> None:
+    path = instruction_induction(tmp_path, ["Add the two numbers."])
+    before, of_folder = recorded(path), recorded(path.parent)
+    assert before and set(before) == {"sum.json", "../../annotations/sum.json"}
+    assert of_folder and set(of_folder) == set(before)
+    sha256 = sha256_of(path, before)
+    assert why_changed(path, sha256, before) is None
+    (tmp_path / "annotations" / "sum.json").write_text(json.dumps({"annotations": ["Take their sum."]}))
+    assert why_changed(path, sha256, before) == f"{path}: ../../annotations/sum.json has changed"
+    assert sha256_of(path) != sha256, "so a stage that read it is stale"
+    alone = tmp_path / "alone.json"
+    alone.write_text("[]")
+    assert recorded(alone) is None and sha256_of(alone) == sha256_file(alone)
 
 
 def test_instruction_induction_with_broken_annotations_names_their_file(tmp_path: Path) -> None:

@@ -232,3 +232,20 @@ def test_labels_import_takes_a_hub_data_set_and_a_folder(hub: Hub, tmp_path: Pat
             assert code == 2 and "has several splits; it has test, train" in err
         finally:
             command.end()
+
+
+@pytest.mark.parametrize(("algorithm", "key"), [("ppo", "prompts"), ("grpo", "prompts"), ("ppo", "ptx_data")])
+@pytest.mark.parametrize("within", [True, False])
+def test_a_data_set_of_an_algorithm_stays_at_its_commit_wherever_its_key_stands(
+    tmp_path: Path, algorithm: str, key: str, within: bool
+) -> None:
+    keys = {key: "owner/rows"} if key == "prompts" else {key: ["owner/rows"], "ptx_coef": 0.1}
+    align = {"algorithm": algorithm, **({algorithm: keys} if within else keys)}
+    file = campaign_file(tmp_path, "starter")
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "label": {"source": "simulated"}, "align": align}))
+    campaign = load_campaign(file)
+    [hub_id] = campaign.hub_ids(["align"])
+    kept = campaign.at(hub_id, "0" * 40)
+    [settled] = kept.hub_ids(["align"])
+    assert settled.revision == "0" * 40

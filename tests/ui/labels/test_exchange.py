@@ -895,3 +895,15 @@ def test_a_campaign_that_asks_nothing_is_no_clean_bill(campaign: Any, answers_to
     Store(config.store_url).close()
     with pytest.raises(TrueupError, match="nothing was labelled"):
         blindcheck(config)
+
+
+def test_the_choice_of_rows_of_the_campaigns_file_concerns_no_further_file(
+    campaign: Any, tmp_path: Path, jsonl: Jsonl
+) -> None:
+    rows = [{"prompt": f"Hi {n}", "chosen": "A", "rejected": "B", "language": "en" if n else "fr"} for n in range(3)]
+    first, further = jsonl(tmp_path / "first.jsonl", rows), jsonl(tmp_path / "further.jsonl", rows[:1])
+    keys = {"filter": {"language": "en"}, "max_rows": 1}
+    config = campaign.label(source="import", path=first, store=f"sqlite:///{tmp_path / 'other.sqlite'}", **keys)
+    assert "1 labels imported" in (said := import_labels(config, first)) and "concern" not in said
+    said = import_labels(config, further)
+    assert "1 labels imported" in said and "label.filter and label.max_rows concern label.path alone" in said

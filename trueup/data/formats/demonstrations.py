@@ -29,6 +29,7 @@ from trueup.data.formats.turns import (
 from trueup.data.formats.verdicts import tie_of_pair, whole
 from trueup.data.jsonl import cut, excerpt
 from trueup.data.records import Row, parse_row
+from trueup.provenance.inputs import companion_of
 
 # ---- Demonstrations ---------------------------------------------------------------------------------------------
 
@@ -90,10 +91,11 @@ class _Annotations(Row):
 
 def _instruction_induction(row: Columns, path: Path) -> Iterator[Values]:
     """Inputs and outputs of one task, which the file is named for; people's instructions for it stand elsewhere."""
-    name = Path("annotations", path.name)
-    file = next((parent / name for parent in path.absolute().parents if (parent / name).is_file()), None)
+    file = companion_of(path)
     if file is None:
-        raise ValueError(f"these examples need an instruction, and no folder above the file has {name}")
+        raise ValueError(
+            f"these examples need an instruction, and no folder above the file has annotations/{path.name}"
+        )
     entry = next(iter(read_entries(file)), None)
     if entry is None:
         raise ValueError(f"{file}, which these examples' instruction stands in, holds no row")

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trueup.console import say
 from trueup.data.containers.choice import Choice
 from trueup.data.containers.reading import read_entries
 from trueup.data.containers.spool import Seen, draw, is_large, spooled
@@ -25,7 +26,7 @@ from trueup.data.records import Demonstration, Dropped, Prompt, Row, parse_row
 from trueup.data.row_rules import BadRows
 from trueup.data.split import opening
 from trueup.errors import DataError
-from trueup.provenance.inputs import files_of
+from trueup.provenance.inputs import files_of, not_read
 
 SHOWN_PROBLEMS = 20
 LONGEST_PROBLEM = 400
@@ -91,6 +92,9 @@ def _read_rows(
     """The rows that a section takes of a file. Those of a large one lie on disk, but for preferences, which go into a
     database or a report whole."""
     choice = choice or Choice()
+    if others := not_read(path):
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        say(f"{'data':<12} {path}: {len(others)} files hold no rows, by their names: {', '.join(others[:5])}{more}")
 
     def read(dropped: Dropped) -> Iterator[R]:
         return _rows(path, use, schema, on_bad_rows, ignore_columns, choice, dropped)
