@@ -8,7 +8,7 @@ from typing import Any
 
 from sft.config import DataSource, SampleConfig, SFTConfig, StartConfig
 from sft.data import read_source, unknown_kinds
-from trueup.checking.rows import TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
+from trueup.checking.rows import CHECKED_ROWS, TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
 from trueup.data.duplicates.training import near_heldout_prompts
 from trueup.data.formats import read_prompts
@@ -55,10 +55,26 @@ def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems
     if lengths := rows.tokens(train):
         notes.append(f"model.chat_template: {rows.end_token!r} is trained as the end of every assistant turn")
         _check_too_long(config, train, lengths, rows, problems, notes)
+    _count(config, train, demonstrations, rows, notes)
     if len(train) < FEW_DEMONSTRATIONS:
-        heldout = len(demonstrations) - len(train)
-        note = f" ({heldout} more are held out)" if heldout else ""
+        others = len(demonstrations) - len(train)
+        what = "held out or left out" if config.leave_out else "held out"
+        note = f" ({others} more are {what})" if others else ""
         problems.append(f"sft.data: {len(train)} demonstrations to train on{note}; {FEW_DEMONSTRATIONS} is the least")
+
+
+def _count(
+    config: SFTConfig, train: list[Demonstration], demonstrations: list[Demonstration], rows: Rows, notes: list[str]
+) -> None:
+    """Say how many demonstrations are trained on, and what these counts leave out of account."""
+    others = len(demonstrations) - len(train)
+    what = "held out or left out (sft.leave_out)" if config.leave_out else "held out"
+    limits = ["near-duplicates, which are not counted here, are left out later"] * (
+        "drop" in (config.split.near_duplicates, config.near_duplicates)
+    )
+    if any(file.is_drawn for file in rows.files if file.key == "sft.data"):
+        limits.append(f"of a large file only the {CHECKED_ROWS} drawn rows count")
+    notes.append("; ".join([f"sft.data: {len(train)} demonstrations to train on, {others} {what}", *limits]))
 
 
 def _check_all_trained(rows: Rows, problems: list[str], notes: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from rlhf.align.rewards import INSTEAD
 from sft.sample import choose_prompts
 from trueup import runs
 from trueup.check import check
+from trueup.data.containers import spool
 from trueup.data.split import split_name
 from trueup.errors import ModelError
 from trueup.models import loading
@@ -70,10 +72,11 @@ def test_a_sound_campaign_has_no_problems_and_its_notes_say_what_was_looked_at(
         "compare.judges: ",  # nobody named them: what is chosen, and why
         "model.chat_template: '<|endoftext|>' is trained as the end of every assistant turn",
         "sft.max_length: 96; the longest demonstration has ",
+        "sft.data: ",
         "split: ",
         f"run_dir: {tmp_path}/run: about 0.0 GB are needed, ",
     ]
-    assert len(notes) == 8 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
+    assert len(notes) == 9 and all(note.startswith(start) for note, start in zip(notes, expected, strict=True))
     assert not (tmp_path / "run").exists(), "looking changes nothing"
 
 
@@ -130,6 +133,27 @@ def test_too_few_demonstrations_are_counted_with_those_held_out(
     train = int(problem.removeprefix("sft.data: ").split()[0])
     assert train < 8
     assert problem == f"sft.data: {train} demonstrations to train on ({9 - train} more are held out); 8 is the least"
+
+
+def test_the_count_of_demonstrations_says_what_it_leaves_out_of_account(
+    checked: Checking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count(**keys: Any) -> str:
+        [note] = [note for note in checked(**keys)[1] if " demonstrations to train on, " in note]
+        return note
+
+    near = "; near-duplicates, which are not counted here, are left out later"
+    assert count().endswith(near)
+    assert count(split={"near_duplicates": "keep"}).endswith(" held out")
+    assert "held out or left out (sft.leave_out)" in count(sft={"leave_out": ["creative"]})
+    monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(spool, "LARGE_BYTES", 0)
+    monkeypatch.setattr("trueup.checking.rows.CHECKED_ROWS", 14)
+    monkeypatch.setattr("sft.check.CHECKED_ROWS", 14)
+    drawn = count()
+    assert drawn.endswith(f"{near}; of a large file only the 14 drawn rows count")
+    train, heldout = map(int, re.findall(r"\d+", drawn.partition(";")[0]))
+    assert train + heldout == 14
 
 
 def test_a_split_that_leaves_nothing_to_compare_on_or_nothing_to_label_is_a_problem(checked: Checking) -> None:

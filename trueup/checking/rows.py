@@ -35,6 +35,8 @@ class ReadFile:
     """Most tokens of an answer to each row, if the rows are prompts."""
     places: dict[str, str] = field(default_factory=dict)
     """The place of each dialogue, by its first question."""
+    is_drawn: bool = False
+    """Whether the rows are a part of a large file."""
 
 
 def read_file(
@@ -62,8 +64,9 @@ def read_file(
     notes.append(f"{key}: {path}: {len(rows)} rows{rest}")
     if isinstance(rows, Spool) and len(rows) > CHECKED_ROWS:
         notes.append(f"{key}: {path}: is large, so all rows were read, and {CHECKED_ROWS} drawn ones are looked at")
-        rows = random_rows(rows, CHECKED_ROWS, 0)
-    return ReadFile(key, path, list(rows), section.on_bad_rows, places=dropped.places)
+    checked = random_rows(rows, CHECKED_ROWS, 0) if isinstance(rows, Spool) else rows
+    is_drawn = len(checked) < len(rows)
+    return ReadFile(key, path, list(checked), section.on_bad_rows, places=dropped.places, is_drawn=is_drawn)
 
 
 def check_rubric(stage: str, name: str, problems: list[str]) -> None:
