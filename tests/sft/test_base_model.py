@@ -77,7 +77,7 @@ def test_a_base_model_learns_to_stop_in_the_form_of_an_instruct_model(
 ) -> None:
     training = {"full_finetuning": True, "lora": None, "max_steps": 60, "learning_rate": 2.0e-3, "max_length": 160}
     loaded = campaign(tmp_path, model={"name": str(base), "chat_template": template}, sft=training)
-    decoding = Decoding(40, temperature=1.0, seed=0)
+    decoding = Decoding(12, temperature=1.0, seed=0)  # half of the 25 tokens after which its text ends
 
     def share_that_ends(policy: Any) -> float:
         answers = sample(policy, QUESTIONS, decoding, 16, 64)
@@ -86,7 +86,8 @@ def test_a_base_model_learns_to_stop_in_the_form_of_an_instruct_model(
     before = share_that_ends(loading.load_base(loaded.config.model))
     folder = sft.train.run(loaded.stages["sft"])
     after = loading.load_policy(folder / "model", loaded.config.model)
-    assert before < 0.7, "its text ends every 25 tokens, so about half of its answers end in time by chance"
+    print("BEFORE", before)
+    assert before < 0.5
     assert share_that_ends(after) >= 0.9
     assert json.loads((folder / "report.json").read_text())["eos_rate"] >= 0.9
     ((answer,),) = sample(after, [QUESTIONS[0]], Decoding(40, temperature=0.0, seed=0), 1, 1)

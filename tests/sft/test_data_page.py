@@ -66,8 +66,29 @@ def test_what_is_marked_is_what_the_stage_learns(read: Callable[..., Any], train
 def test_of_many_rows_some_are_drawn_and_all_are_counted(
     read: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspecting, "SAMPLED", 5)
+    monkeypatch.setattr(inspecting, "DRAWN", 5)
     _, stage = read()
     found = json.loads((stage.dir / "data.json").read_text())
     assert (found["rows"], found["drawn"], found["diversity"]["rows"]) == (16, 5, 5)
     assert "5 of 16 rows, drawn at random" in (stage.dir / "data.html").read_text()
+
+
+def test_a_stage_that_goes_on_keeps_its_page_and_one_that_begins_anew_writes_another(
+    campaign: Callable[..., Any], tmp_path: Path, jsonl: Jsonl
+) -> None:
+    path = jsonl(tmp_path / "rows.jsonl", [{"prompt": f"Who was {i}?", "completion": f"Some {i}."} for i in range(12)])
+
+    def begun(**keys: Any) -> tuple[bool, float, int]:
+        config = campaign(tmp_path, sft={"data": [str(path)], **keys}).stages["sft"]
+        stage = runs.begin(config)
+        read_data(config, stage, load_base_tokenizer(config.model))
+        rows = json.loads((stage.dir / "data.json").read_text())["rows"]
+        return stage.resumed, (stage.dir / "data.html").stat().st_mtime_ns, rows
+
+    _, written, rows = begun()
+    assert begun() == (True, written, rows)
+    assert begun(max_length=95)[1] > written, "the marks of what is learnt may be others"
+    with path.open("a") as file:
+        file.write('{"prompt": "Who else?", "completion": "Nobody."}\n')
+    resumed, _, more = begun(max_length=95)
+    assert (resumed, more) == (False, rows + 1)

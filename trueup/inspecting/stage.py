@@ -1,7 +1,7 @@
 """What a stage read, as `trueup data inspect` shows a file: figures and a page in its folder.
 
 The stage writes them from the rows that it has read, in seconds and before it trains, so that the page is there when
-the file that the rows came from is gone.
+the file that the rows came from is gone. An interrupted stage that goes on has them already, of the same inputs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from trueup.data.formats.settling import Use
 from trueup.data.records import Dropped, LeftOut
 from trueup.files import write_atomically
-from trueup.inspecting.diversity import SAMPLED
 from trueup.inspecting.look import report_on
 from trueup.inspecting.page import page_of
 from trueup.inspecting.rendered import Rendered
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
     from trueup.models.chat import Encoded
 
+DRAWN = 1_000
+"""Most rows that the figures are of: of 5,000 they take ten seconds of a processor."""
 SAMPLES = 6
 """Rows that the page shows."""
 ReadRow = tuple[Any, "list[Encoded]"]
@@ -60,13 +61,15 @@ def write_data_page(
     heldout: Sequence[ReadRow],
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Write data.json and data.html of the rows that a stage uses.
+    """Write data.json and data.html of the rows that a stage uses, unless they are there.
 
     train, heldout  rows with their tokens, asked for one by one: of many some are drawn, and all are counted
     tokenizer       with the chat template that made the tokens
     """
+    if stage.resumed and (stage.dir / DATA_PAGE).is_file():
+        return
     count = len(train) + len(heldout)
-    drawn = random.Random(0).sample(range(count), min(count, SAMPLED))
+    drawn = random.Random(0).sample(range(count), min(count, DRAWN))
     rows, encoded = [], {}
     for i in sorted(drawn):
         row, many = train[i] if i < len(train) else heldout[i - len(train)]
