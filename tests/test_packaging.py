@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -24,10 +25,12 @@ EXTRAS = {
     "rlhf": {"train", "checks"},
     "ui": {"ui", "train", "browser"},
     "benchmarks": {"train", "ui", "browser", "dev"},
+    "docs": {"train", "ui", "browser", "dev"},
     "tests": {"train", "ui", "browser", "postgres", "checks", "dev"},
 }
 """The extras that a package may import from, beside the base. `ui` imports what is of `train` only where somebody asks
 for it (a data set, a policy that answers), and `trueup` where a stage trains."""
+SHIPPED = {pattern.removesuffix("*") for pattern in TOOLS["setuptools"]["packages"]["find"]["include"]}
 NOT_IMPORTED = {
     "psycopg": "SQLAlchemy imports it, by the URL of the store",
     "mypy": "a command",
@@ -108,13 +111,41 @@ def test_the_lock_pins_what_is_declared_and_leaves_torch_to_the_machine() -> Non
                 assert name in pins and requirement.specifier.contains(pins[name]), f"{requirement}: run `make lock`"
 
 
-def test_every_file_that_a_package_reads_is_part_of_it() -> None:
-    patterns = TOOLS["setuptools"]["package-data"]
-    missing = [
-        str(file.relative_to(REPOSITORY))
-        for package, named in patterns.items()
-        for file in (REPOSITORY / package).rglob("*")
-        if file.is_file() and file.suffix not in {".py", ".pyc"} and not file.name.startswith(".")
-        if not any(file.relative_to(REPOSITORY / package).match(pattern) for pattern in named)
-    ]
+def test_every_folder_of_code_is_named_wherever_such_folders_are() -> None:
+    rooms = {file.relative_to(REPOSITORY).parts[0] for file in REPOSITORY.glob("[!.]*/**/*.py")} - {"build"}
+    assert rooms == EXTRAS.keys(), "whose imports are held against what is declared"
+    assert rooms == set(TOOLS["mypy"]["files"]), "whose types are checked"
+    assert EXTRAS.keys() - SHIPPED == {"benchmarks", "docs", "tests"}, "what is not installed"
+    assert TOOLS["setuptools"]["package-data"].keys() == SHIPPED
+
+
+@pytest.mark.parametrize("package", sorted(SHIPPED))
+def test_every_file_of_a_package_is_part_of_what_is_installed(package: str) -> None:
+    folder = REPOSITORY / package
+    named = TOOLS["setuptools"]["package-data"].get(package, [])
+    missing = []
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file() or "__pycache__" in file.parts or file.name.startswith("."):
+            continue
+        if file.suffix == ".py":
+            is_part = all(
+                (parent / "__init__.py").is_file()
+                for parent in (file.parent, *file.parent.parents)
+                if parent.is_relative_to(folder)
+            )
+        else:
+            is_part = any(file.relative_to(folder).match(pattern) for pattern in named)
+        if not is_part:
+            missing.append(str(file.relative_to(REPOSITORY)))
     assert missing == []
+
+
+def test_what_the_project_names_is_there() -> None:
+    for name in (PROJECT["readme"], *PROJECT["license-files"]):
+        assert (REPOSITORY / name).is_file()
+    version = TOOLS["setuptools"]["dynamic"]["version"]["attr"].replace(".", ":")
+    for target in (*PROJECT["scripts"].values(), version):
+        module, _, attribute = target.partition(":")
+        assert hasattr(import_module(module), attribute), target
+    for folder in (*TOOLS["ruff"]["src"], *TOOLS["mypy"]["mypy_path"], *TOOLS["pytest"]["ini_options"]["pythonpath"]):
+        assert (REPOSITORY / folder).is_dir(), folder
