@@ -86,7 +86,6 @@ def test_a_base_model_learns_to_stop_in_the_form_of_an_instruct_model(
     before = share_that_ends(loading.load_base(loaded.config.model))
     folder = sft.train.run(loaded.stages["sft"])
     after = loading.load_policy(folder / "model", loaded.config.model)
-    print("BEFORE", before)
     assert before < 0.5
     assert share_that_ends(after) >= 0.9
     assert json.loads((folder / "report.json").read_text())["eos_rate"] >= 0.9
