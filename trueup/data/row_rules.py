@@ -68,6 +68,12 @@ class RowRules(Section):
             raise ValueError(f"columns: {twice!r} is to have two names; keep one of them")
         return self
 
+    def idle_elsewhere(self, section: str, key: str) -> str:
+        """What is said where a file is read that is not the one under `key`; empty if no key chooses rows of that."""
+        idle = [f"{section}.{name}" for name in ("columns", "filter", "max_rows") if getattr(self, name)]
+        concern = f"{'concerns' if len(idle) == 1 else 'concern'} {key} alone"
+        return f"; {' and '.join(idle)} {concern}, so all rows of this file were read as they stand" if idle else ""
+
     def choice(self, seed: int) -> Choice:
         """What these keys take of a file."""
         return Choice(self.columns, self.filter, self.ignore_columns, self.max_rows, seed)

@@ -69,8 +69,7 @@ def import_labels(
     """
     dropped = Dropped()
     ignored = config.ignore_columns if ignore_columns is None else ignore_columns
-    of_path = file == config.path  # the other keys on rows concern no further file
-    choice = config.choice(config.seed) if of_path else None
+    choice = config.choice(config.seed) if file == config.path else None
     rows = read_preferences(file, dropped, on_bad_rows or config.on_bad_rows, ignored, choice)  # before the store
     store = Store(config.store_url)
     try:
@@ -80,9 +79,7 @@ def import_labels(
     earlier = f", {done.replaced} of them in place of earlier labels by the same annotator" if done.replaced else ""
     aside = f"; the rows left out are in {_keep_aside(config.run_dir, file, dropped)}" if dropped.left_out else ""
     unread = f"; columns not read: {dropped.columns}" if dropped.ignored else ""
-    idle = [f"label.{key}" for key in ("columns", "filter", "max_rows") if getattr(config, key)]
-    if idle and not of_path:
-        unread += f"; {' and '.join(idle)} concern label.path alone, so all rows of this file were read as they stand"
+    unread += "" if choice else config.idle_elsewhere("label", "label.path")
     return (
         f"{file}: {done.added} labels imported{earlier}; {done.known} were in the store already; "
         f"{done.labels} labels of {len(done.item_ids)} items in the file, {done.ties} of them ties; dropped: {dropped}"
