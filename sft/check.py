@@ -44,6 +44,8 @@ def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems
     """Check that there are enough demonstrations to train on, and that they are short enough."""
     if config.train_on == "all":
         _check_all_trained(rows, problems, notes)
+    if config.mask_note:
+        notes.append(config.mask_note)
     demonstrations = rows.of("sft.data")
     if demonstrations is None:
         return

@@ -19,6 +19,9 @@ from trueup.provenance.contents import Contents
 from trueup.provenance.inputs import hub_ids_of
 from trueup.training.config import TrainConfig
 
+_LARGE_MASK = 0.25
+"""GiB from which the mask of a packed row is told of: it lies beside the model in each step."""
+
 
 class DataSource(RowRules):
     """A file of demonstrations. A bare path is enough if no other key is set."""
@@ -81,6 +84,19 @@ class SFTConfig(TrainConfig):
     """Whether several demonstrations share a row of up to `max_length` tokens, so that little is padded. Batches then
     count such rows. A model that would let one demonstration see another is refused, by a measurement before it is
     trained."""
+
+    @property
+    def mask_note(self) -> str | None:
+        """What is said of packed rows that are so long that the mask of their demonstrations takes much memory. It has
+        an entry for each two tokens, of a byte with `sdpa`; FlashAttention has none."""
+        size = self.max_length**2 / 2**30
+        if not self.packing or size < _LARGE_MASK:
+            return None
+        return (
+            f"sft.packing: the mask of a row of {self.max_length} tokens takes {size:.1f} GiB, with eager attention 2 "
+            "or 4 times that, and with FlashAttention none; a lower sft.max_length packs about as well, and gives more "
+            "steps"
+        )
 
     @property
     def fitting(self) -> Fitting:

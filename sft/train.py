@@ -177,6 +177,8 @@ def build_trainer(
     if config.packing:
         config, rows = packing.one_at_once(config), packing.packed(rows, config.max_length)
         lengths = np.array([sum(of_each) for of_each in rows["seq_lengths"]])
+        if config.mask_note:
+            say(f"{'packing':<12} {config.mask_note}")
         say(f"{'packing':<12} {len(train_rows)} training rows in {len(rows)} of up to {config.max_length} tokens")
     arguments = trainer_arguments(config, stage, base, lengths)
     arguments |= {"dataset_kwargs": {"skip_prepare_dataset": True}, "packing": config.packing}

@@ -16,9 +16,11 @@ import reward.train
 import ui.label.run
 from reward.loss import preference_loss
 from trueup import runs
-from trueup.data.records import Preference, read_rows
+from trueup.data.records import Message, Preference, read_rows
 from trueup.errors import DataError
 from trueup.models import loading
+from trueup.models.chat import encode_completion
+from trueup.models.scoring import score
 from trueup.stages import load_object
 from trueup.statistics.reliability import best_accuracy, label_weight, right_probabilities
 
@@ -45,10 +47,11 @@ def labels(seed: int, prompts: int, spam: bool = True) -> list[dict[str, Any]]:
 def labelled(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
     """A campaign with these labels; its SFT policy is the base model."""
 
-    def make(rows: list[dict[str, Any]], **sections: Any) -> Any:
-        jsonl(tmp_path / "labels.jsonl", rows)
+    def make(rows: list[dict[str, Any]], folder: str = ".", **sections: Any) -> Any:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        jsonl(tmp_path / folder / "labels.jsonl", rows)
         label = {"source": "import", "path": "labels.jsonl"}
-        made = campaign(tmp_path, label=label, split={"heldout_fraction": 0.6}, **sections)
+        made = campaign(tmp_path / folder, label=label, split={"heldout_fraction": 0.6}, **sections)
         stage = runs.begin(made.stages["sft"])
         loading.save(loading.load_base(made.config.model), stage.dir / "model")
         stage.finish()
@@ -129,6 +132,37 @@ def test_measured_weights_bring_back_the_accuracy_that_labels_at_random_cost(see
     print(f"lost {lost.mean():.3f}, brought back {gained.mean():.3f} +- {half:.3f}")
     assert lost.mean() > 0.03 and gained.mean() - half > 0
     assert gained.mean() > 0.6 * lost.mean()
+
+
+HUES = "red blue green black white brown pink grey gold teal lime plum".split()
+
+
+@pytest.mark.slow
+def test_weights_bring_back_the_accuracy_of_a_trained_model_that_labels_at_random_cost(
+    labelled: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reward model is trained on labels of which a spammer gave half, with equal weights and with those that are
+    measured, and orders all pairs of colours in prompts that nobody labelled: three seeds, paired by the pair of
+    colours, with a 95 % interval over these pairs."""
+    monkeypatch.setattr(f"{__name__}.COLOURS", HUES)
+    pairs = [(worse, better) for place, better in enumerate(HUES) for worse in HUES[:place]]
+    right: dict[str, list[list[bool]]] = {"equal": [], "reliability": []}
+    keys = {"learning_rate": 3e-3, "train_batch_size": 8, "max_steps": -1, "num_train_epochs": 3, "max_length": 64}
+    for seed in range(3):
+        for weights, by_seed in right.items():
+            reward_keys = {**keys, "annotator_weights": weights}
+            made = labelled(labels(seed, 150), f"{weights}-{seed}", reward=reward_keys)
+            model = loading.load_reward_model(reward.train.run(made.stages["reward"]) / "model", made.config.model)
+            answers = [encode_completion(model.tokenizer, f"It is {colour}.") for colour in HUES]
+            asked = [[Message(role="user", content="900: which?")]] * len(HUES)
+            scores = dict(zip(HUES, score(model, asked, answers), strict=True))
+            by_seed.append([scores[better] > scores[worse] for worse, better in pairs])
+    accuracy = {weights: np.array(by_seed, dtype=float).mean(0) for weights, by_seed in right.items()}
+    gained = accuracy["reliability"] - accuracy["equal"]
+    half = 1.96 * gained.std(ddof=1) / len(gained) ** 0.5
+    means = ", ".join(f"{weights} {one.mean():.3f}" for weights, one in accuracy.items())
+    print(f"{means}; brought back {gained.mean():.3f} +- {half:.3f}")
+    assert gained.mean() - half > 0
 
 
 def test_measured_smoothing_is_the_share_of_wrong_labels_by_the_agreement_of_annotators(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from reward.report import PairScore
 from rlhf.align.config.labelled import DPOConfig, KTOConfig
 from trueup import runs
 from trueup.data.pairs import pairs_of
-from trueup.data.records import Message, Preference, Ranking, prompt_id, read_rows, write_rows
+from trueup.data.records import IDEALS, Message, Preference, Ranking, prompt_id, read_rows, write_rows
 from trueup.errors import ConfigError
 from trueup.models import loading
 from trueup.training.pairs import read_pairs
+from trueup.verify import verify
 
 COLOURS = "red blue green black white brown".split()
 
@@ -49,7 +50,7 @@ def judged(number: int, chance: random.Random, orders: dict[str, list[str]]) -> 
 def labelled(campaign: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
     """A campaign with these pairs as its labels; its SFT policy is the base model."""
 
-    def make(pairs: list[Preference], **sections: Any) -> Any:
+    def make(pairs: list[Preference], ideals: Sequence[Preference] = (), **sections: Any) -> Any:
         made = campaign(tmp_path, split={"heldout_fraction": 0.3}, **sections)
         if runs.find_stage(made.run_dir, "label") is None:
             stage = runs.begin(made.stages["sft"])
@@ -60,6 +61,7 @@ def labelled(campaign: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]
             stage = runs.begin(made.stages["label"])
             write_rows(stage.dir / "preferences.jsonl", pairs)
             write_rows(stage.dir / "ties.jsonl", [])
+            write_rows(stage.dir / IDEALS, ideals)
             stage.finish()
         return made
 
@@ -106,3 +108,47 @@ def test_every_stage_that_learns_preferences_reads_the_same_order(labelled: Call
 def test_weights_that_say_nothing_are_refused(campaign: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"criteria_weights: .*no criterion has a weight"):
         campaign(tmp_path, reward={"criteria_weights": {"overall": 1.0}})
+
+
+def by_judge(number: int, chance: random.Random, order: list[str]) -> Preference:
+    """A pair that a language model judged in this order, overall and by no criterion."""
+    pair = judged(number, chance, {"bright": order})
+    best = pair.better_by["bright"] == "chosen"
+    sides = (pair.chosen, pair.rejected) if best else (pair.rejected, pair.chosen)
+    provenance = {"source": "judge", "annotator": "judge-model", "better_by": {}}
+    return pair.model_copy(update={"chosen": sides[0], "rejected": sides[1], **provenance})
+
+
+def ideal(pair: Preference, order: list[str]) -> list[Preference]:
+    """The ideal answer to a prompt, which names the best colour, above both answers that were shown."""
+    written = {"chosen": [Message(role="assistant", content=f"It is {order[-1]}.")], "ideal": True, "better_by": {}}
+    return [
+        pair.model_copy(update={**written, "rejected": shown, "label_id": f"{pair.label_id}-{side}"})
+        for side, shown in enumerate((pair.chosen, pair.rejected))
+    ]
+
+
+def test_a_probe_is_the_start_where_people_a_judge_and_ideal_answers_say_what_a_criterion_orders(
+    labelled: Callable[..., Any],
+) -> None:
+    """People's overall choice is chance; what is learnt is their criterion, the judge's order and the ideal answers."""
+    chance = random.Random(0)
+    order = chance.sample(COLOURS, len(COLOURS))
+    people = [judged(number, chance, {"bright": order, "soft": order[::-1]}) for number in range(100)]
+    judges = [by_judge(number, chance, order) for number in range(100, 200)]
+    ideals = [one for pair in people[::4] for one in ideal(pair, order)]
+    keys = {"learning_rate": 3e-3, "train_batch_size": 8, "max_steps": -1, "num_train_epochs": 1, "max_length": 64}
+    section = {**keys, "start": "probe", "criteria_weights": {"bright": 1.0}}
+    made = labelled(people + judges, ideals, reward=section)
+    directory = reward.train.run(made.stages["reward"])
+    report = json.loads((directory / "report.json").read_text())
+    pairs = read_pairs(runs.open_stage(made.run_dir, "label"), made.stages["reward"])
+    assert 0 < report["learnt"]["ideal"] <= len(pairs.ideals) < len(ideals), "those of held-out prompts train nothing"
+    kept = report["start"]
+    assert kept["kept_prompts"] > 0 and kept["loss_at_start"] is not None
+    scores = {row.label_id: row.chosen - row.rejected for row in read_rows(directory / "scores.jsonl", PairScore)}
+    assert scores.keys() == {pair.label_id for pair in pairs.heldout}
+    for source in ("human", "judge"):
+        right = [scores[pair.label_id] > 0 for pair in pairs.heldout if pair.source == source]
+        assert len(right) > 15 and sum(right) > 0.8 * len(right), (source, sum(right) / len(right))
+    assert verify(made.run_dir).problems == []

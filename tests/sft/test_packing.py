@@ -18,6 +18,7 @@ import sft.train
 from sft import packing
 from sft.tokens import TrainingRows
 from trueup import runs
+from trueup.check import check
 from trueup.errors import ConfigError
 from trueup.models import loading
 from trueup.models.chat import IGNORED, Encoded
@@ -127,3 +128,14 @@ def test_the_trainer_learns_the_same_from_packed_rows(
     assert gradients.keys() == expected.keys() and any(g.abs().max() > 1e-3 for g in gradients.values())
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("keys", "told"), [({}, True), ({"packing": False}, False), ({"max_length": 8192}, False)])
+def test_packed_rows_whose_mask_is_large_are_told_of(
+    campaign: Callable[..., Any], tmp_path: Path, keys: dict[str, Any], told: bool
+) -> None:
+    made = campaign(tmp_path, sft={"packing": True, "max_length": 32768, **keys})
+    problems, notes = check(made)
+    masks = [note for note in notes if note.startswith("sft.packing: the mask of a row of 32768 tokens takes 1.0 GiB")]
+    assert bool(masks) == told
+    assert any("but the model's context has 256 tokens" in problem for problem in problems), "which bounds it"
