@@ -25,7 +25,7 @@ import torch
 
 from sft.config import SFTConfig
 from sft.data import Data, answerable, last_trained, without_category
-from sft.report import Change, FiguresByKind, KindFigures
+from sft.report import MeanChange, FiguresByKind, KindFigures
 from trueup.console import say
 from trueup.data.words import count_words, normal, words
 from trueup.inspecting.kinds import is_named
@@ -68,7 +68,7 @@ def scored(data: Data, config: SFTConfig) -> dict[str, np.ndarray]:
 
 
 @dataclass
-class Figures:
+class KindReading:
     """What a policy makes of a demonstration."""
 
     loss: float
@@ -76,7 +76,7 @@ class Figures:
     overlap: float | None = None
 
 
-def read(policy: Loaded, data: Data, of_kinds: Mapping[str, np.ndarray], new_tokens: int) -> dict[int, Figures]:
+def read(policy: Loaded, data: Data, of_kinds: Mapping[str, np.ndarray], new_tokens: int) -> dict[int, KindReading]:
     """The figures of each demonstration, by its part.
 
     new_tokens  most tokens of an answer: demonstrations whose own is longer are not answered
@@ -85,7 +85,7 @@ def read(policy: Loaded, data: Data, of_kinds: Mapping[str, np.ndarray], new_tok
         return {}
     policy.model.eval()
     parts = np.concatenate(list(of_kinds.values()))
-    figures = {int(part): Figures(_loss(policy.model, _rows(data, part))) for part in parts}
+    figures = {int(part): KindReading(_loss(policy.model, _rows(data, part))) for part in parts}
     own = own_answers(policy, data, parts, new_tokens)
     prompts = [last_trained(data.tokens.demonstration(part))[0] for part in own]
     decoding = Decoding(new_tokens, temperature=0.0)
@@ -142,8 +142,8 @@ def compared(
     stage: StageRun,
     data: Data,
     of_kinds: Mapping[str, np.ndarray],
-    before: Mapping[int, Figures],
-    after: Mapping[int, Figures],
+    before: Mapping[int, KindReading],
+    after: Mapping[int, KindReading],
     config: SFTConfig,
 ) -> FiguresByKind | None:
     """The figures of each kind and of all that were trained on or left out; None if no kind is left out."""
@@ -189,10 +189,10 @@ def compared(
     return report
 
 
-def figures_of(pairs: Sequence[tuple[int, Figures, Figures]], seed: int) -> KindFigures:
+def figures_of(pairs: Sequence[tuple[int, KindReading, KindReading]], seed: int) -> KindFigures:
     """pairs: (prompt, figures before, figures after) of each demonstration"""
 
-    def change(name: str) -> Change | None:
+    def change(name: str) -> MeanChange | None:
         by_prompt: dict[int, list[tuple[float, float]]] = {}
         for prompt, *both in pairs:
             one, other = (getattr(figures, name) for figures in both)
@@ -204,7 +204,7 @@ def figures_of(pairs: Sequence[tuple[int, Figures, Figures]], seed: int) -> Kind
         values = np.array([pair for group in by_prompt.values() for pair in group])
         interval = _of_shares(differences, seed) if name == "exact" else _of_means(differences, seed)
         means = dict(zip(("before", "after"), values.mean(0).tolist(), strict=True))
-        return Change(**interval.estimate().model_dump(), **means, demonstrations=len(values))
+        return MeanChange(**interval.estimate().model_dump(), **means, demonstrations=len(values))
 
     loss = change("loss")
     assert loss is not None
@@ -232,6 +232,6 @@ def in_words(one: KindFigures) -> str:
     return "; ".join(parts)
 
 
-def _change(one: Change) -> str:
+def _change(one: MeanChange) -> str:
     interval = "" if one.ci_low is None or one.ci_high is None else f" [{one.ci_low:+.3f}, {one.ci_high:+.3f}]"
     return f"{one.before:.3f} before, {one.after:.3f} after, {one.value:+.3f}{interval}"

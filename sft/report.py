@@ -70,7 +70,7 @@ class HeldoutCompletion(Row):
     """Whether the completion ends by itself."""
 
 
-class Change(Estimate):
+class MeanChange(Estimate):
     """A mean over demonstrations by the base model and by the SFT policy. The estimate is of the change, paired by
     demonstration; `n` counts prompts."""
 
@@ -82,12 +82,12 @@ class Change(Estimate):
 class KindFigures(Artifact):
     """How a kind of task changed, on demonstrations that nothing trained on."""
 
-    loss: Change
+    loss: MeanChange
     """In nats per token that carries loss."""
-    exact: Change | None
+    exact: MeanChange | None
     """Share of greedy answers that are the demonstration's, whatever their case and the marks around them, where that
     has few words; null if none has."""
-    overlap: Change | None
+    overlap: MeanChange | None
     """F1 of the words of greedy answers and of the demonstrations' (https://arxiv.org/abs/1606.05250); null if no
     answer is short enough to be compared."""
 
