@@ -25,7 +25,7 @@ import torch
 
 from sft.config import SFTConfig
 from sft.data import Data, answerable, last_trained, without_category
-from sft.report import MeanChange, FiguresByKind, KindFigures
+from sft.report import FiguresByKind, KindFigures, MeanChange
 from trueup.console import say
 from trueup.data.words import count_words, normal, words
 from trueup.inspecting.kinds import is_named
