@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,26 @@ import reward.train
 import ui.label.run
 from reward.loss import preference_loss
 from trueup import runs
-from trueup.data.records import Message, Preference, read_rows
+from trueup.data.records import Preference, read_rows
 from trueup.errors import DataError
 from trueup.models import loading
-from trueup.models.chat import encode_completion
-from trueup.models.scoring import score
 from trueup.stages import load_object
 from trueup.statistics.reliability import best_accuracy, label_weight, right_probabilities
 
 COLOURS = "red blue green black white brown".split()
-RIGHT = {"ann": 0.95, "bob": 0.95}
+RIGHT = {"ann": 0.95, "bob": 0.95, "spam": 0.5}
 
 
-def labels(
-    seed: int, prompts: int, spammers: Sequence[str] = ("spam",), colours: Sequence[str] = COLOURS
-) -> list[dict[str, Any]]:
+def labels(seed: int, prompts: int, spam: bool = True) -> list[dict[str, Any]]:
     """Pairs of colours, of which the later one in the list is better. Ann and Bob share the prompts, and both label a
-    third of them; spammers, who press keys at random, each give as many labels as these two together."""
+    third of them; half of all labels are of somebody who presses keys at random."""
     chance, rows = random.Random(seed), []
     for number in range(prompts):
-        worse, better = sorted(chance.sample(colours, 2), key=colours.index)
+        worse, better = sorted(chance.sample(COLOURS, 2), key=COLOURS.index)
         annotators = ["ann", "bob"] if number % 3 == 0 else [("ann", "bob")[number % 2]]
-        for name in [*annotators, *(name for name in spammers for _ in annotators)]:
+        for name in [*annotators, *["spam"] * len(annotators)] if spam else annotators:
             sides = [f"It is {better}.", f"It is {worse}."]
-            if chance.random() > RIGHT.get(name, 0.5):
+            if chance.random() > RIGHT[name]:
                 sides.reverse()
             rows.append({"prompt": f"{number}: which?", "chosen": sides[0], "rejected": sides[1], "annotator": name})
     return rows
@@ -49,11 +45,10 @@ def labels(
 def labelled(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
     """A campaign with these labels; its SFT policy is the base model."""
 
-    def make(rows: list[dict[str, Any]], folder: str = ".", heldout: float = 0.6, **sections: Any) -> Any:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        jsonl(tmp_path / folder / "labels.jsonl", rows)
+    def make(rows: list[dict[str, Any]], **sections: Any) -> Any:
+        jsonl(tmp_path / "labels.jsonl", rows)
         label = {"source": "import", "path": "labels.jsonl"}
-        made = campaign(tmp_path / folder, label=label, split={"heldout_fraction": heldout}, **sections)
+        made = campaign(tmp_path, label=label, split={"heldout_fraction": 0.6}, **sections)
         stage = runs.begin(made.stages["sft"])
         loading.save(loading.load_base(made.config.model), stage.dir / "model")
         stage.finish()
@@ -136,49 +131,11 @@ def test_measured_weights_bring_back_the_accuracy_that_labels_at_random_cost(see
     assert gained.mean() > 0.6 * lost.mean()
 
 
-HUES = "red blue green black white brown pink grey gold teal lime plum".split()
-
-
-@pytest.mark.slow
-def test_weights_bring_back_the_accuracy_of_a_trained_model_that_labels_at_random_cost(
-    labelled: Callable[..., Any],
-) -> None:
-    """A reward model is trained on labels of which three spammers gave three quarters, with equal weights and with
-    those that are measured, and orders all pairs of colours in a prompt that nobody labelled: three seeds, paired by
-    the pair of colours, with a 95 % interval by the jackknife over colours, since pairs share them."""
-    right: dict[str, list[np.ndarray]] = {"equal": [], "reliability": []}
-    keys = {"learning_rate": 3e-3, "train_batch_size": 16, "max_steps": -1, "num_train_epochs": 3, "max_length": 64}
-    for seed in range(3):
-        rows = labels(seed, 120, ("spam", "spam 2", "spam 3"), HUES)
-        for weights, by_seed in right.items():
-            section = {**keys, "annotator_weights": weights}
-            made = labelled(rows, f"{weights}-{seed}", heldout=0.1, reward=section)
-            model = loading.load_reward_model(reward.train.run(made.stages["reward"]) / "model", made.config.model)
-            answers = [encode_completion(model.tokenizer, f"It is {colour}.") for colour in HUES]
-            asked = [[Message(role="user", content="900: which?")]] * len(HUES)
-            scores = np.array(score(model, asked, answers))
-            by_seed.append(scores[:, None] > scores)
-    count = len(HUES)
-    gains = np.mean(right["reliability"], axis=0) - np.mean(right["equal"], axis=0)
-
-    def mean(of: np.ndarray, colours: list[int]) -> float:
-        """Over pairs (better, worse) of these colours."""
-        return float(of[np.ix_(colours, colours)][np.tril_indices(len(colours), -1)].mean())
-
-    every = list(range(count))
-    gained = mean(gains, every)
-    without = [mean(gains, [other for other in every if other != one]) for one in every]
-    half = 1.96 * ((count - 1) / count * sum((one - np.mean(without)) ** 2 for one in without)) ** 0.5
-    accuracy = {weights: mean(np.mean(by_seed, axis=0), every) for weights, by_seed in right.items()}
-    print(f"{accuracy}; brought back {gained:.3f} +- {half:.3f}")
-    assert gained - half > 0
-
-
 def test_measured_smoothing_is_the_share_of_wrong_labels_by_the_agreement_of_annotators(
     labelled: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = {"label_smoothing": "measured", "max_steps": 2}
-    made = labelled(labels(0, 150, spammers=()), reward=keys, align={"algorithm": "dpo", **keys})
+    made = labelled(labels(0, 150, spam=False), reward=keys, align={"algorithm": "dpo", **keys})
     said = json.loads((runs.stage_dir(made.run_dir, "label") / "report.json").read_text())
     expected = 1 - best_accuracy(said["agreement"])
     assert 0 < expected < 0.2
@@ -212,7 +169,7 @@ def test_dpo_weighs_annotators_alike(labelled: Callable[..., Any]) -> None:
 def test_what_one_annotator_cannot_tell_is_an_error(
     labelled: Callable[..., Any], keys: dict[str, Any], problem: str
 ) -> None:
-    made = labelled([row for row in labels(0, 60, spammers=()) if row["annotator"] == "ann"], reward=keys)
+    made = labelled([row for row in labels(0, 60, spam=False) if row["annotator"] == "ann"], reward=keys)
     with pytest.raises(DataError, match=problem):
         reward.train.run(made.stages["reward"])
     said = json.loads((runs.stage_dir(made.run_dir, "label") / "report.json").read_text())
