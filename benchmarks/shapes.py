@@ -66,8 +66,9 @@ def differences(case: dict[str, Any], rows: list[Any]) -> list[str]:
     said, found = [], []
     for row in rows:
         messages = getattr(row, "messages", None) or row.prompt
-        said += [message.content for message in messages] + list(getattr(row, "completions", []))
-        said += [f"TRAINED:{one.content}" for one in messages if one.role == "assistant" and one.trained]
+        said += [message.said for message in messages] + list(getattr(row, "completions", []))
+        said += [json.dumps(message.tools) for message in messages if message.tools]
+        said += [f"TRAINED:{one.said}" for one in messages if one.role == "assistant" and one.trained]
     text = "\n".join(said)
     found += [f"lacks {one!r}" for one in case["must"] if one not in text]
     found += [f"holds {one!r}" for one in case["must_not"] if one in text]
@@ -86,9 +87,11 @@ def differences(case: dict[str, Any], rows: list[Any]) -> list[str]:
 
 
 def turns_of(row: Any) -> list[list[str]]:
-    """Who says what in a demonstration or a prompt, and which answers carry no loss."""
+    """Who says or calls what in a demonstration or a prompt, which answers carry no loss, and the tools' names."""
     messages = getattr(row, "messages", None) or row.prompt
-    return [[one.role if one.trained else f"{one.role}, not trained", one.content] for one in messages]
+    tools = [tool["function"]["name"] for tool in messages[0].tools or []]
+    turns = [[one.role if one.trained else f"{one.role}, not trained", one.said] for one in messages]
+    return [["tools", *tools]] * bool(tools) + turns
 
 
 def preference_means(row: Any) -> Meaning:

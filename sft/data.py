@@ -251,7 +251,7 @@ def last_trained(demonstration: Demonstration) -> tuple[list[Message], str]:
     """The last trained turn of a demonstration, as (prompt, answer). Turns after it may be no answers to imitate."""
     turns = enumerate(demonstration.messages)
     last = max(i for i, message in turns if message.role == "assistant" and message.trained)
-    return demonstration.messages[:last], demonstration.messages[last].content
+    return demonstration.messages[:last], demonstration.messages[last].said
 
 
 def answerable(data: Data, parts: np.ndarray, new_tokens: int, context: int | None) -> np.ndarray:

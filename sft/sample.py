@@ -21,21 +21,12 @@ from sft.config import SampleConfig
 from sft.report import SampleReport
 from trueup import runs
 from trueup.console import progress, say
+from trueup.data.containers.appended import append_rows, read_appended
 from trueup.data.containers.spool import taken
 from trueup.data.duplicates.rows import NEAR_HELDOUT
 from trueup.data.duplicates.training import across_split, near_heldout, too_many
 from trueup.data.formats import read_prompts
-from trueup.data.records import (
-    Candidate,
-    CandidateSet,
-    Dropped,
-    Prompt,
-    append_rows,
-    random_rows,
-    read_appended,
-    shuffled,
-    write_rows,
-)
+from trueup.data.records import Candidate, CandidateSet, Dropped, Prompt, random_rows, shuffled, write_rows
 from trueup.data.split import split_name
 from trueup.errors import DataError
 from trueup.files import Json

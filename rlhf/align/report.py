@@ -18,7 +18,8 @@ from rlhf.align.config.paid import PaidConfig
 from rlhf.align.schema import BestOfNReport, Evaluation, OnlineReport, PaidReport, RolloutSample
 from rlhf.html import ENDS, LENGTH, REPEATS, MeasureRow, environment, measure_rows
 from trueup.artifacts.manifest import Finding
-from trueup.data.records import Message, read_appended
+from trueup.data.containers.appended import read_appended
+from trueup.data.records import Message
 from trueup.files import write_atomically
 from trueup.models.templates.block import inside
 from trueup.pages import curves, plots

@@ -19,7 +19,8 @@ import numpy as np
 from rlhf.compare.answers import Verdicts
 from trueup.artifacts.reports import OwnFigures
 from trueup.console import progress, say
-from trueup.data.records import Candidate, CandidateSet, Row, read_appended
+from trueup.data.containers.appended import read_appended
+from trueup.data.records import Candidate, CandidateSet, Row
 from trueup.errors import ModelError
 from trueup.judging.endpoint import CONCURRENT, Endpoint, EndpointError, in_parallel
 from trueup.judging.question import SYSTEM, Mark, agreement, question, verdict

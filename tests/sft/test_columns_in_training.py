@@ -33,7 +33,7 @@ GOOD = [
     for n in range(20)
 ]
 KTO = [{"prompt": f"Name {n}.", "completion": "A bad answer.", "label": False} for n in range(3)]
-TOOLS = [{"messages": turns(("user", "Look.", {}), ("assistant", "Seen.", {})), "tools": [{"name": "look"}]}]
+IMAGES = [{"messages": turns(("user", "Look.", {}), ("assistant", "Seen.", {})), "images": ["sea.png"]}]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def mixed(campaign: Callable[..., Any], tmp_path: Path, jsonl: Callable[..., Pat
     """The tiny campaign over a file of good rows, rows that are not to be imitated, and rows that cannot be read."""
 
     def make(on_bad_rows: str) -> Any:
-        jsonl(tmp_path / "mine.jsonl", [*GOOD, *KTO, *TOOLS, "{"])
+        jsonl(tmp_path / "mine.jsonl", [*GOOD, *KTO, *IMAGES, "{"])
         source = {"path": "mine.jsonl", "on_bad_rows": on_bad_rows}
         return campaign(tmp_path, sft={"data": [source], "max_steps": 1, "max_length": 256})
 
@@ -69,26 +69,26 @@ def test_what_a_row_says_of_itself_is_what_is_trained(
     [source] = json.loads((folder / "manifest.json").read_text())["inputs"]
     assert source["dropped"] == {
         "label: false": 3,
-        "bad row: tools: what Trueup cannot give to a model": 1,
+        "bad row: images: what Trueup cannot give to a model": 1,
         "bad row: not JSON": 1,
     }
     assert source["columns_not_read"] == {"id": 20, "source": 20}
     left_out = [json.loads(line) for line in (folder / "left_out.jsonl").read_text().splitlines()]
     assert [(row["where"], row["row"]) for row in left_out] == [
-        (f"{tmp_path}/mine.jsonl:24", TOOLS[0]),
+        (f"{tmp_path}/mine.jsonl:24", IMAGES[0]),
         (f"{tmp_path}/mine.jsonl:25", "{"),
     ]
 
 
 def test_check_says_the_same_before_anything_is_trained(mixed: Callable[..., Any], tmp_path: Path) -> None:
     problems, _ = check(mixed("refuse"))
-    assert len(problems) == 1 and "mine.jsonl:24: tools: holds" in problems[0] and "mine.jsonl:25: " in problems[0]
+    assert len(problems) == 1 and "mine.jsonl:24: images: holds" in problems[0] and "mine.jsonl:25: " in problems[0]
     problems, notes = check(mixed("drop"))
     assert problems == []
     [note] = [note for note in notes if note.startswith("sft.data: ")]
     assert note == (
-        f"sft.data: {tmp_path}/mine.jsonl: 20 rows, dropped: 1 bad row: not JSON, 1 bad row: tools: what Trueup cannot "
-        "give to a model, 3 label: false; columns not read: id (20), source (20)"
+        f"sft.data: {tmp_path}/mine.jsonl: 20 rows, dropped: 1 bad row: not JSON, 1 bad row: images: what Trueup "
+        "cannot give to a model, 3 label: false; columns not read: id (20), source (20)"
     )
     with pytest.raises(DataError, match="2 problems"):
         sft.train.run(mixed("refuse").stages["sft"])

@@ -11,7 +11,8 @@ import pytest
 
 import sft.sample
 from trueup import runs
-from trueup.data.records import CandidateSet, Message, append_rows, read_rows, shuffled
+from trueup.data.containers.appended import append_rows
+from trueup.data.records import CandidateSet, Message, read_rows, shuffled
 from trueup.data.split import is_heldout
 from trueup.errors import DataError
 from trueup.models import loading

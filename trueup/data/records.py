@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from trueup.data.jsonl import cut, excerpt
 from trueup.data.words import as_seen
 from trueup.errors import DataError
-from trueup.files import Json, mend_last_line, require_file, write_atomically
+from trueup.files import Json, require_file, write_atomically
 
 # ---- Rows -------------------------------------------------------------------------------------------------------
 
@@ -46,23 +46,48 @@ class FiledRow(Row):
     """File and line. `parse_row` puts it beside the fields: it is no column, and makes no row unlike another."""
 
 
+class ToolCall(Row):
+    """What an assistant asks a tool for."""
+
+    name: str = Field(min_length=1)
+    arguments: Json
+    id: str | None = Field(None, exclude_if=is_empty)
+    """By which a result says whose it is; None where the file has none."""
+
+
 class Message(Row):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    """What is said; of a tool its result. An assistant that calls a tool may say nothing."""
     trained: bool = Field(True, exclude_if=bool)
     """Whether a demonstration's assistant turn carries loss. False: it is there to be read alone."""
+    tools: list[Json] | None = Field(None, exclude_if=is_empty)
+    """Of the first message of a conversation: the tools that it offers, as `trueup.data.tools` reads them."""
+    tool_calls: list[ToolCall] | None = Field(None, exclude_if=is_empty)
+    """Of an assistant: the tools that it calls, behind what it says."""
+    name: str | None = Field(None, exclude_if=is_empty)
+    """Of a tool's result: the tool."""
+    tool_call_id: str | None = Field(None, exclude_if=is_empty)
+    """Of a tool's result: the call."""
+
+    @property
+    def said(self) -> str:
+        """The content and, a line each, the calls as JSON."""
+        calls = [{"name": call.name, "arguments": call.arguments} for call in self.tool_calls or []]
+        lines = [self.content] * bool(self.content or not calls)
+        return "\n".join(lines + [json.dumps(call, ensure_ascii=False) for call in calls])
 
 
 class Demonstration(FiledRow):
     """A conversation whose assistant turns are to be imitated, but for those that are not `trained`. It ends with an
-    assistant turn."""
+    assistant turn, which may call a tool."""
 
     messages: list[Message]
     category: str | None = None
 
     @model_validator(mode="after")
     def _has_answers(self) -> Demonstration:
-        _check_turns(self.messages, last="assistant")
+        _check_turns(self.messages, last="assistant", may_call=True)
         if not any(message.trained for message in self.messages if message.role == "assistant"):
             raise ValueError("no assistant turn carries loss, so there is nothing to imitate")
         return self
@@ -237,15 +262,22 @@ class Preference(Label):
         return self.chosen[0].content, self.rejected[0].content
 
 
-def _check_turns(messages: list[Message], last: str) -> None:
+_FOLLOWING = {"": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("tool", "assistant")}
+"""Who speaks after whom."""
+
+
+def _check_turns(messages: list[Message], last: str, may_call: bool = False) -> None:
     turns = [message.role for message in messages if message.role != "system"]
-    alternation = ["user", "assistant"] * (len(turns) // 2 + 1)
+    follow = all(role in _FOLLOWING[before] for before, role in zip(["", *turns], turns, strict=False))
     ends = messages[-1].role == "assistant" or last != "assistant" if messages else False
-    if not turns or turns != alternation[: len(turns)] or turns[-1] != last or not ends:
-        roles = ", ".join(message.role for message in messages) or "none"
-        raise ValueError(f"turns must alternate user, assistant and end with {last}; found {roles}")
+    if not turns or not follow or turns[-1] != last or not ends:
+        roles, results = ", ".join(message.role for message in messages), "tool" in turns
+        what = "user, assistant, with results behind what calls for them," if results else "user, assistant"
+        raise ValueError(f"turns must alternate {what} and end with {last}; found {roles or 'none'}")
     for message in messages:
-        if message.role != "system" and not message.content.strip():
+        if not may_call and (message.role == "tool" or message.tool_calls or message.tools):
+            raise ValueError("a conversation with tools is read as a demonstration alone; take the row out")
+        if message.role in ("user", "assistant") and not message.content.strip() and not message.tool_calls:
             raise ValueError(f"{'an' if message.role == 'assistant' else 'a'} {message.role} turn is empty")
 
 
@@ -263,7 +295,7 @@ def moment(text: str) -> str:
 
 def prompt_id(messages: list[Message]) -> str:
     """Identity of a prompt: 16 hex digits over its roles and its text as it is seen (`trueup.data.words.as_seen`)."""
-    return digest("\x1e".join(f"{message.role}\x1f{as_seen(message.content)}" for message in messages))
+    return digest("\x1e".join(f"{message.role}\x1f{as_seen(message.said)}" for message in messages))
 
 
 def digest(text: str) -> str:
@@ -409,39 +441,3 @@ def write_rows(path: Path, rows: Iterable[BaseModel | Mapping[str, object]]) -> 
     """Write JSON Lines atomically."""
     plain = (row.model_dump(mode="json") if isinstance(row, BaseModel) else row for row in rows)
     write_atomically(path, (json.dumps(values, ensure_ascii=False) + "\n" for values in plain))
-
-
-def append_rows(path: Path, rows: Iterable[BaseModel]) -> None:
-    """Add rows to a file that grows while a stage works; `read_appended` reads it after an interruption."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(row.model_dump_json() + "\n" for row in rows)
-
-
-def read_appended(path: Path, schema: type[R]) -> list[R]:
-    """The rows that were appended whole; none where there is no file. A row that was cut is taken out of it."""
-    mend_last_line(path)
-    return read_rows(path, schema) if path.exists() else []
-
-
-class Growing(Generic[R]):
-    """The rows of a file that `append_rows` adds to meanwhile. Once it has been read, the file may be removed."""
-
-    def __init__(self, path: Path, schema: type[R]):
-        self.path, self.schema = path, schema
-        self._file: IO[bytes] | None = None
-        self._cut = b""
-        """The beginning of a row whose end is not written yet."""
-
-    def more(self) -> list[R]:
-        """The rows that were added since the last call."""
-        if self._file is None:
-            try:
-                self._file = self.path.open("rb")
-            except FileNotFoundError:
-                return []
-        whole, _, self._cut = (self._cut + self._file.read()).rpartition(b"\n")
-        return [parse_row(self.schema, json.loads(line), str(self.path)) for line in whole.split(b"\n") if line]
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()

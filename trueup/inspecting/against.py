@@ -54,7 +54,7 @@ def only(rows: Rows, other: Rows) -> Rows:
 
 def identity(row: Row) -> str:
     """Equal for rows that say the same."""
-    said = [f"{one.role}\x1f{one.content}\x1f{one.trained}" for one in messages_of(row)]
+    said = [f"{one.role}\x1f{one.said}\x1f{one.trained}\x1f{one.tools or ''}" for one in messages_of(row)]
     if isinstance(row, ImportedRanking):
         said += [*row.completions, str(row.tiers), row.annotator]
     return digest("\x1e".join(said))

@@ -15,6 +15,7 @@ from trueup.data.records import Demonstration, Dropped, Message
 from trueup.data.row_rules import BadRows
 from trueup.errors import DataError, TrueupError, require_new, writing
 from trueup.files import Json, write_atomically
+from trueup.models.templates.tools import has_tools
 
 
 def convert(
@@ -52,18 +53,37 @@ def _category(category: str | None) -> Json:
 
 
 def _said(message: Message) -> Json:
-    return {"role": message.role, "content": message.content}
+    calls = [
+        {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        | ({"id": call.id} if call.id else {})
+        for call in message.tool_calls or []
+    ]
+    values = {"role": message.role, "content": message.content, "tool_calls": calls} | _of_result(message)
+    return {key: value for key, value in values.items() if value or key != "tool_calls"}
+
+
+def _of_result(message: Message) -> Json:
+    """The tool and the call that a result is of, where it says so."""
+    values = {"name": message.name, "tool_call_id": message.tool_call_id}
+    return {key: value for key, value in values.items() if value}
+
+
+def _tools(row: Demonstration) -> Json:
+    return {"tools": row.messages[0].tools} if row.messages[0].tools else {}
 
 
 def _messages(row: Demonstration, dropped: Dropped) -> list[Json]:
     """OpenAI's and TRL's; a turn that carries no loss has the weight 0, as OpenAI writes it."""
     turns = [_said(one) | ({} if one.trained or one.role != "assistant" else {"weight": 0}) for one in row.messages]
-    return [{"messages": turns, **_category(row.category)}]
+    return [{"messages": turns, **_tools(row), **_category(row.category)}]
 
 
 def _alpaca(row: Demonstration, dropped: Dropped) -> list[Json]:
     """Instruction and output, with what LLaMA-Factory adds to them: a system message, and earlier turns as pairs."""
     turns = list(row.messages)
+    if has_tools(turns):
+        dropped.add("tools, which alpaca has no place for")
+        return []
     system = turns.pop(0).content if turns[0].role == "system" else ""
     if any(turn.role != ("user", "assistant")[i % 2] for i, turn in enumerate(turns)):
         dropped.add("turns that alpaca has no place for")
@@ -78,13 +98,19 @@ def _alpaca(row: Demonstration, dropped: Dropped) -> list[Json]:
 
 
 def _sharegpt(row: Demonstration, dropped: Dropped) -> list[Json]:
-    names = {"system": "system", "user": "human", "assistant": "gpt"}
-    turns = [
-        {"from": names[one.role], "value": one.content}
-        | ({} if one.trained or one.role != "assistant" else {"weight": 0})
-        for one in row.messages
-    ]
-    return [{"conversations": turns, **_category(row.category)}]
+    """With tools as LLaMA-Factory has them: a turn `function_call` of JSON, and `observation`."""
+    names = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+    turns = []
+    for one in row.messages:
+        more = _of_result(one) | ({} if one.trained or one.role != "assistant" else {"weight": 0})
+        if one.content or not one.tool_calls:
+            turns.append({"from": names[one.role], "value": one.content, **more})
+        if one.tool_calls:
+            calls = [call.model_dump(mode="json") for call in one.tool_calls]
+            text = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
+            turns.append({"from": "function_call", "value": text, **more})
+    tools = {key: json.dumps(value, ensure_ascii=False) for key, value in _tools(row).items()}
+    return [{"conversations": turns, **tools, **_category(row.category)}]
 
 
 def _preference(row: ImportedRanking, dropped: Dropped) -> list[Json]:
@@ -174,7 +200,20 @@ def _write_parquet(path: Path, rows: list[Json]) -> None:
     import pyarrow.parquet as pq
 
     names = _names(rows)  # by itself pyarrow takes those of the first row
-    pq.write_table(pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows]), path)
+    cells = [{name: _cell_of_table(name, row.get(name)) for name in names} for row in rows]
+    pq.write_table(pa.Table.from_pylist(cells), path)
+
+
+def _cell_of_table(name: str, value: Any) -> Any:
+    """Tools, and arguments of calls, as JSON text: a column has one type, and each tool has other parameters."""
+    if not isinstance(value, list):
+        return value
+    if name == "tools":
+        return json.dumps(value, ensure_ascii=False)
+    for turn in value:
+        for call in turn.get("tool_calls", []) if isinstance(turn, dict) else []:
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+    return value
 
 
 WRITERS: dict[str, Callable[[Path, list[Json]], None]] = {

@@ -29,7 +29,7 @@ from trueup.inspecting.report import (
     Verb,
     Vocabulary,
 )
-from trueup.inspecting.rows import Row, Rows, answers_of, asked_in, file_of, messages_of, opening_of, text_of
+from trueup.inspecting.rows import Row, Rows, answers_of, asked_in, file_of, opening_of, text_of, words_asked
 from trueup.statistics.intervals import wilson
 
 SAMPLED = 5_000
@@ -60,7 +60,7 @@ def diversity(rows: Rows, compared: int = COMPARED, seed: int = 0) -> Diversity:
         "asked": [text for row in drawn for text in asked_in(row)],
         "answers": [text for row in drawn for text in answers_of(row)],
     }
-    asked = [sum(count_words(one.content) for one in messages_of(row) if one.role != "assistant") for row in drawn]
+    asked = [words_asked(row) for row in drawn]
     answers = [count_words(text) for text in texts["answers"]]
     vocabularies = {what: vocabulary(some, seed) for what, some in texts.items()}
     return Diversity(

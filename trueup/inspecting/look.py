@@ -22,7 +22,7 @@ from trueup.inspecting.against import against
 from trueup.inspecting.diversity import COMPARED, diversity, languages
 from trueup.inspecting.rendered import Rendered, as_written, spread
 from trueup.inspecting.report import BadRows, DataReport, Judgements, Split, Spread
-from trueup.inspecting.rows import Rows, answers_of, messages_of
+from trueup.inspecting.rows import Rows, answers_of, messages_of, words_asked
 from trueup.statistics.intervals import bootstrap_mean
 from trueup.statistics.reliability import agreement_of
 
@@ -136,7 +136,7 @@ def read(path: Path, uses: Sequence[Use], ignore_columns: Sequence[str]) -> tupl
 
 def lengths(rows: Rows) -> dict[str, Spread]:
     """In words: what is asked in a row, and each answer."""
-    asked = [sum(count_words(one.content) for one in messages_of(row) if one.role != "assistant") for row in rows]
+    asked = [words_asked(row) for row in rows]
     answers = [count_words(text) for row in rows for text in answers_of(row)]
     return {what: spread(values) for what, values in (("asked, words", asked), ("answer, words", answers)) if values}
 

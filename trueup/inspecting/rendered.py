@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -148,7 +149,7 @@ def trained_tokens(one: Encoded) -> int:
 def as_written(row: Row) -> list[ShownRow]:
     """A row as it stands in its file, where no model is known."""
     if isinstance(row, Demonstration):
-        return [ShownRow(where=row.where, title="demonstration", parts=[said(message) for message in row.messages])]
+        return [ShownRow(where=row.where, title="demonstration", parts=[*_offered(row), *map(said, row.messages)])]
     asked = [said(message) for message in row.prompt]
     if isinstance(row, Prompt):
         return [ShownRow(where=row.where, title="prompt", parts=asked)]
@@ -162,8 +163,14 @@ def as_written(row: Row) -> list[ShownRow]:
     ]
 
 
+def _offered(row: Demonstration) -> list[Part]:
+    """The tools of a conversation, which stand before it."""
+    tools = row.messages[0].tools
+    return [Part(content=json.dumps(tools, ensure_ascii=False), trained=False, role="tools")] if tools else []
+
+
 def said(message: Message) -> Part:
-    return Part(content=message.content, trained=message.role == "assistant" and message.trained, role=message.role)
+    return Part(content=message.said, trained=message.role == "assistant" and message.trained, role=message.role)
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -8,7 +8,7 @@ from trueup.artifacts.artifact import Artifact, absent
 from trueup.artifacts.reports import Estimate, Share
 from trueup.data.formats.settling import Use
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool", "tools"]
 
 
 class Spread(Artifact):

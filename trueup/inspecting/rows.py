@@ -9,6 +9,7 @@ from typing import Any
 from trueup.data.formats import ImportedRanking
 from trueup.data.records import Demonstration, Message, Prompt
 from trueup.data.split import opening
+from trueup.data.words import count_words
 
 Row = Demonstration | Prompt | ImportedRanking
 Rows = Sequence[Any]
@@ -31,17 +32,22 @@ def asked_in(row: Row) -> list[str]:
     return [one.content for one in messages_of(row) if one.role == "user"]
 
 
+def words_asked(row: Row) -> int:
+    """Words of what the assistant answers: of people and system messages, and not of a tool's results."""
+    return sum(count_words(one.content) for one in messages_of(row) if one.role in ("system", "user"))
+
+
 def answers_of(row: Row) -> list[str]:
     """The answers of a row: of a demonstration those that are learnt, of preferences all."""
     if isinstance(row, ImportedRanking):
         return row.completions
-    return [one.content for one in messages_of(row) if one.role == "assistant" and one.trained]
+    return [one.said for one in messages_of(row) if one.role == "assistant" and one.trained]
 
 
 def text_of(row: Row) -> str:
-    """All that is said in a row but by a system message."""
+    """All that people and the assistant say in a row."""
     answers = row.completions if isinstance(row, ImportedRanking) else []
-    return "\n".join([*(one.content for one in messages_of(row) if one.role != "system"), *answers])
+    return "\n".join([*(one.said for one in messages_of(row) if one.role not in ("system", "tool")), *answers])
 
 
 _PLACE = re.compile(r":(?:\d+| (?:row|entry) \d+)$")

@@ -23,12 +23,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from trueup.data.records import Message
 from trueup.errors import DataError, ModelError, TrueupError
 from trueup.models.templates.block import BEGINS, CLOSED, reasoning_block, unasked_block
+from trueup.models.templates.control import Control, cuts_in, parted
 from trueup.models.templates.ends import ends_turn, section_of, turn_ends
 from trueup.models.templates.form import blank_of, form_error, otherwise, takes_folding, without_system
 from trueup.models.templates.rendered import (
@@ -38,12 +39,15 @@ from trueup.models.templates.rendered import (
     Scaffold,
     Span,
     alike,
+    differ,
     find_texts,
     first_line,
     joined,
     marked,
     split_at_marks,
+    start_of,
 )
+from trueup.models.templates.tools import calls_as_written, check_spelling, has_tools, note, written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,12 +86,12 @@ def encode_prompt(
     facts, changes = _facts(tokenizer), set() if changes is None else changes
     text = _render(tokenizer, prompt, asks=True)
     spans = _locate(tokenizer, facts, prompt, text, changes)
-    cuts = _cuts(facts, text, spans)
+    cuts = cuts_in(text, [(span.start, span.stop, facts.control[span.role]) for span in spans])
     if not cuts:
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     else:
         changes.add(SPELLED)
-        parts = _parts(text, cuts)
+        parts = parted(text, cuts)
         ids = list(tokenizer(parts[0], add_special_tokens=False)["input_ids"])
         for part in parts[1:]:
             ids += continuation(tokenizer, part)
@@ -108,18 +112,20 @@ def encode_completion(
         if not (text.startswith(block.opening) or block.continues(text)):
             changes.add(REOPENED if block.holds(text) else EMPTY_BLOCK)
         text = block.behind_prompt(text)
-    written = facts.blank + text
-    cuts = _cuts(facts, written, [Span(len(facts.blank), len(written), -1, "assistant")])
+    behind = facts.blank + text
+    cuts = cuts_in(behind, [(len(facts.blank), len(behind), facts.control["assistant"])])
     if cuts:
         changes.add(SPELLED)
-    ids = [token for part in _parts(written, cuts) for token in continuation(tokenizer, part)]
+    ids = [token for part in parted(behind, cuts) for token in continuation(tokenizer, part)]
     decoded = completion_text(tokenizer, ids)
     if decoded != text:
         if decoded != unicodedata.normalize("NFC", text):
-            raise DataError(f"this tokenizer cannot write an answer: {_differ(text, decoded)}")
+            raise DataError(f"this tokenizer cannot write an answer: {differ(text, decoded)}")
         changes.add(COMPOSED)
     if facts.control_ids.intersection(ids):
-        raise DataError(f"an answer spells a control token, and this tokenizer cannot write it as text: {_start(text)}")
+        raise DataError(
+            f"an answer spells a control token, and this tokenizer cannot write it as text: {start_of(text)}"
+        )
     return [*ids, tokenizer.eos_token_id] if finished else ids
 
 
@@ -139,7 +145,10 @@ def encode_demonstration(
         prompt = encode_prompt(tokenizer, messages[:i], changes)
         with _of_message(i, message):
             check_reasoning(tokenizer, message.content)
-            answer = encode_completion(tokenizer, message.content, changes=changes)
+            if message.tool_calls:
+                answer = _encode_calls(tokenizer, messages[: i + 1], changes)
+            else:
+                answer = encode_completion(tokenizer, message.content, changes=changes)
         before = rows[-1] if rows else Encoded([], [])
         if rows and prompt[: len(before.input_ids)] != before.input_ids:
             changes.add(SPLIT)
@@ -149,6 +158,27 @@ def encode_demonstration(
         waiting = [IGNORED] * (len(prompt) - len(before.input_ids))
         rows.append(Encoded(prompt + answer, before.labels + waiting + answer))
     return rows
+
+
+def _encode_calls(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], changes: set[str]) -> list[int]:
+    """Tokens of an assistant's turn that calls tools, as the template writes it, with the token that ends it there.
+
+    messages  the conversation with this turn, which is the last
+    """
+    facts = _facts(tokenizer)
+    check_spelling(messages[-1], len(messages) - 1, facts.control["user"])
+    text, end = calls_as_written(tokenizer, messages, facts.blank, _render)
+    note(tokenizer, messages, text, changes)
+    if (block := reasoning_block(tokenizer)) and block.opening and not block.continues(text):
+        changes.add(EMPTY_BLOCK)
+        text = block.behind_prompt(text)
+    ids = continuation(tokenizer, text)
+    decoded = _decode_behind(tokenizer, ids)
+    if decoded != text:
+        if decoded != unicodedata.normalize("NFC", text):
+            raise DataError(f"this tokenizer cannot write a call: {differ(text, decoded)}")
+        changes.add(COMPOSED)
+    return [*ids, end]
 
 
 def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -197,7 +227,7 @@ def sampled_ids(
 
 def check_reasoning(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     """A DataError for an answer that brings reasoning, where the template closes the block before every answer."""
-    if BEGINS.match(text) and CLOSED.search(joined(_scaffold(tokenizer, _facts(tokenizer), ("user",)))):
+    if BEGINS.match(text) and CLOSED.search(joined(_scaffold(tokenizer, _facts(tokenizer), _ASKED))):
         raise DataError(
             "this answer brings reasoning, but the chat template has closed the block before it: set model.thinking: "
             "true, or take the reasoning out of the row"
@@ -215,19 +245,6 @@ def _of_message(index: int, message: Message) -> Iterator[None]:
 # ---- What the template did --------------------------------------------------------------------------------------
 
 
-class _Control(NamedTuple):
-    """Tokens to search a text for: a pattern of their first characters, their lengths (longest first), the tokens."""
-
-    first: re.Pattern[str]
-    lengths: list[int]
-    tokens: set[str]
-
-    @classmethod
-    def of(cls, tokens: set[str]) -> _Control:
-        firsts = "".join(re.escape(first) for first in sorted({token[0] for token in tokens}))
-        return cls(re.compile(f"[{firsts}]"), sorted({len(token) for token in tokens}, reverse=True), tokens)
-
-
 @dataclass
 class _Facts:
     """Facts about a tokenizer and its template, computed once."""
@@ -236,13 +253,14 @@ class _Facts:
     eos_text: str
     blank: str
     """As `blank_before` gives it."""
-    control: dict[str, _Control]
+    control: dict[str, Control]
     """Control tokens by role. A text of that role that spells one is tokenised as text."""
     control_ids: set[int]
     scaffolds: dict[tuple[str, ...], Scaffold] = field(default_factory=dict)
     forms: dict[tuple[str, ...], TrueupError | None] = field(default_factory=dict)
 
 
+_ASKED = (Message(role="user", content="?"),)
 _FACTS: WeakKeyDictionary[PreTrainedTokenizerBase, _Facts] = WeakKeyDictionary()
 _TAG = re.compile(r"</?\w+>")
 """Added tokens that a model writes itself (<think>, </tool_call>). In an answer they are no control tokens."""
@@ -262,8 +280,8 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
             elif token.content in template and not token.content.isspace():
                 words.add(token.content)
         markers = {word for word in words if not _TAG.fullmatch(word)}
-        in_prompts = _Control.of(special | words)
-        control = {"assistant": _Control.of(special | markers), "user": in_prompts, "system": in_prompts}
+        control = dict.fromkeys(("system", "user", "tool"), Control.of(special | words))
+        control |= {"assistant": Control.of(special | markers)}
         ids = {tokenizer.convert_tokens_to_ids(token) for token in special | markers} | {*ends}
         eos_text = _decode(tokenizer, [tokenizer.eos_token_id])
         _FACTS[tokenizer] = facts = _Facts(key, eos_text, blank_of(tokenizer, template), control, ids)
@@ -288,9 +306,10 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool) -> str:
     """The template's text of a conversation; a DataError that names the conversation if the template raises."""
-    turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=asks, tokenize=False)
+        return written(tokenizer, messages, asks)
+    except ModelError:  # it does not know tools
+        raise
     except Exception as error:  # a template is third-party code, and runs on the user's data
         roles = ", ".join(message.role for message in messages)
         raise DataError(
@@ -306,27 +325,44 @@ def _otherwise(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) 
     return (without_system if folds else otherwise)(section_of(tokenizer))
 
 
-def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, roles: tuple[str, ...]) -> Scaffold:
-    if roles not in facts.scaffolds:
-        facts.scaffolds[roles] = split_at_marks(_render(tokenizer, marked(roles), asks=True))
-    return facts.scaffolds[roles]
+def _scaffold(tokenizer: PreTrainedTokenizerBase, facts: _Facts, messages: Sequence[Message]) -> Scaffold:
+    """What the template writes around the texts. Without tools it is a matter of the roles alone, and kept."""
+    roles = tuple(message.role for message in messages)
+    if roles in facts.scaffolds and not has_tools(messages):
+        return facts.scaffolds[roles]
+    scaffold = split_at_marks(_render(tokenizer, marked(messages), asks=True))
+    if not has_tools(messages):
+        facts.scaffolds[roles] = scaffold
+    return scaffold
+
+
+def _form(
+    tokenizer: PreTrainedTokenizerBase, facts: _Facts, messages: Sequence[Message], scaffold: Scaffold
+) -> TrueupError | None:
+    """The error of a conversation that is answered in another form than it is asked in; the same."""
+    roles = tuple(message.role for message in messages)
+    if roles in facts.forms and not has_tools(messages):
+        return facts.forms[roles]
+    error = form_error(tokenizer, facts.blank, marked(messages), joined(scaffold), _render)
+    if not has_tools(messages):
+        facts.forms[roles] = error
+    return error
 
 
 def _locate(
     tokenizer: PreTrainedTokenizerBase, facts: _Facts, messages: Sequence[Message], text: str, changes: set[str]
 ) -> list[Span]:
     """Where every message's text stands in the rendered prompt; raises if one is missing."""
-    roles = tuple(message.role for message in messages)
-    scaffold = _scaffold(tokenizer, facts, roles)
+    note(tokenizer, messages, text, changes)
+    scaffold = _scaffold(tokenizer, facts, messages)
     for i, message in enumerate(messages):
+        check_spelling(message, i, facts.control["user"])
         if i not in scaffold.order and message.content.strip():
             raise DataError(
-                f"message {i + 1} ({message.role}): the chat template leaves this turn out, {_start(message.content)}; "
-                f"take it out of the row, or {_otherwise(tokenizer, [message])}"
+                f"message {i + 1} ({message.role}): the chat template leaves this turn out, "
+                f"{start_of(message.content)}; take it out of the row, or {_otherwise(tokenizer, [message])}"
             )
-    if roles not in facts.forms:
-        facts.forms[roles] = form_error(tokenizer, facts.blank, marked(roles), joined(scaffold), _render)
-    if error := facts.forms[roles]:
+    if error := _form(tokenizer, facts, messages, scaffold):
         raise type(error)(str(error))
     spans = find_texts(scaffold, messages, text, changes)
     if spans is None:
@@ -342,14 +378,14 @@ def _locate_one_by_one(
     for i, message in enumerate(messages):
         spans_of_text = None
         for sign in (MARK.format(i), MARKED.format(i, message.content)):
-            with_mark = [*messages[:i], Message(role=message.role, content=sign), *messages[i + 1 :]]
+            with_mark = [*messages[:i], message.model_copy(update={"content": sign}), *messages[i + 1 :]]
             scaffold = split_at_marks(_render(tokenizer, with_mark, asks=True))
             if spans_of_text is None and set(scaffold.order) == {i}:
                 spans_of_text = find_texts(scaffold, messages, text, changes)
         if spans_of_text is None:
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template writes another text than the row's, "
-                f"{_start(message.content)}; change the row, or {otherwise(section_of(tokenizer))}"
+                f"{start_of(message.content)}; change the row, or {otherwise(section_of(tokenizer))}"
             )
         spans += spans_of_text
     if error := form_error(tokenizer, _facts(tokenizer).blank, messages, text, _render):
@@ -362,26 +398,6 @@ def _locate_one_by_one(
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-def _cuts(facts: _Facts, text: str, spans: Sequence[Span]) -> list[int]:
-    """Where to cut a text so that no message is read as a control token: within each control token that it spells."""
-    cuts = set()
-    for span in spans:
-        control = facts.control[span.role]
-        # A control token that begins before the message and reaches into it counts too.
-        for match in control.first.finditer(text, max(0, span.start - control.lengths[0] + 1), span.stop):
-            start = match.start()
-            if any(
-                start + length > span.start and text[start : start + length] in control.tokens
-                for length in control.lengths
-            ):
-                cuts.add(max(start + 1, span.start))
-    return sorted(cuts)
-
-
-def _parts(text: str, cuts: list[int]) -> list[str]:
-    return [text[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 def continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -428,18 +444,5 @@ def _check_decoded(
                 break
         else:
             raise DataError(
-                f"message {span.message + 1} ({span.role}): this tokenizer cannot write its text, {_start(part)}"
+                f"message {span.message + 1} ({span.role}): this tokenizer cannot write its text, {start_of(part)}"
             )
-
-
-# ---- Words ------------------------------------------------------------------------------------------------------
-
-
-def _start(text: str) -> str:
-    short = " ".join(text.split())
-    return repr(short if len(short) <= 60 else f"{short[:57]}...")
-
-
-def _differ(text: str, decoded: str) -> str:
-    at = alike(text, decoded)
-    return f"it turns {text[at : at + 20]!r} in {_start(text)} into {decoded[at : at + 20]!r}; change the row"

@@ -7,8 +7,8 @@ unless no row remains. What becomes of a demonstration that is longer than `max_
 drop   left out whole.
 cut    keeps the tokens up to `max_length`. A cut answer teaches no end of turn, and what is behind is not learnt.
 split  becomes several dialogues that fit, as Vicuna's recipe does (FastChat, `split_long_conversation.py`): each has
-       the system message, begins with a user's turn and holds as many exchanges as fit. An exchange that does not fit
-       by itself is left out.
+       the system message and the tools, begins with a user's turn and holds as many exchanges as fit, of which none
+       parts a call from its result. An exchange that does not fit by itself is left out.
 
 Turns that no learnt answer follows are in no part of a long dialogue; they are counted.
 
@@ -20,13 +20,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from trueup.data.formats import SHOWN_PROBLEMS
 from trueup.data.records import Demonstration, Dropped, FiledRow, Message
 from trueup.data.row_rules import BadRows
 from trueup.errors import DataError, ModelError, TrueupError
+from trueup.files import Json
 from trueup.models.chat import IGNORED, Encoded, encode_demonstration
 
 if TYPE_CHECKING:
@@ -284,6 +285,7 @@ def _split(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration, max
 
     def encoded(start: int, stop: int) -> Trainable:
         messages = [*system, *(message for exchange in exchanges[start:stop] for message in exchange)]
+        messages = _with_tools(messages, demonstration.messages[0].tools)
         return demonstration.model_copy(update={"messages": messages}), encode_demonstration(tokenizer, messages)
 
     parts, start, left_out, idle = list[Trainable](), 0, 0, 0
@@ -303,15 +305,22 @@ def _split(tokenizer: PreTrainedTokenizerBase, demonstration: Demonstration, max
 
 
 def exchanges_of(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """(the system messages that a dialogue begins with, its exchanges: each ends with an assistant's turn)."""
+    """(the system messages that a dialogue begins with, its exchanges: each ends with the assistant's turn before the
+    next question, behind the calls of tools and their results)."""
     first = next(i for i, message in enumerate(messages) if message.role != "system")
     return list(messages[:first]), list(_exchanges(messages[first:]))
 
 
 def _exchanges(messages: Sequence[Message]) -> Iterator[list[Message]]:
     exchange: list[Message] = []
-    for message in messages:
+    for message, following in zip_longest(messages, messages[1:]):
         exchange.append(message)
-        if message.role == "assistant":
+        if message.role == "assistant" and not (following and following.role == "tool"):
             yield exchange
             exchange = []
+
+
+def _with_tools(messages: Sequence[Message], tools: list[Json] | None) -> list[Message]:
+    """The messages of a part, which offers the tools of its whole at its beginning."""
+    first, *others = messages
+    return [first.model_copy(update={"tools": tools}) if tools else first, *others]

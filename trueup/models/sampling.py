@@ -25,7 +25,8 @@ from torch import Tensor
 
 from trueup.artifacts.reports import Decoding as Decoding
 from trueup.console import exit_with_parent, progress
-from trueup.data.records import Candidate, Message, Row, append_rows, prompt_id, read_appended
+from trueup.data.containers.appended import append_rows, read_appended
+from trueup.data.records import Candidate, Message, Row, prompt_id
 from trueup.files import PARTIAL
 from trueup.models import tensors
 from trueup.models.cache import as_argument, roomy_cache

@@ -17,7 +17,8 @@ from trueup import runs
 from trueup.campaign import Campaign
 from trueup.commandline.running import run_to
 from trueup.console import Event, say
-from trueup.data.records import CandidateSet, Growing
+from trueup.data.containers.appended import Growing
+from trueup.data.records import CandidateSet
 from trueup.errors import StageCrashed, TrueupError, of_the_machine
 from trueup.runner import Follower
 from trueup.stages import address, command

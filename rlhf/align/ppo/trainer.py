@@ -31,7 +31,8 @@ from rlhf.align.rewards import WeightedRewards
 from rlhf.align.schema import PPOState, RolloutFigures, RolloutSample
 from trueup.artifacts.manifest import Finding
 from trueup.console import say
-from trueup.data.records import Candidate, append_rows
+from trueup.data.containers.appended import append_rows
+from trueup.data.records import Candidate
 from trueup.data.texts import repetition
 from trueup.errors import DataError
 from trueup.files import Json, read_text, write_atomically

@@ -37,7 +37,7 @@ def written(folder: Path, *rows: Any) -> Path:
 def said(rows: list[Any]) -> str:
     messages = [message for row in rows for message in getattr(row, "messages", None) or row.prompt]
     return "\n".join(
-        [one.content for one in messages] + [text for row in rows for text in getattr(row, "completions", [])]
+        [one.said for one in messages] + [text for row in rows for text in getattr(row, "completions", [])]
     )
 
 
@@ -178,7 +178,7 @@ def with_key(row: Any, role: str, key: str, value: Any) -> Any:
 @pytest.mark.parametrize(("use", "row"), EXAMPLES)
 def test_a_key_of_a_message_is_honoured_refused_or_counted(tmp_path: Path, use: str, row: dict[str, Any]) -> None:
     refused: dict[str, Any] = {
-        "tool_calls": [{"name": "look"}],
+        "tool_calls": [{"name": CANARY}],
         "audio": {"id": 1},
         "images": ["x.png"],
         "refusal": "No.",
@@ -192,7 +192,9 @@ def test_a_key_of_a_message_is_honoured_refused_or_counted(tmp_path: Path, use: 
         for key, value in refused.items():
             changed = with_key(row, role, key, value)
             if changed != row:
-                assert fate(use, written(tmp_path, changed), key) == "refused", (role, key)
+                became = fate(use, written(tmp_path, changed), key)
+                calls = key == "tool_calls" and use == "demonstrations" and role == "assistant"
+                assert became == "refused" or (calls and became == "honoured"), (role, key)
         if (changed := with_key(row, role, "nickname", CANARY)) != row:
             assert fate(use, written(tmp_path, changed), "nickname") == "counted"
 
@@ -784,8 +786,7 @@ def test_no_row_is_so_odd_that_its_error_is_a_traceback(tmp_path: Path, use: str
 
 SHAPES = json.loads((CASES / "shapes.json").read_text(encoding="utf-8"))
 REFUSED = """
-    d_sharegpt_empty_or_open d_sharegpt_tools d_sharegpt_tools_nocall d_messages_toolcalls
-    d_messages_tools_nocall d_messages_reasoning_content d_messages_images d_messages_function_role
+    d_sharegpt_empty_or_open d_messages_reasoning_content d_messages_images d_messages_function_role
     d_text d_prompt_messages_two_fit d_trueup_candidates p_text_only r_trl_implicit_text r_trl_kto
     r_trl_images r_hh_history_differs
 """.split()
@@ -800,7 +801,7 @@ def test_the_shapes_of_public_data_sets_are_read_as_they_mean_or_refused_with_a_
 
 def test_the_figure_is_printed_by_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert shapes.main(CASES) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "184 files: 168 right, 16 refused, 0 wrong"
+    assert capsys.readouterr().out.splitlines()[-1] == "191 files: 179 right, 12 refused, 0 wrong"
 
 
 U = "Greet me."

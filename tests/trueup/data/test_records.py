@@ -10,17 +10,16 @@ from typing import Any
 import pytest
 
 from trueup.config import STARTER, SplitConfig
+from trueup.data.containers.appended import Growing, append_rows
 from trueup.data.formats import read_demonstrations, read_prompts
 from trueup.data.pairs import choose_pairs, pairs_of
 from trueup.data.records import (
     Demonstration,
     Dropped,
-    Growing,
     Message,
     Preference,
     Prompt,
     Ranking,
-    append_rows,
     parse_row,
     prompt_id,
     read_jsonl,

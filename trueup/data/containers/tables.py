@@ -1,5 +1,6 @@
 """Rows of Parquet and Arrow files, with the values that a JSON row would have.
 
+A struct has the keys that have a value: in a column all have the same, and one that a JSON row has not is null.
 A time is text as in ISO 8601. NaN is null, since pandas writes a missing number so. Bytes are text if they are UTF-8.
 A value that JSON has not (an infinite number, other bytes, a duration) makes its row a bad one, which names the column.
 """
@@ -133,13 +134,15 @@ def _uuid(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def _of_struct(converters: dict[str, Convert | None]) -> Convert | None:
-    needed = {name: convert for name, convert in converters.items() if convert}
-
+def _of_struct(converters: dict[str, Convert | None]) -> Convert:
     def convert_struct(value: Any) -> Any:
-        return value and {**value, **{name: convert(value[name]) for name, convert in needed.items()}}
+        return value and {
+            name: convert(value[name]) if (convert := converters[name]) else value[name]
+            for name in value
+            if value[name] is not None
+        }
 
-    return convert_struct if needed else None
+    return convert_struct
 
 
 def _of_map(convert: Convert | None) -> Convert:

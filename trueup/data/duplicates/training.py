@@ -91,7 +91,7 @@ class _Texts(Sequence[list[str]]):
     def __getitem__(self, index: Any) -> Any:
         messages = self._rows[index].messages
         return [
-            "\n".join(message.content for message in messages if (message.role == "assistant") is answers)
+            "\n".join(message.said for message in messages if (message.role == "assistant") is answers)
             for answers in (False, True)
         ]
 

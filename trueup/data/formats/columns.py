@@ -34,9 +34,13 @@ T = TypeVar("T")
 class Ledger:
     """The objects of one row, and what became of their columns."""
 
-    def __init__(self, ignore: Collection[str] = ()) -> None:
-        """ignore: canonical names of columns, wherever they stand in the row, that mean nothing to the user"""
+    def __init__(self, ignore: Collection[str] = (), with_tools: bool = False) -> None:
+        """
+        ignore      canonical names of columns, wherever they stand in the row, that mean nothing to the user
+        with_tools  whether tools, calls of them and their results are read; else they are refused
+        """
         self.objects: list[Columns] = []
+        self.with_tools = with_tools
         self.ignore = ignore
         self.ignored: set[str] = set()
         self.format = ""
@@ -147,10 +151,15 @@ class Columns:
 
     # ---- Known meanings
 
-    def refuse_unsupported(self) -> None:
-        """Raise for a column that Trueup cannot honour and that holds something."""
+    def refuse_unsupported(self, but: Collection[str] = ()) -> None:
+        """Raise for a column that Trueup cannot honour and that holds something.
+
+        but  names of columns that are still to be read, where tools are
+        """
         for name, value in self.values.items():
             if name in self.names_read or is_empty(value) or masks_the_user(name, value):
+                continue
+            if name in but and self.ledger.with_tools:
                 continue
             if is_unsupported(name):
                 raise ValueError(

@@ -29,6 +29,7 @@ from trueup.data.formats.turns import (
 from trueup.data.formats.verdicts import tie_of_pair, whole
 from trueup.data.jsonl import cut, excerpt
 from trueup.data.records import Row, parse_row
+from trueup.data.tools import read_calls
 from trueup.provenance.inputs import companion_of
 
 # ---- Demonstrations ---------------------------------------------------------------------------------------------
@@ -76,6 +77,12 @@ def _answer(row: Columns, prompt: list[Values]) -> list[Values]:
     return messages[len(prompt) :] if messages[: len(prompt)] == prompt else messages
 
 
+def _calls(row: Columns, path: Path) -> list[Values]:
+    """A question that is answered by calls of tools alone, as in xLAM."""
+    calls = read_calls(row.get("answers"), row.at("answers"))
+    return [{"messages": [*prompt_of(row), say("assistant", "") | {"tool_calls": calls}]}]
+
+
 def _self_instruct(row: Columns, path: Path) -> Iterator[Values]:
     for instance in row.objects("instances"):
         context = instance.take("input", str) if instance.holds("input") else ""
@@ -115,6 +122,7 @@ def _preferred_answer(row: Columns, path: Path) -> list[Values | Skipped]:
 
     A row of Trueup's keeps an answer's reasoning beside it, with its tags: the policy wrote both, one behind the other.
     """
+    row.ledger.with_tools = False  # of a pair's turns text alone is read
     prompt, answers = read_pair(row)
     if tie_of_pair(row):
         return [Skipped("tie: neither answer is preferred")]
@@ -198,6 +206,7 @@ _FORMATS = [
     CONVERSATION,
     TREES,
     TASKS,
+    Format("calls", (_QUESTION, any_of(vocabulary.TOOLS), "answers"), _calls),
     Format(
         "question and answer", (_QUESTION, any_of([*vocabulary.ANSWERS, *vocabulary.REFERENCES])), _question_and_answer
     ),

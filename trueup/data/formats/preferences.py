@@ -117,7 +117,7 @@ def _asks_within(row: Columns, names: list[str]) -> bool:
     asks = [row.values[name] for name in vocabulary.QUESTIONS if row.holds(name)]
     if len(asks) != 1 or not isinstance(asks[0], str):
         return False
-    scratch = Columns(dict(zip(names, answers, strict=True)), Ledger(row.ledger.ignore))
+    scratch = Columns(dict(zip(names, answers, strict=True)), Ledger(row.ledger.ignore, row.ledger.with_tools))
     conversations = [turns(scratch, name, "assistant") for name in names]
     asked = [[one["content"].strip() for one in turns if one["role"] == "user"] for turns in conversations]
     return all(len(one) > 1 and asks[0].strip() in one[1:] for one in asked)

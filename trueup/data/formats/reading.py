@@ -25,6 +25,7 @@ from trueup.data.jsonl import Entry, Unreadable, cut, excerpt
 from trueup.data.records import Demonstration, Dropped, Prompt, Row, parse_row
 from trueup.data.row_rules import BadRows
 from trueup.data.split import opening
+from trueup.data.tools import read_tools
 from trueup.errors import DataError
 from trueup.provenance.inputs import files_of, not_read
 
@@ -126,7 +127,7 @@ def _rows(
     ours = set(map(vocabulary.canonical, choice.columns))  # a file's own column of such a name is left out before
     for file, where, entry in _entries(path, use, ignore, choice, dropped):
         is_empty = False
-        ledger = Ledger(ignore - ours)
+        ledger = Ledger(ignore - ours, with_tools=use == "demonstrations")
         try:
             outcomes = [
                 values if isinstance(values, Skipped) else finish(values, where)
@@ -223,7 +224,7 @@ def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: 
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found {excerpt(row)}")
     one = Columns(row, ledger)
-    one.refuse_unsupported()
+    one.refuse_unsupported(vocabulary.TOOLS)
     format = _recognise(one, formats)
     at = ", ".join(one.at(name) for name in _recognised_by(one, format))
     ledger.format = f"{format.name}: {at}"
@@ -262,6 +263,8 @@ def _common_columns(row: Columns, use: Use) -> Values:
     values: Values = {"category": row.get("category") or None if isinstance(row.values.get("category"), str) else None}
     if is_own(row):
         row.names_read.add("split")  # every campaign computes it anew
+    if use == "demonstrations" and (name := next(filter(row.holds, vocabulary.TOOLS), None)):
+        values["tools"] = read_tools(row.get(name), row.at(name))
     if use == "preferences":
         values |= who_and_why(row)
         subset = row.values.get("subset")  # RewardBench's name of a category, and elsewhere that of a split
@@ -289,11 +292,14 @@ def _identity(row: Row) -> int | None:
 
 def _demonstration(values: Values, where: str) -> Demonstration | Skipped:
     last = values["messages"][-1]
-    if last["role"] == "assistant" and not last["content"].strip():
+    if last["role"] == "assistant" and not last["content"].strip() and not last.get("tool_calls"):
         return Skipped("empty reference output")
     answers = [turn for turn in values["messages"] if turn["role"] == "assistant"]
     if answers and not any(turn.get("trained", True) for turn in answers):
         return Skipped("no turn carries loss")
+    first, *others = values["messages"]
+    if (tools := values.get("tools")) and "<tools>" not in first["content"]:  # in Hermes the system message has them
+        values = {**values, "messages": [{**first, "tools": tools}, *others]}
     return parse_row(Demonstration, values, where, values["at"])
 
 

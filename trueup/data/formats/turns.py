@@ -10,6 +10,7 @@ from typing import Any
 from trueup.data.formats import settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.jsonl import cut, excerpt, loads
+from trueup.data.tools import CALL_ROLES, RESULT_ROLES, as_text, joined_calls, read_calls, results_in
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant")
@@ -44,13 +45,13 @@ def turns(row: Columns, name: str, speaker: str = "user") -> list[Values]:
             problem = f"expected text or messages, found a list of {len(value)} texts"
             raise ValueError(f"{row.at(name)}: {problem}; say who speaks: [{{role, content}}, ...]")
         return taking_turns(value) if len(value) > 1 else [say(speaker, value[0])]
-    return [turn for one in row.objects(name) for turn in _turns_of_object(one)]
+    return joined_calls([turn for one in row.objects(name) for turn in _turns_of_object(one)], row.at(name))
 
 
 def _turns_of_object(one: Columns) -> list[Values]:
     """A message, or an object that holds a question and its answer."""
     if one.first(_SPEAKERS):
-        return [message(one)]
+        return results_in(message(one))
     asks, answers = one.first(vocabulary.QUESTIONS), one.first([*vocabulary.ANSWERS, *vocabulary.REFERENCES])
     if asks is None or answers is None:
         return [message(one)]
@@ -121,35 +122,65 @@ def _parse_messages(text: str, at: str) -> Any:
 
 def message(one: Columns) -> Values:
     """A message of any vocabulary as ours; `trained` only where it says that it carries no loss."""
-    one.refuse_unsupported()
+    one.refuse_unsupported(vocabulary.CALLS)
     speaker = one.first(_SPEAKERS) or ("from" if "value" in one else "role")
-    role = one.take(speaker, str).strip().lower()
-    if role in vocabulary.FOREIGN_ROLES:
+    said_by = role = one.take(speaker, str).strip().lower()
+    if one.ledger.with_tools:
+        role = "tool" if role in RESULT_ROLES else "assistant" if role in CALL_ROLES else role
+    if role in vocabulary.FOREIGN_ROLES and not (role == "tool" and one.ledger.with_tools):
         raise ValueError(
             f"{one.at(speaker)}: {excerpt(role)} speaks, which Trueup cannot give to a model; take the row out"
         )
-    if role not in ROLES:
+    if role not in ROLES and role != "tool":
         raise ValueError(f"{one.at(speaker)}: {cut(repr(role), 40)} is none of the known roles {', '.join(ROLES)}")
+    role = ROLES.get(role, role)
     for name in vocabulary.OF_A_MESSAGE:
         if one.holds(name) and (name, one.get(name)) != ("channel", "final"):
             raise ValueError(
                 f"{one.at(name)}: {excerpt(one.get(name), 40)} cannot be given to a model; take the row out"
             )
     name = one.first(_CONTENTS) or ("value" if speaker == "from" else "content")
+    more = _calls(one, name, role, said_by in CALL_ROLES)
     if isinstance(parts := one.values.get(name), list):
         one.values[name] = _join_parts(parts, one, name)
     content = one.take(name, str)
     _refuse_more(one, [content])
-    loss = _carries_loss(one) if ROLES[role] == "assistant" else one.carries_loss()
-    if ROLES[role] != "assistant" and (reason := settling.why_taken_out(one)):
+    loss = _carries_loss(one) if role == "assistant" else one.carries_loss()
+    if role != "assistant" and (reason := settling.why_taken_out(one)):
         raise ValueError(
             f"{one.within}{reason} takes out what a {role} says, and what follows hangs on it; take the row out, or "
             f"{vocabulary.IGNORE}"
         )
     one.refuse_unclear_weights()
-    if loss and ROLES[role] != "assistant":
+    if loss and role != "assistant":
         raise ValueError(f"{one.at(speaker)}: {role} turns are never trained on, and this one says that it is to be")
-    return say(ROLES[role], content) | ({"trained": False} if loss is False and ROLES[role] == "assistant" else {})
+    return say(role, content) | more | ({"trained": False} if loss is False and role == "assistant" else {})
+
+
+def _calls(one: Columns, name: str, role: str, is_call: bool) -> Values:
+    """What a message says of calls: those of an assistant, or whose result it is. Its content becomes text.
+
+    name     of its content
+    is_call  whether the content is the call
+    """
+    if not one.ledger.with_tools:
+        return {}
+    content = one.values.get(name)
+    if role == "tool":
+        if isinstance(content, dict) or (isinstance(content, list) and not _are_parts(content)):
+            one.values[name] = as_text(content)
+        return {key: str(one.get(key)) for key in ("name", "tool_call_id") if one.there(key)}
+    columns = [key for key in ("tool_calls", "function_call", "function_calls") if one.holds(key)]
+    if role != "assistant" or (len(columns) != 1 and not is_call):
+        return {}  # of several the others are refused as what was not read
+    calls = read_calls(content if is_call else one.get(columns[0]), one.at(name if is_call else columns[0]))
+    if is_call or content is None:
+        one.values[name] = ""
+    return {"tool_calls": calls}
+
+
+def _are_parts(content: list[Any]) -> bool:
+    return all(isinstance(part, str) or (isinstance(part, dict) and "type" in part) for part in content)
 
 
 _MORE = [*vocabulary.GIVEN, *vocabulary.CHOICES, *vocabulary.HISTORY, *vocabulary.SYSTEM, "content", "value", "text"]
@@ -248,7 +279,9 @@ def continues_hh(row: Columns) -> bool:
 
 def without_answer_mark(turns: list[Values]) -> list[Values]:
     """A prompt without the mark of the answer to come, where its text ends with it."""
-    return turns[:-1] if turns and turns[-1]["role"] == "assistant" and not turns[-1]["content"].strip() else turns
+    last = turns[-1] if turns else {}
+    is_mark = last.get("role") == "assistant" and not last["content"].strip() and not last.get("tool_calls")
+    return turns[:-1] if is_mark else turns
 
 
 # ---- The prompt -------------------------------------------------------------------------------------------------
@@ -267,7 +300,8 @@ def prompt_of(row: Columns) -> list[Values]:
 
 def waits(row: Columns, name: str) -> bool:
     """Whether a conversation waits for an answer."""
-    last = without_answer_mark(turns(Columns({name: row.values[name]}, Ledger(row.ledger.ignore)), name))[-1:]
+    ledger = Ledger(row.ledger.ignore, row.ledger.with_tools)
+    last = without_answer_mark(turns(Columns({name: row.values[name]}, ledger), name))[-1:]
     return bool(last) and last[0]["role"] != "assistant"
 
 
@@ -287,7 +321,7 @@ def with_preface(row: Columns, conversation: list[Values]) -> list[Values]:
 
 
 def utterances(turns: list[Values]) -> list[tuple[str, str]]:
-    return [(one["role"], one["content"].strip()) for one in turns]
+    return [(one["role"], one["content"].strip() + str(one.get("tool_calls") or "")) for one in turns]
 
 
 def _history(row: Columns, name: str) -> list[Values]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from trueup.data.jsonl import excerpt
+from trueup.data.tools import CALL_ROLES, RESULT_ROLES
 
 # ---- Names ------------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,10 @@ UNSUPPORTED = re.compile(
 )
 HARMLESS = ("parallel_tool_calls", "tool_choice")
 """Settings of tools, which mean nothing without tools."""
+TOOLS = ("tools", "functions", "available_tools")
+"""What a demonstration's assistant may call."""
+CALLS = ("tool_calls", "function_call", "function_calls", "tool_call_id")
+"""Keys of a message: what it calls, or whose result it is."""
 OF_A_MESSAGE = "refusal recipient channel".split()
 """Keys of a message that name another kind of speech; `channel: final` is the answer."""
 REASONING = re.compile(r"(^|_)(reasoning|thinking|think|thoughts?|cot|chain_of_thought|rationale|scratchpad)(_|$)")
@@ -135,7 +140,7 @@ _ABOUT = re.compile(
     r"_(type|effort|level|tokens?|model|length|len|score|source|language|lang|ids?|count|num|title|name|url|fingerprint)$"
 )
 _CHOICE = re.compile(r"^(option|choice|answer_choice|ending|opt|op)_?([a-h]|\d)$")
-FOREIGN_ROLES = "tool function function_call tool_call tool_response observation ipython environment".split()
+FOREIGN_ROLES = (*RESULT_ROLES, *CALL_ROLES, "environment")
 
 PROMPT_PARTS = {*CONVERSATIONS, *QUESTIONS, *GIVEN, *SYSTEM, *HISTORY, *CHOICES, *TEXTS} - {"user", "human"}
 TARGETS = {*ANSWERS, *CHOSEN}

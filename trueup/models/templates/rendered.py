@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -37,9 +38,13 @@ MARKED = MARK + "{}\ue0f3"
 _MARKS = re.compile("\ue0f1(\\d+)\ue0f2(?:[^\ue0f3]*\ue0f3)?")
 
 
-def marked(roles: Sequence[str]) -> list[Message]:
-    """A conversation of these roles, with a mark for each text."""
-    return [mark(role, i) for i, role in enumerate(roles)]
+def marked(messages: Sequence[Message]) -> list[Message]:
+    """A conversation with a mark for each text. That of a turn that only calls a tool stays empty, since a template may
+    write something around a text."""
+    return [
+        message.model_copy(update={"content": MARK.format(i)}) if message.content or not message.tool_calls else message
+        for i, message in enumerate(messages)
+    ]
 
 
 def mark(role: str, index: int) -> Message:
@@ -86,6 +91,9 @@ def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
     yield text, ""
     for stripped in (text.strip(), text.rstrip(), text.lstrip(), text.strip("\n"), text.lstrip("\n")):
         yield stripped, STRIPPED
+    if message.role == "tool":  # in some templates a result is a text of JSON
+        yield json.dumps(text, ensure_ascii=False)[1:-1], ""
+        yield json.dumps(text.strip(), ensure_ascii=False)[1:-1], STRIPPED
     if message.role == "assistant" and END.search(text):
         rest = END.split(text)[-1]
         for answer in (rest, rest.lstrip("\n"), rest.strip(), rest.lstrip()):
@@ -95,6 +103,18 @@ def _as_rendered(message: Message) -> Iterator[tuple[str, str]]:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its type."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def start_of(text: str) -> str:
+    """The start of a text, for an error message."""
+    short = " ".join(text.split())
+    return repr(short if len(short) <= 60 else f"{short[:57]}...")
+
+
+def differ(text: str, decoded: str) -> str:
+    """What a tokenizer made of a text, for an error message."""
+    at = alike(text, decoded)
+    return f"it turns {text[at : at + 20]!r} in {start_of(text)} into {decoded[at : at + 20]!r}; change the row"
 
 
 def alike(one: str, other: str) -> int:
