@@ -16,7 +16,8 @@ from trueup.data.records import Dropped
 from trueup.inspecting.convert import convert
 
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ tools[0].function.description + '\n' if loop.first and tools }}{{ m.content }}"
+    "{% for m in messages %}{{ m.role }}: {{ tools[0].function.description + '\n' if loop.first and tools }}"
+    "{{ m.content }}"
     "{% for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}"
     "{{ eos_token if m.role == 'assistant' }}\n{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"
 )
