@@ -87,8 +87,8 @@ def test_check_says_the_same_before_anything_is_trained(mixed: Callable[..., Any
     assert problems == []
     [note] = [note for note in notes if note.startswith("sft.data: ")]
     assert note == (
-        f"sft.data: {tmp_path}/mine.jsonl: 20 rows, dropped: 1 bad row: not JSON, 1 bad row: images: what Trueup "
-        "cannot give to a model, 3 label: false; columns not read: id (20), source (20)"
+        f"sft.data: {tmp_path}/mine.jsonl: 20 rows, dropped: 1 bad row: images: what Trueup cannot give to a model, "
+        "1 bad row: not JSON, 3 label: false; columns not read: id (20), source (20)"
     )
     with pytest.raises(DataError, match="2 problems"):
         sft.train.run(mixed("refuse").stages["sft"])

@@ -875,6 +875,7 @@ MEANINGS = {
     "whole": vocabulary.WHOLE,
     "last turn alone": vocabulary.LAST_TURN_ALONE,
     "annotator": vocabulary.ANNOTATORS,
+    "tools": [*vocabulary.TOOLS],
     "own id": vocabulary.ROW_IDS,
     "why": vocabulary.REASONS,
     "criterion": vocabulary.CRITERIA,

@@ -215,7 +215,7 @@ def test_pairs_are_chosen_within_each_ranking_and_not_across_them() -> None:
         ),
         (
             '{"messages": [{"role": "robot", "content": "hi"}]}',
-            "rows.jsonl:3: messages.0.role: Input should be 'system', 'user' or 'assistant'",
+            "rows.jsonl:3: messages.0.role: Input should be 'system', 'user', 'assistant' or 'tool'",
         ),
         ("{}", "rows.jsonl:3: messages: Field required"),
         ("[]", "rows.jsonl:3: Input should be a valid dictionary or instance of Demonstration"),
