@@ -32,7 +32,7 @@ def asked_in(row: Row) -> list[str]:
     return [one.content for one in messages_of(row) if one.role == "user"]
 
 
-def words_asked(row: Row) -> int:
+def words_asked(row: Row) -> float:
     """Words of what the assistant answers: of people and system messages, and not of a tool's results."""
     return sum(count_words(one.content) for one in messages_of(row) if one.role in ("system", "user"))
 

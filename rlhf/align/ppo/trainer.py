@@ -60,8 +60,7 @@ class PPOTrainer(GRPOTrainer):
     ):
         """demonstrations  (micro-batch number, rows) -> input_ids, attention_mask, labels, for `ptx_coef`"""
         self.config, self.stage, self.roles, self.rewards = config, stage, roles, rewards
-        self.demonstrations = demonstrations
-        self.kl_coef = config.kl_coef
+        self.demonstrations, self.kl_coef = demonstrations, config.kl_coef
         self.history: list[RolloutFigures] = []
         self.guard_findings: dict[str, Finding] = {}
         self._rollout: Batch | None = None
