@@ -103,6 +103,29 @@ def test_an_interrupted_training_goes_on_with_the_threshold_that_it_had_learnt(
     assert abs(whole["learnt"]["tie_threshold"] - start) > 1e-3, "it is learnt, and not only counted"
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_model_that_learnt_shuffled_labels_fails(train: Train, seed: int) -> None:
+    chance, rows = random.Random(seed), []
+    for _ in range(200):
+        texts = [f"It is {colour}." for colour in chance.sample(COLOURS, 2)]
+        rows.append({"completions": texts, "tiers": chance.choice([[[0], [1]], [[1], [0]]])})
+    (finding,) = train("shuffled", rows)["findings"]
+    assert finding["level"] == "fail" and finding["code"] in ("no_better_than_chance", "shuffled_labels_would_do")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_model_that_learnt_length_alone_is_exposed(train: Train, seed: int) -> None:
+    """Of four pairs in five the longer answer is preferred, and of the others the shorter one."""
+    chance, rows = random.Random(seed), []
+    for number in range(300):
+        texts = ["la " * size + "la." for size in sorted(chance.sample(range(1, 9), 2), reverse=True)]
+        rows.append({"completions": texts, "tiers": [[1], [0]] if number % 5 == 0 else [[0], [1]]})
+    report = train("length", rows)
+    assert report["accuracy"]["value"] > 0.7, "it has learnt it"
+    codes = {finding["code"] for finding in report["findings"]}
+    assert "follows_length" in codes and codes & {"explained_by_a_rule", "not_told_from_a_rule"}
+
+
 # ---- By the loss alone: one free score for each colour ----------------------------------------------------------
 
 
