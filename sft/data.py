@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice, zip_longest
@@ -14,10 +14,11 @@ import numpy as np
 
 from sft.config import DataSource, SFTConfig
 from sft.duplicates import near_duplicates
+from sft.encode import encode
 from sft.report import LongCounts
-from sft.tokens import Source, Tokens, dialogues, encode, ranges
+from sft.tokens import Source, Tokens, dialogues, ranges
 from trueup.console import say
-from trueup.data.containers.spool import Spool, taken
+from trueup.data.containers.spool import Spool, rows_at
 from trueup.data.duplicates.training import across_split
 from trueup.data.formats import read_demonstrations
 from trueup.data.records import Demonstration, Dropped, Message
@@ -59,7 +60,7 @@ class Data:
     @property
     def questions(self) -> Iterator[str]:
         """What the demonstrations begin with that are trained on."""
-        return map(self.tokens.question, self.train.tolist())
+        return self.tokens.questions(self.train)
 
     @property
     def too_long(self) -> list[str]:
@@ -93,14 +94,13 @@ class Data:
 def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizerBase) -> Data:
     """The demonstrations of all sources, in tokens; each file is recorded in the manifest, and all are shown in
     data.html."""
-    refused, encoded, places = RefusedRows(), list[tuple[DataSource, Source, Dropped]](), dict[str, str]()
+    refused, encoded = RefusedRows(), list[tuple[DataSource, Source, Dropped]]()
     for source in config.data:
         dropped = Dropped()
         rows = read_source(source, config.seed, dropped)
         if isinstance(rows, Spool):
             say(f"{'data':<12} {source.path}: {rows.note}")
         one = encode(rows, tokenizer, config.fitting, config.split, refused, source.on_bad_rows, dropped)
-        places = dropped.places | places
         encoded.append((source, one, dropped))
     refused.stop()
     near = near_duplicates([one for _, one, _ in encoded], config, stage)
@@ -141,8 +141,10 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         raise DataError("\n".join(lines))
     if not len(data.train):
         raise DataError(_nothing_left(data, config))
-    if config.split.near_duplicates == "keep" and (sentence := across_split(places, config.split)):
-        stage.find("info", "near_duplicates", sentence)
+    if config.split.near_duplicates == "keep":
+        places: Mapping[str, str] = ChainMap(*[dict(dropped.places) for _, _, dropped in encoded])
+        if sentence := across_split(places, config.split):
+            stage.find("info", "near_duplicates", sentence)
     train_side, heldout_side = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))
     write_data_page(stage, "demonstrations", read, train_side, heldout_side, tokenizer)
     return data
@@ -190,7 +192,7 @@ def read_source(source: DataSource, seed: int, dropped: Dropped) -> Sequence[Dem
         if categories[i] is None or counts[categories[i]] <= source.max_per_category:
             kept.append(i)
     dropped.add("over max_per_category", len(rows) - len(kept))
-    return taken(rows, sorted(kept))
+    return rows_at(rows, sorted(kept))
 
 
 def kinds_of(tokens: Tokens) -> tuple[np.ndarray, list[str]]:

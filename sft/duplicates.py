@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, groupby
 from pathlib import Path
-from typing import overload
+from typing import Any
+
+import numpy as np
 
 from sft.config import SFTConfig
-from sft.tokens import Source, Tokens, dialogues
+from sft.tokens import Source, dialogues
 from trueup.console import say
-from trueup.data.containers.spool import code_of, kept
+from trueup.data.containers.numbered import Batches, Numbered
+from trueup.data.containers.spool import cache_entry, code_of, rows_at
 from trueup.data.duplicates.rows import NEAR_HELDOUT, REPEATED, NearDuplicate
-from trueup.data.duplicates.training import near_heldout, repeated_demonstrations, too_many
+from trueup.data.duplicates.training import near_heldout_questions, repeated_demonstrations, too_many
 from trueup.data.records import Demonstration
-from trueup.data.split import touches_heldout
+from trueup.data.split import question
 from trueup.files import Json
 from trueup.runs import StageRun
+
+_AT_ONCE = 1000
+"""Questions that are read together."""
 
 
 def near_duplicates(sources: Sequence[Source], config: SFTConfig, stage: StageRun) -> list[dict[int, str]]:
@@ -42,10 +48,10 @@ def near_duplicates(sources: Sequence[Source], config: SFTConfig, stage: StageRu
 
 def _found(rows: Encodable, config: SFTConfig) -> dict[int, NearDuplicate]:
     """The demonstrations that are left out, by their place."""
-    near = near_heldout(rows, config.split)
+    near = near_heldout_questions(rows.questions(), lambda index: rows[index].where, config.split)
     if config.near_duplicates == "keep":
         return near
-    others = [i for i, row in enumerate(rows) if i not in near and not touches_heldout(row, config.split)]
+    others = [int(index) for index in np.flatnonzero(~rows.heldout) if int(index) not in near]
     return near | {others[i]: one for i, one in repeated_demonstrations(rows.at(others)).items()}
 
 
@@ -56,40 +62,49 @@ def _remembered(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -
         return {str(index): one.model_dump() for index, one in _found(rows, config).items()}
 
     key = [[one.key for one in sources], config.split.model_dump(mode="json"), config.near_duplicates, code_of("data")]
-    _, report = kept("near_duplicates", key, look)
+    _, report = cache_entry("near_duplicates", key, look)
     return {int(index): NearDuplicate.model_validate(values) for index, values in report.items()}
 
 
-class Encodable(Sequence[Demonstration]):
+class Encodable(Numbered[Demonstration]):
     """The demonstrations of all sources of which something fits, read from where they lie when they are asked for."""
 
-    def __init__(self, sources: Sequence[Source], indices: Sequence[int] | None = None):
+    def __init__(self, sources: Sequence[Source], numbers: Any = None):
         self._sources = sources
-        self._numbers = [one.of_demonstration[dialogues(one.of_demonstration)[0]] for one in map(_tokens, sources)]
-        self._begins = [0, *accumulate(map(len, self._numbers))]
-        self._indices = range(self._begins[-1]) if indices is None else indices
+        self._parts = [one.parts for one in sources]
+        of_demonstration = [parts["demonstration"].to_numpy() for parts in self._parts]
+        self._first = [dialogues(one)[0] for one in of_demonstration]
+        self._rows = [numbers[first] for numbers, first in zip(of_demonstration, self._first, strict=True)]
+        self._begins = [0, *accumulate(map(len, self._first))]
+        super().__init__(range(self._begins[-1]) if numbers is None else numbers)
 
-    def __len__(self) -> int:
-        return len(self._indices)
+    @property
+    def heldout(self) -> np.ndarray:
+        """(N,) which of all begin with a held-out question."""
+        sides = [parts["of_heldout"].to_numpy()[first] for parts, first in zip(self._parts, self._first, strict=True)]
+        return np.concatenate(sides)
 
-    @overload
-    def __getitem__(self, index: int) -> Demonstration: ...
-    @overload
-    def __getitem__(self, index: slice) -> Encodable: ...
-    def __getitem__(self, index: int | slice) -> Demonstration | Encodable:
-        if isinstance(index, slice):
-            return self.at(self._indices[index])
-        source, number = self.place(self._indices[index])
-        return self._sources[source].demonstrations[int(self._numbers[source][number])]
-
-    def at(self, indices: Sequence[int]) -> Encodable:
-        return Encodable(self._sources, indices)
+    def questions(self) -> Iterator[str]:
+        """What all of them begin with."""
+        for index, (asked, is_part) in enumerate(self._first_questions()):
+            yield question(self[index].messages) if is_part else asked
 
     def place(self, index: int) -> tuple[int, int]:
         """(source, number of the dialogue in it)."""
         source = bisect_right(self._begins, index) - 1
         return source, index - self._begins[source]
 
+    def _first_questions(self) -> Iterator[tuple[str, bool]]:
+        """What the first part of each begins with, and whether it is a part and not the whole."""
+        for parts, first in zip(self._parts, self._first, strict=True):
+            texts = Batches(parts.append_column("is_part", parts["text"].is_valid()))
+            for start in range(0, len(first), _AT_ONCE):
+                yield from texts.read(first[start : start + _AT_ONCE].tolist(), "question", "is_part")
 
-def _tokens(source: Source) -> Tokens:
-    return Tokens([source])
+    def _of(self, numbers: Any) -> Encodable:
+        return Encodable(self._sources, numbers)
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[Demonstration]:
+        for source, some in groupby(map(self.place, numbers), lambda place: place[0]):
+            rows = [int(self._rows[source][number]) for _, number in some]
+            yield from rows_at(self._sources[source].demonstrations, rows)

@@ -22,7 +22,7 @@ from sft.report import SampleReport
 from trueup import runs
 from trueup.console import progress, say
 from trueup.data.containers.appended import append_rows, read_appended
-from trueup.data.containers.spool import taken
+from trueup.data.containers.spool import rows_at
 from trueup.data.duplicates.rows import NEAR_HELDOUT
 from trueup.data.duplicates.training import across_split, near_heldout, too_many
 from trueup.data.formats import read_prompts
@@ -156,7 +156,7 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
     if near:
         stage.leave_out_near(list(near.values()), "prompts")
         dropped.add(NEAR_HELDOUT, len(near))
-        prompts = taken(prompts, [i for i in range(len(prompts)) if i not in near])
+        prompts = rows_at(prompts, [i for i in range(len(prompts)) if i not in near])
     if config.split.near_duplicates == "keep" and (sentence := across_split(dropped.places, config.split)):
         stage.find("info", "near_duplicates", sentence)
     if config.only:

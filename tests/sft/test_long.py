@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sft.train
-from sft import duplicates, tokens
+from sft import duplicates, encode
 from sft.data import answerable, read_data
 from trueup import runs
 from trueup.check import check
@@ -173,10 +173,10 @@ def test_a_source_that_lies_on_disk_trains_the_same_and_is_encoded_once(
     assert len(bad) == (2 if train_on == "all" else 1), "a row that no reader takes, and one that cannot be encoded"
     assert len(in_memory["near"]) > 5
     monkeypatch.setattr(spool, "LARGE_BYTES", 0)
-    monkeypatch.setattr(tokens, "_CHUNK", 10)
-    monkeypatch.setattr(tokens, "_processes", lambda: processes)
+    monkeypatch.setattr(encode, "_CHUNK", 10)
+    monkeypatch.setattr(encode, "_processes", lambda: processes)
     assert read() == in_memory
-    monkeypatch.setattr(tokens, "fit", None)
+    monkeypatch.setattr(encode, "fit_each", None)
     monkeypatch.setattr(duplicates, "_found", None)
     assert read() == in_memory, "and it is not encoded and compared again"
     monkeypatch.setattr(training, "MOST_COMPARED", 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 import architectures
 import sft.train
 from sft import packing
-from sft.tokens import TrainingRows
+from sft.tokens import TrainingRows, rows_batch
 from trueup import runs
 from trueup.check import check
 from trueup.errors import ConfigError
@@ -139,3 +140,16 @@ def test_packed_rows_whose_mask_is_large_are_told_of(
     masks = [note for note in notes if note.startswith("sft.packing: the mask of a row of 32768 tokens takes 1.0 GiB")]
     assert bool(masks) == told
     assert any("but the model's context has 256 tokens" in problem for problem in problems), "which bounds it"
+
+
+def test_what_is_counted_of_training_rows_is_what_counting_their_labels_gives() -> None:
+    draw, end = random.Random(0), 2
+    rows = [Encoded([1] * n, [draw.choice([IGNORED, IGNORED, 5, end]) for _ in range(n)]) for n in [1, 1, 2, 9, 30, 3]]
+    rows += [Encoded([1] * 4, labels) for labels in ([IGNORED] * 4, [5] * 4, [5, 5, IGNORED, IGNORED])]
+    table = rows_batch(rows, rows, end).to_pydict()
+    assert table["labels"] == [row.labels for row in rows]
+    assert table["with_loss"] == [sum(label != IGNORED for label in row.labels) for row in rows]
+    assert table["ends"] == [row.labels.count(end) for row in rows]
+    for row, asked in zip(rows, table["asked"], strict=True):
+        text = "".join("." if label == IGNORED else "x" for label in row.labels).rstrip(".")
+        assert asked == len(text.rstrip("x")), "tokens before the last answer"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class ReadFile:
     on_bad_rows: BadRows = "refuse"
     max_new_tokens: int = 0
     """Most tokens of an answer to each row, if the rows are prompts."""
-    places: dict[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     """The place of each dialogue, by its first question."""
     is_drawn: bool = False
     """Whether the rows are a part of a large file."""

@@ -356,7 +356,7 @@ class Dropped:
     """Columns that held something and were not read, each with the number of rows."""
     left_out: list[LeftOut] = field(default_factory=list)
     """Rows that could not be read, each with where it stands and why."""
-    places: dict[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     """The first question (`opening`) of each dialogue that was read, and where it stands first."""
     formats: Counter[str] = field(default_factory=Counter)
     """The formats that rows were read as, each with the columns that decided it."""

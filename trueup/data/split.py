@@ -36,16 +36,21 @@ def opening_id(messages: list[Message]) -> str:
 
 def is_heldout(messages: list[Message], split: SplitConfig) -> bool:
     """Whether a dialogue is held out: a function of its first user turn, so every stage agrees without talking."""
-    return _position(messages, split) < split.heldout_fraction
+    return is_family_heldout(opening_id(messages), split)
+
+
+def is_family_heldout(opening: str, split: SplitConfig) -> bool:
+    """The same of all dialogues with this `opening_id`."""
+    return _position(opening, split) < split.heldout_fraction
 
 
 def is_for_judge(messages: list[Message], split: SplitConfig) -> bool:
     """Whether a prompt's labels are kept for the second reward model, the one that only judges."""
-    return 0 <= _position(messages, split) - split.heldout_fraction < split.judge_fraction
+    return 0 <= _position(opening_id(messages), split) - split.heldout_fraction < split.judge_fraction
 
 
-def _position(messages: list[Message], split: SplitConfig) -> float:
-    digest = hashlib.sha256(f"{split.salt}\x1f{opening_id(messages)}".encode()).digest()
+def _position(opening: str, split: SplitConfig) -> float:
+    digest = hashlib.sha256(f"{split.salt}\x1f{opening}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 

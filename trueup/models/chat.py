@@ -47,7 +47,8 @@ from trueup.models.templates.rendered import (
     split_at_marks,
     start_of,
 )
-from trueup.models.templates.tools import calls_as_written, check_spelling, has_tools, note, written
+from trueup.models.templates.texts import ids_of, is_ahead, rendered, text_of
+from trueup.models.templates.tools import calls_as_written, check_spelling, has_tools, note
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -88,11 +89,11 @@ def encode_prompt(
     spans = _locate(tokenizer, facts, prompt, text, changes)
     cuts = cuts_in(text, [(span.start, span.stop, facts.control[span.role]) for span in spans])
     if not cuts:
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = ids_of(tokenizer, text)
     else:
         changes.add(SPELLED)
         parts = parted(text, cuts)
-        ids = list(tokenizer(parts[0], add_special_tokens=False)["input_ids"])
+        ids = ids_of(tokenizer, parts[0])
         for part in parts[1:]:
             ids += continuation(tokenizer, part)
         _check_control_tokens(tokenizer, facts, ids, text, spans)
@@ -190,7 +191,7 @@ def completion_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> s
 def _decode_behind(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """The text of tokens that follow others. Some tokenizers drop a space at the very beginning of a text, so they are
     decoded behind an EOS."""
-    return _decode(tokenizer, [tokenizer.eos_token_id, *ids])[len(_facts(tokenizer).eos_text) :]
+    return text_of(tokenizer, [tokenizer.eos_token_id, *ids])[len(_facts(tokenizer).eos_text) :]
 
 
 def blank_before(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -267,6 +268,8 @@ _TAG = re.compile(r"</?\w+>")
 
 
 def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
+    if is_ahead(tokenizer):
+        return _FACTS[tokenizer]
     ends = turn_ends(tokenizer)
     key = (tokenizer.chat_template, *ends, len(tokenizer))
     facts = _FACTS.get(tokenizer)
@@ -283,7 +286,7 @@ def _facts(tokenizer: PreTrainedTokenizerBase) -> _Facts:
         control = dict.fromkeys(("system", "user", "tool"), Control.of(special | words))
         control |= {"assistant": Control.of(special | markers)}
         ids = {tokenizer.convert_tokens_to_ids(token) for token in special | markers} | {*ends}
-        eos_text = _decode(tokenizer, [tokenizer.eos_token_id])
+        eos_text = text_of(tokenizer, [tokenizer.eos_token_id])
         _FACTS[tokenizer] = facts = _Facts(key, eos_text, blank_of(tokenizer, template), control, ids)
     return facts
 
@@ -307,7 +310,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], asks: bool) -> str:
     """The template's text of a conversation; a DataError that names the conversation if the template raises."""
     try:
-        return written(tokenizer, messages, asks)
+        return rendered(tokenizer, messages, asks)
     except ModelError:  # it does not know tools
         raise
     except Exception as error:  # a template is third-party code, and runs on the user's data
@@ -396,18 +399,14 @@ def _locate_one_by_one(
 # ---- What the tokenizer did -------------------------------------------------------------------------------------
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
 def continuation(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text that follows other tokens, as close to the text as this tokenizer gets."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = ids_of(tokenizer, text)
     decoded = _decode_behind(tokenizer, ids)
     if decoded in (text, unicodedata.normalize("NFC", text)):
         return ids
     # SentencePiece puts a space before the first word of a text, but not after a line break.
-    line_break, longer = (tokenizer.encode(one, add_special_tokens=False) for one in ("\n", f"\n{text}"))
+    line_break, longer = (ids_of(tokenizer, one) for one in ("\n", f"\n{text}"))
     behind = longer[len(line_break) :]
     if longer[: len(line_break)] != line_break:
         return ids
@@ -422,7 +421,7 @@ def _check_control_tokens(
     bare, at = "", 0
     for span in spans:
         bare, at = bare + text[at : span.start] + "x", span.stop
-    own = tokenizer(bare + text[at:], add_special_tokens=False)["input_ids"]
+    own = ids_of(tokenizer, bare + text[at:])
     if any(Counter(ids)[token] > Counter(own)[token] for token in facts.control_ids):
         raise DataError("a text spells a control token, and this tokenizer cannot write it as text; change the row")
 
@@ -431,7 +430,7 @@ def _check_decoded(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, spans: list[Span], changes: set[str]
 ) -> None:
     """Raise a DataError unless the tokens of a prompt decode to every message's text."""
-    decoded = _decode(tokenizer, ids)
+    decoded = text_of(tokenizer, ids)
     if decoded == text:
         return
     at = 0

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -28,7 +29,8 @@ from trueup.data.records import Demonstration, Dropped, FiledRow, Message
 from trueup.data.row_rules import BadRows
 from trueup.errors import DataError, ModelError, TrueupError
 from trueup.files import Json
-from trueup.models.chat import IGNORED, Encoded, encode_demonstration
+from trueup.models.chat import IGNORED, Encoded, blank_before, encode_demonstration
+from trueup.models.templates.texts import asked_ahead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,6 +39,7 @@ R = TypeVar("R", bound=FiledRow)
 T = TypeVar("T")
 
 TOO_LONG = "longer than max_length"
+_AT_ONCE = 1_000_000
 
 
 class RefusedRows:
@@ -209,6 +212,57 @@ def fit(
     return FittedDemonstration(demonstration, [], long=True)
 
 
+def fit_each(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Demonstration],
+    fitting: Fitting,
+    changed: Counter[str],
+    bad: list[Bad],
+) -> Iterator[tuple[int, FittedDemonstration]]:
+    """Those of many demonstrations that can be encoded, each with its place among them. As `encode_each`, and many are
+    encoded at once."""
+
+    def encode(row: Demonstration, changes: set[str]) -> FittedDemonstration:
+        return fit(tokenizer, row, fitting, changes)
+
+    begin = 0
+    for batch in _batches(rows):
+        with at_once(tokenizer, [row.messages for row in batch]):
+            for index, _, one in encode_each(batch, encode, changed, bad):
+                yield begin + index, one
+        begin += len(batch)
+
+
+@contextmanager
+def at_once(tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]]) -> Iterator[None]:
+    """Within it, `encode_demonstration` gives the same of these conversations in a part of the time."""
+    try:
+        blank = blank_before(tokenizer)
+    except ModelError:  # of the tokenizer: each row has it
+        yield
+        return
+    turns = [(messages, i) for messages in conversations for i in _learnt(messages)]
+    answers = [blank + messages[i].content for messages, i in turns]
+    with asked_ahead(tokenizer) as ahead:
+        prompts = ahead.render([messages[:i] for messages, i in turns])
+        ahead.write([*prompts, *answers])
+        behind = ([tokenizer.eos_token_id, *ahead.ids[text]] for text in answers if text in ahead.ids)
+        ahead.read([*(ahead.ids[text] for text in prompts if text in ahead.ids), *behind])
+        yield
+
+
+def _batches(rows: Iterable[Demonstration]) -> Iterator[list[Demonstration]]:
+    """Rows that are encoded at once, which have about _AT_ONCE characters in all prompts of their turns together."""
+    batch, size = list[Demonstration](), 0
+    for row in rows:
+        batch.append(row)
+        size += sum(len(message.content) for message in row.messages) * (len(row.messages) // 2 + 1)
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
 def longest(rows: Sequence[Encoded]) -> int:
     return max((len(row.input_ids) for row in rows), default=0)
 
@@ -239,11 +293,9 @@ def encode_demonstrations(
 ) -> list[FittedDemonstration]:
     """The demonstrations of a file that can be encoded, as far as they fit. Those of which nothing fits are counted as
     dropped."""
-
-    def encode(row: Demonstration, changes: set[str]) -> FittedDemonstration:
-        return fit(tokenizer, row, fitting, changes)
-
-    encoded = [one for _, one in encode_rows(rows, encode, refused, on_bad_rows, dropped)]
+    bad: list[Bad] = []
+    encoded = [one for _, one in fit_each(tokenizer, rows, fitting, refused.changes, bad)]
+    settle(bad, on_bad_rows if encoded else "refuse", refused, dropped)
     dropped.add(TOO_LONG, sum(not one.parts for one in encoded))
     return encoded
 

@@ -18,7 +18,7 @@ import pytest
 
 from trueup.data.containers import spool
 from trueup.data.containers.choice import Choice
-from trueup.data.containers.spool import Seen, Spool, spooled
+from trueup.data.containers.spool import Seen, Spool, rows_at, spooled
 from trueup.data.formats import reading
 from trueup.data.records import Dropped, Prompt
 from trueup.errors import DataError
@@ -141,10 +141,10 @@ def test_one_of_several_that_want_the_same_writes_it_and_a_killed_one_leaves_not
         return {"a": 1}
 
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(spool.kept, "rows", "key", write)
+        first = pool.submit(spool.cache_entry, "rows", "key", write)
         while not written:
             time.sleep(0.01)
-        others = [pool.submit(spool.kept, "rows", "key", write) for _ in range(2)]
+        others = [pool.submit(spool.cache_entry, "rows", "key", write) for _ in range(2)]
         while "waiting for it" not in capsys.readouterr().out:
             time.sleep(0.01)
         is_written.set()
@@ -152,7 +152,7 @@ def test_one_of_several_that_want_the_same_writes_it_and_a_killed_one_leaves_not
     assert len(written) == 1
     (written[0] / "report.json").unlink()
     (written[0] / "rows.arrow.1.partial").write_text("half")
-    spool.kept("rows", "key", write)
+    spool.cache_entry("rows", "key", write)
     assert len(written) == 2
 
 
@@ -200,7 +200,7 @@ def test_what_other_code_wrote_is_written_anew(rows: Path, tmp_path: Path) -> No
         module.write_text(text)
         spool.code_of.cache_clear()  # as in another process
         exec(compile(text, str(module), "exec"), space := dict[str, Any]())
-        folders |= {spool.kept("rows", "key", space["write"])[0] for _ in range(2)}
+        folders |= {spool.cache_entry("rows", "key", space["write"])[0] for _ in range(2)}
     assert len(folders) == 2
     assert spool.code_of("data") != spool.code_of("models"), "nor does one room stand for another"
 
@@ -212,3 +212,32 @@ def test_numbers_that_were_met_before_are_known_whatever_their_bits() -> None:
     for number in numbers:
         assert seen.add(number or 1) is ((number or 1) not in known)
         known.add(number or 1)
+
+
+def test_an_input_that_cannot_be_read_is_named_and_not_the_cache(rows: Path) -> None:
+    def read(dropped: Dropped) -> Iterator[Prompt]:
+        yield Prompt.model_validate({"prompt": "Why?"})
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(DataError, match=r"rows\.jsonl: cannot be read \(Input/output error\)$"):
+        spooled(rows, Prompt, [], Dropped(), read)
+
+    def remove(dropped: Dropped) -> Iterator[Prompt]:
+        rows.unlink()
+        yield Prompt.model_validate({"prompt": "Why?"})
+
+    with pytest.raises(DataError, match=r"rows\.jsonl: (no such file|cannot be read)"):
+        spooled(rows, Prompt, [], Dropped(), remove)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_rows_in_any_order_are_those_of_a_list(rows: Path) -> None:
+    spool_rows = reading.read_prompts(rows, Dropped(), "drop")
+    as_list = list(spool_rows)
+    draw = random.Random(3)
+    for count in (0, 1, 50, 590):
+        indices = draw.choices(range(-590, 590), k=count)
+        assert list(rows_at(spool_rows, indices)) == rows_at(as_list, indices) == [spool_rows[i] for i in indices]
+    assert list(spool_rows[500:20:-7][3:]) == as_list[500:20:-7][3:]
+    with pytest.raises(IndexError):
+        spool_rows[590]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from trueup.models.chat import (
     sampled_ids,
 )
 from trueup.models.config import ModelConfig
-from trueup.models.encoding import RefusedRows, encode_rows
+from trueup.models.encoding import RefusedRows, at_once, encode_rows
 from trueup.models.templates.choice import portable_template, set_template
 from trueup.models.templates.ends import choice_of
 from trueup.models.templates.rendered import STRIPPED, WITHOUT_REASONING
@@ -493,3 +494,41 @@ def test_a_portable_template_renders_the_same_in_plain_jinja(
     assert (rendered == as_was) == (trim or "-" in tag)
     made.chat_template = portable
     assert made.apply_chat_template(turns, tokenize=False) == as_was
+
+
+# ---- Many at once -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", templates.named_templates(), ids=lambda file: file.stem)
+def test_what_is_encoded_at_once_is_what_is_encoded_alone(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = templates.tiny_tokenizer(file.read_text(encoding="utf-8"))
+    set_template(made, ModelConfig())
+    control = [str(token) for token in made.all_special_tokens]
+    dialogues = [templates.dialogue(random.Random(n), control) for n in range(30)]
+
+    def encoded(messages: list[Message]) -> tuple[Any, set[str]]:
+        changes: set[str] = set()
+        try:
+            return encode_demonstration(made, messages, changes), changes
+        except (DataError, ModelError) as error:
+            return f"{type(error)} {error}", changes
+
+    alone = [encoded(messages) for messages in dialogues]
+    refused = [messages for messages, (rows, _) in zip(dialogues, alone, strict=True) if isinstance(rows, str)]
+    taken = [messages for messages in dialogues if messages not in refused]
+    for batch in (taken, dialogues):  # the template may refuse one of these, and with it what is rendered at once
+        with at_once(made, batch):
+            assert [encoded(messages) for messages in dialogues] == alone
+    plain = [messages for messages in taken if not encoded(messages)[1]]
+    with at_once(made, plain), monkeypatch.context() as patched:
+        patched.setattr(type(made), "_encode_plus", None)
+        patched.setattr(type(made), "_decode", None)
+        patched.setattr(type(made), "apply_chat_template", None)
+        assert plain and all(encoded(messages)[0] for messages in plain), "nothing is asked a second time"
+
+
+def test_a_tokenizer_without_a_template_says_so_of_each_row_also_at_once(tokenizer: Callable[..., Any]) -> None:
+    made = tokenizer("plain")
+    made.chat_template = None
+    with at_once(made, [ONE_TURN]), pytest.raises(ModelError, match="has no chat template"):
+        encode_demonstration(made, ONE_TURN)

@@ -13,14 +13,16 @@ import json
 import random
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 from trueup.console import say
-from trueup.data.records import Dropped, LeftOut, Row, parse_row
+from trueup.data.containers.numbered import Batches, Numbered, row_of
+from trueup.data.records import Dropped, LeftOut, Row
 from trueup.errors import DataError
 from trueup.files import PARTIAL, Json, files_under, replacing, write_atomically
 from trueup.provenance.contents import cache_dir
@@ -34,7 +36,7 @@ _UNPACKED = 4
 """Times that the rows of a packed file are larger than the file, about."""
 _CHUNK = 1000
 """Rows that are written together."""
-_ROWS, _REPORT = "rows.arrow", "report.json"
+_ROWS, _PLACES, _REPORT = "rows.arrow", "places.arrow", "report.json"
 _ABANDONED_SECONDS = 24 * 3600
 """A file that is half written and was left alone for so long belongs to a process that was killed."""
 
@@ -42,75 +44,55 @@ R = TypeVar("R", bound=Row)
 T = TypeVar("T")
 
 
-class Spool(Sequence[R], Generic[R]):
+class Spool(Numbered[R], Generic[R]):
     """Rows that lie on disk. Each is parsed when it is asked for."""
 
-    def __init__(self, file: Path, schema: type[R], indices: array[int] | None = None, table: Any = None):
+    def __init__(
+        self, file: Path, schema: type[R], numbers: array[int] | range | None = None, batches: Batches | None = None
+    ):
         """
-        indices  which rows of the file these are, in their order; None: all
-        table    of the file, where it was opened before
+        numbers  which rows of the file these are, in their order; None: all
+        batches  of the file, where it was opened before
         """
-        self.file, self.schema, self._indices = file, schema, indices
-        self._table = read_table(file) if table is None else table
-        self._where, self._text = self._table["where"], self._table["row"]
-
-    def __len__(self) -> int:
-        return self._table.num_rows if self._indices is None else len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> R: ...
-    @overload
-    def __getitem__(self, index: slice) -> Spool[R]: ...
-    def __getitem__(self, index: int | slice) -> R | Spool[R]:
-        if isinstance(index, slice):
-            return self.at(range(*index.indices(len(self))))
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        place = index % len(self) if self._indices is None else self._indices[index]
-        return self._row(self._where[place].as_py(), self._text[place].as_py())
-
-    def __iter__(self) -> Iterator[R]:
-        if self._indices is not None:
-            yield from (self[index] for index in range(len(self)))
-            return
-        for batch in self._table.to_batches():
-            for where, row in zip(*(batch.column(name).to_pylist() for name in ("where", "row")), strict=True):
-                yield self._row(where, row)
-
-    def at(self, indices: Sequence[int]) -> Spool[R]:
-        """The rows at these places, in this order."""
-        places = indices if self._indices is None else (self._indices[index] for index in indices)
-        return Spool(self.file, self.schema, array("q", places), self._table)
+        self.file, self.schema = file, schema
+        self._batches = batches or Batches(read_table(file))
+        self._count = self._batches.table.num_rows
+        super().__init__(range(self._count) if numbers is None else numbers)
 
     def __reduce__(self) -> Any:
         """Another process opens the file itself."""
-        return Spool, (self.file, self.schema, self._indices)
+        return Spool, (self.file, self.schema, self._numbers)
 
-    def _row(self, where: str, text: str) -> R:
-        return parse_row(self.schema, json.loads(text), where)
+    def _of(self, numbers: Any) -> Spool[R]:
+        return Spool(self.file, self.schema, numbers, self._batches)
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[R]:
+        for where, text in self._batches.read(numbers, "where", "row"):
+            yield row_of(self.schema, text, where)
 
     @property
     def key(self) -> str:
         """What tells these rows from others."""
-        which = "" if self._indices is None else hashlib.sha256(self._indices.tobytes()).hexdigest()
+        whole = self._numbers == range(self._count)
+        which = "" if whole else hashlib.sha256(array("q", self._numbers).tobytes()).hexdigest()
         return f"{self.file.parent.name} {which}"
 
     @property
     def note(self) -> str:
         """Where the rows lie, for the console."""
         size = self.file.stat().st_size / 1e9
-        return f"{self._table.num_rows} rows lie in {self.file.parent} ({size:.1f} GB); the folder may be removed"
+        return f"{self._count} rows lie in {self.file.parent} ({size:.1f} GB); the folder may be removed"
 
 
-def taken(rows: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
+def rows_at(rows: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
     """The rows at these places, in this order: on disk if they lie there."""
-    return rows.at(indices) if isinstance(rows, Spool) else [rows[index] for index in indices]
+    return rows.at(indices) if isinstance(rows, Numbered) else [rows[index] for index in indices]
 
 
 def draw(rows: Sequence[T], most: float | None, seed: int) -> Sequence[T]:
     """At most so many rows, or this share of them, drawn by the seed."""
     count = len(rows) if most is None else most if most >= 1 else max(1, round(most * len(rows)))
-    return rows if count >= len(rows) else taken(rows, random.Random(seed).sample(range(len(rows)), int(count)))
+    return rows if count >= len(rows) else rows_at(rows, random.Random(seed).sample(range(len(rows)), int(count)))
 
 
 class Seen:
@@ -163,23 +145,68 @@ def spooled(
     contents = contents_of(path)
 
     def write(folder: Path) -> Json:
-        fresh = Dropped()
+        fresh, texts = Dropped(), pyarrow.large_string()
         with replacing(folder / _ROWS, by_process=True) as partial, table_rows(partial, columns) as add:
-            for row in read(fresh):
+            for row in _of_input(path, read(fresh)):
                 add({"where": row.where, "row": row.model_dump_json()})  # type: ignore[attr-defined]
-            if contents_of(path) != contents:
+            with _input_errors(path):
+                now = contents_of(path)
+            if now != contents:
                 raise DataError(f"{path}: was changed while it was read; start again when it is written")
+        with replacing(folder / _PLACES, by_process=True) as partial:
+            names = {
+                "question": pyarrow.array(fresh.places, texts),
+                "where": pyarrow.array(fresh.places.values(), texts),
+            }
+            with pyarrow.ipc.new_file(str(partial), (places := pyarrow.table(names)).schema) as file:
+                file.write_table(places, _CHUNK)
         return plain(fresh)
 
-    folder, report = kept("rows", [str(path), contents, schema.__name__, rules, code_of("data")], write)
+    folder, report = cache_entry("rows", [str(path), contents, schema.__name__, rules, code_of("data")], write)
     add_to(dropped, report)
+    dropped.places = ChainMap(dict(dropped.places), _Places(folder / _PLACES))  # type: ignore[arg-type]
     return Spool(folder / _ROWS, schema)
+
+
+class _Places(Mapping[str, str]):
+    """`Dropped.places` of rows that lie on disk, read when they are asked for: most starts do not need them."""
+
+    def __init__(self, file: Path):
+        self._file = file
+
+    @cached_property
+    def _all(self) -> dict[str, str]:
+        table = read_table(self._file)
+        return dict(zip(*(table[name].to_pylist() for name in ("question", "where")), strict=True))
+
+    def __getitem__(self, question: str) -> str:
+        return self._all[question]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+def _of_input(path: Path, rows: Iterator[R]) -> Iterator[R]:
+    with _input_errors(path):
+        yield from rows
+
+
+@contextmanager
+def _input_errors(path: Path) -> Iterator[None]:
+    """An error of the input is told of as one, and not as one of the cache that it is read into."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
 
 
 # ---- The cache --------------------------------------------------------------------------------------------------
 
 
-def kept(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json]:
+def cache_entry(kind: str, key: Any, write: Callable[[Path], Json]) -> tuple[Path, Json]:
     """The folder in the cache of what depends on a key alone, and its report.
 
     write  fills the folder and gives the report: at the first time, and if a file of the folder is damaged.
@@ -294,7 +321,6 @@ def plain(dropped: Dropped) -> Json:
         "counts": dropped.counts,
         "ignored": dropped.ignored,
         "formats": dropped.formats,
-        "places": dropped.places,
         "left_out": [row.model_dump(mode="json") for row in dropped.left_out],
     }
 
@@ -303,5 +329,4 @@ def add_to(dropped: Dropped, values: Json) -> None:
     dropped.counts.update(values["counts"])
     dropped.ignored.update(values["ignored"])
     dropped.formats.update(values["formats"])
-    dropped.places = values["places"] | dropped.places
     dropped.left_out += [LeftOut.model_validate(row) for row in values["left_out"]]

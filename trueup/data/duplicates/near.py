@@ -10,7 +10,16 @@ from typing import NamedTuple
 import numpy as np
 
 from trueup.data.duplicates.forms import FORM, Shape, are_fillings, shape_of
-from trueup.data.duplicates.resemblance import ALIKE, Signatures, Text, distinct, plain_parts, resemblance, shingles
+from trueup.data.duplicates.resemblance import (
+    ALIKE,
+    Signatures,
+    Text,
+    distinct,
+    plain_parts,
+    resemblance,
+    shingles,
+    shingles_of_all,
+)
 
 _VERIFIED = 8
 """Texts that one is compared with exactly, of those that its signature says are most like it."""
@@ -125,4 +134,4 @@ def _sets(text: Text) -> list[np.ndarray]:
 
 
 def _runs(text: Text) -> np.ndarray:
-    return np.concatenate([shingles(f" {one} ", part) for part, one in enumerate(plain_parts(text))])
+    return shingles_of_all([[f" {one} " for one in plain_parts(text)]])[0]

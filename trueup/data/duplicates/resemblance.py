@@ -40,18 +40,31 @@ def plain_parts(text: Text) -> list[str]:
     return [plain(part) for part in text]
 
 
-def shingles(plain_text: str, part: int = 0) -> np.ndarray:
-    """(S,) hashes of all runs of 5 characters, in order; of a shorter text one hash.
+def shingles(plain_text: str) -> np.ndarray:
+    """(S,) hashes of all runs of 5 characters, in order; of a shorter text one hash."""
+    return shingles_of_all([[plain_text]])[0]
 
-    part  of equal runs in two parts of a text the hashes differ
-    """
-    codes = np.frombuffer(plain_text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
-    size = min(_SHINGLE, len(codes))
-    hashes = np.full(max(len(codes) - size + 1, 0) if size else 0, part, dtype=np.uint64)
-    for offset in range(size):  # unsigned integers wrap around, as is meant
-        hashes = (hashes + codes[offset : offset + len(hashes)]) * _ODD_MIX
-        hashes ^= hashes >> _EVEN_MIX
-    return hashes
+
+def shingles_of_all(texts: Sequence[Text]) -> tuple[np.ndarray, np.ndarray]:
+    """(S,) hashes of the shingles of plain texts behind each other, (N + 1,) where those of each text begin and end.
+    Of equal runs in two parts of a text the hashes differ."""
+    lengths = np.array([len(part) for text in texts for part in text], dtype=np.int64)
+    number = np.array([number for text in texts for number in range(len(text))], dtype=np.uint64)
+    joined = "".join(part for text in texts for part in text)
+    codes = np.frombuffer(joined.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+    begins = np.cumsum(lengths) - lengths
+    rest = np.repeat(begins + lengths, lengths) - np.arange(len(codes))  # from each character to the end of its part
+    hashes = np.repeat(number, lengths)
+    padded = np.concatenate([codes, np.zeros(_SHINGLE, dtype=np.uint64)])
+    for offset in range(_SHINGLE):  # unsigned integers wrap around, as is meant
+        mixed = (hashes + padded[offset : offset + len(codes)]) * _ODD_MIX
+        mixed ^= mixed >> _EVEN_MIX
+        hashes = np.where(rest > offset, mixed, hashes)
+    counts = np.where(lengths, np.maximum(lengths - _SHINGLE + 1, 1), 0)
+    is_first = np.zeros(len(codes), dtype=bool)
+    is_first[begins[lengths > 0]] = True
+    of_texts = np.cumsum([0, *map(len, texts)])
+    return hashes[is_first | (rest >= _SHINGLE)], np.concatenate([[0], np.cumsum(counts)])[of_texts]
 
 
 def distinct(values: np.ndarray) -> np.ndarray:
@@ -78,8 +91,8 @@ _BANDS, _ROWS = 25, 5
 ALMOST = 0.65
 """Estimated resemblance from which a pair is proposed: a signature's standard error at 0.8 is 0.035, so the estimate of
 two texts that resemble by 0.8 is below it once in 50,000 times."""
-_BATCH = 1_000_000
-"""Shingles that are turned into signatures together."""
+_BATCH = 250_000
+"""Characters that are turned into signatures together."""
 _COMPARED = 50
 """Texts of an equal band that all others of it are compared with: one that thousands share is a template."""
 _MOST_PAIRS = 200_000
@@ -90,26 +103,27 @@ class Signatures:
     """What is kept of many texts, 272 bytes of each, to propose the pairs that may resemble."""
 
     def __init__(self, texts: Sequence[Text]):
-        slots, self.same = [], np.full(len(texts), -1)
-        """(N,) the first text that is the same but for case and punctuation; -1 of a text without words."""
         self.numbers = np.zeros(len(texts), dtype=np.uint64)
-        first_of: dict[bytes, int] = {}
-        batch: list[np.ndarray] = []
-        waiting = 0
+        self.slots = np.zeros((len(texts), _SLOTS), dtype=np.uint16)
+        """(N, 128) signatures, of which 16 bits are kept."""
+        digests = np.zeros((len(texts), 2), dtype=np.uint64)  # 0 of a text without words
+        batch: list[list[str]] = []
+        waiting = begin = 0
         for index, text in enumerate(texts):
             parts = plain_parts(text)
             if any(parts):
-                self.same[index] = first_of.setdefault(_digest("\x1e".join(parts)), index)
+                digests[index] = np.frombuffer(_digest("\x1e".join(parts)), dtype=np.uint64)
                 numbers = "\x1e".join(" ".join(sorted(_NUMBER.findall(part))) for part in parts)
                 self.numbers[index] = int.from_bytes(_digest(numbers)[:8], "big")
-            batch.append(np.concatenate([shingles(one, part) for part, one in enumerate(parts)]))
-            waiting += len(batch[-1])
+            batch.append(parts)
+            waiting += sum(map(len, parts))
             if waiting >= _BATCH:
-                slots.append(_slots(batch))
-                batch, waiting = [], 0
-        slots.append(_slots(batch))
-        self.slots = np.concatenate(slots)
-        """(N, 128) signatures, of which 16 bits are kept."""
+                self.slots[begin : index + 1] = _slots(batch)
+                batch, waiting, begin = [], 0, index + 1
+        if batch:
+            self.slots[begin:] = _slots(batch)
+        self.same = _first_equal(digests)
+        """(N,) the first text that is the same but for case and punctuation; -1 of a text without words."""
 
     def pairs(self, also: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(i, j, estimated resemblance) of pairs that resemble by about ALMOST, i < j, by j and then i. Of texts
@@ -143,14 +157,22 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-def _slots(batch: list[np.ndarray]) -> np.ndarray:
+def _first_equal(digests: np.ndarray) -> np.ndarray:
+    """(N,) the first row that is equal to each; -1 of a row of zeros."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable, so the first of equal rows comes first
+    in_order = digests[order]
+    is_new = np.r_[True, (in_order[1:] != in_order[:-1]).any(1)] if len(order) else np.zeros(0, dtype=bool)
+    first = np.empty(len(order), dtype=np.int64)
+    first[order] = order[np.flatnonzero(is_new)][np.cumsum(is_new) - 1]
+    first[~digests.any(1)] = -1
+    return first
+
+
+def _slots(batch: Sequence[Text]) -> np.ndarray:
     """(N, 128) the lower halves of signatures."""
     from rensa import RMinHash
 
-    if not batch:
-        return np.zeros((0, _SLOTS), dtype=np.uint16)
-    ends = np.cumsum([0, *map(len, batch)])
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(np.concatenate(batch), ends, _SLOTS, 0)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(*shingles_of_all(batch), _SLOTS, 0)
     return np.array(matrix.to_rows(), dtype=np.uint32).astype(np.uint16)
 
 

@@ -8,7 +8,7 @@ repeat a held-out prompt. So no paraphrase of an exam is learnt, and new rows mo
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -38,22 +38,33 @@ def too_many(rows: int, what: str) -> str | None:
 def near_heldout(rows: Sequence[Demonstration | Prompt | PromptRow], split: SplitConfig) -> dict[int, NearDuplicate]:
     """The rows that may be trained on and begin nearly like a held-out one, by their index; none if the split keeps
     them."""
+    return near_heldout_questions((question(_messages(row)) for row in rows), lambda index: rows[index].where, split)
+
+
+def near_heldout_questions(
+    asked: Iterable[str], place: Callable[[int], str], split: SplitConfig
+) -> dict[int, NearDuplicate]:
+    """The same of rows by their questions.
+
+    place  of a row by its index, file and line
+    """
     if split.near_duplicates == "keep":
         return {}
     firsts: dict[str, int] = {}
     numbers = array("q")  # of the question of each row, among those that differ
-    begins = list[int]()
-    for index, row in enumerate(rows):
-        number = firsts.setdefault(question(_messages(row)), len(firsts))
+    begins = array("q")
+    for index, text in enumerate(asked):
+        number = firsts.setdefault(text, len(firsts))
         numbers.append(number)
         if number == len(begins):
             begins.append(index)
     questions = list(firsts)
+    del firsts
     near = {one.text: one for one in _near(questions, split)}
     found = {}
     for index, number in enumerate(numbers):
         if (one := near.get(number)) is not None:
-            where, like = rows[index].where, rows[begins[one.like]].where
+            where, like = place(index), place(begins[one.like])
             found[index] = near_duplicate(NEAR_HELDOUT, where, questions[number], like, questions[one.like], one.alike)
     return found
 
@@ -144,7 +155,20 @@ def sentence(near: Sequence[NearDuplicate], heldout: int, split: SplitConfig) ->
 
 
 def _near(questions: Sequence[str], split: SplitConfig) -> list[Near]:
-    return resembling([[text] for text in questions], [_is_heldout(text, split) for text in questions])
+    return resembling(_Alone(questions), [_is_heldout(text, split) for text in questions])
+
+
+class _Alone(Sequence[list[str]]):
+    """Texts of one part."""
+
+    def __init__(self, texts: Sequence[str]):
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return [self._texts[index]]
 
 
 def _is_heldout(question: str, split: SplitConfig) -> bool:

@@ -81,7 +81,7 @@ class Columns:
     def holds(self, name: str) -> bool:
         """Whether a column says something. "[]" or "None" is an input like any other, and elsewhere says nothing; 0 and
         false are an input, or a choice, like any other number."""
-        if name not in self.values:  # asked of every known name, and a row has a few of them
+        if name not in self.values:
             return False
         value = self.values[name]
         if isinstance(value, int | float) and (name == "input" or is_choice(name)):
@@ -89,6 +89,10 @@ class Columns:
         if isinstance(value, str) and is_text(name):
             return bool(value.strip()) and not (name in GIVEN and value.strip() in NO_INPUT)
         return not is_empty(value)
+
+    def held(self, names: Iterable[str]) -> list[str]:
+        """Those of these columns that say something: of all known names, of which a row has a few."""
+        return [name for name in names if name in self.values and self.holds(name)]
 
     def there(self, name: str) -> bool:
         """Whether a column has a value, be it false, 0 or blanks."""

@@ -46,7 +46,7 @@ def _question_and_answer(row: Columns, path: Path) -> list[Values]:
     prompt = prompt_of(row)
     completion = _answer(row, prompt)
     earlier = [turn for turn in prompt if turn["role"] == "assistant"]
-    if earlier and any(map(row.holds, vocabulary.QUESTIONS)):
+    if earlier and row.held(vocabulary.QUESTIONS):
         asked = utterances(question(row))
         for turn in earlier:
             turn |= {"trained": False} if utterances([turn])[0] in asked else {}

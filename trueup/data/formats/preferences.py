@@ -91,12 +91,12 @@ def read_pair(row: Columns) -> tuple[list[Values], list[str]]:
         prompt = conversation[:-1]
         return prompt, [conversation[-1]["content"], answer(row, names[1], prompt)]
     own: list[Values] = []
-    whole = [name for name in vocabulary.CONVERSATIONS if row.holds(name)]
+    whole = row.held(vocabulary.CONVERSATIONS)
     if _asks_within(row, names):
         own = turns(row, names[0], "assistant")[:-1]
         row.names_read.update(vocabulary.QUESTIONS)
         prompt = with_preface(row, own)
-    elif any(map(row.holds, vocabulary.QUESTIONS)) or (whole and waits(row, whole[0])):
+    elif row.held(vocabulary.QUESTIONS) or (whole and waits(row, whole[0])):
         prompt = prompt_of(row)
     else:
         own = turns(row, names[0], "assistant")[:-1]

@@ -123,6 +123,7 @@ def _rows(
     """The rows of a file that can be read, each once. At its end a DataError for the others, if they are refused."""
     formats, finish = _USES[use]
     seen, count, problems, is_unknown, is_empty, rows = Seen(), 0, list[str](), False, True, 0
+    dropped.places = places = dict(dropped.places)
     ignore = frozenset(map(vocabulary.canonical, ignore_columns))
     ours = set(map(vocabulary.canonical, choice.columns))  # a file's own column of such a name is left out before
     for file, where, entry in _entries(path, use, ignore, choice, dropped):
@@ -131,7 +132,7 @@ def _rows(
         try:
             outcomes = [
                 values if isinstance(values, Skipped) else finish(values, where)
-                for values in _convert(entry, file, use, formats, ledger)
+                for values in _convert(entry, file, use, ledger)
             ]
         except (DataError, ValueError, RecursionError) as error:
             problem = (
@@ -153,9 +154,9 @@ def _rows(
                 dropped.add("duplicate")
             else:
                 rows += 1
-                if isinstance(row, Prompt | Demonstration) and len(dropped.places) < MOST_PLACES:
+                if isinstance(row, Prompt | Demonstration) and len(places) < MOST_PLACES:
                     first = opening(row.prompt if isinstance(row, Prompt) else row.messages)
-                    dropped.places.setdefault(first.content if first else "", where)
+                    places.setdefault(first.content if first else "", where)
                 yield row
     if sentence := choice.unknown():
         raise DataError(f"{path}: {sentence}")
@@ -218,14 +219,14 @@ def _entries(
         yield file_of[where], where, entry
 
 
-def _convert(row: Any, path: Path, use: Use, formats: Sequence[Format], ledger: Ledger) -> list[Values | Skipped]:
+def _convert(row: Any, path: Path, use: Use, ledger: Ledger) -> list[Values | Skipped]:
     if isinstance(row, ValueError):
         raise row
     if not isinstance(row, dict):
         raise ValueError(f"expected an object, found {excerpt(row)}")
     one = Columns(row, ledger)
     one.refuse_unsupported(vocabulary.TOOLS)
-    format = _recognise(one, formats)
+    format = _recognise(one, use)
     at = ", ".join(one.at(name) for name in _recognised_by(one, format))
     ledger.format = f"{format.name}: {at}"
     common = _common_columns(one, use) | {"at": at}
@@ -243,12 +244,19 @@ def _names(keys: str) -> tuple[str, ...]:
     return tuple(keys.split("|"))
 
 
-def _recognise(row: Columns, formats: Sequence[Format]) -> Format:
+@lru_cache(maxsize=10_000)
+def _format_of(use: Use, names: frozenset[str]) -> Format | None:
+    """The first format whose columns are among these."""
+    formats, _ = _USES[use]
+    keys_of = ((format, map(_names, format.keys)) for format in formats)
+    return next((format for format, keys in keys_of if not any(map(names.isdisjoint, keys))), None)
+
+
+def _recognise(row: Columns, use: Use) -> Format:
     """The first format whose columns have a value in the row, else the first whose columns it has."""
-    for present in ({name for name in row.values if row.there(name)}, row.values.keys()):
-        for format in formats:
-            if all(not present.isdisjoint(_names(keys)) for keys in format.keys):
-                return format
+    for present in (filter(row.there, row.values), row.values):
+        if format := _format_of(use, frozenset(present)):
+            return format
     names = [row.at(name) for name in list(row.values)[:12]]
     more = f" and {len(row.values) - 12} more" if len(row.values) > 12 else ""
     raise _UnknownFormat(f"fits no known format with its columns {', '.join(names) or '(none)'}{more}")

@@ -57,7 +57,7 @@ def _turns_of_object(one: Columns) -> list[Values]:
         return [message(one)]
     one.refuse_unsupported()
     pair = [say("user", one.take(asks, str)), say("assistant", one.take(answers, str))]
-    system = [name for name in vocabulary.SYSTEM if one.holds(name)]
+    system = one.held(vocabulary.SYSTEM)
     _refuse_more(one, [turn["content"] for turn in pair])
     if _carries_loss(one) is False:
         pair[1]["trained"] = False
@@ -292,8 +292,8 @@ def prompt_of(row: Columns) -> list[Values]:
 
     A conversation that ends with an answer is the prompt of no other answer, where there is a question beside it.
     """
-    names = [name for name in vocabulary.CONVERSATIONS if row.holds(name)]
-    if names and (not any(map(row.holds, vocabulary.QUESTIONS)) or waits(row, names[0])):
+    names = row.held(vocabulary.CONVERSATIONS)
+    if names and (not row.held(vocabulary.QUESTIONS) or waits(row, names[0])):
         return with_preface(row, without_answer_mark(turns(row, names[0])))
     return with_preface(row, question(row))
 
@@ -307,11 +307,11 @@ def waits(row: Columns, name: str) -> bool:
 
 def with_preface(row: Columns, conversation: list[Values]) -> list[Values]:
     """A conversation behind the columns that come before it, history and system message, which it may repeat."""
-    if name := next((name for name in vocabulary.HISTORY if row.holds(name)), None):
+    if name := next(iter(row.held(vocabulary.HISTORY)), None):
         before = _history(row, name)
         if utterances(conversation[: len(before)]) != utterances(before):
             conversation = [*before, *conversation]
-    if name := next((name for name in vocabulary.SYSTEM if row.holds(name)), None):
+    if name := next(iter(row.held(vocabulary.SYSTEM)), None):
         system = say("system", row.take(name, str))
         if not any(utterances([one]) == utterances([system]) for one in conversation if one["role"] == "system"):
             if conversation and conversation[0]["role"] == "system":
@@ -338,9 +338,9 @@ def _history(row: Columns, name: str) -> list[Values]:
 
 
 def question(row: Columns) -> list[Values]:
-    contexts = [name for name in vocabulary.GIVEN if row.holds(name)]
+    contexts = row.held(vocabulary.GIVEN)
     about = [name for name in contexts if _is_messages(row.values[name])]
-    name = next((name for name in vocabulary.QUESTIONS if row.holds(name)), None)
+    name = next(iter(row.held(vocabulary.QUESTIONS)), None)
     before = [one for other in about if other != name for one in turns(row, other)]  # messages were said before
     if name is None and not before:
         name = row.first(vocabulary.QUESTIONS) or vocabulary.QUESTIONS[0]
@@ -391,7 +391,7 @@ _VERDICT_NAMES = "winner preference preferred better verdict".split()
 
 def read_choices(row: Columns) -> list[tuple[str, str]]:
     """Letter and text of each answer to choose from."""
-    name = next((name for name in vocabulary.CHOICES if row.holds(name)), None)
+    name = next(iter(row.held(vocabulary.CHOICES)), None)
     if name is not None:
         value = row.get(name)
         if isinstance(value, dict) and all(isinstance(value.get(key), list) for key in ("text", "label")):  # ARC
@@ -405,7 +405,7 @@ def read_choices(row: Columns) -> list[tuple[str, str]]:
         return []
     for pattern in ("option_{}", "choice_{}", "answer_{}", "option{}", "op{}", "{}"):
         names = [name for letter in "abcdefgh" if row.holds(name := pattern.format(letter))]
-        if not set(names).isdisjoint(row.answers) or (pattern == "answer_{}" and any(map(row.holds, _VERDICT_NAMES))):
+        if not set(names).isdisjoint(row.answers) or (pattern == "answer_{}" and row.held(_VERDICT_NAMES)):
             continue
         if len(names) > 2 or (len(names) == 2 and pattern.startswith(("option", "choice", "op"))):
             return [(name[-1].upper(), row.take(name, str)) for name in names]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -12,6 +13,7 @@ from duplicates import alike, changed, planted, vocabulary
 from trueup.config import SplitConfig
 from trueup.data.duplicates.forms import FORM
 from trueup.data.duplicates.near import repeated, resembling
+from trueup.data.duplicates.resemblance import shingles_of_all
 from trueup.data.duplicates.training import across_split, near_heldout
 from trueup.data.records import Message, Prompt
 from trueup.data.split import is_heldout
@@ -185,3 +187,27 @@ def test_they_are_named_with_where_they_stand_and_with_what_happens_to_them() ->
         3: ("b:2", "a:1", 1.0),
     }
     assert near_heldout(rows, keeping) == {}
+
+
+def test_the_shingles_of_many_texts_are_those_of_each() -> None:
+    """Against a second form, in whole numbers."""
+
+    def hashes(text: str, part: int) -> list[int]:
+        runs = [text[i : i + 5] for i in range(max(len(text) - 4, min(len(text), 1)))]
+        values = []
+        for run in runs:
+            value = part
+            for character in run:
+                value = (value + ord(character)) * 0x9E3779B97F4A7C15 % 2**64
+                value ^= value >> 29
+            values.append(value)
+        return values
+
+    draw = random.Random(0)
+    texts = [
+        ["".join(draw.choices("ab ü面🙂", k=draw.choice([0, 1, 4, 5, 6, 30]))) for _ in range(2)] for _ in range(60)
+    ]
+    flat, ends = shingles_of_all(texts)
+    expected = [[one for part, text in enumerate(parts) for one in hashes(text, part)] for parts in texts]
+    assert [flat[a:b].tolist() for a, b in pairwise(ends)] == expected
+    assert [len(one) for one in shingles_of_all([])] == [0, 1]
