@@ -167,7 +167,7 @@ def _encode_calls(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     messages  the conversation with this turn, which is the last
     """
     facts = _facts(tokenizer)
-    check_spelling(messages[-1], len(messages) - 1, facts.control["user"])
+    check_spelling(messages[-1], facts.control)
     text, end = calls_as_written(tokenizer, messages, facts.blank, _render)
     note(tokenizer, messages, text, changes)
     if (block := reasoning_block(tokenizer)) and block.opening and not block.continues(text):
@@ -358,8 +358,10 @@ def _locate(
     """Where every message's text stands in the rendered prompt; raises if one is missing."""
     note(tokenizer, messages, text, changes)
     scaffold = _scaffold(tokenizer, facts, messages)
+    for i, message in enumerate(messages if has_tools(messages) else ()):
+        with _of_message(i, message):
+            check_spelling(message, facts.control)
     for i, message in enumerate(messages):
-        check_spelling(message, i, facts.control["user"])
         if i not in scaffold.order and message.content.strip():
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template leaves this turn out, "

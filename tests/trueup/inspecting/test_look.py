@@ -45,7 +45,7 @@ def test_it_finds_the_rows_that_a_stage_would_train_on_and_shows_their_texts(pat
     assert sum(report.left_out.values()) + report.bad_rows == sum(dropped.counts.values())
     assert sum(report.formats.values()) >= 1 and len({sample.where for sample in report.samples}) <= len(rows)
     shown = {part.content for sample in report.samples for part in sample.parts}
-    texts = {m.content for row in rows for m in getattr(row, "messages", None) or getattr(row, "prompt", [])}
+    texts = {m.said for row in rows for m in getattr(row, "messages", None) or getattr(row, "prompt", [])}
     assert shown >= texts | {text for row in rows for text in getattr(row, "completions", [])}
 
 

@@ -318,6 +318,22 @@ def test_a_template_may_look_at_the_texts_move_them_and_write_them_twice(with_te
     assert made.decode(encode_prompt(made, turns)).startswith("Be rude.\nBe rude.\npolite\nuser: Say red.\n")
 
 
+def test_a_system_text_before_the_last_question_alone_is_asked_and_trained_as_it_is_asked(
+    with_template: Callable[..., Any],
+) -> None:
+    """As in Mistral 0.3, with a blank before an answer."""
+    made = with_template(
+        "{{ bos_token }}{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST] "
+        "{{ messages[0].content + '\n\n' if loop.last and messages[0].role == 'system' }}{{ m.content }}[/INST]"
+        "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+    )
+    rows = encode_demonstration(made, [DIALOGUE[0], *ONE_TURN, QUESTION[0], _answer("Again.")])
+    assert [made.decode(row.input_ids) for row in rows] == [
+        "<s>[INST] Be brief.\n\nSay red.[/INST] It is red.</s>",
+        "<s>[INST] Say red.[/INST] It is red.</s>[INST] Be brief.\n\nSay red.[/INST] Again.</s>",
+    ]
+
+
 def test_a_template_with_a_syntax_error_is_refused_with_its_line(with_template: Callable[..., Any]) -> None:
     with pytest.raises(ModelError, match=r"model\.chat_template: the chat template .*own\.jinja is no Jinja: line 2: "):
         with_template("{% for m in messages %}\n{{ m['content' }}{% endfor %}")

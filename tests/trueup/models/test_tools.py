@@ -186,6 +186,14 @@ def test_a_model_that_reasons_closes_its_block_before_a_call(family: str) -> Non
     assert "<think>" not in re.sub(r"<think>\s*</think>", "", asked.rpartition("How warm is Rome?")[2] + first)
 
 
+def test_reasoning_before_a_call_is_trained_in_the_block_that_the_template_writes() -> None:
+    made = of_family("qwen3", thinking=True)
+    [said] = trained_turns(made, [ROW[0], says("<think>\nWhere?\n</think>\n\nLook.", call(city="Rome"))])
+    assert said.startswith("<think>\nWhere?\n</think>\n\nLook.\n<tool_call>\n")
+    with pytest.raises(DataError, match="the chat template has closed the block before it"):
+        encode_demonstration(of_family("qwen3"), [ROW[0], says("<think>Where?</think>", call(city="Rome"))])
+
+
 WORDS = st.text(alphabet="abcXYZ 0\"'\\\n{}[]:,äß🙂", min_size=1, max_size=12).filter(str.strip)
 
 

@@ -343,7 +343,7 @@ def _error_before(prompt: str, text: str, answer: str, blank: str, thinks: bool,
     before = text.partition(answer)[0]
     shared = alike(prompt, before)
     rest = before[shared:]
-    if rest in ("", blank) or (shared < len(prompt) and prompt.endswith(rest)):
+    if rest in ("", blank) or (shared < len(prompt) and prompt.endswith(rest.removesuffix(blank))):
         return None
     if thinks and TAG.search(rest) and not TAG.sub("", rest).strip():
         return None

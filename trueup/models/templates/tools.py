@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -58,19 +58,21 @@ def texts_of_tools(message: Message) -> Iterator[str]:
         yield json.dumps(message.tools, ensure_ascii=False)
     for call in message.tool_calls or []:
         yield f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)} {call.id or ''}"
-    if message.tool_calls:
-        yield message.content
     if message.role == "tool":
         yield f"{message.name or ''} {message.tool_call_id or ''}"
 
 
-def check_spelling(message: Message, index: int, control: Control) -> None:
-    """Raise a DataError for a tool or a call that spells a control token: the template's own stand beside it."""
-    for text in texts_of_tools(message):
-        if cuts := cuts_in(text, [(0, len(text), control)]):
+def check_spelling(message: Message, control: Mapping[str, Control]) -> None:
+    """Raise a DataError for a tool or a call that spells a control token: the template's own stand beside it.
+
+    control  the tokens that count as control tokens, by the role of a text
+    """
+    texts = [(text, "user") for text in texts_of_tools(message)]
+    for text, role in [*texts, (message.content, "assistant")] if message.tool_calls else texts:
+        if cuts := cuts_in(text, [(0, len(text), control[role])]):
             raise DataError(
-                f"message {index + 1} ({message.role}): a tool, or a call of one, spells a control token at "
-                f"{start_of(text[cuts[0] - 1 :])}, which would be read as one; change the row"
+                f"a tool, or a call of one, spells a control token at {start_of(text[cuts[0] - 1 :])}, which would be "
+                "read as one; change the row"
             )
 
 
@@ -269,7 +271,7 @@ def _of_call(message: Message) -> dict[str, str]:
 
 def _check_whole(message: Message, body: str) -> None:
     """Raise a DataError unless all that a turn says and calls stands in the text that the template makes of it."""
-    if (content := message.content.strip()) and content not in body:
+    if not _stands_in(message.content, body):
         raise DataError(
             "the chat template leaves out what is said beside a call; take the text or the call out of the row"
         )
