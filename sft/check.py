@@ -10,10 +10,12 @@ from sft.config import DataSource, SampleConfig, SFTConfig, StartConfig
 from sft.data import read_source, unknown_kinds
 from trueup.checking.rows import CHECKED_ROWS, TOO_MANY_DROPPED, ReadFile, Rows, check_context, read_file
 from trueup.config import Stages
+from trueup.data.duplicates.exams import on_exams
 from trueup.data.duplicates.training import near_heldout_prompts
 from trueup.data.formats import read_prompts
 from trueup.data.records import Demonstration, Dropped, Prompt, random_rows
 from trueup.data.split import is_for_judge, is_heldout, question, split_name, touches_heldout
+from trueup.errors import DataError
 from trueup.inspecting.kinds import is_named, kind_of
 
 FEW_DEMONSTRATIONS = 8
@@ -58,6 +60,7 @@ def check_demonstrations(config: SFTConfig, stages: Stages, rows: Rows, problems
         notes.append(f"model.chat_template: {rows.end_token!r} is trained as the end of every assistant turn")
         _check_too_long(config, train, lengths, rows, problems, notes)
     _count(config, train, demonstrations, rows, notes)
+    _check_contamination(config, demonstrations, notes)
     if len(train) < FEW_DEMONSTRATIONS:
         others = len(demonstrations) - len(train)
         what = "held out or left out" if config.leave_out else "held out"
@@ -77,6 +80,16 @@ def _count(
     if any(file.is_drawn for file in rows.files if file.key == "sft.data"):
         limits.append(f"of a large file only the {CHECKED_ROWS} drawn rows count")
     notes.append("; ".join([f"sft.data: {len(train)} demonstrations to train on, {others} {what}", *limits]))
+
+
+def _check_contamination(config: SFTConfig, demonstrations: list[Demonstration], notes: list[str]) -> None:
+    """Add a note if demonstrations have words of a held-out prompt or of a check."""
+    try:
+        sentence = on_exams(demonstrations, config.checked_files, config.split)
+    except DataError:
+        return  # what is wrong with the file of a check is told of the comparison
+    if sentence:
+        notes.append(f"sft.contamination: {config.contamination}: {sentence}")
 
 
 def _check_all_trained(rows: Rows, problems: list[str], notes: list[str]) -> None:

@@ -69,6 +69,10 @@ class SFTConfig(TrainConfig):
     """What happens to demonstrations that nearly repeat an earlier one, in what is asked and in what is answered:
     `drop` leaves them out, counts them and lists them in sft/near_duplicates.jsonl. Of those that resemble each other
     the first stays."""
+    contamination: Literal["drop", "keep"] = "drop"
+    """What happens to demonstrations of which a turn shares 13 words in a row with a held-out prompt, or with a
+    question or an answer of `compare.checks` (docs/formats.md): `drop` leaves them out, `keep` trains on them. Both
+    count them and list them in sft/contamination.jsonl."""
     learning_rate: float = Field(2e-4, gt=0)
     """Learning rate at its peak. The best one for LoRA is about ten times that for full fine-tuning
     (https://thinkingmachines.ai/blog/lora)."""
@@ -84,6 +88,20 @@ class SFTConfig(TrainConfig):
     """Whether several demonstrations share a row of up to `max_length` tokens, so that little is padded. Batches then
     count such rows. A model that would let one demonstration see another is refused, by a measurement before it is
     trained."""
+
+    _checked_files: tuple[Path, ...] = PrivateAttr(())
+
+    @property
+    def checked_files(self) -> tuple[Path, ...]:
+        """The files of the comparison's checks. Another check makes nothing stale: the comparison leaves out what it
+        finds among the questions that were trained on."""
+        return self._checked_files
+
+    def completed(self, stages: Mapping[str, Any]) -> Self:
+        """With the checks of the comparison, which no demonstration may have words of."""
+        config = self.model_copy()
+        config._checked_files = tuple(check.path for check in getattr(stages.get("compare"), "checks", ()))
+        return config
 
     @property
     def mask_note(self) -> str | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft.config import DataSource, SFTConfig
+from sft.contamination import contamination
 from sft.duplicates import near_duplicates
 from sft.encode import encode
 from sft.report import LongCounts
@@ -49,8 +50,8 @@ class Data:
     """Parts of training dialogues that were left out since they begin with a held-out question."""
     changes: Counter[str]
     """Demonstrations whose texts were changed, by what was done to them."""
-    near_duplicates: Counter[str]
-    """Demonstrations that were left out as near-duplicates, by reason."""
+    not_trained: Counter[str]
+    """Demonstrations that were left out as near-duplicates or as contaminated, by reason."""
 
     @cached_property
     def kinds(self) -> tuple[np.ndarray, list[str]]:
@@ -103,10 +104,13 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         one = encode(rows, tokenizer, config.fitting, config.split, refused, source.on_bad_rows, dropped)
         encoded.append((source, one, dropped))
     refused.stop()
-    near = near_duplicates([one for _, one, _ in encoded], config, stage)
+    sources = [one for _, one, _ in encoded]
+    near = near_duplicates(sources, config, stage)
+    shared = contamination(sources, near, config, stage)
+    why = [of_source | of_exams for of_source, of_exams in zip(near, shared, strict=True)]
     train, again, heldout, left_out = ([np.zeros(0, dtype=np.int64)] for _ in range(4))
     read, heldout_parts, begin = list[ReadSource](), 0, 0
-    for (source, one, dropped), reasons in zip(encoded, near, strict=True):
+    for (source, one, dropped), reasons in zip(encoded, why, strict=True):
         dropped.counts.update(reasons.values())
         sides = Tokens([one])
         first, last = dialogues(sides.of_demonstration)
@@ -135,7 +139,7 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         left_out=np.concatenate(left_out),
         heldout_parts=heldout_parts,
         changes=refused.changes,
-        near_duplicates=Counter(reason for reasons in near for reason in reasons.values()),
+        not_trained=Counter(reason for reasons in why for reason in reasons.values()),
     )
     if config.leave_out and (lines := unknown_kinds(config.leave_out, data.kinds[1])):
         raise DataError("\n".join(lines))
@@ -157,7 +161,7 @@ def _nothing_left(data: Data, config: SFTConfig) -> str:
             not one.heldout and not one.parts for one in data.tokens.long
         ),
         f"held out (split.heldout_fraction: {config.split.heldout_fraction})": len(data.heldout),
-        **data.near_duplicates,
+        **data.not_trained,
     }
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.items() if count) or "none was taken"
     paths = ", ".join(str(source.path) for source in config.data)

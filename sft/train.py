@@ -100,7 +100,7 @@ def run(config: SFTConfig) -> Path:
                 train=len(train_rows),
                 packed=len(trainer.train_dataset) if config.packing else None,
                 heldout=len(data.heldout),
-                dropped=({TOO_LONG: len(data.too_long)} if data.too_long else {}) | data.near_duplicates,
+                dropped=({TOO_LONG: len(data.too_long)} if data.too_long else {}) | data.not_trained,
                 long=data.long_counts if data.long_counts.demonstrations else None,
             ),
             tokens=TokenCounts(all=train_rows.tokens, with_loss=train_rows.tokens_with_loss),

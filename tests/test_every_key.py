@@ -128,6 +128,7 @@ SFT = {
     "train_on": trainer(train_on="all"),
     "packing": trainer(packing=True),
     "near_duplicates": ShownBy("tests/test_near_heldout.py", '"near_duplicates": "drop"'),  # there are none here
+    "contamination": ShownBy("tests/sft/test_contamination.py", '"contamination": "keep"'),  # there is none here
 }
 REWARD = {
     "pairs": Probe({"pairs": "extremes"}, see="trainer"),

@@ -59,7 +59,8 @@ def made(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Pat
     def make(near: str = "drop", **sections: Any) -> Any:
         split = {"heldout_fraction": 0.3, "salt": SALT, "near_duplicates": near}
         sample = {"prompts": "asked.jsonl"}
-        return campaign(tmp_path, split=split, **{"sft": {"data": ["rows.jsonl"]}, "sample": sample, **sections})
+        sft = {"data": ["rows.jsonl"], "contamination": near}
+        return campaign(tmp_path, split=split, **{"sft": sft, "sample": sample, **sections})
 
     return make
 

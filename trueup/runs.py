@@ -28,7 +28,7 @@ from trueup.artifacts.artifact import A, Artifact, read_artifact
 from trueup.artifacts.manifest import Finding as Finding
 from trueup.artifacts.manifest import InputFile, Level, Manifest, OutputFile, ParentStage, StageVerdict
 from trueup.config import StageConfig
-from trueup.data.duplicates.rows import NEAR_DUPLICATES, QUESTIONS, NearDuplicate, examples
+from trueup.data.duplicates.rows import CONTAMINATION, NEAR_DUPLICATES, QUESTIONS, NearDuplicate, examples
 from trueup.data.records import IDEALS, LEFT_OUT, Dropped, LeftOut, Message, write_rows
 from trueup.data.split import opening_id, question
 from trueup.errors import RunError
@@ -70,7 +70,7 @@ OUTPUTS = {
     *("model", "adapter", "steps", "judge", "runs"),  # TensorBoard's tracker writes `runs`
     *("samples.jsonl", "heldout.jsonl", "candidates.jsonl", "scores.jsonl", "candidate_scores.jsonl"),
     *("rankings.jsonl", "preferences.jsonl", "ties.jsonl", IDEALS, "demonstrations.jsonl"),
-    "mistakes.jsonl",
+    *("mistakes.jsonl", CONTAMINATION),
 }
 """Names of the files and folders that stages leave as results. A new result needs its name here."""
 STORE = "labels.sqlite"

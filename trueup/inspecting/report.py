@@ -56,6 +56,9 @@ class Split(Artifact):
     heldout: int
     near_duplicates: str | None
     """A sentence on prompts that may be trained on and are nearly the same as a held-out one; null without any."""
+    contamination: str | None = absent()
+    """A sentence on demonstrations that may be trained on and have words of a held-out prompt or of a check of the
+    campaign; null without any."""
 
 
 class FiledText(Artifact):

@@ -69,6 +69,8 @@ def of_file(report: DataReport) -> Iterable[str]:
         yield line("split", f"{report.split.train} to train on, {report.split.heldout} held out")
         if report.split.near_duplicates:
             yield line("", report.split.near_duplicates)
+        if report.split.contamination:
+            yield line("", report.split.contamination)
     if report.template:
         yield line("template", report.template)
     if report.against:

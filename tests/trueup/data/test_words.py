@@ -9,7 +9,7 @@ import unicodedata
 import pytest
 
 from trueup.data.texts import distinct_n, repetition, self_similarity
-from trueup.data.words import as_seen, count_words, ngrams, normal, words
+from trueup.data.words import as_seen, count_words, ngrams, normal, tokens, words
 
 CHINESE = "面包放在冰箱里会更快变硬因为低温让淀粉重新结晶所以最好放在室温下保存"
 JAPANESE = "パンは冷蔵庫に入れると早く硬くなるので室温で保存するのがよい"
@@ -127,3 +127,10 @@ def test_no_text_takes_long_to_count(unit: str) -> None:
     began = time.process_time()
     count_words(text), words(text), ngrams(text, 3), normal(text), as_seen(text)
     assert time.process_time() - began < 2
+
+
+def test_ascii_has_the_words_that_any_text_has() -> None:
+    rng = random.Random(0)
+    for _ in range(2000):
+        text = "".join(rng.choices("abZ09_'' -.\n\x00\x7f<", k=12))
+        assert words(text) == [token for token, _ in tokens(text)], repr(text)

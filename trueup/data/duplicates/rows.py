@@ -15,6 +15,11 @@ NEAR_HELDOUT = "nearly the same as a held-out prompt"
 REPEATED = "nearly the same as an earlier demonstration"
 NEAR_TRAINED = "nearly the same as a prompt that was trained on"
 
+CONTAMINATION = "contamination.jsonl"
+"""In a stage's folder: the rows that share words in a row with a held-out prompt or a check."""
+SHARES_HELDOUT = "has the words of a held-out prompt"
+SHARES_CHECK = "has the words of a check"
+
 
 class NearDuplicate(Row):
     """A row of near_duplicates.jsonl, which was not trained on, or not compared on."""
@@ -29,6 +34,20 @@ class NearDuplicate(Row):
     text: str
     """Its first question, or the beginning of that."""
     like_text: str
+
+
+class Contaminated(Row):
+    """A row of contamination.jsonl, which has words in a row of what the model is examined on."""
+
+    where: str
+    """File and line."""
+    reason: str
+    exam: str
+    """File and line of the held-out prompt, or of the check's row."""
+    words: str
+    """13 words in a row that both have; all of a shorter text."""
+    trained: bool
+    """Whether it is trained on nevertheless (`sft.contamination: keep`)."""
 
 
 def near_duplicate(reason: str, where: str, text: str, like: str, like_text: str, alike: float) -> NearDuplicate:
