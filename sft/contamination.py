@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from sft.config import SFTConfig
 from sft.duplicates import Encodable
 from sft.tokens import Source, Tokens
 from trueup.console import say
-from trueup.data.containers.spool import code_of, kept
+from trueup.data.containers.spool import cache_entry, code_of
 from trueup.data.duplicates.exams import Contamination, Exam, check_exams, contaminated, heldout_exam, in_words
 from trueup.data.duplicates.rows import CONTAMINATION, Contaminated
 from trueup.data.duplicates.training import MOST_COMPARED
 from trueup.data.records import write_rows
-from trueup.data.split import touches_heldout
 from trueup.files import Json
 from trueup.provenance.inputs import sha256_of
 from trueup.runs import StageRun
@@ -74,7 +75,7 @@ def _found(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -> Con
     exams = check_exams(config.checked_files)
     if len(rows) <= MOST_COMPARED:
         exams += _heldout(sources)
-    others = [index for index, row in enumerate(rows) if not touches_heldout(row, config.split)]
+    others = np.flatnonzero(~rows.heldout).tolist()
     found = contaminated(rows.at(others), exams, config.contamination == "keep")
     return Contamination({others[index]: one for index, one in found.rows.items()}, found.phrases)
 
@@ -83,14 +84,14 @@ def _heldout(sources: Sequence[Source]) -> list[Exam]:
     """The held-out questions that demonstrations, or parts of them, begin with."""
     exams: dict[str, Exam] = {}
     for tokens in (Tokens([source]) for source in sources):
-        for part in tokens.heldout.nonzero()[0].tolist():
-            text = tokens.question(part)
+        parts = np.flatnonzero(tokens.heldout)
+        for part, text in zip(parts.tolist(), tokens.questions(parts), strict=True):
             exams.setdefault(text, heldout_exam(text, partial(_where, tokens, part)))
     return list(exams.values())
 
 
 def _where(tokens: Tokens, part: int) -> str:
-    return tokens.demonstration(part).where
+    return tokens.whole(part).where
 
 
 def _kept(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -> Contamination:
@@ -102,6 +103,6 @@ def _kept(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -> Cont
 
     files = [(str(file), sha256_of(file)) for file in config.checked_files]
     settings = [config.split.model_dump(mode="json"), config.contamination, files]
-    _, report = kept("contamination", [[one.key for one in sources], *settings, code_of("data")], look)
+    _, report = cache_entry("contamination", [[one.key for one in sources], *settings, code_of("data")], look)
     rows_found = {int(index): Contaminated.model_validate(values) for index, values in report["rows"].items()}
     return Contamination(rows_found, report["phrases"])
