@@ -139,10 +139,10 @@ class KeepBest(TrainerCallback):
     def __init__(self, stage: StageRun, model: Loaded, kept: Kept, loss_at_start: float):
         """model  the one that is trained"""
         self.stage, self.model, self.kept = stage, model, kept
-        self.file = stage.dir / BEST
+        self.file = stage.home / BEST
         self.losses = {0: loss_at_start}
         """The loss of each step that was looked at."""
-        if not stage.resumed:
+        if not stage.resumed and not processes.rank():
             self.file.unlink(missing_ok=True)
             stage.log({"step": 0, KEPT_LOSS: loss_at_start})
 
@@ -183,10 +183,12 @@ class KeepBest(TrainerCallback):
 
     def restore(self) -> None:
         """Give the model the weights of the best step. Those of the start are not kept: they are made again."""
+        processes.wait()  # one of them writes the file
         if self.best_step:
             with safe_open(self.file, "pt") as file, torch.no_grad():
                 for name, weight in trained_weights(self.model.model).items():
                     weight.copy_(file.get_tensor(name))
+        processes.wait()  # and removes it
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -268,7 +270,7 @@ def train_from_probe(
     choice = StartChoice(reason="", kept_prompts=len(kept), loss_at_start=None, loss_trained=None, step=0)
     if kept:
         rest = known.without(kept)
-        probe = fit_probe(rest.features, rest.prompts, config.seed)
+        probe = processes.agreed(lambda: fit_probe(rest.features, rest.prompts, config.seed))
         say(f"{'start':<12} the head is a probe: {probe.reason}")
         start_at(model, probe)
         exam = Kept.of(
@@ -291,7 +293,7 @@ def train_from_probe(
         del training, model.model
         gc.collect()  # a trainer is part of circles
         model.model = load().model
-    probe = fit_probe(known.features, known.prompts, config.seed)
+    probe = processes.agreed(lambda: fit_probe(known.features, known.prompts, config.seed))
     start_at(model, probe)
     choice = choice.model_copy(update={"reason": choice.reason or probe.reason})
     say(f"{'choice':<12} {in_words(choice)}")

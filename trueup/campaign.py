@@ -94,6 +94,10 @@ class Campaign:
         """Characters of the longest name of a stage, for columns."""
         return max(8, *map(len, self.stages))
 
+    def not_shared(self, number: int, stages: Iterable[str]) -> list[str]:
+        """What keeps so many processes from training these of its stages."""
+        return not_shared({stage: self.stages[stage] for stage in stages}, number)
+
     def launched(self, stage: str) -> str:
         """What the plan says of the processes that a stage runs on; empty for a stage that runs on one."""
         if not self.config.launch or not self.stages[stage].trains:
@@ -234,11 +238,7 @@ def _as_written(source: Path, values: Json) -> Campaign:
             for key in sorted(stage_config.further_keys & stage_config.model_fields_set)
         ]
     if top.launch and top.processes:
-        problems += [
-            f"{stage}.{key}: {problem}"
-            for stage, stage_config in stages.items()
-            for key, problem in stage_config.not_shared(top.processes).items()
-        ]
+        problems += not_shared(stages, top.processes)
     if top.labels_per_round and getattr(stages["label"], "source", None) == "import":
         problems.append("labels_per_round: all labels of the file count, and label.source asks nobody: leave it out")
     if problems:
@@ -250,6 +250,15 @@ def _as_written(source: Path, values: Json) -> Campaign:
     }
     hub_ids_by_stage = {stage: stage_config.hub_ids() for stage, stage_config in stages.items()}
     return Campaign(source, values, top, run_dir, stages, hub_ids_by_stage)
+
+
+def not_shared(stages: Stages, number: int) -> list[str]:
+    """What keeps so many processes from training these stages together, each with its key."""
+    return [
+        f"{config.stage}.{key}: {problem}"
+        for config in stages.values()
+        for key, problem in config.not_shared(number).items()
+    ]
 
 
 def _schema(

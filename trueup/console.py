@@ -14,7 +14,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, TypedDict
 
@@ -120,21 +120,26 @@ def become_child(errors_alone: bool = False) -> None:
     os.dup2(2, 1)
 
 
-def become_launcher() -> None:
-    """The same in a process whose children have the event channel as their standard output."""
+def become_launcher(clean: Callable[[], None] | None = None) -> None:
+    """The same in a process whose children have the event channel as their standard output.
+
+    clean  what to do before the process ends with its parent
+    """
     global _events
     _events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     sys.stdout = sys.stderr
-    exit_with_parent()
+    exit_with_parent(clean)
 
 
-def exit_with_parent() -> None:
+def exit_with_parent(clean: Callable[[], None] | None = None) -> None:
     """End this process when its parent is gone. Otherwise it would hold the run's lock and work for nobody."""
     parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        if clean:
+            clean()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

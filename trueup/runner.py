@@ -33,6 +33,9 @@ from trueup.console import Event, printable
 from trueup.errors import LabelsPending, StageCrashed, StageFailed
 from trueup.files import require_file
 
+OF_OTHERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Of the environment: what a cluster's launcher tells the processes that it starts. Stages are started by us."""
+
 
 class Follower:
     """How another thread follows the stages at work, and stops them. Ctrl-C in the terminal does not reach them."""
@@ -139,8 +142,10 @@ class _Child:
         directory.mkdir(parents=True, exist_ok=True)
         self.log = directory / runs.LOG
         require_file(self.log)
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        module = "trueup.commandline.launch" if self.campaign.launched(self.stage) else "trueup.stage"
+        environment = {key: value for key, value in os.environ.items() if key not in OF_OTHERS}
+        environment["OMP_NUM_THREADS"] = str(self.threads)
+        launched = bool(self.campaign.launched(self.stage))
+        module = "trueup.commandline.launch" if launched else "trueup.stage"
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, self.stage],
@@ -148,7 +153,7 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 pass_fds=(self.lock,),
-                process_group=0 if self.apart else None,
+                process_group=0 if self.apart or launched else None,
                 env=environment,
                 text=True,
             )
@@ -160,7 +165,11 @@ class _Child:
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
-            self.events.put((self.stage, json.loads(line)))
+            try:
+                self.events.put((self.stage, json.loads(line)))
+            except ValueError:  # what a library wrote past us
+                with self.log.open("a", encoding="utf-8") as log:
+                    log.write(line)
         self.process.wait()
         self.events.put((self.stage, None))
 

@@ -27,7 +27,7 @@ def main() -> int:
     console.become_child(errors_alone=processes.rank() > 0)
     quieten()
     message = (
-        json.loads(Path(os.environ[processes.CAMPAIGN]).read_text(encoding="utf-8"))
+        json.loads(Path(os.environ[processes.SCRATCH], processes.CAMPAIGN).read_text(encoding="utf-8"))
         if several
         else json.load(sys.stdin)
     )

@@ -37,6 +37,7 @@ from trueup.artifacts.reports import RewardCard
 from trueup.console import say
 from trueup.data.records import Candidate, CandidateSet, Dropped, prompt_id, read_rows, write_rows
 from trueup.errors import DataError
+from trueup.launching import processes
 from trueup.models.chat import IGNORED, Encoded, answer_text, encode_prompt
 from trueup.models.course import drawn
 from trueup.models.loading import Loaded
@@ -60,13 +61,16 @@ def run(config: BestOfNConfig) -> Path:
     pays = online.scorer_of(config, reward, units) if reward else None
     text_of = partial(answer_text, policy.tokenizer)
     rewards = make_rewards(config, pays, prompts.checks, turn_ends(policy.tokenizer), text_of)
-    answers, from_sample = answers_of(config, stage, start, policy, prompts.train)
-    dropped = Dropped()
-    best = [
-        one
-        for row, its_answers in zip(prompts.train, answers, strict=True)
-        if (one := best_answer(row, its_answers, rewards, dropped))
-    ]
+
+    def choose() -> tuple[list[Best], Dropped, int, int]:
+        answers, from_sample = answers_of(config, stage, start, policy, prompts.train)
+        dropped = Dropped()
+        rows = zip(prompts.train, answers, strict=True)
+        best = [one for row, its_answers in rows if (one := best_answer(row, its_answers, rewards, dropped))]
+        return best, dropped, sum(map(len, answers)), from_sample
+
+    # Of several processes one does it: a reward may cost money, or depend on chance.
+    best, dropped, answered, from_sample = processes.agreed(choose)
     if not best:
         raise DataError(f"align: no prompt has an answer to imitate (left out: {dropped})")
     if dropped.counts:
@@ -94,7 +98,7 @@ def run(config: BestOfNConfig) -> Path:
     report = BestOfNReport(
         **dict(paid),
         algorithm="best_of_n",
-        answers=sum(map(len, answers)),
+        answers=answered,
         from_sample=from_sample,
         imitated=len(best),
         left_out=dict(dropped.counts),

@@ -20,6 +20,7 @@ from rlhf.checks import Check
 from trueup.artifacts.reports import Normalisation, RewardCards, SampledAnswers
 from trueup.console import say
 from trueup.errors import DataError
+from trueup.launching import processes
 from trueup.models.loading import Loaded, load_reward_model
 from trueup.models.policies import reward_model_config
 from trueup.runs import FinishedStage, StageRun
@@ -63,24 +64,29 @@ class EvaluateSteps(TrainerCallback):
         """One answer to each of the prompts: mean reward and KL in nats per sequence, as a row of metrics.jsonl."""
         if not self.prompts:
             return
+        # Of several processes one does it: a reward may cost money, or depend on chance.
+        figures = processes.agreed(self._figures)
+        self.stage.log({"step": step, **figures})
+        spread = f", spread over heads {figures['eval/spread']:.2f}" if "eval/spread" in figures else ""
+        by_second = f" (the second reward model: {figures['eval/second_reward']:.2f})" if self.second else ""
+        say(
+            f"{f'step {step}':<12} reward {figures['eval/reward']:.2f}{by_second}, KL {figures['eval/kl']:.2f}{spread} "
+            "on the prompts kept for it"
+        )
+
+    def _figures(self) -> dict[str, float]:
         prompts = [row.prompt for row in self.prompts]
         answers = [row[0] for row in draw(self.policy, prompts, self.config.decoding(self.config.seed), 1)]
-        figures: dict[str, float] = {}
+        logged: dict[str, float] = {}
         columns = columns_of(self.prompts, answers)
         own, reference = logps_of(self.policy, prompts, answers), self.reference_logps(prompts, answers)
         kl = [logp - ref for logp, ref in zip(own, reference, strict=True)]
-        row = {"step": step, "eval/reward": _mean_reward(self.rewards, columns, figures), "eval/kl": sum(kl) / len(kl)}
-        if SPREAD in figures:
-            row["eval/spread"] = figures[SPREAD]
+        figures = {"eval/reward": _mean_reward(self.rewards, columns, logged), "eval/kl": sum(kl) / len(kl)}
+        if SPREAD in logged:
+            figures["eval/spread"] = logged[SPREAD]
         if self.second:
-            row["eval/second_reward"] = _mean_reward(self.second, columns)
-        self.stage.log(row)
-        spread = f", spread over heads {figures[SPREAD]:.2f}" if SPREAD in figures else ""
-        by_second = f" (the second reward model: {row['eval/second_reward']:.2f})" if self.second else ""
-        say(
-            f"{f'step {step}':<12} reward {row['eval/reward']:.2f}{by_second}, KL {row['eval/kl']:.2f}{spread} on the "
-            "prompts kept for it"
-        )
+            figures["eval/second_reward"] = _mean_reward(self.second, columns)
+        return figures
 
 
 def _mean_reward(

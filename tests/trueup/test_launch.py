@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,20 +45,25 @@ stage = load_campaign(Path(sys.argv[1]), sys.argv[4:]).stages[sys.argv[2]]
 load_object(stage.run)(stage)
 """
 TRAINING = {"train_batch_size": 4, "max_steps": -1, "num_train_epochs": 2, "lora": {"r": 4}}
-PAID = {"on_failed_reward_model": "use", "max_new_tokens": 8}
-SAMPLING = {**PAID, "train_batch_size": 8, "rollout_batch_size": 8, "max_steps": 4, "eval_prompts": 2}
+PAID = {"on_failed_reward_model": "use", "max_new_tokens": 8, "eval_prompts": 2, "num_generations": 2}
+SAMPLING = {**PAID, "train_batch_size": 8, "rollout_batch_size": 8, "max_steps": 4}
+UNEVEN = {**TRAINING, "train_batch_size": 9}
+"""Of 16 pairs seven are left for the last step, which three processes cut into 3, 2 and 2."""
 BELOW = ("sft", "sample", "label", "reward")
-STAGES: dict[str, dict[str, Any]] = {
-    "sft": {"sft": TRAINING},
-    "sft, whole": {"sft": {**TRAINING, "lora": None, "full_finetuning": True, "learning_rate": 1e-3}},
-    "reward": {"reward": TRAINING},
-    "reward, ties": {"reward": {**TRAINING, "ties": "rao_kupper", "start": "random"}},
-    "dpo": {"align": {**TRAINING, "algorithm": "dpo"}},
-    "kto": {"align": {**TRAINING, "algorithm": "kto"}},
-    "simpo": {"align": {**TRAINING, "algorithm": "simpo"}},
-    "best_of_n": {"align": {**TRAINING, "algorithm": "best_of_n", "num_generations": 2, "eval_prompts": 2, **PAID}},
-    "grpo": {"align": {**SAMPLING, "algorithm": "grpo", "num_generations": 2}},
-    "rloo": {"align": {**SAMPLING, "algorithm": "rloo", "num_generations": 2}},
+STAGES: dict[str, tuple[int, dict[str, Any]]] = {
+    "sft": (2, {"sft": TRAINING}),
+    "sft, a row at a time": (3, {"sft": {**UNEVEN, "per_device_train_batch_size": 1}}),
+    "sft, whole": (2, {"sft": {**TRAINING, "lora": None, "full_finetuning": True, "learning_rate": 1e-3}}),
+    "sft, packed": (2, {"sft": {**TRAINING, "packing": True}}),
+    "reward": (3, {"reward": UNEVEN}),
+    "reward, ties": (2, {"reward": {**TRAINING, "ties": "rao_kupper", "start": "random"}}),
+    "reward, from a probe": (2, {"reward": {**TRAINING, "start": "probe", "learning_rate": 1e-3}}),
+    "dpo": (3, {"align": {**UNEVEN, "algorithm": "dpo", "grades": "weight"}}),
+    "kto": (2, {"align": {**TRAINING, "algorithm": "kto"}}),
+    "simpo": (3, {"align": {**UNEVEN, "algorithm": "simpo"}}),
+    "best_of_n": (2, {"align": {**TRAINING, **PAID, "algorithm": "best_of_n"}}),
+    "grpo": (2, {"align": {**SAMPLING, "algorithm": "grpo"}}),
+    "rloo": (2, {"align": {**SAMPLING, "algorithm": "rloo"}}),
 }
 
 
@@ -97,39 +102,38 @@ def on_processes(number: int, file: Path, stage: str, aside: Path, *overrides: s
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_two_processes_take_the_steps_of_one(
+def test_several_processes_take_the_steps_of_one(
     below: Path, campaign: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
-    made = campaign(tmp_path, **STAGES[name])
-    stage = next(iter(STAGES[name]))
-    for run in ("one", "two"):
+    number, keys = STAGES[name]
+    made = campaign(tmp_path, **keys)
+    stage = next(iter(keys))
+    for run in ("one", "several"):
         for parent in BELOW[: BELOW.index(stage) if stage in BELOW else None]:
             folder = runs.DIRECTORIES[parent]
             shutil.copytree(below / folder, tmp_path / run / folder)
     one = load_campaign(made.source, [f"run_dir={tmp_path / 'one'}"]).stages[stage]
     load_object(one.run)(one)
-    on_processes(2, made.source, stage, tmp_path / "process", f"run_dir={tmp_path / 'two'}")
+    on_processes(number, made.source, stage, tmp_path / "process", f"run_dir={tmp_path / 'several'}")
 
     folders = [runs.stage_dir(tmp_path / run, stage) for run in ("one", "two")]
-    of_one, of_two = (steps(folder) for folder in folders)
-    assert [row["step"] for row in of_two] == [row["step"] for row in of_one]
+    of_one, of_several = (steps(folder) for folder in folders)
+    assert [row["step"] for row in of_several] == [row["step"] for row in of_one]
     for key in ("loss", "grad_norm"):
-        assert [row[key] for row in of_two] == pytest.approx([row[key] for row in of_one], rel=1e-3, abs=1e-4), key
+        assert [row[key] for row in of_several] == pytest.approx([row[key] for row in of_one], rel=1e-3, abs=1e-4), key
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in folders]
     assert names[0] == names[1], "each file once, and none of a process's own"
-    weights = (
-        [
-            load_file(folder / "adapter_model.safetensors")
-            for folder in (folders[0] / "adapter", tmp_path / "process0", tmp_path / "process1")
-        ]
-        if (folders[0] / "adapter").exists()
-        else []
-    )
-    for other in weights[1:]:
-        for key, weight in weights[0].items():
-            torch.testing.assert_close(other[key], weight, rtol=1e-3, atol=1e-4)
-    manifest = json.loads((folders[1] / "manifest.json").read_text())
-    assert manifest["processes"] == 2
+    trained = "adapter" if (folders[0] / "adapter").exists() else "model"
+    alone = weights_in(folders[0] / trained)
+    for other in [folders[1] / trained, *(Path(f"{tmp_path / 'process'}{rank}") for rank in range(1, number))]:
+        if trained == "adapter" or other.is_relative_to(tmp_path / "several"):  # one writes the model
+            for key, weight in weights_in(other).items():
+                torch.testing.assert_close(weight, alone[key], rtol=1e-3, atol=1e-4)
+    assert json.loads((folders[1] / "manifest.json").read_text())["processes"] == number
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob("*model.safetensors")))
 
 
 def steps(folder: Path) -> list[dict[str, float]]:
@@ -140,39 +144,56 @@ def steps(folder: Path) -> list[dict[str, float]]:
 # ---- What starts them -------------------------------------------------------------------------------------------
 
 
-def trueup(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "trueup", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def trueup(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-m", "trueup", *map(str, arguments)], subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
 
 
-def test_a_run_trains_on_two_processes_and_goes_on_on_one_when_one_of_them_is_killed(
+def test_a_stage_goes_on_with_another_number_of_processes_wherever_one_is_killed(
     campaign: Callable[..., Any], tmp_path: Path
 ) -> None:
+    """One process, then two, then one. Each begins in the middle of an epoch, with the order of that epoch."""
     many = {**TRAINING, "num_train_epochs": 40, "save_steps": 2}
     made = campaign(tmp_path, sft=many, launch="ddp", processes=2)
     directory = runs.stage_dir(made.run_dir, "sft")
-    running = trueup("sft", made.source)
-    wait_for(lambda: list(directory.glob("checkpoint-*/trainer_state.json")), running)
-    ranks = {child.environ()["RANK"]: child for child in processes_of(running)}
-    assert sorted(ranks) == ["0", "1"]
-    ranks["1"].kill()
-    said, complaint = running.communicate(timeout=120)
-    assert running.returncode == 2
-    assert "sft      run    not run yet; ddp on 2 processes" in said
+    killed(trueup("sft", made.source, "--set", "launch=null", "--set", "processes=null"), directory, "trueup.stage")
+    reached = [len(steps(directory))]
+    said, complaint = killed(trueup("sft", made.source, TMPDIR=str(tmp_path)), directory, "RANK=1")
+    reached.append(len(steps(directory)))
+    assert "sft      resume interrupted, continues; ddp on 2 processes" in said
     assert re.search(r"sft: process 1 of 2 was killed by SIGKILL \(out of memory\?\).* The same command", complaint)
     assert "Traceback" not in complaint
-    assert not list(Path(tempfile.gettempdir()).glob("trueup-campaign-*")), "the campaign's keys may be secret"
+    assert not list(tmp_path.glob("trueup-launch-*")), "it may hold secrets, and copies"
 
     alone = load_campaign(made.source, ["launch=null", "processes=null"])
     assert [step.action for step in plan(alone, "sft")] == ["resume"]
-    reached = steps(directory)
     load_object(alone.stages["sft"].run)(alone.stages["sft"])
-    of_both = steps(directory)
-    assert [row["step"] for row in of_both] == list(range(1, len(of_both) + 1)) and len(of_both) > len(reached) > 1
+    of_all = steps(directory)
+    assert [row["step"] for row in of_all] == list(range(1, len(of_all) + 1))
+    assert 1 < reached[0] < reached[1] < len(of_all)
     whole = campaign(tmp_path, sft=many, run_dir=str(tmp_path / "whole")).stages["sft"]
     load_object(whole.run)(whole)
     of_one = steps(runs.stage_dir(tmp_path / "whole", "sft"))
-    assert [row["loss"] for row in of_both] == pytest.approx([row["loss"] for row in of_one], rel=0.02, abs=0.02)
+    assert [row["loss"] for row in of_all] == pytest.approx([row["loss"] for row in of_one], rel=0.02, abs=0.02)
+
+
+def killed(running: subprocess.Popen[str], directory: Path, which: str) -> tuple[str, str]:
+    """Kill a process of a run, by a word of its command or its environment, behind its next checkpoint. Returns what
+    the run printed."""
+    before = whole_checkpoints(directory)
+    wait_for(lambda: whole_checkpoints(directory) - before, running)
+    next(
+        child
+        for child in psutil.Process(running.pid).children(recursive=True)
+        if which in child.cmdline() or which in [f"{key}={value}" for key, value in child.environ().items()]
+    ).kill()
+    printed = running.communicate(timeout=120)
+    assert running.returncode
+    return printed
+
+
+def whole_checkpoints(directory: Path) -> set[Path]:
+    return set(directory.glob("checkpoint-*/trainer_state.json"))
 
 
 def wait_for(there: Callable[[], object], running: subprocess.Popen[str]) -> None:
@@ -184,12 +205,6 @@ def wait_for(there: Callable[[], object], running: subprocess.Popen[str]) -> Non
     raise AssertionError("it did not begin in two minutes")
 
 
-def processes_of(running: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Those that train."""
-    children = psutil.Process(running.pid).children(recursive=True)
-    return [child for child in children if "RANK" in child.environ()]
-
-
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
@@ -199,7 +214,11 @@ def processes_of(running: subprocess.Popen[str]) -> list[psutil.Process]:
         ({"launch": "ddp", "processes": 3}, r"sft\.train_batch_size: 4 rows cannot be shared by 3 processes"),
         (
             {"launch": "ddp", "processes": 2, "reward": {"per_device_train_batch_size": 4}},
-            r"reward\.per_device_train_batch_size: 4 does not divide train_batch_size 2",
+            r"reward\.per_device_train_batch_size: 4 does not divide the 2 rows of a process",
+        ),
+        (
+            {"launch": "ddp", "processes": 2, "sft": {"trainer_args": {"ddp_timeout": 60}}},
+            r"sft\.trainer_args\.ddp_timeout: cannot be set beside launch, which decides it",
         ),
         (
             {"launch": "ddp", "processes": 2, "align": {**SAMPLING, "algorithm": "grpo", "num_generations": 8}},

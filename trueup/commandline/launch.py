@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,28 +26,33 @@ def main() -> int:
     from trueup.errors import RunError, TrueupError
     from trueup.launching.processes import CAMPAIGN
 
-    console.become_launcher()
-    stage.quieten()
-    text = sys.stdin.read()
-    message = json.loads(text)
-    campaign = resolve(Path(message["source"]), message["values"])
-    name = sys.argv[1]
-    try:
-        number = number_of(campaign)
-        stage.refuse_unbuildable(campaign, name, message["ahead"])
-        with tempfile.NamedTemporaryFile("w", prefix="trueup-campaign-", suffix=".json") as file:
-            file.write(text)
-            file.flush()
-            failures = _launch(name, number, {CAMPAIGN: file.name, **_environment(campaign)})
-    except TrueupError as error:
-        console.report_error(str(error), type(error).__name__)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the folder is removed
+    scratch = tempfile.TemporaryDirectory(prefix="trueup-launch-")
+    with scratch as folder:
+        console.become_launcher(scratch.cleanup)
+        stage.quieten()
+        text = sys.stdin.read()
+        message = json.loads(text)
+        campaign = resolve(Path(message["source"]), message["values"])
+        name = sys.argv[1]
+        file = Path(folder) / CAMPAIGN
+        file.touch(mode=0o600)  # it may hold secrets
+        file.write_text(text, encoding="utf-8")
+        try:
+            number = number_of(campaign, [name, *message["ahead"]])
+            stage.refuse_unbuildable(campaign, name, message["ahead"])
+            failures = _launch(name, number, Path(folder), is_on_cpu(campaign))
+        except TrueupError as error:
+            console.report_error(str(error), type(error).__name__)
+            return 2
+        except KeyboardInterrupt:
+            return 130
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
     if 2 in codes.values():  # it has said why
         return 2
-    killed = {rank: -code for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM}
+    if any(code > 0 for code in codes.values()):  # its traceback is in the log; the others died of it
+        return 1
+    killed = {rank: -code for rank, code in codes.items() if -code != signal.SIGTERM}
     if killed:
         rank, by = next(iter(killed.items()))
         out_of_memory = " (out of memory?)" if by == signal.SIGKILL else ""
@@ -59,51 +65,56 @@ def main() -> int:
     return 1 if codes else 0
 
 
-def number_of(campaign: Campaign) -> int:
-    """Number of processes; a ConfigError where there is nothing to share."""
+def number_of(campaign: Campaign, stages: Sequence[str] = ()) -> int:
+    """Number of processes; a ConfigError where there is nothing to share, or so many cannot share these stages."""
     import torch
 
     from trueup.errors import ConfigError
+    from trueup.models.placement import place
 
-    gpus = 0 if campaign.config.model.device == "cpu" else torch.cuda.device_count()
+    device = place(campaign.config.model).device.type
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
     number = campaign.config.processes or gpus
+    launch = campaign.config.launch
+    if device not in ("cpu", "cuda"):
+        raise ConfigError("launch", [f"{launch} trains on GPUs of CUDA or ROCm, or on the CPU (found {device})"])
     if number < 2:
         found = "one GPU" if gpus else "no GPU"
-        raise ConfigError(
-            "launch",
-            [
-                f"{campaign.config.launch} needs several processes, and there is {found}: leave "
-                "launch out, or say processes, which then share what there is"
-            ],
-        )
+        problem = f"{launch} needs several processes, and there is {found}: leave launch out, or say processes"
+        raise ConfigError("launch", [problem])
     if 0 < gpus < number:
         raise ConfigError("processes", [f"{number} processes need as many GPUs (found {gpus})"])
+    if problems := campaign.not_shared(number, stages):
+        raise ConfigError(campaign.source, problems)
     return number
 
 
-def _environment(campaign: Campaign) -> dict[str, str]:
-    import torch
+def is_on_cpu(campaign: Campaign) -> bool:
+    from trueup.models.placement import place
 
-    from trueup.launching.processes import ON_CPU
-
-    on_cpu = campaign.config.model.device == "cpu" or not torch.cuda.is_available()
-    return {ON_CPU: "true"} if on_cpu else {}
+    return place(campaign.config.model).device.type == "cpu"
 
 
-def _launch(stage: str, number: int, environment: dict[str, str]) -> dict[int, Any]:
+def _launch(stage: str, number: int, folder: Path, on_cpu: bool) -> dict[int, Any]:
     """Run the stage on so many processes. Returns what failed, by rank."""
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    os.environ.update(environment)
+    from trueup.launching.processes import ON_CPU, SCRATCH
+
+    os.environ |= {SCRATCH: str(folder), ON_CPU: str(on_cpu).lower()}
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(os.environ["OMP_NUM_THREADS"]) // number))
+    # In place of the user's own, which may be about other programs.
+    (folder / "accelerate.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_GPU\n", encoding="utf-8"
+    )
     # On a CPU too: accelerate's own launcher starts processes there by MPI alone. Every choice that it would make by
     # itself is made here, since it prints a warning for each.
-    options = ["--multi_gpu", f"--num_processes={number}", "--num_machines=1", "--main_process_port=0"]
-    options += ["--mixed_precision=no", "--dynamo_backend=no", "--module"]
+    options = [f"--config_file={folder / 'accelerate.yaml'}", "--multi_gpu", "--gpu_ids=all", "--main_process_port=0"]
+    options += [f"--num_processes={number}", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     try:
-        launch_command(launch_command_parser().parse_args([*options, "trueup.stage", stage]))
+        launch_command(launch_command_parser().parse_args([*options, "--module", "trueup.stage", stage]))
     except ChildFailedError as error:
         return error.failures
     except SignalException:

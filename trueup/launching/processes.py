@@ -6,7 +6,6 @@ and the same result. So none waits for another between the steps, and a stage re
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
@@ -17,12 +16,17 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-CAMPAIGN = "TRUEUP_CAMPAIGN"
-"""Of the environment: the file with the campaign, which a stage by itself reads from standard input."""
+SCRATCH = "TRUEUP_SCRATCH"
+"""Of the environment: a folder of what started the processes, which removes it when they have ended."""
+CAMPAIGN = "campaign.json"
+"""In that folder: the campaign, which a stage by itself reads from standard input."""
+READ_AGAIN = ("metrics.jsonl", "samples.jsonl", "steps")
+"""What a stage that goes on reads of what it wrote."""
 ON_CPU = "ACCELERATE_USE_CPU"
 """Of the environment: `true` where processes train on the CPU, whatever else the machine has."""
-_PATIENCE = timedelta(days=1)
-"""How long one may wait for another. One that dies ends them all at once, by what started them."""
+_PATIENCE = timedelta(hours=6)
+"""How long one may wait for another, which may draw and judge many answers. One that dies ends them all at once, by
+what started them."""
 
 
 def count() -> int:
@@ -45,6 +49,36 @@ def agreed(value: Callable[[], T]) -> T:
     return broadcast_object_list([value() if rank() == 0 else None])[0]
 
 
+def least(value: float) -> float:
+    """The least of what the processes come with."""
+    if count() == 1:
+        return value
+    from accelerate.utils import gather_object
+
+    _join()
+    return min(gather_object([value]))
+
+
+def gather_rows(gather: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """accelerate's `gather` for tensors of which processes have unlike numbers of rows, as in a last step that is not
+    full: its own expects equal shapes, and stops or hands out garbage."""
+
+    def gathered(tensor: Any) -> Any:
+        if not getattr(tensor, "ndim", 0):
+            return gather(tensor)
+        counts = gather(tensor.new_tensor([len(tensor)], dtype=int)).tolist()
+        most = max(counts)
+        if min(counts) == most:
+            return gather(tensor)
+        padded = tensor.new_zeros((most, *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        every = gather(padded)
+        there = [row for n, rows in enumerate(counts) for row in range(n * most, n * most + rows)]
+        return every[there]
+
+    return gathered
+
+
 def wait() -> None:
     """Wait until every process is here."""
     if count() > 1:
@@ -58,15 +92,17 @@ def _join() -> Any:
 
 
 def folder_for(home: Path, resumed: bool) -> Path:
-    """Where a process writes: the first one into the stage's folder `home`, each of the others into one of its own,
-    which is removed when it ends. If the stage goes on where it was interrupted, that begins as a copy, but for
-    checkpoints, which are shared."""
+    """Where a process writes: the first one into the stage's folder `home`, each of the others into one of its own. If
+    the stage goes on where it was interrupted, that begins with what the stage reads of itself, but for checkpoints and
+    other large files, which are shared."""
     if rank() == 0:
         wait()
         return home
-    folder = Path(tempfile.mkdtemp(prefix=f"trueup-process-{rank()}-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    if resumed:
-        shutil.copytree(home, folder, ignore=shutil.ignore_patterns("checkpoint-*"), dirs_exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"process-{rank()}-", dir=os.environ.get(SCRATCH)))
+    for name in READ_AGAIN if resumed else ():
+        if (home / name).is_dir():
+            shutil.copytree(home / name, folder / name)
+        elif (home / name).exists():
+            shutil.copyfile(home / name, folder / name)
     wait()
     return folder

@@ -81,9 +81,12 @@ def build_arguments(schema: type[A], arguments: Json, config: TrainConfig) -> A:
     """The TRL config of a stage from `arguments` and the user's; a ConfigError if TRL or transformers refuse it."""
     merged = with_user_arguments(arguments, config, schema)
     try:
-        return schema(**merged)
+        made = schema(**merged)
     except (ValueError, TypeError, ImportError) as error:
         reason = " ".join(str(error).split())
         values = ", ".join(f"{key}: {value!r}" for key, value in config.trainer_args.items()) or "none"
         problem = f"{config.stage}: trl.{schema.__name__} refuses its arguments: {reason} (trainer_args: {values})"
         raise ConfigError("trainer_args", [problem]) from error
+    if made.n_gpu > 1:  # transformers would share a batch among all GPUs that it sees (DataParallel), and TRL refuses
+        made._n_gpu = 1
+    return made

@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 from trueup.console import say
 from trueup.errors import ConfigError
 from trueup.launching import processes
+from trueup.models.chat import IGNORED
 from trueup.models.loading import Loaded
 from trueup.training import loop
 from trueup.training.config import TrainConfig
@@ -43,7 +44,7 @@ def rows_per_forward(config: TrainConfig, loaded: Loaded, lengths: Lengths) -> i
         return rows
     # One measures for all, since they must take the same number of steps.
     row_bytes = processes.agreed(lambda: _bytes_per_token(loaded)) * max(lengths)
-    free = processes.agreed(lambda: 0.8 * loop.free_memory(loaded.placement.device))
+    free = 0.8 * processes.least(loop.free_memory(loaded.placement.device))
     rows = max((n for n in divisors if n * row_bytes <= free), default=divisors[0])
     say(
         f"{'batch':<12} {rows} of {total} rows at once: {row_bytes / 2**20:.0f} MiB a row measured, "
@@ -165,7 +166,14 @@ def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: Leng
     """
 
     class GroupedTrainer(trainer):
-        _weights: Iterator[float] = iter(())  # none outside of the loop, where a test or a check asks for a loss
+        pass_weight = 1.0
+        """The weight of the forward pass at work, also for figures of which TRL takes the mean over passes."""
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            self._weights: list[float] = []  # none outside of the loop, where a test or a check asks for a loss
+            super().__init__(*args, **kwargs)
+            if processes.count() > 1:
+                self.accelerator.gather = processes.gather_rows(self.accelerator.gather)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> LengthGrouped:
             at_once, among = self.args.per_device_train_batch_size, Among(processes.count(), processes.rank())
@@ -175,23 +183,37 @@ def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: Leng
             return self._order
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-            self._weights = iter(self._order.weights(self.state.global_step))
+            # Behind a resume on several processes accelerate does not find the order to tell it the epoch.
+            self._order.set_epoch(self.state.global_step // self._order.steps)
+            self._weights = self._order.weights(self.state.global_step)
             return super().get_batch_samples(*args, **kwargs)
+
+        def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+            counted = zip(batch_samples, self._weights, strict=True)
+            return super()._get_num_items_in_batch(
+                [batch if weight else without_labels(batch) for batch, weight in counted], device
+            )
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
         ) -> Any:
-            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            if not model.training:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            weight = self._weights.pop(0) if self._weights else 1.0
             # With a number of items the loss is a sum over them, divided by the number in all forward passes.
-            if not model.training or num_items_in_batch is not None:
-                return loss
-            return next(self._weights, 1.0) * loss
+            self.pass_weight = weight if num_items_in_batch is None or not weight else 1.0
+            return self.pass_weight * super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         def train(self, *args: Any, **kwargs: Any) -> Any:
             with _kept_over_epochs(self, config):
                 return super().train(*args, **kwargs)
 
     return GroupedTrainer
+
+
+def without_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch, of which no token is learnt."""
+    return {name: torch.full_like(value, IGNORED) if name == "labels" else value for name, value in batch.items()}
 
 
 def _kept_over_epochs(trainer: Trainer, config: TrainConfig) -> AbstractContextManager[None]:

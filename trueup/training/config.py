@@ -37,6 +37,9 @@ _FILES_OF_TRAINERS = ("deepspeed", "fsdp_config", "accelerator_config")
 """Arguments of TRL's trainers that may name a JSON file, relative to the campaign file."""
 
 
+_SET_BY_LAUNCH = ("fsdp", "deepspeed", "accelerator_config", "ddp_backend", "ddp_timeout")
+
+
 def _files_from_campaign(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, dict):
         return value
@@ -113,7 +116,9 @@ class TrainConfig(ModelStageConfig):
             return {"train_batch_size": problem}
         at_once = self.per_device_train_batch_size
         if at_once != "auto" and total % at_once:
-            return {"per_device_train_batch_size": f"{at_once} does not divide train_batch_size {total}"}
+            return {"per_device_train_batch_size": f"{at_once} does not divide the {total} rows of a process"}
+        if processes > 1 and (own := [key for key in _SET_BY_LAUNCH if key in self.trainer_args]):
+            return {f"trainer_args.{own[0]}": "cannot be set beside launch, which decides it"}
         return {}
 
     def contents(self) -> dict[str, Contents | None]:

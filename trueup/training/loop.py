@@ -131,6 +131,8 @@ def train(trainer: Trainer, run: StageRun, samples: bool = False) -> None:
         _forget_samples_from(run.dir / SAMPLES, step)
     if checkpoint:
         say(f"{'resume':<12} from {checkpoint.name}")
+    if processes.count() > 1:
+        trainer._save_rng_state = _whole(trainer._save_rng_state)
     # Within the training: what is evaluated before it counts as prepared, and several processes would train apart.
     trainer.args.eval_on_start = trainer.eval_dataset is not None and loss_before(run) is None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -140,6 +142,17 @@ def train(trainer: Trainer, run: StageRun, samples: bool = False) -> None:
     run.facts["steps"] = trainer.state.global_step
     run.facts["tokens_per_s"] = round(watch.tokens_per_s, 1)
     run.facts["trained_parameters"] = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+
+
+def _whole(save: Any) -> Any:
+    """A checkpoint has a file of random numbers of each process, and counts as whole when the first has written its
+    last file: so it waits for theirs."""
+
+    def saved(folder: str) -> None:
+        save(folder)
+        processes.wait()
+
+    return saved
 
 
 def last_checkpoint(directory: Path) -> Path | None:
@@ -184,7 +197,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def loss_before(run: StageRun) -> float | None:
     """Held-out loss before the first step, if it was measured."""
-    return next((row["eval_loss"] for row in read_metrics(run.dir / METRICS) if row["step"] == 0), None)
+    rows = (row for row in read_metrics(run.dir / METRICS) if row["step"] == 0)
+    return next((row["eval_loss"] for row in rows if "eval_loss" in row), None)
 
 
 @contextmanager

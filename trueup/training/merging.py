@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from trueup.artifacts.manifest import MergeCheck
 from trueup.console import say
+from trueup.launching import processes
 from trueup.runs import StageRun
 
 _ROWS, _TOKENS = 4, 128
@@ -38,6 +39,8 @@ def merged(model: PreTrainedModel | PeftModel, stage: StageRun, rows: Sequence[S
     if not isinstance(model, PeftModel):
         return model
     base = model.get_base_model()
+    if processes.rank():  # the first of several processes saves its own; all would take their memory at once
+        return base
     read_in = base.dtype  # later stages of this campaign read the saved model in it
     base.eval()
     quantised = getattr(base, "is_quantized", False)

@@ -229,6 +229,8 @@ def build_trainer(config: KTOConfig, stage: StageRun, policy: loading.Loaded, an
         """TRL 1.16 tokenises every dataset itself, ends every answer with EOS, and pairs the strangers within the
         batches of a fixed order; ours are paired already, and batches hold rows of like length."""
 
+        pass_weight = 1.0  # see trueup.training.batches
+
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
@@ -236,7 +238,7 @@ def build_trainer(config: KTOConfig, stage: StageRun, policy: loading.Loaded, an
             return dataset
 
         def _compute_loss(self, model: Any, inputs: Json, return_outputs: bool) -> Any:
-            share = self.accelerator.gather(inputs["label"].float().mean()).mean().item()
+            share = self.accelerator.gather(self.pass_weight * inputs["label"].float().mean()).mean().item()
             self._metrics["train" if self.model.training else "eval"]["desirable"].append(share)
             return super()._compute_loss(model, inputs, return_outputs)
 

@@ -128,6 +128,8 @@ def build_trainer(
     class TokenisedCPOTrainer(CPOTrainer):
         """TRL 1.16 tokenises every dataset itself, and puts a second EOS behind an answer that ends with one."""
 
+        pass_weight = 1.0  # see trueup.training.batches
+
         def tokenize_row(self, *_: Any, **__: Any) -> Json:
             return {}
 
@@ -152,8 +154,8 @@ def build_trainer(
                 "rewards/accuracies": (chosen > rejected).float(),
                 "loss/at_reference": -logsigmoid(self.beta * gap - config.target_margin),
             }
-            gather = self.accelerator.gather_for_metrics
-            return loss, figures | {name: gather(values).mean().item() for name, values in ours.items()}
+            means = {name: self.pass_weight * values.mean() for name, values in ours.items()}
+            return loss, figures | {name: self.accelerator.gather(mean).mean().item() for name, mean in means.items()}
 
     arguments = trainer_arguments(config, stage, policy, [2 * row.longest for row in rows])
     arguments |= {"beta": config.beta, "loss_type": "simpo", "cpo_alpha": 0.0, "simpo_gamma": config.target_margin}

@@ -64,6 +64,8 @@ def with_own_loss(trainer: Any, config: DPOConfig) -> Any:
     """
 
     class OwnLossTrainer(trainer):
+        pass_weight = 1.0  # see trueup.training.batches
+
         def __init__(self, *args: Any, **keys: Any):
             super().__init__(*args, **keys)
             self.data_collator: Any = with_columns(self.data_collator)
@@ -86,7 +88,8 @@ def with_own_loss(trainer: Any, config: DPOConfig) -> Any:
             loss = self._weighed(batch, chosen_logps)
             metrics = self._metrics["train" if self.model.training else "eval"]
             at_reference = self._weighed(batch.at_reference(), chosen_logps).detach()
-            metrics["loss/at_reference"].append(self.accelerator.gather(at_reference).mean().item())
+            weighed = self.pass_weight * at_reference
+            metrics["loss/at_reference"].append(self.accelerator.gather(weighed).mean().item())
             self._tell_of_strict(batch, metrics)
             if self.aux_loss_enabled:
                 loss = loss + self.router_aux_loss_coef * outputs[0].aux_loss
