@@ -49,6 +49,7 @@ PAID = {"on_failed_reward_model": "use", "max_new_tokens": 8, "eval_prompts": 2,
 SAMPLING = {**PAID, "train_batch_size": 8, "rollout_batch_size": 8, "max_steps": 4}
 UNEVEN = {**TRAINING, "train_batch_size": 9}
 """Of 16 pairs seven are left for the last step, which three processes cut into 3, 2 and 2."""
+LABELS = {"source": "import", "path": "labels.jsonl"}
 BELOW = ("sft", "sample", "label", "reward")
 STAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "sft": (2, {"sft": TRAINING}),
@@ -57,7 +58,7 @@ STAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "sft, packed": (2, {"sft": {**TRAINING, "packing": True}}),
     "reward": (3, {"reward": UNEVEN}),
     "reward, ties": (2, {"reward": {**TRAINING, "ties": "rao_kupper", "start": "random"}}),
-    "reward, from a probe": (2, {"reward": {**TRAINING, "start": "probe", "learning_rate": 1e-3}}),
+    "reward, from a probe": (2, {"label": LABELS, "reward": {**TRAINING, "start": "probe", "learning_rate": 1e-3}}),
     "dpo": (3, {"align": {**UNEVEN, "algorithm": "dpo", "grades": "weight"}}),
     "kto": (2, {"align": {**TRAINING, "algorithm": "kto"}}),
     "simpo": (3, {"align": {**UNEVEN, "algorithm": "simpo"}}),
@@ -106,17 +107,23 @@ def test_several_processes_take_the_steps_of_one(
     below: Path, campaign: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
     number, keys = STAGES[name]
+    questions = [{"prompt": f"What is {n}?", "chosen": f"It is {n}.", "rejected": "No!"} for n in range(40)]
+    (tmp_path / "labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in questions))
     made = campaign(tmp_path, **keys)
-    stage = next(iter(keys))
+    stage = list(keys)[-1]
     for run in ("one", "several"):
         for parent in BELOW[: BELOW.index(stage) if stage in BELOW else None]:
             folder = runs.DIRECTORIES[parent]
-            shutil.copytree(below / folder, tmp_path / run / folder)
+            if parent not in keys:
+                shutil.copytree(below / folder, tmp_path / run / folder)
+        if "label" in keys:
+            label = load_campaign(made.source, [f"run_dir={tmp_path / run}"]).stages["label"]
+            load_object(label.run)(label)
     one = load_campaign(made.source, [f"run_dir={tmp_path / 'one'}"]).stages[stage]
     load_object(one.run)(one)
     on_processes(number, made.source, stage, tmp_path / "process", f"run_dir={tmp_path / 'several'}")
 
-    folders = [runs.stage_dir(tmp_path / run, stage) for run in ("one", "two")]
+    folders = [runs.stage_dir(tmp_path / run, stage) for run in ("one", "several")]
     of_one, of_several = (steps(folder) for folder in folders)
     assert [row["step"] for row in of_several] == [row["step"] for row in of_one]
     for key in ("loss", "grad_norm"):
@@ -170,7 +177,7 @@ def test_a_stage_goes_on_with_another_number_of_processes_wherever_one_is_killed
     load_object(alone.stages["sft"].run)(alone.stages["sft"])
     of_all = steps(directory)
     assert [row["step"] for row in of_all] == list(range(1, len(of_all) + 1))
-    assert 1 < reached[0] < reached[1] < len(of_all)
+    assert 1 < reached[0] <= reached[1] < len(of_all)
     whole = campaign(tmp_path, sft=many, run_dir=str(tmp_path / "whole")).stages["sft"]
     load_object(whole.run)(whole)
     of_one = steps(runs.stage_dir(tmp_path / "whole", "sft"))
