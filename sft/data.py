@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sft.config import DataSource, SFTConfig
-from sft.contamination import contamination
-from sft.duplicates import near_duplicates
+from sft.duplicates import contamination, near_duplicates
 from sft.encode import encode
 from sft.report import LongCounts
 from sft.tokens import Source, Tokens, dialogues, ranges

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import sft.contamination
+import sft.duplicates
 from sft.data import Data, read_data
 from trueup import runs
 from trueup.check import check
@@ -130,7 +130,7 @@ def test_of_demonstrations_on_disk_it_is_looked_for_once(
     monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(spool, "LARGE_BYTES", 0)
     first = read()
-    monkeypatch.setattr(sft.contamination, "_found", None)
+    monkeypatch.setattr(sft.duplicates, "_shared", None)
     stage, _, trained = read()
     assert trained == first[2] and listed(stage) == WANTED
     with pytest.raises(TypeError):
