@@ -139,7 +139,7 @@ def test_rows_without_a_category_are_of_the_kind_that_their_words_tell_and_none_
     }
     of_kinds = kinds.scored(data, config)
     assert of_kinds.keys() == {"mathematics", "translate", "translation"}
-    dialogues = [data.tokens.question(part) for part in of_kinds["translation"]]
+    dialogues = list(data.tokens.questions(of_kinds["translation"]))
     assert any("+ 5" in text for text in dialogues), "each part of a dialogue is of its dialogue's kind"
     assert int(without_category(data.tokens).sum()) == len(data.tokens) - 12
     problems: list[str] = []
