@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,31 @@ import reward.train
 import ui.label.run
 from reward.loss import preference_loss
 from trueup import runs
-from trueup.data.records import Preference, read_rows
+from trueup.data.records import Message, Preference, read_rows
 from trueup.errors import DataError
 from trueup.models import loading
+from trueup.models.chat import encode_completion
+from trueup.models.scoring import score
 from trueup.stages import load_object
+from trueup.statistics.intervals import bootstrap_mean
 from trueup.statistics.reliability import best_accuracy, label_weight, right_probabilities
 
 COLOURS = "red blue green black white brown".split()
-RIGHT = {"ann": 0.95, "bob": 0.95, "spam": 0.5}
+RIGHT = {"ann": 0.95, "bob": 0.95}
 
 
-def labels(seed: int, prompts: int, spam: bool = True) -> list[dict[str, Any]]:
+def labels(
+    seed: int, prompts: int, spammers: Sequence[str] = ("spam",), colours: Sequence[str] = COLOURS
+) -> list[dict[str, Any]]:
     """Pairs of colours, of which the later one in the list is better. Ann and Bob share the prompts, and both label a
-    third of them; half of all labels are of somebody who presses keys at random."""
+    third of them; spammers, who press keys at random, each give as many labels as these two together."""
     chance, rows = random.Random(seed), []
     for number in range(prompts):
-        worse, better = sorted(chance.sample(COLOURS, 2), key=COLOURS.index)
+        worse, better = sorted(chance.sample(colours, 2), key=colours.index)
         annotators = ["ann", "bob"] if number % 3 == 0 else [("ann", "bob")[number % 2]]
-        for name in [*annotators, *["spam"] * len(annotators)] if spam else annotators:
+        for name in [*annotators, *(name for name in spammers for _ in annotators)]:
             sides = [f"It is {better}.", f"It is {worse}."]
-            if chance.random() > RIGHT[name]:
+            if chance.random() > RIGHT.get(name, 0.5):
                 sides.reverse()
             rows.append({"prompt": f"{number}: which?", "chosen": sides[0], "rejected": sides[1], "annotator": name})
     return rows
@@ -45,10 +50,11 @@ def labels(seed: int, prompts: int, spam: bool = True) -> list[dict[str, Any]]:
 def labelled(campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
     """A campaign with these labels; its SFT policy is the base model."""
 
-    def make(rows: list[dict[str, Any]], **sections: Any) -> Any:
-        jsonl(tmp_path / "labels.jsonl", rows)
+    def make(rows: list[dict[str, Any]], folder: str = ".", heldout: float = 0.6, **sections: Any) -> Any:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        jsonl(tmp_path / folder / "labels.jsonl", rows)
         label = {"source": "import", "path": "labels.jsonl"}
-        made = campaign(tmp_path, label=label, split={"heldout_fraction": 0.6}, **sections)
+        made = campaign(tmp_path / folder, label=label, split={"heldout_fraction": heldout}, **sections)
         stage = runs.begin(made.stages["sft"])
         loading.save(loading.load_base(made.config.model), stage.dir / "model")
         stage.finish()
@@ -131,11 +137,40 @@ def test_measured_weights_bring_back_the_accuracy_that_labels_at_random_cost(see
     assert gained.mean() > 0.6 * lost.mean()
 
 
+HUES = "red blue green black white brown pink grey gold teal lime plum".split()
+
+
+@pytest.mark.slow
+def test_weights_bring_back_the_accuracy_of_a_trained_model_that_labels_at_random_cost(
+    labelled: Callable[..., Any],
+) -> None:
+    """A reward model is trained on labels of which five spammers gave five sixths, with equal weights and with those
+    that are measured, and orders all pairs of colours in a prompt that nobody labelled: three seeds, paired, with
+    Student's 95 % interval over them."""
+    accuracy: dict[str, list[float]] = {"equal": [], "reliability": []}
+    keys = {"learning_rate": 5e-3, "train_batch_size": 32, "max_steps": -1, "num_train_epochs": 4, "max_length": 64}
+    for seed in range(3):
+        rows = labels(seed, 240, [f"spam {n}" for n in range(5)], HUES)
+        for weights, by_seed in accuracy.items():
+            section = {**keys, "annotator_weights": weights}
+            made = labelled(rows, f"{weights}-{seed}", heldout=0.1, reward=section)
+            model = loading.load_reward_model(reward.train.run(made.stages["reward"]) / "model", made.config.model)
+            answers = [encode_completion(model.tokenizer, f"It is {colour}.") for colour in HUES]
+            asked = [[Message(role="user", content="900: which?")]] * len(HUES)
+            scores = np.array(score(model, asked, answers))
+            better = scores[:, None] > scores  # the later one in the list is
+            by_seed.append(float(better[np.tril_indices(len(HUES), -1)].mean()))
+    gained = np.subtract(accuracy["reliability"], accuracy["equal"])
+    interval = bootstrap_mean([[one] for one in gained], bounds=None)
+    print(f"{accuracy}; brought back {interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]")
+    assert interval.low > 0
+
+
 def test_measured_smoothing_is_the_share_of_wrong_labels_by_the_agreement_of_annotators(
     labelled: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = {"label_smoothing": "measured", "max_steps": 2}
-    made = labelled(labels(0, 150, spam=False), reward=keys, align={"algorithm": "dpo", **keys})
+    made = labelled(labels(0, 150, spammers=()), reward=keys, align={"algorithm": "dpo", **keys})
     said = json.loads((runs.stage_dir(made.run_dir, "label") / "report.json").read_text())
     expected = 1 - best_accuracy(said["agreement"])
     assert 0 < expected < 0.2
@@ -169,7 +204,7 @@ def test_dpo_weighs_annotators_alike(labelled: Callable[..., Any]) -> None:
 def test_what_one_annotator_cannot_tell_is_an_error(
     labelled: Callable[..., Any], keys: dict[str, Any], problem: str
 ) -> None:
-    made = labelled([row for row in labels(0, 60, spam=False) if row["annotator"] == "ann"], reward=keys)
+    made = labelled([row for row in labels(0, 60, spammers=()) if row["annotator"] == "ann"], reward=keys)
     with pytest.raises(DataError, match=problem):
         reward.train.run(made.stages["reward"])
     said = json.loads((runs.stage_dir(made.run_dir, "label") / "report.json").read_text())
