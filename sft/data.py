@@ -46,7 +46,7 @@ class Data:
     left_out: np.ndarray
     """Those of the kinds in `sft.leave_out` that might have been trained on."""
     heldout_parts: int
-    """Parts of training dialogues that were left out since they begin with a held-out question."""
+    """Parts of training dialogues that were left out since they begin with a held-out question, or with nearly one."""
     changes: Counter[str]
     """Demonstrations whose texts were changed, by what was done to them."""
     not_trained: Counter[str]
@@ -105,30 +105,31 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
     refused.stop()
     sources = [one for _, one, _ in encoded]
     near = near_duplicates(sources, config, stage)
-    shared = contamination(sources, near, config, stage)
-    why = [of_source | of_exams for of_source, of_exams in zip(near, shared, strict=True)]
+    shared = contamination(sources, [one.reasons for one in near], config, stage)
+    why = [of_source.reasons | of_exams for of_source, of_exams in zip(near, shared, strict=True)]
     train, again, heldout, left_out = ([np.zeros(0, dtype=np.int64)] for _ in range(4))
     read, heldout_parts, begin = list[ReadSource](), 0, 0
-    for (source, one, dropped), reasons in zip(encoded, why, strict=True):
+    for (source, one, dropped), (_, near_parts), reasons in zip(encoded, near, why, strict=True):
         dropped.counts.update(reasons.values())
         sides = Tokens([one])
         first, last = dialogues(sides.of_demonstration)
+        not_learnt = sides.heldout | np.isin(np.arange(len(sides)), near_parts)
         others = ~sides.of_heldout[first]
         others[list(reasons)] = False
         left = others & of_kinds(sides, config.leave_out)[first]
         dropped.add("in sft.leave_out", int(left.sum()))
-        left_out.append(begin + trained_parts(first, last, np.flatnonzero(left), sides.heldout))
+        left_out.append(begin + trained_parts(first, last, np.flatnonzero(left), not_learnt))
         others &= ~left
         taken_once, taken_again = weighted(np.flatnonzero(others), source.weight, config.seed)
         dropped.add("beyond the weight", int(others.sum()) - len(taken_once))
-        parts = trained_parts(first, last, taken_once, sides.heldout)
+        parts = trained_parts(first, last, taken_once, not_learnt)
         heldout_parts += int((last - first)[taken_once].sum()) - len(parts)
         used = int(sides.of_heldout[first].sum()) + len(taken_once)
         stage.add_input(source.path, used, dropped)
         read.append(ReadSource.of(source.path, used, dropped))
         heldout.append(begin + np.flatnonzero(sides.of_heldout))
         train.append(begin + parts)
-        again.append(begin + trained_parts(first, last, taken_again, sides.heldout))
+        again.append(begin + trained_parts(first, last, taken_again, not_learnt))
         begin += len(sides)
     data = Data(
         Tokens([one for _, one, _ in encoded]),
@@ -146,7 +147,7 @@ def read_data(config: SFTConfig, stage: StageRun, tokenizer: PreTrainedTokenizer
         raise DataError(_nothing_left(data, config))
     if config.split.near_duplicates == "keep":
         places: Mapping[str, str] = ChainMap(*[dict(dropped.places) for _, _, dropped in encoded])
-        if sentence := across_split(places, config.split):
+        if sentence := across_split(places, config.split, sum(dropped.not_placed for _, _, dropped in encoded)):
             stage.find("info", "near_duplicates", sentence)
     train_side, heldout_side = (_Parts(data.tokens, parts) for parts in (data.train, data.heldout))
     write_data_page(stage, "demonstrations", read, train_side, heldout_side, tokenizer)
@@ -233,16 +234,16 @@ def unknown_kinds(leave_out: Iterable[str], kinds: Iterable[str]) -> list[str]:
     ]
 
 
-def trained_parts(first: np.ndarray, last: np.ndarray, dialogues: np.ndarray, heldout: np.ndarray) -> np.ndarray:
+def trained_parts(first: np.ndarray, last: np.ndarray, dialogues: np.ndarray, not_learnt: np.ndarray) -> np.ndarray:
     """The parts of training dialogues that may be trained on. A dialogue that was not split is its own part. A further
     part of one that was begins with another question, which may be held out as the beginning of other dialogues.
 
     first, last  (D,) the parts of each dialogue
     dialogues    (N,) those that are taken
-    heldout      (P,) whether a part begins with a held-out question
+    not_learnt   (P,) whether a part begins with a held-out question, or with nearly one
     """
     parts = ranges(first[dialogues], last[dialogues])
-    return parts[~heldout[parts]]
+    return parts[~not_learnt[parts]]
 
 
 def weighted(rows: np.ndarray, weight: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

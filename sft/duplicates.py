@@ -6,9 +6,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,29 +32,63 @@ MUCH = 0.2
 """Share of the demonstrations from which on their loss is a warning: they may share long passages by their nature."""
 
 
-def near_duplicates(sources: Sequence[Source], config: SFTConfig, stage: StageRun) -> list[dict[int, str]]:
-    """Why dialogues of each source are left out, by their number in it. Each is listed in near_duplicates.jsonl."""
-    rows = Encodable(sources)
+class NearDuplicates(NamedTuple):
+    """Of one source, what is left out."""
+
+    reasons: dict[int, str]
+    """Why dialogues are, by their number."""
+    parts: list[int]
+    """Parts of other dialogues that were split."""
+
+
+def near_duplicates(sources: Sequence[Source], config: SFTConfig, stage: StageRun) -> list[NearDuplicates]:
+    """The dialogues of each source that are left out, and the parts. Each is listed in near_duplicates.jsonl."""
+    rows, by_source = Encodable(sources), [NearDuplicates({}, []) for _ in sources]
+    if config.near_duplicates == config.split.near_duplicates == "keep":
+        return by_source
     if message := too_many(len(rows), "demonstrations"):
         say(f"{'data':<12} {message}")
         stage.find("info", "near_duplicates", message)
-        return [{} for _ in sources]
-    found = _found(rows, config) if None in [one.key for one in sources] else _remembered(rows, sources, config)
-    for reason in (NEAR_HELDOUT, REPEATED):
-        stage.leave_out_near([one for one in found.values() if one.reason == reason], "demonstrations")
-    reasons = {index: one.reason for index, one in found.items()}
-    if reasons:
-        say(f"{'data':<12} {len(reasons)} near-duplicates are left out, see near_duplicates.jsonl")
-    by_source: list[dict[int, str]] = [{} for _ in sources]
-    for index, reason in reasons.items():
+        return by_source
+    is_small = None in [one.key for one in sources]
+    found = _found(rows, sources, config) if is_small else _remembered(rows, sources, config)
+    whole = {index: one for index, one in found.items() if index < len(rows)}
+    for index, one in whole.items():
         source, number = rows.place(index)
-        by_source[source][number] = reason
+        by_source[source].reasons[number] = one.reason
+    parts, of_others = _split_parts(sources), list[NearDuplicate]()
+    for index in found.keys() - whole.keys():
+        source, part = parts[index - len(rows)]
+        if rows.dialogue_of(source, part) not in by_source[source].reasons:
+            by_source[source].parts.append(part)
+            of_others.append(found[index])
+    for reason in (NEAR_HELDOUT, REPEATED):
+        stage.leave_out_near([one for one in whole.values() if one.reason == reason], "demonstrations")
+    stage.leave_out_near(of_others, "parts of dialogues that were split")
+    if number := len(whole) + len(of_others):
+        say(f"{'data':<12} {number} near-duplicates are left out, see near_duplicates.jsonl")
     return by_source
 
 
-def _found(rows: Encodable, config: SFTConfig) -> dict[int, NearDuplicate]:
-    """The demonstrations that are left out, by their place."""
-    near = near_heldout_questions(rows.questions(), lambda index: rows[index].where, config.split)
+def _split_parts(sources: Sequence[Source]) -> list[tuple[int, int]]:
+    """(source, part) of the dialogues that were split and may be trained on."""
+    tables = [source.parts for source in sources]
+    masks = [table["text"].is_valid().to_numpy() & ~table["of_heldout"].to_numpy() for table in tables]
+    return [(source, int(part)) for source, mask in enumerate(masks) for part in np.flatnonzero(mask)]
+
+
+def _found(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -> dict[int, NearDuplicate]:
+    """The demonstrations that are left out, by their place; behind them parts, by theirs among `_split_parts`."""
+    parts, tokens = _split_parts(sources), [Tokens([source]) for source in sources]
+    later = (tokens[source].questions(np.array([part])) for source, part in parts)
+
+    def place(index: int) -> str:
+        if index < len(rows):
+            return rows[index].where
+        source, part = parts[index - len(rows)]
+        return tokens[source].whole(part).where
+
+    near = near_heldout_questions(chain(rows.questions(), chain.from_iterable(later)), place, config.split)
     if config.near_duplicates == "keep":
         return near
     others = [int(index) for index in np.flatnonzero(~rows.heldout) if int(index) not in near]
@@ -65,7 +99,7 @@ def _remembered(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -
     """The same of sources that lie on disk: looked for once."""
 
     def look(folder: Path) -> Json:
-        return {str(index): one.model_dump() for index, one in _found(rows, config).items()}
+        return {str(index): one.model_dump() for index, one in _found(rows, sources, config).items()}
 
     key = [[one.key for one in sources], config.split.model_dump(mode="json"), config.near_duplicates, code_of("data")]
     _, report = cache_entry("near_duplicates", key, look)
@@ -192,6 +226,10 @@ class Encodable(Numbered[Demonstration]):
         """(source, number of the dialogue in it)."""
         source = bisect_right(self._begins, index) - 1
         return source, index - self._begins[source]
+
+    def dialogue_of(self, source: int, part: int) -> int:
+        """The number of the dialogue that a part is of."""
+        return int(np.searchsorted(self._first[source], part, side="right")) - 1
 
     def _first_questions(self) -> Iterator[tuple[str, bool]]:
         """What the first part of each begins with, and whether it is a part and not the whole."""

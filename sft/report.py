@@ -33,7 +33,7 @@ class LongCounts(Artifact):
     turns_left_out: int
     """Turns of them that no learnt answer follows."""
     parts_left_out: int
-    """Parts that begin with a question that is held out, while their dialogue is trained on."""
+    """Parts that begin with a question that is held out, or with nearly one, while their dialogue is trained on."""
 
 
 class RowCounts(Artifact):

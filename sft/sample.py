@@ -148,16 +148,19 @@ def choose_prompts(config: SampleConfig, stage: StageRun, tokenizer: PreTrainedT
         config.prompts_path, dropped, config.on_bad_rows, config.ignore_columns, config.choice(config.seed)
     )
     near = {}
-    if message := too_many(len(prompts), "prompts"):
-        say(f"{'data':<12} {message}")
-        stage.find("info", "near_duplicates", message)
-    elif not config.only:
-        near = near_heldout(prompts, config.split)
+    if not config.only and config.split.near_duplicates == "drop":
+        if message := too_many(len(prompts), "prompts"):
+            say(f"{'data':<12} {message}")
+            stage.find("info", "near_duplicates", message)
+        else:
+            near = near_heldout(prompts, config.split)
     if near:
         stage.leave_out_near(list(near.values()), "prompts")
         dropped.add(NEAR_HELDOUT, len(near))
         prompts = rows_at(prompts, [i for i in range(len(prompts)) if i not in near])
-    if config.split.near_duplicates == "keep" and (sentence := across_split(dropped.places, config.split)):
+    if config.split.near_duplicates == "keep" and (
+        sentence := across_split(dropped.places, config.split, dropped.not_placed)
+    ):
         stage.find("info", "near_duplicates", sentence)
     if config.only:
         selection = [prompt for prompt in prompts if split_name(prompt.prompt, config.split) == config.only]

@@ -160,7 +160,8 @@ def notes_on(data: Data, config: SFTConfig) -> Iterator[tuple[str, str]]:
     if long.parts_left_out:
         yield (
             "heldout_parts",
-            f"{long.parts_left_out} parts of dialogues that were split begin with a held-out question and are left out",
+            f"{long.parts_left_out} parts of dialogues that were split begin with a held-out question, or with nearly "
+            "one, and are left out",
         )
     for what, count in data.changes.items():
         yield "texts_in_tokens", f"{count} of {tokens.count} demonstrations are {what}"

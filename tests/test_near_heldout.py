@@ -18,10 +18,10 @@ from sft.data import read_data
 from sft.sample import choose_prompts as choose_answered
 from trueup import runs
 from trueup.config import SplitConfig
-from trueup.data.duplicates.rows import NEAR_HELDOUT, NEAR_TRAINED, REPEATED, NearDuplicate
+from trueup.data.duplicates.rows import NEAR_HELDOUT, NEAR_TRAINED, QUESTIONS, REPEATED, NearDuplicate
 from trueup.data.records import CandidateSet, Message, read_rows
 from trueup.data.split import is_heldout
-from trueup.errors import DataError
+from trueup.errors import DataError, RunError
 from trueup.models import loading
 from trueup.runs import StageRun
 from trueup.training.pairs import read_pairs
@@ -182,4 +182,7 @@ def test_what_a_stage_nearly_trained_on_is_not_compared_on_from_another_file(
     with pytest.raises(DataError, match="nothing can be compared"):
         unlike_trained(rows[1:2], [trained], stage, split)
     keeping = split.model_copy(update={"near_duplicates": "keep"})
-    assert unlike_trained(rows, [trained], stage, keeping) == rows
+    (trained.dir / QUESTIONS).unlink()
+    assert unlike_trained(rows, [trained], stage, keeping) == rows, "and their list is not read"
+    with pytest.raises(RunError, match="nothing proves that sft trained on none of these prompts"):
+        unlike_trained(rows, [trained], stage, split)

@@ -107,10 +107,12 @@ def _settle(campaign: Campaign, hub_id: HubId, problems: list[str], notes: list[
 def _check_split(files: list[ReadFile], split: SplitConfig, problems: list[str], notes: list[str]) -> None:
     """Add a note if held-out prompts are nearly equal to others that may be trained on."""
     places: dict[str, str] = {}
+    not_placed = 0
     for file in files:
         if file.key in ("sft.data", "sample.prompts"):
             places = {**file.places, **places}  # a question's first place counts
-    if duplicates := across_split(places, split):
+            not_placed += file.not_placed
+    if duplicates := across_split(places, split, not_placed):
         notes.append(f"split: {duplicates}")
 
 

@@ -95,14 +95,8 @@ def read_reference(
 def prove_disjoint(rows: Sequence[CandidateSet], stages: Sequence[FinishedStage]) -> None:
     """No prompt of the comparison is among those that a stage says it trained on."""
     for stage in stages:
-        again = command(stage.run_dir, stage.stage)
-        for path in (stage.dir / runs.TRAINED, stage.dir / QUESTIONS):
-            if not path.exists():
-                raise RunError(
-                    f"{path} is not there, so nothing proves that {stage.stage} trained on none of these prompts: run "
-                    f"`{again}` again"
-                )
-        trained_prompts = stage.trained_prompts
+        _require(stage, stage.dir / runs.TRAINED)
+        again, trained_prompts = command(stage.run_dir, stage.stage), stage.trained_prompts
         for row in rows:
             if opening_id(row.prompt) in trained_prompts:
                 what = "it" if len(row.prompt) == 1 else "a dialogue that begins like it"
@@ -131,7 +125,17 @@ def unlike_trained(
 
 def trained_questions(stages: Sequence[FinishedStage]) -> list[Path]:
     """The files that say what these stages trained on."""
+    for stage in stages:
+        _require(stage, stage.dir / QUESTIONS)
     return [stage.dir / QUESTIONS for stage in stages]
+
+
+def _require(stage: FinishedStage, path: Path) -> None:
+    if not path.exists():
+        raise RunError(
+            f"{path} is not there, so nothing proves that {stage.stage} trained on none of these prompts: run "
+            f"`{command(stage.run_dir, stage.stage)}` again"
+        )
 
 
 def read_labels(run_dir: Path) -> LabelOrigins:

@@ -15,6 +15,7 @@ from sft import duplicates, encode
 from sft.data import answerable, read_data
 from trueup import runs
 from trueup.check import check
+from trueup.config import SplitConfig
 from trueup.data.containers import spool
 from trueup.data.duplicates import training
 from trueup.data.records import Message
@@ -197,3 +198,55 @@ def test_what_cannot_be_encoded_of_small_and_large_sources_is_named_at_once(
         read_data(config, runs.begin(config), loading.load_base_tokenizer(config.model))
     assert f"{small}:2: " in str(refused.value) and f"(and in {large}:{LONG + SHORT + 1})" in str(refused.value)
     assert not list((tmp_path / "cache" / "tokens").rglob("*.arrow"))
+
+
+@pytest.mark.parametrize("near", ["drop", "keep"])
+@pytest.mark.parametrize("least_bytes", [0, spool.LARGE_BYTES])
+def test_a_later_part_that_nearly_asks_a_held_out_question_is_not_trained_on(
+    near: str,
+    least_bytes: int,
+    campaign: Callable[..., Any],
+    jsonl: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_held(text: str, split: SplitConfig) -> bool:
+        return is_heldout([Message(role="user", content=text)], split)
+
+    held, asked = "Why does bread go stale in the cold?", "Hm, why does bread go stale in the cold"
+    salts = (SplitConfig(salt=str(n)) for n in range(1000))
+    split = next(one for one in salts if is_held(held, one) and not any(is_held(t, one) for t in (asked, "Say 0.0")))
+    long = dialogue(0, TURNS)
+    long["messages"][4]["content"] = asked
+    jsonl(tmp_path / "rows.jsonl", [{"messages": [{"role": "user", "content": held}, long["messages"][1]]}, long])
+    made = campaign(
+        tmp_path,
+        split={"salt": split.salt, "near_duplicates": near},
+        sft={"data": ["rows.jsonl"], "max_length": 140, "overlong": "split"},
+    )
+    monkeypatch.setenv("TRUEUP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(spool, "LARGE_BYTES", least_bytes)
+    stage = runs.begin(config := made.stages["sft"])
+    data = read_data(config, stage, loading.load_base_tokenizer(config.model))
+    questions = list(data.questions)
+    assert "Say 0.0" in questions, "the other part of the dialogue is trained on"
+    assert (asked in questions) == (near == "keep")
+    assert data.long_counts.parts_left_out == (near == "drop")
+    listed = [(row.where.rpartition(":")[2], row.text, row.like_text) for row in stage.near_duplicates]
+    assert listed == ([("2", asked, held)] if near == "drop" else [])
+    messages = [one.message for one in stage.findings if one.code == "near_duplicates"]
+    assert any("1 parts of dialogues that were split are left out" in one for one in messages) == (near == "drop")
+
+
+def test_where_nothing_is_looked_for_nothing_is_said_of_it(
+    long_rows: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(training, "MOST_COMPARED", 10)
+    made = long_rows()
+    kept = made.config.split.model_copy(update={"near_duplicates": "keep"})
+    for keys, said in (({}, 1), ({"split": kept}, 0), ({"split": kept, "near_duplicates": "drop"}, 1)):
+        config = made.stages["sft"].model_copy(update=keys)
+        stage = runs.begin(config)
+        read_data(config, stage, loading.load_base_tokenizer(config.model))
+        assert sum(one.code == "near_duplicates" for one in stage.findings) == said
+        assert capsys.readouterr().out.count("near-duplicates are not looked for") == said

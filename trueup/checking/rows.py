@@ -35,6 +35,8 @@ class ReadFile:
     """Most tokens of an answer to each row, if the rows are prompts."""
     places: Mapping[str, str] = field(default_factory=dict)
     """The place of each dialogue, by its first question."""
+    not_placed: int = 0
+    """Dialogues with further questions, whose places were not kept."""
     is_drawn: bool = False
     """Whether the rows are a part of a large file."""
 
@@ -66,7 +68,8 @@ def read_file(
         notes.append(f"{key}: {path}: is large, so all rows were read, and {CHECKED_ROWS} drawn ones are looked at")
     checked = random_rows(rows, CHECKED_ROWS, 0) if isinstance(rows, Spool) else rows
     is_drawn = len(checked) < len(rows)
-    return ReadFile(key, path, list(checked), section.on_bad_rows, places=dropped.places, is_drawn=is_drawn)
+    places, not_placed = dropped.places, dropped.not_placed
+    return ReadFile(key, path, list(checked), section.on_bad_rows, 0, places, not_placed, is_drawn)
 
 
 def check_rubric(stage: str, name: str, problems: list[str]) -> None:

@@ -357,7 +357,9 @@ class Dropped:
     left_out: list[LeftOut] = field(default_factory=list)
     """Rows that could not be read, each with where it stands and why."""
     places: Mapping[str, str] = field(default_factory=dict)
-    """The first question (`opening`) of each dialogue that was read, and where it stands first."""
+    """The first questions (`opening`) of dialogues that were read, and where each stands first."""
+    not_placed: int = 0
+    """Dialogues that came behind the first questions that are kept, and begin with another."""
     formats: Counter[str] = field(default_factory=Counter)
     """The formats that rows were read as, each with the columns that decided it."""
 

@@ -185,7 +185,7 @@ def split_of(rows: Rows, dropped: Dropped, campaign: Campaign) -> Split:
     return Split(
         train=len(rows) - heldout,
         heldout=heldout,
-        near_duplicates=across_split(dropped.places, split),
+        near_duplicates=across_split(dropped.places, split, dropped.not_placed),
         contamination=_on_exams(rows, campaign),
     )
 

@@ -241,3 +241,14 @@ def test_rows_in_any_order_are_those_of_a_list(rows: Path) -> None:
     assert list(spool_rows[500:20:-7][3:]) == as_list[500:20:-7][3:]
     with pytest.raises(IndexError):
         spool_rows[590]
+
+
+@pytest.mark.parametrize("least_bytes", [0, spool.LARGE_BYTES])
+def test_questions_beyond_those_that_are_kept_are_counted(
+    least_bytes: int, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "LARGE_BYTES", least_bytes)
+    monkeypatch.setattr(reading, "MOST_PLACES", 500)
+    for _ in range(2):
+        reading.read_prompts(rows, dropped := Dropped(), "drop", [])
+        assert (len(dropped.places), dropped.not_placed) == (500, 90)

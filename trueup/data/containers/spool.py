@@ -321,6 +321,7 @@ def plain(dropped: Dropped) -> Json:
         "counts": dropped.counts,
         "ignored": dropped.ignored,
         "formats": dropped.formats,
+        "not_placed": dropped.not_placed,
         "left_out": [row.model_dump(mode="json") for row in dropped.left_out],
     }
 
@@ -329,4 +330,5 @@ def add_to(dropped: Dropped, values: Json) -> None:
     dropped.counts.update(values["counts"])
     dropped.ignored.update(values["ignored"])
     dropped.formats.update(values["formats"])
+    dropped.not_placed += values["not_placed"]
     dropped.left_out += [LeftOut.model_validate(row) for row in values["left_out"]]

@@ -130,10 +130,11 @@ def like_trained(
     return found
 
 
-def across_split(places: Mapping[str, str], split: SplitConfig) -> str | None:
+def across_split(places: Mapping[str, str], split: SplitConfig, not_placed: int = 0) -> str | None:
     """What is said of dialogues that may be trained on and begin nearly like a held-out one; None: there is none.
 
-    places  of each first question of a dialogue where it stands, file and line
+    places      of each first question of a dialogue where it stands, file and line
+    not_placed  dialogues with further questions, among which none is looked for
     """
     questions, where = list(places), list(places.values())
     heldout = sum(_is_heldout(text, split) for text in questions)
@@ -141,7 +142,13 @@ def across_split(places: Mapping[str, str], split: SplitConfig) -> str | None:
         near_duplicate(NEAR_HELDOUT, where[one.text], "", where[one.like], "", one.alike)
         for one in _near(questions, split)
     ]
-    return sentence(near, heldout, split) if near else None
+    sentences = [sentence(near, heldout, split)] if near else []
+    if not_placed:
+        sentences.append(
+            f"near-duplicates were looked for here among the first {len(places)} questions, and not among those of "
+            f"{not_placed} further dialogues"
+        )
+    return "; ".join(sentences) or None
 
 
 def sentence(near: Sequence[NearDuplicate], heldout: int, split: SplitConfig) -> str:

@@ -24,7 +24,7 @@ from trueup.data.formats.verdicts import tiers_of_scores
 from trueup.data.jsonl import Entry, Unreadable, cut, excerpt
 from trueup.data.records import Demonstration, Dropped, Prompt, Row, parse_row
 from trueup.data.row_rules import BadRows
-from trueup.data.split import opening
+from trueup.data.split import question
 from trueup.data.tools import read_tools
 from trueup.errors import DataError
 from trueup.provenance.inputs import files_of, not_read
@@ -154,9 +154,11 @@ def _rows(
                 dropped.add("duplicate")
             else:
                 rows += 1
-                if isinstance(row, Prompt | Demonstration) and len(places) < MOST_PLACES:
-                    first = opening(row.prompt if isinstance(row, Prompt) else row.messages)
-                    places.setdefault(first.content if first else "", where)
+                if isinstance(row, Prompt | Demonstration):
+                    first = question(row.prompt if isinstance(row, Prompt) else row.messages)
+                    if len(places) < MOST_PLACES:
+                        places.setdefault(first, where)
+                    dropped.not_placed += first not in places
                 yield row
     if sentence := choice.unknown():
         raise DataError(f"{path}: {sentence}")

@@ -173,6 +173,8 @@ def test_they_are_named_with_where_they_stand_and_with_what_happens_to_them() ->
     assert "b.jsonl:7 is like a.jsonl:1 (100%)" in said and "they train nothing" in said
     keeping = split.model_copy(update={"near_duplicates": "keep"})
     assert "an easy exam" in str(across_split(places, keeping))
+    beyond = "looked for here among the first 3 questions, and not among those of 9 further dialogues"
+    assert str(across_split(places, split, 9)).startswith(said) and beyond in str(across_split(places, split, 9))
     del places[TEXT + "!"]
     assert across_split(places, split) is None
 
