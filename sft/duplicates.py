@@ -80,7 +80,10 @@ def _split_parts(sources: Sequence[Source]) -> list[tuple[int, int]]:
 def _found(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -> dict[int, NearDuplicate]:
     """The demonstrations that are left out, by their place; behind them parts, by theirs among `_split_parts`."""
     parts, tokens = _split_parts(sources), [Tokens([source]) for source in sources]
-    later = (tokens[source].questions(np.array([part])) for source, part in parts)
+    later = (
+        tokens[source].questions(np.array([part for _, part in some]))
+        for source, some in groupby(parts, lambda place: place[0])
+    )
 
     def place(index: int) -> str:
         if index < len(rows):

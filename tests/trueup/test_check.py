@@ -101,7 +101,7 @@ def test_all_problems_come_at_once(checked: Checking, tmp_path: Path, jsonl: Jso
         f"sample.prompts: {tmp_path}/prompts.jsonl: no such file",
         f"label.path: {tmp_path}/labels.jsonl: no such file",
         f"model.name: {tmp_path}/none: no such directory",
-        "sft.per_device_train_batch_size: 3 does not divide train_batch_size 4",
+        "sft.per_device_train_batch_size: 3 does not divide the 4 rows of a process",
         "align.report_to: wandb is not installed: pip install wandb",
     ]
     assert notes == ["compare.judges: reward_model: label.source is import"]
@@ -521,7 +521,7 @@ def test_what_a_reward_is_made_of_must_be_there_and_load(online: Checking, tmp_p
         ptx_coef=0.1,
         ptx_data=["demonstrations.jsonl", "gone.jsonl"],
     )
-    assert problems.pop() == "align.per_device_train_batch_size: 3 does not divide train_batch_size 4"
+    assert problems.pop() == "align.per_device_train_batch_size: 3 does not divide the 4 rows of a process"
     assert problems == [
         f"align.rewards.{tmp_path}/mine.py:f: takes no **columns; (prompts, completions, **columns) is how it is "
         "called",

@@ -157,7 +157,9 @@ def test_the_batch_goes_through_in_parts_that_divide_it(
     assert arguments(per_device_train_batch_size=4) == (4, 3)
     with pytest.raises(ConfigError) as caught:
         arguments(per_device_train_batch_size=5)
-    assert str(caught.value) == "sft.per_device_train_batch_size: 1 problem\n  5 does not divide train_batch_size 12"
+    assert (
+        str(caught.value) == "sft.per_device_train_batch_size: 1 problem\n  5 does not divide the 12 rows of a process"
+    )
 
 
 # ---- Adapters ---------------------------------------------------------------------------------------------------
