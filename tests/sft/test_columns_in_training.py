@@ -85,7 +85,7 @@ def test_check_says_the_same_before_anything_is_trained(mixed: Callable[..., Any
     assert len(problems) == 1 and "mine.jsonl:24: images: holds" in problems[0] and "mine.jsonl:25: " in problems[0]
     problems, notes = check(mixed("drop"))
     assert problems == []
-    [note] = [note for note in notes if note.startswith("sft.data: ")]
+    note = next(note for note in notes if note.startswith("sft.data: "))
     assert note == (
         f"sft.data: {tmp_path}/mine.jsonl: 20 rows, dropped: 1 bad row: images: what Trueup cannot give to a model, "
         "1 bad row: not JSON, 3 label: false; columns not read: id (20), source (20)"

@@ -1,11 +1,11 @@
 """Which rows of training share words in a row with what a model is examined on: held-out prompts and checks.
 
 A text of an exam is contaminated by a row of which one turn has 13 words in a row of it, in lower case and without
-punctuation (Brown et al. 2020, https://arxiv.org/abs/2005.14165, appendix C). As there, words in a row that more than
-10 rows have are no more than a phrase that many use, such as an instruction that many prompts begin with; nor is what
-has less than 7 words beside a phrase more than that. But a turn that is the same as a text is contaminated whatever it
-shares, and so is a row with all of a text that more than 10 rows have whole. Of a text shorter than 13 words a turn
-must be the same.
+punctuation (Brown et al. 2020, https://arxiv.org/abs/2005.14165, appendix C). As there, words in a row that many have
+are no more than a phrase, such as an instruction that many prompts begin with: here more than 10 rows and other exams
+together, since in a small set few rows have it. Nor is what has less than 7 words beside a phrase more than that. But a
+turn that is the same as a text is contaminated whatever it shares, and so is a row with all of a text whose words are
+all of phrases. Of a text shorter than 13 words a turn must be the same.
 
 The exams are few and stay in memory as hashes; the rows are many, and read in parts.
 """
@@ -25,7 +25,7 @@ WORDS = 13
 LEAST = 5
 """Words of the shortest text that is looked for: shorter ones, such as "Go on, please", are nobody's own."""
 PHRASE = 10
-"""Rows that may share words in a row; what more of them share is a phrase."""
+"""Rows and other texts of exams that may have words in a row; what more of them have is a phrase."""
 OWN = 7
 """Of the words in a row, those that must be of no phrase."""
 _AT_ONCE = 1000
@@ -98,6 +98,8 @@ class _Index:
         """(R,) where they begin in it."""
         self.runs_of = [np.unique(self._inverse[a:b]) for a, b in pairwise(bounds.tolist())]
         texts_with = np.bincount(np.concatenate([*self.runs_of, first[:0]]), minlength=len(self.runs))
+        self.others_with = texts_with - 1
+        """(R,) texts that have each, besides one."""
         self.rarest: dict[int, list[int]] = {}
         """The texts by that run of theirs that fewest others have: who has all of a text has this one."""
         for text, runs in enumerate(self.runs_of):
@@ -166,7 +168,9 @@ class _Search:
         rows, runs = rows[first], runs[first]
         self._any = np.append(self._any, np.unique(rows))
         self._add_whole(index, rows, runs)
-        self._count = np.bincount(runs, minlength=len(index.runs)) + (self._count if len(self._count) else 0)
+        self._count = np.bincount(runs, minlength=len(index.runs)) + (
+            self._count if len(self._count) else index.others_with
+        )
         self._rows, self._runs = np.append(self._rows, rows), np.append(self._runs, runs)
         is_rare = self._count[self._runs] <= PHRASE
         self._rows, self._runs = self._rows[is_rare], self._runs[is_rare]

@@ -77,6 +77,13 @@ def test_planted_texts_are_found_among_many_and_no_others() -> None:
     assert {one.row for one in shared_with(exams, rows).shared} == planted
 
 
+def test_the_form_of_a_small_set_is_a_phrase_though_few_rows_have_it() -> None:
+    form = "Please answer the question below in one short sentence that a child of seven would understand: what is"
+    asked = [f"{form} {number}?" for number in range(20)]
+    found = shared_with(asked[:12], [[one, "It is."] for one in asked[12:]])
+    assert found.shared == [] and found.phrases == 8
+
+
 def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
     """The same without hashes, of a few rows."""
 
@@ -86,7 +93,8 @@ def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
     texts = [words(normal(exam)) for exam in exams]
     turns = [[words(normal(turn)) for turn in row] for row in rows]
     of_row = [set().union(*map(runs, row)) for row in turns]
-    phrases = {run for exam in texts for run in runs(exam) if sum(run in one for one in of_row) > PHRASE}
+    distinct = [runs(list(exam)) for exam in set(map(tuple, texts))]
+    phrases = {run for exam in distinct for run in exam if sum(run in one for one in [*of_row, *distinct]) - 1 > PHRASE}
     found = set()
     for n, row in enumerate(turns):
         for exam in texts:
