@@ -50,8 +50,8 @@ def losses(directory: Path) -> dict[int, float]:
 
 def eos_rate(policy: loading.Loaded, prompts: list[list[Message]]) -> float:
     policy.model.eval()
-    answers = sample(policy, prompts, Decoding(40, seed=1), num_samples=4, batch_size=64)
-    return sum(candidate.finished for row in answers for candidate in row) / (4 * len(prompts))
+    answers = sample(policy, prompts, Decoding(40, seed=1), num_samples=16, batch_size=64)
+    return sum(candidate.finished for row in answers for candidate in row) / (16 * len(prompts))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def eos_rate(policy: loading.Loaded, prompts: list[list[Message]]) -> float:
     [
         ("plain", {"chat_template": "plain"}, {"full_finetuning": True, "learning_rate": 5e-3}),
         ("plain", {"chat_template": "chatml", "new_tokens": True}, {"learning_rate": 3e-2, "lora": {"r": 16}}),
-        ("llama", {"chat_template": "auto"}, {"learning_rate": 3e-2, "lora": {"r": 16, "last_layers": 2}}),
+        ("llama", {"chat_template": "auto"}, {"learning_rate": 1e-2, "lora": {"r": 16, "last_layers": 2}}),
     ],
     ids=["plain, all weights", "chatml with new tokens, adapters", "llama, adapters"],
 )
