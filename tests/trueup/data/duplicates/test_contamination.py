@@ -84,23 +84,37 @@ def test_the_form_of_a_small_set_is_a_phrase_though_few_rows_have_it() -> None:
     assert found.shared == [] and found.phrases == 8
 
 
+def test_an_instruction_shorter_than_the_words_in_a_row_is_a_phrase_too() -> None:
+    asked = [
+        f"Output whether the sentiment of the sentence is positive or negative: a film of {n} and {n + 1}"
+        for n in range(60)
+    ]
+    found = shared_with(asked[:20], [[one, "positive"] for one in asked[20:]])
+    assert found.shared == [] and found.phrases == 40
+
+
 def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
     """The same without hashes, of a few rows."""
 
-    def runs(said: list[str]) -> set[tuple[str, ...]]:
-        return {tuple(said[i : i + WORDS]) for i in range(len(said) - WORDS + 1)}
+    def runs(said: list[str], length: int = WORDS) -> set[tuple[str, ...]]:
+        return {tuple(said[i : i + length]) for i in range(len(said) - length + 1)}
 
     texts = [words(normal(exam)) for exam in exams]
     turns = [[words(normal(turn)) for turn in row] for row in rows]
-    of_row = [set().union(*map(runs, row)) for row in turns]
-    distinct = [runs(list(exam)) for exam in set(map(tuple, texts))]
-    phrases = {run for exam in distinct for run in exam if sum(run in one for one in [*of_row, *distinct]) - 1 > PHRASE}
+    long_texts = [list(exam) for exam in set(map(tuple, texts)) if len(exam) >= WORDS]
+    having = [set().union(*(runs(turn, OWN) for turn in row)) for row in turns]
+    having += [runs(exam, OWN) for exam in long_texts]
+    phrases = {run for run in set().union(*having) if sum(run in one for one in having) - 1 > PHRASE}
+    best: dict[tuple[str, ...], int] = {}
+    for exam in long_texts:
+        for run, count in own(exam, phrases):
+            best[run] = max(count, best.get(run, 0))
     found = set()
     for n, row in enumerate(turns):
+        has = set().union(*map(runs, row))
         for exam in texts:
-            wanted = runs(exam)
-            rare = any(shared >= OWN for run, shared in own(exam, phrases) if run in of_row[n] and run not in phrases)
-            whole = bool(wanted) and wanted <= of_row[n] & phrases
+            rare = any(best[run] >= OWN for run in runs(exam) & has)
+            whole = bool(runs(exam)) and runs(exam) <= has
             if rare or whole or (len(exam) >= LEAST and exam in row):
                 found.add(n)
     return found
@@ -108,8 +122,8 @@ def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
 
 def own(exam: list[str], phrases: set[tuple[str, ...]]) -> list[tuple[tuple[str, ...], int]]:
     """Each run of a text, with how many of its words are of no phrase."""
+    covered = {i + k for i in range(len(exam) - OWN + 1) if tuple(exam[i : i + OWN]) in phrases for k in range(OWN)}
     places = range(len(exam) - WORDS + 1)
-    covered = {i + k for i in places if tuple(exam[i : i + WORDS]) in phrases for k in range(WORDS)}
     return [(tuple(exam[i : i + WORDS]), sum(i + k not in covered for k in range(WORDS))) for i in places]
 
 
