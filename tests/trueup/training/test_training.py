@@ -257,6 +257,18 @@ def test_a_loss_that_is_no_number_stops_the_stage_and_names_the_key(
         watch.on_log(None, TrainerState(global_step=7), None, {"loss": loss})
 
 
+def test_a_machine_with_several_gpus_trains_on_one_unless_it_is_asked_for_more(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would wrap the model for all GPUs that it sees, which TRL's trainers refuse."""
+    from trl import DPOConfig
+
+    monkeypatch.setattr(DPOConfig, "_setup_devices", property(lambda self: torch.device("cpu")), raising=False)
+    monkeypatch.setattr(DPOConfig, "_n_gpu", 2, raising=False)
+    made = build_arguments(DPOConfig, {"output_dir": str(tmp_path), "bf16": False}, configured(tiny_base, tmp_path))
+    assert made.n_gpu == 1
+
+
 def steps_of(order: LengthGrouped) -> list[list[int]]:
     """The rows of each optimiser step of one process."""
     rows = [row for of_pass in order for row in of_pass]
