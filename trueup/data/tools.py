@@ -33,6 +33,14 @@ def read_tools(value: Any, at: str) -> list[Json]:
     return [_tool(_parsed(one, at), at) for one in (value if isinstance(value, list) else [value])]
 
 
+def are_written(tools: Sequence[Json], first: Json) -> bool:
+    """Whether a conversation's first message names each of its tools, as Hermes's system messages do."""
+    _, opened, rest = first["content"].partition("<tools>")
+    written, closed, _ = rest.partition("</tools>")
+    names = (json.dumps(tool["function"]["name"]) for tool in tools)
+    return first["role"] == "system" and bool(opened and closed) and all(name in written for name in names)
+
+
 def _tool(one: Any, at: str) -> Json:
     inner = one.get("function") if isinstance(one, dict) and isinstance(one.get("function"), dict) else one
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"].strip():
@@ -42,6 +50,10 @@ def _tool(one: Any, at: str) -> Json:
         return {"type": "function", "function": {key: value for key, value in one.items() if key != "type"}}
     return {**one, "type": "function", "function": inner}
 
+
+ARGUMENTS = ("arguments", "parameters", "args", "input", "kwargs")
+"""Names of a call's arguments."""
+_KNOWN = {*ARGUMENTS, "name", "id", "call_id", "type", "function", "index"}
 
 # ---- Calls ------------------------------------------------------------------------------------------------------
 
@@ -60,17 +72,31 @@ def _call(one: Any, at: str) -> Json:
     expected = f'{at}: expected a call of a tool, {{"name": ..., "arguments": {{...}}}}'
     if not isinstance(inner, dict) or not isinstance(inner.get("name"), str) or not inner["name"].strip():
         raise ValueError(f"{expected}, found {excerpt(one)}")
-    key = next((key for key in ("arguments", "parameters", "args") if key in inner), "arguments")
-    arguments = inner.get(key)
-    if isinstance(arguments, str):
-        arguments = loads(arguments) if arguments.strip() else {}
-    if arguments is None:
-        arguments = {}
+    whole = {**one, **inner}
+    given = {key: _arguments(whole[key], key, expected) for key in ARGUMENTS if whole.get(key) is not None}
+    if any(arguments != next(iter(given.values())) for arguments in given.values()):
+        raise ValueError(f"{expected}, and {' and '.join(given)} differ: {excerpt(one)}; take one out")
+    more = [key for key, value in whole.items() if key not in _KNOWN and value not in (None, "", [], {})]
+    if more:
+        raise ValueError(f"{at}: a call of a tool holds {more[0]}, which no template is given: take it out")
+    number = next((whole[key] for key in ("id", "call_id") if whole.get(key) is not None), None)
+    return {
+        "name": inner["name"],
+        "arguments": next(iter(given.values()), {}),
+        "id": None if number is None else str(number),
+    }
+
+
+def _arguments(value: Any, key: str, expected: str) -> Json:
+    arguments = value
+    if isinstance(value, str):
+        arguments = loads(value) if value.strip() else {}
+    if arguments is None:  # JSON text of null
+        return {}
     if not isinstance(arguments, dict):
-        found = excerpt(inner[key])
-        raise ValueError(f"{expected}, and its {key} are no object, nor JSON text of one: {found}")
-    number = one.get("id") or one.get("call_id")
-    return {"name": inner["name"], "arguments": arguments, "id": str(number) if number else None}
+        why = f" ({arguments})" if isinstance(arguments, ValueError) else ""
+        raise ValueError(f"{expected}, and its {key} are no object, nor JSON text of one{why}: {excerpt(value)}")
+    return arguments
 
 
 def _parsed(value: Any, at: str) -> Any:
@@ -129,16 +155,16 @@ def _answered(turns: Sequence[Json]) -> Iterator[tuple[list[Json], list[Json]]]:
 
 
 def _name(calls: list[Json], results: list[Json], at: str) -> None:
-    by_id = {call["id"]: call for call in calls if call["id"]}
+    by_id = {call["id"]: call for call in calls if call["id"] is not None}
     for place, result in enumerate(results):
         number = result.get("tool_call_id")
-        if number and by_id and number not in by_id:
+        if number is not None and by_id and number not in by_id:
             raise ValueError(f"{at}: a result is of the call {excerpt(number)}, and none before it has this id")
         call = by_id.get(number) or (calls[place] if len(calls) == len(results) else None)
         if call:
             if (name := result.get("name")) and name != call["name"]:
                 raise ValueError(f"{at}: a result of {excerpt(name)} stands where {excerpt(call['name'])} was called")
-            result |= {"name": call["name"]} | ({"tool_call_id": call["id"]} if call["id"] else {})
+            result |= {"name": call["name"]} | ({"tool_call_id": call["id"]} if call["id"] is not None else {})
 
 
 def as_text(result: Any) -> str:

@@ -31,7 +31,7 @@ from trueup.errors import DataError, ModelError, TrueupError
 from trueup.models.templates.block import BEGINS, CLOSED, reasoning_block, unasked_block
 from trueup.models.templates.control import Control, cuts_in, parted
 from trueup.models.templates.ends import ends_turn, section_of, turn_ends
-from trueup.models.templates.form import blank_of, form_error, otherwise, takes_folding, without_system
+from trueup.models.templates.form import blank_of, form_error, otherwise, takes_folding, with_tools, without_system
 from trueup.models.templates.rendered import (
     MARK,
     MARKED,
@@ -323,8 +323,9 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], ask
 
 def _otherwise(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """What to do about a conversation that the template does not take."""
-    with_system = any(message.role == "system" for message in messages)
-    folds = with_system and takes_folding(_template(tokenizer))
+    if has_tools(messages):
+        return with_tools(section_of(tokenizer))
+    folds = any(message.role == "system" for message in messages) and takes_folding(_template(tokenizer))
     return (without_system if folds else otherwise)(section_of(tokenizer))
 
 
@@ -390,7 +391,7 @@ def _locate_one_by_one(
         if spans_of_text is None:
             raise DataError(
                 f"message {i + 1} ({message.role}): the chat template writes another text than the row's, "
-                f"{start_of(message.content)}; change the row, or {otherwise(section_of(tokenizer))}"
+                f"{start_of(message.content)}; change the row, or {_otherwise(tokenizer, messages)}"
             )
         spans += spans_of_text
     if error := form_error(tokenizer, _facts(tokenizer).blank, messages, text, _render):

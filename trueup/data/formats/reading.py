@@ -25,7 +25,7 @@ from trueup.data.jsonl import Entry, Unreadable, cut, excerpt
 from trueup.data.records import Demonstration, Dropped, Prompt, Row, parse_row
 from trueup.data.row_rules import BadRows
 from trueup.data.split import question
-from trueup.data.tools import read_tools
+from trueup.data.tools import are_written, read_tools
 from trueup.errors import DataError
 from trueup.provenance.inputs import files_of, not_read
 
@@ -308,7 +308,7 @@ def _demonstration(values: Values, where: str) -> Demonstration | Skipped:
     if answers and not any(turn.get("trained", True) for turn in answers):
         return Skipped("no turn carries loss")
     first, *others = values["messages"]
-    if (tools := values.get("tools")) and "<tools>" not in first["content"]:  # in Hermes the system message has them
+    if (tools := values.get("tools")) and not are_written(tools, first):
         values = {**values, "messages": [{**first, "tools": tools}, *others]}
     return parse_row(Demonstration, values, where, values["at"])
 

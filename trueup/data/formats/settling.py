@@ -190,7 +190,8 @@ def _stands_in(value: Any, conversation_texts: list[str]) -> bool:
         return True
     # A template may stand between a question and what is given with it, which are paragraphs here.
     parts = [" ".join(part.split()) for text in conversation_texts for part in text.split("\n\n")]
-    return len(texts) == 1 and all(part in texts[0] for part in parts)
+    parts = [part for part in parts if part]  # a turn that only calls a tool says nothing
+    return len(texts) == 1 and bool(parts) and all(part in texts[0] for part in parts)
 
 
 def _is_part(text: str, whole: str) -> bool:

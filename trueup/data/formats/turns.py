@@ -169,7 +169,8 @@ def _calls(one: Columns, name: str, role: str, is_call: bool) -> Values:
     if role == "tool":
         if isinstance(content, dict) or (isinstance(content, list) and not _are_parts(content)):
             one.values[name] = as_text(content)
-        return {key: str(one.get(key)) for key in ("name", "tool_call_id") if one.there(key)}
+        named = {"name": "name", "tool_call_id": "tool_call_id", "call_id": "tool_call_id"}
+        return {of: str(one.get(key)) for key, of in named.items() if one.there(key)}
     columns = [key for key in ("tool_calls", "function_call", "function_calls") if one.holds(key)]
     if role != "assistant" or (len(columns) != 1 and not is_call):
         return {}  # of several the others are refused as what was not read

@@ -117,7 +117,7 @@ HARMLESS = ("parallel_tool_calls", "tool_choice")
 """Settings of tools, which mean nothing without tools."""
 TOOLS = ("tools", "functions", "available_tools")
 """What a demonstration's assistant may call."""
-CALLS = ("tool_calls", "function_call", "function_calls", "tool_call_id")
+CALLS = ("tool_calls", "function_call", "function_calls", "tool_call_id", "call_id")
 """Keys of a message: what it calls, or whose result it is."""
 OF_A_MESSAGE = "refusal recipient channel".split()
 """Keys of a message that name another kind of speech; `channel: final` is the answer."""

@@ -80,6 +80,11 @@ def otherwise(section: str | None) -> str:
     return f"set {section}.chat_template to chatml or plain" if section else "mend its tokenizer's chat template"
 
 
+def with_tools(section: str | None) -> str:
+    """What to do about a chat template that does not take a conversation with tools: the named ones write none."""
+    return f"give {section}.chat_template a file with one that writes tools" if section else otherwise(section)
+
+
 def without_system(section: str | None) -> str:
     """What to do about a chat template that takes no system turn here."""
     fold = f"set {section}.fold_system: true, which writes it into the next user turn"

@@ -245,7 +245,7 @@ def calls_as_written(
             "model would be prompted in other tokens than it was trained on; give it a template that writes both alike"
         )
     body = text[len(begin) :]
-    _check_whole(message, body)
+    _check_whole(message, (block.opening if block and begin == asked else "") + body)
     rest = body.rstrip()
     for number in turn_ends(tokenizer):
         if rest.endswith(end := str(tokenizer.convert_ids_to_tokens(number))):
