@@ -97,6 +97,9 @@ class SFTConfig(TrainConfig):
         finds among the questions that were trained on."""
         return self._checked_files
 
+    def also_read(self) -> list[Path]:
+        return list(self._checked_files)
+
     def completed(self, stages: Mapping[str, Any]) -> Self:
         """With the checks of the comparison, which no demonstration may have words of."""
         config = self.model_copy()

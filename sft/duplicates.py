@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sft.config import SFTConfig
-from sft.tokens import Source, Tokens, dialogues
+from sft.tokens import CODE, Source, Tokens, dialogues
 from trueup.console import say
 from trueup.data.containers.numbered import Batches, Numbered
 from trueup.data.containers.spool import cache_entry, code_of, rows_at
@@ -57,7 +57,7 @@ def near_duplicates(sources: Sequence[Source], config: SFTConfig, stage: StageRu
         source, number = rows.place(index)
         by_source[source].reasons[number] = one.reason
     parts, of_others = _split_parts(sources), list[NearDuplicate]()
-    for index in found.keys() - whole.keys():
+    for index in sorted(found.keys() - whole.keys()):
         source, part = parts[index - len(rows)]
         if rows.dialogue_of(source, part) not in by_source[source].reasons:
             by_source[source].parts.append(part)
@@ -104,7 +104,8 @@ def _remembered(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -
     def look(folder: Path) -> Json:
         return {str(index): one.model_dump() for index, one in _found(rows, sources, config).items()}
 
-    key = [[one.key for one in sources], config.split.model_dump(mode="json"), config.near_duplicates, code_of("data")]
+    code = code_of("data", CODE)
+    key = [[one.key for one in sources], config.split.model_dump(mode="json"), config.near_duplicates, code]
     _, report = cache_entry("near_duplicates", key, look)
     return {int(index): NearDuplicate.model_validate(values) for index, values in report.items()}
 
@@ -172,10 +173,11 @@ def _shared(rows: Encodable, sources: Sequence[Source], config: SFTConfig) -> Co
 
 
 def _heldout_exams(sources: Sequence[Source]) -> list[Exam]:
-    """The held-out questions that demonstrations, or parts of them, begin with."""
+    """The questions that held-out demonstrations begin with; what stands behind them in a dialogue is no exam."""
     exams: dict[str, Exam] = {}
     for tokens in (Tokens([source]) for source in sources):
-        parts = np.flatnonzero(tokens.heldout)
+        first, _ = dialogues(tokens.of_demonstration)
+        parts = first[tokens.of_heldout[first]]
         for part, text in zip(parts.tolist(), tokens.questions(parts), strict=True):
             exams.setdefault(text, heldout_exam(text, partial(_where, tokens, part)))
     return list(exams.values())
@@ -194,7 +196,7 @@ def _shared_remembered(rows: Encodable, sources: Sequence[Source], config: SFTCo
 
     files = [(str(file), sha256_of(file)) for file in config.checked_files]
     settings = [config.split.model_dump(mode="json"), config.contamination, files]
-    _, report = cache_entry("contamination", [[one.key for one in sources], *settings, code_of("data")], look)
+    _, report = cache_entry("contamination", [[one.key for one in sources], *settings, code_of("data", CODE)], look)
     rows_found = {int(index): Contaminated.model_validate(values) for index, values in report["rows"].items()}
     return Contamination(rows_found, report["phrases"])
 

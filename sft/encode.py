@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sft.tokens import Long, Source, rows_batch, rows_columns
+from sft.tokens import CODE, Long, Source, rows_batch, rows_columns
 from trueup.config import SplitConfig
 from trueup.console import exit_with_parent, progress, say
 from trueup.data.containers.spool import Spool, add_to, cache_entry, code_of, plain, read_table
@@ -92,7 +92,7 @@ def encode(
 
     if isinstance(demonstrations, Spool):
         settings = [asdict(fitting), split.model_dump(mode="json"), on_bad_rows]
-        key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models")]
+        key = [demonstrations.key, _known(tokenizer), *settings, code_of("data", "models", CODE)]
         folder, report = cache_entry("tokens", key, write_files)
         tables, name = [read_table(folder / file) for file in _FILES], folder.name
     else:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+CODE = __file__
+"""This file, on which depends what lies in the cache."""
+
+
 @dataclass
 class Long:
     """What is left of a demonstration that is longer than `max_length`."""

@@ -124,7 +124,6 @@ def _of_the_web(value: str) -> str:
 
 
 SecretWebUrl = Annotated[SecretUrl, AfterValidator(_of_the_web)]
-"""The same for a web server."""
 
 # ---- Sections ---------------------------------------------------------------------------------------------------
 
@@ -232,8 +231,7 @@ class StageConfig(Section):
     """Keys that only the stage of a further round reads."""
 
     run_dir: Path = Field(exclude=True)
-    """The round's folder, which is the campaign's run directory in the first round. It is not part of a stage's
-    identity, since a run may be moved."""
+    """The round's folder, in the first round the campaign's. It is no part of a stage's identity: a run may move."""
     split: SplitConfig = SplitConfig()
     seed: Seed = 0
     """Seed of this stage's random numbers; by default it is the campaign's."""
@@ -261,7 +259,7 @@ class StageConfig(Section):
         return []
 
     def not_shared(self, processes: int) -> dict[str, str]:
-        """Problems, by key, that keep so many processes from training the stage together."""
+        """Problems, by key, that keep so many processes from training the stage together. None where none trains."""
         return {}
 
     @property
@@ -276,6 +274,10 @@ class StageConfig(Section):
     def parent_names(self) -> list[str]:
         """Their names in the campaign."""
         return [address_from(self.run_dir, parent) for parent in self.parents()]
+
+    def also_read(self) -> list[Path]:
+        """Files that decide on the result, which stays when they change; what was begun does not go on then."""
+        return []
 
     def input_paths(self) -> list[Path]:
         """The files that this stage reads, besides its parents' results."""

@@ -414,7 +414,7 @@ def _begun(config: StageConfig, parents: list[FinishedStage]) -> Begun:
     return Begun(
         config_sha256=config.sha256(),
         parents=[parent.sha256 for parent in parents],
-        inputs=[sha256_of(path) for path in config.input_paths() if is_there(path)],
+        inputs=[sha256_of(path) for path in [*config.input_paths(), *config.also_read()] if is_there(path)],
         contents=config.contents(),
     )
 

@@ -148,3 +148,38 @@ def test_check_and_inspect_tell_it_before_anything_runs(
     assert any(note.startswith(f"sft.contamination: drop: {told}") for note in check(made)[1])
     rows = read_demonstrations(tmp_path / "rows.jsonl", dropped := Dropped(), "refuse", [])
     assert str(split_of(rows, dropped, made).contamination).startswith(told)
+
+
+def test_what_was_begun_does_not_go_on_with_other_checks(read: Callable[..., Any], tmp_path: Path) -> None:
+    """They decide on the rows, so a checkpoint would go on over another data set."""
+    read()
+    stage, _, _ = read()
+    assert stage.resumed
+    stage, _, trained = read(compare={})
+    assert not stage.resumed and CHECKED in trained
+    stage, _, _ = read()
+    assert not stage.resumed
+    (tmp_path / "check.jsonl").write_text(json.dumps({"question": HELD, "answer": "Starch."}) + "\n")
+    copied = runs.begin(stage.config)
+    assert not copied.resumed
+
+
+def test_a_dialogue_that_is_split_is_not_contaminated_by_its_own_later_questions(
+    campaign: Callable[..., Any], jsonl: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = "bread loaf oven crust flour water yeast salt knife board shelf basket".split()
+
+    def asked(n: int, turn: int) -> str:
+        return " ".join(words[(n * 7 + turn * 5 + k * (n + turn + 1)) % len(words)] + str(n) for k in range(15))
+
+    rows = [
+        {"messages": [message for turn in range(6) for message in turns(asked(n, turn), f"Yes {n}.")]}
+        for n in range(30)
+    ]
+    jsonl(tmp_path / "long.jsonl", rows)
+    own = {"data": ["long.jsonl"], "max_length": 160, "overlong": "split", "near_duplicates": "keep"}
+    made = campaign(tmp_path, split={"heldout_fraction": 0.3, "near_duplicates": "keep"}, sft=own)
+    stage = runs.begin(made.stages["sft"])
+    data = read_data(made.stages["sft"], stage, loading.load_base_tokenizer(made.config.model))
+    assert data.long_counts.parts_left_out, "some parts begin with a question that would be held out"
+    assert listed(stage) == [] and not data.not_trained

@@ -12,7 +12,9 @@ The exams are few and stay in memory as hashes; the rows are many, and read in p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import islice, pairwise
 from typing import NamedTuple
 
@@ -69,7 +71,7 @@ class _Index:
     """The words of the exams' texts and the hashes of all their words in a row."""
 
     def __init__(self, exams: Sequence[str]):
-        self._exams = exams
+        self._said = lru_cache(maxsize=64)(lambda text: words(normal(exams[self.numbers[text]])))
         self.numbers: list[int] = []
         """Which exam each of the texts is of: each is here once, and those too short not at all."""
         self.by_hash: dict[int, int] = {}
@@ -118,7 +120,7 @@ class _Index:
         return own
 
     def words(self, text: int, place: int) -> str:
-        return " ".join(words(normal(self._exams[self.numbers[text]]))[place : place + WORDS])
+        return " ".join(self._said(text)[place : place + WORDS])
 
     def hashes(self, said: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """Of all so many words in a row that exams may have: their hashes, and where each begins."""
@@ -172,8 +174,8 @@ class _Search:
     def __init__(self, index: _Index):
         self._rows, self._runs, self._any = (np.zeros(0, dtype=np.int64) for _ in range(3))
         self._count, self._short_count = index.long.others_with.copy(), index.short.others_with.copy()
-        self._same: dict[int, int] = {}
-        """The text that a turn of a row is the same as."""
+        self._same: dict[int, set[int]] = {}
+        """The texts that a turn of a row is the same as."""
         self._whole: dict[int, list[int]] = {}
         """The texts that a row has whole."""
 
@@ -183,7 +185,7 @@ class _Search:
             for turn in turns:
                 of_turn = words(normal(turn))
                 if len(of_turn) >= LEAST and (text := index.by_hash.get(hash(" ".join(of_turn)))) is not None:
-                    self._same.setdefault(row, text)
+                    self._same.setdefault(row, set()).add(text)
                 said += of_turn
                 said.append("")  # no word, so that nothing goes on in the next turn
             ends.append(len(said))
@@ -199,15 +201,21 @@ class _Search:
         self._rows, self._runs = self._rows[is_rare], self._runs[is_rare]
 
     def _add_whole(self, index: _Index, rows: np.ndarray, runs: np.ndarray) -> None:
-        for row, run in zip(rows.tolist(), runs.tolist(), strict=True):
-            for text in index.rarest.get(run, ()):
-                start, end = np.searchsorted(rows, [row, row + 1])
-                if np.isin(index.runs_of[text], runs[start:end]).all():
+        for row in np.unique(rows).tolist():
+            start, end = np.searchsorted(rows, [row, row + 1])
+            has = np.unique(runs[start:end])
+            for text in [text for run in has.tolist() for text in index.rarest.get(run, ())]:
+                if len(index.runs_of[text]) <= len(has) and np.isin(index.runs_of[text], has).all():
                     self._whole.setdefault(row, []).append(text)
 
     def found(self, index: _Index) -> Found:
         own = index.own_words(self._short_count > PHRASE)
-        texts = dict(self._same)
+        rows_with = Counter(text for same in self._same.values() for text in same)
+        texts = dict[int, int]()
+        for row, same in self._same.items():
+            # A short text that many turns are is a phrase too, such as "Can you explain that in more detail?"
+            if own_texts := [one for one in same if len(index.runs_of[one]) or rows_with[one] <= PHRASE]:
+                texts[row] = min(own_texts)
         for row, whole in self._whole.items():
             for text in whole:
                 if (own[index.runs_of[text]] < OWN).all():
@@ -217,4 +225,5 @@ class _Search:
             if row not in shared and own[run] >= OWN:
                 text = int(index.text_of_run[run])
                 shared[row] = Shared(row, index.numbers[text], index.words(text, int(index.place_of_run[run])))
-        return Found([shared[row] for row in sorted(shared)], len(np.setdiff1d(self._any, list(shared))))
+        shares = np.union1d(self._any, list(self._same)).astype(np.int64)
+        return Found([shared[row] for row in sorted(shared)], len(np.setdiff1d(shares, list(shared))))

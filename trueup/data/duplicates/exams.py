@@ -109,4 +109,4 @@ class _Turns(Sequence[list[str]]):
 
 
 def _turns(row: Demonstration) -> list[str]:
-    return [message.content for message in row.messages if message.role != "system"]
+    return [message.said for message in row.messages if message.role != "system"]

@@ -247,8 +247,8 @@ def _names(keys: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=10_000)
-def _format_of(use: Use, names: frozenset[str]) -> Format | None:
-    """The first format whose columns are among these."""
+def _format_of(use: Use, names: frozenset[str], known: int) -> Format | None:
+    """The first of so many known formats whose columns are among these."""
     formats, _ = _USES[use]
     keys_of = ((format, map(_names, format.keys)) for format in formats)
     return next((format for format, keys in keys_of if not any(map(names.isdisjoint, keys))), None)
@@ -257,7 +257,7 @@ def _format_of(use: Use, names: frozenset[str]) -> Format | None:
 def _recognise(row: Columns, use: Use) -> Format:
     """The first format whose columns have a value in the row, else the first whose columns it has."""
     for present in (filter(row.there, row.values), row.values):
-        if format := _format_of(use, frozenset(present)):
+        if format := _format_of(use, frozenset(present), len(_USES[use][0])):
             return format
     names = [row.at(name) for name in list(row.values)[:12]]
     more = f" and {len(row.values) - 12} more" if len(row.values) > 12 else ""

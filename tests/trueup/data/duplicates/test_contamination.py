@@ -93,6 +93,13 @@ def test_an_instruction_shorter_than_the_words_in_a_row_is_a_phrase_too() -> Non
     assert found.shared == [] and found.phrases == 40
 
 
+def test_a_short_text_that_many_turns_are_is_a_phrase() -> None:
+    more = "Can you explain that in more detail?"
+    rows = [[f"Why is {n} odd?", "So.", more, "Well."] for n in range(PHRASE + 1)]
+    assert shared_with([more], rows) == ([], len(rows))
+    assert len(shared_with([more], rows[:PHRASE]).shared) == PHRASE
+
+
 def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
     """The same without hashes, of a few rows."""
 
@@ -115,7 +122,8 @@ def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
         for exam in texts:
             rare = any(best[run] >= OWN for run in runs(exam) & has)
             whole = bool(runs(exam)) and runs(exam) <= has
-            if rare or whole or (len(exam) >= LEAST and exam in row):
+            many = len(exam) < WORDS and sum(exam in other for other in turns) > PHRASE
+            if rare or whole or (len(exam) >= LEAST and exam in row and not many):
                 found.add(n)
     return found
 
