@@ -22,6 +22,8 @@ RESULT_ROLES = "tool function observation ipython tool_response".split()
 """Speakers of a result, in lower case."""
 CALL_ROLES = ("function_call", "tool_call")
 """Speakers whose text is a call, or a list of calls, as JSON: an assistant's turn in ShareGPT and ms-swift."""
+WHOSE_RESULT = {"name": "name", "tool_call_id": "tool_call_id", "call_id": "tool_call_id"}
+"""Keys of a result that say whose it is, and what they are here."""
 _WRAPPED = re.compile(r"\s*<tool_response>(.*?)</tool_response>\s*", re.DOTALL)
 
 # ---- Tools ------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 from trueup.data.formats import settling, vocabulary
 from trueup.data.formats.columns import Columns, Ledger, Values
 from trueup.data.jsonl import cut, excerpt, loads
-from trueup.data.tools import CALL_ROLES, RESULT_ROLES, as_text, joined_calls, read_calls, results_in
+from trueup.data.tools import CALL_ROLES, RESULT_ROLES, WHOSE_RESULT, as_text, joined_calls, read_calls, results_in
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "prompter": "user"}
 ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant")
@@ -169,8 +169,7 @@ def _calls(one: Columns, name: str, role: str, is_call: bool) -> Values:
     if role == "tool":
         if isinstance(content, dict) or (isinstance(content, list) and not _are_parts(content)):
             one.values[name] = as_text(content)
-        named = {"name": "name", "tool_call_id": "tool_call_id", "call_id": "tool_call_id"}
-        return {of: str(one.get(key)) for key, of in named.items() if one.there(key)}
+        return {of: str(one.get(key)) for key, of in WHOSE_RESULT.items() if one.there(key)}
     columns = [key for key in ("tool_calls", "function_call", "function_calls") if one.holds(key)]
     if role != "assistant" or (len(columns) != 1 and not is_call):
         return {}  # of several the others are refused as what was not read
