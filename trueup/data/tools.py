@@ -136,6 +136,11 @@ def joined_calls(turns: Sequence[Json], at: str) -> list[Json]:
         if turn.get("tool_calls") and before["role"] == "assistant":
             if before.get("trained", True) != turn.get("trained", True):
                 raise ValueError(f"{at}: of two turns that call tools together one carries loss and the other does not")
+            if before.get("tool_calls") and turn["content"].strip():
+                raise ValueError(
+                    f"{at}: an assistant's turn says {excerpt(turn['content'])} behind a call, and a template writes "
+                    "what is said before the calls: give the call's result a turn between them, or take the text out"
+                )
             content = "\n".join(filter(None, [before["content"], turn["content"]]))
             before |= {"content": content, "tool_calls": [*before.get("tool_calls", []), *turn["tool_calls"]]}
         else:

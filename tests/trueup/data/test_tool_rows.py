@@ -91,3 +91,23 @@ def test_tools_are_offered_unless_the_system_message_names_each(
     row = calling({"name": "f"})
     row["messages"][: 1 if role == "user" else 0] = [{"role": role, "content": text}]
     assert (read(tmp_path, row).messages[0].tools is None) == are_there
+
+
+def test_a_result_that_is_a_list_is_json_and_its_parts_of_text_are_joined(tmp_path: Path) -> None:
+    for content, text in (
+        (["Rome", "Oslo"], '["Rome", "Oslo"]'),
+        ([{"name": "Rome"}], '[{"name": "Rome"}]'),
+        ([{"type": "text", "text": "Rome"}, {"type": "text", "text": "Oslo"}], "Rome\nOslo"),
+    ):
+        row = calling({"name": "f"})
+        row["messages"][2]["content"] = content
+        assert read(tmp_path, row).messages[2].content == text
+
+
+def test_what_is_said_behind_a_call_is_not_put_before_it(tmp_path: Path) -> None:
+    row = calling({"name": "f"}, content="First f.")
+    row["messages"].insert(2, {"role": "assistant", "content": "Now g.", "tool_calls": [{"name": "g"}]})
+    with pytest.raises(DataError, match=r'says "Now g\." behind a call'):
+        read(tmp_path, row)
+    row["messages"][2]["content"] = ""
+    assert [call.name for call in read(tmp_path, row).messages[1].tool_calls or []] == ["f", "g"]
