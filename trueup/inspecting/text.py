@@ -58,11 +58,14 @@ def of_file(report: DataReport) -> Iterable[str]:
             f"{how_many(report.over_max_length, 'row')} of more than max_length tokens, which are "
             f"{FATES[report.overlong or 'drop']}",
         )
-    yield line("turns", ", ".join(f"{rows} of {how_many(turns, 'question')}" for turns, rows in report.turns.items()))
+    if report.turns:
+        turns = (f"{rows} of {how_many(number, 'question')}" for number, rows in report.turns.items())
+        yield line("turns", ", ".join(turns))
     if report.categories:
         yield line("categories", named(report.categories))
-    yield line("languages", named(report.languages) or "no text is long enough to tell")
-    yield from of_diversity(report.diversity)
+    if report.diversity.rows:
+        yield line("languages", named(report.languages) or "no text is long enough to tell")
+        yield from of_diversity(report.diversity)
     if report.judgements:
         yield from of_judgements(report.judgements)
     if report.split:

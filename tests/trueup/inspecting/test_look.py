@@ -160,3 +160,15 @@ def test_a_file_without_a_row_is_refused_in_a_sentence(tmp_path: Path, content: 
     assert main(["data", "inspect", str(path)]) == 2
     said = capsys.readouterr().err
     assert str(path) in said and "Traceback" not in said
+
+
+def test_a_file_of_which_the_template_takes_no_row_is_told_of_in_whole_sentences(
+    tmp_path: Path, campaign: Any, jsonl: Jsonl, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]
+    tool = {"type": "function", "function": {"name": "f"}}
+    file = jsonl(tmp_path / "rows.jsonl", [{"messages": turns, "tools": [tool]}])
+    assert main(["data", "inspect", str(file), "--config", str(campaign(tmp_path).source)]) == 1
+    said = capsys.readouterr().out
+    assert "rows.jsonl:1: the chat template does not write tools" in said
+    assert not [line for line in said.splitlines() if line.split()[:1] in (["kinds"], ["turns"], ["languages"])]
