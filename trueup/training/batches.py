@@ -156,7 +156,8 @@ class LengthGrouped(BatchRebalanceSampler):
         full = full.reshape(-1, self.rows)[torch.randperm(number, generator=generator).numpy()]
         longest = self.lengths[full[:, 0]].argmax() if number else 0
         full = np.concatenate([full[longest : longest + 1], full[:longest], full[longest + 1 :]])
-        return full, np.concatenate([short, np.resize([*full.ravel(), *short], self.again)])
+        first = np.concatenate([full.ravel()[: self.again], short])
+        return full, np.concatenate([short, np.resize(first, self.again)])
 
 
 def grouped_by_length(trainer: type[Trainer], config: TrainConfig, lengths: Lengths) -> type[Trainer]:
