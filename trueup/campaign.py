@@ -15,7 +15,18 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trueup import runs
-from trueup.config import RunDirectory, Section, Seed, SplitConfig, StageConfig, Stages, read_yaml, set_key, validate
+from trueup.config import (
+    Problems,
+    RunDirectory,
+    Section,
+    Seed,
+    SplitConfig,
+    StageConfig,
+    Stages,
+    read_yaml,
+    set_key,
+    validate,
+)
 from trueup.errors import ConfigError, did_you_mean
 from trueup.files import Json
 from trueup.models.config import ModelConfig
@@ -62,9 +73,7 @@ class CampaignConfig(Section):
     @model_validator(mode="after")
     def _launches_processes(self) -> CampaignConfig:
         if self.processes and not self.launch:
-            raise ValueError(
-                "processes: only launch reads it, which is empty: write launch: ddp beside it, or leave it out"
-            )
+            raise Problems(["processes: only launch reads it, and launch is empty: write launch: ddp, or leave it out"])
         return self
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from trueup.campaign import Campaign
 from trueup.checking.model import settle
-from trueup.checking.places import check_disk, check_place, find_model
+from trueup.checking.places import check_disk, check_launch, check_place, find_model
 from trueup.checking.rows import ReadFile, Rows
 from trueup.config import SplitConfig, Stages
 from trueup.data.duplicates.training import across_split
@@ -67,6 +67,7 @@ def check(campaign: Campaign) -> tuple[list[str], list[str]]:
             rows.files += part(check_stage, config, stages) or []
     part(_check_split, rows.files, campaign.config.split)
 
+    part(check_launch, campaign)
     check_place("run_dir", campaign.run_dir, problems)
     before = len(problems)
     directory = part(find_model, model, campaign.source.parent)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from trueup import runs
 from trueup.campaign import load_campaign, plan
-from trueup.commandline.launch import number_of
+from trueup.check import check
 from trueup.errors import ConfigError
 from trueup.stages import load_object
 
@@ -215,7 +215,7 @@ def wait_for(there: Callable[[], object], running: subprocess.Popen[str]) -> Non
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ({"processes": 2}, r"processes: only launch reads it"),
+        ({"processes": 2}, r"\n  processes: only launch reads it"),
         ({"launch": "ddp", "processes": 1}, r"processes: .*greater than or equal to 2"),
         ({"launch": "fsdp"}, r"launch: .*ddp"),
         ({"launch": "ddp", "processes": 3}, r"sft\.train_batch_size: 4 rows cannot be shared by 3 processes"),
@@ -244,8 +244,12 @@ def test_what_cannot_be_shared_is_refused_when_the_file_is_read(
 def test_without_several_gpus_the_number_of_processes_must_be_said(
     campaign: Callable[..., Any], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"ddp needs several processes, and there is (no|one) GPU: leave launch out"):
-        number_of(campaign(tmp_path, launch="ddp"))
+    problem = r"launch: ddp needs several processes, and there is (no|one) GPU: leave it out, or say processes"
+    assert [line for line in check(campaign(tmp_path, launch="ddp"))[0] if re.search(problem, line)]
+    running = trueup("sft", tmp_path / "campaign.yaml")
+    assert re.search(problem, running.communicate(timeout=120)[1]) and running.returncode == 2
+    problems, notes = check(campaign(tmp_path, launch="ddp", processes=2))
+    assert problems == [] and "launch: ddp on 2 processes" in notes
 
 
 def test_the_same_results_whatever_starts_them_so_no_stage_is_stale(

@@ -1,4 +1,5 @@
-"""Checks of places on this machine: a model's files are there and whole, and the run directory has room."""
+"""Checks of places on this machine: a model's files are there and whole, the run directory has room, and there
+is what several processes share."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trueup.campaign import Campaign
+from trueup.errors import ConfigError
 from trueup.models.config import ModelConfig, as_written, is_path
 from trueup.provenance.commits import HubId
 from trueup.training.config import TrainConfig
@@ -183,3 +186,35 @@ def _weight_bytes(model: ModelConfig, directory: Path | None) -> int | None:
 
         size = weight_bytes(hub_id.at(directory.name)) or size
     return size or EMBEDDED_BYTES
+
+
+# ---- Processes --------------------------------------------------------------------------------------------------
+
+
+def processes_of(campaign: Campaign, stages: Sequence[str]) -> tuple[int, bool]:
+    """Number of the processes that `launch` starts, and whether they train on the CPU. A ConfigError where there is
+    nothing to share, or where so many cannot share these stages."""
+    import torch
+
+    from trueup.models.placement import place
+
+    device, launch = place(campaign.config.model).device.type, campaign.config.launch
+    gpus = torch.cuda.device_count() if device == "cuda" else 0
+    number = campaign.config.processes or gpus
+    problems = campaign.not_shared(number, stages) if number > 1 else []
+    if device not in ("cpu", "cuda"):
+        problems = [f"launch: {launch} trains on GPUs of CUDA or ROCm, or on the CPU (found {device})"]
+    elif number < 2:
+        found = "one GPU" if gpus else "no GPU"
+        problems = [f"launch: {launch} needs several processes, and there is {found}: leave it out, or say processes"]
+    elif 0 < gpus < number:
+        problems = [f"processes: {number} need as many GPUs (found {gpus})"]
+    if problems:
+        raise ConfigError(campaign.source, problems)
+    return number, device == "cpu"
+
+
+def check_launch(campaign: Campaign, problems: list[str], notes: list[str]) -> None:
+    if campaign.config.launch:
+        number, _ = processes_of(campaign, list(campaign.stages))
+        notes.append(f"launch: {campaign.config.launch} on {number} processes")

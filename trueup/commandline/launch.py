@@ -12,17 +12,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from trueup.campaign import Campaign
+from typing import Any
 
 
 def main() -> int:
     from trueup import console, stage
     from trueup.campaign import resolve
+    from trueup.checking.places import processes_of
     from trueup.errors import RunError, TrueupError
     from trueup.launching.processes import CAMPAIGN
 
@@ -39,9 +36,9 @@ def main() -> int:
         file.touch(mode=0o600)  # it may hold secrets
         file.write_text(text, encoding="utf-8")
         try:
-            number = number_of(campaign, [name, *message["ahead"]])
+            number, on_cpu = processes_of(campaign, [name, *message["ahead"]])
             stage.refuse_unbuildable(campaign, name, message["ahead"])
-            failures = _launch(name, number, Path(folder), is_on_cpu(campaign))
+            failures = _launch(name, number, Path(folder), on_cpu)
         except TrueupError as error:
             console.report_error(str(error), type(error).__name__)
             return 2
@@ -63,36 +60,6 @@ def main() -> int:
         )
         return 2
     return 1 if codes else 0
-
-
-def number_of(campaign: Campaign, stages: Sequence[str] = ()) -> int:
-    """Number of processes; a ConfigError where there is nothing to share, or so many cannot share these stages."""
-    import torch
-
-    from trueup.errors import ConfigError
-    from trueup.models.placement import place
-
-    device = place(campaign.config.model).device.type
-    gpus = torch.cuda.device_count() if device == "cuda" else 0
-    number = campaign.config.processes or gpus
-    launch = campaign.config.launch
-    if device not in ("cpu", "cuda"):
-        raise ConfigError("launch", [f"{launch} trains on GPUs of CUDA or ROCm, or on the CPU (found {device})"])
-    if number < 2:
-        found = "one GPU" if gpus else "no GPU"
-        problem = f"{launch} needs several processes, and there is {found}: leave launch out, or say processes"
-        raise ConfigError("launch", [problem])
-    if 0 < gpus < number:
-        raise ConfigError("processes", [f"{number} processes need as many GPUs (found {gpus})"])
-    if problems := campaign.not_shared(number, stages):
-        raise ConfigError(campaign.source, problems)
-    return number
-
-
-def is_on_cpu(campaign: Campaign) -> bool:
-    from trueup.models.placement import place
-
-    return place(campaign.config.model).device.type == "cpu"
 
 
 def _launch(stage: str, number: int, folder: Path, on_cpu: bool) -> dict[int, Any]:
