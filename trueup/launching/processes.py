@@ -20,7 +20,7 @@ SCRATCH = "TRUEUP_SCRATCH"
 """Of the environment: a folder of what started the processes, which removes it when they have ended."""
 CAMPAIGN = "campaign.json"
 """In that folder: the campaign, which a stage by itself reads from standard input."""
-READ_AGAIN = ("metrics.jsonl", "samples.jsonl", "steps")
+READ_AGAIN = ("metrics.jsonl", "samples.jsonl", "steps", "judge/metrics.jsonl")
 """What a stage that goes on reads of what it wrote."""
 ON_CPU = "ACCELERATE_USE_CPU"
 """Of the environment: `true` where processes train on the CPU, whatever else the machine has."""
@@ -103,6 +103,7 @@ def folder_for(home: Path, resumed: bool) -> Path:
         if (home / name).is_dir():
             shutil.copytree(home / name, folder / name)
         elif (home / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(home / name, folder / name)
     wait()
     return folder

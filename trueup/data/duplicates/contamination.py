@@ -5,7 +5,8 @@ punctuation (Brown et al. 2020, https://arxiv.org/abs/2005.14165, appendix C). T
 left out of account. Here too, and by fewer words, since an instruction that many prompts begin with may be short: 7
 words in a row that more than 10 rows and other exams have together are a phrase, and 7 of the 13 words must be of none.
 But a turn that is the same as a text is contaminated whatever it shares, and so is a row with all of a text that is
-made of phrases. Of a text shorter than 13 words a turn must be the same.
+made of phrases. Of a text shorter than 13 words a turn must be the same; and
+if more than 10 rows have it, the first turn.
 
 The exams are few and stay in memory as hashes; the rows are many, and read in parts.
 """
@@ -176,16 +177,20 @@ class _Search:
         self._count, self._short_count = index.long.others_with.copy(), index.short.others_with.copy()
         self._same: dict[int, set[int]] = {}
         """The texts that a turn of a row is the same as."""
+        self._opening: dict[int, int] = {}
+        """The one that its first turn is the same as."""
         self._whole: dict[int, list[int]] = {}
         """The texts that a row has whole."""
 
     def add(self, index: _Index, part: Sequence[Sequence[str]], begin: int) -> None:
         said, ends = list[str](), list[int]()
         for row, turns in enumerate(part, start=begin):
-            for turn in turns:
+            for place, turn in enumerate(turns):
                 of_turn = words(normal(turn))
                 if len(of_turn) >= LEAST and (text := index.by_hash.get(hash(" ".join(of_turn)))) is not None:
                     self._same.setdefault(row, set()).add(text)
+                    if not place:
+                        self._opening[row] = text
                 said += of_turn
                 said.append("")  # no word, so that nothing goes on in the next turn
             ends.append(len(said))
@@ -213,9 +218,10 @@ class _Search:
         rows_with = Counter(text for same in self._same.values() for text in same)
         texts = dict[int, int]()
         for row, same in self._same.items():
-            # A short text that many turns are is a phrase too, such as "Can you explain that in more detail?"
-            if own_texts := [one for one in same if len(index.runs_of[one]) or rows_with[one] <= PHRASE]:
-                texts[row] = min(own_texts)
+            # What many ask behind their first question is a phrase too, such as "Can you explain that in more detail?"
+            own_texts = [one for one in same if len(index.runs_of[one]) or rows_with[one] <= PHRASE]
+            if own_texts or row in self._opening:
+                texts[row] = min([*own_texts, *([self._opening[row]] if row in self._opening else [])])
         for row, whole in self._whole.items():
             for text in whole:
                 if (own[index.runs_of[text]] < OWN).all():

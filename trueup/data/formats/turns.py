@@ -180,7 +180,7 @@ def _calls(one: Columns, name: str, role: str, is_call: bool) -> Values:
 
 
 def _are_parts(content: list[Any]) -> bool:
-    return all(isinstance(part, dict) and "type" in part for part in content)
+    return bool(content) and all(isinstance(part, dict) and "type" in part for part in content)
 
 
 _MORE = [*vocabulary.GIVEN, *vocabulary.CHOICES, *vocabulary.HISTORY, *vocabulary.SYSTEM, "content", "value", "text"]

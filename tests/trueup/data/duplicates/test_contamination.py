@@ -98,6 +98,8 @@ def test_a_short_text_that_many_turns_are_is_a_phrase() -> None:
     rows = [[f"Why is {n} odd?", "So.", more, "Well."] for n in range(PHRASE + 1)]
     assert shared_with([more], rows) == ([], len(rows))
     assert len(shared_with([more], rows[:PHRASE]).shared) == PHRASE
+    opened = [[more, f"Because {n}."] for n in range(PHRASE + 5)]
+    assert len(shared_with([more], opened).shared) == len(opened), "a check that many rows ask is leaked by them all"
 
 
 def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
@@ -122,7 +124,7 @@ def by_sets(exams: list[str], rows: list[list[str]]) -> set[int]:
         for exam in texts:
             rare = any(best[run] >= OWN for run in runs(exam) & has)
             whole = bool(runs(exam)) and runs(exam) <= has
-            many = len(exam) < WORDS and sum(exam in other for other in turns) > PHRASE
+            many = [exam] != row[:1] and len(exam) < WORDS and sum(exam in other for other in turns) > PHRASE
             if rare or whole or (len(exam) >= LEAST and exam in row and not many):
                 found.add(n)
     return found
