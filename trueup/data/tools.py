@@ -163,13 +163,22 @@ def _answered(turns: Sequence[Json]) -> Iterator[tuple[list[Json], list[Json]]]:
 
 def _name(calls: list[Json], results: list[Json], at: str) -> None:
     by_id = {call["id"]: call for call in calls if call["id"] is not None}
+    if len(by_id) < sum(call["id"] is not None for call in calls):
+        raise ValueError(f"{at}: two calls of one turn have the same id")
+    names, answered = {call["name"] for call in calls}, set[str]()
     for place, result in enumerate(results):
-        number = result.get("tool_call_id")
+        number, name = result.get("tool_call_id"), result.get("name")
         if number is not None and by_id and number not in by_id:
             raise ValueError(f"{at}: a result is of the call {excerpt(number)}, and none before it has this id")
+        if number in answered:
+            raise ValueError(f"{at}: two results are of the call {excerpt(number)}")
+        if number is not None:
+            answered.add(number)
         call = by_id.get(number) or (calls[place] if len(calls) == len(results) else None)
+        if name and names and name not in names:
+            raise ValueError(f"{at}: a result is of {excerpt(name)}, which no call before it is of")
         if call:
-            if (name := result.get("name")) and name != call["name"]:
+            if name and name != call["name"]:
                 raise ValueError(f"{at}: a result of {excerpt(name)} stands where {excerpt(call['name'])} was called")
             result |= {"name": call["name"]} | ({"tool_call_id": call["id"]} if call["id"] is not None else {})
 

@@ -111,3 +111,25 @@ def test_what_is_said_behind_a_call_is_not_put_before_it(tmp_path: Path) -> None
         read(tmp_path, row)
     row["messages"][2]["content"] = ""
     assert [call.name for call in read(tmp_path, row).messages[1].tool_calls or []] == ["f", "g"]
+
+
+@pytest.mark.parametrize(
+    ("calls", "results", "problem"),
+    [
+        ([("f", 1), ("g", 2)], [(1, None), (1, None)], "two results are of the call"),
+        ([("f", 1), ("g", 1)], [(1, None), (1, None)], "two calls of one turn have the same id"),
+        ([("f", None), ("g", None)], [(None, "zzz")], "a result is of .zzz., which no call before it is of"),
+        ([("f", 1)], [(3, None)], "none before it has this id"),
+        ([("f", 1), ("g", 2)], [(2, "f"), (1, "g")], "stands where"),
+    ],
+)
+def test_a_result_that_contradicts_its_calls_is_refused(
+    tmp_path: Path, calls: list[Any], results: list[Any], problem: str
+) -> None:
+    row = calling({"name": "f"})
+    row["messages"][1]["tool_calls"] = [{"name": name, "id": number} for name, number in calls]
+    row["messages"][2:3] = [
+        {"role": "tool", "content": "Here.", "tool_call_id": number, "name": name} for number, name in results
+    ]
+    with pytest.raises(DataError, match=problem):
+        read(tmp_path, row)
